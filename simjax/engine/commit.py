@@ -1,0 +1,93 @@
+"""What the end of a plan changes: tokens, first tokens, finishes; and the way out of a finished request."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from simjax.engine.blocks import blocks_of
+from simjax.engine.params import InstanceParams
+from simjax.engine.state import Instance
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Emitted:
+    """What a committed plan did beside changing the slots.
+
+    Attributes:
+        finished: bool[S+W], requests that got their last token; the mask goes with the slots as `commit` returns them.
+        first_outputs, decodes, resumed, outputs: int32[], tokens as in `LeapLog`.
+        resumed_gap_s: float64[], sum of the gaps of the resumed ones.
+        blocks_last: int32[], KV blocks allocated in the last step.
+    """
+
+    finished: Array
+    first_outputs: Array
+    decodes: Array
+    resumed: Array
+    outputs: Array
+    resumed_gap_s: Array
+    blocks_last: Array
+
+
+def commit(limits: InstanceParams, e: Instance) -> tuple[Instance, Emitted]:
+    """Carry out the plan: every scheduled slot computes its tokens, those that catch up with their target emit one a step."""
+    s, plan = e.slots, e.plan
+    later = jnp.maximum(plan.steps - 1, 0)
+    running = (jnp.arange(s.request.shape[0]) < e.n) & (s.target < s.final)
+    in_step = running & (s.new > 0) & (plan.steps > 0)
+    computed = s.computed + jnp.where(in_step, s.new + later, 0)
+    token = in_step & (s.computed + s.new >= s.target)
+    target = s.target + jnp.where(token, plan.steps, 0)
+    first_end_s = plan.start_s + plan.first_s
+    fresh = token & ~jnp.isfinite(s.first_token_s)
+    decode = token & (s.token_s == plan.start_s)  # the step before, which ended at this very time, gave it a token too
+    resumed = token & ~fresh & ~decode
+    slots = dataclasses.replace(
+        s,
+        computed=computed,
+        target=target,
+        first_token_s=jnp.where(fresh, first_end_s, s.first_token_s),
+        token_s=jnp.where(token, plan.end_s, s.token_s),
+    )
+    count = lambda mask: jnp.sum(mask, dtype=jnp.int32)  # noqa: E731
+    emitted = Emitted(
+        finished=token & (target >= s.final),
+        first_outputs=count(token),
+        decodes=count(decode),
+        resumed=count(resumed),
+        outputs=jnp.where(later > 0, count(token), 0),
+        resumed_gap_s=jnp.sum(jnp.where(resumed, first_end_s - s.token_s, 0.0)),
+        blocks_last=jnp.sum(jnp.where(running, blocks_of(computed, limits.block_size), 0), dtype=jnp.int32),
+    )
+    return dataclasses.replace(e, slots=slots), emitted
+
+
+def release_one(e: Instance, index: Array, api_post_s: Array, nobody: int) -> tuple[Instance, Array, Array]:
+    """Take one finished request out of the slots, if there is one that the coming formation may forget.
+
+    Finishes after the plan's horizon stay: an asynchronous scheduler forms the next step before it hears of them, so they hold their seat
+    and their blocks a step longer. Returns the instance, the request (`nobody` when none) and its row of `OUTCOME_FIELDS`.
+    """
+    s = e.slots
+    position = jnp.arange(s.request.shape[0])
+    gone = (position < e.n + e.parked) & (s.target >= s.final) & (s.token_s <= e.plan.horizon_s)
+    at = jnp.argmax(gone)
+    some = gone[at]
+    request = jnp.where(some, s.request[at], nobody)
+    row = jnp.stack([
+        s.scheduled_s[at],
+        s.first_token_s[at] + api_post_s,
+        s.token_s[at] + api_post_s,
+        s.preemptions[at].astype(jnp.float64),
+        index.astype(jnp.float64),
+    ])
+    close_gap = some & (position >= at)
+    slots = jax.tree.map(lambda x: jnp.where(close_gap, jnp.roll(x, -1), x), s)
+    left_running = (some & (at < e.n)).astype(jnp.int32)
+    e = dataclasses.replace(e, slots=slots, n=e.n - left_running, parked=e.parked - some.astype(jnp.int32) + left_running)
+    return e, request, row

@@ -1,0 +1,117 @@
+"""What a simulation returns: plain numpy arrays on the host, one record over requests, one over leaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+
+class Status(IntEnum):
+    """How a run ended."""
+
+    FINISHED = 0  # every request finished
+    TICK_LIMIT = 1  # the tick bound was reached first
+    STALLED = 2  # nothing can happen any more, yet requests are left
+
+
+@dataclass(frozen=True)
+class RequestLog:
+    """Per-request outcome, arrays over the R requests in arrival order.
+
+    Times are client-side seconds: they include the API overheads before queueing and after the first token.
+    A time that never came is `NEVER`; `finished` is the mask.
+
+    Attributes:
+        instance: int32[R], the instance that served it, -1 when never routed.
+        prompt_tokens, output_tokens, cached_tokens: int32[R].
+        arrival_s: float64[R], when the client sent it.
+        scheduled_s: float64[R], start of the first step that held it.
+        first_token_s, finish_s: float64[R], when the client saw the first and the last token.
+        preemptions: int32[R].
+        finished: bool[R].
+    """
+
+    instance: np.ndarray
+    prompt_tokens: np.ndarray
+    output_tokens: np.ndarray
+    cached_tokens: np.ndarray
+    arrival_s: np.ndarray
+    scheduled_s: np.ndarray
+    first_token_s: np.ndarray
+    finish_s: np.ndarray
+    preemptions: np.ndarray
+    finished: np.ndarray
+
+
+@dataclass(frozen=True)
+class LeapLog:
+    """What the engines did, arrays over the L leaps in the order they ended.
+
+    A leap is one step of any kind followed by `steps - 1` pure-decode steps of the same requests. Step 1 takes `first_step_s`;
+    step j >= 2 takes `next_step_s + slope_s * (j - 2)`. Steps of a leap follow each other without a gap.
+
+    Attributes:
+        instance: int32[L].
+        start_s: float64[L], start of step 1.
+        first_step_s, next_step_s, slope_s: float64[L].
+        steps: int32[L], at least 1.
+        prompt_tokens: int32[L], prefill tokens computed in step 1 (recomputed ones after a preemption included).
+        first_outputs: int32[L], output tokens that step 1 emits.
+        decodes: int32[L], those of `first_outputs` whose request also got a token in the step before: their inter-token gap is the step's time.
+        outputs: int32[L], output tokens that each of the steps 2.. emits (all are decodes).
+        resumed: int32[L], those of `first_outputs` that come after a pause (preemption, or a step that left the request out).
+        resumed_gap_s: float64[L], sum of the inter-token gaps of the `resumed` ones.
+        running: int32[L], requests running in step 1.
+        waiting: int32[L], requests in the instance's queue (preempted ones included) when step 1 was formed.
+        kv_blocks: int32[L], KV blocks allocated during step 1.
+        kv_blocks_last: int32[L], KV blocks allocated during the last step.
+    """
+
+    instance: np.ndarray
+    start_s: np.ndarray
+    first_step_s: np.ndarray
+    next_step_s: np.ndarray
+    slope_s: np.ndarray
+    steps: np.ndarray
+    prompt_tokens: np.ndarray
+    first_outputs: np.ndarray
+    decodes: np.ndarray
+    outputs: np.ndarray
+    resumed: np.ndarray
+    resumed_gap_s: np.ndarray
+    running: np.ndarray
+    waiting: np.ndarray
+    kv_blocks: np.ndarray
+    kv_blocks_last: np.ndarray
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished simulation.
+
+    Attributes:
+        status: how it ended.
+        requests: per-request outcome.
+        leaps: what the engines did, None when the run did not record it (batched sweeps).
+        num_blocks: int32[N], KV blocks usable by requests, per instance.
+        peak_blocks: int32[N], most KV blocks ever allocated to requests, per instance.
+        ticks: scan ticks taken.
+        steps: engine steps simulated, all instances together.
+        compile_s, run_s: host wall time spent on compilation (tracing included) and on running.
+    """
+
+    status: Status
+    requests: RequestLog
+    leaps: LeapLog | None
+    num_blocks: np.ndarray
+    peak_blocks: np.ndarray
+    ticks: int
+    steps: int
+    compile_s: float
+    run_s: float
+
+
+NEVER = float("inf")
+"""The time of something that never happened."""

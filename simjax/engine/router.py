@@ -1,0 +1,98 @@
+"""The router: which instance an arriving request goes to.
+
+Every policy is a score per instance, the lowest wins, and a starting point from which ties are broken in turn. Round robin and random are the
+policies in which all scores tie.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from simjax.engine.blocks import blocks_of
+from simjax.engine.params import ClusterParams, RouterPolicy
+from simjax.engine.plan import cut_short, first_step_reaching
+from simjax.engine.shape import EngineShape
+from simjax.engine.state import ClosedLoop, ClusterState, Instance
+
+WAITING_WEIGHT = 4  # of vLLM's data-parallel load balancer: a waiting request weighs as much as four running ones
+
+
+def next_arrival_s(params: ClusterParams, state: ClusterState) -> Array:
+    """When the next request arrives, float64[]; infinity when none will."""
+    left = state.next_request < params.requests.count
+    if state.loop is not None:
+        return jnp.where(left, jnp.min(state.loop.send_s), jnp.inf)
+    R = params.requests.arrival_s.shape[0]
+    return jnp.where(left, params.requests.arrival_s[jnp.minimum(state.next_request, R - 1)], jnp.inf)
+
+
+def kv_tokens_at(instances: Instance, t_s: Array) -> Array:
+    """Tokens in each KV cache at t_s, int64[N], read from state and plan: a step counts once it has ended before t_s."""
+    plan = instances.plan
+    reaching = jax.vmap(first_step_reaching, in_axes=(0, None))(plan, t_s)
+    ended = jnp.minimum(jnp.maximum(reaching - 1, 0), plan.steps)
+    return plan.kv_tokens + jnp.where(ended > 0, plan.tokens + (ended - 1) * plan.running, 0)
+
+
+def choose(params: ClusterParams, state: ClusterState, t_s: Array) -> Array:
+    """The instance for `state.next_request`, which arrives at t_s; int32[]."""
+    limits, e, policy = params.instances, state.instances, params.router
+    N = limits.num_blocks.shape[0]
+    request = state.next_request
+    prompt, draw = params.requests.prompt_tokens[request], params.requests.router_draw[request]
+    total = prompt + params.requests.output_tokens[request]
+    eligible = (total <= limits.max_model_len) & (blocks_of(total, limits.block_size) <= limits.num_blocks)
+
+    waiting = e.plan.preempted + e.tail - e.head
+    load = (WAITING_WEIGHT * waiting + e.plan.running) / limits.max_num_seqs
+    wanted = kv_tokens_at(e, t_s) + e.queued_tokens + e.plan.preempted_tokens
+    kv = wanted / (limits.num_blocks * limits.block_size)
+    score = jnp.where(policy == RouterPolicy.LEAST_LOADED, load, jnp.where(policy == RouterPolicy.LEAST_KV, kv, 0.0))
+    score = jnp.where(eligible, score, jnp.inf)
+
+    start = jnp.where(policy == RouterPolicy.RANDOM, jnp.floor(draw * N).astype(jnp.int32), request % N)
+    turn = (jnp.arange(N, dtype=jnp.int32) - start) % N
+    return jnp.argmin(jnp.where(score == jnp.min(score), turn, N)).astype(jnp.int32)
+
+
+def route_one(shape: EngineShape, params: ClusterParams, state: ClusterState) -> ClusterState:
+    """Hand the next request to an instance if it arrives before, or just when, the next engine event."""
+    t_s = next_arrival_s(params, state)
+    arrives = (t_s <= jnp.min(state.instances.plan.end_s)) & jnp.isfinite(t_s)
+    request = jnp.minimum(state.next_request, shape.requests - 1)
+    i = choose(params, state, t_s) if shape.routed else jnp.zeros((), jnp.int32)
+    mine = arrives & (jnp.arange(shape.instances) == i)
+
+    e = state.instances
+    routes = state.routes
+    if shape.routed:
+        at = jnp.where(arrives, e.tail[i], shape.requests + shape.window - 1)
+        routes = jax.lax.dynamic_update_slice(routes, request[None, None], (i, at))
+    cut = jax.vmap(cut_short)(e.plan, t_s + params.instances.api_pre_s, params.instances.async_scheduling)
+    plan = jax.tree.map(lambda new, old: jnp.where(mine, new, old), cut, e.plan)
+    prompt = params.requests.prompt_tokens[request]
+    e = dataclasses.replace(e, plan=plan, tail=e.tail + mine, queued_tokens=e.queued_tokens + jnp.where(mine, prompt, 0))
+    loop = None if state.loop is None else _send(state.loop, request, t_s, arrives)
+    return dataclasses.replace(state, instances=e, routes=routes, loop=loop, next_request=state.next_request + arrives)
+
+
+def _send(loop: ClosedLoop, request: Array, t_s: Array, arrives: Array) -> ClosedLoop:
+    """Note that the client whose turn it is has sent its request."""
+    client = jnp.argmin(loop.send_s).astype(jnp.int32)
+    keep = lambda new, old: jnp.where(arrives, new, old)  # noqa: E731
+    return ClosedLoop(
+        send_s=loop.send_s.at[client].set(keep(jnp.inf, loop.send_s[client])),
+        client=loop.client.at[request].set(keep(client, loop.client[request])),
+        arrival_s=loop.arrival_s.at[request].set(keep(t_s, loop.arrival_s[request])),
+    )
+
+
+def arrival_of(params: ClusterParams, state: ClusterState, request: Array) -> Array:
+    """When the given requests (int32[...]) arrived or will arrive, float64[...]."""
+    return (params.requests.arrival_s if state.loop is None else state.loop.arrival_s)[request]
+
+

@@ -1,0 +1,55 @@
+"""What is static: the compile key of the engine. Everything else is traced, so that changing it recompiles nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+REQUEST_BUCKETS = (512, 4_096, 16_384, 32_768, 131_072)
+
+
+@dataclass(frozen=True)
+class EngineShape:
+    """Array sizes and the subsystems that exist.
+
+    Attributes:
+        requests: R, padded number of requests.
+        slots: S, seats an instance can hold at once: at least the largest `max_num_seqs`, with room for finished requests on their way out.
+        instances: N.
+        window: W, waiting requests a tick looks at; a formation that admits more goes on in the next tick.
+        clients: C, requests in flight of a closed loop; 0 when arrivals are known (open loop).
+        leap: whether pure-decode steps are taken many at a time.
+        log_rows: ticks whose leaps are logged before the host collects them; 0 keeps no log.
+    """
+
+    requests: int
+    slots: int
+    instances: int
+    window: int = 4
+    clients: int = 0
+    leap: bool = True
+    log_rows: int = 4_096
+
+    @property
+    def routed(self) -> bool:
+        """Whether requests must be handed out to instances: with one instance its queue is the list of requests itself."""
+        return self.instances > 1
+
+    @property
+    def seats(self) -> int:
+        """Length of the slot arrays: a window may be written at the last slot without running over."""
+        return self.slots + self.window
+
+
+def bucket(n: int, buckets: tuple[int, ...]) -> int:
+    """The smallest bucket that holds n; beyond the last one, the next multiple of it."""
+    for size in buckets:
+        if n <= size:
+            return size
+    return int(-(-n // buckets[-1]) * buckets[-1])
+
+
+def slots_for(max_num_seqs: int, requests: int, window: int) -> int:
+    """S for a limit of running requests: no more than there are requests, plus room for finished ones, in multiples of 16."""
+    return int(np.ceil((min(max_num_seqs, requests) + 2 * window) / 16) * 16)

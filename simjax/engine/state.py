@@ -1,0 +1,190 @@
+"""The state of a cluster: one fixed-shape pytree, stepped by `simjax.engine.tick`.
+
+Legend: R requests, S slots (S+W array entries), N instances, W window, C clients of a closed loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax import Array
+
+from simjax.engine.params import ClusterParams
+from simjax.engine.shape import EngineShape
+
+NEVER = np.inf
+OUTCOME_FIELDS = ("scheduled_s", "first_token_s", "finish_s", "preemptions", "instance")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Slots:
+    """Requests in an engine, in admission order; arrays over S+W slots (a leading N axis in `ClusterState`).
+
+    Slots [0, n) run; [n, n + parked) were preempted and wait, the first of them at the head of the queue. So preempting from the tail is
+    only `n -= 1` and resuming `n += 1`. A finished request keeps its slot until it has been written to the outcome table.
+
+    Attributes:
+        request: int32, request index; R in an unused slot.
+        computed: int32, tokens whose KV is in the cache.
+        target: int32, tokens to compute before the next output token appears: prompt plus tokens generated so far.
+        final: int32, prompt plus output tokens; the request is finished when `target` gets there.
+        new: int32, tokens computed in the first step of the plan, 0 when not in it.
+        preemptions: int32.
+        scheduled_s, first_token_s, token_s: float64, start of the first step, end of the step that gave the first and the latest token.
+    """
+
+    request: Array
+    computed: Array
+    target: Array
+    final: Array
+    new: Array
+    preemptions: Array
+    scheduled_s: Array
+    first_token_s: Array
+    token_s: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Plan:
+    """What an engine is doing until its next event; scalars (a leading N axis in `ClusterState`).
+
+    `steps` steps from `start_s`: the first takes `first_s`, step j >= 2 takes `next_s + slope_s * (j - 2)` and is pure decode of the same
+    requests. No steps: the engine waits until `end_s` (infinity: until a request comes), or goes on forming a step at once.
+
+    Attributes:
+        start_s, end_s: float64.
+        horizon_s: float64, what the formation after this plan may see: arrivals and finishes up to this time.
+        first_s, next_s, slope_s: float64.
+        steps: int32.
+        open: bool, whether an arrival could join before the plan ends, so that routing one here cuts the plan short.
+        tokens, running, preempted, waiting, blocks: int32, tokens and blocks of the first step, requests when it was formed (those preempted
+            are among the waiting).
+        kv_tokens: int64, tokens in the cache when the plan starts.
+        preempted_tokens: int64, tokens that the preempted requests will have to compute again.
+    """
+
+    start_s: Array
+    end_s: Array
+    horizon_s: Array
+    first_s: Array
+    next_s: Array
+    slope_s: Array
+    steps: Array
+    open: Array
+    tokens: Array
+    running: Array
+    preempted: Array
+    waiting: Array
+    blocks: Array
+    kv_tokens: Array
+    preempted_tokens: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Instance:
+    """One engine (a leading N axis in `ClusterState`).
+
+    Attributes:
+        slots, plan: see there.
+        n, parked: int32, boundaries in the slots.
+        head, tail: int32, its queue of never-admitted requests is entries [head, tail) of the instance's routing list.
+        queued_tokens: int64, prompt tokens in that queue.
+    """
+
+    slots: Slots
+    plan: Plan
+    n: Array
+    parked: Array
+    head: Array
+    tail: Array
+    queued_tokens: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ClosedLoop:
+    """Clients of a closed loop.
+
+    Attributes:
+        send_s: float64[C], when a client sends its next request; infinity while one is in flight.
+        client: int32[R], who sent a request.
+        arrival_s: float64[R], when it was sent.
+    """
+
+    send_s: Array
+    client: Array
+    arrival_s: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ClusterState:
+    """The whole cluster.
+
+    Attributes:
+        instances: leaves with a leading N axis.
+        routes: int32[N, R], requests routed to each instance in order; [N, 0] with one instance, whose list is 0, 1, 2, ...
+        loop: closed-loop clients, None in an open loop.
+        next_request: int32[], the next request to arrive.
+        outcome: float64[R + 1, F], `OUTCOME_FIELDS` of every request that left; row R takes what nobody reads.
+        done: int32[], requests written there.
+        ticks: int32[].
+        steps: int64[], engine steps of all instances.
+        peak_blocks: int32[N].
+    """
+
+    instances: Instance
+    routes: Array
+    loop: ClosedLoop | None
+    next_request: Array
+    outcome: Array
+    done: Array
+    ticks: Array
+    steps: Array
+    peak_blocks: Array
+
+
+def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
+    """An empty cluster at time 0."""
+    N, R, A = shape.instances, shape.requests, shape.seats
+    i32 = lambda *size: np.zeros(size, np.int32)  # noqa: E731
+    f64 = lambda *size: np.zeros(size, np.float64)  # noqa: E731
+    never = np.full((N, A), NEVER, np.float64)
+    slots = Slots(np.full((N, A), R, np.int32), i32(N, A), i32(N, A), i32(N, A), i32(N, A), i32(N, A), never, never, never)
+    plan = Plan(
+        start_s=f64(N),
+        end_s=np.full((N,), NEVER, np.float64),
+        horizon_s=np.full((N,), NEVER, np.float64),
+        first_s=f64(N),
+        next_s=f64(N),
+        slope_s=f64(N),
+        steps=i32(N),
+        open=np.ones((N,), bool),
+        tokens=i32(N),
+        running=i32(N),
+        preempted=i32(N),
+        waiting=i32(N),
+        blocks=i32(N),
+        kv_tokens=np.zeros((N,), np.int64),
+        preempted_tokens=np.zeros((N,), np.int64),
+    )
+    instances = Instance(slots, plan, i32(N), i32(N), i32(N), i32(N), np.zeros((N,), np.int64))
+    loop = None
+    if shape.clients:
+        loop = ClosedLoop(params.requests.arrival_s[: shape.clients], i32(R), np.full((R,), NEVER, np.float64))
+    return ClusterState(
+        instances=instances,
+        routes=i32(N, R + shape.window) if shape.routed else i32(N, 0),
+        loop=loop,
+        next_request=i32(),
+        outcome=np.full((R + 1, len(OUTCOME_FIELDS)), NEVER, np.float64),
+        done=i32(),
+        ticks=i32(),
+        steps=np.zeros((), np.int64),
+        peak_blocks=i32(N),
+    )

@@ -1,0 +1,16 @@
+"""The one exception users see: a wrong option, file or row, told in one line."""
+
+
+class SimjaxError(ValueError):
+    """A mistake in what the user gave.
+
+    The message is one line that says what is wrong, where, and what to do; the command line prints it without a traceback.
+    """
+
+
+def closest(name: str, known: list[str]) -> str:
+    """A hint for a misspelt name: the nearest known names, or all of them when nothing is near."""
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known))}"

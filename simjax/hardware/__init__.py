@@ -1,0 +1,6 @@
+"""Devices, links and nodes: spec-sheet facts, independent of any model."""
+
+from simjax.hardware.registry import device_names, load_device
+from simjax.hardware.spec import DeviceSpec, LinkSpec, NodeSpec
+
+__all__ = ["DeviceSpec", "LinkSpec", "NodeSpec", "device_names", "load_device"]

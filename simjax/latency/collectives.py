@@ -1,0 +1,43 @@
+"""Time of collective operations over a ring of equal links, in closed form.
+
+With B the bandwidth of one direction of a link, L its latency, e the endpoint time, M the device's memory bandwidth (two reads and one
+write where partial sums are added), N ranks and a payload of D bytes, a ring all-reduce takes
+2 (N-1) (L + D/(N B)) + 3 (N-1) D/(N M) + e (2 (N-1) + 1).
+
+This is ASTRA-sim's analytical, congestion-unaware model as LLMServingSim uses it, but for its rounding of every hop and every addition
+down to whole nanoseconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simjax.hardware import LinkSpec
+
+
+def all_reduce_s(payload_bytes: Any, ranks: int, link: LinkSpec, memory_bandwidth_bytes_per_s: float) -> Any:
+    """Seconds of a ring all-reduce of `payload_bytes` (the full buffer, any shape); 0 on a single rank."""
+    if ranks == 1:
+        return 0.0 * payload_bytes
+    steps, part = ranks - 1, payload_bytes / ranks
+    transfer = 2 * steps * _hop_s(part, link)
+    return transfer + 3 * steps * part / memory_bandwidth_bytes_per_s + link.endpoint_s * (2 * steps + 1)
+
+
+def reduce_scatter_s(payload_bytes: Any, ranks: int, link: LinkSpec, memory_bandwidth_bytes_per_s: float) -> Any:
+    """Seconds of a ring reduce-scatter of `payload_bytes` (the full buffer, any shape); 0 on a single rank."""
+    if ranks == 1:
+        return 0.0 * payload_bytes
+    steps, part = ranks - 1, payload_bytes / ranks
+    return steps * _hop_s(part, link) + 3 * steps * part / memory_bandwidth_bytes_per_s + link.endpoint_s * ranks
+
+
+def all_gather_s(shard_bytes: Any, ranks: int, link: LinkSpec) -> Any:
+    """Seconds of a ring all-gather of `shard_bytes` per rank (any shape); 0 on a single rank."""
+    if ranks == 1:
+        return 0.0 * shard_bytes
+    return (ranks - 1) * _hop_s(shard_bytes, link) + link.endpoint_s * ranks
+
+
+def _hop_s(message_bytes: Any, link: LinkSpec) -> Any:
+    return link.latency_s + message_bytes / link.bandwidth_bytes_per_s

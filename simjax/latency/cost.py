@@ -1,0 +1,94 @@
+"""What one engine step costs, in a few array operations: the only part of the latency model that the engine sees.
+
+A step is `host + tokens_s[T] + sequences_s[n] + attention`. Everything that depends on the number of scheduled tokens or of sequences alone is
+looked up in a table with one entry per integer, compiled on the host; attention depends on every request's context (`attention`, and
+`attention_table` where kernels were measured).
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from simjax.latency.attention import (
+    ENDLESS,
+    AttentionCoefficients,
+    DecodeBatch,
+    chunk_batch,
+    decode_attention_s,
+    decode_batch,
+    mixed_attention_s,
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StepCost:
+    """Step costs of C distinct cost models (one per kind of instance in the cluster). All leaves are traced and differentiable.
+
+    tokens_s: f64[C, T+1], seconds of all work that depends on the number of scheduled tokens only; entry 0 is 0. T must reach the largest
+        `max_num_batched_tokens` that uses it: larger indices read the last entry.
+    sequences_s: f64[C, S+1], seconds of the work per scheduled sequence (lm_head and sampler), by number of sequences; entry 0 is 0.
+    host_s: f64[C], seconds of host time per step that the device does not hide.
+    attention: coefficients of the attention of the whole stack, leaves f64[C].
+    """
+
+    tokens_s: jax.Array
+    sequences_s: jax.Array
+    host_s: jax.Array
+    attention: AttentionCoefficients
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CostRow:
+    """One of the C cost models of a `StepCost`: a view, so that nothing is copied until a number is looked up."""
+
+    cost: StepCost
+    index: jax.Array | int
+
+
+def row(cost: StepCost, index: jax.Array | int) -> CostRow:
+    """The cost model that `mixed_step_s` and `decode_steps` should use; index is an integer scalar in [0, C), traced or not."""
+    return CostRow(cost, index)
+
+
+def mixed_step_s(cost: CostRow, new: jax.Array, computed: jax.Array) -> jax.Array:
+    """Seconds of a step in which slot i computes new[i] tokens on top of computed[i] tokens already in the KV cache.
+
+    new, computed: i32[S]; new 0 = slot not in the step, 1 = decode, more = a prefill chunk. Returns f64[]; 0 when nothing is scheduled.
+    """
+    tokens, sequences = jnp.sum(new), jnp.sum(new > 0)
+    decodes, chunks = decode_batch(new == 1, computed), chunk_batch(new, computed)
+    attention = _attention(cost)
+    attention_s = jnp.where(chunks.count > 0, mixed_attention_s(attention, chunks, decodes), decode_attention_s(attention, decodes))
+    return jnp.where(tokens > 0, _shared_s(cost, tokens, sequences) + attention_s, 0.0)
+
+
+def decode_steps(
+    cost: CostRow, n: jax.Array, kv_sum: jax.Array, kv_min: jax.Array, kv_max: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Consecutive decode-only steps of the same n >= 1 sequences: step j costs exactly `first_s + slope_s * j` for j < valid_steps.
+
+    n, kv_min, kv_max: integer scalars; kv_sum: sum of the n contexts before the first step (int64 or f64).
+    Returns (first_s f64[], slope_s f64[], valid_steps i32[] >= 1); first_s equals `mixed_step_s` of the same batch.
+    """
+    batch = DecodeBatch(*(jnp.asarray(x, jnp.float64) for x in (n, kv_sum, kv_min, kv_max)))
+    attention = _attention(cost)
+    first_s = _shared_s(cost, n, n) + decode_attention_s(attention, batch)
+    return first_s, attention.decode_kv_s * batch.n, jnp.asarray(ENDLESS, jnp.int32)
+
+
+def _shared_s(cost: CostRow, tokens: jax.Array, sequences: jax.Array) -> jax.Array:
+    c = _index(cost)
+    return cost.cost.tokens_s[c, tokens] + cost.cost.sequences_s[c, sequences] + cost.cost.host_s[c]
+
+
+def _attention(cost: CostRow) -> AttentionCoefficients:
+    c = _index(cost)
+    return jax.tree.map(lambda leaf: leaf[c], cost.cost.attention)
+
+
+def _index(cost: CostRow) -> jax.Array | int:
+    """A cluster of one cost model needs no gather."""
+    return 0 if cost.cost.host_s.shape[0] == 1 else cost.index

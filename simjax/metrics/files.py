@@ -1,0 +1,66 @@
+"""The files of one run: summary.json, requests.csv and timeseries.csv."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from simjax.engine.result import NEVER, RequestLog, Result
+from simjax.metrics.slo import Slo
+from simjax.metrics.summary import summarize
+from simjax.metrics.timeline import timeline
+
+_TIMES = ("arrival_s", "scheduled_s", "first_token_s", "finish_s")
+
+
+def write_results(
+    result: Result, out: Path, *, slo: Slo | None = None, gpus: int | None = None, interval_s: float | None = None
+) -> dict[str, object]:
+    """Write a run's files into `out` (created when missing) and return the summary.
+
+    `summary.json` is strict JSON. `requests.csv` has a row a request and empty cells for times that never came; `instance` is -1 for a
+    request that was never routed. `timeseries.csv` is `timeline(result, interval_s)`; it is left out when the run has no leap log.
+    Floats are written with the fewest digits that read back to the same double.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    summary = summarize(result, slo, gpus)
+    write_json(summary, out / "summary.json")
+    requests_frame(result.requests).to_csv(out / "requests.csv", index=False, lineterminator="\n")
+    if result.leaps is not None:
+        timeline(result, interval_s).to_csv(out / "timeseries.csv", index=False, lineterminator="\n")
+    return summary
+
+
+def write_json(content: dict[str, object], path: Path) -> None:
+    """Strict JSON, one key a line; NaN and infinity are refused (ValueError): they are a bug in whoever built the content."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def requests_frame(requests: RequestLog) -> pd.DataFrame:
+    """The columns of `requests.csv`; times that never came are `pd.NA`."""
+    columns: dict[str, object] = {
+        "request_id": np.arange(len(requests.finished)),
+        "instance": requests.instance,
+        "prompt_tokens": requests.prompt_tokens,
+        "output_tokens": requests.output_tokens,
+        "cached_tokens": requests.cached_tokens,
+    }
+    for name in _TIMES:
+        times = getattr(requests, name)
+        columns[name] = pd.arrays.FloatingArray(np.where(times == NEVER, 0.0, times), times == NEVER)
+    columns["preemptions"] = requests.preemptions
+    columns["status"] = _status(requests)
+    return pd.DataFrame(columns)
+
+
+def _status(requests: RequestLog) -> np.ndarray:
+    """How far each request got: unsent (a closed loop never came to it), waiting, started or finished."""
+    reached = np.select(
+        [requests.finished, requests.scheduled_s != NEVER, requests.arrival_s != NEVER],
+        ["finished", "started", "waiting"],
+        default="unsent",
+    )
+    return reached.astype(object)

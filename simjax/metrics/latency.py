@@ -1,0 +1,107 @@
+"""Latencies as a client sees them: TTFT, TPOT, ITL and end to end, and their statistics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from simjax.engine.result import NEVER, LeapLog, RequestLog, Result
+from simjax.metrics.steps import expand_steps
+
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
+STATISTICS = ("mean", *PERCENTILES, "max")
+
+Statistics = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Per-request latencies, arrays over the R requests. Where the mask is false the value is `NEVER`.
+
+    Attributes:
+        ttft_s: float64[R], first token - arrival; valid where `finished`.
+        tpot_s: float64[R], (finish - first token) / (output_tokens - 1); valid where `has_tpot`.
+        e2e_s: float64[R], finish - arrival; valid where `finished`.
+        finished: bool[R].
+        has_tpot: bool[R], finished with more than one output token.
+    """
+
+    ttft_s: np.ndarray
+    tpot_s: np.ndarray
+    e2e_s: np.ndarray
+    finished: np.ndarray
+    has_tpot: np.ndarray
+
+
+def latencies(requests: RequestLog) -> Latencies:
+    """TTFT, TPOT and E2E latency of every finished request (vLLM's definitions, measured from the client's arrival)."""
+    finished = requests.finished.astype(bool)
+    has_tpot = finished & (requests.output_tokens > 1)
+    arrival, first, finish = (np.where(finished, t, 0.0) for t in (requests.arrival_s, requests.first_token_s, requests.finish_s))
+    gaps = np.maximum(requests.output_tokens.astype(np.float64) - 1.0, 1.0)
+    return Latencies(
+        ttft_s=np.where(finished, first - arrival, NEVER),
+        tpot_s=np.where(has_tpot, (finish - first) / gaps, NEVER),
+        e2e_s=np.where(finished, finish - arrival, NEVER),
+        finished=finished,
+        has_tpot=has_tpot,
+    )
+
+
+def statistics(values: np.ndarray) -> Statistics:
+    """Mean, P50, P90, P95, P99 (numpy's linear interpolation) and maximum; all None for an empty sample."""
+    if len(values) == 0:
+        return dict.fromkeys(STATISTICS)
+    percentiles = np.percentile(values, list(PERCENTILES.values()))
+    return {"mean": float(np.mean(values)), **dict(zip(PERCENTILES, map(float, percentiles), strict=True)), "max": float(np.max(values))}
+
+
+def weighted_statistics(values: np.ndarray, counts: np.ndarray) -> Statistics:
+    """`statistics(np.repeat(values, counts))`, without building the repeated sample.
+
+    Args:
+        values: float64[P].
+        counts: int64[P], how often each value occurs; zeros are skipped.
+    """
+    values, counts = values[counts > 0], counts[counts > 0].astype(np.int64)
+    if len(values) == 0:
+        return dict.fromkeys(STATISTICS)
+    order = np.argsort(values, kind="stable")
+    values, ranks = values[order], np.cumsum(counts[order])
+    last = ranks[-1] - 1
+    position = np.array(list(PERCENTILES.values())) / 100.0 * last
+    low = np.floor(position).astype(np.int64)
+    below = values[np.searchsorted(ranks, low, side="right")]
+    above = values[np.searchsorted(ranks, np.minimum(low + 1, last), side="right")]
+    percentiles = below + (above - below) * (position - low)
+    mean = float(np.dot(values, counts[order]) / ranks[-1])
+    return {"mean": mean, **dict(zip(PERCENTILES, map(float, percentiles), strict=True)), "max": float(values[-1])}
+
+
+def inter_token_gaps(leaps: LeapLog) -> tuple[np.ndarray, np.ndarray]:
+    """The gaps between successive tokens of the same request, as (values float64[K] in seconds, counts int64[K]).
+
+    A step gives each token it emits right after the step before a gap of its own duration. Tokens that come after a pause (preemption,
+    or a step that left the request out) share the mean of their leap's recorded pauses: the only approximation here.
+    """
+    steps = expand_steps(leaps)
+    resumed = leaps.resumed > 0
+    pauses = leaps.resumed_gap_s[resumed] / leaps.resumed[resumed]
+    return np.concatenate([steps.duration_s, pauses]), np.concatenate([steps.decodes, leaps.resumed[resumed].astype(np.int64)])
+
+
+def itl_statistics(result: Result) -> Statistics:
+    """Statistics of the inter-token latency over all tokens but the first of each request.
+
+    Without a leap log only the mean is known: the time from first to last token of the finished requests over their gaps.
+    Tokens of unfinished requests are included when there is a leap log.
+    """
+    if result.leaps is not None:
+        return weighted_statistics(*inter_token_gaps(result.leaps))
+    lat = latencies(result.requests)
+    gaps = result.requests.output_tokens[lat.has_tpot].astype(np.float64) - 1.0
+    found: Statistics = dict.fromkeys(STATISTICS)
+    if len(gaps):
+        found["mean"] = float(np.dot(lat.tpot_s[lat.has_tpot], gaps) / gaps.sum())
+    return found

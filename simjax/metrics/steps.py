@@ -1,0 +1,53 @@
+"""Steps out of leaps: durations, ends and outputs of every engine step, vectorised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from simjax.engine.result import LeapLog
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Every engine step of a run, arrays over the P steps, leap by leap.
+
+    Attributes:
+        leap: int64[P], the leap it belongs to.
+        index: int64[P], position inside the leap, 0 for the leap's step 1.
+        duration_s, end_s: float64[P].
+        outputs: int64[P], tokens emitted at `end_s`.
+        decodes: int64[P], those of them whose inter-token gap is `duration_s`.
+    """
+
+    leap: np.ndarray
+    index: np.ndarray
+    duration_s: np.ndarray
+    end_s: np.ndarray
+    outputs: np.ndarray
+    decodes: np.ndarray
+
+
+def leap_durations(leaps: LeapLog) -> np.ndarray:
+    """float64[L], seconds from the start of step 1 to the end of the last step: n-1 decode steps whose time grows by the slope."""
+    more = leaps.steps.astype(np.float64) - 1.0
+    return leaps.first_step_s + more * leaps.next_step_s + leaps.slope_s * more * np.maximum(more - 1.0, 0.0) / 2.0
+
+
+def expand_steps(leaps: LeapLog) -> Steps:
+    """All steps of all leaps. 4e5 steps take about 30 ms and 20 MB."""
+    counts = leaps.steps.astype(np.int64)
+    leap = np.repeat(np.arange(len(counts)), counts)
+    index = np.arange(len(leap)) - np.repeat(np.cumsum(counts) - counts, counts)
+    later = index.astype(np.float64)  # steps since step 1, so step j (from 0) takes next + slope * (j - 1)
+    first, following, slope = leaps.first_step_s[leap], leaps.next_step_s[leap], leaps.slope_s[leap]
+    is_first = index == 0
+    return Steps(
+        leap=leap,
+        index=index,
+        duration_s=np.where(is_first, first, following + slope * (later - 1.0)),
+        end_s=leaps.start_s[leap] + first + later * following + slope * later * np.maximum(later - 1.0, 0.0) / 2.0,
+        outputs=np.where(is_first, leaps.first_outputs[leap], leaps.outputs[leap]).astype(np.int64),
+        decodes=np.where(is_first, leaps.decodes[leap], leaps.outputs[leap]).astype(np.int64),
+    )

@@ -1,0 +1,152 @@
+"""What the cluster did over time: running, waiting, KV use and token rates in bins of fixed width."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from simjax.engine.result import LeapLog, RequestLog, Result
+from simjax.errors import SimjaxError
+from simjax.metrics.steps import Steps, expand_steps, leap_durations
+
+COLUMNS = ["t_s", "instance", "running", "waiting", "kv_used_fraction", "prompt_tokens_per_s", "output_tokens_per_s", "power_w"]
+
+
+def timeline(result: Result, interval_s: float | None = None) -> pd.DataFrame:
+    """The run in bins of `interval_s` seconds, one row a bin and instance, sorted by instance, then time.
+
+    Args:
+        result: a run with a leap log.
+        interval_s: bin width; the default gives 200 to 500 bins of a round width (1, 2 or 5 times a power of ten).
+
+    Returns:
+        A frame with the columns `COLUMNS`. A bin covers (t_s, t_s + interval_s]; all means and rates are over its full width.
+        `running`: requests in the batch, time-weighted mean. `waiting`: requests sent (`arrival_s`) but not yet in a step
+        (`scheduled_s`), plus preempted ones that wait to resume, time-weighted mean. `kv_used_fraction`: KV blocks held
+        by requests over usable blocks, time-weighted mean; inside a leap it grows linearly. `prompt_tokens_per_s`: prefill tokens
+        computed (recomputation included), spread over their step. `output_tokens_per_s`: tokens counted at the end of their step.
+        `power_w` is missing (`pd.NA`) until power is modelled.
+
+    Raises:
+        SimjaxError: the run recorded no leap log, or the interval is not positive.
+    """
+    if result.leaps is None:
+        raise SimjaxError("this run recorded no leap log, so it has no timeline; simulate the design alone to get one")
+    if interval_s is not None and not (interval_s > 0 and math.isfinite(interval_s)):
+        raise SimjaxError(f"interval_s={interval_s}: the bin width must be a positive number of seconds")
+    start, end = _span(result, result.leaps)
+    width = default_interval(end - start) if interval_s is None else interval_s
+    start = math.floor(start / width) * width
+    edges = start + width * np.arange(max(1, math.ceil((end - start) / width)) + 1)
+    steps = expand_steps(result.leaps)
+    frames = [_instance_timeline(result, result.leaps, steps, i, edges, width) for i in range(len(result.num_blocks))]
+    return pd.concat(frames, ignore_index=True)
+
+
+def default_interval(duration_s: float) -> float:
+    """The smallest 1, 2 or 5 times a power of ten seconds that cuts the duration into at most 500 bins (at least 200)."""
+    if duration_s <= 0:
+        return 1.0
+    exponent = math.floor(math.log10(duration_s / 500.0))
+    # Divide by a power of ten where the exponent is negative: 2 / 10 is the double nearest to 0.2, 2 * 0.1 need not be.
+    for digit, power in ((m, e) for e in (exponent, exponent + 1) for m in (1, 2, 5)):
+        width = float(digit * 10**power) if power >= 0 else digit / 10**-power
+        if width * 500.0 >= duration_s:
+            return width
+    raise AssertionError("unreachable: ten times the power of ten covers the duration")
+
+
+def _span(result: Result, leaps: LeapLog) -> tuple[float, float]:
+    """First arrival and the last thing that happened, in seconds."""
+    sent = result.requests.arrival_s[np.isfinite(result.requests.arrival_s)]
+    ends = np.concatenate([leaps.start_s + leap_durations(leaps), result.requests.finish_s[result.requests.finished]])
+    start = float(np.min(sent)) if len(sent) else 0.0
+    return start, max(start, float(np.max(ends))) if len(ends) else start
+
+
+def _instance_timeline(result: Result, leaps: LeapLog, steps: Steps, instance: int, edges: np.ndarray, width: float) -> pd.DataFrame:
+    mine = leaps.instance == instance
+    start, first, steps_of = leaps.start_s[mine], leaps.first_step_s[mine], leaps.steps[mine] > 1
+    rest = np.where(steps_of, leap_durations(leaps)[mine] - first, 0.0)
+    blocks, last = leaps.kv_blocks[mine], leaps.kv_blocks_last[mine]
+    parked = _preempted(result.requests, leaps, instance)
+    later = np.where(steps_of, leaps.outputs[mine], 0)  # steps 2.. hold exactly the requests they emit a token for
+
+    # Each leap is two segments: step 1, and the decode steps after it.
+    starts, spans = _pairs(start, start + first), _pairs(first, rest)
+    running = _binned(edges, starts, spans, _pairs(leaps.running[mine], later) * spans)
+    held = _binned(edges, starts, spans, _pairs(blocks, blocks) * spans, _pairs(blocks, last) * spans)
+    prompt = _binned(edges, start, first, leaps.prompt_tokens[mine].astype(np.float64))
+    emitted = mine[steps.leap]
+    where = np.clip(np.ceil((steps.end_s[emitted] - edges[0]) / width).astype(np.int64) - 1, 0, len(edges) - 2)
+    output = np.bincount(where, weights=steps.outputs[emitted], minlength=len(edges) - 1)
+    return pd.DataFrame(
+        {
+            "t_s": edges[:-1],
+            "instance": np.full(len(edges) - 1, instance, np.int32),
+            "running": running / width,
+            "waiting": (_waiting(result.requests, instance, edges) + _binned(edges, start, first + rest, parked * (first + rest))) / width,
+            "kv_used_fraction": held / width / max(1, int(result.num_blocks[instance])),
+            "prompt_tokens_per_s": prompt / width,
+            "output_tokens_per_s": output / width,
+            "power_w": pd.array([pd.NA] * (len(edges) - 1), dtype="Float64"),
+        }
+    )
+
+
+def _pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """float64[2L]: a0, b0, a1, b1, ..."""
+    return np.stack([a, b], axis=1).astype(np.float64).ravel()
+
+
+def _binned(edges: np.ndarray, start: np.ndarray, span: np.ndarray, rate: np.ndarray, rate_end: np.ndarray | None = None) -> np.ndarray:
+    """What segments put into each bin: exact integrals of a rate that is linear inside each segment.
+
+    Args:
+        edges: float64[B+1]; the outer bins also take what lies beyond the outer edges by rounding.
+        start: float64[K], segment starts, sorted; segments do not overlap.
+        span: float64[K], segment lengths, >= 0.
+        rate: float64[K], rate at the segment's start times `span`, so that a segment of no length can carry something.
+        rate_end: float64[K], the same at its end; constant when absent.
+
+    Returns:
+        float64[B], sums to the segments' total.
+    """
+    if len(start) == 0:
+        return np.zeros(len(edges) - 1)
+    slope = np.zeros_like(rate) if rate_end is None else rate_end - rate
+    before = np.concatenate([[0.0], np.cumsum(rate + slope / 2.0)])
+    inner = edges[1:-1]
+    k = np.searchsorted(start, inner, side="right") - 1  # the segment that each edge falls in or after
+    at = np.maximum(k, 0)
+    done = np.where(span[at] > 0, np.clip((inner - start[at]) / np.where(span[at] > 0, span[at], 1.0), 0.0, 1.0), 1.0)
+    filled = np.where(k >= 0, before[at] + rate[at] * done + slope[at] * done**2 / 2.0, 0.0)
+    return np.diff(np.concatenate([[0.0], filled, [before[-1]]]))
+
+
+def _waiting(requests: RequestLog, instance: int, edges: np.ndarray) -> np.ndarray:
+    """Request-seconds spent in each bin between arrival and the first step, float64[B]."""
+    mine = (requests.instance == instance) & np.isfinite(requests.arrival_s)
+    return np.maximum(np.diff(_count_integral(requests.arrival_s[mine], edges) - _count_integral(requests.scheduled_s[mine], edges)), 0.0)
+
+
+def _preempted(requests: RequestLog, leaps: LeapLog, instance: int) -> np.ndarray:
+    """Preempted requests in the queue during each leap of the instance, int64: its queue less the requests never in a step so far.
+
+    A request that the API has not queued yet when a step is formed is taken for a queued one, so this can be low by those few.
+    """
+    mine, routed = leaps.instance == instance, requests.instance == instance
+    if not requests.preemptions[routed].any():
+        return np.zeros(int(mine.sum()), np.int64)
+    arrived = np.searchsorted(np.sort(requests.arrival_s[routed]), leaps.start_s[mine], side="right")
+    scheduled = np.searchsorted(np.sort(requests.scheduled_s[routed]), leaps.start_s[mine], side="right")
+    return np.maximum(leaps.waiting[mine] - (arrived - scheduled), 0)
+
+
+def _count_integral(times: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Integral up to each edge of the number of `times` that have passed; infinite times never pass."""
+    times = np.sort(times[np.isfinite(times)]) - edges[0]  # relative to the first edge: large epochs would cost digits
+    passed = np.searchsorted(times, edges - edges[0], side="right")
+    return passed * (edges - edges[0]) - np.concatenate([[0.0], np.cumsum(times)])[passed]

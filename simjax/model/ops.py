@@ -1,0 +1,144 @@
+"""The operations of one forward step: how often each runs, how many bytes it moves and how many FLOPs it does.
+
+Names are those of the op catalogues in latency bundles (vLLM's attribute names). Attention is not in the list: its cost depends on
+every request's context, see `attention_flops` and `kv_bytes_per_token`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from simjax.model.sizes import shard
+from simjax.model.spec import ModelSpec
+
+_INDEX_BYTES = 8  # token ids and positions are int64 in vLLM
+_LOGIT_BYTES = 4  # vLLM turns logits to float32 before sampling
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation on one rank; T is the tokens it sees (the sequences, when `per_sequence`).
+
+    A call moves `weight_bytes + row_bytes·T` bytes and does `row_flops·T` FLOPs. A mixture of experts also reads the weights of the
+    experts that T tokens hit, see `distinct_experts`.
+
+    Attributes:
+        count: calls in one step.
+        per_sequence: T counts the scheduled sequences instead of the scheduled tokens.
+        replicated: every rank does the whole of it, whatever the tensor parallelism.
+        k, n: the product is (T, k) @ (k, n); 0 when the op is no matrix product. For experts: one expert's gate and up product.
+        weight_bytes: read on each call, whatever T.
+        row_bytes, row_flops: per token (per sequence), activations read and written.
+        experts: routed experts on the rank, 0 when the op has none.
+        expert_bytes: weights of one of them.
+        expert_share: probability that a token picks a given expert, top_k / num_experts.
+    """
+
+    name: str
+    count: int
+    per_sequence: bool = False
+    replicated: bool = False
+    k: int = 0
+    n: int = 0
+    weight_bytes: int = 0
+    row_bytes: float = 0.0
+    row_flops: float = 0.0
+    experts: int = 0
+    expert_bytes: int = 0
+    expert_share: float = 0.0
+
+    @property
+    def is_gemm(self) -> bool:
+        """Whether matrix units do the work."""
+        return self.k > 0
+
+    def distinct_experts(self, tokens: Any, xp: Any) -> Any:
+        """Expected number of the rank's experts that T tokens hit when routing is uniform: E (1 - (1 - k/E)^T)."""
+        return self.experts * (1.0 - (1.0 - self.expert_share) ** xp.asarray(tokens, dtype=float))
+
+    def bytes_moved(self, tokens: Any, xp: Any) -> Any:
+        """Bytes one call moves between memory and the chip for T tokens (any shape)."""
+        moved = self.weight_bytes + self.row_bytes * xp.asarray(tokens, dtype=float)
+        return moved + self.expert_bytes * self.distinct_experts(tokens, xp) if self.experts else moved
+
+    def flops(self, tokens: Any, xp: Any) -> Any:
+        """Floating-point operations of one call for T tokens (any shape)."""
+        return self.row_flops * xp.asarray(tokens, dtype=float)
+
+
+def step_ops(model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_size: int = 1) -> tuple[Op, ...]:
+    """Every operation of a step on one rank, attention and communication excepted, in the order they run."""
+    part = shard(model, tensor_parallel_size, expert_parallel_size)
+    h, fp, layers = model.hidden_size, model.dtype_bytes, model.num_hidden_layers
+    heads, kv = part.heads * model.head_dim, part.kv_heads * model.head_dim
+    qkv = heads + 2 * kv
+
+    def gemm(name: str, count: int, k: int, n: int, bias: bool = False, per_sequence: bool = False) -> Op:
+        return Op(name, count, per_sequence, False, k, n, (k * n + bias * n) * fp, (k + n) * fp, 2.0 * k * n)
+
+    def elementwise(name: str, count: int, row_bytes: float, weight_bytes: int = 0, **kwargs: bool) -> Op:
+        return Op(name, count, weight_bytes=weight_bytes, row_bytes=row_bytes, **kwargs)
+
+    norm_row = 4 * h * fp  # reads hidden state and residual, writes both
+    ops = [
+        elementwise("embedding", 1, 2 * h * fp + _INDEX_BYTES),
+        elementwise("layernorm", 2 * layers, norm_row, h * fp, replicated=True),
+        gemm("qkv_proj", layers, h, qkv, model.qkv_bias),
+    ]
+    if model.qk_norm:
+        ops.append(elementwise("qk_norm", layers, 2 * (heads + kv) * fp, 2 * model.head_dim * fp))
+    ops.append(elementwise("rotary_emb", layers, (2 * (heads + kv) + model.head_dim) * fp + _INDEX_BYTES))
+    ops.append(gemm("o_proj", layers, heads, h, model.o_bias))
+    if model.num_dense_layers:
+        ops += _gated_mlp(model.num_dense_layers, h, part.intermediate, fp)
+    if model.is_moe:
+        ops += _mixture(model, part.experts, part.moe_intermediate, part.shared_intermediate, expert_parallel_size)
+    ops.append(elementwise("final_layernorm", 1, norm_row, h * fp, replicated=True))
+    ops.append(gemm("lm_head", 1, h, part.vocab, model.lm_head_bias, per_sequence=True))
+    ops.append(elementwise("sampler", 1, model.vocab_size * (model.dtype_bytes + 2 * _LOGIT_BYTES), per_sequence=True, replicated=True))
+    return tuple(ops)
+
+
+def _gated_mlp(count: int, h: int, width: int, fp: int) -> list[Op]:
+    return [
+        Op(
+            "gate_up_proj",
+            count,
+            k=h,
+            n=2 * width,
+            weight_bytes=2 * h * width * fp,
+            row_bytes=(h + 2 * width) * fp,
+            row_flops=4.0 * h * width,
+        ),
+        Op("act_fn", count, row_bytes=3 * width * fp),
+        Op("down_proj", count, k=width, n=h, weight_bytes=h * width * fp, row_bytes=(width + h) * fp, row_flops=2.0 * h * width),
+    ]
+
+
+def _mixture(model: ModelSpec, experts: int, width: int, shared_width: int, expert_parallel_size: int) -> list[Op]:
+    """Router, routed experts and the sum over experts as one op, the shared expert as three more."""
+    h, fp = model.hidden_size, model.dtype_bytes
+    pairs = model.num_experts_per_tok / expert_parallel_size  # token-expert pairs of a token that this rank computes
+    pair_bytes = (
+        2 * h + 5 * width
+    ) * fp  # gathers the input, writes and reads gate and up, writes and reads their product, writes the output
+    moe = Op(
+        "moe",
+        model.num_moe_layers,
+        k=h,
+        n=2 * width,
+        weight_bytes=h * model.num_experts * fp,
+        row_bytes=pairs * pair_bytes + (2 * h + model.num_experts) * fp,
+        row_flops=6.0 * h * width * pairs + 2.0 * h * model.num_experts,
+        experts=experts,
+        expert_bytes=3 * h * width * fp,
+        expert_share=model.num_experts_per_tok / model.num_experts,
+    )
+    return [moe, *(_gated_mlp(model.num_moe_layers, h, shared_width, fp) if shared_width else [])]
+
+
+def attention_flops(model: ModelSpec, tensor_parallel_size: int = 1) -> float:
+    """FLOPs of attention per pair of a query token and a key token on one rank, all layers: the two products Q·K and P·V."""
+    part = shard(model, tensor_parallel_size)
+    return 4.0 * part.heads * model.head_dim * model.num_hidden_layers

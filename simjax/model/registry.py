@@ -1,0 +1,60 @@
+"""Finding a model by short name, Hugging Face id or file."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from simjax.errors import SimjaxError, closest
+from simjax.model.spec import ModelSpec, from_hf_config
+from simjax.paths import PROFILES
+
+
+def load_model(name_or_path: str | Path) -> ModelSpec:
+    """The model of that short name (`llama-3.1-8b`), Hugging Face id (`meta-llama/Llama-3.1-8B`) or file.
+
+    A file is a Hugging Face `config.json`, or YAML with the same fields, or the folder that holds a `config.json`.
+
+    Raises:
+        SimjaxError: no such model or file, or the file does not describe a supported architecture.
+    """
+    text = str(name_or_path)
+    path = Path(text)
+    path = path / "config.json" if path.is_dir() else path
+    if path.suffix in (".json", ".yaml", ".yml"):
+        return _read(path)
+    shipped = _shipped()
+    if (found := shipped.get(text.lower())) is not None:
+        return _read(found)
+    known = sorted(p.stem for p in set(shipped.values()))
+    raise SimjaxError(f"unknown model '{text}'; {closest(text.lower(), known)} (or give the path of a Hugging Face config.json)")
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> dict[str, Path]:
+    """Lower-case short names and ids of the shipped models."""
+    names: dict[str, Path] = {}
+    for path in sorted((PROFILES / "models").glob("*.yaml")):
+        names[path.stem] = path
+        for alias in yaml.safe_load(path.read_text())["names"]:
+            names[alias.lower()] = path
+            names.setdefault(alias.split("/")[-1].lower(), path)
+    return names
+
+
+def _read(path: Path) -> ModelSpec:
+    try:
+        text = path.read_text()
+        config: Any = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except OSError as error:
+        raise SimjaxError(f"cannot read model file {path}: {error.strerror}") from error
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        raise SimjaxError(f"model file {path} is not valid: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise SimjaxError(f"model file {path} must hold a mapping with the fields of a Hugging Face config.json")
+    names = config.get("names") or [str(config.get("_name_or_path") or path.stem)]
+    return from_hf_config(config, name=names[0], where=str(path))

@@ -1,0 +1,108 @@
+"""How many parameters and bytes a model has, in total and on one rank of its tensor- and expert-parallel group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simjax.errors import SimjaxError
+from simjax.model.dtypes import dtype_bytes
+from simjax.model.spec import ModelSpec
+
+VOCAB_PADDING = 64  # vLLM pads the vocabulary to a multiple of this before it divides it
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of a model that one rank holds.
+
+    Attributes:
+        heads, kv_heads: attention heads of the rank; KV heads are replicated when there are fewer of them than ranks.
+        intermediate: width of the dense MLP on the rank.
+        experts: routed experts on the rank.
+        moe_intermediate: width of each of them on the rank.
+        shared_intermediate: width of the shared expert on the rank.
+        vocab: rows of the padded vocabulary on the rank.
+    """
+
+    heads: int
+    kv_heads: int
+    intermediate: int
+    experts: int
+    moe_intermediate: int
+    shared_intermediate: int
+    vocab: int
+
+
+def shard(model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_size: int = 1) -> Shard:
+    """Divide a model as vLLM does: column- and row-parallel matrices, experts whole on a rank under expert parallelism.
+
+    Args:
+        model: the architecture.
+        tensor_parallel_size: ranks that share each matrix.
+        expert_parallel_size: ranks that share the experts; 1 cuts every expert by `tensor_parallel_size` instead.
+
+    Raises:
+        SimjaxError: the heads, the widths or the experts do not divide evenly.
+    """
+    tp, ep = tensor_parallel_size, expert_parallel_size
+    if tp < 1 or ep < 1:
+        raise SimjaxError(f"tensor_parallel_size and expert_parallel_size must be at least 1, got {tp} and {ep}")
+    _divides(model, "num_attention_heads", tp)
+    if model.num_key_value_heads >= tp:
+        _divides(model, "num_key_value_heads", tp)
+    elif tp % model.num_key_value_heads:
+        raise SimjaxError(f"{model.name}: num_key_value_heads={model.num_key_value_heads} does not divide tensor_parallel_size={tp}")
+    if model.num_dense_layers:
+        _divides(model, "intermediate_size", tp)
+    expert_cut = 1 if ep > 1 else tp
+    if model.is_moe:
+        _divides(model, "num_experts", ep, "expert_parallel_size")
+        _divides(model, "moe_intermediate_size", expert_cut)
+        _divides(model, "shared_expert_intermediate_size", tp)
+    padded_vocab = -(-model.vocab_size // VOCAB_PADDING) * VOCAB_PADDING
+    return Shard(
+        heads=model.num_attention_heads // tp,
+        kv_heads=max(model.num_key_value_heads // tp, 1),
+        intermediate=model.intermediate_size // tp,
+        experts=model.num_experts // ep,
+        moe_intermediate=model.moe_intermediate_size // expert_cut,
+        shared_intermediate=model.shared_expert_intermediate_size // tp,
+        vocab=-(-padded_vocab // tp),
+    )
+
+
+def _divides(model: ModelSpec, field: str, ranks: int, axis: str = "tensor_parallel_size") -> None:
+    if getattr(model, field) % ranks:
+        raise SimjaxError(f"{model.name}: {field}={getattr(model, field)} cannot be divided by {axis}={ranks}")
+
+
+def parameters(model: ModelSpec) -> int:
+    """All parameters of the model (a tied output matrix counts once)."""
+    return _parameters(model, shard(model), model.vocab_size)
+
+
+def weight_bytes(model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_size: int = 1) -> int:
+    """Bytes of the weights that one rank holds."""
+    part = shard(model, tensor_parallel_size, expert_parallel_size)
+    return _parameters(model, part, part.vocab) * model.dtype_bytes
+
+
+def kv_bytes_per_token(model: ModelSpec, tensor_parallel_size: int = 1, kv_cache_dtype: str = "auto") -> int:
+    """Bytes of keys and values that one token takes on one rank, all layers together."""
+    part = shard(model, tensor_parallel_size)
+    element = model.dtype_bytes if kv_cache_dtype == "auto" else dtype_bytes(kv_cache_dtype)
+    return 2 * part.kv_heads * model.head_dim * model.num_hidden_layers * element
+
+
+def _parameters(model: ModelSpec, part: Shard, vocab: int) -> int:
+    h = model.hidden_size
+    norm = h * (2 if model.norm_bias else 1)
+    qkv = (part.heads + 2 * part.kv_heads) * model.head_dim
+    attention = h * qkv + part.heads * model.head_dim * h + model.qkv_bias * qkv + model.o_bias * h
+    attention += 2 * model.head_dim * model.qk_norm
+    mlp = 3 * h * part.intermediate
+    moe = h * model.num_experts + part.experts * 3 * h * part.moe_intermediate
+    moe += 3 * h * part.shared_intermediate + h * model.shared_expert_gate
+    layers = model.num_hidden_layers * (attention + 2 * norm) + model.num_dense_layers * mlp + model.num_moe_layers * moe
+    head = 0 if model.tie_word_embeddings else vocab * h
+    return vocab * h + layers + norm + head + model.lm_head_bias * vocab

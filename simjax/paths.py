@@ -1,0 +1,14 @@
+"""Where the shipped configuration and profiles lie: beside the modules when installed, in the checkout when editable."""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def _shipped(name: str) -> Path:
+    installed = _PACKAGE / name
+    return installed if installed.is_dir() else _PACKAGE.parent / name
+
+
+CONF = _shipped("conf")
+PROFILES = _shipped("profiles")

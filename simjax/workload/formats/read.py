@@ -1,0 +1,150 @@
+"""Read a trace file of any known format into a workload."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from simjax.errors import SimjaxError, closest
+from simjax.workload.formats.azure import AZURE, AZURE_REPLAY
+from simjax.workload.formats.base import TraceFile, TraceFormat
+from simjax.workload.formats.burstgpt import BURSTGPT
+from simjax.workload.formats.convert import Requests, convert
+from simjax.workload.formats.llmservingsim import LLMSERVINGSIM
+from simjax.workload.formats.mooncake import MOONCAKE
+from simjax.workload.formats.plain import PLAIN
+from simjax.workload.formats.rows import Header, read_batches, read_header
+from simjax.workload.formats.vidur import VIDUR
+from simjax.workload.formats.vllm_bench import VLLM_BENCH, VLLM_REQUESTS, VLLM_TRACE
+from simjax.workload.workload import Workload
+
+OnBadRow = Literal["error", "skip"]
+
+FORMATS: dict[str, TraceFormat] = {
+    # The order decides what "auto" takes; plain comes last since it asks for the least.
+    fmt.name: fmt
+    for fmt in (LLMSERVINGSIM, VLLM_BENCH, VLLM_TRACE, VLLM_REQUESTS, AZURE, AZURE_REPLAY, BURSTGPT, MOONCAKE, VIDUR, PLAIN)
+}
+
+
+@dataclass(frozen=True)
+class TraceLengths:
+    """Prompt and output lengths of a file in its own order: int32[R] each; `rows`, `skipped`, `dropped` as in `TraceFile`."""
+
+    prompt_tokens: np.ndarray
+    output_tokens: np.ndarray
+    format: str
+    rows: int
+    skipped: int
+    dropped: int
+
+
+def read_trace(path: str | Path, format: str = "auto", on_bad_row: str = "error") -> TraceFile:
+    """The requests of a trace file, sorted by arrival (ties keep the file's order), in seconds from the first arrival.
+
+    Args:
+        path: CSV, JSON Lines or Parquet file; text may be gzipped.
+        format: a name of `FORMATS`, or "auto" to recognise it from the columns.
+        on_bad_row: "error" stops at the first malformed row, "skip" leaves malformed rows out and counts them. Requests that the source
+            documents as failed are dropped and counted either way.
+
+    Raises:
+        SimjaxError: no such file, unknown format, no arrivals, a malformed row (`file:line: reason`), or no usable request.
+    """
+    path = Path(path).expanduser()
+    fmt, header = _recognise(path, format)
+    if fmt.arrival not in header.columns:
+        raise SimjaxError(f"{path}: no arrivals (no column {fmt.arrival}), only lengths; use it as a source of lengths instead of a trace")
+    table = _read(path, fmt, header, on_bad_row, with_arrivals=True)
+    stamps = table.stamps - table.stamps.min()
+    order = np.argsort(stamps, kind="stable")
+    workload = Workload(
+        arrival_s=stamps[order] / (fmt.stamps_per_second or 1e9),
+        prompt_tokens=table.prompt_tokens[order],
+        output_tokens=table.output_tokens[order],
+        source=path.name,
+    )
+    return TraceFile(workload.validate(), table.lines[order], fmt.name, table.rows, table.skipped, table.dropped)
+
+
+def read_lengths(path: str | Path, format: str = "auto", on_bad_row: str = "error") -> TraceLengths:
+    """Only the lengths of a trace file, in its order; works for files without arrivals too. Arguments and errors as `read_trace`."""
+    path = Path(path).expanduser()
+    fmt, header = _recognise(path, format)
+    table = _read(path, fmt, header, on_bad_row, with_arrivals=False)
+    return TraceLengths(table.prompt_tokens, table.output_tokens, fmt.name, table.rows, table.skipped, table.dropped)
+
+
+@dataclass(frozen=True)
+class _Table:
+    lines: np.ndarray
+    stamps: np.ndarray
+    prompt_tokens: np.ndarray
+    output_tokens: np.ndarray
+    rows: int
+    skipped: int
+    dropped: int
+
+
+def _recognise(path: Path, name: str) -> tuple[TraceFormat, Header]:
+    header = read_header(path)
+    columns = set(header.columns)
+    if name == "auto":
+        for fmt in FORMATS.values():
+            if _holds(header, fmt) and fmt.recognises(columns):
+                return fmt, header
+        shown = ", ".join(header.columns[:12]) + (", ..." if len(header.columns) > 12 else "")
+        raise SimjaxError(f"{path}: cannot tell the format from its columns ({shown}); known formats: {', '.join(FORMATS)}")
+    if name not in FORMATS:
+        raise SimjaxError(f"unknown trace format {name!r}; {closest(name, ['auto', *FORMATS])}")
+    fmt = FORMATS[name]
+    if not _holds(header, fmt):
+        raise SimjaxError(f"{path}: looks like {header.container}, but the {name} format is {fmt.container}")
+    missing = [column for column in fmt.required if column not in columns]
+    if missing and not fmt.recognises(columns):
+        raise SimjaxError(f"{path}: the {name} format needs the column(s) {', '.join(missing)}; format=auto recognises files by their columns")
+    return fmt, header
+
+
+def _holds(header: Header, fmt: TraceFormat) -> bool:
+    """Whether the file's container can hold the format; Parquet may hold any that is otherwise CSV."""
+    return header.container == fmt.container or (header.container, fmt.container) == ("parquet", "csv")
+
+
+def _read(path: Path, fmt: TraceFormat, header: Header, on_bad_row: str, with_arrivals: bool) -> _Table:
+    if on_bad_row not in ("error", "skip"):
+        raise SimjaxError(f"on_bad_row={on_bad_row!r} is not known; use error or skip")
+    parts: list[Requests] = []
+    rows = 0
+    for batch in read_batches(path, header.container, fmt.columns):
+        if fmt.refused_column is not None:
+            for line, value in zip(batch.lines, batch.columns[fmt.refused_column], strict=True):
+                if value is not None:
+                    raise SimjaxError(f"{_place(path, header, line)}: {fmt.refused}")
+        part = convert(batch, fmt, with_arrivals)
+        if part.bad and on_bad_row == "error":
+            line, reason = part.bad[0]
+            raise SimjaxError(f"{_place(path, header, line)}: {reason} (on_bad_row=skip leaves such rows out)")
+        parts.append(part)
+        rows += len(batch.lines)
+    skipped = sum(len(part.bad) for part in parts)
+    dropped = sum(part.dropped for part in parts)
+    if rows == skipped + dropped:
+        why = f": {skipped} malformed and {dropped} failed rows" if rows else ""
+        raise SimjaxError(f"{path}: the trace has no usable request{why}")
+    return _Table(
+        lines=np.concatenate([part.lines for part in parts]),
+        stamps=np.concatenate([part.stamps for part in parts]),
+        prompt_tokens=np.concatenate([part.prompt_tokens for part in parts]),
+        output_tokens=np.concatenate([part.output_tokens for part in parts]),
+        rows=rows,
+        skipped=skipped,
+        dropped=dropped,
+    )
+
+
+def _place(path: Path, header: Header, line: int) -> str:
+    return f"{path}: row {line}" if header.container == "parquet" else f"{path}:{line}"

@@ -1,0 +1,69 @@
+"""Device files: every one loads, states its sources, and a wrong one is told in one line."""
+
+import pytest
+import yaml
+
+from simjax.errors import SimjaxError
+from simjax.hardware import device_names, load_device
+from simjax.paths import PROFILES
+
+REQUIRED = {"a100", "h100", "h200", "b200", "l40s", "rtx_a6000", "rtx_pro_6000", "rtx_4090", "tpu_v6e"}
+
+
+def test_the_devices_people_ask_for_are_shipped():
+    assert set(device_names()) >= REQUIRED
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_every_fact_has_a_source(name):
+    device = load_device(name)
+    facts = {"memory_bytes", "memory_bandwidth_bytes_per_s", "peak_flops", "intra_link", "inter_link"}
+    facts |= {"tdp_w"} if device.tdp_w is not None else set()
+    facts |= {"idle_w"} if device.idle_w is not None else set()
+    facts |= {"cpu_memory"} if device.node.cpu_memory_bytes is not None else set()
+    assert set(device.sources) == facts
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_figures_are_in_si_units(name):
+    device = load_device(name)
+    assert 8e9 < device.memory_bytes < 1e12
+    assert 1e11 < device.memory_bandwidth_bytes_per_s < 2e13
+    assert 1e14 < device.peak("bfloat16") < 1e16
+    assert 1e9 < device.node.intra_link.bandwidth_bytes_per_s < 2e12
+    assert 0 < device.node.intra_link.latency_s < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("RTXPRO6000", "rtx_pro_6000"),
+        ("H100", "h100"),
+        ("NVIDIA GeForce RTX 4090", "rtx_4090"),
+        ("A6000", "rtx_a6000"),
+        ("TPU-v6e-1", "tpu_v6e"),
+    ],
+)
+def test_aliases(alias, name):
+    assert load_device(alias).name == name
+
+
+def test_unknown_device_and_dtype():
+    with pytest.raises(SimjaxError, match="unknown device 'h10'; did you mean h100"):
+        load_device("h10")
+    with pytest.raises(SimjaxError, match="device a100 states no peak_flops for fp8; it has bfloat16, float16, int8"):
+        load_device("a100").peak("fp8")
+
+
+def test_a_device_file_of_the_users(tmp_path):
+    raw = yaml.safe_load((PROFILES / "hardware" / "h100.yaml").read_text())
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(raw | {"memory_bytes": 12}))
+    assert load_device(path).memory_bytes == 12
+    path.write_text(yaml.safe_dump(raw | {"memory_bytes": "much"}))
+    with pytest.raises(SimjaxError, match=r"mine.yaml: memory_bytes must be a number that is not negative, got 'much'"):
+        load_device(path)
+    raw.pop("memory_bytes")
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(SimjaxError, match=r"mine.yaml: field 'memory_bytes' is missing"):
+        load_device(path)

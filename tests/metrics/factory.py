@@ -1,0 +1,100 @@
+"""Small results whose every number can be checked by hand."""
+
+import dataclasses
+
+import numpy as np
+
+from simjax.engine.result import NEVER, LeapLog, RequestLog, Result, Status
+
+_FLOATS = {"arrival_s", "scheduled_s", "first_token_s", "finish_s", "start_s", "first_step_s", "next_step_s", "slope_s", "resumed_gap_s"}
+_LEAP = dict(
+    instance=0, start_s=0.0, first_step_s=1.0, next_step_s=0.0, slope_s=0.0, steps=1, prompt_tokens=0, first_outputs=0, decodes=0,
+    outputs=0, resumed=0, resumed_gap_s=0.0, running=0, waiting=0, kv_blocks=0, kv_blocks_last=0,
+)  # fmt: skip
+_REQUEST = dict(
+    instance=0, prompt_tokens=1, output_tokens=1, cached_tokens=0, arrival_s=0.0, scheduled_s=NEVER, first_token_s=NEVER, finish_s=NEVER,
+    preemptions=0,
+)  # fmt: skip
+
+
+def _columns(rows, defaults):
+    for row in rows:
+        assert set(row) <= set(defaults), set(row) - set(defaults)
+    return {
+        name: np.array([row.get(name, default) for row in rows], dtype=np.float64 if name in _FLOATS else np.int32)
+        for name, default in defaults.items()
+    }
+
+
+def request_log(*rows) -> RequestLog:
+    """One dict a request; a request with a `finish_s` is finished."""
+    columns = _columns(rows, _REQUEST)
+    return RequestLog(**columns, finished=columns["finish_s"] != NEVER)
+
+
+def leap_log(*rows) -> LeapLog:
+    """One dict a leap; `kv_blocks_last` defaults to `kv_blocks`."""
+    return LeapLog(**_columns([{"kv_blocks_last": row.get("kv_blocks", 0), **row} for row in rows], _LEAP))
+
+
+def make_result(requests, leaps=None, num_blocks=(10,), status=Status.FINISHED) -> Result:
+    steps = int(leaps.steps.sum()) if leaps is not None else 7
+    peak = np.zeros(len(num_blocks), np.int32)
+    if leaps is not None:
+        np.maximum.at(peak, leaps.instance, np.maximum(leaps.kv_blocks, leaps.kv_blocks_last))
+    return Result(status, requests, leaps, np.array(num_blocks, np.int32), peak, ticks=11, steps=steps, compile_s=1.5, run_s=0.25)
+
+
+def tiny() -> Result:
+    """Three requests on one instance with 10 blocks of 4 tokens.
+
+    A (8 prompt, 3 output) prefills for 1 s, decodes for 0.5 s, then decodes beside the prefill of B (4 prompt, 2 output) for 1 s and ends;
+    B decodes for 0.5 s and ends at t=3. C (4 prompt, 1 output) comes to an idle engine at t=20 and takes 0.5 s.
+    TTFT 1, 1, 0.5; E2E 2.5, 1.5, 0.5; TPOT 0.75, 0.5, none; inter-token gaps 0.5, 1, 0.5.
+    """
+    requests = request_log(
+        dict(prompt_tokens=8, output_tokens=3, arrival_s=0.0, scheduled_s=0.0, first_token_s=1.0, finish_s=2.5),
+        dict(prompt_tokens=4, output_tokens=2, arrival_s=1.5, scheduled_s=1.5, first_token_s=2.5, finish_s=3.0, cached_tokens=0),
+        dict(prompt_tokens=4, output_tokens=1, arrival_s=20.0, scheduled_s=20.0, first_token_s=20.5, finish_s=20.5),
+    )
+    leaps = leap_log(
+        dict(start_s=0.0, first_step_s=1.0, prompt_tokens=8, first_outputs=1, running=1, kv_blocks=2),
+        dict(start_s=1.0, first_step_s=0.5, first_outputs=1, decodes=1, running=1, kv_blocks=3),
+        dict(start_s=1.5, first_step_s=1.0, prompt_tokens=4, first_outputs=2, decodes=1, running=2, kv_blocks=4),
+        dict(start_s=2.5, first_step_s=0.5, first_outputs=1, decodes=1, running=1, kv_blocks=2),
+        dict(start_s=20.0, first_step_s=0.5, prompt_tokens=4, first_outputs=1, running=1, kv_blocks=1),
+    )
+    return make_result(requests, leaps)
+
+
+def random_result(seed: int, instances: int = 2, leaps_each: int = 40) -> Result:
+    """Consistent-looking noise: non-overlapping leaps with gaps on each instance, requests with ordered times."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for instance in range(instances):
+        clock = rng.uniform(0.0, 2.0)
+        for _ in range(leaps_each):
+            steps, running, blocks = int(rng.integers(1, 9)), int(rng.integers(1, 20)), int(rng.integers(1, 90))
+            first, following, slope = rng.uniform(0.01, 0.3), rng.uniform(0.01, 0.05), rng.uniform(0.0, 0.001)
+            rows.append(
+                dict(
+                    instance=instance, start_s=clock, first_step_s=first, next_step_s=following, slope_s=slope, steps=steps,
+                    prompt_tokens=int(rng.integers(0, 500)), first_outputs=running, decodes=running // 2, outputs=running, running=running,
+                    resumed=running // 4, resumed_gap_s=running // 4 * 0.7, kv_blocks=blocks, kv_blocks_last=blocks + steps,
+                )
+            )  # fmt: skip
+            clock += first + (steps - 1) * following + slope * (steps - 1) * (steps - 2) / 2 + rng.choice([0.0, 0.4])
+    rows.sort(key=lambda r: r["start_s"])
+    arrivals = np.sort(rng.uniform(0.0, 8.0, 60))
+    requests = [
+        dict(
+            instance=int(rng.integers(instances)), arrival_s=t, scheduled_s=(s := t + rng.exponential(1.0)), first_token_s=s + 0.1,
+            finish_s=s + 0.1 + rng.exponential(1.0), output_tokens=int(rng.integers(1, 30)), prompt_tokens=int(rng.integers(1, 300)),
+        )
+        for t in arrivals
+    ]  # fmt: skip
+    return make_result(request_log(*requests), leap_log(*rows), num_blocks=(100,) * instances)
+
+
+def without_leaps(result: Result) -> Result:
+    return dataclasses.replace(result, leaps=None)

@@ -1,0 +1,256 @@
+"""One serving instance: vLLM V1's continuous-batching scheduler, one step and one token at a time.
+
+An instance has one event in the future: the end of the step it is running, or, when idle, the queue arrival that wakes it.
+`RefEngine.advance` handles that event and forms the next step at the same instant. `computed` and `generated` move at the *end* of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
+
+from tests.reference.pool import BlockPool
+
+StepTime = Callable[[list[tuple[int, int]]], float]
+
+
+@dataclass(frozen=True)
+class RefInstance:
+    """Limits and costs of an instance, in vLLM's names.
+
+    `step_time` gets `(new_tokens, computed_before)` of the scheduled requests in slot order and returns seconds.
+    `api_pre_s` passes between a request's arrival and its queueing; `api_post_s` between a token in the engine and at the client.
+    """
+
+    num_blocks: int
+    block_size: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    step_time: StepTime
+    long_prefill_token_threshold: int = 0
+    enable_chunked_prefill: bool = True
+    reserve_full_isl: bool = True
+    async_scheduling: bool = True
+    max_model_len: int = 1 << 30
+    api_pre_s: float = 0.0
+    api_post_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        limits = (self.num_blocks, self.block_size, self.max_num_seqs, self.max_num_batched_tokens, self.max_model_len)
+        assert min(limits) >= 1 and self.long_prefill_token_threshold >= 0, self
+        assert self.api_pre_s >= 0 and self.api_post_s >= 0, self
+
+    def blocks(self, tokens: int) -> int:
+        """Blocks that hold `tokens` tokens."""
+        return -(-tokens // self.block_size)
+
+    def serves(self, prompt_tokens: int, output_tokens: int) -> bool:
+        total = prompt_tokens + output_tokens
+        return total <= self.max_model_len and self.blocks(total) <= self.num_blocks
+
+
+@dataclass(eq=False)
+class Live:
+    """A request inside an instance."""
+
+    index: int
+    prompt_tokens: int
+    output_tokens: int
+    queue_s: float
+    computed: int = 0
+    generated: int = 0
+    preemptions: int = 0
+    scheduled_s: float | None = None
+    token_times_s: list[float] = field(default_factory=list)  # engine clock
+
+    @property
+    def target(self) -> int:
+        """Tokens to compute before the next one can be emitted."""
+        return self.prompt_tokens + self.generated
+
+    @property
+    def finished(self) -> bool:
+        return self.generated == self.output_tokens
+
+
+@dataclass(frozen=True)
+class RefStep:
+    """One step. `running`, `waiting` and `blocks` are counted after its formation, without requests that are finished."""
+
+    instance: int
+    start_s: float
+    end_s: float
+    horizon_s: float  # the formation saw queue arrivals up to this instant
+    requests: tuple[int, ...]  # scheduled, in slot order
+    new_tokens: tuple[int, ...]
+    running: int
+    waiting: int  # routed here and not running: in the API stage, queued or preempted
+    blocks: int  # held by running requests
+
+    @property
+    def prefill_tokens(self) -> int:
+        return sum(new for new in self.new_tokens if new > 1)
+
+    @property
+    def decodes(self) -> int:
+        return sum(new == 1 for new in self.new_tokens)
+
+
+class RefEngine:
+    """The state of one instance. `running` is in admission (slot) order; `waiting` has preempted requests at its head."""
+
+    def __init__(self, index: int, config: RefInstance):
+        self.index = index
+        self.config = config
+        self.pool = BlockPool(config.num_blocks)
+        self.incoming: list[Live] = []  # routed here, not yet seen by the scheduler; in order of queue time
+        self.waiting: list[Live] = []
+        self.running: list[Live] = []
+        self.step: RefStep | None = None  # the step in progress
+        self.batch: list[tuple[Live, int]] = []  # its requests and their new tokens
+        self.ended: list[RefStep] = []
+
+    # ---- what the router and the event loop see
+
+    def enqueue(self, request: Live) -> None:
+        assert not self.incoming or self.incoming[-1].queue_s <= request.queue_s
+        self.incoming.append(request)
+
+    def num_running(self) -> int:
+        return sum(not request.finished for request in self.running)
+
+    def num_waiting(self) -> int:
+        return len(self.waiting) + len(self.incoming)
+
+    def kv_tokens(self) -> int:
+        """Tokens computed by the last ended step, plus those that waiting requests will need (prompt, or all when preempted)."""
+        held = sum(request.computed for request in self.running if not request.finished)
+        return held + sum(request.target for request in self.waiting + self.incoming)
+
+    def next_event_s(self) -> float:
+        if self.step is not None:
+            return self.step.end_s
+        return self.incoming[0].queue_s if self.incoming else inf
+
+    # ---- events
+
+    def advance(self, now: float) -> list[Live]:
+        """Handle the event at `now` and form the next step. Returns the requests that finished, in slot order."""
+        finished: list[Live] = []
+        if self.step is not None:
+            previous = self.step
+            finished = self._end_step()
+            if self.config.async_scheduling:
+                # vLLM formed this step when the previous one started: later arrivals are unseen, and what has
+                # just finished keeps its seat and blocks.
+                self._form(now, horizon=previous.start_s)
+            for request in finished:
+                self.running.remove(request)
+                self.pool.release(request.index)
+        if self.step is None:
+            self._form(now, horizon=now)
+        self._check()
+        return finished
+
+    def _end_step(self) -> list[Live]:
+        assert self.step is not None
+        for request, new in self.batch:
+            request.computed += new
+            assert request.computed <= request.target
+            if request.computed == request.target:
+                request.token_times_s.append(self.step.end_s)
+                request.generated += 1
+        finished = [request for request, _ in self.batch if request.finished]
+        self.ended.append(self.step)
+        self.step, self.batch = None, []
+        return finished
+
+    def _form(self, now: float, horizon: float) -> None:
+        """Form a step that starts at `now`; `self.step` stays None when nothing can be scheduled."""
+        while self.incoming and self.incoming[0].queue_s <= horizon:
+            self.waiting.append(self.incoming.pop(0))
+        batch, budget, preempted = self._schedule_running()
+        if not preempted:
+            batch += self._schedule_waiting(budget)
+        if not batch:
+            return
+        for request, _ in batch:
+            if request.scheduled_s is None:
+                request.scheduled_s = now
+        duration = self.config.step_time([(new, request.computed) for request, new in batch])
+        assert duration >= 0, "time runs backwards"
+        self.batch = batch
+        self.step = RefStep(
+            instance=self.index,
+            start_s=now,
+            end_s=now + duration,
+            horizon_s=horizon,
+            requests=tuple(request.index for request, _ in batch),
+            new_tokens=tuple(new for _, new in batch),
+            running=self.num_running(),
+            waiting=self.num_waiting(),
+            blocks=sum(self.pool.num_held(request.index) for request in self.running if not request.finished),
+        )
+
+    # ---- the scheduler
+
+    def _need(self, request: Live) -> int:
+        need = request.target - request.computed
+        threshold = self.config.long_prefill_token_threshold
+        return min(need, threshold) if threshold > 0 else need
+
+    def _schedule_running(self) -> tuple[list[tuple[Live, int]], int, bool]:
+        """Phase A. Returns the batch, the budget left and whether anything was preempted."""
+        batch: list[tuple[Live, int]] = []
+        budget, preempted, slot = self.config.max_num_batched_tokens, False, 0
+        while slot < len(self.running) and budget > 0:
+            request = self.running[slot]
+            slot += 1
+            if request.finished:  # held until this formation is over: it needs no tokens
+                continue
+            new = min(self._need(request), budget)
+            victim = None
+            while victim is not request and not self.pool.grow(request.index, self.config.blocks(request.computed + new)):
+                victim = self._preempt_tail()
+                preempted = True
+            if victim is request:
+                break
+            batch.append((request, new))
+            budget -= new
+        return batch, budget, preempted
+
+    def _preempt_tail(self) -> Live:
+        """Preempt, by recomputation, the last admitted request that is not finished."""
+        victim = [request for request in self.running if not request.finished][-1]
+        self.running.remove(victim)
+        self.pool.release(victim.index)
+        victim.computed = 0
+        victim.preemptions += 1
+        self.waiting.insert(0, victim)
+        return victim
+
+    def _schedule_waiting(self, budget: int) -> list[tuple[Live, int]]:
+        """Phase B: strict FCFS, nobody overtakes, admission never preempts."""
+        config = self.config
+        batch: list[tuple[Live, int]] = []
+        while self.waiting and budget > 0 and len(self.running) < config.max_num_seqs:
+            request = self.waiting[0]
+            need = self._need(request)
+            if not config.enable_chunked_prefill and need > budget:
+                break
+            new = min(need, budget)
+            if config.reserve_full_isl and config.blocks(request.target) > self.pool.num_free:
+                break
+            if not self.pool.grow(request.index, config.blocks(new)):
+                break
+            self.running.append(self.waiting.pop(0))
+            batch.append((request, new))
+            budget -= new
+        return batch
+
+    def _check(self) -> None:
+        self.pool.check()
+        assert set(self.pool.held) == {request.index for request in self.running}, "a request outside running holds blocks"
+        assert len(self.running) <= self.config.max_num_seqs
+        assert self.step is not None or not self.running, "an idle instance has running requests"
