@@ -31,6 +31,7 @@ def test_chunked_prefill_spans_steps_and_is_priced_chunk_by_chunk():
     result = simulate([instance(max_num_batched_tokens=4, step_time=cost)], requests((0.0, 10, 2)))
     assert seen == [[(4, 0)], [(4, 4)], [(2, 8)], [(1, 10)]]
     assert [step.end_s for step in result.steps] == pytest.approx([4, 8.4, 11.2, 13.2], rel=1e-12)
+    assert [step.blocks for step in result.steps] == [4, 8, 10, 11]  # taken chunk by chunk
     assert result.requests[0].token_times_s == pytest.approx((11.2, 13.2), rel=1e-12)
 
 
@@ -132,6 +133,15 @@ def test_full_isl_reservation(reserve_full_isl, scheduled_s, preempted):
     assert preemptions(result) == [0, preempted]
 
 
+def test_full_isl_reservation_counts_generated_tokens():
+    # As in the trace where B is its own victim, with a threshold of 2: at 2 the free block would hold B's prompt and its first chunk, but
+    # not its three tokens. B comes back at 3, when A is done: 2 tokens, then 1.
+    limits = {"block_size": 2, "num_blocks": 3, "long_prefill_token_threshold": 2}
+    result = simulate([instance(**limits)], requests((0.0, 2, 3), (0.0, 2, 3)))
+    assert tokens(result) == [(1.0, 2.0, 3.0), (1.0, 5.0, 6.0)]
+    assert batches(result)[2:] == [((0,), (1,)), ((1,), (2,)), ((1,), (1,)), ((1,), (1,))]
+
+
 def test_blocks_are_taken_from_the_head_and_come_back_last_first():
     pool = BlockPool(4)
     assert pool.grow(7, 2) and pool.grow(8, 1)
@@ -186,6 +196,7 @@ def test_async_a_finished_request_holds_its_blocks_for_one_formation(async_sched
     assert tokens(result)[:2] == [(1.0,), (1.0, 2.0, 3.0)]
     assert scheduled(result)[2] == c_scheduled_s
     assert preemptions(result) == [0, 0, 0]
+    assert result.steps[1].blocks == (1 if async_scheduling else 2)  # the finished one's are not counted
 
 
 def test_async_a_finished_request_is_no_victim():

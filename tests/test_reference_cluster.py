@@ -35,6 +35,13 @@ def test_least_loaded_weighs_waiting_fourfold_by_seats():
     assert routes(simulate(pair, trace, policy="least_loaded")) == [0, 1, 0, 1, 0, 0]
 
 
+def test_least_loaded_counts_the_api_stage_as_waiting():
+    # Four seats each; on 1 a request spends 10 s in the API first. At 1.5 instance 0 runs r0 and r2: 2/4; on 1 r1 waits: 4/4.
+    pair = [instance(max_num_seqs=4), instance(max_num_seqs=4, api_pre_s=10.0)]
+    result = simulate(pair, requests((0.0, 1, 9), (0.0, 1, 1), (0.25, 1, 9), (1.5, 1, 1)), policy="least_loaded")
+    assert routes(result) == [0, 1, 0, 0]
+
+
 @pytest.mark.parametrize(("arrival_s", "target"), [(1.0, 0), (1.25, 1)])
 def test_routing_comes_before_instance_events_of_the_same_instant(arrival_s, target):
     # r0 runs on 0 until 3, r1 on 1 until 1. At 1 sharp r1 still counts: a tie, start 2 mod 2 = 0.
@@ -49,11 +56,11 @@ def test_arrivals_of_one_instant_form_one_step():
 
 def test_least_kv_counts_tokens_of_ended_steps_and_prompts_that_wait():
     # Pools of 100 and 200 tokens. r0 -> 0 (tie). r1: 50/100 against 0 -> 1. At 0.5 both run their prefill, which does not count yet: a tie,
-    # start 2 mod 2 -> 0. r3: r2 waits, 20/100 against 0 -> 1. At 1.5: 50/100 (r2 is in its first step) against 30/200 -> 1.
-    # At 1.5 r4 (prompt 80) waits on 1: 50/100 against (30 + 80)/200 -> 0.
+    # start 2 mod 2 -> 0. r3: r2 waits, 20/100 against 0 -> 1. At 1.5 r2 and r3 are in their first step: 50/100 against 30/200 -> 1.
+    # Then r4 waits there: 50/100 against (30 + 40)/200 -> 1. Then r5, too: 50/100 against (30 + 40 + 80)/200 -> 0.
     pair = [instance(num_blocks=10, block_size=10), instance(num_blocks=20, block_size=10)]
-    trace = requests((0.0, 50, 9), (0.0, 30, 9), (0.5, 20, 9), (0.75, 20, 9), (1.5, 80, 1), (1.5, 1, 1))
-    assert routes(simulate(pair, trace, policy="least_kv")) == [0, 1, 0, 1, 1, 0]
+    trace = requests((0.0, 50, 9), (0.0, 30, 9), (0.5, 20, 9), (0.75, 20, 9), (1.5, 40, 1), (1.5, 80, 1), (1.5, 1, 1))
+    assert routes(simulate(pair, trace, policy="least_kv")) == [0, 1, 0, 1, 1, 1, 0]
 
 
 def test_least_kv_counts_all_tokens_of_a_preempted_request():

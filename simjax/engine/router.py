@@ -62,7 +62,7 @@ def choose(params: ClusterParams, state: ClusterState, t_s: Array) -> Array:
 def route_one(shape: EngineShape, params: ClusterParams, state: ClusterState) -> ClusterState:
     """Hand the next request to an instance if it arrives before, or just when, the next engine event."""
     t_s = next_arrival_s(params, state)
-    arrives = (t_s <= jnp.min(state.instances.plan.end_s)) & jnp.isfinite(t_s)
+    arrives = (t_s <= jnp.min(state.instances.plan.due_s())) & jnp.isfinite(t_s)
     request = jnp.minimum(state.next_request, shape.requests - 1)
     i = choose(params, state, t_s) if shape.routed else jnp.zeros((), jnp.int32)
     mine = arrives & (jnp.arange(shape.instances) == i)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -82,6 +83,11 @@ class Plan:
     blocks: Array
     kv_tokens: Array
     preempted_tokens: Array
+
+
+    def due_s(self) -> Array:
+        """When the engine needs the next look; -infinity in the middle of an event (a formation that goes on), which nothing may interrupt."""
+        return jnp.where((self.steps == 0) & ~self.open, -NEVER, self.end_s)
 
 
 @jax.tree_util.register_dataclass

@@ -53,9 +53,9 @@ class LeapRows:
 def tick(shape: EngineShape, params: ClusterParams, state: ClusterState, log: LeapRows | None) -> tuple[ClusterState, LeapRows | None]:
     """Advance the cluster by one event; a tick that finds nothing to do changes nothing but its own count."""
     state = route_one(shape, params, state)
-    end_s = state.instances.plan.end_s
-    i = jnp.argmin(end_s).astype(jnp.int32) if shape.routed else 0
-    due = jnp.isfinite(end_s[i]) & (end_s[i] < next_arrival_s(params, state))
+    due_s = state.instances.plan.due_s()
+    i = jnp.argmin(due_s).astype(jnp.int32) if shape.routed else 0
+    due = due_s[i] < next_arrival_s(params, state)
     limits: InstanceParams = jax.tree.map(lambda x: x[i], params.instances)
     before: Instance = jax.tree.map(lambda x: x[i], state.instances)
     now_s, horizon_s = before.plan.end_s, before.plan.horizon_s

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import least_squares, nnls
 
 from simjax.errors import SimjaxError
-from simjax.latency.attention import AttentionCoefficients, ChunkBatch, DecodeBatch, chunk_batch, decode_attention_s, mixed_attention_s
+from simjax.latency.attention import AttentionCoefficients, ChunkBatch, DecodeBatch, decode_attention_s, mixed_attention_s, step_batch
 
 MIXED = (
     "mixed_floor_s",
@@ -84,11 +84,11 @@ def fit_decode_skew(mean_s: np.ndarray, longest_s: np.ndarray, skewed_s: np.ndar
 
 def decodes_of(p: AttentionPoints) -> DecodeBatch:
     n, kv = p.decodes.astype(float), np.where(p.decodes > 0, p.decode_kv, 0).astype(float)
-    return DecodeBatch(n, n * kv, kv, kv)
+    return DecodeBatch(n, n * kv, kv)
 
 
 def chunks_of(p: AttentionPoints) -> ChunkBatch:
-    return chunk_batch(p.chunk[:, None], p.chunk_kv[:, None], np)
+    return step_batch(p.chunk[:, None].astype(np.int64), p.chunk_kv[:, None].astype(np.int64), np)[0]
 
 
 def _fit_decode(p: AttentionPoints) -> np.ndarray:

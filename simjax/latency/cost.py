@@ -1,8 +1,8 @@
 """What one engine step costs, in a few array operations: the only part of the latency model that the engine sees.
 
-A step is `host + tokens_s[T] + sequences_s[n] + attention`. Everything that depends on the number of scheduled tokens or of sequences alone is
-looked up in a table with one entry per integer, compiled on the host; attention depends on every request's context (`attention`, and
-`attention_table` where kernels were measured).
+A step is `host + tokens_s[T] + sequences_s[n] + attention`. Everything that depends on the number of scheduled tokens or of sequences alone
+is looked up in a table with one entry per integer, compiled on the host. Attention depends on every request's context: coefficients
+(`attention`), and where kernels were measured a table that the coefficients correct (`attention_table`).
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from simjax.latency.attention import (
     ENDLESS,
     AttentionCoefficients,
+    ChunkBatch,
     DecodeBatch,
-    chunk_batch,
     decode_attention_s,
-    decode_batch,
     mixed_attention_s,
+    step_batch,
 )
+from simjax.latency.attention_table import AttentionTable, table_decode_s, table_mixed_s
 
 
 @jax.tree_util.register_dataclass
@@ -31,12 +32,14 @@ class StepCost:
     sequences_s: f64[C, S+1], seconds of the work per scheduled sequence (lm_head and sampler), by number of sequences; entry 0 is 0.
     host_s: f64[C], seconds of host time per step that the device does not hide.
     attention: coefficients of the attention of the whole stack, leaves f64[C].
+    table: measured attention, or None (its absence is part of the tree structure, so it costs nothing).
     """
 
     tokens_s: jax.Array
     sequences_s: jax.Array
     host_s: jax.Array
     attention: AttentionCoefficients
+    table: AttentionTable | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -58,10 +61,9 @@ def mixed_step_s(cost: CostRow, new: jax.Array, computed: jax.Array) -> jax.Arra
 
     new, computed: i32[S]; new 0 = slot not in the step, 1 = decode, more = a prefill chunk. Returns f64[]; 0 when nothing is scheduled.
     """
-    tokens, sequences = jnp.sum(new), jnp.sum(new > 0)
-    decodes, chunks = decode_batch(new == 1, computed), chunk_batch(new, computed)
-    attention = _attention(cost)
-    attention_s = jnp.where(chunks.count > 0, mixed_attention_s(attention, chunks, decodes), decode_attention_s(attention, decodes))
+    chunks, decodes = step_batch(new, computed)
+    tokens, sequences = (x.astype(jnp.int32) for x in (chunks.queries + decodes.n, chunks.count + decodes.n))
+    attention_s = jnp.where(chunks.count > 0, _mixed_s(cost, chunks, decodes), _decode_s(cost, decodes)[0])
     return jnp.where(tokens > 0, _shared_s(cost, tokens, sequences) + attention_s, 0.0)
 
 
@@ -70,13 +72,13 @@ def decode_steps(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Consecutive decode-only steps of the same n >= 1 sequences: step j costs exactly `first_s + slope_s * j` for j < valid_steps.
 
-    n, kv_min, kv_max: integer scalars; kv_sum: sum of the n contexts before the first step (int64 or f64).
+    n, kv_min, kv_max: integer scalars; kv_sum: sum of the n contexts before the first step (int64 or f64). kv_min is not used: skewed
+    batches were not measured well enough to tell more than mean and longest context.
     Returns (first_s f64[], slope_s f64[], valid_steps i32[] >= 1); first_s equals `mixed_step_s` of the same batch.
     """
-    batch = DecodeBatch(*(jnp.asarray(x, jnp.float64) for x in (n, kv_sum, kv_min, kv_max)))
-    attention = _attention(cost)
-    first_s = _shared_s(cost, n, n) + decode_attention_s(attention, batch)
-    return first_s, attention.decode_kv_s * batch.n, jnp.asarray(ENDLESS, jnp.int32)
+    batch = DecodeBatch(*(jnp.asarray(x, jnp.float64) for x in (n, kv_sum, kv_max)))
+    attention_s, slope_s, valid_steps = _decode_s(cost, batch)
+    return _shared_s(cost, n, n) + attention_s, slope_s, valid_steps
 
 
 def _shared_s(cost: CostRow, tokens: jax.Array, sequences: jax.Array) -> jax.Array:
@@ -84,7 +86,19 @@ def _shared_s(cost: CostRow, tokens: jax.Array, sequences: jax.Array) -> jax.Arr
     return cost.cost.tokens_s[c, tokens] + cost.cost.sequences_s[c, sequences] + cost.cost.host_s[c]
 
 
-def _attention(cost: CostRow) -> AttentionCoefficients:
+def _decode_s(cost: CostRow, decodes: DecodeBatch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    a, c, table = _coefficients(cost), _index(cost), cost.cost.table
+    if table is not None:
+        return table_decode_s(table, c, a.decode_skew, decodes)
+    return decode_attention_s(a, decodes), a.decode_kv_s * decodes.n, jnp.asarray(ENDLESS, jnp.int32)
+
+
+def _mixed_s(cost: CostRow, chunks: ChunkBatch, decodes: DecodeBatch) -> jax.Array:
+    a, c, table = _coefficients(cost), _index(cost), cost.cost.table
+    return mixed_attention_s(a, chunks, decodes) if table is None else table_mixed_s(table, c, a, chunks, decodes)
+
+
+def _coefficients(cost: CostRow) -> AttentionCoefficients:
     c = _index(cost)
     return jax.tree.map(lambda leaf: leaf[c], cost.cost.attention)
 

@@ -115,7 +115,7 @@ def _length_panel(axes: Axes, tokens: np.ndarray, what: str) -> None:
 
 
 def _length_edges(low: int, high: int) -> np.ndarray:
-    """Bin edges on half integers, so that every whole number of tokens falls inside a bin: even in the logarithm when lengths span decades."""
+    """Bin edges on half integers, so that no length falls on an edge; even in the logarithm when lengths span decades."""
     if high <= _DECADES * low:
         step = max(1, -(-(high - low + 1) // _LENGTH_BINS))
         return np.arange(low - 0.5, high + step, step)

@@ -1,0 +1,21 @@
+"""Requests: trace formats, synthetic arrivals and lengths, their statistics."""
+
+from simjax.workload.build import build_workload, load_trace
+from simjax.workload.config import LengthConfig, WorkloadConfig
+from simjax.workload.describe import WorkloadDescription, describe, describe_table
+from simjax.workload.formats import TraceFile, read_lengths, read_trace
+from simjax.workload.workload import Workload
+
+__all__ = [
+    "LengthConfig",
+    "TraceFile",
+    "Workload",
+    "WorkloadConfig",
+    "WorkloadDescription",
+    "build_workload",
+    "describe",
+    "describe_table",
+    "load_trace",
+    "read_lengths",
+    "read_trace",
+]

@@ -7,11 +7,10 @@ same whatever `n` is, and a change of `rate` only stretches them. The first arri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import gammaln
 
 from simjax.errors import SimjaxError
 
@@ -39,59 +38,61 @@ def weibull(rate: float, cv: float, rng: np.random.Generator, n: int | None = No
     A Weibull gap is an exponential one to the power 1/shape, so all CVs share their random numbers with `poisson`.
     """
     shape = weibull_shape(cv)
-    unit_mean = np.exp(-gammaln(1.0 + 1.0 / shape))
+    unit_mean = math.exp(-math.lgamma(1.0 + 1.0 / shape))
     return _renewal(lambda count: unit_mean * rng.standard_exponential(count) ** (1.0 / shape), rate, n, duration_s)
 
 
 def weibull_shape(cv: float) -> float:
     """The Weibull shape k whose coefficient of variation is `cv`: cv² = Γ(1 + 2/k) / Γ(1 + 1/k)² - 1."""
+    from scipy.optimize import brentq  # here, not at the top: importing the package stays quick
+
     _need_positive("cv", cv)
 
     def excess(log_k: float) -> float:
-        k = np.exp(log_k)
-        return float(gammaln(1.0 + 2.0 / k) - 2.0 * gammaln(1.0 + 1.0 / k) - np.log1p(cv**2))
+        inverse = math.exp(-log_k)
+        return math.lgamma(1.0 + 2.0 * inverse) - 2.0 * math.lgamma(1.0 + inverse) - math.log1p(cv**2)
 
-    low, high = np.log(_WEIBULL_SHAPES)
+    low, high = map(math.log, _WEIBULL_SHAPES)
     if excess(low) < 0 or excess(high) > 0:
-        raise SimjaxError(f"cv={cv:g} is outside what Weibull gaps are computed for (0.0065 to 800000); use kind=constant for regular arrivals")
-    return float(np.exp(brentq(excess, low, high, xtol=1e-13)))
+        raise SimjaxError(f"cv={cv:g} is outside what Weibull gaps can have here (0.0065 to 300000); kind=constant gives regular arrivals")
+    return math.exp(float(brentq(excess, low, high, xtol=1e-13)))  # type: ignore[arg-type]
 
 
 def constant(rate: float, n: int | None = None, duration_s: float | None = None) -> np.ndarray:
     """Arrivals every 1/rate seconds, the first at 0."""
     _need_positive("rate", rate)
     _need_extent(n, duration_s)
-    count = n if duration_s is None else _checked_count(np.ceil(rate * duration_s) + 1)
-    times = np.arange(count if n is None else min(n, count)) / rate
+    times = np.arange(n if n is not None else _checked_count(np.ceil(rate * (duration_s or 0.0)) + 1)) / rate
     return times if duration_s is None else times[times < duration_s]
 
 
 def pulses(size: int, interval_s: float, count: int | None = None, n: int | None = None, duration_s: float | None = None) -> np.ndarray:
     """`size` simultaneous arrivals every `interval_s` seconds, the first at 0, for `count` pulses (or until `n` or `duration_s`)."""
     if size < 1:
-        raise SimjaxError(f"pulse size={size}; it must be at least 1")
+        raise SimjaxError(f"pulse_size={size}; it must be at least 1")
     if count is not None and count < 1:
-        raise SimjaxError(f"pulse count={count}; it must be at least 1")
-    _need_positive("pulse interval", interval_s)
-    if count is None:
+        raise SimjaxError(f"pulse_count={count}; it must be at least 1")
+    _need_positive("pulse_interval_s", interval_s)
+    if count is None and n is None and duration_s is None:
+        raise SimjaxError("how many pulses? give pulse_count, num_requests or duration_s")
+    if n is not None or duration_s is not None:
         _need_extent(n, duration_s)
+    if count is None:
         count = -(-n // size) if n is not None else _checked_count(np.ceil((duration_s or 0.0) / interval_s) + 1)
-    times = np.repeat(np.arange(count) * interval_s, size)
-    times = times if n is None else times[:n]
+    times = np.repeat(np.arange(count) * interval_s, size)[:n]
     return times if duration_s is None else times[times < duration_s]
 
 
 def piecewise(
-    segments: Sequence[tuple[float, float]], rng: np.random.Generator, n: int | None = None, duration_s: float | None = None
+    segments: Sequence[Sequence[float]], rng: np.random.Generator, n: int | None = None, duration_s: float | None = None
 ) -> np.ndarray:
     """A Poisson process whose rate steps: `segments` are (start_s, rate) in order, the first at 0; the last rate lasts for ever.
 
-    Unit-rate arrivals u are mapped through the inverse of the integrated rate Λ(t) = ∫ rate, so a change of one segment keeps the random numbers.
+    Unit-rate arrivals are mapped through the inverse of the integrated rate Λ(t) = ∫ rate, so a change of rates keeps the random numbers.
     """
     _need_extent(n, duration_s)
     starts, rates = _checked_segments(segments)
     area = np.concatenate([[0.0], np.cumsum(np.diff(starts) * rates[:-1])])  # Λ at the starts
-
     if duration_s is not None:
         last = int(np.searchsorted(starts, duration_s, side="right")) - 1
         reachable = float(area[last] + (duration_s - starts[last]) * rates[last])
@@ -99,7 +100,9 @@ def piecewise(
         reachable = np.inf if rates[-1] > 0 else float(area[-1])
     unit = _accumulate(rng.standard_exponential, n, reachable)
     if duration_s is None and n is not None and len(unit) < n:
-        raise SimjaxError(f"the rate ends at 0 after {starts[-1]:g} s, when only {len(unit)} of {n} requests have arrived; end with a positive rate")
+        raise SimjaxError(
+            f"the rate stays 0 after {starts[-1]:g} s, when {len(unit)} of {n} requests have arrived; end with a positive rate"
+        )
     piece = np.searchsorted(area, unit, side="right") - 1
     return starts[piece] + (unit - area[piece]) / rates[piece]
 
@@ -123,14 +126,19 @@ def _accumulate(unit_gaps: Gaps, n: int | None, limit: float) -> np.ndarray:
     return times[times < limit]
 
 
-def _checked_segments(segments: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
-    if not segments or any(len(segment) != 2 for segment in segments):
-        raise SimjaxError("piecewise rates must be a list of [start_s, rate] pairs, such as [[0, 2], [60, 8]]")
-    starts, rates = np.asarray(segments, np.float64).T
-    if starts[0] != 0 or np.any(np.diff(starts) <= 0):
-        raise SimjaxError(f"piecewise rates must start at 0 s and have increasing starts; they start at {', '.join(f'{s:g}' for s in starts)} s")
-    if np.any(rates < 0) or not np.all(np.isfinite(rates)) or not np.any(rates > 0):
-        raise SimjaxError(f"piecewise rates must not be negative, and one must be positive; they are {', '.join(f'{r:g}' for r in rates)}")
+def _checked_segments(segments: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+    pairs: np.ndarray
+    try:
+        pairs = np.asarray(segments, np.float64)
+    except (TypeError, ValueError):
+        pairs = np.empty(0)
+    if pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise SimjaxError(f"piecewise={segments}; it must be a list of [start_s, rate] pairs, such as [[0, 2], [60, 8]]")
+    starts, rates = pairs[:, 0], pairs[:, 1]
+    if starts[0] != 0 or not np.all(np.diff(starts) > 0):
+        raise SimjaxError(f"piecewise={segments}; the starts must be 0 and then later and later")
+    if not np.all(np.isfinite(rates) & (rates >= 0)) or not np.any(rates > 0):
+        raise SimjaxError(f"piecewise={segments}; no rate may be negative, and one must be positive")
     return starts, rates
 
 
@@ -150,5 +158,5 @@ def _need_extent(n: int | None, duration_s: float | None) -> None:
 
 def _checked_count(count: float) -> int:
     if count > _MAX_REQUESTS:
-        raise SimjaxError(f"this rate and duration make {count:.3g} requests, more than {_MAX_REQUESTS:g}; check their units (requests/s, seconds)")
+        raise SimjaxError(f"rate and duration_s make {count:.3g} requests, more than {_MAX_REQUESTS:g}; they are in requests/s and seconds")
     return int(count)

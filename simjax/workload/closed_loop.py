@@ -19,10 +19,12 @@ def closed_loop(
     """A workload that keeps `concurrency` requests in flight until all R were sent.
 
     Args:
-        prompt_tokens, output_tokens: int[R], in the order they are sent.
+        prompt_tokens: int[R], in the order they are sent.
+        output_tokens: int[R].
         concurrency: requests in flight; more than R is the same as R.
         think_s: pause between a finish and the request that follows it.
         ramp_s: the first `concurrency` requests are spread evenly over [0, ramp_s) instead of coming all at 0.
+        source: the workload's name.
 
     Raises:
         SimjaxError: concurrency below 1, or a negative time.

@@ -28,7 +28,7 @@ class LengthStats:
 class ArrivalStats:
     """Arrivals of an open loop over their span (first to last).
 
-    Bins of 1, 10 and 60 s start at the first arrival and the last one may reach past the span, so the 60 s figures mean little for short spans.
+    Bins of 1, 10 and 60 s start at the first arrival; the last one may reach past the span, so 60 s figures mean little for short spans.
 
     Attributes:
         span_s: last minus first arrival.
@@ -117,7 +117,10 @@ def _facts(description: WorkloadDescription) -> list[tuple[str, str]]:
         *facts,
         ("span", f"{arrivals.span_s:,.1f} s"),
         ("mean rate", f"{arrivals.mean_rate:.4g} requests/s"),
-        ("peak rate in 1 / 10 / 60 s", f"{arrivals.peak_rate_1s:g} / {arrivals.peak_rate_10s:.1f} / {arrivals.peak_rate_60s:.2f} requests/s"),
+        (
+            "peak rate in 1 / 10 / 60 s",
+            f"{arrivals.peak_rate_1s:g} / {arrivals.peak_rate_10s:.1f} / {arrivals.peak_rate_60s:.2f} requests/s",
+        ),
         ("CV of the gaps (1: Poisson)", f"{arrivals.interarrival_cv:.2f}"),
         ("dispersion in 1 / 60 s (1: Poisson)", " / ".join(dispersion)),
         ("distinct arrival times", f"{arrivals.distinct_stamps:,}"),

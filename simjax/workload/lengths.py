@@ -1,7 +1,7 @@
 """Synthetic prompt and output lengths.
 
-Every function returns int32[n] tokens, at least 1. Each length takes one random number of its stream, so the first lengths are the same however
-many are drawn. The bounds `low` and `high` clip, as a server's `max_tokens` does: `mean` and `cv` are those before clipping.
+Every function returns int32[n] tokens, at least 1. Each length takes one random number of its stream, so the first lengths are the same
+however many are drawn. The bounds `low` and `high` clip, as a server's `max_tokens` does: `mean` and `cv` are those before clipping.
 """
 
 from __future__ import annotations

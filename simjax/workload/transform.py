@@ -100,8 +100,8 @@ def clip_lengths(
 def jitter(workload: Workload, width_s: float, seed: int = 0) -> Workload:
     """Arrivals moved later by uniform(0, width_s) each, sorted again and with the first one at zero.
 
-    Undoes a quantised clock: Mooncake's conversation trace has steps of about 3 s, BurstGPT of 1 s. It invents sub-step arrivals, so it is never
-    applied unless asked for.
+    Undoes a quantised clock: Mooncake's conversation trace has steps of about 3 s, BurstGPT of 1 s. It invents arrivals within a step, so
+    it is never applied unless asked for.
 
     Raises:
         SimjaxError: the width is negative, or a closed loop.

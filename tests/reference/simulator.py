@@ -66,9 +66,10 @@ class Cluster:
         self.policy = policy
         self.closed_loop = concurrency is not None
         self.think_s = think_s
-        self.num_sent = len(requests) if concurrency is None else min(concurrency, len(requests))
-        self.sends = [(request.arrival_s, index) for index, request in enumerate(requests[: self.num_sent])]
+        # When clients send next; requests are numbered in the order they are sent, whoever sends them.
+        self.sends = [request.arrival_s for request in (requests if concurrency is None else requests[:concurrency])]
         heapq.heapify(self.sends)
+        self.next_index = 0
         self.replies: list[tuple[float, int, int]] = []  # closed loop: (client time, instance, running number)
         self.num_replies = 0
         self.num_routed = 0
@@ -79,7 +80,7 @@ class Cluster:
         clock = -inf
         while sum(len(engine.ended) for engine in self.engines) < max_steps:
             reply_s = self.replies[0][0] if self.replies else inf
-            send_s = self.sends[0][0] if self.sends else inf
+            send_s = self.sends[0] if self.sends and self.next_index < len(self.requests) else inf
             engine = min(self.engines, key=lambda engine: engine.next_event_s())  # the first of equals: the lowest index
             now = min(reply_s, send_s, engine.next_event_s())
             if now == inf:
@@ -91,7 +92,8 @@ class Cluster:
             if reply_s == now:
                 self._send_next(heapq.heappop(self.replies)[0])
             elif send_s == now:
-                self._route(*heapq.heappop(self.sends))
+                self._route(heapq.heappop(self.sends), self.next_index)
+                self.next_index += 1
             else:
                 for _ in engine.advance(now):
                     self._reply(now + engine.config.api_post_s, engine.index)
@@ -103,9 +105,7 @@ class Cluster:
 
     def _send_next(self, client_s: float) -> None:
         """A client got its answer: it sends the next request after its think time."""
-        if self.num_sent < len(self.requests):
-            heapq.heappush(self.sends, (client_s + self.think_s, self.num_sent))
-            self.num_sent += 1
+        heapq.heappush(self.sends, client_s + self.think_s)
 
     def _route(self, now: float, index: int) -> None:
         request = self.requests[index]

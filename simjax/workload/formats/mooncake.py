@@ -1,7 +1,7 @@
 """Mooncake traces (Apache-2.0): JSON Lines, milliseconds.
 
-The conversation trace's stamps are quantised to about 3 s (12,031 requests on 1,180 stamps): replayed as they are, requests come in synchronous
-groups. `simjax.workload.transform.jitter` undoes that on request. Block hashes (`hash_ids`) are not read.
+The conversation trace's stamps are quantised to about 3 s (12,031 requests on 1,180 stamps): replayed as they are, requests come in
+synchronous groups. `simjax.workload.transform.jitter` undoes that on request. Block hashes (`hash_ids`) are not read.
 Source: https://github.com/kvcache-ai/Mooncake (FAST 2025).
 """
 

@@ -1,4 +1,4 @@
-"""The plain table for everyone's own traces: CSV or Parquet with `arrival_s`, `prompt_tokens`, `output_tokens`; further columns are ignored.
+"""The plain table for your own traces: CSV or Parquet with `arrival_s`, `prompt_tokens`, `output_tokens`; other columns are ignored.
 
 `requests.csv` of a simulation has these columns too, so a run can be replayed.
 """

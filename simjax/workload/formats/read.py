@@ -105,7 +105,9 @@ def _recognise(path: Path, name: str) -> tuple[TraceFormat, Header]:
         raise SimjaxError(f"{path}: looks like {header.container}, but the {name} format is {fmt.container}")
     missing = [column for column in fmt.required if column not in columns]
     if missing and not fmt.recognises(columns):
-        raise SimjaxError(f"{path}: the {name} format needs the column(s) {', '.join(missing)}; format=auto recognises files by their columns")
+        raise SimjaxError(
+            f"{path}: the {name} format needs the column(s) {', '.join(missing)}; format=auto recognises files by their columns"
+        )
     return fmt, header
 
 

@@ -121,9 +121,9 @@ def _jsonl_batches(path: Path, columns: tuple[str, ...]) -> Iterator[Batch]:
 def _json_object(line: str) -> dict[str, Any] | str:
     """The object on a line, or why there is none."""
     try:
-        row = json.loads(line)
+        row = json.loads(line.rstrip("\r\n"))
     except json.JSONDecodeError as error:
-        return f"not valid JSON ({error.msg} at column {error.colno})"
+        return f"not valid JSON at column {error.colno}: {error.msg.removesuffix(' at').lower()}"
     return row if isinstance(row, dict) else "not a JSON object"
 
 

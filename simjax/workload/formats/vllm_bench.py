@@ -1,9 +1,10 @@
-"""Per-request recordings of vLLM runs: what was sent and when, to replay it. Each of them also holds measured times, which are not read here.
+"""Per-request recordings of vLLM runs, read for what was sent and when; the measured times they also hold are not read here.
 
-`vllm_bench` is LLMServingSim's recorder (`requests.jsonl`): `arrival_time` is the client's epoch clock; the other stamps are on the server's
-monotonic clock. `vllm_trace` is a load generator's client trace (version 3): `send_time_us` is when the request left (`arrival_time_us` is when
-it was due), and `server_input_tokens` counts the prompt as the server saw it, chat template included. `vllm_requests` is a flattened
-benchmark report whose `server_output_tokens_nominal` is the length the server generated, where the client's count misses tokens.
+`vllm_bench` is LLMServingSim's recorder (`requests.jsonl`): `arrival_time` is on the client's epoch clock, the other stamps on the
+server's monotonic one. `vllm_trace` is a load generator's client trace (version 3): `send_time_us` is when the request left
+(`arrival_time_us` is when it was due), and `server_input_tokens` counts the prompt as the server saw it, chat template included.
+`vllm_requests` is a flat benchmark report whose `server_output_tokens_nominal` is what the server generated; the client's count misses
+tokens.
 """
 
 from simjax.workload.formats.base import TraceFormat

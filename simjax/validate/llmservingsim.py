@@ -1,0 +1,191 @@
+"""Measured vLLM runs as LLMServingSim's `bench` records them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from simjax.errors import SimjaxError
+from simjax.validate.fields import find, number, numeric, read_lines, read_mapping, read_table, require
+from simjax.validate.run import EngineFacts, HardwareFacts, MeasuredRun, default_async_scheduling, finish_run, nothing_succeeded
+
+_STAMPS = ("arrival_time", "queued_ts", "first_token_ts", "last_token_ts")
+_SERIES = ("t", "prompt_throughput", "gen_throughput", "running", "waiting", "kv_cache_pct")
+
+
+@dataclass(frozen=True)
+class _Cluster:
+    """The one kind of instance in a cluster file: model and GPU, GPUs an instance, instances, memory fraction, hardware facts."""
+
+    model: str
+    device: str
+    tp_size: int
+    instances: int
+    mem_util: float | None
+    hardware: HardwareFacts
+
+
+def read_llmservingsim(folder: Path, device: str | None = None) -> MeasuredRun:
+    """Read `config.json`, `vllm/meta.json`, `vllm/requests.jsonl` and `vllm/timeseries.csv`.
+
+    `arrival_time` is on the wall clock and the other stamps are on a monotonic one. The request that the engine queued soonest
+    after its arrival is taken to have been queued at once, which aligns the clocks; the others then queue late by what the API server
+    took. TTFT and E2E start at the arrival.
+    """
+    meta_path, config_path = folder / "vllm" / "meta.json", folder / "config.json"
+    meta = read_mapping(meta_path)
+    cluster = _cluster(config_path) if config_path.is_file() else None
+    gpu = device or (cluster.device if cluster else find(meta, "hardware.device_name"))
+    if gpu is None:
+        raise SimjaxError(f"{folder}: neither config.json nor vllm/meta.json names the GPU; pass device=")
+    tensor_parallel = int(number(find(meta, "engine_kwargs.tensor_parallel_size") or 1, "engine_kwargs.tensor_parallel_size", meta_path))
+    if cluster and cluster.tp_size != tensor_parallel:
+        raise SimjaxError(f"{config_path}: tp_size={cluster.tp_size}, but {meta_path} has tensor_parallel_size={tensor_parallel}")
+    engine, assumptions = _engine(meta, meta_path, cluster.mem_util if cluster else None)
+    rows = read_lines(folder / "vllm" / "requests.jsonl", ("input_toks", "output_toks", *_STAMPS))
+    served = [row for row in rows if all(row[key] is not None for key in _STAMPS)]
+    if not served:
+        raise nothing_succeeded(folder)
+    column = {key: np.array([row[key] for row in served], dtype=np.float64) for key in ("input_toks", "output_toks", *_STAMPS)}
+    first_arrival = float(column["arrival_time"].min())
+    # Differences first: the clocks' origins cost digits.
+    arrival = column["arrival_time"] - first_arrival
+    lag = column["queued_ts"] - column["queued_ts"].min() - arrival
+    lag = lag - lag.min()
+    run = MeasuredRun(
+        name="/".join(folder.resolve().parts[-2:]),  # RTX4090/Llama-3.1-8B: the folder says the model, its parent the GPU
+        source=folder,
+        model=cluster.model if cluster else require(meta, "model", meta_path),
+        device=gpu,
+        tensor_parallel_size=tensor_parallel,
+        instances=cluster.instances if cluster else 1,
+        engine=engine,
+        hardware=cluster.hardware if cluster else HardwareFacts(),
+        arrival_s=arrival,
+        prompt_tokens=column["input_toks"],
+        output_tokens=column["output_toks"],
+        ttft_s=column["first_token_ts"] - column["queued_ts"] + lag,
+        tpot_s=np.zeros(len(served)),
+        e2e_s=column["last_token_ts"] - column["queued_ts"] + lag,
+        queue_delay_s=lag,
+        timeseries=_timeseries(folder / "vllm" / "timeseries.csv", meta, meta_path, first_arrival),
+        failed=len(rows) - len(served),
+        assumptions=assumptions,
+    )
+    return finish_run(run)
+
+
+def _cluster(path: Path) -> _Cluster:
+    """What a cluster file of LLMServingSim's schema says about a measured run."""
+    config = read_mapping(path)
+    nodes = require(config, "nodes", path)
+    if not isinstance(nodes, list) or not all(isinstance(node, dict) for node in nodes):
+        raise SimjaxError(f"{path}: nodes must be a list of mappings")
+    instances = [instance for node in nodes for instance in require(node, "instances", path)]
+    if not instances or any(other != instances[0] for other in instances):
+        raise SimjaxError(f"{path}: it has {len(instances)} instances, not all alike; a measured run is served by one kind")
+    one = instances[0]
+    if find(one, "pd_type") is not None or (find(one, "pp_size") or 1) != 1:
+        raise SimjaxError(f"{path}: prefill/decode split and pipeline parallelism cannot be validated yet")
+
+    def known(mapping: dict[str, Any], name: str) -> float | None:
+        value = find(mapping, name)
+        value = value[0] if isinstance(value, list) and value else value  # link settings may be one per network dimension
+        return None if value is None else number(value, name, path)
+
+    def scaled(value: float | None, unit: float) -> float | None:
+        return None if value is None else value * unit
+
+    latency_ns = known(config, "link_latency")
+    return _Cluster(
+        model=require(one, "model_name", path),
+        device=require(one, "hardware", path),
+        tp_size=int(known(one, "tp_size") or known(one, "num_npus") or 1),
+        instances=len(instances),
+        mem_util=known(one, "npu_mem.mem_util"),
+        hardware=HardwareFacts(
+            # In this schema a link's GB/s and a memory's GB are powers of two, a memory's GB/s are decimal.
+            link_bandwidth_bytes_per_s=scaled(known(config, "link_bw"), 2.0**30),
+            link_latency_s=None if latency_ns is None else latency_ns / 1e9,
+            device_memory_bytes=scaled(known(one, "npu_mem.mem_size"), 2.0**30),
+            device_memory_bandwidth_bytes_per_s=scaled(known(one, "npu_mem.mem_bw"), 1e9),
+        ),
+    )
+
+
+def _engine(meta: dict[str, Any], path: Path, mem_util: float | None) -> tuple[EngineFacts, tuple[str, ...]]:
+    """The engine's limits: the resolved configuration first, then what was asked for, then vLLM's defaults, which are noted."""
+    assumptions: list[str] = []
+
+    def known(name: str) -> Any:
+        places = (
+            "resolved_config.scheduler_config",
+            "resolved_config.cache_config",
+            "resolved_config.model_config",
+            "kv_cache",
+            "engine_kwargs",
+        )
+        return next((value for place in places if (value := find(meta, f"{place}.{name}")) is not None), None)
+
+    def limit(name: str) -> int:
+        if (value := known(name)) is None:
+            raise SimjaxError(f"{path}: neither resolved_config nor engine_kwargs gives {name}")
+        return int(number(value, name, path))
+
+    def switch(name: str, default: bool) -> bool:
+        if (value := known(name)) is None:
+            assumptions.append(f"{name} is not recorded: vLLM's default, {'on' if default else 'off'}")
+        return default if value is None else bool(value)
+
+    version = str(require(meta, "vllm_version", path))
+    if (utilization := known("gpu_memory_utilization")) is None and mem_util is not None:
+        utilization = mem_util
+        assumptions.append(f"gpu_memory_utilization is not recorded: mem_util of config.json, {mem_util:g}")
+    sizes = find(meta, "resolved_config.compilation_config.cudagraph_capture_sizes")
+    facts = EngineFacts(
+        vllm_version=version,
+        max_num_seqs=limit("max_num_seqs"),
+        max_num_batched_tokens=limit("max_num_batched_tokens"),
+        block_size=16 if known("block_size") is None else limit("block_size"),
+        num_gpu_blocks=None if known("num_gpu_blocks") is None else limit("num_gpu_blocks"),
+        gpu_memory_utilization=None if utilization is None else number(utilization, "gpu_memory_utilization", path),
+        max_model_len=None if known("max_model_len") is None else limit("max_model_len"),
+        long_prefill_token_threshold=0 if known("long_prefill_token_threshold") is None else limit("long_prefill_token_threshold"),
+        enable_chunked_prefill=switch("enable_chunked_prefill", True),
+        enable_prefix_caching=switch("enable_prefix_caching", True),
+        async_scheduling=switch("async_scheduling", default_async_scheduling(version)),
+        cudagraph_capture_sizes=None if sizes is None else tuple(sizes),
+        dtype=find(meta, "engine_kwargs.dtype") or "auto",
+        kv_cache_dtype=find(meta, "engine_kwargs.kv_cache_dtype") or "auto",
+    )
+    return facts, tuple(assumptions)
+
+
+def _timeseries(path: Path, meta: dict[str, Any], meta_path: Path, first_arrival: float) -> pd.DataFrame | None:
+    """The sampled series on the clock of the first arrival; `t` counts from `started_at` and marks the end of an interval."""
+    if not path.is_file():
+        return None
+    table = read_table(path, _SERIES)
+    raw = {name: numeric(table, name, path) for name in _SERIES}
+    try:
+        started = datetime.fromisoformat(str(require(meta, "started_at", meta_path))).timestamp()
+    except ValueError:
+        raise SimjaxError(f"{meta_path}: started_at={meta['started_at']!r} is not an ISO date and time") from None
+    tick = number(meta.get("tick_seconds", 1.0), "tick_seconds", meta_path)
+    series = pd.DataFrame(
+        {
+            "t_s": raw["t"] - tick + (started - first_arrival),
+            "running": raw["running"],
+            "waiting": raw["waiting"],
+            "prompt_tokens_per_s": raw["prompt_throughput"],
+            "output_tokens_per_s": raw["gen_throughput"],
+        }
+    )
+    if np.any(raw["kv_cache_pct"] != 0):  # some vLLM versions leave it at zero throughout
+        series["kv_used_fraction"] = raw["kv_cache_pct"] / 100.0
+    return series

@@ -1,0 +1,56 @@
+"""Reading a measured run, whatever layout its folder has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from simjax.errors import SimjaxError
+from simjax.validate.inference_perf import read_inference_perf
+from simjax.validate.llmservingsim import read_llmservingsim
+from simjax.validate.request_trace import read_request_trace
+from simjax.validate.run import MeasuredRun
+
+Reader = Callable[[Path, str | None], MeasuredRun]
+
+# The file that tells a layout, and its reader.
+_LAYOUTS: dict[str, Reader] = {
+    "vllm/requests.jsonl": read_llmservingsim,
+    "trace.csv.gz": read_request_trace,
+    "trace.csv": read_request_trace,
+    "exp-config.yaml": read_inference_perf,
+}
+
+
+def read_measured(path: str | Path, device: str | None = None) -> MeasuredRun:
+    """Read a measured run from its folder.
+
+    Layouts:
+        LLMServingSim bench: `config.json` (its cluster schema; optional with `device`), `vllm/meta.json`, `vllm/requests.jsonl`,
+            `vllm/timeseries.csv` (optional).
+        Request trace: `trace.csv.gz` with one row a request, `server_config.json` beside it or in the parent folder.
+        inference-perf: `exp-config.yaml`, `requests.csv.gz`, `index.csv` in the parent folder.
+
+    Args:
+        path: the run's folder.
+        device: the GPU, overriding what the files say or leave out.
+
+    Raises:
+        SimjaxError: the folder is missing, has none of the layouts, or a file in it is missing or malformed; the message is one line.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise SimjaxError(f"{folder}: no such folder; a measured run is a folder")
+    # The folder that holds requests.jsonl itself was named.
+    if folder.name == "vllm" and (folder / "requests.jsonl").is_file():
+        folder = folder.parent
+    if (reader := _reader(folder)) is not None:
+        return reader(folder, device)
+    inside = sorted(child.name for child in folder.iterdir() if child.is_dir() and _reader(child) is not None)
+    if inside:
+        raise SimjaxError(f"{folder}: holds {len(inside)} measured runs, name one of them: {', '.join(inside[:8])}")
+    raise SimjaxError(f"{folder}: not a measured run; it has none of {', '.join(_LAYOUTS)}")
+
+
+def _reader(folder: Path) -> Reader | None:
+    return next((reader for marker, reader in _LAYOUTS.items() if (folder / marker).is_file()), None)

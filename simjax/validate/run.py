@@ -1,0 +1,190 @@
+"""A measured run: what was served, by what, and the latencies its clients saw."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from simjax.engine.result import NEVER
+from simjax.errors import SimjaxError
+from simjax.workload.workload import Workload
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """How the measured engine was configured, under vLLM's names; None where the run did not record it and no default is safe.
+
+    Attributes:
+        vllm_version: such as "0.19.0".
+        max_num_seqs, max_num_batched_tokens: limits of one step.
+        block_size: tokens a KV block.
+        num_gpu_blocks: KV blocks of an instance.
+        gpu_memory_utilization: fraction of the device memory vLLM was given.
+        max_model_len: None for the model's own.
+        long_prefill_token_threshold: 0 is off.
+        enable_chunked_prefill, enable_prefix_caching, async_scheduling: switches.
+        cudagraph_capture_sizes: batch sizes with a captured CUDA graph.
+        dtype, kv_cache_dtype: "auto" means the model's own, and the same as `dtype`.
+    """
+
+    vllm_version: str
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    block_size: int = 16
+    num_gpu_blocks: int | None = None
+    gpu_memory_utilization: float | None = None
+    max_model_len: int | None = None
+    long_prefill_token_threshold: int = 0
+    enable_chunked_prefill: bool = True
+    enable_prefix_caching: bool = True
+    async_scheduling: bool = True
+    cudagraph_capture_sizes: tuple[int, ...] | None = None
+    dtype: str = "auto"
+    kv_cache_dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class HardwareFacts:
+    """What the run's own configuration says about its hardware; None where it says nothing.
+
+    Attributes:
+        link_bandwidth_bytes_per_s, link_latency_s: the link between GPUs.
+        device_memory_bytes, device_memory_bandwidth_bytes_per_s: of one GPU.
+    """
+
+    link_bandwidth_bytes_per_s: float | None = None
+    link_latency_s: float | None = None
+    device_memory_bytes: float | None = None
+    device_memory_bandwidth_bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """One measured deployment under one workload, arrays over the R successful requests sorted by arrival.
+
+    Attributes:
+        name: the folder's name, for titles.
+        source: the folder.
+        model, device: as the run names them (`meta-llama/Llama-3.1-8B`, `RTX4090`).
+        tensor_parallel_size, instances: GPUs of an instance; instances behind one front door.
+        engine, hardware: configuration facts.
+        arrival_s: float64[R], seconds since the first arrival, as the client sent them.
+        prompt_tokens, output_tokens: int32[R].
+        ttft_s: float64[R], first token - arrival.
+        tpot_s: float64[R], (last token - first token) / (output_tokens - 1); `NEVER` where `has_tpot` is false.
+        e2e_s: float64[R], last token - arrival.
+        queue_delay_s: float64[R], time in the API server before the engine queued the request; None when not recorded.
+        prefix_key: int64[R], requests with the same key have the same prompt; None when unknown.
+        timeseries: columns `t_s` (start of the interval, seconds since the first arrival), `running`, `waiting` (at the interval's end),
+            `prompt_tokens_per_s`, `output_tokens_per_s` and, when recorded, `kv_used_fraction`; None when there is none.
+        failed: requests that failed and are left out.
+        assumptions: what the files do not say and was filled in, one line each.
+    """
+
+    name: str
+    source: Path
+    model: str
+    device: str
+    tensor_parallel_size: int
+    engine: EngineFacts
+    arrival_s: np.ndarray
+    prompt_tokens: np.ndarray
+    output_tokens: np.ndarray
+    ttft_s: np.ndarray
+    tpot_s: np.ndarray
+    e2e_s: np.ndarray
+    instances: int = 1
+    hardware: HardwareFacts = HardwareFacts()
+    queue_delay_s: np.ndarray | None = None
+    prefix_key: np.ndarray | None = None
+    timeseries: pd.DataFrame | None = None
+    failed: int = 0
+    assumptions: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    @property
+    def has_tpot(self) -> np.ndarray:
+        """bool[R], requests with more than one output token."""
+        return self.output_tokens > 1
+
+    @property
+    def makespan_s(self) -> float:
+        """Seconds from the first arrival to the last token."""
+        return float(np.max(self.arrival_s + self.e2e_s) - np.min(self.arrival_s))
+
+    def workload(self) -> Workload:
+        """The requests to replay in a simulation, in the same order."""
+        return Workload(self.arrival_s, self.prompt_tokens, self.output_tokens, source=str(self.source)).validate()
+
+
+def engine_side(run: MeasuredRun) -> MeasuredRun:
+    """The run as the engine saw it: a request arrives when the engine queues it, so TTFT and E2E leave out the API server's time.
+
+    LLMServingSim reports its measurements this way (it has no common clock for arrivals and falls back to `queued_ts`).
+
+    Raises:
+        SimjaxError: the run did not record when requests were queued.
+    """
+    if run.queue_delay_s is None:
+        raise SimjaxError(f"{run.source}: the run does not record when the engine queued its requests")
+    queued = run.arrival_s + run.queue_delay_s
+    order = np.argsort(queued, kind="stable")
+    moved = dataclasses.replace(
+        run, ttft_s=run.ttft_s - run.queue_delay_s, e2e_s=run.e2e_s - run.queue_delay_s, arrival_s=queued - queued.min()
+    )
+    return _ordered(dataclasses.replace(moved, queue_delay_s=np.zeros(len(run))), order)
+
+
+def finish_run(run: MeasuredRun) -> MeasuredRun:
+    """What every reader ends with: sort by arrival, start the clock at the first one, check the rows, fill in TPOT.
+
+    Args:
+        run: arrays over the successful rows of the source, `arrival_s` from any origin; `tpot_s` is ignored.
+
+    Raises:
+        SimjaxError: there are no rows, or a row's numbers cannot be.
+    """
+    if len(run) == 0:
+        raise nothing_succeeded(run.source)
+    for name, bad in (
+        ("prompt_tokens < 1", run.prompt_tokens < 1),
+        ("output_tokens < 1", run.output_tokens < 1),
+        ("its first token before its arrival", run.ttft_s <= 0),
+        ("its last token before its first", run.e2e_s < run.ttft_s),
+    ):
+        if bad.any():
+            raise SimjaxError(f"{run.source}: successful request {np.argmax(bad)} (from 0, in file order) has {name}")
+    gaps = np.maximum(run.output_tokens - 1, 1)
+    tpot = np.where(run.output_tokens > 1, (run.e2e_s - run.ttft_s) / gaps, NEVER)
+    order = np.argsort(run.arrival_s, kind="stable")
+    return _ordered(dataclasses.replace(run, tpot_s=tpot, arrival_s=run.arrival_s - run.arrival_s[order[0]]), order)
+
+
+def nothing_succeeded(source: Path) -> SimjaxError:
+    """The error of a run without one successful request."""
+    return SimjaxError(f"{source}: no request succeeded, so there is nothing to compare with")
+
+
+def _ordered(run: MeasuredRun, order: np.ndarray) -> MeasuredRun:
+    """The run with its per-request arrays picked by `order`."""
+    tokens = {name: getattr(run, name)[order].astype(np.int32) for name in ("prompt_tokens", "output_tokens")}
+    times = {name: getattr(run, name)[order].astype(np.float64) for name in ("arrival_s", "ttft_s", "tpot_s", "e2e_s")}
+    optional = {name: getattr(run, name)[order] for name in ("queue_delay_s", "prefix_key") if getattr(run, name) is not None}
+    return dataclasses.replace(run, **tokens, **times, **optional)
+
+
+def default_async_scheduling(vllm_version: str) -> bool:
+    """Whether a vLLM of this version schedules asynchronously unless told otherwise: from 0.14 on.
+
+    Runs that record their resolved configuration agree (0.19: on without being asked for). A version that cannot be parsed is recent.
+    """
+    parts = vllm_version.lstrip("v").split(".")
+    if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()):
+        return True
+    return (int(parts[0]), int(parts[1])) >= (0, 14)

@@ -1,0 +1,83 @@
+"""The `workload` group of the configuration, as plain dataclasses (OmegaConf structured configs: no string annotations, None for unset)."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class LengthConfig:
+    """How long prompts or outputs are.
+
+    Attributes:
+        dist: fixed, uniform, lognormal, zipf or trace (drawn from `file`). Unset: a trace's own lengths, else lognormal.
+        tokens: the length of `fixed`.
+        mean, median: centre of `lognormal` in tokens; give one.
+        cv, sigma: spread of `lognormal`: coefficient of variation, or standard deviation of the logarithm; give one.
+        low, high: range of `uniform`, both ends included.
+        alpha: exponent of `zipf`, which needs `max`.
+        min, max: every length is clipped to them, those of a trace too.
+        file, format: trace file that `trace` draws from, and its format.
+    """
+
+    dist: str | None = None
+    tokens: int | None = None
+    mean: float | None = None
+    median: float | None = None
+    cv: float | None = None
+    sigma: float | None = None
+    low: int | None = None
+    high: int | None = None
+    alpha: float | None = None
+    min: int | None = None
+    max: int | None = None
+    file: str | None = None
+    format: str = "auto"
+
+
+@dataclass
+class WorkloadConfig:
+    """Where requests come from. A field that has no effect on the chosen kind must be unset (null).
+
+    Attributes:
+        kind: trace, poisson, gamma, weibull, constant, pulse, piecewise or closed_loop.
+        seed: of everything random; arrivals, prompts, outputs and jitter have streams of their own.
+        num_requests: how many requests; for a trace the first so many.
+        duration_s: requests that arrive within so many seconds; whichever of the two ends first when both are given.
+        rate: mean requests/s; a trace is stretched or compressed to it.
+        cv: coefficient of variation of the gaps (gamma, weibull).
+        file, format: trace file (CSV, JSON Lines or Parquet; gzip too), and its format ("auto" recognises it).
+        on_bad_row: "error" or "skip" for malformed rows of trace files.
+        jitter_s: moves each arrival of a trace by uniform(0, jitter_s), to undo a quantised clock.
+        start_s, end_s: window of a trace, in seconds from its first arrival.
+        rate_scale: plays a trace so many times as fast.
+        pulse_size, pulse_interval_s, pulse_count: simultaneous requests in a pulse, time between pulses, number of pulses.
+        piecewise: [start_s, rate] pairs of a rate that steps, the first at 0.
+        concurrency, think_s, ramp_s: closed loop: requests in flight, pause before a next request, time over which the first are spread.
+        prompt, output: lengths.
+        lengths_file, lengths_format: trace file from which (prompt, output) pairs are drawn together; replaces the two distributions.
+    """
+
+    kind: str = "poisson"
+    seed: int = 0
+    num_requests: int | None = None
+    duration_s: float | None = None
+    rate: float | None = None
+    cv: float | None = None
+    file: str | None = None
+    format: str = "auto"
+    on_bad_row: str = "error"
+    jitter_s: float | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    rate_scale: float | None = None
+    pulse_size: int | None = None
+    pulse_interval_s: float | None = None
+    pulse_count: int | None = None
+    piecewise: list[Any] | None = None  # pairs of numbers; as list[list[float]] OmegaConf refuses the integers of [[0, 2]]
+    concurrency: int | None = None
+    think_s: float | None = None
+    ramp_s: float | None = None
+    prompt: LengthConfig = field(default_factory=LengthConfig)
+    output: LengthConfig = field(default_factory=LengthConfig)
+    lengths_file: str | None = None
+    lengths_format: str = "auto"

@@ -1,0 +1,49 @@
+"""The engine against the pure-Python reference simulator: every request's times to 1e-9."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from simjax.engine.result import Result, Status
+from tests.engine.scenario import Scenario
+from tests.engine.strategies import scenarios
+from tests.reference.simulator import RefResult
+
+RTOL = 1e-9  # of design §9; the two sum the same step times in different orders
+LIMITED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def assert_same(ours: Result, theirs: RefResult) -> None:
+    column = lambda name: np.array([getattr(request, name) for request in theirs.requests], float)  # noqa: E731
+    assert ours.status == Status.FINISHED
+    log = ours.requests
+    np.testing.assert_array_equal(log.instance, column("instance"))
+    np.testing.assert_array_equal(log.preemptions, column("preemptions"))
+    for name in ("arrival_s", "scheduled_s", "first_token_s", "finish_s"):
+        np.testing.assert_allclose(getattr(log, name), column(name), rtol=RTOL, err_msg=name)
+    assert ours.steps == len(theirs.steps)
+
+
+@pytest.mark.parametrize("leap", [True, False], ids=["leap", "step"])
+class TestAgainstReference:
+    @given(scenario=scenarios())
+    @LIMITED
+    def test_one_instance(self, scenario: Scenario, leap: bool):
+        assert_same(scenario.run(leap=leap), scenario.run_reference())
+
+    @given(scenario=scenarios(instances=3))
+    @LIMITED
+    def test_three_instances(self, scenario: Scenario, leap: bool):
+        assert_same(scenario.run(leap=leap), scenario.run_reference())
+
+    @given(scenario=scenarios(closed=True))
+    @LIMITED
+    def test_closed_loop(self, scenario: Scenario, leap: bool):
+        assert_same(scenario.run(leap=leap), scenario.run_reference())
+
+    @given(scenario=scenarios(instances=2, closed=True))
+    @LIMITED
+    def test_closed_loop_on_two_instances(self, scenario: Scenario, leap: bool):
+        assert_same(scenario.run(leap=leap), scenario.run_reference())

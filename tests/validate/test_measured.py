@@ -1,0 +1,189 @@
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from simjax.engine.result import NEVER
+from simjax.errors import SimjaxError
+from simjax.validate.measured import read_measured
+from simjax.validate.run import default_async_scheduling, engine_side
+from tests.validate import samples
+
+
+def test_llmservingsim_layout(tmp_path):
+    run = read_measured(samples.llmservingsim(tmp_path / "GPU1" / "model"))
+    assert (run.name, run.model, run.device, run.tensor_parallel_size, run.instances) == ("GPU1/model", "org/model", "GPU1", 2, 1)
+    # Sorted by arrival; TTFT and E2E count from the arrival, 30 ms more for the request that the API server held.
+    np.testing.assert_allclose(run.arrival_s, [0.0, 2.0])
+    np.testing.assert_allclose(run.queue_delay_s, [0.0, 0.030], atol=1e-9)
+    np.testing.assert_allclose(run.ttft_s, [1.0, 0.499], atol=1e-9)
+    np.testing.assert_allclose(run.e2e_s, [3.0, 0.499], atol=1e-9)
+    assert run.has_tpot.tolist() == [True, False] and run.tpot_s[1] == NEVER
+    assert run.tpot_s[0] == pytest.approx(0.5)
+    assert run.makespan_s == pytest.approx(3.0)
+    assert run.prompt_tokens.tolist() == [10, 20] and run.prompt_tokens.dtype == np.int32
+    workload = run.workload()
+    assert workload.arrival_s is run.arrival_s and workload.output_tokens.tolist() == [5, 1]
+    # The series starts 0.5 s before the first arrival; t marks the end of an interval.
+    assert run.timeseries is not None
+    np.testing.assert_allclose(run.timeseries.t_s, [-0.5, 0.5])
+    assert run.timeseries.kv_used_fraction.tolist() == [0.025, 0.05] and run.timeseries.waiting.tolist() == [0, 3]
+    hardware = run.hardware
+    assert hardware.link_bandwidth_bytes_per_s == 16 * 2**30 and hardware.link_latency_s == 20e-6
+    assert hardware.device_memory_bytes == 96 * 2**30 and hardware.device_memory_bandwidth_bytes_per_s == 1597e9
+
+
+def test_what_a_run_does_not_record_is_filled_in_and_said(tmp_path):
+    run = read_measured(samples.llmservingsim(tmp_path / "run"))
+    engine = run.engine
+    assert (engine.max_num_seqs, engine.max_num_batched_tokens, engine.block_size) == (128, 2048, 16)
+    assert engine.num_gpu_blocks is None and engine.max_model_len is None and engine.cudagraph_capture_sizes is None
+    assert engine.gpu_memory_utilization == 0.85  # of config.json
+    assert engine.async_scheduling and engine.enable_prefix_caching and engine.enable_chunked_prefill
+    assert [line.split()[0] for line in run.assumptions] == [
+        "gpu_memory_utilization",
+        "enable_chunked_prefill",
+        "enable_prefix_caching",
+        "async_scheduling",
+    ]
+
+
+def test_the_resolved_configuration_wins(tmp_path):
+    meta = copy.deepcopy(samples.META)
+    meta["kv_cache"] = {"num_gpu_blocks": 2588, "block_size": 32, "gpu_memory_utilization": 0.9, "enable_prefix_caching": False}
+    meta["resolved_config"] = {
+        "scheduler_config": {
+            "async_scheduling": False,
+            "enable_chunked_prefill": True,
+            "max_num_seqs": 64,
+            "long_prefill_token_threshold": 7,
+        },
+        "compilation_config": {"cudagraph_capture_sizes": [1, 2, 4]},
+        "model_config": {"max_model_len": 32768},
+    }
+    run = read_measured(samples.llmservingsim(tmp_path / "run", meta=meta))
+    engine = run.engine
+    assert (engine.max_num_seqs, engine.num_gpu_blocks, engine.block_size, engine.max_model_len) == (64, 2588, 32, 32768)
+    assert not engine.async_scheduling and not engine.enable_prefix_caching and engine.long_prefill_token_threshold == 7
+    assert engine.gpu_memory_utilization == 0.9 and engine.cudagraph_capture_sizes == (1, 2, 4)
+    assert run.assumptions == ()
+
+
+def test_cluster_file_may_be_missing_and_the_device_overridden(tmp_path):
+    folder = samples.llmservingsim(tmp_path / "run", cluster=None)
+    with pytest.raises(SimjaxError, match="names the GPU; pass device="):
+        read_measured(folder)
+    run = read_measured(folder / "vllm", device="GPU9")  # the inner folder will do, too
+    assert run.device == "GPU9" and run.hardware.device_memory_bytes is None and run.engine.gpu_memory_utilization is None
+    named = samples.llmservingsim(tmp_path / "named", meta={**samples.META, "hardware": {"device_name": "NVIDIA GPU7"}}, cluster=None)
+    assert read_measured(named).device == "NVIDIA GPU7"
+
+
+def test_requests_that_never_finished_are_left_out(tmp_path):
+    rows = [*samples.ROWS, {**samples.ROWS[0], "first_token_ts": None, "last_token_ts": None}]
+    run = read_measured(samples.llmservingsim(tmp_path / "run", rows=rows))
+    assert len(run) == 2 and run.failed == 1
+    with pytest.raises(SimjaxError, match="no request succeeded"):
+        read_measured(samples.llmservingsim(tmp_path / "none", rows=rows[2:]))
+
+
+def test_request_trace_layout(tmp_path):
+    run = read_measured(samples.request_trace(tmp_path))
+    assert (run.name, run.model, run.device, run.failed) == ("agg_2rps", "org/model", "H100", 1)
+    np.testing.assert_allclose(run.arrival_s, [0.0, 0.5], atol=1e-6)
+    np.testing.assert_allclose(run.ttft_s, [0.05, 0.1], rtol=1e-9)
+    np.testing.assert_allclose(run.e2e_s, [0.25, 0.2], rtol=1e-9)
+    np.testing.assert_allclose(run.tpot_s, [0.1, 0.05], rtol=1e-9)
+    assert run.prompt_tokens.tolist() == [1024, 1010]  # the server's count where it has one
+    engine = run.engine
+    assert (engine.num_gpu_blocks, engine.max_num_seqs, engine.max_num_batched_tokens, engine.max_model_len) == (100, 256, 8192, 40960)
+    assert not engine.async_scheduling and not engine.enable_prefix_caching  # vLLM 0.13
+    assert len(run.assumptions) == 3 and len(read_measured(tmp_path / "agg_2rps", device="A100").assumptions) == 2
+    with pytest.raises(SimjaxError, match="does not record when the engine queued"):
+        engine_side(run)
+
+
+def test_inference_perf_layout(tmp_path):
+    run = read_measured(samples.inference_perf(tmp_path))
+    assert (run.name, run.device, run.tensor_parallel_size, run.failed) == ("exp-1", "H100", 2, 1)
+    np.testing.assert_allclose(run.arrival_s, [0.0, 1.0])
+    np.testing.assert_allclose(run.tpot_s, [0.1, 0.2])
+    assert run.prefix_key is not None and run.prefix_key.tolist() == [0, 1]
+    assert run.engine.num_gpu_blocks == 7462 and run.engine.max_model_len == 4096
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [("0.13.2", False), ("0.14.0", True), ("0.19.0", True), ("v0.9.1", False), ("1.0.0", True), ("0.23.0rc1", True), ("main", True)],
+)
+def test_asynchronous_scheduling_is_vllms_default_from_0_14(version, expected):
+    assert default_async_scheduling(version) is expected
+
+
+def broken(tmp_path, **changes):
+    return samples.llmservingsim(tmp_path / "run", **changes)
+
+
+def trace(tmp_path, old="", new="", **server):
+    return samples.request_trace(tmp_path / "a", server={**samples.SERVER, **server}, trace=samples.TRACE.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda t: t / "nowhere", "no such folder"),
+        (lambda t: t, "not a measured run; it has none of vllm/requests.jsonl"),
+        (lambda t: broken(t, meta={**samples.META, "vllm_version": None}), r"meta\.json: the field vllm_version is missing"),
+        (lambda t: broken(t, meta={**samples.META, "engine_kwargs": {"tensor_parallel_size": 2}}), r"gives max_num_seqs"),
+        (lambda t: broken(t, meta={**samples.META, "engine_kwargs": {}}), r"tp_size=2, but .*tensor_parallel_size=1"),
+        (lambda t: broken(t, meta={**samples.META, "started_at": "yesterday"}), "started_at='yesterday' is not an ISO date"),
+        (lambda t: broken(t, cluster={}), r"config\.json: the field nodes is missing"),
+        (lambda t: broken(t, cluster={"nodes": [{"instances": []}]}), "has 0 instances"),
+        (lambda t: broken(t, cluster={"nodes": [{"instances": [{"pd_type": "prefill"}]}]}), "cannot be validated yet"),
+        (lambda t: broken(t, rows=[]), "has no rows"),
+        (lambda t: broken(t, rows=[{"input_toks": 1}]), r"requests\.jsonl:1: the field output_toks is missing"),
+        (lambda t: broken(t, rows=[{**samples.ROWS[0], "input_toks": "many"}]), r"requests\.jsonl:1: input_toks must be a number"),
+        (lambda t: broken(t, rows=[{**samples.ROWS[0], "output_toks": 0}]), "request 0 .* has output_tokens < 1"),
+        (lambda t: broken(t, rows=[{**samples.ROWS[0], "last_token_ts": 1.0}]), "last token before its first"),
+        (lambda t: trace(t, "status", "state"), r"trace\.csv\.gz: the column status is missing; it has input_tokens"),
+        (lambda t: trace(t, "1782183938050000", "soon"), "row 2 has first_chunk_time_us='soon'"),
+        (lambda t: trace(t, ",ok", ",timeout"), "no request succeeded"),
+        (lambda t: trace(t, block_size="big"), "block_size must be a number, found 'big'"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_in_one_line(tmp_path, make, message):
+    with pytest.raises(SimjaxError, match=message) as caught:
+        read_measured(make(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_malformed_files(tmp_path):
+    folder = samples.request_trace(tmp_path / "b")
+    (folder.parent / "server_config.json").unlink()
+    with pytest.raises(SimjaxError, match=r"server_config\.json is missing"):
+        read_measured(folder)
+    folder = samples.inference_perf(tmp_path / "c")
+    (folder.parent / "index.csv").write_text("experiment,kv_blocks,block_size\nother,1,16\n")
+    with pytest.raises(SimjaxError, match="0 rows for the experiment exp-1"):
+        read_measured(folder)
+    (folder.parent / "index.csv").unlink()
+    with pytest.raises(SimjaxError, match=r"index\.csv: cannot be read"):
+        read_measured(folder)
+    (folder / "exp-config.yaml").write_text("a: [1\n")
+    with pytest.raises(SimjaxError, match=r"exp-config\.yaml: not valid yaml"):
+        read_measured(folder)
+    folder = samples.llmservingsim(tmp_path / "d")
+    (folder / "vllm" / "requests.jsonl").write_text(json.dumps(samples.ROWS[0]) + "\n{oops\n")
+    with pytest.raises(SimjaxError, match=r"requests\.jsonl:2: not a JSON object"):
+        read_measured(folder)
+    (folder / "vllm" / "meta.json").write_text("[]")
+    with pytest.raises(SimjaxError, match="expected a mapping"):
+        read_measured(folder)
+
+
+def test_a_folder_of_runs_says_which_runs_it_holds(tmp_path):
+    samples.llmservingsim(tmp_path / "one")
+    samples.llmservingsim(tmp_path / "two")
+    with pytest.raises(SimjaxError, match="holds 2 measured runs, name one of them: one, two"):
+        read_measured(tmp_path)
