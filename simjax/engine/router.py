@@ -1,7 +1,7 @@
 """The router: which instance an arriving request goes to.
 
 Every policy is a score per instance, the lowest wins, and a starting point from which ties are broken in turn. Round robin and random are the
-policies in which all scores tie.
+policies in which all scores tie, so their choices are known before the run.
 """
 
 from __future__ import annotations
@@ -30,6 +30,28 @@ def next_arrival_s(params: ClusterParams, state: ClusterState) -> Array:
     return jnp.where(left, params.requests.arrival_s[jnp.minimum(state.next_request, R - 1)], jnp.inf)
 
 
+def arrival_of(params: ClusterParams, state: ClusterState, request: Array) -> Array:
+    """When the given requests (int32[...]) arrived or will arrive, float64[...]."""
+    return (params.requests.arrival_s if state.loop is None else state.loop.arrival_s)[request]
+
+
+def eligible(params: ClusterParams, request: Array) -> Array:
+    """Instances whose KV cache and `max_model_len` can hold the request, bool[N]."""
+    limits = params.instances
+    total = params.requests.prompt_tokens[request] + params.requests.output_tokens[request]
+    return (total <= limits.max_model_len) & (blocks_of(total, limits.block_size) <= limits.num_blocks)
+
+
+def in_turn(params: ClusterParams, score: Array, request: Array) -> Array:
+    """The instance with the lowest score (float64[N]) among the eligible ones; of equals the next in turn, int32[]."""
+    N = score.shape[0]
+    drawn = jnp.floor(params.requests.router_draw[request] * N).astype(jnp.int32)
+    start = jnp.where(params.router == RouterPolicy.RANDOM, drawn, request % N)
+    turn = (jnp.arange(N, dtype=jnp.int32) - start) % N
+    score = jnp.where(eligible(params, request), score, jnp.inf)
+    return jnp.argmin(jnp.where(score == jnp.min(score), turn, N)).astype(jnp.int32)
+
+
 def kv_tokens_at(instances: Instance, t_s: Array) -> Array:
     """Tokens in each KV cache at t_s, int64[N], read from state and plan: a step counts once it has ended before t_s."""
     plan = instances.plan
@@ -38,25 +60,43 @@ def kv_tokens_at(instances: Instance, t_s: Array) -> Array:
     return plan.kv_tokens + jnp.where(ended > 0, plan.tokens + (ended - 1) * plan.running, 0)
 
 
-def choose(params: ClusterParams, state: ClusterState, t_s: Array) -> Array:
-    """The instance for `state.next_request`, which arrives at t_s; int32[]."""
-    limits, e, policy = params.instances, state.instances, params.router
-    N = limits.num_blocks.shape[0]
-    request = state.next_request
-    prompt, draw = params.requests.prompt_tokens[request], params.requests.router_draw[request]
-    total = prompt + params.requests.output_tokens[request]
-    eligible = (total <= limits.max_model_len) & (blocks_of(total, limits.block_size) <= limits.num_blocks)
+def scores(params: ClusterParams, state: ClusterState, t_s: Array) -> Array:
+    """What the router minimises at t_s, float64[N].
 
+    Least loaded: (4 waiting + running) / max_num_seqs. Least KV: tokens in the cache or promised to a place in it, over its capacity.
+    """
+    limits, e = params.instances, state.instances
     waiting = e.plan.preempted + e.tail - e.head
     load = (WAITING_WEIGHT * waiting + e.plan.running) / limits.max_num_seqs
-    wanted = kv_tokens_at(e, t_s) + e.queued_tokens + e.plan.preempted_tokens
-    kv = wanted / (limits.num_blocks * limits.block_size)
-    score = jnp.where(policy == RouterPolicy.LEAST_LOADED, load, jnp.where(policy == RouterPolicy.LEAST_KV, kv, 0.0))
-    score = jnp.where(eligible, score, jnp.inf)
+    promised = e.queued_tokens + e.plan.preempted_tokens
+    kv = (kv_tokens_at(e, t_s) + promised) / (limits.num_blocks * limits.block_size)
+    return jnp.where(params.router == RouterPolicy.LEAST_LOADED, load, jnp.where(params.router == RouterPolicy.LEAST_KV, kv, 0.0))
 
-    start = jnp.where(policy == RouterPolicy.RANDOM, jnp.floor(draw * N).astype(jnp.int32), request % N)
-    turn = (jnp.arange(N, dtype=jnp.int32) - start) % N
-    return jnp.argmin(jnp.where(score == jnp.min(score), turn, N)).astype(jnp.int32)
+
+def route_all(shape: EngineShape, params: ClusterParams, state: ClusterState) -> ClusterState:
+    """Hand out every request before the run; for policies that do not look at the cluster (`EngineShape.live_routing` off)."""
+    e, count = state.instances, params.requests.count
+    if shape.instances == 1:
+        tail = jnp.broadcast_to(count, (1,)).astype(jnp.int32)
+        routes = state.routes
+    else:
+        request = jnp.arange(shape.requests, dtype=jnp.int32)
+        choice = jax.vmap(lambda r: in_turn(params, jnp.zeros(shape.instances), r))(request)
+        mine = (choice[None, :] == jnp.arange(shape.instances)[:, None]) & (request < count)
+        tail = jnp.sum(mine, axis=1, dtype=jnp.int32)
+        at = jnp.where(mine, jnp.cumsum(mine, axis=1) - 1, state.routes.shape[1])
+        put = jax.vmap(lambda row, where: row.at[where].set(request, mode="drop"))
+        routes = put(state.routes, at)
+    first = queue_head(shape, params, dataclasses.replace(state, routes=routes))
+    wake_s = jnp.where(tail > 0, first, jnp.inf)
+    plan = dataclasses.replace(e.plan, end_s=wake_s, horizon_s=wake_s)
+    return dataclasses.replace(state, instances=dataclasses.replace(e, plan=plan, tail=tail), routes=routes, next_request=count)
+
+
+def queue_head(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Array:
+    """When the first request of each instance's list is queued, float64[N]."""
+    request = state.routes[:, 0] if shape.instances > 1 else jnp.zeros((1,), jnp.int32)
+    return arrival_of(params, state, request) + params.instances.api_pre_s
 
 
 def route_one(shape: EngineShape, params: ClusterParams, state: ClusterState) -> ClusterState:
@@ -64,12 +104,11 @@ def route_one(shape: EngineShape, params: ClusterParams, state: ClusterState) ->
     t_s = next_arrival_s(params, state)
     arrives = (t_s <= jnp.min(state.instances.plan.due_s())) & jnp.isfinite(t_s)
     request = jnp.minimum(state.next_request, shape.requests - 1)
-    i = choose(params, state, t_s) if shape.routed else jnp.zeros((), jnp.int32)
-    mine = arrives & (jnp.arange(shape.instances) == i)
-
-    e = state.instances
-    routes = state.routes
-    if shape.routed:
+    e, routes = state.instances, state.routes
+    mine = jnp.broadcast_to(arrives, (1,))
+    if shape.instances > 1:
+        i = in_turn(params, scores(params, state, t_s), request)
+        mine = arrives & (jnp.arange(shape.instances) == i)
         at = jnp.where(arrives, e.tail[i], shape.requests + shape.window - 1)
         routes = jax.lax.dynamic_update_slice(routes, request[None, None], (i, at))
     cut = jax.vmap(cut_short)(e.plan, t_s + params.instances.api_pre_s, params.instances.async_scheduling)
@@ -89,10 +128,3 @@ def _send(loop: ClosedLoop, request: Array, t_s: Array, arrives: Array) -> Close
         client=loop.client.at[request].set(keep(client, loop.client[request])),
         arrival_s=loop.arrival_s.at[request].set(keep(t_s, loop.arrival_s[request])),
     )
-
-
-def arrival_of(params: ClusterParams, state: ClusterState, request: Array) -> Array:
-    """When the given requests (int32[...]) arrived or will arrive, float64[...]."""
-    return (params.requests.arrival_s if state.loop is None else state.loop.arrival_s)[request]
-
-

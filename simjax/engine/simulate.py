@@ -14,7 +14,7 @@ from jax import Array
 
 from simjax.engine.params import ClusterParams
 from simjax.engine.result import LeapLog, RequestLog, Result, Status
-from simjax.engine.router import next_arrival_s
+from simjax.engine.router import next_arrival_s, route_all
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import OUTCOME_FIELDS, ClusterState, initial_state
 from simjax.engine.tick import LEAP_FIELDS, LeapRows, tick
@@ -35,6 +35,13 @@ def pending(params: ClusterParams, state: ClusterState) -> Array:
     """Whether requests are left and something can still happen, bool[]."""
     event_s = jnp.minimum(jnp.min(state.instances.plan.end_s), next_arrival_s(params, state))
     return (state.done < params.requests.count) & jnp.isfinite(event_s)
+
+
+@partial(jax.jit, static_argnums=0)
+def start(shape: EngineShape, params: ClusterParams) -> ClusterState:
+    """The cluster before its first tick."""
+    state = initial_state(shape, params)
+    return state if shape.live_routing else route_all(shape, params, state)
 
 
 def advance(shape: EngineShape, params: ClusterParams, state: ClusterState, ticks: Array) -> Chunk:
@@ -89,9 +96,9 @@ def simulate(
     """
     with jax.enable_x64(True):
         params = jax.tree.map(jnp.asarray, params)
-        state = initial_state(shape, params)
+        state = start(shape, params)
         program, compile_s = compiled_advance(shape, params, state)
-        start = time.perf_counter()
+        began = time.perf_counter()
         total, logs, status = int(params.requests.count), [], Status.FINISHED
         while True:
             budget = min(ticks_per_call, max_ticks - int(state.ticks))
@@ -108,7 +115,7 @@ def simulate(
             if int(state.ticks) >= max_ticks:
                 status = Status.TICK_LIMIT
                 break
-        run_s = time.perf_counter() - start
+        run_s = time.perf_counter() - began
         return _result(shape, params, state, logs, status, compile_s, run_s)
 
 

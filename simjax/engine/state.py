@@ -98,8 +98,9 @@ class Instance:
     Attributes:
         slots, plan: see there.
         n, parked: int32, boundaries in the slots.
-        head, tail: int32, its queue of never-admitted requests is entries [head, tail) of the instance's routing list.
-        queued_tokens: int64, prompt tokens in that queue.
+        head, tail: int32, its queue of never-admitted requests is entries [head, tail) of the instance's routing list. Without live routing the
+            list is complete from the start, and its later entries have not arrived yet.
+        queued_tokens: int64, prompt tokens in that queue (kept by live routing only).
     """
 
     slots: Slots
@@ -134,7 +135,7 @@ class ClusterState:
 
     Attributes:
         instances: leaves with a leading N axis.
-        routes: int32[N, R], requests routed to each instance in order; [N, 0] with one instance, whose list is 0, 1, 2, ...
+        routes: int32[N, R + W], requests routed to each instance in order; [N, 0] with one instance, whose list is 0, 1, 2, ...
         loop: closed-loop clients, None in an open loop.
         next_request: int32[], the next request to arrive.
         outcome: float64[R + 1, F], `OUTCOME_FIELDS` of every request that left; row R takes what nobody reads.
@@ -185,7 +186,7 @@ def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
         loop = ClosedLoop(params.requests.arrival_s[: shape.clients], i32(R), np.full((R,), NEVER, np.float64))
     return ClusterState(
         instances=instances,
-        routes=i32(N, R + shape.window) if shape.routed else i32(N, 0),
+        routes=i32(N, R + shape.window) if N > 1 else i32(N, 0),
         loop=loop,
         next_request=i32(),
         outcome=np.full((R + 1, len(OUTCOME_FIELDS)), NEVER, np.float64),

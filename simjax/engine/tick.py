@@ -52,10 +52,11 @@ class LeapRows:
 
 def tick(shape: EngineShape, params: ClusterParams, state: ClusterState, log: LeapRows | None) -> tuple[ClusterState, LeapRows | None]:
     """Advance the cluster by one event; a tick that finds nothing to do changes nothing but its own count."""
-    state = route_one(shape, params, state)
+    if shape.live_routing:
+        state = route_one(shape, params, state)
     due_s = state.instances.plan.due_s()
-    i = jnp.argmin(due_s).astype(jnp.int32) if shape.routed else 0
-    due = due_s[i] < next_arrival_s(params, state)
+    i = jnp.argmin(due_s).astype(jnp.int32) if shape.instances > 1 else 0
+    due = due_s[i] < next_arrival_s(params, state) if shape.live_routing else jnp.ones((), bool)
     limits: InstanceParams = jax.tree.map(lambda x: x[i], params.instances)
     before: Instance = jax.tree.map(lambda x: x[i], state.instances)
     now_s, horizon_s = before.plan.end_s, before.plan.horizon_s
@@ -67,7 +68,8 @@ def tick(shape: EngineShape, params: ClusterParams, state: ClusterState, log: Le
     e, formation = admit_waiting(limits, e, formation, queue, now_s, horizon_s, shape.slots)
     e = dataclasses.replace(e, plan=plan_next(shape, limits, row(params.cost, limits.cost), e, formation, now_s, horizon_s))
 
-    e = jax.tree.map(lambda new, old: jnp.where(due, new, old), e, before)
+    if shape.live_routing:
+        e = jax.tree.map(lambda new, old: jnp.where(due, new, old), e, before)
     left = due & (request < shape.requests)
     state = dataclasses.replace(
         state,
@@ -85,7 +87,7 @@ def tick(shape: EngineShape, params: ClusterParams, state: ClusterState, log: Le
 def queue_window(shape: EngineShape, params: ClusterParams, state: ClusterState, i: Array | int, e: Instance) -> Candidates:
     """The next W never-admitted requests of instance i."""
     w = jnp.arange(shape.window, dtype=jnp.int32)
-    if shape.routed:
+    if shape.instances > 1:
         listed = jax.lax.dynamic_slice(state.routes, (i, e.head), (1, shape.window))[0]
     else:
         listed = e.head + w

@@ -60,6 +60,7 @@ def _read(path: Path) -> DeviceSpec:
             memory_bytes=int(_number(raw, "memory_bytes")),
             memory_bandwidth_bytes_per_s=_number(raw, "memory_bandwidth_bytes_per_s"),
             peak_flops={dtype: float(peak) for dtype, peak in raw["peak_flops"].items()},
+            multiprocessors=int(_number(raw, "multiprocessors")),
             tdp_w=_optional(raw, "tdp_w"),
             idle_w=_optional(raw, "idle_w"),
             node=_node(raw["node"]),

@@ -51,6 +51,7 @@ class DeviceSpec:
         memory_bytes: memory as the runtime reports it, a little less than the data sheet's.
         memory_bandwidth_bytes_per_s: of the device's own memory.
         peak_flops: dense (no sparsity) matrix FLOP/s by data type.
+        multiprocessors: units that each work on one tile of a matrix product at a time (streaming multiprocessors, tensor cores of a TPU).
         tdp_w: board power limit, None when the maker does not publish it.
         idle_w: power when idle, None without a source.
         node: the server it usually sits in.
@@ -62,6 +63,7 @@ class DeviceSpec:
     memory_bytes: int
     memory_bandwidth_bytes_per_s: float
     peak_flops: Mapping[str, float]
+    multiprocessors: int
     tdp_w: float | None
     idle_w: float | None
     node: NodeSpec

@@ -1,10 +1,11 @@
 """Attention time of a step from a handful of coefficients.
 
-Two kernels serve a step. A decode-only step runs split-KV decoding: a floor, a cost per sequence and a cost per KV token read. A step with any
-prefill chunk runs the prefill kernel for everybody: its grid is one block of threads per (tile of `TILE` queries, sequence, head), and each block
-walks all keys of its sequence alone. So a decode costs as much per key as a whole tile of queries; short batches last as long as their longest
-sequence, large ones as long as the work spread over the device; and keys that several heads share come from memory once per head when they
-outgrow the cache. Measured on FlashAttention 2 (RTX 4090 and RTX PRO 6000, seven profiles); `attention_fit` states the errors.
+Two kernels serve a step. A decode-only step runs split-KV decoding: a floor, a cost per sequence and a cost per KV token read. A step
+with any prefill chunk runs the prefill kernel for everybody: its grid is one block of threads per (tile of `TILE` queries, sequence,
+head), and each block walks all keys of its sequence alone. So a decode costs as much per key as a whole tile of queries; short batches
+last as long as their longest sequence, large ones as long as the work spread over the device; and keys that several heads share come
+from memory once per head when they outgrow the cache. Measured on FlashAttention 2 (RTX 4090 and RTX PRO 6000, seven profiles);
+`attention_fit` states the errors.
 
 Functions take `xp` so that the host fits coefficients and fills tables with numpy through the very formulas that the device runs.
 """
@@ -142,7 +143,8 @@ def equal_contexts(d: DecodeBatch, xp: ModuleType = jnp) -> DecodeBatch:
 def effective_context(decode_skew: Any, d: DecodeBatch, xp: ModuleType = jnp) -> Any:
     """Context (tokens) of the equal decode batch that takes as long as this one.
 
-    While all contexts grow by one a step it grows by exactly one too, as max - mean does not change: a cost affine in it is affine over a leap.
+    While all contexts grow by one a step it grows by exactly one too, as max - mean does not change: a cost affine in it is affine over
+    a leap.
     """
     mean = d.kv_sum / xp.maximum(d.n, 1.0)
     return mean + decode_skew * (d.kv_max - mean)

@@ -1,8 +1,9 @@
 """Fit the attention coefficients to measured kernel times.
 
 Errors of this form, |fit / measured - 1|, on the profiles that LLMServingSim ships (RTX 4090 and RTX PRO 6000, Llama-3.1-8B, Qwen3-32B and
-Qwen3-30B-A3B, tensor parallelism 1 and 2), on points whose contexts fit one device: decode-only p50 4-7 %, p90 12-18 % (8 decodes or more: 3-5 % and
-8-16 %); mixed p50 3-5 %, p90 11-18 %. The rest is the staircase of whole waves of blocks, which equal contexts show and real, unequal batches smear.
+Qwen3-30B-A3B, tensor parallelism 1 and 2), on points whose contexts fit one device: decode-only p50 4-7 %, p90 12-18 % (8 decodes or
+more: 3-5 % and 8-16 %); mixed p50 3-5 %, p90 11-18 %. The rest is the staircase of whole waves of blocks, which equal contexts show and
+real, unequal batches smear.
 """
 
 from dataclasses import dataclass
@@ -32,8 +33,8 @@ MANY = 8  # decodes from which errors are reported apart
 class AttentionPoints(NamedTuple):
     """Measured attention times; arrays of one length.
 
-    chunk: queries of the one prefill chunk (0: none); chunk_kv: its earlier tokens; decodes: number of decodes, all with context `decode_kv`;
-    seconds: measured time, of one layer or of a stack (the fit has the same meaning).
+    chunk: queries of the one prefill chunk (0: none); chunk_kv: its earlier tokens; decodes: number of decodes, all with context
+    `decode_kv`; seconds: measured time, of one layer or of a stack (the fit has the same meaning).
     """
 
     chunk: np.ndarray
@@ -45,7 +46,7 @@ class AttentionPoints(NamedTuple):
 
 @dataclass(frozen=True)
 class FitErrors:
-    """Relative errors of a fit: number of points, then p50 and p90 of |fit / measured - 1| on all of them and on those with >= 8 decodes."""
+    """Errors |fit / measured - 1|: number of points, p50 and p90 on all of them, and on those with at least `MANY` decodes."""
 
     points: int
     p50: float
@@ -57,15 +58,16 @@ class FitErrors:
 def fit_attention(points: AttentionPoints, max_kv_tokens: float = 700e3) -> tuple[AttentionCoefficients, dict[str, FitErrors]]:
     """Coefficients for points of one device and model, and the errors of the "decode" and "mixed" fits.
 
-    Points whose contexts together exceed `max_kv_tokens` take no part: no device holds such a batch. `decode_skew` is 0: equal contexts do not show it
-    (`fit_decode_skew` does). Raises SimjaxError when there are too few points of either kind.
+    Points whose contexts together exceed `max_kv_tokens` take no part: no device holds such a batch. `decode_skew` is 0: equal contexts
+    do not show it (`fit_decode_skew` does). Raises SimjaxError when there are too few points of either kind.
     """
     kept = points.decodes * points.decode_kv + points.chunk_kv <= max_kv_tokens
     decode, mixed = (AttentionPoints(*(x[kept & kind] for x in points)) for kind in (points.chunk == 0, points.chunk > 0))
     for name, part, least in (("decode-only", decode, 3), ("with a prefill chunk", mixed, len(MIXED))):
         if len(part.seconds) < least:
             raise SimjaxError(f"cannot fit attention: {len(part.seconds)} points {name}, at least {least} are needed")
-    a = AttentionCoefficients(*_fit_decode(decode), 0.0, **_fit_mixed(mixed))
+    floor_s, sequence_s, kv_s = _fit_decode(decode)
+    a = AttentionCoefficients(floor_s, sequence_s, kv_s, 0.0, **_fit_mixed(mixed))
     errors = {
         "decode": _errors(decode_attention_s(a, decodes_of(decode), np), decode),
         "mixed": _errors(mixed_attention_s(a, chunks_of(mixed), decodes_of(mixed), np), mixed),
@@ -91,14 +93,15 @@ def chunks_of(p: AttentionPoints) -> ChunkBatch:
     return step_batch(p.chunk[:, None].astype(np.int64), p.chunk_kv[:, None].astype(np.int64), np)[0]
 
 
-def _fit_decode(p: AttentionPoints) -> np.ndarray:
+def _fit_decode(p: AttentionPoints) -> list[float]:
     """(floor, per sequence, per KV token): non-negative least squares of relative errors, softened below the shortest time.
 
-    Softening halves the weight of the very short kernels, which hardly count in a step: their floor depends on n in steps that no line follows.
+    Softening halves the weight of the very short kernels, which hardly count in a step: their floor depends on n in steps that no line
+    follows.
     """
     weight = 1.0 / (p.seconds + p.seconds.min())
     features = np.stack([np.ones(len(p.seconds)), p.decodes, p.decodes * p.decode_kv], axis=1)
-    return _nnls(features * weight[:, None], p.seconds * weight)
+    return [float(x) for x in _nnls(features * weight[:, None], p.seconds * weight)]
 
 
 def _fit_mixed(p: AttentionPoints) -> dict[str, float]:

@@ -6,6 +6,7 @@ points of a line along the decode context, then of a line along the chunk's hist
 filled entry, and so do two entries beyond each axis, because an attention chunk costs more than the line through the last two sizes.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from simjax.latency.attention import AttentionCoefficients, DecodeBatch, decode_
 from simjax.latency.attention_fit import AttentionPoints
 from simjax.latency.attention_table import AttentionTable
 
+AXES = ("chunk", "history", "decodes", "context")
 BEYOND = 2  # entries, each twice the one before, that continue an axis by the coefficients
 
 
@@ -45,14 +47,14 @@ def table_of_coefficients(a: AttentionCoefficients, like: AttentionTable) -> Att
     For clusters in which some instances have measured tables and others only coefficients.
     """
     one = AttentionCoefficients(*(np.asarray(getattr(a, name)).reshape(()) for name in a.__dataclass_fields__))
-    axes = [np.asarray(x[0]) for x in (like.chunk, like.history, like.decodes, like.context)]
+    axes = [np.asarray(getattr(like, name)[0]) for name in AXES]
     mixed_s, decode_s = _mixed_by_coefficients(one, *axes), _decode_by_coefficients(one, *axes[2:])
     return AttentionTable(*(x[None] for x in (*axes, mixed_s, decode_s)))
 
 
-def padded(table: AttentionTable, lengths: tuple[int, int, int, int]) -> AttentionTable:
-    """The same function on longer axes: entries that lie on the line through the last two change nothing."""
-    for number, (name, length) in enumerate(zip(("chunk", "history", "decodes", "context"), lengths, strict=True)):
+def padded(table: AttentionTable, lengths: Sequence[int]) -> AttentionTable:
+    """The same function (of a numpy table) on longer `AXES`: entries that lie on the line through the last two change nothing."""
+    for number, (name, length) in enumerate(zip(AXES, lengths, strict=True)):
         while getattr(table, name).shape[1] < length:
             axis = getattr(table, name)
             table = replace(
@@ -91,7 +93,7 @@ def _fill(values: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     missing = ~np.isfinite(values)
     if not missing.any():
         return values
-    nearest = distance_transform_edt(missing, return_distances=False, return_indices=True)
+    nearest = np.asarray(distance_transform_edt(missing, return_distances=False, return_indices=True))
     ratio = np.where(missing, 1.0, values) / fitted
     return np.where(missing, fitted * ratio[tuple(nearest)], values)
 

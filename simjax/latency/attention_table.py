@@ -62,7 +62,8 @@ def table_mixed_s(table: AttentionTable, c: Any, a: AttentionCoefficients, chunk
     measured_s = _interpolate(table, c, single.queries, single.history / jnp.maximum(single.queries, 1.0), d.n, equal.kv_max)
     of_chunks_s = mixed_attention_s(a, chunks, equal)
     unequal_s = mixed_attention_s(a, chunks, d) - of_chunks_s
-    return measured_s * (of_chunks_s / mixed_attention_s(a, single, equal)) + unequal_s
+    of_single_s = jnp.where(chunks.count > 0, mixed_attention_s(a, single, equal), 1.0)  # no 0/0, not even in an unused branch's gradient
+    return measured_s * (of_chunks_s / of_single_s) + unequal_s
 
 
 def _interpolate(table: AttentionTable, c: Any, queries: jax.Array, history: jax.Array, n: jax.Array, context: jax.Array) -> jax.Array:

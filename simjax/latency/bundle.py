@@ -1,9 +1,10 @@
 """Read a profile bundle of LLMServingSim 2.0: kernel times of one model on one device, measured layer by layer inside vLLM.
 
 A bundle is ROOT/<device>/<org>/<model>/<variant>/ with `meta.yaml` and one folder tpN per profiled tensor-parallel degree: `dense.csv`
-(layer, tokens, time_us), `per_sequence.csv` (layer, sequences, time_us), `attention.csv` (prefill_chunk, kv_prefill, n_decode, kv_decode, time_us),
-`skew.csv` (decodes of unequal length; its times are sums over `measurement_iterations` runs, where the others are means) and, for mixture-of-experts
-models and only in tp1, `moe.csv` (tokens, activated_experts, time_us). All times here are seconds of one kernel in one layer.
+(layer, tokens, time_us), `per_sequence.csv` (layer, sequences, time_us), `attention.csv` (prefill_chunk, kv_prefill, n_decode,
+kv_decode, time_us), `skew.csv` (decodes of unequal length; its times are sums over `measurement_iterations` runs, where the others are
+means) and, for mixture-of-experts models and only in tp1, `moe.csv` (tokens, activated_experts, time_us). All times here are seconds of
+one kernel in one layer.
 """
 
 from collections.abc import Sequence
@@ -47,8 +48,8 @@ class MoePoints(NamedTuple):
 class SkewPoints(NamedTuple):
     """Decode batches of two lengths: `many` of `decodes` sequences have context `longest`, the others `shortest`.
 
-    chunk, chunk_kv: the prefill chunk beside them (0: none). mean_s, longest_s, skewed_s: seconds with all contexts at the (integer) mean, all at the
-    longest, and as described.
+    chunk, chunk_kv: the prefill chunk beside them (0: none). mean_s, longest_s, skewed_s: seconds with all contexts at the (integer)
+    mean, all at the longest, and as described.
     """
 
     decodes: np.ndarray
@@ -78,7 +79,7 @@ class Bundle:
 
 @dataclass(frozen=True)
 class OpSequence:
-    """Order of operators of a step: once before the stack, in every layer (`attention` and `moe` among them), once after it, per sequence."""
+    """Operators of a step in order: once before the stack, in every layer (`attention`, `moe` among them), once after it, per sequence."""
 
     prologue: tuple[str, ...]
     layer: tuple[str, ...]
@@ -89,7 +90,8 @@ class OpSequence:
 def find_bundle(root: Path, device: str | Sequence[str], model: str | Sequence[str], variant: str, tensor_parallel_size: int) -> Path:
     """The tpN folder of ROOT/<device>/<org>/<model>/<variant>/tpN.
 
-    device and model may be several names of the same thing; case, spaces, dashes and dots do not count, nor the organisation before a model's name.
+    device and model may be several names of the same thing; case, spaces, dashes and dots do not count, nor the organisation before a
+    model's name.
     Raises SimjaxError that says what exists.
     """
     device_dir = _match(root, device, {p.name: p for p in sorted(root.iterdir()) if p.is_dir()} if root.is_dir() else {}, "device")
@@ -124,14 +126,14 @@ def read_bundle(path: Path) -> Bundle:
         tensor_parallel_size=int(path.name[2:]),
         dense=dense,
         per_sequence=_read_curves(path / "per_sequence.csv", "sequences"),
-        attention=AttentionPoints(*(points[c].to_numpy(float) for c in ATTENTION[:4]), points["time_us"].to_numpy(float) * 1e-6),
-        moe=None if moe is None else MoePoints(*(moe[c].to_numpy(float) * (1e-6 if c == "time_us" else 1.0) for c in MOE)),
-        skew=None if skew is None else _skew_points(skew, 1e-6 / runs),
+        attention=AttentionPoints(*_columns(points, ATTENTION, 1e-6)),
+        moe=None if moe is None else MoePoints(*_columns(moe, MOE, 1e-6)),
+        skew=None if skew is None else SkewPoints(*_columns(skew, SKEW, 1e-6 / runs)),
     )
 
 
 def op_sequence(bundle: Bundle) -> OpSequence:
-    """The operators of a step, from the layers that the bundle has: a Llama-like stack, with or without qk_norm, dense or mixture of experts."""
+    """The operators of a step, from the layers that the bundle has: a Llama-like stack, with or without qk_norm, dense or with experts."""
     known = {*PROLOGUE, *LAYER, *DENSE_MLP, *HEAD}
     for name in bundle.dense:
         if name not in known:
@@ -182,33 +184,35 @@ def _read_curves(path: Path, size: str) -> dict[str, Curve]:
     }
 
 
-def _skew_points(frame: pd.DataFrame, unit: float) -> SkewPoints:
-    columns = [frame[c].to_numpy(float) for c in SKEW]
-    return SkewPoints(*columns[:6], *(c * unit for c in columns[6:]))
+def _columns(frame: pd.DataFrame, names: Sequence[str], unit: float) -> list[np.ndarray]:
+    """Columns as f64; times (`*_us`) times `unit`."""
+    return [frame[name].to_numpy(float) * (unit if name.endswith("_us") else 1.0) for name in names]
 
 
 def _read_csv(path: Path, numbers: Sequence[str], label: str | None = None) -> pd.DataFrame:
     """The columns `label` (text) and `numbers` (non-negative, finite; times positive) of a CSV file."""
     wanted = [*([label] if label else []), *numbers]
     try:
-        frame = pd.read_csv(path, usecols=lambda c: c in wanted, dtype=str, keep_default_na=False)
+        text = pd.read_csv(path, usecols=lambda c: c in wanted, dtype=str, keep_default_na=False, skip_blank_lines=False)
     except FileNotFoundError:
         raise SimjaxError(f"{path}: file not found; a profile bundle needs it") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise SimjaxError(f"{path}: not a CSV table ({str(error).strip().splitlines()[-1]})") from None
     for column in wanted:
-        if column not in frame:
+        if column not in text:
             raise SimjaxError(f"{path}:1: column {column!r} is missing")
-    if frame.empty:
+    text = text.loc[(text != "").any(axis=1)]
+    if text.empty:
         raise SimjaxError(f"{path}: no rows")
-    for column in numbers:
-        values = pd.to_numeric(frame[column], errors="coerce")
-        good = np.isfinite(values) & ((values > 0) if column.endswith("_us") else (values >= 0))
-        if not good.all():
-            line = int(np.argmin(good.to_numpy())) + 2
-            raise SimjaxError(
-                f"{path}:{line}: {column} must be a {'positive' if column.endswith('_us') else 'non-negative'} number, "
-                f"found {frame[column].iloc[line - 2]!r}"
-            )
-        frame[column] = values
-    return frame[wanted]
+    columns = {column: _numbers(path, text[column], positive=column.endswith("_us")) for column in numbers}
+    return pd.DataFrame({label: text[label].to_numpy(), **columns} if label else columns)
+
+
+def _numbers(path: Path, text: pd.Series, positive: bool) -> np.ndarray:
+    values = np.asarray(pd.to_numeric(text, errors="coerce"), dtype=float)
+    good = np.isfinite(values) & ((values > 0.0) if positive else (values >= 0.0))
+    if not good.all():
+        first = int(np.argmin(good))
+        kind = "positive" if positive else "non-negative"
+        raise SimjaxError(f"{path}:{int(text.index[first]) + 2}: {text.name} must be a {kind} number, found {text.iloc[first]!r}")
+    return values

@@ -41,13 +41,13 @@ def compile_bundle(
     stack: Stack,
     max_num_batched_tokens: int,
     max_num_seqs: int,
-    allreduce_s: Callable[[float], float] | None = None,
+    allreduce_s: Callable[[np.ndarray], np.ndarray] | None = None,
     host_s: float = 0.0,
     measured_attention: bool = True,
 ) -> StepCost:
     """The `StepCost` (C = 1) of one instance whose kernels are those of `bundle`; call it inside `jax.enable_x64(True)`.
 
-    allreduce_s: seconds of an all-reduce of so many bytes among the bundle's tensor-parallel ranks; needed when there is more than one.
+    allreduce_s: seconds of an all-reduce, by bytes (an array), among the bundle's tensor-parallel ranks; needed if there are several.
     measured_attention: keep the measured attention table; False prices attention by the coefficients fitted to it.
     Raises SimjaxError when all-reduce cost or the number of experts is missing, or the bundle lacks an operator.
     """
@@ -61,7 +61,7 @@ def compile_bundle(
     layer_s = sum(_layer_op_s(bundle, op, stack, tokens) for op in ops.layer if op != "attention")
     if bundle.tensor_parallel_size > 1 and allreduce_s is not None:
         message_bytes = tokens * (stack.hidden_size * stack.activation_bytes)
-        layer_s = layer_s + ALLREDUCES_PER_LAYER * np.array([allreduce_s(float(b)) for b in message_bytes])
+        layer_s = layer_s + ALLREDUCES_PER_LAYER * allreduce_s(message_bytes)
     sequences = np.arange(max_num_seqs + 1)
     sequences_s = sum(at_sizes(bundle.per_sequence[op], sequences) for op in ops.per_sequence)
     coefficients, table = _stack_attention(bundle, stack.layers)

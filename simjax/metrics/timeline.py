@@ -14,17 +14,18 @@ from simjax.metrics.steps import Steps, expand_steps, leap_durations
 COLUMNS = ["t_s", "instance", "running", "waiting", "kv_used_fraction", "prompt_tokens_per_s", "output_tokens_per_s", "power_w"]
 
 
-def timeline(result: Result, interval_s: float | None = None) -> pd.DataFrame:
+def timeline(result: Result, interval_s: float | None = None, most_bins: int = 500) -> pd.DataFrame:
     """The run in bins of `interval_s` seconds, one row a bin and instance, sorted by instance, then time.
 
     Args:
         result: a run with a leap log.
-        interval_s: bin width; the default gives 200 to 500 bins of a round width (1, 2 or 5 times a power of ten).
+        interval_s: bin width; the default is `default_interval` of the run's length.
+        most_bins: for the default width.
 
     Returns:
         A frame with the columns `COLUMNS`. A bin covers (t_s, t_s + interval_s]; all means and rates are over its full width.
         `running`: requests in the batch, time-weighted mean. `waiting`: requests sent (`arrival_s`) but not yet in a step
-        (`scheduled_s`), plus preempted ones that wait to resume, time-weighted mean. `kv_used_fraction`: KV blocks held
+        (`scheduled_s`), time-weighted mean; preempted ones that wait to resume are not among them. `kv_used_fraction`: KV blocks held
         by requests over usable blocks, time-weighted mean; inside a leap it grows linearly. `prompt_tokens_per_s`: prefill tokens
         computed (recomputation included), spread over their step. `output_tokens_per_s`: tokens counted at the end of their step.
         `power_w` is missing (`pd.NA`) until power is modelled.
@@ -37,7 +38,7 @@ def timeline(result: Result, interval_s: float | None = None) -> pd.DataFrame:
     if interval_s is not None and not (interval_s > 0 and math.isfinite(interval_s)):
         raise SimjaxError(f"interval_s={interval_s}: the bin width must be a positive number of seconds")
     start, end = _span(result, result.leaps)
-    width = default_interval(end - start) if interval_s is None else interval_s
+    width = default_interval(end - start, most_bins) if interval_s is None else interval_s
     start = math.floor(start / width) * width
     edges = start + width * np.arange(max(1, math.ceil((end - start) / width)) + 1)
     steps = expand_steps(result.leaps)
@@ -45,17 +46,38 @@ def timeline(result: Result, interval_s: float | None = None) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def default_interval(duration_s: float) -> float:
-    """The smallest 1, 2 or 5 times a power of ten seconds that cuts the duration into at most 500 bins (at least 200)."""
+def default_interval(duration_s: float, most_bins: int = 500) -> float:
+    """The smallest 1, 2 or 5 times a power of ten seconds that cuts the duration into at most `most_bins` bins (at least 0.4 of that)."""
     if duration_s <= 0:
         return 1.0
-    exponent = math.floor(math.log10(duration_s / 500.0))
+    exponent = math.floor(math.log10(duration_s / most_bins))
     # Divide by a power of ten where the exponent is negative: 2 / 10 is the double nearest to 0.2, 2 * 0.1 need not be.
-    for digit, power in ((m, e) for e in (exponent, exponent + 1) for m in (1, 2, 5)):
-        width = float(digit * 10**power) if power >= 0 else digit / 10**-power
-        if width * 500.0 >= duration_s:
-            return width
-    raise AssertionError("unreachable: ten times the power of ten covers the duration")
+    widths = (float(m * 10**e) if e >= 0 else m / 10**-e for e in (exponent, exponent + 1) for m in (1, 2, 5))
+    return next(width for width in widths if width * most_bins >= duration_s)
+
+
+def sum_instances(frame: pd.DataFrame, num_blocks: np.ndarray) -> pd.DataFrame:
+    """A timeline of the whole cluster: one row a bin.
+
+    Args:
+        frame: what `timeline` returned.
+        num_blocks: int32[N], KV blocks of each instance.
+
+    Returns:
+        `t_s`, the sums of `running`, `waiting` and the token rates, `kv_used_fraction` over all blocks, and `kv_low` and `kv_high`, its
+        value on the emptiest and on the fullest instance.
+    """
+    grid = {name: frame[name].to_numpy(np.float64).reshape(len(num_blocks), -1) for name in COLUMNS if name != "power_w"}
+    used = grid["kv_used_fraction"]
+    return pd.DataFrame(
+        {
+            "t_s": grid["t_s"][0],
+            **{name: grid[name].sum(axis=0) for name in ("running", "waiting", "prompt_tokens_per_s", "output_tokens_per_s")},
+            "kv_used_fraction": np.average(used, axis=0, weights=np.maximum(num_blocks, 1)),
+            "kv_low": used.min(axis=0),
+            "kv_high": used.max(axis=0),
+        }
+    )
 
 
 def _span(result: Result, leaps: LeapLog) -> tuple[float, float]:
@@ -71,7 +93,6 @@ def _instance_timeline(result: Result, leaps: LeapLog, steps: Steps, instance: i
     start, first, steps_of = leaps.start_s[mine], leaps.first_step_s[mine], leaps.steps[mine] > 1
     rest = np.where(steps_of, leap_durations(leaps)[mine] - first, 0.0)
     blocks, last = leaps.kv_blocks[mine], leaps.kv_blocks_last[mine]
-    parked = _preempted(result.requests, leaps, instance)
     later = np.where(steps_of, leaps.outputs[mine], 0)  # steps 2.. hold exactly the requests they emit a token for
 
     # Each leap is two segments: step 1, and the decode steps after it.
@@ -87,7 +108,7 @@ def _instance_timeline(result: Result, leaps: LeapLog, steps: Steps, instance: i
             "t_s": edges[:-1],
             "instance": np.full(len(edges) - 1, instance, np.int32),
             "running": running / width,
-            "waiting": (_waiting(result.requests, instance, edges) + _binned(edges, start, first + rest, parked * (first + rest))) / width,
+            "waiting": _waiting(result.requests, instance, edges) / width,
             "kv_used_fraction": held / width / max(1, int(result.num_blocks[instance])),
             "prompt_tokens_per_s": prompt / width,
             "output_tokens_per_s": output / width,
@@ -130,19 +151,6 @@ def _waiting(requests: RequestLog, instance: int, edges: np.ndarray) -> np.ndarr
     """Request-seconds spent in each bin between arrival and the first step, float64[B]."""
     mine = (requests.instance == instance) & np.isfinite(requests.arrival_s)
     return np.maximum(np.diff(_count_integral(requests.arrival_s[mine], edges) - _count_integral(requests.scheduled_s[mine], edges)), 0.0)
-
-
-def _preempted(requests: RequestLog, leaps: LeapLog, instance: int) -> np.ndarray:
-    """Preempted requests in the queue during each leap of the instance, int64: its queue less the requests never in a step so far.
-
-    A request that the API has not queued yet when a step is formed is taken for a queued one, so this can be low by those few.
-    """
-    mine, routed = leaps.instance == instance, requests.instance == instance
-    if not requests.preemptions[routed].any():
-        return np.zeros(int(mine.sum()), np.int64)
-    arrived = np.searchsorted(np.sort(requests.arrival_s[routed]), leaps.start_s[mine], side="right")
-    scheduled = np.searchsorted(np.sort(requests.scheduled_s[routed]), leaps.start_s[mine], side="right")
-    return np.maximum(leaps.waiting[mine] - (arrived - scheduled), 0)
 
 
 def _count_integral(times: np.ndarray, edges: np.ndarray) -> np.ndarray:

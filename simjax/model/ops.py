@@ -20,19 +20,21 @@ _LOGIT_BYTES = 4  # vLLM turns logits to float32 before sampling
 class Op:
     """One operation on one rank; T is the tokens it sees (the sequences, when `per_sequence`).
 
-    A call moves `weight_bytes + row_bytes·T` bytes and does `row_flops·T` FLOPs. A mixture of experts also reads the weights of the
-    experts that T tokens hit, see `distinct_experts`.
+    A call moves `weight_bytes + row_bytes·T` bytes and does `row_flops·T` FLOPs. A mixture of experts also reads `expert_bytes` for each
+    expert that T tokens hit, see `distinct_experts`.
 
     Attributes:
         count: calls in one step.
         per_sequence: T counts the scheduled sequences instead of the scheduled tokens.
         replicated: every rank does the whole of it, whatever the tensor parallelism.
-        k, n: the product is (T, k) @ (k, n); 0 when the op is no matrix product. For experts: one expert's gate and up product.
+        k, n: the product is (T, k) @ (k, n); 0 when the op is no matrix product. For experts: the three products of one expert, taken as one
+            of the same FLOPs.
         weight_bytes: read on each call, whatever T.
         row_bytes, row_flops: per token (per sequence), activations read and written.
         experts: routed experts on the rank, 0 when the op has none.
         expert_bytes: weights of one of them.
         expert_share: probability that a token picks a given expert, top_k / num_experts.
+        pairs: token-expert pairs of a token that this rank computes.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Op:
     experts: int = 0
     expert_bytes: int = 0
     expert_share: float = 0.0
+    pairs: float = 1.0
 
     @property
     def is_gemm(self) -> bool:
@@ -56,15 +59,6 @@ class Op:
     def distinct_experts(self, tokens: Any, xp: Any) -> Any:
         """Expected number of the rank's experts that T tokens hit when routing is uniform: E (1 - (1 - k/E)^T)."""
         return self.experts * (1.0 - (1.0 - self.expert_share) ** xp.asarray(tokens, dtype=float))
-
-    def bytes_moved(self, tokens: Any, xp: Any) -> Any:
-        """Bytes one call moves between memory and the chip for T tokens (any shape)."""
-        moved = self.weight_bytes + self.row_bytes * xp.asarray(tokens, dtype=float)
-        return moved + self.expert_bytes * self.distinct_experts(tokens, xp) if self.experts else moved
-
-    def flops(self, tokens: Any, xp: Any) -> Any:
-        """Floating-point operations of one call for T tokens (any shape)."""
-        return self.row_flops * xp.asarray(tokens, dtype=float)
 
 
 def step_ops(model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_size: int = 1) -> tuple[Op, ...]:
@@ -127,13 +121,14 @@ def _mixture(model: ModelSpec, experts: int, width: int, shared_width: int, expe
         "moe",
         model.num_moe_layers,
         k=h,
-        n=2 * width,
+        n=3 * width,
         weight_bytes=h * model.num_experts * fp,
         row_bytes=pairs * pair_bytes + (2 * h + model.num_experts) * fp,
         row_flops=6.0 * h * width * pairs + 2.0 * h * model.num_experts,
         experts=experts,
         expert_bytes=3 * h * width * fp,
         expert_share=model.num_experts_per_tok / model.num_experts,
+        pairs=pairs,
     )
     return [moe, *(_gated_mlp(model.num_moe_layers, h, shared_width, fp) if shared_width else [])]
 

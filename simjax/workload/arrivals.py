@@ -63,7 +63,7 @@ def constant(rate: float, n: int | None = None, duration_s: float | None = None)
     _need_positive("rate", rate)
     _need_extent(n, duration_s)
     times = np.arange(n if n is not None else _checked_count(np.ceil(rate * (duration_s or 0.0)) + 1)) / rate
-    return times if duration_s is None else times[times < duration_s]
+    return _before(times, duration_s)
 
 
 def pulses(size: int, interval_s: float, count: int | None = None, n: int | None = None, duration_s: float | None = None) -> np.ndarray:
@@ -80,7 +80,7 @@ def pulses(size: int, interval_s: float, count: int | None = None, n: int | None
     if count is None:
         count = -(-n // size) if n is not None else _checked_count(np.ceil((duration_s or 0.0) / interval_s) + 1)
     times = np.repeat(np.arange(count) * interval_s, size)[:n]
-    return times if duration_s is None else times[times < duration_s]
+    return _before(times, duration_s)
 
 
 def piecewise(
@@ -104,18 +104,18 @@ def piecewise(
             f"the rate stays 0 after {starts[-1]:g} s, when {len(unit)} of {n} requests have arrived; end with a positive rate"
         )
     piece = np.searchsorted(area, unit, side="right") - 1
-    return starts[piece] + (unit - area[piece]) / rates[piece]
+    return _before(starts[piece] + (unit - area[piece]) / rates[piece], duration_s)
 
 
 def _renewal(unit_gaps: Gaps, rate: float, n: int | None, duration_s: float | None) -> np.ndarray:
     """Arrivals after independent gaps of mean 1/rate."""
     _need_positive("rate", rate)
     _need_extent(n, duration_s)
-    return _accumulate(unit_gaps, n, np.inf if duration_s is None else rate * duration_s) / rate
+    return _before(_accumulate(unit_gaps, n, np.inf if duration_s is None else rate * duration_s) / rate, duration_s)
 
 
 def _accumulate(unit_gaps: Gaps, n: int | None, limit: float) -> np.ndarray:
-    """Sums of unit-mean gaps: the first `n` of them, as far as they lie below `limit`."""
+    """Sums of unit-mean gaps: the first `n` of them, as far as they lie below `limit` (up to rounding, see `_before`)."""
     if n is not None and not np.isfinite(limit):
         return np.cumsum(unit_gaps(n))
     chunk = _checked_count(limit + 4.0 * np.sqrt(limit) + 16.0) if n is None else n
@@ -123,7 +123,12 @@ def _accumulate(unit_gaps: Gaps, n: int | None, limit: float) -> np.ndarray:
     while n is None and gaps.sum() < limit:
         gaps = np.concatenate([gaps, unit_gaps(chunk)])
     times = np.cumsum(gaps)
-    return times[times < limit]
+    return times[times < limit * (1 + 1e-12)]
+
+
+def _before(times: np.ndarray, duration_s: float | None) -> np.ndarray:
+    """The arrivals before the end; the test on unit gaps rounds differently, so this one decides."""
+    return times if duration_s is None else times[times < duration_s]
 
 
 def _checked_segments(segments: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:

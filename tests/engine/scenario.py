@@ -86,7 +86,9 @@ class Scenario:
         return np.random.default_rng(7).random(len(self.prompt))
 
     def shape(self, **changes) -> EngineShape:
-        sized = dataclasses.replace(SHAPE, instances=len(self.limits), clients=self.concurrency)
+        looks = len(self.limits) > 1 and self.router in (RouterPolicy.LEAST_LOADED, RouterPolicy.LEAST_KV)
+        live = looks or self.concurrency > 0
+        sized = dataclasses.replace(SHAPE, instances=len(self.limits), clients=self.concurrency, live_routing=live)
         return dataclasses.replace(sized, **changes)
 
     def params(self) -> ClusterParams:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 
 from simjax.engine.result import Result, Status
 from tests.engine.scenario import Scenario
@@ -26,24 +26,41 @@ def assert_same(ours: Result, theirs: RefResult) -> None:
     assert ours.steps == len(theirs.steps)
 
 
+def undecided(scenario: Scenario, theirs: RefResult) -> bool:
+    """Whether a request is queued just when a step ends, give or take rounding: then the order of two float sums decides who comes first.
+
+    Closed loops make such ties: a request sent one think time after a step that took d, and a step of the same d, begun one think time after
+    the same moment, meet exactly.
+    """
+    ends_s = np.array([step.end_s for step in theirs.steps])
+    queued_s = np.array([request.arrival_s for request in theirs.requests])[:, None] + [x.api_pre_s for x in scenario.limits]
+    return bool(np.any(np.abs(queued_s.reshape(-1, 1) - ends_s) < 1e-9))
+
+
+def check(scenario: Scenario, leap: bool) -> None:
+    theirs = scenario.run_reference()
+    assume(not undecided(scenario, theirs))
+    assert_same(scenario.run(leap=leap), theirs)
+
+
 @pytest.mark.parametrize("leap", [True, False], ids=["leap", "step"])
 class TestAgainstReference:
     @given(scenario=scenarios())
     @LIMITED
     def test_one_instance(self, scenario: Scenario, leap: bool):
-        assert_same(scenario.run(leap=leap), scenario.run_reference())
+        check(scenario, leap)
 
     @given(scenario=scenarios(instances=3))
     @LIMITED
     def test_three_instances(self, scenario: Scenario, leap: bool):
-        assert_same(scenario.run(leap=leap), scenario.run_reference())
+        check(scenario, leap)
 
     @given(scenario=scenarios(closed=True))
     @LIMITED
     def test_closed_loop(self, scenario: Scenario, leap: bool):
-        assert_same(scenario.run(leap=leap), scenario.run_reference())
+        check(scenario, leap)
 
     @given(scenario=scenarios(instances=2, closed=True))
     @LIMITED
     def test_closed_loop_on_two_instances(self, scenario: Scenario, leap: bool):
-        assert_same(scenario.run(leap=leap), scenario.run_reference())
+        check(scenario, leap)

@@ -17,7 +17,7 @@ def test_the_devices_people_ask_for_are_shipped():
 @pytest.mark.parametrize("name", device_names())
 def test_every_fact_has_a_source(name):
     device = load_device(name)
-    facts = {"memory_bytes", "memory_bandwidth_bytes_per_s", "peak_flops", "intra_link", "inter_link"}
+    facts = {"memory_bytes", "memory_bandwidth_bytes_per_s", "peak_flops", "multiprocessors", "intra_link", "inter_link"}
     facts |= {"tdp_w"} if device.tdp_w is not None else set()
     facts |= {"idle_w"} if device.idle_w is not None else set()
     facts |= {"cpu_memory"} if device.node.cpu_memory_bytes is not None else set()

@@ -73,23 +73,6 @@ def test_waiting_counts_requests_that_are_never_scheduled():
     np.testing.assert_allclose(frame.waiting, [1.0, 2.0, 1.5, 1.0])
 
 
-def test_preempted_requests_wait_too():
-    # The second request is preempted at t=2 and resumes at t=5; the third arrives at t=3 and starts at t=6.
-    requests = request_log(
-        dict(arrival_s=0.0, scheduled_s=0.0, first_token_s=2.0, finish_s=5.0),
-        dict(arrival_s=0.0, scheduled_s=0.0, first_token_s=2.0, finish_s=7.0, preemptions=1),
-        dict(arrival_s=3.0, scheduled_s=6.0, first_token_s=7.0, finish_s=7.0),
-    )
-    leaps = leap_log(
-        dict(start_s=0.0, first_step_s=2.0, running=2, waiting=0),
-        dict(start_s=2.0, first_step_s=1.5, running=1, waiting=1),
-        dict(start_s=3.5, first_step_s=1.5, running=1, waiting=2),
-        dict(start_s=5.0, first_step_s=1.0, running=1, waiting=1),
-        dict(start_s=6.0, first_step_s=1.0, running=2, waiting=0),
-    )
-    np.testing.assert_allclose(timeline(make_result(requests, leaps), 1.0).waiting, [0, 0, 1, 2, 2, 1, 0])
-
-
 def test_late_clocks_keep_their_digits():
     shifted = 1.0e6
     requests = request_log(dict(arrival_s=shifted + 0.25, scheduled_s=shifted + 0.75, first_token_s=shifted + 1.0, finish_s=shifted + 1.0))

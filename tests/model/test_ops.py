@@ -62,7 +62,7 @@ def test_expert_parallelism_shares_experts_and_pairs():
     assert (half.experts, half.expert_bytes) == (64, whole.expert_bytes)
     assert half.distinct_experts(5, np) == pytest.approx(whole.distinct_experts(5, np) / 2)
     router = 2.0 * model.hidden_size * model.num_experts
-    assert half.flops(1, np) - router == pytest.approx((whole.flops(1, np) - router) / 2)
+    assert half.row_flops - router == pytest.approx((whole.row_flops - router) / 2)
 
 
 def test_attention_flops():

@@ -59,7 +59,7 @@ def test_a_malformed_row_is_an_error_with_its_line_or_is_skipped(tmp_path, row, 
         ('{"timestamp": 5, "input_length": 3}', "output_length is missing"),
         ('{"timestamp": 5, "input_length": null, "output_length": 2}', "input_length is missing"),
         ('{"timestamp": 5, "input_length": [3, 4], "output_length": 2}', "input_length=[3, 4] is not a number"),
-        ('{"timestamp": 5, "input_length": 3, "output_len', "not valid JSON at column 38: unterminated string starting"),
+        ('{"timestamp": 5, "input_length": 3, "output_len', "not valid JSON at column 37: unterminated string starting"),
         ("17", "not a JSON object"),
     ],
 )
@@ -152,9 +152,9 @@ def test_parquet_holds_the_same_columns(tmp_path):
     pd.DataFrame({"arrival_s": [1.0, 2.5], "prompt_tokens": [3, 4], "output_tokens": [5, 6], "user": ["a", "b"]}).to_parquet(path)
     trace = read_trace(path)
     assert (trace.format, trace.workload.arrival_s.tolist()) == ("plain", [0.0, 1.5])
-    pd.DataFrame({"TIMESTAMP": pd.to_datetime(["2024-05-12 08:00", "2024-05-12 08:01"]), "ContextTokens": [3, 4], "GeneratedTokens": [5, 0]}).to_parquet(
-        path
-    )
+    pd.DataFrame(
+        {"TIMESTAMP": pd.to_datetime(["2024-05-12 08:00", "2024-05-12 08:01"]), "ContextTokens": [3, 4], "GeneratedTokens": [5, 0]}
+    ).to_parquet(path)
     with pytest.raises(SimjaxError, match=r"trace\.parquet: row 2: GeneratedTokens=0 must be at least 1"):
         read_trace(path)
     assert read_trace(path, on_bad_row="skip").workload.prompt_tokens.tolist() == [3]
@@ -176,15 +176,14 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     [
         ("", "the file is empty"),
         ("\n\n", "the file is empty"),
-        (PLAIN, "no usable request"),
-        (PLAIN + "x,1,1\n", "no usable request: 1 malformed and 0 failed rows"),
+        (PLAIN, "the trace has no usable request$"),
+        (PLAIN + "x,1,1\n", "the trace has no usable request: 1 malformed and 0 failed rows"),
         ('[{"timestamp": 0}]', "a JSON array"),
         ("time,prompt\n1,2\n", r"cannot tell the format from its columns \(time, prompt\)"),
-        ("\x00\x01\n", "not a CSV file|cannot tell the format"),
     ],
 )
 def test_a_file_without_requests_is_an_error(tmp_path, text, reason):
-    with pytest.raises(SimjaxError, match=rf"trace\.csv: {reason}|trace\.csv: ({reason})"):
+    with pytest.raises(SimjaxError, match=rf"trace\.csv: {reason}"):
         read_trace(write(tmp_path, text), on_bad_row="skip")
 
 
@@ -196,7 +195,7 @@ def test_a_file_that_is_no_text_is_an_error(tmp_path):
 
 
 def test_paths_that_are_no_files_are_errors(tmp_path):
-    with pytest.raises(SimjaxError, match="nowhere.csv: no such file"):
+    with pytest.raises(SimjaxError, match=r"nowhere\.csv: no such file"):
         read_trace(tmp_path / "nowhere.csv")
     with pytest.raises(SimjaxError, match="a directory, not a trace file"):
         read_trace(tmp_path)

@@ -144,7 +144,7 @@ def test_vidur_without_arrivals_gives_lengths_but_no_trace():
     lengths = read_lengths(path)
     assert (len(lengths.prompt_tokens), lengths.prompt_tokens[0], lengths.output_tokens[0]) == (28_257, 3772, 54)
     assert round(lengths.prompt_tokens.mean()) == 2_588 and round(lengths.output_tokens.mean()) == 291
-    with pytest.raises(SimjaxError, match="no arrivals .*arrived_at.*source of lengths"):
+    with pytest.raises(SimjaxError, match=r"no arrivals .*arrived_at.*source of lengths"):
         read_trace(path)
 
 

@@ -1,0 +1,210 @@
+"""From a measured bundle of kernel times to a latency profile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simjax.errors import SimjaxError
+from simjax.hardware import DeviceSpec, load_device
+from simjax.latency.attention import AttentionCoefficients
+from simjax.latency.attention_fit import fit_attention, fit_decode_skew
+from simjax.latency.attention_roofline import AttentionEfficiency, attention_efficiency
+from simjax.latency.bundle import Bundle, read_bundle
+from simjax.latency.efficiency import OpEfficiency
+from simjax.latency.fit_ops import (
+    EXPERTS_START,
+    GEMM_START,
+    OWN,
+    ROWS,
+    ROWS_START,
+    SHARED,
+    Measured,
+    fit_errors,
+    predict,
+    solve,
+    with_kernel_factors,
+)
+from simjax.latency.profile import ANY_DEGREE, HostOverheads, LatencyProfile, RankCoefficients, ValidRange, op_efficiency
+from simjax.model import ModelSpec, load_model
+from simjax.model.ops import step_ops
+
+# The profiler runs one layer over and over, so experts of fewer bytes than this stay in a large cache, which they never do in a model.
+CACHED_EXPERT_BYTES = 128e6
+
+
+@dataclass(frozen=True)
+class RankData:
+    """What was measured of one rank at one tensor-parallel degree."""
+
+    model: ModelSpec
+    device: DeviceSpec
+    bundle: Bundle
+    kernels: dict[str, Measured]
+
+    @property
+    def degree(self) -> int:
+        """Tensor-parallel degree."""
+        return self.bundle.tensor_parallel_size
+
+
+def fit_bundle(bundle_dir: str | Path) -> LatencyProfile:
+    """Fit a bundle, all its tensor-parallel degrees; the folder is the one that holds `meta.yaml`.
+
+    Raises:
+        SimjaxError: the folder is no bundle, or its device or model is unknown.
+    """
+    data = read_ranks(Path(bundle_dir))
+    first = data[0]
+    dtype = first.model.dtype
+    shared = _shared_gemm(data, dtype)
+    ranks, errors = {}, {}
+    for rank in data:
+        ranks[rank.degree], errors[rank.degree] = _fit_rank(rank, shared, data[0].kernels.get("moe"))
+    return LatencyProfile(
+        device=first.device.name,
+        model=first.model.name,
+        dtype=dtype,
+        ranks=ranks,
+        host=HostOverheads(),
+        valid=_valid(first.bundle),
+        provenance=_provenance([first], "fitted to measured kernel times of this model") | {"errors": errors},
+        source=str(bundle_dir),
+    )
+
+
+def fit_generic(bundle_dirs: Sequence[str | Path]) -> LatencyProfile:
+    """Coefficients for any model on the device of these bundles: one set of efficiencies per kind of operation, no kernel factors."""
+    data = [rank for folder in bundle_dirs for rank in read_ranks(Path(folder))]
+    device, dtype = data[0].device, data[0].model.dtype
+    if any(rank.device != device for rank in data):
+        raise SimjaxError(f"a generic profile needs bundles of one device, got {sorted({rank.device.name for rank in data})}")
+    gemms = [m for rank in data for m in _gemms(rank)]
+    rows = [m for rank in data for m in rank.kernels.values() if not m.op.is_gemm and m.op.name not in ("sampler", "embedding")]
+    ops = {
+        "gemm": solve(gemms, GEMM_START, SHARED + OWN, device, dtype),
+        "elementwise": solve(rows, ROWS_START, ROWS, device, dtype),
+        "sampler": solve([rank.kernels["sampler"] for rank in data], ROWS_START, ROWS, device, dtype),
+    }
+    experts = [_uncached(rank.kernels["moe"]) for rank in data if "moe" in rank.kernels and rank.degree == 1]
+    # Without a measured mixture of experts its products are taken to be as efficient as the others.
+    ops["experts"] = solve(experts, EXPERTS_START, SHARED + OWN, device, dtype) if experts else replace(ops["gemm"], floor_s=EXPERTS_START.floor_s)
+    efficiencies = [attention_efficiency(_fit_attention(rank.bundle)[0], rank.model, device, rank.degree) for rank in data]
+    coefficients = RankCoefficients(ops=ops, attention=_mean_efficiency(efficiencies))
+    errors = {f"{rank.model.name} tp{rank.degree}": _step_errors(rank, coefficients) for rank in data}
+    return LatencyProfile(
+        device=device.name,
+        model=None,
+        dtype=dtype,
+        ranks={ANY_DEGREE: coefficients},
+        host=HostOverheads(),
+        valid=_valid(data[0].bundle),
+        provenance=_provenance([rank for rank in data if rank.degree == 1], "efficiencies fitted to measured kernel times of other models")
+        | {"errors": errors},
+        source="generic",
+    )
+
+
+def read_ranks(bundle_dir: Path) -> list[RankData]:
+    """Everything measured in a bundle, by rising tensor-parallel degree."""
+    folders = sorted((p for p in bundle_dir.glob("tp*") if p.name[2:].isdecimal()), key=lambda p: int(p.name[2:]))
+    if not folders:
+        raise SimjaxError(f"{bundle_dir}: no tpN folder; give the folder of a bundle that holds meta.yaml")
+    return [_read_rank(folder) for folder in folders]
+
+
+def _read_rank(folder: Path) -> RankData:
+    bundle = read_bundle(folder)
+    model, device = load_model(str(bundle.meta["model"])), load_device(str(bundle.meta["hardware"]))
+    curves = bundle.dense | bundle.per_sequence
+    kernels = {}
+    for op in step_ops(model, bundle.tensor_parallel_size):
+        if op.name in curves:
+            kernels[op.name] = Measured(op, curves[op.name].size, curves[op.name].seconds)
+    if bundle.moe is not None:
+        # Measured on one rank only, whatever the degree.
+        op = next(op for op in step_ops(model) if op.experts)
+        kernels["moe"] = Measured(op, bundle.moe.tokens, bundle.moe.seconds, bundle.moe.activated)
+    return RankData(model, device, bundle, kernels)
+
+
+def _gemms(rank: RankData) -> list[Measured]:
+    """Matrix products on two rows or more (one row takes another kernel), without experts and the output head."""
+    chosen = [m for m in rank.kernels.values() if m.op.is_gemm and not m.op.experts and not m.op.per_sequence]
+    return [m.select(m.rows > 1) for m in chosen]
+
+
+def _shared_gemm(data: list[RankData], dtype: str) -> OpEfficiency:
+    return solve([m for rank in data for m in _gemms(rank)], GEMM_START, SHARED + OWN, data[0].device, dtype)
+
+
+def _uncached(m: Measured) -> Measured:
+    assert m.distinct is not None
+    return m.select(m.distinct * m.op.expert_bytes > CACHED_EXPERT_BYTES)
+
+
+def _fit_rank(rank: RankData, shared: OpEfficiency, experts: Measured | None) -> tuple[RankCoefficients, dict[str, Any]]:
+    device, dtype = rank.device, rank.model.dtype
+    ops, errors = {}, {}
+    for name, m in rank.kernels.items():
+        if m.op.experts:
+            assert experts is not None
+            part = _uncached(experts)
+            ops[name] = solve([part], EXPERTS_START, SHARED + OWN, device, dtype)
+            errors[name] = fit_errors(predict(part, ops[name], device, dtype), part.seconds)
+            continue
+        free, start = (OWN, shared) if m.op.is_gemm else (ROWS, ROWS_START)
+        base = solve([m.select(m.rows > 1)], start, free, device, dtype)
+        ops[name] = with_kernel_factors(m, base, device, dtype)
+        errors[name] = fit_errors(predict(m, ops[name], device, dtype), m.seconds)
+    attention, errors["attention"] = _fit_attention(rank.bundle)
+    coefficients = RankCoefficients(ops=ops, attention=attention)
+    errors["step_without_attention"] = _step_errors(rank, coefficients)
+    return coefficients, errors
+
+
+def _fit_attention(bundle: Bundle) -> tuple[AttentionCoefficients, dict[str, Any]]:
+    coefficients, errors = fit_attention(bundle.attention)
+    if bundle.skew is not None:
+        alone = bundle.skew.chunk == 0
+        skew = fit_decode_skew(bundle.skew.mean_s[alone], bundle.skew.longest_s[alone], bundle.skew.skewed_s[alone])
+        coefficients = replace(coefficients, decode_skew=skew)
+    table = {f"{kind}_{name}_pct": round(100.0 * getattr(e, key), 2) for kind, e in errors.items() for name, key in (("median", "p50"), ("p90", "p90"))}
+    return coefficients, table
+
+
+def _step_errors(rank: RankData, coefficients: RankCoefficients) -> dict[str, float]:
+    """Errors of the sum over a step of all operations that depend on the number of tokens only, experts and attention excepted."""
+    parts = [m for m in rank.kernels.values() if not m.op.per_sequence and not m.op.experts]
+    rows = parts[0].rows
+    parts = [m for m in parts if len(m.rows) == len(rows) and np.all(m.rows == rows)]
+    predicted = sum(m.op.count * predict(m, op_efficiency(coefficients, m.op, "fit"), rank.device, rank.model.dtype) for m in parts)
+    return fit_errors(np.asarray(predicted), np.asarray(sum(m.op.count * m.seconds for m in parts)))
+
+
+def _mean_efficiency(efficiencies: list[AttentionEfficiency]) -> AttentionEfficiency:
+    """The geometric mean of each field."""
+    values = {f.name: np.array([getattr(e, f.name) for e in efficiencies]) for f in fields(AttentionEfficiency)}
+    return AttentionEfficiency(**{name: float(np.exp(np.mean(np.log(np.maximum(x, 1e-12))))) for name, x in values.items()})
+
+
+def _valid(bundle: Bundle) -> ValidRange:
+    tokens = next(iter(bundle.dense.values())).size
+    sequences = next(iter(bundle.per_sequence.values())).size
+    context = bundle.attention.decode_kv[bundle.attention.decodes > 0]
+    return ValidRange(*((int(x.min()), int(x.max())) for x in (tokens, sequences, context)))
+
+
+def _provenance(data: list[RankData], kind: str) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "data": [f"{rank.bundle.meta['hardware']}/{rank.model.name}/{rank.bundle.meta['variant']} (LLMServingSim profile bundle)" for rank in data],
+        "measured": str(data[0].bundle.meta.get("profiled_at", "unknown"))[:10],
+        "vllm_version": str(data[0].bundle.meta.get("vllm_version", "unknown")),
+        "fitted": date.today().isoformat(),
+    }

@@ -1,0 +1,191 @@
+"""A latency profile: how well one device runs one model (or any), and its compilation to what the engine reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from simjax.errors import SimjaxError
+from simjax.hardware import DeviceSpec, LinkSpec
+from simjax.latency.attention import AttentionCoefficients, scaled
+from simjax.latency.attention_roofline import AttentionEfficiency, attention_coefficients
+from simjax.latency.collectives import all_reduce_s
+from simjax.latency.cost import StepCost
+from simjax.latency.efficiency import OpEfficiency, op_seconds
+from simjax.model import ModelSpec
+from simjax.model.ops import Op, step_ops
+
+ANY_DEGREE = 0  # key of coefficients that hold for every tensor-parallel degree
+ALL_REDUCES_PER_LAYER = 2  # after o_proj and after the MLP
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RankCoefficients:
+    """Coefficients of one rank at one tensor-parallel degree.
+
+    Attributes:
+        ops: by name of the operation or, for profiles of any model, by kind (`gemm`, `elementwise`, `experts`).
+        attention: of one layer when it was fitted for the model, efficiencies otherwise.
+    """
+
+    ops: dict[str, OpEfficiency]
+    attention: AttentionCoefficients | AttentionEfficiency
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class HostOverheads:
+    """Time that no kernel takes.
+
+    Attributes:
+        step_s: seconds per step during which the device waits for the host.
+        api_pre_s: seconds from the client's request until the engine queues it (HTTP, tokenisation).
+        api_post_s: seconds from a token's step until the client has it.
+    """
+
+    step_s: Any = 0.0
+    api_pre_s: Any = 0.0
+    api_post_s: Any = 0.0
+
+
+@dataclass(frozen=True)
+class ValidRange:
+    """Where the profile was measured: least and most tokens and sequences of a step, and context of a request."""
+
+    tokens: tuple[int, int]
+    sequences: tuple[int, int]
+    context: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class LatencyProfile:
+    """Fitted or assumed coefficients and where they come from.
+
+    Attributes:
+        device: short name of the device.
+        model: Hugging Face id, or None when the coefficients hold for any model.
+        dtype: data type of weights and activations.
+        ranks: coefficients by tensor-parallel degree, or under `ANY_DEGREE`.
+        host: time outside the kernels.
+        valid: where the profile was measured.
+        provenance: data, date, engine version, fit error by degree and operation.
+        source: the file it was read from, for messages.
+    """
+
+    device: str
+    model: str | None
+    dtype: str
+    ranks: Mapping[int, RankCoefficients]
+    host: HostOverheads
+    valid: ValidRange
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    source: str = "profile"
+
+    def rank(self, tensor_parallel_size: int) -> RankCoefficients:
+        """The coefficients for a tensor-parallel degree.
+
+        Raises:
+            SimjaxError: the profile was measured at other degrees only.
+        """
+        found = self.ranks.get(tensor_parallel_size, self.ranks.get(ANY_DEGREE))
+        if found is None:
+            known = ", ".join(str(degree) for degree in self.ranks)
+            raise SimjaxError(
+                f"{self.source}: no profile for tensor_parallel_size={tensor_parallel_size} (it has {known}); use one of those or a generic profile"
+            )
+        return found
+
+
+def compile_profile(
+    profile: LatencyProfile,
+    model: ModelSpec,
+    device: DeviceSpec,
+    tensor_parallel_size: int = 1,
+    link: LinkSpec | None = None,
+    max_tokens: int = 2048,
+    max_sequences: int = 256,
+    xp: Any = np,
+) -> StepCost:
+    """The `StepCost` (C = 1) of one instance.
+
+    Args:
+        profile: the coefficients.
+        model: what runs.
+        device: on what.
+        tensor_parallel_size: ranks of the instance.
+        link: between the ranks; the device's own link within a node when None.
+        max_tokens: most tokens of a step (`max_num_batched_tokens`).
+        max_sequences: most sequences of a step (`max_num_seqs`).
+        xp: numpy, or jax.numpy to take gradients with respect to the profile's coefficients.
+
+    Raises:
+        SimjaxError: the profile is for another model's operations or another degree, or the model cannot be divided so.
+    """
+    rank = profile.rank(tensor_parallel_size)
+    ops = step_ops(model, tensor_parallel_size)
+    # Float64 locally: importing or calling this must not change the user's global setting.
+    with jax.enable_x64(True):
+        tokens_s = _total_s([op for op in ops if not op.per_sequence], rank, profile, device, model.dtype, max_tokens, xp)
+        if tensor_parallel_size > 1:
+            message_bytes = np.arange(1, max_tokens + 1) * float(model.hidden_size * model.dtype_bytes)
+            link = link or device.node.intra_link
+            one_s = all_reduce_s(message_bytes, tensor_parallel_size, link, device.memory_bandwidth_bytes_per_s)
+            tokens_s = tokens_s + ALL_REDUCES_PER_LAYER * model.num_hidden_layers * one_s
+        sequences_s = _total_s([op for op in ops if op.per_sequence], rank, profile, device, model.dtype, max_sequences, xp)
+        attention = _attention(rank, model, device, tensor_parallel_size, xp)
+        return StepCost(
+            tokens_s=_table(tokens_s),
+            sequences_s=_table(sequences_s),
+            host_s=jnp.asarray(profile.host.step_s, jnp.float64)[None],
+            attention=jax.tree.map(lambda x: jnp.asarray(x, jnp.float64)[None], attention),
+        )
+
+
+def _table(seconds: Any) -> jax.Array:
+    """Entry 0 is 0: a step of nothing takes no time."""
+    return jnp.concatenate([jnp.zeros(1), jnp.asarray(seconds, jnp.float64)])[None]
+
+
+def _total_s(ops: list[Op], rank: RankCoefficients, profile: LatencyProfile, device: DeviceSpec, dtype: str, most: int, xp: Any) -> Any:
+    rows = np.arange(1, most + 1)
+    return sum(op.count * op_seconds(op, op_efficiency(rank, op, profile.source), device, dtype, rows, xp) for op in ops)
+
+
+def op_kind(op: Op) -> str:
+    """The kind under which coefficients for any model are kept."""
+    return "experts" if op.experts else "gemm" if op.is_gemm else "elementwise"
+
+
+def op_efficiency(rank: RankCoefficients, op: Op, source: str) -> OpEfficiency:
+    """The coefficients of an operation, by its name or else by its kind."""
+    found = rank.ops.get(op.name, rank.ops.get(op_kind(op)))
+    if found is None:
+        raise SimjaxError(f"{source}: no coefficients for {op.name} (it has {', '.join(rank.ops)}); is the profile for another kind of model?")
+    return found
+
+
+def _attention(rank: RankCoefficients, model: ModelSpec, device: DeviceSpec, tensor_parallel_size: int, xp: Any) -> AttentionCoefficients:
+    if isinstance(rank.attention, AttentionEfficiency):
+        return attention_coefficients(rank.attention, model, device, tensor_parallel_size, xp)
+    return scaled(rank.attention, model.num_hidden_layers)
+
+
+def profile_warnings(profile: LatencyProfile, model: ModelSpec, tensor_parallel_size: int, max_tokens: int, max_sequences: int) -> list[str]:
+    """One line for each way in which a simulation would leave what the profile was measured on."""
+    lines = []
+    if profile.model is None:
+        lines.append(f"{profile.source}: coefficients for any model on {profile.device}, not measured for {model.name}")
+    if tensor_parallel_size not in profile.ranks and tensor_parallel_size > 1:
+        lines.append(f"{profile.source}: tensor_parallel_size={tensor_parallel_size} is extrapolated from single-rank efficiencies")
+    if model.dtype_bytes != 2:
+        lines.append(f"{profile.source}: measured in {profile.dtype}, the model is {model.dtype}")
+    for name, most, valid in (("max_num_batched_tokens", max_tokens, profile.valid.tokens), ("max_num_seqs", max_sequences, profile.valid.sequences)):
+        if most > valid[1]:
+            lines.append(f"{profile.source}: {name}={most} exceeds the measured {valid[1]}; larger steps are extrapolated")
+    return lines

@@ -1,0 +1,37 @@
+"""Put the cost models of different instances side by side, so that one array program prices the whole cluster."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from simjax.latency.attention_grid import AXES, padded, table_of_coefficients
+from simjax.latency.attention_table import AttentionTable
+from simjax.latency.cost import StepCost
+
+
+def stack_costs(costs: Sequence[StepCost]) -> StepCost:
+    """One `StepCost` whose rows are those of `costs`, in order; call it inside `jax.enable_x64(True)`.
+
+    Shorter lookups are padded with their last entry, which their instances never reach. If any has measured attention, those without get a
+    table of their coefficients on the same axes.
+    """
+    measured = [c.table for c in costs if c.table is not None]
+    if measured:
+        costs = [c if c.table is not None else replace(c, table=table_of_coefficients(c.attention, measured[0])) for c in costs]
+        lengths = [max(getattr(c.table, axis).shape[1] for c in costs) for axis in AXES]
+        costs = [replace(c, table=padded(_numpy(c.table), lengths)) for c in costs]
+    tokens, sequences = (max(getattr(c, name).shape[1] for c in costs) for name in ("tokens_s", "sequences_s"))
+    costs = [replace(c, tokens_s=_reaching(c.tokens_s, tokens), sequences_s=_reaching(c.sequences_s, sequences)) for c in costs]
+    return jax.tree.map(lambda *rows: jnp.concatenate([jnp.asarray(x) for x in rows]), *costs)
+
+
+def _reaching(lookup: jax.Array, length: int) -> jax.Array:
+    return jnp.pad(lookup, ((0, 0), (0, length - lookup.shape[1])), mode="edge")
+
+
+def _numpy(table: AttentionTable | None) -> AttentionTable:
+    assert table is not None
+    return jax.tree.map(np.asarray, table)

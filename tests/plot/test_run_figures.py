@@ -1,0 +1,89 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import matplotlib.image
+import numpy as np
+import pytest
+
+from simjax.engine.result import Status
+from simjax.plot import style
+from simjax.plot.run import plot_run
+from tests.metrics.factory import leap_log, make_result, random_result, request_log, tiny, without_leaps
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that were saved, by file name."""
+    saved, save = {}, style.save
+
+    def spy(figure, path):
+        saved[path.name] = figure
+        return save(figure, path)
+
+    monkeypatch.setattr(style, "save", spy)
+    return saved
+
+
+def looks_drawn(path: Path) -> bool:
+    pixels = matplotlib.image.imread(path)
+    return pixels.shape[0] > 300 and pixels.shape[1] > 1000 and len(np.unique(pixels[..., 0])) > 10
+
+
+def test_both_figures_and_no_global_state(tmp_path):
+    settings, backend = dict(matplotlib.rcParams), matplotlib.rcParams._get_backend_or_none()
+    paths = plot_run(random_result(1), tmp_path / "new", "a title")
+    assert [path.name for path in paths] == ["latency_cdf.png", "timeline.png"] and all(map(looks_drawn, paths))
+    assert dict(matplotlib.rcParams) == settings and matplotlib.rcParams._get_backend_or_none() == backend
+
+
+def test_cdf_draws_every_finished_request(tmp_path, figures):
+    plot_run(tiny(), tmp_path)
+    ttft, tpot, e2e = figures["latency_cdf.png"].axes
+    np.testing.assert_allclose(ttft.lines[0].get_xdata(), [500.0, 500.0, 1000.0, 1000.0])  # ms
+    np.testing.assert_allclose(ttft.lines[0].get_ydata(), [0.0, 100 / 3, 200 / 3, 100.0])
+    assert len(tpot.lines[0].get_xdata()) == 3 and len(e2e.lines[0].get_xdata()) == 4
+    np.testing.assert_allclose(ttft.lines[1].get_xdata(), [1000.0] * 3)  # P50, P90, P99
+    assert "P99" in ttft.texts[0].get_text()
+
+
+def test_timeline_draws_a_line_an_instance_up_to_four(tmp_path, figures):
+    plot_run(random_result(2, instances=3, leaps_each=10), tmp_path)
+    prompt, _, requests, kv = figures["timeline.png"].axes
+    assert len(prompt.patches) == 3 and len(requests.patches) == 6 and len(kv.patches) == 3
+    assert [text.get_text() for text in prompt.get_legend().get_texts()] == ["instance 0", "instance 1", "instance 2"]
+
+
+def test_timeline_sums_over_more_instances(tmp_path, figures):
+    result = random_result(3, instances=6, leaps_each=10)
+    plot_run(result, tmp_path)
+    prompt, output, _, kv = figures["timeline.png"].axes
+    assert "6 instances together" in prompt.get_title(loc="left")
+    assert len(prompt.patches) == 1 and len(kv.patches) == 2  # the mean, and the band between the emptiest and the fullest
+    values, edges, _ = output.patches[0].get_data()
+    steps = result.leaps.steps
+    assert (values * np.diff(edges)).sum() == pytest.approx((result.leaps.first_outputs + (steps - 1) * result.leaps.outputs).sum())
+
+
+def test_runs_that_lack_something(tmp_path):
+    nobody = make_result(request_log(dict(arrival_s=0.0)), leap_log(dict(running=1)), status=Status.TICK_LIMIT)
+    assert [path.name for path in plot_run(nobody, tmp_path)] == ["timeline.png"]
+    assert [path.name for path in plot_run(without_leaps(tiny()), tmp_path)] == ["latency_cdf.png"]
+    one_token = make_result(
+        request_log(dict(arrival_s=0.0, scheduled_s=0.0, first_token_s=1.0, finish_s=1.0)), leap_log(dict(first_outputs=1))
+    )
+    assert all(looks_drawn(path) for path in plot_run(one_token, tmp_path))
+
+
+def test_wide_latencies_go_on_a_logarithmic_axis(tmp_path, figures):
+    rows = [dict(arrival_s=0.0, scheduled_s=0.0, first_token_s=t, finish_s=100.0, output_tokens=5) for t in np.geomspace(0.05, 60.0, 50)]
+    plot_run(without_leaps(make_result(request_log(*rows))), tmp_path)
+    ttft, _, e2e = figures["latency_cdf.png"].axes
+    assert ttft.get_xscale() == "log" and e2e.get_xscale() == "linear"
+
+
+def test_matplotlib_and_jax_are_imported_only_when_needed():
+    modules = "simjax.plot.run, simjax.plot.validation, simjax.metrics.files, simjax.metrics.table, simjax.validate.measured"
+    code = f"import sys, {modules}; print(sorted(set(sys.modules) & {{'matplotlib', 'jax', 'matplotlib.pyplot'}}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

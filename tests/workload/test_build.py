@@ -1,0 +1,175 @@
+"""From the configuration to a workload."""
+
+import logging
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from simjax.errors import SimjaxError
+from simjax.paths import CONF
+from simjax.workload import LengthConfig, WorkloadConfig, build_workload
+from simjax.workload.formats import FORMATS
+
+LOGNORMAL = LengthConfig(dist="lognormal", mean=200.0, cv=0.8)
+FIXED = LengthConfig(dist="fixed", tokens=10)
+POISSON = WorkloadConfig(kind="poisson", rate=4.0, num_requests=200, prompt=LOGNORMAL, output=LOGNORMAL)
+CLOSED = WorkloadConfig(kind="closed_loop", concurrency=8, num_requests=20, prompt=FIXED, output=FIXED)
+
+
+@pytest.fixture
+def trace_file(tmp_path):
+    path = tmp_path / "trace.csv"
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{i},{10 * i + 10},{i + 1}\n" for i in range(10)))
+    return str(path)
+
+
+def trace(trace_file, **options):
+    return WorkloadConfig(kind="trace", file=trace_file, **options)
+
+
+def test_prompts_outputs_and_arrivals_have_streams_of_their_own():
+    """Common random numbers: changing how one thing is drawn leaves the others as they were."""
+    base = build_workload(POISSON)
+    slower = build_workload(replace(POISSON, kind="gamma", cv=3.0, rate=1.0))
+    np.testing.assert_array_equal(slower.prompt_tokens, base.prompt_tokens)
+    np.testing.assert_array_equal(slower.output_tokens, base.output_tokens)
+    longer = build_workload(replace(POISSON, prompt=LengthConfig(dist="zipf", alpha=1.0, max=500)))
+    np.testing.assert_array_equal(longer.arrival_s, base.arrival_s)
+    np.testing.assert_array_equal(longer.output_tokens, base.output_tokens)
+    assert not np.array_equal(longer.prompt_tokens, base.prompt_tokens)
+    # The same distribution for prompts and outputs does not give the same lengths.
+    assert abs(np.corrcoef(base.prompt_tokens, base.output_tokens)[0, 1]) < 5 / np.sqrt(200)
+
+
+def test_the_first_requests_do_not_depend_on_how_many_there_are():
+    few, many = build_workload(POISSON), build_workload(replace(POISSON, num_requests=1000))
+    for name in ("arrival_s", "prompt_tokens", "output_tokens"):
+        np.testing.assert_array_equal(getattr(few, name), getattr(many, name)[:200])
+
+
+def test_the_seed_decides_everything():
+    again, other = build_workload(POISSON), build_workload(replace(POISSON, seed=1))
+    base = build_workload(POISSON)
+    for name in ("arrival_s", "prompt_tokens", "output_tokens"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(base, name))
+        assert not np.array_equal(getattr(other, name), getattr(base, name))
+
+
+def test_closed_loop_sends_the_first_and_leaves_the_rest_open():
+    workload = build_workload(replace(CLOSED, think_s=1.5, ramp_s=4.0))
+    assert (workload.concurrency, workload.think_s, len(workload)) == (8, 1.5, 20)
+    np.testing.assert_array_equal(workload.arrival_s[:8], np.arange(8) * 0.5)
+    assert np.all(np.isinf(workload.arrival_s[8:]))
+    assert build_workload(CLOSED).arrival_s[:8].tolist() == [0.0] * 8
+    assert build_workload(replace(CLOSED, concurrency=50)).concurrency == 20  # more than there are requests
+
+
+def test_a_trace_keeps_its_own_lengths(trace_file):
+    workload = build_workload(trace(trace_file))
+    assert workload.prompt_tokens.tolist() == [10 * i + 10 for i in range(10)]
+    assert workload.output_tokens.tolist() == list(range(1, 11))
+    assert workload.arrival_s.tolist() == list(range(10))
+    assert workload.source == "trace.csv"
+
+
+def test_a_trace_is_cut_stretched_and_capped_in_that_order(trace_file):
+    workload = build_workload(trace(trace_file, start_s=2.0, end_s=9.0, rate_scale=2.0, duration_s=2.5, num_requests=4))
+    assert workload.arrival_s.tolist() == [0.0, 0.5, 1.0, 1.5] and workload.prompt_tokens[0] == 30
+    assert len(build_workload(trace(trace_file, start_s=2.0, end_s=9.0, rate_scale=2.0, duration_s=2.5))) == 5
+    assert np.diff(build_workload(trace(trace_file, rate=5.0)).arrival_s) == pytest.approx(0.2)
+    assert len(np.unique(build_workload(trace(trace_file, jitter_s=1.0)).arrival_s % 1)) > 5
+
+
+def test_lengths_of_a_trace_are_clipped_or_replaced(trace_file):
+    clipped = build_workload(trace(trace_file, prompt=LengthConfig(min=30, max=60)))
+    assert clipped.prompt_tokens.tolist() == [30, 30, 30, 40, 50, 60, 60, 60, 60, 60]
+    assert clipped.output_tokens.tolist() == list(range(1, 11))
+    replaced = build_workload(trace(trace_file, output=FIXED))
+    assert set(replaced.output_tokens.tolist()) == {10} and replaced.prompt_tokens[1] == 20
+
+
+def test_lengths_drawn_from_a_file_stay_pairs_or_are_drawn_apart(trace_file):
+    joint = build_workload(replace(POISSON, lengths_file=trace_file, prompt=LengthConfig(), output=LengthConfig()))
+    assert np.all(joint.prompt_tokens == 10 * joint.output_tokens) and len(set(joint.prompt_tokens.tolist())) == 10
+    apart = build_workload(
+        replace(POISSON, prompt=LengthConfig(dist="trace", file=trace_file), output=LengthConfig(dist="trace", file=trace_file))
+    )
+    assert set(apart.prompt_tokens.tolist()) <= set(range(10, 101, 10)) and set(apart.output_tokens.tolist()) <= set(range(1, 11))
+    assert not np.all(apart.prompt_tokens == 10 * apart.output_tokens)
+
+
+def test_left_out_rows_are_told_in_the_log(tmp_path, caplog):
+    path = tmp_path / "burst.csv"
+    path.write_text("Timestamp,Request tokens,Response tokens\n1,5,6\n2,0,0\n3,-1,4\n4,5,6\n")
+    with caplog.at_level(logging.INFO, logger="simjax"):
+        workload = build_workload(WorkloadConfig(kind="trace", file=str(path), on_bad_row="skip"))
+    assert len(workload) == 2
+    assert "1 of 4 rows are malformed and were skipped" in caplog.text and "1 of 4 requests failed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (replace(POISSON, kind="poison"), "workload.kind='poison' is not known; did you mean poisson?"),
+        (replace(POISSON, rate=-1.0), "workload: rate=-1; it must be positive"),
+        (replace(POISSON, rate=None), "workload.rate is not set; kind=poisson needs it"),
+        (replace(POISSON, num_requests=None), "workload: how many requests"),
+        (replace(POISSON, num_requests=None, duration_s=1e-9), "no request arrives within duration_s=1e-09"),
+        (
+            replace(POISSON, cv=2.0),
+            "workload.cv=2.0 has no effect with kind=poisson, only with gamma or weibull; workload.cv=null unsets it",
+        ),
+        (replace(POISSON, seed=-1), "workload.seed=-1; it must not be negative"),
+        (replace(POISSON, prompt=LengthConfig(dist="lognorml")), "workload.prompt.dist='lognorml' is not known; did you mean lognormal?"),
+        (replace(POISSON, prompt=LengthConfig()), "workload.prompt: log-normal lengths need exactly one of mean and median"),
+        (replace(POISSON, output=LengthConfig(dist="fixed", tokens=-3)), "workload.output: tokens=-3 tokens; it must be at least 1"),
+        (replace(POISSON, output=LengthConfig(dist="fixed")), "workload.output: tokens is not set; dist=fixed needs it"),
+        (replace(POISSON, output=replace(LOGNORMAL, min=9, max=8)), "workload.output: max=8 tokens; it must be at least min=9"),
+        (replace(POISSON, output=LengthConfig(dist="trace")), "workload.output.file is not set; dist=trace needs a trace file"),
+        (replace(POISSON, lengths_file="/nowhere.csv"), "/nowhere.csv: no such file"),
+        (replace(CLOSED, concurrency=0), "concurrency=0; a closed loop keeps at least 1"),
+        (replace(CLOSED, num_requests=0), "num_requests=0; it must be at least 1"),
+        (replace(CLOSED, think_s=-1.0), "think_s=-1; it must not be negative"),
+        (replace(CLOSED, rate=2.0), "workload.rate=2.0 has no effect with kind=closed_loop"),
+        (WorkloadConfig(kind="trace"), "workload.file is not set; kind=trace needs it"),
+        (WorkloadConfig(kind="trace", file="/nowhere.csv"), "/nowhere.csv: no such file"),
+        (WorkloadConfig(kind="trace", file="x", rate=1.0, rate_scale=2.0), "workload.rate=1 and workload.rate_scale=2 both set the rate"),
+        (WorkloadConfig(kind="piecewise", piecewise=[[0, 1], [5]], num_requests=3), "workload: piecewise=.* must be a list of"),
+    ],
+)
+def test_wrong_values_are_one_line_errors(config, reason):
+    with pytest.raises(SimjaxError, match=reason) as error:
+        build_workload(config)
+    assert "\n" not in str(error.value)
+
+
+OPTIONS = sorted(path.stem for path in (CONF / "workload").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_shipped_option_builds(name, trace_file):
+    """What Hydra does with an option file: merge it into the structured config, which refuses unknown or ill-typed fields."""
+    options = yaml.safe_load((CONF / "workload" / f"{name}.yaml").read_text())
+    assert options.pop("defaults") == ["base_workload", "_self_"]
+    assert options["kind"] == name
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(WorkloadConfig), options))
+    assert isinstance(config, WorkloadConfig)
+    if name == "trace":
+        config.file = trace_file
+    workload = build_workload(config)
+    assert len(workload) == {"trace": 10}.get(name, 300) or name == "piecewise"
+    if name != "trace":
+        assert 600 < workload.prompt_tokens.mean() < 1100 and 600 < workload.output_tokens.mean() < 700
+
+
+def test_the_options_are_the_kinds_and_the_trace_option_names_every_format():
+    from simjax.workload.build import KINDS
+
+    assert sorted(KINDS) == OPTIONS
+    text = (CONF / "workload" / "trace.yaml").read_text()
+    assert all(name in text for name in FORMATS)
+    documented = WorkloadConfig.__doc__ or ""
+    assert all(field.name in documented for field in fields(WorkloadConfig))
