@@ -1,0 +1,70 @@
+"""simjax: a batched, differentiable simulator of LLM-serving clusters.
+
+    import simjax
+
+    config = simjax.compose(["model=llama-3.1-8b", "device=h100", "workload.rate=6"])
+    run = simjax.run(config)
+    simjax.summarize(run.result)["ttft_s"]["p99"]
+
+Importing simjax starts no JAX backend and changes no JAX setting; names are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simjax.cluster.pricing import CostSource as CostSource
+    from simjax.cluster.spec import ClusterSpec as ClusterSpec
+    from simjax.cluster.spec import EngineLimits as EngineLimits
+    from simjax.cluster.spec import InstanceSpec as InstanceSpec
+    from simjax.config.schema import RunConfig as RunConfig
+    from simjax.engine.result import Result as Result
+    from simjax.errors import SimjaxError as SimjaxError
+    from simjax.hardware import load_device as load_device
+    from simjax.metrics import summarize as summarize
+    from simjax.model import load_model as load_model
+    from simjax.run import run as run
+    from simjax.run import simulate_cluster as simulate_cluster
+    from simjax.workload import read_trace as read_trace
+    from simjax.workload.workload import Workload as Workload
+
+_PUBLIC = {
+    "ClusterSpec": "simjax.cluster.spec",
+    "CostSource": "simjax.cluster.pricing",
+    "EngineLimits": "simjax.cluster.spec",
+    "InstanceSpec": "simjax.cluster.spec",
+    "Result": "simjax.engine.result",
+    "RunConfig": "simjax.config.schema",
+    "SimjaxError": "simjax.errors",
+    "Workload": "simjax.workload.workload",
+    "load_device": "simjax.hardware",
+    "load_model": "simjax.model",
+    "read_trace": "simjax.workload",
+    "run": "simjax.run",
+    "simulate_cluster": "simjax.run",
+    "summarize": "simjax.metrics",
+}
+__all__ = ["compose", *_PUBLIC]
+
+
+def compose(overrides: list[str] | None = None) -> RunConfig:
+    """The configuration of `simjax run` with the given overrides, such as `["device=h200", "scheduler.max_num_seqs=64"]`.
+
+    Raises:
+        SimjaxError: an override is malformed or names an unknown key.
+    """
+    from simjax.config.compose import compose_config, typed
+
+    return typed(compose_config("run", overrides or []))
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'simjax' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

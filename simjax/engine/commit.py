@@ -20,12 +20,13 @@ class Emitted:
 
     Attributes:
         finished: bool[S+W], requests that got their last token; the mask goes with the slots as `commit` returns them.
-        first_outputs, decodes, resumed, outputs: int32[], tokens as in `LeapLog`.
+        prompt_tokens, first_outputs, decodes, resumed, outputs: int32[], tokens as in `LeapLog`.
         resumed_gap_s: float64[], sum of the gaps of the resumed ones.
         blocks_last: int32[], KV blocks allocated in the last step.
     """
 
     finished: Array
+    prompt_tokens: Array
     first_outputs: Array
     decodes: Array
     resumed: Array
@@ -57,6 +58,7 @@ def commit(limits: InstanceParams, e: Instance) -> tuple[Instance, Emitted]:
     count = lambda mask: jnp.sum(mask, dtype=jnp.int32)  # noqa: E731
     emitted = Emitted(
         finished=token & (target >= s.final),
+        prompt_tokens=jnp.sum(jnp.where(in_step & ~decode, s.new, 0), dtype=jnp.int32),
         first_outputs=count(token),
         decodes=count(decode),
         resumed=count(resumed),

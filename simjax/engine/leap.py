@@ -61,7 +61,6 @@ def plan_next(
         tokens=tokens,
         running=n,
         preempted=preempted,
-        waiting=preempted + e.tail - e.head,
         blocks=f.blocks,
         kv_tokens=f64sum(running, s.computed),
         preempted_tokens=f64sum(parked, s.target),

@@ -64,7 +64,7 @@ class LeapLog:
         resumed: int32[L], those of `first_outputs` that come after a pause (preemption, or a step that left the request out).
         resumed_gap_s: float64[L], sum of the inter-token gaps of the `resumed` ones.
         running: int32[L], requests running in step 1.
-        waiting: int32[L], requests in the instance's queue (preempted ones included) when step 1 was formed.
+        preempted: int32[L], preempted requests that wait while the leap lasts.
         kv_blocks: int32[L], KV blocks allocated during step 1.
         kv_blocks_last: int32[L], KV blocks allocated during the last step.
     """
@@ -82,7 +82,7 @@ class LeapLog:
     resumed: np.ndarray
     resumed_gap_s: np.ndarray
     running: np.ndarray
-    waiting: np.ndarray
+    preempted: np.ndarray
     kv_blocks: np.ndarray
     kv_blocks_last: np.ndarray
 

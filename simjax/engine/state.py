@@ -62,8 +62,7 @@ class Plan:
         first_s, next_s, slope_s: float64.
         steps: int32.
         open: bool, whether an arrival could join before the plan ends, so that routing one here cuts the plan short.
-        tokens, running, preempted, waiting, blocks: int32, tokens and blocks of the first step, requests when it was formed (those preempted
-            are among the waiting).
+        tokens, blocks: int32, of the first step. running, preempted: int32, requests once it was formed.
         kv_tokens: int64, tokens in the cache when the plan starts.
         preempted_tokens: int64, tokens that the preempted requests will have to compute again.
     """
@@ -79,7 +78,6 @@ class Plan:
     tokens: Array
     running: Array
     preempted: Array
-    waiting: Array
     blocks: Array
     kv_tokens: Array
     preempted_tokens: Array
@@ -175,7 +173,6 @@ def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
         tokens=i32(N),
         running=i32(N),
         preempted=i32(N),
-        waiting=i32(N),
         blocks=i32(N),
         kv_tokens=np.zeros((N,), np.int64),
         preempted_tokens=np.zeros((N,), np.int64),

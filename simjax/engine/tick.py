@@ -35,7 +35,7 @@ LEAP_FIELDS = (
     "resumed",
     "resumed_gap_s",
     "running",
-    "waiting",
+    "preempted",
     "kv_blocks",
     "kv_blocks_last",
 )
@@ -115,7 +115,6 @@ def _answer(
 def _note(log: LeapRows, i: Array | int, e: Instance, emitted: Emitted, due: Array) -> LeapRows:
     """Log the committed plan of instance i, if it had steps."""
     plan = e.plan
-    prefill = jnp.sum(jnp.where(e.slots.new > 1, e.slots.new, 0))
     values = (
         i,
         plan.start_s,
@@ -123,14 +122,14 @@ def _note(log: LeapRows, i: Array | int, e: Instance, emitted: Emitted, due: Arr
         plan.next_s,
         plan.slope_s,
         plan.steps,
-        prefill,
+        emitted.prompt_tokens,
         emitted.first_outputs,
         emitted.decodes,
         emitted.outputs,
         emitted.resumed,
         emitted.resumed_gap_s,
         plan.running,
-        plan.waiting,
+        plan.preempted,
         plan.blocks,
         emitted.blocks_last,
     )

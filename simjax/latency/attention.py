@@ -4,8 +4,9 @@ Two kernels serve a step. A decode-only step runs split-KV decoding: a floor, a 
 with any prefill chunk runs the prefill kernel for everybody: its grid is one block of threads per (tile of `TILE` queries, sequence,
 head), and each block walks all keys of its sequence alone. So a decode costs as much per key as a whole tile of queries; short batches
 last as long as their longest sequence, large ones as long as the work spread over the device; and keys that several heads share come
-from memory once per head when they outgrow the cache. Measured on FlashAttention 2 (RTX 4090 and RTX PRO 6000, seven profiles);
-`attention_fit` states the errors.
+from memory once per head when they outgrow the cache. That is what vLLM 0.19 shows on RTX 4090 and RTX PRO 6000 (seven profiles;
+`attention_fit` states the errors). Other kernels may split or pack the decodes of mixed steps: decodes and chunks have their own
+coefficients, so that a fit can say so.
 
 Functions take `xp` so that the host fits coefficients and fills tables with numpy through the very formulas that the device runs.
 """

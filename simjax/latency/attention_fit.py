@@ -1,9 +1,9 @@
 """Fit the attention coefficients to measured kernel times.
 
-Errors of this form, |fit / measured - 1|, on the profiles that LLMServingSim ships (RTX 4090 and RTX PRO 6000, Llama-3.1-8B, Qwen3-32B and
-Qwen3-30B-A3B, tensor parallelism 1 and 2), on points whose contexts fit one device: decode-only p50 4-7 %, p90 12-18 % (8 decodes or
-more: 3-5 % and 8-16 %); mixed p50 3-5 %, p90 11-18 %. The rest is the staircase of whole waves of blocks, which equal contexts show and
-real, unequal batches smear.
+Errors of this form, |fit / measured - 1|, on the seven profiles that LLMServingSim ships (RTX 4090 and RTX PRO 6000; Llama-3.1-8B,
+Qwen3-32B and Qwen3-30B-A3B on one and two ranks), on points whose contexts fit one device: decode-only p50 4-7 %, p90 12-18 % (8 decodes
+or more: 3-5 % and 9-16 %); mixed p50 3-5 %, p90 12-18 % (8 decodes or more: 3-5 % and 9-20 %). Most of what is left is the staircase of
+whole waves of blocks, which equal contexts show and real, unequal batches smear.
 """
 
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ MIXED = (
     "spill_tokens",
     "spill_sequences",
 )
+ENOUGH = 4000  # points: every second or fifth of a denser profile gives the same coefficients, sooner
 MANY = 8  # decodes from which errors are reported apart
 
 
@@ -106,6 +107,7 @@ def _fit_decode(p: AttentionPoints) -> list[float]:
 
 def _fit_mixed(p: AttentionPoints) -> dict[str, float]:
     """Robust least squares of log times over log coefficients, from a linear start."""
+    p = AttentionPoints(*(x[:: 1 + len(x) // ENOUGH] for x in p))
     c, d = chunks_of(p), decodes_of(p)
     # most keys walked one after another, and the spread of decodes at which heads part, on the devices measured so far
     start = np.append(_linear_start(p, c, d), [130e3, 90.0])

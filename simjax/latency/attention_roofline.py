@@ -1,7 +1,8 @@
 """Attention coefficients of any model on a device, from a few efficiencies that hardly depend on the model.
 
-Over seven profiles of three models on two devices the coefficients fitted one by one differ by up to 30 times; expressed as below they agree
-within a tenth or two (RTX PRO 6000: decode bandwidth 0.83 to 0.90, prefill FLOPs 0.68 to 0.75, the others in keys 220 to 330 and so on).
+Coefficients fitted one by one to seven profiles of three models on two devices differ by up to 10 times between models of one device;
+expressed as below they agree within a tenth or two (RTX PRO 6000: decodes reach 0.83 to 0.90 of the bandwidth, prefill 0.68 to 0.75 of the
+peak, the start of a tile costs 220 to 330 keys, one key of a decode 1.08 to 1.14 keys of a tile).
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ def attention_coefficients(
     )
 
 
-def attention_efficiency(a: AttentionCoefficients, model: ModelSpec, device: DeviceSpec, tensor_parallel_size: int = 1) -> AttentionEfficiency:
+def attention_efficiency(
+    a: AttentionCoefficients, model: ModelSpec, device: DeviceSpec, tensor_parallel_size: int = 1
+) -> AttentionEfficiency:
     """The efficiencies that would give these coefficients of one layer: the inverse of `attention_coefficients`."""
     layers = model.num_hidden_layers
     read_s = kv_bytes_per_token(model, tensor_parallel_size) / layers / device.memory_bandwidth_bytes_per_s

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from simjax.latency.fit_ops import (
     with_kernel_factors,
 )
 from simjax.latency.profile import ANY_DEGREE, HostOverheads, LatencyProfile, RankCoefficients, ValidRange, op_efficiency
+from simjax.latency.roofline import EXPERTS_FLOOR_S
 from simjax.model import ModelSpec, load_model
 from simjax.model.ops import step_ops
 
@@ -53,13 +54,18 @@ class RankData:
         return self.bundle.tensor_parallel_size
 
 
-def fit_bundle(bundle_dir: str | Path) -> LatencyProfile:
-    """Fit a bundle, all its tensor-parallel degrees; the folder is the one that holds `meta.yaml`.
+def fit_bundle(bundle_dir: str | Path, model: ModelSpec | None = None, device: DeviceSpec | None = None) -> LatencyProfile:
+    """Fit a bundle, all its tensor-parallel degrees.
+
+    Args:
+        bundle_dir: the folder that holds `meta.yaml`.
+        model: what was measured; looked up by the name in `meta.yaml` when None.
+        device: on what; likewise.
 
     Raises:
         SimjaxError: the folder is no bundle, or its device or model is unknown.
     """
-    data = read_ranks(Path(bundle_dir))
+    data = read_ranks(Path(bundle_dir), model, device)
     first = data[0]
     dtype = first.model.dtype
     shared = _shared_gemm(data, dtype)
@@ -84,16 +90,19 @@ def fit_generic(bundle_dirs: Sequence[str | Path]) -> LatencyProfile:
     device, dtype = data[0].device, data[0].model.dtype
     if any(rank.device != device for rank in data):
         raise SimjaxError(f"a generic profile needs bundles of one device, got {sorted({rank.device.name for rank in data})}")
-    gemms = [m for rank in data for m in _gemms(rank)]
+    # What a mixture-of-experts layer holds besides its experts is small enough to stay in the cache while the profiler repeats the layer.
+    dense = [rank for rank in data if not rank.model.is_moe] or data
+    gemm = solve([m for rank in dense for m in _gemms(rank)], GEMM_START, SHARED + OWN, device, dtype)
     rows = [m for rank in data for m in rank.kernels.values() if not m.op.is_gemm and m.op.name not in ("sampler", "embedding")]
     ops = {
-        "gemm": solve(gemms, GEMM_START, SHARED + OWN, device, dtype),
+        "gemm": gemm,
+        "lm_head": solve([rank.kernels["lm_head"] for rank in data], gemm, OWN, device, dtype),
         "elementwise": solve(rows, ROWS_START, ROWS, device, dtype),
         "sampler": solve([rank.kernels["sampler"] for rank in data], ROWS_START, ROWS, device, dtype),
     }
     experts = [_uncached(rank.kernels["moe"]) for rank in data if "moe" in rank.kernels and rank.degree == 1]
     # Without a measured mixture of experts its products are taken to be as efficient as the others.
-    ops["experts"] = solve(experts, EXPERTS_START, SHARED + OWN, device, dtype) if experts else replace(ops["gemm"], floor_s=EXPERTS_START.floor_s)
+    ops["experts"] = solve(experts, EXPERTS_START, SHARED + OWN, device, dtype) if experts else replace(gemm, floor_s=EXPERTS_FLOOR_S)
     efficiencies = [attention_efficiency(_fit_attention(rank.bundle)[0], rank.model, device, rank.degree) for rank in data]
     coefficients = RankCoefficients(ops=ops, attention=_mean_efficiency(efficiencies))
     errors = {f"{rank.model.name} tp{rank.degree}": _step_errors(rank, coefficients) for rank in data}
@@ -110,17 +119,18 @@ def fit_generic(bundle_dirs: Sequence[str | Path]) -> LatencyProfile:
     )
 
 
-def read_ranks(bundle_dir: Path) -> list[RankData]:
-    """Everything measured in a bundle, by rising tensor-parallel degree."""
+def read_ranks(bundle_dir: Path, model: ModelSpec | None = None, device: DeviceSpec | None = None) -> list[RankData]:
+    """Everything measured in a bundle, by rising tensor-parallel degree; arguments as of `fit_bundle`."""
     folders = sorted((p for p in bundle_dir.glob("tp*") if p.name[2:].isdecimal()), key=lambda p: int(p.name[2:]))
     if not folders:
         raise SimjaxError(f"{bundle_dir}: no tpN folder; give the folder of a bundle that holds meta.yaml")
-    return [_read_rank(folder) for folder in folders]
+    return [_read_rank(folder, model, device) for folder in folders]
 
 
-def _read_rank(folder: Path) -> RankData:
+def _read_rank(folder: Path, model: ModelSpec | None, device: DeviceSpec | None) -> RankData:
     bundle = read_bundle(folder)
-    model, device = load_model(str(bundle.meta["model"])), load_device(str(bundle.meta["hardware"]))
+    model = model or load_model(str(bundle.meta["model"]))
+    device = device or load_device(str(bundle.meta["hardware"]))
     curves = bundle.dense | bundle.per_sequence
     kernels = {}
     for op in step_ops(model, bundle.tensor_parallel_size):
@@ -174,7 +184,11 @@ def _fit_attention(bundle: Bundle) -> tuple[AttentionCoefficients, dict[str, Any
         alone = bundle.skew.chunk == 0
         skew = fit_decode_skew(bundle.skew.mean_s[alone], bundle.skew.longest_s[alone], bundle.skew.skewed_s[alone])
         coefficients = replace(coefficients, decode_skew=skew)
-    table = {f"{kind}_{name}_pct": round(100.0 * getattr(e, key), 2) for kind, e in errors.items() for name, key in (("median", "p50"), ("p90", "p90"))}
+    table = {
+        f"{kind}_{name}_pct": round(100.0 * getattr(e, key), 2)
+        for kind, e in errors.items()
+        for name, key in (("median", "p50"), ("p90", "p90"))
+    }
     return coefficients, table
 
 
@@ -203,7 +217,10 @@ def _valid(bundle: Bundle) -> ValidRange:
 def _provenance(data: list[RankData], kind: str) -> dict[str, Any]:
     return {
         "kind": kind,
-        "data": [f"{rank.bundle.meta['hardware']}/{rank.model.name}/{rank.bundle.meta['variant']} (LLMServingSim profile bundle)" for rank in data],
+        "data": [
+            f"{rank.bundle.meta['hardware']}/{rank.model.name}/{rank.bundle.meta['variant']} (LLMServingSim profile bundle)"
+            for rank in data
+        ],
         "measured": str(data[0].bundle.meta.get("profiled_at", "unknown"))[:10],
         "vllm_version": str(data[0].bundle.meta.get("vllm_version", "unknown")),
         "fitted": date.today().isoformat(),

@@ -18,7 +18,7 @@ ROWS_START = OpEfficiency(floor_s=3e-6, bandwidth_efficiency=0.8, cache_bytes=40
 EXPERTS_START = replace(GEMM_START, floor_s=20e-6)
 BOUNDS = {
     "floor_s": (0.5e-6, 100e-6),
-    "bandwidth_efficiency": (0.2, 3.0),
+    "bandwidth_efficiency": (0.2, 3.0),  # above 1 where a profiler's repeats keep small weights in the cache
     "compute_efficiency": (0.1, 4.0),
     "tile_penalty": (0.5, 150.0),
     "overlap": (1.2, 12.0),
@@ -72,6 +72,8 @@ def solve(kernels: Sequence[Measured], start: OpEfficiency, free: Sequence[str],
 
     first = np.log([getattr(start, name) for name in free])
     low, high = np.log([BOUNDS[name] for name in free]).T
+    if not any(m.op.is_gemm for m in kernels) and "bandwidth_efficiency" in free:
+        high[list(free).index("bandwidth_efficiency")] = 0.0  # what leaves the cache is no faster than the memory
     found = least_squares(residual, np.clip(first, low + 1e-6, high - 1e-6), bounds=(low, high), loss="soft_l1", f_scale=OUTLIER)
     return replace(start, **{name: float(value) for name, value in zip(free, np.exp(found.x), strict=True)})
 

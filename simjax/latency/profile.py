@@ -97,7 +97,8 @@ class LatencyProfile:
         if found is None:
             known = ", ".join(str(degree) for degree in self.ranks)
             raise SimjaxError(
-                f"{self.source}: no profile for tensor_parallel_size={tensor_parallel_size} (it has {known}); use one of those or a generic profile"
+                f"{self.source}: profile for another tensor-parallel degree: asked for tensor_parallel_size={tensor_parallel_size}, "
+                f"measured {known}; use one of those or a generic profile"
             )
         return found
 
@@ -166,7 +167,9 @@ def op_efficiency(rank: RankCoefficients, op: Op, source: str) -> OpEfficiency:
     """The coefficients of an operation, by its name or else by its kind."""
     found = rank.ops.get(op.name, rank.ops.get(op_kind(op)))
     if found is None:
-        raise SimjaxError(f"{source}: no coefficients for {op.name} (it has {', '.join(rank.ops)}); is the profile for another kind of model?")
+        raise SimjaxError(
+            f"{source}: no coefficients for {op.name} (it has {', '.join(rank.ops)}); is the profile for another kind of model?"
+        )
     return found
 
 
@@ -176,7 +179,9 @@ def _attention(rank: RankCoefficients, model: ModelSpec, device: DeviceSpec, ten
     return scaled(rank.attention, model.num_hidden_layers)
 
 
-def profile_warnings(profile: LatencyProfile, model: ModelSpec, tensor_parallel_size: int, max_tokens: int, max_sequences: int) -> list[str]:
+def profile_warnings(
+    profile: LatencyProfile, model: ModelSpec, tensor_parallel_size: int, max_tokens: int, max_sequences: int
+) -> list[str]:
     """One line for each way in which a simulation would leave what the profile was measured on."""
     lines = []
     if profile.model is None:
@@ -185,7 +190,10 @@ def profile_warnings(profile: LatencyProfile, model: ModelSpec, tensor_parallel_
         lines.append(f"{profile.source}: tensor_parallel_size={tensor_parallel_size} is extrapolated from single-rank efficiencies")
     if model.dtype_bytes != 2:
         lines.append(f"{profile.source}: measured in {profile.dtype}, the model is {model.dtype}")
-    for name, most, valid in (("max_num_batched_tokens", max_tokens, profile.valid.tokens), ("max_num_seqs", max_sequences, profile.valid.sequences)):
+    for name, most, valid in (
+        ("max_num_batched_tokens", max_tokens, profile.valid.tokens),
+        ("max_num_seqs", max_sequences, profile.valid.sequences),
+    ):
         if most > valid[1]:
             lines.append(f"{profile.source}: {name}={most} exceeds the measured {valid[1]}; larger steps are extrapolated")
     return lines

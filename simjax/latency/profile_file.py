@@ -14,6 +14,7 @@ from simjax.latency.attention import AttentionCoefficients
 from simjax.latency.attention_roofline import AttentionEfficiency
 from simjax.latency.efficiency import OpEfficiency
 from simjax.latency.profile import ANY_DEGREE, HostOverheads, LatencyProfile, RankCoefficients, ValidRange
+from simjax.latency.roofline import roofline_profile
 from simjax.model import ModelSpec, load_model
 from simjax.paths import PROFILES
 
@@ -68,11 +69,7 @@ def save_profile(profile: LatencyProfile, path: str | Path) -> None:
 
 
 def find_profile(device: DeviceSpec, model: ModelSpec, tensor_parallel_size: int = 1) -> LatencyProfile:
-    """The best shipped profile: the model's own if it was measured at this degree, else the device's generic one.
-
-    Raises:
-        SimjaxError: nothing is shipped for the device.
-    """
+    """The best shipped profile: the model's own if it was measured at this degree, else the device's generic one, else a roofline."""
     folder = PROFILES / "latency" / device.name
     for path in sorted(folder.glob("*.yaml")):
         if path.stem != GENERIC and _same_architecture(path.stem, model):
@@ -80,10 +77,7 @@ def find_profile(device: DeviceSpec, model: ModelSpec, tensor_parallel_size: int
             if tensor_parallel_size in profile.ranks:
                 return profile
     generic = folder / f"{GENERIC}.yaml"
-    if not generic.exists():
-        known = sorted(p.name for p in (PROFILES / "latency").iterdir() if p.is_dir())
-        raise SimjaxError(f"no latency profile for device {device.name} ({closest(device.name, known)}); give the path of a profile file")
-    return load_profile(generic)
+    return load_profile(generic) if generic.exists() else roofline_profile(device)
 
 
 def _same_architecture(short_name: str, model: ModelSpec) -> bool:

@@ -98,7 +98,9 @@ def _instance_timeline(result: Result, leaps: LeapLog, steps: Steps, instance: i
     # Each leap is two segments: step 1, and the decode steps after it.
     starts, spans = _pairs(start, start + first), _pairs(first, rest)
     running = _binned(edges, starts, spans, _pairs(leaps.running[mine], later) * spans)
-    held = _binned(edges, starts, spans, _pairs(blocks, blocks) * spans, _pairs(blocks, last) * spans)
+    # Decode steps only take blocks: a fall after step 1 is a finished request that asynchronous scheduling had kept for that step.
+    held = _binned(edges, starts, spans, _pairs(blocks, np.minimum(blocks, last)) * spans, _pairs(blocks, last) * spans)
+    preempted = _binned(edges, start, first + rest, leaps.preempted[mine] * (first + rest))
     prompt = _binned(edges, start, first, leaps.prompt_tokens[mine].astype(np.float64))
     emitted = mine[steps.leap]
     where = np.clip(np.ceil((steps.end_s[emitted] - edges[0]) / width).astype(np.int64) - 1, 0, len(edges) - 2)
@@ -108,7 +110,7 @@ def _instance_timeline(result: Result, leaps: LeapLog, steps: Steps, instance: i
             "t_s": edges[:-1],
             "instance": np.full(len(edges) - 1, instance, np.int32),
             "running": running / width,
-            "waiting": _waiting(result.requests, instance, edges) / width,
+            "waiting": (_waiting(result.requests, instance, edges) + preempted) / width,
             "kv_used_fraction": held / width / max(1, int(result.num_blocks[instance])),
             "prompt_tokens_per_s": prompt / width,
             "output_tokens_per_s": output / width,

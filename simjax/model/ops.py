@@ -27,8 +27,8 @@ class Op:
         count: calls in one step.
         per_sequence: T counts the scheduled sequences instead of the scheduled tokens.
         replicated: every rank does the whole of it, whatever the tensor parallelism.
-        k, n: the product is (T, k) @ (k, n); 0 when the op is no matrix product. For experts: the three products of one expert, taken as one
-            of the same FLOPs.
+        k, n: the product is (T, k) @ (k, n); 0 when the op is no matrix product. For experts: the three products of one expert, taken as
+            one of the same FLOPs.
         weight_bytes: read on each call, whatever T.
         row_bytes, row_flops: per token (per sequence), activations read and written.
         experts: routed experts on the rank, 0 when the op has none.

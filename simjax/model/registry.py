@@ -30,8 +30,12 @@ def load_model(name_or_path: str | Path) -> ModelSpec:
     shipped = _shipped()
     if (found := shipped.get(text.lower())) is not None:
         return _read(found)
-    known = sorted(p.stem for p in set(shipped.values()))
-    raise SimjaxError(f"unknown model '{text}'; {closest(text.lower(), known)} (or give the path of a Hugging Face config.json)")
+    raise SimjaxError(f"unknown model '{text}'; {closest(text.lower(), model_names())} (or give the path of a Hugging Face config.json)")
+
+
+def model_names() -> list[str]:
+    """Short names of the shipped models."""
+    return sorted({path.stem for path in _shipped().values()})
 
 
 @lru_cache(maxsize=1)

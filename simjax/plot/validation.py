@@ -77,7 +77,7 @@ def _plot_requests(measured: MeasuredRun, result: Result, lat: Latencies, path: 
     run, ttft, e2e = figure.subplots(1, 3, width_ratios=(1.3, 1.0, 1.0))
     scale, unit = style.latency_unit(measured.ttft_s)
     clock, clock_unit = style.time_unit(float(measured.arrival_s[-1]))
-    style.dress(run, "TTFT of each request", f"arrival, {clock_unit}", unit)
+    style.dress(run, "TTFT", f"arrival, {clock_unit}", unit)
     dots = {"markersize": 3.0 if len(measured) <= 1000 else 2.0, "linestyle": "none", "markeredgewidth": 0.0, "alpha": 0.5}
     run.plot(measured.arrival_s * clock, measured.ttft_s * scale, "o", color=_MEASURED, label="measured", **dots)
     sent = (result.requests.arrival_s[lat.finished] - result.requests.arrival_s[0]) * clock
@@ -85,7 +85,7 @@ def _plot_requests(measured: MeasuredRun, result: Result, lat: Latencies, path: 
     run.set_ylim(bottom=0.0)
     style.plain_thousands(run)
     style.legend(run, columns=2)
-    for axes, metric, label in ((ttft, "ttft_s", "TTFT"), (e2e, "e2e_s", "end-to-end latency")):
+    for axes, metric, label in ((ttft, "ttft_s", "TTFT of each request"), (e2e, "e2e_s", "E2E latency of each request")):
         _scatter(axes, getattr(measured, metric)[lat.finished], getattr(lat, metric)[lat.finished], label, mape_pct(measured, lat, metric))
     return style.save(figure, path)
 

@@ -1,0 +1,41 @@
+"""`simjax run`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from simjax.cli.output import console, output_directory, progress, use_compilation_cache, warn
+from simjax.config.schema import RunConfig
+
+
+def execute(config: RunConfig, as_yaml: str) -> None:
+    """Simulate, print the summary, write the results."""
+    use_compilation_cache()
+    from simjax.metrics import Slo, summary_table, write_results
+    from simjax.run import run
+
+    out = output_directory(config.out, "run")
+    with progress("simulating") as update:
+        done = run(config, update)
+    limits = {name: limit for name, limit in asdict(config.slo).items() if limit is not None}
+    slo = Slo(**limits) if limits else None
+    summary = write_results(done.result, out, slo=slo, gpus=done.cluster.num_devices, interval_s=config.timeline_interval_s)
+    (out / "config.yaml").write_text(as_yaml)
+    title = f"{describe_cluster(done.cluster)} · {done.workload.source}"
+    if config.plots:
+        from simjax.plot.run import plot_run
+
+        plot_run(done.result, out, title)
+    warn(done.warnings)
+    console().print(summary_table(summary, title))
+    console().print(f"results in {out}", highlight=False, soft_wrap=True)
+
+
+def describe_cluster(cluster) -> str:
+    """A cluster in a few words: its kinds of engines with their counts."""
+    kinds: dict[str, int] = {}
+    for instance in cluster.instances:
+        degree = f" TP{instance.tensor_parallel_size}" if instance.tensor_parallel_size > 1 else ""
+        name = f"{instance.model.name.rpartition('/')[2]} on {instance.device.name}{degree}"
+        kinds[name] = kinds.get(name, 0) + 1
+    return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in kinds.items())

@@ -1,0 +1,126 @@
+"""What a cluster is made of: engines with their model, device and limits, and a router in front."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from simjax.cluster.capacity import kv_blocks
+from simjax.errors import SimjaxError, closest
+from simjax.hardware import DeviceSpec, LinkSpec
+from simjax.model import ModelSpec
+
+ROUTERS = ("round_robin", "random", "least_loaded", "least_kv")
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """vLLM's flags of one engine; meanings and defaults as in `simjax.config.schema.SchedulerConfig` and conf/scheduler/vllm.yaml.
+
+    Raises:
+        SimjaxError: a value is out of its range.
+    """
+
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+    long_prefill_token_threshold: int = 0
+    enable_chunked_prefill: bool = True
+    reserve_full_isl: bool = True
+    async_scheduling: bool = True
+    max_model_len: int | None = None
+    block_size: int = 16
+    gpu_memory_utilization: float = 0.9
+    num_gpu_blocks_override: int | None = None
+    kv_cache_dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        least = {
+            "max_num_seqs": 1,
+            "max_num_batched_tokens": 1,
+            "long_prefill_token_threshold": 0,
+            "max_model_len": 1,
+            "block_size": 1,
+            "num_gpu_blocks_override": 2,
+        }
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise SimjaxError(f"scheduler.{name}={value}: it must be at least {bound}")
+        if not 0.0 < self.gpu_memory_utilization <= 1.0:
+            raise SimjaxError(f"scheduler.gpu_memory_utilization={self.gpu_memory_utilization}: it must lie in (0, 1]")
+
+
+@dataclass(frozen=True)
+class InstanceSpec:
+    """One engine.
+
+    Attributes:
+        model, device: what runs, on what.
+        tensor_parallel_size: devices it is spread over.
+        limits: its flags.
+        link: between its devices, None for the device's own link within a node.
+    """
+
+    model: ModelSpec
+    device: DeviceSpec
+    tensor_parallel_size: int = 1
+    limits: EngineLimits = field(default_factory=EngineLimits)
+    link: LinkSpec | None = None
+
+    def __post_init__(self) -> None:
+        if self.tensor_parallel_size < 1:
+            raise SimjaxError(f"cluster.tensor_parallel_size={self.tensor_parallel_size}: it must be at least 1")
+
+    @property
+    def num_gpu_blocks(self) -> int:
+        """KV blocks of the engine as vLLM reports them.
+
+        Raises:
+            SimjaxError: the model does not fit the device.
+        """
+        if self.limits.num_gpu_blocks_override is not None:
+            return self.limits.num_gpu_blocks_override
+        return kv_blocks(
+            self.model,
+            self.device,
+            self.tensor_parallel_size,
+            self.limits.block_size,
+            self.limits.gpu_memory_utilization,
+            self.limits.kv_cache_dtype,
+            self.limits.max_num_batched_tokens,
+            self.limits.max_num_seqs,
+        )
+
+    @property
+    def usable_blocks(self) -> int:
+        """KV blocks that requests can use: vLLM keeps one as the null block."""
+        return self.num_gpu_blocks - 1
+
+    @property
+    def longest_request_tokens(self) -> int:
+        """Longest prompt + output the engine accepts by its limits, whatever its KV cache holds."""
+        longest = self.limits.max_model_len or self.model.max_position_embeddings
+        # A prompt that cannot be split, and a preempted request that comes back, must fit a step.
+        return longest if self.limits.enable_chunked_prefill else min(longest, self.limits.max_num_batched_tokens)
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """Engines behind one router (one of `ROUTERS`).
+
+    Raises:
+        SimjaxError: there is no engine, or no such router.
+    """
+
+    instances: tuple[InstanceSpec, ...]
+    router: str = "round_robin"
+
+    def __post_init__(self) -> None:
+        if not self.instances:
+            raise SimjaxError("the cluster has no instances; it needs at least one")
+        if self.router not in ROUTERS:
+            raise SimjaxError(f"cluster.router={self.router}: there is no such router; {closest(self.router, list(ROUTERS))}")
+
+    @property
+    def num_devices(self) -> int:
+        """Devices in the cluster."""
+        return sum(instance.tensor_parallel_size for instance in self.instances)

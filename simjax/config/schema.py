@@ -1,0 +1,181 @@
+"""The configuration's schema: plain dataclasses that Hydra checks every option against (OmegaConf: no string annotations, None for unset)."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from simjax.workload.config import WorkloadConfig
+
+
+@dataclass
+class SchedulerConfig:
+    """Engine limits, vLLM's flags; unset ones take vLLM's default or, in `simjax validate`, what the measured run recorded.
+
+    Attributes:
+        max_num_seqs: most requests running at once.
+        max_num_batched_tokens: token budget of a step.
+        long_prefill_token_threshold: most tokens of one request in a step, 0 = no limit.
+        enable_chunked_prefill: whether a prompt may be split over steps.
+        reserve_full_isl: admit a request only if its whole sequence fits the free KV blocks.
+        async_scheduling: form a step when the one before starts, not when it ends (default of vLLM since 0.14).
+        max_model_len: longest prompt + output in tokens; unset: the model's.
+        block_size: tokens of a KV block.
+        gpu_memory_utilization: fraction of the device memory the engine may use.
+        num_gpu_blocks_override: KV blocks as vLLM reports them; unset: what fits the device.
+        kv_cache_dtype: "auto" (the model's) or "fp8".
+    """
+
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    long_prefill_token_threshold: int | None = None
+    enable_chunked_prefill: bool | None = None
+    reserve_full_isl: bool | None = None
+    async_scheduling: bool | None = None
+    max_model_len: int | None = None
+    block_size: int | None = None
+    gpu_memory_utilization: float | None = None
+    num_gpu_blocks_override: int | None = None
+    kv_cache_dtype: str | None = None
+
+
+@dataclass
+class ClusterConfig:
+    """How many engines, and what stands before them.
+
+    Attributes:
+        instances: engines of the run's model and device.
+        tensor_parallel_size: devices each engine is spread over.
+        router: round_robin, random, least_loaded (vLLM's 4 waiting + running) or least_kv.
+        groups: engines of several kinds instead: a list of {instances, model, device, tensor_parallel_size, and any scheduler key}; what a group
+            does not name it takes from the run.
+        file: cluster file in LLMServingSim's JSON schema instead.
+        link_bandwidth_bytes_per_s, link_latency_s: link between the devices of an engine; unset: the device's.
+    """
+
+    instances: int = 1
+    tensor_parallel_size: int | None = None
+    router: str = "round_robin"
+    groups: list[Any] = field(default_factory=list)
+    file: str | None = None
+    link_bandwidth_bytes_per_s: float | None = None
+    link_latency_s: float | None = None
+
+
+@dataclass
+class ProfileConfig:
+    """What a step costs.
+
+    Attributes:
+        file: latency profile (YAML); unset: the one shipped for device and model, else for the device.
+        bundle_root: measured op tables instead, looked up as <bundle_root>/<device>/<model>/<variant>/tp<N>.
+        variant: which tables.
+        step_s: host time per step that the device does not hide; unset: the profile's.
+        api_pre_s, api_post_s: API time of a request before it is queued, of a token on its way to the client; unset: the profile's.
+    """
+
+    file: str | None = None
+    bundle_root: str | None = None
+    variant: str = "bf16"
+    step_s: float | None = None
+    api_pre_s: float | None = None
+    api_post_s: float | None = None
+
+
+@dataclass
+class SimConfig:
+    """How to simulate.
+
+    Attributes:
+        leap: take pure-decode steps many at a time; the results are the same, only slower without.
+        max_ticks: bound on the length of a run; one that reaches it ends with what it has.
+    """
+
+    leap: bool = True
+    max_ticks: int = 50_000_000
+
+
+@dataclass
+class SloConfig:
+    """Service levels a request must meet to count for goodput, in seconds; unset ones do not matter."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2e_s: float | None = None
+
+
+@dataclass
+class RunConfig:
+    """`simjax run`.
+
+    Attributes:
+        model: a shipped name (llama-3.1-8b), a Hugging Face id, or the path of a config.json.
+        device: a shipped name (h100) or the path of a YAML file.
+        out: output directory; unset: a dated one under outputs/.
+        plots: whether to draw.
+        timeline_interval_s: bin of timeseries.csv; unset: a round number that gives a few hundred bins.
+    """
+
+    model: str = "llama-3.1-8b"
+    device: str = "h100"
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    sim: SimConfig = field(default_factory=SimConfig)
+    slo: SloConfig = field(default_factory=SloConfig)
+    out: str | None = None
+    plots: bool = True
+    timeline_interval_s: float | None = None
+
+
+@dataclass
+class MeasuredWorkloadConfig:
+    """`workload` of `simjax validate`: the arrivals are the measured ones.
+
+    Attributes:
+        file: the trace the measured run replayed; its lengths must be the measured ones.
+    """
+
+    file: str | None = None
+
+
+@dataclass
+class ValidateConfig:
+    """`simjax validate`; what is unset comes from the measured run.
+
+    Attributes:
+        measured: directory of the measured run.
+        model, device, cluster, scheduler, profile, sim, out, plots: as in `simjax run`.
+        workload: see `MeasuredWorkloadConfig`.
+    """
+
+    measured: str | None = None
+    model: str | None = None
+    device: str | None = None
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    workload: MeasuredWorkloadConfig = field(default_factory=MeasuredWorkloadConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    sim: SimConfig = field(default_factory=SimConfig)
+    out: str | None = None
+    plots: bool = True
+
+
+@dataclass
+class DescribeConfig:
+    """`simjax trace describe FILE`: how to read the trace (fields as in `workload`), and where to write."""
+
+    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
+    out: str | None = None
+
+
+@dataclass
+class FitConfig:
+    """`simjax profile fit`.
+
+    Attributes:
+        bundle: directory of measured op tables (the one that holds meta.yaml).
+        out: the profile to write (a .yaml file, or a directory for profile.yaml); unset: a dated directory under outputs/.
+    """
+
+    bundle: str | None = None
+    out: str | None = None

@@ -1,0 +1,112 @@
+"""From a cluster and a workload to the engine's arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from simjax.cluster.pricing import ClusterPrices
+from simjax.cluster.spec import ClusterSpec
+from simjax.engine.params import ClusterParams, InstanceParams, RequestParams, RouterPolicy
+from simjax.engine.shape import REQUEST_BUCKETS, EngineShape, bucket, slots_for
+from simjax.errors import SimjaxError
+from simjax.workload.workload import Workload
+
+FLAGS = ("enable_chunked_prefill", "reserve_full_isl", "async_scheduling")
+LIMITS = ("max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold", "block_size")
+ROUTER_SEED = 42
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A simulation ready to run: static sizes and traced arrays (numpy)."""
+
+    shape: EngineShape
+    params: ClusterParams
+
+
+def lower(cluster: ClusterSpec, prices: ClusterPrices, workload: Workload, leap: bool = True, log: bool = True) -> Lowered:
+    """Arrays for `simjax.engine.simulate.simulate`.
+
+    Args:
+        cluster: the engines.
+        prices: their step costs.
+        workload: the requests.
+        leap: take pure-decode steps many at a time.
+        log: record what the engines did (`LeapLog`), which time series and inter-token latencies are made from.
+
+    Raises:
+        SimjaxError: the workload is malformed, or a request can never be served by any engine.
+    """
+    instances = instance_params(cluster, prices)
+    workload.validate()
+    refuse_impossible(cluster, instances, workload)
+    router = RouterPolicy[cluster.router.upper()]
+    live = workload.concurrency > 0 or (len(cluster.instances) > 1 and router in (RouterPolicy.LEAST_LOADED, RouterPolicy.LEAST_KV))
+    window = EngineShape.window
+    shape = EngineShape(
+        requests=bucket(len(workload), REQUEST_BUCKETS),
+        slots=slots_for(int(instances.max_num_seqs.max()), len(workload), window),
+        instances=len(cluster.instances),
+        clients=min(workload.concurrency, len(workload)),
+        live_routing=live,
+        leap=leap,
+        log_rows=EngineShape.log_rows if log else 0,
+    )
+    return Lowered(shape, ClusterParams(instances, request_params(workload, shape.requests), np.int32(router), prices.cost))
+
+
+def instance_params(cluster: ClusterSpec, prices: ClusterPrices) -> InstanceParams:
+    """Limits of the engines as arrays over N."""
+    specs = cluster.instances
+    ints = lambda values: np.array(list(values), np.int32)  # noqa: E731
+    return InstanceParams(
+        **{name: ints(getattr(x.limits, name) for x in specs) for name in LIMITS},
+        **{name: np.array([getattr(x.limits, name) for x in specs], bool) for name in FLAGS},
+        max_model_len=ints(x.longest_request_tokens for x in specs),
+        num_blocks=ints(x.usable_blocks for x in specs),
+        api_pre_s=prices.api_pre_s,
+        api_post_s=prices.api_post_s,
+        cost=prices.row,
+    )
+
+
+def request_params(workload: Workload, size: int) -> RequestParams:
+    """The requests as arrays, padded to `size`."""
+
+    def padded(values: np.ndarray, fill: float, dtype: type) -> np.ndarray:
+        return np.concatenate([values, np.full(size - len(values), fill)]).astype(dtype)
+
+    return RequestParams(
+        arrival_s=padded(workload.arrival_s, np.inf, np.float64),
+        prompt_tokens=padded(workload.prompt_tokens, 1, np.int32),
+        output_tokens=padded(workload.output_tokens, 1, np.int32),
+        router_draw=np.random.default_rng(ROUTER_SEED).random(size),
+        count=np.int32(len(workload)),
+        think_s=np.float64(workload.think_s),
+    )
+
+
+def refuse_impossible(cluster: ClusterSpec, instances: InstanceParams, workload: Workload) -> None:
+    """Raise for the first request that no engine can ever serve: by name, before anything runs."""
+    total = workload.prompt_tokens.astype(np.int64) + workload.output_tokens
+    blocks = -(-total[:, None] // instances.block_size)
+    short, small = total[:, None] > instances.max_model_len, blocks > instances.num_blocks
+    hopeless = np.flatnonzero((short | small).all(axis=1))
+    if not hopeless.size:
+        return
+    r = int(hopeless[0])
+    best = int(np.argmax(np.minimum(instances.max_model_len, instances.num_blocks * instances.block_size)))
+    spec = cluster.instances[best]
+    if small[r, best]:
+        capacity = int(instances.num_blocks[best]) * spec.limits.block_size
+        reason = f"the KV cache of {spec.model.name} on {spec.device.name} holds {capacity} tokens ({instances.num_blocks[best]} blocks)"
+    elif spec.limits.enable_chunked_prefill or total[r] > (spec.limits.max_model_len or spec.model.max_position_embeddings):
+        reason = f"max_model_len is {instances.max_model_len[best]}"
+    else:
+        reason = f"without chunked prefill it must fit max_num_batched_tokens={spec.limits.max_num_batched_tokens}"
+    raise SimjaxError(
+        f"{workload.source}: request {r} ({workload.prompt_tokens[r]} prompt + {workload.output_tokens[r]} output tokens) can never be "
+        f"served: {reason}; {hopeless.size} of {len(workload)} requests are too long"
+    )

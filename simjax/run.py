@@ -1,0 +1,64 @@
+"""The main job: from a configuration to a simulated result, for the command line and for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from simjax.cluster.from_config import build_cluster, cost_source
+from simjax.cluster.pricing import CostSource, price_cluster
+from simjax.cluster.spec import ClusterSpec
+from simjax.config.schema import RunConfig
+from simjax.engine.lower import lower
+from simjax.engine.result import Result
+from simjax.engine.simulate import DEFAULT_MAX_TICKS, simulate
+from simjax.workload import build_workload
+from simjax.workload.workload import Workload
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: what was simulated, how it went, and where its costs were used outside what they were measured on."""
+
+    cluster: ClusterSpec
+    workload: Workload
+    result: Result
+    warnings: tuple[str, ...]
+
+
+def simulate_cluster(
+    cluster: ClusterSpec,
+    workload: Workload,
+    source: CostSource | None = None,
+    *,
+    leap: bool = True,
+    max_ticks: int = DEFAULT_MAX_TICKS,
+    on_progress: Progress | None = None,
+) -> Run:
+    """Simulate a workload on a cluster.
+
+    Args:
+        cluster: engines and router.
+        workload: requests.
+        source: step costs; the shipped profiles when None.
+        leap: take pure-decode steps many at a time (same results, faster).
+        max_ticks: bound on the length of the run.
+        on_progress: called now and then with (requests finished, requests in all).
+
+    Raises:
+        SimjaxError: a model does not fit its device, a cost is missing, or a request can never be served.
+    """
+    prices = price_cluster(cluster.instances, source or CostSource())
+    lowered = lower(cluster, prices, workload, leap=leap)
+    result = simulate(lowered.shape, lowered.params, max_ticks, on_progress)
+    return Run(cluster, workload, result, prices.warnings)
+
+
+def run(config: RunConfig, on_progress: Progress | None = None) -> Run:
+    """Simulate what a configuration describes (`simjax.compose` makes one from command-line overrides)."""
+    cluster = build_cluster(config.model, config.device, config.cluster, config.scheduler)
+    workload = build_workload(config.workload)
+    source = cost_source(config.profile)
+    return simulate_cluster(cluster, workload, source, leap=config.sim.leap, max_ticks=config.sim.max_ticks, on_progress=on_progress)

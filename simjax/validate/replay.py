@@ -1,0 +1,86 @@
+"""Simulating a measured run: the cluster that was measured, its arrivals, and what the configuration overrides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from simjax.cluster.from_config import cost_source, engine_limits, instance_link
+from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
+from simjax.config.schema import ClusterConfig, ValidateConfig
+from simjax.errors import SimjaxError
+from simjax.hardware import load_device
+from simjax.model import load_model
+from simjax.run import Progress, Run, simulate_cluster
+from simjax.validate.measured import read_measured
+from simjax.validate.run import MeasuredRun
+from simjax.workload import read_trace
+
+
+def validate(config: ValidateConfig, on_progress: Progress | None = None) -> tuple[MeasuredRun, Run]:
+    """Read a measured run and simulate it.
+
+    Raises:
+        SimjaxError: the run or a profile is missing or malformed, or `workload.file` is not what was replayed.
+    """
+    measured = read_measured(Path(str(config.measured)), config.device)
+    if config.workload.file is not None:
+        check_replayed(measured, Path(config.workload.file))
+    cluster = measured_cluster(measured, config)
+    run = simulate_cluster(
+        cluster,
+        measured.workload(),
+        cost_source(config.profile),
+        leap=config.sim.leap,
+        max_ticks=config.sim.max_ticks,
+        on_progress=on_progress,
+    )
+    return measured, run
+
+
+def measured_cluster(measured: MeasuredRun, config: ValidateConfig) -> ClusterSpec:
+    """The cluster that was measured, with the configuration's overrides."""
+    facts, wires = measured.engine, measured.hardware
+    recorded = EngineLimits(
+        max_num_seqs=facts.max_num_seqs,
+        max_num_batched_tokens=facts.max_num_batched_tokens,
+        long_prefill_token_threshold=facts.long_prefill_token_threshold,
+        enable_chunked_prefill=facts.enable_chunked_prefill,
+        async_scheduling=facts.async_scheduling,
+        max_model_len=facts.max_model_len,
+        block_size=facts.block_size,
+        gpu_memory_utilization=facts.gpu_memory_utilization or EngineLimits.gpu_memory_utilization,
+        num_gpu_blocks_override=facts.num_gpu_blocks,
+        kv_cache_dtype=facts.kv_cache_dtype,
+    )
+    device = load_device(config.device or measured.device)
+    if wires.device_memory_bandwidth_bytes_per_s is not None:
+        device = replace(device, memory_bandwidth_bytes_per_s=wires.device_memory_bandwidth_bytes_per_s)
+    links = ClusterConfig(
+        link_bandwidth_bytes_per_s=config.cluster.link_bandwidth_bytes_per_s or wires.link_bandwidth_bytes_per_s,
+        link_latency_s=wires.link_latency_s if config.cluster.link_latency_s is None else config.cluster.link_latency_s,
+    )
+    instance = InstanceSpec(
+        model=load_model(config.model or measured.model),
+        device=device,
+        tensor_parallel_size=config.cluster.tensor_parallel_size or measured.tensor_parallel_size,
+        limits=engine_limits(config.scheduler, recorded),
+        link=instance_link(links, device),
+    )
+    return ClusterSpec((instance,) * measured.instances, config.cluster.router)
+
+
+def check_replayed(measured: MeasuredRun, path: Path) -> None:
+    """Raise unless the trace holds the lengths that were measured, in the same order."""
+    trace = read_trace(path).workload
+    if len(trace) != len(measured):
+        raise SimjaxError(f"workload.file={path}: it has {len(trace)} requests, the measured run {len(measured)}")
+    different = (trace.prompt_tokens != measured.prompt_tokens) | (trace.output_tokens != measured.output_tokens)
+    if different.any():
+        r = int(np.argmax(different))
+        raise SimjaxError(
+            f"workload.file={path}: request {r} has {trace.prompt_tokens[r]} prompt and {trace.output_tokens[r]} output tokens, "
+            f"the measured one {measured.prompt_tokens[r]} and {measured.output_tokens[r]}; is it the trace that was replayed?"
+        )

@@ -1,0 +1,45 @@
+"""Attention of any model from efficiencies: their inverse, and what they mean."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from simjax.hardware import load_device
+from simjax.latency.attention import TILE, AttentionCoefficients, scaled
+from simjax.latency.attention_roofline import attention_coefficients, attention_efficiency
+from simjax.latency.profile import ANY_DEGREE
+from simjax.latency.roofline import Achieved, roofline_profile
+from simjax.model import load_model
+
+DEVICE = load_device("rtx_pro_6000")
+EFFICIENCY = roofline_profile(DEVICE).ranks[ANY_DEGREE].attention
+
+
+@pytest.mark.parametrize(("name", "tp"), [("llama-3.1-8b", 1), ("qwen3-32b", 2)])
+def test_efficiencies_and_coefficients_are_inverse(name, tp):
+    model = load_model(name)
+    stack = attention_coefficients(EFFICIENCY, model, DEVICE, tp)
+    back = attention_efficiency(scaled(stack, 1 / model.num_hidden_layers), model, DEVICE, tp)
+    for field, value in asdict(back).items():
+        assert value == pytest.approx(getattr(EFFICIENCY, field), rel=1e-12), field
+
+
+def test_units():
+    model = load_model("llama-3.1-8b")
+    ideal = replace(EFFICIENCY, decode_bandwidth_efficiency=1.0, prefill_compute_efficiency=1.0)
+    a = attention_coefficients(ideal, model, DEVICE)
+    assert isinstance(a, AttentionCoefficients)
+    # A KV token of Llama-3.1-8B has 131,072 bytes; a tile and a key are 64 pairs of 4 x 32 heads x 128 FLOPs in 32 layers.
+    assert a.decode_kv_s == pytest.approx(131_072 / 1.597e12)
+    assert a.chunk_kv_s == pytest.approx(TILE * 4 * 32 * 128 * 32 / 4.68e14)
+
+
+def test_a_mixed_step_reads_the_keys_of_its_decodes_at_least():
+    model = load_model("llama-3.1-8b")
+    packed = roofline_profile(DEVICE, Achieved(packed_decodes=True)).ranks[ANY_DEGREE].attention
+    a = attention_coefficients(packed, model, DEVICE)
+    assert a.mixed_kv_s == pytest.approx(a.decode_kv_s)
+    alone = attention_coefficients(EFFICIENCY, model, DEVICE)
+    assert alone.mixed_kv_s == pytest.approx(1.1 * alone.chunk_kv_s) and alone.mixed_kv_s > alone.decode_kv_s
+    assert np.isfinite(list(asdict(a).values())).all()
