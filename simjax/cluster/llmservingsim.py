@@ -52,9 +52,7 @@ def read_cluster(path: Path, limits: EngineLimits) -> tuple[InstanceSpec, ...]:
     except json.JSONDecodeError as error:
         raise SimjaxError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
     try:
-        found = [
-            _instance(path, instance, raw, limits) for node in raw["nodes"] for instance in node["instances"]
-        ]
+        found = [_instance(path, instance, raw, limits) for node in raw["nodes"] for instance in node["instances"]]
     except (KeyError, TypeError) as error:
         raise SimjaxError(f"{path}: not a cluster file of LLMServingSim's schema: {error!r} is missing or of the wrong type") from None
     if any("pim_config" in node.get("cpu_mem", {}) for node in raw["nodes"]):

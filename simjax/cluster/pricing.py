@@ -129,5 +129,3 @@ def _from_profile(instance: InstanceSpec, source: CostSource, max_tokens: int, m
 def _power_of_two(n: int) -> int:
     """Sizes of the cost arrays come in few buckets: limits are traced, so that sweeping them does not recompile."""
     return 1 << (n - 1).bit_length()
-
-

@@ -10,6 +10,7 @@ from jax import Array
 
 from simjax.engine.blocks import blocks_of
 from simjax.engine.params import InstanceParams
+from simjax.engine.reduce import reduce_slots
 from simjax.engine.state import Instance
 
 
@@ -55,16 +56,19 @@ def commit(limits: InstanceParams, e: Instance) -> tuple[Instance, Emitted]:
         first_token_s=jnp.where(fresh, first_end_s, s.first_token_s),
         token_s=jnp.where(token, plan.end_s, s.token_s),
     )
-    count = lambda mask: jnp.sum(mask, dtype=jnp.int32)  # noqa: E731
+    blocks = jnp.where(running, blocks_of(computed, limits.block_size), 0)
+    prompt = jnp.where(in_step & ~decode, s.new, 0)
+    gap_s = jnp.where(resumed, first_end_s - s.token_s, 0.0)
+    sums, _, _ = reduce_slots([token, decode, resumed, prompt, blocks, gap_s])
     emitted = Emitted(
         finished=token & (target >= s.final),
-        prompt_tokens=jnp.sum(jnp.where(in_step & ~decode, s.new, 0), dtype=jnp.int32),
-        first_outputs=count(token),
-        decodes=count(decode),
-        resumed=count(resumed),
-        outputs=jnp.where(later > 0, count(token), 0),
-        resumed_gap_s=jnp.sum(jnp.where(resumed, first_end_s - s.token_s, 0.0)),
-        blocks_last=jnp.sum(jnp.where(running, blocks_of(computed, limits.block_size), 0), dtype=jnp.int32),
+        prompt_tokens=sums[3],
+        first_outputs=sums[0],
+        decodes=sums[1],
+        resumed=sums[2],
+        outputs=jnp.where(later > 0, sums[0], 0),
+        resumed_gap_s=sums[5],
+        blocks_last=sums[4],
     )
     return dataclasses.replace(e, slots=slots), emitted
 
@@ -81,13 +85,15 @@ def release_one(e: Instance, index: Array, api_post_s: Array, nobody: int) -> tu
     at = jnp.argmax(gone)
     some = gone[at]
     request = jnp.where(some, s.request[at], nobody)
-    row = jnp.stack([
-        s.scheduled_s[at],
-        s.first_token_s[at] + api_post_s,
-        s.token_s[at] + api_post_s,
-        s.preemptions[at].astype(jnp.float64),
-        index.astype(jnp.float64),
-    ])
+    row = jnp.stack(
+        [
+            s.scheduled_s[at],
+            s.first_token_s[at] + api_post_s,
+            s.token_s[at] + api_post_s,
+            s.preemptions[at].astype(jnp.float64),
+            index.astype(jnp.float64),
+        ]
+    )
     close_gap = some & (position >= at)
     slots = jax.tree.map(lambda x: jnp.where(close_gap, jnp.roll(x, -1), x), s)
     left_running = (some & (at < e.n)).astype(jnp.int32)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.blocks import blocks_of
 from simjax.engine.params import InstanceParams
 from simjax.engine.plan import cut_short, take_steps
+from simjax.engine.reduce import reduce_slots
 from simjax.engine.scheduler import Formation
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import Instance, Plan
@@ -19,34 +21,59 @@ MANY = 2**30
 BLOCK_STEPS = (1, 2, 3, 4, 6, 8, 12, 16)  # numbers of steps tried for the blocks they take
 
 
-def steps_within_blocks(context: Array, running: Array, n: Array, free: Array, block_size: Array) -> Array:
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DecodeBatch:
+    """The running requests after the first step, which go on decoding.
+
+    Attributes:
+        running: bool[S+W]. context: int32[S+W], tokens in the cache, 0 when not running.
+        n, kv_max, to_finish: int32, requests, longest context, tokens until the first of them finishes.
+        kv_sum: int64, sum of the contexts.
+        some_behind: bool, one of them has not caught up with its target, so more than decode is left.
+    """
+
+    running: Array
+    context: Array
+    n: Array
+    kv_sum: Array
+    kv_max: Array
+    to_finish: Array
+    some_behind: Array
+
+
+def steps_within_blocks(batch: DecodeBatch, free: Array, block_size: Array, wanted: Array) -> Array:
     """A number of decode steps, int32 >= 0, that the free blocks surely allow to all running requests; never more than they do allow.
 
-    The larger of two bounds: one from whole blocks (good when many are free), one from counting, for a few numbers of steps m up to a block,
-    the requests whose last block has fewer than m tokens of room (good when almost none is free).
+    The larger of two bounds: one from whole blocks (good when many are free), and only if that is less than `wanted`, one from counting, for
+    a few numbers of steps m up to a block, the requests whose last block has fewer than m tokens of room (good when almost none is free).
     """
     size = block_size.astype(jnp.float64)
-    many = jnp.floor(free * size / jnp.maximum(n, 1) - size + 1.0)
-    room = blocks_of(context, block_size) * block_size - context
-    tried = jnp.asarray(BLOCK_STEPS, jnp.int32)
-    short = jnp.sum(running[:, None] & (room[:, None] < tried), axis=0)
-    few = jnp.max(jnp.where((short <= free) & (tried <= block_size), tried, 0))
-    return jnp.maximum(few, jnp.clip(many, 0, MANY).astype(jnp.int32))
+    many = jnp.clip(jnp.floor(free * size / jnp.maximum(batch.n, 1) - size + 1.0), 0, MANY).astype(jnp.int32)
+
+    def count() -> Array:
+        room = blocks_of(batch.context, block_size) * block_size - batch.context
+        short, _, _ = reduce_slots([batch.running & (room < m) for m in BLOCK_STEPS])
+        allowed = [jnp.where((taken <= free) & (m <= block_size), m, 0) for m, taken in zip(BLOCK_STEPS, short, strict=True)]
+        return jnp.max(jnp.stack(allowed)).astype(jnp.int32)
+
+    return jnp.maximum(many, jax.lax.cond(many < wanted, count, lambda: jnp.zeros((), jnp.int32)))
 
 
-def plan_next(
-    shape: EngineShape, limits: InstanceParams, cost: CostRow, e: Instance, f: Formation, now_s: Array, horizon_s: Array
-) -> Plan:
+def plan_next(shape: EngineShape, limits: InstanceParams, cost: CostRow, e: Instance, f: Formation, now_s: Array, horizon_s: Array) -> Plan:
     """The plan that follows a formation at `now_s` by an engine that saw what happened up to `horizon_s`."""
     s = e.slots
     position = jnp.arange(s.request.shape[0])
     unfinished = s.target < s.final
     running = (position < e.n) & unfinished
     parked = (position >= e.n) & (position < e.n + e.parked) & unfinished
-    n = jnp.sum(running, dtype=jnp.int32)
-    preempted = jnp.sum(parked, dtype=jnp.int32)
-    tokens = jnp.sum(s.new, dtype=jnp.int32)
-    f64sum = lambda mask, x: jnp.sum(jnp.where(mask, x, 0), dtype=jnp.int64)  # noqa: E731
+    context = jnp.where(running, s.computed + s.new, 0)
+    behind = running & (context < s.target)
+    left = jnp.where(running, s.final - s.target, MANY)
+    long = lambda mask, x: jnp.where(mask, x, 0).astype(jnp.int64)  # noqa: E731
+    (n, preempted, tokens, kv_tokens, preempted_tokens, kv_sum, all_behind), (kv_max,), (to_finish,) = reduce_slots(
+        [running, parked, s.new, long(running, s.computed), long(parked, s.target), context.astype(jnp.int64), behind], [context], [left]
+    )
 
     first_s = mixed_step_s(cost, s.new, s.computed)
     plan = Plan(
@@ -62,36 +89,24 @@ def plan_next(
         running=n,
         preempted=preempted,
         blocks=f.blocks,
-        kv_tokens=f64sum(running, s.computed),
-        preempted_tokens=f64sum(parked, s.target),
+        kv_tokens=kv_tokens,
+        preempted_tokens=preempted_tokens,
     )
     steps = jnp.ones((), jnp.int32)
     if shape.leap:
-        plan, steps = leap(limits, cost, e, f, plan, running)
+        batch = DecodeBatch(running, context, n, kv_sum, kv_max, to_finish, all_behind > 0)
+        plan, steps = leap(limits, cost, f, plan, batch)
     busy = cut_short(take_steps(plan, steps, limits.async_scheduling), f.next_queued_s, limits.async_scheduling)
     return _choose(f, busy, plan, tokens, now_s, horizon_s)
 
 
-def leap(
-    limits: InstanceParams, cost: CostRow, e: Instance, f: Formation, plan: Plan, running: Array
-) -> tuple[Plan, Array]:
+def leap(limits: InstanceParams, cost: CostRow, f: Formation, plan: Plan, batch: DecodeBatch) -> tuple[Plan, Array]:
     """The plan with the cost of its later steps, and how many steps it may have before anything but the contexts changes."""
-    s, n = e.slots, plan.running
-    context = s.computed + s.new
-    next_s, slope_s, valid = decode_steps(
-        cost,
-        jnp.maximum(n, 1),
-        jnp.sum(jnp.where(running, context, 0), dtype=jnp.int64),
-        jnp.min(jnp.where(running, context, MANY)),
-        jnp.max(jnp.where(running, context, 0)),
-    )
-    all_decode_next = jnp.all(~running | (context == s.target)) & (n <= limits.max_num_batched_tokens)
-    to_finish = jnp.min(jnp.where(running, s.final - s.target, MANY))
-    to_shortage = steps_within_blocks(context, running, n, limits.num_blocks - f.blocks, limits.block_size)
-    most = jnp.minimum(jnp.minimum(to_finish, 1 + jnp.minimum(valid, MANY)), 1 + to_shortage)
-    allowed = all_decode_next & (f.preempted == 0) & ~(f.refused & ~f.hopeless)
-    steps = jnp.where(allowed, jnp.maximum(most, 1), 1).astype(jnp.int32)
-    return dataclasses.replace(plan, next_s=next_s, slope_s=slope_s), steps
+    next_s, slope_s, valid = decode_steps(cost, jnp.maximum(batch.n, 1), batch.kv_sum, batch.kv_sum, batch.kv_max)
+    allowed = ~batch.some_behind & (batch.n <= limits.max_num_batched_tokens) & (f.preempted == 0) & ~(f.refused & ~f.hopeless)
+    most = jnp.where(allowed, jnp.minimum(batch.to_finish, 1 + jnp.minimum(valid, MANY)), 1)
+    steps = jnp.minimum(most, 1 + steps_within_blocks(batch, limits.num_blocks - f.blocks, limits.block_size, most - 1))
+    return dataclasses.replace(plan, next_s=next_s, slope_s=slope_s), jnp.maximum(steps, 1).astype(jnp.int32)
 
 
 def _choose(f: Formation, busy: Plan, plan: Plan, tokens: Array, now_s: Array, horizon_s: Array) -> Plan:
@@ -107,5 +122,3 @@ def _choose(f: Formation, busy: Plan, plan: Plan, tokens: Array, now_s: Array, h
         horizon_s=jnp.where(steps > 0, busy.horizon_s, idle_horizon_s),
         open=jnp.where(steps > 0, busy.open, ~again),
     )
-
-

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from typing import Any
+
 import jax
 
 from simjax.latency.cost import StepCost
+
+Leaf = Any  # a numpy or JAX array: hosts build parameters with numpy, programs get them traced
 
 
 class RouterPolicy(IntEnum):
@@ -34,18 +38,18 @@ class InstanceParams:
         cost: int32[N], row of the `StepCost`.
     """
 
-    max_num_seqs: jax.Array
-    max_num_batched_tokens: jax.Array
-    long_prefill_token_threshold: jax.Array
-    max_model_len: jax.Array
-    num_blocks: jax.Array
-    block_size: jax.Array
-    enable_chunked_prefill: jax.Array
-    reserve_full_isl: jax.Array
-    async_scheduling: jax.Array
-    api_pre_s: jax.Array
-    api_post_s: jax.Array
-    cost: jax.Array
+    max_num_seqs: Leaf
+    max_num_batched_tokens: Leaf
+    long_prefill_token_threshold: Leaf
+    max_model_len: Leaf
+    num_blocks: Leaf
+    block_size: Leaf
+    enable_chunked_prefill: Leaf
+    reserve_full_isl: Leaf
+    async_scheduling: Leaf
+    api_pre_s: Leaf
+    api_post_s: Leaf
+    cost: Leaf
 
 
 @jax.tree_util.register_dataclass
@@ -61,12 +65,12 @@ class RequestParams:
         think_s: float64[], pause of a closed-loop client between a finish and its next request.
     """
 
-    arrival_s: jax.Array
-    prompt_tokens: jax.Array
-    output_tokens: jax.Array
-    router_draw: jax.Array
-    count: jax.Array
-    think_s: jax.Array
+    arrival_s: Leaf
+    prompt_tokens: Leaf
+    output_tokens: Leaf
+    router_draw: Leaf
+    count: Leaf
+    think_s: Leaf
 
 
 @jax.tree_util.register_dataclass
@@ -76,5 +80,5 @@ class ClusterParams:
 
     instances: InstanceParams
     requests: RequestParams
-    router: jax.Array
+    router: Leaf
     cost: StepCost

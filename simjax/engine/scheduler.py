@@ -14,9 +14,8 @@ from jax import Array
 
 from simjax.engine.blocks import blocks_of
 from simjax.engine.params import InstanceParams
+from simjax.engine.reduce import reduce_slots
 from simjax.engine.state import NEVER, Instance
-
-INT_MAX = 2**31 - 1
 
 
 @jax.tree_util.register_dataclass
@@ -75,46 +74,55 @@ def capped(need: Array, limits: InstanceParams) -> Array:
 def schedule_running(limits: InstanceParams, e: Instance, horizon_s: Array) -> tuple[Instance, Formation]:
     """Give the running requests their tokens, and preempt from the tail what the blocks cannot hold.
 
-    A victim frees only blocks of the tail, so the survivors are the longest prefix whose blocks after the step fit the pool.
+    Every running request is in every step: what one needs never grows while it runs, except for the last one admitted, whose first chunk may
+    have been cut to what was left of the budget. So only the last can be short of tokens.
     """
     s = e.slots
-    position = jnp.arange(s.request.shape[0])
+    position = jnp.arange(s.request.shape[0], dtype=jnp.int32)
     unfinished = s.target < s.final
     running = (position < e.n) & unfinished
-    held = (position < e.n + e.parked) & ~unfinished & (s.token_s > horizon_s)
-    held_blocks = jnp.sum(jnp.where(held, blocks_of(s.computed, limits.block_size), 0), dtype=jnp.int32)
-
+    leaving = (position < e.n + e.parked) & ~unfinished
+    held = leaving & (s.token_s > horizon_s)
     need = capped(jnp.where(running, s.target - s.computed, 0), limits)
-    ahead = jnp.cumsum(need) - need
-    new = jnp.clip(limits.max_num_batched_tokens - ahead, 0, need)
+    (total,), (last,), _ = reduce_slots([need], [jnp.where(running, position, 0)])
+    short = jnp.maximum(total - limits.max_num_batched_tokens, 0)
+    new = need - jnp.where(position == last, short, 0)
     blocks = jnp.where(running, blocks_of(s.computed + new, limits.block_size), 0)
-    overflow = running & (jnp.cumsum(blocks) > limits.num_blocks - held_blocks)
-    n = jnp.minimum(e.n, jnp.min(jnp.where(overflow, position, INT_MAX))).astype(jnp.int32)
-
-    victim = running & (position >= n)
-    survivor = running & (position < n)
-    slots = dataclasses.replace(
-        s,
-        computed=jnp.where(victim, 0, s.computed),
-        preemptions=s.preemptions + victim,
-        new=jnp.where(survivor, new, 0),
-    )
-    count = lambda mask: jnp.sum(mask, dtype=jnp.int32)  # noqa: E731
-    never = jnp.full((), NEVER, jnp.float64)
+    held_blocks = jnp.where(held, blocks_of(s.computed, limits.block_size), 0)
+    (seats, all_held, any_leaving, used, used_held), _, _ = reduce_slots([running, held, leaving, blocks, held_blocks])
+    e = dataclasses.replace(e, slots=dataclasses.replace(s, new=new))
     formation = Formation(
-        budget=limits.max_num_batched_tokens - jnp.sum(slots.new, dtype=jnp.int32),
-        seats=count(survivor) + count(held),
-        blocks=held_blocks + jnp.sum(jnp.where(survivor, blocks, 0), dtype=jnp.int32),
-        preempted=count(victim),
-        held=jnp.any(held),
-        leaving=jnp.any((position < e.n + e.parked) & ~unfinished),
+        budget=limits.max_num_batched_tokens - (total - short),
+        seats=seats + all_held,
+        blocks=used + used_held,
+        preempted=jnp.zeros((), jnp.int32),
+        held=all_held > 0,
+        leaving=any_leaving > 0,
         admitted=jnp.zeros((), jnp.int32),
         unfinished=jnp.zeros((), bool),
         refused=jnp.zeros((), bool),
         hopeless=jnp.zeros((), bool),
-        next_queued_s=never,
+        next_queued_s=jnp.full((), NEVER, jnp.float64),
     )
-    return dataclasses.replace(e, slots=slots, n=n, parked=e.parked + e.n - n), formation
+    return jax.lax.cond(formation.blocks > limits.num_blocks, preempt, lambda limits, e, f, *_: (e, f), limits, e, formation, running, blocks)
+
+
+def preempt(limits: InstanceParams, e: Instance, f: Formation, running: Array, blocks: Array) -> tuple[Instance, Formation]:
+    """Preempt from the tail until the others fit; `blocks` (int32[S+W]) are those of the running requests once the step runs.
+
+    A victim frees only blocks of the tail, so the survivors are the longest prefix that fits beside the blocks of held requests.
+    """
+    s = e.slots
+    position = jnp.arange(s.request.shape[0], dtype=jnp.int32)
+    held_blocks = f.blocks - jnp.sum(blocks, dtype=jnp.int32)
+    overflow = running & (jnp.cumsum(blocks) > limits.num_blocks - held_blocks)
+    _, _, (n,) = reduce_slots(minima=[jnp.where(overflow, position, e.n)])
+    victim = running & (position >= n)
+    new = jnp.where(victim, 0, s.new)
+    slots = dataclasses.replace(s, computed=jnp.where(victim, 0, s.computed), preemptions=s.preemptions + victim, new=new)
+    (victims, freed, unspent), _, _ = reduce_slots([victim, jnp.where(victim, blocks, 0), jnp.where(victim, s.new, 0)])
+    f = dataclasses.replace(f, budget=f.budget + unspent, seats=f.seats - victims, blocks=f.blocks - freed, preempted=victims)
+    return dataclasses.replace(e, slots=slots, n=n, parked=e.parked + e.n - n), f
 
 
 def admit_waiting(

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape
 
-NEVER = np.inf
+NEVER = float("inf")
 OUTCOME_FIELDS = ("scheduled_s", "first_token_s", "finish_s", "preemptions", "instance")
 
 
@@ -81,7 +80,6 @@ class Plan:
     blocks: Array
     kv_tokens: Array
     preempted_tokens: Array
-
 
     def due_s(self) -> Array:
         """When the engine needs the next look; -infinity in the middle of an event (a formation that goes on), which nothing may interrupt."""
@@ -157,38 +155,38 @@ class ClusterState:
 def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
     """An empty cluster at time 0."""
     N, R, A = shape.instances, shape.requests, shape.seats
-    i32 = lambda *size: np.zeros(size, np.int32)  # noqa: E731
-    f64 = lambda *size: np.zeros(size, np.float64)  # noqa: E731
-    never = np.full((N, A), NEVER, np.float64)
-    slots = Slots(np.full((N, A), R, np.int32), i32(N, A), i32(N, A), i32(N, A), i32(N, A), i32(N, A), never, never, never)
+    i32 = lambda *size: jnp.zeros(size, jnp.int32)  # noqa: E731
+    f64 = lambda *size: jnp.zeros(size, jnp.float64)  # noqa: E731
+    never = jnp.full((N, A), NEVER, jnp.float64)
+    slots = Slots(jnp.full((N, A), R, jnp.int32), i32(N, A), i32(N, A), i32(N, A), i32(N, A), i32(N, A), never, never, never)
     plan = Plan(
         start_s=f64(N),
-        end_s=np.full((N,), NEVER, np.float64),
-        horizon_s=np.full((N,), NEVER, np.float64),
+        end_s=jnp.full((N,), NEVER, jnp.float64),
+        horizon_s=jnp.full((N,), NEVER, jnp.float64),
         first_s=f64(N),
         next_s=f64(N),
         slope_s=f64(N),
         steps=i32(N),
-        open=np.ones((N,), bool),
+        open=jnp.ones((N,), bool),
         tokens=i32(N),
         running=i32(N),
         preempted=i32(N),
         blocks=i32(N),
-        kv_tokens=np.zeros((N,), np.int64),
-        preempted_tokens=np.zeros((N,), np.int64),
+        kv_tokens=jnp.zeros((N,), jnp.int64),
+        preempted_tokens=jnp.zeros((N,), jnp.int64),
     )
-    instances = Instance(slots, plan, i32(N), i32(N), i32(N), i32(N), np.zeros((N,), np.int64))
+    instances = Instance(slots, plan, i32(N), i32(N), i32(N), i32(N), jnp.zeros((N,), jnp.int64))
     loop = None
     if shape.clients:
-        loop = ClosedLoop(params.requests.arrival_s[: shape.clients], i32(R), np.full((R,), NEVER, np.float64))
+        loop = ClosedLoop(params.requests.arrival_s[: shape.clients], i32(R), jnp.full((R,), NEVER, jnp.float64))
     return ClusterState(
         instances=instances,
         routes=i32(N, R + shape.window) if N > 1 else i32(N, 0),
         loop=loop,
         next_request=i32(),
-        outcome=np.full((R + 1, len(OUTCOME_FIELDS)), NEVER, np.float64),
+        outcome=jnp.full((R + 1, len(OUTCOME_FIELDS)), NEVER, jnp.float64),
         done=i32(),
         ticks=i32(),
-        steps=np.zeros((), np.int64),
+        steps=jnp.zeros((), jnp.int64),
         peak_blocks=i32(N),
     )

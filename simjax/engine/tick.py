@@ -79,7 +79,9 @@ def tick(shape: EngineShape, params: ClusterParams, state: ClusterState, log: Le
         done=state.done + left,
         ticks=state.ticks + 1,
         steps=state.steps + jnp.where(due, before.plan.steps, 0),
-        peak_blocks=state.peak_blocks.at[i].max(jnp.where(due & (before.plan.steps > 0), jnp.maximum(before.plan.blocks, emitted.blocks_last), 0)),
+        peak_blocks=state.peak_blocks.at[i].max(
+            jnp.where(due & (before.plan.steps > 0), jnp.maximum(before.plan.blocks, emitted.blocks_last), 0)
+        ),
     )
     return state, None if log is None else _note(log, i, before, emitted, due)
 

@@ -13,7 +13,7 @@ import numpy as np
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec, load_device
 from simjax.latency.attention import AttentionCoefficients
-from simjax.latency.attention_fit import fit_attention, fit_decode_skew
+from simjax.latency.attention_fit import AttentionPoints, fit_attention, fit_decode_skew
 from simjax.latency.attention_roofline import AttentionEfficiency, attention_efficiency
 from simjax.latency.bundle import Bundle, read_bundle
 from simjax.latency.efficiency import OpEfficiency
@@ -32,11 +32,15 @@ from simjax.latency.fit_ops import (
 )
 from simjax.latency.profile import ANY_DEGREE, HostOverheads, LatencyProfile, RankCoefficients, ValidRange, op_efficiency
 from simjax.latency.roofline import EXPERTS_FLOOR_S
-from simjax.model import ModelSpec, load_model
+from simjax.model import ModelSpec, kv_bytes_per_token, load_model, weight_bytes
 from simjax.model.ops import step_ops
 
 # The profiler runs one layer over and over, so experts of fewer bytes than this stay in a large cache, which they never do in a model.
 CACHED_EXPERT_BYTES = 128e6
+# For the same reason the keys of one or two sequences are measured faster than the memory delivers them.
+LEAST_DECODES = 4
+GPU_MEMORY_UTILIZATION = 0.9  # vLLM's default
+MOST_KV_TOKENS = 700e3
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def fit_generic(bundle_dirs: Sequence[str | Path]) -> LatencyProfile:
     experts = [_uncached(rank.kernels["moe"]) for rank in data if "moe" in rank.kernels and rank.degree == 1]
     # Without a measured mixture of experts its products are taken to be as efficient as the others.
     ops["experts"] = solve(experts, EXPERTS_START, SHARED + OWN, device, dtype) if experts else replace(gemm, floor_s=EXPERTS_FLOOR_S)
-    efficiencies = [attention_efficiency(_fit_attention(rank.bundle)[0], rank.model, device, rank.degree) for rank in data]
+    efficiencies = [attention_efficiency(_fit_attention(rank)[0], rank.model, device, rank.degree) for rank in data]
     coefficients = RankCoefficients(ops=ops, attention=_mean_efficiency(efficiencies))
     errors = {f"{rank.model.name} tp{rank.degree}": _step_errors(rank, coefficients) for rank in data}
     return LatencyProfile(
@@ -172,24 +176,34 @@ def _fit_rank(rank: RankData, shared: OpEfficiency, experts: Measured | None) ->
         base = solve([m.select(m.rows > 1)], start, free, device, dtype)
         ops[name] = with_kernel_factors(m, base, device, dtype)
         errors[name] = fit_errors(predict(m, ops[name], device, dtype), m.seconds)
-    attention, errors["attention"] = _fit_attention(rank.bundle)
+    attention, errors["attention"] = _fit_attention(rank)
     coefficients = RankCoefficients(ops=ops, attention=attention)
     errors["step_without_attention"] = _step_errors(rank, coefficients)
     return coefficients, errors
 
 
-def _fit_attention(bundle: Bundle) -> tuple[AttentionCoefficients, dict[str, Any]]:
-    coefficients, errors = fit_attention(bundle.attention)
-    if bundle.skew is not None:
-        alone = bundle.skew.chunk == 0
-        skew = fit_decode_skew(bundle.skew.mean_s[alone], bundle.skew.longest_s[alone], bundle.skew.skewed_s[alone])
-        coefficients = replace(coefficients, decode_skew=skew)
+def _fit_attention(rank: RankData) -> tuple[AttentionCoefficients, dict[str, Any]]:
+    """Attention where engines work: on contexts that the device holds beside the model, decoding a few sequences or more."""
+    points, skew = rank.bundle.attention, rank.bundle.skew
+    kept = (points.chunk > 0) | (points.decodes >= LEAST_DECODES)
+    coefficients, errors = fit_attention(AttentionPoints(*(x[kept] for x in points)), _kv_tokens(rank))
+    if skew is not None:
+        alone = skew.chunk == 0
+        share = fit_decode_skew(skew.mean_s[alone], skew.longest_s[alone], skew.skewed_s[alone])
+        coefficients = replace(coefficients, decode_skew=share)
     table = {
         f"{kind}_{name}_pct": round(100.0 * getattr(e, key), 2)
         for kind, e in errors.items()
         for name, key in (("median", "p50"), ("p90", "p90"))
     }
     return coefficients, table
+
+
+def _kv_tokens(rank: RankData) -> float:
+    """Tokens of KV cache that fit beside the weights; a rank that does not fit at all was profiled for its shapes only."""
+    free = GPU_MEMORY_UTILIZATION * rank.device.memory_bytes - weight_bytes(rank.model, rank.degree)
+    tokens = free / kv_bytes_per_token(rank.model, rank.degree)
+    return tokens if tokens > 0 else MOST_KV_TOKENS
 
 
 def _step_errors(rank: RankData, coefficients: RankCoefficients) -> dict[str, float]:

@@ -5,4 +5,15 @@ from simjax.model.registry import load_model, model_names
 from simjax.model.sizes import Shard, kv_bytes_per_token, parameters, shard, weight_bytes
 from simjax.model.spec import ModelSpec, from_hf_config
 
-__all__ = ["ModelSpec", "Shard", "dtype_bytes", "from_hf_config", "kv_bytes_per_token", "load_model", "model_names", "parameters", "shard", "weight_bytes"]
+__all__ = [
+    "ModelSpec",
+    "Shard",
+    "dtype_bytes",
+    "from_hf_config",
+    "kv_bytes_per_token",
+    "load_model",
+    "model_names",
+    "parameters",
+    "shard",
+    "weight_bytes",
+]

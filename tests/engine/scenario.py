@@ -118,9 +118,7 @@ class Scenario:
         return simulate(self.shape(**changes), self.params())
 
     def run_reference(self) -> reference.RefResult:
-        instances = [
-            reference_instance.RefInstance(**dataclasses.asdict(limits), step_time=self.price.step_time) for limits in self.limits
-        ]
+        instances = [reference_instance.RefInstance(**dataclasses.asdict(limits), step_time=self.price.step_time) for limits in self.limits]
         rows = zip(self.arrival_s.tolist(), self.prompt.tolist(), self.output.tolist(), self.draws.tolist(), strict=True)
         return reference.simulate(
             instances, [reference.RefRequest(*row) for row in rows], self.router.name.lower(), self.concurrency or None, self.think_s

@@ -29,7 +29,9 @@ def limits(draw: st.DrawFn) -> Limits:
 @st.composite
 def scenarios(draw: st.DrawFn, instances: int = 1, closed: bool = False) -> Scenario:
     cluster = tuple(draw(limits()) for _ in range(instances))
-    capacity = min(min(x.num_blocks * x.block_size for x in cluster), MAX_TOKENS if not all(x.enable_chunked_prefill for x in cluster) else 10**6)
+    capacity = min(
+        min(x.num_blocks * x.block_size for x in cluster), MAX_TOKENS if not all(x.enable_chunked_prefill for x in cluster) else 10**6
+    )
     count = draw(st.integers(1, 30))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     longest = draw(st.integers(2, min(capacity, 60)))

@@ -69,5 +69,5 @@ def test_shipped_fits_state_their_errors(name):
 
 
 def test_a_folder_without_a_bundle(tmp_path):
-    with pytest.raises(SimjaxError, match="no tpN folder; give the folder of a bundle that holds meta.yaml"):
+    with pytest.raises(SimjaxError, match="no tpN folder; give the folder of a bundle"):
         fit_bundle(tmp_path)
