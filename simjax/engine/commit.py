@@ -58,8 +58,7 @@ def commit(limits: InstanceParams, e: Instance) -> tuple[Instance, Emitted]:
     )
     blocks = jnp.where(running, blocks_of(computed, limits.block_size), 0)
     prompt = jnp.where(in_step & ~decode, s.new, 0)
-    gap_s = jnp.where(resumed, first_end_s - s.token_s, 0.0)
-    sums, _, _ = reduce_slots([token, decode, resumed, prompt, blocks, gap_s])
+    sums, _, _ = reduce_slots([token, decode, resumed, prompt, blocks])
     emitted = Emitted(
         finished=token & (target >= s.final),
         prompt_tokens=sums[3],
@@ -67,7 +66,7 @@ def commit(limits: InstanceParams, e: Instance) -> tuple[Instance, Emitted]:
         decodes=sums[1],
         resumed=sums[2],
         outputs=jnp.where(later > 0, sums[0], 0),
-        resumed_gap_s=sums[5],
+        resumed_gap_s=jnp.sum(jnp.where(resumed, first_end_s - s.token_s, 0.0)),
         blocks_last=sums[4],
     )
     return dataclasses.replace(e, slots=slots), emitted

@@ -21,7 +21,8 @@ from simjax.latency.fit_ops import (
     EXPERTS_START,
     GEMM_START,
     OWN,
-    ROWS,
+    ROWS_OWN,
+    ROWS_SHARED,
     ROWS_START,
     SHARED,
     Measured,
@@ -72,10 +73,11 @@ def fit_bundle(bundle_dir: str | Path, model: ModelSpec | None = None, device: D
     data = read_ranks(Path(bundle_dir), model, device)
     first = data[0]
     dtype = first.model.dtype
-    shared = _shared_gemm(data, dtype)
+    gemm = solve([m for rank in data for m in _gemms(rank)], GEMM_START, SHARED + OWN, first.device, dtype)
+    rows = solve([m for rank in data for m in _elementwise(rank)], ROWS_START, ROWS_SHARED + ROWS_OWN, first.device, dtype)
     ranks, errors = {}, {}
     for rank in data:
-        ranks[rank.degree], errors[rank.degree] = _fit_rank(rank, shared, data[0].kernels.get("moe"))
+        ranks[rank.degree], errors[rank.degree] = _fit_rank(rank, gemm, rows)
     return LatencyProfile(
         device=first.device.name,
         model=first.model.name,
@@ -97,12 +99,12 @@ def fit_generic(bundle_dirs: Sequence[str | Path]) -> LatencyProfile:
     # What a mixture-of-experts layer holds besides its experts is small enough to stay in the cache while the profiler repeats the layer.
     dense = [rank for rank in data if not rank.model.is_moe] or data
     gemm = solve([m for rank in dense for m in _gemms(rank)], GEMM_START, SHARED + OWN, device, dtype)
-    rows = [m for rank in data for m in rank.kernels.values() if not m.op.is_gemm and m.op.name not in ("sampler", "embedding")]
+    rows = [m for rank in data for m in _elementwise(rank)]
     ops = {
         "gemm": gemm,
         "lm_head": solve([rank.kernels["lm_head"] for rank in data], gemm, OWN, device, dtype),
-        "elementwise": solve(rows, ROWS_START, ROWS, device, dtype),
-        "sampler": solve([rank.kernels["sampler"] for rank in data], ROWS_START, ROWS, device, dtype),
+        "elementwise": solve(rows, ROWS_START, ROWS_SHARED + ROWS_OWN, device, dtype),
+        "sampler": solve([rank.kernels["sampler"] for rank in data], ROWS_START, ROWS_SHARED + ROWS_OWN, device, dtype),
     }
     experts = [_uncached(rank.kernels["moe"]) for rank in data if "moe" in rank.kernels and rank.degree == 1]
     # Without a measured mixture of experts its products are taken to be as efficient as the others.
@@ -153,8 +155,9 @@ def _gemms(rank: RankData) -> list[Measured]:
     return [m.select(m.rows > 1) for m in chosen]
 
 
-def _shared_gemm(data: list[RankData], dtype: str) -> OpEfficiency:
-    return solve([m for rank in data for m in _gemms(rank)], GEMM_START, SHARED + OWN, data[0].device, dtype)
+def _elementwise(rank: RankData) -> list[Measured]:
+    """Operations on rows that are single kernels over all of them: not the sampler, nor the gather of the embedding."""
+    return [m for m in rank.kernels.values() if not m.op.is_gemm and m.op.name not in ("sampler", "embedding")]
 
 
 def _uncached(m: Measured) -> Measured:
@@ -162,17 +165,19 @@ def _uncached(m: Measured) -> Measured:
     return m.select(m.distinct * m.op.expert_bytes > CACHED_EXPERT_BYTES)
 
 
-def _fit_rank(rank: RankData, shared: OpEfficiency, experts: Measured | None) -> tuple[RankCoefficients, dict[str, Any]]:
+def _fit_rank(rank: RankData, gemm: OpEfficiency, rows: OpEfficiency) -> tuple[RankCoefficients, dict[str, Any]]:
+    """Each operation's own coefficients, beginning from those that all operations of its kind share."""
     device, dtype = rank.device, rank.model.dtype
     ops, errors = {}, {}
     for name, m in rank.kernels.items():
         if m.op.experts:
-            assert experts is not None
-            part = _uncached(experts)
+            part = _uncached(m)
             ops[name] = solve([part], EXPERTS_START, SHARED + OWN, device, dtype)
             errors[name] = fit_errors(predict(part, ops[name], device, dtype), part.seconds)
             continue
-        free, start = (OWN, shared) if m.op.is_gemm else (ROWS, ROWS_START)
+        start, free = (gemm, OWN) if m.op.is_gemm else (rows, ROWS_OWN)
+        if name == "sampler":  # many kernels with intermediate results of their own
+            start, free = ROWS_START, ROWS_SHARED + ROWS_OWN
         base = solve([m.select(m.rows > 1)], start, free, device, dtype)
         ops[name] = with_kernel_factors(m, base, device, dtype)
         errors[name] = fit_errors(predict(m, ops[name], device, dtype), m.seconds)

@@ -27,7 +27,8 @@ BOUNDS = {
 }
 SHARED = ("floor_s", "tile_penalty", "overlap")  # the library and the chip, not the operation, decide these
 OWN = ("bandwidth_efficiency", "compute_efficiency")
-ROWS = ("floor_s", "bandwidth_efficiency", "cache_bytes", "cache_ratio")
+ROWS_SHARED = ("bandwidth_efficiency", "cache_bytes")
+ROWS_OWN = ("floor_s", "cache_ratio")
 OUTLIER = 0.05  # relative residual beyond which a point counts less: steps between kernels are larger than noise
 
 

@@ -1,0 +1,76 @@
+"""The reference simulator of tests/reference on the same cluster, with the same step costs in plain Python."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from common import ROOT
+
+from simjax.cluster.pricing import ClusterPrices
+from simjax.cluster.spec import ClusterSpec
+from simjax.engine.lower import FLAGS, LIMITS, instance_params
+from simjax.engine.result import Result
+from simjax.latency.attention import TILE, AttentionCoefficients, ChunkBatch, DecodeBatch, decode_attention_s, mixed_attention_s
+from simjax.latency.cost import StepCost
+from simjax.workload.workload import Workload
+
+sys.path.insert(0, str(ROOT))
+from tests.reference.instance import RefInstance  # noqa: E402
+from tests.reference.simulator import RefRequest, RefResult, simulate  # noqa: E402
+
+# The formulas of simjax.latency.attention take their array functions as an argument: on Python floats these are the fast ones.
+SCALARS: Any = SimpleNamespace(where=lambda condition, a, b: a if condition else b, maximum=max)
+
+
+def step_seconds(cost: StepCost) -> Callable[[list[tuple[int, int]]], float]:
+    """The time of a step from (new, computed) of its requests; the profile's first row."""
+    assert cost.table is None, "measured attention tables have no plain version"
+    tokens_s, sequences_s = np.asarray(cost.tokens_s[0]).tolist(), np.asarray(cost.sequences_s[0]).tolist()
+    host_s = float(cost.host_s[0])
+    a = AttentionCoefficients(**{name: float(value[0]) for name, value in vars(cost.attention).items()})
+
+    def seconds(batch: list[tuple[int, int]]) -> float:
+        chunks = queries = history = tiles = tile_keys = longest = most_tiles = 0
+        decodes = kv_sum = kv_max = 0
+        for new, computed in batch:
+            if new == 1:
+                decodes, kv_sum, kv_max = decodes + 1, kv_sum + computed, max(kv_max, computed)
+                continue
+            blocks = -(-new // TILE)
+            chunks, queries, history, tiles = chunks + 1, queries + new, history + new * computed, tiles + blocks
+            tile_keys += blocks * computed + TILE // 2 * blocks * (blocks + 1)
+            longest, most_tiles = max(longest, new + computed), max(most_tiles, blocks)
+        shared_s = tokens_s[queries + decodes] + sequences_s[chunks + decodes] + host_s
+        d = DecodeBatch(float(decodes), float(kv_sum), float(kv_max))
+        if not chunks:
+            return shared_s + decode_attention_s(a, d, SCALARS)
+        c = ChunkBatch(*map(float, (chunks, queries, history, tiles, tile_keys, longest, most_tiles)))
+        return shared_s + mixed_attention_s(a, c, d, SCALARS)
+
+    return seconds
+
+
+def run_reference(cluster: ClusterSpec, prices: ClusterPrices, workload: Workload) -> RefResult:
+    """One open-loop run of a cluster whose engines have one cost model."""
+    limits = instance_params(cluster, prices)
+    names = ("num_blocks", "max_model_len", "api_pre_s", "api_post_s", *LIMITS, *FLAGS)
+    step_time = step_seconds(prices.cost)
+    instances = [
+        RefInstance(step_time=step_time, **{name: np.asarray(getattr(limits, name))[i].item() for name in names})
+        for i in range(len(cluster.instances))
+    ]
+    rows = zip(workload.arrival_s.tolist(), workload.prompt_tokens.tolist(), workload.output_tokens.tolist(), strict=True)
+    return simulate(instances, [RefRequest(*row) for row in rows], cluster.router, max_steps=2**40)
+
+
+def difference(result: Result, reference: RefResult) -> float:
+    """Largest relative difference of first-token and finish times."""
+    from common import relative_difference
+
+    wanted = np.array([(outcome.first_token_s, outcome.finish_s) for outcome in reference.requests], float)
+    found = np.stack([result.requests.first_token_s, result.requests.finish_s], axis=1)
+    return relative_difference(found, wanted)

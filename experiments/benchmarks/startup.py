@@ -1,0 +1,100 @@
+"""Before the first run: tracing, compiling, the first call; and the command line from a cold and from a warm compilation cache.
+
+Every case has a process of its own. Writes results/startup.tsv.
+
+usage: python startup.py [--prototype DIR] [--repeats N]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import common
+
+CASES = ("llama-300", "azure-2023-conv", "llama-300 prototype", "four instances, least_loaded")
+
+
+def measure(case: str, options: Any) -> dict[str, Any]:
+    """One row, in this process; the imports have happened."""
+    import jax
+
+    from simjax.cluster.pricing import CostSource, price_cluster
+    from simjax.engine.lower import lower
+    from simjax.engine.simulate import simulate
+
+    with jax.enable_x64(True):
+        t0 = time.perf_counter()
+        if case == "llama-300 prototype":
+            workload = common.trace(common.LLAMA_TRACE)
+            prototype = common.load_prototype(options.prototype, workload, slots=128)
+            times = common.interleaved({"run": prototype}, options.repeats)["run"]
+            return {"case": case, "trace_and_compile_s": prototype.compile_s, "first_ms": times.first * 1e3, "steady_ms": times.best * 1e3}
+        if case == "llama-300":
+            cluster, workload = common.measured_cluster(), common.trace(common.LLAMA_TRACE)
+        elif case == "azure-2023-conv":
+            cluster, workload = common.h100_cluster(), common.trace(common.AZURE_TRACE)
+        else:
+            cluster, workload = common.h100_cluster(4, "least_loaded"), common.synthetic(300, 24.0)
+        t1 = time.perf_counter()
+        prices = price_cluster(cluster.instances, CostSource())
+        t2 = time.perf_counter()
+        low = lower(cluster, prices, workload)
+        t3 = time.perf_counter()
+        program = common.compile_program(low.shape, low.params)
+        times = common.interleaved({"run": lambda: simulate(low.shape, low.params)}, options.repeats)["run"]
+    return {
+        "case": case,
+        "requests": len(workload),
+        "read_s": t1 - t0,
+        "price_s": t2 - t1,
+        "arrays_s": t3 - t2,
+        "trace_s": program.trace_s,
+        "compile_s": program.compile_s,
+        "trace_and_compile_s": program.trace_s + program.compile_s,
+        "first_ms": times.first * 1e3,  # traces and compiles once more: `simulate` keeps programs of its own
+        "steady_ms": times.best * 1e3,
+    }
+
+
+def command_line() -> list[dict[str, Any]]:
+    """`simjax run` on the Llama trace in a fresh process, first with an empty compilation cache and then again."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "simjax", "run", "workload=trace", f"workload.file={common.data_path(common.LLAMA_TRACE)}"]
+        command += ["device=rtx_pro_6000", "scheduler=vllm_small", "plots=false", f"out={folder}/out"]
+        environment = os.environ | {"XDG_CACHE_HOME": folder}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        for case in ("simjax run, empty cache", "simjax run, again"):
+            began = time.perf_counter()
+            subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, cwd=common.ROOT)
+            rows.append({"case": case, "requests": 300, "process_s": time.perf_counter() - began})
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import simjax.run"], check=True, cwd=common.ROOT)
+        rows.append({"case": "python -c 'import simjax.run'", "process_s": time.perf_counter() - began})
+    return rows
+
+
+def main() -> None:
+    parser = common.arguments(__doc__, 5)
+    parser.add_argument("--one", help="measure this case in this process and print its row as JSON")
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.one, options)))
+        return
+    about = common.facts()
+    rows = []
+    for case in CASES:
+        if options.prototype is None and "prototype" in case:
+            continue
+        rows.append(common.in_process(__file__, case, options))
+    common.write_table("startup", rows + command_line(), about)
+
+
+if __name__ == "__main__":
+    main()

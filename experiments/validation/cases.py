@@ -1,0 +1,126 @@
+"""The measured runs of the study, and how their steps are priced."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+from experiments.validation.blocks import Chain, chain_of
+from experiments.validation.replay import Limits, Measured, Price
+
+from simjax.cluster.pricing import ClusterPrices, price_cluster
+from simjax.cluster.spec import ClusterSpec
+from simjax.config.schema import ProfileConfig, ValidateConfig
+from simjax.latency.cost import StepCost, mixed_step_s, row
+from simjax.validate import MeasuredRun, read_measured
+from simjax.validate.replay import cost_source, measured_cluster
+
+DATA = Path(os.environ.get("SIMJAX_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+TABLES = DATA / "llmservingsim" / "profiles"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A measured run: its folder, the folder of op tables (None: only profiles), and the workload with token ids."""
+
+    name: str
+    folder: str
+    tables: bool = True
+    workload: str | None = None
+
+    @property
+    def path(self) -> Path:
+        return DATA / self.folder
+
+
+BENCH = "llmservingsim/bench"
+LLAMA_WORKLOAD = "llmservingsim/workloads/sharegpt-llama-3.1-8b-300-sps10.jsonl"
+QWEN_WORKLOAD = "llmservingsim/workloads/sharegpt-qwen3-32b-300-sps10.jsonl"
+CASES = {
+    case.name: case
+    for case in (
+        Case("pro6000-llama-8b", f"{BENCH}/RTXPRO6000/Llama-3.1-8B", workload=LLAMA_WORKLOAD),
+        Case("pro6000-qwen3-32b", f"{BENCH}/RTXPRO6000/Qwen3-32B", workload=QWEN_WORKLOAD),
+        Case("rtx4090-llama-8b", f"{BENCH}/RTX4090/Llama-3.1-8B", workload=LLAMA_WORKLOAD),
+    )
+}
+
+
+def config_of(case: Case, tables: bool) -> ValidateConfig:
+    """The configuration of `simjax validate measured=...`, with the op tables as they are or with the shipped profiles."""
+    profile = ProfileConfig(bundle_root=str(TABLES)) if tables else ProfileConfig()
+    return ValidateConfig(measured=str(case.path), profile=profile)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A case made ready: the measured run, the cluster, its prices."""
+
+    case: Case
+    measured: MeasuredRun
+    cluster: ClusterSpec
+    prices: ClusterPrices
+
+    @property
+    def limits(self) -> Limits:
+        spec = self.cluster.instances[0]
+        flags = spec.limits
+        return Limits(
+            num_blocks=spec.usable_blocks,
+            block_size=flags.block_size,
+            max_num_seqs=flags.max_num_seqs,
+            max_num_batched_tokens=flags.max_num_batched_tokens,
+            async_scheduling=flags.async_scheduling,
+        )
+
+
+def setup(case: Case, tables: bool = True, config: ValidateConfig | None = None) -> Setup:
+    """Read a case and price its engine."""
+    config = config or config_of(case, tables)
+    measured = read_measured(case.path, config.device)
+    cluster = measured_cluster(measured, config)
+    return Setup(case, measured, cluster, price_cluster(cluster.instances, cost_source(config.profile)))
+
+
+def pricer(cost: StepCost, slots: int = 256) -> Price:
+    """`Price` of a step under the first cost model of `cost`."""
+    tokens_s, sequences_s, host_s = (np.asarray(x[0]) for x in (cost.tokens_s, cost.sequences_s, cost.host_s))
+
+    @jax.jit
+    def step_s(new: jax.Array, computed: jax.Array) -> jax.Array:
+        return mixed_step_s(row(cost, 0), new, computed)
+
+    def price(work: list[tuple[int, int]]) -> tuple[float, float]:
+        padded = np.zeros((2, slots), np.int32)
+        padded[:, : len(work)] = np.asarray(work, np.int32).T
+        with jax.enable_x64(True):
+            seconds = float(step_s(padded[0], padded[1]))
+        shared = tokens_s[padded[0].sum()] + sequences_s[len(work)] + host_s
+        return seconds, seconds - float(shared)
+
+    return price
+
+
+def chains(case: Case, measured: MeasuredRun, with_outputs: bool = True) -> list[Chain]:
+    """Block hashes of every request of a case; the workload's token ids are read, never shown."""
+    assert case.workload is not None
+    rows = [json.loads(line) for line in (DATA / case.workload).open()]
+    lengths = [(len(row["input_tok_ids"]), row["output_toks"]) for row in rows]
+    assert lengths == list(zip(measured.prompt_tokens.tolist(), measured.output_tokens.tolist(), strict=True)), "another workload"
+    size = measured.engine.block_size
+    return [chain_of(row["input_tok_ids"] + (row["output_tok_ids"] if with_outputs else []), size) for row in rows]
+
+
+def stamps(measured: MeasuredRun) -> Measured:
+    """The measured times of first and last tokens on the clock of the first arrival."""
+    assert measured.queue_delay_s is not None
+    first, last = measured.arrival_s + measured.ttft_s, measured.arrival_s + measured.e2e_s
+    return Measured(first, last, np.unique(np.concatenate([first, last, measured.arrival_s + measured.queue_delay_s])))
+
+
+def with_caching(limits: Limits, caching: bool = True) -> Limits:
+    return replace(limits, prefix_caching=caching)

@@ -1,0 +1,256 @@
+"""A literal replay of one vLLM V1 engine, a step at a time, for experiments that the product's engine has no switch for.
+
+It shares the step costs with simjax and nothing else: without prefix caching and on its own clock it must give simjax's times (the study
+checks that first). Switches: prefix caching (real block hashes), asynchronous scheduling, and a clock that is set to the measured time
+whenever a step ends that gave some request its first or last token (`Measured`): the schedule then is the measured one, and the times
+between two such anchors test the step costs alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from experiments.validation.blocks import BlockPool, Chain
+
+Price = Callable[[list[tuple[int, int]]], tuple[float, float]]  # (new, computed) of the requests in a step -> seconds, of which attention
+
+SNAP = 0.4  # of a step: how far a predicted end may be from a known boundary to be taken for it
+
+
+@dataclass(frozen=True)
+class Limits:
+    """vLLM's flags of the engine; `num_blocks` are the usable ones."""
+
+    num_blocks: int
+    block_size: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    async_scheduling: bool = True
+    prefix_caching: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds on the simulation's clock.
+
+    first_s, last_s: float64[R], when the engine gave each request its first and its last token.
+    boundary_s: float64[B], increasing: other moments at which a step ended (the engine takes requests in only between steps).
+    slack_s: a request whose queue stamp is this much after a formation was still seen by it (the stamp comes from the scheduler itself).
+    """
+
+    first_s: np.ndarray
+    last_s: np.ndarray
+    boundary_s: np.ndarray
+    slack_s: float = 2e-3
+
+
+@dataclass(eq=False)
+class Live:
+    """A request inside the engine."""
+
+    index: int
+    prompt: int
+    output: int
+    chain: Chain
+    computed: int = 0
+    generated: int = 0
+    preemptions: int = 0
+
+    @property
+    def target(self) -> int:
+        return self.prompt + self.generated
+
+
+@dataclass
+class Steps:
+    """Every step, one entry each: start, end and predicted duration (of which attention), what was in it, and whether the clock was set."""
+
+    start_s: list[float] = field(default_factory=list)
+    end_s: list[float] = field(default_factory=list)
+    price_s: list[float] = field(default_factory=list)
+    attention_s: list[float] = field(default_factory=list)
+    horizon_s: list[float] = field(default_factory=list)
+    prefill: list[int] = field(default_factory=list)
+    chunks: list[int] = field(default_factory=list)
+    decodes: list[int] = field(default_factory=list)
+    decode_kv: list[int] = field(default_factory=list)
+    anchors: list[int] = field(default_factory=list)
+    spread_s: list[float] = field(default_factory=list)
+
+    def array(self, name: str) -> np.ndarray:
+        return np.asarray(getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What happened: times float64[R] on the engine's clock, counts, and the steps.
+
+    formed_s: when the step that first held a request was formed. hit_tokens: found in the cache at first admission; rehit_tokens,
+    recomputed_tokens: found, and computed again, after preemptions.
+    """
+
+    scheduled_s: np.ndarray
+    formed_s: np.ndarray
+    first_s: np.ndarray
+    last_s: np.ndarray
+    preemptions: np.ndarray
+    hit_tokens: np.ndarray
+    rehit_tokens: int
+    recomputed_tokens: int
+    steps: Steps
+
+
+class Engine:
+    """The state of the replay. `running` is in admission order, `waiting` has the preempted ones at its head."""
+
+    def __init__(self, limits: Limits, price: Price, queued_s: np.ndarray, requests: list[Live], measured: Measured | None):
+        self.limits, self.price, self.measured = limits, price, measured
+        self.pool = BlockPool(limits.num_blocks, limits.prefix_caching)
+        self.queued_s, self.requests, self.arrived = queued_s, requests, 0
+        self.running: list[Live] = []
+        self.waiting: list[Live] = []
+        self.steps = Steps()
+        blank = np.full(len(requests), np.nan)
+        self.scheduled_s, self.formed_s, self.first_s, self.last_s = blank.copy(), blank.copy(), blank.copy(), blank.copy()
+        self.hit_tokens = np.zeros(len(requests), np.int64)
+        self.rehit_tokens = self.recomputed_tokens = 0
+
+    def run(self) -> Replay:
+        now, previous = float(self.queued_s[0]), None
+        while self.arrived < len(self.requests) or self.waiting or self.running:
+            horizon = now if previous is None or not self.limits.async_scheduling else previous
+            batch = self._form(now, horizon)
+            finished = [r for r in self.running if r.generated == r.output]
+            for request in finished:  # an asynchronous scheduler hears of them after it has formed the step
+                self.running.remove(request)
+                self.pool.release(request.index)
+            if not batch:
+                if horizon == now and not finished and self.arrived < len(self.requests):
+                    now = max(now, float(self.queued_s[self.arrived]))
+                previous = None  # nothing was in sight: look again with open eyes
+                continue
+            previous, now = now, self._execute(batch, now, horizon)
+        preemptions = np.array([r.preemptions for r in self.requests])
+        times = (self.scheduled_s, self.formed_s, self.first_s, self.last_s)
+        return Replay(*times, preemptions, self.hit_tokens, self.rehit_tokens, self.recomputed_tokens, self.steps)
+
+    def _form(self, now: float, horizon: float) -> list[tuple[Live, int]]:
+        if not self.limits.async_scheduling:
+            for request in [r for r in self.running if r.generated == r.output]:
+                self.running.remove(request)
+                self.pool.release(request.index)
+        slack = 0.0 if self.measured is None else self.measured.slack_s
+        while self.arrived < len(self.requests) and self.queued_s[self.arrived] <= horizon + slack:
+            self.waiting.append(self.requests[self.arrived])
+            self.arrived += 1
+        batch, budget, preempted = self._schedule_running()
+        if not preempted:
+            batch += self._schedule_waiting(budget, now, horizon)
+        for request, new in batch:
+            full = (request.computed + new) // self.limits.block_size
+            self.pool.remember(request.index, request.chain, min(full, len(request.chain)))
+        return batch
+
+    def _blocks(self, tokens: int) -> int:
+        return -(-tokens // self.limits.block_size)
+
+    def _schedule_running(self) -> tuple[list[tuple[Live, int]], int, bool]:
+        batch: list[tuple[Live, int]] = []
+        budget, preempted, slot = self.limits.max_num_batched_tokens, False, 0
+        while slot < len(self.running) and budget > 0:
+            request = self.running[slot]
+            slot += 1
+            if request.generated == request.output:
+                continue
+            new, victim = min(request.target - request.computed, budget), None
+            while victim is not request and not self.pool.grow(request.index, self._blocks(request.computed + new)):
+                victim, preempted = self._preempt(), True
+            if victim is request:
+                break
+            batch.append((request, new))
+            budget -= new
+        return batch, budget, preempted
+
+    def _preempt(self) -> Live:
+        victim = next(r for r in reversed(self.running) if r.generated < r.output)
+        self.running.remove(victim)
+        self.pool.release(victim.index)
+        victim.computed, victim.preemptions = 0, victim.preemptions + 1
+        self.waiting.insert(0, victim)
+        return victim
+
+    def _schedule_waiting(self, budget: int, now: float, horizon: float) -> list[tuple[Live, int]]:
+        batch: list[tuple[Live, int]] = []
+        while self.waiting and budget > 0 and len(self.running) < self.limits.max_num_seqs:
+            request = self.waiting[0]
+            hit = self.pool.hit(request.chain, (request.target - 1) // self.limits.block_size)
+            if self.pool.lacks(hit, self._blocks(request.target)):
+                break
+            found = len(hit) * self.limits.block_size
+            new = min(request.target - found, budget)
+            self.pool.start(request.index, hit)
+            assert self.pool.grow(request.index, self._blocks(found + new))
+            request.computed = found
+            if np.isnan(self.scheduled_s[request.index]):
+                self.scheduled_s[request.index], self.formed_s[request.index] = now, horizon
+                self.hit_tokens[request.index] = found
+            else:
+                self.rehit_tokens += found
+                self.recomputed_tokens += request.target - found
+            self.running.append(self.waiting.pop(0))
+            batch.append((request, new))
+            budget -= new
+        return batch
+
+    def _execute(self, batch: list[tuple[Live, int]], now: float, horizon: float) -> float:
+        """Run a formed step and return its end."""
+        work = [(new, request.computed) for request, new in batch]
+        seconds, attention_s = self.price(work)
+        tokens = [request for request, new in batch if request.computed + new == request.target]
+        firsts = [request.index for request in tokens if request.generated == 0]
+        lasts = [request.index for request in tokens if request.generated + 1 == request.output]
+        end, spread, anchors = now + seconds, 0.0, 0
+        if self.measured is not None and (firsts or lasts):
+            stamps = np.concatenate([self.measured.first_s[firsts], self.measured.last_s[lasts]])
+            end, spread, anchors = max(float(np.median(stamps)), now), float(np.ptp(stamps)), len(stamps)
+        elif self.measured is not None:
+            near = self.measured.boundary_s[np.argmin(np.abs(self.measured.boundary_s - end))]
+            end = float(near) if abs(near - end) < SNAP * seconds else end
+        for request, new in batch:
+            request.computed += new
+        for request in tokens:
+            request.generated += 1
+        self.first_s[firsts], self.last_s[lasts] = end, end
+        decodes = [computed for new, computed in work if new == 1]
+        prefill = [new for new, _ in work if new > 1]
+        row = (now, end, seconds, attention_s, horizon, sum(prefill), len(prefill), len(decodes), sum(decodes), anchors, spread)
+        for name, value in zip(Steps.__dataclass_fields__, row, strict=True):
+            getattr(self.steps, name).append(value)
+        return end
+
+
+def replay(
+    limits: Limits,
+    price: Price,
+    queued_s: np.ndarray,
+    prompt_tokens: np.ndarray,
+    output_tokens: np.ndarray,
+    chains: list[Chain] | None = None,
+    measured: Measured | None = None,
+) -> Replay:
+    """Replay requests (in queue order) through one engine.
+
+    Args:
+        limits: the engine.
+        price: seconds of a step.
+        queued_s: float64[R], when each request reached the engine.
+        prompt_tokens, output_tokens: int[R].
+        chains: block hashes of each request's prompt and output, for prefix caching.
+        measured: set the clock by these times.
+    """
+    known = chains or [()] * len(queued_s)
+    requests = [Live(i, int(p), int(o), known[i]) for i, (p, o) in enumerate(zip(prompt_tokens, output_tokens, strict=True))]
+    return Engine(limits, price, queued_s, requests, measured).run()

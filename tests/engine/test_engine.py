@@ -1,0 +1,180 @@
+"""What the engine promises beside its schedule: compiles once, batches exactly, ends, conserves, differentiates."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from simjax.engine.params import RouterPolicy
+from simjax.engine.result import NEVER, Status
+from simjax.engine.simulate import advance, compile_count, simulate, start
+from simjax.engine.state import OUTCOME_FIELDS
+from tests.engine.scenario import Limits, Price, Scenario
+from tests.engine.strategies import scenarios
+
+FINISH = OUTCOME_FIELDS.index("finish_s")
+
+
+def busy_scenario(**changes) -> Scenario:
+    """Chunks, a queue and preemptions on one instance."""
+    rng = np.random.default_rng(3)
+    base = Scenario(
+        limits=(Limits(num_blocks=40, block_size=4, max_num_seqs=6, max_num_batched_tokens=24),),
+        arrival_s=np.cumsum(rng.exponential(0.02, 28)),
+        prompt=rng.integers(1, 50, 28),
+        output=rng.integers(1, 40, 28),
+        price=Price.drawn(1),
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def test_it_compiles_once():
+    """Limits, costs, arrivals, lengths and policies are traced: changing them recompiles nothing."""
+    first = busy_scenario()
+    first.run()
+    before = compile_count()
+    limits = Limits(num_blocks=55, block_size=8, max_num_seqs=3, max_num_batched_tokens=9, async_scheduling=False, reserve_full_isl=False)
+    busy_scenario(limits=(limits,), price=Price.drawn(2), arrival_s=first.arrival_s * 3, prompt=first.prompt[::-1]).run()
+    assert compile_count() == before
+
+    routed = busy_scenario(limits=(Limits(), Limits(max_num_seqs=3)), router=RouterPolicy.LEAST_LOADED)
+    routed.run()
+    before = compile_count()
+    dataclasses.replace(routed, router=RouterPolicy.LEAST_KV).run()
+    assert compile_count() == before
+
+
+def test_no_two_ticks_are_traced(monkeypatch):
+    """One trace per program: a tick that is traced again would be compiled again."""
+    import simjax.engine.simulate as module
+
+    traces, tick = [], module.tick
+    monkeypatch.setattr(module, "tick", lambda *args: (traces.append(1), tick(*args))[1])
+    scenario = busy_scenario()
+    shape = dataclasses.replace(scenario.shape(), log_rows=77)  # a shape no other test uses
+    for _ in range(3):
+        simulate(shape, scenario.params())
+    assert len(traces) <= 2  # `while_loop` may trace its body twice to settle the carry's types
+
+
+def run_batch(shape, batch):
+    run = lambda params: advance(shape, params, start(shape, params), jnp.asarray(10**6, jnp.int32)).state  # noqa: E731
+    with jax.enable_x64(True):
+        state = jax.jit(jax.vmap(run))(jax.tree.map(jnp.asarray, batch))
+        return np.asarray(state.outcome), np.asarray(state.steps)
+
+
+@pytest.mark.parametrize("instances, router", [(1, RouterPolicy.ROUND_ROBIN), (3, RouterPolicy.LEAST_KV)])
+def test_a_batch_equals_its_single_runs(instances: int, router: RouterPolicy):
+    """Rows of a batch do not see their neighbours, whatever these do: starve, preempt, or finish at once."""
+    designs = [
+        Limits(num_blocks=26, block_size=4, max_num_seqs=6, max_num_batched_tokens=24),
+        Limits(num_blocks=400, block_size=4, max_num_seqs=16, max_num_batched_tokens=64),
+        Limits(num_blocks=90, block_size=1, max_num_seqs=1, max_num_batched_tokens=1, async_scheduling=False),
+    ]
+    rows = [busy_scenario(limits=(design,) * instances, router=router, price=Price.drawn(i)) for i, design in enumerate(designs)]
+    shape = dataclasses.replace(rows[0].shape(), log_rows=0)
+    outcome, steps = run_batch(shape, jax.tree.map(lambda *leaves: np.stack(leaves), *[row.params() for row in rows]))
+    for i, row in enumerate(rows):
+        alone = simulate(shape, row.params())
+        np.testing.assert_array_equal(outcome[i, :28, FINISH], alone.requests.finish_s)
+        assert steps[i] == alone.steps
+
+
+def test_leaps_save_ticks_and_change_nothing():
+    roomy = Limits(num_blocks=1000, max_num_seqs=16, max_num_batched_tokens=64)
+    scenario = busy_scenario(limits=(roomy,), output=np.arange(28) * 7 + 1)
+    leaping, stepping = scenario.run(), scenario.run(leap=False)
+    assert leaping.steps == stepping.steps and leaping.ticks < 0.3 * stepping.ticks
+    np.testing.assert_allclose(leaping.requests.finish_s, stepping.requests.finish_s, rtol=1e-12)
+
+
+@given(scenario=scenarios(instances=2))
+@settings(max_examples=40, deadline=None)
+def test_invariants(scenario: Scenario):
+    result = scenario.run()
+    log, leaps = result.requests, result.leaps
+    assert log.finished.all() and result.status == Status.FINISHED
+    assert (log.arrival_s <= log.scheduled_s).all()
+    post_s = np.array([limits.api_post_s for limits in scenario.limits])[log.instance]
+    assert (log.scheduled_s < log.first_token_s - post_s + 1e-12).all() and (log.first_token_s <= log.finish_s).all()
+    emitted = leaps.first_outputs + leaps.outputs * (leaps.steps - 1)
+    assert emitted.sum() == log.output_tokens.sum()
+    assert leaps.prompt_tokens.sum() >= log.prompt_tokens.sum()
+    assert (leaps.kv_blocks <= result.num_blocks[leaps.instance]).all() and (result.peak_blocks <= result.num_blocks).all()
+    assert leaps.steps.sum() == result.steps
+    for i in range(len(scenario.limits)):
+        mine = leaps.instance == i
+        ends = leaps.start_s[mine] + durations(leaps)[mine]
+        assert (leaps.start_s[mine][1:] >= ends[:-1] - 1e-12).all()  # an engine does one step at a time
+        served = np.flatnonzero(log.instance == i)
+        assert (np.diff(log.scheduled_s[served]) >= 0).all()  # first come first served
+
+
+def durations(leaps) -> np.ndarray:
+    later = leaps.steps - 1
+    return leaps.first_step_s + later * leaps.next_step_s + leaps.slope_s * later * (later - 1) / 2
+
+
+def test_a_tick_limit_ends_a_run_with_what_it_has():
+    scenario = busy_scenario()
+    whole, cut = scenario.run(), simulate(scenario.shape(), scenario.params(), max_ticks=40)
+    assert cut.status == Status.TICK_LIMIT and cut.ticks == 40
+    done = cut.requests.finished
+    assert 0 < done.sum() < 28
+    np.testing.assert_array_equal(cut.requests.finish_s[done], whole.requests.finish_s[done])
+    started = np.isfinite(cut.requests.first_token_s)
+    assert (started & ~done).any()  # requests still in the engine keep what is known of them
+    np.testing.assert_array_equal(cut.requests.first_token_s[started], whole.requests.first_token_s[started])
+    assert (cut.requests.finish_s[~done] == NEVER).all()
+
+
+def test_a_cluster_that_cannot_go_on_stalls_instead_of_hanging():
+    """Lowering refuses such requests; the engine itself must still come to an end."""
+    scenario = busy_scenario(limits=(Limits(num_blocks=3, block_size=4),), prompt=np.full(28, 20), output=np.full(28, 5))
+    result = scenario.run()
+    assert result.status == Status.STALLED and not result.requests.finished.any()
+    assert (result.requests.scheduled_s == NEVER).all()
+
+
+def test_the_log_is_the_same_in_small_pieces():
+    scenario = busy_scenario()
+    whole, pieces = scenario.run(), scenario.run(log_rows=5)
+    for field in dataclasses.fields(whole.leaps):
+        np.testing.assert_array_equal(getattr(whole.leaps, field.name), getattr(pieces.leaps, field.name))
+
+
+def test_preemption_waits_its_turn_in_the_log():
+    leaps = busy_scenario(limits=(Limits(num_blocks=26, block_size=4),)).run().leaps
+    assert leaps.preempted.max() > 0 and leaps.resumed.sum() > 0
+    assert (leaps.resumed_gap_s[leaps.resumed > 0] > 0).all() and (leaps.resumed_gap_s[leaps.resumed == 0] == 0).all()
+
+
+@pytest.mark.parametrize("leaf", ["tokens_s", "decode_kv_s"])
+def test_derivatives_through_a_run(leaf: str):
+    """Forward mode through leaps and preemptions equals finite differences small enough to leave the schedule alone."""
+    scenario = busy_scenario()
+    shape = dataclasses.replace(scenario.shape(), log_rows=0)
+
+    def finish_s(scale, params):
+        cost = params.cost
+        if leaf == "tokens_s":
+            cost = dataclasses.replace(cost, tokens_s=cost.tokens_s * scale)
+        else:
+            attention = dataclasses.replace(cost.attention, decode_kv_s=cost.attention.decode_kv_s * scale)
+            cost = dataclasses.replace(cost, attention=attention)
+        params = dataclasses.replace(params, cost=cost)
+        return advance(shape, params, start(shape, params), jnp.asarray(10**6, jnp.int32)).state.outcome[:28, FINISH]
+
+    with jax.enable_x64(True):
+        params, one, h = jax.tree.map(jnp.asarray, scenario.params()), jnp.ones((), jnp.float64), 1e-7
+        f = jax.jit(lambda scale: finish_s(scale, params))
+        _, slope = jax.jit(lambda scale: jax.jvp(f, (scale,), (one,)))(one)
+        difference = (f(one + h) - f(one - h)) / (2 * h)
+    assert np.isfinite(slope).all() and (slope > 0).sum() > 20  # a request of one token feels no decode
+    np.testing.assert_allclose(slope, difference, rtol=1e-5, atol=1e-8)
