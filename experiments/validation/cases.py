@@ -115,11 +115,11 @@ def chains(case: Case, measured: MeasuredRun, with_outputs: bool = True) -> list
     return [chain_of(row["input_tok_ids"] + (row["output_tok_ids"] if with_outputs else []), size) for row in rows]
 
 
-def stamps(measured: MeasuredRun) -> Measured:
+def stamps(measured: MeasuredRun, startup_s: float = 0.0) -> Measured:
     """The measured times of first and last tokens on the clock of the first arrival."""
     assert measured.queue_delay_s is not None
     first, last = measured.arrival_s + measured.ttft_s, measured.arrival_s + measured.e2e_s
-    return Measured(first, last, np.unique(np.concatenate([first, last, measured.arrival_s + measured.queue_delay_s])))
+    return Measured(first, last, np.unique(np.concatenate([first, last, measured.arrival_s + measured.queue_delay_s])), startup_s=startup_s)
 
 
 def with_caching(limits: Limits, caching: bool = True) -> Limits:

@@ -18,6 +18,7 @@ from experiments.validation.blocks import BlockPool, Chain
 Price = Callable[[list[tuple[int, int]]], tuple[float, float]]  # (new, computed) of the requests in a step -> seconds, of which attention
 
 SNAP = 0.4  # of a step: how far a predicted end may be from a known boundary to be taken for it
+BELIEVED, GAIN = 0.3, 0.2  # how far an interval may be off to correct the pace, and by how much it does
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Measured:
 
     first_s, last_s: float64[R], when the engine gave each request its first and its last token.
     boundary_s: float64[B], increasing: other moments at which a step ended (the engine takes requests in only between steps).
+    startup_s: how long the very first step waited to be launched (kernels that were compiled or loaded only then).
     slack_s: a request whose queue stamp is this much after a formation was still seen by it (the stamp comes from the scheduler itself).
     """
 
@@ -45,6 +47,37 @@ class Measured:
     last_s: np.ndarray
     boundary_s: np.ndarray
     slack_s: float = 2e-3
+    startup_s: float = 0.0
+
+
+
+@dataclass
+class Clock:
+    """Ends of steps by the measured run: the given stamps where there are some, else the nearest boundary, else the price at the present pace.
+
+    The pace (measured over predicted time, apart for decode-only and mixed steps) follows the anchors slowly, so that a biased price does
+    not miscount the steps between two of them.
+    """
+
+    measured: Measured
+    pace: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    due_s: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    since_s: float | None = None
+
+    def end(self, now_s: float, price_s: float, mixed: bool, given_s: np.ndarray) -> tuple[float, float]:
+        """When the step ends, and how far the given stamps are apart."""
+        self.since_s = now_s if self.since_s is None else self.since_s
+        self.due_s[mixed] += price_s
+        guess = now_s + price_s * self.pace[mixed]
+        if not len(given_s):
+            near = float(self.measured.boundary_s[np.argmin(np.abs(self.measured.boundary_s - guess))])
+            return (near if abs(near - guess) < SNAP * price_s else guess), 0.0
+        end = max(float(np.median(given_s)), now_s)
+        ratio = (end - self.since_s) / sum(due * pace for due, pace in zip(self.due_s, self.pace, strict=True))
+        if abs(ratio - 1.0) < BELIEVED:
+            self.pace = [pace * (ratio**GAIN if due > 0.0 else 1.0) for due, pace in zip(self.due_s, self.pace, strict=True)]
+        self.since_s, self.due_s = end, [0.0, 0.0]
+        return end, float(np.ptp(given_s))
 
 
 @dataclass(eq=False)
@@ -107,7 +140,7 @@ class Engine:
     """The state of the replay. `running` is in admission order, `waiting` has the preempted ones at its head."""
 
     def __init__(self, limits: Limits, price: Price, queued_s: np.ndarray, requests: list[Live], measured: Measured | None):
-        self.limits, self.price, self.measured = limits, price, measured
+        self.limits, self.price = limits, price
         self.pool = BlockPool(limits.num_blocks, limits.prefix_caching)
         self.queued_s, self.requests, self.arrived = queued_s, requests, 0
         self.running: list[Live] = []
@@ -117,6 +150,7 @@ class Engine:
         self.scheduled_s, self.formed_s, self.first_s, self.last_s = blank.copy(), blank.copy(), blank.copy(), blank.copy()
         self.hit_tokens = np.zeros(len(requests), np.int64)
         self.rehit_tokens = self.recomputed_tokens = 0
+        self.clock = None if measured is None else Clock(measured)
 
     def run(self) -> Replay:
         now, previous = float(self.queued_s[0]), None
@@ -132,6 +166,8 @@ class Engine:
                     now = max(now, float(self.queued_s[self.arrived]))
                 previous = None  # nothing was in sight: look again with open eyes
                 continue
+            if self.clock is not None and not self.steps.end_s:
+                now += self.clock.measured.startup_s
             previous, now = now, self._execute(batch, now, horizon)
         preemptions = np.array([r.preemptions for r in self.requests])
         times = (self.scheduled_s, self.formed_s, self.first_s, self.last_s)
@@ -142,7 +178,7 @@ class Engine:
             for request in [r for r in self.running if r.generated == r.output]:
                 self.running.remove(request)
                 self.pool.release(request.index)
-        slack = 0.0 if self.measured is None else self.measured.slack_s
+        slack = 0.0 if self.clock is None else self.clock.measured.slack_s
         while self.arrived < len(self.requests) and self.queued_s[self.arrived] <= horizon + slack:
             self.waiting.append(self.requests[self.arrived])
             self.arrived += 1
@@ -213,12 +249,9 @@ class Engine:
         firsts = [request.index for request in tokens if request.generated == 0]
         lasts = [request.index for request in tokens if request.generated + 1 == request.output]
         end, spread, anchors = now + seconds, 0.0, 0
-        if self.measured is not None and (firsts or lasts):
-            stamps = np.concatenate([self.measured.first_s[firsts], self.measured.last_s[lasts]])
-            end, spread, anchors = max(float(np.median(stamps)), now), float(np.ptp(stamps)), len(stamps)
-        elif self.measured is not None:
-            near = self.measured.boundary_s[np.argmin(np.abs(self.measured.boundary_s - end))]
-            end = float(near) if abs(near - end) < SNAP * seconds else end
+        if self.clock is not None:
+            given = np.concatenate([self.clock.measured.first_s[firsts], self.clock.measured.last_s[lasts]])
+            end, spread, anchors = *self.clock.end(now, seconds, any(new > 1 for new, _ in work), given), len(given)
         for request, new in batch:
             request.computed += new
         for request in tokens:

@@ -5,65 +5,112 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from pathlib import Path
+from typing import NamedTuple
 
 from simjax.cli import help as help_text
 from simjax.errors import SimjaxError, closest
 
-# Words on the command line -> (configuration, module with `execute(config)`).
-COMMANDS: dict[tuple[str, ...], tuple[str, str]] = {
-    ("run",): ("run", "simjax.cli.run"),
-    ("validate",): ("validate", "simjax.cli.validate"),
-    ("trace", "describe"): ("describe", "simjax.cli.describe"),
-    ("profile", "fit"): ("fit", "simjax.cli.fit"),
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+        config: its configuration, a key of `simjax.config.compose.SCHEMAS`.
+        module: where its `execute(config, as_yaml)` is.
+        argument: the option that a word without `=` sets, None when the command takes none.
+    """
+
+    config: str
+    module: str
+    argument: str | None = None
+
+
+COMMANDS: dict[tuple[str, ...], Command] = {
+    ("run",): Command("run", "simjax.cli.run"),
+    ("validate",): Command("validate", "simjax.cli.validate", "measured"),
+    ("trace", "describe"): Command("describe", "simjax.cli.describe", "workload.file"),
+    ("profile", "fit"): Command("fit", "simjax.cli.fit", "bundle"),
 }
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; exits with 0, with 2 for a user's mistake, with 130 after Ctrl-C."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        _dispatch(arguments)
+        _dispatch(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()  # a closed pipe shows here, not at exit
     except SimjaxError as error:
-        print(f"simjax: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a full disk, a folder without write permission
+        _fail(f"{error.filename or 'input/output'}: {error.strerror or error}")
+    except MemoryError:
+        _fail("out of memory; simulate fewer requests, or set a longer timeline_interval_s")
     except KeyboardInterrupt:
         print("simjax: interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(message: str) -> None:
+    print(f"simjax: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _dispatch(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(help_text.text(None), end="")
-        return
-    if arguments[0] == "--version":
+    if arguments and arguments[0] == "--version":
         from importlib.metadata import version
 
         print(f"simjax {version('simjax')}")
         return
+    asked = any(word in ("-h", "--help") for word in arguments)
+    if arguments[:1] == ["help"]:
+        asked, arguments = True, arguments[1:]
+    if not arguments or (asked and arguments[0].startswith("-")):
+        print(help_text.text(None), end="")
+        return
     words = next((words for words in COMMANDS if tuple(arguments[: len(words)]) == words), None)
+    if words is None and asked:  # `simjax trace --help`
+        words = next((words for words in COMMANDS if words[0] == arguments[0]), None)
     if words is None:
         given = " ".join(word for word in arguments[:2] if "=" not in word and not word.startswith("-"))
         raise SimjaxError(f"unknown command '{given or arguments[0]}'; {closest(given, [' '.join(words) for words in COMMANDS])}")
-    name, module = COMMANDS[words]
-    rest = arguments[len(words) :]
-    if any(flag in rest for flag in ("-h", "--help")):
-        print(help_text.text(name), end="")
+    if asked:
+        print(help_text.text(COMMANDS[words].config), end="")
         return
+    _execute(words, arguments[len(words) :])
+
+
+def _execute(words: tuple[str, ...], rest: list[str]) -> None:
+    command, name = COMMANDS[words], " ".join(words)
     if any(flag in rest for flag in ("-m", "--multirun")):
         raise SimjaxError("sweeps over several points (-m) do not exist yet; run one point at a time")
-    show_config = "--cfg" in rest
-    rest = [word for word in rest if word not in ("--cfg", "job")]
-    if name == "describe" and rest and not rest[0].startswith("-") and not rest[0].startswith(("workload.", "out=")):
-        rest = [f"workload.file='{rest[0]}'", *rest[1:]]
+    show_config = any(word == "--cfg" or word.startswith("--cfg=") for word in rest)
+    overrides, given = [], False
+    for before, word in zip(["", *rest], rest, strict=False):
+        if word.startswith("--cfg") or (before == "--cfg" and word == "job"):
+            continue
+        if not _is_option(word) and not word.startswith("-") and command.argument is not None and not given:
+            escaped = word.replace("\\", "\\\\").replace("'", "\\'")
+            word, given = f"{command.argument}='{escaped}'", True
+        elif not _is_option(word):
+            raise SimjaxError(f"'{word}' is not an option of simjax {name}; options look like key=value (simjax {name} --help lists them)")
+        overrides.append(word)
 
     from omegaconf import OmegaConf
 
+    from simjax.cli.output import logged
     from simjax.config.compose import compose_config, typed
 
-    config = compose_config(name, rest)
+    config = compose_config(command.config, overrides)
     if show_config:
         print(OmegaConf.to_yaml(config), end="")
         return
-    importlib.import_module(module).execute(typed(config), OmegaConf.to_yaml(config))
+    with logged():
+        importlib.import_module(command.module).execute(typed(config), OmegaConf.to_yaml(config))
+
+
+def _is_option(word: str) -> bool:
+    """Whether a word sets something: `a=b.csv` does, unless a file of that name is there."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and "/" not in key and not Path(word).exists()

@@ -1,8 +1,10 @@
-"""What the commands share: the output directory, the compilation cache, progress, warnings."""
+"""What the commands share: the directory of the results, the compilation cache, progress, warnings."""
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -19,20 +21,46 @@ SLOW_S = 2.0  # a progress bar appears on anything that takes longer
 def console(stderr: bool = False) -> Console:
     """Where text goes; wide enough for the tables when it is not a terminal."""
     out = Console(stderr=stderr)
-    return out if out.is_terminal else Console(stderr=stderr, width=120)
+    return out if out.is_terminal else Console(stderr=stderr, width=140)
 
 
-def output_directory(out: str | None, command: str) -> Path:
-    """The directory of the results, made if it is missing.
+@contextmanager
+def results_in(out: str | None, command: str) -> Iterator[Path]:
+    """The directory of the results, made if it is missing, and removed again when the command fails before it writes anything.
+
+    Args:
+        out: what the user asked for; None for a new dated directory under outputs/.
+        command: goes into the dated name.
 
     Raises:
-        SimjaxError: it is a file, or cannot be made.
+        SimjaxError: it is a file, or cannot be made or written to.
     """
-    path = Path(out) if out is not None else Path("outputs") / datetime.now().strftime(f"%Y-%m-%d_%H-%M-%S_{command}")
+    path = _dated(command) if out is None else Path(out).expanduser()
+    if not path.parts:
+        raise SimjaxError("out= is empty; give a directory, or leave it out for a dated one under outputs/")
+    made = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise SimjaxError(f"out={path}: this is a file; give a directory") from None
     except OSError as error:
         raise SimjaxError(f"out={path}: cannot make this directory: {error.strerror}") from None
+    if not os.access(path, os.W_OK):
+        raise SimjaxError(f"out={path}: no permission to write into this directory")
+    try:
+        yield path
+    except BaseException:
+        if made and not any(path.iterdir()):
+            path.rmdir()
+        raise
+
+
+def _dated(command: str) -> Path:
+    """A name that does not exist yet: two runs may start in the same second."""
+    first = Path("outputs") / datetime.now().strftime(f"%Y-%m-%d_%H-%M-%S_{command}")
+    path, number = first, 2
+    while path.exists():
+        path, number = first.with_name(f"{first.name}_{number}"), number + 1
     return path
 
 
@@ -46,19 +74,22 @@ def use_compilation_cache() -> None:
     import jax
 
     if not jax.config.jax_compilation_cache_dir:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "simjax" / f"xla-{jax.__version__}"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "simjax" / f"xla-{jax.__version__}"
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return  # nowhere to write: every process compiles
+        jax.config.update("jax_compilation_cache_dir", str(home))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a run has a dozen small programs beside the engine
 
 
 @contextmanager
 def progress(text: str) -> Iterator[Callable[[int, int], None]]:
     """A callback (done, total) that draws a bar on the terminal once the work has taken a while."""
-    import time
-
     began, task = time.monotonic(), None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("requests"), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+    out = console(stderr=True)
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
 
         def update(done: int, total: int) -> None:
             nonlocal task
@@ -71,7 +102,28 @@ def progress(text: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def warn(lines: tuple[str, ...] | list[str]) -> None:
-    """Print warnings, one line each."""
+    """Print warnings on stderr, one line each."""
     out = console(stderr=True)
     for line in lines:
-        out.print(f"[yellow]warning:[/] {line}", highlight=False, soft_wrap=True)
+        out.print("warning:", line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+class _Warnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        warn([record.getMessage()])
+
+
+@contextmanager
+def logged() -> Iterator[None]:
+    """Print what the library logs (rows that were skipped or dropped) as warnings."""
+    logger, handler = logging.getLogger("simjax"), _Warnings()
+    before, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+        logger.propagate = propagate

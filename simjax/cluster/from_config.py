@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from simjax.cluster.llmservingsim import read_cluster
 from simjax.cluster.pricing import CostSource
 from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
-from simjax.config.schema import ClusterConfig, ProfileConfig, SchedulerConfig
-from simjax.errors import SimjaxError, closest
+from simjax.config.compose import group_config
+from simjax.config.schema import ClusterConfig, GroupConfig, ProfileConfig, SchedulerConfig
+from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec, LinkSpec, load_device
 from simjax.model import load_model
-
-GROUP_KEYS = ("instances", "model", "device", "tensor_parallel_size")
 
 
 def engine_limits(config: SchedulerConfig, base: EngineLimits | None = None) -> EngineLimits:
     """The limits that the configuration sets, on top of `base` (vLLM's defaults when None)."""
-    given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
+    names = [field.name for field in dataclasses.fields(SchedulerConfig)]
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     return replace(base or EngineLimits(), **given)
 
 
 def instance_link(config: ClusterConfig, device: DeviceSpec) -> LinkSpec | None:
-    """The link that the configuration describes, None when it leaves the device's own."""
-    given = {
-        "bandwidth_bytes_per_s": config.link_bandwidth_bytes_per_s,
-        "latency_s": config.link_latency_s,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    return replace(device.node.intra_link, **given) if given else None
+    """The link that the configuration describes, None when it leaves the device's own.
+
+    Raises:
+        SimjaxError: a number is out of range.
+    """
+    link, bandwidth, latency = device.node.intra_link, config.link_bandwidth_bytes_per_s, config.link_latency_s
+    if bandwidth is None and latency is None:
+        return None
+    if bandwidth is not None and not bandwidth > 0:
+        raise SimjaxError(f"cluster.link_bandwidth_bytes_per_s={bandwidth}: it must be positive")
+    if latency is not None and not 0 <= latency < math.inf:
+        raise SimjaxError(f"cluster.link_latency_s={latency}: it must be a number of seconds that is not negative")
+    return replace(
+        link,
+        bandwidth_bytes_per_s=link.bandwidth_bytes_per_s if bandwidth is None else bandwidth,
+        latency_s=link.latency_s if latency is None else latency,
+    )
 
 
 def build_cluster(model: str, device: str, cluster: ClusterConfig, scheduler: SchedulerConfig) -> ClusterSpec:
@@ -45,36 +55,34 @@ def build_cluster(model: str, device: str, cluster: ClusterConfig, scheduler: Sc
         if cluster.groups:
             raise SimjaxError("cluster.file and cluster.groups are both set; the cluster comes from one of them")
         return ClusterSpec(read_cluster(Path(cluster.file), limits), cluster.router)
-    groups = cluster.groups or [{"instances": cluster.instances}]
+    if not cluster.groups:
+        if cluster.instances < 1:
+            raise SimjaxError(f"cluster.instances={cluster.instances}: it must be at least 1")
+        whole = GroupConfig(instances=cluster.instances)
+        return ClusterSpec(_group(whole, model, device, cluster, limits), cluster.router)
     instances: list[InstanceSpec] = []
-    for number, group in enumerate(groups):
-        instances += _group(number, group, model, device, cluster, scheduler, limits)
+    for number, raw in enumerate(cluster.groups):
+        group = group_config(number, raw)
+        try:
+            if group.instances < 1:
+                raise SimjaxError(f"instances={group.instances}: it must be at least 1")
+            instances += _group(group, model, device, cluster, limits)
+        except SimjaxError as error:
+            raise SimjaxError(f"cluster.groups[{number}]: {error}") from None
     return ClusterSpec(tuple(instances), cluster.router)
 
 
-def _group(
-    number: int, group: Any, model: str, device: str, cluster: ClusterConfig, scheduler: SchedulerConfig, limits: EngineLimits
-) -> list[InstanceSpec]:
-    where = f"cluster.groups[{number}]"
-    if not isinstance(group, dict):
-        raise SimjaxError(f"{where}: a group is a mapping like {{instances: 2, device: h100}}, got {group!r}")
-    flags = [field.name for field in dataclasses.fields(scheduler)]
-    for key in group:
-        if key not in GROUP_KEYS and key not in flags:
-            raise SimjaxError(f"{where}: unknown key '{key}'; {closest(str(key), [*GROUP_KEYS, *flags])}")
-    count = group.get("instances", 1)
-    if not isinstance(count, int) or count < 1:
-        raise SimjaxError(f"{where if cluster.groups else 'cluster'}.instances={count}: it must be an integer of at least 1")
-    spec = load_device(str(group.get("device", device)))
-    degree = group.get("tensor_parallel_size", cluster.tensor_parallel_size) or 1
+def _group(group: GroupConfig, model: str, device: str, cluster: ClusterConfig, limits: EngineLimits) -> tuple[InstanceSpec, ...]:
+    spec = load_device(device if group.device is None else group.device)
+    degree = cluster.tensor_parallel_size if group.tensor_parallel_size is None else group.tensor_parallel_size
     one = InstanceSpec(
-        model=load_model(str(group.get("model", model))),
+        model=load_model(model if group.model is None else group.model),
         device=spec,
-        tensor_parallel_size=degree,
-        limits=replace(limits, **{key: value for key, value in group.items() if key in flags}),
+        tensor_parallel_size=1 if degree is None else degree,
+        limits=engine_limits(group, limits),
         link=instance_link(cluster, spec),
     )
-    return [one] * count
+    return (one,) * group.instances
 
 
 def cost_source(config: ProfileConfig) -> CostSource:

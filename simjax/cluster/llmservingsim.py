@@ -25,6 +25,7 @@ FLAGS = (
 # What simjax does not simulate (yet), by key, with the values that ask for nothing.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "pp_size": (1, None),
+    "npu_group": (1, None),
     "pd_type": (None,),
     "dp_group": (None,),
     "placement": (None,),
@@ -46,27 +47,43 @@ def read_cluster(path: Path, limits: EngineLimits) -> tuple[InstanceSpec, ...]:
         SimjaxError: the file is missing or malformed, names an unknown model or device, or asks for what is not simulated.
     """
     try:
-        raw = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise SimjaxError(f"{path}: no such cluster file") from None
+        raw = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise SimjaxError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
-    try:
-        found = [_instance(path, instance, raw, limits) for node in raw["nodes"] for instance in node["instances"]]
-    except (KeyError, TypeError) as error:
-        raise SimjaxError(f"{path}: not a cluster file of LLMServingSim's schema: {error!r} is missing or of the wrong type") from None
-    if any("pim_config" in node.get("cpu_mem", {}) for node in raw["nodes"]):
+    except UnicodeDecodeError:
+        raise SimjaxError(f"{path}: not a text file; a cluster file is JSON in LLMServingSim's schema") from None
+    except OSError as error:
+        raise SimjaxError(f"cannot read cluster file {path}: {error.strerror}") from None
+    nodes = raw.get("nodes") if isinstance(raw, dict) else None
+    if not isinstance(nodes, list) or not all(isinstance(node, dict) and isinstance(node.get("instances"), list) for node in nodes):
+        raise SimjaxError(f"{path}: not a cluster file of LLMServingSim's schema: it needs 'nodes', a list of objects with 'instances'")
+    if any("pim_config" in node.get("cpu_mem", {}) for node in nodes):
         raise SimjaxError(f"{path}: cpu_mem.pim_config asks for PIM devices, which are not simulated yet")
+    found: list[InstanceSpec] = []
+    for number, instance in enumerate(instance for node in nodes for instance in node["instances"]):
+        where = f"{path}: instance {number}"
+        try:
+            found.append(_instance(instance, raw, limits))
+        except SimjaxError as error:
+            raise SimjaxError(f"{where}: {error}") from None
+        except KeyError as error:
+            raise SimjaxError(f"{where}: {error} is missing") from None
+        except (TypeError, ValueError, AttributeError, IndexError) as error:
+            raise SimjaxError(f"{where}: a value of the wrong type ({error})") from None
+    if not found:
+        raise SimjaxError(f"{path}: it has no instances; a cluster needs at least one")
     return tuple(found)
 
 
-def _instance(path: Path, raw: dict[str, Any], cluster: dict[str, Any], limits: EngineLimits) -> InstanceSpec:
+def _instance(raw: dict[str, Any], cluster: dict[str, Any], limits: EngineLimits) -> InstanceSpec:
     for key, harmless in UNSUPPORTED.items():
         if raw.get(key) not in harmless:
-            raise SimjaxError(f"{path}: {key}={raw[key]!r} is not simulated yet; remove it to run without")
-    degree = int(raw.get("tp_size") or raw.get("num_npus") or 1)
-    if raw.get("ep_size") not in (None, 1, degree) or raw.get("num_npus", degree) != degree:
-        raise SimjaxError(f"{path}: expert parallelism over more than the tensor-parallel ranks is not simulated yet")
+            asked = "" if isinstance(raw[key], dict | list) else f"={raw[key]}"
+            raise SimjaxError(f"{key}{asked} is not simulated yet; remove it to run without")
+    npus = raw.get("num_npus", raw.get("npu_num"))  # npu_num: the name before version 2
+    degree = int(raw.get("tp_size") or npus or 1)
+    if raw.get("ep_size") not in (None, 1, degree) or npus not in (None, degree):
+        raise SimjaxError(f"expert parallelism over more than the tensor-parallel ranks is not simulated yet")
     device, memory = load_device(raw["hardware"]), raw["npu_mem"]
     device = replace(
         device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,8 +44,8 @@ class CostSource:
             raise SimjaxError("profile.file and profile.bundle_root are both set; step costs come from one of them")
         for name in ("step_s", "api_pre_s", "api_post_s"):
             value = getattr(self, name)
-            if value is not None and value < 0:
-                raise SimjaxError(f"profile.{name}={value}: a time cannot be negative")
+            if value is not None and not 0 <= value < math.inf:
+                raise SimjaxError(f"profile.{name}={value}: it must be a number of seconds that is not negative")
 
     def host(self, known: HostOverheads) -> HostOverheads:
         """Host times: given ones first, then those known from the profile."""
@@ -95,8 +96,10 @@ def price_cluster(instances: tuple[InstanceSpec, ...], source: CostSource) -> Cl
             warnings += notes
         rows.append(kinds[kind])
     row = np.array(rows, np.int32)
+    with jax.enable_x64(True):
+        cost = stack_costs(costs)
     return ClusterPrices(
-        cost=stack_costs(costs),
+        cost=cost,
         row=row,
         api_pre_s=np.array([float(host.api_pre_s) for host in hosts])[row],
         api_post_s=np.array([float(host.api_post_s) for host in hosts])[row],

@@ -7,9 +7,20 @@ from dataclasses import dataclass, field
 from simjax.cluster.capacity import kv_blocks
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, LinkSpec
-from simjax.model import ModelSpec
+from simjax.model import ModelSpec, dtype_bytes
 
 ROUTERS = ("round_robin", "random", "least_loaded", "least_kv")
+
+# Least and most of each limit. The engine counts in int32, and step costs are tabulated up to max_num_batched_tokens and max_num_seqs.
+_INT32 = 2**31 - 1
+BOUNDS = {
+    "max_num_seqs": (1, 2**20),
+    "max_num_batched_tokens": (1, 2**22),
+    "long_prefill_token_threshold": (0, _INT32),
+    "max_model_len": (1, _INT32),
+    "block_size": (1, 2**20),
+    "num_gpu_blocks_override": (2, _INT32),
+}
 
 
 @dataclass(frozen=True)
@@ -33,18 +44,15 @@ class EngineLimits:
     kv_cache_dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        least = {
-            "max_num_seqs": 1,
-            "max_num_batched_tokens": 1,
-            "long_prefill_token_threshold": 0,
-            "max_model_len": 1,
-            "block_size": 1,
-            "num_gpu_blocks_override": 2,
-        }
-        for name, bound in least.items():
+        for name, (least, most) in BOUNDS.items():
             value = getattr(self, name)
-            if value is not None and value < bound:
-                raise SimjaxError(f"scheduler.{name}={value}: it must be at least {bound}")
+            if value is not None and not (least <= value <= most and value == int(value)):
+                raise SimjaxError(f"scheduler.{name}={value}: it must be an integer between {least} and {most}")
+        if self.kv_cache_dtype != "auto":
+            try:
+                dtype_bytes(self.kv_cache_dtype)
+            except SimjaxError as error:
+                raise SimjaxError(f"scheduler.kv_cache_dtype={self.kv_cache_dtype}: {error}, auto") from None
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise SimjaxError(f"scheduler.gpu_memory_utilization={self.gpu_memory_utilization}: it must lie in (0, 1]")
 

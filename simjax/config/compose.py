@@ -1,4 +1,4 @@
-"""From command-line overrides to a checked configuration object, with errors of one line."""
+"""From command-line overrides to a checked configuration object."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from simjax.config import schema
-from simjax.errors import SimjaxError, closest
+from simjax.config.explain import explain, unknown_option
+from simjax.errors import SimjaxError
 from simjax.paths import CONF
 from simjax.workload.config import WorkloadConfig
 
@@ -46,49 +47,80 @@ def compose_config(command: str, overrides: list[str]) -> DictConfig:
     """
     register()
     overrides = [re.sub(r"^profile=", "profile.file=", override) for override in overrides]
-    for override in overrides:
-        if "=" not in override and not override.startswith("~"):
-            raise SimjaxError(f"'{override}' is not an option: options look like key=value (simjax {command} --help lists them)")
+    _check_form(overrides)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
             config = compose(config_name=command, overrides=overrides)
         OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise SimjaxError(_one_line(command, error)) from error
+        raise SimjaxError(explain(SCHEMAS[command], overrides, error)) from error
+    _refuse_unknown(SCHEMAS[command], config)
+    for number, group in enumerate(OmegaConf.select(config, "cluster.groups") or []):
+        group_config(number, group)
+    _refuse_ignored(overrides, config)
     return config
 
 
 def typed(config: DictConfig) -> Any:
-    """The configuration as an instance of its schema's dataclass."""
+    """The configuration as an instance of its schema's dataclass.
+
+    Raises:
+        SimjaxError: a value is out of its range.
+    """
     return OmegaConf.to_object(config)
 
 
-def _one_line(command: str, error: Exception) -> str:
-    """What Hydra says in a paragraph, as one line with a hint."""
-    root: BaseException = error
-    while root.__cause__ is not None:
-        root = root.__cause__
-    text = f"{error}\n{root}"
-    if match := re.search(r"Key '([^']+)' (?:is not in struct|not in '\w+')\s+full_key: (\S+)", text):
-        key, full = match.groups()
-        parent = full.rpartition(".")[0]
-        return f"unknown option '{full}'; {closest(key, _keys(command, parent))}"
-    if match := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text):
-        return f"unknown option '{match[1]}'; {closest(match[1], _keys(command, ''))}"
-    if match := re.search(r"Could not find '([^']+)'", text):
-        group, _, name = match[1].rpartition("/")
-        options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        return f"{group}={name}: there is no such option; {closest(name, options)}"
-    if match := re.search(r"full_key: (\S+)", text):
-        return f"{match[1]}: {str(root).strip().splitlines()[0]}"
-    if isinstance(error, ConfigCompositionException) or "mismatched" in text or "token recognition" in text:
-        return f"cannot read the options: {text.strip().splitlines()[0]}"
-    return text.strip().splitlines()[0]
+def group_config(number: int, raw: Any) -> schema.GroupConfig:
+    """An entry of `cluster.groups` (a mapping), checked against its schema.
+
+    Raises:
+        SimjaxError: it is no mapping, names an unknown key, or has a value of the wrong type.
+    """
+    where = f"cluster.groups[{number}]"
+    if isinstance(raw, schema.GroupConfig):
+        return raw
+    if not isinstance(raw, dict | DictConfig):
+        raise SimjaxError(f"{where}={raw}: a group is a mapping like {{instances: 2, device: h100}}")
+    try:
+        group = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema.GroupConfig), raw))
+    except OmegaConfBaseException as error:
+        raise SimjaxError(explain(schema.GroupConfig, [], error, where)) from error
+    assert isinstance(group, schema.GroupConfig)
+    return group
 
 
-def _keys(command: str, parent: str) -> list[str]:
-    node = OmegaConf.structured(SCHEMAS[command])
-    if parent:
-        node = OmegaConf.select(node, parent)
-    return [str(key) for key in node] if isinstance(node, DictConfig) else []
+def _check_form(overrides: list[str]) -> None:
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or not key.strip("+~ ") or key.startswith(("-", "~")):
+            raise SimjaxError(f"'{override}' is not an option: options look like key=value (--help lists them)")
+        if key.lstrip("+").startswith(("hydra.", "hydra/")):
+            raise SimjaxError(f"'{override}' has no effect: simjax uses Hydra's options only; out=DIR says where results go")
+
+
+def _refuse_unknown(kind: type, config: DictConfig) -> None:
+    """Raise for keys that `+key=value` added: nothing would read them."""
+    known = OmegaConf.structured(kind)
+
+    def walk(schema_node: DictConfig, node: DictConfig, path: str) -> None:
+        for key in node:
+            full = f"{path}{key}"
+            if key not in schema_node:
+                raise SimjaxError(unknown_option(kind, full))
+            inner, outer = schema_node._get_node(key), node._get_node(key)
+            if isinstance(inner, DictConfig) and isinstance(outer, DictConfig):
+                walk(inner, outer, f"{full}.")
+
+    walk(known, config, "")
+
+
+def _refuse_ignored(overrides: list[str], config: DictConfig) -> None:
+    """Raise for options of a run that another one leaves without effect."""
+    file, groups = OmegaConf.select(config, "cluster.file"), OmegaConf.select(config, "cluster.groups")
+    by_file = ("model", "device", "cluster.instances", "cluster.tensor_parallel_size", "cluster.link_bandwidth_bytes_per_s")
+    by_file += ("cluster.link_latency_s",)
+    winner, ignored = ("cluster.file", by_file) if file is not None else ("cluster.groups", ("cluster.instances",) if groups else ())
+    for override in overrides:
+        if override.partition("=")[0].lstrip("+") in ignored:
+            raise SimjaxError(f"{override} has no effect beside {winner}, which says it itself; leave one of them out")

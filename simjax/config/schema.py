@@ -1,8 +1,10 @@
 """The configuration's schema: plain dataclasses that Hydra checks every option against (OmegaConf: no string annotations, None for unset)."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from simjax.errors import SimjaxError
 from simjax.workload.config import WorkloadConfig
 
 
@@ -38,6 +40,21 @@ class SchedulerConfig:
 
 
 @dataclass
+class GroupConfig(SchedulerConfig):
+    """One entry of `cluster.groups`: engines of one kind. What is unset comes from the run.
+
+    Attributes:
+        instances: engines of this kind.
+        model, device, tensor_parallel_size: as for the run.
+    """
+
+    instances: int = 1
+    model: str | None = None
+    device: str | None = None
+    tensor_parallel_size: int | None = None
+
+
+@dataclass
 class ClusterConfig:
     """How many engines, and what stands before them.
 
@@ -45,8 +62,7 @@ class ClusterConfig:
         instances: engines of the run's model and device.
         tensor_parallel_size: devices each engine is spread over.
         router: round_robin, random, least_loaded (vLLM's 4 waiting + running) or least_kv.
-        groups: engines of several kinds instead: a list of {instances, model, device, tensor_parallel_size, and any scheduler key}; what a group
-            does not name it takes from the run.
+        groups: engines of several kinds instead, each a mapping with the keys of `GroupConfig`.
         file: cluster file in LLMServingSim's JSON schema instead.
         link_bandwidth_bytes_per_s, link_latency_s: link between the devices of an engine; unset: the device's.
     """
@@ -92,6 +108,10 @@ class SimConfig:
     leap: bool = True
     max_ticks: int = 50_000_000
 
+    def __post_init__(self) -> None:
+        if self.max_ticks < 1:
+            raise SimjaxError(f"sim.max_ticks={self.max_ticks}: it must be at least 1")
+
 
 @dataclass
 class SloConfig:
@@ -100,6 +120,10 @@ class SloConfig:
     ttft_s: float | None = None
     tpot_s: float | None = None
     e2e_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("ttft_s", "tpot_s", "e2e_s"):
+            _check_seconds(f"slo.{name}", getattr(self, name))
 
 
 @dataclass
@@ -126,6 +150,19 @@ class RunConfig:
     plots: bool = True
     timeline_interval_s: float | None = None
 
+    def __post_init__(self) -> None:
+        _check_seconds("timeline_interval_s", self.timeline_interval_s)
+
+
+@dataclass
+class MeasuredClusterConfig:
+    """`cluster` of `simjax validate`: the measured one, where nothing else is said. Keys as in `ClusterConfig`."""
+
+    tensor_parallel_size: int | None = None
+    router: str = "round_robin"
+    link_bandwidth_bytes_per_s: float | None = None
+    link_latency_s: float | None = None
+
 
 @dataclass
 class MeasuredWorkloadConfig:
@@ -144,14 +181,14 @@ class ValidateConfig:
 
     Attributes:
         measured: directory of the measured run.
-        model, device, cluster, scheduler, profile, sim, out, plots: as in `simjax run`.
-        workload: see `MeasuredWorkloadConfig`.
+        model, device, scheduler, profile, sim, out, plots: as in `simjax run`.
+        cluster, workload: see `MeasuredClusterConfig`, `MeasuredWorkloadConfig`.
     """
 
     measured: str | None = None
     model: str | None = None
     device: str | None = None
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    cluster: MeasuredClusterConfig = field(default_factory=MeasuredClusterConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     workload: MeasuredWorkloadConfig = field(default_factory=MeasuredWorkloadConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
@@ -179,3 +216,8 @@ class FitConfig:
 
     bundle: str | None = None
     out: str | None = None
+
+
+def _check_seconds(name: str, value: float | None) -> None:
+    if value is not None and not (value > 0 and math.isfinite(value)):
+        raise SimjaxError(f"{name}={value}: it must be a positive number of seconds")

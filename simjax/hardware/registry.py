@@ -51,8 +51,12 @@ def _read(path: Path) -> DeviceSpec:
         raw = yaml.safe_load(path.read_text())
     except OSError as error:
         raise SimjaxError(f"cannot read device file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SimjaxError(f"cannot read device file {path}: not a text file") from error
     except yaml.YAMLError as error:
         raise SimjaxError(f"device file {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise SimjaxError(f"device file {path} must hold a mapping like the files in profiles/hardware")
     try:
         return DeviceSpec(
             name=path.stem,

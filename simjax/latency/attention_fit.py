@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import least_squares, nnls
 
 from simjax.errors import SimjaxError
 from simjax.latency.attention import AttentionCoefficients, ChunkBatch, DecodeBatch, decode_attention_s, mixed_attention_s, step_batch
@@ -119,6 +118,8 @@ def _fit_mixed(p: AttentionPoints) -> dict[str, float]:
     def residual(log: np.ndarray) -> np.ndarray:
         return np.log(mixed_attention_s(coefficients(log), c, d, np)) - target
 
+    from scipy.optimize import least_squares  # here, not at the top: simulating does not need it
+
     # f_scale: beyond 10 % a residual is a wave staircase, not a reason to bend the coefficients
     low = np.log(start) - 12.0
     found = least_squares(residual, np.log(start), bounds=(low, low + 24.0), loss="soft_l1", f_scale=0.1, max_nfev=200)
@@ -137,6 +138,8 @@ def _linear_start(p: AttentionPoints, c: ChunkBatch, d: DecodeBatch) -> np.ndarr
 
 
 def _nnls(features: np.ndarray, target: np.ndarray) -> np.ndarray:
+    from scipy.optimize import nnls
+
     scale = np.maximum(np.abs(features).max(axis=0), 1e-300)  # columns differ by 1e6: equalise before solving
     return nnls(features / scale, target)[0] / scale
 

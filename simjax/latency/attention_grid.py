@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
 from simjax.latency.attention import AttentionCoefficients, DecodeBatch, decode_attention_s, mixed_attention_s, step_batch
 from simjax.latency.attention_fit import AttentionPoints
@@ -93,6 +92,8 @@ def _fill(values: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     missing = ~np.isfinite(values)
     if not missing.any():
         return values
+    from scipy.ndimage import distance_transform_edt  # here, not at the top: only measured tables need it
+
     nearest = np.asarray(distance_transform_edt(missing, return_distances=False, return_indices=True))
     ratio = np.where(missing, 1.0, values) / fitted
     return np.where(missing, fitted * ratio[tuple(nearest)], values)

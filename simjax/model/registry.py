@@ -24,7 +24,7 @@ def load_model(name_or_path: str | Path) -> ModelSpec:
     """
     text = str(name_or_path)
     path = Path(text)
-    path = path / "config.json" if path.is_dir() else path
+    path = path / "config.json" if text and path.is_dir() else path
     if path.suffix in (".json", ".yaml", ".yml"):
         return _read(path)
     shipped = _shipped()
@@ -56,6 +56,8 @@ def _read(path: Path) -> ModelSpec:
         config: Any = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except OSError as error:
         raise SimjaxError(f"cannot read model file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SimjaxError(f"cannot read model file {path}: not a text file") from error
     except (json.JSONDecodeError, yaml.YAMLError) as error:
         raise SimjaxError(f"model file {path} is not valid: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):

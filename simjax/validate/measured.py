@@ -40,7 +40,7 @@ def read_measured(path: str | Path, device: str | None = None) -> MeasuredRun:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise SimjaxError(f"{folder}: no such folder; a measured run is a folder")
+        raise SimjaxError(f"{folder}: {'a file' if folder.exists() else 'no such folder'}; a measured run is a folder")
     # The folder that holds requests.jsonl itself was named.
     if folder.name == "vllm" and (folder / "requests.jsonl").is_file():
         folder = folder.parent

@@ -1,0 +1,88 @@
+"""What Hydra and OmegaConf say in a paragraph, as one line with a hint."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from simjax.errors import closest
+from simjax.paths import CONF
+
+TYPES = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false"}
+
+
+def explain(kind: type, overrides: list[str], error: Exception, where: str = "") -> str:
+    """One line for an error of composing.
+
+    Args:
+        kind: the schema, for hints.
+        overrides: the command line, to find the one that cannot be read.
+        error: what Hydra or OmegaConf raised.
+        where: the part of the configuration that was being checked, when it is not the root.
+    """
+    root: BaseException = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    text = f"{error}\n{root}"
+    prefix = f"{where}." if where else ""
+    if match := re.search(r"Key '[^']+' (?:is not in struct|not in '\w+')\s+full_key: (\S+)", text):
+        return unknown_option(kind, match[1], prefix)
+    if match := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text):
+        return unknown_option(kind, match[1], prefix)
+    if match := re.search(r"Could not find '([^']+)'", text):
+        group, _, name = match[1].rpartition("/")
+        return f"{group}={name}: there is no such option; {closest(name, group_options(group))}"
+    if (unread := _unreadable(overrides)) is not None:
+        return unread
+    said = str(root).strip().splitlines()[0]
+    if match := re.search(r"full_key: (\S+)", text):
+        return _wrong_value(f"{prefix}{match[1]}", said)
+    return said
+
+
+def unknown_option(kind: type, full: str, prefix: str = "") -> str:
+    """The line for a key that a schema does not have."""
+    parent, _, key = full.rpartition(".")
+    if any(f.name == key for f in fields(kind)) and not parent:
+        inner = ", ".join(f"{key}.{name}" for name in _keys(kind, key)[:3])
+        return f"'{key}' is a group of options here; set its keys one by one: {inner}, ..."
+    names = _keys(kind, parent)
+    return f"unknown option '{prefix}{full}'; {closest(key, names)}"
+
+
+def group_options(group: str) -> list[str]:
+    """The choices of a group, such as the kinds of `workload`."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def _unreadable(overrides: list[str]) -> str | None:
+    """The line for the first override that Hydra's grammar refuses, None when all can be read."""
+    for override in overrides:
+        try:
+            OverridesParser.create().parse_override(override)
+        except HydraException as error:
+            reason = str(error).strip().splitlines()[0].removeprefix("Error parsing override ").strip()
+            return f"cannot read {override!r} ({reason}); put a value with special characters in quotes: \"key='value'\""
+        if "," in override.partition("=")[2] and OverridesParser.create().parse_override(override).is_sweep_override():
+            return f"{override}: several values are a sweep, which does not exist yet; give one, or quote a value that holds a comma"
+    return None
+
+
+def _wrong_value(key: str, said: str) -> str:
+    if match := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)$", said):
+        return f"{key}={match[1]}: it must be {TYPES.get(match[2], match[2])}"
+    if match := re.match(r"Value '(.*)' is not a valid bool", said):
+        return f"{key}={match[1]}: it must be true or false"
+    return f"{key}: {said}"
+
+
+def _keys(kind: type, parent: str) -> list[str]:
+    node = OmegaConf.structured(kind)
+    for part in parent.split(".") if parent else []:
+        node = node[part] if isinstance(node, DictConfig) and part in node else None
+    return [str(key) for key in node] if isinstance(node, DictConfig) else []
+
