@@ -60,23 +60,25 @@ class Clock:
     """
 
     measured: Measured
-    pace: list[float] = field(default_factory=lambda: [1.0, 1.0])
-    due_s: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    gap_s: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    steps: list[int] = field(default_factory=lambda: [0, 0])
+    due_s: float = 0.0
     since_s: float | None = None
 
     def end(self, now_s: float, price_s: float, mixed: bool, given_s: np.ndarray) -> tuple[float, float]:
         """When the step ends, and how far the given stamps are apart."""
         self.since_s = now_s if self.since_s is None else self.since_s
-        self.due_s[mixed] += price_s
-        guess = now_s + price_s * self.pace[mixed]
+        self.due_s += price_s
+        self.steps[mixed] += 1
+        guess = now_s + price_s + self.gap_s[mixed]
         if not len(given_s):
             near = float(self.measured.boundary_s[np.argmin(np.abs(self.measured.boundary_s - guess))])
             return (near if abs(near - guess) < SNAP * price_s else guess), 0.0
         end = max(float(np.median(given_s)), now_s)
-        ratio = (end - self.since_s) / sum(due * pace for due, pace in zip(self.due_s, self.pace, strict=True))
-        if abs(ratio - 1.0) < BELIEVED:
-            self.pace = [pace * (ratio**GAIN if due > 0.0 else 1.0) for due, pace in zip(self.due_s, self.pace, strict=True)]
-        self.since_s, self.due_s = end, [0.0, 0.0]
+        late_s = end - self.since_s - self.due_s - sum(gap * steps for gap, steps in zip(self.gap_s, self.steps, strict=True))
+        if abs(late_s) < BELIEVED * price_s:
+            self.gap_s = [gap + GAIN * late_s * (steps > 0) / sum(self.steps) for gap, steps in zip(self.gap_s, self.steps, strict=True)]
+        self.since_s, self.due_s, self.steps = end, 0.0, [0, 0]
         return end, float(np.ptp(given_s))
 
 

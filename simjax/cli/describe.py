@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simjax.cli.output import console, output_directory
+from simjax.cli.output import console, progress, results_in
 from simjax.config.schema import DescribeConfig
 from simjax.errors import SimjaxError
 
@@ -13,12 +13,14 @@ def execute(config: DescribeConfig, as_yaml: str) -> None:
     from simjax.plot.trace import plot_trace
     from simjax.workload import build_workload, describe, describe_table
 
-    if config.workload.file is None and config.workload.kind == "trace":
+    if not config.workload.file and config.workload.kind == "trace":
         raise SimjaxError("no trace file given: simjax trace describe FILE")
-    workload = build_workload(config.workload)
-    description = describe(workload)
-    out = output_directory(config.out, "trace")
-    write_json(description.to_dict(), out / "description.json")
-    plot_trace(workload, out / "trace.png")
+    with results_in(config.out, "trace") as out:
+        with progress("reading the trace"):
+            workload = build_workload(config.workload)
+            description = describe(workload)
+        write_json(description.to_dict(), out / "description.json")
+        (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
+        plot_trace(workload, out / "trace.png")
     console().print(describe_table(description))
-    console().print(f"results in {out}", highlight=False, soft_wrap=True)
+    console().print(f"results in {out}", highlight=False, markup=False, soft_wrap=True)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from simjax.errors import SimjaxError
-
-SLOW_S = 2.0  # a progress bar appears on anything that takes longer
 
 
 def console(stderr: bool = False) -> Console:
@@ -84,19 +81,18 @@ def use_compilation_cache() -> None:
 
 
 @contextmanager
-def progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    """A callback (done, total) that draws a bar on the terminal once the work has taken a while."""
-    began, task = time.monotonic(), None
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("requests"), TimeRemainingColumn())
+def progress(before: str, text: str = "simulating") -> Iterator[Callable[[int, int], None]]:
+    """A callback (requests done, in all) that moves a bar on the terminal; until its first call the bar says `before` and only pulses.
+
+    The bar goes away at the end; nothing is printed where stderr is no terminal.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn())
     out = console(stderr=True)
     with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
+        task = bar.add_task(before, total=None, count="")
 
         def update(done: int, total: int) -> None:
-            nonlocal task
-            if task is None and time.monotonic() - began > SLOW_S:
-                task = bar.add_task(text, total=total)
-            if task is not None:
-                bar.update(task, completed=done)
+            bar.update(task, description=text, completed=done, total=total, count=f"{done:,} of {total:,} requests")
 
         yield update
 

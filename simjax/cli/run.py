@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from simjax.cli.output import console, output_directory, progress, use_compilation_cache, warn
+from simjax.cli.output import console, progress, results_in, use_compilation_cache, warn
+from simjax.cluster.spec import ClusterSpec
 from simjax.config.schema import RunConfig
 
 
@@ -14,24 +15,24 @@ def execute(config: RunConfig, as_yaml: str) -> None:
     from simjax.metrics import Slo, summary_table, write_results
     from simjax.run import run
 
-    out = output_directory(config.out, "run")
-    with progress("simulating") as update:
-        done = run(config, update)
     limits = {name: limit for name, limit in asdict(config.slo).items() if limit is not None}
     slo = Slo(**limits) if limits else None
-    summary = write_results(done.result, out, slo=slo, gpus=done.cluster.num_devices, interval_s=config.timeline_interval_s)
-    (out / "config.yaml").write_text(as_yaml)
-    title = f"{describe_cluster(done.cluster)} · {done.workload.source}"
-    if config.plots:
-        from simjax.plot.run import plot_run
+    with results_in(config.out, "run") as out:
+        with progress("compiling the simulator") as update:
+            done = run(config, update)
+        summary = write_results(done.result, out, slo=slo, gpus=done.cluster.num_devices, interval_s=config.timeline_interval_s)
+        (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
+        title = f"{describe_cluster(done.cluster)} · {done.workload.source}"
+        if config.plots:
+            from simjax.plot.run import plot_run
 
-        plot_run(done.result, out, title)
+            plot_run(done.result, out, title)
     warn(done.warnings)
     console().print(summary_table(summary, title))
-    console().print(f"results in {out}", highlight=False, soft_wrap=True)
+    console().print(f"results in {out}", highlight=False, markup=False, soft_wrap=True)
 
 
-def describe_cluster(cluster) -> str:
+def describe_cluster(cluster: ClusterSpec) -> str:
     """A cluster in a few words: its kinds of engines with their counts."""
     kinds: dict[str, int] = {}
     for instance in cluster.instances:

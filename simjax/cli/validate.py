@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from simjax.cli.output import console, output_directory, progress, use_compilation_cache, warn
+from simjax.cli.output import console, progress, results_in, use_compilation_cache, warn
 from simjax.config.schema import ValidateConfig
 from simjax.errors import SimjaxError
 
 
 def execute(config: ValidateConfig, as_yaml: str) -> None:
     """Replay a measured run, print measured against simulated, write the report and plots."""
-    if config.measured is None:
+    if not config.measured:
         raise SimjaxError("no measured run given: simjax validate measured=DIR")
     use_compilation_cache()
     from simjax.metrics import write_json, write_results
     from simjax.validate import compare, comparison_table, validate
 
-    out = output_directory(config.out, "validate")
-    with progress("simulating") as update:
-        measured, done = validate(config, update)
-    report = compare(measured, done.result)
-    write_json(report, out / "validation.json")
-    write_results(done.result, out, gpus=done.cluster.num_devices)
-    (out / "config.yaml").write_text(as_yaml)
-    if config.plots:
-        from simjax.plot.validation import plot_validation
+    with results_in(config.out, "validate") as out:
+        with progress("reading the measured run, compiling the simulator") as update:
+            measured, done = validate(config, update)
+        report = compare(measured, done.result)
+        write_json(report, out / "validation.json")
+        write_results(done.result, out, gpus=done.cluster.num_devices)
+        (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
+        if config.plots:
+            from simjax.plot.validation import plot_validation
 
-        plot_validation(measured, done.result, out)
+            plot_validation(measured, done.result, out)
     warn(done.warnings)
     title = f"{measured.name}: {measured.model} on {measured.device}, TP{measured.tensor_parallel_size}"
     console().print(comparison_table(report, title, notes=measured.assumptions))
-    console().print(f"results in {out}", highlight=False, soft_wrap=True)
+    console().print(f"results in {out}", highlight=False, markup=False, soft_wrap=True)
