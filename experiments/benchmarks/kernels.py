@@ -7,6 +7,7 @@ usage: python kernels.py [--prototype DIR] [--repeats N]
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import common
@@ -20,11 +21,15 @@ from simjax.engine.lower import Lowered
 from simjax.engine.params import ClusterParams
 from simjax.workload.workload import Workload
 
+DESIGNS = 256
+
 
 def variants() -> dict[str, Lowered]:
     """The engine with one subsystem more or less."""
     one, chat = common.h100_cluster(), common.synthetic(300, 12.0)
-    closed = Workload(np.where(np.arange(300) < 64, 0.0, np.inf), chat.prompt_tokens, chat.output_tokens, concurrency=64, source="closed loop")
+    closed = Workload(
+        np.where(np.arange(300) < 64, 0.0, np.inf), chat.prompt_tokens, chat.output_tokens, concurrency=64, source="closed loop"
+    )
     found = {
         "one instance, no log": common.lowered(one, chat, log=False),
         "one instance": common.lowered(one, chat),
@@ -57,8 +62,6 @@ def row(what: str, text: str, us_per_tick: float) -> dict[str, Any]:
 
 def batched(low: Lowered, designs: int) -> tuple[ClusterParams, ClusterParams]:
     """Parameters with `designs` copies of `max_num_seqs`, and the tree of their axes."""
-    import dataclasses
-
     axes = jax.tree.map(lambda _: None, low.params)
     axes = dataclasses.replace(axes, instances=dataclasses.replace(axes.instances, max_num_seqs=0))
     seats = np.repeat(low.params.instances.max_num_seqs[None], designs, axis=0)
@@ -68,25 +71,23 @@ def batched(low: Lowered, designs: int) -> tuple[ClusterParams, ClusterParams]:
 def main() -> None:
     parser = common.arguments(__doc__, 5)
     options = parser.parse_args()
-    about, rows = common.facts(), []
+    about = common.facts()
     with jax.enable_x64(True):
         found = variants()
-        for what, low in found.items():
-            program = common.compile_program(low.shape, low.params)
-            ticks = int(program().ticks)
-            best = common.interleaved({"run": program}, options.repeats)["run"].best
-            rows.append(row(what, program.advance.as_text(), best * 1e6 / ticks))
+        programs: dict[str, Any] = {what: common.compile_program(low.shape, low.params) for what, low in found.items()}
+        texts = {what: program.advance.as_text() for what, program in programs.items()}
+        ticks = {what: int(program().ticks) for what, program in programs.items()}
         bare = found["one instance, no log"]
-        params, axes = batched(bare, 256)
-        program = common.compile_program(bare.shape, params, axes=axes)
-        ticks = int(program().ticks.max())
-        best = common.interleaved({"run": program}, 2)["run"].best
-        rows.append(row("one instance, no log, 256 designs", program.advance.as_text(), best * 1e6 / ticks))
+        params, axes = batched(bare, DESIGNS)
+        many = f"one instance, no log, {DESIGNS} designs"
+        programs[many] = common.compile_program(bare.shape, params, axes=axes)
+        texts[many], ticks[many] = programs[many].advance.as_text(), int(programs[many]().ticks.max())
         if options.prototype is not None:
             prototype = common.load_prototype(options.prototype, common.trace(common.LLAMA_TRACE), slots=128)
-            ticks = int(prototype()[1])
-            best = common.interleaved({"run": prototype}, options.repeats)["run"].best
-            rows.append(row("prototype", prototype.compiled.as_text(), best * 1e6 / ticks))
+            programs["prototype"], texts["prototype"] = prototype, prototype.compiled.as_text()
+            ticks["prototype"] = int(prototype()[1])
+        times = common.interleaved(programs, options.repeats, {many: 2})
+    rows = [row(what, texts[what], times[what].best * 1e6 / ticks[what]) for what in programs]
     for line in rows:
         line["x_prototype"] = line["kernels"] / rows[-1]["kernels"] if options.prototype is not None else None
     common.write_table("kernels", rows, about)

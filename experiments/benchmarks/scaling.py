@@ -63,7 +63,9 @@ def measure(requests: int, rate: float, repeats: int) -> dict[str, Any]:
 def main() -> None:
     parser = common.arguments(__doc__, 3)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--rate", type=float, default=12.0, help="requests/s; drain_s, the time from the last arrival to the last finish, tells")
+    parser.add_argument(
+        "--rate", type=float, default=12.0, help="requests/s; drain_s, the time from the last arrival to the last finish, tells"
+    )
     parser.add_argument("--one", type=int, help="measure this size in this process and print its row as JSON")
     options = parser.parse_args()
     if options.one:

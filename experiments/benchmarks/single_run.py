@@ -77,16 +77,12 @@ def measure(case: Case, prototype_folder: Path | None, with_reference: bool) -> 
         state, ticks = prototype()
         sizes["prototype"] = int(ticks), int(state.n_steps)
         runs["prototype"] = prototype
-    differs = None
+    kept: list[Any] = []
     if with_reference:
-        found = reference_run.run_reference(case.cluster, prices, case.workload) if case.slow_rounds > 1 else None
-        kept: list[Any] = [found]
-
-        def reference() -> None:
-            kept[0] = reference_run.run_reference(case.cluster, prices, case.workload)
-
-        runs["reference simulator"], fewer["reference simulator"] = reference, case.slow_rounds
+        runs["reference simulator"] = lambda: kept.append(reference_run.run_reference(case.cluster, prices, case.workload))
+        fewer["reference simulator"] = case.slow_rounds
     times = common.interleaved(runs, case.rounds, fewer)
+    differs = None
     if with_reference:
         sizes["reference simulator"] = len(kept[0].steps), len(kept[0].steps)
         differs = reference_run.difference(simulate(logged.shape, logged.params), kept[0])

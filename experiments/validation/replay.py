@@ -15,10 +15,10 @@ import numpy as np
 
 from experiments.validation.blocks import BlockPool, Chain
 
-Price = Callable[[list[tuple[int, int]]], tuple[float, float]]  # (new, computed) of the requests in a step -> seconds, of which attention
+Work = list[tuple[int, int]]  # (new, computed) of the requests in a step
+Price = Callable[[Work], tuple[float, float]]  # -> seconds, of which attention
 
 SNAP = 0.4  # of a step: how far a predicted end may be from a known boundary to be taken for it
-BELIEVED, GAIN = 0.3, 0.2  # how far an interval may be off to correct the pace, and by how much it does
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds on the simulation's clock.
+    """What was measured, in seconds on the simulation's clock, and how it sets the clock.
 
     first_s, last_s: float64[R], when the engine gave each request its first and its last token.
-    boundary_s: float64[B], increasing: other moments at which a step ended (the engine takes requests in only between steps).
+    boundary_s: float64[B], increasing: all moments known to be the end of a step (the engine takes requests in only between steps).
+    late_s: how much longer than its price a step with so many scheduled tokens and chunks takes; only used to count the steps between two
+        known moments, as a biased price would miscount them.
     startup_s: how long the very first step waited to be launched (kernels that were compiled or loaded only then).
     slack_s: a request whose queue stamp is this much after a formation was still seen by it (the stamp comes from the scheduler itself).
     """
@@ -46,40 +48,17 @@ class Measured:
     first_s: np.ndarray
     last_s: np.ndarray
     boundary_s: np.ndarray
-    slack_s: float = 2e-3
+    late_s: Callable[[int, int], float] = lambda tokens, chunks: 0.0
     startup_s: float = 0.0
+    slack_s: float = 2e-3
 
-
-
-@dataclass
-class Clock:
-    """Ends of steps by the measured run: the given stamps where there are some, else the nearest boundary, else the price at the present pace.
-
-    The pace (measured over predicted time, apart for decode-only and mixed steps) follows the anchors slowly, so that a biased price does
-    not miscount the steps between two of them.
-    """
-
-    measured: Measured
-    gap_s: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    steps: list[int] = field(default_factory=lambda: [0, 0])
-    due_s: float = 0.0
-    since_s: float | None = None
-
-    def end(self, now_s: float, price_s: float, mixed: bool, given_s: np.ndarray) -> tuple[float, float]:
-        """When the step ends, and how far the given stamps are apart."""
-        self.since_s = now_s if self.since_s is None else self.since_s
-        self.due_s += price_s
-        self.steps[mixed] += 1
-        guess = now_s + price_s + self.gap_s[mixed]
-        if not len(given_s):
-            near = float(self.measured.boundary_s[np.argmin(np.abs(self.measured.boundary_s - guess))])
-            return (near if abs(near - guess) < SNAP * price_s else guess), 0.0
-        end = max(float(np.median(given_s)), now_s)
-        late_s = end - self.since_s - self.due_s - sum(gap * steps for gap, steps in zip(self.gap_s, self.steps, strict=True))
-        if abs(late_s) < BELIEVED * price_s:
-            self.gap_s = [gap + GAIN * late_s * (steps > 0) / sum(self.steps) for gap, steps in zip(self.gap_s, self.steps, strict=True)]
-        self.since_s, self.due_s, self.steps = end, 0.0, [0, 0]
-        return end, float(np.ptp(given_s))
+    def end(self, now_s: float, price_s: float, work: Work, given_s: np.ndarray) -> tuple[float, float]:
+        """When the step ends (a given stamp, else a known moment near the expected one, else that), and how far the stamps are apart."""
+        if len(given_s):
+            return max(float(np.median(given_s)), now_s), float(np.ptp(given_s))
+        expected = now_s + price_s + self.late_s(sum(new for new, _ in work), sum(new > 1 for new, _ in work))
+        near = float(self.boundary_s[np.argmin(np.abs(self.boundary_s - expected))])
+        return (near if abs(near - expected) < SNAP * price_s else expected), 0.0
 
 
 @dataclass(eq=False)
@@ -152,7 +131,7 @@ class Engine:
         self.scheduled_s, self.formed_s, self.first_s, self.last_s = blank.copy(), blank.copy(), blank.copy(), blank.copy()
         self.hit_tokens = np.zeros(len(requests), np.int64)
         self.rehit_tokens = self.recomputed_tokens = 0
-        self.clock = None if measured is None else Clock(measured)
+        self.clock = measured
 
     def run(self) -> Replay:
         now, previous = float(self.queued_s[0]), None
@@ -169,7 +148,7 @@ class Engine:
                 previous = None  # nothing was in sight: look again with open eyes
                 continue
             if self.clock is not None and not self.steps.end_s:
-                now += self.clock.measured.startup_s
+                now += self.clock.startup_s
             previous, now = now, self._execute(batch, now, horizon)
         preemptions = np.array([r.preemptions for r in self.requests])
         times = (self.scheduled_s, self.formed_s, self.first_s, self.last_s)
@@ -180,7 +159,7 @@ class Engine:
             for request in [r for r in self.running if r.generated == r.output]:
                 self.running.remove(request)
                 self.pool.release(request.index)
-        slack = 0.0 if self.clock is None else self.clock.measured.slack_s
+        slack = 0.0 if self.clock is None else self.clock.slack_s
         while self.arrived < len(self.requests) and self.queued_s[self.arrived] <= horizon + slack:
             self.waiting.append(self.requests[self.arrived])
             self.arrived += 1
@@ -252,8 +231,8 @@ class Engine:
         lasts = [request.index for request in tokens if request.generated + 1 == request.output]
         end, spread, anchors = now + seconds, 0.0, 0
         if self.clock is not None:
-            given = np.concatenate([self.clock.measured.first_s[firsts], self.clock.measured.last_s[lasts]])
-            end, spread, anchors = *self.clock.end(now, seconds, any(new > 1 for new, _ in work), given), len(given)
+            given = np.concatenate([self.clock.first_s[firsts], self.clock.last_s[lasts]])
+            end, spread, anchors = *self.clock.end(now, seconds, work, given), len(given)
         for request, new in batch:
             request.computed += new
         for request in tokens:

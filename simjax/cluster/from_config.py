@@ -68,7 +68,7 @@ def build_cluster(model: str, device: str, cluster: ClusterConfig, scheduler: Sc
                 raise SimjaxError(f"instances={group.instances}: it must be at least 1")
             instances += _group(group, model, device, cluster, limits)
         except SimjaxError as error:
-            raise SimjaxError(f"cluster.groups[{number}]: {error}") from None
+            raise SimjaxError(f"cluster.groups[{number}]: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
     return ClusterSpec(tuple(instances), cluster.router)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from simjax.cluster.spec import EngineLimits, InstanceSpec
 from simjax.errors import SimjaxError
 from simjax.hardware import LinkSpec, load_device
 from simjax.model import load_model
+
+_log = logging.getLogger(__name__)
 
 # Its names that are vLLM's flags; 0 of a limit means "no limit" there.
 FLAGS = (
@@ -59,13 +62,15 @@ def read_cluster(path: Path, limits: EngineLimits) -> tuple[InstanceSpec, ...]:
         raise SimjaxError(f"{path}: not a cluster file of LLMServingSim's schema: it needs 'nodes', a list of objects with 'instances'")
     if any("pim_config" in node.get("cpu_mem", {}) for node in nodes):
         raise SimjaxError(f"{path}: cpu_mem.pim_config asks for PIM devices, which are not simulated yet")
+    if any("power" in node for node in nodes):
+        _log.warning("%s: power is not simulated yet; its settings are ignored", path)
     found: list[InstanceSpec] = []
     for number, instance in enumerate(instance for node in nodes for instance in node["instances"]):
         where = f"{path}: instance {number}"
         try:
             found.append(_instance(instance, raw, limits))
         except SimjaxError as error:
-            raise SimjaxError(f"{where}: {error}") from None
+            raise SimjaxError(f"{where}: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
         except KeyError as error:
             raise SimjaxError(f"{where}: {error} is missing") from None
         except (TypeError, ValueError, AttributeError, IndexError) as error:
@@ -87,7 +92,7 @@ def _instance(raw: dict[str, Any], cluster: dict[str, Any], limits: EngineLimits
     device, memory = load_device(raw["hardware"]), raw["npu_mem"]
     device = replace(
         device,
-        memory_bytes=int(memory["mem_size"] * 2**30),
+        memory_bytes=int(float(memory["mem_size"]) * 2**30),
         memory_bandwidth_bytes_per_s=float(memory["mem_bw"]) * 1e9,
     )
     flags = {name: raw[name] for name in FLAGS if name in raw}

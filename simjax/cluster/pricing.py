@@ -12,6 +12,7 @@ import numpy as np
 
 from simjax.cluster.spec import InstanceSpec
 from simjax.errors import SimjaxError
+from simjax.hardware import DeviceSpec
 from simjax.latency.bundle import find_bundle, read_bundle
 from simjax.latency.collectives import all_reduce_s
 from simjax.latency.cost import StepCost
@@ -19,6 +20,7 @@ from simjax.latency.profile import HostOverheads, LatencyProfile, compile_profil
 from simjax.latency.profile_file import find_profile, load_profile
 from simjax.latency.stack import stack_costs
 from simjax.latency.tables import Stack, compile_bundle
+from simjax.model import ModelSpec, load_model
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,27 @@ def _from_profile(instance: InstanceSpec, source: CostSource, max_tokens: int, m
     host = source.host(profile.host)
     cost = compile_profile(replace(profile, host=host), model, device, degree, instance.link, max_tokens, max_seqs)
     limits = instance.limits
-    return cost, host, profile_warnings(profile, model, degree, limits.max_num_batched_tokens, limits.max_num_seqs)
+    warnings = profile_warnings(profile, model, degree, limits.max_num_batched_tokens, limits.max_num_seqs)
+    return cost, host, [*_foreign(profile, model, device), *warnings]
+
+
+def _foreign(profile: LatencyProfile, model: ModelSpec, device: DeviceSpec) -> list[str]:
+    """One line each, where a profile that the user chose was measured on another device or another model."""
+    lines = []
+    if profile.device not in (device.name, *device.aliases):
+        lines.append(f"{profile.source}: measured on {profile.device}, used for {device.name}")
+    if profile.model is not None and not _same(profile.model, model):
+        lines.append(f"{profile.source}: measured for {profile.model}, used for {model.name}")
+    return lines
+
+
+def _same(name: str, model: ModelSpec) -> bool:
+    """Whether a model of that name is `model`, or has the same architecture under another name."""
+    try:
+        known = load_model(name)
+    except SimjaxError:
+        return name == model.name
+    return replace(known, name=model.name, max_position_embeddings=model.max_position_embeddings) == model
 
 
 def _power_of_two(n: int) -> int:

@@ -47,12 +47,13 @@ class EngineLimits:
         for name, (least, most) in BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not (least <= value <= most and value == int(value)):
-                raise SimjaxError(f"scheduler.{name}={value}: it must be an integer between {least} and {most}")
+                bound = f"at most {most}" if value > most else f"an integer of at least {least}"
+                raise SimjaxError(f"scheduler.{name}={value}: it must be {bound}")
         if self.kv_cache_dtype != "auto":
             try:
                 dtype_bytes(self.kv_cache_dtype)
             except SimjaxError as error:
-                raise SimjaxError(f"scheduler.kv_cache_dtype={self.kv_cache_dtype}: {error}, auto") from None
+                raise SimjaxError(f"scheduler.kv_cache_dtype: {error} (or auto)") from None
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise SimjaxError(f"scheduler.gpu_memory_utilization={self.gpu_memory_utilization}: it must lie in (0, 1]")
 

@@ -96,7 +96,7 @@ def _check_form(overrides: list[str]) -> None:
         if not equals or not key.strip("+~ ") or key.startswith(("-", "~")):
             raise SimjaxError(f"'{override}' is not an option: options look like key=value (--help lists them)")
         if key.lstrip("+").startswith(("hydra.", "hydra/")):
-            raise SimjaxError(f"'{override}' has no effect: simjax uses Hydra's options only; out=DIR says where results go")
+            raise SimjaxError(f"'{override}' has no effect: Hydra's own settings are not used; out=DIR says where results go")
 
 
 def _refuse_unknown(kind: type, config: DictConfig) -> None:

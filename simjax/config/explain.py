@@ -77,6 +77,8 @@ def _wrong_value(key: str, said: str) -> str:
         return f"{key}={match[1]}: it must be {TYPES.get(match[2], match[2])}"
     if match := re.match(r"Value '(.*)' is not a valid bool", said):
         return f"{key}={match[1]}: it must be true or false"
+    if "ListConfig" in said:
+        return f"{key}: it must be a list, in brackets"
     return f"{key}: {said}"
 
 

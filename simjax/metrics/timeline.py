@@ -12,6 +12,7 @@ from simjax.errors import SimjaxError
 from simjax.metrics.steps import Steps, expand_steps, leap_durations
 
 COLUMNS = ["t_s", "instance", "running", "waiting", "kv_used_fraction", "prompt_tokens_per_s", "output_tokens_per_s", "power_w"]
+MOST_BINS = 5_000_000  # a file of about 500 MB an instance
 
 
 def timeline(result: Result, interval_s: float | None = None, most_bins: int = 500) -> pd.DataFrame:
@@ -39,6 +40,8 @@ def timeline(result: Result, interval_s: float | None = None, most_bins: int = 5
         raise SimjaxError(f"interval_s={interval_s}: the bin width must be a positive number of seconds")
     start, end = _span(result, result.leaps)
     width = default_interval(end - start, most_bins) if interval_s is None else interval_s
+    if (end - start) / width > MOST_BINS:
+        raise SimjaxError(f"interval_s={width:g}: that is more than {MOST_BINS:,} bins for a run of {end - start:g} s; make it longer")
     start = math.floor(start / width) * width
     edges = start + width * np.arange(max(1, math.ceil((end - start) / width)) + 1)
     steps = expand_steps(result.leaps)

@@ -1,0 +1,81 @@
+"""LLMServingSim's cluster files, as they are and broken."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from simjax.cluster.llmservingsim import read_cluster
+from simjax.cluster.spec import EngineLimits
+from simjax.errors import SimjaxError
+from tests.data import data_path
+
+FILES = "llmservingsim/configs/cluster"
+
+
+def minimal() -> dict:
+    instance = {
+        "model_name": "meta-llama/Llama-3.1-8B",
+        "hardware": "RTXPRO6000",
+        "npu_mem": {"mem_size": 96, "mem_bw": 1597, "mem_latency": 0, "mem_util": 0.8},
+        "num_npus": 2,
+        "tp_size": 2,
+        "pd_type": None,
+        "max_num_seqs": 0,
+        "block_size": 32,
+    }
+    return {"num_nodes": 1, "link_bw": [16, 4], "link_latency": 20000, "nodes": [{"num_instances": 1, "instances": [instance]}]}
+
+
+def write(tmp_path, content) -> object:
+    path = tmp_path / "cluster.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_units_and_overrides(tmp_path):
+    (instance,) = read_cluster(write(tmp_path, minimal()), EngineLimits(max_num_batched_tokens=2048))
+    assert instance.tensor_parallel_size == 2
+    assert instance.device.memory_bytes == 96 * 2**30
+    assert instance.device.memory_bandwidth_bytes_per_s == 1597e9
+    assert instance.link is not None
+    assert (instance.link.bandwidth_bytes_per_s, instance.link.latency_s) == (16 * 2**30, pytest.approx(20e-6))
+    limits = instance.limits
+    assert (limits.block_size, limits.gpu_memory_utilization, limits.max_num_batched_tokens) == (32, 0.8, 2048)
+    assert limits.max_num_seqs > 10**5  # 0 is "no limit" there
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"pp_size": 2}, "pp_size=2 is not simulated yet"),
+        ({"pd_type": "prefill"}, "pd_type='prefill' is not simulated yet"),
+        ({"dp_group": "A"}, "dp_group='A' is not simulated yet"),
+        ({"hardware": "RTX9999"}, "unknown device 'RTX9999'"),
+        ({"model_name": "gpt-9"}, "unknown model 'gpt-9'"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(tmp_path, change: dict, message: str):
+    cluster = minimal()
+    cluster["nodes"][0]["instances"][0] |= change
+    with pytest.raises(SimjaxError, match=message):
+        read_cluster(write(tmp_path, cluster), EngineLimits())
+
+
+def test_broken_files(tmp_path):
+    with pytest.raises(SimjaxError, match="no such cluster file"):
+        read_cluster(tmp_path / "none.json", EngineLimits())
+    with pytest.raises(SimjaxError, match=r"cluster.json:1: not valid JSON"):
+        read_cluster(write(tmp_path, "{"), EngineLimits())
+    with pytest.raises(SimjaxError, match="'npu_mem'"):
+        cluster = minimal()
+        del cluster["nodes"][0]["instances"][0]["npu_mem"]
+        read_cluster(write(tmp_path, cluster), EngineLimits())
+
+
+@pytest.mark.parametrize(
+    "name, count", [("single_node_single_instance", 1), ("single_node_multi_instance", 2), ("single_node_4_instance_2TP", 4)]
+)
+def test_example_files_read_unchanged(name: str, count: int):
+    assert len(read_cluster(data_path(f"{FILES}/{name}.json"), EngineLimits())) == count

@@ -1,0 +1,88 @@
+"""Describing a cluster: limits, capacities, groups, and the mistakes one can make."""
+
+from __future__ import annotations
+
+import pytest
+
+from simjax.cluster.from_config import build_cluster, engine_limits
+from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
+from simjax.config.schema import ClusterConfig, SchedulerConfig
+from simjax.errors import SimjaxError
+from simjax.hardware import load_device
+from simjax.model import load_model
+
+LLAMA, H100 = load_model("llama-3.1-8b"), load_device("h100")
+
+
+def build(cluster: ClusterConfig | None = None, **scheduler) -> ClusterSpec:
+    return build_cluster("llama-3.1-8b", "h100", cluster or ClusterConfig(), SchedulerConfig(**scheduler))
+
+
+def test_flags_that_are_not_set_are_vllms_defaults():
+    (instance,) = build(max_num_seqs=7).instances
+    assert instance.limits == EngineLimits(max_num_seqs=7)
+    assert (instance.model, instance.device) == (LLAMA, H100)
+
+
+def test_flags_override_a_base():
+    assert engine_limits(SchedulerConfig(block_size=32), EngineLimits(max_num_seqs=5)) == EngineLimits(max_num_seqs=5, block_size=32)
+
+
+def test_vllm_keeps_one_block_for_itself():
+    instance = InstanceSpec(LLAMA, H100, limits=EngineLimits(num_gpu_blocks_override=2588))
+    assert (instance.num_gpu_blocks, instance.usable_blocks) == (2588, 2587)
+
+
+def test_the_longest_request_is_the_models_context_unless_limited():
+    assert InstanceSpec(LLAMA, H100).longest_request_tokens == 131072
+    assert InstanceSpec(LLAMA, H100, limits=EngineLimits(max_model_len=4096)).longest_request_tokens == 4096
+    unsplit = EngineLimits(max_model_len=4096, enable_chunked_prefill=False, max_num_batched_tokens=2048)
+    assert InstanceSpec(LLAMA, H100, limits=unsplit).longest_request_tokens == 2048
+
+
+def test_groups_differ_in_model_device_degree_and_flags():
+    groups = [
+        {"instances": 2},
+        {"device": "rtx_4090", "max_num_seqs": 64},
+        {"model": "qwen3-32b", "device": "h200", "tensor_parallel_size": 2},
+    ]
+    cluster = build(ClusterConfig(groups=groups, router="least_kv"), block_size=32)
+    found = [(x.model.name, x.device.name, x.tensor_parallel_size, x.limits.max_num_seqs, x.limits.block_size) for x in cluster.instances]
+    assert found == [
+        (LLAMA.name, "h100", 1, 256, 32),
+        (LLAMA.name, "h100", 1, 256, 32),
+        (LLAMA.name, "rtx_4090", 1, 64, 32),
+        ("Qwen/Qwen3-32B", "h200", 2, 256, 32),
+    ]
+    assert cluster.num_devices == 5 and cluster.router == "least_kv"
+
+
+def test_a_link_can_be_given():
+    (instance,) = build(ClusterConfig(link_latency_s=5e-6)).instances
+    assert instance.link is not None
+    assert instance.link.latency_s == 5e-6
+    assert instance.link.bandwidth_bytes_per_s == H100.node.intra_link.bandwidth_bytes_per_s
+
+
+@pytest.mark.parametrize(
+    "cluster, scheduler, message",
+    [
+        ({"router": "least_load"}, {}, "cluster.router=least_load.*did you mean least_loaded"),
+        ({"instances": 0}, {}, "cluster.instances=0"),
+        ({"tensor_parallel_size": -1}, {}, "tensor_parallel_size=-1"),
+        ({"groups": [{"instnces": 2}]}, {}, r"cluster.groups\[0\]: unknown key 'instnces'; did you mean instances"),
+        ({"groups": ["h100"]}, {}, r"cluster.groups\[0\]: a group is a mapping"),
+        ({"groups": [{"instances": 1}, {"instances": 1.5}]}, {}, r"cluster.groups\[1\].instances=1.5"),
+        ({"groups": [{}], "file": "x.json"}, {}, "cluster.file and cluster.groups"),
+        ({}, {"max_num_seqs": 0}, "scheduler.max_num_seqs=0"),
+        ({}, {"gpu_memory_utilization": 1.2}, "scheduler.gpu_memory_utilization=1.2"),
+    ],
+)
+def test_mistakes_are_named(cluster: dict, scheduler: dict, message: str):
+    with pytest.raises(SimjaxError, match=message):
+        build(ClusterConfig(**cluster), **scheduler)
+
+
+def test_a_model_that_does_not_fit_is_named():
+    with pytest.raises(SimjaxError, match="does not fit rtx_4090"):
+        _ = InstanceSpec(load_model("llama-3.1-70b"), load_device("rtx_4090")).num_gpu_blocks

@@ -1,0 +1,76 @@
+"""From cluster and workload to arrays: sizes, padding, routing mode, and requests that can never be served."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from simjax.cluster.pricing import CostSource, price_cluster
+from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
+from simjax.engine.lower import lower
+from simjax.engine.shape import REQUEST_BUCKETS, bucket, slots_for
+from simjax.errors import SimjaxError
+from simjax.hardware import load_device
+from simjax.model import load_model
+from simjax.workload.workload import Workload
+
+SPEC = InstanceSpec(load_model("llama-3.1-8b"), load_device("h100"), limits=EngineLimits(max_num_seqs=32, num_gpu_blocks_override=101))
+PRICES = price_cluster((SPEC,), CostSource())
+
+
+def workload(*lengths: tuple[int, int], **changes) -> Workload:
+    prompt, output = (np.array(x, np.int32) for x in zip(*lengths, strict=True))
+    return dataclasses.replace(Workload(np.arange(len(lengths), dtype=float), prompt, output, source="trace.csv"), **changes)
+
+
+def lowered(work: Workload, router: str = "round_robin", instances: int = 1, **limits):
+    spec = dataclasses.replace(SPEC, limits=dataclasses.replace(SPEC.limits, **limits))
+    cluster = ClusterSpec((spec,) * instances, router)
+    return lower(cluster, price_cluster(cluster.instances, CostSource()), work)
+
+
+def test_padding_never_arrives():
+    params = lowered(workload((10, 2), (20, 3))).params
+    assert params.requests.count == 2
+    assert np.isinf(params.requests.arrival_s[2:]).all() and (params.requests.prompt_tokens[2:] == 1).all()
+    assert params.instances.num_blocks.tolist() == [100]
+
+
+def test_sizes_come_in_buckets():
+    assert [bucket(n, REQUEST_BUCKETS) for n in (1, 512, 513, 19_366, 131_072, 131_073)] == [512, 512, 4_096, 32_768, 131_072, 262_144]
+    assert slots_for(256, 10_000, 4) >= 256 + 8 and slots_for(256, 10, 4) <= 32
+
+
+def test_the_router_stage_exists_only_where_it_is_needed():
+    work = workload((10, 2), (20, 3))
+    assert not lowered(work, "least_loaded").shape.live_routing
+    assert not lowered(work, "round_robin", 3).shape.live_routing
+    assert lowered(work, "least_kv", 3).shape.live_routing
+    closed = dataclasses.replace(work, arrival_s=np.array([0.0, np.inf]), concurrency=1)
+    assert lowered(closed).shape.live_routing and lowered(closed).shape.clients == 1
+
+
+@pytest.mark.parametrize(
+    "lengths, limits, message",
+    [
+        ((1500, 101), {}, r"trace.csv: request 1 \(1500 prompt \+ 101 output tokens\).*KV cache.*holds 1600 tokens \(100 blocks\)"),
+        ((900, 200), {"max_model_len": 1000}, "max_model_len is 1000"),
+        ((900, 200), {"enable_chunked_prefill": False, "max_num_batched_tokens": 512}, "without chunked prefill.*max_num_batched_tokens=512"),
+    ],
+)
+def test_a_request_that_never_fits_is_refused_by_name(lengths, limits, message: str):
+    with pytest.raises(SimjaxError, match=message):
+        lowered(workload((10, 2), lengths), **limits)
+
+
+def test_a_request_that_fits_one_engine_is_not_refused():
+    small = dataclasses.replace(SPEC, limits=dataclasses.replace(SPEC.limits, num_gpu_blocks_override=11))
+    cluster = ClusterSpec((small, SPEC), "round_robin")
+    assert lower(cluster, price_cluster(cluster.instances, CostSource()), workload((1000, 10))).shape.instances == 2
+
+
+def test_an_empty_workload_is_refused():
+    with pytest.raises(SimjaxError, match="empty"):
+        lower(ClusterSpec((SPEC,)), PRICES, Workload(np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.int32), source="trace.csv"))
