@@ -50,7 +50,7 @@ def one_by_one(program: Program, params: list[ClusterParams]) -> list[Any]:
 
 
 def check_equal(states: Any, singles: dict[int, Any], count: int) -> float:
-    """Largest relative difference of the outcomes of `count` requests between designs of a batch and their single runs; stops beyond 1e-9."""
+    """Largest relative difference between designs of a batch and their single runs, over `count` requests; stops beyond 1e-9."""
     outcome, ticks = np.asarray(states.outcome), np.asarray(states.ticks)
     differs = max(common.relative_difference(outcome[i, :count], np.asarray(state.outcome[:count])) for i, state in singles.items())
     if differs > 1e-9 or any(int(state.ticks) != ticks[i] for i, state in singles.items()):

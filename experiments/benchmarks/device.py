@@ -69,16 +69,17 @@ def many_runs(low: Lowered, device: Any, count: int, repeats: int) -> dict[str, 
 
 def main() -> None:
     parser = common.arguments(__doc__, 5)
-    parser.add_argument("--designs", type=int, nargs="+", default=[256, 1024, 4096])
+    parser.add_argument("--designs", type=int, nargs="+", help="batch sizes; unset: 256, and 1024 and 4096 on accelerators")
     options = parser.parse_args()
     here, about, rows = devices(), common.facts(), []
+    counts = options.designs or ([256] if len(here) == 1 else [256, 1024, 4096])
     bare = common.lowered(common.measured_cluster(), common.trace(common.LLAMA_TRACE), log=False)
     four = common.lowered(common.h100_cluster(4, "least_loaded"), common.synthetic(300, 48.0), log=False)
     with jax.enable_x64(True):
         for what, low in {"llama-300": bare, "four instances, least_loaded": four}.items():
             wanted = np.asarray(common.compile_program(low.shape, low.params, here[-1])().outcome)
             rows += [one_run(what, low, device, wanted, options.repeats) for device in here]
-        for count in options.designs:
+        for count in counts:
             rows += [many_runs(bare, device, count, 2) for device in here]
     common.write_table(f"device_{here[0].platform}", rows, about)
     worst = max(row.get("differs_from_cpu", 0.0) for row in rows)

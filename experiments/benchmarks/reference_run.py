@@ -19,8 +19,8 @@ from simjax.latency.cost import StepCost
 from simjax.workload.workload import Workload
 
 sys.path.insert(0, str(ROOT))
-from tests.reference.instance import RefInstance  # noqa: E402
-from tests.reference.simulator import RefRequest, RefResult, simulate  # noqa: E402
+from tests.reference.instance import RefInstance
+from tests.reference.simulator import RefRequest, RefResult, simulate
 
 # The formulas of simjax.latency.attention take their array functions as an argument: on Python floats these are the fast ones.
 SCALARS: Any = SimpleNamespace(where=lambda condition, a, b: a if condition else b, maximum=max)

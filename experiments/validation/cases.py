@@ -25,27 +25,38 @@ TABLES = DATA / "llmservingsim" / "profiles"
 
 @dataclass(frozen=True)
 class Case:
-    """A measured run: its folder, the folder of op tables (None: only profiles), and the workload with token ids."""
+    """A measured run.
+
+    Attributes:
+        name, folder: for us, and under the data folder.
+        tables: whether its kernels were measured.
+        workload: what was replayed, with token ids.
+        startup_s: time the very first step waited to be launched, read off the first stamps.
+        by_count: whether steps can be counted from the start (`guided.follow`).
+    """
 
     name: str
     folder: str
     tables: bool = True
     workload: str | None = None
+    startup_s: float = 0.0
+    by_count: bool = True
 
     @property
     def path(self) -> Path:
         return DATA / self.folder
 
 
+SAME_S = 2e-3  # stamps this close are of the same moment
 BENCH = "llmservingsim/bench"
 LLAMA_WORKLOAD = "llmservingsim/workloads/sharegpt-llama-3.1-8b-300-sps10.jsonl"
 QWEN_WORKLOAD = "llmservingsim/workloads/sharegpt-qwen3-32b-300-sps10.jsonl"
 CASES = {
     case.name: case
     for case in (
-        Case("pro6000-llama-8b", f"{BENCH}/RTXPRO6000/Llama-3.1-8B", workload=LLAMA_WORKLOAD),
-        Case("pro6000-qwen3-32b", f"{BENCH}/RTXPRO6000/Qwen3-32B", workload=QWEN_WORKLOAD),
-        Case("rtx4090-llama-8b", f"{BENCH}/RTX4090/Llama-3.1-8B", workload=LLAMA_WORKLOAD),
+        Case("pro6000-llama-8b", f"{BENCH}/RTXPRO6000/Llama-3.1-8B", workload=LLAMA_WORKLOAD, startup_s=0.067, by_count=False),
+        Case("pro6000-qwen3-32b", f"{BENCH}/RTXPRO6000/Qwen3-32B", workload=QWEN_WORKLOAD, startup_s=0.072),
+        Case("rtx4090-llama-8b", f"{BENCH}/RTX4090/Llama-3.1-8B", workload=LLAMA_WORKLOAD, startup_s=0.387),
     )
 }
 
@@ -119,7 +130,12 @@ def stamps(measured: MeasuredRun, startup_s: float = 0.0) -> Measured:
     """The measured times of first and last tokens on the clock of the first arrival."""
     assert measured.queue_delay_s is not None
     first, last = measured.arrival_s + measured.ttft_s, measured.arrival_s + measured.e2e_s
-    return Measured(first, last, np.unique(np.concatenate([first, last, measured.arrival_s + measured.queue_delay_s])), startup_s=startup_s)
+    queued = measured.arrival_s + measured.queue_delay_s
+    ends = np.unique(np.concatenate([first, last]))
+    # queue stamps are taken right after the end of a step, if the engine was busy
+    late = queued - ends[np.maximum(np.searchsorted(ends, queued, side="right") - 1, 0)]
+    ends = np.unique(np.concatenate([ends, queued[(late < 0.0) | (late > SAME_S)]]))
+    return Measured(first, last, ends[np.append(True, np.diff(ends) > SAME_S)], startup_s=startup_s)
 
 
 def with_caching(limits: Limits, caching: bool = True) -> Limits:

@@ -18,9 +18,6 @@ from experiments.validation.blocks import BlockPool, Chain
 Work = list[tuple[int, int]]  # (new, computed) of the requests in a step
 Price = Callable[[Work], tuple[float, float]]  # -> seconds, of which attention
 
-SNAP = 0.4  # of a step: how far a predicted end may be from a known boundary to be taken for it
-
-
 @dataclass(frozen=True)
 class Limits:
     """vLLM's flags of the engine; `num_blocks` are the usable ones."""
@@ -35,30 +32,36 @@ class Limits:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured, in seconds on the simulation's clock, and how it sets the clock.
+    """What was measured, in seconds on the simulation's clock, and how it guides a replay.
+
+    With it the clock is set to every known end of a step, and a request leaves at the measured time of its last token. When the first
+    tokens come is left to the scheduler: it is the test.
 
     first_s, last_s: float64[R], when the engine gave each request its first and its last token.
-    boundary_s: float64[B], increasing: all moments known to be the end of a step (the engine takes requests in only between steps).
-    late_s: how much longer than its price a step with so many scheduled tokens and chunks takes; only used to count the steps between two
-        known moments, as a biased price would miscount them.
+    ends_s: float64[B], increasing: all moments known to be the end of a step (the engine takes requests in only between steps).
+    late_s: by how much a step with so many scheduled tokens and chunks is later than its price; only used to count the steps between
+        two known moments, which a biased price would miscount.
     startup_s: how long the very first step waited to be launched (kernels that were compiled or loaded only then).
     slack_s: a request whose queue stamp is this much after a formation was still seen by it (the stamp comes from the scheduler itself).
     """
 
     first_s: np.ndarray
     last_s: np.ndarray
-    boundary_s: np.ndarray
+    ends_s: np.ndarray
     late_s: Callable[[int, int], float] = lambda tokens, chunks: 0.0
     startup_s: float = 0.0
     slack_s: float = 2e-3
+    by_count: bool = True
 
-    def end(self, now_s: float, price_s: float, work: Work, given_s: np.ndarray) -> tuple[float, float]:
-        """When the step ends (a given stamp, else a known moment near the expected one, else that), and how far the stamps are apart."""
-        if len(given_s):
-            return max(float(np.median(given_s)), now_s), float(np.ptp(given_s))
-        expected = now_s + price_s + self.late_s(sum(new for new, _ in work), sum(new > 1 for new, _ in work))
-        near = float(self.boundary_s[np.argmin(np.abs(self.boundary_s - expected))])
-        return (near if abs(near - expected) < SNAP * price_s else expected), 0.0
+    def end(self, now_s: float, price_s: float, work: Work, given_s: np.ndarray) -> tuple[float, bool]:
+        """When the step ends, and whether that is known: the next known end unless it is much later than expected."""
+        if self.by_count and len(given_s):
+            return max(float(np.median(given_s)), now_s), float(np.ptp(given_s)) < self.slack_s
+        chunks = sum(new > 1 for new, _ in work)
+        expected = now_s + price_s + self.late_s(sum(new for new, _ in work), chunks)
+        at = int(np.searchsorted(self.ends_s, now_s + self.slack_s))
+        known = at < len(self.ends_s) and self.ends_s[at] < expected + (0.3 if chunks else 0.5) * price_s
+        return (float(self.ends_s[at]) if known else expected), known
 
 
 @dataclass(eq=False)
@@ -72,6 +75,7 @@ class Live:
     computed: int = 0
     generated: int = 0
     preemptions: int = 0
+    done: bool = False
 
     @property
     def target(self) -> int:
@@ -80,7 +84,7 @@ class Live:
 
 @dataclass
 class Steps:
-    """Every step, one entry each: start, end and predicted duration (of which attention), what was in it, and whether the clock was set."""
+    """Every step, one entry each: start, end and predicted duration (of which attention), what was in it, whether the end is measured."""
 
     start_s: list[float] = field(default_factory=list)
     end_s: list[float] = field(default_factory=list)
@@ -91,8 +95,8 @@ class Steps:
     chunks: list[int] = field(default_factory=list)
     decodes: list[int] = field(default_factory=list)
     decode_kv: list[int] = field(default_factory=list)
-    anchors: list[int] = field(default_factory=list)
-    spread_s: list[float] = field(default_factory=list)
+    known: list[bool] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
 
     def array(self, name: str) -> np.ndarray:
         return np.asarray(getattr(self, name))
@@ -102,7 +106,7 @@ class Steps:
 class Replay:
     """What happened: times float64[R] on the engine's clock, counts, and the steps.
 
-    formed_s: when the step that first held a request was formed. hit_tokens: found in the cache at first admission; rehit_tokens,
+    formed_s: when the step that first held a request was formed. tokens: given until the end. hit_tokens: found in the cache at first admission; rehit_tokens,
     recomputed_tokens: found, and computed again, after preemptions.
     """
 
@@ -110,6 +114,7 @@ class Replay:
     formed_s: np.ndarray
     first_s: np.ndarray
     last_s: np.ndarray
+    tokens: np.ndarray
     preemptions: np.ndarray
     hit_tokens: np.ndarray
     rehit_tokens: int
@@ -132,13 +137,14 @@ class Engine:
         self.hit_tokens = np.zeros(len(requests), np.int64)
         self.rehit_tokens = self.recomputed_tokens = 0
         self.clock = measured
+        self.tokens = np.zeros(len(requests), np.int64)
 
     def run(self) -> Replay:
         now, previous = float(self.queued_s[0]), None
         while self.arrived < len(self.requests) or self.waiting or self.running:
             horizon = now if previous is None or not self.limits.async_scheduling else previous
             batch = self._form(now, horizon)
-            finished = [r for r in self.running if r.generated == r.output]
+            finished = [r for r in self.running if r.done]
             for request in finished:  # an asynchronous scheduler hears of them after it has formed the step
                 self.running.remove(request)
                 self.pool.release(request.index)
@@ -152,11 +158,11 @@ class Engine:
             previous, now = now, self._execute(batch, now, horizon)
         preemptions = np.array([r.preemptions for r in self.requests])
         times = (self.scheduled_s, self.formed_s, self.first_s, self.last_s)
-        return Replay(*times, preemptions, self.hit_tokens, self.rehit_tokens, self.recomputed_tokens, self.steps)
+        return Replay(*times, self.tokens, preemptions, self.hit_tokens, self.rehit_tokens, self.recomputed_tokens, self.steps)
 
     def _form(self, now: float, horizon: float) -> list[tuple[Live, int]]:
         if not self.limits.async_scheduling:
-            for request in [r for r in self.running if r.generated == r.output]:
+            for request in [r for r in self.running if r.done]:
                 self.running.remove(request)
                 self.pool.release(request.index)
         slack = 0.0 if self.clock is None else self.clock.slack_s
@@ -180,7 +186,7 @@ class Engine:
         while slot < len(self.running) and budget > 0:
             request = self.running[slot]
             slot += 1
-            if request.generated == request.output:
+            if request.done:
                 continue
             new, victim = min(request.target - request.computed, budget), None
             while victim is not request and not self.pool.grow(request.index, self._blocks(request.computed + new)):
@@ -192,7 +198,7 @@ class Engine:
         return batch, budget, preempted
 
     def _preempt(self) -> Live:
-        victim = next(r for r in reversed(self.running) if r.generated < r.output)
+        victim = next(r for r in reversed(self.running) if not r.done)
         self.running.remove(victim)
         self.pool.release(victim.index)
         victim.computed, victim.preemptions = 0, victim.preemptions + 1
@@ -226,21 +232,25 @@ class Engine:
         """Run a formed step and return its end."""
         work = [(new, request.computed) for request, new in batch]
         seconds, attention_s = self.price(work)
-        tokens = [request for request, new in batch if request.computed + new == request.target]
-        firsts = [request.index for request in tokens if request.generated == 0]
-        lasts = [request.index for request in tokens if request.generated + 1 == request.output]
-        end, spread, anchors = now + seconds, 0.0, 0
+        end, known = now + seconds, False
         if self.clock is not None:
-            given = np.concatenate([self.clock.first_s[firsts], self.clock.last_s[lasts]])
-            end, spread, anchors = *self.clock.end(now, seconds, work, given), len(given)
+            tokens = [r for r, new in batch if r.computed + new == r.target]
+            given = [self.clock.first_s[r.index] for r in tokens if r.generated == 0]
+            given += [self.clock.last_s[r.index] for r in tokens if r.generated + 1 == r.output]
+            end, known = self.clock.end(now, seconds, work, np.array(given))
         for request, new in batch:
             request.computed += new
-        for request in tokens:
+            if request.computed < request.target:
+                continue
             request.generated += 1
-        self.first_s[firsts], self.last_s[lasts] = end, end
+            if request.generated == 1:
+                self.first_s[request.index] = end
+            request.done = request.generated == request.output if self.clock is None or self.clock.by_count else end >= self.clock.last_s[request.index] - 1e-6
+            if request.done:
+                self.last_s[request.index], self.tokens[request.index] = end, request.generated
         decodes = [computed for new, computed in work if new == 1]
         prefill = [new for new, _ in work if new > 1]
-        row = (now, end, seconds, attention_s, horizon, sum(prefill), len(prefill), len(decodes), sum(decodes), anchors, spread)
+        row = (now, end, seconds, attention_s, horizon, sum(prefill), len(prefill), len(decodes), sum(decodes), known, work)
         for name, value in zip(Steps.__dataclass_fields__, row, strict=True):
             getattr(self.steps, name).append(value)
         return end

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 MAIN = """\
 simjax: simulate clusters that serve large language models
 
@@ -21,7 +23,11 @@ examples
   simjax run
   simjax run model=qwen3-32b device=h200 cluster.instances=2 cluster.router=least_loaded workload.rate=8
   simjax run workload=trace workload.file=trace.csv scheduler.max_num_seqs=128 out=results
-  simjax trace describe AzureLLMInferenceTrace_conv.csv
+  simjax trace describe trace.csv
+
+Options are Hydra overrides: key=value, lists in brackets, null for "unset"; quote what the shell would read.
+Exit code: 0, also when a run stops at sim.max_ticks (see status in summary.json); 2 for a mistake, told in one line;
+130 after Ctrl-C.
 """
 
 RUN = """\
@@ -36,9 +42,11 @@ what runs where
                                    or the path of a YAML file like profiles/hardware/h100.yaml
   cluster.instances=1              engines
   cluster.tensor_parallel_size=1   devices an engine is spread over
-  cluster.router=round_robin       round_robin | random | least_loaded | least_kv
-  cluster.groups=[...]             engines of several kinds: '[{{instances: 2, device: h100}}, {{device: l40s, max_num_seqs: 64}}]'
-  cluster.file=FILE.json           a cluster in LLMServingSim's schema
+  cluster.router=round_robin       {routers}
+  cluster.groups=[...]             engines of several kinds, each with its instances, model, device, degree, limits:
+                                   'cluster.groups=[{{instances: 2, device: h100}}, {{device: l40s, max_num_seqs: 64}}]'
+  cluster.file=FILE.json           a cluster in LLMServingSim's schema; the limits it sets win over scheduler.*
+  cluster.link_bandwidth_bytes_per_s=B  cluster.link_latency_s=S   between the devices of an engine
 
 engine limits (vLLM's flags)
   scheduler=NAME                   {schedulers}
@@ -49,36 +57,51 @@ engine limits (vLLM's flags)
 
 requests
   workload=NAME                    {workloads}
-  workload.rate=4                  requests/s          workload.num_requests=300   workload.duration_s=60   workload.seed=0
-  workload.prompt.mean=860         workload.output.mean=650       (dist, cv, min, max: see --cfg)
-  workload=trace workload.file=F   LLMServingSim, vLLM bench, Azure, BurstGPT, Mooncake, Vidur, or arrival_s,prompt_tokens,output_tokens
+  workload.rate=4                  requests/s
+  workload.num_requests=300        workload.duration_s=60         workload.seed=0
+  workload.prompt.mean=860         workload.output.mean=650
+  workload.prompt.dist=lognormal   fixed (tokens) | uniform (low, high) | lognormal (mean or median, cv or sigma) |
+                                   zipf (alpha, max) | trace (file); min and max clip; the same for workload.output
+  workload=trace workload.file=F   LLMServingSim, vLLM bench, Azure, BurstGPT, Mooncake, Vidur,
+                                   or a CSV with arrival_s,prompt_tokens,output_tokens
   workload=closed_loop workload.concurrency=32 workload.think_s=0
 
 what a step costs
   profile=FILE.yaml                a latency profile (default: the one shipped for the device and the model)
   profile.bundle_root=DIR          measured op tables in DIR/<device>/<model>/<variant>/tp<N>
-  profile.step_s=S  profile.api_pre_s=S  profile.api_post_s=S      host and API times in seconds
+  profile.variant=bf16             which tables
+  profile.step_s=S  profile.api_pre_s=S  profile.api_post_s=S      host and API times (default: the profile's)
 
 results
-  out=DIR                          summary.json, requests.csv, timeseries.csv, config.yaml, plots (default: a dated folder under outputs/)
-  slo.ttft_s=S  slo.tpot_s=S  slo.e2e_s=S      goodput under these limits
-  plots=false  timeline_interval_s=1  sim.leap=true  sim.max_ticks=N
+  out=DIR                          where they go (default: a dated folder under outputs/)
+                                   summary.json     status, latencies (mean, p50 ... max), throughput, KV use
+                                   requests.csv     a row a request: arrival, first step, first and last token
+                                   timeseries.csv   a row a bin and instance: running, waiting, KV use, tokens/s
+                                   config.yaml      the whole configuration
+                                   latency_cdf.png, timeline.png (plots=false: none)
+  slo.ttft_s=S  slo.tpot_s=S  slo.e2e_s=S      adds attainment and goodput under these limits
+  timeline_interval_s=S            width of a bin
+  sim.max_ticks=N                  stop there with status tick_limit
+  sim.leap=false                   step by step: the same results, slower
 """
 
 VALIDATE = """\
 simjax validate: replay a measured run and compare it with its simulation
 
-usage: simjax validate measured=DIR [key=value ...]
+usage: simjax validate DIR [key=value ...]
 
-  measured=DIR              config.json (LLMServingSim's schema), vllm/meta.json, vllm/requests.jsonl, vllm/timeseries.csv
-                            or trace.csv.gz with server_config.json in the parent folder
-                            or inference-perf's exp-config.yaml and requests.csv.gz
+  measured=DIR              the same as naming DIR; a folder that holds
+                              vllm/{{requests.jsonl,meta.json,timeseries.csv}} and LLMServingSim's config.json, or
+                              trace.csv or trace.csv.gz, with server_config.json beside it or in the parent folder, or
+                              inference-perf's exp-config.yaml and requests.csv.gz
   profile.bundle_root=DIR   step costs from measured op tables in DIR/<device>/<model>/<variant>/tp<N>
   profile=FILE.yaml         step costs from a latency profile (default: the shipped one)
-  device=NAME  model=NAME   what the run does not record, or records otherwise
+  profile.step_s=S  profile.api_pre_s=S  profile.api_post_s=S      host and API times in seconds
+  device=NAME  model=NAME  cluster.tensor_parallel_size=N          what the run does not record, or records otherwise
   scheduler.KEY=VALUE       as in simjax run; default: what the run recorded
   workload.file=FILE        the trace that was replayed, checked against the measured requests
-  out=DIR                   validation.json, summary.json, requests.csv, timeseries.csv, overlay plots
+  out=DIR                   where results go (default: a dated folder under outputs/): validation.json, summary.json,
+                            requests.csv, timeseries.csv, config.yaml, overlay plots (plots=false: none)
 """
 
 DESCRIBE = """\
@@ -86,40 +109,51 @@ simjax trace describe: statistics of a request trace
 
 usage: simjax trace describe FILE [key=value ...]
 
+  FILE                                    CSV, JSON Lines or Parquet, gzip too
   workload.format=auto                    {formats}
   workload.on_bad_row=error|skip          malformed rows stop the command, or are skipped and counted
   workload.start_s=S  workload.end_s=S    a window       workload.num_requests=N    the first N
   workload.rate=R  workload.rate_scale=F  stretched or compressed to a rate, or by a factor
-  out=DIR                                 description.json and trace.png (default: a dated folder under outputs/)
+  workload.jitter_s=S                     spreads the arrivals of a clock that ticks so coarsely
+  out=DIR                                 description.json, trace.png, config.yaml (default: a folder under outputs/)
 """
 
 FIT = """\
 simjax profile fit: turn measured op tables into a compact latency profile
 
-usage: simjax profile fit bundle=DIR [out=PROFILE.yaml]
+usage: simjax profile fit DIR [out=PROFILE.yaml]
 
-  bundle=DIR   a profile bundle: meta.yaml and tp<N>/dense.csv, per_sequence.csv, attention.csv (, moe.csv, skew.csv)
+  bundle=DIR   the same as naming DIR; with meta.yaml and tp<N>/{{dense,per_sequence,attention}}.csv (moe.csv, skew.csv)
   out=PATH     where to write: a .yaml file, or a folder for profile.yaml (default: a dated folder under outputs/)
+
+Then: simjax run device=... model=... profile=PROFILE.yaml
 """
+
+_COLUMN, _WIDTH = 35, 120  # where the right column starts, and the longest line
 
 
 def text(command: str | None) -> str:
     """The help of a command (a key of `simjax.config.compose.SCHEMAS`), or of the program."""
-    from simjax.hardware import device_names
-    from simjax.model import model_names
-    from simjax.paths import CONF
-    from simjax.workload.formats import FORMATS
-
-    def options(group: str) -> str:
-        return " | ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
-
     if command is None:
         return MAIN
+    from simjax.cluster.spec import ROUTERS
+    from simjax.config.explain import group_options
+    from simjax.hardware import device_names
+    from simjax.model import model_names
+    from simjax.workload.formats import FORMATS
+
     template = {"run": RUN, "validate": VALIDATE, "describe": DESCRIBE, "fit": FIT}[command]
     return template.format(
-        models=", ".join(model_names()),
-        devices=", ".join(device_names()),
-        schedulers=options("scheduler"),
-        workloads=options("workload"),
-        formats=" | ".join(["auto", *FORMATS]),
+        models=_list(model_names()),
+        devices=_list(device_names()),
+        routers=_list(list(ROUTERS)),
+        schedulers=_list(group_options("scheduler")),
+        workloads=_list(group_options("workload")),
+        formats=_list(["auto", *FORMATS], _COLUMN + 7),
     )
+
+
+def _list(names: list[str], column: int = _COLUMN) -> str:
+    """Choices, wrapped so that they stay in their column."""
+    lines = textwrap.wrap(" | ".join(names), _WIDTH - column, break_long_words=False, break_on_hyphens=False)
+    return f"\n{' ' * column}".join(lines)

@@ -33,7 +33,7 @@ def results_in(out: str | None, command: str) -> Iterator[Path]:
         SimjaxError: it is a file, or cannot be made or written to.
     """
     path = _dated(command) if out is None else Path(out).expanduser()
-    if not path.parts:
+    if out is not None and not out.strip():
         raise SimjaxError("out= is empty; give a directory, or leave it out for a dated one under outputs/")
     made = not path.exists()
     try:

@@ -10,7 +10,7 @@ from simjax.errors import SimjaxError
 def execute(config: ValidateConfig, as_yaml: str) -> None:
     """Replay a measured run, print measured against simulated, write the report and plots."""
     if not config.measured:
-        raise SimjaxError("no measured run given: simjax validate measured=DIR")
+        raise SimjaxError("no measured run given: simjax validate DIR")
     use_compilation_cache()
     from simjax.metrics import write_json, write_results
     from simjax.validate import compare, comparison_table, validate

@@ -43,7 +43,7 @@ class DecodeBatch:
 
 
 def steps_within_blocks(batch: DecodeBatch, free: Array, block_size: Array, wanted: Array) -> Array:
-    """A number of decode steps, int32 >= 0, that the free blocks surely allow to all running requests; never more than they do allow.
+    """A number of decode steps, int32 >= 0, that the free blocks surely allow to all running requests: never more than they do.
 
     The larger of two bounds: one from whole blocks (good when many are free), and only if that is less than `wanted`, one from counting, for
     a few numbers of steps m up to a block, the requests whose last block has fewer than m tokens of room (good when almost none is free).
@@ -110,7 +110,7 @@ def leap(limits: InstanceParams, cost: CostRow, f: Formation, plan: Plan, batch:
 
 
 def _choose(f: Formation, busy: Plan, plan: Plan, tokens: Array, now_s: Array, horizon_s: Array) -> Plan:
-    """A busy plan; or none: go on forming, form again with open eyes (an engine that was busy, or has requests on their way out), or sleep."""
+    """A busy plan; or none: go on forming, form again (an engine that was busy, or has requests on their way out), or sleep."""
     steps = jnp.where(f.unfinished | (tokens == 0), 0, busy.steps)
     again = f.unfinished | (horizon_s < now_s) | f.leaving
     idle_end_s = jnp.where(again, now_s, jnp.maximum(f.next_queued_s, now_s))

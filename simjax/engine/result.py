@@ -59,7 +59,8 @@ class LeapLog:
         steps: int32[L], at least 1.
         prompt_tokens: int32[L], prefill tokens computed in step 1 (recomputed ones after a preemption included).
         first_outputs: int32[L], output tokens that step 1 emits.
-        decodes: int32[L], those of `first_outputs` whose request also got a token in the step before: their inter-token gap is the step's time.
+        decodes: int32[L], those of `first_outputs` whose request also got a token in the step before: their inter-token gap is the step's
+        time.
         outputs: int32[L], output tokens that each of the steps 2.. emits (all are decodes).
         resumed: int32[L], those of `first_outputs` that come after a pause (preemption, or a step that left the request out).
         resumed_gap_s: float64[L], sum of the inter-token gaps of the `resumed` ones.

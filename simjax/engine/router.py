@@ -1,7 +1,7 @@
 """The router: which instance an arriving request goes to.
 
-Every policy is a score per instance, the lowest wins, and a starting point from which ties are broken in turn. Round robin and random are the
-policies in which all scores tie, so their choices are known before the run.
+Every policy is a score per instance, the lowest wins, and a starting point from which ties are broken in turn. Round robin and random are
+the policies in which all scores tie, so their choices are known before the run.
 """
 
 from __future__ import annotations

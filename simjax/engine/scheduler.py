@@ -1,7 +1,8 @@
 """The scheduler: vLLM V1's rules for which requests are in the next step, and with how many tokens.
 
-Running requests come first, in admission order; if blocks run out the tail is preempted. Then waiting ones, first come first served. Both see
-only what happened up to the `horizon`: later arrivals are not there yet, and requests that finished later still hold their seat and blocks.
+Running requests come first (here), in admission order; if blocks run out the tail is preempted. Then waiting ones (`admission`), first come
+first served. Both see only what happened up to the `horizon`: later arrivals are not there yet, and requests that finished later still hold
+their seat and blocks.
 """
 
 from __future__ import annotations
@@ -50,21 +51,6 @@ class Formation:
     next_queued_s: Array
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Candidates:
-    """Never-admitted requests at the head of the queue, arrays over the W entries of the window.
-
-    Attributes: request int32 (index), exists bool, queued_s float64, prompt and final int32 tokens.
-    """
-
-    request: Array
-    exists: Array
-    queued_s: Array
-    prompt: Array
-    final: Array
-
-
 def capped(need: Array, limits: InstanceParams) -> Array:
     """Tokens a request may compute in one step under `long_prefill_token_threshold`."""
     threshold = limits.long_prefill_token_threshold
@@ -74,8 +60,8 @@ def capped(need: Array, limits: InstanceParams) -> Array:
 def schedule_running(limits: InstanceParams, e: Instance, horizon_s: Array) -> tuple[Instance, Formation]:
     """Give the running requests their tokens, and preempt from the tail what the blocks cannot hold.
 
-    Every running request is in every step: what one needs never grows while it runs, except for the last one admitted, whose first chunk may
-    have been cut to what was left of the budget. So only the last can be short of tokens.
+    Every running request is in every step: what one needs never grows while it runs, except for the last one admitted, whose first chunk
+    may have been cut to what was left of the budget. So only the last can be short of tokens.
     """
     s = e.slots
     position = jnp.arange(s.request.shape[0], dtype=jnp.int32)
@@ -104,7 +90,9 @@ def schedule_running(limits: InstanceParams, e: Instance, horizon_s: Array) -> t
         hopeless=jnp.zeros((), bool),
         next_queued_s=jnp.full((), NEVER, jnp.float64),
     )
-    return jax.lax.cond(formation.blocks > limits.num_blocks, preempt, lambda limits, e, f, *_: (e, f), limits, e, formation, running, blocks)
+    return jax.lax.cond(
+        formation.blocks > limits.num_blocks, preempt, lambda limits, e, f, *_: (e, f), limits, e, formation, running, blocks
+    )
 
 
 def preempt(limits: InstanceParams, e: Instance, f: Formation, running: Array, blocks: Array) -> tuple[Instance, Formation]:
@@ -123,79 +111,3 @@ def preempt(limits: InstanceParams, e: Instance, f: Formation, running: Array, b
     (victims, freed, unspent), _, _ = reduce_slots([victim, jnp.where(victim, blocks, 0), jnp.where(victim, s.new, 0)])
     f = dataclasses.replace(f, budget=f.budget + unspent, seats=f.seats - victims, blocks=f.blocks - freed, preempted=victims)
     return dataclasses.replace(e, slots=slots, n=n, parked=e.parked + e.n - n), f
-
-
-def admit_waiting(
-    limits: InstanceParams, e: Instance, f: Formation, queue: Candidates, now_s: Array, horizon_s: Array, slots_free_to: int
-) -> tuple[Instance, Formation]:
-    """Take in waiting requests, preempted ones first, while tokens, seats and blocks last; nobody overtakes, nobody is preempted for them.
-
-    `queue` lists never-admitted requests as if none were preempted: entry w - parked stands behind the preempted ones.
-    """
-    W = queue.request.shape[0]
-    w = jnp.arange(W)
-    window = jax.tree.map(lambda x: jax.lax.dynamic_slice(x, (e.n,), (W,)), e.slots)
-    resumed = w < e.parked
-    behind = lambda x: jnp.take(x, jnp.clip(w - e.parked, 0, W - 1))  # noqa: E731
-    exists = resumed | behind(queue.exists)
-    queued_s = jnp.where(resumed, -NEVER, behind(queue.queued_s))
-    visible = exists & (queued_s <= horizon_s)
-    length = jnp.where(resumed, window.target, behind(queue.prompt))
-    final = jnp.where(resumed, window.final, behind(queue.final))
-    passed = resumed & (window.target >= window.final)  # finished among the preempted: takes no seat, only its slot is passed by
-
-    before = lambda x: jnp.cumsum(x) - x  # noqa: E731
-    need = jnp.where(passed, 0, capped(length, limits))
-    chunk = jnp.clip(f.budget - before(need), 0, need)
-    chunk_blocks = blocks_of(chunk, limits.block_size)
-    asked = jnp.where(limits.reserve_full_isl, blocks_of(length, limits.block_size), chunk_blocks)
-    fits = f.blocks + before(chunk_blocks) + asked <= limits.num_blocks
-    has_seat = f.seats + before((~passed).astype(jnp.int32)) < limits.max_num_seqs
-    has_budget = (chunk > 0) & (limits.enable_chunked_prefill | (chunk == need))
-    has_slot = e.n + w < slots_free_to
-    ok = visible & (passed | (has_budget & has_seat & fits)) & has_slot & (f.preempted == 0)
-    ok = jnp.cumsum(~ok) == 0
-
-    taken = ok & ~passed
-    n_ok = jnp.sum(ok, dtype=jnp.int32)
-    from_parked = jnp.minimum(e.parked, n_ok)
-    fresh = taken & ~resumed
-    pick = lambda mask, new, old: jnp.where(mask, new, old).astype(old.dtype)  # noqa: E731
-    written = dataclasses.replace(
-        window,
-        request=pick(fresh, behind(queue.request), window.request),
-        computed=pick(taken, 0, window.computed),
-        target=pick(fresh, length, window.target),
-        final=pick(fresh, final, window.final),
-        new=pick(taken, chunk, window.new),
-        preemptions=pick(fresh, 0, window.preemptions),
-        scheduled_s=pick(fresh, now_s, window.scheduled_s),
-        first_token_s=pick(fresh, NEVER, window.first_token_s),
-        token_s=pick(fresh, NEVER, window.token_s),
-    )
-    slots = jax.tree.map(lambda x, part: jax.lax.dynamic_update_slice(x, part, (e.n,)), e.slots, written)
-
-    seats = f.seats + jnp.sum(taken, dtype=jnp.int32)
-    first_out = w == n_ok
-    too_big = jnp.any(first_out & visible & ~fits & (limits.reserve_full_isl | (chunk > 0)))
-    formation = dataclasses.replace(
-        f,
-        budget=f.budget - jnp.sum(jnp.where(taken, chunk, 0), dtype=jnp.int32),
-        seats=seats,
-        blocks=f.blocks + jnp.sum(jnp.where(taken, chunk_blocks, 0), dtype=jnp.int32),
-        admitted=n_ok,
-        unfinished=(n_ok == W) | (e.n + n_ok >= slots_free_to),
-        refused=jnp.any(first_out & visible),
-        # Seats and blocks are only given back by finishing requests; a preemption or a held seat changes the picture a step later.
-        hopeless=((seats >= limits.max_num_seqs) | too_big) & (f.preempted == 0) & ~f.held,
-        next_queued_s=jnp.min(jnp.where(first_out & exists & ~visible, queued_s, NEVER)),
-    )
-    e = dataclasses.replace(
-        e,
-        slots=slots,
-        n=e.n + n_ok,
-        parked=e.parked - from_parked,
-        head=e.head + n_ok - from_parked,
-        queued_tokens=e.queued_tokens - jnp.sum(jnp.where(fresh, length, 0), dtype=jnp.int64),
-    )
-    return e, formation

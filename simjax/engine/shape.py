@@ -19,7 +19,8 @@ class EngineShape:
         instances: N.
         window: W, waiting requests a tick looks at; a formation that admits more goes on in the next tick.
         clients: C, requests in flight of a closed loop; 0 when arrivals are known (open loop).
-        live_routing: whether the router looks at the cluster when a request arrives. Without it every request's instance is known before the
+        live_routing: whether the router looks at the cluster when a request arrives. Without it every request's instance is known before
+        the
             run (one instance, round robin, random in an open loop), arrivals are no events of their own and a tick has no router stage.
         leap: whether pure-decode steps are taken many at a time.
         log_rows: ticks whose leaps are logged before the host collects them; 0 keeps no log.

@@ -82,7 +82,7 @@ class Plan:
     preempted_tokens: Array
 
     def due_s(self) -> Array:
-        """When the engine needs the next look; -infinity in the middle of an event (a formation that goes on), which nothing may interrupt."""
+        """When the engine needs the next look; -infinity in the middle of an event, a formation that goes on: nothing may come between."""
         return jnp.where((self.steps == 0) & ~self.open, -NEVER, self.end_s)
 
 
@@ -94,7 +94,8 @@ class Instance:
     Attributes:
         slots, plan: see there.
         n, parked: int32, boundaries in the slots.
-        head, tail: int32, its queue of never-admitted requests is entries [head, tail) of the instance's routing list. Without live routing the
+        head, tail: int32, its queue of never-admitted requests is entries [head, tail) of the instance's routing list. Without live
+        routing the
             list is complete from the start, and its later entries have not arrived yet.
         queued_tokens: int64, prompt tokens in that queue (kept by live routing only).
     """

@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.admission import admit_waiting, waiting_window
 from simjax.engine.commit import Emitted, commit, release_one
 from simjax.engine.leap import plan_next
 from simjax.engine.params import ClusterParams, InstanceParams
-from simjax.engine.router import arrival_of, next_arrival_s, route_one
-from simjax.engine.scheduler import Candidates, admit_waiting, schedule_running
+from simjax.engine.router import next_arrival_s, route_one
+from simjax.engine.scheduler import schedule_running
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClosedLoop, ClusterState, Instance
 from simjax.latency.cost import row
@@ -64,8 +65,9 @@ def tick(shape: EngineShape, params: ClusterParams, state: ClusterState, log: Le
     e, emitted = commit(limits, before)
     e, request, outcome = release_one(e, jnp.asarray(i), limits.api_post_s, shape.requests)
     e, formation = schedule_running(limits, e, horizon_s)
-    queue = queue_window(shape, params, state, i, e)
-    e, formation = admit_waiting(limits, e, formation, queue, now_s, horizon_s, shape.slots)
+    waiting = waiting_window(shape, params, state, i, e)
+    # Materialised once: XLA would repeat the admission inside every array that is computed from it.
+    e, formation = jax.lax.optimization_barrier(admit_waiting(limits, e, formation, waiting, now_s, horizon_s))
     e = dataclasses.replace(e, plan=plan_next(shape, limits, row(params.cost, limits.cost), e, formation, now_s, horizon_s))
 
     if shape.live_routing:
@@ -84,24 +86,6 @@ def tick(shape: EngineShape, params: ClusterParams, state: ClusterState, log: Le
         ),
     )
     return state, None if log is None else _note(log, i, before, emitted, due)
-
-
-def queue_window(shape: EngineShape, params: ClusterParams, state: ClusterState, i: Array | int, e: Instance) -> Candidates:
-    """The next W never-admitted requests of instance i."""
-    w = jnp.arange(shape.window, dtype=jnp.int32)
-    if shape.instances > 1:
-        listed = jax.lax.dynamic_slice(state.routes, (i, e.head), (1, shape.window))[0]
-    else:
-        listed = e.head + w
-    request = jnp.minimum(listed, shape.requests - 1)
-    prompt = params.requests.prompt_tokens[request]
-    return Candidates(
-        request=request,
-        exists=e.head + w < e.tail,
-        queued_s=arrival_of(params, state, request) + params.instances.api_pre_s[i],
-        prompt=prompt,
-        final=prompt + params.requests.output_tokens[request],
-    )
 
 
 def _answer(

@@ -25,12 +25,13 @@ def write_results(
     request that was never routed. `timeseries.csv` is `timeline(result, interval_s)`; it is left out when the run has no leap log.
     Floats are written with the fewest digits that read back to the same double.
     """
-    out.mkdir(parents=True, exist_ok=True)
     summary = summarize(result, slo, gpus)
+    bins = None if result.leaps is None else timeline(result, interval_s)  # before anything is written: the interval may be impossible
+    out.mkdir(parents=True, exist_ok=True)
     write_json(summary, out / "summary.json")
     requests_frame(result.requests).to_csv(out / "requests.csv", index=False, lineterminator="\n")
-    if result.leaps is not None:
-        timeline(result, interval_s).to_csv(out / "timeseries.csv", index=False, lineterminator="\n")
+    if bins is not None:
+        bins.to_csv(out / "timeseries.csv", index=False, lineterminator="\n")
     return summary
 
 

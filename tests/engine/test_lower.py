@@ -57,7 +57,11 @@ def test_the_router_stage_exists_only_where_it_is_needed():
     [
         ((1500, 101), {}, r"trace.csv: request 1 \(1500 prompt \+ 101 output tokens\).*KV cache.*holds 1600 tokens \(100 blocks\)"),
         ((900, 200), {"max_model_len": 1000}, "max_model_len is 1000"),
-        ((900, 200), {"enable_chunked_prefill": False, "max_num_batched_tokens": 512}, "without chunked prefill.*max_num_batched_tokens=512"),
+        (
+            (900, 200),
+            {"enable_chunked_prefill": False, "max_num_batched_tokens": 512},
+            "without chunked prefill.*max_num_batched_tokens=512",
+        ),
     ],
 )
 def test_a_request_that_never_fits_is_refused_by_name(lengths, limits, message: str):

@@ -1,0 +1,116 @@
+"""Commands, help, and what surrounds a run: processes, pipes, the compilation cache."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cli.conftest import Cli, one_line
+
+COMMANDS = ["run", "validate", "trace describe", "profile fit"]
+SMALL = ["workload.num_requests=12", "plots=false"]
+
+
+def process(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "simjax", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]], ids=" ".join)
+def test_help_lists_every_command(cli: Cli, words: list[str]) -> None:
+    said = cli(*words)
+    assert said.code == 0
+    assert said.err == ""
+    for command in COMMANDS:
+        assert f"  {command} " in said.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command(cli: Cli, command: str) -> None:
+    asked = [cli(*command.split(), "--help"), cli("help", *command.split()), cli(command.split()[0], "-h")]
+    for said in asked:
+        assert said.code == 0
+        assert said.out.startswith(f"simjax {command}: ")
+        assert "usage: simjax " + command in said.out
+        assert "{models}" not in said.out, "a placeholder was left"
+        assert "{formats}" not in said.out, "a placeholder was left"
+        assert max(len(line) for line in said.out.splitlines()) <= 120
+
+
+def test_help_of_run_names_the_shipped_choices(cli: Cli) -> None:
+    said = cli("run", "--help").out.split()
+    for choice in ("llama-3.1-8b", "h100", "rtx_pro_6000", "least_loaded", "vllm_small", "closed_loop", "scheduler.max_num_seqs=256"):
+        assert choice in said
+
+
+def test_version(cli: Cli) -> None:
+    said = cli("--version")
+    assert said.out.startswith("simjax ")
+    assert said.out.split()[1][0].isdigit()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["rum"], "unknown command 'rum'; did you mean run?"),
+        (["trace"], "unknown command 'trace'; did you mean trace describe?"),
+        (["profile", "fti", "x=1"], "unknown command 'profile fti'; did you mean profile fit?"),
+        (["xyzzy"], "unknown command 'xyzzy'; known: profile fit, run, trace describe, validate"),
+        (["run", "-m", "device=h100,h200"], "sweeps over several points (-m) do not exist yet; run one point at a time"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else None,
+)
+def test_unknown_command(cli: Cli, words: list[str], line: str) -> None:
+    assert one_line(cli(*words)) == line
+
+
+def test_cfg_prints_the_configuration_and_runs_nothing(cli: Cli) -> None:
+    said = cli("run", "--cfg", "job", "device=h200", "scheduler=vllm_small", "workload.rate=9")
+    config = yaml.safe_load(said.out)
+    assert said.code == 0
+    assert (config["device"], config["scheduler"]["max_num_batched_tokens"], config["workload"]["rate"]) == ("h200", 2048, 9.0)
+    assert not Path("outputs").exists()
+
+
+def test_module_and_command_work_from_any_directory(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first = process("run", *SMALL, "out=a", cwd=tmp_path, XDG_CACHE_HOME=str(cache))
+    assert first.returncode == 0, first.stderr
+    assert "12 of 12 requests" in first.stdout
+    assert all(line.startswith("warning: ") for line in first.stderr.splitlines())
+    stored = list((cache / "simjax").rglob("*-cache"))
+    assert any("advance" in path.name for path in stored), "the engine's program is not in the persistent compilation cache"
+    second = process("run", *SMALL, "out=b", cwd=tmp_path, XDG_CACHE_HOME=str(cache))
+    assert sorted((cache / "simjax").rglob("*-cache")) == sorted(stored), "the second process compiled again"
+    assert (tmp_path / "a" / "requests.csv").read_bytes() == (tmp_path / "b" / "requests.csv").read_bytes()
+    assert second.stderr == first.stderr
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    said = process("run", *SMALL, cwd=tmp_path, XDG_CACHE_HOME=str(blocked))
+    assert said.returncode == 0, said.stderr
+
+
+def test_a_mistake_in_a_process_is_one_line(tmp_path: Path) -> None:
+    said = process("run", "modle=x", cwd=tmp_path)
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr == "simjax: error: unknown option 'modle'; did you mean model or profile?\n"
+
+
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m simjax run --help | true"
+    said = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert said.stderr == ""
+
+
+def test_results_that_cannot_be_written_are_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "out/summary.json")
+
+    monkeypatch.setattr("simjax.metrics.write_results", full)
+    assert one_line(cli("run", *SMALL)) == "out/summary.json: No space left on device"
