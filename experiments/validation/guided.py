@@ -13,20 +13,28 @@ from experiments.validation.replay import Replay, replay
 DECODES = np.array([1, 4, 7, 10, 14, 20, 28, 36, 41, 48, 56, 65, 73, 81, 92, 100, 110, 120, 126, 128, 130, 300])
 TOKENS = np.arange(0, 2200, 64)
 LONG_STEPS = 8  # between two known moments: with more steps their number is not sure
-WRONG = 0.15  # of a step: an interval that is further off was miscounted or disturbed, and is left out
+WRONG = 0.3  # of a step (of the interval if its steps were counted): what is further from the expectation was disturbed, and is left out
+PASSES = 5
 
 Curve = Callable[[int], float]
+Late = Callable[[int, int], float]  # by scheduled tokens and chunks
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Steps first..last (inclusive) between two known moments: measured and predicted seconds, and how many of the steps hold a chunk."""
+    """Steps first..last (inclusive) between two known moments.
+
+    measured_s, price_s, expected_s: their duration, its price, and the price with the lateness that the replay counted steps with. mixed:
+    how many of the steps hold a chunk. counted: their number is known from the requests' tokens, not from `expected_s`.
+    """
 
     first: int
     last: int
     measured_s: float
     price_s: float
+    expected_s: float
     mixed: int
+    counted: bool
 
     @property
     def steps(self) -> int:
@@ -34,7 +42,8 @@ class Interval:
 
     @property
     def sure(self) -> bool:
-        return abs(self.measured_s - self.price_s) <= WRONG * self.price_s / self.steps * (1 if self.steps > 1 else 2)
+        by = self.price_s if self.counted else self.price_s / self.steps
+        return abs(self.measured_s - self.expected_s) <= WRONG * by
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class Guided:
     """A replay along the measured stamps, and by how much steps are later than their price: decode-only ones by sequences, mixed by tokens."""
 
     replay: Replay
+    intervals: list[Interval]
     decode_late_s: Curve
     mixed_late_s: Curve
 
@@ -62,21 +72,28 @@ def follow(ready: Setup, asynchronous: bool = True, caching: bool = True) -> Gui
     limits = replace(ready.limits, async_scheduling=asynchronous, prefix_caching=caching)
     queued_s = run.arrival_s + run.queue_delay_s
     found = None
-    for by_count in (False, False, False, *((True, True) if case.by_count else ())):
+    for _ in range(PASSES):
         late_s = found.late_s if found else lambda tokens, chunks: 0.0
-        clock = replace(clock, late_s=late_s, by_count=by_count)
+        clock = replace(clock, late_s=late_s, by_count=case.by_count)
         done = replay(limits, price, queued_s, run.prompt_tokens, run.output_tokens, known, clock)
-        found = Guided(done, *_lateness(done))
+        found = Guided(done, parts := intervals(done, late_s, case.by_count), _lateness(done, parts, False), _lateness(done, parts, True))
     assert found is not None
     return found
 
 
-def intervals(done: Replay) -> list[Interval]:
-    """The steps between consecutive known moments."""
-    end, price, chunks = (done.steps.array(name) for name in ("end_s", "price_s", "chunks"))
-    at = np.flatnonzero(done.steps.array("known"))
-    inside = [slice(a + 1, b + 1) for a, b in zip(at[:-1], at[1:], strict=True)]
-    return [Interval(s.start, s.stop - 1, end[s.stop - 1] - end[s.start - 1], price[s].sum(), int((chunks[s] > 0).sum())) for s in inside]
+def intervals(done: Replay, late_s: Late, by_count: bool) -> list[Interval]:
+    """The steps between consecutive known moments; late_s: what the replay counted its steps with."""
+    steps = done.steps
+    end, price, chunks = (steps.array(name) for name in ("end_s", "price_s", "chunks"))
+    expected = price + np.array([late_s(t, c) for t, c in zip(steps.array("prefill") + steps.array("decodes"), chunks, strict=True)])
+    at = np.flatnonzero(steps.array("known"))
+    found = []
+    for before, last in zip(at[:-1], at[1:], strict=True):
+        inside = slice(before + 1, last + 1)
+        measured_s = float(end[last] - end[before])
+        mixed = int((chunks[inside] > 0).sum())
+        found.append(Interval(int(before) + 1, int(last), measured_s, price[inside].sum(), expected[inside].sum(), mixed, by_count))
+    return found
 
 
 def formation_errors(ready: Setup, guided: Guided) -> tuple[np.ndarray, np.ndarray]:
@@ -90,13 +107,13 @@ def formation_errors(ready: Setup, guided: Guided) -> tuple[np.ndarray, np.ndarr
     return guided.replay.formed_s - admitted_s, guided.replay.first_s - (run.arrival_s + run.ttft_s)
 
 
-def single_steps(done: Replay, mixed: bool) -> np.ndarray:
-    """Columns tokens, late_s, price_s, steps, context of the sure intervals that hold only mixed steps, one of them, or only decode steps."""
+def single_steps(done: Replay, parts: list[Interval], mixed: bool) -> np.ndarray:
+    """Columns tokens, late_s, price_s, steps, context, a row for each sure interval of one mixed step, or of some decode-only ones."""
     steps = done.steps
     tokens, decodes, kv = steps.array("prefill") + steps.array("decodes"), steps.array("decodes"), steps.array("decode_kv")
     rows = []
-    for part in intervals(done):
-        if not part.sure or part.mixed != (part.steps if mixed else 0) or part.steps > (1 if mixed else LONG_STEPS):
+    for part in parts:
+        if not part.sure or part.mixed != (part.steps if mixed else 0) or part.steps > (1 if mixed else LONG_STEPS * (100 if part.counted else 1)):
             continue
         inside = slice(part.first, part.last + 1)
         late_s, price_s = ((x / part.steps) for x in (part.measured_s - part.price_s, part.price_s))
@@ -105,8 +122,8 @@ def single_steps(done: Replay, mixed: bool) -> np.ndarray:
     return np.array(rows).reshape(-1, 5)
 
 
-def _lateness(done: Replay) -> tuple[Curve, Curve]:
-    return _medians(single_steps(done, mixed=False), DECODES), _medians(single_steps(done, mixed=True), TOKENS)
+def _lateness(done: Replay, parts: list[Interval], mixed: bool) -> Curve:
+    return _medians(single_steps(done, parts, mixed), TOKENS if mixed else DECODES)
 
 
 def _medians(points: np.ndarray, edges: np.ndarray) -> Curve:

@@ -45,8 +45,8 @@ class DecodeBatch:
 def steps_within_blocks(batch: DecodeBatch, free: Array, block_size: Array, wanted: Array) -> Array:
     """A number of decode steps, int32 >= 0, that the free blocks surely allow to all running requests: never more than they do.
 
-    The larger of two bounds: one from whole blocks (good when many are free), and only if that is less than `wanted`, one from counting, for
-    a few numbers of steps m up to a block, the requests whose last block has fewer than m tokens of room (good when almost none is free).
+    The larger of two bounds. One is from whole blocks, good when many are free. The other, only if that is less than `wanted`, counts for a
+    few numbers of steps m up to a block the requests whose last block has fewer than m tokens of room; good when almost none is free.
     """
     size = block_size.astype(jnp.float64)
     many = jnp.clip(jnp.floor(free * size / jnp.maximum(batch.n, 1) - size + 1.0), 0, MANY).astype(jnp.int32)

@@ -87,7 +87,7 @@ OPTIONS = cases(
     validate scheduler=vllm
     'scheduler' is a group of options here; set its keys one by one: scheduler.max_num_seqs,
     validate cluster.groups=[{instances:2}]
-    unknown option 'cluster.groups'; known: link_bandwidth_bytes_per_s, link_latency_s, router, tensor_parallel_size
+    unknown option 'cluster.groups'; did you mean router?
     profile fit bundel=x
     unknown option 'bundel'; did you mean bundle?
     trace describe good.csv good.csv
@@ -134,7 +134,7 @@ RANGES = cases(
     run workload.output.dist=fixed workload.output.tokens=-3
     workload.output: tokens=-3 tokens; it must be at least 1
     run workload.prompt.dist=lognorm
-    workload.prompt.dist='lognorm' is not known; did you mean lognormal?
+    workload.prompt.dist='lognorm' is not known; did you mean lognormal
     run workload=closed_loop workload.concurrency=0
     workload: concurrency=0; a closed loop keeps at least 1 request in flight
     run workload=closed_loop workload.rate=4

@@ -49,9 +49,9 @@ def test_leaving_the_measured_range_is_said():
 
 
 def test_mistakes_are_named(tmp_path):
-    with pytest.raises(SimjaxError, match="profile.file and profile.bundle_root are both set"):
+    with pytest.raises(SimjaxError, match=r"profile.file and profile.bundle_root are both set"):
         CostSource(profile=tmp_path, bundle_root=tmp_path)
-    with pytest.raises(SimjaxError, match="profile.step_s=-1"):
+    with pytest.raises(SimjaxError, match=r"profile.step_s=-1"):
         CostSource(step_s=-1)
 
 

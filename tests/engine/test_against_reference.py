@@ -29,8 +29,8 @@ def assert_same(ours: Result, theirs: RefResult) -> None:
 def undecided(scenario: Scenario, theirs: RefResult) -> bool:
     """Whether a request is queued just when a step ends, give or take rounding: then the order of two float sums decides who comes first.
 
-    Closed loops make such ties: a request sent one think time after a step that took d, and a step of the same d, begun one think time after
-    the same moment, meet exactly.
+    Closed loops make such ties: a request sent one think time after a step that took d, and a step of the same d, begun one think time
+    after the same moment, meet exactly.
     """
     ends_s = np.array([step.end_s for step in theirs.steps])
     queued_s = np.array([request.arrival_s for request in theirs.requests])[:, None] + [x.api_pre_s for x in scenario.limits]
