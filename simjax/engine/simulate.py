@@ -21,14 +21,15 @@ from simjax.engine.tick import LEAP_FIELDS, LeapRows, tick
 
 DEFAULT_MAX_TICKS = 50_000_000
 
-_compiled: dict[tuple, tuple[Callable, float]] = {}
-
 
 class Chunk(NamedTuple):
     """What a compiled chunk of ticks returns."""
 
     state: ClusterState
     log: LeapRows | None
+
+
+_compiled: dict[tuple, Callable[..., Chunk]] = {}
 
 
 def pending(params: ClusterParams, state: ClusterState) -> Array:
@@ -59,18 +60,13 @@ def advance(shape: EngineShape, params: ClusterParams, state: ClusterState, tick
     return jax.lax.while_loop(more, lambda carry: Chunk(*tick(shape, params, *carry)), Chunk(state, log))
 
 
-def compiled_advance(shape: EngineShape, params: ClusterParams, state: ClusterState) -> tuple[Callable[..., Chunk], float]:
-    """The compiled `advance` for these shapes, and the seconds spent on compiling it now (0 when it was known)."""
+def compiled_advance(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Callable[..., Chunk]:
+    """The compiled `advance` for these shapes."""
     leaves, structure = jax.tree.flatten((params, state))
-    key = (shape, structure, tuple((x.shape, x.dtype) for x in leaves))
-    if key in _compiled:
-        return _compiled[key][0], 0.0
-    start = time.perf_counter()
-    jitted = jax.jit(partial(advance, shape))
-    program = jitted.lower(params, state, jnp.zeros((), jnp.int32)).compile()
-    seconds = time.perf_counter() - start
-    _compiled[key] = (program, seconds)
-    return program, seconds
+    key = (jax.default_backend(), shape, structure, tuple((x.shape, x.dtype) for x in leaves))
+    if key not in _compiled:
+        _compiled[key] = jax.jit(partial(advance, shape)).lower(params, state, jnp.zeros((), jnp.int32)).compile()
+    return _compiled[key]
 
 
 def compile_count() -> int:
@@ -95,9 +91,11 @@ def simulate(
         ticks_per_call: most ticks between two looks of the host.
     """
     with jax.enable_x64(True):
+        began = time.perf_counter()
         params = jax.tree.map(jnp.asarray, params)
         state = start(shape, params)
-        program, compile_s = compiled_advance(shape, params, state)
+        program = compiled_advance(shape, params, state)
+        compile_s = time.perf_counter() - began
         began = time.perf_counter()
         total, logs, status = int(params.requests.count), [], Status.FINISHED
         while True:

@@ -112,7 +112,7 @@ def test_engines_of_several_kinds(cli: Cli) -> None:
     blocks = [instance["num_blocks"] for instance in summary["instances"]]
     assert blocks[0] == blocks[1] != blocks[2]
     series = pd.read_csv("r/timeseries.csv")
-    assert series.running[series.instance == 2].max() <= 4
+    assert series.running[series.instance == 2].max() == pytest.approx(4)
     assert series.running[series.instance == 0].max() > 4
     tpot = (requests.finish_s - requests.first_token_s) / (requests.output_tokens - 1)
     assert tpot[requests.instance == 2].median() > 1.2 * tpot[requests.instance == 0].median(), "the larger model is the slower one"
