@@ -46,7 +46,23 @@ _PUBLIC = {
     "simulate_cluster": "simjax.run",
     "summarize": "simjax.metrics",
 }
-__all__ = ["compose", *_PUBLIC]
+__all__ = [
+    "ClusterSpec",
+    "CostSource",
+    "EngineLimits",
+    "InstanceSpec",
+    "Result",
+    "RunConfig",
+    "SimjaxError",
+    "Workload",
+    "compose",
+    "load_device",
+    "load_model",
+    "read_trace",
+    "run",
+    "simulate_cluster",
+    "summarize",
+]
 
 
 def compose(overrides: list[str] | None = None) -> RunConfig:

@@ -70,3 +70,12 @@ print(json.dumps({"printed": len(out.getvalue()), "slow": [name for name in ("ja
     )
     assert said["printed"] > 1000
     assert said["slow"] == []
+
+
+def test_public_names_are_loaded_when_used() -> None:
+    import simjax
+
+    assert dir(simjax) == sorted(simjax.__all__)
+    for name in simjax.__all__:
+        assert getattr(simjax, name) is not None
+    assert set(simjax.__all__) == {"compose", *simjax._PUBLIC}

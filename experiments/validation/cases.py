@@ -126,17 +126,19 @@ def chains(case: Case, measured: MeasuredRun, with_outputs: bool = True) -> list
     return [chain_of(row["input_tok_ids"] + (row["output_tok_ids"] if with_outputs else []), size) for row in rows]
 
 
-def stamps(measured: MeasuredRun, startup_s: float = 0.0) -> Measured:
-    """The measured times of first and last tokens on the clock of the first arrival."""
+def stamps(case: Case, measured: MeasuredRun) -> Measured:
+    """The measured times of first and last tokens on the clock of the first arrival, and the other known ends of steps.
+
+    Where steps are counted, the stamps of tokens belong to the steps that the count gives; the known ends then are the queue stamps only.
+    """
     assert measured.queue_delay_s is not None
     first, last = measured.arrival_s + measured.ttft_s, measured.arrival_s + measured.e2e_s
     queued = measured.arrival_s + measured.queue_delay_s
-    ends = np.unique(np.concatenate([first, last]))
+    tokens = np.unique(np.concatenate([first, last]))
     # queue stamps are taken right after the end of a step, if the engine was busy
-    late = queued - ends[np.maximum(np.searchsorted(ends, queued, side="right") - 1, 0)]
-    ends = np.unique(np.concatenate([ends, queued[(late < 0.0) | (late > SAME_S)]]))
-    return Measured(first, last, ends[np.append(True, np.diff(ends) > SAME_S)], startup_s=startup_s)
+    late = queued - tokens[np.maximum(np.searchsorted(tokens, queued, side="right") - 1, 0)]
+    queued = queued[(late < 0.0) | (late > SAME_S)]
+    ends = np.unique(queued if case.by_count else np.concatenate([tokens, queued]))
+    ends = ends[np.append(True, np.diff(ends) > SAME_S)]
+    return Measured(first, last, ends, startup_s=case.startup_s, by_count=case.by_count)
 
-
-def with_caching(limits: Limits, caching: bool = True) -> Limits:
-    return replace(limits, prefix_caching=caching)

@@ -68,13 +68,13 @@ def follow(ready: Setup, asynchronous: bool = True, caching: bool = True) -> Gui
     """
     case, run = ready.case, ready.measured
     assert run.queue_delay_s is not None
-    clock, price, known = stamps(run, case.startup_s), pricer(ready.prices.cost), chains(case, run)
+    clock, price, known = stamps(case, run), pricer(ready.prices.cost), chains(case, run)
     limits = replace(ready.limits, async_scheduling=asynchronous, prefix_caching=caching)
     queued_s = run.arrival_s + run.queue_delay_s
     found = None
     for _ in range(PASSES):
         late_s = found.late_s if found else lambda tokens, chunks: 0.0
-        clock = replace(clock, late_s=late_s, by_count=case.by_count)
+        clock = replace(clock, late_s=late_s)
         done = replay(limits, price, queued_s, run.prompt_tokens, run.output_tokens, known, clock)
         found = Guided(done, parts := intervals(done, late_s, case.by_count), _lateness(done, parts, False), _lateness(done, parts, True))
     assert found is not None

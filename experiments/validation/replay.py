@@ -56,7 +56,7 @@ class Measured:
     def end(self, now_s: float, price_s: float, work: Work, given_s: np.ndarray) -> tuple[float, bool]:
         """When the step ends, and whether that is known: the next known end unless it is much later than expected."""
         if self.by_count and len(given_s):
-            return max(float(np.median(given_s)), now_s), float(np.ptp(given_s)) < self.slack_s
+            return float(np.median(given_s)), float(np.ptp(given_s)) < self.slack_s
         chunks = sum(new > 1 for new, _ in work)
         expected = now_s + price_s + self.late_s(sum(new for new, _ in work), chunks)
         at = int(np.searchsorted(self.ends_s, now_s + self.slack_s))

@@ -70,7 +70,7 @@ def use_compilation_cache() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "simjax" / f"xla-{jax.__version__}"
         try:
             home.mkdir(parents=True, exist_ok=True)

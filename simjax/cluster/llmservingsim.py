@@ -60,7 +60,7 @@ def read_cluster(path: Path, limits: EngineLimits) -> tuple[InstanceSpec, ...]:
     nodes = raw.get("nodes") if isinstance(raw, dict) else None
     if not isinstance(nodes, list) or not all(isinstance(node, dict) and isinstance(node.get("instances"), list) for node in nodes):
         raise SimjaxError(f"{path}: not a cluster file of LLMServingSim's schema: it needs 'nodes', a list of objects with 'instances'")
-    if any("pim_config" in node.get("cpu_mem", {}) for node in nodes):
+    if any("pim_config" in (node.get("cpu_mem") or {}) for node in nodes):
         raise SimjaxError(f"{path}: cpu_mem.pim_config asks for PIM devices, which are not simulated yet")
     if any("power" in node for node in nodes):
         _log.warning("%s: power is not simulated yet; its settings are ignored", path)
@@ -88,7 +88,7 @@ def _instance(raw: dict[str, Any], cluster: dict[str, Any], limits: EngineLimits
     npus = raw.get("num_npus", raw.get("npu_num"))  # npu_num: the name before version 2
     degree = int(raw.get("tp_size") or npus or 1)
     if raw.get("ep_size") not in (None, 1, degree) or npus not in (None, degree):
-        raise SimjaxError(f"expert parallelism over more than the tensor-parallel ranks is not simulated yet")
+        raise SimjaxError("expert parallelism over more than the tensor-parallel ranks is not simulated yet")
     device, memory = load_device(raw["hardware"]), raw["npu_mem"]
     device = replace(
         device,

@@ -87,4 +87,3 @@ def _keys(kind: type, parent: str) -> list[str]:
     for part in parent.split(".") if parent else []:
         node = node[part] if isinstance(node, DictConfig) and part in node else None
     return [str(key) for key in node] if isinstance(node, DictConfig) else []
-

@@ -1,4 +1,7 @@
-"""The configuration's schema: plain dataclasses that Hydra checks every option against (OmegaConf: no string annotations, None for unset)."""
+"""The configuration's schema: plain dataclasses that Hydra checks every option against.
+
+OmegaConf wants real types, not annotations in strings; None is an unset option.
+"""
 
 import math
 from dataclasses import dataclass, field

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ from simjax.engine.scheduler import Formation, capped
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import NEVER, ClusterState, Instance, Slots
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float64, Int32
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -23,22 +27,22 @@ class Waiting:
 
     Attributes:
         slots: the slots from n on, where entry w is, or will be.
-        resumed: bool, the entry was preempted and is in its slot already.
-        passed: bool, it finished after its preemption was undone too late: nothing is left to do but to step over its slot.
-        exists, has_slot: bool, there is such a request; there is a slot for it.
-        queued_s: float64, when it was, or will be, queued.
-        request, length, final: int32, its index, tokens to compute before its next output token, prompt plus output tokens.
+        resumed: the entry was preempted and is in its slot already.
+        passed: it finished after its preemption was undone too late: nothing is left to do but to step over its slot.
+        exists, has_slot: there is such a request; there is a slot for it.
+        queued_s: when it was, or will be, queued.
+        request, length, final: its index, tokens to compute before its next output token, prompt plus output tokens.
     """
 
     slots: Slots
-    resumed: Array
-    passed: Array
-    exists: Array
-    has_slot: Array
-    queued_s: Array
-    request: Array
-    length: Array
-    final: Array
+    resumed: Bool[Array, " W"]
+    passed: Bool[Array, " W"]
+    exists: Bool[Array, " W"]
+    has_slot: Bool[Array, " W"]
+    queued_s: Float64[Array, " W"]
+    request: Int32[Array, " W"]
+    length: Int32[Array, " W"]
+    final: Int32[Array, " W"]
 
 
 def waiting_window(shape: EngineShape, params: ClusterParams, state: ClusterState, i: Array | int, e: Instance) -> Waiting:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,9 @@ from simjax.engine.params import InstanceParams
 from simjax.engine.reduce import reduce_slots
 from simjax.engine.state import Instance
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float64, Int32
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -20,20 +24,20 @@ class Emitted:
     """What a committed plan did beside changing the slots.
 
     Attributes:
-        finished: bool[S+W], requests that got their last token; the mask goes with the slots as `commit` returns them.
-        prompt_tokens, first_outputs, decodes, resumed, outputs: int32[], tokens as in `LeapLog`.
-        resumed_gap_s: float64[], sum of the gaps of the resumed ones.
-        blocks_last: int32[], KV blocks allocated in the last step.
+        finished: requests that got their last token; the mask goes with the slots as `commit` returns them.
+        prompt_tokens, first_outputs, decodes, resumed, outputs: tokens as in `LeapLog`.
+        resumed_gap_s: sum of the gaps of the resumed ones.
+        blocks_last: KV blocks allocated in the last step.
     """
 
-    finished: Array
-    prompt_tokens: Array
-    first_outputs: Array
-    decodes: Array
-    resumed: Array
-    outputs: Array
-    resumed_gap_s: Array
-    blocks_last: Array
+    finished: Bool[Array, " A"]
+    prompt_tokens: Int32[Array, ""]
+    first_outputs: Int32[Array, ""]
+    decodes: Int32[Array, ""]
+    resumed: Int32[Array, ""]
+    outputs: Int32[Array, ""]
+    resumed_gap_s: Float64[Array, ""]
+    blocks_last: Int32[Array, ""]
 
 
 def commit(limits: InstanceParams, e: Instance) -> tuple[Instance, Emitted]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,9 @@ from simjax.engine.shape import EngineShape
 from simjax.engine.state import Instance, Plan
 from simjax.latency.cost import CostRow, decode_steps, mixed_step_s
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int32, Int64
+
 MANY = 2**30
 BLOCK_STEPS = (1, 2, 3, 4, 6, 8, 12, 16)  # numbers of steps tried for the blocks they take
 
@@ -27,19 +31,19 @@ class DecodeBatch:
     """The running requests after the first step, which go on decoding.
 
     Attributes:
-        running: bool[S+W]. context: int32[S+W], tokens in the cache, 0 when not running.
-        n, kv_max, to_finish: int32, requests, longest context, tokens until the first of them finishes.
-        kv_sum: int64, sum of the contexts.
-        some_behind: bool, one of them has not caught up with its target, so more than decode is left.
+        running: bool[S+W]. context: tokens in the cache, 0 when not running.
+        n, kv_max, to_finish: requests, longest context, tokens until the first of them finishes.
+        kv_sum: sum of the contexts.
+        some_behind: one of them has not caught up with its target, so more than decode is left.
     """
 
-    running: Array
-    context: Array
-    n: Array
-    kv_sum: Array
-    kv_max: Array
-    to_finish: Array
-    some_behind: Array
+    running: Bool[Array, " A"]
+    context: Int32[Array, " A"]
+    n: Int32[Array, ""]
+    kv_sum: Int64[Array, ""]
+    kv_max: Int32[Array, ""]
+    to_finish: Int32[Array, ""]
+    some_behind: Bool[Array, ""]
 
 
 def steps_within_blocks(batch: DecodeBatch, free: Array, block_size: Array, wanted: Array) -> Array:

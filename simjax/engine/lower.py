@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -54,38 +55,38 @@ def lower(cluster: ClusterSpec, prices: ClusterPrices, workload: Workload, leap:
         leap=leap,
         log_rows=EngineShape.log_rows if log else 0,
     )
-    return Lowered(shape, ClusterParams(instances, request_params(workload, shape.requests), np.int32(router), prices.cost))
+    return Lowered(shape, ClusterParams(instances, request_params(workload, shape.requests), _host(np.int32(router)), prices.cost))
 
 
 def instance_params(cluster: ClusterSpec, prices: ClusterPrices) -> InstanceParams:
     """Limits of the engines as arrays over N."""
     specs = cluster.instances
-    ints = lambda values: np.array(list(values), np.int32)  # noqa: E731
-    return InstanceParams(
-        **{name: ints(getattr(x.limits, name) for x in specs) for name in LIMITS},
-        **{name: np.array([getattr(x.limits, name) for x in specs], bool) for name in FLAGS},
-        max_model_len=ints(x.longest_request_tokens for x in specs),
-        num_blocks=ints(x.usable_blocks for x in specs),
-        api_pre_s=prices.api_pre_s,
-        api_post_s=prices.api_post_s,
-        cost=prices.row,
-    )
+    leaves: dict[str, Any] = {name: [getattr(x.limits, name) for x in specs] for name in LIMITS}
+    leaves |= {"max_model_len": [x.longest_request_tokens for x in specs], "num_blocks": [x.usable_blocks for x in specs]}
+    leaves = {name: np.array(values, np.int32) for name, values in leaves.items()}
+    leaves |= {name: np.array([getattr(x.limits, name) for x in specs], bool) for name in FLAGS}
+    return InstanceParams(**leaves, **{name: getattr(prices, name) for name in ("api_pre_s", "api_post_s")}, cost=_host(prices.row))
 
 
 def request_params(workload: Workload, size: int) -> RequestParams:
     """The requests as arrays, padded to `size`."""
 
-    def padded(values: np.ndarray, fill: float, dtype: type) -> np.ndarray:
+    def padded(values: np.ndarray, fill: float, dtype: type) -> Any:
         return np.concatenate([values, np.full(size - len(values), fill)]).astype(dtype)
 
     return RequestParams(
         arrival_s=padded(workload.arrival_s, np.inf, np.float64),
         prompt_tokens=padded(workload.prompt_tokens, 1, np.int32),
         output_tokens=padded(workload.output_tokens, 1, np.int32),
-        router_draw=np.random.default_rng(ROUTER_SEED).random(size),
-        count=np.int32(len(workload)),
-        think_s=np.float64(workload.think_s),
+        router_draw=_host(np.random.default_rng(ROUTER_SEED).random(size)),
+        count=_host(np.int32(len(workload))),
+        think_s=_host(np.float64(workload.think_s)),
     )
+
+
+def _host(array: Any) -> Any:
+    """A numpy array where a record of the engine names a JAX one: the program that takes the record converts it."""
+    return array
 
 
 def refuse_impossible(cluster: ClusterSpec, instances: InstanceParams, workload: Workload) -> None:

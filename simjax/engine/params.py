@@ -1,16 +1,18 @@
-"""What is traced: the cluster's limits and costs, and the requests, as arrays on the device."""
+"""What is traced: the cluster's limits and costs, and the requests, as arrays on the device (numpy ones on the host that builds them)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
+from jax import Array
 
 from simjax.latency.cost import StepCost
 
-Leaf = Any  # a numpy or JAX array: hosts build parameters with numpy, programs get them traced
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float64, Int32
 
 
 class RouterPolicy(IntEnum):
@@ -28,27 +30,27 @@ class InstanceParams:
     """Limits of the engines, vLLM's names; every leaf has a leading axis N.
 
     Attributes:
-        max_num_seqs, max_num_batched_tokens: int32[N].
-        long_prefill_token_threshold: int32[N], 0 = no threshold.
-        max_model_len: int32[N], longest prompt + output.
-        num_blocks, block_size: int32[N], KV blocks that requests can use, and tokens in one.
-        enable_chunked_prefill, reserve_full_isl, async_scheduling: bool[N].
-        api_pre_s, api_post_s: float64[N], API time of a request before it reaches the queue, and of a token on its way back to the client.
-        cost: int32[N], row of the `StepCost`.
+        max_num_seqs, max_num_batched_tokens: most requests and tokens of a step.
+        long_prefill_token_threshold: 0 = no threshold.
+        max_model_len: longest prompt + output.
+        num_blocks, block_size: KV blocks that requests can use, and tokens in one.
+        enable_chunked_prefill, reserve_full_isl, async_scheduling: switches.
+        api_pre_s, api_post_s: API time of a request before it reaches the queue, and of a token on its way back to the client.
+        cost: row of the `StepCost`.
     """
 
-    max_num_seqs: Leaf
-    max_num_batched_tokens: Leaf
-    long_prefill_token_threshold: Leaf
-    max_model_len: Leaf
-    num_blocks: Leaf
-    block_size: Leaf
-    enable_chunked_prefill: Leaf
-    reserve_full_isl: Leaf
-    async_scheduling: Leaf
-    api_pre_s: Leaf
-    api_post_s: Leaf
-    cost: Leaf
+    max_num_seqs: Int32[Array, " N"]
+    max_num_batched_tokens: Int32[Array, " N"]
+    long_prefill_token_threshold: Int32[Array, " N"]
+    max_model_len: Int32[Array, " N"]
+    num_blocks: Int32[Array, " N"]
+    block_size: Int32[Array, " N"]
+    enable_chunked_prefill: Bool[Array, " N"]
+    reserve_full_isl: Bool[Array, " N"]
+    async_scheduling: Bool[Array, " N"]
+    api_pre_s: Float64[Array, " N"]
+    api_post_s: Float64[Array, " N"]
+    cost: Int32[Array, " N"]
 
 
 @jax.tree_util.register_dataclass
@@ -57,19 +59,19 @@ class RequestParams:
     """The workload on the device, padded to R with requests that never arrive.
 
     Attributes:
-        arrival_s: float64[R], sorted; infinity for padding and for the later requests of a closed loop.
-        prompt_tokens, output_tokens: int32[R].
-        router_draw: float64[R] in [0, 1), the random router's draws.
-        count: int32[], requests that are real.
-        think_s: float64[], pause of a closed-loop client between a finish and its next request.
+        arrival_s: sorted; infinity for padding and for the later requests of a closed loop.
+        prompt_tokens, output_tokens: lengths, 1 in the padding.
+        router_draw: in [0, 1), the random router's draws.
+        count: requests that are real.
+        think_s: pause of a closed-loop client between a finish and its next request.
     """
 
-    arrival_s: Leaf
-    prompt_tokens: Leaf
-    output_tokens: Leaf
-    router_draw: Leaf
-    count: Leaf
-    think_s: Leaf
+    arrival_s: Float64[Array, " R"]
+    prompt_tokens: Int32[Array, " R"]
+    output_tokens: Int32[Array, " R"]
+    router_draw: Float64[Array, " R"]
+    count: Int32[Array, ""]
+    think_s: Float64[Array, ""]
 
 
 @jax.tree_util.register_dataclass
@@ -79,5 +81,5 @@ class ClusterParams:
 
     instances: InstanceParams
     requests: RequestParams
-    router: Leaf
+    router: Int32[Array, ""]
     cost: StepCost

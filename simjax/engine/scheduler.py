@@ -8,6 +8,7 @@ their seat and blocks.
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,9 @@ from simjax.engine.params import InstanceParams
 from simjax.engine.reduce import reduce_slots
 from simjax.engine.state import NEVER, Instance
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float64, Int32
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -25,30 +29,28 @@ class Formation:
     """A step being formed; scalars.
 
     Attributes:
-        budget: int32, tokens left of `max_num_batched_tokens`.
-        seats: int32, requests that hold a seat.
-        blocks: int32, blocks allocated once the step runs.
-        preempted: int32, requests preempted in this formation.
-        held: bool, whether a finished request still holds its seat and blocks.
-        leaving: bool, whether a finished request is still in the slots, held or not.
-        admitted: int32, waiting requests taken in.
-        unfinished: bool, the window is used up or no slot is free: the formation goes on in the next tick.
-        refused: bool, a waiting request is visible but stays out.
-        hopeless: bool, and it, and any arrival, will stay out at least until a request finishes.
-        next_queued_s: float64, when the next request, not visible yet, was or will be queued; infinity when none is known.
+        budget: tokens left of `max_num_batched_tokens`.
+        seats: requests that hold a seat.
+        blocks: blocks allocated once the step runs.
+        preempted: requests preempted in this formation.
+        held: whether a finished request still holds its seat and blocks.
+        leaving: whether a finished request is still in the slots, held or not.
+        unfinished: the window is used up or no slot is free: the formation goes on in the next tick.
+        refused: a waiting request is visible but stays out.
+        hopeless: and it, and any arrival, will stay out at least until a request finishes.
+        next_queued_s: when the next request, not visible yet, was or will be queued; infinity when none is known.
     """
 
-    budget: Array
-    seats: Array
-    blocks: Array
-    preempted: Array
-    held: Array
-    leaving: Array
-    admitted: Array
-    unfinished: Array
-    refused: Array
-    hopeless: Array
-    next_queued_s: Array
+    budget: Int32[Array, ""]
+    seats: Int32[Array, ""]
+    blocks: Int32[Array, ""]
+    preempted: Int32[Array, ""]
+    held: Bool[Array, ""]
+    leaving: Bool[Array, ""]
+    unfinished: Bool[Array, ""]
+    refused: Bool[Array, ""]
+    hopeless: Bool[Array, ""]
+    next_queued_s: Float64[Array, ""]
 
 
 def capped(need: Array, limits: InstanceParams) -> Array:
@@ -84,7 +86,6 @@ def schedule_running(limits: InstanceParams, e: Instance, horizon_s: Array) -> t
         preempted=jnp.zeros((), jnp.int32),
         held=all_held > 0,
         leaving=any_leaving > 0,
-        admitted=jnp.zeros((), jnp.int32),
         unfinished=jnp.zeros((), bool),
         refused=jnp.zeros((), bool),
         hopeless=jnp.zeros((), bool),

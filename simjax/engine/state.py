@@ -6,6 +6,7 @@ Legend: R requests, S slots (S+W array entries), N instances, W window, C client
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,9 @@ from jax import Array
 
 from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float64, Int32, Int64
 
 NEVER = float("inf")
 OUTCOME_FIELDS = ("scheduled_s", "first_token_s", "finish_s", "preemptions", "instance")
@@ -27,24 +31,24 @@ class Slots:
     only `n -= 1` and resuming `n += 1`. A finished request keeps its slot until it has been written to the outcome table.
 
     Attributes:
-        request: int32, request index; R in an unused slot.
-        computed: int32, tokens whose KV is in the cache.
-        target: int32, tokens to compute before the next output token appears: prompt plus tokens generated so far.
-        final: int32, prompt plus output tokens; the request is finished when `target` gets there.
-        new: int32, tokens computed in the first step of the plan, 0 when not in it.
-        preemptions: int32.
-        scheduled_s, first_token_s, token_s: float64, start of the first step, end of the step that gave the first and the latest token.
+        request: request index; R in an unused slot.
+        computed: tokens whose KV is in the cache.
+        target: tokens to compute before the next output token appears: prompt plus tokens generated so far.
+        final: prompt plus output tokens; the request is finished when `target` gets there.
+        new: tokens computed in the first step of the plan, 0 when not in it.
+        preemptions: times the request was preempted.
+        scheduled_s, first_token_s, token_s: start of the first step, end of the step that gave the first and the latest token.
     """
 
-    request: Array
-    computed: Array
-    target: Array
-    final: Array
-    new: Array
-    preemptions: Array
-    scheduled_s: Array
-    first_token_s: Array
-    token_s: Array
+    request: Int32[Array, "*N A"]
+    computed: Int32[Array, "*N A"]
+    target: Int32[Array, "*N A"]
+    final: Int32[Array, "*N A"]
+    new: Int32[Array, "*N A"]
+    preemptions: Int32[Array, "*N A"]
+    scheduled_s: Float64[Array, "*N A"]
+    first_token_s: Float64[Array, "*N A"]
+    token_s: Float64[Array, "*N A"]
 
 
 @jax.tree_util.register_dataclass
@@ -56,30 +60,30 @@ class Plan:
     requests. No steps: the engine waits until `end_s` (infinity: until a request comes), or goes on forming a step at once.
 
     Attributes:
-        start_s, end_s: float64.
-        horizon_s: float64, what the formation after this plan may see: arrivals and finishes up to this time.
-        first_s, next_s, slope_s: float64.
-        steps: int32.
-        open: bool, whether an arrival could join before the plan ends, so that routing one here cuts the plan short.
-        tokens, blocks: int32, of the first step. running, preempted: int32, requests once it was formed.
-        kv_tokens: int64, tokens in the cache when the plan starts.
-        preempted_tokens: int64, tokens that the preempted requests will have to compute again.
+        start_s, end_s: when it starts and ends.
+        horizon_s: what the formation after this plan may see: arrivals and finishes up to this time.
+        first_s, next_s, slope_s: its step times, as above.
+        steps: how many.
+        open: whether an arrival could join before the plan ends, so that routing one here cuts the plan short.
+        tokens, blocks: of the first step. running, preempted: requests once it was formed.
+        kv_tokens: tokens in the cache when the plan starts.
+        preempted_tokens: tokens that the preempted requests will have to compute again.
     """
 
-    start_s: Array
-    end_s: Array
-    horizon_s: Array
-    first_s: Array
-    next_s: Array
-    slope_s: Array
-    steps: Array
-    open: Array
-    tokens: Array
-    running: Array
-    preempted: Array
-    blocks: Array
-    kv_tokens: Array
-    preempted_tokens: Array
+    start_s: Float64[Array, "*N"]
+    end_s: Float64[Array, "*N"]
+    horizon_s: Float64[Array, "*N"]
+    first_s: Float64[Array, "*N"]
+    next_s: Float64[Array, "*N"]
+    slope_s: Float64[Array, "*N"]
+    steps: Int32[Array, "*N"]
+    open: Bool[Array, "*N"]
+    tokens: Int32[Array, "*N"]
+    running: Int32[Array, "*N"]
+    preempted: Int32[Array, "*N"]
+    blocks: Int32[Array, "*N"]
+    kv_tokens: Int64[Array, "*N"]
+    preempted_tokens: Int64[Array, "*N"]
 
     def due_s(self) -> Array:
         """When the engine needs the next look; -infinity in the middle of an event, a formation that goes on: nothing may come between."""
@@ -93,20 +97,20 @@ class Instance:
 
     Attributes:
         slots, plan: see there.
-        n, parked: int32, boundaries in the slots.
-        head, tail: int32, its queue of never-admitted requests is entries [head, tail) of the instance's routing list. Without live
+        n, parked: boundaries in the slots.
+        head, tail: its queue of never-admitted requests is entries [head, tail) of the instance's routing list. Without live
         routing the
             list is complete from the start, and its later entries have not arrived yet.
-        queued_tokens: int64, prompt tokens in that queue (kept by live routing only).
+        queued_tokens: prompt tokens in that queue (kept by live routing only).
     """
 
     slots: Slots
     plan: Plan
-    n: Array
-    parked: Array
-    head: Array
-    tail: Array
-    queued_tokens: Array
+    n: Int32[Array, "*N"]
+    parked: Int32[Array, "*N"]
+    head: Int32[Array, "*N"]
+    tail: Int32[Array, "*N"]
+    queued_tokens: Int64[Array, "*N"]
 
 
 @jax.tree_util.register_dataclass
@@ -115,14 +119,14 @@ class ClosedLoop:
     """Clients of a closed loop.
 
     Attributes:
-        send_s: float64[C], when a client sends its next request; infinity while one is in flight.
-        client: int32[R], who sent a request.
-        arrival_s: float64[R], when it was sent.
+        send_s: when a client sends its next request; infinity while one is in flight.
+        client: who sent a request.
+        arrival_s: when it was sent.
     """
 
-    send_s: Array
-    client: Array
-    arrival_s: Array
+    send_s: Float64[Array, " C"]
+    client: Int32[Array, " R"]
+    arrival_s: Float64[Array, " R"]
 
 
 @jax.tree_util.register_dataclass
@@ -132,25 +136,25 @@ class ClusterState:
 
     Attributes:
         instances: leaves with a leading N axis.
-        routes: int32[N, R + W], requests routed to each instance in order; [N, 0] with one instance, whose list is 0, 1, 2, ...
+        routes: requests routed to each instance in order; [N, 0] with one instance, whose list is 0, 1, 2, ...
         loop: closed-loop clients, None in an open loop.
-        next_request: int32[], the next request to arrive.
-        outcome: float64[R + 1, F], `OUTCOME_FIELDS` of every request that left; row R takes what nobody reads.
-        done: int32[], requests written there.
-        ticks: int32[].
-        steps: int64[], engine steps of all instances.
-        peak_blocks: int32[N].
+        next_request: the next request to arrive.
+        outcome: `OUTCOME_FIELDS` of every request that left; row R takes what nobody reads.
+        done: requests written there.
+        ticks: taken so far.
+        steps: engine steps of all instances.
+        peak_blocks: most KV blocks allocated at once, per instance.
     """
 
     instances: Instance
-    routes: Array
+    routes: Int32[Array, "N R+W"]
     loop: ClosedLoop | None
-    next_request: Array
-    outcome: Array
-    done: Array
-    ticks: Array
-    steps: Array
-    peak_blocks: Array
+    next_request: Int32[Array, ""]
+    outcome: Float64[Array, "R+1 F"]
+    done: Int32[Array, ""]
+    ticks: Int32[Array, ""]
+    steps: Int64[Array, ""]
+    peak_blocks: Int32[Array, " N"]
 
 
 def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
