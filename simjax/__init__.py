@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from simjax.engine.result import Result as Result
     from simjax.errors import SimjaxError as SimjaxError
     from simjax.hardware import load_device as load_device
+    from simjax.job import run as run
+    from simjax.job import simulate_cluster as simulate_cluster
     from simjax.metrics import summarize as summarize
     from simjax.model import load_model as load_model
-    from simjax.run import run as run
-    from simjax.run import simulate_cluster as simulate_cluster
     from simjax.workload import read_trace as read_trace
     from simjax.workload.workload import Workload as Workload
 
@@ -42,8 +42,8 @@ _PUBLIC = {
     "load_device": "simjax.hardware",
     "load_model": "simjax.model",
     "read_trace": "simjax.workload",
-    "run": "simjax.run",
-    "simulate_cluster": "simjax.run",
+    "run": "simjax.job",
+    "simulate_cluster": "simjax.job",
     "summarize": "simjax.metrics",
 }
 __all__ = [

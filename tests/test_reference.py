@@ -199,24 +199,29 @@ def test_async_a_finished_request_holds_its_blocks_for_one_formation(async_sched
     assert result.steps[1].blocks == (1 if async_scheduling else 2)  # the finished one's are not counted
 
 
-def test_async_a_finished_request_is_no_victim():
+def test_async_the_tail_is_the_victim_even_when_it_has_finished():
     # Two blocks of 2, a step takes as many seconds as it has tokens. A and H (prompt 2 each) run in 0..4, where H finishes.
-    # At 4 A wants a second block and H, the tail, is held: A preempts itself. The formation is empty, H is released,
-    # and A recomputes its three tokens in 4..7.
+    # At 4 A wants a second block, and H, the tail, is not known to have finished: it is preempted, which frees its block for good,
+    # and A decodes in 4..5, just as a synchronous engine, which has released H.
     limits = {"num_blocks": 2, "block_size": 2, "step_time": lambda batch: float(sum(new for new, _ in batch))}
-    trace = requests((0.0, 2, 2), (0.0, 2, 1))
-    result = simulate([instance(**limits, async_scheduling=True)], trace)
-    assert tokens(result) == [(4.0, 7.0), (4.0,)]
-    assert preemptions(result) == [1, 0]
-    # Synchronous: H's block is free at 4, and A decodes in 4..5.
-    result = simulate([instance(**limits)], trace)
-    assert tokens(result) == [(4.0, 5.0), (4.0,)]
-    assert preemptions(result) == [0, 0]
+    for async_scheduling in (True, False):
+        result = simulate([instance(**limits, async_scheduling=async_scheduling)], requests((0.0, 2, 2), (0.0, 2, 1)))
+        assert tokens(result) == [(4.0, 5.0), (4.0,)]
+        assert preemptions(result) == [0, 0]
 
 
-def test_async_the_victim_is_the_last_that_is_not_finished():
-    # Three blocks of 2: A, B, H hold one each; H finishes at 1. A's third token takes B's block, not H's. H's block comes back during the
-    # step, but B (three tokens, two blocks) finds one free block at 2, and at 3 (A finished but held) still one; idle, it starts at 3.
+def test_async_a_finished_victim_keeps_others_out_for_a_step():
+    # Three blocks: A (prompt 2) and H (prompt 4) hold them all in 0..6, where H finishes; C waits. At 6 A wants a second block and preempts H,
+    # so that formation admits nobody, though one block is left. A decodes in 6..7, and C enters at 7.
+    limits = {"num_blocks": 3, "block_size": 2, "step_time": lambda batch: float(sum(new for new, _ in batch)), "async_scheduling": True}
+    result = simulate([instance(**limits)], requests((0.0, 2, 3), (0.0, 4, 1), (0.0, 1, 1)))
+    assert scheduled(result) == [0.0, 0.0, 7.0]
+    assert preemptions(result) == [0, 0, 0]
+
+
+def test_async_preemption_goes_on_past_a_finished_tail():
+    # Three blocks of 2: A, B, H hold one each; H finishes at 1. A's third token takes H's block; B, now the tail, finds none for its own and
+    # preempts itself. B (three tokens, two blocks) finds one free block at 2, and at 3 (A finished but held) still one; idle, it starts at 3.
     limits = {"num_blocks": 3, "block_size": 2, "async_scheduling": True}
     result = simulate([instance(**limits)], requests((0.0, 2, 3), (0.0, 2, 3), (0.0, 2, 1)))
     assert preemptions(result) == [0, 1, 0]

@@ -81,8 +81,8 @@ def command_line() -> list[dict[str, Any]]:
             subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, cwd=common.ROOT)
             rows.append({"case": case, "requests": 300, "process_s": time.perf_counter() - began})
         began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import simjax.run"], check=True, cwd=common.ROOT)
-        rows.append({"case": "python -c 'import simjax.run'", "process_s": time.perf_counter() - began})
+        subprocess.run([sys.executable, "-c", "import simjax.job"], check=True, cwd=common.ROOT)
+        rows.append({"case": "python -c 'import simjax.job'", "process_s": time.perf_counter() - began})
     return rows
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
-from experiments.validation.blocks import Chain, chain_of
-from experiments.validation.replay import Limits, Measured, Price
 
+from experiments.validation.blocks import Chain, chain_of
+from experiments.validation.replay import Late, Limits, Measured, Price
 from simjax.cluster.pricing import ClusterPrices, price_cluster
 from simjax.cluster.spec import ClusterSpec
 from simjax.config.schema import ProfileConfig, ValidateConfig
@@ -126,7 +126,7 @@ def chains(case: Case, measured: MeasuredRun, with_outputs: bool = True) -> list
     return [chain_of(row["input_tok_ids"] + (row["output_tok_ids"] if with_outputs else []), size) for row in rows]
 
 
-def stamps(case: Case, measured: MeasuredRun) -> Measured:
+def stamps(measured: MeasuredRun, startup_s: float, by_count: bool, late_s: Late) -> Measured:
     """The measured times of first and last tokens on the clock of the first arrival, and the other known ends of steps.
 
     Where steps are counted, the stamps of tokens belong to the steps that the count gives; the known ends then are the queue stamps only.
@@ -138,7 +138,5 @@ def stamps(case: Case, measured: MeasuredRun) -> Measured:
     # queue stamps are taken right after the end of a step, if the engine was busy
     late = queued - tokens[np.maximum(np.searchsorted(tokens, queued, side="right") - 1, 0)]
     queued = queued[(late < 0.0) | (late > SAME_S)]
-    ends = np.unique(queued if case.by_count else np.concatenate([tokens, queued]))
-    ends = ends[np.append(True, np.diff(ends) > SAME_S)]
-    return Measured(first, last, ends, startup_s=case.startup_s, by_count=case.by_count)
-
+    ends = np.unique(queued if by_count else np.concatenate([tokens, queued]))
+    return Measured(first, last, ends[np.append(True, np.diff(ends) > SAME_S)], late_s, startup_s, by_count=by_count)

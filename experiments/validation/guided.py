@@ -7,17 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from experiments.validation.cases import Setup, chains, pricer, stamps
-from experiments.validation.replay import Replay, replay
 
-DECODES = np.array([1, 4, 7, 10, 14, 20, 28, 36, 41, 48, 56, 65, 73, 81, 92, 100, 110, 120, 126, 128, 130, 300])
+from experiments.validation.cases import SAME_S, Setup, chains, pricer, stamps
+from experiments.validation.replay import Late, Price, Replay, replay
+
+DECODES = np.array(
+    [1, 3, 5, 9, 17, 25, 33, 41, 49, 57, 65, 73, 81, 89, 97, 105, 113, 121, 127, 129, 257]
+)  # CUDA graphs have these sizes + 1
 TOKENS = np.arange(0, 2200, 64)
 LONG_STEPS = 8  # between two known moments: with more steps their number is not sure
 WRONG = 0.3  # of a step (of the interval if its steps were counted): what is further from the expectation was disturbed, and is left out
-PASSES = 5
+PASSES = 3
 
 Curve = Callable[[int], float]
-Late = Callable[[int, int], float]  # by scheduled tokens and chunks
 
 
 @dataclass(frozen=True)
@@ -62,21 +64,20 @@ class Guided:
 def follow(ready: Setup, asynchronous: bool = True, caching: bool = True) -> Guided:
     """Replay a case along its stamps.
 
-    The lateness of steps is learned in a few passes, as steps between two distant stamps cannot be counted without it. Where the engine
-    fills up before the first request leaves (`by_count` False), requests leave by their stamp; else by their number of tokens, and the
-    stamps of the first and last tokens then set the clock.
+    Steps between two distant stamps cannot be counted without knowing how late they are, which is learned in a few passes. Where the
+    engine fills up before the first request leaves (`by_count` False), the first passes let requests leave by their stamp.
     """
     case, run = ready.case, ready.measured
     assert run.queue_delay_s is not None
-    clock, price, known = stamps(case, run), pricer(ready.prices.cost), chains(case, run)
+    price, known = pricer(ready.prices.cost), chains(case, run)
     limits = replace(ready.limits, async_scheduling=asynchronous, prefix_caching=caching)
     queued_s = run.arrival_s + run.queue_delay_s
     found = None
-    for _ in range(PASSES):
+    for by_count in (case.by_count,) * PASSES + (True,) * PASSES:
         late_s = found.late_s if found else lambda tokens, chunks: 0.0
-        clock = replace(clock, late_s=late_s)
-        done = replay(limits, price, queued_s, run.prompt_tokens, run.output_tokens, known, clock)
-        found = Guided(done, parts := intervals(done, late_s, case.by_count), _lateness(done, parts, False), _lateness(done, parts, True))
+        done = replay(limits, price, queued_s, run.prompt_tokens, run.output_tokens, known, stamps(run, case.startup_s, by_count, late_s))
+        parts = intervals(done, late_s, by_count)
+        found = Guided(done, parts, _decode_lateness(ready, done, parts, price), _medians(single_steps(done, parts, True), TOKENS))
     assert found is not None
     return found
 
@@ -113,7 +114,11 @@ def single_steps(done: Replay, parts: list[Interval], mixed: bool) -> np.ndarray
     tokens, decodes, kv = steps.array("prefill") + steps.array("decodes"), steps.array("decodes"), steps.array("decode_kv")
     rows = []
     for part in parts:
-        if not part.sure or part.mixed != (part.steps if mixed else 0) or part.steps > (1 if mixed else LONG_STEPS * (100 if part.counted else 1)):
+        if (
+            not part.sure
+            or part.mixed != (part.steps if mixed else 0)
+            or part.steps > (1 if mixed else LONG_STEPS * (100 if part.counted else 1))
+        ):
             continue
         inside = slice(part.first, part.last + 1)
         late_s, price_s = ((x / part.steps) for x in (part.measured_s - part.price_s, part.price_s))
@@ -122,8 +127,35 @@ def single_steps(done: Replay, parts: list[Interval], mixed: bool) -> np.ndarray
     return np.array(rows).reshape(-1, 5)
 
 
-def _lateness(done: Replay, parts: list[Interval], mixed: bool) -> Curve:
-    return _medians(single_steps(done, parts, mixed), TOKENS if mixed else DECODES)
+def last_leavers(ready: Setup, done: Replay, price: Price) -> np.ndarray:
+    """Lateness of decode-only steps at the end of a run, where no request is admitted any more; columns as in `single_steps`.
+
+    From one leaving request to the next the number of steps is exact (a request leaves its output tokens - 1 steps after its first token),
+    so is the batch, and hours of drift do not matter. Only requests that came in after the first one left take part, which surely are
+    counted on one scale.
+    """
+    run = ready.measured
+    first_s, last_s = run.arrival_s + run.ttft_s, run.arrival_s + run.e2e_s
+    leaves = done.first_step + run.output_tokens - 1
+    order = [r for r in np.argsort(last_s) if first_s[r] > last_s.min() and last_s[r] > first_s.max()]
+    rows = []
+    for one, two in zip(order[:-1], order[1:], strict=True):
+        steps, seconds = int(leaves[two] - leaves[one]), float(last_s[two] - last_s[one])
+        if steps < 1:
+            continue
+        alive = np.flatnonzero(last_s > last_s[one] + SAME_S)
+        context = run.prompt_tokens[alive] + leaves[one] - done.first_step[alive] + 0.5 * (steps + 1)
+        price_s, _ = price([(1, int(x)) for x in context])
+        rows.append((len(alive), seconds / steps - price_s, price_s, steps, context.mean()))
+    return np.array(rows).reshape(-1, 5)
+
+
+def _decode_lateness(ready: Setup, done: Replay, parts: list[Interval], price: Price) -> Curve:
+    """By number of sequences: from the last leavers where there are some, from the other intervals for larger batches."""
+    sure, rest = last_leavers(ready, done, price), single_steps(done, parts, mixed=False)
+    sure = sure[np.abs(sure[:, 1]) < WRONG * sure[:, 2]]
+    most = sure[:, 0].max() if len(sure) else 0
+    return _medians(np.concatenate([sure, rest[rest[:, 0] > most]]), np.append(np.arange(1, most + 1), DECODES[most < DECODES]))
 
 
 def _medians(points: np.ndarray, edges: np.ndarray) -> Curve:

@@ -16,7 +16,9 @@ import numpy as np
 from experiments.validation.blocks import BlockPool, Chain
 
 Work = list[tuple[int, int]]  # (new, computed) of the requests in a step
+Late = Callable[[int, int], float]  # by scheduled tokens and chunks -> seconds
 Price = Callable[[Work], tuple[float, float]]  # -> seconds, of which attention
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -48,7 +50,7 @@ class Measured:
     first_s: np.ndarray
     last_s: np.ndarray
     ends_s: np.ndarray
-    late_s: Callable[[int, int], float] = lambda tokens, chunks: 0.0
+    late_s: Late = lambda tokens, chunks: 0.0
     startup_s: float = 0.0
     slack_s: float = 2e-3
     by_count: bool = True
@@ -106,7 +108,7 @@ class Steps:
 class Replay:
     """What happened: times float64[R] on the engine's clock, counts, and the steps.
 
-    formed_s: when the step that first held a request was formed. tokens: given until the end. hit_tokens: found in the cache at first admission; rehit_tokens,
+    formed_s: when the step that first held a request was formed. tokens: given until the end. first_step: the step that gave the first of them. hit_tokens: found in the cache at first admission; rehit_tokens,
     recomputed_tokens: found, and computed again, after preemptions.
     """
 
@@ -115,6 +117,7 @@ class Replay:
     first_s: np.ndarray
     last_s: np.ndarray
     tokens: np.ndarray
+    first_step: np.ndarray
     preemptions: np.ndarray
     hit_tokens: np.ndarray
     rehit_tokens: int
@@ -138,6 +141,7 @@ class Engine:
         self.rehit_tokens = self.recomputed_tokens = 0
         self.clock = measured
         self.tokens = np.zeros(len(requests), np.int64)
+        self.first_step = np.zeros(len(requests), np.int64)
 
     def run(self) -> Replay:
         now, previous = float(self.queued_s[0]), None
@@ -158,7 +162,9 @@ class Engine:
             previous, now = now, self._execute(batch, now, horizon)
         preemptions = np.array([r.preemptions for r in self.requests])
         times = (self.scheduled_s, self.formed_s, self.first_s, self.last_s)
-        return Replay(*times, self.tokens, preemptions, self.hit_tokens, self.rehit_tokens, self.recomputed_tokens, self.steps)
+        return Replay(
+            *times, self.tokens, self.first_step, preemptions, self.hit_tokens, self.rehit_tokens, self.recomputed_tokens, self.steps
+        )
 
     def _form(self, now: float, horizon: float) -> list[tuple[Live, int]]:
         if not self.limits.async_scheduling:
@@ -244,8 +250,12 @@ class Engine:
                 continue
             request.generated += 1
             if request.generated == 1:
-                self.first_s[request.index] = end
-            request.done = request.generated == request.output if self.clock is None or self.clock.by_count else end >= self.clock.last_s[request.index] - 1e-6
+                self.first_s[request.index], self.first_step[request.index] = end, len(self.steps.end_s)
+            request.done = (
+                request.generated == request.output
+                if self.clock is None or self.clock.by_count
+                else end >= self.clock.last_s[request.index] - 1e-6
+            )
             if request.done:
                 self.last_s[request.index], self.tokens[request.index] = end, request.generated
         decodes = [computed for new, computed in work if new == 1]

@@ -12,8 +12,8 @@ from simjax.config.schema import RunConfig
 def execute(config: RunConfig, as_yaml: str) -> None:
     """Simulate, print the summary, write the results."""
     use_compilation_cache()
+    from simjax.job import run
     from simjax.metrics import Slo, summary_table, write_results
-    from simjax.run import run
 
     limits = {name: limit for name, limit in asdict(config.slo).items() if limit is not None}
     slo = Slo(**limits) if limits else None

@@ -75,14 +75,13 @@ def schedule_running(limits: InstanceParams, e: Instance, horizon_s: Array) -> t
     (total,), (last,), _ = reduce_slots([need], [jnp.where(running, position, 0)])
     short = jnp.maximum(total - limits.max_num_batched_tokens, 0)
     new = need - jnp.where(position == last, short, 0)
-    blocks = jnp.where(running, blocks_of(s.computed + new, limits.block_size), 0)
-    held_blocks = jnp.where(held, blocks_of(s.computed, limits.block_size), 0)
-    (seats, all_held, any_leaving, used, used_held), _, _ = reduce_slots([running, held, leaving, blocks, held_blocks])
+    blocks = jnp.where(running | held, blocks_of(s.computed + new, limits.block_size), 0)
+    (seats, all_held, any_leaving, used), _, _ = reduce_slots([running, held, leaving, blocks])
     e = dataclasses.replace(e, slots=dataclasses.replace(s, new=new))
     formation = Formation(
         budget=limits.max_num_batched_tokens - (total - short),
         seats=seats + all_held,
-        blocks=used + used_held,
+        blocks=used,
         preempted=jnp.zeros((), jnp.int32),
         held=all_held > 0,
         leaving=any_leaving > 0,
@@ -97,18 +96,19 @@ def schedule_running(limits: InstanceParams, e: Instance, horizon_s: Array) -> t
 
 
 def preempt(limits: InstanceParams, e: Instance, f: Formation, running: Array, blocks: Array) -> tuple[Instance, Formation]:
-    """Preempt from the tail until the others fit; `blocks` (int32[S+W]) are those of the running requests once the step runs.
+    """Preempt from the tail until the others fit; `blocks` (int32[S+W]) are those of every request with a seat once the step runs.
 
-    A victim frees only blocks of the tail, so the survivors are the longest prefix that fits beside the blocks of held requests.
+    A victim frees only blocks of the tail, so the survivors are the longest prefix that fits. A request that finished unseen can be a victim
+    like any other: its blocks are free for good, and the formation admits nobody, as after any preemption.
     """
     s = e.slots
     position = jnp.arange(s.request.shape[0], dtype=jnp.int32)
-    held_blocks = f.blocks - jnp.sum(blocks, dtype=jnp.int32)
-    overflow = running & (jnp.cumsum(blocks) > limits.num_blocks - held_blocks)
+    overflow = (blocks > 0) & (jnp.cumsum(blocks) > limits.num_blocks)
     _, _, (n,) = reduce_slots(minima=[jnp.where(overflow, position, e.n)])
-    victim = running & (position >= n)
+    out = (blocks > 0) & (position >= n)
+    victim = running & out
     new = jnp.where(victim, 0, s.new)
     slots = dataclasses.replace(s, computed=jnp.where(victim, 0, s.computed), preemptions=s.preemptions + victim, new=new)
-    (victims, freed, unspent), _, _ = reduce_slots([victim, jnp.where(victim, blocks, 0), jnp.where(victim, s.new, 0)])
-    f = dataclasses.replace(f, budget=f.budget + unspent, seats=f.seats - victims, blocks=f.blocks - freed, preempted=victims)
+    (gone, freed, unspent), _, _ = reduce_slots([out, jnp.where(out, blocks, 0), jnp.where(victim, s.new, 0)])
+    f = dataclasses.replace(f, budget=f.budget + unspent, seats=f.seats - gone, blocks=f.blocks - freed, preempted=gone)
     return dataclasses.replace(e, slots=slots, n=n, parked=e.parked + e.n - n), f

@@ -12,8 +12,8 @@ from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
 from simjax.config.schema import ClusterConfig, ValidateConfig
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
+from simjax.job import Progress, Run, simulate_cluster
 from simjax.model import load_model
-from simjax.run import Progress, Run, simulate_cluster
 from simjax.validate.measured import read_measured
 from simjax.validate.run import MeasuredRun
 from simjax.workload import read_trace

@@ -146,8 +146,9 @@ class RefEngine:
                 # just finished keeps its seat and blocks.
                 self._form(now, horizon=previous.start_s)
             for request in finished:
-                self.running.remove(request)
-                self.pool.release(request.index)
+                if request in self.running:  # it may have been a victim of that formation
+                    self.running.remove(request)
+                    self.pool.release(request.index)
         if self.step is None:
             self._form(now, horizon=now)
         self._check()
@@ -221,10 +222,11 @@ class RefEngine:
         return batch, budget, preempted
 
     def _preempt_tail(self) -> Live:
-        """Preempt, by recomputation, the last admitted request that is not finished."""
-        victim = [request for request in self.running if not request.finished][-1]
-        self.running.remove(victim)
+        """Preempt, by recomputation, the last admitted request. One that has finished unseen goes for good, and its blocks come free at once."""
+        victim = self.running.pop()
         self.pool.release(victim.index)
+        if victim.finished:
+            return victim
         victim.computed = 0
         victim.preemptions += 1
         self.waiting.insert(0, victim)

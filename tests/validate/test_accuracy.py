@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import pytest
 
@@ -15,7 +15,7 @@ LLAMA, QWEN, SATURATED = "RTXPRO6000/Llama-3.1-8B", "RTXPRO6000/Qwen3-32B", "RTX
 METRICS = ("ttft_s", "tpot_s", "e2e_s")
 
 
-@lru_cache(maxsize=None)
+@cache
 def report(run: str, tables: bool) -> dict:
     overrides = [f"measured={data_path(f'{BENCH}/{run}')}"]
     if tables:
