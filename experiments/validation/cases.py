@@ -1,17 +1,20 @@
-"""The measured runs of the study, and how their steps are priced."""
+"""The measured runs of the study, how their steps are priced, and result files."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
+from blocks import Chain, chain_of
+from clock import Late, Measured, Work
+from replay import Limits, Price
 
-from experiments.validation.blocks import Chain, chain_of
-from experiments.validation.replay import Late, Limits, Measured, Price
 from simjax.cluster.pricing import ClusterPrices, price_cluster
 from simjax.cluster.spec import ClusterSpec
 from simjax.config.schema import ProfileConfig, ValidateConfig
@@ -19,8 +22,11 @@ from simjax.latency.cost import StepCost, mixed_step_s, row
 from simjax.validate import MeasuredRun, read_measured
 from simjax.validate.replay import cost_source, measured_cluster
 
-DATA = Path(os.environ.get("SIMJAX_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+DATA = Path(os.environ.get("SIMJAX_DATA", HERE.parents[2] / "shared" / "data"))
 TABLES = DATA / "llmservingsim" / "profiles"
+SAME_S = 2e-3  # stamps this close are of the same moment
 
 
 @dataclass(frozen=True)
@@ -29,15 +35,13 @@ class Case:
 
     Attributes:
         name, folder: for us, and under the data folder.
-        tables: whether its kernels were measured.
-        workload: what was replayed, with token ids.
+        workload: what was replayed, with token ids; None where only prompts with the same key are known to be equal.
         startup_s: time the very first step waited to be launched, read off the first stamps.
-        by_count: whether steps can be counted from the start (`guided.follow`).
+        by_count: whether its steps can be counted from the start (`guided.follow`).
     """
 
     name: str
     folder: str
-    tables: bool = True
     workload: str | None = None
     startup_s: float = 0.0
     by_count: bool = True
@@ -47,22 +51,25 @@ class Case:
         return DATA / self.folder
 
 
-SAME_S = 2e-3  # stamps this close are of the same moment
-BENCH = "llmservingsim/bench"
-LLAMA_WORKLOAD = "llmservingsim/workloads/sharegpt-llama-3.1-8b-300-sps10.jsonl"
-QWEN_WORKLOAD = "llmservingsim/workloads/sharegpt-qwen3-32b-300-sps10.jsonl"
-CASES = {
-    case.name: case
-    for case in (
-        Case("pro6000-llama-8b", f"{BENCH}/RTXPRO6000/Llama-3.1-8B", workload=LLAMA_WORKLOAD, startup_s=0.067, by_count=False),
-        Case("pro6000-qwen3-32b", f"{BENCH}/RTXPRO6000/Qwen3-32B", workload=QWEN_WORKLOAD, startup_s=0.072),
-        Case("rtx4090-llama-8b", f"{BENCH}/RTX4090/Llama-3.1-8B", workload=LLAMA_WORKLOAD, startup_s=0.387),
-    )
-}
+BENCH, WORKLOADS = "llmservingsim/bench", "llmservingsim/workloads"
+LLAMA, QWEN = f"{WORKLOADS}/sharegpt-llama-3.1-8b-300-sps10.jsonl", f"{WORKLOADS}/sharegpt-qwen3-32b-300-sps10.jsonl"
+WITH_TABLES = (
+    Case("RTX PRO 6000, Llama-3.1-8B", f"{BENCH}/RTXPRO6000/Llama-3.1-8B", LLAMA, startup_s=0.067, by_count=False),
+    Case("2 x RTX PRO 6000, Qwen3-32B", f"{BENCH}/RTXPRO6000/Qwen3-32B", QWEN, startup_s=0.072),
+    Case("RTX 4090, Llama-3.1-8B", f"{BENCH}/RTX4090/Llama-3.1-8B", LLAMA, startup_s=0.387),
+)
+ON_H100 = (
+    Case("H100, Qwen3-14B, 2 req/s", "vllm_qwen3_14b_h100/agg_2rps"),
+    Case("H100, Qwen3-14B, 6 req/s", "vllm_qwen3_14b_h100/agg_6rps"),
+    Case("H100, Llama-2-7B", "vllm_h100_0.15/20260217-155451-llama-2-7b-tp1-codegen"),
+    Case("2 x H100, Mixtral-8x7B", "vllm_h100_0.15/20260218-130541-mixtral-8x7b-v0-1-tp2-general"),
+)
 
 
 def config_of(case: Case, tables: bool) -> ValidateConfig:
     """The configuration of `simjax validate measured=...`, with the op tables as they are or with the shipped profiles."""
+    if not case.path.exists():
+        sys.exit(f"{case.path}: no such folder; set SIMJAX_DATA to the folder of the measured runs")
     profile = ProfileConfig(bundle_root=str(TABLES)) if tables else ProfileConfig()
     return ValidateConfig(measured=str(case.path), profile=profile)
 
@@ -72,7 +79,7 @@ class Setup:
     """A case made ready: the measured run, the cluster, its prices."""
 
     case: Case
-    measured: MeasuredRun
+    run: MeasuredRun
     cluster: ClusterSpec
     prices: ClusterPrices
 
@@ -80,63 +87,85 @@ class Setup:
     def limits(self) -> Limits:
         spec = self.cluster.instances[0]
         flags = spec.limits
-        return Limits(
-            num_blocks=spec.usable_blocks,
-            block_size=flags.block_size,
-            max_num_seqs=flags.max_num_seqs,
-            max_num_batched_tokens=flags.max_num_batched_tokens,
-            async_scheduling=flags.async_scheduling,
-        )
+        return Limits(spec.usable_blocks, flags.block_size, flags.max_num_seqs, flags.max_num_batched_tokens, flags.async_scheduling)
 
 
-def setup(case: Case, tables: bool = True, config: ValidateConfig | None = None) -> Setup:
+def setup(case: Case, tables: bool = True) -> Setup:
     """Read a case and price its engine."""
-    config = config or config_of(case, tables)
-    measured = read_measured(case.path, config.device)
-    cluster = measured_cluster(measured, config)
-    return Setup(case, measured, cluster, price_cluster(cluster.instances, cost_source(config.profile)))
+    config = config_of(case, tables)
+    run = read_measured(case.path, config.device)
+    cluster = measured_cluster(run, config)
+    return Setup(case, run, cluster, price_cluster(cluster.instances, cost_source(config.profile)))
 
 
 def pricer(cost: StepCost, slots: int = 256) -> Price:
     """`Price` of a step under the first cost model of `cost`."""
-    tokens_s, sequences_s, host_s = (np.asarray(x[0]) for x in (cost.tokens_s, cost.sequences_s, cost.host_s))
 
     @jax.jit
     def step_s(new: jax.Array, computed: jax.Array) -> jax.Array:
         return mixed_step_s(row(cost, 0), new, computed)
 
-    def price(work: list[tuple[int, int]]) -> tuple[float, float]:
+    def price(work: Work) -> float:
         padded = np.zeros((2, slots), np.int32)
         padded[:, : len(work)] = np.asarray(work, np.int32).T
         with jax.enable_x64(True):
-            seconds = float(step_s(padded[0], padded[1]))
-        shared = tokens_s[padded[0].sum()] + sequences_s[len(work)] + host_s
-        return seconds, seconds - float(shared)
+            return float(step_s(padded[0], padded[1]))
 
     return price
 
 
-def chains(case: Case, measured: MeasuredRun, with_outputs: bool = True) -> list[Chain]:
-    """Block hashes of every request of a case; the workload's token ids are read, never shown."""
-    assert case.workload is not None
+def chains(case: Case, run: MeasuredRun) -> list[Chain]:
+    """Block hashes of every request of a case, prompt and output; the workload's token ids are read, never shown."""
+    size = run.engine.block_size
+    if case.workload is None:
+        assert run.prefix_key is not None
+        keys = zip(run.prefix_key, run.prompt_tokens, strict=True)
+        return [[f"{key} {at}".encode() for at in range(int(prompt) // size)] for key, prompt in keys]
     rows = [json.loads(line) for line in (DATA / case.workload).open()]
     lengths = [(len(row["input_tok_ids"]), row["output_toks"]) for row in rows]
-    assert lengths == list(zip(measured.prompt_tokens.tolist(), measured.output_tokens.tolist(), strict=True)), "another workload"
-    size = measured.engine.block_size
-    return [chain_of(row["input_tok_ids"] + (row["output_tok_ids"] if with_outputs else []), size) for row in rows]
+    assert lengths == list(zip(run.prompt_tokens.tolist(), run.output_tokens.tolist(), strict=True)), "another workload"
+    return [chain_of(row["input_tok_ids"] + row["output_tok_ids"], size) for row in rows]
 
 
-def stamps(measured: MeasuredRun, startup_s: float, by_count: bool, late_s: Late) -> Measured:
+def stamps(run: MeasuredRun, startup_s: float, by_count: bool, late_s: Late) -> Measured:
     """The measured times of first and last tokens on the clock of the first arrival, and the other known ends of steps.
 
     Where steps are counted, the stamps of tokens belong to the steps that the count gives; the known ends then are the queue stamps only.
     """
-    assert measured.queue_delay_s is not None
-    first, last = measured.arrival_s + measured.ttft_s, measured.arrival_s + measured.e2e_s
-    queued = measured.arrival_s + measured.queue_delay_s
+    assert run.queue_delay_s is not None
+    first, last = run.arrival_s + run.ttft_s, run.arrival_s + run.e2e_s
+    queued = run.arrival_s + run.queue_delay_s
     tokens = np.unique(np.concatenate([first, last]))
     # queue stamps are taken right after the end of a step, if the engine was busy
     late = queued - tokens[np.maximum(np.searchsorted(tokens, queued, side="right") - 1, 0)]
     queued = queued[(late < 0.0) | (late > SAME_S)]
     ends = np.unique(queued if by_count else np.concatenate([tokens, queued]))
     return Measured(first, last, ends[np.append(True, np.diff(ends) > SAME_S)], late_s, startup_s, by_count=by_count)
+
+
+Row = dict[str, str | float | int]
+ERRORS = ("TTFT mean", "TTFT p50", "TTFT p95", "TPOT mean", "TPOT p50", "TPOT p95", "E2E mean", "E2E p50", "E2E p95", "makespan")
+MAPES = ("TTFT each", "TPOT each", "E2E each")
+
+
+def errors(run: MeasuredRun, first_s: np.ndarray, last_s: np.ndarray) -> dict[str, float]:
+    """Percent by which statistics of simulated times differ from the measured ones, and mean absolute errors of the requests."""
+    several = run.has_tpot
+    ttft, e2e = first_s - run.arrival_s, last_s - run.arrival_s
+    tpot = (e2e - ttft)[several] / (run.output_tokens[several] - 1)
+    pairs = {"TTFT": (ttft, run.ttft_s), "TPOT": (tpot, run.tpot_s[several]), "E2E": (e2e, run.e2e_s)}
+    found = {}
+    for name, (ours, theirs) in pairs.items():
+        for label, of in (("mean", np.mean), ("p50", lambda x: np.percentile(x, 50)), ("p95", lambda x: np.percentile(x, 95))):
+            found[f"{name} {label}"] = 100.0 * float(of(ours) / of(theirs) - 1.0)
+    found["makespan"] = 100.0 * float(last_s.max() / run.makespan_s - 1.0)
+    return found | {f"{name} each": 100.0 * float(np.mean(np.abs(ours / theirs - 1.0))) for name, (ours, theirs) in pairs.items()}
+
+
+def write(name: str, rows: Sequence[Row]) -> None:
+    """Write rows with the same keys to results/<name>.tsv and print them; floats with two digits after the point."""
+    cells = [[f"{x:.2f}" if isinstance(x, float) else str(x) for x in row.values()] for row in rows]
+    text = "\n".join("\t".join(line) for line in [list(rows[0]), *cells])
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.tsv").write_text(text + "\n")
+    print(text)

@@ -1,4 +1,4 @@
-"""The measured schedule, step by step: a replay whose clock is set by the measured stamps, and what it says about the scheduler and the costs."""
+"""The measured schedule, step by step: a replay that follows the measured stamps, and what it says about the scheduler and the prices."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from cases import SAME_S, Setup, chains, pricer, stamps
+from clock import Late
+from replay import Price, Replay, replay
 
-from experiments.validation.cases import SAME_S, Setup, chains, pricer, stamps
-from experiments.validation.replay import Late, Price, Replay, replay
-
-DECODES = np.array(
-    [1, 3, 5, 9, 17, 25, 33, 41, 49, 57, 65, 73, 81, 89, 97, 105, 113, 121, 127, 129, 257]
-)  # CUDA graphs have these sizes + 1
+CAPTURED = np.array([1, 2, 4, *range(8, 257, 8)])  # batches that vLLM captures CUDA graphs of
+DECODES = CAPTURED + 1
 TOKENS = np.arange(0, 2200, 64)
-LONG_STEPS = 8  # between two known moments: with more steps their number is not sure
+LONG_STEPS = 8  # between two known moments: the number of more steps is not sure unless they were counted
 WRONG = 0.3  # of a step (of the interval if its steps were counted): what is further from the expectation was disturbed, and is left out
 PASSES = 3
 
@@ -47,12 +46,18 @@ class Interval:
         by = self.price_s if self.counted else self.price_s / self.steps
         return abs(self.measured_s - self.expected_s) <= WRONG * by
 
+    @property
+    def pure(self) -> bool:
+        """Only decode steps, or one mixed step: the interval tells the time of one kind of step."""
+        most = 1 if self.mixed else LONG_STEPS * (100 if self.counted else 1)
+        return self.sure and self.mixed in (0, self.steps) and self.steps <= most
+
 
 @dataclass(frozen=True)
 class Guided:
-    """A replay along the measured stamps, and by how much steps are later than their price: decode-only ones by sequences, mixed by tokens."""
+    """A replay along the stamps, and by how much steps are later than their price: decode-only ones by sequences, mixed by tokens."""
 
-    replay: Replay
+    done: Replay
     intervals: list[Interval]
     decode_late_s: Curve
     mixed_late_s: Curve
@@ -67,76 +72,68 @@ def follow(ready: Setup, asynchronous: bool = True, caching: bool = True) -> Gui
     Steps between two distant stamps cannot be counted without knowing how late they are, which is learned in a few passes. Where the
     engine fills up before the first request leaves (`by_count` False), the first passes let requests leave by their stamp.
     """
-    case, run = ready.case, ready.measured
+    case, run = ready.case, ready.run
     assert run.queue_delay_s is not None
     price, known = pricer(ready.prices.cost), chains(case, run)
-    limits = replace(ready.limits, async_scheduling=asynchronous, prefix_caching=caching)
-    queued_s = run.arrival_s + run.queue_delay_s
+    limits = replace(ready.limits, async_scheduling=asynchronous, prefix_caching="on" if caching else "off")
     found = None
     for by_count in (case.by_count,) * PASSES + (True,) * PASSES:
         late_s = found.late_s if found else lambda tokens, chunks: 0.0
-        done = replay(limits, price, queued_s, run.prompt_tokens, run.output_tokens, known, stamps(run, case.startup_s, by_count, late_s))
+        clock = stamps(run, case.startup_s, by_count, late_s)
+        done = replay(limits, price, run.arrival_s + run.queue_delay_s, (run.prompt_tokens, run.output_tokens), known, clock)
         parts = intervals(done, late_s, by_count)
         found = Guided(done, parts, _decode_lateness(ready, done, parts, price), _medians(single_steps(done, parts, True), TOKENS))
     assert found is not None
     return found
 
 
-def intervals(done: Replay, late_s: Late, by_count: bool) -> list[Interval]:
+def intervals(done: Replay, late_s: Late, counted: bool) -> list[Interval]:
     """The steps between consecutive known moments; late_s: what the replay counted its steps with."""
-    steps = done.steps
-    end, price, chunks = (steps.array(name) for name in ("end_s", "price_s", "chunks"))
-    expected = price + np.array([late_s(t, c) for t, c in zip(steps.array("prefill") + steps.array("decodes"), chunks, strict=True)])
-    at = np.flatnonzero(steps.array("known"))
+    end, price, chunks, tokens = (done.steps.array(name) for name in ("end_s", "price_s", "chunks", "tokens"))
+    expected = price + np.array([late_s(t, c) for t, c in zip(tokens, chunks, strict=True)])
+    at = np.flatnonzero(done.steps.array("known"))
     found = []
     for before, last in zip(at[:-1], at[1:], strict=True):
         inside = slice(before + 1, last + 1)
-        measured_s = float(end[last] - end[before])
-        mixed = int((chunks[inside] > 0).sum())
-        found.append(Interval(int(before) + 1, int(last), measured_s, price[inside].sum(), expected[inside].sum(), mixed, by_count))
+        sums = float(end[last] - end[before]), float(price[inside].sum()), float(expected[inside].sum())
+        found.append(Interval(int(before) + 1, int(last), *sums, int((chunks[inside] > 0).sum()), counted))
     return found
 
 
-def formation_errors(ready: Setup, guided: Guided) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds by which the replay admitted each request, and gave its first token, later than the engine did; float64[R] each."""
+def admissions(ready: Setup, done: Replay) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Seconds by which the replay formed the step that admits each request, gave its first and its last token, later than the engine did."""
     rows = [json.loads(line) for line in (ready.case.path / "vllm" / "requests.jsonl").open()]
     rows.sort(key=lambda row: row["arrival_time"])
-    run = ready.measured
+    run = ready.run
     assert run.queue_delay_s is not None
     wait_s = np.array([row["scheduled_ts"] - row["queued_ts"] for row in rows])
-    admitted_s = run.arrival_s + run.queue_delay_s + wait_s
-    return guided.replay.formed_s - admitted_s, guided.replay.first_s - (run.arrival_s + run.ttft_s)
+    formed_s = run.arrival_s + run.queue_delay_s + wait_s
+    return done.formed_s - formed_s, done.first_s - run.arrival_s - run.ttft_s, done.last_s - run.arrival_s - run.e2e_s
 
 
 def single_steps(done: Replay, parts: list[Interval], mixed: bool) -> np.ndarray:
-    """Columns tokens, late_s, price_s, steps, context, a row for each sure interval of one mixed step, or of some decode-only ones."""
-    steps = done.steps
-    tokens, decodes, kv = steps.array("prefill") + steps.array("decodes"), steps.array("decodes"), steps.array("decode_kv")
+    """Columns tokens, late_s, price_s, steps; a row for each pure interval of the kind."""
+    tokens = done.steps.array("tokens")
     rows = []
     for part in parts:
-        if (
-            not part.sure
-            or part.mixed != (part.steps if mixed else 0)
-            or part.steps > (1 if mixed else LONG_STEPS * (100 if part.counted else 1))
-        ):
-            continue
-        inside = slice(part.first, part.last + 1)
-        late_s, price_s = ((x / part.steps) for x in (part.measured_s - part.price_s, part.price_s))
-        context = kv[inside].sum() / max(decodes[inside].sum(), 1)
-        rows.append((tokens[inside].mean(), late_s, price_s, part.steps, context))
-    return np.array(rows).reshape(-1, 5)
+        if part.pure and (part.mixed > 0) == mixed:
+            late_s, price_s = ((x / part.steps) for x in (part.measured_s - part.price_s, part.price_s))
+            rows.append((tokens[part.first : part.last + 1].mean(), late_s, price_s, part.steps))
+    return np.array(rows).reshape(-1, 4)
 
 
 def last_leavers(ready: Setup, done: Replay, price: Price) -> np.ndarray:
-    """Lateness of decode-only steps at the end of a run, where no request is admitted any more; columns as in `single_steps`.
+    """Decode-only steps at the end of a run, where nobody is admitted any more; columns as in `single_steps`, tokens being sequences.
 
     From one leaving request to the next the number of steps is exact (a request leaves its output tokens - 1 steps after its first token),
-    so is the batch, and hours of drift do not matter. Only requests that came in after the first one left take part, which surely are
-    counted on one scale.
+    and so is the batch. Only requests that came in after the first one left take part, which surely are counted on one scale; runs with
+    preemptions have no such rows.
     """
-    run = ready.measured
+    run = ready.run
     first_s, last_s = run.arrival_s + run.ttft_s, run.arrival_s + run.e2e_s
     leaves = done.first_step + run.output_tokens - 1
+    if done.preemptions.any():
+        return np.zeros((0, 4))
     order = [r for r in np.argsort(last_s) if first_s[r] > last_s.min() and last_s[r] > first_s.max()]
     rows = []
     for one, two in zip(order[:-1], order[1:], strict=True):
@@ -145,16 +142,16 @@ def last_leavers(ready: Setup, done: Replay, price: Price) -> np.ndarray:
             continue
         alive = np.flatnonzero(last_s > last_s[one] + SAME_S)
         context = run.prompt_tokens[alive] + leaves[one] - done.first_step[alive] + 0.5 * (steps + 1)
-        price_s, _ = price([(1, int(x)) for x in context])
-        rows.append((len(alive), seconds / steps - price_s, price_s, steps, context.mean()))
-    return np.array(rows).reshape(-1, 5)
+        price_s = price([(1, int(x)) for x in context])
+        rows.append((len(alive), seconds / steps - price_s, price_s, steps))
+    return np.array(rows).reshape(-1, 4)
 
 
 def _decode_lateness(ready: Setup, done: Replay, parts: list[Interval], price: Price) -> Curve:
     """By number of sequences: from the last leavers where there are some, from the other intervals for larger batches."""
     sure, rest = last_leavers(ready, done, price), single_steps(done, parts, mixed=False)
     sure = sure[np.abs(sure[:, 1]) < WRONG * sure[:, 2]]
-    most = sure[:, 0].max() if len(sure) else 0
+    most = int(sure[:, 0].max()) if len(sure) else 0
     return _medians(np.concatenate([sure, rest[rest[:, 0] > most]]), np.append(np.arange(1, most + 1), DECODES[most < DECODES]))
 
 

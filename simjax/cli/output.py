@@ -67,7 +67,8 @@ def use_compilation_cache() -> None:
     Only the command line does this: the library leaves JAX's settings alone.
     """
     # jax 0.10 logs an error line for every cache hit on the CPU, though the program it loads is right (machine features spelt differently).
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # unset, or as jax itself leaves it to the processes that it starts
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import jax
 
     if not jax.config.values["jax_compilation_cache_dir"]:

@@ -51,6 +51,8 @@ def read_cluster(path: Path, limits: EngineLimits) -> tuple[InstanceSpec, ...]:
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SimjaxError(f"{path}: no such cluster file") from None
     except json.JSONDecodeError as error:
         raise SimjaxError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
     except UnicodeDecodeError:
@@ -83,7 +85,7 @@ def read_cluster(path: Path, limits: EngineLimits) -> tuple[InstanceSpec, ...]:
 def _instance(raw: dict[str, Any], cluster: dict[str, Any], limits: EngineLimits) -> InstanceSpec:
     for key, harmless in UNSUPPORTED.items():
         if raw.get(key) not in harmless:
-            asked = "" if isinstance(raw[key], dict | list) else f"={raw[key]}"
+            asked = "" if isinstance(raw[key], dict | list) else f"={raw[key]!r}"
             raise SimjaxError(f"{key}{asked} is not simulated yet; remove it to run without")
     npus = raw.get("num_npus", raw.get("npu_num"))  # npu_num: the name before version 2
     degree = int(raw.get("tp_size") or npus or 1)

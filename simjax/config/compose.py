@@ -81,7 +81,7 @@ def group_config(number: int, raw: Any) -> schema.GroupConfig:
     if isinstance(raw, schema.GroupConfig):
         return raw
     if not isinstance(raw, dict | DictConfig):
-        raise SimjaxError(f"{where}={raw}: a group is a mapping like {{instances: 2, device: h100}}")
+        raise SimjaxError(f"{where}: a group is a mapping like {{instances: 2, device: h100}}, got {raw!r}")
     try:
         group = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema.GroupConfig), raw))
     except OmegaConfBaseException as error:

@@ -30,9 +30,9 @@ def explain(kind: type, overrides: list[str], error: Exception, where: str = "")
     text = f"{error}\n{root}"
     prefix = f"{where}." if where else ""
     if match := re.search(r"Key '[^']+' (?:is not in struct|not in '\w+')\s+full_key: (\S+)", text):
-        return unknown_option(kind, match[1], prefix)
+        return f"{where}: unknown key '{match[1]}'; {closest(match[1], _keys(kind, ''))}" if where else unknown_option(kind, match[1])
     if match := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text):
-        return unknown_option(kind, match[1], prefix)
+        return unknown_option(kind, match[1])
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, name = match[1].rpartition("/")
         return f"{group}={name}: there is no such option; {closest(name, group_options(group))}"
@@ -44,14 +44,14 @@ def explain(kind: type, overrides: list[str], error: Exception, where: str = "")
     return said
 
 
-def unknown_option(kind: type, full: str, prefix: str = "") -> str:
+def unknown_option(kind: type, full: str) -> str:
     """The line for a key that a schema does not have."""
     parent, _, key = full.rpartition(".")
     if any(f.name == key for f in fields(kind)) and not parent:
         inner = ", ".join(f"{key}.{name}" for name in _keys(kind, key)[:3])
         return f"'{key}' is a group of options here; set its keys one by one: {inner}, ..."
     names = _keys(kind, parent)
-    return f"unknown option '{prefix}{full}'; {closest(key, names)}"
+    return f"unknown option '{full}'; {closest(key, names)}"
 
 
 def group_options(group: str) -> list[str]:

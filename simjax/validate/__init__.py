@@ -1,9 +1,24 @@
 """Measured runs, and how far a simulation is from them."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from simjax.validate.compare import compare
 from simjax.validate.measured import read_measured
-from simjax.validate.replay import validate
 from simjax.validate.run import EngineFacts, HardwareFacts, MeasuredRun, engine_side
 from simjax.validate.table import comparison_table
 
+if TYPE_CHECKING:
+    from simjax.validate.replay import validate as validate
+
 __all__ = ["EngineFacts", "HardwareFacts", "MeasuredRun", "compare", "comparison_table", "engine_side", "read_measured", "validate"]
+
+
+def __getattr__(name: str) -> Any:
+    # Simulating needs jax; reading and comparing, which plots do too, must not import it.
+    if name == "validate":
+        from simjax.validate.replay import validate
+
+        return validate
+    raise AttributeError(f"module 'simjax.validate' has no attribute '{name}'")

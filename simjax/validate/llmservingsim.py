@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,12 @@ import numpy as np
 import pandas as pd
 
 from simjax.errors import SimjaxError
+from simjax.validate.cluster_file import MeasuredCluster, read_measured_cluster
 from simjax.validate.fields import find, number, numeric, read_lines, read_mapping, read_table, require
 from simjax.validate.run import EngineFacts, HardwareFacts, MeasuredRun, default_async_scheduling, finish_run, nothing_succeeded
 
 _STAMPS = ("arrival_time", "queued_ts", "first_token_ts", "last_token_ts")
 _SERIES = ("t", "prompt_throughput", "gen_throughput", "running", "waiting", "kv_cache_pct")
-
-
-@dataclass(frozen=True)
-class _Cluster:
-    """The one kind of instance in a cluster file: model and GPU, GPUs an instance, instances, memory fraction, hardware facts."""
-
-    model: str
-    device: str
-    tp_size: int
-    instances: int
-    mem_util: float | None
-    hardware: HardwareFacts
 
 
 def read_llmservingsim(folder: Path, device: str | None = None) -> MeasuredRun:
@@ -39,14 +27,14 @@ def read_llmservingsim(folder: Path, device: str | None = None) -> MeasuredRun:
     """
     meta_path, config_path = folder / "vllm" / "meta.json", folder / "config.json"
     meta = read_mapping(meta_path)
-    cluster = _cluster(config_path) if config_path.is_file() else None
+    cluster = read_measured_cluster(config_path) if config_path.is_file() else None
     gpu = device or (cluster.device if cluster else find(meta, "hardware.device_name"))
     if gpu is None:
         raise SimjaxError(f"{folder}: neither config.json nor vllm/meta.json names the GPU; pass device=")
     tensor_parallel = int(number(find(meta, "engine_kwargs.tensor_parallel_size") or 1, "engine_kwargs.tensor_parallel_size", meta_path))
-    if cluster and cluster.tp_size != tensor_parallel:
-        raise SimjaxError(f"{config_path}: tp_size={cluster.tp_size}, but {meta_path} has tensor_parallel_size={tensor_parallel}")
-    engine, assumptions = _engine(meta, meta_path, cluster.mem_util if cluster else None)
+    if cluster and cluster.tensor_parallel_size != tensor_parallel:
+XX
+    engine, assumptions = _engine(meta, meta_path, cluster)
     rows = read_lines(folder / "vllm" / "requests.jsonl", ("input_toks", "output_toks", *_STAMPS))
     served = [row for row in rows if all(row[key] is not None for key in _STAMPS)]
     if not served:
@@ -80,47 +68,10 @@ def read_llmservingsim(folder: Path, device: str | None = None) -> MeasuredRun:
     return finish_run(run)
 
 
-def _cluster(path: Path) -> _Cluster:
-    """What a cluster file of LLMServingSim's schema says about a measured run."""
-    config = read_mapping(path)
-    nodes = require(config, "nodes", path)
-    if not isinstance(nodes, list) or not all(isinstance(node, dict) for node in nodes):
-        raise SimjaxError(f"{path}: nodes must be a list of mappings")
-    instances = [instance for node in nodes for instance in require(node, "instances", path)]
-    if not instances or any(other != instances[0] for other in instances):
-        raise SimjaxError(f"{path}: it has {len(instances)} instances, not all alike; a measured run is served by one kind")
-    one = instances[0]
-    if find(one, "pd_type") is not None or (find(one, "pp_size") or 1) != 1:
-        raise SimjaxError(f"{path}: prefill/decode split and pipeline parallelism cannot be validated yet")
-
-    def known(mapping: dict[str, Any], name: str) -> float | None:
-        value = find(mapping, name)
-        value = value[0] if isinstance(value, list) and value else value  # link settings may be one per network dimension
-        return None if value is None else number(value, name, path)
-
-    def scaled(value: float | None, unit: float) -> float | None:
-        return None if value is None else value * unit
-
-    latency_ns = known(config, "link_latency")
-    return _Cluster(
-        model=require(one, "model_name", path),
-        device=require(one, "hardware", path),
-        tp_size=int(known(one, "tp_size") or known(one, "num_npus") or 1),
-        instances=len(instances),
-        mem_util=known(one, "npu_mem.mem_util"),
-        hardware=HardwareFacts(
-            # In this schema a link's GB/s and a memory's GB are powers of two, a memory's GB/s are decimal.
-            link_bandwidth_bytes_per_s=scaled(known(config, "link_bw"), 2.0**30),
-            link_latency_s=None if latency_ns is None else latency_ns / 1e9,
-            device_memory_bytes=scaled(known(one, "npu_mem.mem_size"), 2.0**30),
-            device_memory_bandwidth_bytes_per_s=scaled(known(one, "npu_mem.mem_bw"), 1e9),
-        ),
-    )
-
-
-def _engine(meta: dict[str, Any], path: Path, mem_util: float | None) -> tuple[EngineFacts, tuple[str, ...]]:
-    """The engine's limits: the resolved configuration first, then what was asked for, then vLLM's defaults, which are noted."""
+def _engine(meta: dict[str, Any], path: Path, cluster: MeasuredCluster | None) -> tuple[EngineFacts, tuple[str, ...]]:
+    """The engine's limits: `config.json`, the resolved configuration, what was asked for, then vLLM's defaults, which are noted."""
     assumptions: list[str] = []
+    flags, mem_util = (cluster.flags, cluster.mem_util) if cluster else ({}, None)
 
     def known(name: str) -> Any:
         places = (
@@ -130,7 +81,8 @@ def _engine(meta: dict[str, Any], path: Path, mem_util: float | None) -> tuple[E
             "kv_cache",
             "engine_kwargs",
         )
-        return next((value for place in places if (value := find(meta, f"{place}.{name}")) is not None), None)
+        recorded = (value for place in places if (value := find(meta, f"{place}.{name}")) is not None)
+        return flags[name] if name in flags else next(recorded, None)
 
     def limit(name: str) -> int:
         if (value := known(name)) is None:
@@ -161,7 +113,7 @@ def _engine(meta: dict[str, Any], path: Path, mem_util: float | None) -> tuple[E
         async_scheduling=switch("async_scheduling", default_async_scheduling(version)),
         cudagraph_capture_sizes=None if sizes is None else tuple(sizes),
         dtype=find(meta, "engine_kwargs.dtype") or "auto",
-        kv_cache_dtype=find(meta, "engine_kwargs.kv_cache_dtype") or "auto",
+        kv_cache_dtype=flags.get("kv_cache_dtype") or find(meta, "engine_kwargs.kv_cache_dtype") or "auto",
     )
     return facts, tuple(assumptions)
 

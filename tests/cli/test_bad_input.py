@@ -185,9 +185,9 @@ CLUSTERS = cases(
     run scheduler.enable_chunked_prefill=false scheduler.max_num_batched_tokens=512
     can never be served: without chunked prefill it must fit max_num_batched_tokens=512
     run cluster.groups=[3]
-    cluster.groups[0]=3: a group is a mapping like {instances: 2, device: h100}
+    cluster.groups[0]: a group is a mapping like {instances: 2, device: h100}, got 3
     run cluster.groups=[{instances:2},{devise:h100}]
-    unknown option 'cluster.groups[1].devise'; did you mean device?
+    cluster.groups[1]: unknown key 'devise'; did you mean device?
     run cluster.groups=[{instances:two}]
     cluster.groups[0].instances=two: it must be an integer
     run cluster.groups=[{instances:0}]
@@ -199,7 +199,7 @@ CLUSTERS = cases(
     run cluster.groups=[{},{}] cluster.instances=3
     cluster.instances=3 has no effect beside cluster.groups
     run cluster.file=none.json
-    cannot read cluster file none.json: No such file or directory
+    none.json: no such cluster file
     run cluster.file=folder
     cannot read cluster file folder: Is a directory
     run cluster.file=brace.json

@@ -24,11 +24,11 @@ RUN = {
     "single_node_single_instance_H100": "Llama-3.1-70B on h100 TP4 ·",
 }
 REFUSED = {
-    "dual_node_moe_dp_ep_intra_inter_instance": "instance 0: dp_group=A is not simulated yet",
+    "dual_node_moe_dp_ep_intra_inter_instance": "instance 0: dp_group='A' is not simulated yet",
     "single_node_cxl_instance": "instance 0: placement is not simulated yet",
-    "single_node_heterogeneous": "instance 0: pd_type=prefill is not simulated yet",
+    "single_node_heterogeneous": "instance 0: pd_type='prefill' is not simulated yet",
     "single_node_moe_dp_pp_instance": "instance 0: pp_size=2 is not simulated yet",
-    "single_node_pd_instance": "instance 0: pd_type=prefill is not simulated yet",
+    "single_node_pd_instance": "instance 0: pd_type='prefill' is not simulated yet",
     "single_node_pim_instance": "cpu_mem.pim_config asks for PIM devices, which are not simulated yet",
     "single_node_tp_pp_instance": "instance 0: pp_size=2 is not simulated yet",
 }

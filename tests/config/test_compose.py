@@ -82,7 +82,7 @@ def test_a_configuration_can_be_read_back_from_its_yaml() -> None:
 
 def test_groups_are_checked_against_their_schema() -> None:
     assert group_config(0, {"instances": 3, "max_num_seqs": 7}) == GroupConfig(instances=3, max_num_seqs=7)
-    with pytest.raises(SimjaxError, match=r"^unknown option 'cluster\.groups\[1\]\.max_seqs'; did you mean max_num_seqs"):
+    with pytest.raises(SimjaxError, match=r"^cluster\.groups\[1\]: unknown key 'max_seqs'; did you mean max_num_seqs"):
         group_config(1, {"max_seqs": 7})
 
 

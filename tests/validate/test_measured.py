@@ -34,6 +34,17 @@ def test_llmservingsim_layout(tmp_path):
     assert hardware.device_memory_bytes == 96 * 2**30 and hardware.device_memory_bandwidth_bytes_per_s == 1597e9
 
 
+def test_the_cluster_may_be_described_in_our_own_terms(tmp_path):
+    cluster = {"instances": 2, "tensor_parallel_size": 2, "link_latency_s": 5e-6}
+    own = {"model": "qwen3-14b", "device": "h100", "cluster": cluster, "scheduler": {"max_num_seqs": 7, "num_gpu_blocks_override": 900}}
+    run = read_measured(samples.llmservingsim(tmp_path / "run", cluster=own))
+    assert (run.model, run.device, run.tensor_parallel_size, run.instances) == ("qwen3-14b", "h100", 2, 2)
+    assert (run.engine.max_num_seqs, run.engine.num_gpu_blocks) == (7, 900)  # before what meta.json records
+    assert run.engine.max_num_batched_tokens == 2048 and run.hardware.link_latency_s == 5e-6
+    with pytest.raises(SimjaxError, match=r"config\.json: unknown key 'scheduler.max_num_seq'; did you mean max_num_seqs"):
+        read_measured(samples.llmservingsim(tmp_path / "other", cluster={**own, "scheduler": {"max_num_seq": 7}}))
+
+
 def test_what_a_run_does_not_record_is_filled_in_and_said(tmp_path):
     run = read_measured(samples.llmservingsim(tmp_path / "run"))
     engine = run.engine
@@ -138,7 +149,7 @@ def trace(tmp_path, old="", new="", **server):
         (lambda t: broken(t, meta={**samples.META, "engine_kwargs": {"tensor_parallel_size": 2}}), r"gives max_num_seqs"),
         (lambda t: broken(t, meta={**samples.META, "engine_kwargs": {}}), r"tp_size=2, but .*tensor_parallel_size=1"),
         (lambda t: broken(t, meta={**samples.META, "started_at": "yesterday"}), "started_at='yesterday' is not an ISO date"),
-        (lambda t: broken(t, cluster={}), r"config\.json: the field nodes is missing"),
+        (lambda t: broken(t, cluster={}), r"config\.json: it has neither nodes"),
         (lambda t: broken(t, cluster={"nodes": [{"instances": []}]}), "has 0 instances"),
         (lambda t: broken(t, cluster={"nodes": [{"instances": [{"pd_type": "prefill"}]}]}), "cannot be validated yet"),
         (lambda t: broken(t, rows=[]), "has no rows"),

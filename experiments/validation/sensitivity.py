@@ -1,0 +1,54 @@
+"""How errors of step times show in the statistics: percent by which each moves when all steps change. Writes results/sensitivity.tsv.
+
+The last row of a run: standard deviation, in percent, when every step gets a random error of 0.5 % of its own (12 draws).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from cases import ERRORS, WITH_TABLES, Row, Setup, errors, pricer, setup, write
+from clock import Work
+from replay import Price, replay
+
+CHANGES = (("-1 %", 0.99, 0.0), ("-0.5 %", 0.995, 0.0), ("+0.5 %", 1.005, 0.0), ("+1 %", 1.01, 0.0), ("+2 %", 1.02, 0.0)) + tuple(
+    (f"+{1e3 * step_s:g} ms a step", 1.0, step_s) for step_s in (1e-4, 2e-4, 5e-4)
+)
+DRAWS, NOISE = 12, 0.005
+
+
+def statistics(ready: Setup, price: Price) -> np.ndarray:
+    """Each statistic over the measured one."""
+    run = ready.run
+    done = replay(ready.limits, price, run.arrival_s, (run.prompt_tokens, run.output_tokens))
+    found = errors(run, done.first_s, done.last_s)
+    return np.array([1.0 + 0.01 * found[name] for name in ERRORS])
+
+
+def noisy(price: Price, rng: np.random.Generator) -> Price:
+    return lambda work: price(work) * (1.0 + NOISE * rng.standard_normal())
+
+
+def changed(price: Price, factor: float, more_s: float) -> Price:
+    def of(work: Work) -> float:
+        return factor * price(work) + more_s
+
+    return of
+
+
+def main() -> None:
+    rows: list[Row] = []
+    for case in WITH_TABLES:
+        ready = setup(case)
+        price = pricer(ready.prices.cost)
+        plain = statistics(ready, price)
+        for name, factor, more_s in CHANGES:
+            moved = 100.0 * (statistics(ready, changed(price, factor, more_s)) / plain - 1.0)
+            rows.append({"run": case.name, "steps": name, **dict(zip(ERRORS, moved.tolist(), strict=True))})
+        rng = np.random.default_rng(0)
+        spread = 100.0 * np.std([statistics(ready, noisy(price, rng)) / plain for _ in range(DRAWS)], axis=0)
+        rows.append({"run": case.name, "steps": "0.5 % at random (sd)", **dict(zip(ERRORS, spread.tolist(), strict=True))})
+    write("sensitivity", rows)
+
+
+if __name__ == "__main__":
+    main()
