@@ -48,7 +48,7 @@ def read_measured_cluster(path: Path) -> MeasuredCluster:
     """
     config = read_mapping(path)
     if not {"nodes", "model"} & set(config):
-        raise SimjaxError(f"{path}: it has neither nodes (LLMServingSim's cluster schema) nor model, device, cluster and scheduler (simjax's)")
+        raise SimjaxError(f"{path}: it has neither nodes (LLMServingSim's cluster schema) nor model and device (simjax's)")
     return _llmservingsim(config, path) if "nodes" in config else _own(config, path)
 
 

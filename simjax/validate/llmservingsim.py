@@ -33,7 +33,8 @@ def read_llmservingsim(folder: Path, device: str | None = None) -> MeasuredRun:
         raise SimjaxError(f"{folder}: neither config.json nor vllm/meta.json names the GPU; pass device=")
     tensor_parallel = int(number(find(meta, "engine_kwargs.tensor_parallel_size") or 1, "engine_kwargs.tensor_parallel_size", meta_path))
     if cluster and cluster.tensor_parallel_size != tensor_parallel:
-XX
+        degree = cluster.tensor_parallel_size
+        raise SimjaxError(f"{config_path}: tp_size={degree}, but {meta_path} has tensor_parallel_size={tensor_parallel}")
     engine, assumptions = _engine(meta, meta_path, cluster)
     rows = read_lines(folder / "vllm" / "requests.jsonl", ("input_toks", "output_toks", *_STAMPS))
     served = [row for row in rows if all(row[key] is not None for key in _STAMPS)]
