@@ -1,4 +1,4 @@
-"""KV blocks of one engine with vLLM's prefix caching: real block ids, reference counts, a least-recently-used free list and block hashes."""
+"""KV blocks of one engine with vLLM's prefix caching: real block ids, reference counts, a free list by last use, block hashes."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from cases import SAME_S, Setup, chains, pricer, stamps
@@ -93,7 +94,7 @@ def intervals(done: Replay, late_s: Late, counted: bool) -> list[Interval]:
     expected = price + np.array([late_s(t, c) for t, c in zip(tokens, chunks, strict=True)])
     at = np.flatnonzero(done.steps.array("known"))
     found = []
-    for before, last in zip(at[:-1], at[1:], strict=True):
+    for before, last in pairwise(at):
         inside = slice(before + 1, last + 1)
         sums = float(end[last] - end[before]), float(price[inside].sum()), float(expected[inside].sum())
         found.append(Interval(int(before) + 1, int(last), *sums, int((chunks[inside] > 0).sum()), counted))
@@ -101,7 +102,7 @@ def intervals(done: Replay, late_s: Late, counted: bool) -> list[Interval]:
 
 
 def admissions(ready: Setup, done: Replay) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Seconds by which the replay formed the step that admits each request, gave its first and its last token, later than the engine did."""
+    """Seconds by which the replay is later than the engine: in forming the step that admits each request, in its first, its last token."""
     rows = [json.loads(line) for line in (ready.case.path / "vllm" / "requests.jsonl").open()]
     rows.sort(key=lambda row: row["arrival_time"])
     run = ready.run
@@ -136,7 +137,7 @@ def last_leavers(ready: Setup, done: Replay, price: Price) -> np.ndarray:
         return np.zeros((0, 4))
     order = [r for r in np.argsort(last_s) if first_s[r] > last_s.min() and last_s[r] > first_s.max()]
     rows = []
-    for one, two in zip(order[:-1], order[1:], strict=True):
+    for one, two in pairwise(order):
         steps, seconds = int(leaves[two] - leaves[one]), float(last_s[two] - last_s[one])
         if steps < 1:
             continue
@@ -157,7 +158,7 @@ def _decode_lateness(ready: Setup, done: Replay, parts: list[Interval], price: P
 
 def _medians(points: np.ndarray, edges: np.ndarray) -> Curve:
     """Linear between the medians of the bins that hold points."""
-    bins = [points[(points[:, 0] >= low) & (points[:, 0] < high)] for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    bins = [points[(points[:, 0] >= low) & (points[:, 0] < high)] for low, high in pairwise(edges)]
     bins = [part for part in bins if len(part)]
     if not bins:
         return lambda tokens: 0.0

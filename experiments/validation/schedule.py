@@ -1,26 +1,48 @@
 """Does the scheduler do what vLLM did? Replays along the measured stamps, with vLLM's rules and with one of them switched off.
 
 `admitted`: requests whose first step was formed within 2 ms of the engine's own stamp; `first token`, `last token`: within 1 ms of the
-stamp. Writes results/schedule.tsv.
+stamp. Writes results/schedule.tsv, and in results/phases.tsv how far the prices are off along the measured schedule.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from cases import WITH_TABLES, Row, setup, write
-from guided import admissions, follow
+from itertools import pairwise
 
+import numpy as np
+from cases import WITH_TABLES, Row, Setup, setup, write
+from guided import Guided, admissions, follow
+
+PHASES = 8
 RULES = {"vLLM's rules": (True, True), "synchronous scheduling": (False, True), "no prefix caching": (True, False)}
+
+
+def phases(ready: Setup, guided: Guided) -> list[Row]:
+    """Eighths of the run: the time of its steps by their price against the measured time."""
+    steps = guided.done.steps
+    end, price, chunks = (steps.array(name) for name in ("end_s", "price_s", "chunks"))
+    known = np.flatnonzero(steps.array("known"))
+    at = [known[np.argmin(np.abs(end[known] - end[-1] * part / PHASES))] for part in range(PHASES + 1)]
+    rows: list[Row] = []
+    for before, last in pairwise(at):
+        inside = slice(before + 1, last + 1)
+        seconds = float(end[last] - end[before])
+        numbers = {"steps": last - before, "with a chunk": int((chunks[inside] > 0).sum())}
+        off = 100.0 * (float(price[inside].sum()) / seconds - 1.0)
+        rows.append({"run": ready.case.name, "until, s": float(end[last]), **numbers, "price off, %": off})
+    return rows
 
 
 def main() -> None:
     rows: list[Row] = []
+    phase_rows: list[Row] = []
     for case in WITH_TABLES:
         ready = setup(case)
         for name, (asynchronous, caching) in RULES.items():
             guided = follow(ready, asynchronous, caching)
             admitted, first, last = (np.abs(x) for x in admissions(ready, guided.done))
             parts = guided.intervals
+            if asynchronous and caching:
+                phase_rows += phases(ready, guided)
             rows.append(
                 {
                     "run": case.name,
@@ -36,6 +58,8 @@ def main() -> None:
                 }
             )
     write("schedule", rows)
+    print()
+    write("phases", phase_rows)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from cases import ERRORS, WITH_TABLES, Row, Setup, errors, pricer, setup, write
 from clock import Work
 from replay import Price, replay
 
-CHANGES = (("-1 %", 0.99, 0.0), ("-0.5 %", 0.995, 0.0), ("+0.5 %", 1.005, 0.0), ("+1 %", 1.01, 0.0), ("+2 %", 1.02, 0.0)) + tuple(
-    (f"+{1e3 * step_s:g} ms a step", 1.0, step_s) for step_s in (1e-4, 2e-4, 5e-4)
+CHANGES = (
+    *((f"{percent:+g} %", 1.0 + 0.01 * percent, 0.0) for percent in (-1.0, -0.5, 0.5, 1.0, 2.0)),
+    *((f"+{1e3 * step_s:g} ms a step", 1.0, step_s) for step_s in (1e-4, 2e-4, 5e-4)),
 )
 DRAWS, NOISE = 12, 0.005
 

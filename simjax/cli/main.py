@@ -45,11 +45,13 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk, a folder without write permission
         _fail(f"{error.filename or 'input/output'}: {error.strerror or error}")
-    except MemoryError:
-        _fail("out of memory; simulate fewer requests, or set a longer timeline_interval_s")
     except KeyboardInterrupt:
         print("simjax: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):  # what XLA says
+            raise
+        _fail("out of memory; simulate fewer requests or engines, or set a longer timeline_interval_s")
 
 
 def _fail(message: str) -> None:

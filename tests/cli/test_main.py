@@ -108,9 +108,35 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     assert said.stderr == ""
 
 
-def test_results_that_cannot_be_written_are_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device", "out/summary.json")
+class Raising:
+    """A function that raises."""
 
-    monkeypatch.setattr("simjax.metrics.write_results", full)
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __call__(self, *_: object, **__: object) -> None:
+        raise self.error
+
+
+def test_results_that_cannot_be_written_are_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simjax.metrics.write_results", Raising(OSError(28, "No space left on device", "out/summary.json")))
     assert one_line(cli("run", *SMALL)) == "out/summary.json: No space left on device"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")], ids=repr)
+def test_too_large_a_run_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    monkeypatch.setattr("simjax.job.run", Raising(error))
+    assert one_line(cli("run")).startswith("out of memory; simulate fewer requests or engines")
+
+
+def test_what_is_no_mistake_of_the_users_is_not_hidden(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simjax.job.run", Raising(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli("run")
+
+
+def test_interrupted(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simjax.job.run", Raising(KeyboardInterrupt()))
+    said = cli("run")
+    assert (said.code, said.err) == (130, "simjax: interrupted\n")
+    assert not list(Path("outputs").iterdir())

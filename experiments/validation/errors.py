@@ -1,0 +1,62 @@
+"""Errors of simjax on the measured runs, nothing fitted to them. Writes results/errors.tsv and results/parts.tsv.
+
+errors: with the measured op tables as they are, and with the profiles that simjax ships (fitted to the tables; on H100 pure roofline).
+parts: what the fitted profiles do to mean TTFT, TPOT and E2E relative to their tables, in percent: all of them, and one part at a time in
+the place of its table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from cases import ERRORS, MAPES, ON_H100, WITH_TABLES, Case, Row, config_of, errors, setup, write
+
+from simjax.cluster.pricing import ClusterPrices
+from simjax.engine.lower import lower
+from simjax.engine.simulate import simulate
+from simjax.latency.cost import StepCost
+from simjax.validate import validate
+
+MEANS = ("TTFT mean", "TPOT mean", "E2E mean")
+
+
+def of(case: Case, tables: bool) -> Row:
+    """One run of `simjax validate`."""
+    run, done = validate(config_of(case, tables))
+    requests = done.result.requests
+    found = errors(run, requests.first_token_s, requests.finish_s)
+    return {"run": case.name, "step costs": "tables" if tables else "shipped profile", **{k: found[k] for k in (*ERRORS, *MAPES)}}
+
+
+def parts_of(case: Case) -> list[Row]:
+    """What each part of the shipped profile changes."""
+    tables, fitted = setup(case), setup(case, tables=False)
+    measured, shipped = tables.prices.cost, fitted.prices.cost
+    swaps: dict[str, StepCost] = {
+        "attention": replace(measured, attention=shipped.attention, table=None),
+        "matrices, norms, activations": replace(measured, tokens_s=shipped.tokens_s),
+        "head and sampler": replace(measured, sequences_s=shipped.sequences_s),
+        "all of them": replace(shipped, host_s=measured.host_s),
+    }
+
+    def means(prices: ClusterPrices) -> np.ndarray:
+        lowered = lower(tables.cluster, prices, tables.run.workload())
+        requests = simulate(lowered.shape, lowered.params).requests
+        found = errors(tables.run, requests.first_token_s, requests.finish_s)
+        return np.array([1.0 + 0.01 * found[name] for name in MEANS])
+
+    plain = means(tables.prices)
+    changes = {name: 100.0 * (means(replace(tables.prices, cost=cost)) / plain - 1.0) for name, cost in swaps.items()}
+    changes["and API and host times"] = 100.0 * (means(fitted.prices) / plain - 1.0)
+    return [{"run": case.name, "fitted": name, **dict(zip(MEANS, change.tolist(), strict=True))} for name, change in changes.items()]
+
+
+def main() -> None:
+    write("errors", [of(case, True) for case in WITH_TABLES] + [of(case, False) for case in (*WITH_TABLES, *ON_H100)])
+    print()
+    write("parts", [row for case in WITH_TABLES for row in parts_of(case)])
+
+
+if __name__ == "__main__":
+    main()
