@@ -211,8 +211,8 @@ def test_async_the_tail_is_the_victim_even_when_it_has_finished():
 
 
 def test_async_a_finished_victim_keeps_others_out_for_a_step():
-    # Three blocks: A (prompt 2) and H (prompt 4) hold them all in 0..6, where H finishes; C waits. At 6 A wants a second block and preempts H,
-    # so that formation admits nobody, though one block is left. A decodes in 6..7, and C enters at 7.
+    # Three blocks: A (prompt 2) and H (prompt 4) hold them all in 0..6, where H finishes; C waits. At 6 A wants a second block and preempts
+    # H, so that formation admits nobody, though one block is left. A decodes in 6..7, and C enters at 7.
     limits = {"num_blocks": 3, "block_size": 2, "step_time": lambda batch: float(sum(new for new, _ in batch)), "async_scheduling": True}
     result = simulate([instance(**limits)], requests((0.0, 2, 3), (0.0, 4, 1), (0.0, 1, 1)))
     assert scheduled(result) == [0.0, 0.0, 7.0]
@@ -220,8 +220,9 @@ def test_async_a_finished_victim_keeps_others_out_for_a_step():
 
 
 def test_async_preemption_goes_on_past_a_finished_tail():
-    # Three blocks of 2: A, B, H hold one each; H finishes at 1. A's third token takes H's block; B, now the tail, finds none for its own and
-    # preempts itself. B (three tokens, two blocks) finds one free block at 2, and at 3 (A finished but held) still one; idle, it starts at 3.
+    # Three blocks of 2: A, B, H hold one each; H finishes at 1. A's third token takes H's block; B, now the tail, finds none for its own
+    # and preempts itself. B (three tokens, two blocks) finds one free block at 2, and at 3 (A finished but held) still one; idle, it starts
+    # at 3.
     limits = {"num_blocks": 3, "block_size": 2, "async_scheduling": True}
     result = simulate([instance(**limits)], requests((0.0, 2, 3), (0.0, 2, 3), (0.0, 2, 1)))
     assert preemptions(result) == [0, 1, 0]

@@ -98,8 +98,8 @@ def schedule_running(limits: InstanceParams, e: Instance, horizon_s: Array) -> t
 def preempt(limits: InstanceParams, e: Instance, f: Formation, running: Array, blocks: Array) -> tuple[Instance, Formation]:
     """Preempt from the tail until the others fit; `blocks` (int32[S+W]) are those of every request with a seat once the step runs.
 
-    A victim frees only blocks of the tail, so the survivors are the longest prefix that fits. A request that finished unseen can be a victim
-    like any other: its blocks are free for good, and the formation admits nobody, as after any preemption.
+    A victim frees only blocks of the tail, so the survivors are the longest prefix that fits. A request that finished unseen can be a
+    victim like any other: its blocks are free for good, and the formation admits nobody, as after any preemption.
     """
     s = e.slots
     position = jnp.arange(s.request.shape[0], dtype=jnp.int32)

@@ -29,11 +29,15 @@ def load_profile(path: str | Path) -> LatencyProfile:
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SimjaxError(f"cannot read latency profile {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SimjaxError(f"latency profile {path} is not a text file") from error
     except yaml.YAMLError as error:
         raise SimjaxError(f"latency profile {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise SimjaxError(f"latency profile {path}: expected a mapping of names to values, found {type(raw).__name__}")
     try:
         return LatencyProfile(
             device=raw["device"],

@@ -67,13 +67,14 @@ def _own(config: dict[str, Any], path: Path) -> MeasuredCluster:
         return None if value is None else number(value, f"cluster.{name}", path)
 
     renamed = {"num_gpu_blocks_override": "num_gpu_blocks"}
+    stated_flags = {str(renamed.get(name, name)): value for name, value in scheduler.items() if value is not None}
     return MeasuredCluster(
         model=str(require(config, "model", path)),
         device=str(require(config, "device", path)),
         tensor_parallel_size=int(stated("tensor_parallel_size") or 1),
         instances=int(stated("instances") or 1),
         hardware=HardwareFacts(stated("link_bandwidth_bytes_per_s"), stated("link_latency_s")),
-        flags={renamed.get(name, name): value for name, value in scheduler.items() if value is not None},
+        flags=stated_flags,
     )
 
 

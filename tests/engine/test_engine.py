@@ -82,7 +82,8 @@ def test_a_batch_equals_its_single_runs(instances: int, router: RouterPolicy):
     outcome, steps = run_batch(shape, jax.tree.map(lambda *leaves: np.stack(leaves), *[row.params() for row in rows]))
     for i, row in enumerate(rows):
         alone = simulate(shape, row.params())
-        np.testing.assert_array_equal(outcome[i, :28, FINISH], alone.requests.finish_s)
+        # Not bit for bit: XLA may fuse a multiply and an add in one of the two programs and not in the other.
+        np.testing.assert_allclose(outcome[i, :28, FINISH], alone.requests.finish_s, rtol=1e-14)
         assert steps[i] == alone.steps
 
 

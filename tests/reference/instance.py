@@ -222,7 +222,7 @@ class RefEngine:
         return batch, budget, preempted
 
     def _preempt_tail(self) -> Live:
-        """Preempt, by recomputation, the last admitted request. One that has finished unseen goes for good, and its blocks come free at once."""
+        """Preempt, by recomputation, the last admitted request. One that finished unseen goes for good; its blocks come free at once."""
         victim = self.running.pop()
         self.pool.release(victim.index)
         if victim.finished:
