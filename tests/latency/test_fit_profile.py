@@ -148,6 +148,8 @@ def test_a_wrong_file_is_told_in_one_line(tmp_path):
         (good.replace("floor_s: 2.6e-06", "flor_s: 2.6e-06"), "unknown field 'flor_s'; did you mean floor_s"),
         (good.replace("device: h100", "gadget: h100"), "field 'device' is missing"),
         ("a: [", "is not valid YAML"),
+        ("", "expected a mapping of names to values, found NoneType"),
+        ("- a\n- b\n", "expected a mapping of names to values, found list"),
     ):
         path.write_text(change)
         with pytest.raises(SimjaxError, match=message) as error:
