@@ -1,4 +1,4 @@
-"""simjax: a batched, differentiable simulator of LLM-serving clusters.
+"""simjax: a simulator of LLM-serving clusters in which the whole cluster is one JAX program.
 
     import simjax
 

@@ -33,6 +33,7 @@ def simulate_cluster(
     workload: Workload,
     source: CostSource | None = None,
     *,
+    seed: int = 0,
     leap: bool = True,
     max_ticks: int = DEFAULT_MAX_TICKS,
     on_progress: Progress | None = None,
@@ -43,6 +44,7 @@ def simulate_cluster(
         cluster: engines and router.
         workload: requests.
         source: step costs; the shipped profiles when None.
+        seed: of the random router.
         leap: take pure-decode steps many at a time (same results, faster).
         max_ticks: bound on the length of the run.
         on_progress: called now and then with (requests finished, requests in all).
@@ -51,7 +53,7 @@ def simulate_cluster(
         SimjaxError: a model does not fit its device, a cost is missing, or a request can never be served.
     """
     prices = price_cluster(cluster.instances, source or CostSource())
-    lowered = lower(cluster, prices, workload, leap=leap)
+    lowered = lower(cluster, prices, workload, seed=seed, leap=leap)
     result = simulate(lowered.shape, lowered.params, max_ticks, on_progress)
     return Run(cluster, workload, result, prices.warnings)
 
@@ -61,4 +63,6 @@ def run(config: RunConfig, on_progress: Progress | None = None) -> Run:
     cluster = build_cluster(config.model, config.device, config.cluster, config.scheduler)
     workload = build_workload(config.workload)
     source = cost_source(config.profile)
-    return simulate_cluster(cluster, workload, source, leap=config.sim.leap, max_ticks=config.sim.max_ticks, on_progress=on_progress)
+    return simulate_cluster(
+        cluster, workload, source, seed=config.workload.seed, leap=config.sim.leap, max_ticks=config.sim.max_ticks, on_progress=on_progress
+    )

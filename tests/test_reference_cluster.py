@@ -12,7 +12,7 @@ def test_round_robin_skips_instances_that_cannot_hold_the_request():
     # Instance 0 takes up to 5 tokens (4 blocks would do). Requests 0..3 are routed with start 0, 1, 0, 1; request 2 is too long for 0.
     # Request 3 fits nowhere and does not move the start; request 4 starts at 3 mod 2 = 1.
     pair = [instance(max_model_len=5), instance(num_blocks=8)]
-    result = simulate(pair, requests((0.0, 1, 1), (0.0, 1, 1), (0.0, 5, 1), (0.0, 8, 1), (0.0, 1, 1)))
+    result = simulate(pair, requests((0.0, 1, 1), (0.0, 1, 1), (0.0, 5, 1), (0.0, 9, 1), (0.0, 1, 1)))
     assert routes(result) == [0, 1, 1, -1, 1]
     assert [request.status for request in result.requests] == ["finished", "finished", "finished", "rejected", "finished"]
     # All of prompt + output must fit the pool: 8 blocks hold 7 + 1 but not 8 + 1.

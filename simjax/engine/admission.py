@@ -28,7 +28,7 @@ class Waiting:
     Attributes:
         slots: the slots from n on, where entry w is, or will be.
         resumed: the entry was preempted and is in its slot already.
-        passed: it finished after its preemption was undone too late: nothing is left to do but to step over its slot.
+        passed: it finished all the same, with the step it was in when it was preempted: only its slot is stepped over.
         exists, has_slot: there is such a request; there is a slot for it.
         queued_s: when it was, or will be, queued.
         request, length, final: its index, tokens to compute before its next output token, prompt plus output tokens.
@@ -98,7 +98,7 @@ def admit_waiting(
         seats=seats,
         budget=f.budget - jnp.sum(jnp.where(taken, chunk, 0), dtype=jnp.int32),
         blocks=f.blocks + jnp.sum(jnp.where(taken, blocks, 0), dtype=jnp.int32),
-        unfinished=jnp.all(ok) | jnp.any(first_out & ~waiting.has_slot),
+        goes_on=jnp.all(ok) | jnp.any(first_out & ~waiting.has_slot),
         refused=jnp.any(first_out & visible),
         # Seats and blocks are only given back by finishing requests; a preemption or a held seat changes the picture a step later.
         hopeless=((seats >= limits.max_num_seqs) | too_big) & (f.preempted == 0) & ~f.held,

@@ -27,7 +27,7 @@ BLOCK_STEPS = (1, 2, 3, 4, 6, 8, 12, 16)  # numbers of steps tried for the block
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class DecodeBatch:
+class Decoding:
     """The running requests after the first step, which go on decoding.
 
     Attributes:
@@ -46,7 +46,7 @@ class DecodeBatch:
     some_behind: Bool[Array, ""]
 
 
-def steps_within_blocks(batch: DecodeBatch, free: Array, block_size: Array, wanted: Array) -> Array:
+def steps_within_blocks(batch: Decoding, free: Array, block_size: Array, wanted: Array) -> Array:
     """A number of decode steps, int32 >= 0, that the free blocks surely allow to all running requests: never more than they do.
 
     The larger of two bounds. One is from whole blocks, good when many are free. The other, only if that is less than `wanted`, counts for a
@@ -98,15 +98,15 @@ def plan_next(shape: EngineShape, limits: InstanceParams, cost: CostRow, e: Inst
     )
     steps = jnp.ones((), jnp.int32)
     if shape.leap:
-        batch = DecodeBatch(running, context, n, kv_sum, kv_max, to_finish, all_behind > 0)
+        batch = Decoding(running, context, n, kv_sum, kv_max, to_finish, all_behind > 0)
         plan, steps = leap(limits, cost, f, plan, batch)
     busy = cut_short(take_steps(plan, steps, limits.async_scheduling), f.next_queued_s, limits.async_scheduling)
     return _choose(f, busy, plan, tokens, now_s, horizon_s)
 
 
-def leap(limits: InstanceParams, cost: CostRow, f: Formation, plan: Plan, batch: DecodeBatch) -> tuple[Plan, Array]:
+def leap(limits: InstanceParams, cost: CostRow, f: Formation, plan: Plan, batch: Decoding) -> tuple[Plan, Array]:
     """The plan with the cost of its later steps, and how many steps it may have before anything but the contexts changes."""
-    next_s, slope_s, valid = decode_steps(cost, jnp.maximum(batch.n, 1), batch.kv_sum, batch.kv_sum, batch.kv_max)
+    next_s, slope_s, valid = decode_steps(cost, jnp.maximum(batch.n, 1), batch.kv_sum, batch.kv_max)
     allowed = ~batch.some_behind & (batch.n <= limits.max_num_batched_tokens) & (f.preempted == 0) & ~(f.refused & ~f.hopeless)
     most = jnp.where(allowed, jnp.minimum(batch.to_finish, 1 + jnp.minimum(valid, MANY)), 1)
     steps = jnp.minimum(most, 1 + steps_within_blocks(batch, limits.num_blocks - f.blocks, limits.block_size, most - 1))
@@ -115,10 +115,10 @@ def leap(limits: InstanceParams, cost: CostRow, f: Formation, plan: Plan, batch:
 
 def _choose(f: Formation, busy: Plan, plan: Plan, tokens: Array, now_s: Array, horizon_s: Array) -> Plan:
     """A busy plan; or none: go on forming, form again (an engine that was busy, or has requests on their way out), or sleep."""
-    steps = jnp.where(f.unfinished | (tokens == 0), 0, busy.steps)
-    again = f.unfinished | (horizon_s < now_s) | f.leaving
+    steps = jnp.where(f.goes_on | (tokens == 0), 0, busy.steps)
+    again = f.goes_on | (horizon_s < now_s) | f.leaving
     idle_end_s = jnp.where(again, now_s, jnp.maximum(f.next_queued_s, now_s))
-    idle_horizon_s = jnp.where(f.unfinished, horizon_s, idle_end_s)
+    idle_horizon_s = jnp.where(f.goes_on, horizon_s, idle_end_s)
     return dataclasses.replace(
         plan,
         steps=steps.astype(jnp.int32),

@@ -10,13 +10,13 @@ import numpy as np
 from simjax.cluster.pricing import ClusterPrices
 from simjax.cluster.spec import ClusterSpec
 from simjax.engine.params import ClusterParams, InstanceParams, RequestParams, RouterPolicy
-from simjax.engine.shape import REQUEST_BUCKETS, EngineShape, bucket, slots_for
+from simjax.engine.shape import REQUEST_BUCKETS, EngineShape, bucket, seat_bucket, slots_for
 from simjax.errors import SimjaxError
 from simjax.workload.workload import Workload
 
 FLAGS = ("enable_chunked_prefill", "reserve_full_isl", "async_scheduling")
 LIMITS = ("max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold", "block_size")
-ROUTER_SEED = 42
+ROUTER_STREAM = 42  # keeps the router's draws apart from the workload's, which have the same seed
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,14 @@ class Lowered:
     params: ClusterParams
 
 
-def lower(cluster: ClusterSpec, prices: ClusterPrices, workload: Workload, leap: bool = True, log: bool = True) -> Lowered:
+def lower(cluster: ClusterSpec, prices: ClusterPrices, workload: Workload, seed: int = 0, leap: bool = True, log: bool = True) -> Lowered:
     """Arrays for `simjax.engine.simulate.simulate`.
 
     Args:
         cluster: the engines.
         prices: their step costs.
         workload: the requests.
+        seed: of the random router.
         leap: take pure-decode steps many at a time.
         log: record what the engines did (`LeapLog`), which time series and inter-token latencies are made from.
 
@@ -45,17 +46,17 @@ def lower(cluster: ClusterSpec, prices: ClusterPrices, workload: Workload, leap:
     refuse_impossible(cluster, instances, workload)
     router = RouterPolicy[cluster.router.upper()]
     live = workload.concurrency > 0 or (len(cluster.instances) > 1 and router in (RouterPolicy.LEAST_LOADED, RouterPolicy.LEAST_KV))
-    window = EngineShape.window
+    window, requests = EngineShape.window, bucket(len(workload), REQUEST_BUCKETS)
     shape = EngineShape(
-        requests=bucket(len(workload), REQUEST_BUCKETS),
-        slots=slots_for(int(instances.max_num_seqs.max()), len(workload), window),
+        requests=requests,
+        slots=slots_for(int(instances.max_num_seqs.max()), requests, window),
         instances=len(cluster.instances),
-        clients=min(workload.concurrency, len(workload)),
+        clients=min(seat_bucket(workload.concurrency), requests) if workload.concurrency else 0,
         live_routing=live,
         leap=leap,
         log_rows=EngineShape.log_rows if log else 0,
     )
-    return Lowered(shape, ClusterParams(instances, request_params(workload, shape.requests), _host(np.int32(router)), prices.cost))
+    return Lowered(shape, ClusterParams(instances, request_params(workload, shape.requests, seed), _host(np.int32(router)), prices.cost))
 
 
 def instance_params(cluster: ClusterSpec, prices: ClusterPrices) -> InstanceParams:
@@ -68,8 +69,8 @@ def instance_params(cluster: ClusterSpec, prices: ClusterPrices) -> InstancePara
     return InstanceParams(**leaves, **{name: getattr(prices, name) for name in ("api_pre_s", "api_post_s")}, cost=_host(prices.row))
 
 
-def request_params(workload: Workload, size: int) -> RequestParams:
-    """The requests as arrays, padded to `size`."""
+def request_params(workload: Workload, size: int, seed: int = 0) -> RequestParams:
+    """The requests as arrays, padded to `size`; `seed` is that of the random router."""
 
     def padded(values: np.ndarray, fill: float, dtype: type) -> Any:
         return np.concatenate([values, np.full(size - len(values), fill)]).astype(dtype)
@@ -78,7 +79,7 @@ def request_params(workload: Workload, size: int) -> RequestParams:
         arrival_s=padded(workload.arrival_s, np.inf, np.float64),
         prompt_tokens=padded(workload.prompt_tokens, 1, np.int32),
         output_tokens=padded(workload.output_tokens, 1, np.int32),
-        router_draw=_host(np.random.default_rng(ROUTER_SEED).random(size)),
+        router_draw=_host(np.random.default_rng([ROUTER_STREAM, seed]).random(size)),
         count=_host(np.int32(len(workload))),
         think_s=_host(np.float64(workload.think_s)),
     )
@@ -92,13 +93,13 @@ def _host(array: Any) -> Any:
 def refuse_impossible(cluster: ClusterSpec, instances: InstanceParams, workload: Workload) -> None:
     """Raise for the first request that no engine can ever serve: by name, before anything runs."""
     total = workload.prompt_tokens.astype(np.int64) + workload.output_tokens
-    blocks = -(-total[:, None] // instances.block_size)
+    blocks = -(-(total[:, None] - 1) // instances.block_size)  # the last token is never put into the cache
     short, small = total[:, None] > instances.max_model_len, blocks > instances.num_blocks
     hopeless = np.flatnonzero((short | small).all(axis=1))
     if not hopeless.size:
         return
     r = int(hopeless[0])
-    best = int(np.argmax(np.minimum(instances.max_model_len, instances.num_blocks * instances.block_size)))
+    best = int(np.argmax(np.minimum(instances.max_model_len, instances.num_blocks.astype(np.int64) * instances.block_size)))
     spec = cluster.instances[best]
     if small[r, best]:
         capacity = int(instances.num_blocks[best]) * spec.limits.block_size

@@ -24,9 +24,9 @@ class RequestLog:
     A time that never came is `NEVER`; `finished` is the mask.
 
     Attributes:
-        instance: int32[R], the instance that served it, -1 when never routed.
+        instance: int32[R], the instance that serves it, -1 when it was not sent.
         prompt_tokens, output_tokens, cached_tokens: int32[R].
-        arrival_s: float64[R], when the client sent it.
+        arrival_s: float64[R], when the client sent it; `NEVER` when a run was cut before.
         scheduled_s: float64[R], start of the first step that held it.
         first_token_s, finish_s: float64[R], when the client saw the first and the last token.
         preemptions: int32[R].
@@ -98,7 +98,7 @@ class Result:
         leaps: what the engines did, None when the run did not record it (batched sweeps).
         num_blocks: int32[N], KV blocks usable by requests, per instance.
         peak_blocks: int32[N], most KV blocks ever allocated to requests, per instance.
-        ticks: scan ticks taken.
+        ticks: ticks taken.
         steps: engine steps simulated, all instances together.
         compile_s, run_s: host wall time spent on compilation (tracing included) and on running.
     """

@@ -36,10 +36,10 @@ def arrival_of(params: ClusterParams, state: ClusterState, request: Array) -> Ar
 
 
 def eligible(params: ClusterParams, request: Array) -> Array:
-    """Instances whose KV cache and `max_model_len` can hold the request, bool[N]."""
+    """Instances whose KV cache and `max_model_len` can hold the request, bool[N]; the last token is never put into the cache."""
     limits = params.instances
     total = params.requests.prompt_tokens[request] + params.requests.output_tokens[request]
-    return (total <= limits.max_model_len) & (blocks_of(total, limits.block_size) <= limits.num_blocks)
+    return (total <= limits.max_model_len) & (blocks_of(total - 1, limits.block_size) <= limits.num_blocks)
 
 
 def in_turn(params: ClusterParams, score: Array, request: Array) -> Array:
@@ -69,7 +69,7 @@ def scores(params: ClusterParams, state: ClusterState, t_s: Array) -> Array:
     waiting = e.plan.preempted + e.tail - e.head
     load = (WAITING_WEIGHT * waiting + e.plan.running) / limits.max_num_seqs
     promised = e.queued_tokens + e.plan.preempted_tokens
-    kv = (kv_tokens_at(e, t_s) + promised) / (limits.num_blocks * limits.block_size)
+    kv = (kv_tokens_at(e, t_s) + promised) / (limits.num_blocks.astype(jnp.float64) * limits.block_size)
     return jnp.where(params.router == RouterPolicy.LEAST_LOADED, load, jnp.where(params.router == RouterPolicy.LEAST_KV, kv, 0.0))
 
 

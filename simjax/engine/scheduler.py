@@ -35,7 +35,7 @@ class Formation:
         preempted: requests preempted in this formation.
         held: whether a finished request still holds its seat and blocks.
         leaving: whether a finished request is still in the slots, held or not.
-        unfinished: the window is used up or no slot is free: the formation goes on in the next tick.
+        goes_on: the window is used up or no slot is free: the formation goes on in the next tick.
         refused: a waiting request is visible but stays out.
         hopeless: and it, and any arrival, will stay out at least until a request finishes.
         next_queued_s: when the next request, not visible yet, was or will be queued; infinity when none is known.
@@ -47,7 +47,7 @@ class Formation:
     preempted: Int32[Array, ""]
     held: Bool[Array, ""]
     leaving: Bool[Array, ""]
-    unfinished: Bool[Array, ""]
+    goes_on: Bool[Array, ""]
     refused: Bool[Array, ""]
     hopeless: Bool[Array, ""]
     next_queued_s: Float64[Array, ""]
@@ -85,7 +85,7 @@ def schedule_running(limits: InstanceParams, e: Instance, horizon_s: Array) -> t
         preempted=jnp.zeros((), jnp.int32),
         held=all_held > 0,
         leaving=any_leaving > 0,
-        unfinished=jnp.zeros((), bool),
+        goes_on=jnp.zeros((), bool),
         refused=jnp.zeros((), bool),
         hopeless=jnp.zeros((), bool),
         next_queued_s=jnp.full((), NEVER, jnp.float64),

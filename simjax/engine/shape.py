@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 REQUEST_BUCKETS = (512, 4_096, 16_384, 32_768, 131_072)
 
 
@@ -20,8 +18,8 @@ class EngineShape:
         window: W, waiting requests a tick looks at; a formation that admits more goes on in the next tick.
         clients: C, requests in flight of a closed loop; 0 when arrivals are known (open loop).
         live_routing: whether the router looks at the cluster when a request arrives. Without it every request's instance is known before
-        the
-            run (one instance, round robin, random in an open loop), arrivals are no events of their own and a tick has no router stage.
+            the run (one instance, or round robin or random in an open loop), arrivals are no events of their own, and a tick has no router
+            stage.
         leap: whether pure-decode steps are taken many at a time.
         log_rows: ticks whose leaps are logged before the host collects them; 0 keeps no log.
     """
@@ -53,6 +51,12 @@ def bucket(n: int, buckets: tuple[int, ...]) -> int:
     return int(-(-n // buckets[-1]) * buckets[-1])
 
 
+def seat_bucket(n: int) -> int:
+    """The smallest of 16, 24, 32, 48, 64, 96, ... that is at least n."""
+    power = 1 << max(n - 1, 15).bit_length()
+    return 3 * power // 4 if n <= 3 * power // 4 and power > 16 else power
+
+
 def slots_for(max_num_seqs: int, requests: int, window: int) -> int:
-    """S for a limit of running requests: no more than there are requests, plus room for finished ones, in multiples of 16."""
-    return int(np.ceil((min(max_num_seqs, requests) + 2 * window) / 16) * 16)
+    """S for a limit of running requests, with room for finished ones on their way out; in buckets, so that few limits mean another program."""
+    return min(seat_bucket(max_num_seqs), requests) + 2 * max(window, 8)

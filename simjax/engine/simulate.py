@@ -12,21 +12,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from simjax.engine.collect import leap_log, request_log
 from simjax.engine.params import ClusterParams
-from simjax.engine.result import LeapLog, RequestLog, Result, Status
+from simjax.engine.result import Result, Status
 from simjax.engine.router import next_arrival_s, route_all
 from simjax.engine.shape import EngineShape
-from simjax.engine.state import OUTCOME_FIELDS, ClusterState, initial_state
+from simjax.engine.state import ClusterState, initial_state
 from simjax.engine.tick import LEAP_FIELDS, LeapRows, tick
 
 DEFAULT_MAX_TICKS = 50_000_000
 
 
 class Chunk(NamedTuple):
-    """What a compiled chunk of ticks returns."""
+    """What a compiled chunk of ticks returns; `pending` says whether more ticks would change anything, bool[]."""
 
     state: ClusterState
     log: LeapRows | None
+    pending: Array
 
 
 _compiled: dict[tuple, Callable[..., Chunk]] = {}
@@ -53,11 +55,13 @@ def advance(shape: EngineShape, params: ClusterParams, state: ClusterState, tick
         log = LeapRows(rows, jnp.zeros((), jnp.int32))
     limit = state.ticks + ticks
 
-    def more(carry: Chunk) -> Array:
-        go = pending(params, carry.state) & (carry.state.ticks < limit)
-        return go if carry.log is None else go & (carry.log.count < shape.log_rows)
+    def more(carry: tuple[ClusterState, LeapRows | None]) -> Array:
+        state, log = carry
+        go = pending(params, state) & (state.ticks < limit)
+        return go if log is None else go & (log.count < shape.log_rows)
 
-    return jax.lax.while_loop(more, lambda carry: Chunk(*tick(shape, params, *carry)), Chunk(state, log))
+    state, log = jax.lax.while_loop(more, lambda carry: tick(shape, params, *carry), (state, log))
+    return Chunk(state, log, pending(params, state))
 
 
 def compiled_advance(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Callable[..., Chunk]:
@@ -100,81 +104,21 @@ def simulate(
         total, logs, status = int(params.requests.count), [], Status.FINISHED
         while True:
             budget = min(ticks_per_call, max_ticks - int(state.ticks))
-            state, log = program(params, state, jnp.asarray(budget, jnp.int32))
+            state, log, going = program(params, state, jnp.asarray(budget, jnp.int32))
             if log is not None:
                 logs.append(np.asarray(log.rows)[: int(log.count)])
             if on_progress is not None:
                 on_progress(int(state.done), total)
             if int(state.done) >= total:
                 break
-            if not bool(pending(params, state)):
+            if not bool(going):
                 status = Status.STALLED
                 break
             if int(state.ticks) >= max_ticks:
                 status = Status.TICK_LIMIT
                 break
         run_s = time.perf_counter() - began
-        return _result(shape, params, state, logs, status, compile_s, run_s)
-
-
-def _result(
-    shape: EngineShape, params: ClusterParams, state: ClusterState, logs: list[np.ndarray], status: Status, compile_s: float, run_s: float
-) -> Result:
-    count = int(params.requests.count)
-    outcome = dict(zip(OUTCOME_FIELDS, np.asarray(state.outcome)[:count].T, strict=True))
-    finished = np.isfinite(outcome["finish_s"])
-    instance = np.where(finished, outcome["instance"], -1).astype(np.int32)
-    preemptions = np.where(finished, outcome["preemptions"], 0).astype(np.int32)
-    scheduled_s, first_token_s = outcome["scheduled_s"].copy(), outcome["first_token_s"].copy()
-    if not finished.all():
-        _fill_in_unfinished(shape, params, state, instance, preemptions, scheduled_s, first_token_s)
-    arrival_s = np.asarray(params.requests.arrival_s if state.loop is None else state.loop.arrival_s)[:count]
-    requests = RequestLog(
-        instance=instance,
-        prompt_tokens=np.asarray(params.requests.prompt_tokens)[:count],
-        output_tokens=np.asarray(params.requests.output_tokens)[:count],
-        cached_tokens=np.zeros(count, np.int32),
-        arrival_s=arrival_s,
-        scheduled_s=scheduled_s,
-        first_token_s=first_token_s,
-        finish_s=outcome["finish_s"],
-        preemptions=preemptions,
-        finished=finished,
-    )
-    leaps = None
-    if shape.log_rows:
-        columns = dict(zip(LEAP_FIELDS, np.concatenate(logs).T, strict=True))
-        leaps = LeapLog(**{k: v if k.endswith("_s") else v.astype(np.int32) for k, v in columns.items()})
-    return Result(
-        status=status,
-        requests=requests,
-        leaps=leaps,
-        num_blocks=np.asarray(params.instances.num_blocks),
-        peak_blocks=np.asarray(state.peak_blocks),
-        ticks=int(state.ticks),
-        steps=int(state.steps),
-        compile_s=compile_s,
-        run_s=run_s,
-    )
-
-
-def _fill_in_unfinished(
-    shape: EngineShape,
-    params: ClusterParams,
-    state: ClusterState,
-    instance: np.ndarray,
-    preemptions: np.ndarray,
-    scheduled_s: np.ndarray,
-    first_token_s: np.ndarray,
-) -> None:
-    """Requests still in the engines: what is known of them so far, read from their slots into the arrays over requests."""
-    e = state.instances
-    slots = jax.tree.map(np.asarray, e.slots)
-    post_s = np.asarray(params.instances.api_post_s)
-    for i, (n, parked) in enumerate(zip(np.asarray(e.n), np.asarray(e.parked), strict=True)):
-        inside = slice(0, int(n + parked))
-        request = slots.request[i, inside]
-        instance[request] = i
-        preemptions[request] = slots.preemptions[i, inside]
-        scheduled_s[request] = slots.scheduled_s[i, inside]
-        first_token_s[request] = slots.first_token_s[i, inside] + post_s[i]
+        requests = request_log(shape, params, state, status)
+        leaps = leap_log(logs) if shape.log_rows else None
+        blocks, peak = np.asarray(params.instances.num_blocks), np.asarray(state.peak_blocks)
+        return Result(status, requests, leaps, blocks, peak, int(state.ticks), int(state.steps), compile_s, run_s)

@@ -98,8 +98,7 @@ class Instance:
     Attributes:
         slots, plan: see there.
         n, parked: boundaries in the slots.
-        head, tail: its queue of never-admitted requests is entries [head, tail) of the instance's routing list. Without live
-        routing the
+        head, tail: its queue of never-admitted requests is entries [head, tail) of the instance's routing list. Without live routing the
             list is complete from the start, and its later entries have not arrived yet.
         queued_tokens: prompt tokens in that queue (kept by live routing only).
     """

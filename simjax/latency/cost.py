@@ -68,12 +68,11 @@ def mixed_step_s(cost: CostRow, new: jax.Array, computed: jax.Array) -> jax.Arra
 
 
 def decode_steps(
-    cost: CostRow, n: jax.Array, kv_sum: jax.Array, kv_min: jax.Array, kv_max: jax.Array
+    cost: CostRow, n: jax.Array, kv_sum: jax.Array, kv_max: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Consecutive decode-only steps of the same n >= 1 sequences: step j costs exactly `first_s + slope_s * j` for j < valid_steps.
 
-    n, kv_min, kv_max: integer scalars; kv_sum: sum of the n contexts before the first step (int64 or f64). kv_min is not used: skewed
-    batches were not measured well enough to tell more than mean and longest context.
+    n, kv_max: integer scalars, sequences and longest context; kv_sum: sum of the n contexts before the first step (int64 or f64).
     Returns (first_s f64[], slope_s f64[], valid_steps i32[] >= 1); first_s equals `mixed_step_s` of the same batch.
     """
     batch = DecodeBatch(*(jnp.asarray(x, jnp.float64) for x in (n, kv_sum, kv_max)))

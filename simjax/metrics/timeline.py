@@ -26,7 +26,7 @@ def timeline(result: Result, interval_s: float | None = None, most_bins: int = 5
     Returns:
         A frame with the columns `COLUMNS`. A bin covers (t_s, t_s + interval_s]; all means and rates are over its full width.
         `running`: requests in the batch, time-weighted mean. `waiting`: requests sent (`arrival_s`) but not yet in a step
-        (`scheduled_s`), time-weighted mean; preempted ones that wait to resume are not among them. `kv_used_fraction`: KV blocks held
+        (`scheduled_s`), and preempted ones that wait to resume, time-weighted mean. `kv_used_fraction`: KV blocks held
         by requests over usable blocks, time-weighted mean; inside a leap it grows linearly. `prompt_tokens_per_s`: prefill tokens
         computed (recomputation included), spread over their step. `output_tokens_per_s`: tokens counted at the end of their step.
         `power_w` is missing (`pd.NA`) until power is modelled.

@@ -19,7 +19,7 @@ H100, L40S = (InstanceSpec(load_model("llama-3.1-8b"), load_device(name)) for na
 
 def step_s(prices, instance: int) -> float:
     with jax.enable_x64(True):
-        return float(decode_steps(row(prices.cost, int(prices.row[instance])), 8, 8000, 1000, 1000)[0])
+        return float(decode_steps(row(prices.cost, int(prices.row[instance])), 8, 8000, 1000)[0])
 
 
 def test_equal_engines_share_a_cost_model():

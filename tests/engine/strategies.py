@@ -14,10 +14,11 @@ def limits(draw: st.DrawFn) -> Limits:
     chunked = draw(st.booleans()) or draw(st.booleans())
     return Limits(
         num_blocks=draw(st.integers(12, 60)),
-        block_size=draw(st.sampled_from([1, 2, 4, 16])),
+        block_size=draw(st.sampled_from([1, 2, 3, 4, 7, 16])),
         max_num_seqs=draw(st.integers(1, MAX_SEQUENCES)),
         max_num_batched_tokens=draw(st.integers(1, MAX_TOKENS)) if chunked else MAX_TOKENS,
         long_prefill_token_threshold=draw(st.sampled_from([0, 0, 1, 3, 9])),
+        max_model_len=draw(st.sampled_from([10_000, 10_000, 30])) if chunked else MAX_TOKENS,  # what cannot be split must fit a step
         enable_chunked_prefill=chunked,
         reserve_full_isl=draw(st.booleans()),
         async_scheduling=draw(st.booleans()),
@@ -29,9 +30,8 @@ def limits(draw: st.DrawFn) -> Limits:
 @st.composite
 def scenarios(draw: st.DrawFn, instances: int = 1, closed: bool = False) -> Scenario:
     cluster = tuple(draw(limits()) for _ in range(instances))
-    capacity = min(
-        min(x.num_blocks * x.block_size for x in cluster), MAX_TOKENS if not all(x.enable_chunked_prefill for x in cluster) else 10**6
-    )
+    # Every request fits some engine, not every engine: the last token needs no place in the cache.
+    capacity = max(min(x.num_blocks * x.block_size + 1, x.max_model_len) for x in cluster)
     count = draw(st.integers(1, 30))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     longest = draw(st.integers(2, min(capacity, 60)))

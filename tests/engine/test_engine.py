@@ -179,3 +179,31 @@ def test_derivatives_through_a_run(leaf: str):
         slope, difference = np.asarray(slope), np.asarray((f(one + h) - f(one - h)) / (2 * h))
     assert np.isfinite(slope).all() and (slope > 0).sum() > 20  # a request of one token feels no decode
     np.testing.assert_allclose(slope, difference, rtol=1e-5, atol=1e-8)
+
+
+def test_a_run_that_is_cut_knows_who_waits_and_who_was_never_sent():
+    """At the cut some requests run, some queue at their instance, and the later ones have not been sent."""
+    scenario = busy_scenario(arrival_s=np.linspace(0.0, 3.0, 28), limits=(Limits(num_blocks=26, block_size=4, max_num_seqs=2),))
+    for case in (scenario, dataclasses.replace(scenario, limits=scenario.limits * 2, router=RouterPolicy.LEAST_LOADED)):
+        log = simulate(case.shape(), case.params(), max_ticks=60).requests
+        sent, served = np.isfinite(log.arrival_s), np.isfinite(log.scheduled_s)
+        assert (sent & ~served).any() and (~sent).any()
+        assert (log.instance[sent] >= 0).all() and (log.instance[~sent] == -1).all()
+        assert (log.arrival_s[sent & ~served] <= log.scheduled_s[served].max() + 1.0).all()
+        np.testing.assert_array_equal(log.arrival_s[sent], case.arrival_s[sent])
+
+
+def test_what_is_not_asked_for_is_not_in_the_program():
+    """No router stage when every instance is known before the run, no clients in an open loop, no log when none is kept."""
+    scenario = busy_scenario()
+
+    def equations(**changes) -> int:
+        shape = scenario.shape(**changes)
+        with jax.enable_x64(True):
+            params = jax.tree.map(jnp.asarray, scenario.params())
+            jaxpr = jax.make_jaxpr(lambda p: advance(shape, p, start(shape, p), jnp.asarray(1, jnp.int32)).state)(params)
+        return str(jaxpr).count(" = ")
+
+    plain, live = equations(log_rows=0), equations(log_rows=0, live_routing=True)
+    closed = equations(log_rows=0, live_routing=True, clients=4)
+    assert plain < live < closed and plain < equations() and equations(log_rows=0, leap=False) < plain

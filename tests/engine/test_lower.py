@@ -9,8 +9,8 @@ import pytest
 
 from simjax.cluster.pricing import CostSource, price_cluster
 from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
-from simjax.engine.lower import lower
-from simjax.engine.shape import REQUEST_BUCKETS, bucket, slots_for
+from simjax.engine.lower import lower, request_params
+from simjax.engine.shape import REQUEST_BUCKETS, bucket, seat_bucket, slots_for
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.model import load_model
@@ -40,7 +40,22 @@ def test_padding_never_arrives():
 
 def test_sizes_come_in_buckets():
     assert [bucket(n, REQUEST_BUCKETS) for n in (1, 512, 513, 19_366, 131_072, 131_073)] == [512, 512, 4_096, 32_768, 131_072, 262_144]
-    assert slots_for(256, 10_000, 4) >= 256 + 8 and slots_for(256, 10, 4) <= 32
+    assert [seat_bucket(n) for n in (1, 16, 17, 24, 25, 33, 48, 49, 97, 128, 129, 256, 300)] == [
+        16,
+        16,
+        24,
+        24,
+        32,
+        48,
+        48,
+        64,
+        128,
+        128,
+        192,
+        256,
+        384,
+    ]
+    assert slots_for(256, 4_096, 4) >= 256 + 2 * 4 and slots_for(4_096, 512, 4) >= 512 + 2 * 4
 
 
 def test_the_router_stage_exists_only_where_it_is_needed():
@@ -49,13 +64,13 @@ def test_the_router_stage_exists_only_where_it_is_needed():
     assert not lowered(work, "round_robin", 3).shape.live_routing
     assert lowered(work, "least_kv", 3).shape.live_routing
     closed = dataclasses.replace(work, arrival_s=np.array([0.0, np.inf]), concurrency=1)
-    assert lowered(closed).shape.live_routing and lowered(closed).shape.clients == 1
+    assert lowered(closed).shape.live_routing and lowered(closed).shape.clients == 16
 
 
 @pytest.mark.parametrize(
     "lengths, limits, message",
     [
-        ((1500, 101), {}, r"trace.csv: request 1 \(1500 prompt \+ 101 output tokens\).*KV cache.*holds 1600 tokens \(100 blocks\)"),
+        ((1500, 102), {}, r"trace.csv: request 1 \(1500 prompt \+ 102 output tokens\).*KV cache.*holds 1600 tokens \(100 blocks\)"),
         ((900, 200), {"max_model_len": 1000}, "max_model_len is 1000"),
         (
             (900, 200),
@@ -67,6 +82,15 @@ def test_the_router_stage_exists_only_where_it_is_needed():
 def test_a_request_that_never_fits_is_refused_by_name(lengths, limits, message: str):
     with pytest.raises(SimjaxError, match=message):
         lowered(workload((10, 2), lengths), **limits)
+
+
+def test_the_last_token_needs_no_place_in_the_cache():
+    assert lowered(workload((10, 2), (1500, 101))).params.requests.count == 2  # 1600 tokens on 100 blocks of 16
+
+
+def test_the_random_router_follows_the_seed():
+    draws = [request_params(workload((10, 2)), 512, seed).router_draw for seed in (0, 0, 1)]
+    assert (draws[0] == draws[1]).all() and (draws[0] != draws[2]).all()
 
 
 def test_a_request_that_fits_one_engine_is_not_refused():

@@ -49,7 +49,7 @@ def test_golden_llama_steps():
     cost = compile_bundle(bundle("Llama-3.1-8B"), LLAMA, 2048, 256)
     for new, computed, golden_ns in ((2048, 0, 82_945_344), (310, 2048, 19_496_205), (1, 2358, 11_506_465), (1, 2359, 11_506_529)):
         assert seconds_of(cost, [new], [computed]) == pytest.approx(golden_ns * 1e-9, abs=1e-6)
-    first_s, slope_s, _ = decode_steps(row(cost, 0), 1, 2358, 2358, 2358)
+    first_s, slope_s, _ = decode_steps(row(cost, 0), 1, 2358, 2358)
     assert [first_s.item(), slope_s.item()] == pytest.approx([11_506_465e-9, 64e-9], abs=1e-6)
 
 

@@ -47,7 +47,7 @@ class RefInstance:
 
     def serves(self, prompt_tokens: int, output_tokens: int) -> bool:
         total = prompt_tokens + output_tokens
-        return total <= self.max_model_len and self.blocks(total) <= self.num_blocks
+        return total <= self.max_model_len and self.blocks(total - 1) <= self.num_blocks  # the last token is never put into the cache
 
 
 @dataclass(eq=False)

@@ -1,0 +1,65 @@
+"""From the engine's arrays at the end of a run to records on the host."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from simjax.engine.params import ClusterParams
+from simjax.engine.result import NEVER, LeapLog, RequestLog, Status
+from simjax.engine.shape import EngineShape
+from simjax.engine.state import OUTCOME_FIELDS, ClusterState
+from simjax.engine.tick import LEAP_FIELDS
+
+
+def leap_log(pieces: list[np.ndarray]) -> LeapLog:
+    """The logged leaps; each piece is float64[K, F] of `LEAP_FIELDS`."""
+    columns = dict(zip(LEAP_FIELDS, np.concatenate(pieces).T, strict=True))
+    return LeapLog(**{name: x if name.endswith("_s") else x.astype(np.int32) for name, x in columns.items()})
+
+
+def request_log(shape: EngineShape, params: ClusterParams, state: ClusterState, status: Status) -> RequestLog:
+    """Every request's outcome, those included that a run left in the engines, in a queue, or unsent."""
+    count = int(params.requests.count)
+    outcome = dict(zip(OUTCOME_FIELDS, np.asarray(state.outcome)[:count].T, strict=True))
+    finished = np.isfinite(outcome["finish_s"])
+    log = RequestLog(
+        instance=np.where(finished, outcome["instance"], -1).astype(np.int32),
+        prompt_tokens=np.asarray(params.requests.prompt_tokens)[:count],
+        output_tokens=np.asarray(params.requests.output_tokens)[:count],
+        cached_tokens=np.zeros(count, np.int32),
+        arrival_s=np.array((params.requests.arrival_s if state.loop is None else state.loop.arrival_s)[:count]),
+        scheduled_s=outcome["scheduled_s"].copy(),
+        first_token_s=outcome["first_token_s"].copy(),
+        finish_s=outcome["finish_s"],
+        preemptions=np.where(finished, outcome["preemptions"], 0).astype(np.int32),
+        finished=finished,
+    )
+    if not finished.all():
+        _add_queued(shape, state, log, np.inf if status == Status.STALLED else float(np.max(np.asarray(state.instances.plan.start_s))))
+        _add_running(params, state, log)
+    return log
+
+
+def _add_queued(shape: EngineShape, state: ClusterState, log: RequestLog, cut_s: float) -> None:
+    """Requests still in a queue when the run was cut at `cut_s`: whose; and those not sent by then: never sent."""
+    count, e = len(log.finished), state.instances
+    routes = np.asarray(state.routes) if shape.instances > 1 else np.arange(count)[None]
+    for i, (head, tail) in enumerate(zip(np.asarray(e.head), np.asarray(e.tail), strict=True)):
+        queued = routes[i, head:tail]
+        log.instance[queued[log.arrival_s[queued] <= cut_s]] = i
+    log.arrival_s[~log.finished & (log.arrival_s > cut_s)] = NEVER
+
+
+def _add_running(params: ClusterParams, state: ClusterState, log: RequestLog) -> None:
+    """Requests still in an engine: what is known of them so far, read from their slots."""
+    e = state.instances
+    slots = jax.tree.map(np.asarray, e.slots)
+    post_s = np.asarray(params.instances.api_post_s)
+    for i, (n, parked) in enumerate(zip(np.asarray(e.n), np.asarray(e.parked), strict=True)):
+        inside = slice(0, int(n + parked))
+        request = slots.request[i, inside]
+        log.instance[request] = i
+        log.preemptions[request] = slots.preemptions[i, inside]
+        log.scheduled_s[request] = slots.scheduled_s[i, inside]
+        log.first_token_s[request] = slots.first_token_s[i, inside] + post_s[i]
