@@ -18,15 +18,15 @@ SAMPLER_BYTES_PER_LOGIT = 26
 def overhead_bytes(model: ModelSpec, tensor_parallel_size: int = 1, max_num_batched_tokens: int = 2048, max_num_seqs: int = 256) -> int:
     """Bytes of one rank that are neither weights nor KV cache: runtime, communication buffers and the peak of the activations.
 
-    The activation peak is the larger of the widest layer on `max_num_batched_tokens` tokens and the sampler on `max_num_seqs` sequences,
-    the two dummy runs with which vLLM measures it.
+    The activation peak is the larger of the widest layer on `max_num_batched_tokens` tokens and the sampler on `max_num_seqs` sequences
+    (at least one token each), the two dummy runs with which vLLM measures it.
     """
     part = shard(model, tensor_parallel_size)
     width = 3 * part.intermediate if model.num_dense_layers else 0
     if model.is_moe:
         width = max(width, model.num_experts_per_tok * (3 * part.moe_intermediate + model.hidden_size))
     layer = max_num_batched_tokens * (2 * model.hidden_size + width) * model.dtype_bytes
-    sampler = max_num_seqs * model.vocab_size * SAMPLER_BYTES_PER_LOGIT
+    sampler = min(max_num_seqs, max_num_batched_tokens) * model.vocab_size * SAMPLER_BYTES_PER_LOGIT
     communication = COMMUNICATION_BYTES if tensor_parallel_size > 1 else 0
     return RUNTIME_BYTES + communication + max(layer, sampler)
 

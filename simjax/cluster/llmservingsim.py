@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from simjax.cluster.spec import EngineLimits, InstanceSpec
+from simjax.cluster.spec import BOUNDS, EngineLimits, InstanceSpec
 from simjax.errors import SimjaxError
 from simjax.hardware import LinkSpec, load_device
 from simjax.model import load_model
 
 _log = logging.getLogger(__name__)
 
-# Its names that are vLLM's flags; 0 of a limit means "no limit" there.
+# Its names that are vLLM's flags.
 FLAGS = (
     "max_num_seqs",
     "max_num_batched_tokens",
@@ -36,7 +36,9 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "enable_sub_batch_interleaving": (False, None),
     "enable_local_offloading": (False, None),
 }
-NO_LIMIT = 2**20
+# 0 of one of these means "no limit" there: as many tokens as the model's context, and as many sequences as fit a step (at most so many).
+MAY_BE_UNLIMITED = ("max_num_seqs", "max_num_batched_tokens")
+MOST_SEQUENCES = 2**16
 
 
 def read_cluster(path: Path, limits: EngineLimits) -> tuple[InstanceSpec, ...]:
@@ -98,19 +100,36 @@ def _instance(raw: dict[str, Any], cluster: dict[str, Any], limits: EngineLimits
         memory_bandwidth_bytes_per_s=float(memory["mem_bw"]) * 1e9,
     )
     flags = {name: raw[name] for name in FLAGS if name in raw}
-    for name in ("max_num_seqs", "max_num_batched_tokens"):
-        if flags.get(name) == 0:
-            flags[name] = NO_LIMIT
+    unlimited = [name for name in MAY_BE_UNLIMITED if flags.get(name) == 0]
+    for name in unlimited:
+        del flags[name]
     if "mem_util" in memory:
         flags["gpu_memory_utilization"] = float(memory["mem_util"])
     bandwidth, latency = _innermost(cluster["link_bw"]), _innermost(cluster["link_latency"])
-    return InstanceSpec(
+    one = InstanceSpec(
         model=load_model(raw["model_name"]),
         device=device,
         tensor_parallel_size=degree,
         limits=replace(limits, **flags),
         link=LinkSpec(bandwidth * 2**30, latency * 1e-9, device.node.intra_link.endpoint_s),
     )
+    return _without(unlimited, one) if unlimited else one
+
+
+def _without(unlimited: list[str], one: InstanceSpec) -> InstanceSpec:
+    """The engine without those limits.
+
+    vLLM measures what its KV cache may take by a dummy step at its limits, which would leave nothing of a device without any: the cache
+    keeps the blocks that the limits of the configuration (`one`) leave it.
+    """
+    limits = one.limits
+    tokens, sequences = limits.max_num_batched_tokens, limits.max_num_seqs
+    if "max_num_batched_tokens" in unlimited:
+        tokens = min(one.model.max_position_embeddings, BOUNDS["max_num_batched_tokens"][1])
+    if "max_num_seqs" in unlimited:  # every running request takes a token of each step, so this many never bind
+        sequences = min(tokens, MOST_SEQUENCES)
+    flags = {"max_num_batched_tokens": tokens, "max_num_seqs": sequences, "num_gpu_blocks_override": one.num_gpu_blocks}
+    return replace(one, limits=replace(limits, **flags))
 
 
 def _innermost(value: Any) -> float:

@@ -6,21 +6,24 @@ import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from simjax.cluster.notes import as_measured, foreign
 from simjax.cluster.spec import InstanceSpec
 from simjax.errors import SimjaxError
-from simjax.hardware import DeviceSpec
+from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.latency.bundle import find_bundle, read_bundle
 from simjax.latency.collectives import all_reduce_s
 from simjax.latency.cost import StepCost
-from simjax.latency.profile import HostOverheads, LatencyProfile, compile_profile, profile_warnings
+from simjax.latency.attention_roofline import AttentionEfficiency
+from simjax.latency.profile import HostOverheads, LatencyProfile, compile_profile, profile_warnings, range_warnings
 from simjax.latency.profile_file import find_profile, load_profile
 from simjax.latency.stack import stack_costs
-from simjax.latency.tables import Stack, compile_bundle
-from simjax.model import ModelSpec, load_model
+from simjax.latency.tables import Stack, compile_bundle, valid_range
+from simjax.model import ModelSpec, canonical_dtype
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class ClusterPrices:
         row: int32[N], the cost model of each engine.
         api_pre_s, api_post_s: float64[N].
         warnings: one line each, where a cost is used outside what it was measured on.
+        measured: of each cost model, what it was measured by and the longest context of that in tokens.
     """
 
     cost: StepCost
@@ -71,6 +75,33 @@ class ClusterPrices:
     api_pre_s: np.ndarray
     api_post_s: np.ndarray
     warnings: tuple[str, ...]
+    measured: tuple[tuple[str, int], ...] = ()
+
+
+class _Kind(NamedTuple):
+    """All that the price of an engine's steps depends on; kinds are compared, not hashed, for a device holds mappings."""
+
+    model: ModelSpec
+    device: DeviceSpec
+    tensor_parallel_size: int
+    link: LinkSpec
+    kv_cache_dtype: str
+
+
+class _Price(NamedTuple):
+    cost: StepCost
+    host: HostOverheads
+    warnings: list[str]
+    measured: tuple[str, int]
+
+
+class _Sizes(NamedTuple):
+    """Most tokens and sequences of a step: entries of the lookups, and the limits of the engines of one kind."""
+
+    max_tokens: int
+    max_seqs: int
+    own_tokens: int
+    own_seqs: int
 
 
 def price_cluster(instances: tuple[InstanceSpec, ...], source: CostSource) -> ClusterPrices:
@@ -81,74 +112,71 @@ def price_cluster(instances: tuple[InstanceSpec, ...], source: CostSource) -> Cl
     """
     max_tokens = _power_of_two(max(x.limits.max_num_batched_tokens for x in instances))
     max_seqs = _power_of_two(max(x.limits.max_num_seqs for x in instances))
-    kinds: dict[tuple, int] = {}
-    costs: list[StepCost] = []
-    hosts: list[HostOverheads] = []
-    warnings: list[str] = []
+    kinds: list[_Kind] = []
     rows = []
     for instance in instances:
-        link = instance.link or instance.device.node.intra_link
-        kind = (instance.model, instance.device.name, instance.tensor_parallel_size, link)
+        kind = _kind(instance)
         if kind not in kinds:
-            kinds[kind] = len(costs)
-            price = _from_tables if source.bundle_root is not None else _from_profile
-            cost, host, notes = price(replace(instance, link=link), source, max_tokens, max_seqs)
-            costs.append(cost)
-            hosts.append(host)
-            warnings += notes
-        rows.append(kinds[kind])
+            kinds.append(kind)
+        rows.append(kinds.index(kind))
     row = np.array(rows, np.int32)
+    price = _from_tables if source.bundle_root is not None else _from_profile
+    prices: list[_Price] = []
+    for number, kind in enumerate(kinds):
+        limits = [x.limits for x, mine in zip(instances, rows, strict=True) if mine == number]
+        own = max(x.max_num_batched_tokens for x in limits), max(x.max_num_seqs for x in limits)
+        prices.append(price(kind, source, _Sizes(max_tokens, max_seqs, *own)))
     with jax.enable_x64(True):
-        cost = stack_costs(costs)
+        cost = stack_costs([price.cost for price in prices])
     return ClusterPrices(
         cost=cost,
         row=row,
-        api_pre_s=np.array([float(host.api_pre_s) for host in hosts])[row],
-        api_post_s=np.array([float(host.api_post_s) for host in hosts])[row],
-        warnings=tuple(dict.fromkeys(warnings)),
+        api_pre_s=np.array([float(price.host.api_pre_s) for price in prices])[row],
+        api_post_s=np.array([float(price.host.api_post_s) for price in prices])[row],
+        warnings=tuple(dict.fromkeys(line for price in prices for line in price.warnings)),
+        measured=tuple(price.measured for price in prices),
     )
 
 
-def _from_tables(instance: InstanceSpec, source: CostSource, max_tokens: int, max_seqs: int) -> tuple[StepCost, HostOverheads, list[str]]:
-    model, device, degree = instance.model, instance.device, instance.tensor_parallel_size
-    assert source.bundle_root is not None and instance.link is not None
+def _kind(instance: InstanceSpec) -> _Kind:
+    model, device, dtype = instance.model, instance.device, instance.limits.kv_cache_dtype
+    return _Kind(
+        model=model,
+        device=replace(device, memory_bytes=0),  # how much memory there is changes no price
+        tensor_parallel_size=instance.tensor_parallel_size,
+        link=instance.link or device.node.intra_link,
+        kv_cache_dtype=model.dtype if dtype == "auto" else canonical_dtype(dtype),
+    )
+
+
+def _from_tables(kind: _Kind, source: CostSource, sizes: _Sizes) -> _Price:
+    model, device, degree, link, _ = kind
+    assert source.bundle_root is not None
     names = (device.name, *device.aliases)
     bundle = read_bundle(find_bundle(source.bundle_root, names, model.name, source.variant, degree))
     stack = Stack(model.num_hidden_layers, model.hidden_size, model.dtype_bytes, model.num_experts, model.num_experts_per_tok)
-    all_reduce = partial(all_reduce_s, ranks=degree, link=instance.link, memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s)
+    all_reduce = partial(all_reduce_s, ranks=degree, link=link, memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s)
     host = source.host(HostOverheads())
     with jax.enable_x64(True):
-        cost = compile_bundle(bundle, stack, max_tokens, max_seqs, all_reduce, float(host.step_s))
-    return cost, host, []
+        cost = compile_bundle(bundle, stack, sizes.max_tokens, sizes.max_seqs, all_reduce, float(host.step_s))
+    name, valid = str(bundle.path.relative_to(source.bundle_root)), valid_range(bundle)
+    warnings = as_measured(name, "kernels were", model, device, kind.kv_cache_dtype)
+    warnings += range_warnings(name, valid, sizes.own_tokens, sizes.own_seqs)
+    return _Price(cost, host, warnings, (name, valid.context[1]))
 
 
-def _from_profile(instance: InstanceSpec, source: CostSource, max_tokens: int, max_seqs: int) -> tuple[StepCost, HostOverheads, list[str]]:
-    model, device, degree = instance.model, instance.device, instance.tensor_parallel_size
+def _from_profile(kind: _Kind, source: CostSource, sizes: _Sizes) -> _Price:
+    model, device, degree, link, kv_cache_dtype = kind
     profile: LatencyProfile = load_profile(source.profile) if source.profile is not None else find_profile(device, model, degree)
     host = source.host(profile.host)
-    cost = compile_profile(replace(profile, host=host), model, device, degree, instance.link, max_tokens, max_seqs)
-    limits = instance.limits
-    warnings = profile_warnings(profile, model, degree, limits.max_num_batched_tokens, limits.max_num_seqs)
-    return cost, host, [*_foreign(profile, model, device), *warnings]
-
-
-def _foreign(profile: LatencyProfile, model: ModelSpec, device: DeviceSpec) -> list[str]:
-    """One line each, where a profile that the user chose was measured on another device or another model."""
-    lines = []
-    if profile.device not in (device.name, *device.aliases):
-        lines.append(f"{profile.source}: measured on {profile.device}, used for {device.name}")
-    if profile.model is not None and not _same(profile.model, model):
-        lines.append(f"{profile.source}: measured for {profile.model}, used for {model.name}")
-    return lines
-
-
-def _same(name: str, model: ModelSpec) -> bool:
-    """Whether a model of that name is `model`, or has the same architecture under another name."""
-    try:
-        known = load_model(name)
-    except SimjaxError:
-        return name == model.name
-    return replace(known, name=model.name, max_position_embeddings=model.max_position_embeddings) == model
+    cost = compile_profile(
+        replace(profile, host=host), model, device, degree, link, sizes.max_tokens, sizes.max_seqs, kv_cache_dtype=kv_cache_dtype
+    )
+    warnings = foreign(profile, model, device)
+    warnings += profile_warnings(profile, model, degree, sizes.own_tokens, sizes.own_seqs)
+    if not isinstance(profile.rank(degree).attention, AttentionEfficiency):
+        warnings += as_measured(profile.source, "attention was", model, device, kv_cache_dtype)
+    return _Price(cost, host, warnings, (profile.source, profile.valid.context[1]))
 
 
 def _power_of_two(n: int) -> int:

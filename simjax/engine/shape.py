@@ -58,5 +58,5 @@ def seat_bucket(n: int) -> int:
 
 
 def slots_for(max_num_seqs: int, requests: int, window: int) -> int:
-    """S for a limit of running requests, with room for finished ones on their way out; in buckets, so that few limits mean another program."""
+    """S for a limit of running requests, with room for finished ones on their way out; in buckets, so that limits share programs."""
     return min(seat_bucket(max_num_seqs), requests) + 2 * max(window, 8)

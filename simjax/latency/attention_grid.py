@@ -40,17 +40,6 @@ def attention_table(points: AttentionPoints, a: AttentionCoefficients) -> Attent
     return AttentionTable(*(x[None] for x in (chunk, history, decodes, context, mixed_s, decode_s)))
 
 
-def table_of_coefficients(a: AttentionCoefficients, like: AttentionTable) -> AttentionTable:
-    """A table on the axes of the first cost model of `like` that says what the coefficients (leaves f64[1]) say.
-
-    For clusters in which some instances have measured tables and others only coefficients.
-    """
-    one = AttentionCoefficients(*(np.asarray(getattr(a, name)).reshape(()) for name in a.__dataclass_fields__))
-    axes = [np.asarray(getattr(like, name)[0]) for name in AXES]
-    mixed_s, decode_s = _mixed_by_coefficients(one, *axes), _decode_by_coefficients(one, *axes[2:])
-    return AttentionTable(*(x[None] for x in (*axes, mixed_s, decode_s)))
-
-
 def padded(table: AttentionTable, lengths: Sequence[int]) -> AttentionTable:
     """The same function (of a numpy table) on longer `AXES`: entries that lie on the line through the last two change nothing."""
     for number, (name, length) in enumerate(zip(AXES, lengths, strict=True)):

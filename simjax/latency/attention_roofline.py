@@ -58,11 +58,15 @@ class AttentionEfficiency:
 
 
 def attention_coefficients(
-    e: AttentionEfficiency, model: ModelSpec, device: DeviceSpec, tensor_parallel_size: int = 1, xp: Any = np
+    e: AttentionEfficiency, model: ModelSpec, device: DeviceSpec, tensor_parallel_size: int = 1, xp: Any = np, kv_cache_dtype: str = "auto"
 ) -> AttentionCoefficients:
-    """Coefficients of the whole stack on one rank, scalars; xp is jax.numpy when the efficiencies are traced."""
+    """Coefficients of the whole stack on one rank, scalars; xp is jax.numpy when the efficiencies are traced.
+
+    Keys and values are read as they are stored (`kv_cache_dtype`, "auto" is the model's type) and multiplied in the model's type.
+    """
     layers = model.num_hidden_layers
-    read_s = kv_bytes_per_token(model, tensor_parallel_size) / (device.memory_bandwidth_bytes_per_s * e.decode_bandwidth_efficiency)
+    token_bytes = kv_bytes_per_token(model, tensor_parallel_size, kv_cache_dtype)
+    read_s = token_bytes / (device.memory_bandwidth_bytes_per_s * e.decode_bandwidth_efficiency)
     tile_key_s = TILE * attention_flops(model, tensor_parallel_size) / (device.peak(model.dtype) * e.prefill_compute_efficiency)
     heads = shard(model, tensor_parallel_size).heads
     return AttentionCoefficients(

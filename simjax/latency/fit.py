@@ -84,7 +84,7 @@ def fit_bundle(bundle_dir: str | Path, model: ModelSpec | None = None, device: D
         dtype=dtype,
         ranks=ranks,
         host=HostOverheads(),
-        valid=_valid(first.bundle),
+        valid=valid_range(first.bundle),
         provenance=_provenance([first], "fitted to measured kernel times of this model") | {"errors": errors},
         source=str(bundle_dir),
     )
@@ -118,7 +118,7 @@ def fit_generic(bundle_dirs: Sequence[str | Path]) -> LatencyProfile:
         dtype=dtype,
         ranks={ANY_DEGREE: coefficients},
         host=HostOverheads(),
-        valid=_valid(data[0].bundle),
+        valid=valid_range(data[0].bundle),
         provenance=_provenance([rank for rank in data if rank.degree == 1], "efficiencies fitted to measured kernel times of other models")
         | {"errors": errors},
         source="generic",
@@ -224,13 +224,6 @@ def _mean_efficiency(efficiencies: list[AttentionEfficiency]) -> AttentionEffici
     """The geometric mean of each field."""
     values = {f.name: np.array([getattr(e, f.name) for e in efficiencies]) for f in fields(AttentionEfficiency)}
     return AttentionEfficiency(**{name: float(np.exp(np.mean(np.log(np.maximum(x, 1e-12))))) for name, x in values.items()})
-
-
-def _valid(bundle: Bundle) -> ValidRange:
-    tokens = next(iter(bundle.dense.values())).size
-    sequences = next(iter(bundle.per_sequence.values())).size
-    context = bundle.attention.decode_kv[bundle.attention.decodes > 0]
-    return ValidRange(*((int(x.min()), int(x.max())) for x in (tokens, sequences, context)))
 
 
 def _provenance(data: list[RankData], kind: str) -> dict[str, Any]:

@@ -112,6 +112,7 @@ def compile_profile(
     max_tokens: int = 2048,
     max_sequences: int = 256,
     xp: Any = np,
+    kv_cache_dtype: str = "auto",
 ) -> StepCost:
     """The `StepCost` (C = 1) of one instance.
 
@@ -124,6 +125,8 @@ def compile_profile(
         max_tokens: most tokens of a step (`max_num_batched_tokens`).
         max_sequences: most sequences of a step (`max_num_seqs`).
         xp: numpy, or jax.numpy to take gradients with respect to the profile's coefficients.
+        kv_cache_dtype: data type of keys and values, "auto" for the model's; only efficiencies know of it, coefficients fitted for the
+            model were measured with the model's own.
 
     Raises:
         SimjaxError: the profile is for another model's operations or another degree, or the model cannot be divided so.
@@ -139,7 +142,7 @@ def compile_profile(
             one_s = all_reduce_s(message_bytes, tensor_parallel_size, link, device.memory_bandwidth_bytes_per_s)
             tokens_s = tokens_s + ALL_REDUCES_PER_LAYER * model.num_hidden_layers * one_s
         sequences_s = _total_s([op for op in ops if op.per_sequence], rank, profile, device, model.dtype, max_sequences, xp)
-        attention = _attention(rank, model, device, tensor_parallel_size, xp)
+        attention = _attention(rank, model, device, tensor_parallel_size, xp, kv_cache_dtype)
         return StepCost(
             tokens_s=_table(tokens_s),
             sequences_s=_table(sequences_s),
@@ -173,9 +176,11 @@ def op_efficiency(rank: RankCoefficients, op: Op, source: str) -> OpEfficiency:
     return found
 
 
-def _attention(rank: RankCoefficients, model: ModelSpec, device: DeviceSpec, tensor_parallel_size: int, xp: Any) -> AttentionCoefficients:
+def _attention(
+    rank: RankCoefficients, model: ModelSpec, device: DeviceSpec, tensor_parallel_size: int, xp: Any, kv_cache_dtype: str
+) -> AttentionCoefficients:
     if isinstance(rank.attention, AttentionEfficiency):
-        return attention_coefficients(rank.attention, model, device, tensor_parallel_size, xp)
+        return attention_coefficients(rank.attention, model, device, tensor_parallel_size, xp, kv_cache_dtype)
     return scaled(rank.attention, model.num_hidden_layers)
 
 
@@ -190,10 +195,14 @@ def profile_warnings(
         lines.append(f"{profile.source}: tensor_parallel_size={tensor_parallel_size} is extrapolated from single-rank efficiencies")
     if model.dtype_bytes != 2:
         lines.append(f"{profile.source}: measured in {profile.dtype}, the model is {model.dtype}")
-    for name, most, valid in (
-        ("max_num_batched_tokens", max_tokens, profile.valid.tokens),
-        ("max_num_seqs", max_sequences, profile.valid.sequences),
-    ):
-        if most > valid[1]:
-            lines.append(f"{profile.source}: {name}={most} exceeds the measured {valid[1]}; larger steps are extrapolated")
-    return lines
+    return lines + range_warnings(profile.source, profile.valid, max_tokens, max_sequences)
+
+
+def range_warnings(source: str, valid: ValidRange, max_tokens: int, max_sequences: int) -> list[str]:
+    """One line for each limit of a step that exceeds what was measured."""
+    limits = (("max_num_batched_tokens", max_tokens, valid.tokens), ("max_num_seqs", max_sequences, valid.sequences))
+    return [
+        f"{source}: {name}={most} exceeds the measured {bounds[1]}; larger steps are extrapolated"
+        for name, most, bounds in limits
+        if most > bounds[1]
+    ]

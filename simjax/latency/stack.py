@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simjax.latency.attention_grid import AXES, padded, table_of_coefficients
+from simjax.latency.attention_grid import AXES, padded
 from simjax.latency.attention_table import AttentionTable
 from simjax.latency.cost import StepCost
 
@@ -15,12 +15,12 @@ from simjax.latency.cost import StepCost
 def stack_costs(costs: Sequence[StepCost]) -> StepCost:
     """One `StepCost` whose rows are those of `costs`, in order; call it inside `jax.enable_x64(True)`.
 
-    Shorter lookups are padded with their last entry, which their instances never reach. If any has measured attention, those without get a
-    table of their coefficients on the same axes.
+    Shorter lookups are padded with their last entry, which their instances never reach, and attention tables by lines that change nothing.
+    Either all of them have measured attention or none has (ValueError otherwise): a cluster takes its costs from one kind of source.
     """
-    measured = [c.table for c in costs if c.table is not None]
-    if measured:
-        costs = [c if c.table is not None else replace(c, table=table_of_coefficients(c.attention, measured[0])) for c in costs]
+    if any(c.table is not None for c in costs):
+        if any(c.table is None for c in costs):
+            raise ValueError("costs with and without measured attention cannot be stacked")
         lengths = [max(getattr(c.table, axis).shape[1] for c in costs) for axis in AXES]
         costs = [replace(c, table=padded(_numpy(c.table), lengths)) for c in costs]
     tokens, sequences = (max(getattr(c, name).shape[1] for c in costs) for name in ("tokens_s", "sequences_s"))

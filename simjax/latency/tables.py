@@ -18,6 +18,7 @@ from simjax.latency.attention_grid import attention_table
 from simjax.latency.attention_table import AttentionTable
 from simjax.latency.bundle import Bundle, Curve, MoePoints, op_sequence
 from simjax.latency.cost import StepCost
+from simjax.latency.profile import ValidRange
 
 ALLREDUCES_PER_LAYER = 2  # after o_proj and after the MLP
 
@@ -73,6 +74,16 @@ def compile_bundle(
         attention=AttentionCoefficients(**arrays),
         table=AttentionTable(*(jnp.asarray(getattr(table, f)) for f in table.__dataclass_fields__)) if measured_attention else None,
     )
+
+
+def valid_range(bundle: Bundle) -> ValidRange:
+    """Tokens and sequences of a step at which every operator was measured, and contexts of the measured decodes."""
+    context = bundle.attention.decode_kv[bundle.attention.decodes > 0]
+    return ValidRange(_common(bundle.dense), _common(bundle.per_sequence), (int(context.min()), int(context.max())))
+
+
+def _common(curves: dict[str, Curve]) -> tuple[int, int]:
+    return int(max(curve.size[0] for curve in curves.values())), int(min(curve.size[-1] for curve in curves.values()))
 
 
 def at_sizes(curve: Curve, sizes: np.ndarray) -> np.ndarray:

@@ -183,9 +183,9 @@ def test_derivatives_through_a_run(leaf: str):
 
 def test_a_run_that_is_cut_knows_who_waits_and_who_was_never_sent():
     """At the cut some requests run, some queue at their instance, and the later ones have not been sent."""
-    scenario = busy_scenario(arrival_s=np.linspace(0.0, 3.0, 28), limits=(Limits(num_blocks=26, block_size=4, max_num_seqs=2),))
+    scenario = busy_scenario(arrival_s=np.linspace(0.0, 1.5, 28), limits=(Limits(num_blocks=26, block_size=4, max_num_seqs=1),))
     for case in (scenario, dataclasses.replace(scenario, limits=scenario.limits * 2, router=RouterPolicy.LEAST_LOADED)):
-        log = simulate(case.shape(), case.params(), max_ticks=60).requests
+        log = simulate(case.shape(), case.params(), max_ticks=30).requests
         sent, served = np.isfinite(log.arrival_s), np.isfinite(log.scheduled_s)
         assert (sent & ~served).any() and (~sent).any()
         assert (log.instance[sent] >= 0).all() and (log.instance[~sent] == -1).all()
