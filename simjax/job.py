@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from simjax.cluster.from_config import build_cluster, cost_source
+from simjax.cluster.notes import beyond_context, refused_by_vllm
 from simjax.cluster.pricing import CostSource, price_cluster
 from simjax.cluster.spec import ClusterSpec
 from simjax.config.schema import RunConfig
@@ -20,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: what was simulated, how it went, and where its costs were used outside what they were measured on."""
+    """A finished run: what was simulated, how it went, and what a reader of its numbers must know of the cluster."""
 
     cluster: ClusterSpec
     workload: Workload
@@ -55,7 +58,9 @@ def simulate_cluster(
     prices = price_cluster(cluster.instances, source or CostSource())
     lowered = lower(cluster, prices, workload, seed=seed, leap=leap)
     result = simulate(lowered.shape, lowered.params, max_ticks, on_progress)
-    return Run(cluster, workload, result, prices.warnings)
+    longest = int((workload.prompt_tokens.astype(np.int64) + workload.output_tokens).max())
+    warnings = [*refused_by_vllm(cluster.instances), *prices.warnings, *beyond_context(prices.measured, longest)]
+    return Run(cluster, workload, result, tuple(warnings))
 
 
 def run(config: RunConfig, on_progress: Progress | None = None) -> Run:

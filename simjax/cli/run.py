@@ -20,7 +20,9 @@ def execute(config: RunConfig, as_yaml: str) -> None:
     with results_in(config.out, "run") as out:
         with progress("compiling the simulator") as update:
             done = run(config, update)
-        summary = write_results(done.result, out, slo=slo, gpus=done.cluster.num_devices, interval_s=config.timeline_interval_s)
+        summary = write_results(
+            done.result, out, slo=slo, gpus=done.cluster.num_devices, interval_s=config.timeline_interval_s, warnings=done.warnings
+        )
         (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
         title = f"{describe_cluster(done.cluster)} · {done.workload.source}"
         if config.plots:
@@ -28,8 +30,15 @@ def execute(config: RunConfig, as_yaml: str) -> None:
 
             plot_run(done.result, out, title)
     warn(done.warnings)
-    console().print(summary_table(summary, title))
+    console().print(summary_table(summary | {"warnings": _unsaid(summary, done.warnings)}, title))
     console().print(f"results in {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _unsaid(summary: dict[str, object], said: tuple[str, ...]) -> list[str]:
+    """The warnings of the summary without those that are printed apart, and which come first."""
+    lines = summary["warnings"]
+    assert isinstance(lines, list)
+    return lines[len(said) :]
 
 
 def describe_cluster(cluster: ClusterSpec) -> str:

@@ -20,7 +20,7 @@ def execute(config: ValidateConfig, as_yaml: str) -> None:
             measured, done = validate(config, update)
         report = compare(measured, done.result)
         write_json(report, out / "validation.json")
-        write_results(done.result, out, gpus=done.cluster.num_devices)
+        write_results(done.result, out, gpus=done.cluster.num_devices, warnings=done.warnings)
         (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
         if config.plots:
             from simjax.plot.validation import plot_validation

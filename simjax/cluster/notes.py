@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from math import isclose
 
 from simjax.cluster.spec import EngineLimits, InstanceSpec
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec, load_device
 from simjax.latency.profile import LatencyProfile
-from simjax.model import ModelSpec, dtype_bytes, same_architecture
+from simjax.model import ModelSpec, dtype_bytes, load_model
 
 
 def foreign(profile: LatencyProfile, model: ModelSpec, device: DeviceSpec) -> list[str]:
@@ -16,7 +18,7 @@ def foreign(profile: LatencyProfile, model: ModelSpec, device: DeviceSpec) -> li
     lines = []
     if profile.device not in (device.name, *device.aliases):
         lines.append(f"{profile.source}: measured on {profile.device}, used for {device.name}")
-    if profile.model is not None and not same_architecture(profile.model, model):
+    if profile.model is not None and not _same(profile.model, model):
         lines.append(f"{profile.source}: measured for {profile.model}, used for {model.name}")
     return lines
 
@@ -27,19 +29,22 @@ def as_measured(source: str, what: str, model: ModelSpec, device: DeviceSpec, kv
     Args:
         source: where the times come from.
         what: which of them are in seconds, rather than fractions of what the device can do.
-        model, device, kv_cache_dtype: the engine; a device may differ from the one of its name, as cluster files state their own memory.
+        model: what runs.
+        device: on what; it may differ from the shipped one of its name, as cluster files state their own memory.
+        kv_cache_dtype: data type of keys and values.
     """
     lines = []
     if dtype_bytes(kv_cache_dtype) != model.dtype_bytes:
-        bits = 8 * model.dtype_bytes
-        lines.append(f"{source}: kv_cache_dtype={kv_cache_dtype} changes the KV cache's capacity only; reads are priced as measured ({bits}-bit)")
+        stored = f"kv_cache_dtype={kv_cache_dtype} changes the capacity of the KV cache only"
+        lines.append(f"{source}: {stored}; its reads are priced as measured ({8 * model.dtype_bytes}-bit)")
     try:
         known = load_device(device.name).memory_bandwidth_bytes_per_s
     except SimjaxError:
         return lines
     given = device.memory_bandwidth_bytes_per_s
-    if given != known:
-        lines.append(f"{source}: {what} measured at {known / 1e9:g} GB/s of memory bandwidth; the {given / 1e9:g} GB/s given do not change it")
+    if not isclose(given, known, rel_tol=1e-6):
+        instead = f"{given / 1e9:g} GB/s of memory bandwidth instead of {device.name}'s {known / 1e9:g} GB/s"
+        lines.append(f"{source}: {what} priced as measured, whatever the {instead}")
     return lines
 
 
@@ -73,3 +78,12 @@ def refused_by_vllm(instances: Sequence[InstanceSpec]) -> list[str]:
                 f"max_num_seqs={limits.max_num_seqs}"
             )
     return list(dict.fromkeys(lines))
+
+
+def _same(name: str, model: ModelSpec) -> bool:
+    """Whether a model of that name is `model`, or has the same architecture under another name."""
+    try:
+        known = load_model(name)
+    except SimjaxError:
+        return name == model.name
+    return replace(known, name=model.name, max_position_embeddings=model.max_position_embeddings) == model

@@ -15,15 +15,16 @@ from simjax.cluster.notes import as_measured, foreign
 from simjax.cluster.spec import InstanceSpec
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec, LinkSpec
+from simjax.latency.attention_roofline import AttentionEfficiency
 from simjax.latency.bundle import find_bundle, read_bundle
 from simjax.latency.collectives import all_reduce_s
 from simjax.latency.cost import StepCost
-from simjax.latency.attention_roofline import AttentionEfficiency
 from simjax.latency.profile import HostOverheads, LatencyProfile, compile_profile, profile_warnings, range_warnings
 from simjax.latency.profile_file import find_profile, load_profile
 from simjax.latency.stack import stack_costs
 from simjax.latency.tables import Stack, compile_bundle, valid_range
-from simjax.model import ModelSpec, canonical_dtype
+from simjax.model import ModelSpec
+from simjax.model.dtypes import canonical_dtype
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def _from_tables(kind: _Kind, source: CostSource, sizes: _Sizes) -> _Price:
     with jax.enable_x64(True):
         cost = compile_bundle(bundle, stack, sizes.max_tokens, sizes.max_seqs, all_reduce, float(host.step_s))
     name, valid = str(bundle.path.relative_to(source.bundle_root)), valid_range(bundle)
-    warnings = as_measured(name, "kernels were", model, device, kind.kv_cache_dtype)
+    warnings = as_measured(name, "kernels are", model, device, kind.kv_cache_dtype)
     warnings += range_warnings(name, valid, sizes.own_tokens, sizes.own_seqs)
     return _Price(cost, host, warnings, (name, valid.context[1]))
 
@@ -175,7 +176,7 @@ def _from_profile(kind: _Kind, source: CostSource, sizes: _Sizes) -> _Price:
     warnings = foreign(profile, model, device)
     warnings += profile_warnings(profile, model, degree, sizes.own_tokens, sizes.own_seqs)
     if not isinstance(profile.rank(degree).attention, AttentionEfficiency):
-        warnings += as_measured(profile.source, "attention was", model, device, kv_cache_dtype)
+        warnings += as_measured(profile.source, "attention is", model, device, kv_cache_dtype)
     return _Price(cost, host, warnings, (profile.source, profile.valid.context[1]))
 
 

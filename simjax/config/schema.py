@@ -64,7 +64,8 @@ class ClusterConfig:
     Attributes:
         instances: engines of the run's model and device.
         tensor_parallel_size: devices each engine is spread over.
-        router: round_robin, random, least_loaded (vLLM's 4 waiting + running) or least_kv.
+        router: round_robin, random, least_loaded or least_kv. The load is (4 waiting + running) / max_num_seqs: vLLM's weights,
+            divided by the seats so that engines of different sizes compare.
         groups: engines of several kinds instead, each a mapping with the keys of `GroupConfig`.
         file: cluster file in LLMServingSim's JSON schema instead.
         link_bandwidth_bytes_per_s, link_latency_s: link between the devices of an engine; unset: the device's.

@@ -67,9 +67,7 @@ def mixed_step_s(cost: CostRow, new: jax.Array, computed: jax.Array) -> jax.Arra
     return jnp.where(tokens > 0, _shared_s(cost, tokens, sequences) + attention_s, 0.0)
 
 
-def decode_steps(
-    cost: CostRow, n: jax.Array, kv_sum: jax.Array, kv_max: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def decode_steps(cost: CostRow, n: jax.Array, kv_sum: jax.Array, kv_max: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Consecutive decode-only steps of the same n >= 1 sequences: step j costs exactly `first_s + slope_s * j` for j < valid_steps.
 
     n, kv_max: integer scalars, sequences and longest context; kv_sum: sum of the n contexts before the first step (int64 or f64).

@@ -31,8 +31,9 @@ from simjax.latency.fit_ops import (
     solve,
     with_kernel_factors,
 )
-from simjax.latency.profile import ANY_DEGREE, HostOverheads, LatencyProfile, RankCoefficients, ValidRange, op_efficiency
+from simjax.latency.profile import ANY_DEGREE, HostOverheads, LatencyProfile, RankCoefficients, op_efficiency
 from simjax.latency.roofline import EXPERTS_FLOOR_S
+from simjax.latency.tables import valid_range
 from simjax.model import ModelSpec, kv_bytes_per_token, load_model, weight_bytes
 from simjax.model.ops import step_ops
 

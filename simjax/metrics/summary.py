@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from simjax.engine.result import NEVER, RequestLog, Result, Status
@@ -17,17 +19,19 @@ _CAUSES = {
 }
 
 
-def summarize(result: Result, slo: Slo | None = None, gpus: int | None = None) -> dict[str, object]:
+def summarize(result: Result, slo: Slo | None = None, gpus: int | None = None, warnings: Sequence[str] = ()) -> dict[str, object]:
     """The summary of a run, ready for strict JSON: no NaN, no infinity, None for what is unknown.
 
     Throughputs are over the finished requests and `duration_s` (first arrival to last finish). `kv.peak_used_fraction` is the fullest
-    moment of the fullest instance; `kv.prefix_hit_fraction` is cached over prompt tokens of the requests that were scheduled.
+    moment of the fullest instance; `kv.num_blocks` counts what requests can use: one less on each instance than vLLM reports, which keeps
+    one block as the null block. `kv.prefix_hit_fraction` is cached over prompt tokens of the requests that were scheduled.
     `energy` and `cost` hold None: they are not modelled yet.
 
     Args:
         result: the run.
         slo: adds the key `slo` with attainment and goodput.
         gpus: GPUs of the cluster, for goodput per GPU.
+        warnings: lines to put before what the run itself gives reason to warn of.
     """
     requests, lat, span = result.requests, latencies(result.requests), duration_s(result)
     done = lat.finished
@@ -59,7 +63,7 @@ def summarize(result: Result, slo: Slo | None = None, gpus: int | None = None) -
         "cost": None,
         "sim": {"ticks": int(result.ticks), "steps": int(result.steps), "compile_s": float(result.compile_s), "run_s": float(result.run_s)},
         "instances": [_instance(result, i, span) for i in range(len(result.num_blocks))],
-        "warnings": _warnings(result, int(done.sum())),
+        "warnings": [*warnings, *_warnings(result, int(done.sum()))],
     }
     if slo is not None:
         summary["slo"] = goodput(result, slo, gpus)

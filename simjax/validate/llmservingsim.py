@@ -99,6 +99,7 @@ def _engine(meta: dict[str, Any], path: Path, cluster: MeasuredCluster | None) -
     if (utilization := known("gpu_memory_utilization")) is None and mem_util is not None:
         utilization = mem_util
         assumptions.append(f"gpu_memory_utilization is not recorded: mem_util of config.json, {mem_util:g}")
+    reserve = flags.get("reserve_full_isl", known("scheduler_reserve_full_isl"))
     sizes = find(meta, "resolved_config.compilation_config.cudagraph_capture_sizes")
     facts = EngineFacts(
         vllm_version=version,
@@ -112,6 +113,7 @@ def _engine(meta: dict[str, Any], path: Path, cluster: MeasuredCluster | None) -
         enable_chunked_prefill=switch("enable_chunked_prefill", True),
         enable_prefix_caching=switch("enable_prefix_caching", True),
         async_scheduling=switch("async_scheduling", default_async_scheduling(version)),
+        reserve_full_isl=reserve is None or bool(reserve),
         cudagraph_capture_sizes=None if sizes is None else tuple(sizes),
         dtype=find(meta, "engine_kwargs.dtype") or "auto",
         kv_cache_dtype=flags.get("kv_cache_dtype") or find(meta, "engine_kwargs.kv_cache_dtype") or "auto",

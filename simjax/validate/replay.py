@@ -49,6 +49,7 @@ def measured_cluster(measured: MeasuredRun, config: ValidateConfig) -> ClusterSp
         long_prefill_token_threshold=facts.long_prefill_token_threshold,
         enable_chunked_prefill=facts.enable_chunked_prefill,
         async_scheduling=facts.async_scheduling,
+        reserve_full_isl=facts.reserve_full_isl,
         max_model_len=facts.max_model_len,
         block_size=facts.block_size,
         gpu_memory_utilization=facts.gpu_memory_utilization or EngineLimits.gpu_memory_utilization,

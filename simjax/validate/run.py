@@ -27,6 +27,7 @@ class EngineFacts:
         max_model_len: None for the model's own.
         long_prefill_token_threshold: 0 is off.
         enable_chunked_prefill, enable_prefix_caching, async_scheduling: switches.
+        reserve_full_isl: vLLM's `scheduler_reserve_full_isl`.
         cudagraph_capture_sizes: batch sizes with a captured CUDA graph.
         dtype, kv_cache_dtype: "auto" means the model's own, and the same as `dtype`.
     """
@@ -42,6 +43,7 @@ class EngineFacts:
     enable_chunked_prefill: bool = True
     enable_prefix_caching: bool = True
     async_scheduling: bool = True
+    reserve_full_isl: bool = True
     cudagraph_capture_sizes: tuple[int, ...] | None = None
     dtype: str = "auto"
     kv_cache_dtype: str = "auto"

@@ -185,6 +185,19 @@ def test_warns_where_a_profile_is_used_for_something_else(cli: Cli) -> None:
     name = "latency/rtx_pro_6000/llama-3.1-8b.yaml"
     assert f"warning: {name}: measured on rtx_pro_6000, used for h100\n" in said.err
     assert f"warning: {name}: measured for meta-llama/Llama-3.1-8B, used for codellama/CodeLlama-34b-Instruct-hf\n" in said.err
+    warnings = json.loads(Path("r/summary.json").read_text())["warnings"]
+    assert f"{name}: measured on rtx_pro_6000, used for h100" in warnings
+    assert any("rest on only 60" in line for line in warnings) and "note: p99" in said.out
+    assert "used for h100" not in said.out, "it is said once"
+
+
+def test_warns_of_contexts_that_were_not_measured(cli: Cli) -> None:
+    long = ["workload.prompt.dist=fixed", "workload.prompt.tokens=20000", "workload.prompt.max=null", "workload.num_requests=4"]
+    said = cli("run", *SMALL, *long, "device=rtx_pro_6000", "scheduler=vllm_small", "scheduler.max_model_len=30000", "out=r")
+    assert said.code == 0, said.err
+    longest = pd.read_csv("r/requests.csv").eval("prompt_tokens + output_tokens").max()
+    assert f"the longest request has {longest} tokens, the longest measured context 16384" in said.err
+    assert "vLLM would not start" not in said.err
 
 
 def test_a_device_and_a_model_of_the_users(cli: Cli) -> None:

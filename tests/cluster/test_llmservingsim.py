@@ -43,7 +43,21 @@ def test_units_and_overrides(tmp_path):
     assert (instance.link.bandwidth_bytes_per_s, instance.link.latency_s) == (16 * 2**30, pytest.approx(20e-6))
     limits = instance.limits
     assert (limits.block_size, limits.gpu_memory_utilization, limits.max_num_batched_tokens) == (32, 0.8, 2048)
-    assert limits.max_num_seqs > 10**5  # 0 is "no limit" there
+    assert limits.max_num_seqs == 2048  # 0 is "no limit" there: as many as a step has tokens
+
+
+@pytest.mark.parametrize("memory, tokens", [(24, 0), (24, 2048), (96, 0)])
+def test_no_limits_leave_the_kv_cache_that_the_usual_ones_leave(tmp_path, memory: int, tokens: int):
+    raw = minimal()
+    one = raw["nodes"][0]["instances"][0]
+    one |= {"num_npus": 1, "tp_size": 1, "max_num_batched_tokens": tokens}
+    one["npu_mem"] |= {"mem_size": memory, "mem_util": 0.9}
+    (unlimited,) = read_cluster(write(tmp_path, raw), EngineLimits())
+    expected = tokens or unlimited.model.max_position_embeddings
+    assert (unlimited.limits.max_num_batched_tokens, unlimited.limits.max_num_seqs) == (expected, min(expected, 65536))
+    one |= {"max_num_batched_tokens": tokens or 8192, "max_num_seqs": 256}
+    (usual,) = read_cluster(write(tmp_path, raw), EngineLimits())
+    assert unlimited.num_gpu_blocks == usual.num_gpu_blocks > 1000
 
 
 @pytest.mark.parametrize(

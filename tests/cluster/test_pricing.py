@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -48,6 +50,45 @@ def test_leaving_the_measured_range_is_said():
     assert "not measured for meta-llama/Llama-3.1-8B" in warning
 
 
+def test_devices_of_one_name_but_other_bandwidth_have_their_own_price():
+    slow = replace(H100, device=replace(H100.device, memory_bandwidth_bytes_per_s=H100.device.memory_bandwidth_bytes_per_s / 2))
+    small = replace(H100, device=replace(H100.device, memory_bytes=2**36))
+    prices = price_cluster((H100, slow, small), CostSource())
+    assert prices.row.tolist() == [0, 1, 0]  # how much memory there is changes no price
+    assert step_s(prices, 1) > 1.7 * step_s(prices, 0)
+    assert step_s(prices, 1) == step_s(price_cluster((slow,), CostSource()), 0)
+
+
+def test_an_fp8_cache_is_priced_as_it_is_read():
+    fp8 = replace(H100, limits=EngineLimits(kv_cache_dtype="fp8"))
+    same = replace(H100, limits=EngineLimits(kv_cache_dtype="bfloat16"))
+    prices = price_cluster((H100, fp8, same), CostSource())
+    assert prices.row.tolist() == [0, 1, 0]
+    read_s = 8000 * 131072 / (H100.device.memory_bandwidth_bytes_per_s * 0.86)  # 8 decodes of 1,000 tokens; profiles/latency/h100
+    assert step_s(prices, 0) - step_s(prices, 1) == pytest.approx(read_s / 2, rel=0.05)
+    assert not any("kv_cache_dtype" in line for line in prices.warnings)
+
+
+def test_fitted_attention_knows_neither_fp8_nor_another_bandwidth():
+    pro = InstanceSpec(H100.model, load_device("rtx_pro_6000"), limits=EngineLimits(max_num_batched_tokens=2048))
+    assert price_cluster((pro,), CostSource()).warnings == ()
+    fp8 = replace(pro, limits=replace(pro.limits, kv_cache_dtype="fp8"))
+    (line,) = price_cluster((fp8,), CostSource()).warnings
+    assert "kv_cache_dtype=fp8 changes the capacity of the KV cache only; its reads are priced as measured (16-bit)" in line
+    slow = replace(pro, device=replace(pro.device, memory_bandwidth_bytes_per_s=1e12))
+    (line,) = price_cluster((slow,), CostSource()).warnings
+    assert line.endswith("attention is priced as measured, whatever the 1000 GB/s of memory bandwidth instead of rtx_pro_6000's 1597 GB/s")
+
+
+def test_every_engine_of_a_kind_is_held_to_the_measured_range():
+    pro = InstanceSpec(H100.model, load_device("rtx_pro_6000"), limits=EngineLimits(max_num_batched_tokens=2048))
+    wide = replace(pro, limits=EngineLimits(max_num_batched_tokens=2048, max_num_seqs=512))
+    prices = price_cluster((pro, wide), CostSource())
+    assert prices.row.tolist() == [0, 0]
+    (line,) = prices.warnings
+    assert "max_num_seqs=512 exceeds the measured 256" in line
+
+
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(SimjaxError, match=r"profile.file and profile.bundle_root are both set"):
         CostSource(profile=tmp_path, bundle_root=tmp_path)
@@ -62,3 +103,15 @@ def test_tables_of_two_devices_in_one_cluster():
     single = [price_cluster((spec,), CostSource(bundle_root=root)) for spec in specs]
     np.testing.assert_allclose([step_s(prices, i) for i in range(2)], [step_s(one, 0) for one in single], rtol=1e-13)
     assert (prices.api_pre_s == 0).all()  # kernel tables know nothing of a server
+
+
+def test_leaving_the_range_of_tables_is_said():
+    root, device = data_path("llmservingsim/profiles"), load_device("rtx_pro_6000")
+    inside = InstanceSpec(H100.model, device, limits=EngineLimits(max_num_batched_tokens=2048))
+    prices = price_cluster((inside,), CostSource(bundle_root=root))
+    assert prices.warnings == ()
+    assert prices.measured == (("RTXPRO6000/meta-llama/Llama-3.1-8B/bf16/tp1", 16384),)
+    beyond = InstanceSpec(H100.model, device, limits=EngineLimits(max_num_batched_tokens=4096, max_num_seqs=512, kv_cache_dtype="fp8"))
+    said = "\n".join(price_cluster((beyond,), CostSource(bundle_root=root)).warnings)
+    for part in ("max_num_batched_tokens=4096 exceeds the measured 2048", "max_num_seqs=512 exceeds", "kv_cache_dtype=fp8"):
+        assert part in said

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from simjax.cluster.capacity import kv_blocks
+from simjax.cluster.capacity import kv_blocks, overhead_bytes
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.model import load_model
@@ -52,6 +52,12 @@ def test_default_overhead_predicts_vllm_within_half_a_percent(model, device, tp,
 def test_fp8_cache_doubles_the_blocks():
     model, device = load_model("llama-3.1-8b"), load_device("h100")
     assert kv_blocks(model, device, kv_cache_dtype="fp8") in (2 * kv_blocks(model, device), 2 * kv_blocks(model, device) + 1)
+
+
+def test_the_sampler_runs_on_no_more_sequences_than_a_step_has_tokens():
+    model = load_model("llama-3.1-8b")
+    assert overhead_bytes(model, 1, 512, 65536) == overhead_bytes(model, 1, 512, 512)
+    assert overhead_bytes(model, 1, 512, 512) > overhead_bytes(model, 1, 512, 256)
 
 
 def test_a_model_that_does_not_fit_is_told_so():

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from simjax.latency.attention import AttentionCoefficients, decode_attention_s, mixed_attention_s, step_batch
+from simjax.latency.attention import AttentionCoefficients, mixed_attention_s, step_batch
 from simjax.latency.attention_fit import AttentionPoints
-from simjax.latency.attention_grid import attention_table, padded, table_of_coefficients
+from simjax.latency.attention_grid import attention_table, padded
 from simjax.latency.attention_table import table_decode_s, table_mixed_s
-from tests.latency.costs import COEFFICIENTS, attention, table
+from tests.latency.costs import COEFFICIENTS, table
 
 A = AttentionCoefficients(**COEFFICIENTS)
 
@@ -70,10 +70,3 @@ def test_longer_axes_are_the_same_table():
         decode_s = [float(table_decode_s(t, 0, 0.1, decodes)[0]) for t in (entries, longer)]
         assert mixed_s[1] == pytest.approx(mixed_s[0], rel=1e-9)
         assert decode_s[1] == pytest.approx(decode_s[0], rel=1e-9)
-
-
-def test_a_table_of_coefficients_says_what_they_say():
-    entries = table_of_coefficients(attention(), jax.tree.map(np.asarray, table()))
-    chunks, decodes = step_batch(np.array([256, 1, 1, 1, 1]), np.array([1024, 1000, 1000, 1000, 1000]), np)
-    assert float(table_mixed_s(entries, 0, A, chunks, decodes)) == pytest.approx(mixed_attention_s(A, chunks, decodes, np), rel=1e-12)
-    assert float(table_decode_s(entries, 0, A.decode_skew, decodes)[0]) == pytest.approx(decode_attention_s(A, decodes, np), rel=1e-12)

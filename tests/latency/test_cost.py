@@ -28,7 +28,7 @@ def i32(*values):
 
 def decode_step_of(cost, contexts):
     contexts = np.asarray(contexts)
-    return DECODE(row(cost, 0), len(contexts), int(contexts.sum()), int(contexts.min()), int(contexts.max()))
+    return DECODE(row(cost, 0), len(contexts), int(contexts.sum()), int(contexts.max()))
 
 
 def mixed_of(cost, new, computed):

@@ -43,3 +43,10 @@ def test_a_mixed_step_reads_the_keys_of_its_decodes_at_least():
     alone = attention_coefficients(EFFICIENCY, model, DEVICE)
     assert alone.mixed_kv_s == pytest.approx(1.1 * alone.chunk_kv_s) and alone.mixed_kv_s > alone.decode_kv_s
     assert np.isfinite(list(asdict(a).values())).all()
+
+
+def test_an_fp8_cache_is_read_in_half_the_time():
+    model = load_model("llama-3.1-8b")
+    own, fp8 = attention_coefficients(EFFICIENCY, model, DEVICE), attention_coefficients(EFFICIENCY, model, DEVICE, kv_cache_dtype="fp8")
+    assert fp8.decode_kv_s == pytest.approx(own.decode_kv_s / 2, rel=1e-12)
+    assert replace(fp8, decode_kv_s=own.decode_kv_s) == own  # nothing else reads the cache (a prefill is bound by its arithmetic)

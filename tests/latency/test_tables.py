@@ -1,5 +1,7 @@
 """Compiled bundles: LLMServingSim's golden step times, interpolation, and the attention grid."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +10,14 @@ import pytest
 from simjax.errors import SimjaxError
 from simjax.hardware import LinkSpec
 from simjax.latency.attention import DecodeBatch, equal_contexts, step_batch
-from simjax.latency.attention_table import AttentionTable, table_decode_s, table_mixed_s
+from simjax.latency.attention_grid import padded
+from simjax.latency.attention_table import table_decode_s, table_mixed_s
 from simjax.latency.bundle import Curve, MoePoints, find_bundle, read_bundle
 from simjax.latency.collectives import all_reduce_s
 from simjax.latency.cost import decode_steps, mixed_step_s, row
+from simjax.latency.profile import ValidRange
 from simjax.latency.stack import stack_costs
-from simjax.latency.tables import Stack, at_sizes, compile_bundle, distinct_experts, moe_s
+from simjax.latency.tables import Stack, at_sizes, compile_bundle, distinct_experts, moe_s, valid_range
 from tests.data import data_path
 from tests.latency.costs import step_cost
 
@@ -140,14 +144,25 @@ def test_coefficients_alone_are_near_the_table():
         assert seconds_of(without, new, computed) == pytest.approx(seconds_of(with_table, new, computed), rel=0.03)
 
 
-def test_measured_and_unmeasured_models_in_one_cluster():
-    measured, bare = step_cost(measured=True), step_cost(2.0)
-    both = stack_costs([bare, measured])
-    assert isinstance(both.table, AttentionTable)
+def test_tables_of_other_sizes_in_one_cluster():
+    small, large = step_cost(measured=True), step_cost(2.0, measured=True)
+    longer = padded(jax.tree.map(np.asarray, large.table), (6, 7, 8, 9))
+    both = stack_costs([small, replace(large, table=longer)])
+    assert both.table is not None and both.table.mixed_s.shape == (2, 6, 7, 8, 9)
     price = jax.jit(lambda c, i, n, k: mixed_step_s(row(c, i), n, k))
-    for new, computed in (([1, 1, 0, 0], [100, 5000, 0, 0]), ([64, 1, 1, 0], [1024, 1000, 1000, 0])):
+    for new, computed in (([1, 1, 0, 0], [100, 50000, 0, 0]), ([300, 1, 1, 0], [1024, 1000, 40000, 0])):
         new, computed = jnp.array(new, jnp.int32), jnp.array(computed, jnp.int32)
-        assert float(price(both, 1, new, computed)) == pytest.approx(float(MIXED(row(measured, 0), new, computed)), rel=1e-12)
-    # at the entries of the borrowed axes the coefficients come back
-    new, computed = jnp.array([64, 1, 1, 1, 1], jnp.int32), jnp.array([1024, 1000, 1000, 1000, 1000], jnp.int32)
-    assert float(price(both, 0, new, computed)) == pytest.approx(float(MIXED(row(bare, 0), new, computed)), rel=1e-12)
+        for i, alone in enumerate((small, large)):
+            assert float(price(both, i, new, computed)) == pytest.approx(float(MIXED(row(alone, 0), new, computed)), rel=1e-12)
+
+
+def test_costs_from_tables_and_from_coefficients_do_not_stack():
+    with pytest.raises(ValueError, match="with and without measured attention"):
+        stack_costs([step_cost(), step_cost(measured=True)])
+
+
+def test_the_measured_range_is_where_every_operator_was_measured():
+    profile = bundle("Llama-3.1-8B")
+    assert valid_range(profile) == ValidRange((1, 2048), (1, 256), (16, 16384))
+    short = {**profile.dense, "o_proj": Curve(np.array([8.0, 512.0]), np.array([1.0, 2.0]))}
+    assert valid_range(replace(profile, dense=short)).tokens == (8, 512)

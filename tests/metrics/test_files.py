@@ -35,6 +35,13 @@ def test_files_read_back_to_the_same_numbers(tmp_path):
     assert series.power_w.isna().all()
 
 
+def test_warnings_of_the_run_come_before_those_of_its_numbers(tmp_path):
+    own = summarize(tiny())["warnings"]
+    assert own
+    write_results(tiny(), tmp_path, warnings=("costs are extrapolated",))
+    assert json.loads((tmp_path / "summary.json").read_text())["warnings"] == ["costs are extrapolated", *own]
+
+
 def test_times_that_never_came_are_empty_cells(tmp_path):
     requests = request_log(
         dict(arrival_s=0.1, scheduled_s=0.2, first_token_s=0.30000000000000004, finish_s=4.0, output_tokens=3),

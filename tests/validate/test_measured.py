@@ -4,10 +4,12 @@ import json
 import numpy as np
 import pytest
 
+from simjax.config.schema import ValidateConfig
 from simjax.engine.result import NEVER
 from simjax.errors import SimjaxError
 from simjax.validate.measured import read_measured
-from simjax.validate.run import default_async_scheduling, engine_side
+from simjax.validate.replay import measured_cluster
+from simjax.validate.run import EngineFacts, default_async_scheduling, engine_side
 from tests.validate import samples
 
 
@@ -69,6 +71,7 @@ def test_the_resolved_configuration_wins(tmp_path):
             "enable_chunked_prefill": True,
             "max_num_seqs": 64,
             "long_prefill_token_threshold": 7,
+            "scheduler_reserve_full_isl": False,
         },
         "compilation_config": {"cudagraph_capture_sizes": [1, 2, 4]},
         "model_config": {"max_model_len": 32768},
@@ -77,6 +80,7 @@ def test_the_resolved_configuration_wins(tmp_path):
     engine = run.engine
     assert (engine.max_num_seqs, engine.num_gpu_blocks, engine.block_size, engine.max_model_len) == (64, 2588, 32, 32768)
     assert not engine.async_scheduling and not engine.enable_prefix_caching and engine.long_prefill_token_threshold == 7
+    assert not engine.reserve_full_isl and EngineFacts("0.19.0", 1, 1).reserve_full_isl
     assert engine.gpu_memory_utilization == 0.9 and engine.cudagraph_capture_sizes == (1, 2, 4)
     assert run.assumptions == ()
 
@@ -198,3 +202,12 @@ def test_a_folder_of_runs_says_which_runs_it_holds(tmp_path):
     samples.llmservingsim(tmp_path / "two")
     with pytest.raises(SimjaxError, match="holds 2 measured runs, name one of them: one, two"):
         read_measured(tmp_path)
+
+
+def test_a_recorded_admission_rule_reaches_the_simulated_engine(tmp_path):
+    flags = {"max_num_seqs": 7, "num_gpu_blocks_override": 900}
+    own = {"model": "llama-3.1-8b", "device": "h100", "cluster": {"tensor_parallel_size": 2}, "scheduler": flags}
+    for asked, expected in (({}, True), ({"reserve_full_isl": False}, False)):
+        folder = samples.llmservingsim(tmp_path / str(expected), cluster={**own, "scheduler": flags | asked})
+        (instance,) = measured_cluster(read_measured(folder), ValidateConfig()).instances
+        assert instance.limits.reserve_full_isl is expected

@@ -91,6 +91,17 @@ def test_lengths_of_a_trace_are_clipped_or_replaced(trace_file):
     assert set(replaced.output_tokens.tolist()) == {10} and replaced.prompt_tokens[1] == 20
 
 
+def test_clipping_that_changes_the_workload_is_told_in_the_log(trace_file, caplog):
+    shipped = LengthConfig(dist="lognormal", mean=650.0, cv=0.3, min=1, max=1024)
+    build_workload(replace(POISSON, prompt=shipped, output=shipped, num_requests=2000))
+    build_workload(trace(trace_file, prompt=LengthConfig(min=30, max=60)))  # asked for
+    assert caplog.text == ""
+    build_workload(replace(POISSON, prompt=replace(shipped, mean=8000.0)))
+    assert "workload.prompt: min=1 and max=1024 cut 100 % of the lengths: their mean is 1024 instead of" in caplog.text
+    build_workload(replace(POISSON, lengths_file=trace_file, output=LengthConfig(max=5), prompt=LengthConfig()))
+    assert "workload.output: min=None and max=5 cut" in caplog.text
+
+
 def test_lengths_drawn_from_a_file_stay_pairs_or_are_drawn_apart(trace_file):
     joint = build_workload(replace(POISSON, lengths_file=trace_file, prompt=LengthConfig(), output=LengthConfig()))
     assert np.all(joint.prompt_tokens == 10 * joint.output_tokens) and len(set(joint.prompt_tokens.tolist())) == 10
@@ -128,6 +139,16 @@ def test_left_out_rows_are_told_in_the_log(tmp_path, caplog):
         (replace(POISSON, output=LengthConfig(dist="fixed", tokens=-3)), "workload.output: tokens=-3 tokens; it must be at least 1"),
         (replace(POISSON, output=LengthConfig(dist="fixed")), "workload.output: tokens is not set; dist=fixed needs it"),
         (replace(POISSON, output=replace(LOGNORMAL, min=9, max=8)), "workload.output: max=8 tokens; it must be at least min=9"),
+        (
+            replace(POISSON, prompt=LengthConfig(dist="fixed", tokens=30000, max=4000)),
+            r"workload\.prompt: tokens=30000 exceeds workload\.prompt\.max=4000; workload\.prompt\.max=null lifts that bound",
+        ),
+        (replace(POISSON, output=LengthConfig(dist="fixed", tokens=3, min=16)), r"tokens=3 is below workload\.output\.min=16"),
+        (
+            replace(POISSON, prompt=LengthConfig(dist="uniform", low=10, high=5000, max=4000)),
+            r"high=5000 exceeds workload\.prompt\.max=4000",
+        ),
+        (replace(POISSON, prompt=LengthConfig(dist="uniform", low=10, high=50, min=16)), r"low=10 is below workload\.prompt\.min=16"),
         (replace(POISSON, output=LengthConfig(dist="trace")), "workload.output.file is not set; dist=trace needs a trace file"),
         (replace(POISSON, lengths_file="/nowhere.csv"), "/nowhere.csv: no such file"),
         (replace(CLOSED, concurrency=0), "concurrency=0; a closed loop keeps at least 1"),
