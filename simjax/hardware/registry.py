@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from simjax.documents import read_document
 from simjax.errors import SimjaxError, closest
 from simjax.hardware.spec import DeviceSpec, LinkSpec, NodeSpec
 from simjax.paths import PROFILES
@@ -47,14 +48,7 @@ def _shipped() -> dict[str, Path]:
 
 
 def _read(path: Path) -> DeviceSpec:
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise SimjaxError(f"cannot read device file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SimjaxError(f"cannot read device file {path}: not a text file") from error
-    except yaml.YAMLError as error:
-        raise SimjaxError(f"device file {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    raw = read_document(path, "device file")
     if not isinstance(raw, dict):
         raise SimjaxError(f"device file {path} must hold a mapping like the files in profiles/hardware")
     try:

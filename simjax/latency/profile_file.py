@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from simjax.documents import read_document
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec
 from simjax.latency.attention import AttentionCoefficients
@@ -28,14 +29,7 @@ def load_profile(path: str | Path) -> LatencyProfile:
         SimjaxError: the file is missing, is not YAML, or a field is missing, unknown or not a number.
     """
     path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SimjaxError(f"cannot read latency profile {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SimjaxError(f"latency profile {path} is not a text file") from error
-    except yaml.YAMLError as error:
-        raise SimjaxError(f"latency profile {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    raw = read_document(path, "latency profile")
     if not isinstance(raw, dict):
         raise SimjaxError(f"latency profile {path}: expected a mapping of names to values, found {type(raw).__name__}")
     try:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from simjax.documents import read_document
 from simjax.errors import SimjaxError, closest
 from simjax.model.spec import ModelSpec, from_hf_config
 from simjax.paths import PROFILES
@@ -51,15 +50,7 @@ def _shipped() -> dict[str, Path]:
 
 
 def _read(path: Path) -> ModelSpec:
-    try:
-        text = path.read_text()
-        config: Any = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except OSError as error:
-        raise SimjaxError(f"cannot read model file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SimjaxError(f"cannot read model file {path}: not a text file") from error
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
-        raise SimjaxError(f"model file {path} is not valid: {' '.join(str(error).split())}") from error
+    config = read_document(path, "model file")
     if not isinstance(config, dict):
         raise SimjaxError(f"model file {path} must hold a mapping with the fields of a Hugging Face config.json")
     names = config.get("names") or [str(config.get("_name_or_path") or path.stem)]

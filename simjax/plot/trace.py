@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from simjax.plot.style import BLUE, GREY, RUST
 from simjax.workload.describe import describe
 from simjax.workload.workload import Workload
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LINE = "#1f5fa8"
 _FILL = "#a9c7e8"
-_REFERENCE = "#b4552d"
-_GREY = "#6b6b6b"
 _NICE_BINS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 _RATE_BINS = 150  # about what a panel can show
 _PER_BIN = 4  # mean requests in a bin: fewer would show counting noise
@@ -58,8 +56,8 @@ def _rate_panel(axes: Axes, workload: Workload, mean_rate: float) -> None:
     bins = max(int(times[-1] // width_s), 1)
     counts = np.bincount((times // width_s).astype(np.int64), minlength=bins)[:bins]
     scale, unit = _time_unit(times[-1])
-    axes.stairs(counts / width_s, np.arange(bins + 1) * width_s / scale, fill=True, color=_FILL, edgecolor=_LINE, linewidth=0.8)
-    axes.axhline(mean_rate, color=_REFERENCE, linewidth=1.0, label=f"mean {mean_rate:.3g}/s")
+    axes.stairs(counts / width_s, np.arange(bins + 1) * width_s / scale, fill=True, color=_FILL, edgecolor=BLUE, linewidth=0.8)
+    axes.axhline(mean_rate, color=RUST, linewidth=1.0, label=f"mean {mean_rate:.3g}/s")
     axes.set_ylim(0, 1.18 * max(counts.max() / width_s, mean_rate))  # room for the legend
     axes.set_xlim(0, times[-1] / scale)
     _finish(axes, f"time ({unit})", "requests/s", f"arrival rate, {width_s:g} s bins")
@@ -72,8 +70,8 @@ def _gap_panel(axes: Axes, workload: Workload, cv: float) -> None:
     share = np.arange(1, len(gaps) + 1) / len(gaps)
     low, high = min(np.quantile(positive, 0.001), gaps.mean() / 100), positive[-1]
     grid = np.geomspace(low, max(1.5 * high, 8 * gaps.mean()), 300)
-    axes.plot(grid, -np.expm1(-grid / gaps.mean()), color=_REFERENCE, linewidth=1.0, label="Poisson of that rate")
-    axes.step(np.maximum(gaps, low), share, where="post", color=_LINE, linewidth=1.4, label=f"this workload, CV {cv:.2f}")
+    axes.plot(grid, -np.expm1(-grid / gaps.mean()), color=RUST, linewidth=1.0, label="Poisson of that rate")
+    axes.step(np.maximum(gaps, low), share, where="post", color=BLUE, linewidth=1.4, label=f"this workload, CV {cv:.2f}")
     axes.set_xscale("log")
     axes.set_xlim(grid[0], grid[-1])
     axes.set_ylim(0, 1.02)
@@ -87,7 +85,7 @@ def _length_panel(axes: Axes, tokens: np.ndarray, what: str) -> None:
     low, high = int(tokens.min()), int(tokens.max())
     edges = _length_edges(low, high)
     counts, _ = np.histogram(tokens, edges)
-    axes.stairs(100 * counts / len(tokens), edges, fill=True, color=_FILL, edgecolor=_LINE, linewidth=0.8)
+    axes.stairs(100 * counts / len(tokens), edges, fill=True, color=_FILL, edgecolor=BLUE, linewidth=0.8)
     axes.set_ylim(0, None)
     if high > _DECADES * low:
         axes.set_xscale("log")
@@ -103,12 +101,12 @@ def _length_panel(axes: Axes, tokens: np.ndarray, what: str) -> None:
         np.concatenate([[left], values, [right]]),
         np.concatenate([[0.0], np.cumsum(repeats) / len(tokens), [1.0]]),
         where="post",
-        color=_REFERENCE,
+        color=RUST,
         linewidth=1.2,
     )
     cumulative.set_ylim(0, 1.02)
-    cumulative.set_ylabel("cumulative share", color=_REFERENCE, fontsize=9)
-    cumulative.tick_params(labelsize=8, colors=_REFERENCE)
+    cumulative.set_ylabel("cumulative share", color=RUST, fontsize=9)
+    cumulative.tick_params(labelsize=8, colors=RUST)
     cumulative.spines["top"].set_visible(False)
     p50, p99 = np.percentile(tokens, (50, 99))
     _finish(axes, what, "% of requests", f"mean {tokens.mean():,.0f}, p50 {p50:,.0f}, p99 {p99:,.0f}, max {high:,}", right_spine=True)
@@ -133,7 +131,7 @@ def _time_unit(span_s: float) -> tuple[float, str]:
 def _finish(axes: Axes, x: str, y: str, title: str, right_spine: bool = False) -> None:
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
-    axes.set_title(title, loc="left", fontsize=9, color=_GREY)
+    axes.set_title(title, loc="left", fontsize=9, color=GREY)
     axes.tick_params(labelsize=8)
     axes.spines["top"].set_visible(False)
     axes.spines["right"].set_visible(right_spine)
