@@ -72,11 +72,6 @@ class ModelSpec:
         """Layers with a dense MLP."""
         return self.num_hidden_layers - self.num_moe_layers
 
-    @property
-    def q_size(self) -> int:
-        """Width of all query heads together."""
-        return self.num_attention_heads * self.head_dim
-
 
 def from_hf_config(config: Mapping[str, Any], name: str = "", where: str = "config.json") -> ModelSpec:
     """Read a Hugging Face `config.json` that is already parsed.
