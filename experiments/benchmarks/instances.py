@@ -45,7 +45,7 @@ def build(instances: int, router: str, workload: Workload) -> Cluster:
     low = common.lowered(common.h100_cluster(instances, router), workload)
     alone = common.lowered(common.h100_cluster(), workload)
     parts = [part(workload, i, instances) for i in range(instances)] if router == "round_robin" else []
-    separate = tuple(replace(alone.params, requests=request_params(each, alone.shape.requests)) for each in parts)
+    separate = tuple(replace(alone.params, requests=request_params([each], alone.shape.requests, [0])) for each in parts)
     return Cluster(instances, router, low, alone, separate)
 
 

@@ -45,8 +45,10 @@ class Waiting:
     final: Int32[Array, " W"]
 
 
-def waiting_window(shape: EngineShape, params: ClusterParams, state: ClusterState, i: Array | int, e: Instance) -> Waiting:
-    """The next W waiting requests of instance i, whose engine is e."""
+def waiting_window(
+    shape: EngineShape, params: ClusterParams, limits: InstanceParams, state: ClusterState, i: Array | int, e: Instance
+) -> Waiting:
+    """The next W waiting requests of instance i with its limits, whose engine is e."""
     w = jnp.arange(shape.window, dtype=jnp.int32)
     slots = jax.tree.map(lambda x: jax.lax.dynamic_slice(x, (e.n,), (shape.window,)), e.slots)
     resumed = w < e.parked
@@ -54,8 +56,8 @@ def waiting_window(shape: EngineShape, params: ClusterParams, state: ClusterStat
     listed = state.routes[i, place] if shape.instances > 1 else place
     request = jnp.where(resumed, slots.request, jnp.minimum(listed, shape.requests - 1))
     known = jnp.minimum(request, shape.requests - 1)  # an unused slot holds no request's index
-    prompt = params.requests.prompt_tokens[known]
-    queued_s = arrival_of(params, state, known) + params.instances.api_pre_s[i]
+    prompt = params.request("prompt_tokens", known)
+    queued_s = arrival_of(params, state, known) + limits.api_pre_s
     # Materialised once, not in each of its many readers.
     return jax.lax.optimization_barrier(
         Waiting(
@@ -63,11 +65,11 @@ def waiting_window(shape: EngineShape, params: ClusterParams, state: ClusterStat
             resumed=resumed,
             passed=resumed & (slots.target >= slots.final),
             exists=resumed | (place < e.tail),
-            has_slot=e.n + w < shape.slots,
+            has_slot=e.n + w < limits.slots,
             queued_s=jnp.where(resumed, -NEVER, queued_s),
             request=request,
             length=jnp.where(resumed, slots.target, prompt),
-            final=prompt + params.requests.output_tokens[known],
+            final=prompt + params.request("output_tokens", known),
         )
     )
 

@@ -20,15 +20,16 @@ def leap_log(pieces: list[np.ndarray]) -> LeapLog:
 
 def request_log(shape: EngineShape, params: ClusterParams, state: ClusterState, status: Status) -> RequestLog:
     """Every request's outcome, those included that a run left in the engines, in a queue, or unsent."""
-    count = int(params.requests.count)
+    served = int(params.workload)
+    count = int(params.requests.count[served])
     outcome = dict(zip(OUTCOME_FIELDS, np.asarray(state.outcome)[:count].T, strict=True))
     finished = np.isfinite(outcome["finish_s"])
     log = RequestLog(
         instance=np.where(finished, outcome["instance"], -1).astype(np.int32),
-        prompt_tokens=np.asarray(params.requests.prompt_tokens)[:count],
-        output_tokens=np.asarray(params.requests.output_tokens)[:count],
+        prompt_tokens=np.asarray(params.requests.prompt_tokens[served, :count]),
+        output_tokens=np.asarray(params.requests.output_tokens[served, :count]),
         cached_tokens=np.zeros(count, np.int32),
-        arrival_s=np.array((params.requests.arrival_s if state.loop is None else state.loop.arrival_s)[:count]),
+        arrival_s=np.array((params.requests.arrival_s[served] if state.loop is None else state.loop.arrival_s)[:count]),
         scheduled_s=outcome["scheduled_s"].copy(),
         first_token_s=outcome["first_token_s"].copy(),
         finish_s=outcome["finish_s"],

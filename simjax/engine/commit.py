@@ -44,7 +44,7 @@ def commit(limits: InstanceParams, e: Instance) -> tuple[Instance, Emitted]:
     """Carry out the plan: every scheduled slot computes its tokens, those that catch up with their target emit one a step."""
     s, plan = e.slots, e.plan
     later = jnp.maximum(plan.steps - 1, 0)
-    running = (jnp.arange(s.request.shape[0]) < e.n) & (s.target < s.final)
+    running = (jnp.arange(s.request.shape[0], dtype=jnp.int32) < e.n) & (s.target < s.final)
     in_step = running & (s.new > 0) & (plan.steps > 0)
     computed = s.computed + jnp.where(in_step, s.new + later, 0)
     token = in_step & (s.computed + s.new >= s.target)
@@ -83,10 +83,12 @@ def release_one(e: Instance, index: Array, api_post_s: Array, nobody: int) -> tu
     and their blocks a step longer. Returns the instance, the request (`nobody` when none) and its row of `OUTCOME_FIELDS`.
     """
     s = e.slots
-    position = jnp.arange(s.request.shape[0])
+    A = s.request.shape[0]
+    position = jnp.arange(A, dtype=jnp.int32)
     gone = (position < e.n + e.parked) & (s.target >= s.final) & (s.token_s <= e.plan.horizon_s)
-    at = jnp.argmax(gone)
-    some = gone[at]
+    _, _, (first,) = reduce_slots(minima=[jnp.where(gone, position, A)])
+    some = first < A
+    at = jnp.minimum(first, A - 1)
     request = jnp.where(some, s.request[at], nobody)
     row = jnp.stack(
         [
@@ -98,7 +100,8 @@ def release_one(e: Instance, index: Array, api_post_s: Array, nobody: int) -> tu
         ]
     )
     close_gap = some & (position >= at)
-    slots = jax.tree.map(lambda x: jnp.where(close_gap, jnp.roll(x, -1), x), s)
+    # Padding at one end and cutting at the other shifts within the same kernel; `jnp.roll` would make three of every field.
+    slots = jax.tree.map(lambda x: jnp.where(close_gap, jax.lax.pad(x, jnp.zeros((), x.dtype), [(-1, 1, 0)]), x), s)
     left_running = (some & (at < e.n)).astype(jnp.int32)
     e = dataclasses.replace(e, slots=slots, n=e.n - left_running, parked=e.parked - some.astype(jnp.int32) + left_running)
     return e, request, row

@@ -14,6 +14,7 @@ from simjax.engine.params import InstanceParams
 from simjax.engine.plan import cut_short, take_steps
 from simjax.engine.reduce import reduce_slots
 from simjax.engine.scheduler import Formation
+from simjax.engine.seldom import seldom
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import Instance, Plan
 from simjax.latency.cost import CostRow, decode_steps, mixed_step_s
@@ -55,19 +56,20 @@ def steps_within_blocks(batch: Decoding, free: Array, block_size: Array, wanted:
     size = block_size.astype(jnp.float64)
     many = jnp.clip(jnp.floor(free * size / jnp.maximum(batch.n, 1) - size + 1.0), 0, MANY).astype(jnp.int32)
 
-    def count() -> Array:
-        room = blocks_of(batch.context, block_size) * block_size - batch.context
-        short, _, _ = reduce_slots([batch.running & (room < m) for m in BLOCK_STEPS])
+    def count(running: Array, context: Array, free: Array, block_size: Array) -> Array:
+        room = blocks_of(context, block_size) * block_size - context
+        short, _, _ = reduce_slots([running & (room < m) for m in BLOCK_STEPS])
         allowed = [jnp.where((taken <= free) & (m <= block_size), m, 0) for m, taken in zip(BLOCK_STEPS, short, strict=True)]
         return jnp.max(jnp.stack(allowed)).astype(jnp.int32)
 
-    return jnp.maximum(many, jax.lax.cond(many < wanted, count, lambda: jnp.zeros((), jnp.int32)))
+    none = lambda *_: jnp.zeros((), jnp.int32)  # noqa: E731
+    return jnp.maximum(many, seldom(many < wanted, count, none, batch.running, batch.context, free, block_size))
 
 
 def plan_next(shape: EngineShape, limits: InstanceParams, cost: CostRow, e: Instance, f: Formation, now_s: Array, horizon_s: Array) -> Plan:
     """The plan that follows a formation at `now_s` by an engine that saw what happened up to `horizon_s`."""
     s = e.slots
-    position = jnp.arange(s.request.shape[0])
+    position = jnp.arange(s.request.shape[0], dtype=jnp.int32)
     unfinished = s.target < s.final
     running = (position < e.n) & unfinished
     parked = (position >= e.n) & (position < e.n + e.parked) & unfinished

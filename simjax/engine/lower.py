@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,47 +42,59 @@ def lower(cluster: ClusterSpec, prices: ClusterPrices, workload: Workload, seed:
     Raises:
         SimjaxError: the workload is malformed, or a request can never be served by any engine.
     """
-    instances = instance_params(cluster, prices)
     workload.validate()
+    requests = bucket(len(workload), REQUEST_BUCKETS)
+    instances = instance_params(cluster, prices, requests)
     refuse_impossible(cluster, instances, workload)
     router = RouterPolicy[cluster.router.upper()]
     live = workload.concurrency > 0 or (len(cluster.instances) > 1 and router in (RouterPolicy.LEAST_LOADED, RouterPolicy.LEAST_KV))
-    window, requests = EngineShape.window, bucket(len(workload), REQUEST_BUCKETS)
     shape = EngineShape(
         requests=requests,
-        slots=slots_for(int(instances.max_num_seqs.max()), requests, window),
+        slots=int(instances.slots.max()),
         instances=len(cluster.instances),
         clients=min(seat_bucket(workload.concurrency), requests) if workload.concurrency else 0,
         live_routing=live,
         leap=leap,
         log_rows=EngineShape.log_rows if log else 0,
     )
-    return Lowered(shape, ClusterParams(instances, request_params(workload, shape.requests, seed), _host(np.int32(router)), prices.cost))
+    params = ClusterParams(
+        instances=instances,
+        num_instances=_host(np.int32(len(cluster.instances))),
+        router=_host(np.int32(router)),
+        requests=request_params([workload], shape.requests, [seed]),
+        workload=_host(np.int32(0)),
+        cost=prices.cost,
+    )
+    return Lowered(shape, params)
 
 
-def instance_params(cluster: ClusterSpec, prices: ClusterPrices) -> InstanceParams:
-    """Limits of the engines as arrays over N."""
+def instance_params(cluster: ClusterSpec, prices: ClusterPrices, requests: int) -> InstanceParams:
+    """Limits of the engines as arrays over N, for a workload of so many requests."""
     specs = cluster.instances
     leaves: dict[str, Any] = {name: [getattr(x.limits, name) for x in specs] for name in LIMITS}
     leaves |= {"max_model_len": [x.longest_request_tokens for x in specs], "num_blocks": [x.usable_blocks for x in specs]}
+    leaves |= {"slots": [slots_for(x.limits.max_num_seqs, requests, EngineShape.window) for x in specs]}
     leaves = {name: np.array(values, np.int32) for name, values in leaves.items()}
     leaves |= {name: np.array([getattr(x.limits, name) for x in specs], bool) for name in FLAGS}
     return InstanceParams(**leaves, **{name: getattr(prices, name) for name in ("api_pre_s", "api_post_s")}, cost=_host(prices.row))
 
 
-def request_params(workload: Workload, size: int, seed: int = 0) -> RequestParams:
-    """The requests as arrays, padded to `size`; `seed` is that of the random router."""
-
-    def padded(values: np.ndarray, fill: float, dtype: type) -> Any:
-        return np.concatenate([values, np.full(size - len(values), fill)]).astype(dtype)
-
+def request_params(workloads: Sequence[Workload], size: int, seeds: Sequence[int]) -> RequestParams:
+    """V workloads as arrays, each padded to `size` requests; the seeds are those of the random router."""
+    V = len(workloads)
+    arrival_s, draws = np.full((V, size), np.inf), np.zeros((V, size))
+    prompt, output = np.ones((V, size), np.int32), np.ones((V, size), np.int32)
+    for v, (workload, seed) in enumerate(zip(workloads, seeds, strict=True)):
+        n = len(workload)
+        arrival_s[v, :n], prompt[v, :n], output[v, :n] = workload.arrival_s, workload.prompt_tokens, workload.output_tokens
+        draws[v, :n] = np.random.default_rng([ROUTER_STREAM, seed]).random(n)
     return RequestParams(
-        arrival_s=padded(workload.arrival_s, np.inf, np.float64),
-        prompt_tokens=padded(workload.prompt_tokens, 1, np.int32),
-        output_tokens=padded(workload.output_tokens, 1, np.int32),
-        router_draw=_host(np.random.default_rng([ROUTER_STREAM, seed]).random(size)),
-        count=_host(np.int32(len(workload))),
-        think_s=_host(np.float64(workload.think_s)),
+        arrival_s=_host(arrival_s),
+        prompt_tokens=_host(prompt),
+        output_tokens=_host(output),
+        router_draw=_host(draws),
+        count=_host(np.array([len(workload) for workload in workloads], np.int32)),
+        think_s=_host(np.array([workload.think_s for workload in workloads], np.float64)),
     )
 
 

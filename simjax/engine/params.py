@@ -1,4 +1,8 @@
-"""What is traced: the cluster's limits and costs, and the requests, as arrays on the device (numpy ones on the host that builds them)."""
+"""What is traced: the cluster's limits and costs, and the requests, as arrays on the device (numpy ones on the host that builds them).
+
+Requests and step costs are tables of which a cluster uses some rows, so that a batch of clusters shares them: what differs from one
+cluster to the next is a few numbers for each engine.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +34,7 @@ class InstanceParams:
     """Limits of the engines, vLLM's names; every leaf has a leading axis N.
 
     Attributes:
+        slots: places for running requests and finished ones on their way out, at most `EngineShape.slots`.
         max_num_seqs, max_num_batched_tokens: most requests and tokens of a step.
         long_prefill_token_threshold: 0 = no threshold.
         max_model_len: longest prompt + output.
@@ -39,6 +44,7 @@ class InstanceParams:
         cost: row of the `StepCost`.
     """
 
+    slots: Int32[Array, " N"]
     max_num_seqs: Int32[Array, " N"]
     max_num_batched_tokens: Int32[Array, " N"]
     long_prefill_token_threshold: Int32[Array, " N"]
@@ -56,7 +62,7 @@ class InstanceParams:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RequestParams:
-    """The workload on the device, padded to R with requests that never arrive.
+    """V workloads on the device, padded to R with requests that never arrive.
 
     Attributes:
         arrival_s: sorted; infinity for padding and for the later requests of a closed loop.
@@ -66,20 +72,44 @@ class RequestParams:
         think_s: pause of a closed-loop client between a finish and its next request.
     """
 
-    arrival_s: Float64[Array, " R"]
-    prompt_tokens: Int32[Array, " R"]
-    output_tokens: Int32[Array, " R"]
-    router_draw: Float64[Array, " R"]
-    count: Int32[Array, ""]
-    think_s: Float64[Array, ""]
+    arrival_s: Float64[Array, "V R"]
+    prompt_tokens: Int32[Array, "V R"]
+    output_tokens: Int32[Array, "V R"]
+    router_draw: Float64[Array, "V R"]
+    count: Int32[Array, " V"]
+    think_s: Float64[Array, " V"]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ClusterParams:
-    """Everything a run depends on beside its `EngineShape`; `router` is an int32[] `RouterPolicy`."""
+    """Everything a run depends on beside its `EngineShape`.
+
+    Attributes:
+        instances: limits of the N engines.
+        num_instances: how many of them there are; the others are padding, which no request is routed to.
+        router: a `RouterPolicy`.
+        requests, workload: the workloads, and the row of the one that this cluster serves.
+        cost: step costs; `InstanceParams.cost` names the row of each engine.
+    """
 
     instances: InstanceParams
-    requests: RequestParams
+    num_instances: Int32[Array, ""]
     router: Int32[Array, ""]
+    requests: RequestParams
+    workload: Int32[Array, ""]
     cost: StepCost
+
+    @property
+    def served(self) -> Array | int:
+        """Row of the workload; a table of one row needs no gather."""
+        return 0 if self.requests.count.shape[0] == 1 else self.workload
+
+    def request(self, field: str, index: Array) -> Array:
+        """A field of the given requests (int32[...]) of the workload that this cluster serves."""
+        return getattr(self.requests, field)[self.served, index]
+
+    @property
+    def request_count(self) -> Array:
+        """How many requests there are, int32[]."""
+        return self.requests.count[self.served]

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.state import Plan
+from simjax.latency.rounding import product
 
 
 def end_after(plan: Plan, steps: Array) -> Array:
     """When the given number of steps (int, >= 0) of the plan has ended, in seconds: the closed form of an affine step time."""
     j = jnp.maximum(steps - 1, 0).astype(jnp.float64)
-    tail_s = j * plan.next_s + plan.slope_s * (0.5 * j * (j - 1.0))
+    tail_s = product(j, plan.next_s) + product(plan.slope_s, 0.5 * j * (j - 1.0))
     return jnp.where(steps > 0, plan.start_s + plan.first_s + tail_s, plan.start_s)
 
 

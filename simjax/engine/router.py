@@ -23,31 +23,31 @@ WAITING_WEIGHT = 4  # of vLLM's data-parallel load balancer: a waiting request w
 
 def next_arrival_s(params: ClusterParams, state: ClusterState) -> Array:
     """When the next request arrives, float64[]; infinity when none will."""
-    left = state.next_request < params.requests.count
+    left = state.next_request < params.request_count
     if state.loop is not None:
         return jnp.where(left, jnp.min(state.loop.send_s), jnp.inf)
-    R = params.requests.arrival_s.shape[0]
-    return jnp.where(left, params.requests.arrival_s[jnp.minimum(state.next_request, R - 1)], jnp.inf)
+    last = params.requests.arrival_s.shape[1] - 1
+    return jnp.where(left, params.request("arrival_s", jnp.minimum(state.next_request, last)), jnp.inf)
 
 
 def arrival_of(params: ClusterParams, state: ClusterState, request: Array) -> Array:
     """When the given requests (int32[...]) arrived or will arrive, float64[...]."""
-    return (params.requests.arrival_s if state.loop is None else state.loop.arrival_s)[request]
+    return params.request("arrival_s", request) if state.loop is None else state.loop.arrival_s[request]
 
 
 def eligible(params: ClusterParams, request: Array) -> Array:
     """Instances whose KV cache and `max_model_len` can hold the request, bool[N]; the last token is never put into the cache."""
     limits = params.instances
-    total = params.requests.prompt_tokens[request] + params.requests.output_tokens[request]
+    total = params.request("prompt_tokens", request) + params.request("output_tokens", request)
     return (total <= limits.max_model_len) & (blocks_of(total - 1, limits.block_size) <= limits.num_blocks)
 
 
 def in_turn(params: ClusterParams, score: Array, request: Array) -> Array:
     """The instance with the lowest score (float64[N]) among the eligible ones; of equals the next in turn, int32[]."""
-    N = score.shape[0]
-    drawn = jnp.floor(params.requests.router_draw[request] * N).astype(jnp.int32)
-    start = jnp.where(params.router == RouterPolicy.RANDOM, drawn, request % N)
-    turn = (jnp.arange(N, dtype=jnp.int32) - start) % N
+    N, count = score.shape[0], params.num_instances
+    drawn = jnp.floor(params.request("router_draw", request) * count).astype(jnp.int32)
+    start = jnp.where(params.router == RouterPolicy.RANDOM, drawn, request % count)
+    turn = (jnp.arange(N, dtype=jnp.int32) - start) % count
     score = jnp.where(eligible(params, request), score, jnp.inf)
     return jnp.argmin(jnp.where(score == jnp.min(score), turn, N)).astype(jnp.int32)
 
@@ -75,7 +75,7 @@ def scores(params: ClusterParams, state: ClusterState, t_s: Array) -> Array:
 
 def route_all(shape: EngineShape, params: ClusterParams, state: ClusterState) -> ClusterState:
     """Hand out every request before the run; for policies that do not look at the cluster (`EngineShape.live_routing` off)."""
-    e, count = state.instances, params.requests.count
+    e, count = state.instances, params.request_count
     if shape.instances == 1:
         tail = jnp.broadcast_to(count, (1,)).astype(jnp.int32)
         routes = state.routes
@@ -113,7 +113,7 @@ def route_one(shape: EngineShape, params: ClusterParams, state: ClusterState) ->
         routes = jax.lax.dynamic_update_slice(routes, request[None, None], (i, at))
     cut = jax.vmap(cut_short)(e.plan, t_s + params.instances.api_pre_s, params.instances.async_scheduling)
     plan = jax.tree.map(lambda new, old: jnp.where(mine, new, old), cut, e.plan)
-    prompt = params.requests.prompt_tokens[request]
+    prompt = params.request("prompt_tokens", request)
     e = dataclasses.replace(e, plan=plan, tail=e.tail + mine, queued_tokens=e.queued_tokens + jnp.where(mine, prompt, 0))
     loop = None if state.loop is None else _send(state.loop, request, t_s, arrives)
     return dataclasses.replace(state, instances=e, routes=routes, loop=loop, next_request=state.next_request + arrives)

@@ -17,6 +17,7 @@ from jax import Array
 from simjax.engine.blocks import blocks_of
 from simjax.engine.params import InstanceParams
 from simjax.engine.reduce import reduce_slots
+from simjax.engine.seldom import seldom
 from simjax.engine.state import NEVER, Instance
 
 if TYPE_CHECKING:
@@ -90,25 +91,32 @@ def schedule_running(limits: InstanceParams, e: Instance, horizon_s: Array) -> t
         hopeless=jnp.zeros((), bool),
         next_queued_s=jnp.full((), NEVER, jnp.float64),
     )
-    return jax.lax.cond(
-        formation.blocks > limits.num_blocks, preempt, lambda limits, e, f, *_: (e, f), limits, e, formation, running, blocks
-    )
+    return preempt(limits, e, formation, running, blocks)
 
 
 def preempt(limits: InstanceParams, e: Instance, f: Formation, running: Array, blocks: Array) -> tuple[Instance, Formation]:
-    """Preempt from the tail until the others fit; `blocks` (int32[S+W]) are those of every request with a seat once the step runs.
+    """Preempt from the tail what the KV cache cannot hold; `blocks` (int32[S+W]) are those of every request with a seat once the step runs.
 
     A victim frees only blocks of the tail, so the survivors are the longest prefix that fits. A request that finished unseen can be a
     victim like any other: its blocks are free for good, and the formation admits nobody, as after any preemption.
     """
     s = e.slots
-    position = jnp.arange(s.request.shape[0], dtype=jnp.int32)
-    overflow = (blocks > 0) & (jnp.cumsum(blocks) > limits.num_blocks)
-    _, _, (n,) = reduce_slots(minima=[jnp.where(overflow, position, e.n)])
-    out = (blocks > 0) & (position >= n)
-    victim = running & out
-    new = jnp.where(victim, 0, s.new)
-    slots = dataclasses.replace(s, computed=jnp.where(victim, 0, s.computed), preemptions=s.preemptions + victim, new=new)
-    (gone, freed, unspent), _, _ = reduce_slots([out, jnp.where(out, blocks, 0), jnp.where(victim, s.new, 0)])
-    f = dataclasses.replace(f, budget=f.budget + unspent, seats=f.seats - gone, blocks=f.blocks - freed, preempted=gone)
-    return dataclasses.replace(e, slots=slots, n=n, parked=e.parked + e.n - n), f
+    before = (s.computed, s.new, s.preemptions, e.n, e.parked, f.budget, f.seats, f.blocks, f.preempted)
+
+    def evict(capacity: Array, running: Array, blocks: Array, *state: Array) -> tuple[Array, ...]:
+        computed, new, preemptions, n, parked, budget, seats, _, _ = state
+        position = jnp.arange(blocks.shape[0], dtype=jnp.int32)
+        overflow = (blocks > 0) & (jnp.cumsum(blocks) > capacity)
+        _, _, (stay,) = reduce_slots(minima=[jnp.where(overflow, position, n)])
+        out = (blocks > 0) & (position >= stay)
+        victim = running & out
+        (gone, unspent, kept), _, _ = reduce_slots([out, jnp.where(victim, new, 0), jnp.where(out, 0, blocks)])
+        computed, new = (jnp.where(victim, 0, x) for x in (computed, new))
+        return computed, new, preemptions + victim, stay, parked + n - stay, budget + unspent, seats - gone, kept, gone
+
+    nobody = lambda capacity, running, blocks, *state: state  # noqa: E731
+    after = seldom(f.blocks > limits.num_blocks, evict, nobody, limits.num_blocks, running, blocks, *before)
+    computed, new, preemptions, n, parked, budget, seats, held_blocks, gone = after
+    f = dataclasses.replace(f, budget=budget, seats=seats, blocks=held_blocks, preempted=gone)
+    slots = dataclasses.replace(s, computed=computed, new=new, preemptions=preemptions)
+    return dataclasses.replace(e, slots=slots, n=n, parked=parked), f

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,13 +32,14 @@ class Chunk(NamedTuple):
     pending: Array
 
 
-_compiled: dict[tuple, Callable[..., Chunk]] = {}
+_compiled: dict[tuple, Callable[..., Any]] = {}
+_compiling = threading.Lock()
 
 
 def pending(params: ClusterParams, state: ClusterState) -> Array:
     """Whether requests are left and something can still happen, bool[]."""
     event_s = jnp.minimum(jnp.min(state.instances.plan.end_s), next_arrival_s(params, state))
-    return (state.done < params.requests.count) & jnp.isfinite(event_s)
+    return (state.done < params.request_count) & jnp.isfinite(event_s)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -64,13 +66,23 @@ def advance(shape: EngineShape, params: ClusterParams, state: ClusterState, tick
     return Chunk(state, log, pending(params, state))
 
 
+def compiled(function: Callable[..., Any], static: tuple, arguments: tuple) -> Callable[..., Any]:
+    """`function` compiled for arguments of these shapes on the device that holds them, once in a process; `static` tells apart functions
+    that are compiled for other static values.
+    """
+    leaves, structure = jax.tree.flatten(arguments)
+    where = sorted({device.id for x in leaves for device in x.devices()})
+    key = (jax.default_backend(), tuple(where), static, structure, tuple((x.shape, x.dtype) for x in leaves))
+    if key not in _compiled:
+        program = jax.jit(function).lower(*arguments).compile()
+        with _compiling:
+            _compiled.setdefault(key, program)
+    return _compiled[key]
+
+
 def compiled_advance(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Callable[..., Chunk]:
     """The compiled `advance` for these shapes."""
-    leaves, structure = jax.tree.flatten((params, state))
-    key = (jax.default_backend(), shape, structure, tuple((x.shape, x.dtype) for x in leaves))
-    if key not in _compiled:
-        _compiled[key] = jax.jit(partial(advance, shape)).lower(params, state, jnp.zeros((), jnp.int32)).compile()
-    return _compiled[key]
+    return compiled(partial(advance, shape), (shape,), (params, state, jnp.zeros((), jnp.int32)))
 
 
 def compile_count() -> int:
@@ -101,7 +113,7 @@ def simulate(
         program = compiled_advance(shape, params, state)
         compile_s = time.perf_counter() - began
         began = time.perf_counter()
-        total, logs, status = int(params.requests.count), [], Status.FINISHED
+        total, logs, status = int(params.requests.count[0]), [], Status.FINISHED
         while True:
             budget = min(ticks_per_call, max_ticks - int(state.ticks))
             state, log, going = program(params, state, jnp.asarray(budget, jnp.int32))

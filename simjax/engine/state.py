@@ -182,7 +182,7 @@ def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
     instances = Instance(slots, plan, i32(N), i32(N), i32(N), i32(N), jnp.zeros((N,), jnp.int64))
     loop = None
     if shape.clients:
-        loop = ClosedLoop(params.requests.arrival_s[: shape.clients], i32(R), jnp.full((R,), NEVER, jnp.float64))
+        loop = ClosedLoop(params.requests.arrival_s[params.served, : shape.clients], i32(R), jnp.full((R,), NEVER, jnp.float64))
     return ClusterState(
         instances=instances,
         routes=i32(N, R + shape.window) if N > 1 else i32(N, 0),

@@ -65,7 +65,7 @@ def tick(shape: EngineShape, params: ClusterParams, state: ClusterState, log: Le
     e, emitted = commit(limits, before)
     e, request, outcome = release_one(e, jnp.asarray(i), limits.api_post_s, shape.requests)
     e, formation = schedule_running(limits, e, horizon_s)
-    waiting = waiting_window(shape, params, state, i, e)
+    waiting = waiting_window(shape, params, limits, state, i, e)
     # Materialised once: XLA would repeat the admission inside every array that is computed from it.
     e, formation = jax.lax.optimization_barrier(admit_waiting(limits, e, formation, waiting, now_s, horizon_s))
     e = dataclasses.replace(e, plan=plan_next(shape, limits, row(params.cost, limits.cost), e, formation, now_s, horizon_s))
@@ -93,7 +93,7 @@ def _answer(
 ) -> ClosedLoop:
     """Clients whose request has finished send their next one after the pause; `e` is the instance before the finished ones left."""
     finished = emitted.finished & due
-    send_s = e.plan.end_s + limits.api_post_s + params.requests.think_s
+    send_s = e.plan.end_s + limits.api_post_s + params.requests.think_s[params.served]
     client = jnp.where(finished, loop.client[jnp.minimum(e.slots.request, shape.requests - 1)], shape.clients)
     return dataclasses.replace(loop, send_s=loop.send_s.at[client].set(send_s, mode="drop"))
 

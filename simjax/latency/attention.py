@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from simjax.latency.rounding import product, rounded
+
 TILE = 64  # queries of one block of the prefill kernel at head size 128
 TAIL = 0.65  # share of the longest block added to the evenly spread work: 1/2 if blocks start in random order, 1 if the longest starts last
 SHARING_POWER = 4  # how sharply heads stop sharing key reads as sequences fill the device
@@ -97,10 +99,10 @@ def step_batch(new: Any, computed: Any, xp: ModuleType = jnp) -> tuple[ChunkBatc
     """
     decode, chunk = new == 1, new > 1
     kv, q, k = xp.where(decode, computed, 0), xp.where(chunk, new, 0), xp.where(chunk, computed, 0)
-    tiles = (q + (TILE - 1)) // TILE
+    tiles = (q + (TILE - 1)) // TILE if xp is np else jax.lax.div(q + (TILE - 1), jnp.asarray(TILE, q.dtype))
     wide = tiles.astype(xp.int64)
     tile_keys = wide * k + (TILE // 2) * wide * (wide + 1)
-    sums, largest = _reduced([chunk, q, q.astype(xp.int64) * k, tiles, tile_keys, decode, kv], [q + k, tiles, kv], xp)
+    sums, largest = _reduced([chunk, q, q.astype(xp.int64) * k, tiles, tile_keys, decode, kv.astype(xp.int64)], [q + k, tiles, kv], xp)
     count, queries, history, tiles, tile_keys, n, kv_sum = sums
     longest, most_tiles, kv_max = largest
     return ChunkBatch(count, queries, history, tiles, tile_keys, longest, most_tiles), DecodeBatch(n, kv_sum, kv_max)
@@ -111,7 +113,7 @@ def _reduced(to_sum: list[Any], to_max: list[Any], xp: ModuleType) -> tuple[list
 
     On the device all of them are one reduction, a single loop: a tenth of the time of ten reductions of 128 slots on a CPU.
     """
-    operands = tuple(x.astype(xp.int64) for x in (*to_sum, *to_max))
+    operands = tuple(x.astype(xp.int32) if x.dtype == bool else x for x in (*to_sum, *to_max))
     sums = len(to_sum)
     if xp is np:
         found = [np.sum(x, axis=-1) for x in operands[:sums]] + [np.max(x, axis=-1) for x in operands[sums:]]
@@ -121,7 +123,7 @@ def _reduced(to_sum: list[Any], to_max: list[Any], xp: ModuleType) -> tuple[list
             pairs = list(zip(a, b, strict=True))
             return tuple([x + y for x, y in pairs[:sums]] + [jnp.maximum(x, y) for x, y in pairs[sums:]])
 
-        zeros = tuple(jnp.zeros((), jnp.int64) for _ in operands)
+        zeros = tuple(jnp.zeros((), x.dtype) for x in operands)
         found = jax.lax.reduce(operands, zeros, combine, (operands[0].ndim - 1,))
     numbers = [x.astype(xp.float64) for x in found]
     return numbers[:sums], numbers[sums:]
@@ -131,7 +133,7 @@ def merged(c: ChunkBatch, xp: ModuleType = jnp) -> ChunkBatch:
     """The single chunk with all the queries on their mean history, which is how measured tables see several chunks."""
     history = c.history / xp.maximum(c.queries, 1.0)
     tiles = xp.ceil(c.queries / TILE)
-    keys = tiles * history + (TILE // 2) * tiles * (tiles + 1.0)
+    keys = product(tiles, history, xp) + product((TILE // 2) * tiles, tiles + 1.0, xp)
     return ChunkBatch(xp.minimum(c.count, 1.0), c.queries, c.history, tiles, keys, c.queries + history, tiles)
 
 
@@ -148,20 +150,24 @@ def effective_context(decode_skew: Any, d: DecodeBatch, xp: ModuleType = jnp) ->
     a leap.
     """
     mean = d.kv_sum / xp.maximum(d.n, 1.0)
-    return mean + decode_skew * (d.kv_max - mean)
+    return mean + product(decode_skew, d.kv_max - mean, xp)
 
 
 def decode_attention_s(a: AttentionCoefficients, d: DecodeBatch, xp: ModuleType = jnp) -> Any:
     """Seconds of a decode-only step; each step in which all contexts grow by one adds `decode_kv_s * n`."""
-    return a.decode_floor_s + d.n * (a.decode_sequence_s + a.decode_kv_s * effective_context(a.decode_skew, d, xp))
+    each_s = a.decode_sequence_s + product(a.decode_kv_s, effective_context(a.decode_skew, d, xp), xp)
+    return a.decode_floor_s + product(d.n, each_s, xp)
 
 
 def mixed_attention_s(a: AttentionCoefficients, c: ChunkBatch, d: DecodeBatch, xp: ModuleType = jnp) -> Any:
     """Seconds of a step with at least one chunk."""
     # written so that n = 0 has no division and no NaN gradient
-    sharing = xp.where(d.n > 0, 1.0 / (1.0 + (a.spill_sequences / xp.maximum(d.n, 1.0)) ** SHARING_POWER), 0.0)
-    decodes = a.mixed_sequence_s * d.n + a.mixed_kv_s * d.kv_sum + a.spill_s * sharing * xp.maximum(d.kv_sum - a.spill_tokens, 0.0)
-    empty = (d.n + c.count) * c.most_tiles - c.tiles
-    work = decodes + a.chunk_tile_s * c.tiles + a.chunk_kv_s * c.tile_keys + a.empty_tile_s * empty
-    longest = a.longest_s * xp.maximum(c.longest, d.kv_max)
-    return a.mixed_floor_s + xp.maximum(longest, work + TAIL * longest)
+    crowded = rounded((a.spill_sequences / xp.maximum(d.n, 1.0)) ** SHARING_POWER, xp)
+    sharing = xp.where(d.n > 0, 1.0 / (1.0 + crowded), 0.0)
+    spilled = product(a.spill_s * sharing, xp.maximum(d.kv_sum - a.spill_tokens, 0.0), xp)
+    decodes = product(a.mixed_sequence_s, d.n, xp) + product(a.mixed_kv_s, d.kv_sum, xp) + spilled
+    empty = (d.n + c.count) * c.most_tiles - c.tiles  # integers: exact
+    chunks = product(a.chunk_tile_s, c.tiles, xp) + product(a.chunk_kv_s, c.tile_keys, xp)
+    work = decodes + chunks + product(a.empty_tile_s, empty, xp)
+    longest = product(a.longest_s, xp.maximum(c.longest, d.kv_max), xp)
+    return a.mixed_floor_s + xp.maximum(longest, work + product(TAIL, longest, xp))

@@ -21,6 +21,7 @@ from simjax.latency.attention import (
     merged,
     mixed_attention_s,
 )
+from simjax.latency.rounding import product
 
 
 @jax.tree_util.register_dataclass
@@ -53,7 +54,7 @@ def table_decode_s(table: AttentionTable, c: Any, decode_skew: Any, d: DecodeBat
     # below the axis the time is held, so nothing is added until the first entry is reached
     slope_s = jnp.where(context < table.context[c][0], 0.0, (high - low) / width)
     steps = jnp.minimum(jnp.floor(until - context) + 1.0, ENDLESS)
-    return low + k_weight * (high - low), slope_s, jnp.maximum(steps, 1.0).astype(jnp.int32)
+    return low + product(k_weight, high - low), slope_s, jnp.maximum(steps, 1.0).astype(jnp.int32)
 
 
 def table_mixed_s(table: AttentionTable, c: Any, a: AttentionCoefficients, chunks: ChunkBatch, d: DecodeBatch) -> jax.Array:
@@ -63,7 +64,7 @@ def table_mixed_s(table: AttentionTable, c: Any, a: AttentionCoefficients, chunk
     of_chunks_s = mixed_attention_s(a, chunks, equal)
     unequal_s = mixed_attention_s(a, chunks, d) - of_chunks_s
     of_single_s = jnp.where(chunks.count > 0, mixed_attention_s(a, single, equal), 1.0)  # no 0/0, not even in an unused branch's gradient
-    return measured_s * (of_chunks_s / of_single_s) + unequal_s
+    return product(measured_s, of_chunks_s / of_single_s) + unequal_s
 
 
 def _interpolate(table: AttentionTable, c: Any, queries: jax.Array, history: jax.Array, n: jax.Array, context: jax.Array) -> jax.Array:
@@ -71,7 +72,7 @@ def _interpolate(table: AttentionTable, c: Any, queries: jax.Array, history: jax
     brackets = [_bracket(axis, x) for axis, x in zip(axes, (queries, history, n, context), strict=True)]
     corners = jax.lax.dynamic_slice(table.mixed_s, (jnp.int32(c), *(i for i, _, _ in brackets)), (1, 2, 2, 2, 2))[0]
     for _, weight, _ in brackets:
-        corners = corners[0] + weight * (corners[1] - corners[0])
+        corners = corners[0] + product(weight, corners[1] - corners[0])
     return corners
 
 
@@ -85,4 +86,4 @@ def _bracket(axis: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.A
 
 
 def _blend(a: jax.Array, b: jax.Array, weight: jax.Array) -> jax.Array:
-    return a + weight * (b - a)
+    return a + product(weight, b - a)

@@ -93,13 +93,15 @@ class Scenario:
 
     def params(self) -> ClusterParams:
         def padded(values: np.ndarray, fill: float, dtype: type) -> np.ndarray:
-            return np.concatenate([values, np.full(SHAPE.requests - len(values), fill)]).astype(dtype)
+            return np.concatenate([values, np.full(SHAPE.requests - len(values), fill)]).astype(dtype)[None]
 
         columns = {name: [getattr(limits, name) for limits in self.limits] for name in (f.name for f in dataclasses.fields(Limits))}
         flags = {"enable_chunked_prefill", "reserve_full_isl", "async_scheduling"}
         dtype = lambda name: np.float64 if name.endswith("_s") else bool if name in flags else np.int32  # noqa: E731
         instances = InstanceParams(
-            **{name: np.array(values, dtype(name)) for name, values in columns.items()}, cost=np.zeros(len(self.limits), np.int32)
+            **{name: np.array(values, dtype(name)) for name, values in columns.items()},
+            slots=np.full(len(self.limits), SHAPE.slots, np.int32),
+            cost=np.zeros(len(self.limits), np.int32),
         )
         arrival_s = self.arrival_s.astype(float)
         if self.concurrency:
@@ -109,10 +111,17 @@ class Scenario:
             prompt_tokens=padded(self.prompt, 1, np.int32),
             output_tokens=padded(self.output, 1, np.int32),
             router_draw=padded(self.draws, 0.0, np.float64),
-            count=np.int32(len(self.prompt)),
-            think_s=np.float64(self.think_s),
+            count=np.array([len(self.prompt)], np.int32),
+            think_s=np.array([self.think_s]),
         )
-        return ClusterParams(instances, requests, np.int32(self.router), self.price.cost())
+        return ClusterParams(
+            instances=instances,
+            num_instances=np.int32(len(self.limits)),
+            router=np.int32(self.router),
+            requests=requests,
+            workload=np.int32(0),
+            cost=self.price.cost(),
+        )
 
     def run(self, **changes) -> Result:
         return simulate(self.shape(**changes), self.params())

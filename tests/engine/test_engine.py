@@ -62,31 +62,6 @@ def test_no_two_ticks_are_traced(monkeypatch):
     assert len(traces) <= 2  # `while_loop` may trace its body twice to settle the carry's types
 
 
-def run_batch(shape, batch):
-    run = lambda params: advance(shape, params, start(shape, params), jnp.asarray(10**6, jnp.int32)).state  # noqa: E731
-    with jax.enable_x64(True):
-        state = jax.jit(jax.vmap(run))(jax.tree.map(jnp.asarray, batch))
-        return np.asarray(state.outcome), np.asarray(state.steps)
-
-
-@pytest.mark.parametrize("instances, router", [(1, RouterPolicy.ROUND_ROBIN), (3, RouterPolicy.LEAST_KV)])
-def test_a_batch_equals_its_single_runs(instances: int, router: RouterPolicy):
-    """Rows of a batch do not see their neighbours, whatever these do: starve, preempt, or finish at once."""
-    designs = [
-        Limits(num_blocks=26, block_size=4, max_num_seqs=6, max_num_batched_tokens=24),
-        Limits(num_blocks=400, block_size=4, max_num_seqs=16, max_num_batched_tokens=64),
-        Limits(num_blocks=90, block_size=1, max_num_seqs=1, max_num_batched_tokens=1, async_scheduling=False),
-    ]
-    rows = [busy_scenario(limits=(design,) * instances, router=router, price=Price.drawn(i)) for i, design in enumerate(designs)]
-    shape = dataclasses.replace(rows[0].shape(), log_rows=0)
-    outcome, steps = run_batch(shape, jax.tree.map(lambda *leaves: np.stack(leaves), *[row.params() for row in rows]))
-    for i, row in enumerate(rows):
-        alone = simulate(shape, row.params())
-        # Not bit for bit: XLA may fuse a multiply and an add in one of the two programs and not in the other.
-        np.testing.assert_allclose(outcome[i, :28, FINISH], alone.requests.finish_s, rtol=1e-14)
-        assert steps[i] == alone.steps
-
-
 def test_leaps_save_ticks_and_change_nothing():
     roomy = Limits(num_blocks=1000, max_num_seqs=16, max_num_batched_tokens=64)
     scenario = busy_scenario(limits=(roomy,), output=np.arange(28) * 7 + 1)

@@ -33,8 +33,8 @@ def lowered(work: Workload, router: str = "round_robin", instances: int = 1, **l
 
 def test_padding_never_arrives():
     params = lowered(workload((10, 2), (20, 3))).params
-    assert params.requests.count == 2
-    assert np.isinf(params.requests.arrival_s[2:]).all() and (params.requests.prompt_tokens[2:] == 1).all()
+    assert params.requests.count == [2]
+    assert np.isinf(params.requests.arrival_s[0, 2:]).all() and (params.requests.prompt_tokens[0, 2:] == 1).all()
     assert params.instances.num_blocks.tolist() == [100]
 
 
@@ -89,7 +89,7 @@ def test_the_last_token_needs_no_place_in_the_cache():
 
 
 def test_the_random_router_follows_the_seed():
-    draws = [request_params(workload((10, 2)), 512, seed).router_draw for seed in (0, 0, 1)]
+    draws = [request_params([workload((10, 2), (20, 3))], 512, [seed]).router_draw[0, :2] for seed in (0, 0, 1)]
     assert (draws[0] == draws[1]).all() and (draws[0] != draws[2]).all()
 
 

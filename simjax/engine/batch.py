@@ -1,0 +1,68 @@
+"""Many clusters side by side: one program that runs a batch of designs to their ends.
+
+What designs share, the workloads and the step costs, is not batched: a design names its rows (see `simjax.engine.params`). The loop is
+around the batch, not inside it: `vmap` of a `while_loop` would select between the old and the new state of every design in every trip, to
+freeze those that are done, where a tick of a design that is done changes nothing anyway.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from simjax.engine.params import ClusterParams
+from simjax.engine.shape import EngineShape
+from simjax.engine.simulate import compiled, pending, start
+from simjax.engine.state import ClusterState
+from simjax.engine.tick import tick
+
+BATCH_AXES: Any = ClusterParams(instances=0, num_instances=0, router=0, requests=None, workload=0, cost=None)  # pyright: ignore[reportArgumentType]
+"""`in_axes` of a batch: every design has its own limits, router and rows of the tables."""
+
+
+def run_batch(shape: EngineShape, stride: int, params: ClusterParams, max_ticks: Array) -> tuple[ClusterState, Array]:
+    """Run a batch of designs until every one has finished or stalled, or for `max_ticks` ticks.
+
+    Args:
+        shape: static sizes; no log is kept (`log_rows` must be 0).
+        stride: ticks between two looks at whether the batch is done. On an accelerator every look waits for the host. `max_ticks` is
+            rounded up to a multiple of it.
+        params: leaves with a leading axis B as `BATCH_AXES` says.
+        max_ticks: int32[].
+
+    Returns:
+        The final states, leaves [B, ...], and which of them could go on, bool[B].
+    """
+    if shape.log_rows:
+        raise ValueError("a batch keeps no log: log_rows must be 0")
+    goes_on = jax.vmap(pending, in_axes=(BATCH_AXES, 0))
+
+    def one(params: ClusterParams, state: ClusterState) -> ClusterState:
+        after, _ = tick(shape, params, state, None)
+        return dataclasses.replace(after, ticks=state.ticks + pending(params, state))
+
+    step = jax.vmap(one, in_axes=(BATCH_AXES, 0))
+
+    def trip(carry: tuple[ClusterState, Array]) -> tuple[ClusterState, Array]:
+        state, ticks = carry
+        state = step(params, state) if stride == 1 else jax.lax.fori_loop(0, stride, lambda _, state: step(params, state), state)
+        return state, ticks + stride
+
+    def more(carry: tuple[ClusterState, Array]) -> Array:
+        state, ticks = carry
+        return (ticks < max_ticks) & jnp.any(goes_on(params, state))
+
+    begin = jax.vmap(partial(start, shape), in_axes=(BATCH_AXES,))(params)
+    state, _ = jax.lax.while_loop(more, trip, (begin, jnp.zeros((), jnp.int32)))
+    return state, goes_on(params, state)
+
+
+def compiled_batch(shape: EngineShape, stride: int, params: ClusterParams) -> Callable[..., tuple[ClusterState, Array]]:
+    """The compiled `run_batch` for these shapes, on the device that holds `params`; call it inside `jax.enable_x64(True)`."""
+    return compiled(partial(run_batch, shape, stride), (shape, stride), (params, jnp.zeros((), jnp.int32)))

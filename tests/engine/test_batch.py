@@ -1,0 +1,140 @@
+"""Many clusters side by side give, bit for bit, what each gives alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simjax.engine.batch import compiled_batch
+from simjax.engine.collect import request_log
+from simjax.engine.lower import Lowered
+from simjax.engine.params import RouterPolicy
+from simjax.engine.result import Result, Status
+from simjax.engine.simulate import compile_count, simulate
+from simjax.engine.stack import instance_bucket, program_key, stack
+from tests.engine.scenario import Limits, Price, Scenario
+from tests.engine.strategies import scenarios
+from tests.engine.test_engine import busy_scenario
+
+
+def lowered(scenario: Scenario, **changes) -> Lowered:
+    return Lowered(scenario.shape(**{"log_rows": 0} | changes), scenario.params())
+
+
+def run_stacked(designs: list[Lowered], stride: int = 1, max_ticks: int = 10**6):
+    """Final states on the host, and which designs could go on."""
+    with jax.enable_x64(True):
+        batch = stack(designs)
+        params = jax.tree.map(jnp.asarray, batch.params)
+        state, going = compiled_batch(batch.shape, stride, params)(params, jnp.asarray(max_ticks, jnp.int32))
+        return batch, jax.tree.map(np.asarray, state), np.asarray(going)
+
+
+def assert_row_is(batch, state, i: int, alone: Result) -> None:
+    """Row i of a batch is the single run, bit for bit."""
+    mine = jax.tree.map(lambda x: x[i], state)
+    params = dataclasses.replace(batch.params, instances=jax.tree.map(lambda x: x[i], batch.params.instances))
+    log = request_log(batch.shape, dataclasses.replace(params, workload=batch.params.workload[i]), mine, alone.status)
+    for field in dataclasses.fields(log):
+        np.testing.assert_array_equal(getattr(log, field.name), getattr(alone.requests, field.name), err_msg=field.name)
+    assert mine.steps == alone.steps and mine.ticks == alone.ticks
+    np.testing.assert_array_equal(mine.peak_blocks[: len(alone.peak_blocks)], alone.peak_blocks)
+
+
+@pytest.mark.parametrize(
+    "instances, router",
+    [(1, RouterPolicy.ROUND_ROBIN), (3, RouterPolicy.ROUND_ROBIN), (3, RouterPolicy.LEAST_KV), (2, RouterPolicy.RANDOM)],
+)
+@given(data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_a_batch_equals_its_single_runs(instances: int, router: RouterPolicy, data: st.DataObject):
+    """Drawn clusters side by side, three engines padded to four, each with a cost and a workload of its own."""
+    drawn = data.draw(st.lists(scenarios(instances), min_size=4, max_size=4))
+    designs = [lowered(dataclasses.replace(scenario, router=router)) for scenario in drawn]
+    batch, state, _ = run_stacked(designs)
+    for i, design in enumerate(designs):
+        assert_row_is(batch, state, i, simulate(design.shape, design.params))
+
+
+@given(drawn=st.lists(scenarios(2, closed=True), min_size=2, max_size=2))
+@settings(max_examples=10, deadline=None)
+def test_closed_loops_in_a_batch(drawn: list[Scenario]):
+    """Loops of different widths: clients are padded to the most of the batch."""
+    designs = [lowered(dataclasses.replace(scenario, router=RouterPolicy.LEAST_LOADED), clients=8) for scenario in drawn]
+    batch, state, _ = run_stacked(designs)
+    for i, design in enumerate(designs):
+        assert_row_is(batch, state, i, simulate(dataclasses.replace(design.shape, clients=8), design.params))
+
+
+def test_rows_do_not_see_their_neighbours():
+    """A design among others that starve, preempt, stall or finish at once."""
+    limits = [
+        Limits(num_blocks=26, block_size=4, max_num_seqs=6, max_num_batched_tokens=24),
+        Limits(num_blocks=400, block_size=4, max_num_seqs=16, max_num_batched_tokens=64),
+        Limits(num_blocks=90, block_size=1, max_num_seqs=1, max_num_batched_tokens=1, async_scheduling=False),
+        Limits(num_blocks=3, block_size=4),
+    ]
+    rows = [busy_scenario(limits=(limit,), price=Price.drawn(i)) for i, limit in enumerate(limits)]
+    rows += [busy_scenario(arrival_s=np.zeros(1), prompt=np.ones(1, int), output=np.ones(1, int))]
+    designs = [lowered(row) for row in rows]
+    batch, state, going = run_stacked(designs)
+    alone = [simulate(design.shape, design.params) for design in designs]
+    assert [run.status for run in alone] == [Status.FINISHED] * 3 + [Status.STALLED, Status.FINISHED]
+    assert not going.any()
+    for i, run in enumerate(alone):
+        assert_row_is(batch, state, i, run)
+
+
+def test_shared_records_are_stored_once():
+    scenario = busy_scenario()
+    one = lowered(scenario)
+    twin = dataclasses.replace(one, params=dataclasses.replace(one.params, router=np.int32(RouterPolicy.RANDOM)))
+    batch = stack([one, twin, lowered(scenario), lowered(scenario)])
+    assert batch.params.workload.tolist() == [0, 0, 1, 2]
+    assert batch.params.requests.count.tolist() == [28, 28, 28, 0]  # three tables' rows, padded to four
+    assert batch.params.instances.cost[:, 0].tolist() == [0, 0, 1, 2]
+
+
+def test_a_batch_that_is_cut_knows_what_it_has():
+    design = lowered(busy_scenario())
+    batch, state, going = run_stacked([design, design], max_ticks=40)
+    assert going.all() and state.ticks.tolist() == [40, 40]
+    assert_row_is(batch, state, 1, simulate(design.shape, design.params, max_ticks=40))
+
+
+@pytest.mark.parametrize("router", [RouterPolicy.ROUND_ROBIN, RouterPolicy.LEAST_KV])
+def test_looking_seldom_changes_nothing(router: RouterPolicy):
+    """Ticks after the end of a design, which an accelerator takes to save looks, are without effect."""
+    design = lowered(busy_scenario(limits=(Limits(num_blocks=40),) * 2, router=router))
+    batch, state, _ = run_stacked([design] * 2, stride=16)
+    assert_row_is(batch, state, 0, simulate(design.shape, design.params))
+
+
+def test_values_recompile_nothing():
+    """Limits, costs, workloads, routers that look at nothing, and one engine more within the padding."""
+    run_stacked([lowered(busy_scenario(limits=(Limits(),) * 3))] * 2)
+    before = compile_count()
+    other = Limits(num_blocks=70, block_size=8, max_num_seqs=3, max_num_batched_tokens=9, async_scheduling=False)
+    changed = busy_scenario(limits=(other,) * 4, price=Price.drawn(5), router=RouterPolicy.RANDOM)
+    run_stacked([lowered(changed)] * 2)
+    assert compile_count() == before
+
+
+def test_what_shares_a_program():
+    assert [instance_bucket(n) for n in (1, 2, 3, 5, 8, 9, 17)] == [1, 2, 4, 8, 8, 16, 24]
+    one, two = busy_scenario(), busy_scenario(limits=(Limits(),) * 2)
+    assert program_key(lowered(one)) == program_key(lowered(one, slots=40, requests=32))
+    assert program_key(lowered(one)) != program_key(lowered(two))
+    assert program_key(lowered(two)) != program_key(lowered(dataclasses.replace(two, router=RouterPolicy.LEAST_KV)))
+    assert program_key(lowered(one)) != program_key(lowered(one, leap=False))
+
+
+def test_no_log_is_kept():
+    with pytest.raises(ValueError, match="log_rows"), jax.enable_x64(True):
+        compiled_batch(busy_scenario().shape(), 1, jax.tree.map(jnp.asarray, stack([lowered(busy_scenario())]).params))
