@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from simjax.config.schema import RunConfig as RunConfig
     from simjax.engine.result import Result as Result
     from simjax.errors import SimjaxError as SimjaxError
+    from simjax.explore.objective import parse_objective as parse_objective
+    from simjax.explore.pareto import pareto as pareto
+    from simjax.explore.plan import SweepPlan as SweepPlan
+    from simjax.explore.run import run_sweep as run_sweep
     from simjax.hardware import load_device as load_device
     from simjax.job import run as run
     from simjax.job import simulate_cluster as simulate_cluster
@@ -38,11 +42,15 @@ _PUBLIC = {
     "Result": "simjax.engine.result",
     "RunConfig": "simjax.config.schema",
     "SimjaxError": "simjax.errors",
+    "SweepPlan": "simjax.explore.plan",
     "Workload": "simjax.workload.workload",
     "load_device": "simjax.hardware",
     "load_model": "simjax.model",
+    "pareto": "simjax.explore.pareto",
+    "parse_objective": "simjax.explore.objective",
     "read_trace": "simjax.workload",
     "run": "simjax.job",
+    "run_sweep": "simjax.explore.run",
     "simulate_cluster": "simjax.job",
     "summarize": "simjax.metrics",
 }
@@ -54,12 +62,16 @@ __all__ = [
     "Result",
     "RunConfig",
     "SimjaxError",
+    "SweepPlan",
     "Workload",
     "compose",
     "load_device",
     "load_model",
+    "pareto",
+    "parse_objective",
     "read_trace",
     "run",
+    "run_sweep",
     "simulate_cluster",
     "summarize",
 ]

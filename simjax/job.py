@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from simjax.cluster.from_config import build_cluster, cost_source
 from simjax.cluster.notes import beyond_context, refused_by_vllm
 from simjax.cluster.pricing import CostSource, price_cluster
@@ -58,8 +56,7 @@ def simulate_cluster(
     prices = price_cluster(cluster.instances, source or CostSource())
     lowered = lower(cluster, prices, workload, seed=seed, leap=leap)
     result = simulate(lowered.shape, lowered.params, max_ticks, on_progress)
-    longest = int((workload.prompt_tokens.astype(np.int64) + workload.output_tokens).max())
-    warnings = [*refused_by_vllm(cluster.instances), *prices.warnings, *beyond_context(prices.measured, longest)]
+    warnings = [*refused_by_vllm(cluster.instances), *prices.warnings, *beyond_context(prices.measured, workload.longest_tokens)]
     return Run(cluster, workload, result, tuple(warnings))
 
 

@@ -11,6 +11,9 @@ usage: simjax COMMAND [key=value ...]
 
 commands
   run              simulate a cluster on a workload: latencies, throughput, KV occupancy, plots
+  run -m           many clusters in one call: swept keys, one table, its Pareto front
+  pareto           the best points of a sweep: front, knee, plot
+  show-point       one point of a sweep as the single run that it stands for
   validate         replay a measured run and compare: measured / simulated / error
   trace describe   statistics and a plot of a request trace
   profile fit      turn measured op tables into a compact latency profile
@@ -23,6 +26,7 @@ examples
   simjax run
   simjax run model=qwen3-32b device=h200 cluster.instances=2 cluster.router=least_loaded workload.rate=8
   simjax run workload=trace workload.file=trace.csv scheduler.max_num_seqs=128 out=results
+  simjax run -m device=h100,h200 scheduler.max_num_seqs=32,64,128 'workload.rate=linspace(1,20,40)'
   simjax trace describe trace.csv
 
 Options are Hydra overrides: key=value, lists in brackets, null for "unset"; quote what the shell would read.
@@ -34,6 +38,7 @@ RUN = """\
 simjax run: simulate a cluster on a workload
 
 usage: simjax run [key=value ...]
+       simjax run -m [key=value,value ...]    a sweep: see the end
 
 what runs where
   model=NAME|PATH                  {models}
@@ -83,6 +88,57 @@ results
   timeline_interval_s=S            width of a bin
   sim.max_ticks=N                  stop there with status tick_limit
   sim.leap=false                   step by step: the same results, slower
+
+sweeps: all combinations of the swept keys, simulated side by side
+  -m key=a,b,c                     values of any option (not out, plots, sweep.*, objective.*); also, in quotes,
+                                   range(1,10) of integers, linspace(1,20,40), geomspace(1,64,7), logspace(-1,2,9)
+  sweep=NAME                       {sweeps}
+                                   or your own: 'sweep.axes={{device: [h100, h200], workload.rate: "linspace(1,9,9)"}}'
+  'sweep.zip=[{{...}}]'              keys that step together, like {{device: [h100, l40s], cluster.instances: [2, 5]}}
+  sweep.points=FILE.csv            a column a key, a row a point
+  sweep.seeds=5                    every point with workload.seed 0 to 4 (or a list of seeds), and means in designs.csv
+  sweep.dry_run=true               say what would be simulated: groups, chunks, compilations, memory
+  sweep.resume=DIR                 go on with a sweep that was stopped
+  sweep.width=N                    designs simulated side by side (default: what is fastest)
+  sweep.shard=2/4                  one of four parts; -m sweep.shard=1/4,2/4,3/4,4/4 hydra/launcher=joblib starts all
+  objective.maximize=[COLUMN,...]  objective.minimize=[COLUMN,...]  'objective.subject_to=[ttft_p99_s<=0.5,...]'
+  out=DIR                          results.csv (.parquet), designs.csv, pareto.csv, pareto.png, points.csv, sweep.json
+  hydra/sweeper=basic              Hydra's own: a job and a folder a point, by hydra/launcher, into hydra.sweep.dir=DIR
+"""
+
+SHOW_POINT = """\
+simjax show-point: one point of a sweep as the single run that it stands for
+
+usage: simjax show-point DIR NUMBER [key=value ...]
+
+  DIR           a sweep's folder
+  NUMBER        of the point, as in the first column of its results.csv
+  out=DIR       where the run's files go, as in simjax run (default: a dated folder under outputs/)
+  plots=false   no plots
+
+Prints the run's command, runs it, and compares its numbers with the sweep's table, bit for bit.
+Exit code 1 when any differs.
+"""
+
+PARETO = """\
+simjax pareto: the best points of a sweep, from its table
+
+usage: simjax pareto DIR [key=value ...]
+
+  DIR                              a sweep's folder, done or not; for several shards the folder that holds them
+  objective.maximize=[COLUMN,...]  columns of results.csv; with several seeds their means are compared
+  objective.minimize=[COLUMN,...]
+  'objective.subject_to=[ttft_p99_s<=0.5,tpot_p99_s<=0.05]'
+                                   constraints: <=, >=, < or > and a number in the column's unit
+                                   what is not given is the sweep's own objective; [] is none
+  out=DIR                          where pareto.csv and pareto.png go (default: into the sweep's folder)
+  plots=false                      no pareto.png
+
+The front holds the points that no other one beats in every metric. Of two metrics, the knee is the point farthest from
+the line between the two best ones; of more, the one closest to the best of each; all scaled to the front.
+
+  simjax pareto outputs/2026-11-25_09-30-00_sweep 'objective.subject_to=[ttft_p99_s<=0.5]'
+  simjax pareto outputs/2026-11-25_09-30-00_sweep objective.maximize=[] objective.minimize=[gpus,e2e_p95_s] out=cheap
 """
 
 VALIDATE = """\
@@ -142,13 +198,14 @@ def text(command: str | None) -> str:
     from simjax.model import model_names
     from simjax.workload.formats import FORMATS
 
-    template = {"run": RUN, "validate": VALIDATE, "describe": DESCRIBE, "fit": FIT}[command]
+    template = {"run": RUN, "show_point": SHOW_POINT, "pareto": PARETO, "validate": VALIDATE, "describe": DESCRIBE, "fit": FIT}[command]
     return template.format(
         models=_list(model_names()),
         devices=_list(device_names()),
         routers=_list(list(ROUTERS)),
         schedulers=_list(group_options("scheduler")),
         workloads=_list(group_options("workload")),
+        sweeps=_list([name for name in group_options("sweep") if name != "none"]),
         formats=_list(["auto", *FORMATS], _COLUMN + 7),
     )
 

@@ -18,20 +18,23 @@ class Command(NamedTuple):
     Attributes:
         config: its configuration, a key of `simjax.config.compose.SCHEMAS`.
         module: where its `execute(config, as_yaml)` is.
-        argument: the option that a word without `=` sets, None when the command takes none.
+        arguments: the options that words without `=` set, in their order.
     """
 
     config: str
     module: str
-    argument: str | None = None
+    arguments: tuple[str, ...] = ()
 
 
 COMMANDS: dict[tuple[str, ...], Command] = {
     ("run",): Command("run", "simjax.cli.run"),
-    ("validate",): Command("validate", "simjax.cli.validate", "measured"),
-    ("trace", "describe"): Command("describe", "simjax.cli.describe", "workload.file"),
-    ("profile", "fit"): Command("fit", "simjax.cli.fit", "bundle"),
+    ("pareto",): Command("pareto", "simjax.cli.pareto", ("directory",)),
+    ("show-point",): Command("show_point", "simjax.cli.show_point", ("directory", "point")),
+    ("validate",): Command("validate", "simjax.cli.validate", ("measured",)),
+    ("trace", "describe"): Command("describe", "simjax.cli.describe", ("workload.file",)),
+    ("profile", "fit"): Command("fit", "simjax.cli.fit", ("bundle",)),
 }
+_MULTIRUN = ("-m", "--multirun")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -85,34 +88,57 @@ def _dispatch(arguments: list[str]) -> None:
 
 def _execute(words: tuple[str, ...], rest: list[str]) -> None:
     command, name = COMMANDS[words], " ".join(words)
-    if any(flag in rest for flag in ("-m", "--multirun")):
-        raise SimjaxError("sweeps over several points (-m) do not exist yet; run one point at a time")
+    many = any(word in _MULTIRUN for word in rest)
+    if many and command.config != "run":
+        raise SimjaxError(f"simjax {name} has no sweeps; -m goes with simjax run")
     show_config = any(word == "--cfg" or word.startswith("--cfg=") for word in rest)
-    overrides, given = [], False
+    overrides, free = [], list(command.arguments)
     for before, word in zip(["", *rest], rest, strict=False):
-        if word.startswith("--cfg") or (before == "--cfg" and word == "job"):
+        if word.startswith("--cfg") or (before == "--cfg" and word == "job") or word in _MULTIRUN:
             continue
-        if not _is_option(word) and not word.startswith("-") and command.argument is not None and not given:
+        if not _is_option(word) and not word.startswith("-") and free:
             escaped = word.replace("\\", "\\\\").replace("'", "\\'")
-            word, given = f"{command.argument}='{escaped}'", True
+            word = f"{free.pop(0)}='{escaped}'"
         elif not _is_option(word):
             raise SimjaxError(f"'{word}' is not an option of simjax {name}; options look like key=value (simjax {name} --help lists them)")
         overrides.append(word)
 
+    from simjax.cli.output import logged
+
+    with logged():
+        if many:
+            from simjax.cli.multirun import multirun
+
+            multirun(overrides, show_config)
+        else:
+            _run(command, overrides, show_config)
+
+
+def _run(command: Command, overrides: list[str], show_config: bool) -> None:
     from omegaconf import OmegaConf
 
-    from simjax.cli.output import logged
     from simjax.config.compose import compose_config, typed
+    from simjax.config.schema import SweepConfig
 
     config = compose_config(command.config, overrides)
     if show_config:
         print(OmegaConf.to_yaml(config), end="")
-        return
-    with logged():
+    elif command.config == "run" and typed(config).sweep != SweepConfig():
+        from simjax.cli import sweep
+
+        sweep.execute(config, overrides)
+    else:
         importlib.import_module(command.module).execute(typed(config), OmegaConf.to_yaml(config))
 
 
 def _is_option(word: str) -> bool:
     """Whether a word sets something: `a=b.csv` does, unless a file of that name is there."""
     key, equals, _ = word.partition("=")
-    return bool(equals) and "/" not in key and not Path(word).exists()
+    return bool(equals) and ("/" not in key or key.startswith("hydra/")) and not _exists(word)
+
+
+def _exists(word: str) -> bool:
+    try:
+        return Path(word).exists()
+    except OSError:  # thousands of values are too long for a name
+        return False

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from simjax.cli.output import console, progress, results_in, use_compilation_cache, warn
 from simjax.cluster.spec import ClusterSpec
 from simjax.config.schema import RunConfig
 
+if TYPE_CHECKING:
+    from simjax.job import Run
+    from simjax.metrics import Slo
 
-def execute(config: RunConfig, as_yaml: str) -> None:
+
+def execute(config: RunConfig, as_yaml: str) -> Run:
     """Simulate, print the summary, write the results."""
     use_compilation_cache()
     from simjax.job import run
-    from simjax.metrics import Slo, summary_table, write_results
+    from simjax.metrics import summary_table, write_results
 
-    limits = {name: limit for name, limit in asdict(config.slo).items() if limit is not None}
-    slo = Slo(**limits) if limits else None
+    slo = service_levels(config)
     with results_in(config.out, "run") as out:
         with progress("compiling the simulator") as update:
             done = run(config, update)
@@ -32,6 +36,15 @@ def execute(config: RunConfig, as_yaml: str) -> None:
     warn(done.warnings)
     console().print(summary_table(summary | {"warnings": _unsaid(summary, done.warnings)}, title))
     console().print(f"results in {out}", highlight=False, markup=False, soft_wrap=True)
+    return done
+
+
+def service_levels(config: RunConfig) -> Slo | None:
+    """The limits of `slo`, None when none is set."""
+    from simjax.metrics import Slo
+
+    limits = {name: limit for name, limit in asdict(config.slo).items() if limit is not None}
+    return Slo(**limits) if limits else None
 
 
 def _unsaid(summary: dict[str, object], said: tuple[str, ...]) -> list[str]:

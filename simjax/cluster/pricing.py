@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +66,7 @@ class ClusterPrices:
     """Step costs of a cluster of N engines with C distinct cost models.
 
     Attributes:
-        cost: leading axis C.
+        cost: leading axis C, host arrays.
         row: int32[N], the cost model of each engine.
         api_pre_s, api_post_s: float64[N].
         warnings: one line each, where a cost is used outside what it was measured on.
@@ -111,32 +113,89 @@ def price_cluster(instances: tuple[InstanceSpec, ...], source: CostSource) -> Cl
     Raises:
         SimjaxError: tables or profiles are missing, malformed, or for another model or tensor-parallel degree.
     """
-    max_tokens = _power_of_two(max(x.limits.max_num_batched_tokens for x in instances))
-    max_seqs = _power_of_two(max(x.limits.max_num_seqs for x in instances))
-    kinds: list[_Kind] = []
-    rows = []
-    for instance in instances:
-        kind = _kind(instance)
-        if kind not in kinds:
-            kinds.append(kind)
-        rows.append(kinds.index(kind))
-    row = np.array(rows, np.int32)
-    price = _from_tables if source.bundle_root is not None else _from_profile
-    prices: list[_Price] = []
-    for number, kind in enumerate(kinds):
-        limits = [x.limits for x, mine in zip(instances, rows, strict=True) if mine == number]
-        own = max(x.max_num_batched_tokens for x in limits), max(x.max_num_seqs for x in limits)
-        prices.append(price(kind, source, _Sizes(max_tokens, max_seqs, *own)))
-    with jax.enable_x64(True):
-        cost = stack_costs([price.cost for price in prices])
-    return ClusterPrices(
-        cost=cost,
-        row=row,
-        api_pre_s=np.array([float(price.host.api_pre_s) for price in prices])[row],
-        api_post_s=np.array([float(price.host.api_post_s) for price in prices])[row],
-        warnings=tuple(dict.fromkeys(line for price in prices for line in price.warnings)),
-        measured=tuple(price.measured for price in prices),
-    )
+    (prices,) = price_clusters([instances], [source])
+    if isinstance(prices, SimjaxError):
+        raise prices
+    return prices
+
+
+def price_clusters(clusters: Sequence[tuple[InstanceSpec, ...]], sources: Sequence[CostSource]) -> list[ClusterPrices | SimjaxError]:
+    """The prices of many clusters; engines of one kind and source are priced once, and share one table of costs.
+
+    Args:
+        clusters: the engines of each.
+        sources: where each takes its step costs from.
+
+    Returns:
+        The prices of each, or why it has none.
+    """
+    kinds: list[tuple[CostSource, _Kind]] = []
+    members: list[list[InstanceSpec]] = []
+    known: dict[tuple, int] = {}
+    rows: list[list[int]] = []
+    for instances, source in zip(clusters, sources, strict=True):
+        rows.append([])
+        for instance in instances:
+            # By identity first: clusters that are built from the same names share their records, and comparing those takes longer.
+            same = (id(source), id(instance.model), id(instance.device), id(instance.link), instance.tensor_parallel_size)
+            same += (instance.limits.kv_cache_dtype,)
+            if same not in known:
+                kind = (source, _kind(instance))
+                if kind not in kinds:
+                    kinds.append(kind)
+                    members.append([])
+                known[same] = kinds.index(kind)
+            rows[-1].append(known[same])
+            members[known[same]].append(instance)
+    sizes = (_largest("max_num_batched_tokens", chain.from_iterable(members)), _largest("max_num_seqs", chain.from_iterable(members)))
+    prices = [_price(source, kind, sizes, mine) for (source, kind), mine in zip(kinds, members, strict=True)]
+    return _assembled(prices, rows)
+
+
+def _assembled(prices: list[_Price | SimjaxError], rows: list[list[int]]) -> list[ClusterPrices | SimjaxError]:
+    """The prices of clusters whose engines are of the kinds in `rows`; costs with and without measured attention are different tables."""
+    tables: dict[bool, StepCost] = {}
+    place: dict[int, int] = {}
+    for measured in (False, True):
+        mine = [k for k, price in enumerate(prices) if isinstance(price, _Price) and (price.cost.table is not None) == measured]
+        place |= {k: row for row, k in enumerate(mine)}
+        if mine:
+            with jax.enable_x64(True):
+                table = stack_costs([price.cost for k in mine if isinstance(price := prices[k], _Price)])
+                tables[measured] = jax.tree.map(np.asarray, table)
+
+    def of(cluster: list[int]) -> ClusterPrices | SimjaxError:
+        found: list[_Price] = []
+        for k in cluster:
+            price = prices[k]
+            if not isinstance(price, _Price):
+                return price
+            found.append(price)
+        different = [prices[k] for k in dict.fromkeys(cluster)]
+        return ClusterPrices(
+            cost=tables[found[0].cost.table is not None],
+            row=np.array([place[k] for k in cluster], np.int32),
+            api_pre_s=np.array([float(price.host.api_pre_s) for price in found]),
+            api_post_s=np.array([float(price.host.api_post_s) for price in found]),
+            warnings=tuple(dict.fromkeys(line for price in found for line in price.warnings)),
+            measured=tuple(price.measured for price in different if isinstance(price, _Price)),
+        )
+
+    return [of(cluster) for cluster in rows]
+
+
+def _price(source: CostSource, kind: _Kind, sizes: tuple[int, int], members: list[InstanceSpec]) -> _Price | SimjaxError:
+    own = max(x.limits.max_num_batched_tokens for x in members), max(x.limits.max_num_seqs for x in members)
+    try:
+        return (_from_tables if source.bundle_root is not None else _from_profile)(kind, source, _Sizes(*sizes, *own))
+    except SimjaxError as error:
+        return error
+
+
+def _largest(limit: str, instances: Iterable[InstanceSpec]) -> int:
+    """A size of the cost arrays: in few buckets, as limits are traced, so that sweeping them does not recompile."""
+    largest = max((getattr(x.limits, limit) for x in instances), default=1)
+    return 1 << (largest - 1).bit_length()
 
 
 def _kind(instance: InstanceSpec) -> _Kind:
@@ -178,8 +237,3 @@ def _from_profile(kind: _Kind, source: CostSource, sizes: _Sizes) -> _Price:
     if not isinstance(profile.rank(degree).attention, AttentionEfficiency):
         warnings += as_measured(profile.source, "attention is", model, device, kv_cache_dtype)
     return _Price(cost, host, warnings, (profile.source, profile.valid.context[1]))
-
-
-def _power_of_two(n: int) -> int:
-    """Sizes of the cost arrays come in few buckets: limits are traced, so that sweeping them does not recompile."""
-    return 1 << (n - 1).bit_length()

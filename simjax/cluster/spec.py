@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from simjax.cluster.capacity import kv_blocks
 from simjax.errors import SimjaxError, closest
@@ -79,7 +80,7 @@ class InstanceSpec:
         if self.tensor_parallel_size < 1:
             raise SimjaxError(f"cluster.tensor_parallel_size={self.tensor_parallel_size}: it must be at least 1")
 
-    @property
+    @cached_property
     def num_gpu_blocks(self) -> int:
         """KV blocks of the engine as vLLM reports them.
 

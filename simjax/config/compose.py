@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -23,6 +24,8 @@ SCHEMAS: dict[str, type] = {
     "validate": schema.ValidateConfig,
     "describe": schema.DescribeConfig,
     "fit": schema.FitConfig,
+    "show_point": schema.ShowPointConfig,
+    "pareto": schema.ParetoConfig,
 }
 
 
@@ -33,6 +36,7 @@ def register() -> None:
         store.store(name=f"base_{name}", node=node)
     store.store(group="workload", name="base_workload", node=WorkloadConfig)
     store.store(group="scheduler", name="base_scheduler", node=schema.SchedulerConfig)
+    store.store(group="sweep", name="base_sweep", node=schema.SweepConfig)
 
 
 def compose_config(command: str, overrides: list[str]) -> DictConfig:
@@ -40,18 +44,29 @@ def compose_config(command: str, overrides: list[str]) -> DictConfig:
 
     Args:
         command: a key of `SCHEMAS`, which is also the name of a file under conf/.
-        overrides: Hydra's grammar, `key=value`; `profile=FILE.yaml` is short for `profile.file=FILE.yaml`.
+        overrides: Hydra's grammar, `key=value`, with the short forms of `normal`.
 
     Raises:
         SimjaxError: an override is malformed, names an unknown key or option, or has a value of the wrong type.
     """
     register()
-    overrides = [re.sub(r"^profile=", "profile.file=", override) for override in overrides]
-    _check_form(overrides)
+    overrides = [normal(override) for override in overrides]
+    check_form(overrides)
+    outer = GlobalHydra.instance().hydra  # a multirun composes its points too
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
             config = compose(config_name=command, overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SimjaxError(explain(SCHEMAS[command], overrides, error)) from error
+    finally:
+        GlobalHydra.instance().hydra = outer
+    return checked(command, config, overrides)
+
+
+def checked(command: str, config: DictConfig, overrides: list[str]) -> DictConfig:
+    """A configuration that Hydra composed from overrides, as `compose_config` returns it. Arguments and errors as there."""
+    try:
         OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise SimjaxError(explain(SCHEMAS[command], overrides, error)) from error
@@ -90,13 +105,37 @@ def group_config(number: int, raw: Any) -> schema.GroupConfig:
     return group
 
 
-def _check_form(overrides: list[str]) -> None:
+def normal(override: str) -> str:
+    """An override in full: `profile=FILE` is short for `profile.file=FILE`, and `sweep.axes={...}` adds keys that no schema has.
+
+    The names and constraints of `objective.*` need neither brackets nor the quotes that the shell takes away.
+    """
+    if override.startswith("objective."):
+        return _quoted_objective(override)
+    return re.sub(r"^sweep\.axes([.=])", r"++sweep.axes\1", re.sub(r"^profile=", "profile.file=", override))
+
+
+def _quoted_objective(override: str) -> str:
+    """`objective.subject_to=[a<=1,b>=2]` with its constraints in quotes, which Hydra's grammar wants; one name as a list of it."""
+    key, _, value = override.partition("=")
+    inner = re.fullmatch(r"\s*(\[?)([^\[\]{}()'\"$\\]*)(\]?)\s*", value)
+    if inner is None or len(inner[1]) != len(inner[3]) or inner[2].strip() in ("", "null"):
+        return override
+    return f"{key}=[{','.join(repr(part.strip()) for part in inner[2].split(','))}]"
+
+
+def check_form(overrides: list[str]) -> None:
+    """Raise for words that are no options of a single run.
+
+    Raises:
+        SimjaxError: one does not look like key=value, or is a setting of Hydra.
+    """
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not key.strip("+~ ") or key.startswith(("-", "~")):
             raise SimjaxError(f"'{override}' is not an option: options look like key=value (--help lists them)")
         if key.lstrip("+").startswith(("hydra.", "hydra/")):
-            raise SimjaxError(f"'{override}' has no effect: Hydra's own settings are not used; out=DIR says where results go")
+            raise SimjaxError(f"'{override}': Hydra's own settings have an effect on sweeps only (-m); out=DIR says where results go")
 
 
 def _refuse_unknown(kind: type, config: DictConfig) -> None:
@@ -109,18 +148,26 @@ def _refuse_unknown(kind: type, config: DictConfig) -> None:
             if key not in schema_node:
                 raise SimjaxError(unknown_option(kind, full))
             inner, outer = schema_node._get_node(key), node._get_node(key)
-            if isinstance(inner, DictConfig) and isinstance(outer, DictConfig):
+            if isinstance(inner, DictConfig) and isinstance(outer, DictConfig) and OmegaConf.get_type(inner) is not dict:
                 walk(inner, outer, f"{full}.")
 
     walk(known, config, "")
 
 
 def _refuse_ignored(overrides: list[str], config: DictConfig) -> None:
-    """Raise for options of a run that another one leaves without effect."""
     file, groups = OmegaConf.select(config, "cluster.file"), OmegaConf.select(config, "cluster.groups")
+    refuse_ignored(overrides, file is not None, bool(groups))
+
+
+def refuse_ignored(overrides: Iterable[str], file: bool, groups: bool) -> None:
+    """Raise for options (`key` or `key=value`) that have no effect beside `cluster.file` or `cluster.groups`, where one of these is set.
+
+    Raises:
+        SimjaxError: naming both.
+    """
     by_file = ("model", "device", "cluster.instances", "cluster.tensor_parallel_size", "cluster.link_bandwidth_bytes_per_s")
     by_file += ("cluster.link_latency_s",)
-    winner, ignored = ("cluster.file", by_file) if file is not None else ("cluster.groups", ("cluster.instances",) if groups else ())
+    winner, ignored = ("cluster.file", by_file) if file else ("cluster.groups", ("cluster.instances",) if groups else ())
     for override in overrides:
         if override.partition("=")[0].lstrip("+") in ignored:
             raise SimjaxError(f"{override} has no effect beside {winner}, which says it itself; leave one of them out")

@@ -36,7 +36,7 @@ def explain(kind: type, overrides: list[str], error: Exception, where: str = "")
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, name = match[1].rpartition("/")
         return f"{group}={name}: there is no such option; {closest(name, group_options(group))}"
-    if (unread := _unreadable(overrides)) is not None:
+    if (unread := _unreadable(overrides, many="add -m" if "sweep" in _keys(kind, "") else "give one")) is not None:
         return unread
     said = str(root).strip().splitlines()[0]
     if match := re.search(r"full_key: (\S+)", text):
@@ -59,16 +59,19 @@ def group_options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def _unreadable(overrides: list[str]) -> str | None:
-    """The line for the first override that Hydra's grammar refuses, None when all can be read."""
+def _unreadable(overrides: list[str], many: str) -> str | None:
+    """The line for the first override that Hydra's grammar refuses or that has several values, None when there is none."""
     for override in overrides:
+        shown = override.lstrip("+") if len(override) < 100 else f"{override.lstrip('+')[:96]} ..."
+        several = f"{shown}: several values are a sweep: {many}; or quote a value that holds a comma or parentheses"
         try:
-            OverridesParser.create().parse_override(override)
+            if OverridesParser.create().parse_override(override).is_sweep_override():
+                return several
         except HydraException as error:
+            if re.match(r"[^=]+=\s*(lin|log|geom)space\s*\(", override):
+                return several
             reason = str(error).strip().splitlines()[0].removeprefix("Error parsing override ").strip()
             return f"cannot read {override!r} ({reason}); put a value with special characters in quotes: \"key='value'\""
-        if "," in override.partition("=")[2] and OverridesParser.create().parse_override(override).is_sweep_override():
-            return f"{override}: several values are a sweep, which does not exist yet; give one, or quote a value that holds a comma"
     return None
 
 
@@ -77,8 +80,12 @@ def _wrong_value(key: str, said: str) -> str:
         return f"{key}={match[1]}: it must be {TYPES.get(match[2], match[2])}"
     if match := re.match(r"Value '(.*)' is not a valid bool", said):
         return f"{key}={match[1]}: it must be true or false"
+    if match := re.match(r"Invalid type assigned: \w+ is not a subclass of \w+\. value: (.*)", said):
+        return f"{key}={match[1]}: a group of options; set its keys one by one (--help lists them)"
     if "ListConfig" in said:
         return f"{key}: it must be a list, in brackets"
+    if re.match(r"Cannot assign \w+ to Dict", said):
+        return f"{key}: it must be a mapping, in braces"
     return f"{key}: {said}"
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import jax
 import numpy as np
 
+from simjax.engine.lower import Lowered
 from simjax.engine.params import ClusterParams
-from simjax.engine.result import NEVER, LeapLog, RequestLog, Status
+from simjax.engine.result import NEVER, LeapLog, RequestLog, Result, Status
 from simjax.engine.shape import EngineShape
+from simjax.engine.stack import Stack
 from simjax.engine.state import OUTCOME_FIELDS, ClusterState
 from simjax.engine.tick import LEAP_FIELDS
 
@@ -16,6 +21,38 @@ def leap_log(pieces: list[np.ndarray]) -> LeapLog:
     """The logged leaps; each piece is float64[K, F] of `LEAP_FIELDS`."""
     columns = dict(zip(LEAP_FIELDS, np.concatenate(pieces).T, strict=True))
     return LeapLog(**{name: x if name.endswith("_s") else x.astype(np.int32) for name, x in columns.items()})
+
+
+def batch_results(batch: Stack, designs: Mapping[int, Lowered], state: ClusterState, going: np.ndarray) -> list[Result]:
+    """Results of some designs of a batch, without leaps, as their single runs give them.
+
+    Runs of one workload share their arrays of lengths.
+
+    Args:
+        batch: what ran, on the host.
+        designs: the single designs that are asked for, by their place in the batch.
+        state: its final state, leaves [B, ...].
+        going: bool[B], which of them could go on.
+    """
+    counts = {b: int(design.params.requests.count[0]) for b, design in designs.items()}
+    done = np.asarray(state.done)
+    if all(done[b] == count for b, count in counts.items()):
+        state = replace(state, instances=None, routes=None)  # pyright: ignore[reportArgumentType]
+    host, lengths, results = jax.device_get(state), {}, []
+    for b, design in designs.items():
+        finished = done[b] == counts[b]
+        status = Status.FINISHED if finished else Status.TICK_LIMIT if going[b] else Status.STALLED
+        mine = jax.tree.map(lambda x, b=b: x[b], host)
+        params = design.params
+        if not finished:
+            params = replace(params, instances=jax.tree.map(lambda x, b=b: x[b], batch.params.instances))
+        log = request_log(batch.shape, params, mine, status)
+        prompt, output = lengths.setdefault(id(params.requests), (log.prompt_tokens, log.output_tokens))
+        log = replace(log, prompt_tokens=prompt, output_tokens=output)
+        N = design.shape.instances
+        blocks = np.asarray(design.params.instances.num_blocks)
+        results.append(Result(status, log, None, blocks, mine.peak_blocks[:N], int(mine.ticks), int(mine.steps), 0.0, 0.0))
+    return results
 
 
 def request_log(shape: EngineShape, params: ClusterParams, state: ClusterState, status: Status) -> RequestLog:

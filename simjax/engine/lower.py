@@ -11,7 +11,7 @@ import numpy as np
 from simjax.cluster.pricing import ClusterPrices
 from simjax.cluster.spec import ClusterSpec
 from simjax.engine.params import ClusterParams, InstanceParams, RequestParams, RouterPolicy
-from simjax.engine.shape import REQUEST_BUCKETS, EngineShape, bucket, seat_bucket, slots_for
+from simjax.engine.shape import EngineShape, requests_bucket, seat_bucket, slots_for
 from simjax.errors import SimjaxError
 from simjax.workload.workload import Workload
 
@@ -28,7 +28,16 @@ class Lowered:
     params: ClusterParams
 
 
-def lower(cluster: ClusterSpec, prices: ClusterPrices, workload: Workload, seed: int = 0, leap: bool = True, log: bool = True) -> Lowered:
+def lower(
+    cluster: ClusterSpec,
+    prices: ClusterPrices,
+    workload: Workload,
+    *,
+    seed: int = 0,
+    leap: bool = True,
+    log: bool = True,
+    requests: RequestParams | None = None,
+) -> Lowered:
     """Arrays for `simjax.engine.simulate.simulate`.
 
     Args:
@@ -38,21 +47,22 @@ def lower(cluster: ClusterSpec, prices: ClusterPrices, workload: Workload, seed:
         seed: of the random router.
         leap: take pure-decode steps many at a time.
         log: record what the engines did (`LeapLog`), which time series and inter-token latencies are made from.
+        requests: what `request_params` makes of the workload and the seed, where it is known already.
 
     Raises:
         SimjaxError: the workload is malformed, or a request can never be served by any engine.
     """
     workload.validate()
-    requests = bucket(len(workload), REQUEST_BUCKETS)
-    instances = instance_params(cluster, prices, requests)
+    size = requests_bucket(len(workload))
+    instances = instance_params(cluster, prices, size)
     refuse_impossible(cluster, instances, workload)
     router = RouterPolicy[cluster.router.upper()]
     live = workload.concurrency > 0 or (len(cluster.instances) > 1 and router in (RouterPolicy.LEAST_LOADED, RouterPolicy.LEAST_KV))
     shape = EngineShape(
-        requests=requests,
+        requests=size,
         slots=int(instances.slots.max()),
         instances=len(cluster.instances),
-        clients=min(seat_bucket(workload.concurrency), requests) if workload.concurrency else 0,
+        clients=min(seat_bucket(workload.concurrency), size) if workload.concurrency else 0,
         live_routing=live,
         leap=leap,
         log_rows=EngineShape.log_rows if log else 0,
@@ -61,7 +71,7 @@ def lower(cluster: ClusterSpec, prices: ClusterPrices, workload: Workload, seed:
         instances=instances,
         num_instances=_host(np.int32(len(cluster.instances))),
         router=_host(np.int32(router)),
-        requests=request_params([workload], shape.requests, [seed]),
+        requests=request_params([workload], size, [seed]) if requests is None else requests,
         workload=_host(np.int32(0)),
         cost=prices.cost,
     )

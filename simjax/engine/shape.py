@@ -20,6 +20,7 @@ class EngineShape:
         live_routing: whether the router looks at the cluster when a request arrives. Without it every request's instance is known before
             the run (one instance, or round robin or random in an open loop), arrivals are no events of their own, and a tick has no router
             stage.
+        tight: whether the slots may be fewer than the limits ask for: an engine that needs more ends the run, and the state says so.
         leap: whether pure-decode steps are taken many at a time.
         log_rows: ticks whose leaps are logged before the host collects them; 0 keeps no log.
     """
@@ -30,6 +31,7 @@ class EngineShape:
     window: int = 4
     clients: int = 0
     live_routing: bool = False
+    tight: bool = False
     leap: bool = True
     log_rows: int = 4_096
 
@@ -49,6 +51,11 @@ def bucket(n: int, buckets: tuple[int, ...]) -> int:
         if n <= size:
             return size
     return int(-(-n // buckets[-1]) * buckets[-1])
+
+
+def requests_bucket(n: int) -> int:
+    """R for a workload of n requests."""
+    return bucket(n, REQUEST_BUCKETS)
 
 
 def seat_bucket(n: int) -> int:

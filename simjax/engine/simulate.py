@@ -33,13 +33,14 @@ class Chunk(NamedTuple):
 
 
 _compiled: dict[tuple, Callable[..., Any]] = {}
-_compiling = threading.Lock()
+_compiling: dict[tuple, threading.Lock] = {}
+_lock = threading.Lock()
 
 
 def pending(params: ClusterParams, state: ClusterState) -> Array:
-    """Whether requests are left and something can still happen, bool[]."""
+    """Whether requests are left and something can still happen, in as many slots as there are; bool[]."""
     event_s = jnp.minimum(jnp.min(state.instances.plan.end_s), next_arrival_s(params, state))
-    return (state.done < params.request_count) & jnp.isfinite(event_s)
+    return (state.done < params.request_count) & jnp.isfinite(event_s) & ~state.overflow
 
 
 @partial(jax.jit, static_argnums=0)
@@ -73,10 +74,11 @@ def compiled(function: Callable[..., Any], static: tuple, arguments: tuple) -> C
     leaves, structure = jax.tree.flatten(arguments)
     where = sorted({device.id for x in leaves for device in x.devices()})
     key = (jax.default_backend(), tuple(where), static, structure, tuple((x.shape, x.dtype) for x in leaves))
-    if key not in _compiled:
-        program = jax.jit(function).lower(*arguments).compile()
-        with _compiling:
-            _compiled.setdefault(key, program)
+    with _lock:
+        busy = _compiling.setdefault(key, threading.Lock())
+    with busy:  # of threads that want the same program one compiles it
+        if key not in _compiled:
+            _compiled[key] = jax.jit(function).lower(*arguments).compile()
     return _compiled[key]
 
 

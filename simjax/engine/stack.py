@@ -50,17 +50,19 @@ class Stack:
         return len(self.params.workload)
 
 
-def stack(designs: Sequence[Lowered]) -> Stack:
-    """The designs, which must have one `program_key`, as a batch.
+def stack(designs: Sequence[Lowered], workloads: int = 1, slots: int | None = None) -> Stack:
+    """The designs, which must have one `program_key`, as a batch; with at most so many slots (tight ones, if designs may need more).
 
-    Tables hold each distinct record once (compared by identity) and are padded to a power of two rows, so that they seldom change shape.
-    Call it inside `jax.enable_x64(True)`.
+    Tables hold each distinct record once (compared by identity) and are padded to a power of two rows, so that they seldom change shape;
+    that of the workloads has room for `workloads` of them at least. Call it inside `jax.enable_x64(True)`.
     """
     shapes = [design.shape for design in designs]
+    needed = max(x.slots for x in shapes)
     shape = replace(
         shapes[0],
         requests=max(x.requests for x in shapes),
-        slots=max(x.slots for x in shapes),
+        slots=needed if slots is None else min(slots, needed),
+        tight=slots is not None and slots < needed,
         instances=instance_bucket(shapes[0].instances),
         clients=max(x.clients for x in shapes),
         log_rows=0,
@@ -73,7 +75,7 @@ def stack(designs: Sequence[Lowered]) -> Stack:
         instances=_side_by_side(instances),
         num_instances=np.array([design.params.num_instances for design in designs], np.int32),  # pyright: ignore[reportArgumentType]
         router=np.array([design.params.router for design in designs], np.int32),  # pyright: ignore[reportArgumentType]
-        requests=_request_table(requests, shape.requests),
+        requests=_request_table(requests, shape.requests, workloads),
         workload=np.array(workload, np.int32),  # pyright: ignore[reportArgumentType]
         cost=_cost_table(costs),
     )
@@ -110,10 +112,11 @@ def _power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def _request_table(records: Sequence[RequestParams], size: int) -> RequestParams:
+def _request_table(records: Sequence[RequestParams], size: int, rows: int) -> RequestParams:
     """All workloads in one table, [V, size]; the padding rows hold no request."""
     fill = {"arrival_s": np.inf, "prompt_tokens": 1, "output_tokens": 1}
-    padding = _power_of_two(sum(len(x.count) for x in records)) - sum(len(x.count) for x in records)
+    real = sum(len(x.count) for x in records)
+    padding = _power_of_two(max(real, rows)) - real
 
     def table(name: str) -> Any:
         rows = [np.asarray(getattr(x, name)) for x in records]

@@ -143,6 +143,7 @@ class ClusterState:
         ticks: taken so far.
         steps: engine steps of all instances.
         peak_blocks: most KV blocks allocated at once, per instance.
+        overflow: a run with tight slots has needed more of them: nothing that it says is true.
     """
 
     instances: Instance
@@ -154,6 +155,7 @@ class ClusterState:
     ticks: Int32[Array, ""]
     steps: Int64[Array, ""]
     peak_blocks: Int32[Array, " N"]
+    overflow: Bool[Array, ""]
 
 
 def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
@@ -193,4 +195,5 @@ def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
         ticks=i32(),
         steps=jnp.zeros((), jnp.int64),
         peak_blocks=i32(N),
+        overflow=jnp.zeros((), bool),
     )

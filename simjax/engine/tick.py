@@ -81,6 +81,7 @@ def tick(shape: EngineShape, params: ClusterParams, state: ClusterState, log: Le
         done=state.done + left,
         ticks=state.ticks + 1,
         steps=state.steps + jnp.where(due, before.plan.steps, 0),
+        overflow=state.overflow | (due & (e.n + e.parked > shape.slots)) if shape.tight else state.overflow,
         peak_blocks=state.peak_blocks.at[i].max(
             jnp.where(due & (before.plan.steps > 0), jnp.maximum(before.plan.blocks, emitted.blocks_last), 0)
         ),

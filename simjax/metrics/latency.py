@@ -17,14 +17,14 @@ Statistics = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Latencies:
-    """Per-request latencies, arrays over the R requests. Where the mask is false the value is `NEVER`.
+    """Per-request latencies, arrays over the R requests of one run or of many. Where the mask is false the value is `NEVER`.
 
     Attributes:
-        ttft_s: float64[R], first token - arrival; valid where `finished`.
-        tpot_s: float64[R], (finish - first token) / (output_tokens - 1); valid where `has_tpot`.
-        e2e_s: float64[R], finish - arrival; valid where `finished`.
-        finished: bool[R].
-        has_tpot: bool[R], finished with more than one output token.
+        ttft_s: float64[..., R], first token - arrival; valid where `finished`.
+        tpot_s: float64[..., R], (finish - first token) / (output_tokens - 1); valid where `has_tpot`.
+        e2e_s: float64[..., R], finish - arrival; valid where `finished`.
+        finished: bool[..., R].
+        has_tpot: bool[..., R], finished with more than one output token.
     """
 
     ttft_s: np.ndarray
@@ -35,7 +35,10 @@ class Latencies:
 
 
 def latencies(requests: RequestLog) -> Latencies:
-    """TTFT, TPOT and E2E latency of every finished request (vLLM's definitions, measured from the client's arrival)."""
+    """TTFT, TPOT and E2E latency of every finished request (vLLM's definitions, measured from the client's arrival).
+
+    Elementwise: the log of one run gives arrays [R], logs of B runs stacked into arrays [B, R] give arrays [B, R].
+    """
     finished = requests.finished.astype(bool)
     has_tpot = finished & (requests.output_tokens > 1)
     arrival, first, finish = (np.where(finished, t, 0.0) for t in (requests.arrival_s, requests.first_token_s, requests.finish_s))
@@ -53,8 +56,18 @@ def statistics(values: np.ndarray) -> Statistics:
     """Mean, P50, P90, P95, P99 (numpy's linear interpolation) and maximum; all None for an empty sample."""
     if len(values) == 0:
         return dict.fromkeys(STATISTICS)
-    percentiles = np.percentile(values, list(PERCENTILES.values()))
-    return {"mean": float(np.mean(values)), **dict(zip(PERCENTILES, map(float, percentiles), strict=True)), "max": float(np.max(values))}
+    return {name: float(value) for name, value in statistics_of_rows(values).items()}
+
+
+def statistics_of_rows(values: np.ndarray) -> dict[str, np.ndarray]:
+    """`statistics` along the last axis, bit for bit those of each row alone.
+
+    Args:
+        values: float64[..., K], K >= 1, in C order: only then are the sums of the means paired as in one row.
+    """
+    ordered = np.sort(values, axis=-1)  # faster than the four selections that np.percentile makes in unsorted values
+    percentiles = np.percentile(ordered, list(PERCENTILES.values()), axis=-1)
+    return {"mean": np.mean(values, axis=-1), **dict(zip(PERCENTILES, percentiles, strict=True)), "max": ordered[..., -1]}
 
 
 def weighted_statistics(values: np.ndarray, counts: np.ndarray) -> Statistics:

@@ -8,7 +8,7 @@ import numpy as np
 
 from simjax.engine.result import NEVER, Result
 from simjax.errors import SimjaxError
-from simjax.metrics.latency import latencies
+from simjax.metrics.latency import Latencies, latencies
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,15 @@ def duration_s(result: Result) -> float | None:
     return float(np.max(requests.finish_s[requests.finished]) - np.min(requests.arrival_s))
 
 
+def meets(lat: Latencies, ttft_s: float | np.ndarray, tpot_s: float | np.ndarray, e2e_s: float | np.ndarray) -> dict[str, np.ndarray]:
+    """Which requests finished within each limit, by the limit's name: bool[..., R]; limits of B runs are arrays [B, 1]."""
+    return {
+        "ttft_s": lat.finished & (lat.ttft_s <= ttft_s),
+        "tpot_s": lat.finished & (~lat.has_tpot | (lat.tpot_s <= tpot_s)),
+        "e2e_s": lat.finished & (lat.e2e_s <= e2e_s),
+    }
+
+
 def goodput(result: Result, slo: Slo, gpus: int | None = None) -> dict[str, object]:
     """SLO attainment over all requests and goodput in requests per second.
 
@@ -58,11 +67,7 @@ def goodput(result: Result, slo: Slo, gpus: int | None = None) -> dict[str, obje
         and, with `gpus`, `goodput_requests_per_s_per_gpu`.
     """
     lat = latencies(result.requests)
-    met = {
-        "ttft_s": lat.finished & (lat.ttft_s <= slo.ttft_s),
-        "tpot_s": lat.finished & (~lat.has_tpot | (lat.tpot_s <= slo.tpot_s)),
-        "e2e_s": lat.finished & (lat.e2e_s <= slo.e2e_s),
-    }
+    met = meets(lat, slo.ttft_s, slo.tpot_s, slo.e2e_s)
     attained = int(np.sum(met["ttft_s"] & met["tpot_s"] & met["e2e_s"]))
     total, span = len(lat.finished), duration_s(result)
     rate = attained / span if span else None

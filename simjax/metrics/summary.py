@@ -11,8 +11,9 @@ from simjax.metrics.latency import itl_statistics, latencies, statistics
 from simjax.metrics.slo import Slo, duration_s, goodput
 from simjax.metrics.steps import leap_durations
 
-# A percentile is worth its name when about one request lies beyond it.
-_NEEDED = {"p90": 10, "p95": 20, "p99": 100}
+REQUESTS_NEEDED = {"p90": 10, "p95": 20, "p99": 100}
+"""Finished requests that a percentile needs: it is worth its name when about one request lies beyond it."""
+
 _CAUSES = {
     Status.TICK_LIMIT: "the run stopped at its tick limit",
     Status.STALLED: "the run stalled: requests are left that can never be served",
@@ -109,7 +110,7 @@ def _warnings(result: Result, finished: int) -> list[str]:
     said = []
     if result.status is not Status.FINISHED:
         said.append(f"{_CAUSES[result.status]}; latencies and throughput cover the {finished} finished requests only")
-    weak = [name for name, needed in _NEEDED.items() if 0 < finished < needed]
+    weak = [name for name, needed in REQUESTS_NEEDED.items() if 0 < finished < needed]
     if weak:
         said.append(f"{', '.join(weak)} of the latencies rest on only {finished} finished requests")
     if finished == 0:

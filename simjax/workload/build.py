@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -79,9 +81,19 @@ def load_trace(config: WorkloadConfig) -> TraceFile:
     """The trace file that `config` names, as it is in the file; left-out rows are counted in the log."""
     if not config.file:
         raise SimjaxError("workload.file is not set; kind=trace needs the path of a trace file")
-    trace = read_trace(config.file, config.format, config.on_bad_row)
+    try:
+        changed = Path(config.file).stat().st_mtime_ns
+    except OSError:
+        changed = 0  # `read_trace` says what is wrong
+    trace = _read_once(config.file, config.format, config.on_bad_row, changed)
     _report(config.file, trace)
     return trace
+
+
+@lru_cache(maxsize=4)
+def _read_once(file: str, format: str, on_bad_row: str, changed: int) -> TraceFile:
+    """A trace file, read once for as long as it stays as it is: the points of a sweep play the same one in many ways."""
+    return read_trace(file, format, on_bad_row)
 
 
 def _check_fields(config: WorkloadConfig) -> None:

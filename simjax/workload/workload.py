@@ -36,6 +36,11 @@ class Workload:
     def __len__(self) -> int:
         return len(self.arrival_s)
 
+    @property
+    def longest_tokens(self) -> int:
+        """Prompt plus output tokens of the longest request."""
+        return int((self.prompt_tokens.astype(np.int64) + self.output_tokens).max())
+
     def validate(self) -> Workload:
         """Return self, or raise `SimjaxError` naming the first thing that is wrong."""
         if len(self) == 0:

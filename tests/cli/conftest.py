@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from simjax.cli import run, validate
+from simjax.cli import run, sweep, validate
 from simjax.cli.main import main
 
 
@@ -23,7 +23,7 @@ Cli = Callable[..., Said]
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Calls `simjax ...`; the compilation cache, a setting of the whole process, is tested in a process of its own."""
     monkeypatch.chdir(tmp_path)
-    for module in (run, validate):
+    for module in (run, sweep, validate):
         monkeypatch.setattr(module, "use_compilation_cache", lambda: None)
 
     def call(*words: str) -> Said:

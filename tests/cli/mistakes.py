@@ -20,6 +20,8 @@ FILES = {
     "field.yaml": "a: 1",
     "bracket.yaml": "a: [",
     "folder/x": "",
+    "swept/results.csv": "point,device,status,reason,ttft_p99_s,tpot_p99_s,goodput_per_gpu\n0,h100,finished,,0.5,0.01,3.0\n",
+    "begun/sweep.json": "{}",
 }
 
 
@@ -48,9 +50,17 @@ OPTIONS = cases(
     run scheduler.max_num_seqs=[1
     cannot read 'scheduler.max_num_seqs=[1'
     run device=h100,h200
-    device=h100,h200: several values are a sweep, which does not exist yet
+    device=h100,h200: several values are a sweep: add -m; or quote a value that holds a comma or parentheses
+    run workload.rate=linspace(1,20,40)
+    workload.rate=linspace(1,20,40): several values are a sweep: add -m
+    run workload.rate=range(3)
+    workload.rate=range(3): several values are a sweep: add -m
+    validate device=h100,h200
+    device=h100,h200: several values are a sweep: give one
     run hydra.run.dir=x
-    out=DIR says where results go
+    'hydra.run.dir=x': Hydra's own settings have an effect on sweeps only (-m); out=DIR says where results go
+    run hydra/launcher=basic
+    'hydra/launcher=basic': Hydra's own settings have an effect on sweeps only (-m)
     run model=${nothing}
     model: Interpolation key 'nothing' not found
     run model=???
@@ -267,6 +277,180 @@ READING = cases(
     """
 )
 
+SWEEPS = cases(
+    """
+    run -m
+    nothing to sweep: give a key several values, like scheduler.max_num_seqs=32,64, or sweep=NAME
+    run -m device=h100
+    nothing to sweep: give a key several values
+    run sweep.dry_run=true
+    nothing to sweep: give a key several values
+    run -m --foo device=h100,h200
+    '--foo' is not an option of simjax run
+    run -m ~device scheduler.max_num_seqs=1,2
+    '~device' is not an option of simjax run
+    run -m devise=h100,h200
+    unknown option 'devise'; did you mean device?
+    run -m modle=x device=h100,h200
+    unknown option 'modle'; did you mean model or profile?
+    run -m workload=poison device=h100,h200
+    workload=poison: there is no such option; did you mean poisson?
+    run -m cluster=a,b
+    'cluster' is a group of options here; set its keys one by one
+    run -m scheduler.max_num_seqs=abc device=h100,h200
+    scheduler.max_num_seqs=abc: it must be an integer
+    run -m cluster.groups=[{},{}] cluster.instances=3 device=h100,h200
+    cluster.instances=3 has no effect beside cluster.groups
+    run -m device=h100,h200 device=l40s
+    device is given twice: device=h100,h200 and device=l40s
+    run -m device=h100,h200 device=l40s,b200
+    device is given twice: device=h100,h200 and device=l40s,b200
+    run -m profile=good.csv,other.csv profile.file=good.csv
+    profile.file is given twice
+    run -m out=a,b
+    out cannot be swept: a sweep has one directory of results
+    run -m plots=true,false
+    plots cannot be swept
+    run -m sweep.width=1,2
+    sweep.width cannot be swept: it says how to sweep
+    run -m sweep=sizing,replicates
+    sweep cannot be swept: it says how to sweep
+    run -m hydra.job.name=a,b device=h100,h200
+    Sweeping over Hydra's configuration is not supported : 'hydra.job.name=a,b'
+    run -m workload.num_requests=1,2 scheduler.max_num_batched_tokens=${workload.num_requests}
+    workload.num_requests cannot be swept: scheduler.max_num_batched_tokens refers to it (${workload.num_requests})
+    run -m device=${model},h200
+    an interpolation cannot be a swept value
+    run -m workload.rate=range(0.1,1,0.1)
+    range is for integers (Hydra's versions disagree about floats); use linspace(1,20,40)
+    run -m workload.rate=interval(1,2)
+    workload.rate=interval(1,2): an interval is continuous and needs a search
+    run -m workload.rate=linspace(1,20)
+    workload.rate=linspace(1,20): linspace takes two numbers and how many values
+    run -m workload.rate=geomspace(0,2,3)
+    both ends must be positive, or both negative
+    run -m workload.rate=linspace(1,2,0)
+    linspace of 0 values: it must be at least 1
+    run -m scheduler.max_num_seqs=linspace(1,20,40)
+    scheduler.max_num_seqs=1.4871794871794872: it takes integers
+    run -m workload.rate=linspce(1,2)
+    cannot read 'workload.rate=linspce(1,2)' (Unknown function 'linspce')
+    run -m workload.rate=[1,2 device=h100,h200
+    cannot read 'workload.rate=[1,2'
+    run -m model=glob(*)
+    model=glob(*): glob is not supported; list the choices: a,b,c
+    run -m workload.rate=1,2,1
+    workload.rate: 1 is given twice
+    run -m hydra/launcher=joblb device=h100,h200
+    hydra/launcher=joblb: there is no such option, or its package is not installed;
+    run -m hydra/sweeper=smijax device=h100,h200
+    hydra/sweeper=smijax: there is no such option, or its package is not installed; did you mean simjax?
+    run -m hydra.foo=1 device=h100,h200
+    hydra.foo: Hydra has no such setting
+    run -m hydra/sweeper=basic devise=h100,h200
+    unknown option 'devise'; did you mean device?
+    run -m hydra/sweeper=basic device=h100,h200 out=x
+    out=x: all jobs would write there; hydra.sweep.dir=DIR gives each a folder in DIR
+    run -m hydra.sweeper.params={model:x} device=h100,h200
+    hydra.sweeper.params: model=x: it holds swept keys only
+    run -m sweep=sizing device=h100,h200
+    device is swept twice, by sweep.axes and by the command line; leave one of them out
+    run sweep=sizing device=h100
+    device=h100: device is swept; leave out the value that is the same for all points
+    run sweep=sizng
+    sweep=sizng: there is no such option; did you mean sizing?
+    run sweep.sed=1
+    unknown option 'sweep.sed'; did you mean seeds
+    run sweep.axes=3
+    sweep.axes: it must be a mapping, in braces
+    run sweep.axes={modle:[a]}
+    unknown option 'modle'; did you mean model
+    run sweep.axes.workload.rate=[]
+    workload.rate: 0 values to sweep over
+    run sweep.zip=[3]
+    sweep.zip[0]: it must be a mapping like {device: [h100, h200], workload.rate: [4, 6]}
+    run sweep.zip=[{device:[h100,h200],workload.rate:[1]}]
+    zipped keys need equally many values; device has 2, workload.rate has 1
+    run sweep.zip=[{device:[h100,h200]}] sweep.axes={device:[l40s]}
+    device is swept twice, by sweep.zip[0] and by sweep.axes
+    run sweep.points=none.csv
+    none.csv: no such file of points
+    run sweep.points=other.csv
+    other.csv:1: unknown option 'a'; known:
+    run sweep.seeds=0
+    sweep.seeds=0: how many seeds (5 means 0 to 4), or a list of different seeds from 0 up
+    run sweep.seeds=3 workload.seed=1
+    workload.seed=1: workload.seed is swept
+    run sweep.seeds=3 sweep.shard=4/3
+    sweep.shard=4/3: it must be a part and how many parts, from 1/4 to 4/4 for four
+    run sweep.seeds=3 sweep.width=0
+    sweep.width=0: it must be at least 1
+    run -m device=h100,h200 sweep.shard=1/2,3/2
+    sweep.shard=3/2: it must be a part and how many parts
+    run -m device=h100,h200 hydra/sweeper=basic sweep.dry_run=1,0
+    sweep.dry_run cannot be swept
+    run sweep.resume=none
+    none: no such directory
+    run sweep.resume=folder
+    folder: not a sweep
+    run -m device=h100,h200 objective.maximize=foo
+    objective.maximize: there is no column 'foo'; known: device, duration_s
+    run -m device=h100,h200 objective.subject_to=[gpus]
+    objective.subject_to: cannot read 'gpus'
+    run -m device=h100,h200 out=good.csv
+    out=good.csv: this is a file; give a directory
+    show-point
+    say which point of which sweep: simjax show-point DIR NUMBER
+    show-point folder
+    say which point of which sweep
+    show-point none 3
+    none: no such directory
+    show-point folder 3
+    folder: not a sweep
+    show-point folder three
+    point=three: it must be an integer
+    show-point folder 3 4
+    '4' is not an option of simjax show-point
+    """
+)
+
+FRONTS = cases(
+    """
+    pareto
+    no sweep given: simjax pareto DIR
+    pareto none
+    none: no such directory
+    pareto good.csv
+    good.csv: a file; give the directory of a sweep
+    pareto folder
+    folder: not a sweep: there is neither sweep.json nor results.csv in it
+    pareto begun
+    begun: no point of this sweep is done yet; sweep.resume=begun starts it again
+    pareto swept folder
+    'folder' is not an option of simjax pareto
+    pareto swept objective.maximise=[goodput_per_gpu]
+    unknown option 'objective.maximise'; did you mean maximize
+    pareto swept objective.maximize=[goodput]
+    objective.maximize: there is no column 'goodput'; did you mean goodput_per_gpu?
+    pareto swept objective.minimize=[itl_p99_s]
+    'itl_p99_s'; sweeps do not keep the log of steps that ITL percentiles need; tpot_p99_s does without
+    pareto swept objective.minimize=[device]
+    objective: column 'device' does not hold numbers (it holds 'h100')
+    pareto swept objective.maximize=[] objective.minimize=[]
+    nothing to optimise: objective.maximize and objective.minimize are both empty
+    pareto swept objective.maximize=ttft_p99_s
+    objective: 'ttft_p99_s' is to be maximised and minimised
+    pareto swept objective.subject_to=[ttft_p99_s]
+    objective.subject_to: cannot read 'ttft_p99_s'; a constraint looks like column<=value
+    pareto swept objective.subject_to=ttft_p99_s<=500ms
+    'ttft_p99_s<=500ms': '500ms' is not a finite number in the column's unit
+    pareto swept objective.subject_to=ttft_p99<=0.5
+    objective.subject_to: there is no column 'ttft_p99'; did you mean ttft_p99_s
+    pareto swept objective=fast
+    objective=fast: a group of options; set its keys one by one
+    """
+)
+
 OUTPUT = cases(
     """
     run out=good.csv
@@ -277,9 +461,13 @@ OUTPUT = cases(
     out= is empty; give a directory
     trace describe good.csv out=good.csv
     out=good.csv: this is a file; give a directory
+    pareto swept out=good.csv
+    out=good.csv: this is a file; give a directory
+    pareto swept out=
+    out= is empty; give a directory
     profile fit folder out=good.csv/p.yaml
     out=good.csv: this is a file; give a directory
     """
 )
 
-ALL = OPTIONS + RANGES + CLUSTERS + READING + OUTPUT
+ALL = OPTIONS + RANGES + CLUSTERS + READING + SWEEPS + FRONTS + OUTPUT

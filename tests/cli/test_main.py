@@ -10,7 +10,7 @@ import yaml
 
 from tests.cli.conftest import Cli, one_line
 
-COMMANDS = ["run", "validate", "trace describe", "profile fit"]
+COMMANDS = ["run", "pareto", "show-point", "validate", "trace describe", "profile fit"]
 SMALL = ["workload.num_requests=12", "plots=false"]
 
 
@@ -58,8 +58,8 @@ def test_version(cli: Cli) -> None:
         (["rum"], "unknown command 'rum'; did you mean run?"),
         (["trace"], "unknown command 'trace'; did you mean trace describe?"),
         (["profile", "fti", "x=1"], "unknown command 'profile fti'; did you mean profile fit?"),
-        (["xyzzy"], "unknown command 'xyzzy'; known: profile fit, run, trace describe, validate"),
-        (["run", "-m", "device=h100,h200"], "sweeps over several points (-m) do not exist yet; run one point at a time"),
+        (["xyzzy"], "unknown command 'xyzzy'; known: pareto, profile fit, run, show-point, trace describe, validate"),
+        (["validate", "-m", "x"], "simjax validate has no sweeps; -m goes with simjax run"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else None,
 )

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
@@ -28,7 +29,7 @@ def test_every_command_composes_to_its_schema(command: str) -> None:
 
 def test_every_file_under_conf_belongs_to_a_command_or_a_group() -> None:
     assert {path.stem for path in CONF.glob("*.yaml")} == set(SCHEMAS)
-    assert {group for group, _ in GROUPS} == {"scheduler", "workload"}
+    assert {group for group, _ in GROUPS} == {"scheduler", "sweep", "workload"}
 
 
 @pytest.mark.parametrize(("group", "name"), GROUPS)
@@ -72,6 +73,16 @@ def test_composing_leaves_no_global_state_behind() -> None:
     with pytest.raises(SimjaxError):
         simjax.compose(["nothing=1"])
     assert not GlobalHydra.instance().is_initialized()
+
+
+def test_composing_inside_another_hydra_application_leaves_it_alone() -> None:
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        outer = GlobalHydra.instance().hydra
+        simjax.compose()
+        with pytest.raises(SimjaxError):
+            simjax.compose(["nothing=1"])
+        assert outer is not None
+        assert GlobalHydra.instance().hydra is outer
 
 
 def test_a_configuration_can_be_read_back_from_its_yaml() -> None:

@@ -1,0 +1,87 @@
+"""`simjax show-point`: a point of a sweep as the single run that it stands for, and whether that gives the table's numbers."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from simjax.cli import run
+from simjax.cli.output import console
+from simjax.config.compose import compose_config, typed
+from simjax.config.schema import ShowPointConfig
+from simjax.errors import SimjaxError
+from simjax.explore.stored import StoredSweep, read_stored
+from simjax.explore.table import read_results
+from simjax.explore.values import format_value
+
+
+def execute(config: ShowPointConfig, as_yaml: str) -> None:
+    """Print a point's command, run it, and compare its numbers bit for bit with its row of the table.
+
+    Raises:
+        SimjaxError: there is no such sweep or point.
+        SystemExit: with 1, the run gives other numbers.
+    """
+    if config.directory is None or config.point is None:
+        raise SimjaxError("say which point of which sweep: simjax show-point DIR NUMBER")
+    stored = read_stored(config.directory)
+    if not 0 <= config.point < len(stored.points):
+        raise SimjaxError(f"point {config.point}: the points of {config.directory} are numbered 0 to {len(stored.points) - 1}")
+    overrides = [*stored.base, *stored.points.overrides(config.point)]
+    _say(shlex.join(["simjax", "run", *overrides]))
+    row = _row(read_results(config.directory), config.point)
+    if row is not None and row["status"] in ("invalid", "error"):
+        _say(f"point {config.point} has no numbers; {row['status']}: {row['reason']}")
+        return
+    here = [f"plots={format_value(config.plots)}", *([] if config.out is None else [f"out={format_value(config.out)}"])]
+    composed = compose_config("run", [*overrides, *here])
+    single = typed(composed)
+    done = run.execute(single, OmegaConf.to_yaml(composed))
+    if row is None:
+        _say(f"the table has no row of point {config.point} yet: nothing to compare with")
+        return
+    from simjax.metrics.rows import METRICS, result_row
+
+    found: dict[str, Any] = {
+        "status": done.result.status.name.lower(),
+        **result_row(done.result, run.service_levels(single), done.cluster.num_devices),
+    }
+    different = [name for name in ("status", *METRICS) if not same(row[name], found[name])]
+    if not different:
+        _say(f"all {len(METRICS)} numbers of the row reproduced")
+        return
+    for name in different:
+        _say(f"{name}: {row[name]!r} in the table, {found[name]!r} here")
+    _say(f"{len(different)} of the {len(METRICS)} numbers of the row differ{_other_versions(stored)}")
+    raise SystemExit(1)
+
+
+def same(cell: Any, value: Any) -> bool:
+    """Whether a cell of the table, missing where it is empty, is a number to the last bit."""
+    if value is None or pd.isna(cell):
+        return value is None and bool(pd.isna(cell))
+    return cell == value
+
+
+def _row(table: pd.DataFrame, point: int) -> Mapping[str, Any] | None:
+    for _, row in table[table["point"] == point].astype(object).iterrows():
+        return {str(name): cell for name, cell in row.items()}
+    return None
+
+
+def _other_versions(stored: StoredSweep) -> str:
+    """That the sweep was made by other versions than these, which may calculate otherwise."""
+    import platform
+    from importlib.metadata import version
+
+    now = {"simjax": version("simjax"), "jax": version("jax"), "python": platform.python_version()}
+    other = [f"{name} {stored.versions[name]}, here {now[name]}" for name in now if stored.versions[name] != now[name]]
+    return f"; the sweep was made with {'; '.join(other)}" if other else ""
+
+
+def _say(line: str) -> None:
+    console().print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,152 @@
+"""Sweeps of `simjax run`: from the configuration and the swept keys to tables, with a bar that says how long it takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from simjax.cli.output import console, progress, results_in, use_compilation_cache, warn
+from simjax.config.compose import typed
+from simjax.config.schema import RunConfig
+from simjax.explore.axes import Axis
+from simjax.explore.from_config import base_of, check_base, points_of
+from simjax.explore.points import Points
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from simjax.explore.objective import Objective
+
+
+def execute(raw: DictConfig, overrides: Sequence[str], axes: Sequence[Axis] = (), out: str | None = None) -> None:
+    """Simulate the sweep that a configuration asks for.
+
+    Args:
+        raw: the composed configuration of `simjax run`, interpolations unresolved.
+        overrides: what it was composed from; swept keys are not among them.
+        axes: swept keys of the command line.
+        out: directory of the results where `out` is unset; None for a dated one.
+
+    Raises:
+        SimjaxError: there is nothing to sweep, or it cannot be swept.
+    """
+    config: RunConfig = typed(raw)
+    config = replace(config, out=out if config.out is None else config.out)
+    if config.sweep.resume is not None:
+        _resume(raw, config, overrides, axes)
+        return
+    points, seeds = points_of(config.sweep, axes)
+    base = base_of(overrides)
+    check_base(base, points, raw)
+    execute_sweep(base, points, config, seeds)
+
+
+def _resume(raw: DictConfig, config: RunConfig, overrides: Sequence[str], axes: Sequence[Axis]) -> None:
+    """Go on with a sweep: with what its directory says, or with what is asked for here, which must be the same then."""
+    from simjax.explore.stored import read_stored
+
+    stored = read_stored(str(config.sweep.resume))
+    base, points, seeds = base_of(overrides), stored.points, stored.seeds
+    again = replace(config.sweep, resume=None)
+    if again.asked or axes:
+        points, seeds = points_of(again, axes)
+        check_base(base, points, raw)
+    elif not base:
+        base = list(stored.base)
+    if not any(override.startswith("objective.") for override in overrides):
+        config = replace(config, objective=replace(config.objective, **stored.objective))
+    execute_sweep(base, points, config, seeds)
+
+
+def execute_sweep(base: list[str], points: Points, config: RunConfig, seeds: tuple[int, ...] | None) -> None:
+    """Plan and simulate points, and write their tables.
+
+    Args:
+        base: overrides that all points share.
+        points: the points, one for every seed too.
+        config: says where results go, the objective, and how to sweep.
+        seeds: replicate seeds, None when there are none.
+    """
+    use_compilation_cache()
+    from simjax.explore.objective import CI95, check_columns, parse_objective
+    from simjax.explore.plan import plan_sweep
+    from simjax.explore.run import run_plan
+    from simjax.metrics.rows import METRICS
+
+    goal, sweep = config.objective, config.sweep
+    objective = parse_objective(goal.maximize, goal.minimize, goal.subject_to)
+    check_columns(objective, [*points.keys, *METRICS, *(f"{name}{CI95}" for name in METRICS if seeds is not None)])
+    with progress(f"planning {len(points):,} points"):
+        plan = plan_sweep(base, points, seeds=seeds, width=sweep.width, shard=sweep.shard)
+    if sweep.dry_run:
+        console().print(plan.describe(), highlight=False, markup=False, soft_wrap=True)
+        return
+    with results_in(sweep.resume or config.out, "sweep") as out:
+        try:
+            with points_progress() as update:
+                table, warnings = run_plan(plan, out, objective, on_progress=update, resume=sweep.resume is not None)
+        except KeyboardInterrupt:
+            if any(out.iterdir()):
+                warn([f"stopped; what is done is in {out}; sweep.resume={out} goes on"])
+            raise
+    warn(warnings)
+    conclude(table, out if sweep.shard is None else out / "shard-{}-of-{}".format(*sweep.shard.split("/")), objective, config.plots)
+
+
+def conclude(table: pd.DataFrame, out: Path, objective: Objective, plots: bool) -> None:
+    """Find and draw the front of a sweep's table; print it, and how many points came out how."""
+    from simjax.explore.report import pareto_report, write_pareto
+    from simjax.explore.table import read_designs, swept_keys
+    from simjax.metrics.rows import too_few
+
+    designs, keys, title = read_designs(out), swept_keys(table), out.resolve().name
+    with progress("drawing"):
+        front = write_pareto(table if designs is None else designs, objective, keys, out, plots, title)
+    finished = table["requests_finished"]
+    warn(too_few([{"requests_finished": None if unknown else count} for count, unknown in zip(finished, finished.isna(), strict=True)]))
+    for reason, count in table["reason"].value_counts().head(3).items():
+        warn([f"{count:,} of {len(table):,} points: {reason}"])
+    console().print(pareto_report(front, keys, title))
+    counts = ", ".join(f"{count:,} {status}" for status, count in table["status"].value_counts().items())
+    console().print(f"{len(table):,} points: {counts}", highlight=False, markup=False, soft_wrap=True)
+    console().print(f"results in {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def points_progress() -> Iterator[Callable[[int, int], None]]:
+    """A callback (points done, in all) that moves a bar on the terminal, with points a second and the time left.
+
+    Both are counted from the first call on: what comes before is compilation. The bar goes away at the end; nothing is printed where
+    stderr is no terminal.
+    """
+    out = console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn())
+    first: list[tuple[float, int]] = []
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
+        task = bar.add_task("compiling the simulator", total=None, count="")
+
+        def update(done: int, total: int) -> None:
+            now = time.perf_counter()
+            began, before = first[0] if first else (now, done)
+            if not first:
+                first.append((now, done))
+            count = f"{done:,} of {total:,} points{_pace(now - began, done - before, total - done)}"
+            bar.update(task, description="simulating", completed=done, total=total, count=count)
+
+        yield update
+
+
+def _pace(seconds: float, done: int, left: int) -> str:
+    """Points a second and the time left, once there is something to tell them from."""
+    if seconds < 0.5 or not done:
+        return ""
+    speed = done / seconds
+    return f", {speed:,.{0 if speed >= 10 else 1}f}/s, {timedelta(seconds=round(left / speed))} left"

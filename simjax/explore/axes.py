@@ -1,0 +1,196 @@
+"""The axes of a sweep: keys and the values they take, from lists or from what a user writes, such as "linspace(1,20,40)"."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from simjax.errors import SimjaxError
+from simjax.explore.keys import canonical, check_key, takes_integers
+from simjax.explore.values import format_value, plain, read_override, shortened
+
+MAX_VALUES = 1_000_000
+_SPACES = re.compile(r"\s*(linspace|logspace|geomspace)\s*\((.*)\)\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Keys that vary together.
+
+    Attributes:
+        keys: one for a plain axis, several for zipped ones.
+        values: one entry a step of the axis; each has a value a key.
+    """
+
+    keys: tuple[str, ...]
+    values: tuple[tuple[Any, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not self.keys or not self.values:
+            raise SimjaxError(f"{', '.join(self.keys) or 'an axis'}: an axis needs a key and at least one value")
+        if any(len(row) != len(self.keys) for row in self.values):
+            raise SimjaxError(f"{', '.join(self.keys)}: every step of the axis needs {len(self.keys)} values")
+
+
+def axis(key: str, given: Any) -> Axis:
+    """The plain axis of a key; `given` as in `parse_values`."""
+    key = canonical(key)
+    return Axis((key,), tuple((value,) for value in parse_values(key, given)))
+
+
+def zipped(given: Mapping[str, Any]) -> Axis:
+    """Keys that step together; each value as in `parse_values`, but values may repeat as long as no step does.
+
+    Raises:
+        SimjaxError: they have different numbers of values.
+    """
+    columns = {canonical(key): _values(canonical(key), values) for key, values in given.items()}
+    counts = {key: len(values) for key, values in columns.items()}
+    if len(set(counts.values())) > 1:
+        raise SimjaxError(f"zipped keys need equally many values; {', '.join(f'{key} has {count}' for key, count in counts.items())}")
+    rows = tuple(zip(*columns.values(), strict=True))
+    _refuse_repeated(" and ".join(columns), rows)
+    return Axis(tuple(columns), rows)
+
+
+def parse_values(key: str, given: Any) -> tuple[Any, ...]:
+    """The values an axis takes.
+
+    Args:
+        key: the swept key; whole floats become integers where it takes an integer.
+        given: a list, tuple, range or one-dimensional array of values; or a string in Hydra's grammar: `1,2,3`, `choice(a,b)`,
+            `range(1,10)` (of integers), or `linspace(1,20,40)`, `logspace(-1,2,10)` (powers of ten), `geomspace(1,64,7)` as numpy has them.
+
+    Raises:
+        SimjaxError: the key cannot be swept, or the values cannot be read, are none, repeat, or are continuous.
+    """
+    values = _values(key, given)
+    _refuse_repeated(key, ((value,) for value in values))
+    return values
+
+
+def linspace(first: float, last: float, count: int) -> tuple[float, ...]:
+    """`count` numbers at equal distances, both ends included."""
+    _check_space("linspace", first, last, count)
+    return _finite("linspace", np.linspace(first, last, count))
+
+
+def logspace(first: float, last: float, count: int) -> tuple[float, ...]:
+    """`count` numbers at equal ratios from 10**first to 10**last."""
+    _check_space("logspace", first, last, count)
+    with np.errstate(over="ignore"):
+        return _finite("logspace", np.logspace(first, last, count))
+
+
+def geomspace(first: float, last: float, count: int) -> tuple[float, ...]:
+    """`count` numbers at equal ratios, both ends included."""
+    _check_space("geomspace", first, last, count)
+    if first * last <= 0:
+        raise SimjaxError(f"geomspace from {first} to {last}: both ends must be positive, or both negative")
+    return _finite("geomspace", np.geomspace(first, last, count))
+
+
+_MAKERS: dict[str, Callable[[float, float, int], tuple[float, ...]]] = {"linspace": linspace, "logspace": logspace, "geomspace": geomspace}
+
+
+def _check_space(name: str, first: float, last: float, count: int) -> None:
+    if not (math.isfinite(first) and math.isfinite(last)):
+        raise SimjaxError(f"{name} from {first} to {last}: both ends must be finite")
+    if not 1 <= count <= MAX_VALUES:
+        raise SimjaxError(f"{name} of {count} values: it must be at least 1 and at most {MAX_VALUES:,}")
+
+
+def _finite(name: str, values: np.ndarray) -> tuple[float, ...]:
+    if not np.isfinite(values).all() or (name != "linspace" and not values.all()):
+        raise SimjaxError(f"{name}: values beyond the range of floating-point numbers")
+    return tuple(values.tolist())
+
+
+def _values(key: str, given: Any) -> tuple[Any, ...]:
+    check_key(key)
+    if given is None or (isinstance(given, str) and not given.strip()):
+        raise SimjaxError(f"{key}: no values to sweep over")
+    if isinstance(given, Mapping):
+        raise SimjaxError(f"{key}: the values of an axis are a list or text like linspace(1,20,40), got a mapping")
+    if isinstance(given, str):
+        match = _SPACES.fullmatch(given)
+        values: Sequence[Any] = _from_space(f"{key}={given}", match[1], match[2]) if match else _from_grammar(key, given)
+    elif isinstance(given, np.ndarray):
+        if given.ndim != 1:
+            raise SimjaxError(f"{key}: the values of an axis are a list, got an array of {given.ndim} dimensions")
+        values = given.tolist()
+    else:
+        values = given if isinstance(given, Sequence) else [given]
+    if not 1 <= len(values) <= MAX_VALUES:
+        raise SimjaxError(f"{key}: {len(values):,} values to sweep over; at least 1 and at most {MAX_VALUES:,}")
+    return tuple(checked(key, value) for value in values)
+
+
+def checked(key: str, value: Any) -> Any:
+    """A value as its key takes it: plain Python, 64 for 64.0 where it takes an integer.
+
+    Raises:
+        SimjaxError: it is no integer though the key takes one, or it is an interpolation.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    text = format_value(value)  # refuses what no override can say
+    if "${" in text:
+        raise SimjaxError(f"{key}={shortened(text)}: an interpolation cannot be a swept value; write the values out")
+    if isinstance(value, float) and takes_integers(key):
+        whole = round(value) if math.isfinite(value) else 0
+        if not math.isclose(whole, value, rel_tol=1e-9):  # geomspace gives 7.999999999999998
+            raise SimjaxError(f"{key}={text}: it takes integers; choose bounds and a count that give whole numbers, or list them")
+        return whole
+    return value
+
+
+def _from_space(said: str, name: str, inner: str) -> tuple[float, ...]:
+    try:
+        first, last, count = inner.split(",")
+        bounds, number = (float(first), float(last)), int(count)
+    except ValueError:
+        raise SimjaxError(f"{said}: {name} takes two numbers and how many values, like {name}(1,20,40)") from None
+    try:
+        return _MAKERS[name](*bounds, number)
+    except SimjaxError as error:
+        raise SimjaxError(f"{said}: {error}") from None
+
+
+def _from_grammar(key: str, given: str) -> list[Any]:
+    override = read_override(f"{key}={given}")
+    said = shortened(f"{key}={given}")
+    raw: Any = override.value()
+    if not override.is_sweep_override():
+        return [raw]
+    if override.is_interval_sweep():
+        raise SimjaxError(f"{said}: an interval is continuous and needs a search; give points of it, like linspace(1,20,40)")
+    if not hasattr(raw, "shuffle"):
+        raise SimjaxError(f"{said}: glob is not supported; list the choices: a,b,c")
+    if raw.shuffle:
+        raise SimjaxError(f"{said}: shuffle gives other points each time; leave it out, the order of points changes no result")
+    if override.is_range_sweep():
+        if raw.step == 0:
+            raise SimjaxError(f"{said}: the step of a range must not be 0")
+        numbers = raw.range()
+        if not isinstance(numbers, range):
+            raise SimjaxError(f"{said}: range is for integers (Hydra's versions disagree about floats); use linspace(1,20,40)")
+        return list(numbers[: MAX_VALUES + 1])
+    values = [plain(value) for value in override.sweep_iterator()]
+    if len(values) == 1 and isinstance(values[0], str) and (match := _SPACES.fullmatch(values[0])):
+        return list(_from_space(f"{key}={values[0]}", match[1], match[2]))  # how the command line hands one to Hydra
+    return values
+
+
+def _refuse_repeated(what: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    seen: set[Any] = set()
+    for row in rows:
+        same = tuple((isinstance(x, bool), x) if isinstance(x, int | float) else format_value(x) for x in row)  # 4 is 4.0
+        if same in seen:
+            raise SimjaxError(f"{what}: {', '.join(map(format_value, row))} is given twice")
+        seen.add(same)

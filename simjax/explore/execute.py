@@ -1,0 +1,154 @@
+"""Running the chunks of a plan on the local devices, several at once, and turning them into rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from queue import SimpleQueue
+from threading import Lock
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+from simjax.engine.batch import compiled_batch
+from simjax.engine.collect import batch_results
+from simjax.engine.params import ClusterParams
+from simjax.engine.stack import Stack, stack
+from simjax.engine.state import ClusterState
+from simjax.explore.plan import Device, Group, Lanes, make_groups
+from simjax.explore.resolve import Design
+from simjax.metrics.rows import result_rows
+
+Row: TypeAlias = dict[str, Any]
+
+STRIDE = 32  # ticks between two looks of an accelerator's host
+
+
+def run_designs(designs: dict[int, Design], groups: Sequence[Group], lanes: Lanes, width: int | None = None) -> Iterator[list[Row]]:
+    """Rows of the designs as they finish: point, status, reason and `simjax.metrics.rows.METRICS`.
+
+    Designs that turn out to need more slots than their group has are run again, with all that their limits allow.
+    """
+    seen: set[int] = set()
+    for rows in _run_groups(groups, designs, lanes):
+        seen.update(row["point"] for row in rows)
+        yield rows
+    left = {point: design for point, design in designs.items() if point not in seen}
+    if left:
+        yield from _run_groups(make_groups(left, lanes, width, roomy=True), left, lanes)
+
+
+def _run_groups(groups: Sequence[Group], designs: dict[int, Design], lanes: Lanes) -> Iterator[list[Row]]:
+    """Rows of chunks as they finish, without those of designs that need more slots.
+
+    A chunk that does not fit the memory is run in halves. Any other failure of a chunk is the reason in its rows, of status "error".
+    """
+    free: SimpleQueue[Device] = SimpleQueue()
+    for device in lanes.devices * lanes.each:
+        free.put(device)
+
+    def on_a_device(batches: Batches, chunk: Sequence[int]) -> list[Row]:
+        device = free.get()
+        try:
+            return _rows_or_reasons(batches, chunk, device)
+        finally:
+            free.put(device)
+
+    pool = ThreadPoolExecutor(lanes.count, thread_name_prefix="simjax")
+    waiting: set[Future[list[Row]]] = set()
+    try:
+        for batches, chunk in _in_order(groups, designs, lanes):
+            waiting.add(pool.submit(on_a_device, batches, chunk))
+            if len(waiting) >= 2 * lanes.count:  # a few chunks ahead and no more: rows are written before many others are made
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_order(groups: Sequence[Group], designs: dict[int, Design], lanes: Lanes) -> Iterator[tuple[Batches, Sequence[int]]]:
+    """All chunks. First those that compile a program, as many groups at a time as there are lanes: each lane compiles another one."""
+    for i in range(0, len(groups), lanes.count):
+        together = [Batches(group, designs) for group in groups[i : i + lanes.count]]
+        yield from ((batches, batches.group.chunks[0]) for batches in together)
+        yield from ((batches, chunk) for batches in together for chunk in batches.group.chunks[1:])
+
+
+def _rows_or_reasons(batches: Batches, points: Sequence[int], device: Device) -> list[Row]:
+    try:
+        return batches.run(points, device)
+    except Exception as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):  # what XLA says
+            said = " ".join(str(error).split())[:300]
+            return [{"point": point, "status": "error", "reason": f"{type(error).__name__}: {said}"} for point in points]
+    if len(points) == 1:
+        return [{"point": points[0], "status": "error", "reason": "out of memory; simulate fewer requests or engines"}]
+    middle = (len(points) + 1) // 2
+    batches.width = min(batches.width, middle)  # later chunks come in such parts at once
+    return _rows_or_reasons(batches, points[:middle], device) + _rows_or_reasons(batches, points[middle:], device)
+
+
+class Batches:
+    """The batches of a group: its table of workloads, made once and put on each device once, and its program.
+
+    Attributes:
+        group: what is run.
+        width: designs side by side; less than planned once that did not fit the memory.
+    """
+
+    def __init__(self, group: Group, designs: dict[int, Design]) -> None:
+        self.group, self.width, self._designs = group, group.width, designs
+        self._whole: tuple[Stack, dict[int, int]] | None = None
+        self._on: dict[Device, Any] = {}
+        self._stacking = Lock()
+
+    def run(self, points: Sequence[int], device: Device) -> list[Row]:
+        """Rows of some of the group's points."""
+        rows: list[Row] = []
+        for i in range(0, len(points), self.width):
+            part = points[i : i + self.width]
+            with jax.enable_x64(True):
+                batch, params = self._batch(part, device)
+                stride = 1 if device.platform == "cpu" else STRIDE
+                program = compiled_batch(batch.shape, stride, params)
+                limit = min(self._designs[part[0]].max_ticks, 2**31 - 1 - stride)
+                state, going = jax.block_until_ready(program(params, jax.device_put(np.int32(limit), device)))
+            rows += self._rows(part, batch, state, np.asarray(going))
+        return rows
+
+    def _batch(self, points: Sequence[int], device: Device) -> tuple[Stack, ClusterParams]:
+        """The designs of these points, filled up to the width by the last of them; on the host, and on the device."""
+        filled = [*points, *[points[-1]] * (self.width - len(points))]
+        if not self.group.shared_table:
+            batch = stack([self._designs[point].lowered for point in filled], self.width, self.group.shape.slots)
+            return batch, jax.device_put(batch.params, device)
+        with self._stacking:
+            if self._whole is None:
+                members = [point for chunk in self.group.chunks for point in chunk]
+                self._whole = (
+                    stack([self._designs[point].lowered for point in members], slots=self.group.shape.slots),
+                    {p: i for i, p in enumerate(members)},
+                )
+            whole, place = self._whole
+            if device not in self._on:
+                self._on[device] = jax.device_put((whole.params.requests, whole.params.cost), device)
+        chosen = np.array([place[point] for point in filled])
+        mine = replace(whole.params, requests=None, cost=None)  # pyright: ignore[reportArgumentType]
+        mine = jax.tree.map(lambda x: x[chosen], mine)
+        requests, cost = self._on[device]
+        host = replace(mine, requests=whole.params.requests, cost=whole.params.cost)
+        return Stack(whole.shape, host), replace(jax.device_put(mine, device), requests=requests, cost=cost)
+
+    def _rows(self, points: Sequence[int], batch: Stack, state: ClusterState, going: np.ndarray) -> list[Row]:
+        """Rows of the points, the first designs of the batch, without those that need more slots."""
+        enough = {b: point for b, point in enumerate(points) if not np.asarray(state.overflow)[b]}
+        designs = [self._designs[point] for point in enough.values()]
+        results = batch_results(batch, {b: self._designs[point].lowered for b, point in enough.items()}, state, going)
+        found = result_rows(results, [design.slo for design in designs], [design.gpus for design in designs])
+        statuses = [result.status.name.lower() for result in results]
+        return [{"point": p, "status": s, "reason": "", **row} for p, s, row in zip(enough.values(), statuses, found, strict=True)]

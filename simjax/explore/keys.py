@@ -1,0 +1,107 @@
+"""Which keys can be swept, and what kind of number they take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, is_dataclass
+from functools import cache
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from omegaconf import DictConfig, OmegaConf
+
+from simjax.config.explain import group_options, unknown_option
+from simjax.config.schema import RunConfig
+from simjax.errors import SimjaxError
+
+SEED = "workload.seed"
+_NOT_SWEPT = {
+    "out": "a sweep has one directory of results; its points are rows of one table",
+    "plots": "a sweep draws no plot for each point; `simjax show-point DIR i` does for one",
+    "timeline_interval_s": "a sweep writes no timeline for each point",
+    "sweep": "it says how to sweep",
+    "objective": "it is the same for all points; `simjax pareto` takes another one afterwards",
+    "hydra": "Hydra's own settings are the same for all points",
+}
+
+
+def canonical(key: str) -> str:
+    """The key that a user's word stands for: `profile` is short for `profile.file`, and Hydra's `++key` forces what can be set anyway."""
+    key = key.removeprefix("++")
+    return "profile.file" if key == "profile" else key
+
+
+def check_key(key: str) -> None:
+    """Raise for a key that no sweep can vary.
+
+    Raises:
+        SimjaxError: there is no such option, it is a group of options, or it cannot differ between points.
+    """
+    if not re.fullmatch(r"\w+([./]\w+)*", key):
+        raise SimjaxError(f"'{key}' cannot be swept: a key looks like scheduler.max_num_seqs")
+    root = re.split(r"[./]", key)[0]
+    if root in _NOT_SWEPT:
+        raise SimjaxError(f"{key} cannot be swept: {_NOT_SWEPT[root]}")
+    if group_options(key):
+        return
+    kind = _types().get(key)
+    if kind is None or is_dataclass(kind):
+        raise SimjaxError(unknown_option(RunConfig, key))
+
+
+def takes_integers(key: str) -> bool:
+    """Whether an option holds an integer, so that 64.0 is to be written 64."""
+    return _types().get(key) is int
+
+
+@cache
+def _types() -> dict[str, Any]:
+    """The type of every option of `simjax run`, without its "or unset"."""
+
+    def walk(kind: type, prefix: str) -> Iterator[tuple[str, Any]]:
+        for field in fields(kind):
+            bare = next(x for x in get_args(field.type) if x is not type(None)) if get_origin(field.type) is UnionType else field.type
+            yield f"{prefix}{field.name}", bare
+            if isinstance(bare, type) and is_dataclass(bare):
+                yield from walk(bare, f"{prefix}{field.name}.")
+
+    return dict(walk(RunConfig, ""))
+
+
+def refuse_interpolated(keys: Iterable[str], config: DictConfig) -> None:
+    """Raise where an interpolation reads a swept key: points set their values past it, so it would keep the value of the base.
+
+    Args:
+        keys: the swept keys.
+        config: the composed configuration with its interpolations unresolved.
+
+    Raises:
+        SimjaxError: naming the swept key and the one that refers to it.
+    """
+    keys = list(keys)
+    for reference, where in _references(OmegaConf.to_container(config, resolve=False), ()):
+        if any(_within(where, key) for key in keys):
+            continue  # its own swept values replace the interpolation
+        for key in keys:
+            if _within(key, reference) or _within(reference, key):
+                raise SimjaxError(f"{key} cannot be swept: {where} refers to it (${{{reference}}}); write out {where}, or sweep both")
+
+
+def _within(key: str, parent: str) -> bool:
+    return key == parent or key.startswith(f"{parent}.")
+
+
+def _references(node: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """All (key referred to, key that holds the interpolation)."""
+    if isinstance(node, dict):
+        for key, inner in node.items():
+            yield from _references(inner, (*path, str(key)))
+    elif isinstance(node, list):
+        for number, inner in enumerate(node):
+            yield from _references(inner, (*path, str(number)))
+    elif isinstance(node, str):
+        for text in re.findall(r"\$\{([^${}:]+)\}", node):
+            name = re.sub(r"\[(\w+)\]", r".\1", text.strip())
+            dots = len(name) - len(name.lstrip("."))
+            yield ".".join((*(path[: len(path) - dots] if dots else ()), name.lstrip("."))), ".".join(path)

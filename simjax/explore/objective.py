@@ -1,0 +1,133 @@
+"""What a sweep looks for: columns to maximise, columns to minimise, and constraints, as the user writes them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from simjax.errors import SimjaxError, closest
+
+_CONSTRAINT = re.compile(r"\s*([^<>=\s]+)\s*(<=|>=|<|>)(?!=)\s*(.*?)\s*")
+_COMPARE = {"<=": np.less_equal, ">=": np.greater_equal, "<": np.less, ">": np.greater}
+NOT_METRICS = ("point", "status", "reason")  # columns of a sweep's table that nobody optimises
+CI95 = "_ci95"  # what a column of half-widths is called after its metric
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A limit on a column.
+
+    Attributes:
+        column: a column of the table.
+        relation: "<=", ">=", "<" or ">".
+        value: the limit, in the column's unit.
+    """
+
+    column: str
+    relation: str
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.column}{self.relation}{self.value:.12g}"
+
+    def holds(self, values: np.ndarray) -> np.ndarray:
+        """Where float64 values keep the limit, as bool of the same shape; a NaN does not."""
+        return _COMPARE[self.relation](values, self.value)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What to look for in a table.
+
+    Attributes:
+        maximize, minimize: columns, at least one of them in all; none twice.
+        constraints: limits that a row must keep to count.
+    """
+
+    maximize: tuple[str, ...]
+    minimize: tuple[str, ...]
+    constraints: tuple[Constraint, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The columns to optimise: first those to maximise."""
+        return self.maximize + self.minimize
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns that are read: the metrics, then those of the constraints; each once."""
+        return tuple(dict.fromkeys(self.metrics + tuple(limit.column for limit in self.constraints)))
+
+    def __str__(self) -> str:
+        parts = [f"highest {name}" for name in self.maximize] + [f"lowest {name}" for name in self.minimize]
+        return ", ".join(parts) + (f" subject to {', '.join(map(str, self.constraints))}" if self.constraints else "")
+
+
+def parse_objective(maximize: Sequence[str] | str, minimize: Sequence[str] | str, subject_to: Sequence[str] | str = ()) -> Objective:
+    """The objective that lists of strings describe.
+
+    Args:
+        maximize: names of columns; one that stands there twice counts once.
+        minimize: the same.
+        subject_to: constraints such as "ttft_p99_s<=0.5"; also >=, < and >.
+
+    Raises:
+        SimjaxError: there is nothing to optimise, a column is both maximised and minimised, or a constraint cannot be read.
+    """
+    up, down = _names(maximize), _names(minimize)
+    if not up and not down:
+        raise SimjaxError("nothing to optimise: objective.maximize and objective.minimize are both empty; name a column in one of them")
+    for name in up:
+        if name in down:
+            raise SimjaxError(f"objective: '{name}' is to be maximised and minimised; leave it out of one of the two lists")
+    return Objective(up, down, tuple(dict.fromkeys(parse_constraint(text) for text in _names(subject_to))))
+
+
+def parse_constraint(text: str) -> Constraint:
+    """The constraint that a string such as "ttft_p99_s <= 0.5" describes.
+
+    Raises:
+        SimjaxError: it is no comparison of a column with a finite number.
+    """
+    match = _CONSTRAINT.fullmatch(text)
+    if match is None:
+        raise SimjaxError(f"objective.subject_to: cannot read '{text}'; a constraint looks like column<=value (or >=, <, >)")
+    column, relation, number = match.groups()
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise SimjaxError(f"objective.subject_to: '{text}': '{number}' is not a finite number in the column's unit (0.5, not 500ms)")
+    return Constraint(column, relation, value)
+
+
+def check_columns(objective: Objective, columns: Iterable[str]) -> None:
+    """Raise unless all columns of an objective are among those of a table.
+
+    Raises:
+        SimjaxError: there is no such column; the message says which option names it, and what it may have been meant to be.
+    """
+    known = [name for name in columns if name not in NOT_METRICS]
+    named = [("maximize", objective.maximize), ("minimize", objective.minimize)]
+    named.append(("subject_to", tuple(limit.column for limit in objective.constraints)))
+    for option, names in named:
+        for name in names:
+            if name not in known:
+                raise SimjaxError(f"objective.{option}: there is no column '{name}'; {_hint(name, known)}")
+
+
+def _hint(name: str, known: list[str]) -> str:
+    if name == "itl" or name.startswith("itl_"):
+        beside = name.replace("itl", "tpot", 1)
+        said = f"; {beside} does without" if beside in known else ""
+        return f"sweeps do not keep the log of steps that ITL percentiles need{said}"
+    return closest(name, [column for column in known if not column.endswith(CI95)])
+
+
+def _names(given: Sequence[str] | str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([given] if isinstance(given, str) else [str(name) for name in given]))

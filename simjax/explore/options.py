@@ -1,0 +1,70 @@
+"""The configurations of many points: composed once for each choice of option groups, then only the swept fields are set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from simjax.config.compose import compose_config, refuse_ignored, typed
+from simjax.config.explain import explain, group_options
+from simjax.config.schema import RunConfig
+from simjax.errors import SimjaxError
+from simjax.explore.values import format_value
+
+
+class Options:
+    """Typed configurations of points that share the base overrides and differ in some keys.
+
+    Composing takes Hydra about 70 ms, setting a field of the composed dataclass microseconds. Every value is converted by the schema, as
+    composing would, once.
+    """
+
+    def __init__(self, base: Sequence[str], keys: Sequence[str]) -> None:
+        self.base = list(base)
+        self.groups = tuple(key for key in keys if group_options(key))
+        self._composed: dict[
+            tuple[str, ...], tuple[DictConfig, RunConfig]
+        ] = {}  # the first of them is scratch: values are set and read there
+        self._converted: dict[tuple[str, str], Any] = {}
+
+    def config(self, values: Mapping[str, Any]) -> RunConfig:
+        """The configuration with these values for swept keys; keys left out have the value of the base.
+
+        Raises:
+            SimjaxError: there is no such option, or a value is of the wrong type or out of its range.
+        """
+        scratch, config = self._base(values)
+        for key, value in values.items():
+            if key not in self.groups:
+                config = _with(config, key.split("."), self._convert(scratch, key, value))
+        refuse_ignored(values, config.cluster.file is not None, bool(config.cluster.groups))
+        return config
+
+    def _base(self, values: Mapping[str, Any]) -> tuple[DictConfig, RunConfig]:
+        choices = tuple(f"{key}={format_value(values[key])}" for key in self.groups if key in values)
+        if choices not in self._composed:
+            raw = compose_config("run", [*self.base, *choices])
+            self._composed[choices] = raw, typed(raw)
+        return self._composed[choices]
+
+    def _convert(self, scratch: DictConfig, key: str, value: Any) -> Any:
+        """A value as the field of that key holds it."""
+        known = (key, format_value(value))
+        if known not in self._converted:
+            try:
+                OmegaConf.update(scratch, key, value, merge=False)
+                found = OmegaConf.select(scratch, key)
+                self._converted[known] = OmegaConf.to_object(found) if OmegaConf.is_config(found) else found
+            except OmegaConfBaseException as error:
+                raise SimjaxError(explain(RunConfig, [], error)) from error
+        return self._converted[known]
+
+
+def _with(config: Any, path: Sequence[str], value: Any) -> Any:
+    """The dataclass with the field at the end of the path replaced; checks of ranges run again."""
+    name, *rest = path
+    return replace(config, **{name: _with(getattr(config, name), rest, value) if rest else value})

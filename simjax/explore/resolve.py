@@ -1,0 +1,193 @@
+"""From points to designs: what each point simulates, as arrays; or why it cannot be simulated."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from simjax.cluster.from_config import build_cluster, cost_source
+from simjax.cluster.notes import beyond_context, refused_by_vllm
+from simjax.cluster.pricing import ClusterPrices, CostSource, price_clusters
+from simjax.cluster.spec import ClusterSpec
+from simjax.config.schema import RunConfig
+from simjax.engine.lower import Lowered, lower, request_params
+from simjax.engine.params import RequestParams
+from simjax.engine.shape import requests_bucket
+from simjax.errors import SimjaxError
+from simjax.explore.options import Options
+from simjax.explore.points import Points
+from simjax.explore.values import format_value
+from simjax.metrics.slo import Slo
+from simjax.workload import build_workload
+from simjax.workload.workload import Workload
+
+_T = TypeVar("_T")
+_LOGGED = 3  # messages of a kind before the rest is only counted
+
+
+@dataclass(frozen=True)
+class Design:
+    """A point that can be simulated.
+
+    Attributes:
+        lowered: its arrays; tables of equal workloads, and of all costs, are the same objects.
+        slo: limits for its goodput.
+        gpus: devices of its cluster.
+        max_ticks: bound on the length of its run.
+    """
+
+    lowered: Lowered
+    slo: Slo | None
+    gpus: int
+    max_ticks: int
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The designs of a sweep by point, the reasons of those points that have none, and what a reader of the numbers must know."""
+
+    designs: dict[int, Design]
+    invalid: dict[int, str]
+    warnings: tuple[str, ...]
+
+
+class _Load(NamedTuple):
+    workload: Workload
+    requests: RequestParams
+
+
+class _Engines(NamedTuple):
+    cluster: ClusterSpec
+    source: CostSource
+
+
+class _Run(NamedTuple):
+    leap: bool
+    max_ticks: int
+    slo: Slo | None
+
+
+def resolve(base: Sequence[str], points: Points, which: Sequence[int]) -> Resolved:
+    """The designs of the points numbered in `which`.
+
+    A configuration has parts that do not see each other: the workload, the engines with their costs, and the rest. Each part is built once
+    for each combination of the values that it depends on.
+
+    Raises:
+        SimjaxError: the base itself is wrong.
+    """
+    options = Options(base, points.keys)
+    options.config({})
+    with _few_messages():
+        loads = _part(options, points, which, ("workload",), _load)
+        engines = _part(options, points, which, ("model", "device", "cluster", "scheduler", "profile"), _engines)
+        runs = _part(options, points, which, ("sim", "slo"), _run)
+    distinct = {id(built): built for built in engines.values() if isinstance(built, _Engines)}
+    found = price_clusters([built.cluster.instances for built in distinct.values()], [built.source for built in distinct.values()])
+    prices = dict(zip(distinct, found, strict=True))
+    designs, invalid = {}, {}
+    for point in which:
+        made = _design(engines[point], loads[point], runs[point], prices.get(id(engines[point])))
+        if isinstance(made, Design):
+            designs[point] = made
+        else:
+            invalid[point] = str(made)
+    warned = [line for price in found if isinstance(price, ClusterPrices) for line in price.warnings]
+    warned += _cluster_warnings(engines, loads, prices, designs)
+    return Resolved(designs, invalid, tuple(dict.fromkeys(warned)))
+
+
+def _design(
+    engines: _Engines | SimjaxError, load: _Load | SimjaxError, run: _Run | SimjaxError, prices: ClusterPrices | SimjaxError | None
+) -> Design | SimjaxError:
+    for part in (engines, load, run, prices):
+        if isinstance(part, SimjaxError):
+            return part
+    assert isinstance(engines, _Engines) and isinstance(load, _Load) and isinstance(run, _Run) and isinstance(prices, ClusterPrices)
+    try:
+        lowered = lower(engines.cluster, prices, load.workload, leap=run.leap, log=False, requests=load.requests)
+    except SimjaxError as error:
+        return error
+    return Design(lowered, run.slo, engines.cluster.num_devices, run.max_ticks)
+
+
+def _part(
+    options: Options, points: Points, which: Sequence[int], roots: tuple[str, ...], build: Callable[[RunConfig], _T]
+) -> dict[int, _T | SimjaxError]:
+    """What `build` makes of each point's configuration, of which it reads the options under `roots` only; or the mistake in them."""
+    columns = [number for number, key in enumerate(points.keys) if key.split(".")[0] in roots]
+    built: dict[tuple, _T | SimjaxError] = {}
+    found: dict[int, _T | SimjaxError] = {}
+    for point in which:
+        values = {points.keys[number]: points.rows[point][number] for number in columns}
+        key = tuple(map(_hashable, values.values()))
+        if key not in built:
+            try:
+                built[key] = build(options.config(values))
+            except SimjaxError as error:
+                built[key] = error
+        found[point] = built[key]
+    return found
+
+
+def _hashable(value: Any) -> Any:
+    """A value to tell apart what it builds: 1 and True and 1.0 are different."""
+    return (type(value), value) if isinstance(value, int | float | str | None) else format_value(value)
+
+
+def _load(config: RunConfig) -> _Load:
+    workload = build_workload(config.workload).validate()
+    return _Load(workload, request_params([workload], requests_bucket(len(workload)), [config.workload.seed]))
+
+
+def _engines(config: RunConfig) -> _Engines:
+    return _Engines(build_cluster(config.model, config.device, config.cluster, config.scheduler), cost_source(config.profile))
+
+
+def _run(config: RunConfig) -> _Run:
+    limits = {name: limit for name, limit in asdict(config.slo).items() if limit is not None}
+    return _Run(config.sim.leap, config.sim.max_ticks, Slo(**limits) if limits else None)
+
+
+def _cluster_warnings(
+    engines: Mapping[int, Any], loads: Mapping[int, Any], prices: Mapping[int, ClusterPrices | SimjaxError], designs: Mapping[int, Design]
+) -> list[str]:
+    """What single runs warn of: flags that vLLM would refuse, and once for each source of costs, requests longer than what was measured."""
+    lines: list[str] = []
+    refused: dict[int, _Engines] = {}
+    longest: dict[tuple[str, int], int] = {}
+    for point in designs:
+        built, price = engines[point], prices[id(engines[point])]
+        refused[id(built)] = built
+        assert isinstance(price, ClusterPrices)
+        for source in price.measured:
+            longest[source] = max(longest.get(source, 0), loads[point].workload.longest_tokens)
+    for source, tokens in longest.items():
+        lines += beyond_context([source], tokens)
+    never = [line for built in refused.values() for line in refused_by_vllm(built.cluster.instances)]
+    never = list(dict.fromkeys(never))
+    more = [f"and {len(never) - _LOGGED} more designs with which vLLM would not start"] if len(never) > _LOGGED else []
+    return [*lines, *never[:_LOGGED], *more]
+
+
+@contextmanager
+def _few_messages() -> Iterator[None]:
+    """Let the workloads of a sweep log the first few messages of each kind; thousands of points may say the same."""
+    logger = logging.getLogger("simjax.workload.build")
+    seen: dict[str, int] = {}
+
+    def first(record: logging.LogRecord) -> bool:
+        seen[record.msg] = seen.get(record.msg, 0) + 1
+        return seen[record.msg] <= _LOGGED
+
+    logger.addFilter(first)
+    try:
+        yield
+    finally:
+        logger.removeFilter(first)
+        for message, count in seen.items():
+            if count > _LOGGED:
+                logger.warning("%d more like: %s", count - _LOGGED, message.partition(":")[0])

@@ -1,0 +1,129 @@
+"""Values in Hydra's override grammar: written so that they come back exactly, read as Hydra reads them.
+
+`key=` before a written value is a valid override of one value, whatever commas, quotes or brackets the value holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+
+from simjax.errors import SimjaxError
+
+# Hydra's tokens for numbers, and the strings that it takes as they are; its own parser takes a hundred times as long for these.
+_WHOLE = r"(?:0|[1-9](?:_?[0-9])*)"
+_POINT = rf"(?:{_WHOLE}\.|{_WHOLE}?\.[0-9](?:_?[0-9])*)"
+_INT = re.compile(rf"[+-]?{_WHOLE}")
+_FLOAT = re.compile(rf"[+-]?(?:{_POINT}|(?:{_WHOLE}|{_POINT})[eE][+-]?[0-9](?:_?[0-9])*)")
+_PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_\-/.]*")
+_SHOWN = 100  # characters of a text in a message
+_WORDS: dict[str, Any] = {"true": True, "false": False, "null": None, "inf": float("inf"), "nan": float("nan")}
+
+
+def format_value(value: Any) -> str:
+    """A value as Hydra's grammar writes it: `parse_value` of the text gives the value back exactly, floats to the last bit.
+
+    Args:
+        value: None, bool, int, float, str, or lists (tuples, arrays) and dicts of them; numpy scalars count as what they hold.
+
+    Raises:
+        SimjaxError: it cannot be said in one line of the grammar: another type, a key that is no plain word, a line break.
+    """
+    if isinstance(value, str):
+        if _is_plain(value):
+            return value
+        if any(character in value for character in "\r\n\0"):
+            raise SimjaxError(f"{value!r}: a value is one line of text")
+        return QuotedString(value, Quote.single).with_quotes()
+    if value is None:
+        return "null"
+    if isinstance(value, bool | np.bool):
+        return "true" if value else "false"
+    if isinstance(value, int | np.integer):
+        return str(int(value))
+    if isinstance(value, float | np.floating):
+        return repr(float(value))
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_format_key(key)}:{format_value(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple | np.ndarray):
+        return "[" + ",".join(map(format_value, value)) + "]"
+    kinds = "a number, true or false, text, null, or a list or mapping of them"
+    raise SimjaxError(f"{value!r}: a value is {kinds}, not {type(value).__name__}")
+
+
+def _is_plain(text: str) -> bool:
+    return _PLAIN.fullmatch(text) is not None and text.lower() not in _WORDS
+
+
+def _format_key(key: Any) -> str:
+    if not isinstance(key, str) or not _is_plain(key):
+        raise SimjaxError(f"{key!r}: the keys of a mapping are plain words such as max_num_seqs")
+    return key
+
+
+def parse_value(text: str) -> Any:
+    """What Hydra makes of `key=text`: None, bool, int, float, str, or lists and dicts of them.
+
+    Raises:
+        SimjaxError: Hydra cannot read it, or reads several values.
+    """
+    text = text.strip()
+    if _INT.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    if _PLAIN.fullmatch(text):
+        return _WORDS.get(text.lower(), text)
+    override = read_override(f"key={text}")
+    if override.is_sweep_override():
+        raise SimjaxError(f"{text}: several values where one is wanted; put a value that holds a comma in quotes: 'a,b'")
+    return plain(override.value())
+
+
+def plain(parsed: Any) -> Any:
+    """A parsed value without Hydra's wrappers around quoted text.
+
+    Raises:
+        SimjaxError: a sweep lies inside it, such as `[1,range(3)]`.
+    """
+    if isinstance(parsed, QuotedString):
+        return parsed.text
+    if isinstance(parsed, list):
+        return [plain(inner) for inner in parsed]
+    if isinstance(parsed, dict):
+        return {plain(key): plain(inner) for key, inner in parsed.items()}
+    if parsed is None or isinstance(parsed, bool | int | float | str):
+        return parsed
+    raise SimjaxError(f"{type(parsed).__name__}: a list of values cannot hold a range, choice or interval; write its values out")
+
+
+def read_override(override: str) -> Override:
+    """An override as Hydra's parser reads it.
+
+    Raises:
+        SimjaxError: it cannot read it.
+    """
+    try:
+        return _parser().parse_override(override)
+    except HydraException as error:
+        said = str(error).strip().splitlines()[0]
+        reason = re.sub(r"^\w+ while evaluating '.*': ", "", said)
+        hint = "" if reason != said else "; put a value with special characters in quotes: 'value'"
+        raise SimjaxError(f"cannot read {shortened(override.removeprefix('key='))!r} ({shortened(reason)}){hint}") from error
+
+
+def shortened(text: str) -> str:
+    """What a message shows of a text that may hold thousands of values."""
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]} ..."
+
+
+@cache
+def _parser() -> OverridesParser:
+    return OverridesParser.create()
