@@ -118,7 +118,7 @@ def _run(command: Command, overrides: list[str], show_config: bool) -> None:
     from omegaconf import OmegaConf
 
     from simjax.config.compose import compose_config, typed
-    from simjax.config.schema import SweepConfig
+    from simjax.config.sweep import SweepConfig
 
     config = compose_config(command.config, overrides)
     if show_config:

@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from simjax.config import compose
 from simjax.config.explain import explain
-from simjax.config.schema import RunConfig, SweepConfig
+from simjax.config.schema import RunConfig
+from simjax.config.sweep import SweepConfig
 from simjax.errors import SimjaxError, closest
 from simjax.explore.axes import axis, parse_values
 from simjax.explore.keys import canonical, check_key

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simjax.cli.output import console, progress, results_in, warn
-from simjax.config.schema import ObjectiveConfig, ParetoConfig
+from simjax.config.sweep import ObjectiveConfig, ParetoConfig
 from simjax.errors import SimjaxError
 
 if TYPE_CHECKING:

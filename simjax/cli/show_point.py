@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from simjax.cli import run
 from simjax.cli.output import console
 from simjax.config.compose import compose_config, typed
-from simjax.config.schema import ShowPointConfig
+from simjax.config.sweep import ShowPointConfig
 from simjax.errors import SimjaxError
 from simjax.explore.stored import StoredSweep, read_stored
 from simjax.explore.table import read_results

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from simjax.config import schema
+from simjax.config import schema, sweep
 from simjax.config.explain import explain, unknown_option
 from simjax.errors import SimjaxError
 from simjax.paths import CONF
@@ -24,8 +24,8 @@ SCHEMAS: dict[str, type] = {
     "validate": schema.ValidateConfig,
     "describe": schema.DescribeConfig,
     "fit": schema.FitConfig,
-    "show_point": schema.ShowPointConfig,
-    "pareto": schema.ParetoConfig,
+    "show_point": sweep.ShowPointConfig,
+    "pareto": sweep.ParetoConfig,
 }
 
 
@@ -36,7 +36,7 @@ def register() -> None:
         store.store(name=f"base_{name}", node=node)
     store.store(group="workload", name="base_workload", node=WorkloadConfig)
     store.store(group="scheduler", name="base_scheduler", node=schema.SchedulerConfig)
-    store.store(group="sweep", name="base_sweep", node=schema.SweepConfig)
+    store.store(group="sweep", name="base_sweep", node=sweep.SweepConfig)
 
 
 def compose_config(command: str, overrides: list[str]) -> DictConfig:

@@ -17,7 +17,8 @@ from simjax.engine.collect import batch_results
 from simjax.engine.params import ClusterParams
 from simjax.engine.stack import Stack, stack
 from simjax.engine.state import ClusterState
-from simjax.explore.plan import Device, Group, Lanes, make_groups
+from simjax.explore.groups import Group, make_groups
+from simjax.explore.lanes import Device, Lanes
 from simjax.explore.resolve import Design
 from simjax.metrics.rows import result_rows
 

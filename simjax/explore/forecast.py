@@ -39,7 +39,10 @@ class _Load(NamedTuple):
 def forecast(designs: Sequence[Lowered]) -> Forecast:
     """The forecast of each design."""
     known: dict[int, _Load] = {}
-    loads = [known.setdefault(id(design.params.requests), _load(design.params.requests)) for design in designs]
+    for requests in (design.params.requests for design in designs):
+        if id(requests) not in known:
+            known[id(requests)] = _load(requests)
+    loads = [known[id(design.params.requests)] for design in designs]
     engines = [_engines(design) for design in designs]
     owner = np.repeat(np.arange(len(designs)), [len(x) for x in engines])
     peak, pressure = _fluid([x for design in engines for x in design], [loads[d] for d in owner])

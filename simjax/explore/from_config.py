@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from simjax.config.schema import SweepConfig
+from simjax.config.sweep import SweepConfig
 from simjax.errors import SimjaxError
 from simjax.explore.axes import Axis, axis, zipped
 from simjax.explore.keys import canonical, refuse_interpolated

@@ -8,8 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from simjax.explore.execute import Row, run_designs
+from simjax.explore.groups import make_groups
+from simjax.explore.lanes import Lanes, local_lanes
 from simjax.explore.objective import Objective
-from simjax.explore.plan import Lanes, SweepPlan, local_lanes, make_groups
+from simjax.explore.plan import SweepPlan
 from simjax.explore.store import SweepStore
 from simjax.metrics.rows import METRICS
 

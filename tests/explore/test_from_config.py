@@ -5,7 +5,7 @@ import pytest
 import simjax
 from simjax.config.compose import compose_config
 from simjax.config.explain import group_options
-from simjax.config.schema import SweepConfig
+from simjax.config.sweep import SweepConfig
 from simjax.errors import SimjaxError
 from simjax.explore.axes import axis
 from simjax.explore.from_config import base_of, check_base, points_of

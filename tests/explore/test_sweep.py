@@ -10,10 +10,11 @@ import pytest
 import simjax
 from simjax.engine.simulate import compile_count
 from simjax.errors import SimjaxError
-from simjax.explore import execute, plan
+from simjax.explore import execute, groups
 from simjax.explore.axes import axis
+from simjax.explore.lanes import Lanes, local_lanes
 from simjax.explore.objective import parse_objective
-from simjax.explore.plan import Lanes, SweepPlan, local_lanes, plan_sweep
+from simjax.explore.plan import SweepPlan, plan_sweep
 from simjax.explore.points import grid
 from simjax.explore.run import run_plan
 from simjax.metrics import Slo
@@ -78,8 +79,8 @@ def test_runs_that_do_not_finish_have_a_status():
 
 def test_engines_that_need_more_slots_than_expected_run_again(monkeypatch):
     """A forecast that is far too low costs time, and changes nothing."""
-    guess = plan.forecast
-    monkeypatch.setattr(plan, "forecast", lambda designs: guess(designs)._replace(held=guess(designs).held * 0 + 1))
+    guess = groups.forecast
+    monkeypatch.setattr(groups, "forecast", lambda designs: guess(designs)._replace(held=guess(designs).held * 0 + 1))
     base = ["workload.num_requests=150", "workload.prompt.mean=200", "workload.output.mean=60", "workload.rate=150"]
     sweep = SweepPlan.of(base, {"scheduler.max_num_seqs": [8, 128, 100], "cluster.instances": [1, 2]})
     assert all(group.shape.tight and group.shape.slots == 32 for group in sweep.groups)
@@ -185,9 +186,9 @@ def test_batches_are_planned_for_the_devices():
     """Widths are powers of two that give every lane work; long workloads share no program with short ones."""
     swept = grid([axis("workload.num_requests", [20, 30, 5000]), axis("workload.rate", [float(x) for x in range(1, 101)])])
     two, one = Lanes(local_lanes().devices, 2), Lanes(local_lanes().devices, 1)
-    groups = plan_sweep([], swept, lanes=two).groups
-    assert [(group.shape.requests, group.designs, group.width) for group in groups] == [(16_384, 100, 64), (512, 200, 64)]
-    assert sorted(point for group in groups for chunk in group.chunks for point in chunk) == list(range(300))
+    planned = plan_sweep([], swept, lanes=two).groups
+    assert [(group.shape.requests, group.designs, group.width) for group in planned] == [(16_384, 100, 64), (512, 200, 64)]
+    assert sorted(point for group in planned for chunk in group.chunks for point in chunk) == list(range(300))
     few = grid([axis("workload.rate", [1.0, 2.0, 3.0])])
     assert [plan_sweep([], few, lanes=lanes).groups[0].width for lanes in (one, two)] == [4, 2]
     assert plan_sweep([], few, width=1, lanes=one).groups[0].width == 1
@@ -201,7 +202,7 @@ def test_seats_that_nobody_needs_are_not_simulated():
 
 
 def test_large_tables_of_workloads_are_cut_to_batches(monkeypatch):
-    monkeypatch.setattr(plan, "TABLE_BYTES", 100_000)
+    monkeypatch.setattr(groups, "TABLE_BYTES", 100_000)
     sweep = SweepPlan.of(SMALL, {"workload.seed": list(range(12)), "scheduler.max_num_seqs": [8, 7]}, width=4)
     assert [group.shared_table for group in sweep.groups] == [False]
     before = compile_count()

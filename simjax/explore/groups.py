@@ -1,0 +1,132 @@
+"""Which designs run together, through one program, and how many of them side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from simjax.engine.shape import EngineShape, slots_for
+from simjax.engine.stack import instance_bucket, program_key
+from simjax.explore.forecast import forecast
+from simjax.explore.lanes import Lanes
+from simjax.explore.resolve import Design
+
+# For choices only: seconds of a CPU core a tick, design and slot, seconds to compile a program, and how much faster an accelerator is.
+SLOT_S, COMPILE_S, ACCELERATION = 5.5e-9, 2.0, 100.0
+MEMORY_BYTES = 1 << 30  # most that all batches that run at once may hold
+TABLE_BYTES = 256 << 20  # a larger table of workloads is cut to those of a batch
+CPU_WIDTH, ACCELERATOR_WIDTH = 64, 8_192  # a batch that fits the cache of a core; enough designs to fill an accelerator
+SLOT_BYTES, REQUEST_BYTES, ROW_BYTES = 2 * 60, 44, 24  # of a slot (twice: the old and the new state), of an outcome, of a table's row
+LARGE = 4_096  # workloads of more requests do not share a program with smaller ones: outcomes are as long as the longest
+
+
+@dataclass(frozen=True)
+class Group:
+    """Designs that run through one program.
+
+    Attributes:
+        shape: sizes that hold all of them.
+        chunks: numbers of points, those of a chunk side by side; longest runs first.
+        width: designs of a batch; a shorter chunk is filled up.
+        shared_table: whether one table holds the workloads of the whole group, or one for each chunk.
+        ticks: what the runs of the group are expected to take in all.
+        memory_bytes: of the batches that run at once and the table, about.
+    """
+
+    shape: EngineShape
+    chunks: tuple[tuple[int, ...], ...]
+    width: int
+    shared_table: bool
+    ticks: int
+    memory_bytes: int
+
+    @property
+    def designs(self) -> int:
+        """How many."""
+        return sum(map(len, self.chunks))
+
+    def __str__(self) -> str:
+        shape = self.shape
+        engines = "1 engine" if shape.instances == 1 else f"up to {shape.instances} engines"
+        router = ", closed loop" if shape.clients else ", live router" if shape.live_routing else ""
+        sizes = f"{engines}{router}, {shape.requests:,} requests, {shape.slots} slots"
+        batches = f"{len(self.chunks):,} x {self.width}" if len(self.chunks) > 1 else f"{self.width}"
+        return f"{self.designs:,} designs in batches of {batches}: {sizes}; {self.ticks:,} ticks, {self.memory_bytes / 2**20:,.0f} MiB"
+
+
+def make_groups(designs: dict[int, Design], lanes: Lanes, width: int | None = None, roomy: bool = False) -> tuple[Group, ...]:
+    """Groups of the designs, given by the number of their point; the most work first.
+
+    Args:
+        designs: what to run.
+        lanes: where.
+        width: designs side by side, None for what suits the devices.
+        roomy: give every engine the slots that its limits allow, not only those that it is expected to need.
+    """
+    guess = forecast([design.lowered for design in designs.values()])
+    allowed = np.array([design.lowered.shape.slots for design in designs.values()])
+    slots = allowed if roomy else np.minimum(allowed, [slots_for(int(held), 2**31, EngineShape.window) for held in guess.held])
+    likely = {point: _Likely(int(s), int(t)) for point, s, t in zip(designs, slots, guess.ticks, strict=True)}
+    alike: dict[tuple, list[int]] = {}
+    for point, design in designs.items():
+        shape = design.lowered.shape
+        large = shape.requests if shape.requests > LARGE else 0
+        alike.setdefault((*program_key(design.lowered), large, design.max_ticks), []).append(point)
+    groups = [
+        _group({point: designs[point] for point in together}, likely, lanes, width)
+        for points in alike.values()
+        for together in _by_slots({point: likely[point] for point in points}, lanes)
+    ]
+    return tuple(sorted(groups, key=lambda group: -group.ticks * group.shape.slots))
+
+
+class _Likely(NamedTuple):
+    """What a run is expected to need."""
+
+    slots: int
+    ticks: int
+
+
+def _by_slots(designs: dict[int, _Likely], lanes: Lanes) -> list[list[int]]:
+    """Split designs by their number of slots, of which every tick passes over all, where that saves more time than a program costs."""
+    classes: dict[int, list[int]] = {}
+    for point, likely in designs.items():
+        classes.setdefault(likely.slots, []).append(point)
+    slot_s = SLOT_S / ACCELERATION if lanes.accelerated else SLOT_S
+    done: list[list[int]] = []
+    current: list[int] = []
+    for slots, following in zip(sorted(classes), [*sorted(classes)[1:], 0], strict=True):
+        current += classes[slots]
+        wasted_s = (following - slots) * slot_s * sum(designs[point].ticks for point in current)
+        if not following or wasted_s > COMPILE_S:
+            done.append(current)
+            current = []
+    return done
+
+
+def _group(designs: dict[int, Design], likely: dict[int, _Likely], lanes: Lanes, width: int | None) -> Group:
+    shapes = [design.lowered.shape for design in designs.values()]
+    needed, slots = max(x.slots for x in shapes), max(likely[point].slots for point in designs)
+    shape = replace(
+        shapes[0],
+        requests=max(x.requests for x in shapes),
+        slots=slots,
+        tight=slots < needed,
+        clients=max(x.clients for x in shapes),
+        instances=instance_bucket(shapes[0].instances),
+    )
+    design_bytes = shape.instances * shape.seats * SLOT_BYTES + shape.requests * REQUEST_BYTES
+    design_bytes += shape.instances * shape.requests * 4 if shape.instances > 1 else 0
+    tables = len({id(design.lowered.params.requests) for design in designs.values()})
+    table_bytes = tables * shape.requests * ROW_BYTES
+    wanted = width or (ACCELERATOR_WIDTH if lanes.accelerated else CPU_WIDTH)
+    share = -(-len(designs) // lanes.count)
+    fits = max(1, MEMORY_BYTES // lanes.count // design_bytes)
+    side_by_side = min(wanted, 1 << (share - 1).bit_length(), 1 << (fits.bit_length() - 1))
+    shared = table_bytes <= TABLE_BYTES
+    order = sorted(designs, key=lambda point: -likely[point].ticks)
+    chunks = tuple(tuple(order[i : i + side_by_side]) for i in range(0, len(order), side_by_side))
+    held = lanes.count * side_by_side * (design_bytes + (0 if shared else shape.requests * ROW_BYTES)) + (table_bytes if shared else 0)
+    return Group(shape, chunks, side_by_side, shared, sum(likely[point].ticks for point in designs), held)
