@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from simjax.errors import SimjaxError
+
+Reader = TypeVar("Reader", bound=Callable[..., Any])
 
 
 def read_document(path: Path, what: str) -> Any:
@@ -27,3 +31,27 @@ def read_document(path: Path, what: str) -> Any:
         raise SimjaxError(f"cannot read {what} {path}: not a text file") from error
     except (json.JSONDecodeError, yaml.YAMLError) as error:
         raise SimjaxError(f"{what} {path} is not valid {'JSON' if is_json else 'YAML'}: {' '.join(str(error).split())}") from error
+
+
+def once_per_file(files: int) -> Callable[[Reader], Reader]:
+    """Decorates a reader of a file (a `Path`, its first argument): it reads each of the last so many files once, for as long as the file stays as it is.
+
+    A sweep asks for the same few files thousands of times. What the reader returns is shared, so nobody may change it.
+    """
+
+    def decorate(read: Reader) -> Reader:
+        @lru_cache(maxsize=files)
+        def once(path: Path, state: tuple[int, int], /, *args: Any) -> Any:
+            return read(path, *args)
+
+        @wraps(read)
+        def current(path: Path, *args: Any) -> Any:
+            try:
+                found = path.stat()
+            except OSError:
+                return read(path, *args)  # which says what is wrong
+            return once(path, (found.st_mtime_ns, found.st_size), *args)
+
+        return current  # pyright: ignore[reportReturnType]
+
+    return decorate

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from simjax.documents import read_document
+from simjax.documents import once_per_file, read_document
 from simjax.errors import SimjaxError, closest
 from simjax.hardware.spec import DeviceSpec, LinkSpec, NodeSpec
 from simjax.paths import PROFILES
@@ -47,17 +47,8 @@ def _shipped() -> dict[str, Path]:
     return names
 
 
+@once_per_file(256)
 def _read(path: Path) -> DeviceSpec:
-    """The device in a file; read once for as long as the file stays as it is: sweeps ask for the same few thousands of times."""
-    try:
-        changed = path.stat().st_mtime_ns
-    except OSError:
-        changed = 0  # `read_document` says what is wrong
-    return _read_once(path, changed)
-
-
-@lru_cache(maxsize=256)
-def _read_once(path: Path, changed: int) -> DeviceSpec:
     raw = read_document(path, "device file")
     if not isinstance(raw, dict):
         raise SimjaxError(f"device file {path} must hold a mapping like the files in profiles/hardware")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from simjax.documents import read_document
+from simjax.documents import once_per_file, read_document
 from simjax.errors import SimjaxError, closest
 from simjax.model.spec import ModelSpec, from_hf_config
 from simjax.paths import PROFILES
@@ -49,17 +49,8 @@ def _shipped() -> dict[str, Path]:
     return names
 
 
+@once_per_file(256)
 def _read(path: Path) -> ModelSpec:
-    """The model in a file; read once for as long as the file stays as it is: sweeps ask for the same few thousands of times."""
-    try:
-        changed = path.stat().st_mtime_ns
-    except OSError:
-        changed = 0  # `read_document` says what is wrong
-    return _read_once(path, changed)
-
-
-@lru_cache(maxsize=256)
-def _read_once(path: Path, changed: int) -> ModelSpec:
     config = read_document(path, "model file")
     if not isinstance(config, dict):
         raise SimjaxError(f"model file {path} must hold a mapping with the fields of a Hugging Face config.json")

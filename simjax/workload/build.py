@@ -6,11 +6,11 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from simjax.documents import once_per_file
 from simjax.errors import SimjaxError, closest
 from simjax.workload import arrivals, lengths, transform
 from simjax.workload.closed_loop import closed_loop
@@ -81,19 +81,15 @@ def load_trace(config: WorkloadConfig) -> TraceFile:
     """The trace file that `config` names, as it is in the file; left-out rows are counted in the log."""
     if not config.file:
         raise SimjaxError("workload.file is not set; kind=trace needs the path of a trace file")
-    try:
-        changed = Path(config.file).stat().st_mtime_ns
-    except OSError:
-        changed = 0  # `read_trace` says what is wrong
-    trace = _read_once(config.file, config.format, config.on_bad_row, changed)
+    trace = _read_trace(Path(config.file), config.format, config.on_bad_row)
     _report(config.file, trace)
     return trace
 
 
-@lru_cache(maxsize=4)
-def _read_once(file: str, format: str, on_bad_row: str, changed: int) -> TraceFile:
-    """A trace file, read once for as long as it stays as it is: the points of a sweep play the same one in many ways."""
-    return read_trace(file, format, on_bad_row)
+@once_per_file(4)
+def _read_trace(path: Path, format: str, on_bad_row: str) -> TraceFile:
+    """A trace file; the points of a sweep play the same one in many ways."""
+    return read_trace(str(path), format, on_bad_row)
 
 
 def _check_fields(config: WorkloadConfig) -> None:

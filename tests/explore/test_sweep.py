@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -208,6 +211,22 @@ def test_large_tables_of_workloads_are_cut_to_batches(monkeypatch):
     before = compile_count()
     assert_single(simjax.run_sweep(sweep), sweep, [0, 11, 23])
     assert compile_count() - before <= 2  # the batch, and the single run that it is compared with
+
+
+def test_every_local_device_takes_batches():
+    """Two devices, each with its own program, in a process of their own; the rows are those of one."""
+    axes = {"workload.rate": [float(rate) for rate in range(1, 13)]}
+    code = f"""
+import simjax
+from simjax.explore.lanes import local_lanes
+from simjax.engine.simulate import compile_count
+table = simjax.run_sweep(simjax.SweepPlan.of({SMALL!r}, {axes!r}, width=2))
+print(len(local_lanes().devices), compile_count(), [x.hex() for x in table["e2e_p99_s"]])
+"""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    said = subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+    alone = simjax.run_sweep(SweepPlan.of(SMALL, axes))
+    assert said.strip() == f"2 2 {[x.hex() for x in alone['e2e_p99_s']]}"
 
 
 def test_common_random_numbers():

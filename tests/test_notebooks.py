@@ -1,0 +1,160 @@
+"""The notebooks are committed without outputs, they run, and what their text says is what their numbers say.
+
+Their code cells are executed here, in this process: that needs no Jupyter (some thirty packages), turns warnings into errors as in all
+tests, and leaves the variables to look at. Of Jupyter's own only `IPython.display.Image` is used, which `Shown` stands in for.
+"""
+
+import ast
+import json
+import re
+import shlex
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Cli
+from tests.cli.conftest import cli as cli  # the fixture
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def cells_of(path: Path, kind: str) -> dict[str, str]:
+    """The cells of a kind, by their id."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return {cell["id"]: "".join(cell["source"]) for cell in cells if cell["cell_type"] == kind}
+
+
+class Shown:
+    """What a notebook shows, instead of showing it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import matplotlib.pyplot as plt
+
+        self.images: list[Path] = []
+        self.figures = 0
+        display = types.ModuleType("IPython.display")
+        display.Image = self._image  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "IPython.display", display)
+        plt.switch_backend("agg")
+        monkeypatch.setattr(plt, "show", self._show)
+
+    def _image(self, path: Path, width: int | None = None) -> None:
+        assert Path(path).read_bytes().startswith(PNG)
+        self.images.append(Path(path))
+
+    def _show(self) -> None:
+        import matplotlib.pyplot as plt
+
+        for number in plt.get_fignums():
+            plt.figure(number).canvas.draw()
+            self.figures += 1
+        plt.close("all")
+
+
+def execute(path: Path) -> dict[str, Any]:
+    """Run the code cells one after the other; returns the variables."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for name, source in cells_of(path, "code").items():
+        tree = ast.parse(source)
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, f"{path.name}, cell {name}", "exec"), names)
+        if last is not None:  # Jupyter shows its value
+            value = eval(compile(ast.Expression(last.value), f"{path.name}, cell {name}", "eval"), names)  # type: ignore[attr-defined]
+            getattr(value, "_repr_html_", value.__repr__)()
+    return names
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_committed_without_outputs(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    book = json.loads(text)
+    assert (book["nbformat"], book["nbformat_minor"]) == (4, 5)
+    assert set(book["metadata"]) <= {"kernelspec", "language_info"}
+    ids = [cell["id"] for cell in book["cells"]]
+    assert len(set(ids)) == len(ids)
+    for cell in book["cells"]:
+        assert cell["metadata"] == {}
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            assert cell["execution_count"] is None
+    assert text == json.dumps(book, indent=1, ensure_ascii=False) + "\n", "another layout than the one Jupyter writes"
+
+
+def test_pareto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """All of its cells, then what its text concludes."""
+    monkeypatch.chdir(tmp_path)
+    shown = Shown(monkeypatch)
+    found = execute(FOLDER / "pareto.ipynb")
+    said = capsys.readouterr().out
+    assert [path.name for path in shown.images] == ["pareto.png", "timeline.png"]
+    assert shown.figures == 1
+    table, front, best = found["table"], found["front"], found["best"]
+    assert len(table) == 288
+    assert len(found["plan"].groups) == 3
+    assert set(table["status"]) == {"finished"}
+
+    # the front
+    assert set(front.rows()["device"]) == {"h200"}
+    assert list(front.left_out.violated.values()) == [front.left_out.total, 67]
+    assert front.left_out.total == 110
+    knee = table.iloc[front.knee]
+    assert (knee["gpus"], knee["rate"], round(knee["ttft_p99_s"], 2)) == (8, 12, 0.17)
+    half = front.rows().set_index("point").query("gpus == 4 and rate == 12")
+    assert (half["ttft_p99_s"].round(2) == 0.35).all()
+    assert half["goodput_per_gpu"].between(1.8 * knee["goodput_per_gpu"], 2.0 * knee["goodput_per_gpu"]).all()
+
+    # the smallest clusters, one replica more, seats
+    assert best["gpus"].to_dict() == {
+        **{("h100", rate): 2 if rate < 6 else 4 for rate in (2, 4, 6, 8, 10, 12)},
+        **{("h200", rate): 1 if rate < 4 else 2 if rate < 6 else 4 for rate in (2, 4, 6, 8, 10, 12)},
+    }
+    assert (best.loc["h100"]["tensor_parallel_size"] > 1).all()
+    capacity = found["capacity"].loc[("h100", 2)]
+    assert capacity.to_dict() == {1: 4, 2: 12, 4: 12}
+    lone = table.query("device == 'h100' and tensor_parallel_size == 1 and instances == 1")
+    assert (lone["kv_num_blocks"] * 16).between(32_000, 36_000).all()
+    assert (lone["preemptions"] > 0).all()
+    four = found["four"].set_index(["instances", "rate"])[["ttft_p99_s", "tpot_p99_s"]]
+    assert (four.loc[1].loc[:10] < four.loc[2].loc[:10]).all(axis=None)
+    assert four.loc[1].loc[12].to_numpy() == pytest.approx(four.loc[2].loc[12].to_numpy(), rel=0.05)
+    queued = found["one_engine"].set_index(["max_num_seqs", "rate"])["ttft_p99_s"] > 1.0
+    assert [place for place, late in queued.items() if late] == [(128, 8), (128, 10), (128, 12), (256, 12)]
+    keeps = table.assign(keeps=table["point"].isin(found["kept"]["point"]))
+    by_seats = keeps.pivot_table(index=["device", "tensor_parallel_size", "instances", "rate"], columns="max_num_seqs", values="keeps")
+    assert (by_seats[512] >= by_seats[128]).all()
+    assert (by_seats[512] >= by_seats[256]).all()
+
+    # seeds
+    assert found["designs"]["kept"].tolist() == [0.8, 0.8, 1.0, 1.0, 1.0, 1.0]
+    assert not found["both"][found["replicates"]["seed"] == 0][:2].any()
+    numbers = re.findall(r"requests/s: two engines instead of one: \w+ (\S+) ± (\S+) ms", said)
+    differences = [(float(mean), float(half)) for mean, half in numbers]
+    assert [round(mean) for mean, _ in differences] == [42, 4, 32, 0]
+    assert [abs(mean) > half for mean, half in differences] == [True, True, True, False]
+
+    # the single run
+    assert found["here"] == found["there"]
+    chosen = found["chosen"]
+    assert (chosen["instances"], chosen["tensor_parallel_size"]) == (2, 2)
+    assert 0.6 < chosen["kv_peak_used_fraction"] < 0.75
+
+
+def test_pareto_from_the_command_line(cli: Cli) -> None:
+    """The command that its last cell shows sweeps the same points."""
+    import simjax
+
+    source = cells_of(FOLDER / "pareto.ipynb", "code")["plan"]
+    names: dict[str, Any] = {"simjax": simjax}
+    exec(source, names)
+    (block,) = re.findall(r"```sh\n(.*?)```", cells_of(FOLDER / "pareto.ipynb", "markdown")["end"], flags=re.DOTALL)
+    command = shlex.split(block.replace("\\\n", " ").splitlines()[0])
+    assert command[0] == "simjax"
+    said = cli(*command[1:], "sweep.dry_run=true")
+    assert said.code == 0, said.err
+    assert said.out.splitlines()[0] == names["plan"].describe().splitlines()[0]
+    assert said.out.splitlines()[1:4] == names["plan"].describe().splitlines()[1:4]
