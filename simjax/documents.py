@@ -34,7 +34,8 @@ def read_document(path: Path, what: str) -> Any:
 
 
 def once_per_file(files: int) -> Callable[[Reader], Reader]:
-    """Decorates a reader of a file (a `Path`, its first argument): it reads each of the last so many files once, for as long as the file stays as it is.
+    """Decorates a reader of a file (a `Path`, its first argument): it reads each of the last so many files once, as long as they stay as
+    they are.
 
     A sweep asks for the same few files thousands of times. What the reader returns is shared, so nobody may change it.
     """
