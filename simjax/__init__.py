@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from simjax.explore.objective import parse_objective as parse_objective
     from simjax.explore.pareto import pareto as pareto
     from simjax.explore.plan import SweepPlan as SweepPlan
+    from simjax.explore.replicates import aggregate as aggregate
+    from simjax.explore.replicates import paired_difference as paired_difference
     from simjax.explore.run import run_sweep as run_sweep
     from simjax.hardware import load_device as load_device
     from simjax.job import run as run
@@ -44,8 +46,10 @@ _PUBLIC = {
     "SimjaxError": "simjax.errors",
     "SweepPlan": "simjax.explore.plan",
     "Workload": "simjax.workload.workload",
+    "aggregate": "simjax.explore.replicates",
     "load_device": "simjax.hardware",
     "load_model": "simjax.model",
+    "paired_difference": "simjax.explore.replicates",
     "pareto": "simjax.explore.pareto",
     "parse_objective": "simjax.explore.objective",
     "read_trace": "simjax.workload",
@@ -64,9 +68,11 @@ __all__ = [
     "SimjaxError",
     "SweepPlan",
     "Workload",
+    "aggregate",
     "compose",
     "load_device",
     "load_model",
+    "paired_difference",
     "pareto",
     "parse_objective",
     "read_trace",

@@ -1,5 +1,12 @@
 """The one exception users see: a wrong option, file or row, told in one line."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class SimjaxError(ValueError):
     """A mistake in what the user gave.
@@ -14,3 +21,15 @@ def closest(name: str, known: list[str]) -> str:
 
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(known))}"
+
+
+def attempt(make: Callable[[], T]) -> T | SimjaxError:
+    """What `make` returns; or the mistake that it met, of whatever kind: one point of many must not end the others."""
+    try:
+        return make()
+    except SimjaxError as error:
+        return error
+    except MemoryError:
+        return SimjaxError("it does not fit the memory of this machine; simulate fewer requests or engines")
+    except Exception as error:
+        return SimjaxError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")

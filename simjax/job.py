@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from simjax.cluster.from_config import build_cluster, cost_source
 from simjax.cluster.notes import beyond_context, refused_by_vllm
 from simjax.cluster.pricing import CostSource, price_cluster
 from simjax.cluster.spec import ClusterSpec
-from simjax.config.schema import RunConfig
+from simjax.config.schema import RunConfig, SloConfig
 from simjax.engine.lower import lower
 from simjax.engine.result import Result
 from simjax.engine.simulate import DEFAULT_MAX_TICKS, simulate
+from simjax.metrics.slo import Slo
 from simjax.workload import build_workload
 from simjax.workload.workload import Workload
 
@@ -58,6 +59,12 @@ def simulate_cluster(
     result = simulate(lowered.shape, lowered.params, max_ticks, on_progress)
     warnings = [*refused_by_vllm(cluster.instances), *prices.warnings, *beyond_context(prices.measured, workload.longest_tokens)]
     return Run(cluster, workload, result, tuple(warnings))
+
+
+def service_levels(config: SloConfig) -> Slo | None:
+    """The limits that a configuration sets, None when it sets none."""
+    limits = {name: limit for name, limit in asdict(config).items() if limit is not None}
+    return Slo(**limits) if limits else None
 
 
 def run(config: RunConfig, on_progress: Progress | None = None) -> Run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from simjax.cli.output import console, progress, results_in, use_compilation_cache, warn
@@ -11,16 +10,15 @@ from simjax.config.schema import RunConfig
 
 if TYPE_CHECKING:
     from simjax.job import Run
-    from simjax.metrics import Slo
 
 
 def execute(config: RunConfig, as_yaml: str) -> Run:
     """Simulate, print the summary, write the results."""
     use_compilation_cache()
-    from simjax.job import run
+    from simjax.job import run, service_levels
     from simjax.metrics import summary_table, write_results
 
-    slo = service_levels(config)
+    slo = service_levels(config.slo)
     with results_in(config.out, "run") as out:
         with progress("compiling the simulator") as update:
             done = run(config, update)
@@ -37,14 +35,6 @@ def execute(config: RunConfig, as_yaml: str) -> Run:
     console().print(summary_table(summary | {"warnings": _unsaid(summary, done.warnings)}, title))
     console().print(f"results in {out}", highlight=False, markup=False, soft_wrap=True)
     return done
-
-
-def service_levels(config: RunConfig) -> Slo | None:
-    """The limits of `slo`, None when none is set."""
-    from simjax.metrics import Slo
-
-    limits = {name: limit for name, limit in asdict(config.slo).items() if limit is not None}
-    return Slo(**limits) if limits else None
 
 
 def _unsaid(summary: dict[str, object], said: tuple[str, ...]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -15,7 +15,7 @@ import numpy as np
 
 from simjax.cluster.notes import as_measured, foreign
 from simjax.cluster.spec import InstanceSpec
-from simjax.errors import SimjaxError
+from simjax.errors import SimjaxError, attempt
 from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.latency.attention_roofline import AttentionEfficiency
 from simjax.latency.bundle import find_bundle, read_bundle
@@ -119,12 +119,19 @@ def price_cluster(instances: tuple[InstanceSpec, ...], source: CostSource) -> Cl
     return prices
 
 
-def price_clusters(clusters: Sequence[tuple[InstanceSpec, ...]], sources: Sequence[CostSource]) -> list[ClusterPrices | SimjaxError]:
+def price_clusters(
+    clusters: Sequence[tuple[InstanceSpec, ...]],
+    sources: Sequence[CostSource],
+    most_tokens: int | None = None,
+    most_seqs: int | None = None,
+) -> list[ClusterPrices | SimjaxError]:
     """The prices of many clusters; engines of one kind and source are priced once, and share one table of costs.
 
     Args:
         clusters: the engines of each.
         sources: where each takes its step costs from.
+        most_tokens: no step can hold more, whatever the limits say, for there are no more in the workload; None if unknown.
+        most_seqs: the same of sequences.
 
     Returns:
         The prices of each, or why it has none.
@@ -137,7 +144,7 @@ def price_clusters(clusters: Sequence[tuple[InstanceSpec, ...]], sources: Sequen
         rows.append([])
         for instance in instances:
             # By identity first: clusters that are built from the same names share their records, and comparing those takes longer.
-            same = (id(source), id(instance.model), id(instance.device), id(instance.link), instance.tensor_parallel_size)
+            same = (source, id(instance.model), id(instance.device), id(instance.link), instance.tensor_parallel_size)
             same += (instance.limits.kv_cache_dtype,)
             if same not in known:
                 kind = (source, _kind(instance))
@@ -147,7 +154,8 @@ def price_clusters(clusters: Sequence[tuple[InstanceSpec, ...]], sources: Sequen
                 known[same] = kinds.index(kind)
             rows[-1].append(known[same])
             members[known[same]].append(instance)
-    sizes = (_largest("max_num_batched_tokens", chain.from_iterable(members)), _largest("max_num_seqs", chain.from_iterable(members)))
+    every = list(chain.from_iterable(members))
+    sizes = (_largest("max_num_batched_tokens", every, most_tokens), _largest("max_num_seqs", every, most_seqs))
     prices = [_price(source, kind, sizes, mine) for (source, kind), mine in zip(kinds, members, strict=True)]
     return _assembled(prices, rows)
 
@@ -186,16 +194,14 @@ def _assembled(prices: list[_Price | SimjaxError], rows: list[list[int]]) -> lis
 
 def _price(source: CostSource, kind: _Kind, sizes: tuple[int, int], members: list[InstanceSpec]) -> _Price | SimjaxError:
     own = max(x.limits.max_num_batched_tokens for x in members), max(x.limits.max_num_seqs for x in members)
-    try:
-        return (_from_tables if source.bundle_root is not None else _from_profile)(kind, source, _Sizes(*sizes, *own))
-    except SimjaxError as error:
-        return error
+    price = _from_tables if source.bundle_root is not None else _from_profile
+    return attempt(lambda: price(kind, source, _Sizes(*sizes, *own)))
 
 
-def _largest(limit: str, instances: Iterable[InstanceSpec]) -> int:
+def _largest(limit: str, instances: Sequence[InstanceSpec], most: int | None) -> int:
     """A size of the cost arrays: in few buckets, as limits are traced, so that sweeping them does not recompile."""
     largest = max((getattr(x.limits, limit) for x in instances), default=1)
-    return 1 << (largest - 1).bit_length()
+    return 1 << (min(largest, most or largest) - 1).bit_length()
 
 
 def _kind(instance: InstanceSpec) -> _Kind:

@@ -91,6 +91,8 @@ def instance_params(cluster: ClusterSpec, prices: ClusterPrices, requests: int) 
 
 def request_params(workloads: Sequence[Workload], size: int, seeds: Sequence[int]) -> RequestParams:
     """V workloads as arrays, each padded to `size` requests; the seeds are those of the random router."""
+    if [len(workload) for workload in workloads] == [size]:
+        return _as_they_are(workloads[0], seeds[0])
     V = len(workloads)
     arrival_s, draws = np.full((V, size), np.inf), np.zeros((V, size))
     prompt, output = np.ones((V, size), np.int32), np.ones((V, size), np.int32)
@@ -105,6 +107,18 @@ def request_params(workloads: Sequence[Workload], size: int, seeds: Sequence[int
         router_draw=_host(draws),
         count=_host(np.array([len(workload) for workload in workloads], np.int32)),
         think_s=_host(np.array([workload.think_s for workload in workloads], np.float64)),
+    )
+
+
+def _as_they_are(workload: Workload, seed: int) -> RequestParams:
+    """A workload that needs no padding, without copies: a sweep may hold thousands."""
+    return RequestParams(
+        arrival_s=_host(np.asarray(workload.arrival_s, np.float64)[None]),
+        prompt_tokens=_host(np.asarray(workload.prompt_tokens, np.int32)[None]),
+        output_tokens=_host(np.asarray(workload.output_tokens, np.int32)[None]),
+        router_draw=_host(np.random.default_rng([ROUTER_STREAM, seed]).random(len(workload))[None]),
+        count=_host(np.array([len(workload)], np.int32)),
+        think_s=_host(np.array([workload.think_s], np.float64)),
     )
 
 

@@ -50,15 +50,11 @@ class Stack:
         return len(self.params.workload)
 
 
-def stack(designs: Sequence[Lowered], workloads: int = 1, slots: int | None = None) -> Stack:
-    """The designs, which must have one `program_key`, as a batch; with at most so many slots (tight ones, if designs may need more).
-
-    Tables hold each distinct record once (compared by identity) and are padded to a power of two rows, so that they seldom change shape;
-    that of the workloads has room for `workloads` of them at least. Call it inside `jax.enable_x64(True)`.
-    """
+def joint_shape(designs: Sequence[Lowered], slots: int | None = None) -> EngineShape:
+    """Sizes that hold all designs of one `program_key`, with at most so many slots (tight ones, if designs may need more)."""
     shapes = [design.shape for design in designs]
     needed = max(x.slots for x in shapes)
-    shape = replace(
+    return replace(
         shapes[0],
         requests=max(x.requests for x in shapes),
         slots=needed if slots is None else min(slots, needed),
@@ -67,6 +63,20 @@ def stack(designs: Sequence[Lowered], workloads: int = 1, slots: int | None = No
         clients=max(x.clients for x in shapes),
         log_rows=0,
     )
+
+
+def stack(designs: Sequence[Lowered], shape: EngineShape | None = None, workloads: int = 1) -> Stack:
+    """The designs, which must have one `program_key`, as a batch.
+
+    Tables hold each distinct record once (compared by identity) and are padded to a power of two rows, so that they seldom change shape.
+    Call it inside `jax.enable_x64(True)`.
+
+    Args:
+        designs: single simulations.
+        shape: sizes that hold them; None for the least.
+        workloads: the table of workloads has room for so many at least.
+    """
+    shape = shape or joint_shape(designs)
     requests, workload = _distinct([design.params.requests for design in designs])
     costs, cost = _distinct([design.params.cost for design in designs])
     first_row = np.cumsum([0, *(_rows(x) for x in costs)])[cost]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from queue import SimpleQueue
@@ -17,6 +17,7 @@ from simjax.engine.collect import batch_results
 from simjax.engine.params import ClusterParams
 from simjax.engine.stack import Stack, stack
 from simjax.engine.state import ClusterState
+from simjax.errors import SimjaxError, attempt
 from simjax.explore.groups import Group, make_groups
 from simjax.explore.lanes import Device, Lanes
 from simjax.explore.resolve import Design
@@ -37,8 +38,11 @@ def run_designs(designs: dict[int, Design], groups: Sequence[Group], lanes: Lane
         seen.update(row["point"] for row in rows)
         yield rows
     left = {point: design for point, design in designs.items() if point not in seen}
-    if left:
-        yield from _run_groups(make_groups(left, lanes, width, roomy=True), left, lanes)
+    for rows in _run_groups(make_groups(left, lanes, width, roomy=True), left, lanes):
+        seen.update(row["point"] for row in rows)
+        yield rows
+    if lost := [failed(point, "it has no result: please report this") for point in left if point not in seen]:
+        yield lost
 
 
 def _run_groups(groups: Sequence[Group], designs: dict[int, Design], lanes: Lanes) -> Iterator[list[Row]]:
@@ -86,9 +90,9 @@ def _rows_or_reasons(batches: Batches, points: Sequence[int], device: Device) ->
     except Exception as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):  # what XLA says
             said = " ".join(str(error).split())[:300]
-            return [{"point": point, "status": "error", "reason": f"{type(error).__name__}: {said}"} for point in points]
+            return [failed(point, f"{type(error).__name__}: {said}") for point in points]
     if len(points) == 1:
-        return [{"point": points[0], "status": "error", "reason": "out of memory; simulate fewer requests or engines"}]
+        return [failed(points[0], "out of memory; simulate fewer requests or engines")]
     middle = (len(points) + 1) // 2
     batches.width = min(batches.width, middle)  # later chunks come in such parts at once
     return _rows_or_reasons(batches, points[:middle], device) + _rows_or_reasons(batches, points[middle:], device)
@@ -111,10 +115,11 @@ class Batches:
     def run(self, points: Sequence[int], device: Device) -> list[Row]:
         """Rows of some of the group's points."""
         rows: list[Row] = []
-        for i in range(0, len(points), self.width):
-            part = points[i : i + self.width]
+        width = self.width  # another thread may make it less meanwhile
+        for i in range(0, len(points), width):
+            part = points[i : i + width]
             with jax.enable_x64(True):
-                batch, params = self._batch(part, device)
+                batch, params = self._batch([*part, *[part[-1]] * (width - len(part))], device)
                 stride = 1 if device.platform == "cpu" else STRIDE
                 program = compiled_batch(batch.shape, stride, params)
                 limit = min(self._designs[part[0]].max_ticks, 2**31 - 1 - stride)
@@ -123,23 +128,20 @@ class Batches:
         return rows
 
     def _batch(self, points: Sequence[int], device: Device) -> tuple[Stack, ClusterParams]:
-        """The designs of these points, filled up to the width by the last of them; on the host, and on the device."""
-        filled = [*points, *[points[-1]] * (self.width - len(points))]
+        """The designs of these points as a batch on the host, and its arrays on the device."""
         if not self.group.shared_table:
-            batch = stack([self._designs[point].lowered for point in filled], self.width, self.group.shape.slots)
+            batch = stack([self._designs[point].lowered for point in points], self.group.shape, workloads=len(points))
             return batch, jax.device_put(batch.params, device)
         with self._stacking:
             if self._whole is None:
                 members = [point for chunk in self.group.chunks for point in chunk]
-                self._whole = (
-                    stack([self._designs[point].lowered for point in members], slots=self.group.shape.slots),
-                    {p: i for i, p in enumerate(members)},
-                )
+                whole = stack([self._designs[point].lowered for point in members], self.group.shape)
+                self._whole = whole, {point: place for place, point in enumerate(members)}
             whole, place = self._whole
             if device not in self._on:
                 self._on[device] = jax.device_put((whole.params.requests, whole.params.cost), device)
-        chosen = np.array([place[point] for point in filled])
         mine = replace(whole.params, requests=None, cost=None)  # pyright: ignore[reportArgumentType]
+        chosen = np.array([place[point] for point in points])
         mine = jax.tree.map(lambda x: x[chosen], mine)
         requests, cost = self._on[device]
         host = replace(mine, requests=whole.params.requests, cost=whole.params.cost)
@@ -148,8 +150,21 @@ class Batches:
     def _rows(self, points: Sequence[int], batch: Stack, state: ClusterState, going: np.ndarray) -> list[Row]:
         """Rows of the points, the first designs of the batch, without those that need more slots."""
         enough = {b: point for b, point in enumerate(points) if not np.asarray(state.overflow)[b]}
-        designs = [self._designs[point] for point in enough.values()]
-        results = batch_results(batch, {b: self._designs[point].lowered for b, point in enough.items()}, state, going)
-        found = result_rows(results, [design.slo for design in designs], [design.gpus for design in designs])
-        statuses = [result.status.name.lower() for result in results]
-        return [{"point": p, "status": s, "reason": "", **row} for p, s, row in zip(enough.values(), statuses, found, strict=True)]
+
+        def rows(some: Mapping[int, int]) -> list[Row]:
+            designs = [self._designs[point] for point in some.values()]
+            results = batch_results(batch, {b: self._designs[point].lowered for b, point in some.items()}, state, going)
+            found = result_rows(results, [design.slo for design in designs], [design.gpus for design in designs])
+            statuses = [result.status.name.lower() for result in results]
+            return [{"point": p, "status": s, "reason": "", **row} for p, s, row in zip(some.values(), statuses, found, strict=True)]
+
+        try:
+            return rows(enough)
+        except Exception:  # of one design: the others have their rows
+            each = [(point, attempt(lambda b=b, point=point: rows({b: point})[0])) for b, point in enough.items()]
+            return [failed(point, str(row)) if isinstance(row, SimjaxError) else row for point, row in each]
+
+
+def failed(point: int, reason: str) -> Row:
+    """The row of a point whose simulation failed, for a reason that may pass."""
+    return {"point": point, "status": "error", "reason": reason}

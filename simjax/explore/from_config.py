@@ -57,12 +57,14 @@ def base_of(overrides: Sequence[str]) -> list[str]:
 
 
 def check_base(base: Sequence[str], points: Points, config: DictConfig) -> None:
-    """Raise for swept keys that the base fixes, or that an interpolation in the composed configuration reads.
+    """Raise for overrides that belong to no point, and for swept keys that the base fixes or an interpolation in the configuration reads.
 
     Raises:
         SimjaxError: naming both.
     """
     for override in base:
+        if _NOT_OF_A_POINT.match(override):
+            raise SimjaxError(f"{override}: it says how to sweep or where results go, and not what a point is; leave it out of the base")
         key = canonical(override.partition("=")[0])
         if key in points.keys:
             raise SimjaxError(f"{override}: {key} is swept; leave out the value that is the same for all points, or the axis")

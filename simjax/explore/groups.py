@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from simjax.engine.shape import EngineShape, slots_for
-from simjax.engine.stack import instance_bucket, program_key
+from simjax.engine.stack import joint_shape, program_key
 from simjax.explore.forecast import forecast
 from simjax.explore.lanes import Lanes
 from simjax.explore.resolve import Design
@@ -65,6 +65,8 @@ def make_groups(designs: dict[int, Design], lanes: Lanes, width: int | None = No
         width: designs side by side, None for what suits the devices.
         roomy: give every engine the slots that its limits allow, not only those that it is expected to need.
     """
+    if not designs:
+        return ()
     guess = forecast([design.lowered for design in designs.values()])
     allowed = np.array([design.lowered.shape.slots for design in designs.values()])
     slots = allowed if roomy else np.minimum(allowed, [slots_for(int(held), 2**31, EngineShape.window) for held in guess.held])
@@ -107,26 +109,24 @@ def _by_slots(designs: dict[int, _Likely], lanes: Lanes) -> list[list[int]]:
 
 
 def _group(designs: dict[int, Design], likely: dict[int, _Likely], lanes: Lanes, width: int | None) -> Group:
-    shapes = [design.lowered.shape for design in designs.values()]
-    needed, slots = max(x.slots for x in shapes), max(likely[point].slots for point in designs)
-    shape = replace(
-        shapes[0],
-        requests=max(x.requests for x in shapes),
-        slots=slots,
-        tight=slots < needed,
-        clients=max(x.clients for x in shapes),
-        instances=instance_bucket(shapes[0].instances),
-    )
+    shape = joint_shape([design.lowered for design in designs.values()], max(likely[point].slots for point in designs))
     design_bytes = shape.instances * shape.seats * SLOT_BYTES + shape.requests * REQUEST_BYTES
     design_bytes += shape.instances * shape.requests * 4 if shape.instances > 1 else 0
     tables = len({id(design.lowered.params.requests) for design in designs.values()})
-    table_bytes = tables * shape.requests * ROW_BYTES
-    wanted = width or (ACCELERATOR_WIDTH if lanes.accelerated else CPU_WIDTH)
-    share = -(-len(designs) // lanes.count)
-    fits = max(1, MEMORY_BYTES // lanes.count // design_bytes)
-    side_by_side = min(wanted, 1 << (share - 1).bit_length(), 1 << (fits.bit_length() - 1))
+    table_bytes = _power_of_two(tables) * shape.requests * ROW_BYTES
     shared = table_bytes <= TABLE_BYTES
+    wanted = width or (ACCELERATOR_WIDTH if lanes.accelerated else CPU_WIDTH)
+    fits = max(1, MEMORY_BYTES // lanes.count // design_bytes)
+    count = lanes.count * -(-len(designs) // (lanes.count * min(wanted, fits)))  # of chunks, such that the lanes end together
+    share = -(-len(designs) // count)
+    step = 1 if share <= 4 else 4 if share <= 16 else 8  # a program is made for each width
+    side_by_side = min(-(-share // step) * step, wanted, fits)
     order = sorted(designs, key=lambda point: -likely[point].ticks)
-    chunks = tuple(tuple(order[i : i + side_by_side]) for i in range(0, len(order), side_by_side))
-    held = lanes.count * side_by_side * (design_bytes + (0 if shared else shape.requests * ROW_BYTES)) + (table_bytes if shared else 0)
+    chunks = tuple(tuple(order[i : i + share]) for i in range(0, len(order), share))
+    table_of_chunks = lanes.count * _power_of_two(side_by_side) * shape.requests * ROW_BYTES
+    held = lanes.count * side_by_side * design_bytes + (table_bytes if shared else table_of_chunks)
     return Group(shape, chunks, side_by_side, shared, sum(likely[point].ticks for point in designs), held)
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()

@@ -26,10 +26,13 @@ class Options:
     def __init__(self, base: Sequence[str], keys: Sequence[str]) -> None:
         self.base = list(base)
         self.groups = tuple(key for key in keys if group_options(key))
-        self._composed: dict[
-            tuple[str, ...], tuple[DictConfig, RunConfig]
-        ] = {}  # the first of them is scratch: values are set and read there
+        # Of each choice of groups: a configuration in which values are set and read back, and the composed one as dataclasses.
+        self._composed: dict[tuple[str, ...], tuple[DictConfig, RunConfig]] = {}
         self._converted: dict[tuple[str, str], Any] = {}
+
+    def unresolved(self) -> DictConfig:
+        """The base as Hydra composes it, interpolations unresolved."""
+        return compose_config("run", self.base)
 
     def config(self, values: Mapping[str, Any]) -> RunConfig:
         """The configuration with these values for swept keys; keys left out have the value of the base.
@@ -41,7 +44,8 @@ class Options:
         for key, value in values.items():
             if key not in self.groups:
                 config = _with(config, key.split("."), self._convert(scratch, key, value))
-        refuse_ignored(values, config.cluster.file is not None, bool(config.cluster.groups))
+        said = [*self.base, *(f"{key}={format_value(value)}" for key, value in values.items())]
+        refuse_ignored(said, config.cluster.file is not None, bool(config.cluster.groups))
         return config
 
     def _base(self, values: Mapping[str, Any]) -> tuple[DictConfig, RunConfig]:

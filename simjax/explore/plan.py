@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
+from simjax.config.compose import normal
 from simjax.config.sweep import SweepConfig
 from simjax.errors import SimjaxError
 from simjax.explore.from_config import points_of
@@ -77,15 +79,20 @@ class SweepPlan:
             zip=[{key: _listed(values) for key, values in together.items()} for together in zipped],
             points=None if points is None else str(points),
             seeds=seeds if seeds is None or isinstance(seeds, int) else list(seeds),
+            width=width,
+            shard=shard,
         )
         found, read = points_of(config)
-        return plan_sweep(base, found, seeds=read, width=width, shard=shard)
+        return plan_sweep(list(map(normal, base)), found, seeds=read, width=width, shard=shard)
 
     def describe(self) -> str:
         """The plan in words: groups, batch sizes, programs to compile, memory."""
         lines = [f"{len(self.designs) + len(self.invalid):,} points: {len(self.designs):,} to simulate, {len(self.invalid):,} invalid"]
         programs = f"{len(self.groups)} program{'s' if len(self.groups) != 1 else ''} to compile"
-        lines[0] += f"; {programs}, {max((group.memory_bytes for group in self.groups), default=0) / 2**20:,.0f} MiB at most"
+        batches = max((group.memory_bytes for group in self.groups), default=0)
+        lines[0] += (
+            f"; {programs}; about {_plan_bytes(self.designs) / 2**20:,.0f} MiB for the plan and {batches / 2**20:,.0f} MiB for batches"
+        )
         lines += [f"  {number}. {group}" for number, group in enumerate(self.groups, 1)]
         reasons: dict[str, int] = {}
         for reason in self.invalid.values():
@@ -97,8 +104,17 @@ class SweepPlan:
         return "\n".join([*lines, *(f"  warning: {line}" for line in self.warnings)])
 
 
+def _plan_bytes(designs: Mapping[int, Design]) -> int:
+    """What the arrays of a plan hold: workloads, costs, limits."""
+    tables = {id(x): x for design in designs.values() for x in (design.lowered.params.requests, design.lowered.params.cost)}
+    rest = sum(x.nbytes for design in designs.values() for x in jax.tree.leaves(design.lowered.params.instances))
+    return rest + sum(x.nbytes for table in tables.values() for x in jax.tree.leaves(table))
+
+
 def _listed(values: Any) -> Any:
-    return values if isinstance(values, str) else [x.item() if isinstance(x, np.generic) else x for x in values]
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        return values  # which `points_of` reads, or says what is wrong with
+    return [x.item() if isinstance(x, np.generic) else x for x in values]
 
 
 def plan_sweep(
@@ -125,9 +141,10 @@ def plan_sweep(
     """
     part, parts = (int(x) for x in (shard or "1/1").split("/"))
     together = len(seeds or (0,))  # the seeds of a design, side by side in the points, go to the same part
-    which = [point for point in range(len(points)) if point // together % parts == part - 1]
+    turn = np.random.default_rng(0).permutation(len(points) // together)  # so that no axis is dealt out in step with the parts
+    which = [point for point in range(len(points)) if turn[point // together] % parts == part - 1]
     resolved = resolve(base, points, which)
-    if resolved.invalid and not resolved.designs:
+    if resolved.invalid and not resolved.designs and shard is None:
         first = min(resolved.invalid)
         raise SimjaxError(f"none of the {len(which):,} points can be simulated; point {first}: {resolved.invalid[first]}")
     groups = make_groups(resolved.designs, lanes or local_lanes(), width)

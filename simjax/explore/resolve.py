@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from simjax.cluster.from_config import build_cluster, cost_source
@@ -15,16 +15,20 @@ from simjax.cluster.spec import ClusterSpec
 from simjax.config.schema import RunConfig
 from simjax.engine.lower import Lowered, lower, request_params
 from simjax.engine.params import RequestParams
-from simjax.engine.shape import requests_bucket
-from simjax.errors import SimjaxError
+from simjax.errors import SimjaxError, attempt
+from simjax.explore.from_config import check_base
 from simjax.explore.options import Options
 from simjax.explore.points import Points
 from simjax.explore.values import format_value
+from simjax.job import service_levels
 from simjax.metrics.slo import Slo
 from simjax.workload import build_workload
 from simjax.workload.workload import Workload
 
 _T = TypeVar("_T")
+
+# The roots of the options that each part of a design depends on.
+LOAD, ENGINES, RUN = ("workload",), ("model", "device", "cluster", "scheduler", "profile"), ("sim", "slo")
 _LOGGED = 3  # messages of a kind before the rest is only counted
 
 
@@ -80,13 +84,23 @@ def resolve(base: Sequence[str], points: Points, which: Sequence[int]) -> Resolv
         SimjaxError: the base itself is wrong.
     """
     options = Options(base, points.keys)
+    check_base(base, points, options.unresolved())
     options.config({})
+    unread = [key for key in points.keys if key.split(".")[0] not in (*LOAD, *ENGINES, *RUN)]
+    if unread:
+        raise SimjaxError(f"{unread[0]} cannot be swept: no part of a design depends on it")
     with _few_messages():
-        loads = _part(options, points, which, ("workload",), _load)
-        engines = _part(options, points, which, ("model", "device", "cluster", "scheduler", "profile"), _engines)
-        runs = _part(options, points, which, ("sim", "slo"), _run)
+        loads = _part(options, points, which, LOAD, _load)
+        engines = _part(options, points, which, ENGINES, _engines)
+        runs = _part(options, points, which, RUN, _run)
     distinct = {id(built): built for built in engines.values() if isinstance(built, _Engines)}
-    found = price_clusters([built.cluster.instances for built in distinct.values()], [built.source for built in distinct.values()])
+    workloads = {id(load): load.workload for load in loads.values() if isinstance(load, _Load)}.values()
+    found = price_clusters(
+        [built.cluster.instances for built in distinct.values()],
+        [built.source for built in distinct.values()],
+        most_tokens=max((workload.tokens for workload in workloads), default=None),
+        most_seqs=max(map(len, workloads), default=None),
+    )
     prices = dict(zip(distinct, found, strict=True))
     designs, invalid = {}, {}
     for point in which:
@@ -107,11 +121,8 @@ def _design(
         if isinstance(part, SimjaxError):
             return part
     assert isinstance(engines, _Engines) and isinstance(load, _Load) and isinstance(run, _Run) and isinstance(prices, ClusterPrices)
-    try:
-        lowered = lower(engines.cluster, prices, load.workload, leap=run.leap, log=False, requests=load.requests)
-    except SimjaxError as error:
-        return error
-    return Design(lowered, run.slo, engines.cluster.num_devices, run.max_ticks)
+    lowered = attempt(lambda: lower(engines.cluster, prices, load.workload, leap=run.leap, log=False, requests=load.requests))
+    return lowered if isinstance(lowered, SimjaxError) else Design(lowered, run.slo, engines.cluster.num_devices, run.max_ticks)
 
 
 def _part(
@@ -125,10 +136,7 @@ def _part(
         values = {points.keys[number]: points.rows[point][number] for number in columns}
         key = tuple(map(_hashable, values.values()))
         if key not in built:
-            try:
-                built[key] = build(options.config(values))
-            except SimjaxError as error:
-                built[key] = error
+            built[key] = attempt(lambda values=values: build(options.config(values)))
         found[point] = built[key]
     return found
 
@@ -140,7 +148,7 @@ def _hashable(value: Any) -> Any:
 
 def _load(config: RunConfig) -> _Load:
     workload = build_workload(config.workload).validate()
-    return _Load(workload, request_params([workload], requests_bucket(len(workload)), [config.workload.seed]))
+    return _Load(workload, request_params([workload], len(workload), [config.workload.seed]))
 
 
 def _engines(config: RunConfig) -> _Engines:
@@ -148,8 +156,7 @@ def _engines(config: RunConfig) -> _Engines:
 
 
 def _run(config: RunConfig) -> _Run:
-    limits = {name: limit for name, limit in asdict(config.slo).items() if limit is not None}
-    return _Run(config.sim.leap, config.sim.max_ticks, Slo(**limits) if limits else None)
+    return _Run(config.sim.leap, config.sim.max_ticks, service_levels(config.slo))
 
 
 def _cluster_warnings(

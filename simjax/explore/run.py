@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 
@@ -13,7 +14,6 @@ from simjax.explore.lanes import Lanes, local_lanes
 from simjax.explore.objective import Objective
 from simjax.explore.plan import SweepPlan
 from simjax.explore.store import SweepStore
-from simjax.metrics.rows import METRICS
 
 Progress = Callable[[int, int], None]
 
@@ -45,7 +45,7 @@ def run_plan(
     """
     directory = Path(out) if plan.shard is None else Path(out) / "shard-{}-of-{}".format(*plan.shard.split("/"))
     warnings: list[str] = []
-    if resume:
+    if resume and not _still_to_begin(plan, directory):
         store, warnings = SweepStore.resume(directory, plan.points, plan.base)
     else:
         store = SweepStore.create(directory, plan.points, base=plan.base, seeds=plan.seeds, objective=_as_lists(objective))
@@ -60,29 +60,42 @@ def run_plan(
                     on_progress(finished, total)
         finally:
             table = store.finish()
-    assert table is not None
+    if table is None:  # a part of more parts than there are points
+        table = pd.DataFrame(columns=list(store.columns))
     return table, [*warnings, *plan.warnings]
 
 
-def run_sweep(plan: SweepPlan, out: str | Path | None = None, on_progress: Progress | None = None) -> pd.DataFrame:
-    """Simulate a sweep: one row a point, with its number, the swept keys, status, reason and the metrics.
+def _still_to_begin(plan: SweepPlan, directory: Path) -> bool:
+    """Whether a part of a sweep was never begun, though others were: its directory is missing beside theirs."""
+    return plan.shard is not None and not directory.exists() and any(directory.parent.glob("shard-*-of-*"))
+
+
+def run_sweep(
+    plan: SweepPlan,
+    out: str | Path | None = None,
+    objective: Objective | None = None,
+    *,
+    on_progress: Progress | None = None,
+    resume: bool = False,
+) -> pd.DataFrame:
+    """Simulate a sweep: one row a point, with its number, the swept keys, status, reason and `simjax.metrics.rows.METRICS`.
+
+    What to know of the numbers is in `plan.warnings`.
 
     Args:
         plan: what to simulate.
-        out: a directory for the tables, written as chunks finish (see `run_plan`); None keeps the table in memory only.
+        out: a directory for the tables, see `run_plan`; None for the table alone.
+        objective: kept in the directory for `simjax pareto`.
         on_progress: called now and then with (points done, points in all).
+        resume: go on with the sweep in the directory.
+
+    Raises:
+        SimjaxError: the directory cannot be used, see `run_plan`.
     """
     if out is not None:
-        return run_plan(plan, out, on_progress=on_progress)[0]
-    found: list[Row] = []
-    total = len(plan.designs) + len(plan.invalid)
-    for rows in _rows(plan, set(), local_lanes()):
-        found += rows
-        if on_progress is not None:
-            on_progress(len(found), total)
-    found.sort(key=lambda row: row["point"])
-    values = [{"point": row["point"], **dict(zip(plan.points.keys, plan.points.rows[row["point"]], strict=True)), **row} for row in found]
-    return pd.DataFrame(values, columns=["point", *plan.points.keys, "status", "reason", *METRICS])
+        return run_plan(plan, out, objective, on_progress=on_progress, resume=resume)[0]
+    with TemporaryDirectory(prefix="simjax-") as kept:
+        return run_plan(plan, kept, objective, on_progress=on_progress)[0]
 
 
 def _as_lists(objective: Objective | None) -> dict[str, list[str]] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 
 from simjax.errors import SimjaxError
+from simjax.explore.records import read_bytes
+from simjax.explore.wording import option
 
-RESULTS, DESIGNS, SWEEP = "results.csv", "designs.csv", "sweep.json"
-_SHARDS = "shard-*-of-*"
+RESULTS, DESIGNS, SWEEP, POINTS = "results.csv", "designs.csv", "sweep.json", "points.csv"
+_SHARD = re.compile(r"shard-([1-9]\d*)-of-([1-9]\d*)")
 
 
 def read_results(directory: str | Path) -> pd.DataFrame:
@@ -32,9 +34,9 @@ def read_results(directory: str | Path) -> pd.DataFrame:
         SimjaxError: there is no such directory, it holds no sweep, no point is done yet, or a table is damaged.
     """
     path = sweep_directory(directory)
-    table = _read(_files(path, RESULTS))
+    table = _read(files_of(path, RESULTS))
     if len(table) == 0:
-        raise SimjaxError(f"{path}: no point of this sweep is done yet; sweep.resume={path} starts it again where it stopped")
+        raise SimjaxError(f"{path}: no point of this sweep is done yet; {resume_words(path)} starts it again where it stopped")
     for name in ("point", "status"):
         if name not in table.columns:
             raise SimjaxError(f"{path}: not the results of a sweep: {RESULTS} has no column '{name}'")
@@ -57,24 +59,6 @@ def read_designs(directory: str | Path) -> pd.DataFrame | None:
     return table if isinstance(table, pd.DataFrame) and len(table) else None
 
 
-def read_sweep(directory: str | Path) -> dict[str, Any]:
-    """What `sweep.json` says of a sweep (of its first shard, when only the shards have one); empty when there is none.
-
-    Raises:
-        SimjaxError: there is no such directory, it holds no sweep, or the file is not valid.
-    """
-    path = sweep_directory(directory)
-    for file in _files(path, SWEEP):
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise SimjaxError(f"{file}: cannot read it: {error}") from error
-        if not isinstance(found, dict):
-            raise SimjaxError(f"{file}: it must hold a mapping")
-        return found
-    return {}
-
-
 def sweep_directory(directory: str | Path) -> Path:
     """The path of a directory that holds a sweep.
 
@@ -86,7 +70,7 @@ def sweep_directory(directory: str | Path) -> Path:
         raise SimjaxError(f"{path}: a file; give the directory of a sweep, which holds {RESULTS}")
     if not path.is_dir():
         raise SimjaxError(f"{path}: no such directory")
-    if not any(_files(path, name) for name in (SWEEP, RESULTS)):
+    if not any(files_of(path, name) for name in (SWEEP, RESULTS)):
         raise SimjaxError(f"{path}: not a sweep: there is neither {SWEEP} nor {RESULTS} in it")
     return path
 
@@ -97,10 +81,42 @@ def swept_keys(table: pd.DataFrame) -> list[str]:
     return names[names.index("point") + 1 : names.index("status")]
 
 
-def _files(path: Path, name: str) -> list[Path]:
+def shard_directory(directory: str | Path, shard: str | None) -> Path:
+    """Where a part "k/n" of a sweep has its files; None is the whole sweep, which has them in the directory itself."""
+    return Path(directory).expanduser() if shard is None else Path(directory).expanduser() / "shard-{}-of-{}".format(*shard.split("/"))
+
+
+def shard_of(directory: Path) -> tuple[int, int] | None:
+    """The k and n of a directory called shard-k-of-n; None for another one."""
+    match = _SHARD.fullmatch(directory.resolve().name)
+    return None if match is None else (int(match[1]), int(match[2]))
+
+
+def shards_in(directory: Path) -> dict[tuple[int, int], Path]:
+    """The parts (k, n) of sweeps whose files are in a directory, in their order."""
+    found = {shard: path for path in directory.glob("shard-*-of-*") if (shard := shard_of(path)) is not None}
+    return {(k, n): found[k, n] for k, n in sorted(found, key=lambda shard: shard[::-1])}
+
+
+def resume_words(directory: Path) -> str:
+    """The options that go on with the sweep in a directory, to be pasted after `simjax run`."""
+    if shard := shard_of(directory):
+        outer = directory.parent if directory.name else directory.resolve().parent
+        return f"{option('sweep.resume', str(outer))} sweep.shard={shard[0]}/{shard[1]}"
+    shards = {} if (directory / SWEEP).is_file() else shards_in(directory)
+    words = option("sweep.resume", str(directory))
+    return f"-m {words} sweep.shard={all_shards(next(iter(shards))[1])}" if shards else words
+
+
+def all_shards(parts: int) -> str:
+    """All values of `sweep.shard` for so many parts; a long list only in outline."""
+    shown = [f"{part}/{parts}" for part in range(1, parts + 1)]
+    return ",".join(shown if parts <= 16 else [*shown[:2], "...", shown[-1]])
+
+
+def files_of(path: Path, name: str) -> list[Path]:
     """The files of that name in the directory and in its shards."""
-    shards = sorted(path.glob(f"{_SHARDS}/{name}"), key=lambda file: (len(file.parent.name), file.parent.name))
-    return [file for file in (path / name, *shards) if file.is_file()]
+    return [file for file in (path / name, *(shard / name for shard in shards_in(path).values())) if file.is_file()]
 
 
 def _read(files: list[Path]) -> pd.DataFrame:
@@ -124,10 +140,7 @@ def _read(files: list[Path]) -> pd.DataFrame:
 
 def _whole_lines(file: Path) -> bytes:
     """A file without a last line that was cut."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise SimjaxError(f"{file}: cannot read it: {error.strerror}") from error
+    content = read_bytes(file)
     end = content.rfind(b"\n") + 1
     while content.count(b'"', 0, end) % 2:  # that end of a line is one within a cell
         end = content.rfind(b"\n", 0, end - 1) + 1

@@ -41,6 +41,11 @@ class Workload:
         """Prompt plus output tokens of the longest request."""
         return int((self.prompt_tokens.astype(np.int64) + self.output_tokens).max())
 
+    @property
+    def tokens(self) -> int:
+        """Prompt and output tokens of all requests."""
+        return int(self.prompt_tokens.sum(dtype=np.int64) + self.output_tokens.sum(dtype=np.int64))
+
     def validate(self) -> Workload:
         """Return self, or raise `SimjaxError` naming the first thing that is wrong."""
         if len(self) == 0:

@@ -62,7 +62,8 @@ def test_designs_are_lowered_as_single_runs():
         config = simjax.compose([*BASE, *swept.overrides(point)])
         single = lowered_run(config)
         assert design.lowered.shape == single.shape
-        jax.tree.map(same, design.lowered.params.requests, single.params.requests)
+        for mine, padded in zip(*map(jax.tree.leaves, (design.lowered.params.requests, single.params.requests)), strict=True):
+            same(mine, padded[:, : mine.shape[1]] if mine.ndim == 2 else padded)
         mine, alone = design.lowered.params, single.params
         for field in ("num_blocks", "max_num_seqs", "slots", "api_pre_s", "api_post_s"):
             same(getattr(mine.instances, field), getattr(alone.instances, field))
@@ -113,7 +114,39 @@ def test_options_without_effect_are_refused():
     swept = grid([axis("cluster.groups", [[{"instances": 2}], []]), axis("cluster.instances", [1, 2])])
     found = resolve(BASE, swept, range(4))
     assert sorted(found.designs) == [2, 3]
-    assert "cluster.instances has no effect beside cluster.groups" in found.invalid[0]
+    assert "cluster.instances=1 has no effect beside cluster.groups" in found.invalid[0]
+
+
+def test_the_base_counts_for_options_without_effect():
+    """A sweep refuses what the single run refuses."""
+    found = resolve(["cluster.instances=2"], points(cluster__groups=[[{"device": "h100"}], []]), range(2))
+    assert sorted(found.designs) == [1] and "cluster.instances=2 has no effect beside cluster.groups" in found.invalid[0]
+
+
+@pytest.mark.parametrize(
+    "error, reason", [(MemoryError(), "does not fit the memory"), (OverflowError("too\n large"), "OverflowError: too large")]
+)
+def test_any_error_is_that_of_its_point(monkeypatch, error: Exception, reason: str):
+    import simjax.explore.resolve as module
+
+    build = module.build_workload
+
+    def fails(config):
+        if config.rate == 2.0:
+            raise error
+        return build(config)
+
+    monkeypatch.setattr(module, "build_workload", fails)
+    found = resolve(BASE, points(workload__rate=[1.0, 2.0]), range(2))
+    assert sorted(found.designs) == [0] and reason in found.invalid[1]
+
+
+def test_lookups_are_no_longer_than_any_step_can_be():
+    """A limit nobody can reach does not size the cost tables of all others."""
+    base = [*BASE, "scheduler.num_gpu_blocks_override=4000"]
+    found = resolve(base, points(scheduler__max_num_seqs=[16, 2**20], scheduler__max_num_batched_tokens=[2**20, 2**22]), range(4))
+    cost = found.designs[3].lowered.params.cost
+    assert cost.sequences_s.shape[1] == 32 + 1 and cost.tokens_s.shape[1] <= 2**16 + 1
 
 
 def test_a_wrong_base_is_no_matter_of_points():

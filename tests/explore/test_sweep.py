@@ -182,18 +182,77 @@ def test_a_sweep_that_was_stopped_goes_on(tmp_path, monkeypatch):
 
 def test_shards_are_the_whole_and_keep_seeds_together():
     parts = [SweepPlan.of(SMALL, {"workload.rate": [1.0, 2.0, 3.0]}, seeds=2, shard=f"{k}/2") for k in (1, 2)]
-    assert [sorted(part.designs) for part in parts] == [[0, 1, 4, 5], [2, 3]]
+    found = [sorted(part.designs) for part in parts]
+    assert sorted(found[0] + found[1]) == list(range(6)) and sorted(map(len, found)) == [2, 4]
+    assert all(a % 2 == 0 and b == a + 1 for part in found for a, b in zip(part[::2], part[1::2], strict=True))
+
+
+def test_parts_are_not_dealt_out_in_step_with_an_axis():
+    """Two devices in two parts: each part has both."""
+    parts = [SweepPlan.of(SMALL, {"workload.seed": list(range(20)), "device": ["h100", "h200"]}, shard=f"{k}/2") for k in (1, 2)]
+    assert all({part.points.rows[point][1] for point in part.designs} == {"h100", "h200"} for part in parts)
+
+
+def test_parts_may_be_empty_invalid_or_begun_late(tmp_path):
+    axes = {"scheduler.max_num_seqs": [0, 8], "workload.rate": [4.0]}
+    tables = [run_plan(SweepPlan.of(SMALL, axes, shard=f"{k}/3"), tmp_path)[0] for k in (1, 2)]
+    last = SweepPlan.of(SMALL, axes, shard="3/3")
+    assert not (tmp_path / "shard-3-of-3").exists()
+    tables.append(run_plan(last, tmp_path, resume=True)[0])
+    assert sorted(len(table) for table in tables) == [0, 1, 1]
+    whole = pd.concat(table for table in tables if len(table)).sort_values("point")
+    assert whole["status"].tolist() == ["invalid", "finished"]
+    assert list(tables[0].columns) == list(tables[1].columns) == list(tables[2].columns)
+    with pytest.raises(SimjaxError, match=r"sweep\.shard=4/3"):
+        SweepPlan.of(SMALL, axes, shard="4/3")
+
+
+def test_a_sweep_that_lacks_nothing_can_go_on(tmp_path):
+    sweep = SweepPlan.of(SMALL, {"workload.rate": [1.0, 2.0]})
+    table, _ = run_plan(sweep, tmp_path)
+    again, _ = run_plan(sweep, tmp_path, resume=True)
+    pd.testing.assert_frame_equal(table, again)
+
+
+def test_what_the_base_may_not_say():
+    for base, message in (
+        (["slo.ttft_s=${profile.api_pre_s}", "profile.api_pre_s=0.1"], "profile.api_pre_s is swept|refers to it"),
+        (["profile.api_pre_s=0.1"], "profile.api_pre_s is swept"),
+        (["slo.ttft_s=${profile.api_pre_s}"], "refers to it"),
+        (["sweep.seeds=3"], "leave it out of the base"),
+        (["out=here"], "leave it out of the base"),
+    ):
+        with pytest.raises(SimjaxError, match=message):
+            SweepPlan.of([*SMALL, *base], {"profile.api_pre_s": [0.01, 1.0]})
+    with pytest.raises(SimjaxError, match=r"sweep\.width=0"):
+        SweepPlan.of(SMALL, {"workload.rate": [1.0]}, width=0)
+
+
+def test_a_row_that_cannot_be_made_is_of_one_design(monkeypatch):
+    made = execute.batch_results
+
+    def fails_for_one(batch, designs, state, going):
+        if 1 in designs:
+            raise ZeroDivisionError("no request")
+        return made(batch, designs, state, going)
+
+    monkeypatch.setattr(execute, "batch_results", fails_for_one)
+    sweep = SweepPlan.of(SMALL, {"workload.rate": [1.0, 2.0, 3.0]}, width=3)
+    table = simjax.run_sweep(sweep)
+    assert (table["status"] == "error").sum() == sum(len(chunk) > 1 for chunk in sweep.groups[0].chunks) > 0
+    assert set(table["reason"][table["status"] == "error"]) == {"ZeroDivisionError: no request"}
 
 
 def test_batches_are_planned_for_the_devices():
-    """Widths are powers of two that give every lane work; long workloads share no program with short ones."""
+    """Batches are such that the lanes end together; long workloads share no program with short ones."""
     swept = grid([axis("workload.num_requests", [20, 30, 5000]), axis("workload.rate", [float(x) for x in range(1, 101)])])
     two, one = Lanes(local_lanes().devices, 2), Lanes(local_lanes().devices, 1)
     planned = plan_sweep([], swept, lanes=two).groups
-    assert [(group.shape.requests, group.designs, group.width) for group in planned] == [(16_384, 100, 64), (512, 200, 64)]
+    assert [(group.shape.requests, group.designs, group.width) for group in planned] == [(16_384, 100, 56), (512, 200, 56)]
     assert sorted(point for group in planned for chunk in group.chunks for point in chunk) == list(range(300))
+    assert all(len(chunk) >= 44 for group in planned for chunk in group.chunks)  # not one full batch and a rest
     few = grid([axis("workload.rate", [1.0, 2.0, 3.0])])
-    assert [plan_sweep([], few, lanes=lanes).groups[0].width for lanes in (one, two)] == [4, 2]
+    assert [plan_sweep([], few, lanes=lanes).groups[0].width for lanes in (one, two)] == [3, 2]
     assert plan_sweep([], few, width=1, lanes=one).groups[0].width == 1
 
 
