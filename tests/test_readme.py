@@ -14,22 +14,30 @@ from tests.data import ROOT, data_path
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+SWEEPS = README[README.index("\n## Thousands of designs") : README.index("\n## What is simulated")]
 
 
-SETUP, TESTS, *TOUR = blocks("sh")
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+SETUP, TESTS, *TOUR = blocks("sh", README.replace(SWEEPS, ""))
 OVER_DATA = [block for block in TOUR if "$SIMJAX_DATA" in block]
 ALONE = [block for block in TOUR if block not in OVER_DATA]
+SWEEP, AFTERWARDS = blocks("sh", SWEEPS)
 ACCURACY = re.findall(r"^\| `([^`]+)` \| (profile|tables) \| (.*) \|$", README, flags=re.MULTILINE)
 
 
-def run_all(cli: Cli, block: str) -> None:
-    for line in block.splitlines():
+def run_all(cli: Cli, block: str) -> dict[str, str]:
+    """Run the commands of a block; what each of them printed."""
+    printed = {}
+    for line in block.replace("\\\n", " ").splitlines():
         program, *words = shlex.split(line.replace("$SIMJAX_DATA", str(ROOT)), comments=True)
         assert program == "simjax"
-        said = cli(*words, *(["plots=false"] if words[0] in ("run", "validate") else []))
+        said = cli(*words, *([] if words[0] in ("trace", "profile") else ["plots=false"]))
         assert said.code == 0, f"{line}\n{said.err}"
+        printed[line] = said.out
+    return printed
 
 
 def test_two_commands_set_up_run_and_test() -> None:
@@ -61,10 +69,27 @@ def test_tour_over_measured_data(cli: Cli, block: str) -> None:
     run_all(cli, block)
 
 
-@pytest.mark.parametrize("block", blocks("python"))
-def test_python(block: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sweeps(cli: Cli) -> None:
+    """One after the other: the later commands are about the sweep of the first."""
+    (printed,) = run_all(cli, SWEEP).values()
+    (shown,) = blocks("text", SWEEPS)
+    assert [line.rstrip() for line in printed.splitlines()] == shown.splitlines(), "README.md shows another front than its command prints"
+    assert all(f"`{path.name}`" in SWEEPS for path in Path("sizes").iterdir())
+    pareto, point, resumed, seeds, plan = run_all(cli, AFTERWARDS).values()
+    assert "highest goodput_per_gpu, lowest ttft_p99_s" in pareto
+    assert "numbers of the row reproduced" in point
+    assert resumed == printed, "nothing was missing"
+    assert "of 2 designs on the front" in seeds
+    assert "288 points: 276 to simulate, 12 invalid" in plan
+
+
+SNIPPETS = (r"TTFT p99 0\.\d+ s, \d+% of the KV cache used\n", r"36 points: (?s:.*) best goodput_per_gpu\n")
+
+
+@pytest.mark.parametrize(("block", "wanted"), list(zip(blocks("python"), SNIPPETS, strict=True)))
+def test_python(block: str, wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(block, "README.md", "exec"), {})
-    assert re.match(r"TTFT p99 0\.\d+ s, \d+% of the KV cache used\n", capsys.readouterr().out)
+    assert re.match(wanted, capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(("run", "costs", "numbers"), ACCURACY, ids=lambda x: x)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import threading
+import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from simjax.cli import help as help_text
 from simjax.errors import SimjaxError, closest
@@ -35,6 +37,8 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("profile", "fit"): Command("fit", "simjax.cli.fit", ("bundle",)),
 }
 _MULTIRUN = ("-m", "--multirun")
+_HYDRAS_CFG = ("job", "hydra", "all")
+_GRACE_S = 0.5  # for the threads of a sweep that was interrupted
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -50,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(f"{error.filename or 'input/output'}: {error.strerror or error}")
     except KeyboardInterrupt:
         print("simjax: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _stop(130)
     except Exception as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):  # what XLA says
             raise
@@ -60,6 +64,22 @@ def main(arguments: list[str] | None = None) -> None:
 def _fail(message: str) -> None:
     print(f"simjax: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def _stop(code: int) -> NoReturn:
+    """Exit, now: the interpreter would wait for the batches that a sweep's threads are simulating, whose rows nobody wants any more."""
+    deadline = time.monotonic() + _GRACE_S
+    working = [thread for thread in threading.enumerate() if thread.name.startswith("simjax")]
+    try:
+        for thread in working:
+            thread.join(max(0.0, deadline - time.monotonic()))
+    except KeyboardInterrupt:
+        pass  # asked twice
+    if any(thread.is_alive() for thread in working):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # what is done is on disk, and the directory of the sweep is given back
+    sys.exit(code)
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -91,14 +111,15 @@ def _execute(words: tuple[str, ...], rest: list[str]) -> None:
     many = any(word in _MULTIRUN for word in rest)
     if many and command.config != "run":
         raise SimjaxError(f"simjax {name} has no sweeps; -m goes with simjax run")
-    show_config = any(word == "--cfg" or word.startswith("--cfg=") for word in rest)
+    from simjax.explore.values import format_value
+
+    show_config, rest = _without_cfg(name, rest)
     overrides, free = [], list(command.arguments)
-    for before, word in zip(["", *rest], rest, strict=False):
-        if word.startswith("--cfg") or (before == "--cfg" and word == "job") or word in _MULTIRUN:
+    for word in rest:
+        if word in _MULTIRUN:
             continue
         if not _is_option(word) and not word.startswith("-") and free:
-            escaped = word.replace("\\", "\\\\").replace("'", "\\'")
-            word = f"{free.pop(0)}='{escaped}'"
+            word = f"{free.pop(0)}={format_value(word)}"
         elif not _is_option(word):
             raise SimjaxError(f"'{word}' is not an option of simjax {name}; options look like key=value (simjax {name} --help lists them)")
         overrides.append(word)
@@ -112,6 +133,19 @@ def _execute(words: tuple[str, ...], rest: list[str]) -> None:
             multirun(overrides, show_config)
         else:
             _run(command, overrides, show_config)
+
+
+def _without_cfg(name: str, rest: list[str]) -> tuple[bool, list[str]]:
+    """Whether the words ask for `--cfg` or `--cfg job`, and all others of them."""
+    others: list[str] = []
+    for before, word in zip(["", *rest], rest, strict=False):
+        if word == "--cfg":
+            continue
+        if not word.startswith("--cfg=") and not (before == "--cfg" and word in _HYDRAS_CFG):
+            others.append(word)
+        elif (shown := word.removeprefix("--cfg=")) != "job":
+            raise SimjaxError(f"--cfg {shown}: there is only --cfg (or --cfg job), which shows the configuration of simjax {name}")
+    return len(others) < len(rest), others
 
 
 def _run(command: Command, overrides: list[str], show_config: bool) -> None:

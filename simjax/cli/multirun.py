@@ -59,13 +59,17 @@ def split(overrides: Sequence[str]) -> Arguments:
             found.hydra.append(re.sub(r"^(hydra\.sweeper\.params[.=])", r"++\1", override))  # no schema has its keys
             continue
         compose.check_form([override])
+        several = _SPACE.fullmatch(value.strip()) is not None or read_override(override).is_sweep_override()
+        if several and re.match(r"\+[^+]", key):
+            check_key(canonical(key[1:]))
+            raise SimjaxError(f"{shortened(override)}: leave the + out: {key[1:]} has a value, and these replace it")
         key = canonical(key)
         if key in said:
             raise SimjaxError(f"{key} is given twice: {shortened(said[key])} and {shortened(override)}")
         said[key] = override
         if match := _SPACE.fullmatch(value.strip()):
             found.swept[key] = match[2]
-        elif read_override(override).is_sweep_override():
+        elif several:
             found.swept[key] = value
         else:
             found.fixed.append(override)
@@ -218,6 +222,8 @@ def _explain(given: Arguments, error: Exception) -> str:
     if match := re.search(r"Could not find '(hydra/[^']+)/([^'/]+)'", text):
         known = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
         return f"{match[1]}={match[2]}: there is no such option, or its package is not installed; {closest(match[2], known)}"
+    if match := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
+        return f"+{match[1]}: leave the + out: {match[1]} has a value, and yours replaces it"
     if match := re.search(r"(?:full_key: |Could not override ')(hydra\.[\w.]+)", text):
         return f"{match[1]}: Hydra has no such setting, or it takes other values"
     return explain(RunConfig, given.fixed, error)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
+import re
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -16,9 +19,9 @@ from simjax.errors import SimjaxError
 
 
 def console(stderr: bool = False) -> Console:
-    """Where text goes; wide enough for the tables when it is not a terminal."""
-    out = Console(stderr=stderr)
-    return out if out.is_terminal else Console(stderr=stderr, width=140)
+    """Where text goes; wide enough for the tables when it is not a terminal. A colon in a file name begins no emoji."""
+    out = Console(stderr=stderr, emoji=False)
+    return out if out.is_terminal else Console(stderr=stderr, emoji=False, width=140)
 
 
 @contextmanager
@@ -72,13 +75,20 @@ def use_compilation_cache() -> None:
     import jax
 
     if not jax.config.values["jax_compilation_cache_dir"]:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "simjax" / f"xla-{jax.__version__}"
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "simjax" / f"xla-{jax.__version__}-{_processor()}"
         try:
             home.mkdir(parents=True, exist_ok=True)
         except OSError:
             return  # nowhere to write: every process compiles
         jax.config.update("jax_compilation_cache_dir", str(home))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a run has a dozen small programs beside the engine
+
+
+def _processor() -> str:
+    """What compiled programs depend on beside the versions: hosts with other processors may share a home."""
+    info = Path("/proc/cpuinfo")
+    features = re.search(r"^(?:flags|Features)\s*:.*$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return f"{platform.machine()}-{zlib.crc32((features[0] if features else platform.processor()).encode()):08x}"
 
 
 @contextmanager

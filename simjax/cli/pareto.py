@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 def execute(config: ParetoConfig, as_yaml: str) -> None:
     """Find the front of a sweep's table, write and draw it, print it."""
+    from simjax.explore.directory import SWEEP, resume_words, sweep_directory
+    from simjax.explore.manifest import read_sweep
     from simjax.explore.report import pareto_report, write_pareto
-    from simjax.explore.table import RESULTS, read_results, read_sweep, sweep_directory, swept_keys
+    from simjax.explore.table import read_results, swept_keys
 
     if not config.directory:
         raise SimjaxError("no sweep given: simjax pareto DIR")
@@ -29,9 +31,9 @@ def execute(config: ParetoConfig, as_yaml: str) -> None:
         results = read_results(directory)
         keys, title = swept_keys(results), directory.resolve().name
         result = write_pareto(_rows(directory, sweep, results, keys), objective, keys, out, config.plots, title)
-    planned = sweep.get("points")
-    if isinstance(planned, int) and planned > len(results):
-        hint = f"; sweep.resume={directory} goes on" if (directory / RESULTS).is_file() and not title.startswith("shard-") else ""
+    if (planned := sweep.get("points", 0)) > len(results):
+        part = (directory / SWEEP).is_file() and title.startswith("shard-")  # which may have all of its own
+        hint = "" if part else f"; {resume_words(directory)} goes on"
         warn([f"the table has {len(results):,} of the {planned:,} points of this sweep{hint}"])
     console().print(pareto_report(result, keys, title))
     console().print(f"results in {out}", highlight=False, markup=False, soft_wrap=True)
@@ -44,7 +46,7 @@ def _rows(directory: Path, sweep: dict[str, Any], results: pd.DataFrame, keys: l
     from simjax.explore.table import read_designs
 
     seeds = sweep.get("seeds")
-    if isinstance(seeds, list) and SEED in keys:  # not designs.csv: a sweep that was killed, or has shards, has no whole one
+    if seeds is not None and SEED in keys:  # not designs.csv: a sweep that was killed, or has shards, has no whole one
         return aggregate(results, keys, expected=len(seeds))
     designs = read_designs(directory)
     return results if designs is None else designs
@@ -54,8 +56,8 @@ def _objective(config: ParetoConfig, sweep: dict[str, Any]) -> Objective:
     """What the user asks for; for what is unset, what the sweep looked for."""
     from simjax.explore.objective import parse_objective
 
-    default, saved = ObjectiveConfig(), sweep.get("objective")
-    if not isinstance(saved, dict) or not (saved.get("maximize") or saved.get("minimize")):
+    default, saved = ObjectiveConfig(), sweep.get("objective", {})
+    if not (saved.get("maximize") or saved.get("minimize")):
         saved = {}
 
     def chosen(name: str) -> list[str]:

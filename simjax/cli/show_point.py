@@ -14,7 +14,10 @@ from simjax.cli.output import console
 from simjax.config.compose import compose_config, typed
 from simjax.config.sweep import ShowPointConfig
 from simjax.errors import SimjaxError
-from simjax.explore.stored import StoredSweep, read_stored
+from simjax.explore.directory import POINTS, RESULTS
+from simjax.explore.manifest import changed_versions
+from simjax.explore.points import Points
+from simjax.explore.stored import read_stored
 from simjax.explore.table import read_results
 from simjax.explore.values import format_value
 
@@ -32,8 +35,8 @@ def execute(config: ShowPointConfig, as_yaml: str) -> None:
     if not 0 <= config.point < len(stored.points):
         raise SimjaxError(f"point {config.point}: the points of {config.directory} are numbered 0 to {len(stored.points) - 1}")
     overrides = [*stored.base, *stored.points.overrides(config.point)]
+    row = _row(read_results(config.directory), stored.points, config.point)
     _say(shlex.join(["simjax", "run", *overrides]))
-    row = _row(read_results(config.directory), config.point)
     if row is not None and row["status"] in ("invalid", "error"):
         _say(f"point {config.point} has no numbers; {row['status']}: {row['reason']}")
         return
@@ -57,7 +60,8 @@ def execute(config: ShowPointConfig, as_yaml: str) -> None:
         return
     for name in different:
         _say(f"{name}: {row[name]!r} in the table, {found[name]!r} here")
-    _say(f"{len(different)} of the {len(METRICS)} numbers of the row differ{_other_versions(stored)}")
+    changed = changed_versions(stored.info)
+    _say(f"{len(different)} of the {len(METRICS)} numbers of the row differ{f'; the sweep was made with {changed}' if changed else ''}")
     raise SystemExit(1)
 
 
@@ -68,20 +72,19 @@ def same(cell: Any, value: Any) -> bool:
     return cell == value
 
 
-def _row(table: pd.DataFrame, point: int) -> Mapping[str, Any] | None:
+def _row(table: pd.DataFrame, points: Points, point: int) -> Mapping[str, Any] | None:
+    """The point's row; None when there is none yet.
+
+    Raises:
+        SimjaxError: it says other values of the swept keys than the point has.
+    """
     for _, row in table[table["point"] == point].astype(object).iterrows():
+        for key, value in zip(points.keys, points.rows[point], strict=True):
+            cell = row.get(key)
+            if cell is pd.NA or cell not in (value, format_value(value)):  # tables hold other values than numbers as overrides write them
+                raise SimjaxError(f"{RESULTS}: the row of point {point} was changed: {key} is {cell} there, {value} in {POINTS}")
         return {str(name): cell for name, cell in row.items()}
     return None
-
-
-def _other_versions(stored: StoredSweep) -> str:
-    """That the sweep was made by other versions than these, which may calculate otherwise."""
-    import platform
-    from importlib.metadata import version
-
-    now = {"simjax": version("simjax"), "jax": version("jax"), "python": platform.python_version()}
-    other = [f"{name} {stored.versions[name]}, here {now[name]}" for name in now if stored.versions[name] != now[name]]
-    return f"; the sweep was made with {'; '.join(other)}" if other else ""
 
 
 def _say(line: str) -> None:

@@ -19,11 +19,15 @@ from simjax.config.schema import RunConfig
 from simjax.explore.axes import Axis
 from simjax.explore.from_config import base_of, check_base, points_of
 from simjax.explore.points import Points
+from simjax.explore.wording import counted, ranges
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from simjax.explore.objective import Objective
+    from simjax.explore.plan import SweepPlan
+
+WARNINGS = 5  # shown at the end of a sweep, whose devices and degrees may give dozens of one kind
 
 
 def execute(raw: DictConfig, overrides: Sequence[str], axes: Sequence[Axis] = (), out: str | None = None) -> None:
@@ -51,9 +55,12 @@ def execute(raw: DictConfig, overrides: Sequence[str], axes: Sequence[Axis] = ()
 
 def _resume(raw: DictConfig, config: RunConfig, overrides: Sequence[str], axes: Sequence[Axis]) -> None:
     """Go on with a sweep: with what its directory says, or with what is asked for here, which must be the same then."""
+    from simjax.explore.directory import check_resume
     from simjax.explore.stored import read_stored
 
-    stored = read_stored(str(config.sweep.resume))
+    directory = str(config.sweep.resume)
+    check_resume(directory, config.sweep.shard)
+    stored = read_stored(directory)
     base, points, seeds = base_of(overrides), stored.points, stored.seeds
     again = replace(config.sweep, resume=None)
     if again.asked or axes:
@@ -61,8 +68,9 @@ def _resume(raw: DictConfig, config: RunConfig, overrides: Sequence[str], axes: 
         check_base(base, points, raw)
     elif not base:
         base = list(stored.base)
+    stored.check(base, points)  # for a part that is not there yet, too
     if not any(override.startswith("objective.") for override in overrides):
-        config = replace(config, objective=replace(config.objective, **stored.objective))
+        config = replace(config, objective=replace(config.objective, **stored.info["objective"]))
     execute_sweep(base, points, config, seeds)
 
 
@@ -76,29 +84,59 @@ def execute_sweep(base: list[str], points: Points, config: RunConfig, seeds: tup
         seeds: replicate seeds, None when there are none.
     """
     use_compilation_cache()
+    from simjax.explore.directory import RESULTS, shard_directory
     from simjax.explore.objective import CI95, check_columns, parse_objective
     from simjax.explore.plan import plan_sweep
-    from simjax.explore.run import run_plan
+    from simjax.explore.results_file import ResultsFile
+    from simjax.explore.store import refuse_a_sweep
     from simjax.metrics.rows import METRICS
 
     goal, sweep = config.objective, config.sweep
     objective = parse_objective(goal.maximize, goal.minimize, goal.subject_to)
     check_columns(objective, [*points.keys, *METRICS, *(f"{name}{CI95}" for name in METRICS if seeds is not None)])
-    with progress(f"planning {len(points):,} points"):
+    done: set[int] = set()
+    if sweep.resume is not None:
+        done = ResultsFile(shard_directory(sweep.resume, sweep.shard) / RESULTS, points).done()
+    elif config.out is not None and not sweep.dry_run:
+        refuse_a_sweep(shard_directory(config.out, sweep.shard))  # now, and not after a plan that takes a minute
+    with progress(f"planning {counted(len(points), 'points')}"):
         plan = plan_sweep(base, points, seeds=seeds, width=sweep.width, shard=sweep.shard)
     if sweep.dry_run:
-        console().print(plan.describe(), highlight=False, markup=False, soft_wrap=True)
-        return
+        _describe(plan, done, sweep.resume)
+    else:
+        _simulate(plan, done, objective, config)
+
+
+def _describe(plan: SweepPlan, done: set[int], resumed: str | None) -> None:
+    """Print what would be simulated: of a sweep to resume, what is left of it."""
+    if resumed is not None:
+        mine = {*plan.designs, *plan.invalid}
+        there = done & mine
+        said = f"{len(there):,} of {counted(len(mine), 'points')} done" + (f" ({ranges(there)})" if there else "")
+        _say(f"{resumed}: {said}, {len(mine) - len(there):,} left")
+        if there == mine:
+            return
+        plan = plan.without(there)
+    _say(plan.describe())
+
+
+def _simulate(plan: SweepPlan, done: set[int], objective: Objective, config: RunConfig) -> None:
+    from simjax.explore.directory import SWEEP, resume_words, shard_directory
+    from simjax.explore.run import run_plan
+
+    sweep = config.sweep
     with results_in(sweep.resume or config.out, "sweep") as out:
+        where = shard_directory(out, sweep.shard)
         try:
-            with points_progress() as update:
+            with points_progress(len(done | plan.invalid.keys())) as update:
                 table, warnings = run_plan(plan, out, objective, on_progress=update, resume=sweep.resume is not None)
         except KeyboardInterrupt:
-            if any(out.iterdir()):
-                warn([f"stopped; what is done is in {out}; sweep.resume={out} goes on"])
+            if (where / SWEEP).exists():
+                warn([f"stopped; what is done is in {where}; {resume_words(where)} goes on"])
             raise
-    warn(warnings)
-    conclude(table, out if sweep.shard is None else out / "shard-{}-of-{}".format(*sweep.shard.split("/")), objective, config.plots)
+    more = [f"and {len(warnings) - WARNINGS} more; sweep.dry_run=true prints all of them"] if len(warnings) > WARNINGS else []
+    warn([*warnings[:WARNINGS], *more])
+    conclude(table, where, objective, config.plots)
 
 
 def conclude(table: pd.DataFrame, out: Path, objective: Objective, plots: bool) -> None:
@@ -107,25 +145,35 @@ def conclude(table: pd.DataFrame, out: Path, objective: Objective, plots: bool) 
     from simjax.explore.table import read_designs, swept_keys
     from simjax.metrics.rows import too_few
 
+    if len(table) == 0:
+        _say(f"{out}: nothing to simulate: there are more parts of this sweep than designs")
+        return
     designs, keys, title = read_designs(out), swept_keys(table), out.resolve().name
     with progress("drawing"):
         front = write_pareto(table if designs is None else designs, objective, keys, out, plots, title)
     finished = table["requests_finished"]
     warn(too_few([{"requests_finished": None if unknown else count} for count, unknown in zip(finished, finished.isna(), strict=True)]))
+    points = counted(len(table), "points")
     for reason, count in table["reason"].value_counts().head(3).items():
-        warn([f"{count:,} of {len(table):,} points: {reason}"])
+        warn([f"{count:,} of {points}: {reason}"])
     console().print(pareto_report(front, keys, title))
-    counts = ", ".join(f"{count:,} {status}" for status, count in table["status"].value_counts().items())
-    console().print(f"{len(table):,} points: {counts}", highlight=False, markup=False, soft_wrap=True)
-    console().print(f"results in {out}", highlight=False, markup=False, soft_wrap=True)
+    _say(f"{points}: {', '.join(f'{count:,} {status}' for status, count in table['status'].value_counts().items())}")
+    _say(f"results in {out}")
+
+
+def _say(line: str) -> None:
+    console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
-def points_progress() -> Iterator[Callable[[int, int], None]]:
+def points_progress(before: int = 0) -> Iterator[Callable[[int, int], None]]:
     """A callback (points done, in all) that moves a bar on the terminal, with points a second and the time left.
 
-    Both are counted from the first call on: what comes before is compilation. The bar goes away at the end; nothing is printed where
-    stderr is no terminal.
+    Both are counted from the first simulated points on: what comes before is compilation. The bar goes away at the end; nothing is
+    printed where stderr is no terminal.
+
+    Args:
+        before: points that are done without simulation, or were earlier.
     """
     out = console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn())
@@ -134,12 +182,16 @@ def points_progress() -> Iterator[Callable[[int, int], None]]:
         task = bar.add_task("compiling the simulator", total=None, count="")
 
         def update(done: int, total: int) -> None:
+            count = f"{done:,} of {counted(total, 'points')}"
+            if done <= before:
+                bar.update(task, completed=done, total=total, count=count)
+                return
             now = time.perf_counter()
-            began, before = first[0] if first else (now, done)
             if not first:
                 first.append((now, done))
-            count = f"{done:,} of {total:,} points{_pace(now - began, done - before, total - done)}"
-            bar.update(task, description="simulating", completed=done, total=total, count=count)
+            began, already = first[0]
+            pace = _pace(now - began, done - already, total - done)
+            bar.update(task, description="simulating", completed=done, total=total, count=f"{count}{pace}")
 
         yield update
 

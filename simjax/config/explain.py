@@ -31,6 +31,8 @@ def explain(kind: type, overrides: list[str], error: Exception, where: str = "")
     prefix = f"{where}." if where else ""
     if match := re.search(r"Key '[^']+' (?:is not in struct|not in '\w+')\s+full_key: (\S+)", text):
         return f"{where}: unknown key '{match[1]}'; {closest(match[1], _keys(kind, ''))}" if where else unknown_option(kind, match[1])
+    if match := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
+        return f"+{match[1]}: {match[1]} is there already; leave the + out"
     if match := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text):
         return unknown_option(kind, match[1])
     if match := re.search(r"Could not find '([^']+)'", text):

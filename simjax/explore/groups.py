@@ -12,6 +12,7 @@ from simjax.engine.stack import joint_shape, program_key
 from simjax.explore.forecast import forecast
 from simjax.explore.lanes import Lanes
 from simjax.explore.resolve import Design
+from simjax.explore.wording import counted
 
 # For choices only: seconds of a CPU core a tick, design and slot, seconds to compile a program, and how much faster an accelerator is.
 SLOT_S, COMPILE_S, ACCELERATION = 5.5e-9, 2.0, 100.0
@@ -53,7 +54,8 @@ class Group:
         router = ", closed loop" if shape.clients else ", live router" if shape.live_routing else ""
         sizes = f"{engines}{router}, {shape.requests:,} requests, {shape.slots} slots"
         batches = f"{len(self.chunks):,} x {self.width}" if len(self.chunks) > 1 else f"{self.width}"
-        return f"{self.designs:,} designs in batches of {batches}: {sizes}; {self.ticks:,} ticks, {self.memory_bytes / 2**20:,.0f} MiB"
+        costs = f"{self.ticks:,} ticks, {self.memory_bytes / 2**20:,.0f} MiB"
+        return f"{counted(self.designs, 'designs')} in batches of {batches}: {sizes}; {costs}"
 
 
 def make_groups(designs: dict[int, Design], lanes: Lanes, width: int | None = None, roomy: bool = False) -> tuple[Group, ...]:

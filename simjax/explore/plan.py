@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from simjax.explore.groups import Group, make_groups
 from simjax.explore.lanes import Lanes, local_lanes
 from simjax.explore.points import Points
 from simjax.explore.resolve import Design, resolve
+from simjax.explore.wording import counted
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class SweepPlan:
         seeds: replicate seeds, None when there are none.
         shard: the part of the points that this plan holds, "k/n"; None for all.
         width: designs side by side, None for what suits the devices.
+        lanes: what it is to run on.
         groups: what runs together.
         designs: by point.
         invalid: why a point cannot be simulated, by point.
@@ -41,6 +43,7 @@ class SweepPlan:
     seeds: tuple[int, ...] | None
     shard: str | None
     width: int | None
+    lanes: Lanes
     groups: tuple[Group, ...]
     designs: dict[int, Design]
     invalid: dict[int, str]
@@ -85,10 +88,18 @@ class SweepPlan:
         found, read = points_of(config)
         return plan_sweep(list(map(normal, base)), found, seeds=read, width=width, shard=shard)
 
+    def without(self, done: Set[int]) -> SweepPlan:
+        """The plan of the points that are not done."""
+        designs = {point: design for point, design in self.designs.items() if point not in done}
+        invalid = {point: reason for point, reason in self.invalid.items() if point not in done}
+        groups = self.groups if len(designs) == len(self.designs) else make_groups(designs, self.lanes, self.width)
+        return replace(self, designs=designs, invalid=invalid, groups=groups)
+
     def describe(self) -> str:
         """The plan in words: groups, batch sizes, programs to compile, memory."""
-        lines = [f"{len(self.designs) + len(self.invalid):,} points: {len(self.designs):,} to simulate, {len(self.invalid):,} invalid"]
-        programs = f"{len(self.groups)} program{'s' if len(self.groups) != 1 else ''} to compile"
+        points = counted(len(self.designs) + len(self.invalid), "points")
+        lines = [f"{points}: {len(self.designs):,} to simulate, {len(self.invalid):,} invalid"]
+        programs = f"{counted(len(self.groups), 'programs')} to compile"
         batches = max((group.memory_bytes for group in self.groups), default=0)
         lines[0] += (
             f"; {programs}; about {_plan_bytes(self.designs) / 2**20:,.0f} MiB for the plan and {batches / 2**20:,.0f} MiB for batches"
@@ -147,6 +158,7 @@ def plan_sweep(
     if resolved.invalid and not resolved.designs and shard is None:
         first = min(resolved.invalid)
         raise SimjaxError(f"none of the {len(which):,} points can be simulated; point {first}: {resolved.invalid[first]}")
-    groups = make_groups(resolved.designs, lanes or local_lanes(), width)
+    lanes = lanes or local_lanes()
+    groups = make_groups(resolved.designs, lanes, width)
     kept = None if seeds is None else tuple(seeds)
-    return SweepPlan(tuple(base), points, kept, shard, width, groups, resolved.designs, resolved.invalid, resolved.warnings)
+    return SweepPlan(tuple(base), points, kept, shard, width, lanes, groups, resolved.designs, resolved.invalid, resolved.warnings)

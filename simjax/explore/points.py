@@ -7,7 +7,6 @@ import hashlib
 import io
 import itertools
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from simjax.errors import SimjaxError
 from simjax.explore.axes import Axis
 from simjax.explore.keys import SEED, canonical, check_key, takes_integers
+from simjax.explore.records import write_whole
 from simjax.explore.values import format_value, parse_value
 
 MAX_POINTS = 5_000_000
@@ -115,10 +115,12 @@ def sha256(points: Points) -> str:
 
 
 def write_points(path: Path, points: Points) -> None:
-    """Write the table; a process killed meanwhile leaves no half of it behind."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(points_csv(points), encoding="utf-8", newline="\n")
-    unfinished.replace(path)
+    """Write the table; a process killed meanwhile leaves no half of it behind.
+
+    Raises:
+        SimjaxError: it cannot be written.
+    """
+    write_whole(path, points_csv(points).encode())
 
 
 def read_points(path: Path) -> Points:

@@ -12,11 +12,10 @@ from scipy.special import stdtrit  # scipy.stats.t by its bare name: scipy.stats
 
 from simjax.errors import SimjaxError, closest
 from simjax.explore.keys import SEED
+from simjax.explore.objective import CI95
 from simjax.explore.values import format_value
 from simjax.metrics.rows import METRICS
 
-CI95 = "_ci95"
-"""What the names of the columns with half-widths end in."""
 _FINISHED = "finished"
 
 
@@ -27,7 +26,7 @@ def aggregate(table: pd.DataFrame, keys: Sequence[str], seed_key: str = SEED, ex
     mean over all workloads that the configuration can draw (for metrics whose replicate values are about normal; the values themselves
     spread much wider). It says nothing of the simulator's error against a real cluster. All designs see the same workloads, seed for
     seed, so the errors of their means move together: two designs may differ clearly though their intervals overlap. Compare them with
-    `paired_difference`.
+    `simjax.paired_difference`.
 
     Args:
         table: results, a row a point (`simjax.explore.table.read_results`).

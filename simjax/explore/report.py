@@ -14,6 +14,7 @@ from rich.text import Text
 from simjax.explore.naming import differing_keys, format_cell, short_keys
 from simjax.explore.objective import CI95, Objective
 from simjax.explore.pareto import ParetoResult, pareto
+from simjax.explore.wording import counted
 
 PARETO_TABLE, PARETO_FIGURE = "pareto.csv", "pareto.png"
 _ROWS = 15  # of the table on the terminal
@@ -80,13 +81,13 @@ def _columns(result: ParetoResult, keys: Sequence[str]) -> list[str]:
 
 def _headline(result: ParetoResult, title: str) -> Text:
     line = Text(f"{title}  " if title else "", style="bold")
-    line.append(f"{len(result.front):,} of {result.feasible.sum():,} {result.rows_are} on the front", style="not bold")
+    line.append(f"{len(result.front):,} of {counted(int(result.feasible.sum()), result.rows_are)} on the front", style="not bold")
     return line.append(f": {result.objective}", style="not bold")
 
 
 def _no_front(result: ParetoResult) -> list[str]:
     """Why there is none, and how far the nearest rows are from the constraints that none of them meets."""
-    said = [f"there is no front and no figure: none of {result.left_out.rows:,} {result.rows_are} counts ({result.left_out})"]
+    said = [f"there is no front and no figure: none of {counted(result.left_out.rows, result.rows_are)} counts ({result.left_out})"]
     return said + [f"the closest to {limit} is {_number(value)}" for limit, value in result.left_out.nearest.items()]
 
 

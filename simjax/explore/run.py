@@ -8,9 +8,8 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
+from simjax.explore.directory import shard_directory
 from simjax.explore.execute import Row, run_designs
-from simjax.explore.groups import make_groups
-from simjax.explore.lanes import Lanes, local_lanes
 from simjax.explore.objective import Objective
 from simjax.explore.plan import SweepPlan
 from simjax.explore.store import SweepStore
@@ -25,7 +24,6 @@ def run_plan(
     *,
     on_progress: Progress | None = None,
     resume: bool = False,
-    lanes: Lanes | None = None,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Simulate a sweep into a directory, chunk by chunk; what is there at any moment can be read, and a later run can go on from it.
 
@@ -35,7 +33,6 @@ def run_plan(
         objective: kept there for `simjax pareto`.
         on_progress: called now and then with (points done, points in all).
         resume: go on with the sweep in the directory: only points that have no row yet are simulated.
-        lanes: devices to use; None for all local ones.
 
     Returns:
         The table of all points so far (columns: point, swept keys, status, reason, metrics), and lines to warn of.
@@ -43,7 +40,7 @@ def run_plan(
     Raises:
         SimjaxError: the directory holds a sweep already, or none or another one to resume, or cannot be written.
     """
-    directory = Path(out) if plan.shard is None else Path(out) / "shard-{}-of-{}".format(*plan.shard.split("/"))
+    directory = shard_directory(out, plan.shard)
     warnings: list[str] = []
     if resume and not _still_to_begin(plan, directory):
         store, warnings = SweepStore.resume(directory, plan.points, plan.base)
@@ -53,7 +50,7 @@ def run_plan(
         total, done = len(plan.designs) + len(plan.invalid), store.done()
         finished = len(done)
         try:
-            for rows in _rows(plan, done, lanes or local_lanes()):
+            for rows in _rows(plan.without(done)):
                 store.append(rows)
                 finished += len(rows)
                 if on_progress is not None:
@@ -105,12 +102,8 @@ def _as_lists(objective: Objective | None) -> dict[str, list[str]] | None:
     return {"maximize": list(objective.maximize), "minimize": list(objective.minimize), "subject_to": limits}
 
 
-def _rows(plan: SweepPlan, done: set[int], lanes: Lanes) -> Iterator[list[Row]]:
-    """Rows of the points that are not done: first those that cannot be simulated."""
-    if invalid := [{"point": p, "status": "invalid", "reason": reason} for p, reason in plan.invalid.items() if p not in done]:
-        yield invalid
-    left = {point: design for point, design in plan.designs.items() if point not in done}
-    groups = plan.groups
-    if len(left) < len(plan.designs):
-        groups = make_groups(left, lanes, plan.width)
-    yield from run_designs(left, groups, lanes, plan.width)
+def _rows(plan: SweepPlan) -> Iterator[list[Row]]:
+    """Rows of all points of the plan: first of those that cannot be simulated."""
+    if plan.invalid:
+        yield [{"point": point, "status": "invalid", "reason": reason} for point, reason in plan.invalid.items()]
+    yield from run_designs(plan.designs, plan.groups, plan.lanes, plan.width)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,20 +11,28 @@ from typing import Any
 import pandas as pd
 
 from simjax.errors import SimjaxError
+from simjax.explore.directory import DESIGNS, POINTS, RESULTS, SWEEP, resume_words
 from simjax.explore.keys import SEED
 from simjax.explore.lock import DirectoryLock
-from simjax.explore.manifest import POINTS, changed_versions, check_base, checked_points, read_manifest, write_manifest
+from simjax.explore.manifest import changed_versions, check_base, checked_points, read_manifest, write_manifest
 from simjax.explore.points import Points, write_points
-from simjax.explore.records import append_whole, cells, encode, read_bytes, records, write_whole, writing
+from simjax.explore.records import write_whole, writing
 from simjax.explore.replicates import aggregate
-from simjax.explore.table import DESIGNS, RESULTS, SWEEP, read_results
-from simjax.explore.values import format_value
+from simjax.explore.results_file import ResultsFile
+from simjax.explore.table import read_results
 from simjax.metrics.rows import METRICS, WHOLE_METRICS
 
 PARQUET, LOCK = "results.parquet", "sweep.lock"
-ERROR = "error"
-DONE = frozenset({"finished", "tick_limit", "stalled", "invalid"})
-"""Statuses that running the point again would not change."""
+
+
+def refuse_a_sweep(directory: Path) -> None:
+    """Raise where a sweep would overwrite another one.
+
+    Raises:
+        SimjaxError: the directory holds a sweep.
+    """
+    if (directory / SWEEP).exists() or (directory / RESULTS).exists():
+        raise SimjaxError(f"{directory}: holds a sweep already; continue it with {resume_words(directory)}, or give another directory")
 
 
 class SweepStore:
@@ -44,8 +51,8 @@ class SweepStore:
     def __init__(self, directory: Path, points: Points, info: dict[str, Any], lock: DirectoryLock) -> None:
         """Use `create` or `resume`."""
         self.directory, self.points, self.info, self._lock = directory, points, info, lock
-        self.columns = ("point", *points.keys, "status", "reason", *METRICS)
-        self._known = frozenset(self.columns)
+        self._results = ResultsFile(directory / RESULTS, points)
+        self.columns = self._results.columns
 
     @classmethod
     def create(
@@ -76,10 +83,8 @@ class SweepStore:
             path.mkdir(parents=True, exist_ok=True)
         lock = DirectoryLock(path / LOCK)
         try:
-            if (path / SWEEP).exists() or (path / RESULTS).exists():
-                raise SimjaxError(f"{path}: holds a sweep already; continue it with sweep.resume={path}, or give another directory")
-            with writing(path / POINTS):
-                write_points(path / POINTS, points)
+            refuse_a_sweep(path)
+            write_points(path / POINTS, points)
             info = write_manifest(path, points, command, base, seeds, objective)  # last: it says that the sweep is there
             return cls(path, points, info, lock)
         except BaseException:
@@ -109,8 +114,9 @@ class SweepStore:
             if base is not None:
                 check_base(path, info, base)
             store = cls(path, checked_points(path, info, points), info, lock)
-            store._mend()
-            return store, changed_versions(path, info)
+            store._results.mend()
+            changed = changed_versions(info, ("simjax", "jax"))
+            return store, [f"{path}: this sweep began with {changed}: rows of then and of now may not compare"] if changed else []
         except BaseException:
             lock.release()
             raise
@@ -136,13 +142,11 @@ class SweepStore:
             SimjaxError: the file cannot be written; what was there before stays as it was.
             ValueError: a row has a wrong point, status or column.
         """
-        if rows:
-            append_whole(self.directory / RESULTS, encode(map(self._cells, rows)), header=encode([self.columns]))
+        self._results.append(rows)
 
     def done(self) -> set[int]:
         """The points that need not be run again: all with a row but for errors, which may have passed."""
-        status = self.columns.index("status")
-        return {point for point, line in self._latest().items() if cells(line)[status] in DONE}
+        return self._results.done()
 
     def finish(self) -> pd.DataFrame | None:
         """Write the tables of the rows so far, for good or for a while: more rows may follow.
@@ -156,53 +160,14 @@ class SweepStore:
         Raises:
             SimjaxError: a file is damaged or cannot be written.
         """
-        latest = self._latest()
-        if not latest:
+        if not self._results.sort():
             return None
-        write_whole(self.directory / RESULTS, encode([self.columns]) + b"".join(latest[point] for point in sorted(latest)))
         table = read_results(self.directory)
         _write_parquet(self.directory / PARQUET, table)
         if (seeds := self.info.get("seeds")) is not None:
             designs = aggregate(table, self.points.keys, SEED, expected=len(seeds))
             write_whole(self.directory / DESIGNS, designs.to_csv(index=False, lineterminator="\n").encode())
         return table
-
-    def _cells(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
-        """A row of `results.csv`."""
-        point, status, metrics = int(row["point"]), row["status"], [row.get(name) for name in METRICS]
-        if not 0 <= point < len(self.points.rows) or not (status in DONE or status == ERROR) or not row.keys() <= self._known:
-            raise ValueError(f"not a row of this sweep: {dict(row)}")
-        reason = " ".join((row.get("reason") or "").split())
-        if wrong := [name for name, value in zip(METRICS, metrics, strict=True) if value != value]:
-            status, reason, metrics = ERROR, f"{', '.join(wrong)}: not a number (NaN)", [None] * len(METRICS)
-        return (point, *map(format_value, self.points.rows[point]), status, reason, *metrics)
-
-    def _mend(self) -> None:
-        """Remove a last line that was cut."""
-        path = self.directory / RESULTS
-        if not path.exists():
-            return
-        content = read_bytes(path)
-        lines = list(records(content))
-        whole = sum(map(len, lines))
-        if whole < len(content):
-            with writing(path):
-                os.truncate(path, whole)
-        if lines and cells(lines[0]) != list(self.columns):
-            raise SimjaxError(f"{path}: other columns than this simjax writes; the simjax that began it can go on, or start the sweep anew")
-
-    def _latest(self) -> dict[int, bytes]:
-        """The last record of each point in `results.csv`."""
-        path = self.directory / RESULTS
-        latest: dict[int, bytes] = {}
-        for number, line in enumerate(records(read_bytes(path)) if path.exists() else ()):
-            if number == 0:
-                continue
-            point = line.partition(b",")[0]
-            if not (point.isdigit() and int(point) < len(self.points.rows)) or line.count(b",") < len(self.columns) - 1:
-                raise SimjaxError(f"{path}: damaged: row {number} is no row of a point ({line[:40]!r}); remove it")
-            latest[int(point)] = line
-        return latest
 
 
 def _write_parquet(path: Path, table: pd.DataFrame) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from simjax.errors import SimjaxError
-from simjax.explore.points import Points, read_points, sha256
-from simjax.explore.table import SWEEP, read_sweep, sweep_directory
-
-POINTS = "points.csv"
+from simjax.explore.directory import SWEEP, files_of, sweep_directory
+from simjax.explore.manifest import check_base, checked_points, read_manifest
+from simjax.explore.points import Points
 
 
 @dataclass(frozen=True)
@@ -19,18 +18,34 @@ class StoredSweep:
     """A sweep as it was asked for.
 
     Attributes:
-        base: overrides that all points share.
-        points: all of its points.
-        seeds: replicate seeds, None when there are none.
-        objective: lists under maximize, minimize and subject_to.
-        versions: of simjax, jax and python that wrote it.
+        directory: of the sweep, or of the first of its parts.
+        info: the content of its `sweep.json`.
+        points: all points of the sweep.
     """
 
-    base: tuple[str, ...]
+    directory: Path
+    info: Mapping[str, Any]
     points: Points
-    seeds: tuple[int, ...] | None
-    objective: Mapping[str, list[str]]
-    versions: Mapping[str, str]
+
+    @property
+    def base(self) -> tuple[str, ...]:
+        """Overrides that all points share."""
+        return tuple(self.info["base"])
+
+    @property
+    def seeds(self) -> tuple[int, ...] | None:
+        """Replicate seeds, None when there are none."""
+        return None if self.info["seeds"] is None else tuple(self.info["seeds"])
+
+    def check(self, base: Sequence[str], points: Points) -> None:
+        """Raise unless this is the sweep of these points.
+
+        Raises:
+            SimjaxError: saying what differs.
+        """
+        check_base(self.directory, self.info, base)
+        if points is not self.points:
+            checked_points(self.directory, self.info, points)
 
 
 def read_stored(directory: str | Path) -> StoredSweep:
@@ -40,21 +55,8 @@ def read_stored(directory: str | Path) -> StoredSweep:
         SimjaxError: it is no sweep's directory, or they are damaged or do not belong together.
     """
     path = sweep_directory(directory)
-    folder = next((file.parent for file in (path / SWEEP, *sorted(path.glob(f"shard-*-of-*/{SWEEP}"))) if file.is_file()), None)
-    if folder is None:
+    file = next(iter(files_of(path, SWEEP)), None)
+    if file is None:
         raise SimjaxError(f"{path}: {SWEEP} is missing; without it nobody knows what its points share")
-    said = read_sweep(folder)
-    base, seeds, objective = said.get("base", ()), said.get("seeds"), said.get("objective") or {}
-    if not _is_list(base, str) or not (seeds is None or _is_list(seeds, int)) or not isinstance(objective, dict):
-        raise SimjaxError(f"{folder / SWEEP}: damaged: base must be a list of overrides, seeds a list of integers, objective a mapping")
-    points = read_points(folder / POINTS)
-    if said.get("points_sha256") != sha256(points):
-        raise SimjaxError(
-            f"{folder / POINTS}: changed since the sweep began; put it back, or sweep it anew with sweep.points={folder / POINTS}"
-        )
-    versions = {name: str(said.get(name)) for name in ("simjax", "jax", "python")}
-    return StoredSweep(tuple(base), points, None if seeds is None else tuple(seeds), objective, versions)
-
-
-def _is_list(value: Any, kind: type) -> bool:
-    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+    info = read_manifest(file.parent)
+    return StoredSweep(file.parent, info, checked_points(file.parent, info, None))

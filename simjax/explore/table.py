@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,8 @@ import numpy as np
 import pandas as pd
 
 from simjax.errors import SimjaxError
+from simjax.explore.directory import DESIGNS, RESULTS, files_of, resume_words, sweep_directory
 from simjax.explore.records import read_bytes
-from simjax.explore.wording import option
-
-RESULTS, DESIGNS, SWEEP, POINTS = "results.csv", "designs.csv", "sweep.json", "points.csv"
-_SHARD = re.compile(r"shard-([1-9]\d*)-of-([1-9]\d*)")
 
 
 def read_results(directory: str | Path) -> pd.DataFrame:
@@ -59,64 +55,10 @@ def read_designs(directory: str | Path) -> pd.DataFrame | None:
     return table if isinstance(table, pd.DataFrame) and len(table) else None
 
 
-def sweep_directory(directory: str | Path) -> Path:
-    """The path of a directory that holds a sweep.
-
-    Raises:
-        SimjaxError: it does not exist, is a file, or holds none.
-    """
-    path = Path(directory).expanduser()
-    if path.is_file():
-        raise SimjaxError(f"{path}: a file; give the directory of a sweep, which holds {RESULTS}")
-    if not path.is_dir():
-        raise SimjaxError(f"{path}: no such directory")
-    if not any(files_of(path, name) for name in (SWEEP, RESULTS)):
-        raise SimjaxError(f"{path}: not a sweep: there is neither {SWEEP} nor {RESULTS} in it")
-    return path
-
-
 def swept_keys(table: pd.DataFrame) -> list[str]:
     """The columns of `read_results` that hold the swept keys: those between `point` and `status`."""
     names = [str(name) for name in table.columns]
     return names[names.index("point") + 1 : names.index("status")]
-
-
-def shard_directory(directory: str | Path, shard: str | None) -> Path:
-    """Where a part "k/n" of a sweep has its files; None is the whole sweep, which has them in the directory itself."""
-    return Path(directory).expanduser() if shard is None else Path(directory).expanduser() / "shard-{}-of-{}".format(*shard.split("/"))
-
-
-def shard_of(directory: Path) -> tuple[int, int] | None:
-    """The k and n of a directory called shard-k-of-n; None for another one."""
-    match = _SHARD.fullmatch(directory.resolve().name)
-    return None if match is None else (int(match[1]), int(match[2]))
-
-
-def shards_in(directory: Path) -> dict[tuple[int, int], Path]:
-    """The parts (k, n) of sweeps whose files are in a directory, in their order."""
-    found = {shard: path for path in directory.glob("shard-*-of-*") if (shard := shard_of(path)) is not None}
-    return {(k, n): found[k, n] for k, n in sorted(found, key=lambda shard: shard[::-1])}
-
-
-def resume_words(directory: Path) -> str:
-    """The options that go on with the sweep in a directory, to be pasted after `simjax run`."""
-    if shard := shard_of(directory):
-        outer = directory.parent if directory.name else directory.resolve().parent
-        return f"{option('sweep.resume', str(outer))} sweep.shard={shard[0]}/{shard[1]}"
-    shards = {} if (directory / SWEEP).is_file() else shards_in(directory)
-    words = option("sweep.resume", str(directory))
-    return f"-m {words} sweep.shard={all_shards(next(iter(shards))[1])}" if shards else words
-
-
-def all_shards(parts: int) -> str:
-    """All values of `sweep.shard` for so many parts; a long list only in outline."""
-    shown = [f"{part}/{parts}" for part in range(1, parts + 1)]
-    return ",".join(shown if parts <= 16 else [*shown[:2], "...", shown[-1]])
-
-
-def files_of(path: Path, name: str) -> list[Path]:
-    """The files of that name in the directory and in its shards."""
-    return [file for file in (path / name, *(shard / name for shard in shards_in(path).values())) if file.is_file()]
 
 
 def _read(files: list[Path]) -> pd.DataFrame:

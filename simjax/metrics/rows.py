@@ -89,10 +89,9 @@ def too_few(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     said = [f"{name} at {weak[name]:,} (it needs {needed})" for name, needed in REQUESTS_NEEDED.items() if weak[name]]
     if not said:
         return []
-    return [
-        f"latency percentiles rest on too few finished requests, of {len(rows):,} points: {', '.join(said)}; "
-        "raise workload.num_requests, or average replicate seeds with sweep.seeds"
-    ]
+    points = f"{len(rows):,} point{'' if len(rows) == 1 else 's'}"
+    # Not more seeds: a high percentile of few requests is near their largest latency, on average over seeds too.
+    return [f"latency percentiles rest on too few finished requests, of {points}: {', '.join(said)}; raise workload.num_requests"]
 
 
 def _blocks(results: Sequence[Result]) -> Iterator[list[int]]:

@@ -87,6 +87,12 @@ OPTIONS = cases(
     unknown option 'cluster.groups'; did you mean router?
     profile fit bundel=x
     unknown option 'bundel'; did you mean bundle?
+    run --cfg hydra
+    --cfg hydra: there is only --cfg (or --cfg job), which shows the configuration of simjax run
+    run -m --cfg=all device=h100,h200
+    --cfg all: there is only --cfg (or --cfg job)
+    pareto --cfg all
+    --cfg all: there is only --cfg (or --cfg job), which shows the configuration of simjax pareto
     trace describe good.csv good.csv
     'good.csv' is not an option of simjax trace describe
     """
@@ -307,6 +313,14 @@ SWEEPS = cases(
     device is given twice: device=h100,h200 and device=l40s,b200
     run -m profile=good.csv,other.csv profile.file=good.csv
     profile.file is given twice
+    run -m +workload.rate=1,2
+    +workload.rate=1,2: leave the + out: workload.rate has a value, and these replace it
+    run -m +workload.rate=linspace(1,2,3)
+    +workload.rate=linspace(1,2,3): leave the + out
+    run -m +workload.rate=3 device=h100,h200
+    +workload.rate: leave the + out: workload.rate has a value, and yours replaces it
+    run -m +workload.rat=1,2
+    unknown option 'workload.rat'; did you mean rate
     run -m out=a,b
     out cannot be swept: a sweep has one directory of results
     run -m plots=true,false

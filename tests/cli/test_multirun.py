@@ -15,8 +15,9 @@ from rich.console import Console
 import simjax
 from simjax.cli.multirun import split
 from simjax.cli.sweep import points_progress
+from simjax.explore.manifest import read_sweep
 from simjax.explore.points import read_points
-from simjax.explore.table import read_results, read_sweep
+from simjax.explore.table import read_results
 from simjax.metrics.rows import METRICS, result_row
 from tests.cli.conftest import Cli, one_line
 
@@ -49,7 +50,14 @@ def test_a_sweep_is_one_table_whose_rows_are_the_single_runs(cli: Cli) -> None:
         assert numbers(table, point) == single("workload.num_requests=20", *points.overrides(point))
     assert not Path("outputs").exists()
     assert Path("s/pareto.csv").exists()
-    assert one_line(cli("run", "-m", *GRID, *SMALL, "out=s")).startswith("s: holds a sweep already; continue it with sweep.resume=s")
+
+
+def test_one_point_is_no_plural(cli: Cli) -> None:
+    said = cli("run", "sweep.axes={device: [h200]}", *SMALL, "out=s")
+    assert said.code == 0, said.err
+    assert "of 1 point: p99 at 1 (it needs 100)" in said.err
+    assert "1 of 1 point on the front" in said.out
+    assert "1 point: 1 finished" in said.out
 
 
 def test_points_that_fail_are_rows(cli: Cli) -> None:
@@ -104,23 +112,6 @@ def test_axes_of_all_sources_multiply(cli: Cli) -> None:
     said = cli("run", "-m", *words, "sweep.axes.workload.rate=[3]", "scheduler.max_num_seqs=8,9", "sweep.dry_run=true")
     assert said.code == 0, said.err
     assert said.out.startswith("8 points: 8 to simulate")
-
-
-def test_resume_does_the_rest(cli: Cli) -> None:
-    words = ["run", "-m", *GRID, *SMALL, "objective.maximize=[requests_per_s]"]
-    assert cli(*words, "out=s").code == 0
-    whole = Path("s/results.csv").read_bytes()
-    lines = whole.splitlines(keepends=True)
-    for again in (["run", "sweep.resume=s", "plots=false"], [*words, "sweep.resume=s"]):
-        Path("s/results.csv").write_bytes(b"".join(lines[:2]) + lines[2][:10])
-        said = cli(*again)
-        assert said.code == 0, said.err
-        assert Path("s/results.csv").read_bytes() == whole
-        assert "highest requests_per_s" in said.out, "the sweep's own objective was forgotten"
-    for other in (["scheduler.max_num_seqs=8,17", GRID[1]], [*GRID, "model=qwen3-8b"]):
-        assert one_line(cli("run", "-m", *other, *SMALL, "sweep.resume=s")).startswith("sweep.resume=s: other ")
-    Path("s/points.csv").write_text(Path("s/points.csv").read_text().replace("20.0", "21.0"))
-    assert "s/points.csv: changed since the sweep began" in one_line(cli("run", "sweep.resume=s"))
 
 
 def test_hydra_says_where_results_go_unless_out_does(cli: Cli) -> None:
@@ -224,3 +215,20 @@ def test_the_bar_says_how_many_points_how_fast_and_how_long(monkeypatch: pytest.
             update(done, 12000)
     assert said[:2] == ["1,000 of 12,000 points", "2,000 of 12,000 points"], "two batches that end at once tell no speed"
     assert said[2:] == ["3,000 of 12,000 points, 1,000/s, 0:00:09 left", "3,004 of 12,000 points, 5.0/s, 0:29:56 left"]
+
+
+def test_the_bars_pace_is_that_of_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points that cannot be simulated, and those of an earlier run, are there before anything is compiled."""
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=140)
+    clock = iter([100.0, 102.0])
+    monkeypatch.setattr("simjax.cli.sweep.console", lambda stderr=False: terminal)
+    monkeypatch.setattr("simjax.cli.sweep.time.perf_counter", lambda: next(clock))
+    said = []
+    with points_progress(before=600) as update:
+        monkeypatch.setattr("rich.progress.Progress.update", lambda self, task, **fields: said.append(fields))
+        for done in (500, 600, 700, 900):
+            update(done, 1000)
+    assert [fields["count"] for fields in said] == [
+        "500 of 1,000 points", "600 of 1,000 points", "700 of 1,000 points", "900 of 1,000 points, 100/s, 0:00:01 left",
+    ]  # fmt: skip
+    assert ["description" in fields for fields in said] == [False, False, True, True], "it still compiles"

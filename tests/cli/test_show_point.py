@@ -44,7 +44,15 @@ def test_numbers_that_differ_are_named(swept: Cli) -> None:
     *_, first, second, last = said.out.splitlines()
     assert first == "requests_finished: 11 in the table, 12 here"
     assert second.startswith("ttft_p99_s: ")
-    assert last.startswith("2 of the 36 numbers of the row differ; the sweep was made with jax 0.1, here ")
+    assert last.startswith("2 of the 36 numbers of the row differ; the sweep was made with jax 0.1, now ")
+
+
+def test_a_row_of_other_values_is_no_row_of_the_point(swept: Cli) -> None:
+    table = Path("s/results.csv")
+    table.write_text(table.read_text().replace("\n1,8,", "\n1,9,"))
+    line = "results.csv: the row of point 1 was changed: scheduler.max_num_seqs is 9 there, 8 in points.csv"
+    assert one_line(swept("show-point", "s", "1")) == line
+    assert swept("show-point", "s", "0", "out=x", "plots=false").code == 0
 
 
 def test_a_point_without_numbers_says_why(swept: Cli) -> None:

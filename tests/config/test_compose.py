@@ -119,3 +119,8 @@ def test_a_link_replaces_only_what_it_says() -> None:
     link, own = built.instances[0].link, built.instances[0].device.node.intra_link
     assert link is not None
     assert (link.latency_s, link.bandwidth_bytes_per_s) == (3e-5, own.bandwidth_bytes_per_s)
+
+
+def test_a_plus_before_a_known_option():
+    with pytest.raises(SimjaxError, match=r"\+workload\.rate: workload\.rate is there already; leave the \+ out"):
+        compose_config("run", ["+workload.rate=3"])

@@ -19,7 +19,8 @@ from simjax.explore import manifest, records
 from simjax.explore.lock import DirectoryLock
 from simjax.explore.points import Points, read_points, sha256
 from simjax.explore.replicates import aggregate
-from simjax.explore.store import DONE, LOCK, SweepStore
+from simjax.explore.results_file import DONE
+from simjax.explore.store import LOCK, SweepStore
 from simjax.explore.table import read_designs, read_results
 from simjax.metrics.rows import METRICS, WHOLE_METRICS
 
@@ -290,7 +291,7 @@ def test_resume_refuses_what_is_another_sweep(tmp_path):
     cases = [
         (lambda: SweepStore.resume(tmp_path / "none", points_of(3), BASE), "none: no such directory"),
         (lambda: SweepStore.resume(tmp_path, points_of(3), BASE), "no sweep there: it has no sweep.json"),
-        (lambda: SweepStore.resume(tmp_path / "s", fewer, BASE), "3 points of model scheduler.max_num_seqs workload.rate, now there are 2"),
+        (lambda: SweepStore.resume(tmp_path / "s", fewer, BASE), "3 points of model scheduler.max_num_seqs workload.rate, and 2 points of"),
         (lambda: SweepStore.resume(tmp_path / "s", other, BASE), "the same keys, but other values or another order"),
         (lambda: SweepStore.resume(tmp_path / "s", points_of(3), ["device=h200", BASE[1]]), "(device=h100 there, device=h200 now)"),
         (lambda: SweepStore.resume(tmp_path / "s", points_of(3), [*BASE, "a=1"]), "(nothing there, a=1 now)"),
@@ -321,7 +322,7 @@ def test_damage_is_told_in_one_line(tmp_path, name, content, said):
     assert said in str(told.value) and "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("line", ["3,a\n", "x,a\n", "\n", "1,null,x\n"])
+@pytest.mark.parametrize("line", ["3,a\n", "x,a\n", ",\n", "1,null,x\n"])
 def test_a_line_that_is_no_row_is_told(tmp_path, line):
     with SweepStore.create(tmp_path, points_of(3), base=BASE) as store:
         store.append([row_of(0)])
@@ -330,6 +331,55 @@ def test_a_line_that_is_no_row_is_told(tmp_path, line):
         for ask in (store.done, store.finish):
             with pytest.raises(SimjaxError, match=r"results.csv: damaged: row 2 is no row of a point"):
                 ask()
+
+
+@pytest.mark.parametrize("ends", ["\n", "\n\n  \n", "\r\n", "\n "])
+def test_blank_lines_at_the_end_are_no_rows(tmp_path, ends):
+    """As editors leave them."""
+    with SweepStore.create(tmp_path, points_of(3), base=BASE) as store:
+        store.append([row_of(0)])
+    with (tmp_path / "results.csv").open("a", newline="") as file:
+        file.write(ends)
+    store, _ = SweepStore.resume(tmp_path, points_of(3), BASE)
+    with store:
+        assert store.done() == {0}
+        store.append([row_of(2)])
+        assert store.done() == {0, 2} and len(read_results(tmp_path)) == 2
+        store.finish()
+    assert (tmp_path / "results.csv").read_text().count("\n") == 3
+
+
+FIRST, SECOND = "0,llama-3.1-8b,32,0.1,", "1,\"'a \\'quoted, b'\",x,0.2,"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (SECOND, "1,llama-3.1-8b,x,0.2,", "row 2 was changed: model is llama-3.1-8b there, 'a \\'quoted, b' in points.csv for point 1;"),
+        (SECOND, SECOND.replace("0.2", "0.25"), "row 2 was changed: workload.rate is 0.25 there, 0.2 in points.csv for point 1;"),
+        (FIRST, FIRST.replace("32", ""), "row 1 was changed: scheduler.max_num_seqs is empty there, 32 in points.csv for point 0;"),
+        (
+            FIRST,
+            FIRST.replace("0,", "1,", 1),
+            "row 1 was changed: model is llama-3.1-8b there, 'a \\'quoted, b' in points.csv for point 1;",
+        ),
+    ],
+)
+def test_rows_of_other_values_than_their_points_are_refused(tmp_path, old, new, said):
+    with SweepStore.create(tmp_path, points_of(3), base=BASE) as store:
+        store.append([row_of(0), row_of(1)])
+    table = tmp_path / "results.csv"
+    before = table.read_text()
+    assert before.count(f"\n{old}") == 1
+    table.write_text(before.replace(f"\n{old}", f"\n{new}"))
+    with SweepStore.resume(tmp_path, points_of(3), BASE)[0] as store:
+        for ask in (store.done, store.finish):
+            with pytest.raises(SimjaxError) as told:
+                ask()
+            assert said in str(told.value) and "results.csv: " in str(told.value) and "\n" not in str(told.value)
+    table.write_text(before.replace("llama-3.1-8b", '"llama-3.1-8b"'))  # other quotes, the same values
+    with SweepStore.resume(tmp_path, points_of(3), BASE)[0] as store:
+        assert store.done() == {0, 1}
 
 
 def test_another_version_is_a_warning(tmp_path, monkeypatch):

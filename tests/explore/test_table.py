@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from simjax.errors import SimjaxError
-from simjax.explore.table import read_designs, read_results, read_sweep, swept_keys
+from simjax.explore.manifest import read_sweep
+from simjax.explore.table import read_designs, read_results, swept_keys
 
 HEADER = "point,model,scheduler.max_num_seqs,status,reason,gpus,ttft_p99_s\n"
 

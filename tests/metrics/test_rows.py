@@ -146,8 +146,9 @@ def test_one_line_tells_that_percentiles_rest_on_too_few_requests():
     rows = [{"requests_finished": count} for count in (9, 19, 99, 100, 5000, 0, None)] + [{"status": "invalid"}]
     assert too_few(rows) == [
         "latency percentiles rest on too few finished requests, of 8 points: p90 at 1 (it needs 10), p95 at 2 (it needs 20), "
-        "p99 at 3 (it needs 100); raise workload.num_requests, or average replicate seeds with sweep.seeds"
+        "p99 at 3 (it needs 100); raise workload.num_requests"
     ]
     (line,) = too_few([{"requests_finished": 30}] * 2000)
     assert "of 2,000 points: p99 at 2,000 (it needs 100);" in line
+    assert "of 1 point: p99 at 1 (it needs 100);" in too_few([{"requests_finished": 30}])[0]
     assert too_few(rows[3:6]) == [] and too_few([]) == []
