@@ -73,7 +73,7 @@ def trace(relative: str) -> Workload:
     return read_trace(data_path(relative)).workload
 
 
-def lowered(cluster: ClusterSpec, workload: Workload, source: CostSource | None = None, **options: bool) -> Lowered:
+def lowered(cluster: ClusterSpec, workload: Workload, source: CostSource | None = None, **options: Any) -> Lowered:
     """Prices and arrays of a simulation; `options` as in `simjax.engine.lower.lower` (leap, log)."""
     return lower(cluster, price_cluster(cluster.instances, source or CostSource()), workload, **options)
 
@@ -104,16 +104,10 @@ class Program:
         return jax.block_until_ready(self.advance(self.params, state, np.int32(ticks)).state)
 
 
-def compile_program(shape: EngineShape, params: Any, device: Any = None, axes: Any = None) -> Program:
-    """Compile a simulation for a device (None: the default one).
-
-    `axes`, a tree like `params`, says which leaves have a leading axis of designs: they run side by side under `vmap`.
-    Call it, and what it returns, inside `jax.enable_x64(True)`.
-    """
+def compile_program(shape: EngineShape, params: Any, device: Any = None) -> Program:
+    """Compile a simulation for a device (None: the default one). Call it, and what it returns, inside `jax.enable_x64(True)`."""
     params = jax.device_put(params, device)
     begin, run = partial(start, shape), partial(advance, shape)
-    if axes is not None:
-        begin, run = jax.vmap(begin, in_axes=(axes,)), jax.vmap(run, in_axes=(axes, 0, None))
     t0 = time.perf_counter()
     traced_start = jax.jit(begin).lower(params)
     t1 = time.perf_counter()
@@ -216,14 +210,24 @@ def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
 # ---- tables
 
 
+def records(table: Any) -> list[dict[str, Any]]:
+    """The rows of a sweep's table (a pandas DataFrame), None for empty cells."""
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
 def facts(device: Any = None) -> str:
     """The machine and the versions, one line."""
     device = device or jax.devices()[0]
     load = os.getloadavg()[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     kind = "CPU" if device.platform == "cpu" else device.device_kind
     python = platform.python_version()
-    return f"device {kind}, jax {jax.__version__}, Python {python}, {cpu_model()}, {cores} cores, load {load:.1f} when it started"
+    return f"device {kind}, jax {jax.__version__}, Python {python}, {cpu_model()}, {core_count()} cores, load {load:.1f} when it started"
+
+
+def core_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_model() -> str:

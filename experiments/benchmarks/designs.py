@@ -1,129 +1,130 @@
-"""Many designs at once: the 300-request Llama trace on 256 engines that differ in seats, KV blocks and, in a second table row, in load.
+"""The batch program against its width: the 300-request Llama trace on engines that differ in seats and KV blocks, 1 to 1,024 side by side.
 
-`vmap` over the compiled simulation against one simulation after the other in the same process, and against the prototype under `vmap`.
-Every design's outcome must equal that of its single run. Writes results/designs.tsv.
+On one core, and with a batch of its own on each core, as sweeps run (`simjax.explore.execute`). Every design is also run by itself: any bit
+that differs stops the benchmark. The sizes of one table half are timed in turn in one process. Writes results/designs.tsv.
 
-usage: python designs.py [--prototype DIR] [--repeats N] [--designs N]
+usage: python designs.py [--prototype DIR] [--repeats N] [--sizes 1 16 256 ...]
 """
 
 from __future__ import annotations
 
-import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import batches
 import common
-import hlo
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Program
 
-from simjax.engine.lower import Lowered
-from simjax.engine.params import ClusterParams
-
-
-def sweep(low: Lowered, designs: int, load: bool) -> tuple[ClusterParams, ClusterParams]:
-    """Parameters with a leading axis where designs differ, and the tree of those axes: seats and KV blocks as in the prototype's bench.py;
-    `load` also plays the trace at 0.5 to 1.5 times its rate.
-    """
-    seats = np.linspace(32, 128, designs).astype(np.int32)[:, None]
-    blocks = np.linspace(4_000, 36_000, designs).astype(np.int32)[:, None]
-    params = dataclasses.replace(low.params, instances=dataclasses.replace(low.params.instances, max_num_seqs=seats, num_blocks=blocks))
-    axes: Any = jax.tree.map(lambda _: None, low.params)
-    axes = dataclasses.replace(axes, instances=dataclasses.replace(axes.instances, max_num_seqs=0, num_blocks=0))
-    if load:
-        pace = np.linspace(2.0, 2 / 3, designs)[np.random.default_rng(0).permutation(designs)]
-        arrival_s = low.params.requests.arrival_s[None] * pace[:, None]
-        params = dataclasses.replace(params, requests=dataclasses.replace(params.requests, arrival_s=arrival_s))
-        axes = dataclasses.replace(axes, requests=dataclasses.replace(axes.requests, arrival_s=0))
-    return params, axes
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+ROUND_S = 0.2  # a timed round takes about this long at least
+PROTOTYPE_SIZE = 512  # where the prototype is fastest
 
 
-def single(params: ClusterParams, axes: ClusterParams, i: int) -> ClusterParams:
-    """The parameters of design i."""
-    return jax.tree.map(lambda axis, x: x if axis is None else x[i], axes, params, is_leaf=lambda x: x is None)
+class OnCores:
+    """A program run on each of the cores at once, over and over, by as many threads."""
+
+    def __init__(self, program: Callable[[], Any], cores: int, pool: ThreadPoolExecutor) -> None:
+        self.program, self.cores, self.pool = program, cores, pool
+        self.first_s = common.seconds_of(program)
+        self.turns = max(1, math.ceil(ROUND_S / min(common.seconds_of(program) for _ in range(3))))
+
+    def _turns(self) -> None:
+        with jax.enable_x64(True):  # the switch is a thread's own
+            for _ in range(self.turns):
+                self.program()
+
+    def __call__(self) -> None:
+        for done in [self.pool.submit(self._turns) for _ in range(self.cores)]:
+            done.result()
 
 
-def one_by_one(program: Program, params: list[ClusterParams]) -> list[Any]:
-    """Final states of the single runs of a program that was compiled for parameters of these shapes."""
-    return [dataclasses.replace(program, params=design)() for design in params]
+def measure(cores: int, options: Any) -> list[dict[str, Any]]:
+    """The rows of all sizes, in this process, which has the cores; and of single runs one after the other, and of the prototype."""
+    low = common.lowered(common.measured_cluster(), common.trace(common.LLAMA_TRACE), log=False)
+    rows: dict[str, dict[str, Any]] = {}
+    runs: dict[str, OnCores] = {}
+    with jax.enable_x64(True), ThreadPoolExecutor(cores) as pool:
+        alone = common.compile_program(low.shape, low.params)
+        rows["one by one"] = row(cores, "one by one", 1, alone.trace_s, alone.compile_s, int(alone().ticks))
+        runs["one by one"] = OnCores(alone, cores, pool)
+        for size in options.sizes:
+            designs = batches.spread(low, size)
+            program = batches.compile_batch(designs)
+            runs[f"{size}"] = OnCores(program, cores, pool)
+            state = program()
+            rows[f"{size}"] = row(cores, f"{size}", size, program.trace_s, program.compile_s, int(np.sum(state.ticks)))
+            rows[f"{size}"] |= {"kernels": program.kernels.total, "bits_differ": batches.different(state, designs)}
+        if options.prototype is not None:
+            run, ticks = prototype(options)
+            runs["prototype"] = OnCores(run, cores, pool)
+            rows["prototype"] = row(cores, "prototype", PROTOTYPE_SIZE, None, None, ticks)
+        times = common.interleaved(runs, options.repeats)
+    for what, run in runs.items():
+        rows[what] |= rates(rows[what], run, times[what].best / run.turns)
+    best = rows["prototype"]["designs_per_s"] if options.prototype is not None else None
+    for line in rows.values():
+        line["x_one_by_one"] = line["designs_per_s"] / rows["one by one"]["designs_per_s"]
+        line["x_prototype"] = None if best is None else line["designs_per_s"] / best
+    return list(rows.values())
 
 
-def check_equal(states: Any, singles: dict[int, Any], count: int) -> float:
-    """Largest relative difference between designs of a batch and their single runs, over `count` requests; stops beyond 1e-9."""
-    outcome, ticks = np.asarray(states.outcome), np.asarray(states.ticks)
-    differs = max(common.relative_difference(outcome[i, :count], np.asarray(state.outcome[:count])) for i, state in singles.items())
-    if differs > 1e-9 or any(int(state.ticks) != ticks[i] for i, state in singles.items()):
-        raise SystemExit(f"designs: a batched run differs from its single run by {differs:g}")
-    return differs
+def row(cores: int, batch: str, designs: int, trace_s: float | None, compile_s: float | None, ticks: int) -> dict[str, Any]:
+    """What is known before it is timed; `ticks` are those of all designs."""
+    return {"cores": cores, "batch": batch, "designs": designs, "trace_s": trace_s, "compile_s": compile_s, "ticks": ticks}
 
 
-def measure(
-    what: str, low: Lowered, designs: int, load: bool, repeats: int, device: Any = None, check: int | None = None
-) -> dict[str, Any]:
-    """One row, with `check` (None: all) of the designs run by themselves too. Call it inside `jax.enable_x64(True)`."""
-    params, axes = sweep(low, designs, load)
-    batch = common.compile_program(low.shape, params, device, axes)
-    alone = common.compile_program(low.shape, low.params, device)
-    chosen = np.unique(np.linspace(0, designs - 1, check or designs).astype(int)).tolist()
-    each = [jax.device_put(single(params, axes, i), device) for i in chosen]
-    states = batch()
-    differs = check_equal(states, dict(zip(chosen, one_by_one(alone, each), strict=True)), int(low.params.requests.count))
-    times = common.interleaved({"batch": batch, "single": lambda: one_by_one(alone, each)}, repeats)
-    ticks = np.asarray(states.ticks)
+def rates(line: dict[str, Any], run: OnCores, steady_s: float) -> dict[str, Any]:
+    """`us_per_tick_and_design` is that of a core."""
     return {
-        "what": what,
-        "designs": designs,
-        "ticks_mean": float(ticks.mean()),
-        "ticks_max": int(ticks.max()),
-        "trace_and_compile_s": batch.trace_s + batch.compile_s,
-        "batch_s": times["batch"].best,
-        "designs_per_s": designs / times["batch"].best,
-        "us_per_tick_and_design": times["batch"].best * 1e6 / ticks.sum(),
-        "single_designs_per_s": len(chosen) / times["single"].best,
-        "x_single": designs / times["batch"].best / (len(chosen) / times["single"].best),
-        "kernels": hlo.loop_kernels(batch.advance.as_text()).total,
-        "differs": differs,
+        "first_s": run.first_s,
+        "steady_s": steady_s,
+        "designs_per_s": run.cores * line["designs"] / steady_s,
+        "ticks_per_s": run.cores * line["ticks"] / steady_s,
+        "us_per_tick_and_design": steady_s * 1e6 / line["ticks"],
     }
 
 
-def prototype_row(options: Any) -> dict[str, Any]:
-    """The prototype under `vmap` on the same limits, its own step costs."""
-    prototype = common.load_prototype(options.prototype, common.trace(common.LLAMA_TRACE), slots=128)
-    n = options.designs
+def prototype(options: Any) -> tuple[Callable[[], Any], int]:
+    """The prototype under `vmap` on the same limits, with its own step costs; and the ticks of all its designs."""
+    found = common.load_prototype(options.prototype, common.trace(common.LLAMA_TRACE), slots=128)
+    n = PROTOTYPE_SIZE
     seats, blocks = jnp.linspace(32, 128, n).astype(jnp.int32), jnp.linspace(4_000, 36_000, n).astype(jnp.int32)
-    theta = jnp.tile(prototype.params[3], (n, 1))
-    params = prototype.Params(seats, jnp.full((n,), 2048, jnp.int32), blocks, theta)
-    run = jax.jit(jax.vmap(prototype.run)).lower(params).compile()
-    _, ticks = run(params)
-    best = common.interleaved({"run": lambda: jax.block_until_ready(run(params))}, options.repeats)["run"].best
-    return {
-        "what": "prototype",
-        "designs": n,
-        "ticks_mean": float(np.mean(ticks)),
-        "ticks_max": int(np.max(ticks)),
-        "batch_s": best,
-        "designs_per_s": n / best,
-        "us_per_tick_and_design": best * 1e6 / float(np.sum(ticks)),
-    }
+    params = found.Params(seats, jnp.full((n,), 2048, jnp.int32), blocks, jnp.tile(found.params[3], (n, 1)))
+    run = jax.jit(jax.vmap(found.run)).lower(params).compile()
+    return lambda: jax.block_until_ready(run(params)), int(jnp.sum(run(params)[1]))
+
+
+def in_process(cores: int, options: Any) -> list[dict[str, Any]]:
+    command = [sys.executable, __file__, "--cores", cores, "--repeats", options.repeats, "--sizes", *options.sizes]
+    if options.prototype is not None:
+        command += ["--prototype", options.prototype]
+    done = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True)
+    print(f"designs on {cores} cores: done", flush=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
-    parser = common.arguments(__doc__, 3)
-    parser.add_argument("--designs", type=int, default=256)
+    parser = common.arguments(__doc__, 5)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="designs side by side")
+    parser.add_argument("--cores", type=int, help="measure on so many cores in this process and print the rows as JSON")
     options = parser.parse_args()
-    about = common.facts()
-    low = common.lowered(common.measured_cluster(), common.trace(common.LLAMA_TRACE), log=False)
-    with jax.enable_x64(True):
-        rows = [
-            measure("seats and blocks", low, options.designs, False, options.repeats),
-            measure("seats, blocks and load", low, options.designs, True, options.repeats),
-        ]
-        if options.prototype is not None:
-            rows.append(prototype_row(options))
-            for row in rows:
-                row["x_prototype"] = row["designs_per_s"] / rows[-1]["designs_per_s"]
+    if options.cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])  # before JAX looks at the machine
+        print(json.dumps(measure(options.cores, options)))
+        return
+    about, cores = common.facts(), common.core_count()
+    rows = [line for count in dict.fromkeys((1, cores)) for line in in_process(count, options)]
     common.write_table("designs", rows, about)
+    if wrong := [line for line in rows if line.get("bits_differ")]:
+        raise SystemExit(f"designs: {len(wrong)} batches give other numbers than single runs")
 
 
 if __name__ == "__main__":

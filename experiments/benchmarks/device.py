@@ -1,24 +1,41 @@
-"""The same run on whatever devices JAX finds: time, kernels a tick, designs a second, and whether an accelerator gives the CPU's results.
+"""Single runs, batches and a sweep on whatever device JAX uses: rates, the CPU's results reproduced or not, and what limits the rate.
 
-On a machine with a GPU the rows compare it with its own CPU, and the run fails if any time of any request differs by more than 1e-9
-relative. Writes results/device_<platform>.tsv.
+On a machine with an accelerator every row comes for it and for the machine's own CPU, and the script fails where any time of any request
+differs by more than 1e-9 relative. Writes results/device_<platform>.tsv (what was measured) and results/bound_<platform>.tsv (what a data
+sheet allows: a tick launches so many kernels, which read and write so many bytes of every design; `floor` is the engines' state once read
+and once written). Without an accelerator the second table is made from the CPU's compiled modules, and nothing in it is measured: it says
+what the device of --data-sheet could do with kernels like these.
 
-usage: python device.py [--repeats N] [--designs 256 1024 4096]
+usage: python device.py [--repeats N] [--designs 256 1024 ...] [--data-sheet h100] [--launch-us 2.5] [--target 10000]
 """
 
 from __future__ import annotations
 
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import batches
 import common
-import designs
 import hlo
 import jax
 import numpy as np
+import sweeps
 
 from simjax.engine.lower import Lowered
+from simjax.explore.execute import STRIDE
+from simjax.explore.groups import make_groups
+from simjax.explore.lanes import Lanes, local_lanes
+from simjax.explore.run import run_plan
+from simjax.hardware import load_device
 
 TOLERANCE = 1e-9
+WIDTHS = {"cpu": (256, 1_024), "accelerator": (256, 1_024, 4_096, 8_192, 16_384)}
+CHECKED = 1_024  # batches up to this width are run on the CPU too
+SINGLE_RUNS = 32  # designs of a batch run by themselves too
+SWEPT = {"cpu": "1,024 designs", "accelerator": "10,000 designs"}
 
 
 def devices() -> list[Any]:
@@ -31,60 +48,138 @@ def name(device: Any) -> str:
     return "CPU" if device.platform == "cpu" else device.device_kind
 
 
+def kind(device: Any) -> str:
+    return "cpu" if device.platform == "cpu" else "accelerator"
+
+
 def one_run(what: str, low: Lowered, device: Any, wanted: np.ndarray, repeats: int) -> dict[str, Any]:
     """A row: one simulation on a device, and its difference from the CPU's outcome."""
     program = common.compile_program(low.shape, low.params, device)
     state = program()
     times = common.interleaved({"run": program}, repeats)["run"]
-    kernels = hlo.loop_kernels(program.advance.as_text())
+    found = np.asarray(state.outcome)
     return {
         "device": name(device),
         "what": what,
         "trace_s": program.trace_s,
         "compile_s": program.compile_s,
-        "best_ms": times.best * 1e3,
+        "steady_s": times.best,
+        "designs_per_s": 1 / times.best,
         "ticks": int(state.ticks),
         "us_per_tick": times.best * 1e6 / int(state.ticks),
-        "kernels": kernels.total,
-        "fusion": kernels.by_opcode["fusion"],
-        "copy": kernels.by_opcode["copy"],
-        "in_branches": kernels.nested,
-        "differs_from_cpu": common.relative_difference(np.asarray(state.outcome), wanted),
+        "kernels": hlo.loop_kernels(program.advance.as_text()).total,
+        "differs_from_cpu": common.relative_difference(found, wanted),
+        "bit_equal": float(np.mean(found == wanted)),
     }
 
 
-def many_runs(low: Lowered, device: Any, count: int, repeats: int) -> dict[str, Any]:
-    """A row: designs side by side."""
-    found = designs.measure(f"{count} designs", low, count, False, repeats, device, check=min(count, 32))
-    kept = ("what", "designs_per_s", "single_designs_per_s", "us_per_tick_and_design", "kernels")
+def batch(low: Lowered, device: Any, count: int, wanted: np.ndarray | None, repeats: int) -> tuple[dict[str, Any], np.ndarray]:
+    """A row: designs side by side, as sweeps run them on an accelerator; and their outcomes."""
+    designs = batches.spread(low, count)
+    program = batches.compile_batch(designs, device, STRIDE)
+    began = time.perf_counter()
+    state = program()
+    first_s = time.perf_counter() - began
+    best_s = common.interleaved({"run": program}, repeats)["run"].best
+    ticks, outcome = int(np.max(state.ticks)), np.asarray(state.outcome)[:, : int(low.params.requests.count[0])]
+    chosen = np.unique(np.linspace(0, count - 1, min(count, SINGLE_RUNS)).astype(int)).tolist()
+    row = {
+        "device": name(device),
+        "what": f"{count:,} designs",
+        "trace_s": program.trace_s,
+        "compile_s": program.compile_s,
+        "first_s": first_s,
+        "steady_s": best_s,
+        "designs_per_s": count / best_s,
+        "ticks": ticks,
+        "us_per_tick": best_s * 1e6 / ticks,
+        "kernels": program.kernels.total,
+        "differs_from_cpu": None if wanted is None else common.relative_difference(outcome, wanted),
+        "bit_equal": None if wanted is None else float(np.mean(outcome == wanted)),
+        "bits_differ_from_single": batches.different(state, designs, device, chosen),
+    }
+    return row, outcome
+
+
+def sweep(device: Any) -> dict[str, Any]:
+    """A row: from the overrides to the table on disk; `steady_s` without the plan and the compilation."""
+    case = SWEPT[kind(device)]
+    lanes = local_lanes()
+    began = time.perf_counter()
+    plan = sweeps.plan(case)
+    planned = time.perf_counter()
+    if lanes.accelerated and kind(device) == "cpu":  # not what the plan was made for
+        lanes = Lanes((device,), common.core_count())
+        plan = replace(plan, lanes=lanes, groups=make_groups(plan.designs, lanes))
+    with tempfile.TemporaryDirectory() as folder:
+        run_plan(plan, Path(folder) / "first")
+        first_s = time.perf_counter() - planned
+        best_s = min(common.seconds_of(lambda i=i: run_plan(plan, Path(folder) / f"{i}")) for i in range(2))
     return {
         "device": name(device),
-        **{key: found[key] for key in kept},
-        "compile_s": found["trace_and_compile_s"],
-        "best_ms": found["batch_s"] * 1e3,
-        "ticks": found["ticks_max"],
-        "us_per_tick": found["batch_s"] * 1e6 / found["ticks_max"],
+        "what": f"sweep of {case}",
+        "plan_s": planned - began,
+        "first_s": first_s,
+        "steady_s": best_s,
+        "designs_per_s": len(plan.designs) / best_s,
+        "designs_per_s_with_plan": len(plan.designs) / (best_s + planned - began),
+    }
+
+
+def bound(count: int, of: dict[str, Any], tick_bytes: tuple[int, float], measured: bool, options: Any) -> dict[str, Any]:
+    """A row: the rates that launches and memory allow to a batch with the kernels and ticks of the row `of`."""
+    ticks, launch_s = of["ticks"], of["kernels"] * options.launch_us * 1e-6
+    floor_s, kernels_s = (count * x / load_device(options.data_sheet).memory_bandwidth_bytes_per_s for x in tick_bytes)
+    rate = lambda tick_s: count / (ticks * tick_s)  # noqa: E731
+    possible = rate(max(launch_s, kernels_s))
+    return {
+        "kernels_of": of["device"],
+        "limits_of": options.data_sheet,
+        "designs": count,
+        "ticks": ticks,
+        "kernels": of["kernels"],
+        "floor_bytes": tick_bytes[0],
+        "kernel_bytes": tick_bytes[1],
+        "launches_allow": rate(launch_s),
+        "kernels_memory_allows": rate(kernels_s),
+        "floor_allows": rate(floor_s),
+        "limit": "launches" if launch_s > kernels_s else "memory",
+        "possible": possible,
+        "x_target": possible / options.target,
+        "measured": of["designs_per_s"] if measured else None,
+        "measured_x_floor": of["designs_per_s"] / rate(floor_s) if measured else None,
     }
 
 
 def main() -> None:
-    parser = common.arguments(__doc__, 5)
-    parser.add_argument("--designs", type=int, nargs="+", help="batch sizes; unset: 256, and 1024 and 4096 on accelerators")
+    parser = common.arguments(__doc__, 3)
+    parser.add_argument("--designs", type=int, nargs="+", help="batch sizes; unset: 256 and 1,024, up to 16,384 on accelerators")
+    parser.add_argument("--data-sheet", default="h100", help="device (as in device=) whose memory bandwidth limits the rate")
+    parser.add_argument("--launch-us", type=float, default=2.5, help="microseconds from one kernel of a loop to the next on an accelerator")
+    parser.add_argument("--target", type=float, default=10_000, help="designs/s that are wanted")
     options = parser.parse_args()
-    here, about, rows = devices(), common.facts(), []
-    counts = options.designs or ([256] if len(here) == 1 else [256, 1024, 4096])
+    here, about, rows, bounds = devices(), common.facts(), [], []
     bare = common.lowered(common.measured_cluster(), common.trace(common.LLAMA_TRACE), log=False)
     four = common.lowered(common.h100_cluster(4, "least_loaded"), common.synthetic(300, 48.0), log=False)
     with jax.enable_x64(True):
         for what, low in {"llama-300": bare, "four instances, least_loaded": four}.items():
             wanted = np.asarray(common.compile_program(low.shape, low.params, here[-1])().outcome)
             rows += [one_run(what, low, device, wanted, options.repeats) for device in here]
-        for count in counts:
-            rows += [many_runs(bare, device, count, 2) for device in here]
+        tick_bytes = batches.tick_bytes(batches.spread(bare, 256), here[0])
+        for count in options.designs or WIDTHS[kind(here[0])]:
+            wanted = None
+            for device in reversed(here if count <= CHECKED else here[:1]):  # the CPU's are the wanted ones
+                row, found = batch(bare, device, count, wanted, options.repeats)
+                wanted = found if device is here[-1] else wanted
+                rows.append(row)
+            bounds.append(bound(count, row, tick_bytes, len(here) > 1, options))
+        if len(here) == 1 and not options.designs:  # the bound of a wider batch needs no run
+            bounds += [bound(count, row, tick_bytes, False, options) for count in WIDTHS["accelerator"][len(WIDTHS["cpu"]) :]]
+    rows += [sweep(device) for device in here]
     common.write_table(f"device_{here[0].platform}", rows, about)
-    worst = max(row.get("differs_from_cpu", 0.0) for row in rows)
-    if worst > TOLERANCE:
-        raise SystemExit(f"device: {name(here[0])} and CPU differ by {worst:g} relative, more than {TOLERANCE:g}")
+    common.write_table(f"bound_{here[0].platform}", bounds, f"{about}; {options.launch_us:g} us a launch")
+    if wrong := [row["what"] for row in rows if (row.get("differs_from_cpu") or 0.0) > TOLERANCE]:
+        raise SystemExit(f"device: {name(here[0])} and CPU differ by more than {TOLERANCE:g} relative: {', '.join(wrong)}")
 
 
 if __name__ == "__main__":

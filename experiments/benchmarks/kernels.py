@@ -7,9 +7,10 @@ usage: python kernels.py [--prototype DIR] [--repeats N]
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
+import batches
 import common
 import hlo
 import jax
@@ -18,10 +19,10 @@ import numpy as np
 from simjax.cluster.pricing import CostSource
 from simjax.cluster.spec import ClusterSpec
 from simjax.engine.lower import Lowered
-from simjax.engine.params import ClusterParams
 from simjax.workload.workload import Workload
 
-DESIGNS = 256
+DESIGNS = 64
+SIDE_BY_SIDE = ("one instance, no log", "one instance, closed loop", "8 instances, round_robin", "8 instances, least_loaded")
 
 
 def variants() -> dict[str, Lowered]:
@@ -60,14 +61,6 @@ def row(what: str, text: str, us_per_tick: float) -> dict[str, Any]:
     }
 
 
-def batched(low: Lowered, designs: int) -> tuple[ClusterParams, ClusterParams]:
-    """Parameters with `designs` copies of `max_num_seqs`, and the tree of their axes."""
-    axes = jax.tree.map(lambda _: None, low.params)
-    axes = dataclasses.replace(axes, instances=dataclasses.replace(axes.instances, max_num_seqs=0))
-    seats = np.repeat(low.params.instances.max_num_seqs[None], designs, axis=0)
-    return dataclasses.replace(low.params, instances=dataclasses.replace(low.params.instances, max_num_seqs=seats)), axes
-
-
 def main() -> None:
     parser = common.arguments(__doc__, 5)
     options = parser.parse_args()
@@ -77,16 +70,14 @@ def main() -> None:
         programs: dict[str, Any] = {what: common.compile_program(low.shape, low.params) for what, low in found.items()}
         texts = {what: program.advance.as_text() for what, program in programs.items()}
         ticks = {what: int(program().ticks) for what, program in programs.items()}
-        bare = found["one instance, no log"]
-        params, axes = batched(bare, DESIGNS)
-        many = f"one instance, no log, {DESIGNS} designs"
-        programs[many] = common.compile_program(bare.shape, params, axes=axes)
-        texts[many], ticks[many] = programs[many].advance.as_text(), int(programs[many]().ticks.max())
+        for what, designs in {f"{name}, {DESIGNS} designs": [found[name]] * DESIGNS for name in SIDE_BY_SIDE}.items():
+            programs[what] = batches.compile_batch([replace(low, shape=replace(low.shape, log_rows=0)) for low in designs])
+            texts[what], ticks[what] = programs[what].compiled.as_text(), int(programs[what]().ticks.max())
         if options.prototype is not None:
             prototype = common.load_prototype(options.prototype, common.trace(common.LLAMA_TRACE), slots=128)
             programs["prototype"], texts["prototype"] = prototype, prototype.compiled.as_text()
             ticks["prototype"] = int(prototype()[1])
-        times = common.interleaved(programs, options.repeats, {many: 2})
+        times = common.interleaved(programs, options.repeats)
     rows = [row(what, texts[what], times[what].best * 1e6 / ticks[what]) for what in programs]
     for line in rows:
         line["x_prototype"] = line["kernels"] / rows[-1]["kernels"] if options.prototype is not None else None

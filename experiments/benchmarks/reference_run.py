@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 from common import ROOT
@@ -21,9 +19,6 @@ from simjax.workload.workload import Workload
 sys.path.insert(0, str(ROOT))
 from tests.reference.instance import RefInstance
 from tests.reference.simulator import RefRequest, RefResult, simulate
-
-# The formulas of simjax.latency.attention take their array functions as an argument: on Python floats these are the fast ones.
-SCALARS: Any = SimpleNamespace(where=lambda condition, a, b: a if condition else b, maximum=max)
 
 
 def step_seconds(cost: StepCost) -> Callable[[list[tuple[int, int]]], float]:
@@ -47,16 +42,16 @@ def step_seconds(cost: StepCost) -> Callable[[list[tuple[int, int]]], float]:
         shared_s = tokens_s[queries + decodes] + sequences_s[chunks + decodes] + host_s
         d = DecodeBatch(float(decodes), float(kv_sum), float(kv_max))
         if not chunks:
-            return shared_s + decode_attention_s(a, d, SCALARS)
+            return shared_s + float(decode_attention_s(a, d, np))
         c = ChunkBatch(*map(float, (chunks, queries, history, tiles, tile_keys, longest, most_tiles)))
-        return shared_s + mixed_attention_s(a, c, d, SCALARS)
+        return shared_s + float(mixed_attention_s(a, c, d, np))
 
     return seconds
 
 
 def run_reference(cluster: ClusterSpec, prices: ClusterPrices, workload: Workload) -> RefResult:
     """One open-loop run of a cluster whose engines have one cost model."""
-    limits = instance_params(cluster, prices)
+    limits = instance_params(cluster, prices, len(workload))
     names = ("num_blocks", "max_model_len", "api_pre_s", "api_post_s", *LIMITS, *FLAGS)
     step_time = step_seconds(prices.cost)
     instances = [

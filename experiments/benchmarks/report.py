@@ -1,4 +1,4 @@
-"""Rewrite the tables and the headline of README.md from results/*.tsv; with --run, run every benchmark first (about ten minutes).
+"""Rewrite the tables and the headline of README.md from results/*.tsv; with --run, run every benchmark first (about half an hour).
 
 usage: python report.py [--run] [--prototype DIR] [--quick]
 """
@@ -13,8 +13,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RESULTS, README = HERE / "results", HERE / "README.md"
-SCRIPTS = ("single_run", "startup", "scaling", "kernels", "instances", "designs", "device")
-QUICK = {"single_run": 3, "startup": 2, "scaling": 1, "kernels": 2, "instances": 2, "designs": 1, "device": 2}
+SINGLE_RUNS = ("single_run", "startup", "scaling", "kernels", "instances")
+SWEEPS = ("designs", "sweeps", "mixed", "hydra_multirun", "resume", "device")
+QUICK = {"single_run": 3, "kernels": 2, "instances": 2}  # repetitions; of the others one
 
 # The columns of each table that the README shows, all that the file has when empty; the files have more.
 SHOWN: dict[str, tuple[str, ...]] = {
@@ -41,8 +42,23 @@ SHOWN: dict[str, tuple[str, ...]] = {
         *("instances", "router", "steps", "ticks", "ticks_per_request", "compile_s", "simulate_s", "us_per_tick", "x_one_per_tick"),
         *("x_separate", "differs"),
     ),
-    "designs": (),
+    "designs": (
+        *("cores", "batch", "trace_s", "compile_s", "first_s", "steady_s", "designs_per_s", "ticks_per_s", "us_per_tick_and_design"),
+        *("x_one_by_one", "x_prototype", "kernels", "bits_differ"),
+    ),
+    "sweeps": (
+        *("what", "designs", "requests", "slots", "width", "programs", "plan_s", "first_s", "wall_s", "steady_s", "designs_per_s"),
+        *("requests_per_s", "core_us_per_tick_and_design", "rss_peak_mib", "x_prototype"),
+    ),
+    "mixed": (
+        *("points", "finished", "programs", "plan_s", "first_s", "wall_s", "steady_s", "points_per_s", "rows_compared", "rows_different"),
+        *("single_points_per_s", "x_single", "rss_peak_mib"),
+    ),
+    "hydra_multirun": (),
+    "resume": (),
+    "invalid": (),
     "device_cpu": (),
+    "bound_cpu": (),
 }
 
 Row = dict[str, str]
@@ -68,7 +84,6 @@ def headline() -> str:
     """The questions that the benchmarks were asked, answered from the files."""
     single = read(RESULTS / "single_run.tsv")[2]
     first, last = (read(RESULTS / "scaling.tsv")[2][i] for i in (0, -1))
-    batch = read(RESULTS / "designs.tsv")[2][0]
     lines = llama_lines({row["what"]: row for row in single if row["case"] == "llama-300"})
     lines += azure_lines({row["what"]: row for row in single if row["case"] == "azure-2023-conv"})
     lines.append(
@@ -76,10 +91,8 @@ def headline() -> str:
         f"{last['x_first_per_tick']} times that of {first['requests']} requests; the process {last['rss_peak_mib']} MiB at most, "
         f"{last['rss_compiled_mib']} MiB of them once compiled"
     )
-    lines.append(
-        f"{batch['designs']} designs of the 300 requests under `vmap`: {batch['designs_per_s']} designs/s, "
-        f"{batch['x_single']} times as many as one after the other"
-    )
+    lines += sweep_lines({row["what"]: row for row in read(RESULTS / "sweeps.tsv")[2]})
+    lines += [*mixed_lines(), *trouble_lines(), *device_lines()]
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -119,6 +132,56 @@ def azure_lines(rows: dict[str, Row]) -> list[str]:
     return [line]
 
 
+def sweep_lines(rows: dict[str, Row]) -> list[str]:
+    """What the sweeps of the 300 requests say."""
+    lines = []
+    if row := rows.get("1,024 designs"):
+        lines.append(
+            f"1,024 designs of the 300 requests: {row['wall_s']} s from the start of the process to the table (wanted: at most 10), "
+            f"{row['designs_per_s']} designs/s once compiled"
+        )
+        if rate := row.get("x_prototype"):
+            lines[-1] += f", {rate} times the best rate of the prototype in the same minutes (wanted: at least 1.6)"
+    if row := rows.get("10,000 designs"):
+        lines.append(f"10,000 designs: {row['wall_s']} s and {row['rss_peak_mib']} MiB at most (wanted: less than 4,096)")
+    return lines
+
+
+def mixed_lines() -> list[str]:
+    """What the sweep of unlike clusters says, and that against Hydra's own sweeper."""
+    mixed, jobs = read(RESULTS / "mixed.tsv")[2][0], read(RESULTS / "hydra_multirun.tsv")[2][1]
+    return [
+        f"{mixed['points']} unlike clusters: {mixed['programs']} programs (wanted: at most 8), {mixed['wall_s']} s, then "
+        f"{mixed['points_per_s']} points/s; of {mixed['rows_compared']} rows compared with single runs {mixed['rows_different']} differ in "
+        "any bit",
+        f"{jobs['points']} points through Hydra's own multirun: {jobs['x_simjax']} times as long ({jobs['x_simjax_empty_cache']} with an "
+        f"empty compilation cache), {jobs['files']} files; the same numbers",
+    ]
+
+
+def trouble_lines() -> list[str]:
+    """What sweeps that meet trouble say."""
+    _, killed, resumed = read(RESULTS / "resume.tsv")[2]
+    outcomes = read(RESULTS / "invalid.tsv")[2]
+    wrong, reasons = sum(int(row["points"]) for row in outcomes if row["reason"]), sum(bool(row["reason"]) for row in outcomes)
+    return [
+        f"killed with {killed['done_after']} of {killed['points']} points done and resumed: {resumed['table']}; {wrong} wrong points among "
+        f"{sum(int(row['points']) for row in outcomes)}: a row with one of {reasons} reasons each"
+    ]
+
+
+def device_lines() -> list[str]:
+    """What limits a batch on an accelerator."""
+    rows = read(RESULTS / "bound_cpu.tsv")[2]
+    first = next((row for row in rows if float(row["x_target"]) >= 1), rows[-1])
+    last = rows[-1]
+    return [
+        f"no GPU was at hand; by its data sheet an {first['limits_of']} could do {first['possible']} designs/s of {first['kernels']} "
+        f"kernels a tick with {first['designs']} side by side (wanted: 10,000), limited by {first['limit']}, and {last['possible']} with "
+        f"{last['designs']}, limited by {last['limit']}; the bound for reading and writing the state once a tick is {last['floor_allows']}"
+    ]
+
+
 def rewrite() -> None:
     """Fill in everything between `<!-- NAME -->` and `<!-- /NAME -->` of the README."""
     text = README.read_text()
@@ -142,10 +205,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few repetitions, to try the scripts")
     options = parser.parse_args()
     if options.run:
-        for script in SCRIPTS:
+        for script in (*SINGLE_RUNS, *SWEEPS):
             command = [sys.executable, str(HERE / f"{script}.py")]
             command += ["--prototype", str(options.prototype)] if options.prototype is not None else []
-            command += ["--repeats", str(QUICK[script])] if options.quick else []
+            command += ["--repeats", str(QUICK.get(script, 1))] if options.quick else []
             subprocess.run(command, check=True)
     rewrite()
 

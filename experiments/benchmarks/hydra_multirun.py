@@ -1,0 +1,125 @@
+"""100 points through `simjax run -m`, side by side in one sweep, against the same words with Hydra's own sweeper, a job a point.
+
+Both are processes of their own, from their start to their end, without plots; with an empty compilation cache and again with what that left
+there. The numbers of the 100 summary.json files must equal the rows of results.csv bit for bit. Writes results/hydra_multirun.tsv.
+
+usage: python hydra_multirun.py [--repeats N]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+import yaml
+
+KEYS = ("scheduler.max_num_seqs", "workload.rate")
+WORDS = ["scheduler.max_num_seqs=4,8,12,16,24,32,48,64,96,128", "workload.rate=linspace(1,10,10)", "slo.ttft_s=1", "slo.tpot_s=0.05"]
+SWEEPERS = {"simjax": [], "Hydra's basic sweeper": ["hydra/sweeper=basic"]}
+
+
+def run(sweeper: str, out: Path, cache: Path) -> float:
+    """One multirun in a process of its own, in seconds."""
+    command = [sys.executable, "-m", "simjax", "run", "-m", *SWEEPERS[sweeper], *WORDS, "plots=false", f"hydra.sweep.dir={out}"]
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
+    for name in ("JAX_COMPILATION_CACHE_DIR", "TF_CPP_MIN_LOG_LEVEL"):  # the second is set by importing jax, here
+        environment.pop(name, None)
+    began = time.perf_counter()
+    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=common.ROOT)
+    if done.returncode:
+        raise SystemExit(f"hydra_multirun: {sweeper}: {done.stderr}")
+    return time.perf_counter() - began
+
+
+def numbers(summary: dict[str, Any], gpus: int) -> dict[str, Any]:
+    """The columns of results.csv, as a single run's summary.json has them."""
+    requests, kv, slo = summary["requests"], summary["kv"], summary["slo"]
+    return {
+        "status": summary["status"],
+        **{f"requests_{name}": requests[name] for name in ("total", "finished", "unfinished")},
+        "preemptions": requests["preemptions"],
+        "duration_s": summary["duration_s"],
+        **summary["throughput"],
+        "output_tokens_per_s_per_gpu": summary["throughput"]["output_tokens_per_s"] / gpus,
+        **{f"{latency}_{name}_s": x for latency in ("ttft", "tpot", "e2e") for name, x in summary[f"{latency}_s"].items()},
+        "kv_num_blocks": kv["num_blocks"],
+        "kv_peak_used_fraction": kv["peak_used_fraction"],
+        "prefix_hit_fraction": kv["prefix_hit_fraction"],
+        "slo_attainment": slo["attainment_fraction"],
+        "goodput_requests_per_s": slo["goodput_requests_per_s"],
+        "goodput_per_gpu": slo["goodput_requests_per_s_per_gpu"],
+        "ticks": summary["sim"]["ticks"],
+        "steps": summary["sim"]["steps"],
+    }
+
+
+def compare(jobs: Path, sweep: Path) -> tuple[int, int]:
+    """Points, and numbers of each, that are the same to the last bit in the jobs' folders and in the sweep's table; stops at others."""
+    from simjax.explore.table import read_results
+
+    rows, count = {tuple(row[key] for key in KEYS): row for row in common.records(read_results(sweep))}, 0
+    folders = [path.parent for path in jobs.glob("*/summary.json")]
+    if len(folders) != len(rows):
+        raise SystemExit(f"hydra_multirun: {len(folders)} jobs, {len(rows)} rows")
+    for folder in folders:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        row = rows.pop((config["scheduler"]["max_num_seqs"], config["workload"]["rate"]))
+        found = numbers(json.loads((folder / "summary.json").read_text()), row["gpus"])
+        count = len(found)
+        if wrong := [name for name, value in found.items() if row[name] != value]:
+            raise SystemExit(f"hydra_multirun: {folder}: {', '.join(wrong)} differ from point {row['point']} of the table")
+    return len(folders), count
+
+
+def files(folder: Path) -> int:
+    return sum(path.is_file() for path in folder.rglob("*"))
+
+
+def main() -> None:
+    parser = common.arguments(__doc__, 2)
+    options = parser.parse_args()
+    about = common.facts()
+    cold: dict[str, float] = {}
+    warm: dict[str, list[float]] = {sweeper: [] for sweeper in SWEEPERS}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        places = {sweeper: folder / f"{i}" for i, sweeper in enumerate(SWEEPERS)}
+        for sweeper, place in places.items():
+            cold[sweeper] = run(sweeper, place / "cold", place / "cache")
+            print(f"{sweeper}, empty cache: {cold[sweeper]:.2f} s", flush=True)
+        for turn in range(options.repeats):
+            for sweeper, place in places.items():
+                warm[sweeper].append(run(sweeper, place / f"warm{turn}", place / "cache"))
+                print(f"{sweeper}: {warm[sweeper][-1]:.2f} s", flush=True)
+        sweep, jobs = (place / "warm0" for place in places.values())
+        points, compared = compare(jobs, sweep)
+        written = {sweeper: files(place / "warm0") for sweeper, place in places.items()}
+    first = next(iter(SWEEPERS))
+    rows = [
+        {
+            "sweeper": sweeper,
+            "points": points,
+            "empty_cache_s": cold[sweeper],
+            "warm_cache_s": min(warm[sweeper]),
+            "points_per_s": points / min(warm[sweeper]),
+            "x_simjax": min(warm[sweeper]) / min(warm[first]),
+            "x_simjax_empty_cache": cold[sweeper] / cold[first],
+            "files": written[sweeper],
+            "numbers_compared": points * compared,
+            "numbers_different": 0,
+        }
+        for sweeper in SWEEPERS
+    ]
+    common.write_table("hydra_multirun", rows, about)
+    print(f"{points} points: Hydra's own sweeper takes {rows[1]['x_simjax']:.1f} times as long")
+
+
+if __name__ == "__main__":
+    main()
