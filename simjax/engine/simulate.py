@@ -72,8 +72,8 @@ def compiled(function: Callable[..., Any], static: tuple, arguments: tuple) -> C
     that are compiled for other static values.
     """
     leaves, structure = jax.tree.flatten(arguments)
-    where = sorted({device.id for x in leaves for device in x.devices()})
-    key = (jax.default_backend(), tuple(where), static, structure, tuple((x.shape, x.dtype) for x in leaves))
+    where = sorted({(device.platform, device.id) for x in leaves for device in x.devices()})  # the first of each kind has id 0
+    key = (tuple(where), static, structure, tuple((x.shape, x.dtype) for x in leaves))
     with _lock:
         busy = _compiling.setdefault(key, threading.Lock())
     with busy:  # of threads that want the same program one compiles it

@@ -9,13 +9,12 @@ from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 
 def rounded(x: Any, xp: ModuleType = jnp) -> Any:
     """The value x, computed before it is used: the identity, differentiable."""
     # No compiler can tell that x is a number, so none may look through the selection; a NaN stays one.
-    return x if xp is np else jnp.where(x == x, x, jnp.nan)
+    return jnp.where(x == x, x, jnp.nan) if xp is jnp else x
 
 
 def product(a: Any, b: Any, xp: ModuleType = jnp) -> Any:
