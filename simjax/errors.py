@@ -32,4 +32,14 @@ def attempt(make: Callable[[], T]) -> T | SimjaxError:
     except MemoryError:
         return SimjaxError("it does not fit the memory of this machine; simulate fewer requests or engines")
     except Exception as error:
-        return SimjaxError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        return SimjaxError(in_one_line(error))
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error of any kind says, at most 300 characters of it."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the host or, in the words of XLA, a device has run out of memory."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

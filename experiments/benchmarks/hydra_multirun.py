@@ -15,10 +15,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import common
 import yaml
+
+from simjax.metrics.rows import row_of_summary
 
 KEYS = ("scheduler.max_num_seqs", "workload.rate")
 WORDS = ["scheduler.max_num_seqs=4,8,12,16,24,32,48,64,96,128", "workload.rate=linspace(1,10,10)", "slo.ttft_s=1", "slo.tpot_s=0.05"]
@@ -38,28 +39,6 @@ def run(sweeper: str, out: Path, cache: Path) -> float:
     return time.perf_counter() - began
 
 
-def numbers(summary: dict[str, Any], gpus: int) -> dict[str, Any]:
-    """The columns of results.csv, as a single run's summary.json has them."""
-    requests, kv, slo = summary["requests"], summary["kv"], summary["slo"]
-    return {
-        "status": summary["status"],
-        **{f"requests_{name}": requests[name] for name in ("total", "finished", "unfinished")},
-        "preemptions": requests["preemptions"],
-        "duration_s": summary["duration_s"],
-        **summary["throughput"],
-        "output_tokens_per_s_per_gpu": summary["throughput"]["output_tokens_per_s"] / gpus,
-        **{f"{latency}_{name}_s": x for latency in ("ttft", "tpot", "e2e") for name, x in summary[f"{latency}_s"].items()},
-        "kv_num_blocks": kv["num_blocks"],
-        "kv_peak_used_fraction": kv["peak_used_fraction"],
-        "prefix_hit_fraction": kv["prefix_hit_fraction"],
-        "slo_attainment": slo["attainment_fraction"],
-        "goodput_requests_per_s": slo["goodput_requests_per_s"],
-        "goodput_per_gpu": slo["goodput_requests_per_s_per_gpu"],
-        "ticks": summary["sim"]["ticks"],
-        "steps": summary["sim"]["steps"],
-    }
-
-
 def compare(jobs: Path, sweep: Path) -> tuple[int, int]:
     """Points, and numbers of each, that are the same to the last bit in the jobs' folders and in the sweep's table; stops at others."""
     from simjax.explore.table import read_results
@@ -71,7 +50,9 @@ def compare(jobs: Path, sweep: Path) -> tuple[int, int]:
     for folder in folders:
         config = yaml.safe_load((folder / "config.yaml").read_text())
         row = rows.pop((config["scheduler"]["max_num_seqs"], config["workload"]["rate"]))
-        found = numbers(json.loads((folder / "summary.json").read_text()), row["gpus"])
+        summary = json.loads((folder / "summary.json").read_text())
+        found = {"status": summary["status"], **row_of_summary(summary, row["gpus"])}
+        del found["gpus"]  # taken from the row
         count = len(found)
         if wrong := [name for name, value in found.items() if row[name] != value]:
             raise SystemExit(f"hydra_multirun: {folder}: {', '.join(wrong)} differ from point {row['point']} of the table")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simjax.cli.output import console, progress, results_in
+from simjax.cli.output import console, progress, results_in, say
 from simjax.config.schema import DescribeConfig
 from simjax.errors import SimjaxError
 
@@ -23,4 +23,4 @@ def execute(config: DescribeConfig, as_yaml: str) -> None:
         (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
         plot_trace(workload, out / "trace.png")
     console().print(describe_table(description))
-    console().print(f"results in {out}", highlight=False, markup=False, soft_wrap=True)
+    say(f"results in {out}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from simjax.cli.output import console, progress, results_in
+from simjax.cli.output import console, progress, results_in, say
 from simjax.config.schema import FitConfig
 from simjax.errors import SimjaxError
 
@@ -31,7 +31,7 @@ def execute(config: FitConfig, as_yaml: str) -> None:
         save_profile(profile, path)
     console().print(f"{profile.model} on {profile.device}: |fitted / measured - 1|", style="bold", highlight=False)
     console().print(fit_table(profile))
-    console().print(f"profile in {path}", highlight=False, markup=False, soft_wrap=True)
+    say(f"profile in {path}")
 
 
 def fit_table(profile: LatencyProfile) -> Table:

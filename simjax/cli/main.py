@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from simjax.cli import help as help_text
-from simjax.errors import SimjaxError, closest
+from simjax.errors import SimjaxError, closest, is_out_of_memory
 
 
 class Command(NamedTuple):
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
         print("simjax: interrupted", file=sys.stderr)
         _stop(130)
     except Exception as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):  # what XLA says
+        if not is_out_of_memory(error):
             raise
         _fail("out of memory; simulate fewer requests or engines, or set a longer timeline_interval_s")
 

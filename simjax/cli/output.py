@@ -24,6 +24,11 @@ def console(stderr: bool = False) -> Console:
     return out if out.is_terminal else Console(stderr=stderr, emoji=False, width=140)
 
 
+def say(line: str) -> None:
+    """Print a line as it is."""
+    console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def results_in(out: str | None, command: str) -> Iterator[Path]:
     """The directory of the results, made if it is missing, and removed again when the command fails before it writes anything.
@@ -93,19 +98,22 @@ def _processor() -> str:
 
 @contextmanager
 def progress(before: str, text: str = "simulating") -> Iterator[Callable[[int, int], None]]:
-    """A callback (requests done, in all) that moves a bar on the terminal; until its first call the bar says `before` and only pulses.
+    """A callback (requests done, in all) that moves a `moving_bar`."""
+    with moving_bar(before) as move:
+        yield lambda done, total: move(description=text, completed=done, total=total, count=f"{done:,} of {total:,} requests")
 
-    The bar goes away at the end; nothing is printed where stderr is no terminal.
+
+@contextmanager
+def moving_bar(before: str) -> Iterator[Callable[..., None]]:
+    """What moves a bar on the terminal: rich's `description`, `completed` and `total`, and `count`, the text behind the bar.
+
+    Until it is moved the bar says `before` and only pulses. It goes away at the end; nothing is printed where stderr is no terminal.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn())
     out = console(stderr=True)
     with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
         task = bar.add_task(before, total=None, count="")
-
-        def update(done: int, total: int) -> None:
-            bar.update(task, description=text, completed=done, total=total, count=f"{done:,} of {total:,} requests")
-
-        yield update
+        yield lambda **changes: bar.update(task, **changes)
 
 
 def warn(lines: tuple[str, ...] | list[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simjax.cli.output import console, progress, results_in, warn
+from simjax.cli.output import console, progress, results_in, say, warn
 from simjax.config.sweep import ObjectiveConfig, ParetoConfig
 from simjax.errors import SimjaxError
 
@@ -36,7 +36,7 @@ def execute(config: ParetoConfig, as_yaml: str) -> None:
         hint = "" if part else f"; {resume_words(directory)} goes on"
         warn([f"the table has {len(results):,} of the {planned:,} points of this sweep{hint}"])
     console().print(pareto_report(result, keys, title))
-    console().print(f"results in {out}", highlight=False, markup=False, soft_wrap=True)
+    say(f"results in {out}")
 
 
 def _rows(directory: Path, sweep: dict[str, Any], results: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from simjax.cli.output import console, progress, results_in, use_compilation_cache, warn
+from simjax.cli.output import console, progress, results_in, say, use_compilation_cache, warn
 from simjax.cluster.spec import ClusterSpec
 from simjax.config.schema import RunConfig
 
@@ -33,7 +33,7 @@ def execute(config: RunConfig, as_yaml: str) -> Run:
             plot_run(done.result, out, title)
     warn(done.warnings)
     console().print(summary_table(summary | {"warnings": _unsaid(summary, done.warnings)}, title))
-    console().print(f"results in {out}", highlight=False, markup=False, soft_wrap=True)
+    say(f"results in {out}")
     return done
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from simjax.cli import run
-from simjax.cli.output import console
+from simjax.cli.output import say
 from simjax.config.compose import compose_config, typed
 from simjax.config.sweep import ShowPointConfig
 from simjax.errors import SimjaxError
@@ -36,16 +36,16 @@ def execute(config: ShowPointConfig, as_yaml: str) -> None:
         raise SimjaxError(f"point {config.point}: the points of {config.directory} are numbered 0 to {len(stored.points) - 1}")
     overrides = [*stored.base, *stored.points.overrides(config.point)]
     row = _row(read_results(config.directory), stored.points, config.point)
-    _say(shlex.join(["simjax", "run", *overrides]))
+    say(shlex.join(["simjax", "run", *overrides]))
     if row is not None and row["status"] in ("invalid", "error"):
-        _say(f"point {config.point} has no numbers; {row['status']}: {row['reason']}")
+        say(f"point {config.point} has no numbers; {row['status']}: {row['reason']}")
         return
     here = [f"plots={format_value(config.plots)}", *([] if config.out is None else [f"out={format_value(config.out)}"])]
     composed = compose_config("run", [*overrides, *here])
     single = typed(composed)
     done = run.execute(single, OmegaConf.to_yaml(composed))
     if row is None:
-        _say(f"the table has no row of point {config.point} yet: nothing to compare with")
+        say(f"the table has no row of point {config.point} yet: nothing to compare with")
         return
     from simjax.job import service_levels
     from simjax.metrics.rows import METRICS, result_row
@@ -56,12 +56,12 @@ def execute(config: ShowPointConfig, as_yaml: str) -> None:
     }
     different = [name for name in ("status", *METRICS) if not same(row[name], found[name])]
     if not different:
-        _say(f"all {len(METRICS)} numbers of the row reproduced")
+        say(f"all {len(METRICS)} numbers of the row reproduced")
         return
     for name in different:
-        _say(f"{name}: {row[name]!r} in the table, {found[name]!r} here")
+        say(f"{name}: {row[name]!r} in the table, {found[name]!r} here")
     changed = changed_versions(stored.info)
-    _say(f"{len(different)} of the {len(METRICS)} numbers of the row differ{f'; the sweep was made with {changed}' if changed else ''}")
+    say(f"{len(different)} of the {len(METRICS)} numbers of the row differ{f'; the sweep was made with {changed}' if changed else ''}")
     raise SystemExit(1)
 
 
@@ -85,7 +85,3 @@ def _row(table: pd.DataFrame, points: Points, point: int) -> Mapping[str, Any] |
                 raise SimjaxError(f"{RESULTS}: the row of point {point} was changed: {key} is {cell} there, {value} in {POINTS}")
         return {str(name): cell for name, cell in row.items()}
     return None
-
-
-def _say(line: str) -> None:
-    console().print(line, highlight=False, markup=False, soft_wrap=True)

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from simjax.cli.output import console, progress, results_in, use_compilation_cache, warn
+from simjax.cli.output import console, moving_bar, progress, results_in, say, use_compilation_cache, warn
 from simjax.config.compose import typed
 from simjax.config.schema import RunConfig
 from simjax.explore.axes import Axis
@@ -113,11 +112,11 @@ def _describe(plan: SweepPlan, done: set[int], resumed: str | None) -> None:
         mine = {*plan.designs, *plan.invalid}
         there = done & mine
         said = f"{len(there):,} of {counted(len(mine), 'points')} done" + (f" ({ranges(there)})" if there else "")
-        _say(f"{resumed}: {said}, {len(mine) - len(there):,} left")
+        say(f"{resumed}: {said}, {len(mine) - len(there):,} left")
         if there == mine:
             return
         plan = plan.without(there)
-    _say(plan.describe())
+    say(plan.describe())
 
 
 def _simulate(plan: SweepPlan, done: set[int], objective: Objective, config: RunConfig) -> None:
@@ -146,7 +145,7 @@ def conclude(table: pd.DataFrame, out: Path, objective: Objective, plots: bool) 
     from simjax.metrics.rows import too_few
 
     if len(table) == 0:
-        _say(f"{out}: nothing to simulate: there are more parts of this sweep than designs")
+        say(f"{out}: nothing to simulate: there are more parts of this sweep than designs")
         return
     designs, keys, title = read_designs(out), swept_keys(table), out.resolve().name
     with progress("drawing"):
@@ -157,41 +156,33 @@ def conclude(table: pd.DataFrame, out: Path, objective: Objective, plots: bool) 
     for reason, count in table["reason"].value_counts().head(3).items():
         warn([f"{count:,} of {points}: {reason}"])
     console().print(pareto_report(front, keys, title))
-    _say(f"{points}: {', '.join(f'{count:,} {status}' for status, count in table['status'].value_counts().items())}")
-    _say(f"results in {out}")
-
-
-def _say(line: str) -> None:
-    console().print(line, highlight=False, markup=False, soft_wrap=True)
+    say(f"{points}: {', '.join(f'{count:,} {status}' for status, count in table['status'].value_counts().items())}")
+    say(f"results in {out}")
 
 
 @contextmanager
 def points_progress(before: int = 0) -> Iterator[Callable[[int, int], None]]:
-    """A callback (points done, in all) that moves a bar on the terminal, with points a second and the time left.
+    """A callback (points done, in all) that moves a `moving_bar`, with points a second and the time left.
 
-    Both are counted from the first simulated points on: what comes before is compilation. The bar goes away at the end; nothing is
-    printed where stderr is no terminal.
+    Both are counted from the first simulated points on: what comes before is compilation.
 
     Args:
         before: points that are done without simulation, or were earlier.
     """
-    out = console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn())
     first: list[tuple[float, int]] = []
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
-        task = bar.add_task("compiling the simulator", total=None, count="")
+    with moving_bar("compiling the simulator") as move:
 
         def update(done: int, total: int) -> None:
             count = f"{done:,} of {counted(total, 'points')}"
             if done <= before:
-                bar.update(task, completed=done, total=total, count=count)
+                move(completed=done, total=total, count=count)
                 return
             now = time.perf_counter()
             if not first:
                 first.append((now, done))
             began, already = first[0]
             pace = _pace(now - began, done - already, total - done)
-            bar.update(task, description="simulating", completed=done, total=total, count=f"{count}{pace}")
+            move(description="simulating", completed=done, total=total, count=f"{count}{pace}")
 
         yield update
 

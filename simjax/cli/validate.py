@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simjax.cli.output import console, progress, results_in, use_compilation_cache, warn
+from simjax.cli.output import console, progress, results_in, say, use_compilation_cache, warn
 from simjax.config.schema import ValidateConfig
 from simjax.errors import SimjaxError
 
@@ -29,4 +29,4 @@ def execute(config: ValidateConfig, as_yaml: str) -> None:
     warn(done.warnings)
     title = f"{measured.name}: {measured.model} on {measured.device}, TP{measured.tensor_parallel_size}"
     console().print(comparison_table(report, title, notes=measured.assumptions))
-    console().print(f"results in {out}", highlight=False, markup=False, soft_wrap=True)
+    say(f"results in {out}")

@@ -43,24 +43,27 @@ def run_batch(shape: EngineShape, stride: int, params: ClusterParams, max_ticks:
         raise ValueError("a batch keeps no log: log_rows must be 0")
     goes_on = jax.vmap(pending, in_axes=(BATCH_AXES, 0))
 
-    def one(params: ClusterParams, state: ClusterState) -> ClusterState:
+    def one(params: ClusterParams, state: ClusterState, going: Array) -> ClusterState:
         after, _ = tick(shape, params, state, None)
-        return dataclasses.replace(after, ticks=state.ticks + pending(params, state))
+        return dataclasses.replace(after, ticks=state.ticks + going)
 
-    step = jax.vmap(one, in_axes=(BATCH_AXES, 0))
+    def step(_: Any, carry: tuple[ClusterState, Array]) -> tuple[ClusterState, Array]:
+        state = jax.vmap(one, in_axes=(BATCH_AXES, 0, 0))(params, *carry)
+        return state, goes_on(params, state)
 
-    def trip(carry: tuple[ClusterState, Array]) -> tuple[ClusterState, Array]:
-        state, ticks = carry
-        state = step(params, state) if stride == 1 else jax.lax.fori_loop(0, stride, lambda _, state: step(params, state), state)
-        return state, ticks + stride
+    def trip(carry: tuple[ClusterState, Array, Array]) -> tuple[ClusterState, Array, Array]:
+        state, going, ticks = carry
+        batch = (state, going)
+        state, going = step(0, batch) if stride == 1 else jax.lax.fori_loop(0, stride, step, batch)
+        return state, going, ticks + stride
 
-    def more(carry: tuple[ClusterState, Array]) -> Array:
-        state, ticks = carry
-        return (ticks < max_ticks) & jnp.any(goes_on(params, state))
+    def more(carry: tuple[ClusterState, Array, Array]) -> Array:
+        _, going, ticks = carry
+        return (ticks < max_ticks) & jnp.any(going)
 
     begin = jax.vmap(partial(start, shape), in_axes=(BATCH_AXES,))(params)
-    state, _ = jax.lax.while_loop(more, trip, (begin, jnp.zeros((), jnp.int32)))
-    return state, goes_on(params, state)
+    state, going, _ = jax.lax.while_loop(more, trip, (begin, goes_on(params, begin), jnp.zeros((), jnp.int32)))
+    return state, going
 
 
 def compiled_batch(shape: EngineShape, stride: int, params: ClusterParams) -> Callable[..., tuple[ClusterState, Array]]:

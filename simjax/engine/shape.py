@@ -53,6 +53,11 @@ def bucket(n: int, buckets: tuple[int, ...]) -> int:
     return int(-(-n // buckets[-1]) * buckets[-1])
 
 
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n >= 1."""
+    return 1 << (n - 1).bit_length()
+
+
 def requests_bucket(n: int) -> int:
     """R for a workload of n requests."""
     return bucket(n, REQUEST_BUCKETS)
@@ -60,7 +65,7 @@ def requests_bucket(n: int) -> int:
 
 def seat_bucket(n: int) -> int:
     """The smallest of 16, 24, 32, 48, 64, 96, ... that is at least n."""
-    power = 1 << max(n - 1, 15).bit_length()
+    power = power_of_two(max(n, 16))
     return 3 * power // 4 if n <= 3 * power // 4 and power > 16 else power
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from simjax.engine.lower import Lowered
 from simjax.engine.params import ClusterParams, InstanceParams, RequestParams
-from simjax.engine.shape import EngineShape
+from simjax.engine.shape import EngineShape, power_of_two
 from simjax.latency.cost import StepCost
 from simjax.latency.stack import stack_costs
 
@@ -118,15 +118,11 @@ def _side_by_side(records: Sequence[InstanceParams]) -> InstanceParams:
     return InstanceParams(**{name: np.stack([getattr(x, name) for x in records]) for name in InstanceParams.__dataclass_fields__})  # pyright: ignore[reportArgumentType]
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
-
-
 def _request_table(records: Sequence[RequestParams], size: int, rows: int) -> RequestParams:
     """All workloads in one table, [V, size]; the padding rows hold no request."""
     fill = {"arrival_s": np.inf, "prompt_tokens": 1, "output_tokens": 1}
     real = sum(len(x.count) for x in records)
-    padding = _power_of_two(max(real, rows)) - real
+    padding = power_of_two(max(real, rows)) - real
 
     def table(name: str) -> Any:
         rows = [np.asarray(getattr(x, name)) for x in records]
@@ -141,5 +137,5 @@ def _request_table(records: Sequence[RequestParams], size: int, rows: int) -> Re
 def _cost_table(costs: Sequence[StepCost]) -> StepCost:
     """All step costs in one table; the padding repeats its last row."""
     table = jax.tree.map(np.asarray, costs[0] if len(costs) == 1 else stack_costs(costs))
-    padding = _power_of_two(_rows(table)) - _rows(table)
+    padding = power_of_two(_rows(table)) - _rows(table)
     return jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[-1:], padding, axis=0)]) if padding else x, table)

@@ -72,6 +72,11 @@ def resume_words(directory: Path) -> str:
     return f"-m {words} sweep.shard={','.join(listed if parts <= _LISTED else [*listed[:2], '...', listed[-1]])}"
 
 
+def has_parts(directory: str | Path) -> bool:
+    """Whether a directory holds parts of a sweep."""
+    return bool(_shards_in(Path(directory).expanduser()))
+
+
 def _shard_of(directory: Path) -> tuple[int, int] | None:
     """The k and n of a directory called shard-k-of-n; None for another one."""
     match = _SHARD.fullmatch(directory.name or directory.resolve().name)

@@ -17,7 +17,7 @@ from simjax.engine.collect import batch_results
 from simjax.engine.params import ClusterParams
 from simjax.engine.stack import Stack, stack
 from simjax.engine.state import ClusterState
-from simjax.errors import SimjaxError, attempt
+from simjax.errors import SimjaxError, attempt, in_one_line, is_out_of_memory
 from simjax.explore.groups import Group, make_groups
 from simjax.explore.lanes import Device, Lanes
 from simjax.explore.resolve import Design
@@ -88,9 +88,8 @@ def _rows_or_reasons(batches: Batches, points: Sequence[int], device: Device) ->
     try:
         return batches.run(points, device)
     except Exception as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):  # what XLA says
-            said = " ".join(str(error).split())[:300]
-            return [failed(point, f"{type(error).__name__}: {said}") for point in points]
+        if not is_out_of_memory(error):
+            return [failed(point, in_one_line(error)) for point in points]
     if len(points) == 1:
         return [failed(points[0], "out of memory; simulate fewer requests or engines")]
     middle = (len(points) + 1) // 2
@@ -149,7 +148,8 @@ class Batches:
 
     def _rows(self, points: Sequence[int], batch: Stack, state: ClusterState, going: np.ndarray) -> list[Row]:
         """Rows of the points, the first designs of the batch, without those that need more slots."""
-        enough = {b: point for b, point in enumerate(points) if not np.asarray(state.overflow)[b]}
+        overflow = np.asarray(state.overflow)
+        enough = {b: point for b, point in enumerate(points) if not overflow[b]}
 
         def rows(some: Mapping[int, int]) -> list[Row]:
             designs = [self._designs[point] for point in some.values()]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simjax.engine.shape import EngineShape, slots_for
+from simjax.engine.shape import EngineShape, power_of_two, slots_for
 from simjax.engine.stack import joint_shape, program_key
 from simjax.explore.forecast import forecast
 from simjax.explore.lanes import Lanes
@@ -115,7 +115,7 @@ def _group(designs: dict[int, Design], likely: dict[int, _Likely], lanes: Lanes,
     design_bytes = shape.instances * shape.seats * SLOT_BYTES + shape.requests * REQUEST_BYTES
     design_bytes += shape.instances * shape.requests * 4 if shape.instances > 1 else 0
     tables = len({id(design.lowered.params.requests) for design in designs.values()})
-    table_bytes = _power_of_two(tables) * shape.requests * ROW_BYTES
+    table_bytes = power_of_two(tables) * shape.requests * ROW_BYTES
     shared = table_bytes <= TABLE_BYTES
     wanted = width or (ACCELERATOR_WIDTH if lanes.accelerated else CPU_WIDTH)
     fits = max(1, MEMORY_BYTES // lanes.count // design_bytes)
@@ -125,10 +125,6 @@ def _group(designs: dict[int, Design], likely: dict[int, _Likely], lanes: Lanes,
     side_by_side = min(-(-share // step) * step, wanted, fits)
     order = sorted(designs, key=lambda point: -likely[point].ticks)
     chunks = tuple(tuple(order[i : i + share]) for i in range(0, len(order), share))
-    table_of_chunks = lanes.count * _power_of_two(side_by_side) * shape.requests * ROW_BYTES
+    table_of_chunks = lanes.count * power_of_two(side_by_side) * shape.requests * ROW_BYTES
     held = lanes.count * side_by_side * design_bytes + (table_bytes if shared else table_of_chunks)
     return Group(shape, chunks, side_by_side, shared, sum(likely[point].ticks for point in designs), held)
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()

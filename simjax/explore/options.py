@@ -26,13 +26,13 @@ class Options:
     def __init__(self, base: Sequence[str], keys: Sequence[str]) -> None:
         self.base = list(base)
         self.groups = tuple(key for key in keys if group_options(key))
-        # Of each choice of groups: a configuration in which values are set and read back, and the composed one as dataclasses.
-        self._composed: dict[tuple[str, ...], tuple[DictConfig, RunConfig]] = {}
+        # Of each choice of groups: what Hydra composes, a copy in which values are set and read back, and the dataclasses.
+        self._composed: dict[tuple[str, ...], tuple[DictConfig, DictConfig, RunConfig]] = {}
         self._converted: dict[tuple[str, str], Any] = {}
 
     def unresolved(self) -> DictConfig:
         """The base as Hydra composes it, interpolations unresolved."""
-        return compose_config("run", self.base)
+        return self._base({})[0]
 
     def config(self, values: Mapping[str, Any]) -> RunConfig:
         """The configuration with these values for swept keys; keys left out have the value of the base.
@@ -40,7 +40,7 @@ class Options:
         Raises:
             SimjaxError: there is no such option, or a value is of the wrong type or out of its range.
         """
-        scratch, config = self._base(values)
+        _, scratch, config = self._base(values)
         for key, value in values.items():
             if key not in self.groups:
                 config = _with(config, key.split("."), self._convert(scratch, key, value))
@@ -48,11 +48,11 @@ class Options:
         refuse_ignored(said, config.cluster.file is not None, bool(config.cluster.groups))
         return config
 
-    def _base(self, values: Mapping[str, Any]) -> tuple[DictConfig, RunConfig]:
+    def _base(self, values: Mapping[str, Any]) -> tuple[DictConfig, DictConfig, RunConfig]:
         choices = tuple(f"{key}={format_value(values[key])}" for key in self.groups if key in values)
         if choices not in self._composed:
             raw = compose_config("run", [*self.base, *choices])
-            self._composed[choices] = raw, typed(raw)
+            self._composed[choices] = raw, raw.copy(), typed(raw)
         return self._composed[choices]
 
     def _convert(self, scratch: DictConfig, key: str, value: Any) -> Any:

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from simjax.explore.directory import shard_directory
+from simjax.explore.directory import has_parts, shard_directory
 from simjax.explore.execute import Row, run_designs
 from simjax.explore.objective import Objective
 from simjax.explore.plan import SweepPlan
@@ -42,7 +42,8 @@ def run_plan(
     """
     directory = shard_directory(out, plan.shard)
     warnings: list[str] = []
-    if resume and not _still_to_begin(plan, directory):
+    # A part that was never begun, though others were, begins when the sweep goes on.
+    if resume and not (plan.shard is not None and not directory.exists() and has_parts(out)):
         store, warnings = SweepStore.resume(directory, plan.points, plan.base)
     else:
         store = SweepStore.create(directory, plan.points, base=plan.base, seeds=plan.seeds, objective=_as_lists(objective))
@@ -60,11 +61,6 @@ def run_plan(
     if table is None:  # a part of more parts than there are points
         table = pd.DataFrame(columns=list(store.columns))
     return table, [*warnings, *plan.warnings]
-
-
-def _still_to_begin(plan: SweepPlan, directory: Path) -> bool:
-    """Whether a part of a sweep was never begun, though others were: its directory is missing beside theirs."""
-    return plan.shard is not None and not directory.exists() and any(directory.parent.glob("shard-*-of-*"))
 
 
 def run_sweep(

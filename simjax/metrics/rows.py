@@ -41,7 +41,11 @@ def result_row(result: Result, slo: Slo | None, gpus: int) -> Row:
         slo: limits for attainment and goodput; without them every finished request counts.
         gpus: GPUs of the cluster.
     """
-    summary: dict[str, Any] = summarize(result, slo or _NO_LIMITS, gpus)
+    return row_of_summary(summarize(result, slo or _NO_LIMITS, gpus), gpus)
+
+
+def row_of_summary(summary: Mapping[str, Any], gpus: int) -> Row:
+    """The numbers of a summary that has the key `slo`, as a row."""
     requests, rates, kv, reached = summary["requests"], summary["throughput"], summary["kv"], summary["slo"]
     output_rate = rates["output_tokens_per_s"]
     return {

@@ -206,7 +206,7 @@ def test_words_are_sorted() -> None:
 def test_the_bar_says_how_many_points_how_fast_and_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Console(file=io.StringIO(), force_terminal=True, width=140)
     clock = iter([100.0, 100.1, 102.0, 500.0])
-    monkeypatch.setattr("simjax.cli.sweep.console", lambda stderr=False: terminal)
+    monkeypatch.setattr("simjax.cli.output.console", lambda stderr=False: terminal)
     monkeypatch.setattr("simjax.cli.sweep.time.perf_counter", lambda: next(clock))
     said = []
     with points_progress() as update:
@@ -221,7 +221,7 @@ def test_the_bars_pace_is_that_of_simulation(monkeypatch: pytest.MonkeyPatch) ->
     """Points that cannot be simulated, and those of an earlier run, are there before anything is compiled."""
     terminal = Console(file=io.StringIO(), force_terminal=True, width=140)
     clock = iter([100.0, 102.0])
-    monkeypatch.setattr("simjax.cli.sweep.console", lambda stderr=False: terminal)
+    monkeypatch.setattr("simjax.cli.output.console", lambda stderr=False: terminal)
     monkeypatch.setattr("simjax.cli.sweep.time.perf_counter", lambda: next(clock))
     said = []
     with points_progress(before=600) as update:
