@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from simjax.calibrate.intervals import run_draws as run_draws
     from simjax.cluster.pricing import CostSource as CostSource
     from simjax.cluster.spec import ClusterSpec as ClusterSpec
     from simjax.cluster.spec import EngineLimits as EngineLimits
@@ -54,6 +55,7 @@ _PUBLIC = {
     "parse_objective": "simjax.explore.objective",
     "read_trace": "simjax.workload",
     "run": "simjax.job",
+    "run_draws": "simjax.calibrate.intervals",
     "run_sweep": "simjax.explore.run",
     "simulate_cluster": "simjax.job",
     "summarize": "simjax.metrics",
@@ -77,6 +79,7 @@ __all__ = [
     "parse_objective",
     "read_trace",
     "run",
+    "run_draws",
     "run_sweep",
     "simulate_cluster",
     "summarize",

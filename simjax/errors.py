@@ -15,6 +15,10 @@ class SimjaxError(ValueError):
     """
 
 
+class PoorFitError(SimjaxError):
+    """A calibration that has written its results but is no success."""
+
+
 def closest(name: str, known: list[str]) -> str:
     """A hint for a misspelt name: the nearest known names, or all of them when nothing is near."""
     import difflib

@@ -15,6 +15,8 @@ commands
   pareto           the best points of a sweep: front, knee, plot
   show-point       one point of a sweep as the single run that it stands for
   validate         replay a measured run and compare: measured / simulated / error
+  calibrate        fit a latency profile to measured runs, with error bars
+  sensitivity      what would help most: effects of parameters on latencies and throughput
   trace describe   statistics and a plot of a request trace
   profile fit      turn measured op tables into a compact latency profile
 
@@ -30,8 +32,8 @@ examples
   simjax trace describe trace.csv
 
 Options are Hydra overrides: key=value, lists in brackets, null for "unset"; quote what the shell would read.
-Exit code: 0, also when a run stops at sim.max_ticks (see status in summary.json); 2 for a mistake, told in one line;
-130 after Ctrl-C.
+Exit code: 0, also when a run stops at sim.max_ticks (see status in summary.json); 1 for a calibration that fits poorly;
+2 for a mistake, told in one line; 130 after Ctrl-C.
 """
 
 RUN = """\
@@ -76,6 +78,13 @@ what a step costs
   profile.bundle_root=DIR          measured op tables in DIR/<device>/<model>/<variant>/tp<N>
   profile.variant=bf16             which tables
   profile.step_s=S  profile.api_pre_s=S  profile.api_post_s=S      host and API times (default: the profile's)
+  'profile.parameters={{NAME: X}}'   on top of the profile: factors on efficiencies, like gemm_bandwidth: 1.1, or numbers
+                                   instead of its own, like layer_s: 2e-6; names: simjax calibrate --help
+
+how sure that is
+  uncertainty.draws=64             intervals beside the numbers: the run again with draws of its parameters, from
+                                   the profile's calibration (or priors), wider where the run leaves what that has seen
+  uncertainty.level=0.9            probability of the intervals   uncertainty.seed=0   of the draws
 
 results
   out=DIR                          where they go (default: a dated folder under outputs/)
@@ -84,6 +93,7 @@ results
                                    timeseries.csv   a row a bin and instance: running, waiting, KV use, tokens/s
                                    config.yaml      the whole configuration
                                    latency_cdf.png, timeline.png (plots=false: none)
+                                   draws.csv        a row a draw: its parameters and numbers (uncertainty.draws)
   slo.ttft_s=S  slo.tpot_s=S  slo.e2e_s=S      adds attainment and goodput under these limits
   timeline_interval_s=S            width of a bin
   sim.max_ticks=N                  stop there with status tick_limit
@@ -160,6 +170,57 @@ usage: simjax validate DIR [key=value ...]
                             requests.csv, timeseries.csv, config.yaml, overlay plots (plots=false: none)
 """
 
+CALIBRATE = """\
+simjax calibrate: fit a latency profile to measured runs
+
+usage: simjax calibrate measured=[DIR,...] [key=value ...]
+
+  measured=[DIR,...]        runs to fit (layouts: simjax validate --help), all on one device; together, if there are several
+  held_out=[DIR,...]        runs that are only scored
+  tables=[DIR,...]          op tables (folders with meta.yaml) to fit beside runs, or alone with device=NAME
+  points.file=FILE.csv      mean TTFT and TPOT of deployments in closed loops, beside runs or alone with device=NAME; of it
+                            points.models=[...] points.backends=[vllm] points.precision=bf16
+  profile=FILE.yaml         where the fit begins: a latency profile (default: the shipped ones of the device),
+  profile.bundle_root=DIR   or measured op tables, DIR/<device>/<model>/<variant>/tp<N>; those of all models are fitted
+  device=NAME  model=NAME  cluster.tensor_parallel_size=N  scheduler.KEY=VALUE      as in simjax validate
+  out=DIR                   where results go (default: a dated folder under outputs/): profile.yaml, calibration.json,
+                            calibration.png, posterior.png (plots=false: none), config.yaml
+
+what is fitted
+  parameters={{NAME: {{...}}}}  of each parameter: free (true or false), prior (median), sd (of its logarithm), tie (another one)
+                            {parameters}
+  profile.api_pre_s=S       a host time that is known, and not fitted
+  fit.method=auto           lm (Levenberg-Marquardt) | lbfgs | adam        fit.starts=8  fit.max_steps=40  fit.seed=0
+  fit.first_fraction=0.5    fit the first half of each run, score the other half as held out
+  loss.weight=1             weight of the measurements against the priors    loss.outlier=3
+
+Then: simjax validate DIR profile=OUT/profile.yaml, simjax run profile=OUT/profile.yaml uncertainty.draws=64
+Exit code: 1 when the fit is poor or a parameter sits on its bound; everything is written all the same.
+"""
+
+SENSITIVITY = """\
+simjax sensitivity: by how many percent the numbers of a run change when a parameter does by one percent
+
+usage: simjax sensitivity [key=value ...]
+
+  model device cluster.* scheduler.* workload.* profile.* slo.* sim.*      the run, as in simjax run
+  outputs=[ttft_mean_s,...]    columns of a sweep's results.csv; the table is sorted by the first one
+                               (default: means and P99 of TTFT and TPOT, mean E2E latency, output tokens/s;
+                               with slo.* goodput)
+  parameters=[NAME,...]        which ones (default: all that matter)
+                               load and limits: arrival_rate, concurrency (closed loops), num_gpu_blocks,
+                               max_num_seqs, max_num_batched_tokens
+                               hardware: memory_bandwidth, peak_flops, link_bandwidth, link_latency
+                               profile: gemm_bandwidth, decode_attention, step_s, api_pre_s, ... as in profile.parameters
+  step=0.02                    relative change of a parameter, up and down (integers: by 1 at least)
+  seeds=4                      workloads that the numbers are means over, from workload.seed on; a trace has one
+  out=DIR                      sensitivity.csv, sensitivity.json, sensitivity.png (plots=false: none), config.yaml
+                               (default: a dated folder under outputs/)
+
+Elasticities compare simulations of the same requests on both sides of a parameter. Gradients are derivatives with the
+schedule held (same steps, same batches, only longer or shorter): where the two differ, scheduling matters.
+"""
+
 DESCRIBE = """\
 simjax trace describe: statistics of a request trace
 
@@ -195,12 +256,23 @@ def text(command: str | None) -> str:
     from simjax.cluster.spec import ROUTERS
     from simjax.config.explain import group_options
     from simjax.hardware import device_names
+    from simjax.latency.priors import PARAMETERS, STEP_CORRECTIONS
     from simjax.model import model_names
     from simjax.workload.formats import FORMATS
 
-    template = {"run": RUN, "show_point": SHOW_POINT, "pareto": PARETO, "validate": VALIDATE, "describe": DESCRIBE, "fit": FIT}[command]
+    template = {
+        "run": RUN,
+        "show_point": SHOW_POINT,
+        "pareto": PARETO,
+        "validate": VALIDATE,
+        "calibrate": CALIBRATE,
+        "sensitivity": SENSITIVITY,
+        "describe": DESCRIBE,
+        "fit": FIT,
+    }[command]
     return template.format(
         models=_list(model_names()),
+        parameters=_list([name for name in PARAMETERS if name not in STEP_CORRECTIONS], 28),
         devices=_list(device_names()),
         routers=_list(list(ROUTERS)),
         schedulers=_list(group_options("scheduler")),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from simjax.cli import help as help_text
-from simjax.errors import SimjaxError, closest, is_out_of_memory
+from simjax.errors import PoorFitError, SimjaxError, closest, is_out_of_memory
 
 
 class Command(NamedTuple):
@@ -33,6 +33,8 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("pareto",): Command("pareto", "simjax.cli.pareto", ("directory",)),
     ("show-point",): Command("show_point", "simjax.cli.show_point", ("directory", "point")),
     ("validate",): Command("validate", "simjax.cli.validate", ("measured",)),
+    ("calibrate",): Command("calibrate", "simjax.cli.calibrate", ("measured",)),
+    ("sensitivity",): Command("sensitivity", "simjax.cli.sensitivity"),
     ("trace", "describe"): Command("describe", "simjax.cli.describe", ("workload.file",)),
     ("profile", "fit"): Command("fit", "simjax.cli.fit", ("bundle",)),
 }
@@ -42,10 +44,12 @@ _GRACE_S = 0.5  # for the threads of a sweep that was interrupted
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point; exits with 0, with 2 for a user's mistake, with 130 after Ctrl-C."""
+    """Entry point; exits with 0, with 1 for a calibration that fits poorly, with 2 for a user's mistake, with 130 after Ctrl-C."""
     try:
         _dispatch(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()  # a closed pipe shows here, not at exit
+    except PoorFitError as error:
+        _fail(str(error), 1)
     except SimjaxError as error:
         _fail(str(error))
     except BrokenPipeError:
@@ -61,9 +65,9 @@ def main(arguments: list[str] | None = None) -> None:
         _fail("out of memory; simulate fewer requests or engines, or set a longer timeline_interval_s")
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int = 2) -> None:
     print(f"simjax: error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
 def _stop(code: int) -> NoReturn:

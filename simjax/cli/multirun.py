@@ -93,7 +93,7 @@ def multirun(overrides: Sequence[str], show_config: bool = False) -> None:
     sweeper = next((word.partition("=")[2] for word in reversed(given.hydra) if word.startswith("hydra/sweeper=")), "simjax")
     if sweeper != "simjax":
         _check_jobs(given)
-    swept = [f"{key}={_for_hydra(key, values, sweeper)}" for key, values in given.swept.items()]
+    swept = [compose.normal(f"{key}={_for_hydra(key, values, sweeper)}") for key, values in given.swept.items()]
     compose.register()
     try:
         with _as_main(["--multirun", *given.hydra, *given.fixed, *swept]):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from simjax.cluster.llmservingsim import read_cluster
-from simjax.cluster.pricing import CostSource
+from simjax.cluster.pricing import HOST_TIMES, CostSource
 from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
 from simjax.config.compose import group_config
 from simjax.config.schema import ClusterConfig, GroupConfig, ProfileConfig, SchedulerConfig
@@ -86,7 +86,14 @@ def _group(group: GroupConfig, model: str, device: str, cluster: ClusterConfig, 
 
 
 def cost_source(config: ProfileConfig) -> CostSource:
-    """Where the configuration takes step costs from."""
+    """Where the configuration takes step costs from.
+
+    Raises:
+        SimjaxError: a number is out of its range, a parameter is unknown or set twice, or two sources are mixed.
+    """
+    for name in HOST_TIMES:
+        if name in config.parameters and getattr(config, name) is not None:
+            raise SimjaxError(f"profile.{name} and profile.parameters.{name} are both set; leave one of them out")
     return CostSource(
         profile=None if config.file is None else Path(config.file),
         bundle_root=None if config.bundle_root is None else Path(config.bundle_root),
@@ -94,4 +101,5 @@ def cost_source(config: ProfileConfig) -> CostSource:
         step_s=config.step_s,
         api_pre_s=config.api_pre_s,
         api_post_s=config.api_post_s,
+        parameters=tuple((str(name), float(value)) for name, value in config.parameters.items()),
     )

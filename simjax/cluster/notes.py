@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from math import isclose
 
 from simjax.cluster.spec import EngineLimits, InstanceSpec
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec, load_device
 from simjax.latency.profile import LatencyProfile
-from simjax.model import ModelSpec, dtype_bytes, load_model
+from simjax.model import ModelSpec, dtype_bytes, same_architecture
 
 
 def foreign(profile: LatencyProfile, model: ModelSpec, device: DeviceSpec) -> list[str]:
@@ -18,7 +17,7 @@ def foreign(profile: LatencyProfile, model: ModelSpec, device: DeviceSpec) -> li
     lines = []
     if profile.device not in (device.name, *device.aliases):
         lines.append(f"{profile.source}: measured on {profile.device}, used for {device.name}")
-    if profile.model is not None and not _same(profile.model, model):
+    if profile.model is not None and not same_architecture(profile.model, model):
         lines.append(f"{profile.source}: measured for {profile.model}, used for {model.name}")
     return lines
 
@@ -78,12 +77,3 @@ def refused_by_vllm(instances: Sequence[InstanceSpec]) -> list[str]:
                 f"max_num_seqs={limits.max_num_seqs}"
             )
     return list(dict.fromkeys(lines))
-
-
-def _same(name: str, model: ModelSpec) -> bool:
-    """Whether a model of that name is `model`, or has the same architecture under another name."""
-    try:
-        known = load_model(name)
-    except SimjaxError:
-        return name == model.name
-    return replace(known, name=model.name, max_position_embeddings=model.max_position_embeddings) == model

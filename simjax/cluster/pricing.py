@@ -21,12 +21,16 @@ from simjax.latency.attention_roofline import AttentionEfficiency
 from simjax.latency.bundle import find_bundle, read_bundle
 from simjax.latency.collectives import all_reduce_s
 from simjax.latency.cost import StepCost
+from simjax.latency.parameters import with_parameters
+from simjax.latency.priors import check_value
 from simjax.latency.profile import HostOverheads, LatencyProfile, compile_profile, profile_warnings, range_warnings
 from simjax.latency.profile_file import find_profile, load_profile
 from simjax.latency.stack import stack_costs
 from simjax.latency.tables import Stack, compile_bundle, valid_range
 from simjax.model import ModelSpec
 from simjax.model.dtypes import canonical_dtype
+
+HOST_TIMES = ("step_s", "api_pre_s", "api_post_s")  # those that can be given beside a profile or tables
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class CostSource:
         bundle_root: tables are looked up as <bundle_root>/<device>/<model>/<variant>/tp<N>.
         variant: which tables.
         step_s, api_pre_s, api_post_s: host times that replace those of the profile, in seconds (tables hold none: 0).
+        parameters: values of `simjax.latency.parameters`, on top of the profile: factors multiply what it has, numbers replace it, and are
+            replaced by the host times above.
     """
 
     profile: Path | None = None
@@ -46,19 +52,45 @@ class CostSource:
     step_s: float | None = None
     api_pre_s: float | None = None
     api_post_s: float | None = None
+    parameters: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if self.profile is not None and self.bundle_root is not None:
             raise SimjaxError("profile.file and profile.bundle_root are both set; step costs come from one of them")
-        for name in ("step_s", "api_pre_s", "api_post_s"):
+        for name in HOST_TIMES:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise SimjaxError(f"profile.{name}={value}: it must be a number of seconds that is not negative")
+        for name, value in self.parameters:
+            try:
+                check_value(name, value)
+            except SimjaxError as error:
+                raise SimjaxError(f"profile.parameters: {error}") from None
+            if self.bundle_root is not None and name not in HOST_TIMES:
+                instead = f"of a profile; measured tables (profile.bundle_root) have {', '.join(HOST_TIMES)} only"
+                raise SimjaxError(f"profile.parameters: {name} is a parameter {instead}")
 
     def host(self, known: HostOverheads) -> HostOverheads:
         """Host times: given ones first, then those known from the profile."""
-        given = {name: getattr(self, name) for name in ("step_s", "api_pre_s", "api_post_s")}
+        given = {name: getattr(self, name) for name in HOST_TIMES}
         return replace(known, **{name: value for name, value in given.items() if value is not None})
+
+    def profile_of(self, instance: InstanceSpec) -> LatencyProfile:
+        """The profile that an engine takes its costs from, with the parameters applied and the host times that are used.
+
+        Raises:
+            SimjaxError: it is missing or malformed, or a parameter is for a model that it does not know.
+        """
+        if self.profile is not None:
+            profile = load_profile(self.profile)
+        else:
+            profile = find_profile(instance.device, instance.model, instance.tensor_parallel_size)
+        if self.parameters:
+            try:
+                profile = with_parameters(profile, dict(self.parameters))
+            except SimjaxError as error:
+                raise SimjaxError(f"profile.parameters: {error}") from None
+        return replace(profile, host=self.host(profile.host))
 
 
 @dataclass(frozen=True)
@@ -89,6 +121,7 @@ class _Kind(NamedTuple):
     tensor_parallel_size: int
     link: LinkSpec
     kv_cache_dtype: str
+    async_scheduling: bool
 
 
 class _Price(NamedTuple):
@@ -138,6 +171,7 @@ def price_clusters(
     """
     kinds: list[tuple[CostSource, _Kind]] = []
     members: list[list[InstanceSpec]] = []
+    of_source: dict[CostSource, list[tuple[_Kind, int]]] = {}
     known: dict[tuple, int] = {}
     rows: list[list[int]] = []
     for instances, source in zip(clusters, sources, strict=True):
@@ -145,13 +179,15 @@ def price_clusters(
         for instance in instances:
             # By identity first: clusters that are built from the same names share their records, and comparing those takes longer.
             same = (source, id(instance.model), id(instance.device), id(instance.link), instance.tensor_parallel_size)
-            same += (instance.limits.kv_cache_dtype,)
+            same += (instance.limits.kv_cache_dtype, instance.limits.async_scheduling)
             if same not in known:
-                kind = (source, _kind(instance))
-                if kind not in kinds:
-                    kinds.append(kind)
+                kind, others = _kind(instance), of_source.setdefault(source, [])
+                place = next((place for other, place in others if other == kind), len(kinds))
+                if place == len(kinds):
+                    others.append((kind, place))
+                    kinds.append((source, kind))
                     members.append([])
-                known[same] = kinds.index(kind)
+                known[same] = place
             rows[-1].append(known[same])
             members[known[same]].append(instance)
     every = list(chain.from_iterable(members))
@@ -212,17 +248,18 @@ def _kind(instance: InstanceSpec) -> _Kind:
         tensor_parallel_size=instance.tensor_parallel_size,
         link=instance.link or device.node.intra_link,
         kv_cache_dtype=model.dtype if dtype == "auto" else canonical_dtype(dtype),
+        async_scheduling=instance.limits.async_scheduling,
     )
 
 
 def _from_tables(kind: _Kind, source: CostSource, sizes: _Sizes) -> _Price:
-    model, device, degree, link, _ = kind
+    model, device, degree, link = kind[:4]
     assert source.bundle_root is not None
     names = (device.name, *device.aliases)
     bundle = read_bundle(find_bundle(source.bundle_root, names, model.name, source.variant, degree))
     stack = Stack(model.num_hidden_layers, model.hidden_size, model.dtype_bytes, model.num_experts, model.num_experts_per_tok)
     all_reduce = partial(all_reduce_s, ranks=degree, link=link, memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s)
-    host = source.host(HostOverheads())
+    host = source.host(HostOverheads(**dict(source.parameters)))
     with jax.enable_x64(True):
         cost = compile_bundle(bundle, stack, sizes.max_tokens, sizes.max_seqs, all_reduce, float(host.step_s))
     name, valid = str(bundle.path.relative_to(source.bundle_root)), valid_range(bundle)
@@ -232,14 +269,12 @@ def _from_tables(kind: _Kind, source: CostSource, sizes: _Sizes) -> _Price:
 
 
 def _from_profile(kind: _Kind, source: CostSource, sizes: _Sizes) -> _Price:
-    model, device, degree, link, kv_cache_dtype = kind
-    profile: LatencyProfile = load_profile(source.profile) if source.profile is not None else find_profile(device, model, degree)
-    host = source.host(profile.host)
-    cost = compile_profile(
-        replace(profile, host=host), model, device, degree, link, sizes.max_tokens, sizes.max_seqs, kv_cache_dtype=kv_cache_dtype
-    )
+    model, device, degree, link, kv_cache_dtype, asynchronous = kind
+    profile = source.profile_of(InstanceSpec(model, device, degree))
+    most = (sizes.max_tokens, sizes.max_seqs)
+    cost = compile_profile(profile, model, device, degree, link, *most, kv_cache_dtype=kv_cache_dtype, async_scheduling=asynchronous)
     warnings = foreign(profile, model, device)
     warnings += profile_warnings(profile, model, degree, sizes.own_tokens, sizes.own_seqs)
-    if not isinstance(profile.rank(degree).attention, AttentionEfficiency):
+    if not isinstance(profile.rank(degree, model).attention, AttentionEfficiency):
         warnings += as_measured(profile.source, "attention is", model, device, kv_cache_dtype)
-    return _Price(cost, host, warnings, (profile.source, profile.valid.context[1]))
+    return _Price(cost, profile.host, warnings, (profile.source, profile.valid.context[1]))

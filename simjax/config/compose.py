@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from simjax.config import schema, sweep
+from simjax.config import calibrate, schema, sweep
 from simjax.config.explain import explain, unknown_option
 from simjax.errors import SimjaxError
 from simjax.paths import CONF
@@ -22,11 +22,18 @@ from simjax.workload.config import WorkloadConfig
 SCHEMAS: dict[str, type] = {
     "run": schema.RunConfig,
     "validate": schema.ValidateConfig,
+    "calibrate": calibrate.CalibrateConfig,
+    "sensitivity": schema.SensitivityConfig,
     "describe": schema.DescribeConfig,
     "fit": schema.FitConfig,
     "show_point": sweep.ShowPointConfig,
     "pareto": sweep.ParetoConfig,
 }
+
+
+FREE_MAPPINGS = ("sweep.axes", "profile.parameters", "parameters")
+"""Options that are mappings with keys of their own."""
+_FREE = re.compile(rf"^({'|'.join(map(re.escape, FREE_MAPPINGS))})([.=])")
 
 
 def register() -> None:
@@ -106,13 +113,14 @@ def group_config(number: int, raw: Any) -> schema.GroupConfig:
 
 
 def normal(override: str) -> str:
-    """An override in full: `profile=FILE` is short for `profile.file=FILE`, and `sweep.axes={...}` adds keys that no schema has.
+    """An override in full: `profile=FILE` is short for `profile.file=FILE`, and mappings such as `sweep.axes={...}` take keys that no
+    schema has.
 
     The names and constraints of `objective.*` need neither brackets nor the quotes that the shell takes away.
     """
     if override.startswith("objective."):
         return _quoted_objective(override)
-    return re.sub(r"^sweep\.axes([.=])", r"++sweep.axes\1", re.sub(r"^profile=", "profile.file=", override))
+    return _FREE.sub(r"++\1\2", re.sub(r"^profile=", "profile.file=", override))
 
 
 def _quoted_objective(override: str) -> str:

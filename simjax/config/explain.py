@@ -84,10 +84,12 @@ def _wrong_value(key: str, said: str) -> str:
         return f"{key}={match[1]}: it must be true or false"
     if match := re.match(r"Invalid type assigned: \w+ is not a subclass of \w+\. value: (.*)", said):
         return f"{key}={match[1]}: a group of options; set its keys one by one (--help lists them)"
-    if "ListConfig" in said:
-        return f"{key}: it must be a list, in brackets"
     if re.match(r"Cannot assign \w+ to Dict", said):
         return f"{key}: it must be a mapping, in braces"
+    if "ListConfig" in said:
+        return f"{key}: it must be a list, in brackets"
+    if re.match(r"field '.*' is not Optional", said):
+        return f"{key}=null: it needs a value; leave the option out for none"
     return f"{key}: {said}"
 
 

@@ -11,6 +11,9 @@ from simjax.config.sweep import ObjectiveConfig, SweepConfig
 from simjax.errors import SimjaxError
 from simjax.workload.config import WorkloadConfig
 
+FEWEST_DRAWS, MOST_DRAWS = 8, 4_096
+MOST_SEEDS = 256  # of `simjax sensitivity`
+
 
 @dataclass
 class SchedulerConfig:
@@ -91,6 +94,7 @@ class ProfileConfig:
         variant: which tables.
         step_s: host time per step that the device does not hide; unset: the profile's.
         api_pre_s, api_post_s: API time of a request before it is queued, of a token on its way to the client; unset: the profile's.
+        parameters: values of `simjax.latency.parameters` by name, applied on top of the profile.
     """
 
     file: str | None = None
@@ -99,6 +103,30 @@ class ProfileConfig:
     step_s: float | None = None
     api_pre_s: float | None = None
     api_post_s: float | None = None
+    parameters: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class UncertaintyConfig:
+    """How sure the numbers of a run are, as far as the parameters of its profile go.
+
+    Attributes:
+        draws: simulations beside the run, with parameters drawn from the profile's calibration, or from priors where it has none; 0: none.
+        level: probability of the intervals.
+        seed: of the draws.
+    """
+
+    draws: int = 0
+    level: float = 0.9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.draws != 0 and not FEWEST_DRAWS <= self.draws <= MOST_DRAWS:
+            raise SimjaxError(f"uncertainty.draws={self.draws}: it must be {FEWEST_DRAWS} to {MOST_DRAWS:,}, or 0 for no intervals")
+        if not 0 < self.level < 1:
+            raise SimjaxError(f"uncertainty.level={self.level}: it must lie in (0, 1), such as 0.9")
+        if self.seed < 0:
+            raise SimjaxError(f"uncertainty.seed={self.seed}: it must not be negative")
 
 
 @dataclass
@@ -141,6 +169,7 @@ class RunConfig:
         out: output directory; unset: a dated one under outputs/.
         plots: whether to draw.
         timeline_interval_s: bin of timeseries.csv; unset: a round number that gives a few hundred bins.
+        uncertainty: intervals beside the numbers.
         sweep: many such runs, one table of results.
         objective: what a sweep looks for.
     """
@@ -156,11 +185,46 @@ class RunConfig:
     out: str | None = None
     plots: bool = True
     timeline_interval_s: float | None = None
+    uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     def __post_init__(self) -> None:
         _check_seconds("timeline_interval_s", self.timeline_interval_s)
+
+
+@dataclass
+class SensitivityConfig:
+    """`simjax sensitivity`.
+
+    Attributes:
+        model, device, cluster, scheduler, workload, profile, sim, slo, out, plots: as in `simjax run`.
+        outputs: names of `simjax.metrics.rows.METRICS`; empty: the usual ones.
+        parameters: which ones; empty: all.
+        step: relative change of a parameter, in both directions.
+        seeds: workloads that the numbers are means over, with the seeds from `workload.seed` on; a trace has one.
+    """
+
+    model: str = "llama-3.1-8b"
+    device: str = "h100"
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    sim: SimConfig = field(default_factory=SimConfig)
+    slo: SloConfig = field(default_factory=SloConfig)
+    out: str | None = None
+    plots: bool = True
+    outputs: list[str] = field(default_factory=list)
+    parameters: list[str] = field(default_factory=list)
+    step: float = 0.02
+    seeds: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0.0001 <= self.step <= 0.5:
+            raise SimjaxError(f"step={self.step}: it must be a relative change from 0.0001 to 0.5, such as 0.02")
+        if not 1 <= self.seeds <= MOST_SEEDS:
+            raise SimjaxError(f"seeds={self.seeds}: it must be 1 to {MOST_SEEDS}")
 
 
 @dataclass

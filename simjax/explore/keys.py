@@ -14,14 +14,17 @@ from omegaconf import DictConfig, OmegaConf
 from simjax.config.explain import group_options, unknown_option
 from simjax.config.schema import RunConfig
 from simjax.errors import SimjaxError
+from simjax.latency.priors import parameter
 
 SEED = "workload.seed"
+PARAMETERS = "profile.parameters"  # a mapping, each of whose keys is an option
 _NOT_SWEPT = {
     "out": "a sweep has one directory of results; its points are rows of one table",
     "plots": "a sweep draws no plot for each point; `simjax show-point DIR i` does for one",
     "timeline_interval_s": "a sweep writes no timeline for each point",
     "sweep": "it says how to sweep",
     "objective": "it is the same for all points; `simjax pareto` takes another one afterwards",
+    "uncertainty": "a sweep has no intervals; simulate a point of it as a single run with uncertainty.draws",
     "hydra": "Hydra's own settings are the same for all points",
 }
 
@@ -44,6 +47,12 @@ def check_key(key: str) -> None:
     if root in _NOT_SWEPT:
         raise SimjaxError(f"{key} cannot be swept: {_NOT_SWEPT[root]}")
     if group_options(key):
+        return
+    if key.startswith(f"{PARAMETERS}."):
+        try:
+            parameter(key.removeprefix(f"{PARAMETERS}."))
+        except SimjaxError as error:
+            raise SimjaxError(f"{PARAMETERS}: {error}") from None
         return
     kind = _types().get(key)
     if kind is None or is_dataclass(kind):

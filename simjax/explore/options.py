@@ -13,6 +13,7 @@ from simjax.config.compose import compose_config, refuse_ignored, typed
 from simjax.config.explain import explain, group_options
 from simjax.config.schema import RunConfig
 from simjax.errors import SimjaxError
+from simjax.explore.keys import PARAMETERS
 from simjax.explore.values import format_value
 
 
@@ -60,7 +61,7 @@ class Options:
         known = (key, format_value(value))
         if known not in self._converted:
             try:
-                OmegaConf.update(scratch, key, value, merge=False)
+                OmegaConf.update(scratch, key, value, merge=False, force_add=key.startswith(f"{PARAMETERS}."))
                 found = OmegaConf.select(scratch, key)
                 self._converted[known] = OmegaConf.to_object(found) if OmegaConf.is_config(found) else found
             except OmegaConfBaseException as error:
@@ -69,6 +70,8 @@ class Options:
 
 
 def _with(config: Any, path: Sequence[str], value: Any) -> Any:
-    """The dataclass with the field at the end of the path replaced; checks of ranges run again."""
+    """The dataclass or mapping with what is at the end of the path replaced; checks of ranges run again."""
     name, *rest = path
+    if isinstance(config, dict):
+        return {**config, ".".join(path): value}
     return replace(config, **{name: _with(getattr(config, name), rest, value) if rest else value})

@@ -85,7 +85,8 @@ def resolve(base: Sequence[str], points: Points, which: Sequence[int]) -> Resolv
     """
     options = Options(base, points.keys)
     check_base(base, points, options.unresolved())
-    options.config({})
+    if options.config({}).uncertainty.draws:
+        raise SimjaxError("uncertainty.draws: a sweep has no intervals; leave it out, and simulate a point of it as a single run with it")
     unread = [key for key in points.keys if key.split(".")[0] not in (*LOAD, *ENGINES, *RUN)]
     if unread:
         raise SimjaxError(f"{unread[0]} cannot be swept: no part of a design depends on it")

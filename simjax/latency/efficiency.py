@@ -68,7 +68,7 @@ def op_seconds(op: Op, e: OpEfficiency, device: DeviceSpec, dtype: str, rows: An
         op: what is computed.
         e: how well.
         device: bandwidth, peak and number of multiprocessors.
-        dtype: data type whose peak counts.
+        dtype: data type whose peak counts, unless the operation has its own.
         rows: tokens (or sequences) of the call, at least 1, integers of shape [N].
         xp: numpy, or jax.numpy when the efficiencies are traced.
         distinct: experts that the rows hit, shape [N]; `op.distinct_experts` when None.
@@ -81,7 +81,7 @@ def op_seconds(op: Op, e: OpEfficiency, device: DeviceSpec, dtype: str, rows: An
         distinct = op.distinct_experts(rows, xp)
     seconds = memory_s(op, e, device, rows, xp, distinct)
     if op.is_gemm:
-        compute = compute_s(op, e, device.peak(dtype) / device.multiprocessors, device.multiprocessors, rows, xp, distinct)
+        compute = compute_s(op, e, device.peak(op.dtype or dtype) / device.multiprocessors, device.multiprocessors, rows, xp, distinct)
         larger, smaller = xp.maximum(seconds, compute), xp.minimum(seconds, compute)
         seconds = larger * (1.0 + (smaller / larger) ** e.overlap) ** (1.0 / e.overlap)
     return (e.floor_s + seconds) * kernel_factor(e.kernel_factors, rows, xp)

@@ -192,7 +192,7 @@ def _fit_attention(rank: RankData) -> tuple[AttentionCoefficients, dict[str, Any
     """Attention where engines work: on contexts that the device holds beside the model, decoding a few sequences or more."""
     points, skew = rank.bundle.attention, rank.bundle.skew
     kept = (points.chunk > 0) | (points.decodes >= LEAST_DECODES)
-    coefficients, errors = fit_attention(AttentionPoints(*(x[kept] for x in points)), _kv_tokens(rank))
+    coefficients, errors = fit_attention(AttentionPoints(*(x[kept] for x in points)), kv_tokens(rank))
     if skew is not None:
         alone = skew.chunk == 0
         share = fit_decode_skew(skew.mean_s[alone], skew.longest_s[alone], skew.skewed_s[alone])
@@ -205,7 +205,7 @@ def _fit_attention(rank: RankData) -> tuple[AttentionCoefficients, dict[str, Any
     return coefficients, table
 
 
-def _kv_tokens(rank: RankData) -> float:
+def kv_tokens(rank: RankData) -> float:
     """Tokens of KV cache that fit beside the weights; a rank that does not fit at all was profiled for its shapes only."""
     free = GPU_MEMORY_UTILIZATION * rank.device.memory_bytes - weight_bytes(rank.model, rank.degree)
     tokens = free / kv_bytes_per_token(rank.model, rank.degree)

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, replace
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from simjax.documents import read_document
+from simjax.documents import once_per_file, read_document
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec
 from simjax.latency.attention import AttentionCoefficients
 from simjax.latency.attention_roofline import AttentionEfficiency
+from simjax.latency.calibration import Calibration, Seen
 from simjax.latency.efficiency import OpEfficiency
-from simjax.latency.profile import ANY_DEGREE, HostOverheads, LatencyProfile, RankCoefficients, ValidRange
+from simjax.latency.priors import CORRECTION_TOKENS, parameter
+from simjax.latency.profile import (
+    ANY_DEGREE,
+    CollectiveEfficiency,
+    HostOverheads,
+    LatencyProfile,
+    RankCoefficients,
+    ValidRange,
+)
 from simjax.latency.roofline import roofline_profile
-from simjax.model import ModelSpec, load_model
+from simjax.model import ModelSpec, same_architecture
 from simjax.paths import PROFILES
 
 GENERIC = "generic"
@@ -28,7 +39,11 @@ def load_profile(path: str | Path) -> LatencyProfile:
     Raises:
         SimjaxError: the file is missing, is not YAML, or a field is missing, unknown or not a number.
     """
-    path = Path(path)
+    return _load(Path(path))
+
+
+@once_per_file(64)
+def _load(path: Path) -> LatencyProfile:
     raw = read_document(path, "latency profile")
     if not isinstance(raw, dict):
         raise SimjaxError(f"latency profile {path}: expected a mapping of names to values, found {type(raw).__name__}")
@@ -37,11 +52,14 @@ def load_profile(path: str | Path) -> LatencyProfile:
             device=raw["device"],
             model=raw["model"],
             dtype=raw["dtype"],
-            ranks={ANY_DEGREE if key == "any" else int(key): _rank(value) for key, value in raw["ranks"].items()},
+            ranks=_ranks(raw["ranks"]),
             host=_record(HostOverheads, raw["host"]),
             valid=ValidRange(**{axis: (int(low), int(high)) for axis, (low, high) in raw["valid"].items()}),
             provenance=raw["provenance"],
             source=_short(path),
+            models={name: _ranks(ranks) for name, ranks in raw.get("models", {}).items()},
+            collectives=_record(CollectiveEfficiency, raw.get("collectives", {})),
+            calibration=_calibration(raw["calibration"]) if "calibration" in raw else None,
         )
     except KeyError as error:
         raise SimjaxError(f"latency profile {path}: field {error} is missing") from error
@@ -51,16 +69,21 @@ def load_profile(path: str | Path) -> LatencyProfile:
 
 def save_profile(profile: LatencyProfile, path: str | Path) -> None:
     """Write a profile; `load_profile` gives it back, coefficients rounded to five significant digits."""
-    ranks = {("any" if degree == ANY_DEGREE else degree): _plain_rank(rank) for degree, rank in profile.ranks.items()}
-    raw = {
+    raw: dict[str, Any] = {
         "device": profile.device,
         "model": profile.model,
         "dtype": profile.dtype,
         "provenance": dict(profile.provenance),
         "valid": {axis: list(bounds) for axis, bounds in asdict(profile.valid).items()},
         "host": _rounded(asdict(profile.host)),
-        "ranks": ranks,
     }
+    if profile.collectives != CollectiveEfficiency():
+        raw["collectives"] = _rounded(asdict(profile.collectives))
+    if profile.calibration is not None:
+        raw["calibration"] = _plain_calibration(profile.calibration)
+    raw["ranks"] = _plain_ranks(profile.ranks)
+    if profile.models:
+        raw["models"] = {name: _plain_ranks(ranks) for name, ranks in profile.models.items()}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.dump(raw, Dumper=_Dumper, sort_keys=False, width=140, allow_unicode=True))
@@ -68,30 +91,74 @@ def save_profile(profile: LatencyProfile, path: str | Path) -> None:
 
 def find_profile(device: DeviceSpec, model: ModelSpec, tensor_parallel_size: int = 1) -> LatencyProfile:
     """The best shipped profile: the model's own if it was measured at this degree, else the device's generic one, else a roofline."""
-    folder = PROFILES / "latency" / device.name
-    for path in sorted(folder.glob("*.yaml")):
-        if path.stem != GENERIC and _same_architecture(path.stem, model):
+    for path in _own_files(device):
+        if same_architecture(path.stem, model):
             profile = load_profile(path)
             if tensor_parallel_size in profile.ranks:
                 return profile
-    generic = folder / f"{GENERIC}.yaml"
-    return load_profile(generic) if generic.exists() else roofline_profile(device)
+    return generic_profile(device)
 
 
-def _same_architecture(short_name: str, model: ModelSpec) -> bool:
-    """Whether the shipped model of that name has the same operations, whatever its name and context limit."""
-    shipped = load_model(short_name)
-    return replace(shipped, name=model.name, max_position_embeddings=model.max_position_embeddings, dtype=model.dtype) == model
+def shipped_profiles(device: DeviceSpec) -> list[LatencyProfile]:
+    """The shipped profiles of single models on a device."""
+    return [load_profile(path) for path in _own_files(device)]
+
+
+def generic_profile(device: DeviceSpec) -> LatencyProfile:
+    """The shipped profile of a device for any model, or else a roofline."""
+    path = PROFILES / "latency" / device.name / f"{GENERIC}.yaml"
+    return load_profile(path) if path.exists() else roofline_profile(device)
+
+
+def _own_files(device: DeviceSpec) -> list[Path]:
+    return [path for path in sorted((PROFILES / "latency" / device.name).glob("*.yaml")) if path.stem != GENERIC]
 
 
 def _short(path: Path) -> str:
     return str(path.relative_to(PROFILES)) if path.is_relative_to(PROFILES) else str(path)
 
 
+def _ranks(raw: dict[Any, Any]) -> dict[int, RankCoefficients]:
+    return {ANY_DEGREE if degree == "any" else int(degree): _rank(value) for degree, value in raw.items()}
+
+
+def _plain_ranks(ranks: Mapping[int, RankCoefficients]) -> dict[Any, Any]:
+    return {("any" if degree == ANY_DEGREE else degree): _plain_rank(rank) for degree, rank in ranks.items()}
+
+
+def _calibration(raw: dict[str, Any]) -> Calibration:
+    names, covariance = tuple(raw["parameters"]), tuple(tuple(map(float, line)) for line in raw["covariance"])
+    for name in names:
+        parameter(name)
+    if len(covariance) != len(names) or any(len(line) != len(names) for line in covariance):
+        raise ValueError(f"calibration.covariance must be a square of {len(names)} lines, one for each of its parameters")
+    seen = {key: tuple(value) for key, value in raw["seen"].items()}
+    return Calibration(names, covariance, float(raw["discrepancy"]), Seen(**seen))
+
+
+def _plain_calibration(calibration: Calibration) -> dict[str, Any]:
+    return {
+        "parameters": list(calibration.parameters),
+        "discrepancy": float(f"{calibration.discrepancy:.4g}"),
+        "seen": {name: list(value) for name, value in asdict(calibration.seen).items()},
+        "covariance": [[float(f"{x:.6g}") for x in line] for line in calibration.covariance],
+    }
+
+
 def _rank(raw: dict[str, Any]) -> RankCoefficients:
     attention = raw["attention"]
     kind = AttentionEfficiency if "prefill_compute_efficiency" in attention else AttentionCoefficients
-    return RankCoefficients(ops={name: _record(OpEfficiency, op) for name, op in raw["ops"].items()}, attention=_record(kind, attention))
+    ops = {name: _record(OpEfficiency, op) for name, op in raw["ops"].items()}
+    return RankCoefficients(ops=ops, attention=_record(kind, attention), correction=_correction(raw.get("correction", [])))
+
+
+def _correction(raw: list[Any]) -> tuple[float, ...]:
+    factors = tuple(float(x) for x in raw)
+    if len(factors) not in (0, len(CORRECTION_TOKENS)) or not all(0 < x < math.inf for x in factors):
+        raise ValueError(
+            f"correction must be {len(CORRECTION_TOKENS)} positive factors, for steps of {CORRECTION_TOKENS} tokens, got {raw}"
+        )
+    return factors
 
 
 def _record(kind: Any, raw: dict[str, Any]) -> Any:
@@ -110,7 +177,8 @@ def _plain_rank(rank: RankCoefficients) -> dict[str, Any]:
     ops = {}
     for name, op in rank.ops.items():
         ops[name] = _rounded({key: value for key, value in asdict(op).items() if value != getattr(default, key)})
-    return {"ops": ops, "attention": _rounded({f.name: getattr(rank.attention, f.name) for f in fields(rank.attention)})}
+    plain = {"ops": ops, "attention": _rounded({f.name: getattr(rank.attention, f.name) for f in fields(rank.attention)})}
+    return plain | ({"correction": [float(f"{x:.5g}") for x in rank.correction]} if len(rank.correction) else {})
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:

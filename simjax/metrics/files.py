@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +25,19 @@ def write_results(
     gpus: int | None = None,
     interval_s: float | None = None,
     warnings: Sequence[str] = (),
+    intervals: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """Write a run's files into `out` (created when missing) and return the summary.
 
     `summary.json` is strict JSON; its `warnings` are the given ones (of `simjax.job.Run`), then those of `summarize`. `requests.csv` has a
     row a request and empty cells for times that never came; `instance` is -1 for a request that was never routed. `timeseries.csv` is
-    `timeline(result, interval_s)`; it is left out when the run has no leap log.
+    `timeline(result, interval_s)`; it is left out when the run has no leap log. `intervals` become a key of the summary (those of
+    `simjax.run_draws`).
     Floats are written with the fewest digits that read back to the same double.
     """
     summary = summarize(result, slo, gpus, warnings)
+    if intervals is not None:
+        summary["intervals"] = dict(intervals)
     bins = None if result.leaps is None else timeline(result, interval_s)  # before anything is written: the interval may be impossible
     out.mkdir(parents=True, exist_ok=True)
     write_json(summary, out / "summary.json")

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from simjax.metrics.latency import STATISTICS
 
 LATENCY_NAMES = {"ttft_s": "TTFT", "tpot_s": "TPOT", "itl_s": "ITL", "e2e_s": "E2E latency"}
+_RATES = {"requests_per_s": "requests/s", "prompt_tokens_per_s": "prompt tokens/s", "output_tokens_per_s": "output tokens/s"}
 _STATUS_STYLE = {"finished": "green", "tick_limit": "yellow", "stalled": "red"}
 
 
 def summary_table(summary: dict[str, Any], title: str = "") -> RenderableType:
-    """Render the result of `summarize`: a headline, latencies in milliseconds, then throughput, KV cache and simulation cost."""
-    parts: list[RenderableType] = [_headline(summary, title), _latencies(summary), _facts(summary)]
+    """Render the result of `summarize`: a headline, latencies in milliseconds, then throughput, KV cache and simulation cost.
+
+    Where the summary has `intervals` (see `simjax.metrics.write_results`) they are beside the numbers, in brackets.
+    """
+    parts: list[RenderableType] = [_headline(summary, title), _Latencies(summary), _facts(summary)]
+    if (intervals := summary.get("intervals")) is not None:
+        drawn = f"{intervals['draws']:,} draws of the profile's parameters"
+        parts.append(Text(f"in brackets: {intervals['level'] * 100:g} % intervals from {drawn}", style="dim"))
     parts += [Text(f"note: {line}", style="yellow") for line in summary["warnings"]]
     return Group(*parts)
 
@@ -34,12 +44,38 @@ def ms_decimals(seconds: float | None) -> int:
     return 0 if ms >= 1e4 else 1 if ms >= 100 else 2 if ms >= 1 else 3
 
 
+def format_interval(interval: list[float] | None, decimals: int) -> str:
+    """`[low, high]`, with as many digits as tell its ends apart, at most `decimals` after the point; '' for None."""
+    if interval is None:
+        return ""
+    low, high = interval
+    shown = 1 - math.floor(math.log10(high - low)) if high > low else decimals
+    shown = min(max(shown, 0), decimals)
+    return f"[{low:,.{shown}f}, {high:,.{shown}f}]"
+
+
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.{0 if value >= 1000 else 1 if value >= 100 else 2}f}"
+    return "-" if value is None else f"{value:,.{_decimals(value)}f}"
+
+
+def _decimals(value: float) -> int:
+    return 0 if value >= 1000 else 1 if value >= 100 else 2
 
 
 def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{fraction * 100:.1f} %"
+
+
+def _beside(summary: dict[str, Any], *path: str, scale: float = 1.0, decimals: int | None = None) -> str:
+    """` [low, high]` of the number at that path of the summary, '' where there is none."""
+    found: Any = summary.get("intervals")
+    number: Any = summary
+    for name in path:
+        found, number = None if found is None else found.get(name), number[name]
+    if found is None or number is None:
+        return ""
+    text = format_interval([x * scale for x in found], _decimals(number * scale) if decimals is None else decimals)
+    return f" {text}"
 
 
 def _headline(summary: dict[str, Any], title: str) -> Text:
@@ -48,21 +84,40 @@ def _headline(summary: dict[str, Any], title: str) -> Text:
     line.append(status.replace("_", " "), style=f"bold {_STATUS_STYLE.get(status, 'white')}")
     line.append(f"  {requests['finished']:,} of {requests['total']:,} requests", style="not bold")
     if summary["duration_s"] is not None:
-        line.append(f" in {_number(summary['duration_s'])} s", style="not bold")
+        line.append(f" in {_number(summary['duration_s'])}{_beside(summary, 'duration_s')} s", style="not bold")
     if requests["preemptions"]:
-        line.append(f", {requests['preemptions']:,} preemptions", style="not bold")
+        line.append(f", {requests['preemptions']:,}{_beside(summary, 'requests', 'preemptions', decimals=0)} preemptions", style="not bold")
     return line
 
 
-def _latencies(summary: dict[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("latency, ms", style="bold")
-    for name in STATISTICS:
-        table.add_column(name, justify="right", min_width=8)
-    for key, label in LATENCY_NAMES.items():
-        decimals = ms_decimals(summary[key]["mean"])  # one for the row, so that its numbers line up
-        table.add_row(label, *(format_ms(summary[key][name], decimals) for name in STATISTICS))
-    return table
+@dataclass(frozen=True)
+class _Latencies:
+    """The latencies of a summary: intervals beside the numbers where the terminal is wide enough, else below them."""
+
+    summary: dict[str, Any]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = self.table(" ")
+        wide = Measurement.get(console, options.update(width=10_000), table).maximum <= options.max_width
+        yield table if wide else self.table("\n")
+
+    def table(self, between: str) -> Table:
+        """The table, with something between a number and its interval."""
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        table.add_column("latency, ms", style="bold")
+        for name in STATISTICS:
+            table.add_column(name, justify="right", min_width=8)
+        intervals = self.summary.get("intervals", {})
+        for key, label in LATENCY_NAMES.items():
+            decimals = ms_decimals(self.summary[key]["mean"])  # one for the row, so that its numbers line up
+            cells = []
+            for name in STATISTICS:
+                cell, interval = Text(format_ms(self.summary[key][name], decimals)), intervals.get(key, {}).get(name)
+                if interval is not None:
+                    cell.append(f"{between}{format_interval([x * 1e3 for x in interval], decimals)}", style="dim")
+                cells.append(cell)
+            table.add_row(label, *cells)
+        return table
 
 
 def _facts(summary: dict[str, Any]) -> Table:
@@ -72,15 +127,15 @@ def _facts(summary: dict[str, Any]) -> Table:
     table.add_column()
     table.add_row(
         "throughput",
-        f"{_number(rate['requests_per_s'])} requests/s, {_number(rate['prompt_tokens_per_s'])} prompt tokens/s, "
-        f"{_number(rate['output_tokens_per_s'])} output tokens/s",
+        Text(", ".join(f"{_number(rate[name])}{_beside(summary, 'throughput', name)} {unit}" for name, unit in _RATES.items())),
     )
     hits = f", {_percent(kv['prefix_hit_fraction'])} of prompt tokens cached" if kv["prefix_hit_fraction"] else ""
-    table.add_row("KV cache", f"{kv['num_blocks']:,} blocks, peak use {_percent(kv['peak_used_fraction'])}{hits}")
+    peak = _percent(kv["peak_used_fraction"]).removesuffix(" %") + _beside(summary, "kv", "peak_used_fraction", scale=100.0, decimals=1)
+    table.add_row("KV cache", Text(f"{kv['num_blocks']:,} blocks, peak use {peak} %{hits}"))
     if len(summary["instances"]) > 1:
         table.add_row("instances", _instances(summary["instances"]))
     if (slo := summary.get("slo")) is not None:
-        table.add_row("goodput", _goodput(slo))
+        table.add_row("goodput", Text(_goodput(summary, slo)))
     table.add_row(
         "simulation",
         f"{sim['ticks']:,} ticks for {sim['steps']:,} engine steps, "
@@ -96,8 +151,12 @@ def _instances(instances: list[dict[str, Any]]) -> str:
     return f"{text}, busy {_percent(min(busy))} to {_percent(max(busy))}" if busy else text
 
 
-def _goodput(slo: dict[str, Any]) -> str:
+def _goodput(summary: dict[str, Any], slo: dict[str, Any]) -> str:
     limits = ", ".join(f"{LATENCY_NAMES[name]} <= {format_ms(limit)} ms" for name, limit in slo["limits"].items()) or "no limits"
-    text = f"{_number(slo['goodput_requests_per_s'])} requests/s, {_percent(slo['attainment_fraction'])} of requests meet {limits}"
+    met = _percent(slo["attainment_fraction"]).removesuffix(" %") + _beside(summary, "slo", "attainment_fraction", scale=100.0, decimals=1)
+    rate = _number(slo["goodput_requests_per_s"]) + _beside(summary, "slo", "goodput_requests_per_s")
+    text = f"{rate} requests/s, {met} % of requests meet {limits}"
     per_gpu = slo.get("goodput_requests_per_s_per_gpu")
-    return text if per_gpu is None else f"{text}, {_number(per_gpu)} requests/s per GPU"
+    if per_gpu is None:
+        return text
+    return f"{text}, {_number(per_gpu)}{_beside(summary, 'slo', 'goodput_requests_per_s_per_gpu')} requests/s per GPU"

@@ -1,7 +1,7 @@
 """What a language model is made of: parameters, bytes and arithmetic, independent of any hardware."""
 
 from simjax.model.dtypes import dtype_bytes
-from simjax.model.registry import load_model, model_names
+from simjax.model.registry import load_model, model_names, same_architecture
 from simjax.model.sizes import Shard, kv_bytes_per_token, parameters, shard, weight_bytes
 from simjax.model.spec import ModelSpec, from_hf_config
 
@@ -14,6 +14,7 @@ __all__ = [
     "load_model",
     "model_names",
     "parameters",
+    "same_architecture",
     "shard",
     "weight_bytes",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from simjax.model.sizes import shard
+from simjax.model.sizes import Shard, shard
 from simjax.model.spec import ModelSpec
 
 _INDEX_BYTES = 8  # token ids and positions are int64 in vLLM
@@ -35,6 +35,7 @@ class Op:
         expert_bytes: weights of one of them.
         expert_share: probability that a token picks a given expert, top_k / num_experts.
         pairs: token-expert pairs of a token that this rank computes.
+        dtype: data type in which a matrix product is done, None for the model's own.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Op:
     expert_bytes: int = 0
     expert_share: float = 0.0
     pairs: float = 1.0
+    dtype: str | None = None
 
     @property
     def is_gemm(self) -> bool:
@@ -65,54 +67,60 @@ def step_ops(model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_si
     """Every operation of a step on one rank, attention and communication excepted, in the order they run."""
     part = shard(model, tensor_parallel_size, expert_parallel_size)
     h, fp, layers = model.hidden_size, model.dtype_bytes, model.num_hidden_layers
+    matrix = _Matrix(model.matrix_bytes, fp, model.quantization)
     heads, kv = part.heads * model.head_dim, part.kv_heads * model.head_dim
     qkv = heads + 2 * kv
 
-    def gemm(name: str, count: int, k: int, n: int, bias: bool = False, per_sequence: bool = False) -> Op:
-        return Op(name, count, per_sequence, False, k, n, (k * n + bias * n) * fp, (k + n) * fp, 2.0 * k * n)
-
-    def elementwise(name: str, count: int, row_bytes: float, weight_bytes: int = 0, **kwargs: bool) -> Op:
-        return Op(name, count, weight_bytes=weight_bytes, row_bytes=row_bytes, **kwargs)
+    def elementwise(
+        name: str, count: int, row_bytes: float, weight_bytes: int = 0, per_sequence: bool = False, replicated: bool = False
+    ) -> Op:
+        return Op(name, count, per_sequence, replicated, weight_bytes=weight_bytes, row_bytes=row_bytes)
 
     norm_row = 4 * h * fp  # reads hidden state and residual, writes both
     ops = [
         elementwise("embedding", 1, 2 * h * fp + _INDEX_BYTES),
         elementwise("layernorm", 2 * layers, norm_row, h * fp, replicated=True),
-        gemm("qkv_proj", layers, h, qkv, model.qkv_bias),
+        matrix.product("qkv_proj", layers, h, qkv, model.qkv_bias),
     ]
     if model.qk_norm:
         ops.append(elementwise("qk_norm", layers, 2 * (heads + kv) * fp, 2 * model.head_dim * fp))
     ops.append(elementwise("rotary_emb", layers, (2 * (heads + kv) + model.head_dim) * fp + _INDEX_BYTES))
-    ops.append(gemm("o_proj", layers, heads, h, model.o_bias))
+    ops.append(matrix.product("o_proj", layers, heads, h, model.o_bias))
     if model.num_dense_layers:
-        ops += _gated_mlp(model.num_dense_layers, h, part.intermediate, fp)
+        ops += _gated_mlp(model.num_dense_layers, h, part.intermediate, matrix)
     if model.is_moe:
-        ops += _mixture(model, part.experts, part.moe_intermediate, part.shared_intermediate, expert_parallel_size)
+        ops += _mixture(model, part, expert_parallel_size, matrix)
     ops.append(elementwise("final_layernorm", 1, norm_row, h * fp, replicated=True))
-    ops.append(gemm("lm_head", 1, h, part.vocab, model.lm_head_bias, per_sequence=True))
+    ops.append(_Matrix(fp, fp).product("lm_head", 1, h, part.vocab, model.lm_head_bias, per_sequence=True))
     ops.append(elementwise("sampler", 1, model.vocab_size * (model.dtype_bytes + 2 * _LOGIT_BYTES), per_sequence=True, replicated=True))
     return tuple(ops)
 
 
-def _gated_mlp(count: int, h: int, width: int, fp: int) -> list[Op]:
+@dataclass(frozen=True)
+class _Matrix:
+    """Bytes of a weight and an input of a matrix product, and of an output; the data type of the former, None for the model's."""
+
+    inside: int
+    outside: int
+    dtype: str | None = None
+
+    def product(self, name: str, count: int, k: int, n: int, bias: bool = False, per_sequence: bool = False) -> Op:
+        weight_bytes = k * n * self.inside + bias * n * self.outside
+        row_bytes = k * self.inside + n * self.outside
+        return Op(name, count, per_sequence, False, k, n, weight_bytes, row_bytes, 2.0 * k * n, dtype=self.dtype)
+
+
+def _gated_mlp(count: int, h: int, width: int, matrix: _Matrix) -> list[Op]:
     return [
-        Op(
-            "gate_up_proj",
-            count,
-            k=h,
-            n=2 * width,
-            weight_bytes=2 * h * width * fp,
-            row_bytes=(h + 2 * width) * fp,
-            row_flops=4.0 * h * width,
-        ),
-        Op("act_fn", count, row_bytes=3 * width * fp),
-        Op("down_proj", count, k=width, n=h, weight_bytes=h * width * fp, row_bytes=(width + h) * fp, row_flops=2.0 * h * width),
+        matrix.product("gate_up_proj", count, h, 2 * width),
+        Op("act_fn", count, row_bytes=3 * width * matrix.outside),
+        matrix.product("down_proj", count, width, h),
     ]
 
 
-def _mixture(model: ModelSpec, experts: int, width: int, shared_width: int, expert_parallel_size: int) -> list[Op]:
+def _mixture(model: ModelSpec, part: Shard, expert_parallel_size: int, matrix: _Matrix) -> list[Op]:
     """Router, routed experts and the sum over experts as one op, the shared expert as three more."""
-    h, fp = model.hidden_size, model.dtype_bytes
+    h, fp, width = model.hidden_size, model.dtype_bytes, part.moe_intermediate
     pairs = model.num_experts_per_tok / expert_parallel_size  # token-expert pairs of a token that this rank computes
     pair_bytes = (
         2 * h + 5 * width
@@ -125,12 +133,14 @@ def _mixture(model: ModelSpec, experts: int, width: int, shared_width: int, expe
         weight_bytes=h * model.num_experts * fp,
         row_bytes=pairs * pair_bytes + (2 * h + model.num_experts) * fp,
         row_flops=6.0 * h * width * pairs + 2.0 * h * model.num_experts,
-        experts=experts,
-        expert_bytes=3 * h * width * fp,
+        experts=part.experts,
+        expert_bytes=3 * h * width * matrix.inside,
         expert_share=model.num_experts_per_tok / model.num_experts,
         pairs=pairs,
+        dtype=matrix.dtype,
     )
-    return [moe, *(_gated_mlp(model.num_moe_layers, h, shared_width, fp) if shared_width else [])]
+    shared = part.shared_intermediate
+    return [moe, *(_gated_mlp(model.num_moe_layers, h, shared, matrix) if shared else [])]
 
 
 def attention_flops(model: ModelSpec, tensor_parallel_size: int = 1) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,6 +31,16 @@ def load_model(name_or_path: str | Path) -> ModelSpec:
     if (found := shipped.get(text.lower())) is not None:
         return _read(found)
     raise SimjaxError(f"unknown model '{text}'; {closest(text.lower(), model_names())} (or give the path of a Hugging Face config.json)")
+
+
+def same_architecture(name: str, model: ModelSpec) -> bool:
+    """Whether the model of that name has the operations of `model`, whatever its context limit and data types."""
+    try:
+        known = load_model(name)
+    except SimjaxError:
+        return name == model.name
+    alike = {name: getattr(model, name) for name in ("name", "max_position_embeddings", "dtype", "quantization")}
+    return replace(known, **alike) == model
 
 
 def model_names() -> list[str]:

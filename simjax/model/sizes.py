@@ -84,7 +84,8 @@ def parameters(model: ModelSpec) -> int:
 def weight_bytes(model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_size: int = 1) -> int:
     """Bytes of the weights that one rank holds."""
     part = shard(model, tensor_parallel_size, expert_parallel_size)
-    return _parameters(model, part, part.vocab) * model.dtype_bytes
+    quantized = 0 if model.quantization is None else _layer_matrices(model, part)
+    return _parameters(model, part, part.vocab) * model.dtype_bytes - quantized * (model.dtype_bytes - model.matrix_bytes)
 
 
 def kv_bytes_per_token(model: ModelSpec, tensor_parallel_size: int = 1, kv_cache_dtype: str = "auto") -> int:
@@ -92,6 +93,14 @@ def kv_bytes_per_token(model: ModelSpec, tensor_parallel_size: int = 1, kv_cache
     part = shard(model, tensor_parallel_size)
     element = model.dtype_bytes if kv_cache_dtype == "auto" else dtype_bytes(kv_cache_dtype)
     return 2 * part.kv_heads * model.head_dim * model.num_hidden_layers * element
+
+
+def _layer_matrices(model: ModelSpec, part: Shard) -> int:
+    """Weights of the matrix products that a quantised model quantises: all of the layers' but the router's."""
+    h, width = model.hidden_size, model.head_dim
+    attention = h * (2 * part.heads + 2 * part.kv_heads) * width
+    moe = 3 * h * (part.experts * part.moe_intermediate + part.shared_intermediate)
+    return model.num_hidden_layers * attention + model.num_dense_layers * 3 * h * part.intermediate + model.num_moe_layers * moe
 
 
 def _parameters(model: ModelSpec, part: Shard, vocab: int) -> int:

@@ -26,6 +26,8 @@ class ModelSpec:
         name: Hugging Face id or the name of the file it came from.
         model_type: one of `MODEL_TYPES`.
         dtype: of weights and activations.
+        quantization: data type in which the matrix products of the layers keep their weights and read their inputs (attention projections,
+            MLP, experts), None for `dtype`. What they write, keys and values, embedding and output head stay in `dtype`.
         num_experts: routed experts of a mixture-of-experts layer, 0 in a dense model.
         num_moe_layers: layers whose MLP is a mixture of experts; the others have a dense MLP of `intermediate_size`.
         shared_expert_intermediate_size: width of the always-active expert, 0 when there is none.
@@ -44,6 +46,7 @@ class ModelSpec:
     vocab_size: int
     max_position_embeddings: int
     dtype: str = "bfloat16"
+    quantization: str | None = None
     tie_word_embeddings: bool = False
     num_experts: int = 0
     num_experts_per_tok: int = 0
@@ -61,6 +64,11 @@ class ModelSpec:
     def dtype_bytes(self) -> int:
         """Bytes of one weight or activation."""
         return dtype_bytes(self.dtype)
+
+    @property
+    def matrix_bytes(self) -> int:
+        """Bytes of one weight of the layers' matrix products."""
+        return self.dtype_bytes if self.quantization is None else dtype_bytes(self.quantization)
 
     @property
     def is_moe(self) -> bool:

@@ -12,6 +12,7 @@ from simjax.engine.result import Result
 from simjax.metrics.latency import Latencies, latencies
 from simjax.metrics.timeline import sum_instances, timeline
 from simjax.plot import style
+from simjax.plot.overlay import MEASURED, SIMULATED, draw_cdfs, has_metric
 from simjax.plot.run import PANELS
 from simjax.validate.compare import mape_pct
 from simjax.validate.run import MeasuredRun
@@ -19,7 +20,6 @@ from simjax.validate.run import MeasuredRun
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MEASURED, _SIMULATED = style.INK, style.BLUE
 _SERIES = (
     ("output_tokens_per_s", "decode", "output tokens/s"),
     ("prompt_tokens_per_s", "prefill", "prompt tokens/s"),
@@ -55,17 +55,10 @@ def plot_validation(measured: MeasuredRun, result: Result, out_dir: str | Path, 
 def _plot_cdf(measured: MeasuredRun, lat: Latencies, path: Path, title: str) -> Path:
     """The distributions of TTFT, TPOT and E2E latency of both sides."""
     figure = style.new_figure(10.5, 3.6, title)
-    for at, (axes, (metric, mask, label)) in enumerate(zip(figure.subplots(1, 3), PANELS, strict=True)):
-        truth = getattr(measured, metric)[measured.has_tpot if mask == "has_tpot" else slice(None)]
-        guess = getattr(lat, metric)[getattr(lat, mask)]
-        scale, unit = style.latency_unit(truth)
-        style.dress(axes, label, unit, "requests, %" if at == 0 else "")
-        if len(truth) == 0 or len(guess) == 0:
+    for at, (axes, (metric, _, label)) in enumerate(zip(figure.subplots(1, 3), PANELS, strict=True)):
+        there, here = has_metric(measured, lat, metric)
+        if not draw_cdfs(axes, getattr(measured, metric)[there], getattr(lat, metric)[here], label, "requests, %" if at == 0 else ""):
             style.note(axes, "no request has two output tokens")
-            continue
-        style.cdf(axes, truth * scale, _MEASURED, "measured")
-        style.cdf(axes, guess * scale, _SIMULATED, "simulated", dashed=True)
-        style.log_if_wide(axes, [truth * scale, guess * scale])
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="upper right", ncols=2, fontsize=9, frameon=False, handlelength=2.2)
     return style.save(figure, path)
@@ -79,9 +72,9 @@ def _plot_requests(measured: MeasuredRun, result: Result, lat: Latencies, path: 
     clock, clock_unit = style.time_unit(float(measured.arrival_s[-1]))
     style.dress(run, "TTFT", f"arrival, {clock_unit}", unit)
     dots = {"markersize": 3.0 if len(measured) <= 1000 else 2.0, "linestyle": "none", "markeredgewidth": 0.0, "alpha": 0.5}
-    run.plot(measured.arrival_s * clock, measured.ttft_s * scale, "o", color=_MEASURED, label="measured", **dots)
+    run.plot(measured.arrival_s * clock, measured.ttft_s * scale, "o", color=MEASURED, label="measured", **dots)
     sent = (result.requests.arrival_s[lat.finished] - result.requests.arrival_s[0]) * clock
-    run.plot(sent, lat.ttft_s[lat.finished] * scale, "o", color=_SIMULATED, label="simulated", **dots)
+    run.plot(sent, lat.ttft_s[lat.finished] * scale, "o", color=SIMULATED, label="simulated", **dots)
     run.set_ylim(bottom=0.0)
     style.plain_thousands(run)
     style.legend(run, columns=2)
@@ -104,7 +97,7 @@ def _scatter(axes: Axes, truth: np.ndarray, guess: np.ndarray, label: str, mape:
         style.log_axis(axes, values, "y")
     axes.plot(limits, limits, color=style.GREY, linewidth=1.0, zorder=1)
     axes.plot(
-        truth * scale, guess * scale, "o", color=_SIMULATED, alpha=0.45, markersize=3.0 if len(truth) <= 1000 else 2.0, markeredgewidth=0.0
+        truth * scale, guess * scale, "o", color=SIMULATED, alpha=0.45, markersize=3.0 if len(truth) <= 1000 else 2.0, markeredgewidth=0.0
     )
     axes.set_xlim(*limits)
     axes.set_ylim(*limits)
@@ -127,8 +120,8 @@ def _plot_timeline(series: pd.DataFrame, result: Result, path: Path, title: str)
         style.dress(axes, label, f"time, {unit}" if axes is every[-1] else "", ylabel)
         percent = 100.0 if name == "kv_used_fraction" else 1.0
         for frame, starts, color, side in (
-            (series, measured_s, _MEASURED, "measured"),
-            (simulated, simulated["t_s"].to_numpy() - first_arrival, _SIMULATED, "simulated"),
+            (series, measured_s, MEASURED, "measured"),
+            (simulated, simulated["t_s"].to_numpy() - first_arrival, SIMULATED, "simulated"),
         ):
             edges = np.append(starts, starts[-1] + width_s) * scale
             axes.stairs(frame[name].to_numpy(np.float64) * percent, edges, baseline=None, color=color, linewidth=1.3, label=side)

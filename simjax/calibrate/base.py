@@ -1,0 +1,68 @@
+"""The profile that a calibration begins with: whatever is known of the device, for the measured model and for others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from simjax.cluster.pricing import CostSource
+from simjax.errors import SimjaxError
+from simjax.hardware import DeviceSpec
+from simjax.latency.fit import fit_bundle, fit_generic
+from simjax.latency.profile import LatencyProfile
+from simjax.latency.profile_file import generic_profile, load_profile, shipped_profiles
+from simjax.model import ModelSpec, same_architecture
+
+
+def base_profile(source: CostSource, device: DeviceSpec, models: Sequence[ModelSpec]) -> LatencyProfile:
+    """A profile of one device for any model, with the own coefficients of those models that were measured.
+
+    Args:
+        source: a profile file; or op tables, of which all of the device are fitted; or neither, for what is shipped.
+        device: what was measured.
+        models: what ran on it.
+
+    Raises:
+        SimjaxError: the file is for another device, there are no tables of it, or a file is malformed.
+    """
+    if source.bundle_root is not None:
+        return _from_tables(source.bundle_root, source.variant, device, models)
+    shipped = list(shipped_profiles(device))
+    if source.profile is None:
+        return _merged(generic_profile(device), shipped)
+    given = load_profile(source.profile)
+    if given.device not in (device.name, *device.aliases):
+        raise SimjaxError(f"{given.source}: measured on {given.device}, the runs on {device.name}; calibrate a profile of {device.name}")
+    if given.model is None:
+        return given
+    others = [p for p in shipped if p.model is not None and p.model != given.model]
+    return _merged(generic_profile(device), [given, *others])
+
+
+def _from_tables(root: Path, variant: str, device: DeviceSpec, models: Sequence[ModelSpec]) -> LatencyProfile:
+    names = (device.name, *device.aliases)
+    folders = sorted(
+        folder.parent
+        for folder in root.glob(f"*/**/{variant}/meta.yaml")
+        if any(_plain(part) in map(_plain, names) for part in folder.relative_to(root).parts)
+    )
+    if not folders:
+        raise SimjaxError(f"profile.bundle_root={root}: no tables of {device.name} (variant {variant}) in it")
+    fitted = [fit_bundle(folder) for folder in folders]
+    for model in models:
+        if not any(p.model is not None and same_architecture(p.model, model) for p in fitted):
+            raise SimjaxError(f"profile.bundle_root={root}: no tables of {model.name} on {device.name} in it")
+    return _merged(fit_generic(folders), fitted)
+
+
+def _merged(generic: LatencyProfile, own: Sequence[LatencyProfile]) -> LatencyProfile:
+    """The generic profile with the models' own ranks; host times of a model's own profile do not count, they are the server's."""
+    models = {p.model: p.ranks for p in own if p.model is not None}
+    data = [line for p in (generic, *own) for line in p.provenance.get("data", [])]
+    provenance = {"kind": generic.provenance.get("kind", "unknown"), "data": list(dict.fromkeys(data))}
+    return replace(generic, models=models, provenance=provenance)
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())

@@ -1,0 +1,79 @@
+"""Fitting many parameters by gradients in reverse mode: optax's L-BFGS or Adam, whose step costs the same however many there are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from simjax.calibrate.fit import Fit, FitOptions, Progress, residual_function, with_jacobian
+from simjax.calibrate.space import Space
+from simjax.calibrate.targets import Target
+from simjax.errors import SimjaxError
+from simjax.latency.profile import LatencyProfile
+
+ADAM_RATE = 0.1  # prior standard deviations a step
+STEPS_PER_TRIAL = {"lbfgs": 2, "adam": 5}  # of what Levenberg-Marquardt would need at most
+LINE_SEARCH_STEPS = 8  # a change of schedule makes the loss jump: longer searches find nothing
+
+
+def fit_by_gradient(
+    targets: Sequence[Target],
+    profile: LatencyProfile,
+    space: Space,
+    options: FitOptions,
+    method: str,
+    on_progress: Progress | None = None,
+) -> Fit:
+    """As `simjax.calibrate.fit.fit`, from the prior's median only; method is "lbfgs" or "adam".
+
+    Raises:
+        SimjaxError: the loss is not a number where the fit begins.
+    """
+    with jax.enable_x64(True):
+        began = time.perf_counter()
+        residuals = residual_function(targets, profile, space, reverse=True)
+
+        def loss(u: jax.Array) -> jax.Array:
+            r = residuals(u)
+            return 0.5 * jnp.vdot(r, r)
+
+        search: Any = optax.scale_by_backtracking_linesearch(LINE_SEARCH_STEPS, store_grad=True)
+        optimizer: Any = optax.adam(ADAM_RATE) if method == "adam" else optax.lbfgs(linesearch=search)
+        value_and_grad = optax.value_and_grad_from_state(loss) if method == "lbfgs" else jax.value_and_grad(loss)
+
+        @jax.jit
+        def step(u: jax.Array, state: Any) -> tuple[jax.Array, Any, jax.Array]:
+            value, grad = value_and_grad(u, state=state) if method == "lbfgs" else value_and_grad(u)
+            more = {"value": value, "grad": grad, "value_fn": loss} if method == "lbfgs" else {}
+            updates, state = optimizer.update(grad, state, u, **more)
+            return jnp.asarray(u + updates), state, jnp.asarray(value)
+
+        u = jnp.zeros(len(space))
+        state = optimizer.init(u)
+        best, best_u, history, since, most = np.inf, u, [], 0, STEPS_PER_TRIAL[method] * options.max_steps
+        steps, before = 0, np.inf
+        for steps in range(1, most + 1):
+            here = u
+            u, state, value = step(u, state)
+            before = float(value) if steps == 1 else before
+            if not np.isfinite(before):
+                raise SimjaxError("the loss is not a number at the prior's median; check the measured runs and the profile")
+            since = 0 if float(value) < best * (1.0 - options.tolerance) else since + 1
+            if float(value) < best:
+                best, best_u = float(value), here
+            history.append(best)
+            if on_progress is not None:
+                on_progress(steps, most, best)
+            if since >= STEPS_PER_TRIAL[method] * options.patience:
+                break
+        both = jax.jit(with_jacobian(residual_function(targets, profile, space)))
+        r, jacobian = (np.asarray(x) for x in both(best_u))
+    at = np.asarray(best_u)
+    seconds = time.perf_counter() - began
+    return Fit(at, 0.5 * float(r @ r), before, r, jacobian, np.array([best]), steps, seconds, history)

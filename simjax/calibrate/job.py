@@ -1,0 +1,291 @@
+"""The calibration job: measured runs in, a calibrated profile and its report out."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from simjax.calibrate.base import base_profile
+from simjax.calibrate.domain import PRIOR_SD, reach
+from simjax.calibrate.fit import Fit, FitOptions, Progress, fit
+from simjax.calibrate.gradient_fit import fit_by_gradient
+from simjax.calibrate.points import MeanPoint, read_points
+from simjax.calibrate.points_target import PointsTarget
+from simjax.calibrate.posterior import Posterior, laplace, log_sd, parameter_rows, transformed_covariance
+from simjax.calibrate.scores import poor, scored
+from simjax.calibrate.served import prepare_measured
+from simjax.calibrate.space import Space, space_of
+from simjax.calibrate.tables_target import TablesTarget
+from simjax.calibrate.targets import LossWeights, RunTarget, Target
+from simjax.cluster.from_config import cost_source
+from simjax.cluster.pricing import HOST_TIMES, CostSource
+from simjax.cluster.spec import ClusterSpec
+from simjax.config.calibrate import CalibrateConfig, ParameterConfig
+from simjax.config.schema import ProfileConfig, ValidateConfig
+from simjax.errors import SimjaxError
+from simjax.hardware import DeviceSpec, load_device
+from simjax.job import Run, simulate_cluster
+from simjax.latency.calibration import Calibration, Seen
+from simjax.latency.parameters import with_parameters
+from simjax.latency.profile import LatencyProfile, ValidRange
+from simjax.latency.profile_file import load_profile, save_profile
+from simjax.metrics.latency import latencies
+from simjax.validate.measured import read_measured
+from simjax.validate.replay import measured_cluster
+from simjax.validate.run import MeasuredRun
+
+logger = logging.getLogger(__name__)
+
+# Starts of a fit: as many as keep it in seconds.
+LEAST_STARTS, MOST_STARTS, STARTED_REQUESTS = 2, 8, 2400
+FITTED, HELD_OUT = "fitted", "held out"
+LEAST_DISCREPANCY = 0.01  # of a step's time: kernels of neighbouring sizes differ by more than that from any smooth curve
+
+
+@dataclass(frozen=True)
+class MeasuredCluster:
+    """A measured run and the cluster that served it."""
+
+    run: MeasuredRun
+    cluster: ClusterSpec
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A measured run under the calibrated profile.
+
+    Attributes:
+        measured: the recording. run: its simulation. role: `FITTED` or `HELD_OUT`.
+        before, after: comparisons with the profile the calibration began with and with the calibrated one.
+    """
+
+    measured: MeasuredRun
+    run: Run
+    role: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A finished calibration.
+
+    Attributes:
+        profile: calibrated, as its file gives it back.
+        fit, space, posterior: how it was found, in which coordinates, how sure it is.
+        rows: one mapping a parameter, see `parameter_rows`.
+        scores: the fitted runs (their parts that were fitted, and the others), then those held out.
+        problems: why this is no success, one line each; empty when it is one.
+    """
+
+    profile: LatencyProfile
+    fit: Fit
+    space: Space
+    posterior: Posterior
+    rows: list[dict[str, Any]]
+    scores: list[Scored]
+    problems: tuple[str, ...]
+
+
+def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress | None = None) -> Calibrated:
+    """Fit a profile to measured runs and write it.
+
+    Args:
+        config: what to fit to what.
+        profile_path: where the profile goes; the scores are those of the file.
+        on_progress: called with (trial steps, most trial steps, best loss).
+
+    Raises:
+        SimjaxError: a run, a profile or an option is missing or malformed, or the runs are not of one device.
+    """
+    fitted = [_read(path, config) for path in config.measured_paths()]
+    held_out = [_read(path, config) for path in config.held_out]
+    device = _one_device([*fitted, *held_out], config.device)
+    points = _points(config, device)
+    models = [x.cluster.instances[0].model for x in (*fitted, *held_out)]
+    base = base_profile(_without_parameters(config.profile), device, models)
+    base = with_parameters(base, {name: float(value) for name, value in config.profile.parameters.items()})
+    degrees = [x.tensor_parallel_size for run in fitted for x in run.cluster.instances] + [x.tensor_parallel_size for x in points]
+    space = _space(base, max(degrees, default=1) > 1, config)
+    weights = LossWeights(outlier=config.loss.outlier).scaled(config.loss.weight)
+    targets = [_target(x, base, weights, config.fit.first_fraction) for x in fitted]
+    others: list[Target] = [TablesTarget.of(folder, device=device) for folder in config.tables]
+    others += [PointsTarget.of(points, base)] if points else []
+    if not targets and not others:
+        raise SimjaxError("nothing to fit to: give measured=[DIR,...], tables=[DIR,...] or points.file=FILE")
+    found = _fit(targets, others, base, space, config, on_progress)
+    posterior = laplace(found, sum(target.observations for target in (*targets, *others)))
+    profile = with_parameters(base, {k: float(v) for k, v in space.values(found.u).items()})
+    with TemporaryDirectory() as folder:
+        before, after = Path(folder) / "before.yaml", Path(folder) / "after.yaml"
+        save_profile(base, before)
+        save_profile(profile, after)
+        profile = _described(profile, base, space, posterior, fitted, [_simulate(x, after) for x in fitted], targets, points, config)
+        save_profile(profile, profile_path)
+        profile = load_profile(profile_path)
+        scores = _scores(fitted, held_out, targets, before, profile_path)
+    rows = parameter_rows(space, posterior, profile)
+    return Calibrated(profile, found, space, posterior, rows, scores, _problems(scores, rows, found))
+
+
+def _read(path: str, config: CalibrateConfig) -> MeasuredCluster:
+    run = read_measured(Path(path), config.device)
+    as_validated = ValidateConfig(
+        measured=path, model=config.model, device=config.device, cluster=config.cluster, scheduler=config.scheduler, profile=config.profile
+    )
+    return MeasuredCluster(run, measured_cluster(run, as_validated))
+
+
+def _one_device(runs: Sequence[MeasuredCluster], given: str | None) -> DeviceSpec:
+    if not runs:
+        if given is None:
+            raise SimjaxError("which device? give device=NAME, or measured=[DIR,...]")
+        return load_device(given)
+    devices = {x.cluster.instances[0].device.name: x for x in runs}
+    if len(devices) > 1:
+        named = ", ".join(f"{x.run.name} on {name}" for name, x in devices.items())
+        raise SimjaxError(f"the runs are of several devices ({named}); calibrate one device at a time")
+    return next(iter(devices.values())).cluster.instances[0].device
+
+
+def _points(config: CalibrateConfig, device: DeviceSpec) -> list[MeanPoint]:
+    p = config.points
+    if p.file is None:
+        return []
+    found = read_points(p.file, device.name, p.models, p.backends, p.precision)
+    reasons = Counter(row.reason for row in found.left_out)
+    for reason, count in reasons.items():
+        logger.warning("%s: %d rows left out: %s", p.file, count, reason)
+    return found.points
+
+
+def _without_parameters(config: ProfileConfig) -> CostSource:
+    return cost_source(replace(config, parameters={}))
+
+
+def _space(base: LatencyProfile, several_ranks: bool, config: CalibrateConfig) -> Space:
+    options = {name: ParameterConfig.of(name, raw) for name, raw in config.parameters.items()}
+    given = {name: value for name in HOST_TIMES if (value := getattr(config.profile, name)) is not None}
+    return space_of(
+        base,
+        several_ranks=several_ranks,
+        freeze=[*(name for name, p in options.items() if p.free is False), *given],
+        free=[name for name, p in options.items() if p.free],
+        tie={name: p.tie for name, p in options.items() if p.tie is not None},
+        medians={name: p.prior for name, p in options.items() if p.prior is not None} | given,
+        sds={name: p.sd for name, p in options.items() if p.sd is not None},
+    )
+
+
+def _target(x: MeasuredCluster, base: LatencyProfile, weights: LossWeights, fraction: float) -> RunTarget:
+    first = None if fraction >= 1 else max(1, round(fraction * len(x.run)))
+    return RunTarget(x.run, prepare_measured(x.run, x.cluster, base), weights, first)
+
+
+def _fit(
+    runs: Sequence[RunTarget],
+    others: Sequence[Target],
+    base: LatencyProfile,
+    space: Space,
+    config: CalibrateConfig,
+    on_progress: Progress | None,
+) -> Fit:
+    o, targets = config.fit, (*runs, *others)
+    requests = max(sum(len(target.run) for target in runs), 1)
+    starts = o.starts or min(MOST_STARTS, max(LEAST_STARTS, STARTED_REQUESTS // requests))
+    options = FitOptions(starts=starts, max_steps=o.max_steps, seed=o.seed)
+    if o.method == "lm" or (o.method == "auto" and len(space) <= o.most_for_lm):
+        return fit(targets, base, space, options, on_progress)
+    return fit_by_gradient(targets, base, space, options, "lbfgs" if o.method == "auto" else o.method, on_progress)
+
+
+def _simulate(x: MeasuredCluster, profile: Path) -> Run:
+    return simulate_cluster(x.cluster, x.run.workload(), CostSource(profile=profile))
+
+
+def _described(
+    profile: LatencyProfile,
+    base: LatencyProfile,
+    space: Space,
+    posterior: Posterior,
+    fitted: Sequence[MeasuredCluster],
+    runs: Sequence[Run],
+    targets: Sequence[RunTarget],
+    points: Sequence[MeanPoint],
+    config: CalibrateConfig,
+) -> LatencyProfile:
+    """The profile with what the calibration knows of itself."""
+    errors = []
+    for x, run, target in zip(fitted, runs, targets, strict=True):
+        lat = latencies(run.result.requests)
+        both = (x.run.has_tpot & lat.has_tpot)[: target.first]
+        errors.append(np.log(lat.tpot_s[: target.first][both] / x.run.tpot_s[: target.first][both]))
+    seen = _seen(runs, points, base)
+    covariance = transformed_covariance(space, posterior)
+    discrepancy = max(LEAST_DISCREPANCY, log_sd(errors)) if errors else PRIOR_SD  # tables and means do not show it
+    calibration = Calibration(space.names, tuple(map(tuple, covariance.tolist())), discrepancy, seen)
+    provenance = {
+        "kind": "calibrated to measured runs",
+        "data": [f"{x.run.name}: {x.run.model} on {x.run.device}, TP{x.run.tensor_parallel_size}, {len(x.run)} requests" for x in fitted]
+        + [f"op tables {Path(folder).parent.name}" for folder in config.tables]
+        + ([f"{len(points)} mean points of {Path(str(config.points.file)).name}"] if points else []),
+        "calibrated": date.today().isoformat(),
+        "base": {"source": base.source, **base.provenance},
+    }
+    valid = ValidRange(*(_span([getattr(base.valid, axis), getattr(seen, axis)]) for axis in ("tokens", "sequences", "context")))
+    return replace(profile, calibration=calibration, provenance=provenance, valid=valid)
+
+
+def _seen(runs: Sequence[Run], points: Sequence[MeanPoint], base: LatencyProfile) -> Seen:
+    """What the runs and the points held; of tables alone, what the profile was measured on."""
+    found = [seen for run in runs if (seen := reach(run)) is not None]
+    for p in points:
+        tokens, longest = (1, p.max_num_batched_tokens), p.prompt_tokens + p.output_tokens
+        sequences = (1, min(p.concurrency, p.max_num_seqs))
+        found.append(Seen(tokens, sequences, (round(p.uniform_from * longest), longest), (p.model.name,), (p.tensor_parallel_size,)))
+    if not found:
+        return Seen(base.valid.tokens, base.valid.sequences, base.valid.context, tuple(base.models), (1,))
+    return Seen(
+        **{axis: _span([getattr(x, axis) for x in found]) for axis in ("tokens", "sequences", "context")},
+        models=tuple(dict.fromkeys(name for x in found for name in x.models)),
+        tensor_parallel_sizes=tuple(sorted({degree for x in found for degree in x.tensor_parallel_sizes})),
+    )
+
+
+def _span(bounds: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    return min(low for low, _ in bounds), max(high for _, high in bounds)
+
+
+def _scores(
+    fitted: Sequence[MeasuredCluster], held_out: Sequence[MeasuredCluster], targets: Sequence[RunTarget], base: Path, path: Path
+) -> list[Scored]:
+    scores = []
+    firsts = [target.first for target in targets] + [0] * len(held_out)
+    for x, first in zip((*fitted, *held_out), firsts, strict=True):
+        before, after = _simulate(x, base), _simulate(x, path)
+        parts = [(FITTED, slice(None))] if first is None else [(FITTED, slice(0, first)), (HELD_OUT, slice(first, None))]
+        for role, part in parts if first != 0 else [(HELD_OUT, slice(None))]:
+            scores.append(Scored(x.run, after, role, scored(x.run, before.result, part), scored(x.run, after.result, part)))
+    return scores
+
+
+def _problems(scores: Sequence[Scored], rows: Sequence[dict[str, Any]], found: Fit) -> tuple[str, ...]:
+    lines = [
+        f"the fit to {score.measured.name} is poor: {', '.join(reasons)}"
+        for score in scores
+        if score.role == FITTED and (reasons := poor(score.after))
+    ]
+    bound = [row["name"] for row in rows if row["at_bound"]]
+    if bound:
+        lines.append(f"at the bound of what the prior allows: {', '.join(bound)}; the model may lack something that the runs had")
+    if not np.isfinite(found.loss):
+        lines.append("the loss is not a number")
+    return tuple(lines)

@@ -1,0 +1,156 @@
+"""A measured run made ready to be simulated again and again, with the profile as the only thing that changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from simjax.calibrate.frames import arrivals
+from simjax.cluster.pricing import ClusterPrices
+from simjax.cluster.spec import ClusterSpec, InstanceSpec
+from simjax.engine.differentiate import Outcome, outcome, outcome_reverse, ticks_needed
+from simjax.engine.lower import lower
+from simjax.engine.params import ClusterParams
+from simjax.engine.shape import EngineShape, power_of_two
+from simjax.errors import SimjaxError
+from simjax.latency.cost import StepCost
+from simjax.latency.profile import LatencyProfile, compile_profile
+from simjax.latency.stack import stack_costs
+from simjax.validate.run import MeasuredRun
+from simjax.workload.workload import Workload
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float64
+
+TICKS_TO_SPARE = 20  # a profile that needs so many times the ticks of the first one is hopeless: its run is cut
+
+
+class Latencies(NamedTuple):
+    """What clients of a simulated run saw; 1 in place of a time that does not exist, so that a logarithm is safe.
+
+    Attributes:
+        ttft_s, tpot_s, e2e_s: f64[R]. finished: bool[R].
+    """
+
+    ttft_s: Float64[Array, " R"]
+    tpot_s: Float64[Array, " R"]
+    e2e_s: Float64[Array, " R"]
+    finished: Bool[Array, " R"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A cluster and its workload as arrays.
+
+    Attributes:
+        cluster: the engines.
+        shape: static sizes.
+        params: host arrays; costs and API times are those of the profile it was prepared with.
+        requests: how many of them are real.
+        ticks: enough for reverse mode, see `ticks_needed`.
+    """
+
+    cluster: ClusterSpec
+    shape: EngineShape
+    params: ClusterParams
+    requests: int
+    ticks: int
+
+    @property
+    def max_ticks(self) -> int:
+        """Where a run in forward mode is cut."""
+        return TICKS_TO_SPARE * self.ticks
+
+    @property
+    def closed_loop(self) -> bool:
+        """Whether clients wait for their answers."""
+        return self.shape.clients > 0
+
+
+def prepare(cluster: ClusterSpec, workload: Workload, profile: LatencyProfile) -> Served:
+    """The arrays of a cluster under a workload.
+
+    Raises:
+        SimjaxError: the profile does not fit, or a request can never be served.
+    """
+    kinds = _kinds(cluster)
+    with jax.enable_x64(True):
+        cost = jax.tree.map(np.asarray, _costs(kinds, profile, np))
+    row = np.array([next(k for k, kind in enumerate(kinds) if _same_kind(kind, x)) for x in cluster.instances], np.int32)
+    pre, post = (np.full(len(row), float(getattr(profile.host, name))) for name in ("api_pre_s", "api_post_s"))
+    lowered = lower(cluster, ClusterPrices(cost, row, pre, post, ()), workload, log=False)
+    ticks = ticks_needed(lowered.shape, lowered.params)
+    return Served(cluster, lowered.shape, lowered.params, len(workload), ticks)
+
+
+def prepare_measured(run: MeasuredRun, cluster: ClusterSpec, profile: LatencyProfile) -> Served:
+    """The arrays of a measured run; errors as of `prepare`, naming the run."""
+    try:
+        return prepare(cluster, run.workload(), profile)
+    except SimjaxError as error:
+        raise SimjaxError(f"{run.source}: {error}") from None
+
+
+def with_profile(served: Served, profile: LatencyProfile) -> ClusterParams:
+    """The parameters of the run under a profile, whose numbers may be traced; call it inside `jax.enable_x64(True)`."""
+    params = jax.tree.map(jnp.asarray, served.params)
+    spread = lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float64), params.instances.api_pre_s.shape)  # noqa: E731
+    host = profile.host
+    instances = replace(params.instances, api_pre_s=spread(host.api_pre_s), api_post_s=spread(host.api_post_s))
+    return replace(params, instances=instances, cost=_costs(_kinds(served.cluster), profile, jnp))
+
+
+def simulated(served: Served, profile: LatencyProfile, reverse: bool = False) -> Latencies:
+    """Latencies of the run, differentiable with respect to the profile as `simjax.calibrate.frames` says.
+
+    Args:
+        served: the run.
+        profile: its numbers may be traced.
+        reverse: for `jax.grad`; else for forward mode.
+    """
+    params = with_profile(served, profile)
+    o = outcome_reverse(served.shape, served.ticks, params) if reverse else outcome(served.shape, params, served.max_ticks)
+    return latencies(served, params, o)
+
+
+def latencies(served: Served, params: ClusterParams, o: Outcome) -> Latencies:
+    """From the times of a run to latencies of its real requests."""
+    of = lambda x: x[jnp.maximum(o.instance, 0)]  # noqa: E731
+    arrival_s = o.arrival_s
+    if not served.closed_loop:
+        arrival_s = arrivals(o, of(params.instances.api_pre_s), of(params.instances.api_post_s))
+    output = params.requests.output_tokens[params.served]
+    safe = lambda x: jnp.where(o.finished, x, 0.0)  # noqa: E731
+    ttft_s, e2e_s = safe(o.first_token_s) - safe(arrival_s), safe(o.finish_s) - safe(arrival_s)
+    tpot_s = (safe(o.finish_s) - safe(o.first_token_s)) / jnp.maximum(output - 1, 1)
+    some = lambda x, there: jnp.where(o.finished & there & (x > 0), x, 1.0)[: served.requests]  # noqa: E731
+    return Latencies(some(ttft_s, True), some(tpot_s, output > 1), some(e2e_s, True), o.finished[: served.requests])
+
+
+def _costs(kinds: list[InstanceSpec], profile: LatencyProfile, xp: object) -> StepCost:
+    """The costs of the kinds of engines, by row."""
+    costs = []
+    for kind in kinds:
+        limits = kind.limits
+        most = power_of_two(limits.max_num_batched_tokens), power_of_two(limits.max_num_seqs)
+        of = (profile, kind.model, kind.device, kind.tensor_parallel_size, kind.link)
+        options = {"xp": xp, "kv_cache_dtype": limits.kv_cache_dtype, "async_scheduling": limits.async_scheduling}
+        costs.append(compile_profile(*of, *most, **options))
+    return costs[0] if len(costs) == 1 else stack_costs(costs)
+
+
+def _kinds(cluster: ClusterSpec) -> list[InstanceSpec]:
+    kinds: list[InstanceSpec] = []
+    for instance in cluster.instances:
+        if not any(_same_kind(kind, instance) for kind in kinds):
+            kinds.append(instance)
+    return kinds
+
+
+def _same_kind(a: InstanceSpec, b: InstanceSpec) -> bool:
+    return a is b or a == b

@@ -1,0 +1,45 @@
+"""`simjax calibrate`."""
+
+from __future__ import annotations
+
+from simjax.cli.output import console, moving_bar, results_in, say, use_compilation_cache, warn
+from simjax.config.calibrate import CalibrateConfig
+from simjax.errors import PoorFitError, SimjaxError
+
+
+def execute(config: CalibrateConfig, as_yaml: str) -> None:
+    """Fit a profile to measured runs, print how well, write the profile and its report.
+
+    Raises:
+        PoorFitError: everything is written, but it is no success.
+    """
+    if not (config.measured_paths() or config.tables or config.points.file):
+        raise SimjaxError("nothing to fit to: simjax calibrate measured=[DIR,...], tables=[DIR,...] or points.file=FILE")
+    use_compilation_cache()
+    from simjax.calibrate.job import calibrate
+    from simjax.calibrate.report import report_of, tables
+    from simjax.metrics import write_json
+
+    with results_in(config.out, "calibrate") as out:
+        with moving_bar("reading the measured runs, compiling the simulator") as move:
+            done = calibrate(
+                config,
+                out / "profile.yaml",
+                lambda step, most, loss: move(description="fitting", completed=step, total=most, count=f"loss {loss:,.1f}"),
+            )
+        write_json(report_of(done), out / "calibration.json")
+        (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
+        if config.plots:
+            from simjax.plot.calibration import plot_calibration
+
+            whole = {id(s.run): (s.measured, s.run.result) for s in done.scores}
+            roles = {id(s.run): s.role for s in done.scores[::-1]}
+            plot_calibration(
+                list(whole.values()), done.rows, out, roles=[roles[key] for key in whole], correlation=done.posterior.correlation
+            )
+    console().print(tables(done))
+    fit = done.fit
+    say(f"loss {fit.loss_before:,.1f} to {fit.loss:,.1f} in {fit.steps} steps, {fit.seconds:.1f} s; profile in {out / 'profile.yaml'}")
+    if done.problems:
+        warn(done.problems)
+        raise PoorFitError(f"not calibrated well; see the warnings and {out / 'calibration.json'}")

@@ -1,0 +1,126 @@
+"""What the parameters by which a profile is calibrated do to it, whatever coefficients it holds; see `simjax.latency.priors`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from simjax.errors import SimjaxError, closest
+from simjax.latency.attention import AttentionCoefficients
+from simjax.latency.attention_roofline import AttentionEfficiency
+from simjax.latency.efficiency import OpEfficiency
+from simjax.latency.priors import PARAMETERS as PARAMETERS
+from simjax.latency.priors import STEP_CORRECTIONS, split_model
+from simjax.latency.priors import Parameter as Parameter
+from simjax.latency.priors import check_value as check_value
+from simjax.latency.priors import parameter as parameter
+from simjax.latency.profile import LatencyProfile, RankCoefficients
+
+# Operations, and the kind that stands for them, which are no matrix products.
+ROW_OPERATIONS = ("elementwise", "embedding", "layernorm", "qk_norm", "rotary_emb", "act_fn", "final_layernorm", "sampler")
+_HOST = ("step_s", "layer_s", "sequence_s", "overlap", "api_pre_s", "api_post_s")
+# Attention times that change with the factor, by kind of step.
+_DECODE_S = ("decode_sequence_s", "decode_kv_s")
+_MIXED_S = ("mixed_sequence_s", "mixed_kv_s", "chunk_tile_s", "chunk_kv_s", "empty_tile_s", "longest_s", "spill_s")
+_FLOORS_S = ("decode_floor_s", "mixed_floor_s")
+
+
+def present_value(profile: LatencyProfile, name: str) -> float:
+    """The value of a parameter in a profile, 1 for a factor; 0 where the profile leaves it out."""
+    if name in _HOST:
+        return float(getattr(profile.host, name))
+    if name == "decode_skew":
+        skews = [float(rank.attention.decode_skew) for rank in _all_ranks(profile)]
+        return math.exp(sum(math.log(max(x, 1e-6)) for x in skews) / len(skews))
+    return 1.0
+
+
+def with_parameters(profile: LatencyProfile, values: Mapping[str, Any]) -> LatencyProfile:
+    """The profile with these parameters, floats or traced scalars: factors multiply what it has, other numbers replace it.
+
+    Raises:
+        SimjaxError: there is no such parameter, or a correction is for a model of which the profile has no ranks.
+    """
+    own = _own_corrections(profile, values)
+    host = replace(profile.host, **{name: values[name] for name in _HOST if name in values})
+    collectives = replace(
+        profile.collectives,
+        bandwidth_efficiency=profile.collectives.bandwidth_efficiency * values.get("collective_bandwidth", 1.0),
+        latency_ratio=profile.collectives.latency_ratio * values.get("collective_latency", 1.0),
+    )
+
+    def changed(ranks: Mapping[int, RankCoefficients], model: str | None = None) -> dict[int, RankCoefficients]:
+        return {degree: _corrected(_rank(rank, values), values, own.get(model, {})) for degree, rank in ranks.items()}
+
+    return replace(
+        profile,
+        ranks=changed(profile.ranks),
+        models={name: changed(ranks, name) for name, ranks in profile.models.items()},
+        host=host,
+        collectives=collectives,
+    )
+
+
+def _own_corrections(profile: LatencyProfile, values: Mapping[str, Any]) -> dict[str | None, dict[str, Any]]:
+    """The step corrections that models have for themselves, by model."""
+    own: dict[str | None, dict[str, Any]] = {}
+    for name, value in values.items():
+        parameter(name)
+        plain, model = split_model(name)
+        if model is None:
+            continue
+        if model not in profile.models:
+            known = closest(model, list(profile.models)) if profile.models else "it has coefficients for any model only"
+            raise SimjaxError(f"{name}: {profile.source} has no coefficients of {model} for itself; {known}")
+        own.setdefault(model, {})[plain] = value
+    return own
+
+
+def _corrected(rank: RankCoefficients, values: Mapping[str, Any], own: Mapping[str, Any]) -> RankCoefficients:
+    if not any(name in values or name in own for name in STEP_CORRECTIONS):
+        return rank
+    known = rank.correction if len(rank.correction) else (1.0,) * len(STEP_CORRECTIONS)
+    factors = [x * values.get(name, 1.0) * own.get(name, 1.0) for x, name in zip(known, STEP_CORRECTIONS, strict=True)]
+    return replace(rank, correction=tuple(factors))
+
+
+def _all_ranks(profile: LatencyProfile) -> list[RankCoefficients]:
+    return [rank for ranks in (profile.ranks, *profile.models.values()) for rank in ranks.values()]
+
+
+def _rank(rank: RankCoefficients, values: Mapping[str, Any]) -> RankCoefficients:
+    get = lambda name: values.get(name, 1.0)  # noqa: E731
+    ops = {name: _op(op, name in ROW_OPERATIONS, get) for name, op in rank.ops.items()}
+    a = rank.attention
+    floors = {name: getattr(a, name) * get("kernel_floor") for name in _FLOORS_S}
+    skew = {"decode_skew": values["decode_skew"]} if "decode_skew" in values else {}
+    if isinstance(a, AttentionEfficiency):
+        attention = replace(
+            a,
+            decode_sequence_s=a.decode_sequence_s / get("decode_attention"),
+            decode_bandwidth_efficiency=a.decode_bandwidth_efficiency * get("decode_attention"),
+            prefill_compute_efficiency=a.prefill_compute_efficiency * get("prefill_attention"),
+            **floors,
+            **skew,
+        )
+        return replace(rank, ops=ops, attention=attention)
+    assert isinstance(a, AttentionCoefficients)
+    times = {name: getattr(a, name) / get("decode_attention") for name in _DECODE_S}
+    times |= {name: getattr(a, name) / get("prefill_attention") for name in _MIXED_S}
+    return replace(rank, ops=ops, attention=replace(a, **times, **floors, **skew))
+
+
+def _op(op: OpEfficiency, moves_rows: bool, get: Any) -> OpEfficiency:
+    if moves_rows:
+        return replace(
+            op, bandwidth_efficiency=op.bandwidth_efficiency * get("elementwise_bandwidth"), floor_s=op.floor_s * get("kernel_floor")
+        )
+    return replace(
+        op,
+        bandwidth_efficiency=op.bandwidth_efficiency * get("gemm_bandwidth"),
+        compute_efficiency=op.compute_efficiency * get("gemm_compute"),
+        tile_penalty=op.tile_penalty * get("gemm_tile"),
+        floor_s=op.floor_s * get("kernel_floor"),
+    )

@@ -1,0 +1,223 @@
+"""Intervals beside the numbers of a run: drawn runs side by side are those one by one, and what the command line makes of them."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import simjax
+from simjax.calibrate.intervals import Draws, run_draws, simulate_draws
+from simjax.cluster.pricing import CostSource
+from simjax.config.schema import RunConfig, UncertaintyConfig
+from simjax.engine.simulate import compile_count
+from simjax.errors import SimjaxError
+from simjax.explore import execute
+from simjax.explore.groups import make_groups
+from simjax.metrics.rows import METRICS, Row, result_row
+from simjax.metrics.slo import Slo
+from tests.calibrate.calibrated import SEEN, calibrated, saved
+from tests.cli.conftest import Cli, one_line
+from tests.cli.conftest import cli as cli  # the fixture
+
+SMALL = ["workload.num_requests=40", "scheduler.max_num_batched_tokens=1024", "plots=false"]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("profiles") / "my.yaml", calibrated())
+
+
+def config(path: Path | None, *more: str) -> RunConfig:
+    return simjax.compose([*SMALL, *([] if path is None else [f"profile={path}"]), *more])
+
+
+def one_by_one(asked: RunConfig, draws: Draws, source: CostSource, slo: Slo | None = None) -> list[Row]:
+    """The rows of the draws, each simulated alone."""
+    run = simjax.run(asked)
+    rows = []
+    for values in draws.values:
+        drawn = replace(source, parameters=tuple(values.items()))
+        alone = simjax.simulate_cluster(run.cluster, run.workload, drawn, seed=asked.workload.seed)
+        rows.append({"status": alone.result.status.name.lower(), **result_row(alone.result, slo, run.cluster.num_devices)})
+    return rows
+
+
+def numbers(rows: tuple[Row, ...] | list[Row]) -> list[Row]:
+    return [{name: row[name] for name in ("status", *METRICS)} for row in rows]
+
+
+LOOP = ["cluster.instances=2", "cluster.router=least_loaded", "workload=closed_loop", "workload.concurrency=6", "workload.think_s=0.1"]
+CASES = {"one engine": ["workload.rate=8", "slo.ttft_s=0.1"], "engines behind a router, in a closed loop": LOOP}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_draws_side_by_side_are_those_one_by_one(path: Path, case: str) -> None:
+    asked = config(path, *CASES[case], "uncertainty.draws=8")
+    draws = run_draws(asked)
+    slo = Slo(ttft_s=0.1) if case == "one engine" else None
+    assert numbers(draws.rows) == numbers(one_by_one(asked, draws, CostSource(profile=path), slo))
+    assert len({row["e2e_mean_s"] for row in draws.rows}) == 8
+    assert ("slo" in draws.intervals()) == (slo is not None)
+
+
+def test_one_program_whatever_the_number_of_draws(path: Path) -> None:
+    run, source = simjax.run(config(path, *LOOP)), CostSource(profile=path)
+    assert len(simulate_draws(run, source, UncertaintyConfig(draws=8))) == 8
+    before = compile_count()
+    for draws in (20, 70):
+        assert len(simulate_draws(run, source, UncertaintyConfig(draws=draws))) == draws
+    assert compile_count() == before
+
+
+def test_draws_that_hold_more_requests_than_expected_are_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    again: list[int] = []
+
+    def with_note(designs: dict, *others: object, **options: object) -> object:
+        again.extend(designs)
+        return make_groups(designs, *others, **options)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(execute, "make_groups", with_note)
+    path = saved(tmp_path / "my.yaml", calibrated(sd=0.5))
+    asked = config(path, "workload.num_requests=200", "uncertainty.draws=8", "uncertainty.seed=2")
+    draws = run_draws(asked)
+    assert again, "this test is about draws with several times the load of the run"
+    chosen = [again[0], 0]
+    few = replace(draws, values=tuple(draws.values[i] for i in chosen), rows=tuple(draws.rows[i] for i in chosen))
+    assert numbers(few.rows) == numbers(one_by_one(asked, few, CostSource(profile=path)))
+
+
+def test_no_uncertainty_gives_the_numbers_of_the_run(tmp_path: Path) -> None:
+    certain = replace(calibrated(sd=1e-10, discrepancy=0.0), host=replace(calibrated().host, step_s=3e-5))
+    asked = config(saved(tmp_path / "my.yaml", certain), "uncertainty.draws=16")
+    run = simjax.run(asked)
+    summary, intervals = simjax.summarize(run.result), run_draws(asked, run).intervals()
+    for metric in ("ttft_s", "tpot_s", "e2e_s", "throughput"):
+        assert set(intervals[metric]) == set(summary[metric])
+        for name, (low, high) in intervals[metric].items():
+            assert (low, high) == pytest.approx((summary[metric][name],) * 2, rel=1e-7), (metric, name)
+    assert intervals["duration_s"] == pytest.approx([summary["duration_s"]] * 2, rel=1e-7)
+
+
+def test_more_uncertainty_widens_and_the_domain_does_too(path: Path, tmp_path: Path) -> None:
+    def width(profile: Path) -> float:
+        low, high = run_draws(config(profile, "uncertainty.draws=32")).intervals()["tpot_s"]["mean"]
+        return (high - low) / low
+
+    wide = saved(tmp_path / "wide.yaml", calibrated(sd=0.1))
+    left = saved(tmp_path / "left.yaml", calibrated(seen=replace(SEEN, sequences=(1, 4))))
+    assert width(wide) > 1.4 * width(path)
+    assert width(left) > 1.1 * width(path)
+
+
+def test_one_program_whatever_the_number_of_draws(path: Path) -> None:
+    asked = config(path, "cluster.instances=2")
+    run = simjax.run(asked)
+    before = compile_count()
+    for draws in (8, 20, 70):
+        done = simulate_draws(run, CostSource(profile=path), UncertaintyConfig(draws=draws))
+        assert len(done) == draws
+    assert compile_count() == before + 1
+
+
+def test_parameters_of_the_user_move_the_middle_and_host_times_are_known(path: Path) -> None:
+    asked = config(path, "profile.parameters={gemm_bandwidth: 0.5, api_pre_s: 0.2}", "profile.step_s=0", "uncertainty.draws=16")
+    draws = run_draws(asked)
+    assert np.mean([values["api_pre_s"] for values in draws.values]) == pytest.approx(0.2, rel=0.03)
+    assert all("step_s" not in values for values in draws.values)
+    summary, (low, high) = simjax.summarize(simjax.run(asked).result), draws.intervals()["tpot_s"]["mean"]
+    assert low < summary["tpot_s"]["mean"] < high
+    assert low > 1.3 * simjax.summarize(simjax.run(config(path)).result)["tpot_s"]["mean"]
+
+
+def test_engines_of_several_kinds_have_draws_of_their_own(path: Path) -> None:
+    groups = "cluster.groups=[{device: h100}, {device: h100, model: qwen3-8b}]"
+    draws = run_draws(config(path, groups, "uncertainty.draws=8"))
+    llama, qwen = "meta-llama/Llama-3.1-8B TP1 on h100: ", "Qwen/Qwen3-8B TP1 on h100: "
+    for values in draws.values:
+        assert values[f"{llama}gemm_bandwidth"] == values[f"{qwen}gemm_bandwidth"], "one device, one posterior"
+        assert values[f"{llama}step_8"] != values[f"{qwen}step_8"]
+
+
+def drawn(level: float, values: list[float | None]) -> Draws:
+    rows = tuple({"status": "finished", **dict.fromkeys(METRICS), "e2e_mean_s": value} for value in values)
+    return Draws(level, ({},) * len(rows), rows, False, ())
+
+
+def test_intervals_are_quantiles_with_equal_tails() -> None:
+    values = list(np.random.default_rng(0).permutation(np.arange(1000.0)))
+    assert drawn(0.9, values).interval("e2e_mean_s") == pytest.approx([49.35, 949.65], abs=1e-9)
+    assert drawn(0.5, values).interval("e2e_mean_s") == pytest.approx([249.417, 749.583], abs=1e-3)
+    assert drawn(0.9, [None, 1.0, 2.0]).interval("e2e_mean_s") == [1.0, 2.0]
+    assert drawn(0.9, [None, None]).interval("e2e_mean_s") is None
+
+
+def test_what_a_reader_must_know(path: Path) -> None:
+    (line,) = run_draws(config(path, "uncertainty.draws=8", "uncertainty.level=0.5", "sim.max_ticks=30")).warnings
+    assert line == "8 of 8 draws did not finish; their numbers cover the requests that did"
+    few, priors = sorted(run_draws(config(None, "uncertainty.draws=8")).warnings, reverse=True)
+    assert few == "uncertainty.draws=8 is too few for level=0.9, which needs 13; intervals are their range"
+    assert priors.startswith("latency/h100/generic.yaml: not calibrated, so intervals are those of its priors")
+
+
+def test_run_from_the_command_line(cli: Cli, path: Path) -> None:
+    shutil.copy(path, "my.yaml")
+    said = cli("run", *SMALL, "profile=my.yaml", "uncertainty.draws=16", "uncertainty.level=0.8", "slo.ttft_s=0.06", "out=r")
+    assert said.code == 0, said.err
+    summary, table = json.loads(Path("r/summary.json").read_text()), pd.read_csv("r/draws.csv")
+    intervals = summary["intervals"]
+    assert (intervals["level"], intervals["draws"]) == (0.8, 16)
+    assert table["draw"].tolist() == list(range(16))
+    assert {"gemm_bandwidth", "step_2048", "status", *METRICS} <= set(table.columns)
+    for metric in ("ttft", "tpot", "e2e"):
+        assert set(intervals[f"{metric}_s"]) == {"mean", "p50", "p90", "p95", "p99", "max"}
+        for name, (low, high) in intervals[f"{metric}_s"].items():
+            assert low <= high
+            assert [low, high] == pytest.approx(np.quantile(table[f"{metric}_{name}_s"], [0.1, 0.9], method="median_unbiased"))
+    assert "itl_s" not in intervals
+    assert len(intervals["slo"]["attainment_fraction"]) == len(intervals["duration_s"]) == 2
+    assert "in brackets: 80 % intervals from 16 draws of the profile's parameters" in said.out
+    lines = said.out.splitlines()
+    below = {name: lines[n + 1] for n, line in enumerate(lines) if (name := line.split(" ")[0]) in ("TTFT", "TPOT", "ITL", "E2E")}
+    low, high = intervals["ttft_s"]["mean"]
+    shown = [float(x.replace(",", "")) for x in below["TTFT"].split("[")[1].split("]")[0].split(", ")]
+    assert shown == pytest.approx([low * 1e3, high * 1e3], rel=0.03)
+    assert below["ITL"].startswith("E2E"), "draws know of no inter-token latency"
+    assert [below[name].count("[") for name in ("TTFT", "TPOT", "E2E")] == [6, 6, 6]
+    assert next(line for line in lines if line.startswith("throughput")).count("[") == 3
+    again = cli("run", *SMALL, "profile=my.yaml", "uncertainty.draws=16", "uncertainty.level=0.8", "slo.ttft_s=0.06", "out=s")
+    assert again.code == 0 and Path("s/draws.csv").read_bytes() == Path("r/draws.csv").read_bytes()
+
+
+def test_leaving_the_domain_is_told_on_the_command_line(cli: Cli, tmp_path: Path) -> None:
+    saved(tmp_path / "my.yaml", calibrated(seen=replace(SEEN, sequences=(1, 2))))
+    said = cli("run", *SMALL, "profile=my.yaml", "out=r")
+    assert said.code == 0
+    (line,) = [line for line in said.err.splitlines() if "sequences a step" in line]
+    assert line.startswith("warning: my.yaml: calibrated on 1 to 2 sequences a step, this run went to ")
+    assert line.removeprefix("warning: ") in json.loads(Path("r/summary.json").read_text())["warnings"]
+    assert not Path("r/draws.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["uncertainty.draws=7"], "uncertainty.draws=7: it must be 8 to 4,096, or 0 for no intervals"),
+        (["uncertainty.draws=5000"], "uncertainty.draws=5000: it must be 8 to 4,096"),
+        (["uncertainty.level=1", "uncertainty.draws=8"], "uncertainty.level=1.0: it must lie in (0, 1)"),
+        (["uncertainty.seed=-1"], "uncertainty.seed=-1: it must not be negative"),
+        (["uncertainty.draws=8", "profile.bundle_root=x"], "uncertainty.draws needs a latency profile"),
+        (["-m", "uncertainty.draws=8", "device=h100,h200"], "uncertainty.draws: a sweep has no intervals"),
+        (["-m", "uncertainty.draws=8,16"], "uncertainty.draws cannot be swept: a sweep has no intervals"),
+    ],
+)
+def test_mistakes(cli: Cli, words: list[str], part: str) -> None:
+    assert part in one_line(cli("run", *words))
+
+
+def test_tables_have_nothing_to_draw() -> None:
+    with pytest.raises(SimjaxError, match=r"uncertainty.draws needs a latency profile.*simjax calibrate"):
+        run_draws(simjax.compose(["profile.bundle_root=anywhere"]))

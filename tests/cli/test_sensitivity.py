@@ -1,0 +1,65 @@
+"""`simjax sensitivity` from the command line."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from simjax.cli import sensitivity
+from tests.cli.conftest import Cli, one_line
+
+SMALL = ("workload.num_requests=20", "seeds=2", "parameters=[gemm_bandwidth,api_pre_s,max_num_seqs]", "outputs=[tpot_mean_s,ttft_mean_s]")
+
+
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensitivity, "use_compilation_cache", lambda: None)
+
+
+def test_end_to_end(cli: Cli, tmp_path: Path) -> None:
+    said = cli("sensitivity", *SMALL, "out=found")
+    assert said.code == 0, said
+    lines = [line.split() for line in said.out.splitlines()]
+    ranked = [words[0] for words in lines if words and words[0] in ("gemm_bandwidth", "api_pre_s", "max_num_seqs")]
+    assert ranked[0] == "gemm_bandwidth"
+    assert "mean TPOT" in said.out and "mean TTFT" in said.out
+    found = tmp_path / "found"
+    assert {path.name for path in found.iterdir()} == {"config.yaml", "sensitivity.csv", "sensitivity.json", "sensitivity.png"}
+    table = pd.read_csv(found / "sensitivity.csv")
+    assert list(table) == ["output", "parameter", "unit", "value", "elasticity", "standard_error", "gradient"]
+    assert list(table["parameter"][:3]) == ranked
+    report = json.loads((found / "sensitivity.json").read_text())
+    assert report["seeds"] == [0, 1] and len(report["effects"]) == 6
+    assert report["outputs"]["tpot_mean_s"] > 0.0
+
+
+def test_without_plots(cli: Cli, tmp_path: Path) -> None:
+    assert cli("sensitivity", *SMALL, "out=found", "plots=false").code == 0
+    assert not (tmp_path / "found" / "sensitivity.png").exists()
+
+
+def test_a_mistake_is_one_line(cli: Cli) -> None:
+    assert "did you mean ttft_mean_s" in one_line(cli("sensitivity", "outputs=[ttft_men_s]"))
+
+
+def test_help(cli: Cli) -> None:
+    said = cli("sensitivity", "--help")
+    assert said.code == 0 and "arrival_rate" in said.out
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (3.35e12, "bytes/s", "3.35 TB/s"),
+        (9.894e14, "FLOP/s", "989.4 TFLOP/s"),
+        (0.0057, "s", "5.7 ms"),
+        (5e-5, "s", "50 us"),
+        (28247.0, "", "28,247"),
+        (4.153, "requests/s", "4.153/s"),
+        (0.03, "share", "0.03"),
+        (None, "factor", "mixed"),
+    ],
+)
+def test_values_in_words(value: float | None, unit: str, text: str) -> None:
+    assert sensitivity.with_unit(value, unit) == text

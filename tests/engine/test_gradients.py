@@ -1,0 +1,347 @@
+"""Derivatives of a run: forward and reverse mode agree with each other and with finite differences that leave the schedule alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from simjax.engine.differentiate import Outcome, outcome, outcome_reverse, ticks_needed
+from simjax.engine.params import ClusterParams, RouterPolicy
+from simjax.engine.shape import EngineShape
+from simjax.engine.state import OUTCOME_FIELDS
+from simjax.hardware import load_device
+from simjax.latency.attention import AttentionCoefficients
+from simjax.latency.cost import StepCost
+from simjax.latency.profile import ANY_DEGREE, compile_profile
+from simjax.latency.profile_file import load_profile
+from simjax.latency.stack import stack_costs
+from simjax.model import load_model
+from simjax.paths import PROFILES
+from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, Limits, Scenario
+from tests.engine.test_engine import busy_scenario
+from tests.latency.costs import step_cost
+
+ATTENTION = tuple(f.name for f in fields(AttentionCoefficients))
+OTHERS = ("work", "host_s", "api_pre_s", "api_post_s", "arrival_s", "think_s", "table")
+NAMES = (*ATTENTION, *OTHERS)  # what the factors `theta` are for
+SECONDS = np.array([not name.endswith(("skew", "tokens", "sequences")) for name in NAMES])
+STEP = 1e-6  # of finite differences, relative: moves times by microseconds, the schedule not at all
+TICKS = 512
+
+# At contexts of some dozens of tokens every one of them takes a share of the time that can be seen.
+COEFFICIENTS = {
+    "decode_floor_s": 4e-4, "decode_sequence_s": 1e-4, "decode_kv_s": 1e-5, "decode_skew": 0.3,
+    "mixed_floor_s": 3e-4, "mixed_sequence_s": 2e-4, "mixed_kv_s": 1.2e-5,
+    "chunk_tile_s": 3e-4, "chunk_kv_s": 2e-6, "empty_tile_s": 5e-5, "longest_s": 7e-6,
+    "spill_s": 2e-5, "spill_tokens": 30.0, "spill_sequences": 3.0,
+}  # fmt: skip
+TIGHT = Limits(num_blocks=40, block_size=4, max_num_seqs=6, max_num_batched_tokens=24, api_pre_s=0.004, api_post_s=0.002)
+SMALL = Limits(num_blocks=30, block_size=3, max_num_seqs=5, max_num_batched_tokens=16, async_scheduling=False, api_pre_s=0.003)
+
+
+class Case(NamedTuple):
+    """A cluster whose schedule has preemptions, on a program that other cases may share."""
+
+    shape: EngineShape
+    params: ClusterParams
+
+
+def cost(rows: int, measured: bool) -> StepCost:
+    """Step costs of different speed, all coefficients at work."""
+    with jax.enable_x64(True):
+        attention = AttentionCoefficients(**{name: jnp.array([value]) for name, value in COEFFICIENTS.items()})
+        models = [replace(step_cost(1.0 + 0.3 * i, measured), attention=attention) for i in range(rows)]
+        stacked = stack_costs(models)
+        if stacked.table is not None:
+            stacked = replace(stacked, table=replace(stacked.table, mixed_s=10 * stacked.table.mixed_s))
+        return jax.tree.map(np.asarray, stacked)
+
+
+def case(scenario: Scenario, measured: bool = False, **changes) -> Case:
+    """The scenario with a cost model of its own for each instance."""
+    params, N = scenario.params(), len(scenario.limits)
+    instances = replace(params.instances, cost=np.arange(N, dtype=np.int32))
+    shape = scenario.shape(**{"log_rows": 0} | changes)
+    return Case(shape, replace(params, instances=instances, cost=cost(N, measured)))
+
+
+def routed(**changes) -> Scenario:
+    return busy_scenario(limits=(TIGHT, SMALL), router=RouterPolicy.LEAST_LOADED, **changes)
+
+
+@functools.cache
+def cases() -> dict[str, Case]:
+    alone = busy_scenario(limits=(TIGHT,))
+    # Steps with several chunks beside decodes, without which the coefficients that correct a table say nothing.
+    wide = tuple(replace(limits, max_num_batched_tokens=48, max_num_seqs=8, num_blocks=30) for limits in (TIGHT, SMALL))
+    loop = replace(routed(concurrency=16, think_s=0.011), limits=wide, prompt=np.arange(28) % 11 + 4)
+    return {
+        "preempting": case(alone),
+        "synchronous": case(replace(alone, limits=(replace(TIGHT, async_scheduling=False),))),
+        "one step at a time": case(alone, leap=False),
+        "routed by load": case(routed()),
+        "closed loop": case(loop, measured=True),
+        "closed loop, tied": case(replace(loop, arrival_s=np.zeros(28), think_s=0.0), measured=True),
+    }
+
+
+def moved(params: ClusterParams, theta: jax.Array) -> ClusterParams:
+    """The parameters, each times its factor."""
+    of = dict(zip(NAMES, theta, strict=True))
+    old, requests, instances = params.cost, params.requests, params.instances
+    sent = jnp.isfinite(requests.arrival_s)
+    stretched_s = jnp.where(sent, jnp.where(sent, requests.arrival_s, 0.0) * of["arrival_s"], requests.arrival_s)
+    table = old.table
+    if table is not None:
+        table = replace(table, mixed_s=table.mixed_s * of["table"], decode_s=table.decode_s * of["table"])
+    return replace(
+        params,
+        cost=StepCost(
+            tokens_s=old.tokens_s * of["work"],
+            sequences_s=old.sequences_s * of["work"],
+            host_s=old.host_s * of["host_s"],
+            attention=AttentionCoefficients(**{name: getattr(old.attention, name) * of[name] for name in ATTENTION}),
+            table=table,
+        ),
+        instances=replace(instances, api_pre_s=instances.api_pre_s * of["api_pre_s"], api_post_s=instances.api_post_s * of["api_post_s"]),
+        requests=replace(requests, arrival_s=stretched_s, think_s=requests.think_s * of["think_s"]),
+    )
+
+
+def times(o: Outcome) -> jax.Array:
+    """Arrival, first token and finish of all that finished, f64[3, R]; 0 for the others."""
+    return jnp.where(o.finished, jnp.stack([o.arrival_s, o.first_token_s, o.finish_s]), 0.0)
+
+
+@functools.cache
+def forward(shape: EngineShape) -> Callable:
+    """(params, theta) -> (jacobian f64[3, R, K], (times f64[3, R], outcome))."""
+
+    def run(params: ClusterParams, theta: jax.Array):
+        def f(theta):
+            o = outcome(shape, moved(params, theta))
+            return times(o), (times(o), o)
+
+        return jax.jacfwd(f, has_aux=True)(theta)
+
+    return jax.jit(run)
+
+
+@functools.cache
+def reverse(shape: EngineShape) -> Callable:
+    """(params, theta, weights f64[3, R]) -> (gradient f64[K] of the weighted sum of all times, outcome)."""
+
+    def run(params: ClusterParams, theta: jax.Array, weights: jax.Array):
+        def f(theta):
+            o = outcome_reverse(shape, TICKS, moved(params, theta))
+            return jnp.sum(weights * times(o)), o
+
+        return jax.grad(f, has_aux=True)(theta)
+
+    return jax.jit(run)
+
+
+def pushed(name: str) -> tuple[np.ndarray, np.ndarray, Outcome]:
+    """Jacobian, times and outcome of a case in forward mode."""
+    shape, params = cases()[name]
+    with jax.enable_x64(True):
+        jacobian, (at, o) = forward(shape)(params, jnp.ones(len(NAMES)))
+    return np.asarray(jacobian), np.asarray(at), jax.tree.map(np.asarray, o)
+
+
+def assert_same_schedule(one: Outcome, other: Outcome) -> None:
+    for field in ("finished", "instance", "preemptions", "ticks", "steps"):
+        np.testing.assert_array_equal(getattr(one, field), getattr(other, field), err_msg=field)
+
+
+@pytest.mark.parametrize("name", ["preempting", "synchronous", "one step at a time", "routed by load", "closed loop"])
+def test_forward_mode_equals_finite_differences(name: str):
+    shape, params = cases()[name]
+    jacobian, _, o = pushed(name)
+    assert o.finished.sum() == 28 and o.preemptions.sum() > 0 and set(o.instance[:28]) == set(range(shape.instances))
+    assert np.isfinite(jacobian).all()
+    run, theta = forward(shape), np.ones(len(NAMES))
+    for k, parameter in enumerate(NAMES):
+        step = STEP * (np.arange(len(NAMES)) == k)
+        with jax.enable_x64(True):
+            ends = [run(params, jnp.asarray(theta + sign * step))[1] for sign in (1.0, -1.0)]
+        for _, end in ends:
+            assert_same_schedule(end, o)
+        difference = np.asarray(ends[0][0] - ends[1][0]) / (2 * STEP)
+        np.testing.assert_allclose(jacobian[..., k], difference, rtol=1e-6, atol=2e-8, err_msg=parameter)
+    # Nothing above holds because all is zero.
+    table, loop = params.cost.table is not None, shape.clients > 0
+    unused = {"think_s": not loop, "table": not table} | {x: table for x in ATTENTION if x.startswith("decode_") and x.endswith("_s")}
+    felt = np.abs(jacobian).max(axis=(0, 1))
+    assert [x for x, size in zip(NAMES, felt, strict=True) if size < 1e-5] == [x for x in NAMES if unused.get(x, False)]
+
+
+@pytest.mark.parametrize("name", ["preempting", "routed by load", "closed loop", "closed loop, tied"])
+def test_all_that_takes_seconds_stretches_all_times(name: str):
+    """Times are homogeneous in all seconds together: if those are stretched by a factor, the whole run is."""
+    jacobian, at, o = pushed(name)
+    assert o.finished.sum() == 28 and np.isfinite(jacobian).all()
+    np.testing.assert_allclose(jacobian[..., SECONDS].sum(axis=-1), at, rtol=1e-10)
+
+
+@pytest.mark.parametrize("names", [("preempting", "synchronous"), ("routed by load",), ("closed loop", "closed loop, tied")])
+def test_reverse_mode_equals_forward_mode(names: tuple[str, ...]):
+    rng = np.random.default_rng(0)
+    for name in names:
+        shape, params = cases()[name]
+        jacobian, _, o = pushed(name)
+        run = reverse(shape)
+        for weights in (np.ones(o.finish_s.shape) * [[0], [1], [1]], rng.normal(size=(3, shape.requests))):
+            with jax.enable_x64(True):
+                gradient, same = run(params, jnp.ones(len(NAMES)), jnp.asarray(weights))
+            assert_same_schedule(same, o)
+            np.testing.assert_allclose(gradient, np.einsum("trk,tr->k", jacobian, weights), rtol=1e-9, atol=1e-12)
+        assert run._cache_size() == 1  # switches, prices, arrivals and weights are values
+
+
+def test_a_leap_has_the_derivative_of_its_steps():
+    (leaping, _, leaps), (stepping, _, steps) = pushed("preempting"), pushed("one step at a time")
+    assert leaps.ticks < 0.8 * steps.ticks and leaps.steps == steps.steps
+    np.testing.assert_allclose(leaping, stepping, rtol=1e-9, atol=1e-13)
+
+
+def test_a_run_that_stalls_has_finite_derivatives_of_what_finished():
+    """One request can never be served: those behind it do not finish, in forward and in reverse mode."""
+    shape, params = cases()["preempting"]
+    prompt = np.array(params.requests.prompt_tokens)
+    prompt[0, 14] = 500
+    stalled = replace(params, requests=replace(params.requests, prompt_tokens=prompt))
+    with jax.enable_x64(True):
+        jacobian, (_, o) = forward(shape)(stalled, jnp.ones(len(NAMES)))
+        gradient, same = reverse(shape)(stalled, jnp.ones(len(NAMES)), jnp.ones((3, shape.requests)))
+    assert_same_schedule(same, o)
+    assert 5 < o.finished.sum() < 28 and np.isfinite(jacobian).all() and np.isfinite(gradient).all()
+    for seconds in (o.arrival_s, o.first_token_s, o.finish_s):
+        np.testing.assert_array_equal(np.isfinite(seconds), o.finished)
+    np.testing.assert_allclose(gradient, np.asarray(jacobian).sum(axis=(0, 1)), rtol=1e-9, atol=1e-12)
+
+
+def test_another_schedule_is_not_in_the_derivative():
+    """What the module says of its limits: a step large enough to change who runs with whom leaves the tangent."""
+    shape, params = cases()["preempting"]
+    jacobian, at, o = pushed("preempting")
+    work, h = NAMES.index("work"), 0.05
+    with jax.enable_x64(True):
+        _, (later, other) = forward(shape)(params, jnp.ones(len(NAMES)).at[work].add(h))
+    assert other.steps != o.steps or (other.preemptions != o.preemptions).any()
+    assert np.abs((later - at) / h - jacobian[..., work]).max() > 0.1 * np.abs(jacobian[..., work]).max()
+
+
+def test_tangents_share_one_simulation():
+    """Side by side they do not batch the state that decides: no integer of the loop has an axis of tangents, its end is one bool."""
+    shape, params = cases()["routed by load"]
+    with jax.enable_x64(True):
+        params = jax.tree.map(jnp.asarray, params)
+        jaxpr = jax.make_jaxpr(forward(shape))(params, jnp.ones(len(NAMES)))
+    (loop,) = loops(jaxpr.jaxpr)
+    carried = [v.aval for v in loop.outvars]
+    batched = [x for x in carried if x.shape[:1] == (len(NAMES),)]
+    assert 0 < len(batched) < len(carried) / 2
+    assert all(x.dtype == jnp.float64 for x in batched)
+    assert not [e for e in loop.params["cond_jaxpr"].jaxpr.eqns if e.primitive.name == "reduce_or"]
+
+
+def loops(jaxpr) -> list:
+    """The outermost while loops of a program."""
+    found = []
+    for e in jaxpr.eqns:
+        if e.primitive.name == "while":
+            found.append(e)
+        elif e.primitive.name in ("jit", "pjit"):
+            found += loops(e.params["jaxpr"].jaxpr)
+    return found
+
+
+def test_memory_of_reverse_mode_grows_with_the_root_of_the_ticks():
+    """Numbers that scans keep from one pass for the other: twice as many for four times the ticks, and none of the table of outcomes."""
+    shape, params = cases()["preempting"]
+
+    def kept(ticks: int) -> int:
+        def f(theta):
+            return jnp.sum(times(outcome_reverse(shape, ticks, moved(params, theta))))
+
+        return stacked(jax.make_jaxpr(jax.grad(f))(jnp.ones(len(NAMES))).jaxpr)
+
+    with jax.enable_x64(True):
+        params = jax.tree.map(jnp.asarray, params)
+        few, many = kept(1_024), kept(4_096)
+    assert 1.8 * few < many < 2.1 * few
+    state = 3 * 8 * shape.seats
+    outcomes = shape.requests * len(OUTCOME_FIELDS)
+    assert many < 64 * (3 * state + outcomes)
+
+
+def stacked(jaxpr) -> int:
+    """Numbers that all scans of a program give out step by step."""
+    total = 0
+    for e in jaxpr.eqns:
+        if e.primitive.name == "scan":
+            total += sum(v.aval.size for v in e.outvars[e.params["num_carry"] :])
+        for inner in jax.tree.leaves(list(e.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                total += stacked(getattr(inner, "jaxpr", inner))
+    return total
+
+
+def test_enough_ticks():
+    """Runs that differ a little need the same number, so that they share a program; a log or its absence makes no difference."""
+    shape, params = cases()["preempting"]
+    _, _, o = pushed("preempting")
+    assert o.ticks * 1.25 < ticks_needed(shape, params) == ticks_needed(replace(shape, log_rows=7), params) == 256
+    stepwise, params = cases()["one step at a time"]
+    long = replace(params, requests=replace(params.requests, output_tokens=params.requests.output_tokens * 3))
+    assert ticks_needed(stepwise, long) in (1_024, 2_048)
+
+
+def test_a_shape_that_may_run_out_of_slots_is_refused():
+    shape, params = cases()["preempting"]
+    with pytest.raises(ValueError, match="tight"):
+        outcome(replace(shape, tight=True), params)
+
+
+def test_a_profile_is_differentiated_through_its_compilation_and_the_run():
+    """Efficiencies, floors and overheads of the shipped profile, in reverse mode, against finite differences of the same sum."""
+    device, model = load_device("rtx_pro_6000"), load_model("llama-3.1-8b")
+    profile = load_profile(PROFILES / "latency" / "rtx_pro_6000" / "generic.yaml")
+    profile = replace(profile, host=replace(profile.host, step_s=1e-3, api_pre_s=4e-3, api_post_s=2e-3))
+    shape, params = cases()["preempting"]
+
+    def weighted_s(leaves, weights, params):
+        rank, host = unravel(leaves)
+        fitted = replace(profile, ranks={ANY_DEGREE: rank}, host=host)
+        step = compile_profile(fitted, model, device, max_tokens=MAX_TOKENS, max_sequences=MAX_SEQUENCES, xp=jnp)
+        api = {name: jnp.asarray(getattr(host, name))[None] for name in ("api_pre_s", "api_post_s")}
+        o = outcome_reverse(shape, TICKS, replace(params, cost=step, instances=replace(params.instances, **api)))
+        return jnp.sum(weights * times(o)), o
+
+    with jax.enable_x64(True):
+        leaves, unravel = ravel_pytree((profile.rank(1), profile.host))
+        run = jax.jit(jax.value_and_grad(weighted_s, has_aux=True))
+        weights = jnp.asarray(np.random.default_rng(1).normal(size=(3, shape.requests)))
+        (_, o), gradient = run(leaves, weights, params)
+        assert np.isfinite(gradient).all() and o.finished.sum() == 28 and o.preemptions.sum() > 0
+        difference = np.zeros(len(leaves))
+        for k in range(len(leaves)):
+            step = STEP * float(leaves[k])
+            ends = [run(leaves.at[k].add(sign * step), weights, params)[0] for sign in (1.0, -1.0)]
+            for _, end in ends:
+                assert_same_schedule(end, o)
+            difference[k] = (ends[0][0] - ends[1][0]) / (2 * STEP)
+    assert run._cache_size() == 1
+    np.testing.assert_allclose(gradient * leaves, difference, rtol=1e-6, atol=2e-7)
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path((profile.rank(1), profile.host))]
+    felt = {name for name, size in zip(names, np.abs(gradient * leaves), strict=True) if size > 1e-4}
+    assert len(felt) >= 15 and all(any(word in name for name in felt) for word in ("gemm", "bandwidth", "floor", "step_s", "api_pre_s"))
