@@ -44,8 +44,8 @@ from simjax.validate.run import MeasuredRun
 
 logger = logging.getLogger(__name__)
 
-# Starts of a fit: as many as keep it in seconds.
-LEAST_STARTS, MOST_STARTS, STARTED_REQUESTS = 2, 8, 2400
+# Starts of a fit: as many as keep it in seconds; half of them may end in a valley that is not the deepest.
+LEAST_STARTS, MOST_STARTS, STARTED_REQUESTS = 4, 8, 2400
 FITTED, HELD_OUT = "fitted", "held out"
 LEAST_DISCREPANCY = 0.01  # of a step's time: kernels of neighbouring sizes differ by more than that from any smooth curve
 

@@ -96,25 +96,24 @@ def space_of(
         if not sd > 0:
             raise SimjaxError(f"parameters.{name}.sd={sd}: it must be positive (parameters.{name}.free=false freezes it)")
     for name, median in medians.items():
-        if not 0 < median < (1 if PARAMETERS[name].unit == "share" else np.inf):
+        if not 0 < median < (1 if parameter(name).unit == "share" else np.inf):
             raise SimjaxError(
-                f"parameters.{name}.prior={median}: it must be {'in (0, 1)' if PARAMETERS[name].unit == 'share' else 'positive'}"
+                f"parameters.{name}.prior={median}: it must be {'in (0, 1)' if parameter(name).unit == 'share' else 'positive'}"
             )
     usual = [n for n, p in PARAMETERS.items() if n not in NEVER_BY_THEMSELVES and (several_ranks or n not in ONLY_WITH_RANKS)]
-    names = [name for name in PARAMETERS if (name in usual or name in free) and name not in freeze and name not in tie]
+    known = [*PARAMETERS, *(name for name in free if name not in PARAMETERS)]  # corrections of a single model have names of their own
+    names = [name for name in known if (name in usual or name in free) and name not in freeze and name not in tie]
     for name, other in tie.items():
         if other not in names:
             raise SimjaxError(f"parameters.{name}.tie={other}: {other} is not fitted; tie to a free parameter")
-        if PARAMETERS[name].unit != PARAMETERS[other].unit:
-            raise SimjaxError(
-                f"parameters.{name}.tie={other}: a {PARAMETERS[name].unit} cannot take the value of a {PARAMETERS[other].unit}"
-            )
+        if parameter(name).unit != parameter(other).unit:
+            raise SimjaxError(f"parameters.{name}.tie={other}: a {parameter(name).unit} cannot take the value of a {parameter(other).unit}")
     if not names:
         raise SimjaxError("every parameter is frozen, so there is nothing to fit; free at least one")
     priors = []
     for name in names:
-        p = PARAMETERS[name]
-        known = present_value(profile, name) if name == "decode_skew" else 0.0
-        priors.append(Prior(p, medians.get(name) or known or p.prior, sds.get(name, p.prior_sd)))
+        p = parameter(name)
+        present = present_value(profile, name) if name == "decode_skew" else 0.0
+        priors.append(Prior(p, medians.get(name) or present or p.prior, sds.get(name, p.prior_sd)))
     fixed = tuple((name, value) for name, value in medians.items() if name not in names and name not in tie)
     return Space(tuple(priors), tuple(tie.items()), fixed)

@@ -50,7 +50,7 @@ class FitOptionsConfig:
 
     Attributes:
         method: lm (Levenberg-Marquardt, forward mode), lbfgs or adam (optax, reverse mode); auto: lm for up to `most_for_lm` parameters.
-        starts: points of the prior that the search begins from, side by side; unset: 8 for up to 300 requests, fewer for more, at least 2.
+        starts: points of the prior that the search begins from, side by side; unset: 8 for up to 300 requests, fewer for more, at least 4.
         max_steps: most steps of each.
         seed: of the starts.
         first_fraction: share of each run's requests, the first in time, that the fit looks at; the others are scored as held out.

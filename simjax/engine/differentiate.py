@@ -125,7 +125,7 @@ def ticks_needed(shape: EngineShape, params: ClusterParams) -> int:
         params: leaves as numpy or jax arrays.
     """
     with jax.enable_x64(True):
-        params = jax.tree.map(jnp.asarray, params)
+        shape, params = _plain(shape), jax.tree.map(jnp.asarray, params)
         run = compiled(partial(outcome, shape), ("outcome", shape), (params,))
         ticks = int(run(params).ticks)
     return max(power_of_two(ticks + ticks // 4 + 1), FEWEST_TICKS)

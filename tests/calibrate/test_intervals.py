@@ -64,15 +64,6 @@ def test_draws_side_by_side_are_those_one_by_one(path: Path, case: str) -> None:
     assert ("slo" in draws.intervals()) == (slo is not None)
 
 
-def test_one_program_whatever_the_number_of_draws(path: Path) -> None:
-    run, source = simjax.run(config(path, *LOOP)), CostSource(profile=path)
-    assert len(simulate_draws(run, source, UncertaintyConfig(draws=8))) == 8
-    before = compile_count()
-    for draws in (20, 70):
-        assert len(simulate_draws(run, source, UncertaintyConfig(draws=draws))) == draws
-    assert compile_count() == before
-
-
 def test_draws_that_hold_more_requests_than_expected_are_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     again: list[int] = []
 

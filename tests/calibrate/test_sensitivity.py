@@ -69,7 +69,7 @@ def test_api_times_have_their_share_of_the_first_token(parameter: str) -> None:
     ttft_s = idle().outputs["ttft_mean_s"]
     assert ttft_s is not None and effect.value is not None
     assert effect.elasticity == pytest.approx(effect.value / ttft_s, rel=1e-3)
-    assert effect.gradient == pytest.approx(effect.value / ttft_s, rel=1e-9)
+    assert effect.gradient == pytest.approx(effect.value / ttft_s, rel=1e-8)  # differences over 1e-4 are as near as that
 
 
 def test_what_has_no_effect_is_zero() -> None:
@@ -118,14 +118,14 @@ def test_a_full_engine_waits_for_seats() -> None:
 
 
 def test_the_elasticity_is_the_difference_of_two_runs() -> None:
-    busy = of(*BUSY, "seeds=1")
-    sides = []
-    for limit in (23, 25):
-        own = [x for x in BUSY if not x.startswith(("outputs", "parameters", "seeds", "scheduler"))]
-        done = run(typed(compose_config("run", [*own, f"scheduler.max_num_seqs={limit}"])))
-        sides.append(result_row(done.result, None, 1)["ttft_mean_s"])
-    expected = math.log((sides[1] or 0.0) / (sides[0] or 1.0)) / math.log(25 / 23)
-    assert busy.effect("ttft_mean_s", "max_num_seqs").elasticity == pytest.approx(expected, rel=1e-9)
+    slopes = []
+    for seed in range(3):
+        own = [x for x in BUSY if not x.startswith(("outputs", "parameters", "seeds", "scheduler"))] + [f"workload.seed={seed}"]
+        runs = [run(typed(compose_config("run", [*own, f"scheduler.max_num_seqs={limit}"]))) for limit in (23, 25)]
+        low, high = (result_row(done.result, None, 1)["ttft_mean_s"] for done in runs)
+        assert low and high
+        slopes.append(math.log(high / low) / math.log(25 / 23))
+    assert of(*BUSY).effect("ttft_mean_s", "max_num_seqs").elasticity == pytest.approx(sum(slopes) / 3, rel=1e-9)
 
 
 def test_clients_of_a_closed_loop_and_engines_of_two_kinds() -> None:

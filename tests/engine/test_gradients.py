@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 from simjax.engine.differentiate import Outcome, outcome, outcome_reverse, ticks_needed
 from simjax.engine.params import ClusterParams, RouterPolicy
 from simjax.engine.shape import EngineShape
+from simjax.engine.simulate import compile_count
 from simjax.engine.state import OUTCOME_FIELDS
 from simjax.hardware import load_device
 from simjax.latency.attention import AttentionCoefficients
@@ -192,7 +193,7 @@ def test_all_that_takes_seconds_stretches_all_times(name: str):
     np.testing.assert_allclose(jacobian[..., SECONDS].sum(axis=-1), at, rtol=1e-10)
 
 
-@pytest.mark.parametrize("names", [("preempting", "synchronous"), ("routed by load",), ("closed loop", "closed loop, tied")])
+@pytest.mark.parametrize("names", [("preempting", "synchronous"), ("closed loop", "closed loop, tied")])
 def test_reverse_mode_equals_forward_mode(names: tuple[str, ...]):
     rng = np.random.default_rng(0)
     for name in names:
@@ -230,14 +231,17 @@ def test_a_run_that_stalls_has_finite_derivatives_of_what_finished():
 
 
 def test_another_schedule_is_not_in_the_derivative():
-    """What the module says of its limits: a step large enough to change who runs with whom leaves the tangent."""
+    """What the module says of its limits: times are linear as long as the schedule is the same, however large the step, and then they jump."""
     shape, params = cases()["preempting"]
     jacobian, at, o = pushed("preempting")
-    work, h = NAMES.index("work"), 0.05
-    with jax.enable_x64(True):
-        _, (later, other) = forward(shape)(params, jnp.ones(len(NAMES)).at[work].add(h))
-    assert other.steps != o.steps or (other.preemptions != o.preemptions).any()
-    assert np.abs((later - at) / h - jacobian[..., work]).max() > 0.1 * np.abs(jacobian[..., work]).max()
+    work = NAMES.index("work")
+    missed = {}
+    for h in (0.02, 0.05):
+        with jax.enable_x64(True):
+            _, (later, other) = forward(shape)(params, jnp.ones(len(NAMES)).at[work].add(h))
+        missed[h] = np.abs(np.asarray(later) - at - h * jacobian[..., work]).max()
+        assert (other.steps == o.steps) == (h == 0.02)
+    assert missed[0.02] < 1e-12 and missed[0.05] > 0.01
 
 
 def test_tangents_share_one_simulation():
@@ -297,13 +301,15 @@ def stacked(jaxpr) -> int:
 
 
 def test_enough_ticks():
-    """Runs that differ a little need the same number, so that they share a program; a log or its absence makes no difference."""
+    """Runs that differ a little need the same number, so that they share a program; a log makes no difference."""
     shape, params = cases()["preempting"]
-    _, _, o = pushed("preempting")
+    *_, o = pushed("preempting")
+    before = compile_count()
     assert o.ticks * 1.25 < ticks_needed(shape, params) == ticks_needed(replace(shape, log_rows=7), params) == 256
-    stepwise, params = cases()["one step at a time"]
-    long = replace(params, requests=replace(params.requests, output_tokens=params.requests.output_tokens * 3))
-    assert ticks_needed(stepwise, long) in (1_024, 2_048)
+    longer = replace(params, requests=replace(params.requests, arrival_s=params.requests.arrival_s * 100))
+    longer = replace(longer, instances=replace(longer.instances, max_num_batched_tokens=np.array([2], np.int32)))
+    assert ticks_needed(shape, longer) == 1_024
+    assert compile_count() <= before + 1
 
 
 def test_a_shape_that_may_run_out_of_slots_is_refused():
@@ -341,7 +347,8 @@ def test_a_profile_is_differentiated_through_its_compilation_and_the_run():
                 assert_same_schedule(end, o)
             difference[k] = (ends[0][0] - ends[1][0]) / (2 * STEP)
     assert run._cache_size() == 1
-    np.testing.assert_allclose(gradient * leaves, difference, rtol=1e-6, atol=2e-7)
+    gradient = np.asarray(gradient) * np.asarray(leaves)  # with respect to a factor
+    np.testing.assert_allclose(gradient, difference, rtol=1e-6, atol=2e-7)
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path((profile.rank(1), profile.host))]
-    felt = {name for name, size in zip(names, np.abs(gradient * leaves), strict=True) if size > 1e-4}
+    felt = {name for name, size in zip(names, np.abs(gradient), strict=True) if size > 1e-4}
     assert len(felt) >= 15 and all(any(word in name for name in felt) for word in ("gemm", "bandwidth", "floor", "step_s", "api_pre_s"))
