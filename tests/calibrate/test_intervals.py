@@ -32,7 +32,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(path: Path | None, *more: str) -> RunConfig:
-    return simjax.compose([*SMALL, *([] if path is None else [f"profile={path}"]), *more])
+    rate = [] if "workload=closed_loop" in more else ["workload.rate=8"]  # one for all runs of one engine, so that they share programs
+    return simjax.compose([*SMALL, *rate, *([] if path is None else [f"profile={path}"]), *more])
 
 
 def one_by_one(asked: RunConfig, draws: Draws, source: CostSource, slo: Slo | None = None) -> list[Row]:
@@ -51,7 +52,7 @@ def numbers(rows: tuple[Row, ...] | list[Row]) -> list[Row]:
 
 
 LOOP = ["cluster.instances=2", "cluster.router=least_loaded", "workload=closed_loop", "workload.concurrency=6", "workload.think_s=0.1"]
-CASES = {"one engine": ["workload.rate=8", "slo.ttft_s=0.1"], "engines behind a router, in a closed loop": LOOP}
+CASES = {"one engine": ["slo.ttft_s=0.1"], "engines behind a router, in a closed loop": LOOP}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -73,7 +74,7 @@ def test_draws_that_hold_more_requests_than_expected_are_run_again(tmp_path: Pat
 
     monkeypatch.setattr(execute, "make_groups", with_note)
     path = saved(tmp_path / "my.yaml", calibrated(sd=0.5))
-    asked = config(path, "workload.num_requests=200", "uncertainty.draws=8", "uncertainty.seed=2")
+    asked = config(path, "workload.num_requests=200", "workload.rate=4", "uncertainty.draws=8", "uncertainty.seed=2")
     draws = run_draws(asked)
     assert again, "this test is about draws with several times the load of the run"
     chosen = [again[0], 0]
@@ -105,13 +106,12 @@ def test_more_uncertainty_widens_and_the_domain_does_too(path: Path, tmp_path: P
 
 
 def test_one_program_whatever_the_number_of_draws(path: Path) -> None:
-    asked = config(path, "cluster.instances=2")
-    run = simjax.run(asked)
+    run, source = simjax.run(config(path)), CostSource(profile=path)
+    assert len(simulate_draws(run, source, UncertaintyConfig(draws=8))) == 8
     before = compile_count()
-    for draws in (8, 20, 70):
-        done = simulate_draws(run, CostSource(profile=path), UncertaintyConfig(draws=draws))
-        assert len(done) == draws
-    assert compile_count() == before + 1
+    for draws in (20, 70):
+        assert len(simulate_draws(run, source, UncertaintyConfig(draws=draws))) == draws
+    assert compile_count() == before
 
 
 def test_parameters_of_the_user_move_the_middle_and_host_times_are_known(path: Path) -> None:
@@ -156,7 +156,9 @@ def test_what_a_reader_must_know(path: Path) -> None:
 
 def test_run_from_the_command_line(cli: Cli, path: Path) -> None:
     shutil.copy(path, "my.yaml")
-    said = cli("run", *SMALL, "profile=my.yaml", "uncertainty.draws=16", "uncertainty.level=0.8", "slo.ttft_s=0.06", "out=r")
+    said = cli(
+        "run", *SMALL, "workload.rate=8", "profile=my.yaml", "uncertainty.draws=16", "uncertainty.level=0.8", "slo.ttft_s=0.06", "out=r"
+    )
     assert said.code == 0, said.err
     summary, table = json.loads(Path("r/summary.json").read_text()), pd.read_csv("r/draws.csv")
     intervals = summary["intervals"]
@@ -179,13 +181,15 @@ def test_run_from_the_command_line(cli: Cli, path: Path) -> None:
     assert below["ITL"].startswith("E2E"), "draws know of no inter-token latency"
     assert [below[name].count("[") for name in ("TTFT", "TPOT", "E2E")] == [6, 6, 6]
     assert next(line for line in lines if line.startswith("throughput")).count("[") == 3
-    again = cli("run", *SMALL, "profile=my.yaml", "uncertainty.draws=16", "uncertainty.level=0.8", "slo.ttft_s=0.06", "out=s")
+    again = cli(
+        "run", *SMALL, "workload.rate=8", "profile=my.yaml", "uncertainty.draws=16", "uncertainty.level=0.8", "slo.ttft_s=0.06", "out=s"
+    )
     assert again.code == 0 and Path("s/draws.csv").read_bytes() == Path("r/draws.csv").read_bytes()
 
 
 def test_leaving_the_domain_is_told_on_the_command_line(cli: Cli, tmp_path: Path) -> None:
     saved(tmp_path / "my.yaml", calibrated(seen=replace(SEEN, sequences=(1, 2))))
-    said = cli("run", *SMALL, "profile=my.yaml", "out=r")
+    said = cli("run", *SMALL, "workload.rate=8", "profile=my.yaml", "out=r")
     assert said.code == 0
     (line,) = [line for line in said.err.splitlines() if "sequences a step" in line]
     assert line.startswith("warning: my.yaml: calibrated on 1 to 2 sequences a step, this run went to ")
