@@ -144,6 +144,57 @@ def test_pareto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert 0.6 < chosen["kv_peak_used_fraction"] < 0.75
 
 
+def test_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """All of its cells without measured data, then what its text concludes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SIMJAX_DATA", raising=False)
+    shown = Shown(monkeypatch)
+    found = execute(FOLDER / "calibration.ipynb")
+    assert [path.name for path in shown.images] == ["calibration.png", "posterior.png", "sensitivity.png"]
+
+    # the fit
+    assert found["done"].problems == ()
+    errors = found["errors"].xs("before", level="profile"), found["errors"].xs("after", level="profile")
+    means = ["TTFT mean", "TPOT mean", "E2E mean"]
+    assert (errors[0][means] < -7.0).all(axis=None)
+    assert (errors[1][means].abs() < 2.0).all(axis=None)
+
+    # its parameters
+    parameters = found["parameters"]
+    assert len(parameters) == 13
+    assert parameters["truth"].notna().all()
+    assert set(parameters["constrained"].nlargest(2).index) == {"api_pre_s", "gemm_bandwidth"}
+    assert (parameters.loc[["step_s", "layer_s"], "constrained"] < 0.1).all()
+    assert (~parameters["covered"]).sum() == 3
+    assert parameters.loc["gemm_bandwidth", "high"] < parameters.loc["gemm_bandwidth", "truth"]
+
+    # the prediction
+    prediction = found["prediction"]
+    assert ((prediction["calibrated"] / prediction["truth"] - 1.0).abs() < 0.03).all()
+    assert (prediction["shipped"] / prediction["truth"])["tpot_s mean"] == pytest.approx(0.85, abs=0.02)
+    for row in prediction.itertuples():
+        low, high = found["predicted_intervals"][row.Index.split()[0]][row.Index.split()[1]]
+        assert low < row.truth < high
+    assert "not calibrated, so intervals are those of its priors" in capsys.readouterr().out
+
+    # what helps
+    top = found["top"]
+    assert top["tpot_mean_s"].abs().idxmax() == "memory_bandwidth"
+    assert top.loc["memory_bandwidth", "tpot_mean_s"] == pytest.approx(-0.96, abs=0.05)
+    assert top["ttft_mean_s"].abs().idxmax() == "peak_flops"
+
+
+def test_calibration_from_the_command_line() -> None:
+    """The options of the commands that its last cell shows exist."""
+    from simjax.config.compose import compose_config, typed
+
+    (block,) = re.findall(r"```sh\n(.*?)```", cells_of(FOLDER / "calibration.ipynb", "markdown")["end"], flags=re.DOTALL)
+    commands = [shlex.split(line) for line in block.splitlines()]
+    assert [words[:2] for words in commands] == [["simjax", "calibrate"], ["simjax", "run"], ["simjax", "sensitivity"]]
+    for _, command, *options in commands:
+        typed(compose_config(command, options))
+
+
 def test_pareto_from_the_command_line(cli: Cli) -> None:
     """The command that its last cell shows sweeps the same points."""
     import simjax

@@ -5,20 +5,27 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
 
 import simjax
 from simjax.calibrate.intervals import Draws, run_draws, simulate_draws
-from simjax.cluster.pricing import CostSource
+from simjax.cluster.from_config import build_cluster
+from simjax.cluster.pricing import ClusterPrices, CostSource, price_cluster
+from simjax.cluster.spec import ClusterSpec
 from simjax.config.schema import RunConfig, UncertaintyConfig
-from simjax.engine.simulate import compile_count
+from simjax.engine.lower import lower
+from simjax.engine.result import Result
+from simjax.engine.simulate import compile_count, simulate
 from simjax.errors import SimjaxError
 from simjax.explore import execute
 from simjax.explore.groups import make_groups
+from simjax.latency.stack import stack_costs
 from simjax.metrics.rows import METRICS, Row, result_row
 from simjax.metrics.slo import Slo
+from simjax.workload.workload import Workload
 from tests.calibrate.calibrated import SEEN, calibrated, saved
 from tests.cli.conftest import Cli, one_line
 from tests.cli.conftest import cli as cli  # the fixture
@@ -36,23 +43,40 @@ def config(path: Path | None, *more: str) -> RunConfig:
     return simjax.compose([*SMALL, *rate, *([] if path is None else [f"profile={path}"]), *more])
 
 
-def one_by_one(asked: RunConfig, draws: Draws, source: CostSource, slo: Slo | None = None) -> list[Row]:
+def one_by_one(asked: RunConfig, draws: Draws, path: Path, slo: Slo | None = None) -> list[Row]:
     """The rows of the draws, each simulated alone."""
-    run = simjax.run(asked)
+    cluster, workload = build_cluster(asked.model, asked.device, asked.cluster, asked.scheduler), simjax.run(asked).workload
     rows = []
     for values in draws.values:
-        drawn = replace(source, parameters=tuple(values.items()))
-        alone = simjax.simulate_cluster(run.cluster, run.workload, drawn, seed=asked.workload.seed)
-        rows.append({"status": alone.result.status.name.lower(), **result_row(alone.result, slo, run.cluster.num_devices)})
+        alone = simulated_alone(cluster, workload, values, path)
+        rows.append({"status": alone.status.name.lower(), **result_row(alone, slo, cluster.num_devices)})
     return rows
+
+
+def simulated_alone(cluster: ClusterSpec, workload: Workload, values: dict[str, float], path: Path) -> Result:
+    """A run whose engines are priced one by one, each with its own parameters where several kinds of engines have them."""
+    if len(cluster.instances) == 1:
+        source = CostSource(profile=path, parameters=tuple(values.items()))
+        return simjax.simulate_cluster(cluster, workload, source).result
+    prices = []
+    for one in cluster.instances:
+        kind = f"{one.model.name} TP1 on {one.device.name}: "
+        own = {name.removeprefix(kind): value for name, value in values.items() if name.startswith(kind)}
+        prices.append(price_cluster((one,), CostSource(profile=path, parameters=tuple(own.items()))))
+    with jax.enable_x64(True):
+        cost = jax.tree.map(np.asarray, stack_costs([price.cost for price in prices]))
+    pre, post = (np.concatenate([getattr(price, name) for price in prices]) for name in ("api_pre_s", "api_post_s"))
+    lowered = lower(cluster, ClusterPrices(cost, np.arange(len(prices), dtype=np.int32), pre, post, ()), workload)
+    return simulate(lowered.shape, lowered.params)
 
 
 def numbers(rows: tuple[Row, ...] | list[Row]) -> list[Row]:
     return [{name: row[name] for name in ("status", *METRICS)} for row in rows]
 
 
-LOOP = ["cluster.instances=2", "cluster.router=least_loaded", "workload=closed_loop", "workload.concurrency=6", "workload.think_s=0.1"]
-CASES = {"one engine": ["slo.ttft_s=0.1"], "engines behind a router, in a closed loop": LOOP}
+GROUPS = "cluster.groups=[{device: h100}, {device: h100, model: qwen3-8b}]"
+LOOP = [GROUPS, "cluster.router=least_loaded", "workload=closed_loop", "workload.concurrency=6", "workload.think_s=0.1"]
+CASES = {"one engine": ["slo.ttft_s=0.1"], "engines of two kinds behind a router, in a closed loop": LOOP}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -60,7 +84,7 @@ def test_draws_side_by_side_are_those_one_by_one(path: Path, case: str) -> None:
     asked = config(path, *CASES[case], "uncertainty.draws=8")
     draws = run_draws(asked)
     slo = Slo(ttft_s=0.1) if case == "one engine" else None
-    assert numbers(draws.rows) == numbers(one_by_one(asked, draws, CostSource(profile=path), slo))
+    assert numbers(draws.rows) == numbers(one_by_one(asked, draws, path, slo))
     assert len({row["e2e_mean_s"] for row in draws.rows}) == 8
     assert ("slo" in draws.intervals()) == (slo is not None)
 
@@ -79,7 +103,7 @@ def test_draws_that_hold_more_requests_than_expected_are_run_again(tmp_path: Pat
     assert again, "this test is about draws with several times the load of the run"
     chosen = [again[0], 0]
     few = replace(draws, values=tuple(draws.values[i] for i in chosen), rows=tuple(draws.rows[i] for i in chosen))
-    assert numbers(few.rows) == numbers(one_by_one(asked, few, CostSource(profile=path)))
+    assert numbers(few.rows) == numbers(one_by_one(asked, few, path))
 
 
 def test_no_uncertainty_gives_the_numbers_of_the_run(tmp_path: Path) -> None:
@@ -125,8 +149,7 @@ def test_parameters_of_the_user_move_the_middle_and_host_times_are_known(path: P
 
 
 def test_engines_of_several_kinds_have_draws_of_their_own(path: Path) -> None:
-    groups = "cluster.groups=[{device: h100}, {device: h100, model: qwen3-8b}]"
-    draws = run_draws(config(path, groups, "uncertainty.draws=8"))
+    draws = run_draws(config(path, *LOOP, "uncertainty.draws=8"))
     llama, qwen = "meta-llama/Llama-3.1-8B TP1 on h100: ", "Qwen/Qwen3-8B TP1 on h100: "
     for values in draws.values:
         assert values[f"{llama}gemm_bandwidth"] == values[f"{qwen}gemm_bandwidth"], "one device, one posterior"
@@ -147,7 +170,7 @@ def test_intervals_are_quantiles_with_equal_tails() -> None:
 
 
 def test_what_a_reader_must_know(path: Path) -> None:
-    (line,) = run_draws(config(path, "uncertainty.draws=8", "uncertainty.level=0.5", "sim.max_ticks=30")).warnings
+    (line,) = run_draws(config(path, "uncertainty.draws=8", "uncertainty.level=0.5", "sim.max_ticks=70")).warnings
     assert line == "8 of 8 draws did not finish; their numbers cover the requests that did"
     few, priors = sorted(run_draws(config(None, "uncertainty.draws=8")).warnings, reverse=True)
     assert few == "uncertainty.draws=8 is too few for level=0.9, which needs 13; intervals are their range"

@@ -35,6 +35,7 @@ OTHERS = ("work", "host_s", "api_pre_s", "api_post_s", "arrival_s", "think_s", "
 NAMES = (*ATTENTION, *OTHERS)  # what the factors `theta` are for
 SECONDS = np.array([not name.endswith(("skew", "tokens", "sequences")) for name in NAMES])
 STEP = 1e-6  # of finite differences, relative: moves times by microseconds, the schedule not at all
+ONES = np.ones(len(NAMES))
 TICKS = 512
 
 # At contexts of some dozens of tokens every one of them takes a share of the time that can be seen.
@@ -150,12 +151,18 @@ def reverse(shape: EngineShape) -> Callable:
     return jax.jit(run)
 
 
-def pushed(name: str) -> tuple[np.ndarray, np.ndarray, Outcome]:
-    """Jacobian, times and outcome of a case in forward mode."""
-    shape, params = cases()[name]
+def run_forward(case: Case, theta: np.ndarray = ONES) -> tuple[np.ndarray, np.ndarray, Outcome]:
+    """Jacobian f64[3, R, K], times f64[3, R] and outcome, on the host."""
     with jax.enable_x64(True):
-        jacobian, (at, o) = forward(shape)(params, jnp.ones(len(NAMES)))
+        jacobian, (at, o) = forward(case.shape)(case.params, jnp.asarray(theta))
     return np.asarray(jacobian), np.asarray(at), jax.tree.map(np.asarray, o)
+
+
+def run_reverse(case: Case, weights: np.ndarray) -> tuple[np.ndarray, Outcome]:
+    """Gradient f64[K] and outcome, on the host."""
+    with jax.enable_x64(True):
+        gradient, o = reverse(case.shape)(case.params, jnp.asarray(ONES), jnp.asarray(weights))
+    return np.asarray(gradient), jax.tree.map(np.asarray, o)
 
 
 def assert_same_schedule(one: Outcome, other: Outcome) -> None:
@@ -165,21 +172,18 @@ def assert_same_schedule(one: Outcome, other: Outcome) -> None:
 
 @pytest.mark.parametrize("name", ["preempting", "synchronous", "one step at a time", "routed by load", "closed loop"])
 def test_forward_mode_equals_finite_differences(name: str):
-    shape, params = cases()[name]
-    jacobian, _, o = pushed(name)
-    assert o.finished.sum() == 28 and o.preemptions.sum() > 0 and set(o.instance[:28]) == set(range(shape.instances))
+    case = cases()[name]
+    jacobian, _, o = run_forward(case)
+    assert o.finished.sum() == 28 and o.preemptions.sum() > 0 and set(o.instance[:28]) == set(range(case.shape.instances))
     assert np.isfinite(jacobian).all()
-    run, theta = forward(shape), np.ones(len(NAMES))
     for k, parameter in enumerate(NAMES):
         step = STEP * (np.arange(len(NAMES)) == k)
-        with jax.enable_x64(True):
-            ends = [run(params, jnp.asarray(theta + sign * step))[1] for sign in (1.0, -1.0)]
-        for _, end in ends:
-            assert_same_schedule(end, o)
-        difference = np.asarray(ends[0][0] - ends[1][0]) / (2 * STEP)
-        np.testing.assert_allclose(jacobian[..., k], difference, rtol=1e-6, atol=2e-8, err_msg=parameter)
+        (_, above, one), (_, below, other) = (run_forward(case, ONES + sign * step) for sign in (1.0, -1.0))
+        assert_same_schedule(one, o)
+        assert_same_schedule(other, o)
+        np.testing.assert_allclose(jacobian[..., k], (above - below) / (2 * STEP), rtol=1e-6, atol=2e-8, err_msg=parameter)
     # Nothing above holds because all is zero.
-    table, loop = params.cost.table is not None, shape.clients > 0
+    table, loop = case.params.cost.table is not None, case.shape.clients > 0
     unused = {"think_s": not loop, "table": not table} | {x: table for x in ATTENTION if x.startswith("decode_") and x.endswith("_s")}
     felt = np.abs(jacobian).max(axis=(0, 1))
     assert [x for x, size in zip(NAMES, felt, strict=True) if size < 1e-5] == [x for x in NAMES if unused.get(x, False)]
@@ -188,7 +192,7 @@ def test_forward_mode_equals_finite_differences(name: str):
 @pytest.mark.parametrize("name", ["preempting", "routed by load", "closed loop", "closed loop, tied"])
 def test_all_that_takes_seconds_stretches_all_times(name: str):
     """Times are homogeneous in all seconds together: if those are stretched by a factor, the whole run is."""
-    jacobian, at, o = pushed(name)
+    jacobian, at, o = run_forward(cases()[name])
     assert o.finished.sum() == 28 and np.isfinite(jacobian).all()
     np.testing.assert_allclose(jacobian[..., SECONDS].sum(axis=-1), at, rtol=1e-10)
 
@@ -196,50 +200,44 @@ def test_all_that_takes_seconds_stretches_all_times(name: str):
 @pytest.mark.parametrize("names", [("preempting", "synchronous"), ("closed loop", "closed loop, tied")])
 def test_reverse_mode_equals_forward_mode(names: tuple[str, ...]):
     rng = np.random.default_rng(0)
-    for name in names:
-        shape, params = cases()[name]
-        jacobian, _, o = pushed(name)
-        run = reverse(shape)
-        for weights in (np.ones(o.finish_s.shape) * [[0], [1], [1]], rng.normal(size=(3, shape.requests))):
-            with jax.enable_x64(True):
-                gradient, same = run(params, jnp.ones(len(NAMES)), jnp.asarray(weights))
+    for case in (cases()[name] for name in names):
+        jacobian, at, o = run_forward(case)
+        for weights in (np.ones(at.shape), rng.normal(size=at.shape)):
+            gradient, same = run_reverse(case, weights)
             assert_same_schedule(same, o)
             np.testing.assert_allclose(gradient, np.einsum("trk,tr->k", jacobian, weights), rtol=1e-9, atol=1e-12)
-        assert run._cache_size() == 1  # switches, prices, arrivals and weights are values
+    assert reverse(case.shape)._cache_size() == 1  # switches, prices, arrivals and weights are values
 
 
 def test_a_leap_has_the_derivative_of_its_steps():
-    (leaping, _, leaps), (stepping, _, steps) = pushed("preempting"), pushed("one step at a time")
+    (leaping, _, leaps), (stepping, _, steps) = (run_forward(cases()[name]) for name in ("preempting", "one step at a time"))
     assert leaps.ticks < 0.8 * steps.ticks and leaps.steps == steps.steps
     np.testing.assert_allclose(leaping, stepping, rtol=1e-9, atol=1e-13)
 
 
 def test_a_run_that_stalls_has_finite_derivatives_of_what_finished():
-    """One request can never be served: those behind it do not finish, in forward and in reverse mode."""
-    shape, params = cases()["preempting"]
-    prompt = np.array(params.requests.prompt_tokens)
+    """One request can never be served, so those behind it do not finish."""
+    case = cases()["preempting"]
+    prompt = case.params.requests.prompt_tokens.copy()
     prompt[0, 14] = 500
-    stalled = replace(params, requests=replace(params.requests, prompt_tokens=prompt))
-    with jax.enable_x64(True):
-        jacobian, (_, o) = forward(shape)(stalled, jnp.ones(len(NAMES)))
-        gradient, same = reverse(shape)(stalled, jnp.ones(len(NAMES)), jnp.ones((3, shape.requests)))
+    stalled = case._replace(params=replace(case.params, requests=replace(case.params.requests, prompt_tokens=prompt)))
+    jacobian, at, o = run_forward(stalled)
+    gradient, same = run_reverse(stalled, np.ones(at.shape))
     assert_same_schedule(same, o)
     assert 5 < o.finished.sum() < 28 and np.isfinite(jacobian).all() and np.isfinite(gradient).all()
     for seconds in (o.arrival_s, o.first_token_s, o.finish_s):
         np.testing.assert_array_equal(np.isfinite(seconds), o.finished)
-    np.testing.assert_allclose(gradient, np.asarray(jacobian).sum(axis=(0, 1)), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(gradient, jacobian.sum(axis=(0, 1)), rtol=1e-9, atol=1e-12)
 
 
 def test_another_schedule_is_not_in_the_derivative():
-    """What the module says of its limits: times are linear as long as the schedule is the same, however large the step, and then they jump."""
-    shape, params = cases()["preempting"]
-    jacobian, at, o = pushed("preempting")
-    work = NAMES.index("work")
+    """The limits of the tangent: times are linear while the schedule is the same, however large the step, and jump with the schedule."""
+    case, work = cases()["preempting"], NAMES.index("work")
+    jacobian, at, o = run_forward(case)
     missed = {}
     for h in (0.02, 0.05):
-        with jax.enable_x64(True):
-            _, (later, other) = forward(shape)(params, jnp.ones(len(NAMES)).at[work].add(h))
-        missed[h] = np.abs(np.asarray(later) - at - h * jacobian[..., work]).max()
+        _, later, other = run_forward(case, ONES + h * (np.arange(len(NAMES)) == work))
+        missed[h] = np.abs(later - at - h * jacobian[..., work]).max()
         assert (other.steps == o.steps) == (h == 0.02)
     assert missed[0.02] < 1e-12 and missed[0.05] > 0.01
 
@@ -303,7 +301,7 @@ def stacked(jaxpr) -> int:
 def test_enough_ticks():
     """Runs that differ a little need the same number, so that they share a program; a log makes no difference."""
     shape, params = cases()["preempting"]
-    *_, o = pushed("preempting")
+    *_, o = run_forward(cases()["preempting"])
     before = compile_count()
     assert o.ticks * 1.25 < ticks_needed(shape, params) == ticks_needed(replace(shape, log_rows=7), params) == 256
     longer = replace(params, requests=replace(params.requests, arrival_s=params.requests.arrival_s * 100))
