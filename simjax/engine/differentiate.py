@@ -77,7 +77,7 @@ def outcome(shape: EngineShape, params: ClusterParams, max_ticks: int = DEFAULT_
             `jnp.where(jnp.isfinite(a), jnp.where(jnp.isfinite(a), a, 0.0) * factor, a)`.
         max_ticks: bound on the number of ticks; what has not finished by then says so.
     """
-    shape, params = _plain(shape), _guarded(params)
+    shape, params = _plain(shape), guarded(params)
     state = advance(shape, params, start(shape, params), jnp.asarray(max_ticks, jnp.int32)).state
     return _read(shape, params, state)
 
@@ -96,7 +96,7 @@ def outcome_reverse(shape: EngineShape, ticks: int, params: ClusterParams) -> Ou
         ticks: static; see `ticks_needed`. With too few of them requests are left that have not finished.
         params: as in `outcome`.
     """
-    shape, params = _plain(shape), _guarded(params)
+    shape, params = _plain(shape), guarded(params)
     length = math.isqrt(max(ticks, 1) - 1) + 1
 
     def one(state: ClusterState, _: None) -> tuple[ClusterState, None]:
@@ -138,7 +138,7 @@ def _plain(shape: EngineShape) -> EngineShape:
     return replace(shape, log_rows=0)
 
 
-def _guarded(params: ClusterParams) -> ClusterParams:
+def guarded(params: ClusterParams) -> ClusterParams:
     """Parameters whose infinite arrival times are constants: a tangent there could be infinite, and nothing ever arrives then."""
     arrival_s = params.requests.arrival_s
     return replace(params, requests=replace(params.requests, arrival_s=jnp.where(jnp.isfinite(arrival_s), arrival_s, NEVER)))
