@@ -73,7 +73,7 @@ def outcome(shape: EngineShape, params: ClusterParams, max_ticks: int = DEFAULT_
 
     Args:
         shape: static sizes; no log is kept.
-        params: float leaves may be traced for derivatives. To stretch arrivals by a factor keep infinity, the padding, out of the product:
+        params: leaves as numpy or jax arrays; float ones may be traced for derivatives. To stretch arrivals by a factor keep infinity, the padding, out of the product:
             `jnp.where(jnp.isfinite(a), jnp.where(jnp.isfinite(a), a, 0.0) * factor, a)`.
         max_ticks: bound on the number of ticks; what has not finished by then says so.
     """
@@ -139,7 +139,8 @@ def _plain(shape: EngineShape) -> EngineShape:
 
 
 def guarded(params: ClusterParams) -> ClusterParams:
-    """Parameters whose infinite arrival times are constants: a tangent there could be infinite, and nothing ever arrives then."""
+    """Parameters on the device whose infinite arrival times are constants: a tangent there could be infinite, and nothing arrives then."""
+    params = jax.tree.map(jnp.asarray, params)
     arrival_s = params.requests.arrival_s
     return replace(params, requests=replace(params.requests, arrival_s=jnp.where(jnp.isfinite(arrival_s), arrival_s, NEVER)))
 

@@ -58,7 +58,10 @@ def test_version(cli: Cli) -> None:
         (["rum"], "unknown command 'rum'; did you mean run?"),
         (["trace"], "unknown command 'trace'; did you mean trace describe?"),
         (["profile", "fti", "x=1"], "unknown command 'profile fti'; did you mean profile fit?"),
-        (["xyzzy"], "unknown command 'xyzzy'; known: calibrate, pareto, profile fit, run, sensitivity, show-point, trace describe, validate"),
+        (
+            ["xyzzy"],
+            "unknown command 'xyzzy'; known: calibrate, pareto, profile fit, run, sensitivity, show-point, trace describe, validate",
+        ),
         (["validate", "-m", "x"], "simjax validate has no sweeps; -m goes with simjax run"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else None,
