@@ -73,8 +73,8 @@ def outcome(shape: EngineShape, params: ClusterParams, max_ticks: int = DEFAULT_
 
     Args:
         shape: static sizes; no log is kept.
-        params: leaves as numpy or jax arrays; float ones may be traced for derivatives. To stretch arrivals by a factor keep infinity, the padding, out of the product:
-            `jnp.where(jnp.isfinite(a), jnp.where(jnp.isfinite(a), a, 0.0) * factor, a)`.
+        params: leaves as numpy or jax arrays; float ones may be traced for derivatives. To stretch arrivals by a factor keep infinity, the
+            padding, out of the product: `jnp.where(jnp.isfinite(a), jnp.where(jnp.isfinite(a), a, 0.0) * factor, a)`.
         max_ticks: bound on the number of ticks; what has not finished by then says so.
     """
     shape, params = _plain(shape), guarded(params)

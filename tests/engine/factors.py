@@ -27,6 +27,7 @@ NAMES = (*ATTENTION, *OTHERS)  # what the factors `theta` are for
 SECONDS = np.array([not name.endswith(("skew", "tokens", "sequences")) for name in NAMES])
 ONES = np.ones(len(NAMES))
 TICKS = 512
+QUICKLY = {"xla_backend_optimization_level": 0}  # these programs run for milliseconds and compile for seconds
 
 # At contexts of some dozens of tokens every one of them takes a share of the time that can be seen.
 COEFFICIENTS = {
@@ -71,17 +72,17 @@ def routed(**changes) -> Scenario:
 
 @functools.cache
 def cases() -> dict[str, Case]:
-    alone = busy_scenario(limits=(TIGHT,))
     # Steps with several chunks beside decodes, without which the coefficients that correct a table say nothing.
-    wide = tuple(replace(limits, max_num_batched_tokens=48, max_num_seqs=8, num_blocks=30) for limits in (TIGHT, SMALL))
-    loop = replace(routed(concurrency=16, think_s=0.011), limits=wide, prompt=np.arange(28) % 11 + 4)
+    limits = replace(TIGHT, max_num_batched_tokens=48, max_num_seqs=8, num_blocks=30)
+    alone = busy_scenario(limits=(limits,), prompt=np.arange(28) % 11 + 4)
+    loop = routed(concurrency=7, think_s=0.011)
     return {
-        "preempting": case(alone),
-        "synchronous": case(replace(alone, limits=(replace(TIGHT, async_scheduling=False),))),
-        "one step at a time": case(alone, leap=False),
+        "preempting": case(alone, measured=True),
+        "synchronous": case(replace(alone, limits=(replace(limits, async_scheduling=False),)), measured=True),
+        "one step at a time": case(alone, measured=True, leap=False),
         "routed by load": case(routed()),
-        "closed loop": case(loop, measured=True, clients=24),
-        "closed loop, tied": case(replace(loop, arrival_s=np.zeros(28), think_s=0.0), measured=True, clients=24),
+        "closed loop": case(loop, clients=16),
+        "closed loop, tied": case(replace(loop, arrival_s=np.zeros(28), think_s=0.0), clients=16),
     }
 
 
@@ -124,7 +125,7 @@ def forward(shape: EngineShape) -> Callable:
 
         return jax.jacfwd(f, has_aux=True)(theta)
 
-    return jax.jit(run)
+    return jax.jit(run, compiler_options=QUICKLY)
 
 
 @functools.cache
@@ -138,7 +139,7 @@ def reverse(shape: EngineShape) -> Callable:
 
         return jax.grad(f, has_aux=True)(theta)
 
-    return jax.jit(run)
+    return jax.jit(run, compiler_options=QUICKLY)
 
 
 def run_forward(case: Case, theta: np.ndarray = ONES) -> tuple[np.ndarray, np.ndarray, Outcome]:

@@ -21,6 +21,7 @@ from tests.engine.factors import (
     ATTENTION,
     NAMES,
     ONES,
+    QUICKLY,
     SECONDS,
     TICKS,
     assert_same_schedule,
@@ -213,7 +214,7 @@ def test_a_profile_is_differentiated_through_its_compilation_and_the_run():
 
     with jax.enable_x64(True):
         leaves, unravel = ravel_pytree((profile.rank(1), profile.host))
-        run = jax.jit(jax.value_and_grad(weighted_s, has_aux=True))
+        run = jax.jit(jax.value_and_grad(weighted_s, has_aux=True), compiler_options=QUICKLY)
         weights = jnp.asarray(np.random.default_rng(1).normal(size=(3, shape.requests)))
         (_, o), gradient = run(leaves, weights, params)
         assert np.isfinite(gradient).all() and o.finished.sum() == 28 and o.preemptions.sum() > 0
