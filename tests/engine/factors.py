@@ -66,21 +66,16 @@ def case(scenario: Scenario, measured: bool = False, **changes) -> Case:
     return Case(shape, replace(params, instances=instances, cost=cost(N, measured)))
 
 
-def routed(**changes) -> Scenario:
-    return busy_scenario(limits=(TIGHT, SMALL), router=RouterPolicy.LEAST_LOADED, **changes)
-
-
 @functools.cache
 def cases() -> dict[str, Case]:
     # Steps with several chunks beside decodes, without which the coefficients that correct a table say nothing.
     limits = replace(TIGHT, max_num_batched_tokens=48, max_num_seqs=8, num_blocks=30)
     alone = busy_scenario(limits=(limits,), prompt=np.arange(28) % 11 + 4)
-    loop = routed(concurrency=7, think_s=0.011)
+    loop = busy_scenario(limits=(TIGHT, SMALL), router=RouterPolicy.LEAST_LOADED, concurrency=7, think_s=0.011)
     return {
         "preempting": case(alone, measured=True),
         "synchronous": case(replace(alone, limits=(replace(limits, async_scheduling=False),)), measured=True),
         "one step at a time": case(alone, measured=True, leap=False),
-        "routed by load": case(routed()),
         "closed loop": case(loop, clients=16),
         "closed loop, tied": case(replace(loop, arrival_s=np.zeros(28), think_s=0.0), clients=16),
     }

@@ -24,6 +24,7 @@ from tests.engine.factors import (
     QUICKLY,
     SECONDS,
     TICKS,
+    Case,
     assert_same_schedule,
     cases,
     forward,
@@ -38,7 +39,7 @@ from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS
 STEP = 1e-6  # of finite differences, relative: moves times by microseconds, the schedule not at all
 
 
-@pytest.mark.parametrize("name", ["preempting", "synchronous", "one step at a time", "routed by load", "closed loop"])
+@pytest.mark.parametrize("name", ["preempting", "synchronous", "one step at a time", "closed loop"])
 def test_forward_mode_equals_finite_differences(name: str):
     case = cases()[name]
     jacobian, _, o = run_forward(case)
@@ -57,7 +58,7 @@ def test_forward_mode_equals_finite_differences(name: str):
     assert [x for x, size in zip(NAMES, felt, strict=True) if size < 1e-5] == [x for x in NAMES if unused.get(x, False)]
 
 
-@pytest.mark.parametrize("name", ["preempting", "routed by load", "closed loop", "closed loop, tied"])
+@pytest.mark.parametrize("name", ["preempting", "closed loop", "closed loop, tied"])
 def test_all_that_takes_seconds_stretches_all_times(name: str):
     """Times are homogeneous in all seconds together: if those are stretched by a factor, the whole run is."""
     jacobian, at, o = run_forward(cases()[name])
@@ -74,7 +75,7 @@ def test_reverse_mode_equals_forward_mode(names: tuple[str, ...]):
             gradient, same = run_reverse(case, weights)
             assert_same_schedule(same, o)
             np.testing.assert_allclose(gradient, np.einsum("trk,tr->k", jacobian, weights), rtol=1e-9, atol=1e-12)
-    assert reverse(case.shape)._cache_size() == 1  # switches, prices, arrivals and weights are values
+    assert forward(case.shape)._cache_size() == reverse(case.shape)._cache_size() == 1  # switches, prices, arrivals and weights are values
 
 
 def test_a_leap_has_the_derivative_of_its_steps():
@@ -99,23 +100,22 @@ def test_a_run_that_stalls_has_finite_derivatives_of_what_finished():
 
 
 def test_another_schedule_is_not_in_the_derivative():
-    """The limits of the tangent: times are linear while the schedule is the same, however large the step, and jump with the schedule."""
+    """The limits of the tangent: times are linear while the schedule is the same, and jump with it."""
     case, work = cases()["preempting"], NAMES.index("work")
     jacobian, at, o = run_forward(case)
     missed = {}
-    for h in (0.02, 0.05):
+    for h in (1e-4, 0.02):
         _, later, other = run_forward(case, ONES + h * (np.arange(len(NAMES)) == work))
         missed[h] = np.abs(later - at - h * jacobian[..., work]).max()
-        assert (other.steps == o.steps) == (h == 0.02)
-    assert missed[0.02] < 1e-12 and missed[0.05] > 0.01
+        assert (other.steps == o.steps) == (h == 1e-4)
+    assert missed[1e-4] < 1e-12 and missed[0.02] > 0.01
 
 
 def test_tangents_share_one_simulation():
     """Side by side they do not batch the state that decides: no integer of the loop has an axis of tangents, its end is one bool."""
-    shape, params = cases()["routed by load"]
+    shape, params = cases()["closed loop"]
     with jax.enable_x64(True):
-        params = jax.tree.map(jnp.asarray, params)
-        jaxpr = jax.make_jaxpr(forward(shape))(params, jnp.ones(len(NAMES)))
+        jaxpr = forward(shape).trace(params, jnp.asarray(ONES)).jaxpr
     (loop,) = loops(jaxpr.jaxpr)
     carried = [v.aval for v in loop.outvars]
     batched = [x for x in carried if x.shape[:1] == (len(NAMES),)]
@@ -149,9 +149,8 @@ def test_memory_of_reverse_mode_grows_with_the_root_of_the_ticks():
         with jax.enable_x64(True):
             return stacked(jax.make_jaxpr(jax.grad(f))(jnp.asarray(ONES)).jaxpr)
 
-    few, many = kept(1_024, 32), kept(4_096, 32)
-    assert 1.8 * few < many < 2.1 * few
-    assert kept(4_096, 512) == many  # the table of outcomes is written, never kept
+    # Requests cost nothing, as the table of outcomes is written, but not kept.
+    assert 1.8 < kept(4_096, 512) / kept(1_024, 32) < 2.1
 
 
 def stacked(jaxpr) -> int:
@@ -175,8 +174,9 @@ def test_enough_ticks():
     before = compile_count()
     assert o.ticks * 1.25 < ticks_needed(shape, params) == ticks_needed(replace(shape, log_rows=7), params) == 256
     longer = replace(params, requests=replace(params.requests, arrival_s=params.requests.arrival_s * 100))
-    longer = replace(longer, instances=replace(longer.instances, max_num_batched_tokens=np.array([2], np.int32)))
-    assert ticks_needed(shape, longer) == 1_024
+    longer = replace(longer, instances=replace(longer.instances, max_num_batched_tokens=np.array([1], np.int32)))
+    *_, o = run_forward(Case(shape, longer))
+    assert 256 < o.ticks * 1.25 < ticks_needed(shape, longer) == 512
     assert compile_count() <= before + 1
 
 
