@@ -84,7 +84,7 @@ def _wrong_value(key: str, said: str) -> str:
         return f"{key}={match[1]}: it must be true or false"
     if match := re.match(r"Invalid type assigned: \w+ is not a subclass of \w+\. value: (.*)", said):
         return f"{key}={match[1]}: a group of options; set its keys one by one (--help lists them)"
-    if re.match(r"Cannot assign \w+ to Dict", said):
+    if re.match(r"Cannot assign \w+ to Dict|Cannot merge DictConfig with ListConfig", said):
         return f"{key}: it must be a mapping, in braces"
     if "ListConfig" in said:
         return f"{key}: it must be a list, in brackets"
