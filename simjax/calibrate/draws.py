@@ -33,8 +33,8 @@ def draw_values(profile: LatencyProfile, draws: int, seed: int | Sequence[int] =
     """Values for `simjax.latency.parameters.with_parameters`, a mapping a draw; no draw is special.
 
     Transformed parameters are normal around their present value in the profile (times: so that it is their mean) with the covariance of
-    its calibration. Without a
-    calibration all physical parameters are, with the spread of their priors. One that the profile has as 0 is around its prior's median.
+    its calibration. Without a calibration all physical parameters are, with the spread of their priors. One that the profile has as 0
+    has its prior's median in place of that value.
 
     Args:
         profile: the profile.

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from simjax.calibrate.fit import Fit, FitOptions, Progress, residual_function, with_jacobian
 from simjax.calibrate.space import Space
@@ -35,6 +34,8 @@ def fit_by_gradient(
     Raises:
         SimjaxError: the loss is not a number where the fit begins.
     """
+    import optax  # here, not at the top: no other fit needs it
+
     with jax.enable_x64(True):
         began = time.perf_counter()
         residuals = residual_function(targets, profile, space, reverse=True)
