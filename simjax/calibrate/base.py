@@ -9,6 +9,7 @@ from pathlib import Path
 from simjax.cluster.pricing import CostSource
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
+from simjax.latency.bundle import bundles_of
 from simjax.latency.fit import fit_bundle, fit_generic
 from simjax.latency.profile import LatencyProfile
 from simjax.latency.profile_file import generic_profile, load_profile, shipped_profiles
@@ -28,7 +29,7 @@ def base_profile(source: CostSource, device: DeviceSpec, models: Sequence[ModelS
     """
     if source.bundle_root is not None:
         return _from_tables(source.bundle_root, source.variant, device, models)
-    shipped = list(shipped_profiles(device))
+    shipped = shipped_profiles(device)
     if source.profile is None:
         return _merged(generic_profile(device), shipped)
     given = load_profile(source.profile)
@@ -41,12 +42,7 @@ def base_profile(source: CostSource, device: DeviceSpec, models: Sequence[ModelS
 
 
 def _from_tables(root: Path, variant: str, device: DeviceSpec, models: Sequence[ModelSpec]) -> LatencyProfile:
-    names = (device.name, *device.aliases)
-    folders = sorted(
-        folder.parent
-        for folder in root.glob(f"*/**/{variant}/meta.yaml")
-        if any(_plain(part) in map(_plain, names) for part in folder.relative_to(root).parts)
-    )
+    folders = bundles_of(root, (device.name, *device.aliases), variant)
     if not folders:
         raise SimjaxError(f"profile.bundle_root={root}: no tables of {device.name} (variant {variant}) in it")
     fitted = [fit_bundle(folder) for folder in folders]
@@ -62,7 +58,3 @@ def _merged(generic: LatencyProfile, own: Sequence[LatencyProfile]) -> LatencyPr
     data = [line for p in (generic, *own) for line in p.provenance.get("data", [])]
     provenance = {"kind": generic.provenance.get("kind", "unknown"), "data": list(dict.fromkeys(data))}
     return replace(generic, models=models, provenance=provenance)
-
-
-def _plain(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())

@@ -15,7 +15,8 @@ from simjax.engine.result import NEVER
 from simjax.job import Run
 from simjax.latency.calibration import Bounds, Seen
 from simjax.latency.priors import CORRECTION_TOKENS
-from simjax.latency.profile import LatencyProfile, range_warnings
+from simjax.latency.profile import LatencyProfile
+from simjax.latency.warnings import range_warnings
 from simjax.model import ModelSpec, same_architecture
 
 # Standard deviations of the logarithm of step times. What a profile of measured kernels was late by on three vLLM runs changes by 4.1 % rms
@@ -163,7 +164,7 @@ def with_domain_warnings(run: Run, source: CostSource) -> Run:
     """The run with a line for each range of a calibration that it left: tokens and sequences of a step, and context of a request.
 
     The lines take the place of those that said so of the limits, before it was known how far the run would go. (Models and degrees that
-    took no part are told before a run: `simjax.latency.profile.profile_warnings`.)
+    took no part are told before a run: `simjax.latency.warnings.profile_warnings`.)
     """
     if source.bundle_root is not None:
         return run

@@ -73,19 +73,13 @@ def simulate_values(batch: DrawnRun, values: Sequence[tuple[Values, ...]]) -> It
 def _designs(batch: DrawnRun, values: Sequence[tuple[Values, ...]], rows: int) -> dict[int, Design]:
     """Some draws, priced: their engines differ in the row of one table of costs, which has room for so many draws, and in API times."""
     cluster, workload = batch.done.cluster, batch.done.workload
-    instances = cluster.instances
-    kinds = [tuple(instances[place] for place in x.places) for x in batch.engines]
-    found = price_clusters(
-        [kind for _ in values for kind in kinds],
-        [_source(batch.source, of_kind) for draw in values for of_kind in draw],
-        most_tokens=workload.tokens,
-        most_seqs=len(workload),
-    )
+    sources = [_sources(batch, draw) for draw in values]
     prices: list[ClusterPrices] = []
-    for number in range(len(values)):
-        of_draw = found[number * len(kinds) : (number + 1) * len(kinds)]
-        prices.append(_joined(of_draw, batch.engines, len(instances)))
-    cost = _with_rows(prices[0].cost, power_of_two(rows * len(kinds)))
+    for price in price_clusters([cluster.instances] * len(values), sources, workload.tokens, len(workload)):
+        if isinstance(price, SimjaxError):
+            raise price
+        prices.append(price)
+    cost = _with_rows(prices[0].cost, power_of_two(rows * len(batch.engines)))
     requests = request_params([workload], len(workload), [batch.seed])
     base = lower(cluster, replace(prices[0], cost=cost), workload, seed=batch.seed, leap=batch.leap, log=False, requests=requests)
     designs = {}
@@ -96,24 +90,18 @@ def _designs(batch: DrawnRun, values: Sequence[tuple[Values, ...]], rows: int) -
     return designs
 
 
+def _sources(batch: DrawnRun, draw: tuple[Values, ...]) -> list[CostSource]:
+    """Where each engine of a cluster takes its step costs from in a draw."""
+    of_kind = [_source(batch.source, values) for values in draw]
+    kind_at = {place: source for kind, source in zip(batch.engines, of_kind, strict=True) for place in kind.places}
+    return [kind_at[place] for place in range(len(kind_at))]
+
+
 def _source(source: CostSource, drawn: Values) -> CostSource:
     """The source of a draw: factors multiply those that it has, other numbers replace them."""
     given = dict(source.parameters)
     values = {name: x * given.get(name, 1.0) if parameter(name).unit == "factor" else x for name, x in drawn.items()}
     return replace(source, parameters=tuple((given | values).items()))
-
-
-def _joined(found: Sequence[ClusterPrices | SimjaxError], engines: Sequence[Engines], count: int) -> ClusterPrices:
-    """The prices of a cluster from those of its kinds of engines, which are rows of one table."""
-    row, pre, post = np.zeros(count, np.int32), np.zeros(count), np.zeros(count)
-    cost: StepCost | None = None
-    for price, kind in zip(found, engines, strict=True):
-        if isinstance(price, SimjaxError):
-            raise price
-        places = list(kind.places)
-        row[places], pre[places], post[places], cost = price.row, price.api_pre_s, price.api_post_s, price.cost
-    assert cost is not None
-    return ClusterPrices(cost, row, pre, post, ())
 
 
 def _with_rows(cost: StepCost, rows: int) -> StepCost:

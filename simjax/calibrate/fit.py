@@ -123,9 +123,7 @@ def fit(
             u, state, losses = solve.step(u, state)
             losses = np.asarray(losses)
             if steps == 1:
-                if not np.isfinite(losses[0]):
-                    raise SimjaxError("the loss is not a number at the prior's median; check the measured runs and the profile")
-                loss_before = float(losses[0])
+                loss_before = finite_start(float(losses[0]))
             better = losses < best * (1.0 - o.tolerance)
             best, since = np.fmin(best, losses), np.where(better, 0, since + 1)
             history.append(float(best.min()))
@@ -137,6 +135,17 @@ def fit(
         residuals, jacobian = (np.asarray(x) for x in solve.evaluate(jnp.asarray(at)))
     loss = 0.5 * float(residuals @ residuals)
     return Fit(at, loss, loss_before, residuals, jacobian, best, steps, time.perf_counter() - began, history)
+
+
+def finite_start(loss: float) -> float:
+    """The loss at the prior's median.
+
+    Raises:
+        SimjaxError: it is not a number.
+    """
+    if not np.isfinite(loss):
+        raise SimjaxError("the loss is not a number at the prior's median; check the measured runs and the profile")
+    return loss
 
 
 def _starts(parameters: int, o: FitOptions) -> np.ndarray:

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simjax.calibrate.fit import Fit, FitOptions, Progress, residual_function, with_jacobian
+from simjax.calibrate.fit import Fit, FitOptions, Progress, finite_start, residual_function, with_jacobian
 from simjax.calibrate.space import Space
 from simjax.calibrate.targets import Target
-from simjax.errors import SimjaxError
 from simjax.latency.profile import LatencyProfile
 
 ADAM_RATE = 0.1  # prior standard deviations a step
@@ -62,9 +61,7 @@ def fit_by_gradient(
         for steps in range(1, most + 1):
             here = u
             u, state, value = step(u, state)
-            before = float(value) if steps == 1 else before
-            if not np.isfinite(before):
-                raise SimjaxError("the loss is not a number at the prior's median; check the measured runs and the profile")
+            before = finite_start(float(value)) if steps == 1 else before
             since = 0 if float(value) < best * (1.0 - options.tolerance) else since + 1
             if float(value) < best:
                 best, best_u = float(value), here

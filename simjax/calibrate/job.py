@@ -29,7 +29,7 @@ from simjax.cluster.from_config import cost_source
 from simjax.cluster.pricing import HOST_TIMES, CostSource
 from simjax.cluster.spec import ClusterSpec
 from simjax.config.calibrate import CalibrateConfig, ParameterConfig
-from simjax.config.schema import ProfileConfig, ValidateConfig
+from simjax.config.schema import ProfileConfig
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec, load_device
 from simjax.job import Run, simulate_cluster
@@ -100,7 +100,7 @@ def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress
 
     Args:
         config: what to fit to what.
-        profile_path: where the profile goes; the scores are those of the file.
+        profile_path: where the profile goes; the scores are those of the numbers that the file holds.
         on_progress: called with (trial steps, most trial steps, best loss).
 
     Raises:
@@ -128,20 +128,18 @@ def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress
         before, after = Path(folder) / "before.yaml", Path(folder) / "after.yaml"
         save_profile(base, before)
         save_profile(profile, after)
-        profile = _described(profile, base, space, posterior, fitted, [_simulate(x, after) for x in fitted], targets, points, config)
-        save_profile(profile, profile_path)
-        profile = load_profile(profile_path)
-        scores = _scores(fitted, held_out, targets, before, profile_path)
+        runs = [(_simulate(x, before), _simulate(x, after)) for x in (*fitted, *held_out)]
+        of_fitted = [done for _, done in runs[: len(fitted)]]
+        save_profile(_described(profile, base, space, posterior, fitted, of_fitted, targets, points, config), profile_path)
+    profile = load_profile(profile_path)
+    scores = _scores([x.run for x in (*fitted, *held_out)], runs, targets)
     rows = parameter_rows(space, posterior, profile)
     return Calibrated(profile, found, space, posterior, rows, scores, _problems(scores, rows, found))
 
 
 def _read(path: str, config: CalibrateConfig) -> MeasuredCluster:
     run = read_measured(Path(path), config.device)
-    as_validated = ValidateConfig(
-        measured=path, model=config.model, device=config.device, cluster=config.cluster, scheduler=config.scheduler, profile=config.profile
-    )
-    return MeasuredCluster(run, measured_cluster(run, as_validated))
+    return MeasuredCluster(run, measured_cluster(run, config))
 
 
 def _one_device(runs: Sequence[MeasuredCluster], given: str | None) -> DeviceSpec:
@@ -264,16 +262,14 @@ def _span(bounds: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return min(low for low, _ in bounds), max(high for _, high in bounds)
 
 
-def _scores(
-    fitted: Sequence[MeasuredCluster], held_out: Sequence[MeasuredCluster], targets: Sequence[RunTarget], base: Path, path: Path
-) -> list[Scored]:
+def _scores(measured: Sequence[MeasuredRun], runs: Sequence[tuple[Run, Run]], targets: Sequence[RunTarget]) -> list[Scored]:
+    """The fitted runs, of which there is a target each, and after them those held out; `runs` are their simulations before and after."""
     scores = []
-    firsts = [target.first for target in targets] + [0] * len(held_out)
-    for x, first in zip((*fitted, *held_out), firsts, strict=True):
-        before, after = _simulate(x, base), _simulate(x, path)
+    firsts = [target.first for target in targets] + [0] * (len(measured) - len(targets))
+    for run, (before, after), first in zip(measured, runs, firsts, strict=True):
         parts = [(FITTED, slice(None))] if first is None else [(FITTED, slice(0, first)), (HELD_OUT, slice(first, None))]
         for role, part in parts if first != 0 else [(HELD_OUT, slice(None))]:
-            scores.append(Scored(x.run, after, role, scored(x.run, before.result, part), scored(x.run, after.result, part)))
+            scores.append(Scored(run, after, role, scored(run, before.result, part), scored(run, after.result, part)))
     return scores
 
 

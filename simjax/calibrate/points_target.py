@@ -21,8 +21,9 @@ import numpy as np
 from jax import Array
 
 from simjax.calibrate.points import MeanPoint
-from simjax.calibrate.robust import robust
-from simjax.cluster.pricing import ClusterPrices
+from simjax.calibrate.robust import UNFINISHED, robust
+from simjax.calibrate.served import costs_of, priced
+from simjax.cluster.pricing import ClusterPrices, Kind, kind_of
 from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
 from simjax.engine.batch import BATCH_AXES, run_batch
 from simjax.engine.differentiate import outcome_reverse
@@ -33,8 +34,7 @@ from simjax.engine.stack import stack
 from simjax.engine.state import OUTCOME_FIELDS
 from simjax.errors import SimjaxError
 from simjax.latency.cost import StepCost
-from simjax.latency.profile import LatencyProfile, compile_profile
-from simjax.latency.stack import stack_costs
+from simjax.latency.profile import LatencyProfile
 from simjax.workload.closed_loop import closed_loop
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 BENCHMARK_ROUNDS = 10  # prompts that each client of the benchmark sends
 FEWEST_ROUNDS = 4
 TICKS_PER_REQUEST = 64  # a run that needs more is hopeless: it is cut; 2 is usual
-UNFINISHED = 5.0  # logarithm of the ratio that a point counts with when requests are left over: 150 times too late
 LENGTHS_SEED = 0
 
 
@@ -96,7 +95,7 @@ class PointsTarget:
     name: str
     points: tuple[MeanPoint, ...]
     options: PointOptions
-    kinds: tuple[InstanceSpec, ...]
+    kinds: tuple[Kind, ...]
     shape: EngineShape
     params: ClusterParams
     share: np.ndarray
@@ -122,11 +121,16 @@ class PointsTarget:
             raise SimjaxError(
                 f"rounds={o.rounds}: mean points need at least {FEWEST_ROUNDS}, the first two and the last are not like the rest"
             )
-        kinds: list[InstanceSpec] = []
-        places = [_place(kinds, _instance(point)) for point in points]
+        kinds: list[Kind] = []
+        costs: list[StepCost] = []
+        designs = []
         with jax.enable_x64(True):
-            costs = [jax.tree.map(np.asarray, cost) for cost in _costs(kinds, _sizes(points), profile, np)]
-            designs = [_lowered(point, o, costs[place]) for point, place in zip(points, places, strict=True)]
+            for point in points:
+                kind = kind_of(_instance(point))
+                if kind not in kinds:
+                    kinds.append(kind)
+                    costs.append(jax.tree.map(np.asarray, kind.cost(profile, *_sizes(points))))
+                designs.append(_lowered(point, o, costs[kinds.index(kind)]))
             batch = stack(designs)
         # `stack` counts the costs in order of appearance, which is the order of `kinds`.
         share = np.zeros((len(points), batch.shape.requests))
@@ -197,11 +201,7 @@ class PointsTarget:
 
     def _with(self, profile: LatencyProfile) -> ClusterParams:
         """The batch under a profile."""
-        params, host = jax.tree.map(jnp.asarray, self.params), profile.host
-        costs = _costs(list(self.kinds), _sizes(self.points), profile, jnp)
-        spread = lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float64), params.instances.api_pre_s.shape)  # noqa: E731
-        instances = replace(params.instances, api_pre_s=spread(host.api_pre_s), api_post_s=spread(host.api_post_s))
-        return replace(params, instances=instances, cost=costs[0] if len(costs) == 1 else stack_costs(costs))
+        return priced(self.params, costs_of(self.kinds, [_sizes(self.points)] * len(self.kinds), profile, jnp), profile)
 
 
 def point_lengths(point: MeanPoint, rounds: int) -> tuple[np.ndarray, np.ndarray]:
@@ -234,27 +234,10 @@ def _instance(point: MeanPoint) -> InstanceSpec:
     return InstanceSpec(point.model, point.device, point.tensor_parallel_size, limits)
 
 
-def _place(kinds: list[InstanceSpec], instance: InstanceSpec) -> int:
-    """Where the engines of the same cost are in the list, to which new ones are added."""
-    for place, kind in enumerate(kinds):
-        same = kind.tensor_parallel_size == instance.tensor_parallel_size and kind.limits.kv_cache_dtype == instance.limits.kv_cache_dtype
-        if same and kind.model == instance.model and kind.device == instance.device:
-            return place
-    kinds.append(instance)
-    return len(kinds) - 1
-
-
 def _sizes(points: Sequence[MeanPoint]) -> tuple[int, int]:
     """Most tokens and most sequences of a step of any point; no more sequences than requests are ever in flight."""
     most_seqs = max(min(point.max_num_seqs, point.concurrency) for point in points)
     return power_of_two(max(point.max_num_batched_tokens for point in points)), power_of_two(most_seqs)
-
-
-def _costs(kinds: list[InstanceSpec], sizes: tuple[int, int], profile: LatencyProfile, xp: object) -> list[StepCost]:
-    return [
-        compile_profile(profile, k.model, k.device, k.tensor_parallel_size, k.link, *sizes, xp=xp, kv_cache_dtype=k.limits.kv_cache_dtype)
-        for k in kinds
-    ]
 
 
 def _lowered(point: MeanPoint, options: PointOptions, cost: StepCost) -> Lowered:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -26,7 +27,6 @@ def report_of(calibrated: Calibrated) -> dict[str, Any]:
     """
     fit, calibration = calibrated.fit, calibrated.profile.calibration
     assert calibration is not None
-    seen = calibration.seen
     return {
         "status": PROBLEMS if calibrated.problems else OK,
         "problems": list(calibrated.problems),
@@ -38,13 +38,7 @@ def report_of(calibrated: Calibrated) -> dict[str, Any]:
         "correlation": calibrated.posterior.correlation.tolist(),
         "unconstrained": unconstrained(calibrated.space, calibrated.posterior),
         "discrepancy": calibration.discrepancy,
-        "seen": {
-            "tokens": list(seen.tokens),
-            "sequences": list(seen.sequences),
-            "context": list(seen.context),
-            "models": list(seen.models),
-            "tensor_parallel_sizes": list(seen.tensor_parallel_sizes),
-        },
+        "seen": asdict(calibration.seen),
         "runs": [
             {"name": s.measured.name, "model": s.measured.model, "role": s.role, "before": s.before, "after": s.after}
             for s in calibrated.scores

@@ -157,22 +157,12 @@ def outputs_of(config: SensitivityConfig) -> list[str]:
 
 def _priced(settings: Sequence[Setting], loads: Loads) -> list[ClusterPrices]:
     """The prices of the settings, which share one table of costs."""
-    pairs = [pair for x in settings for pair in zip(x.instances, x.sources, strict=True)]
-    found = price_clusters([(instance,) for instance, _ in pairs], [source for _, source in pairs], loads.tokens, loads.requests)
-    joined, at = [], 0
-    for setting in settings:
-        count = len(setting.instances)
-        mine: list[ClusterPrices] = []
-        for price in found[at : at + count]:
-            if isinstance(price, SimjaxError):
-                raise price
-            mine.append(price)
-        at += count
-        rows, pre, post = (np.concatenate([getattr(x, name) for x in mine]) for name in ("row", "api_pre_s", "api_post_s"))
-        warnings = tuple(dict.fromkeys(line for x in mine for line in x.warnings))
-        measured = tuple(dict.fromkeys(x for price in mine for x in price.measured))
-        joined.append(ClusterPrices(mine[0].cost, rows, pre, post, warnings, measured))
-    return joined
+    prices: list[ClusterPrices] = []
+    for price in price_clusters([x.instances for x in settings], [x.sources for x in settings], loads.tokens, loads.requests):
+        if isinstance(price, SimjaxError):
+            raise price
+        prices.append(price)
+    return prices
 
 
 def _simulated(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -11,15 +13,15 @@ import numpy as np
 from jax import Array
 
 from simjax.calibrate.frames import arrivals
-from simjax.cluster.pricing import ClusterPrices
-from simjax.cluster.spec import ClusterSpec, InstanceSpec
+from simjax.cluster.pricing import ClusterPrices, Kind, kind_of
+from simjax.cluster.spec import ClusterSpec
 from simjax.engine.differentiate import Outcome, outcome, outcome_reverse, ticks_needed
 from simjax.engine.lower import lower
 from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape, power_of_two
 from simjax.errors import SimjaxError
 from simjax.latency.cost import StepCost
-from simjax.latency.profile import LatencyProfile, compile_profile
+from simjax.latency.profile import LatencyProfile
 from simjax.latency.stack import stack_costs
 from simjax.validate.run import MeasuredRun
 from simjax.workload.workload import Workload
@@ -78,10 +80,9 @@ def prepare(cluster: ClusterSpec, workload: Workload, profile: LatencyProfile) -
     Raises:
         SimjaxError: the profile does not fit, or a request can never be served.
     """
-    kinds = _kinds(cluster)
+    kinds, sizes, row = _kinds(cluster)
     with jax.enable_x64(True):
-        cost = jax.tree.map(np.asarray, _costs(kinds, profile, np))
-    row = np.array([next(k for k, kind in enumerate(kinds) if _same_kind(kind, x)) for x in cluster.instances], np.int32)
+        cost = jax.tree.map(np.asarray, costs_of(kinds, sizes, profile, np))
     pre, post = (np.full(len(row), float(getattr(profile.host, name))) for name in ("api_pre_s", "api_post_s"))
     lowered = lower(cluster, ClusterPrices(cost, row, pre, post, ()), workload, log=False)
     ticks = ticks_needed(lowered.shape, lowered.params)
@@ -98,11 +99,8 @@ def prepare_measured(run: MeasuredRun, cluster: ClusterSpec, profile: LatencyPro
 
 def with_profile(served: Served, profile: LatencyProfile) -> ClusterParams:
     """The parameters of the run under a profile, whose numbers may be traced; call it inside `jax.enable_x64(True)`."""
-    params = jax.tree.map(jnp.asarray, served.params)
-    spread = lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float64), params.instances.api_pre_s.shape)  # noqa: E731
-    host = profile.host
-    instances = replace(params.instances, api_pre_s=spread(host.api_pre_s), api_post_s=spread(host.api_post_s))
-    return replace(params, instances=instances, cost=_costs(_kinds(served.cluster), profile, jnp))
+    kinds, sizes, _ = _kinds(served.cluster)
+    return priced(served.params, costs_of(kinds, sizes, profile, jnp), profile)
 
 
 def simulated(served: Served, profile: LatencyProfile, reverse: bool = False) -> Latencies:
@@ -132,25 +130,32 @@ def latencies(served: Served, params: ClusterParams, o: Outcome) -> Latencies:
     return Latencies(some(ttft_s, True), some(tpot_s, output > 1), some(e2e_s, True), o.finished[: served.requests])
 
 
-def _costs(kinds: list[InstanceSpec], profile: LatencyProfile, xp: object) -> StepCost:
-    """The costs of the kinds of engines, by row."""
-    costs = []
-    for kind in kinds:
-        limits = kind.limits
-        most = power_of_two(limits.max_num_batched_tokens), power_of_two(limits.max_num_seqs)
-        of = (profile, kind.model, kind.device, kind.tensor_parallel_size, kind.link)
-        options = {"xp": xp, "kv_cache_dtype": limits.kv_cache_dtype, "async_scheduling": limits.async_scheduling}
-        costs.append(compile_profile(*of, *most, **options))
+def costs_of(kinds: Sequence[Kind], sizes: Sequence[tuple[int, int]], profile: LatencyProfile, xp: ModuleType) -> StepCost:
+    """The costs of kinds of engines, by row; of each the most tokens and most sequences of a step."""
+    costs = [kind.cost(profile, *most, xp) for kind, most in zip(kinds, sizes, strict=True)]
     return costs[0] if len(costs) == 1 else stack_costs(costs)
 
 
-def _kinds(cluster: ClusterSpec) -> list[InstanceSpec]:
-    kinds: list[InstanceSpec] = []
+def priced(params: ClusterParams, cost: StepCost, profile: LatencyProfile) -> ClusterParams:
+    """Host arrays on the device, with these costs and the profile's API times; call it inside `jax.enable_x64(True)`."""
+    params, host = jax.tree.map(jnp.asarray, params), profile.host
+    spread = lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float64), params.instances.api_pre_s.shape)  # noqa: E731
+    instances = replace(params.instances, api_pre_s=spread(host.api_pre_s), api_post_s=spread(host.api_post_s))
+    return replace(params, instances=instances, cost=cost)
+
+
+def _kinds(cluster: ClusterSpec) -> tuple[list[Kind], list[tuple[int, int]], np.ndarray]:
+    """The kinds of a cluster's engines, the most tokens and sequences of their steps, and which kind each engine is, i32[N]."""
+    kinds: list[Kind] = []
+    sizes: list[tuple[int, int]] = []
+    row = []
     for instance in cluster.instances:
-        if not any(_same_kind(kind, instance) for kind in kinds):
-            kinds.append(instance)
-    return kinds
-
-
-def _same_kind(a: InstanceSpec, b: InstanceSpec) -> bool:
-    return a is b or a == b
+        kind, limits = kind_of(instance), instance.limits
+        most = power_of_two(limits.max_num_batched_tokens), power_of_two(limits.max_num_seqs)
+        if kind not in kinds:
+            kinds.append(kind)
+            sizes.append(most)
+        place = kinds.index(kind)
+        sizes[place] = (max(sizes[place][0], most[0]), max(sizes[place][1], most[1]))
+        row.append(place)
+    return kinds, sizes, np.array(row, np.int32)

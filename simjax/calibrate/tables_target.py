@@ -8,7 +8,6 @@ about twice an octave, and there are eleven octaves from 1 to 2,048 tokens: a bl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,13 +21,11 @@ from jax import Array
 from simjax.calibrate.robust import robust
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
-from simjax.latency.attention import AttentionCoefficients, decode_attention_s, mixed_attention_s, scaled
+from simjax.latency.attention import decode_attention_s, mixed_attention_s
 from simjax.latency.attention_fit import AttentionPoints, chunks_of, decodes_of
-from simjax.latency.attention_roofline import AttentionEfficiency, attention_coefficients
 from simjax.latency.bundle import Curve
-from simjax.latency.efficiency import op_seconds
 from simjax.latency.fit import CACHED_EXPERT_BYTES, LEAST_DECODES, RankData, kv_tokens, read_ranks
-from simjax.latency.profile import LatencyProfile, RankCoefficients, op_efficiency
+from simjax.latency.profile import LatencyProfile, stack_attention, total_s
 from simjax.latency.tables import at_sizes, moe_s
 from simjax.model import ModelSpec
 from simjax.model.ops import Op, step_ops
@@ -94,11 +91,11 @@ class _Rank:
     def predicted(self, profile: LatencyProfile) -> list[Array]:
         """Seconds of every block, f64[N] each."""
         rank = profile.rank(self.degree, self.model)
-        attention = _attention(rank, self.model, self.device, self.degree)
-        times_s = partial(_sum_s, profile=profile, rank=rank, device=self.device, dtype=self.model.dtype)
+        attention = stack_attention(rank, self.model, self.device, self.degree, jnp)
+        times_s = partial(total_s, rank=rank, source=profile.source, device=self.device, dtype=self.model.dtype, xp=jnp)
         return [
-            times_s(self.by_tokens, self.tokens),
-            times_s(self.by_sequences, self.sequences),
+            jnp.asarray(times_s(self.by_tokens, rows=self.tokens)),
+            jnp.asarray(times_s(self.by_sequences, rows=self.sequences)),
             decode_attention_s(attention, decodes_of(self.decodes)),
             mixed_attention_s(attention, chunks_of(self.mixed), decodes_of(self.mixed)),
         ]
@@ -229,17 +226,6 @@ def _attention_points(rank: RankData) -> tuple[AttentionPoints, AttentionPoints]
         if not len(part.seconds):
             raise SimjaxError(f"{rank.bundle.path / 'attention.csv'}: no {name} point whose context fits {rank.device.name}")
     return found[0], found[1]
-
-
-def _attention(rank: RankCoefficients, model: ModelSpec, device: DeviceSpec, degree: int) -> AttentionCoefficients:
-    """Of the whole stack."""
-    if isinstance(rank.attention, AttentionEfficiency):
-        return attention_coefficients(rank.attention, model, device, degree, jnp)
-    return scaled(rank.attention, model.num_hidden_layers)
-
-
-def _sum_s(ops: Sequence[Op], rows: np.ndarray, profile: LatencyProfile, rank: RankCoefficients, device: DeviceSpec, dtype: str) -> Array:
-    return jnp.asarray(sum(op.count * op_seconds(op, op_efficiency(rank, op, profile.source), device, dtype, rows, jnp) for op in ops))
 
 
 def _octaves(sizes: np.ndarray) -> np.ndarray:

@@ -9,18 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from simjax.calibrate.robust import robust
+from simjax.calibrate.robust import UNFINISHED, robust
 from simjax.calibrate.served import Latencies, Served, simulated
 from simjax.latency.profile import LatencyProfile
+from simjax.metrics.latency import PERCENTILES
+from simjax.validate.compare import METRICS
 from simjax.validate.run import MeasuredRun
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
-METRICS = ("ttft_s", "tpot_s", "e2e_s")
-PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 FRACTIONS = np.arange(0.1, 1.01, 0.1)  # of the requests that have got so far: the points of the progress curves
-UNFINISHED = 5.0  # logarithm of the ratio that a request which never finishes counts with: 150 times too late
 
 
 class Target(Protocol):
@@ -127,7 +126,7 @@ class RunTarget:
 
 
 def _statistics(x: Array, xp: object) -> Array:
-    return xp.concatenate([xp.mean(x)[None], xp.percentile(x, xp.array(PERCENTILES))])  # pyright: ignore[reportAttributeAccessIssue]
+    return xp.concatenate([xp.mean(x)[None], xp.percentile(x, xp.array(list(PERCENTILES.values())))])  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _progress(at_s: Array, xp: object) -> Array:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,10 +23,11 @@ from simjax.latency.collectives import all_reduce_s
 from simjax.latency.cost import StepCost
 from simjax.latency.parameters import with_parameters
 from simjax.latency.priors import check_value
-from simjax.latency.profile import HostOverheads, LatencyProfile, compile_profile, profile_warnings, range_warnings
+from simjax.latency.profile import HostOverheads, LatencyProfile, compile_profile
 from simjax.latency.profile_file import find_profile, load_profile
 from simjax.latency.stack import stack_costs
 from simjax.latency.tables import Stack, compile_bundle, valid_range
+from simjax.latency.warnings import profile_warnings, range_warnings
 from simjax.model import ModelSpec
 from simjax.model.dtypes import canonical_dtype
 
@@ -113,7 +114,7 @@ class ClusterPrices:
     measured: tuple[tuple[str, int], ...] = ()
 
 
-class _Kind(NamedTuple):
+class Kind(NamedTuple):
     """All that the price of an engine's steps depends on; kinds are compared, not hashed, for a device holds mappings."""
 
     model: ModelSpec
@@ -122,6 +123,10 @@ class _Kind(NamedTuple):
     link: LinkSpec
     kv_cache_dtype: str
     async_scheduling: bool
+
+    def cost(self, profile: LatencyProfile, max_tokens: int, max_seqs: int, xp: Any = np) -> StepCost:
+        """The step costs of such an engine by a profile, C = 1; sizes and `xp` as of `compile_profile`."""
+        return compile_profile(profile, *self[:4], max_tokens, max_seqs, xp, self.kv_cache_dtype, self.async_scheduling)
 
 
 class _Price(NamedTuple):
@@ -154,7 +159,7 @@ def price_cluster(instances: tuple[InstanceSpec, ...], source: CostSource) -> Cl
 
 def price_clusters(
     clusters: Sequence[tuple[InstanceSpec, ...]],
-    sources: Sequence[CostSource],
+    sources: Sequence[CostSource | Sequence[CostSource]],
     most_tokens: int | None = None,
     most_seqs: int | None = None,
 ) -> list[ClusterPrices | SimjaxError]:
@@ -162,26 +167,27 @@ def price_clusters(
 
     Args:
         clusters: the engines of each.
-        sources: where each takes its step costs from.
+        sources: where each takes its step costs from, all of its engines or one by one.
         most_tokens: no step can hold more, whatever the limits say, for there are no more in the workload; None if unknown.
         most_seqs: the same of sequences.
 
     Returns:
         The prices of each, or why it has none.
     """
-    kinds: list[tuple[CostSource, _Kind]] = []
+    kinds: list[tuple[CostSource, Kind]] = []
     members: list[list[InstanceSpec]] = []
-    of_source: dict[CostSource, list[tuple[_Kind, int]]] = {}
+    of_source: dict[CostSource, list[tuple[Kind, int]]] = {}
     known: dict[tuple, int] = {}
     rows: list[list[int]] = []
-    for instances, source in zip(clusters, sources, strict=True):
+    for instances, source_of in zip(clusters, sources, strict=True):
         rows.append([])
-        for instance in instances:
+        each = [source_of] * len(instances) if isinstance(source_of, CostSource) else source_of
+        for instance, source in zip(instances, each, strict=True):
             # By identity first: clusters that are built from the same names share their records, and comparing those takes longer.
             same = (source, id(instance.model), id(instance.device), id(instance.link), instance.tensor_parallel_size)
             same += (instance.limits.kv_cache_dtype, instance.limits.async_scheduling)
             if same not in known:
-                kind, others = _kind(instance), of_source.setdefault(source, [])
+                kind, others = kind_of(instance), of_source.setdefault(source, [])
                 place = next((place for other, place in others if other == kind), len(kinds))
                 if place == len(kinds):
                     others.append((kind, place))
@@ -228,7 +234,7 @@ def _assembled(prices: list[_Price | SimjaxError], rows: list[list[int]]) -> lis
     return [of(cluster) for cluster in rows]
 
 
-def _price(source: CostSource, kind: _Kind, sizes: tuple[int, int], members: list[InstanceSpec]) -> _Price | SimjaxError:
+def _price(source: CostSource, kind: Kind, sizes: tuple[int, int], members: list[InstanceSpec]) -> _Price | SimjaxError:
     own = max(x.limits.max_num_batched_tokens for x in members), max(x.limits.max_num_seqs for x in members)
     price = _from_tables if source.bundle_root is not None else _from_profile
     return attempt(lambda: price(kind, source, _Sizes(*sizes, *own)))
@@ -240,9 +246,10 @@ def _largest(limit: str, instances: Sequence[InstanceSpec], most: int | None) ->
     return 1 << (min(largest, most or largest) - 1).bit_length()
 
 
-def _kind(instance: InstanceSpec) -> _Kind:
+def kind_of(instance: InstanceSpec) -> Kind:
+    """What the price of an engine depends on."""
     model, device, dtype = instance.model, instance.device, instance.limits.kv_cache_dtype
-    return _Kind(
+    return Kind(
         model=model,
         device=replace(device, memory_bytes=0),  # how much memory there is changes no price
         tensor_parallel_size=instance.tensor_parallel_size,
@@ -252,7 +259,7 @@ def _kind(instance: InstanceSpec) -> _Kind:
     )
 
 
-def _from_tables(kind: _Kind, source: CostSource, sizes: _Sizes) -> _Price:
+def _from_tables(kind: Kind, source: CostSource, sizes: _Sizes) -> _Price:
     model, device, degree, link = kind[:4]
     assert source.bundle_root is not None
     names = (device.name, *device.aliases)
@@ -268,13 +275,12 @@ def _from_tables(kind: _Kind, source: CostSource, sizes: _Sizes) -> _Price:
     return _Price(cost, host, warnings, (name, valid.context[1]))
 
 
-def _from_profile(kind: _Kind, source: CostSource, sizes: _Sizes) -> _Price:
-    model, device, degree, link, kv_cache_dtype, asynchronous = kind
+def _from_profile(kind: Kind, source: CostSource, sizes: _Sizes) -> _Price:
+    model, device, degree = kind[:3]
     profile = source.profile_of(InstanceSpec(model, device, degree))
-    most = (sizes.max_tokens, sizes.max_seqs)
-    cost = compile_profile(profile, model, device, degree, link, *most, kv_cache_dtype=kv_cache_dtype, async_scheduling=asynchronous)
+    cost = kind.cost(profile, sizes.max_tokens, sizes.max_seqs)
     warnings = foreign(profile, model, device)
     warnings += profile_warnings(profile, model, degree, sizes.own_tokens, sizes.own_seqs)
     if not isinstance(profile.rank(degree, model).attention, AttentionEfficiency):
-        warnings += as_measured(profile.source, "attention is", model, device, kv_cache_dtype)
+        warnings += as_measured(profile.source, "attention is", model, device, kind.kv_cache_dtype)
     return _Price(cost, profile.host, warnings, (profile.source, profile.valid.context[1]))

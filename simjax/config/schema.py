@@ -160,18 +160,14 @@ class SloConfig:
 
 
 @dataclass
-class RunConfig:
-    """`simjax run`.
+class SimulatedConfig:
+    """What a command that simulates a configuration has in common with the others.
 
     Attributes:
         model: a shipped name (llama-3.1-8b), a Hugging Face id, or the path of a config.json.
         device: a shipped name (h100) or the path of a YAML file.
         out: output directory; unset: a dated one under outputs/.
         plots: whether to draw.
-        timeline_interval_s: bin of timeseries.csv; unset: a round number that gives a few hundred bins.
-        uncertainty: intervals beside the numbers.
-        sweep: many such runs, one table of results.
-        objective: what a sweep looks for.
     """
 
     model: str = "llama-3.1-8b"
@@ -184,6 +180,19 @@ class RunConfig:
     slo: SloConfig = field(default_factory=SloConfig)
     out: str | None = None
     plots: bool = True
+
+
+@dataclass
+class RunConfig(SimulatedConfig):
+    """`simjax run`.
+
+    Attributes:
+        timeline_interval_s: bin of timeseries.csv; unset: a round number that gives a few hundred bins.
+        uncertainty: intervals beside the numbers.
+        sweep: many such runs, one table of results.
+        objective: what a sweep looks for.
+    """
+
     timeline_interval_s: float | None = None
     uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
@@ -194,27 +203,16 @@ class RunConfig:
 
 
 @dataclass
-class SensitivityConfig:
+class SensitivityConfig(SimulatedConfig):
     """`simjax sensitivity`.
 
     Attributes:
-        model, device, cluster, scheduler, workload, profile, sim, slo, out, plots: as in `simjax run`.
         outputs: names of `simjax.metrics.rows.METRICS`; empty: the usual ones.
         parameters: which ones; empty: all.
         step: relative change of a parameter, in both directions.
         seeds: workloads that the numbers are means over, with the seeds from `workload.seed` on; a trace has one.
     """
 
-    model: str = "llama-3.1-8b"
-    device: str = "h100"
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
-    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
-    profile: ProfileConfig = field(default_factory=ProfileConfig)
-    sim: SimConfig = field(default_factory=SimConfig)
-    slo: SloConfig = field(default_factory=SloConfig)
-    out: str | None = None
-    plots: bool = True
     outputs: list[str] = field(default_factory=list)
     parameters: list[str] = field(default_factory=list)
     step: float = 0.02

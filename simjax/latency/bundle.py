@@ -107,6 +107,13 @@ def find_bundle(root: Path, device: str | Sequence[str], model: str | Sequence[s
     return variant_dir / f"tp{tensor_parallel_size}"
 
 
+def bundles_of(root: Path, device: Sequence[str], variant: str) -> list[Path]:
+    """The folders of all bundles of a device, by any of its names: ROOT/<device>/<org>/<model>/<variant>; empty when there are none."""
+    wanted = [_plain(name) for name in device]
+    folders = [path for path in sorted(root.iterdir()) if _plain(path.name) in wanted] if root.is_dir() else []
+    return [meta.parent for folder in folders for meta in sorted(folder.glob(f"*/*/{variant}/meta.yaml"))]
+
+
 def read_bundle(path: Path) -> Bundle:
     """Read one tpN folder. Raises SimjaxError, with file and line, for a missing file, column or malformed number."""
     if not (path.name.startswith("tp") and path.name[2:].isdecimal()):

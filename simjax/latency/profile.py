@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.latency.attention import AttentionCoefficients, scaled
 from simjax.latency.attention_roofline import AttentionEfficiency, attention_coefficients
-from simjax.latency.calibration import Calibration, Seen
+from simjax.latency.calibration import Calibration
 from simjax.latency.collectives import all_reduce_s
 from simjax.latency.cost import StepCost
 from simjax.latency.efficiency import OpEfficiency, op_seconds
@@ -127,16 +128,19 @@ class LatencyProfile:
     collectives: CollectiveEfficiency = field(default_factory=CollectiveEfficiency)
     calibration: Calibration | None = None
 
+    def own_ranks(self, model: ModelSpec) -> Mapping[int, RankCoefficients]:
+        """The coefficients of a model that was measured on its own, by degree; empty for any other."""
+        return next((ranks for name, ranks in self.models.items() if same_architecture(name, model)), {})
+
     def rank(self, tensor_parallel_size: int, model: ModelSpec | None = None) -> RankCoefficients:
         """The coefficients for a tensor-parallel degree: the model's own, where it was measured at that degree, before those of any model.
 
         Raises:
             SimjaxError: the profile was measured at other degrees only.
         """
-        if model is not None:
-            own = next((ranks for name, ranks in self.models.items() if same_architecture(name, model)), {})
-            if tensor_parallel_size in own:
-                return own[tensor_parallel_size]
+        own = {} if model is None else self.own_ranks(model)
+        if tensor_parallel_size in own:
+            return own[tensor_parallel_size]
         found = self.ranks.get(tensor_parallel_size, self.ranks.get(ANY_DEGREE))
         if found is None:
             known = ", ".join(str(degree) for degree in self.ranks)
@@ -181,17 +185,18 @@ def compile_profile(
     ops = step_ops(model, tensor_parallel_size)
     # Float64 locally: importing or calling this must not change the user's global setting.
     with jax.enable_x64(True):
-        tokens_s = _total_s([op for op in ops if not op.per_sequence], rank, profile, device, model.dtype, max_tokens, xp)
+        priced = partial(total_s, rank=rank, source=profile.source, device=device, dtype=model.dtype, xp=xp)
+        tokens_s = priced([op for op in ops if not op.per_sequence], rows=np.arange(1, max_tokens + 1))
         if tensor_parallel_size > 1:
             message_bytes = np.arange(1, max_tokens + 1) * float(model.hidden_size * model.dtype_bytes)
             link = profile.collectives.of(link or device.node.intra_link)
             one_s = all_reduce_s(message_bytes, tensor_parallel_size, link, device.memory_bandwidth_bytes_per_s)
             tokens_s = tokens_s + ALL_REDUCES_PER_LAYER * model.num_hidden_layers * one_s
         tokens_s = tokens_s * step_correction(rank.correction, max_tokens, xp)
-        sequences_s = _total_s([op for op in ops if op.per_sequence], rank, profile, device, model.dtype, max_sequences, xp)
+        sequences_s = priced([op for op in ops if op.per_sequence], rows=np.arange(1, max_sequences + 1))
         sequences_s = sequences_s + host.sequence_s * np.arange(1, max_sequences + 1)
         shown_s = host.step_s * (1.0 - host.overlap) if async_scheduling else host.step_s
-        attention = _attention(rank, model, device, tensor_parallel_size, xp, kv_cache_dtype)
+        attention = stack_attention(rank, model, device, tensor_parallel_size, xp, kv_cache_dtype)
         return StepCost(
             tokens_s=_table(tokens_s),
             sequences_s=_table(sequences_s),
@@ -205,9 +210,9 @@ def _table(seconds: Any) -> jax.Array:
     return jnp.concatenate([jnp.zeros(1), jnp.asarray(seconds, jnp.float64)])[None]
 
 
-def _total_s(ops: list[Op], rank: RankCoefficients, profile: LatencyProfile, device: DeviceSpec, dtype: str, most: int, xp: Any) -> Any:
-    rows = np.arange(1, most + 1)
-    return sum(op.count * op_seconds(op, op_efficiency(rank, op, profile.source), device, dtype, rows, xp) for op in ops)
+def total_s(ops: Sequence[Op], rank: RankCoefficients, source: str, device: DeviceSpec, dtype: str, rows: np.ndarray, xp: Any) -> Any:
+    """Seconds of all calls of some operations in a step with so many rows, f[N]; `source` is for messages."""
+    return sum(op.count * op_seconds(op, op_efficiency(rank, op, source), device, dtype, rows, xp) for op in ops)
 
 
 def step_correction(factors: Any, most: int, xp: Any = np) -> Any:
@@ -239,57 +244,10 @@ def op_efficiency(rank: RankCoefficients, op: Op, source: str) -> OpEfficiency:
     return found
 
 
-def _attention(
-    rank: RankCoefficients, model: ModelSpec, device: DeviceSpec, tensor_parallel_size: int, xp: Any, kv_cache_dtype: str
+def stack_attention(
+    rank: RankCoefficients, model: ModelSpec, device: DeviceSpec, tensor_parallel_size: int, xp: Any = np, kv_cache_dtype: str = "auto"
 ) -> AttentionCoefficients:
+    """Attention of the whole stack; arguments as of `compile_profile`."""
     if isinstance(rank.attention, AttentionEfficiency):
         return attention_coefficients(rank.attention, model, device, tensor_parallel_size, xp, kv_cache_dtype)
     return scaled(rank.attention, model.num_hidden_layers)
-
-
-def profile_warnings(
-    profile: LatencyProfile, model: ModelSpec, tensor_parallel_size: int, max_tokens: int, max_sequences: int
-) -> list[str]:
-    """One line for each way in which a simulation would leave what the profile was measured on, or calibrated on.
-
-    How far beyond the runs of a calibration the steps of a simulation go is known after it only: see `simjax.calibrate.domain`.
-    """
-    lines = []
-    own = next((ranks for name, ranks in profile.models.items() if same_architecture(name, model)), {})
-    if profile.calibration is not None:
-        lines += _not_seen(profile, profile.calibration.seen, model, tensor_parallel_size)
-    elif tensor_parallel_size in own:
-        pass
-    elif profile.model is None:
-        lines.append(f"{profile.source}: coefficients for any model on {profile.device}, not measured for {model.name}")
-    if tensor_parallel_size not in {*profile.ranks, *own} and tensor_parallel_size > 1 and profile.calibration is None:
-        lines.append(f"{profile.source}: tensor_parallel_size={tensor_parallel_size} is extrapolated from single-rank efficiencies")
-    if model.dtype_bytes != 2:
-        lines.append(f"{profile.source}: measured in {profile.dtype}, the model is {model.dtype}")
-    if model.quantization is not None and f"gemm_{model.quantization}" not in profile.rank(tensor_parallel_size, model).ops:
-        lines.append(f"{profile.source}: {model.quantization} matrix products are taken to be as efficient as {profile.dtype} ones")
-    return lines + range_warnings(profile.source, profile.valid, max_tokens, max_sequences)
-
-
-def _not_seen(profile: LatencyProfile, seen: Seen, model: ModelSpec, tensor_parallel_size: int) -> list[str]:
-    """One line each, where the model or the degree took no part in the calibration."""
-    lines = []
-    foreign = profile.model is not None and not same_architecture(profile.model, model)  # which is said anyway
-    if not foreign and not any(same_architecture(name, model) for name in seen.models):
-        lines.append(f"{profile.source}: calibrated on {', '.join(seen.models)}, used for {model.name}; intervals are widened")
-    if tensor_parallel_size not in seen.tensor_parallel_sizes:
-        known = ", ".join(map(str, seen.tensor_parallel_sizes))
-        lines.append(
-            f"{profile.source}: calibrated on tensor_parallel_size={known}, used for {tensor_parallel_size}; intervals are widened"
-        )
-    return lines
-
-
-def range_warnings(source: str, valid: ValidRange, max_tokens: int, max_sequences: int) -> list[str]:
-    """One line for each limit of a step that exceeds what was measured."""
-    limits = (("max_num_batched_tokens", max_tokens, valid.tokens), ("max_num_seqs", max_sequences, valid.sequences))
-    return [
-        f"{source}: {name}={most} exceeds the measured {bounds[1]}; larger steps are extrapolated"
-        for name, most, bounds in limits
-        if most > bounds[1]
-    ]

@@ -9,6 +9,7 @@ import numpy as np
 
 from simjax.cluster.from_config import cost_source, engine_limits, instance_link
 from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
+from simjax.config.calibrate import CalibrateConfig
 from simjax.config.schema import ClusterConfig, ValidateConfig
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
@@ -40,7 +41,7 @@ def validate(config: ValidateConfig, on_progress: Progress | None = None) -> tup
     return measured, run
 
 
-def measured_cluster(measured: MeasuredRun, config: ValidateConfig) -> ClusterSpec:
+def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateConfig) -> ClusterSpec:
     """The cluster that was measured, with the configuration's overrides."""
     facts, wires = measured.engine, measured.hardware
     recorded = EngineLimits(

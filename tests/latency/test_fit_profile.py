@@ -11,9 +11,10 @@ from simjax.errors import SimjaxError
 from simjax.hardware import device_names, load_device
 from simjax.latency.collectives import all_reduce_s
 from simjax.latency.cost import mixed_step_s, row
-from simjax.latency.profile import ANY_DEGREE, compile_profile, profile_warnings
+from simjax.latency.profile import ANY_DEGREE, compile_profile
 from simjax.latency.profile_file import find_profile, load_profile, save_profile
 from simjax.latency.roofline import roofline_profile
+from simjax.latency.warnings import profile_warnings
 from simjax.model import load_model
 from simjax.paths import PROFILES
 

@@ -1,0 +1,55 @@
+"""How a simulation would leave what a profile was measured or calibrated on: one line each, for the user."""
+
+from __future__ import annotations
+
+from simjax.latency.calibration import Seen
+from simjax.latency.profile import LatencyProfile, ValidRange
+from simjax.model import ModelSpec, same_architecture
+
+
+def profile_warnings(
+    profile: LatencyProfile, model: ModelSpec, tensor_parallel_size: int, max_tokens: int, max_sequences: int
+) -> list[str]:
+    """One line for each way in which a simulation would leave what the profile was measured on, or calibrated on.
+
+    How far beyond the runs of a calibration the steps of a simulation go is known after it only: see `simjax.calibrate.domain`.
+    """
+    lines = []
+    own = profile.own_ranks(model)
+    if profile.calibration is not None:
+        lines += _not_seen(profile, profile.calibration.seen, model, tensor_parallel_size)
+    elif tensor_parallel_size in own:
+        pass
+    elif profile.model is None:
+        lines.append(f"{profile.source}: coefficients for any model on {profile.device}, not measured for {model.name}")
+    if tensor_parallel_size not in {*profile.ranks, *own} and tensor_parallel_size > 1 and profile.calibration is None:
+        lines.append(f"{profile.source}: tensor_parallel_size={tensor_parallel_size} is extrapolated from single-rank efficiencies")
+    if model.dtype_bytes != 2:
+        lines.append(f"{profile.source}: measured in {profile.dtype}, the model is {model.dtype}")
+    if model.quantization is not None and f"gemm_{model.quantization}" not in profile.rank(tensor_parallel_size, model).ops:
+        lines.append(f"{profile.source}: {model.quantization} matrix products are taken to be as efficient as {profile.dtype} ones")
+    return lines + range_warnings(profile.source, profile.valid, max_tokens, max_sequences)
+
+
+def _not_seen(profile: LatencyProfile, seen: Seen, model: ModelSpec, tensor_parallel_size: int) -> list[str]:
+    """One line each, where the model or the degree took no part in the calibration."""
+    lines = []
+    foreign = profile.model is not None and not same_architecture(profile.model, model)  # which is said anyway
+    if not foreign and not any(same_architecture(name, model) for name in seen.models):
+        lines.append(f"{profile.source}: calibrated on {', '.join(seen.models)}, used for {model.name}; intervals are widened")
+    if tensor_parallel_size not in seen.tensor_parallel_sizes:
+        known = ", ".join(map(str, seen.tensor_parallel_sizes))
+        lines.append(
+            f"{profile.source}: calibrated on tensor_parallel_size={known}, used for {tensor_parallel_size}; intervals are widened"
+        )
+    return lines
+
+
+def range_warnings(source: str, valid: ValidRange, max_tokens: int, max_sequences: int) -> list[str]:
+    """One line for each limit of a step that exceeds what was measured."""
+    limits = (("max_num_batched_tokens", max_tokens, valid.tokens), ("max_num_seqs", max_sequences, valid.sequences))
+    return [
+        f"{source}: {name}={most} exceeds the measured {bounds[1]}; larger steps are extrapolated"
+        for name, most, bounds in limits
+        if most > bounds[1]
+    ]
