@@ -1,4 +1,22 @@
-"""How many KV-cache blocks fit beside the weights on one device."""
+"""How many KV-cache blocks fit beside the weights on one device.
+
+vLLM loads the weights, runs a step of `max_num_batched_tokens` tokens and the sampler on `max_num_seqs` sequences without a KV cache, and
+gives the cache what is then left (`determine_available_memory` in its vllm/v1/worker/gpu_worker.py). All of one rank, in bytes:
+
+    blocks = (memory · gpu_memory_utilization - weights - overhead) // (block_size · bytes of a token's keys and values)
+    overhead = rotary table + max(a layer's activations, the sampler) + runtime + communication
+
+- memory: what CUDA reports, which is less than the data sheet says (the device file states it and how it is known).
+- rotary table: a cosine and a sine of every position of the model's context, whatever `max_model_len` is. With the weights it gives the
+  14.9889 GiB that vLLM logs for Llama-3.1-8B.
+- activations and sampler: the tensors that are alive at once in vLLM 0.19. Versions differ in the sampler: 14 bytes per logit in 0.19, more
+  while it sorted the logits (0.16 and before), 6 where the second model runner serves the model (dense Llama and Qwen3 in 0.23).
+- runtime and communication: constants with a source of their own, below. What of CUDA graphs and NCCL counts depends on the version: the
+  runs whose blocks are recorded (vLLM 0.13 to 0.23) leave 250 to 630 MiB for the runtime, the most where graphs were captured on trial.
+
+No number here is fitted to a recorded count; tests/hardware/test_capacity.py has the error of each. `gpu_memory_utilization` is 0.9 by
+default in vLLM up to 0.19, 0.92 from 0.20 on. The count is vLLM's `num_gpu_blocks`, of which it keeps one as the null block.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +24,62 @@ from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
 from simjax.model import ModelSpec, kv_bytes_per_token, shard, weight_bytes
 
-# What vLLM finds in use after its profiling run besides weights and activations. Fitted, with the bytes per logit below, to the block
-# counts of vLLM 0.13 to 0.23 on RTX 4090, RTX A6000 and H100: see tests/hardware/test_capacity.py for the errors.
-RUNTIME_BYTES = 360_000_000  # CUDA context and libraries, rotary tables, CUDA graphs
-COMMUNICATION_BYTES = 400_000_000  # NCCL and custom all-reduce buffers of a tensor-parallel rank
-# Live at once in vLLM's profiling run of the sampler with top-k and top-p: bfloat16 and float32 logits (6), sorted logits (4) and their
-# int64 indices (8), probabilities and their cumulative sum (8).
-SAMPLER_BYTES_PER_LOGIT = 26
+_MIB, _GIB = 2**20, 2**30
+
+# What a process has on a device that is neither a tensor nor NCCL's: `other_mem` of aiconfigurator's system files, as observed (551 MB in
+# their units, MiB) before they raised it to 3.5 GB for safety.
+RUNTIME_BYTES = 551 * _MIB
+# Buffers of NCCL by ranks: `nccl_mem` of aiconfigurator 0.12.0's system files, the same for all NVIDIA GPUs.
+NCCL_BYTES = {1: 0, 2: 342 * _MIB, 4: 392 * _MIB, 8: 392 * _MIB}
+# Each logit in float32 after the one in the model's type: the logits, their probabilities, the noise that picks a token (vLLM's
+# vllm/v1/sample/ops/topk_topp_sampler.py). The filter for top-k and top-p adds a row for each multiprocessor.
+_FLOAT32_PER_LOGIT, _FLOAT32_BYTES = 3, 4
+_FEWEST_BLOCKS = 2  # the null block and one for requests
 
 
-def overhead_bytes(model: ModelSpec, tensor_parallel_size: int = 1, max_num_batched_tokens: int = 2048, max_num_seqs: int = 256) -> int:
-    """Bytes of one rank that are neither weights nor KV cache: runtime, communication buffers and the peak of the activations.
+def activation_bytes(
+    model: ModelSpec,
+    device: DeviceSpec,
+    tensor_parallel_size: int = 1,
+    max_num_batched_tokens: int = 2048,
+    max_num_seqs: int = 256,
+    expert_parallel_size: int = 1,
+) -> int:
+    """Peak bytes of one rank's tensors in the two dummy runs: the widest layer on all tokens, the sampler on all sequences.
 
-    The activation peak is the larger of the widest layer on `max_num_batched_tokens` tokens and the sampler on `max_num_seqs` sequences
-    (at least one token each), the two dummy runs with which vLLM measures it.
+    A layer holds the residual, the input of its MLP, both halves of the gated product and what the gate leaves of them; one of experts
+    holds these for each of a token's experts in two workspaces, each wide enough for the experts' output as well, and the sum of them. The
+    sampler holds the hidden states of the step, and logits of the whole vocabulary on every rank.
     """
-    part = shard(model, tensor_parallel_size)
+    part = shard(model, tensor_parallel_size, expert_parallel_size)
+    hidden, gated = model.hidden_size, part.moe_intermediate
     width = 3 * part.intermediate if model.num_dense_layers else 0
     if model.is_moe:
-        width = max(width, model.num_experts_per_tok * (3 * part.moe_intermediate + model.hidden_size))
-    layer = max_num_batched_tokens * (2 * model.hidden_size + width) * model.dtype_bytes
-    sampler = min(max_num_seqs, max_num_batched_tokens) * model.vocab_size * SAMPLER_BYTES_PER_LOGIT
-    communication = COMMUNICATION_BYTES if tensor_parallel_size > 1 else 0
-    return RUNTIME_BYTES + communication + max(layer, sampler)
+        workspaces = max(gated, hidden) + max(2 * gated, hidden)
+        width = max(width, model.num_experts_per_tok * workspaces + hidden + 3 * part.shared_intermediate)
+    layer = max_num_batched_tokens * (2 * hidden + width) * model.dtype_bytes
+    rows = min(max_num_seqs, max_num_batched_tokens)
+    logit = model.dtype_bytes + _FLOAT32_PER_LOGIT * _FLOAT32_BYTES
+    filtered = min(rows, device.multiprocessors) * _FLOAT32_BYTES
+    sampler = model.vocab_size * (rows * logit + filtered) + max_num_batched_tokens * hidden * model.dtype_bytes
+    return max(layer, sampler)
+
+
+def overhead_bytes(
+    model: ModelSpec,
+    device: DeviceSpec,
+    tensor_parallel_size: int = 1,
+    max_num_batched_tokens: int = 2048,
+    max_num_seqs: int = 256,
+    expert_parallel_size: int = 1,
+) -> int:
+    """Bytes of one rank that are neither weights nor KV cache; see the head of this file."""
+    rotary = model.max_position_embeddings * model.head_dim * model.dtype_bytes
+    limits = (max_num_batched_tokens, max_num_seqs, expert_parallel_size)
+    activations = activation_bytes(model, device, tensor_parallel_size, *limits)
+    ranks = max(tensor_parallel_size, expert_parallel_size)
+    communication = next((size for most, size in NCCL_BYTES.items() if ranks <= most), max(NCCL_BYTES.values()))
+    return rotary + activations + RUNTIME_BYTES + communication
 
 
 def kv_blocks(
@@ -42,13 +93,14 @@ def kv_blocks(
     max_num_seqs: int = 256,
     expert_parallel_size: int = 1,
     overhead: int | None = None,
+    kv_cache_memory_bytes: int | None = None,
 ) -> int:
-    """Number of KV-cache blocks of one instance: (memory · utilization - weights - overhead) // bytes per block, all per rank.
+    """Number of KV-cache blocks of one instance, as vLLM reports it (`num_gpu_blocks`): the formula at the head of this file.
 
     Args:
         model: the architecture.
         device: its memory is what `gpu_memory_utilization` is a fraction of.
-        tensor_parallel_size: ranks that share each matrix and the KV heads.
+        tensor_parallel_size: ranks that share each matrix and the KV heads; a rank holds at least one head of keys and values.
         block_size: tokens of one block.
         gpu_memory_utilization: fraction of the device memory that the engine may use, in (0, 1].
         kv_cache_dtype: data type of keys and values, `auto` for the model's own.
@@ -56,24 +108,39 @@ def kv_blocks(
         max_num_seqs: most sequences in a step, for the activation peak.
         expert_parallel_size: ranks that share the experts.
         overhead: bytes that are neither weights nor KV cache; `overhead_bytes` when None, 0 reproduces LLMServingSim.
+        kv_cache_memory_bytes: bytes of the KV cache of one rank, whatever `gpu_memory_utilization` is; None: what that leaves.
 
     Raises:
-        SimjaxError: a value is out of range, or not even one block fits.
+        SimjaxError: a value is out of range, no block fits beside the null block, or the device does not hold `kv_cache_memory_bytes` more.
     """
     if not 0.0 < gpu_memory_utilization <= 1.0:
         raise SimjaxError(f"gpu_memory_utilization must lie in (0, 1], got {gpu_memory_utilization}")
     if block_size < 1:
         raise SimjaxError(f"block_size must be at least 1, got {block_size}")
     if overhead is None:
-        overhead = overhead_bytes(model, tensor_parallel_size, max_num_batched_tokens, max_num_seqs)
-    usable = int(device.memory_bytes * gpu_memory_utilization)
+        limits = (max_num_batched_tokens, max_num_seqs, expert_parallel_size)
+        overhead = overhead_bytes(model, device, tensor_parallel_size, *limits)
     weights = weight_bytes(model, tensor_parallel_size, expert_parallel_size)
-    blocks = (usable - weights - overhead) // (block_size * kv_bytes_per_token(model, tensor_parallel_size, kv_cache_dtype))
-    if blocks < 1:
-        gib = 2**30
+    block = block_size * kv_bytes_per_token(model, tensor_parallel_size, kv_cache_dtype)
+    beside = f"weights {weights / _GIB:.1f} GiB and overhead {overhead / _GIB:.1f} GiB"
+    if kv_cache_memory_bytes is not None:
+        return _stated_blocks(kv_cache_memory_bytes, block, device, device.memory_bytes - weights - overhead, beside)
+    blocks = (int(device.memory_bytes * gpu_memory_utilization) - weights - overhead) // block
+    if blocks < _FEWEST_BLOCKS:
         raise SimjaxError(
-            f"{model.name} does not fit {device.name} with tensor_parallel_size={tensor_parallel_size}: weights {weights / gib:.1f} GiB "
-            f"and overhead {overhead / gib:.1f} GiB leave no KV block of {gpu_memory_utilization:g} x {device.memory_bytes / gib:.1f} GiB; "
+            f"{model.name} does not fit {device.name} with tensor_parallel_size={tensor_parallel_size}: {beside} "
+            f"leave no KV block of {gpu_memory_utilization:g} x {device.memory_bytes / _GIB:.1f} GiB; "
             "use more ranks, a larger device or a higher gpu_memory_utilization"
         )
     return blocks
+
+
+def _stated_blocks(stated: int, block: int, device: DeviceSpec, left: int, beside: str) -> int:
+    """Blocks of a KV cache of `stated` bytes, where `left` bytes of the device are not taken by what is `beside` it."""
+    if stated > left:
+        room = f"more than {beside} leave of the {device.memory_bytes / _GIB:.1f} GiB of {device.name}"
+        raise SimjaxError(f"kv_cache_memory_bytes={stated} is {stated / _GIB:.1f} GiB, {room}; it can be at most {max(left, 0)}")
+    if stated < _FEWEST_BLOCKS * block:
+        least = f"{_FEWEST_BLOCKS * block}, two blocks, of which vLLM keeps one"
+        raise SimjaxError(f"kv_cache_memory_bytes={stated} leaves no KV block to requests; it must be at least {least}")
+    return stated // block

@@ -33,6 +33,30 @@ def test_vllm_keeps_one_block_for_itself():
     assert (instance.num_gpu_blocks, instance.usable_blocks) == (2588, 2587)
 
 
+def test_the_kv_cache_can_be_stated_in_bytes():
+    # 10 GiB; a block of Llama-3.1-8B is 16 tokens of keys and values, 8 heads of 128, 32 layers, 2 bytes: 2 MiB
+    (instance,) = build(kv_cache_memory_bytes=10 * 2**30).instances
+    assert (instance.num_gpu_blocks, instance.usable_blocks) == (5120, 5119)
+    (instance,) = build(kv_cache_memory_bytes=10 * 2**30, num_gpu_blocks_override=100).instances
+    assert instance.num_gpu_blocks == 100  # as in vLLM
+
+
+@pytest.mark.parametrize("name", ["fp8", "fp8_e4m3", "fp8_e5m2"])
+def test_keys_and_values_of_one_byte_take_half_the_space(name: str):
+    (instance,) = build(kv_cache_memory_bytes=10 * 2**30, kv_cache_dtype=name).instances
+    assert instance.num_gpu_blocks == 10_240
+    two = build(ClusterConfig(groups=[{"kv_cache_dtype": name}, {}]), kv_cache_memory_bytes=2**30)
+    assert [one.num_gpu_blocks for one in two.instances] == [1024, 512]
+
+
+@pytest.mark.parametrize("degree, heads", [(1, 4), (2, 2), (4, 1), (8, 1)])
+def test_every_rank_holds_a_head_of_keys_and_values(degree: int, heads: int):
+    # Qwen3-30B-A3B: 4 heads of 128, 48 layers, 2 bytes
+    config = ClusterConfig(tensor_parallel_size=degree)
+    (instance,) = build_cluster("qwen3-30b-a3b", "h100", config, SchedulerConfig(kv_cache_memory_bytes=2**33)).instances
+    assert instance.num_gpu_blocks == 2**33 // (16 * 2 * heads * 128 * 48 * 2)
+
+
 def test_the_longest_request_is_the_models_context_unless_limited():
     assert InstanceSpec(LLAMA, H100).longest_request_tokens == 131072
     assert InstanceSpec(LLAMA, H100, limits=EngineLimits(max_model_len=4096)).longest_request_tokens == 4096
@@ -76,6 +100,9 @@ def test_a_link_can_be_given():
         ({"groups": [{}], "file": "x.json"}, {}, "cluster.file and cluster.groups"),
         ({}, {"max_num_seqs": 0}, "scheduler.max_num_seqs=0"),
         ({}, {"gpu_memory_utilization": 1.2}, "scheduler.gpu_memory_utilization=1.2"),
+        ({}, {"kv_cache_memory_bytes": 0}, "scheduler.kv_cache_memory_bytes=0: it must be an integer of at least 1"),
+        ({}, {"kv_cache_dtype": "fp9"}, r"scheduler.kv_cache_dtype: unknown dtype 'fp9'; did you mean fp8.*\(or auto\)"),
+        ({}, {"kv_cache_dtype": "turboquant_k8v4"}, "scheduler.kv_cache_dtype: unknown dtype 'turboquant_k8v4'; known: .*fp8"),
     ],
 )
 def test_mistakes_are_named(cluster: dict, scheduler: dict, message: str):
