@@ -18,7 +18,7 @@ def execute(config: DescribeConfig, as_yaml: str) -> None:
     with results_in(config.out, "trace") as out:
         with progress("reading the trace"):
             workload = build_workload(config.workload)
-            description = describe(workload)
+            description = describe(workload, config.block_size, config.cache_blocks)
         write_json(description.to_dict(), out / "description.json")
         (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
         plot_trace(workload, out / "trace.png")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from simjax.cluster.llmservingsim import read_cluster
 from simjax.cluster.pricing import HOST_TIMES, CostSource
-from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
+from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec, RouterWeights
 from simjax.config.compose import group_config
 from simjax.config.schema import ClusterConfig, GroupConfig, ProfileConfig, SchedulerConfig
 from simjax.errors import SimjaxError
@@ -51,15 +52,17 @@ def build_cluster(model: str, device: str, cluster: ClusterConfig, scheduler: Sc
         SimjaxError: a name is unknown, a number out of range, or two ways of describing the cluster are mixed.
     """
     limits = engine_limits(scheduler)
+    weights = RouterWeights(cluster.router_prefix_weight, cluster.router_queue_weight, cluster.router_kv_weight)
+    behind = partial(ClusterSpec, router=cluster.router, router_weights=weights, router_staleness_s=cluster.router_staleness_s)
     if cluster.file is not None:
         if cluster.groups:
             raise SimjaxError("cluster.file and cluster.groups are both set; the cluster comes from one of them")
-        return ClusterSpec(read_cluster(Path(cluster.file), limits), cluster.router)
+        return behind(read_cluster(Path(cluster.file), limits))
     if not cluster.groups:
         if cluster.instances < 1:
             raise SimjaxError(f"cluster.instances={cluster.instances}: it must be at least 1")
         whole = GroupConfig(instances=cluster.instances)
-        return ClusterSpec(_group(whole, model, device, cluster, limits), cluster.router)
+        return behind(_group(whole, model, device, cluster, limits))
     instances: list[InstanceSpec] = []
     for number, raw in enumerate(cluster.groups):
         group = group_config(number, raw)
@@ -69,7 +72,7 @@ def build_cluster(model: str, device: str, cluster: ClusterConfig, scheduler: Sc
             instances += _group(group, model, device, cluster, limits)
         except SimjaxError as error:
             raise SimjaxError(f"cluster.groups[{number}]: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
-    return ClusterSpec(tuple(instances), cluster.router)
+    return behind(tuple(instances))
 
 
 def _group(group: GroupConfig, model: str, device: str, cluster: ClusterConfig, limits: EngineLimits) -> tuple[InstanceSpec, ...]:

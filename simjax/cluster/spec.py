@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,7 +11,7 @@ from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.model import ModelSpec, dtype_bytes
 
-ROUTERS = ("round_robin", "random", "least_loaded", "least_kv")
+ROUTERS = ("round_robin", "random", "least_loaded", "least_kv", "longest_prefix", "session_affinity", "weighted")
 
 # Least and most of each limit. The engine counts in int32, and step costs are tabulated up to max_num_batched_tokens and max_num_seqs.
 _INT32 = 2**31 - 1
@@ -20,6 +21,7 @@ BOUNDS = {
     "long_prefill_token_threshold": (0, _INT32),
     "max_model_len": (1, _INT32),
     "block_size": (1, 2**20),
+    "kv_cache_memory_bytes": (1, 2**50),
     "num_gpu_blocks_override": (2, _INT32),
 }
 
@@ -38,9 +40,11 @@ class EngineLimits:
     enable_chunked_prefill: bool = True
     reserve_full_isl: bool = True
     async_scheduling: bool = True
+    enable_prefix_caching: bool | None = None
     max_model_len: int | None = None
     block_size: int = 16
     gpu_memory_utilization: float = 0.9
+    kv_cache_memory_bytes: int | None = None
     num_gpu_blocks_override: int | None = None
     kv_cache_dtype: str = "auto"
 
@@ -98,6 +102,7 @@ class InstanceSpec:
             self.limits.kv_cache_dtype,
             self.limits.max_num_batched_tokens,
             self.limits.max_num_seqs,
+            kv_cache_memory_bytes=self.limits.kv_cache_memory_bytes,
         )
 
     @property
@@ -114,21 +119,43 @@ class InstanceSpec:
 
 
 @dataclass(frozen=True)
-class ClusterSpec:
-    """Engines behind one router (one of `ROUTERS`).
+class RouterWeights:
+    """What counts how much for the weighted router: the part of a prompt that is not cached, the queue and the KV cache's use.
 
     Raises:
-        SimjaxError: there is no engine, or no such router.
+        SimjaxError: a weight is negative or not finite.
+    """
+
+    prefix: float = 1.0
+    queue: float = 1.0
+    kv: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value < math.inf:
+                raise SimjaxError(f"cluster.router_{name}_weight={value}: it must be a number that is not negative")
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """Engines behind one router (one of `ROUTERS`), which renews its view of them when it is `router_staleness_s` old.
+
+    Raises:
+        SimjaxError: there is no engine, or no such router, or its view cannot be that old.
     """
 
     instances: tuple[InstanceSpec, ...]
     router: str = "round_robin"
+    router_weights: RouterWeights = field(default_factory=RouterWeights)
+    router_staleness_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.instances:
             raise SimjaxError("the cluster has no instances; it needs at least one")
         if self.router not in ROUTERS:
             raise SimjaxError(f"cluster.router={self.router}: there is no such router; {closest(self.router, list(ROUTERS))}")
+        if not 0 <= self.router_staleness_s < math.inf:
+            raise SimjaxError(f"cluster.router_staleness_s={self.router_staleness_s}: it must be a number of seconds that is not negative")
 
     @property
     def num_devices(self) -> int:

@@ -26,11 +26,14 @@ class SchedulerConfig:
         enable_chunked_prefill: whether a prompt may be split over steps.
         reserve_full_isl: admit a request only if its whole sequence fits the free KV blocks.
         async_scheduling: form a step when the one before starts, not when it ends (default of vLLM since 0.14).
+        enable_prefix_caching: keep the KV blocks of what was computed, for requests that begin with the same tokens and for preempted ones
+            that come back; unset: if the workload knows what its requests share.
         max_model_len: longest prompt + output in tokens; unset: the model's.
         block_size: tokens of a KV block.
         gpu_memory_utilization: fraction of the device memory the engine may use.
-        num_gpu_blocks_override: KV blocks as vLLM reports them; unset: what fits the device.
-        kv_cache_dtype: "auto" (the model's) or "fp8".
+        kv_cache_memory_bytes: size of the KV cache of one device, instead of what `gpu_memory_utilization` leaves.
+        num_gpu_blocks_override: KV blocks as vLLM reports them, whatever fits the device.
+        kv_cache_dtype: "auto" (the model's) or another type, such as "fp8" (fp8_e4m3 and fp8_e5m2 are as large).
     """
 
     max_num_seqs: int | None = None
@@ -39,9 +42,11 @@ class SchedulerConfig:
     enable_chunked_prefill: bool | None = None
     reserve_full_isl: bool | None = None
     async_scheduling: bool | None = None
+    enable_prefix_caching: bool | None = None
     max_model_len: int | None = None
     block_size: int | None = None
     gpu_memory_utilization: float | None = None
+    kv_cache_memory_bytes: int | None = None
     num_gpu_blocks_override: int | None = None
     kv_cache_dtype: str | None = None
 
@@ -68,8 +73,13 @@ class ClusterConfig:
     Attributes:
         instances: engines of the run's model and device.
         tensor_parallel_size: devices each engine is spread over.
-        router: round_robin, random, least_loaded or least_kv. The load is (4 waiting + running) / max_num_seqs: vLLM's weights,
-            divided by the seats so that engines of different sizes compare.
+        router: round_robin, random, least_loaded, least_kv, longest_prefix, session_affinity or weighted. The load is
+            (4 waiting + running) / max_num_seqs: vLLM's weights, divided by the seats so that engines of different sizes compare.
+            longest_prefix takes the engine with the most tokens of the prompt in its prefix cache; session_affinity that of the session's
+            latest call, and the least loaded one for the first; weighted the smallest weighted sum of the part of the prompt that is not
+            cached, the load and the KV cache's use.
+        router_prefix_weight, router_queue_weight, router_kv_weight: of the weighted router.
+        router_staleness_s: age at which the router renews its view of the engines, 0 = it sees them as they are.
         groups: engines of several kinds instead, each a mapping with the keys of `GroupConfig`.
         file: cluster file in LLMServingSim's JSON schema instead.
         link_bandwidth_bytes_per_s, link_latency_s: link between the devices of an engine; unset: the device's.
@@ -78,6 +88,10 @@ class ClusterConfig:
     instances: int = 1
     tensor_parallel_size: int | None = None
     router: str = "round_robin"
+    router_prefix_weight: float = 1.0
+    router_queue_weight: float = 1.0
+    router_kv_weight: float = 1.0
+    router_staleness_s: float = 0.0
     groups: list[Any] = field(default_factory=list)
     file: str | None = None
     link_bandwidth_bytes_per_s: float | None = None
@@ -270,9 +284,18 @@ class ValidateConfig:
 
 @dataclass
 class DescribeConfig:
-    """`simjax trace describe FILE`: how to read the trace (fields as in `workload`), and where to write."""
+    """`simjax trace describe FILE`: how to read the trace (fields as in `workload`), and where to write.
+
+    Attributes:
+        workload: the trace.
+        block_size: tokens of a block of the prefix cache whose hits are told, where the trace tells what requests share.
+        cache_blocks: sizes of that cache in blocks; unset: shares of the distinct blocks.
+        out: directory of the results; unset: a dated one under outputs/.
+    """
 
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)
+    block_size: int = 16
+    cache_blocks: list[int] | None = None
     out: str | None = None
 
 

@@ -25,6 +25,8 @@ _DECADES = 30  # lengths that span more than this factor are shown on a logarith
 def plot_trace(workload: Workload, path: str | Path) -> Path:
     """Write a PNG with the arrival rate over time, the gaps against a Poisson process, and both length distributions.
 
+    Of sessions the arrivals are those of their first calls.
+
     A closed loop has no arrivals of its own: its figure has the two length panels only.
 
     Returns:
@@ -42,6 +44,8 @@ def plot_trace(workload: Workload, path: str | Path) -> Path:
     _length_panel(panels[-1, 0], workload.prompt_tokens, "prompt tokens")
     _length_panel(panels[-1, 1], workload.output_tokens, "output tokens")
     loop = f", closed loop with {workload.concurrency:,} in flight" if workload.concurrency else ""
+    if workload.sessions is not None:
+        loop = f" in {len(workload.sessions.names):,} sessions"
     figure.suptitle(f"{workload.source}: {len(workload):,} requests{loop}", x=0.01, ha="left", fontsize=11)
     path = Path(path)
     figure.savefig(path, dpi=130, format="png")
@@ -49,7 +53,7 @@ def plot_trace(workload: Workload, path: str | Path) -> Path:
 
 
 def _rate_panel(axes: Axes, workload: Workload, mean_rate: float) -> None:
-    times = workload.arrival_s - workload.arrival_s[0]
+    times = workload.arrival_s[: workload.known_arrivals] - workload.arrival_s[0]
     wanted_s = max(times[-1] / _RATE_BINS, _PER_BIN / mean_rate)
     width_s = next((width for width in _NICE_BINS_S if width >= wanted_s), _NICE_BINS_S[-1])
     # The last bin is usually cut short by the end of the trace: drawn as it is it would look like a drop in load.
@@ -60,12 +64,13 @@ def _rate_panel(axes: Axes, workload: Workload, mean_rate: float) -> None:
     axes.axhline(mean_rate, color=RUST, linewidth=1.0, label=f"mean {mean_rate:.3g}/s")
     axes.set_ylim(0, 1.18 * max(counts.max() / width_s, mean_rate))  # room for the legend
     axes.set_xlim(0, times[-1] / scale)
-    _finish(axes, f"time ({unit})", "requests/s", f"arrival rate, {width_s:g} s bins")
+    what = ("requests/s", "arrival rate") if workload.sessions is None else ("sessions/s", "session starts")
+    _finish(axes, f"time ({unit})", what[0], f"{what[1]}, {width_s:g} s bins")
     axes.legend(frameon=False, fontsize=8, loc="upper right")
 
 
 def _gap_panel(axes: Axes, workload: Workload, cv: float) -> None:
-    gaps = np.sort(np.diff(workload.arrival_s))
+    gaps = np.sort(np.diff(workload.arrival_s[: workload.known_arrivals]))
     positive = gaps[gaps > 0]
     share = np.arange(1, len(gaps) + 1) / len(gaps)
     low, high = min(np.quantile(positive, 0.001), gaps.mean() / 100), positive[-1]
@@ -76,7 +81,9 @@ def _gap_panel(axes: Axes, workload: Workload, cv: float) -> None:
     axes.set_xlim(grid[0], grid[-1])
     axes.set_ylim(0, 1.02)
     ties = len(gaps) - len(positive)
-    title = "gaps between arrivals" + (f", {100 * ties / len(gaps):.0f} % are zero" if ties else "")
+    title = f"gaps between {'arrivals' if workload.sessions is None else 'session starts'}" + (
+        f", {100 * ties / len(gaps):.0f} % are zero" if ties else ""
+    )
     _finish(axes, "gap (s)", "cumulative share", title)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
 

@@ -1,13 +1,20 @@
 """Requests: trace formats, synthetic arrivals and lengths, their statistics."""
 
 from simjax.workload.build import build_workload, load_trace
-from simjax.workload.config import LengthConfig, WorkloadConfig
+from simjax.workload.config import LengthConfig, PrefixConfig, WorkloadConfig
 from simjax.workload.describe import WorkloadDescription, describe, describe_table
 from simjax.workload.formats import TraceFile, read_lengths, read_trace
+from simjax.workload.prefixes import Prefixes
+from simjax.workload.reuse import Reuse, prefix_reuse
+from simjax.workload.sessions import Sessions
 from simjax.workload.workload import Workload
 
 __all__ = [
     "LengthConfig",
+    "PrefixConfig",
+    "Prefixes",
+    "Reuse",
+    "Sessions",
     "TraceFile",
     "Workload",
     "WorkloadConfig",
@@ -16,6 +23,7 @@ __all__ = [
     "describe",
     "describe_table",
     "load_trace",
+    "prefix_reuse",
     "read_lengths",
     "read_trace",
 ]

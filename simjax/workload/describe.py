@@ -1,21 +1,26 @@
-"""Statistics of a workload: how much arrives, how bursty, how long."""
+"""Statistics of a workload: how much arrives, how bursty, how long, what waits for what, how much is shared."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from simjax.errors import SimjaxError
+from simjax.workload.reuse import prefix_reuse
 from simjax.workload.workload import Workload
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+_CACHE_SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
+
 
 @dataclass(frozen=True)
 class LengthStats:
-    """Token counts over the requests."""
+    """Token counts over the requests (or another whole number over something else)."""
 
     mean: float
     p50: float
@@ -25,8 +30,55 @@ class LengthStats:
 
 
 @dataclass(frozen=True)
+class SessionStats:
+    """Calls that wait for others.
+
+    Attributes:
+        sessions: how many, single requests included.
+        waiting_calls: requests that wait for others.
+        calls: calls of a session.
+        mean_pause_s, p50_pause_s, p90_pause_s, max_pause_s: pauses before the waiting calls; None without any.
+    """
+
+    sessions: int
+    waiting_calls: int
+    calls: LengthStats
+    mean_pause_s: float | None
+    p50_pause_s: float | None
+    p90_pause_s: float | None
+    max_pause_s: float | None
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """What an LRU prefix cache of so many blocks would serve, of all prompt tokens."""
+
+    blocks: int
+    hit_fraction: float
+
+
+@dataclass(frozen=True)
+class PrefixStats:
+    """What a prefix cache could serve if requests came one after the other (see `simjax.workload.reuse`).
+
+    Attributes:
+        block_size: tokens.
+        distinct_blocks: different blocks, outputs included; a cache of that size never evicts.
+        ideal_hit_fraction: prompt tokens found when nothing is ever evicted, of all prompt tokens.
+        hit_requests_fraction: requests that find anything then.
+        lru: caches of several sizes.
+    """
+
+    block_size: int
+    distinct_blocks: int
+    ideal_hit_fraction: float
+    hit_requests_fraction: float
+    lru: tuple[CacheStats, ...]
+
+
+@dataclass(frozen=True)
 class ArrivalStats:
-    """Arrivals of an open loop over their span (first to last).
+    """Arrivals of an open loop over their span (first to last); of sessions those of their first calls.
 
     Bins of 1, 10 and 60 s start at the first arrival; the last one may reach past the span, so 60 s figures mean little for short spans.
 
@@ -37,7 +89,7 @@ class ArrivalStats:
         interarrival_cv: standard deviation over mean of the gaps; 1 for a Poisson process.
         dispersion_1s, dispersion_60s: variance over mean of the requests per bin; 1 for a Poisson process. None when there is one bin.
         distinct_stamps: different arrival times; fewer than requests means ties or a quantised clock.
-        prompt_tokens_per_s, output_tokens_per_s: tokens asked for over the span.
+        prompt_tokens_per_s, output_tokens_per_s: tokens asked for over the span; None for sessions, which go on after it.
     """
 
     span_s: float
@@ -49,13 +101,17 @@ class ArrivalStats:
     dispersion_1s: float | None
     dispersion_60s: float | None
     distinct_stamps: int
-    prompt_tokens_per_s: float
-    output_tokens_per_s: float
+    prompt_tokens_per_s: float | None
+    output_tokens_per_s: float | None
 
 
 @dataclass(frozen=True)
 class WorkloadDescription:
-    """What `describe` says; `arrivals` is None in a closed loop and when all requests arrive at once."""
+    """What `describe` says.
+
+    `arrivals` is None in a closed loop and when all requests arrive at once, `sessions` where no request waits for another, `prefixes`
+    where nothing is known of what requests share.
+    """
 
     source: str
     requests: int
@@ -65,14 +121,20 @@ class WorkloadDescription:
     prompt_tokens: LengthStats
     output_tokens: LengthStats
     max_total_tokens: int
+    sessions: SessionStats | None
+    prefixes: PrefixStats | None
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, ready for JSON."""
         return asdict(self)
 
 
-def describe(workload: Workload) -> WorkloadDescription:
-    """Statistics of `workload`."""
+def describe(workload: Workload, block_size: int = 16, cache_blocks: Sequence[int] | None = None) -> WorkloadDescription:
+    """Statistics of `workload`; `block_size` and `cache_blocks` are those of the prefix caches whose hits are told.
+
+    Raises:
+        SimjaxError: a block or cache size below 1.
+    """
     prompt, output = workload.prompt_tokens, workload.output_tokens
     return WorkloadDescription(
         source=workload.source,
@@ -83,6 +145,8 @@ def describe(workload: Workload) -> WorkloadDescription:
         prompt_tokens=_lengths(prompt),
         output_tokens=_lengths(output),
         max_total_tokens=int((prompt.astype(np.int64) + output).max()),
+        sessions=_sessions(workload),
+        prefixes=_prefixes(workload, block_size, cache_blocks),
     )
 
 
@@ -102,35 +166,63 @@ def describe_table(description: WorkloadDescription) -> RenderableType:
         lengths.add_column(name, justify="right")
     for name, stats in (("prompt", description.prompt_tokens), ("output", description.output_tokens)):
         lengths.add_row(name, *(f"{value:,.0f}" for value in (stats.mean, stats.p50, stats.p90, stats.p99, stats.max)))
-    return Group(facts, "", lengths)
+    if description.prefixes is None:
+        return Group(facts, "", lengths)
+    return Group(facts, "", lengths, "", _cache_table(description.prefixes))
+
+
+def _cache_table(prefixes: PrefixStats) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"prefix cache, {prefixes.block_size:,}-token blocks", style="dim")
+    table.add_column("tokens", justify="right")
+    table.add_column("prompt tokens found", justify="right")
+    for cache in prefixes.lru:
+        table.add_row(f"{cache.blocks:,} blocks, LRU", f"{cache.blocks * prefixes.block_size:,}", f"{100 * cache.hit_fraction:.1f} %")
+    table.add_row("without limit", "", f"{100 * prefixes.ideal_hit_fraction:.1f} %")
+    return table
 
 
 def _facts(description: WorkloadDescription) -> list[tuple[str, str]]:
     facts = [("requests", f"{description.requests:,}"), ("longest prompt + output", f"{description.max_total_tokens:,} tokens")]
-    arrivals = description.arrivals
+    arrivals, sessions, prefixes = description.arrivals, description.sessions, description.prefixes
+    if prefixes is not None:
+        facts.append(("requests that share a prefix block", f"{100 * prefixes.hit_requests_fraction:.1f} %"))
+    if sessions is not None:
+        facts.append(("sessions", f"{sessions.sessions:,}; {sessions.waiting_calls:,} calls wait for others"))
+        calls = sessions.calls
+        facts.append(("calls of a session", f"mean {calls.mean:.1f}, p50 {calls.p50:.0f}, p90 {calls.p90:.0f}, max {calls.max:,}"))
+        if sessions.mean_pause_s is not None:
+            pauses = (sessions.mean_pause_s, sessions.p50_pause_s, sessions.p90_pause_s, sessions.max_pause_s)
+            facts.append(("pause between calls", "mean {:,.4g}, p50 {:,.4g}, p90 {:,.4g}, max {:,.6g} s".format(*pauses)))
     if description.concurrency:
         return [*facts, ("closed loop", f"{description.concurrency:,} in flight"), ("think time", f"{description.think_s:g} s")]
     if arrivals is None:
-        return [*facts, ("arrivals", "all at once")]
+        return [*facts, ("arrivals" if sessions is None else "session starts", "all at once")]
+    arriving = "requests" if sessions is None else "sessions"
     dispersion = [f"{value:.2f}" if value is not None else "—" for value in (arrivals.dispersion_1s, arrivals.dispersion_60s)]
     return [
         *facts,
         ("span", f"{arrivals.span_s:,.1f} s"),
-        ("mean rate", f"{arrivals.mean_rate:.4g} requests/s"),
+        ("mean rate", f"{arrivals.mean_rate:.4g} {arriving}/s"),
         (
             "peak rate in 1 / 10 / 60 s",
-            f"{arrivals.peak_rate_1s:g} / {arrivals.peak_rate_10s:.1f} / {arrivals.peak_rate_60s:.2f} requests/s",
+            f"{arrivals.peak_rate_1s:g} / {arrivals.peak_rate_10s:.1f} / {arrivals.peak_rate_60s:.2f} {arriving}/s",
         ),
         ("CV of the gaps (1: Poisson)", f"{arrivals.interarrival_cv:.2f}"),
         ("dispersion in 1 / 60 s (1: Poisson)", " / ".join(dispersion)),
-        ("distinct arrival times", f"{arrivals.distinct_stamps:,}"),
-        ("prompt tokens", f"{arrivals.prompt_tokens_per_s:,.0f} /s"),
-        ("output tokens", f"{arrivals.output_tokens_per_s:,.0f} /s"),
+        (f"distinct {'arrival' if sessions is None else 'start'} times", f"{arrivals.distinct_stamps:,}"),
+        *(
+            (f"{what} tokens", f"{per_s:,.0f} /s")
+            for what, per_s in (("prompt", arrivals.prompt_tokens_per_s), ("output", arrivals.output_tokens_per_s))
+            if per_s is not None
+        ),
     ]
 
 
 def _arrivals(workload: Workload) -> ArrivalStats | None:
-    times = workload.arrival_s
+    times = workload.arrival_s[: workload.known_arrivals]
     if workload.concurrency or times[-1] <= times[0]:
         return None
     span_s = float(times[-1] - times[0])
@@ -146,8 +238,43 @@ def _arrivals(workload: Workload) -> ArrivalStats | None:
         dispersion_1s=dispersions[0],
         dispersion_60s=dispersions[2],
         distinct_stamps=1 + int(np.count_nonzero(gaps)),
-        prompt_tokens_per_s=float(workload.prompt_tokens.sum(dtype=np.int64) / span_s),
-        output_tokens_per_s=float(workload.output_tokens.sum(dtype=np.int64) / span_s),
+        prompt_tokens_per_s=_per_s(workload, workload.prompt_tokens, span_s),
+        output_tokens_per_s=_per_s(workload, workload.output_tokens, span_s),
+    )
+
+
+def _per_s(workload: Workload, tokens: np.ndarray, span_s: float) -> float | None:
+    return float(tokens.sum(dtype=np.int64) / span_s) if workload.sessions is None else None
+
+
+def _sessions(workload: Workload) -> SessionStats | None:
+    sessions = workload.sessions
+    if sessions is None:
+        return None
+    pauses = (None, None, None, None)
+    if len(sessions.then):
+        p50, p90 = np.percentile(sessions.delay_s, (50, 90))
+        pauses = (float(sessions.delay_s.mean()), float(p50), float(p90), float(sessions.delay_s.max()))
+    calls = _lengths(np.bincount(sessions.session))
+    return SessionStats(len(sessions.names), int(np.count_nonzero(sessions.predecessors)), calls, *pauses)
+
+
+def _prefixes(workload: Workload, block_size: int, cache_blocks: Sequence[int] | None) -> PrefixStats | None:
+    if workload.prefixes is None:
+        return None
+    for blocks in cache_blocks or ():
+        if blocks < 1:
+            raise SimjaxError(f"cache_blocks={blocks}; a cache holds at least 1 block")
+    reuse = prefix_reuse(workload, block_size)
+    if cache_blocks is None:
+        sizes = (share * reuse.distinct_blocks for share in _CACHE_SHARES)
+        cache_blocks = sorted({int(float(f"{size:.1g}")) for size in sizes} - {0})
+    return PrefixStats(
+        block_size=block_size,
+        distinct_blocks=reuse.distinct_blocks,
+        ideal_hit_fraction=reuse.token_hit_fraction(),
+        hit_requests_fraction=reuse.hit_requests / len(workload),
+        lru=tuple(CacheStats(int(blocks), reuse.token_hit_fraction(int(blocks))) for blocks in cache_blocks),
     )
 
 

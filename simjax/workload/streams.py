@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-ARRIVALS, PROMPTS, OUTPUTS, JITTER = range(4)
+ARRIVALS, PROMPTS, OUTPUTS, JITTER, GROUPS, TURNS, FOLLOWUPS, THINKING = range(8)
 
 
 def stream(seed: int, purpose: int) -> np.random.Generator:

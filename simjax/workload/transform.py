@@ -1,4 +1,8 @@
-"""Changes to an open-loop workload: windows, rates, caps, jitter. Pure functions; the requests stay sorted by arrival."""
+"""Changes to an open-loop workload: windows, rates, caps, jitter. Pure functions; the requests stay sorted by arrival.
+
+In a workload with sessions they act on the requests that arrive by themselves, the starts of sessions; the calls that wait for others come
+and go with these. What the remaining requests share stays what it was.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +11,30 @@ from dataclasses import replace
 import numpy as np
 
 from simjax.errors import SimjaxError
+from simjax.workload import tree
 from simjax.workload.lengths import clip
 from simjax.workload.streams import JITTER, stream
 from simjax.workload.workload import Workload
 
 
 def mean_rate(workload: Workload) -> float:
-    """Requests per second over the span of the arrivals: (R - 1) / (last - first).
+    """Requests per second (in a workload with sessions, of those that arrive by themselves) over the span of the arrivals:
+    (R - 1) / (last - first).
 
     Raises:
         SimjaxError: a closed loop, or all requests arrive at once.
     """
     _need_open_loop(workload, "a mean rate")
-    span_s = workload.arrival_s[-1] - workload.arrival_s[0]
+    times = workload.arrival_s[: workload.known_arrivals]
+    span_s = times[-1] - times[0]
     if span_s <= 0:
-        raise SimjaxError(f"{workload.source}: all requests arrive at the same time, so there is no mean rate")
-    return float((len(workload) - 1) / span_s)
+        hint = "" if workload.sessions is None else "; session_rate draws starts for its sessions"
+        raise SimjaxError(f"{workload.source}: all requests arrive at the same time, so there is no mean rate{hint}")
+    return float((len(times) - 1) / span_s)
 
 
 def window(workload: Workload, start_s: float = 0.0, end_s: float = np.inf) -> Workload:
-    """The requests that arrive in [start_s, end_s), with `start_s` as the new time zero.
+    """The requests that arrive in [start_s, end_s), with `start_s` as the new time zero, and the calls that wait for them alone.
 
     Raises:
         SimjaxError: no request arrives in the window, or a closed loop.
@@ -34,14 +42,17 @@ def window(workload: Workload, start_s: float = 0.0, end_s: float = np.inf) -> W
     _need_open_loop(workload, "a window")
     if not 0 <= start_s < end_s:
         raise SimjaxError(f"{workload.source}: the window [{start_s:g}, {end_s:g}) s is empty; it needs 0 <= start < end")
-    first, last = np.searchsorted(workload.arrival_s, [start_s, end_s], side="left")
+    times = workload.arrival_s[: workload.known_arrivals]
+    first, last = np.searchsorted(times, [start_s, end_s], side="left")
     if first == last:
         raise SimjaxError(
             f"{workload.source}: no request arrives in the window [{start_s:g}, {end_s:g}) s; "
-            f"arrivals lie between {workload.arrival_s[0]:g} and {workload.arrival_s[-1]:g} s"
+            f"arrivals lie between {times[0]:g} and {times[-1]:g} s"
         )
-    kept = _take(workload, slice(int(first), int(last)))
-    return replace(kept, arrival_s=kept.arrival_s - start_s)
+    kept = np.zeros(len(workload), bool)
+    kept[first:last] = kept[len(times) :] = True
+    inside = select(workload, kept)
+    return replace(inside, arrival_s=inside.arrival_s - start_s)
 
 
 def scale_rate(workload: Workload, factor: float) -> Workload:
@@ -68,14 +79,76 @@ def rescale_to_rate(workload: Workload, rate: float) -> Workload:
 
 
 def cap_requests(workload: Workload, n: int) -> Workload:
-    """The first `n` requests, or all when there are fewer.
+    """The first `n` requests, or all when there are fewer. Of sessions, taken in the order of their starts, the last one may be cut short.
 
     Raises:
         SimjaxError: n is below 1.
     """
     if n < 1:
         raise SimjaxError(f"{workload.source}: {n} requests asked for; at least 1 is needed")
-    return _take(workload, slice(0, n))
+    kept = np.arange(len(workload)) < n
+    if workload.sessions is not None:
+        kept = np.zeros(len(workload), bool)
+        kept[np.lexsort((workload.sessions.turn, session_ranks(workload)[workload.sessions.session]))[:n]] = True
+    return select(workload, kept)
+
+
+def cap_sessions(workload: Workload, n: int) -> Workload:
+    """The `n` sessions that start first, or all when there are fewer.
+
+    Raises:
+        SimjaxError: n is below 1, or the workload has no sessions.
+    """
+    if n < 1:
+        raise SimjaxError(f"{workload.source}: {n} sessions asked for; at least 1 is needed")
+    if workload.sessions is None:
+        raise SimjaxError(f"{workload.source}: there are no sessions, only single requests")
+    return select(workload, session_ranks(workload)[workload.sessions.session] < n)
+
+
+def start_sessions(workload: Workload, start_s: np.ndarray) -> Workload:
+    """The same sessions, started at other times: float64[S], non-decreasing, the k-th for the session that starts k-th now.
+
+    Raises:
+        SimjaxError: the workload has no sessions.
+    """
+    if workload.sessions is None:
+        raise SimjaxError(f"{workload.source}: there are no sessions to start, only single requests")
+    ranks, first = session_ranks(workload), _session_starts(workload)
+    session = workload.sessions.session
+    return arrange(replace(workload, arrival_s=workload.arrival_s - first[session] + start_s[ranks[session]]))[0]
+
+
+def session_ranks(workload: Workload) -> np.ndarray:
+    """int64[S]: the place of each session when they are ordered by the arrival of their first call (ties keep the source's order)."""
+    start_s = _session_starts(workload)
+    ranks = np.empty(len(start_s), np.int64)
+    ranks[np.argsort(start_s, kind="stable")] = np.arange(len(start_s))
+    return ranks
+
+
+def _session_starts(workload: Workload) -> np.ndarray:
+    assert workload.sessions is not None
+    start_s = np.full(len(workload.sessions.names), np.inf)
+    np.minimum.at(start_s, workload.sessions.session, workload.arrival_s)
+    return start_s
+
+
+def select(workload: Workload, kept: np.ndarray) -> Workload:
+    """The requests of `kept` (bool[R]), without those that wait for one that is not kept."""
+    if workload.sessions is not None:
+        kept = workload.sessions.survivors(kept)
+    return _taken(workload, np.flatnonzero(kept))
+
+
+def arrange(workload: Workload) -> tuple[Workload, np.ndarray]:
+    """The requests in the order that `Workload` asks for: sorted by arrival, those that wait (inf) last, ties as they are.
+
+    Returns:
+        the workload, and int64[R], which request of the given one each is.
+    """
+    order = np.argsort(workload.arrival_s, kind="stable")
+    return (workload if np.array_equal(order, np.arange(len(order))) else _taken(workload, order)), order
 
 
 def clip_lengths(
@@ -90,11 +163,24 @@ def clip_lengths(
     Raises:
         SimjaxError: a minimum is below 1 or above its maximum.
     """
-    return replace(
-        workload,
-        prompt_tokens=clip(workload.prompt_tokens, prompt_min, prompt_max),
-        output_tokens=clip(workload.output_tokens, output_min, output_max),
+    return with_lengths(
+        workload, clip(workload.prompt_tokens, prompt_min, prompt_max), clip(workload.output_tokens, output_min, output_max)
     )
+
+
+def with_lengths(workload: Workload, prompt_tokens: np.ndarray, output_tokens: np.ndarray) -> Workload:
+    """The same requests with other lengths (int32[R] each).
+
+    A shorter prompt is the start of the old one, a longer one goes on with tokens of its own; where the prompt changed its length, so does
+    what was known of the output.
+    """
+    prefixes = workload.prefixes
+    same_prompt = prompt_tokens == workload.prompt_tokens
+    if prefixes is not None and not (same_prompt.all() and np.array_equal(output_tokens, workload.output_tokens)):
+        old, new = workload.prompt_tokens.astype(np.int64), prompt_tokens.astype(np.int64)
+        known = np.where(same_prompt, new + np.minimum(output_tokens, workload.output_tokens), np.minimum(old, new))
+        prefixes = tree.finish(tree.limit(prefixes, known, new + output_tokens), prompt_tokens, workload.sessions)
+    return replace(workload, prompt_tokens=prompt_tokens, output_tokens=output_tokens, prefixes=prefixes)
 
 
 def jitter(workload: Workload, width_s: float, seed: int = 0) -> Workload:
@@ -109,25 +195,26 @@ def jitter(workload: Workload, width_s: float, seed: int = 0) -> Workload:
     _need_open_loop(workload, "jitter")
     if not (width_s >= 0 and np.isfinite(width_s)):
         raise SimjaxError(f"{workload.source}: the jitter is {width_s:g} s; it must not be negative")
-    moved = workload.arrival_s + stream(seed, JITTER).uniform(0.0, width_s, len(workload))
-    order = np.argsort(moved, kind="stable")
-    moved = moved[order]
+    known = workload.known_arrivals
+    moved = workload.arrival_s.copy()
+    moved[:known] += stream(seed, JITTER).uniform(0.0, width_s, known)
+    return arrange(replace(workload, arrival_s=moved - moved[:known].min()))[0]
+
+
+def _taken(workload: Workload, index: np.ndarray) -> Workload:
+    """The requests `index` (int[K]) in that order."""
+    prompt_tokens = workload.prompt_tokens[index]
+    sessions = None if workload.sessions is None else workload.sessions.take(index)
+    prefixes = None if workload.prefixes is None else tree.finish(tree.take(workload.prefixes, index), prompt_tokens, sessions)
     return replace(
         workload,
-        arrival_s=moved - moved[0],
-        prompt_tokens=workload.prompt_tokens[order],
-        output_tokens=workload.output_tokens[order],
+        arrival_s=workload.arrival_s[index],
+        prompt_tokens=prompt_tokens,
+        output_tokens=workload.output_tokens[index],
+        concurrency=min(workload.concurrency, len(index)),
+        prefixes=prefixes,
+        sessions=sessions,
     )
-
-
-def _take(workload: Workload, part: slice) -> Workload:
-    taken = replace(
-        workload,
-        arrival_s=workload.arrival_s[part],
-        prompt_tokens=workload.prompt_tokens[part],
-        output_tokens=workload.output_tokens[part],
-    )
-    return replace(taken, concurrency=min(workload.concurrency, len(taken)))
 
 
 def _need_open_loop(workload: Workload, what: str) -> None:

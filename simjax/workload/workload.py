@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from simjax.errors import SimjaxError
+from simjax.workload.prefixes import Prefixes
+from simjax.workload.sessions import Sessions
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,8 @@ class Workload:
 
     In an open-loop workload every arrival is known. In a closed loop (`concurrency` > 0) the first `concurrency` requests arrive at
     `arrival_s` and each later one is sent `think_s` seconds after a request finished, so the later entries of `arrival_s` are unused
-    and set to `np.inf`.
+    and set to `np.inf`. In a workload with `sessions` the requests that wait for other calls come after all others, in the source's order,
+    with `arrival_s` of `np.inf`.
 
     Attributes:
         arrival_s: float64[R], seconds from the start of the simulation, >= 0, non-decreasing.
@@ -24,6 +27,8 @@ class Workload:
         concurrency: requests in flight of a closed loop, 0 for an open loop.
         think_s: pause between a finish and the request that follows it in a closed loop.
         source: where it came from, for titles and error messages.
+        prefixes: what the contents of the requests share; None when nothing is known: every request's content is its own.
+        sessions: who waits for whom; None when nobody does.
     """
 
     arrival_s: np.ndarray
@@ -32,9 +37,18 @@ class Workload:
     concurrency: int = 0
     think_s: float = 0.0
     source: str = "workload"
+    prefixes: Prefixes | None = None
+    sessions: Sessions | None = None
 
     def __len__(self) -> int:
         return len(self.arrival_s)
+
+    @property
+    def known_arrivals(self) -> int:
+        """How many requests arrive at a known time; the others, which follow them in the arrays, wait for finishes."""
+        if self.sessions is not None:
+            return int(np.count_nonzero(self.sessions.predecessors == 0))
+        return self.concurrency or len(self)
 
     @property
     def longest_tokens(self) -> int:
@@ -55,7 +69,23 @@ class Workload:
         for name, values in (("prompt_tokens", self.prompt_tokens), ("output_tokens", self.output_tokens)):
             if (bad := np.flatnonzero(values < 1)).size:
                 raise SimjaxError(f"{self.source}: request {bad[0]} has {name}={values[bad[0]]}; every request needs at least 1")
-        open_loop = self.arrival_s if self.concurrency == 0 else self.arrival_s[: self.concurrency]
-        if not np.all(np.isfinite(open_loop)) or np.any(open_loop < 0) or np.any(np.diff(open_loop) < 0):
+        if self.sessions is not None:
+            self._validate_sessions(self.sessions)
+        known = self.arrival_s[: self.known_arrivals]
+        if not np.all(np.isfinite(known)) or np.any(known < 0) or np.any(np.diff(known) < 0):
             raise SimjaxError(f"{self.source}: arrivals must be finite, non-negative and sorted")
+        if self.prefixes is not None:
+            self.prefixes.validate(self.prompt_tokens.astype(np.int64) + self.output_tokens, self.source)
         return self
+
+    def _validate_sessions(self, sessions: Sessions) -> None:
+        if self.concurrency:
+            raise SimjaxError(f"{self.source}: sessions do not run in a closed loop; concurrency must be 0")
+        if len(sessions) != len(self):
+            raise SimjaxError(f"{self.source}: the sessions are those of {len(sessions)} requests, not {len(self)}")
+        sessions.validate(self.source)
+        waits = sessions.predecessors > 0
+        if np.any(waits[: self.known_arrivals]):
+            raise SimjaxError(f"{self.source}: requests that wait for other calls must come after all others")
+        if not np.all(np.isposinf(self.arrival_s[waits])):
+            raise SimjaxError(f"{self.source}: requests that wait for other calls have no arrival of their own; it must be inf")

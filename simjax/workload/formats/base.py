@@ -20,19 +20,26 @@ class TraceFormat:
     Attributes:
         name: what the user writes in `format=`.
         title: one line for help texts.
-        container: "csv" (a header line; Parquet columns of the same names work too) or "jsonl" (one object a line).
+        container: "csv" (a header line; Parquet columns of the same names work too), "jsonl" (one object a line) or "json" (one object a
+            file, or a directory of such files).
         arrival, prompt, output: names of the columns that hold the arrival, the prompt tokens and the output tokens.
         stamps_per_second: units of the arrival column in a second; None for ISO 8601 date-times.
         arrival_optional: whether files without arrivals exist (usable for lengths only).
         also: further columns that a file must have to be recognised.
         failed_column, failed: a request whose `failed_column` makes `failed` true was recorded by the source as a failure; it never ran
             and is dropped.
-        refused_column, refused: rows with this key are refused with this reason, whatever `on_bad_row` says.
+        prompt_ids, output_ids: columns of lists of ids that tell what the prompt's and the output's tokens are.
+        tokens_per_id: successive tokens that an id of these stands for.
+        prefix_key, prefix_tokens: columns of the plain way to tell what is shared: requests of equal key share so many first tokens (of two
+            numbers the smaller; without a number the whole prompt).
+        session, delay: columns of the session of a request, which waits for the row before it of that session, and of the pause in between.
+        calls, call_delay, calls_name: column of a list of calls (objects with the columns above), each of which waits for the one before
+            it, the key of the pause after a call, in the unit of the arrivals, and the column of the name of that session.
     """
 
     name: str
     title: str
-    container: Literal["csv", "jsonl"]
+    container: Literal["csv", "jsonl", "json"]
     arrival: str
     prompt: str
     output: str
@@ -41,8 +48,16 @@ class TraceFormat:
     also: tuple[str, ...] = ()
     failed_column: str | None = None
     failed: Callable[[object], bool] | None = None
-    refused_column: str | None = None
-    refused: str = ""
+    prompt_ids: str | None = None
+    output_ids: str | None = None
+    tokens_per_id: int = 1
+    prefix_key: str | None = None
+    prefix_tokens: str | None = None
+    session: str | None = None
+    delay: str | None = None
+    calls: str | None = None
+    call_delay: str | None = None
+    calls_name: str | None = None
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -53,12 +68,23 @@ class TraceFormat:
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns that are read when the file has them."""
-        extra = [name for name in (self.failed_column, self.refused_column) if name is not None]
-        return tuple(dict.fromkeys((self.arrival, self.prompt, self.output, *extra)))
+        failed = () if self.failed_column is None else (self.failed_column,)
+        return tuple(dict.fromkeys((self.arrival, self.prompt, self.output, *failed, *self.optional_columns)))
+
+    @property
+    def optional_columns(self) -> tuple[str, ...]:
+        """Columns that tell about sharing and waiting."""
+        shared = (*self.id_columns, self.prefix_key, self.prefix_tokens)
+        return tuple(name for name in (*shared, self.session, self.delay, self.calls, self.calls_name) if name is not None)
+
+    @property
+    def id_columns(self) -> tuple[str, ...]:
+        """Columns of lists of ids."""
+        return tuple(name for name in (self.prompt_ids, self.output_ids) if name is not None)
 
     def recognises(self, columns: set[str]) -> bool:
         """Whether a file with these columns looks like this format."""
-        return columns.issuperset(self.required) or (self.refused_column is not None and self.refused_column in columns)
+        return columns.issuperset(self.required) or (self.calls is not None and columns.issuperset((self.arrival, self.calls)))
 
 
 @dataclass(frozen=True)
@@ -67,7 +93,8 @@ class TraceFile:
 
     Attributes:
         workload: the usable requests, sorted by arrival (ties keep the file's order), seconds from the first arrival.
-        lines: int64[R], where each request of `workload` stands: 1-based physical line of the file (1-based row for Parquet).
+        lines: int64[R], where each request of `workload` stands: 1-based physical line of the file (1-based row for Parquet, 1-based call
+            of a session file).
         format: name of the format it was read as.
         rows: data rows in the file, blank lines not counted.
         skipped: malformed rows that were left out (`on_bad_row="skip"`).

@@ -1,7 +1,9 @@
 """LLMServingSim workloads: JSON Lines, arrivals in nanoseconds.
 
-Token ids (`input_tok_ids`, `output_tok_ids`) are optional and not read: their counts are `input_toks` and `output_toks`, and `output_toks`
-is what is generated, not the total. Agentic files hold session rows (`sub_requests`), possibly mixed with flat ones.
+`output_toks` is what is generated, not the total. Token ids (`input_tok_ids`, `output_tok_ids`) are optional and tell what requests share.
+Agentic files hold session rows (`sub_requests`), possibly mixed with flat ones: a call is sent `tool_duration_ns` after the one before it
+finished. In a session whose calls have no token ids the conversation is taken to go on: a prompt starts with the prompt and the output of
+the call before it, as far as its length allows.
 Source: https://github.com/casys-kaist/LLMServingSim (workload generators).
 """
 
@@ -15,6 +17,9 @@ LLMSERVINGSIM = TraceFormat(
     prompt="input_toks",
     output="output_toks",
     stamps_per_second=1e9,
-    refused_column="sub_requests",
-    refused="a session row (sub_requests); sessions are not supported yet, only flat requests",
+    prompt_ids="input_tok_ids",
+    output_ids="output_tok_ids",
+    calls="sub_requests",
+    call_delay="tool_duration_ns",
+    calls_name="session_id",
 )

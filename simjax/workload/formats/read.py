@@ -9,16 +9,22 @@ from typing import Literal
 import numpy as np
 
 from simjax.errors import SimjaxError, closest
+from simjax.workload import tree
+from simjax.workload.formats import relations
+from simjax.workload.formats.agents import to_workload
 from simjax.workload.formats.azure import AZURE, AZURE_REPLAY
 from simjax.workload.formats.base import TraceFile, TraceFormat
 from simjax.workload.formats.burstgpt import BURSTGPT
+from simjax.workload.formats.calls import DELAY, expand
 from simjax.workload.formats.convert import Requests, convert
+from simjax.workload.formats.kvcache_tester import KVCACHE_TESTER, read_session, session_files
 from simjax.workload.formats.llmservingsim import LLMSERVINGSIM
 from simjax.workload.formats.mooncake import MOONCAKE
 from simjax.workload.formats.plain import PLAIN
 from simjax.workload.formats.rows import Header, read_batches, read_header
 from simjax.workload.formats.vidur import VIDUR
 from simjax.workload.formats.vllm_bench import VLLM_BENCH, VLLM_REQUESTS, VLLM_TRACE
+from simjax.workload.transform import arrange
 from simjax.workload.workload import Workload
 
 OnBadRow = Literal["error", "skip"]
@@ -26,7 +32,7 @@ OnBadRow = Literal["error", "skip"]
 FORMATS: dict[str, TraceFormat] = {
     # The order decides what "auto" takes; plain comes last since it asks for the least.
     fmt.name: fmt
-    for fmt in (LLMSERVINGSIM, VLLM_BENCH, VLLM_TRACE, VLLM_REQUESTS, AZURE, AZURE_REPLAY, BURSTGPT, MOONCAKE, VIDUR, PLAIN)
+    for fmt in (LLMSERVINGSIM, VLLM_BENCH, VLLM_TRACE, VLLM_REQUESTS, AZURE, AZURE_REPLAY, BURSTGPT, MOONCAKE, KVCACHE_TESTER, VIDUR, PLAIN)
 }
 
 
@@ -45,8 +51,10 @@ class TraceLengths:
 def read_trace(path: str | Path, format: str = "auto", on_bad_row: str = "error") -> TraceFile:
     """The requests of a trace file, sorted by arrival (ties keep the file's order), in seconds from the first arrival.
 
+    What the file tells of shared prefixes and of sessions is in the workload too.
+
     Args:
-        path: CSV, JSON Lines or Parquet file; text may be gzipped.
+        path: CSV, JSON Lines or Parquet file, or a session file or directory of such; text may be gzipped.
         format: a name of `FORMATS`, or "auto" to recognise it from the columns.
         on_bad_row: "error" stops at the first malformed row, "skip" leaves malformed rows out and counts them. Requests that the source
             documents as failed are dropped and counted either way.
@@ -58,14 +66,22 @@ def read_trace(path: str | Path, format: str = "auto", on_bad_row: str = "error"
     fmt, header = _recognise(path, format)
     if fmt.arrival not in header.columns:
         raise SimjaxError(f"{path}: no arrivals (no column {fmt.arrival}), only lengths; use it as a source of lengths instead of a trace")
+    if fmt.container == "json":
+        return _read_sessions(path, fmt, on_bad_row)
     table = _read(path, fmt, header, on_bad_row, with_arrivals=True)
-    stamps = table.stamps - table.stamps.min()
-    order = np.argsort(stamps, kind="stable")
-    workload = Workload(
-        arrival_s=stamps[order] / (fmt.stamps_per_second or 1e9),
-        prompt_tokens=table.prompt_tokens[order],
-        output_tokens=table.output_tokens[order],
-        source=path.name,
+    sessions = relations.sessions(table.extra, fmt, table.lines)
+    prefixes = relations.prefixes(table.extra, fmt, table.prompt_tokens, table.output_tokens, sessions)
+    waits = np.zeros(len(table.lines), bool) if sessions is None else sessions.predecessors > 0
+    arrival_s = (table.stamps - table.stamps[~waits].min()) / (fmt.stamps_per_second or 1e9)
+    workload, order = arrange(
+        Workload(
+            arrival_s=np.where(waits, np.inf, arrival_s),
+            prompt_tokens=table.prompt_tokens,
+            output_tokens=table.output_tokens,
+            source=path.name,
+            prefixes=None if prefixes is None else tree.finish(prefixes, table.prompt_tokens, sessions),
+            sessions=sessions,
+        )
     )
     return TraceFile(workload.validate(), table.lines[order], fmt.name, table.rows, table.skipped, table.dropped)
 
@@ -74,6 +90,9 @@ def read_lengths(path: str | Path, format: str = "auto", on_bad_row: str = "erro
     """Only the lengths of a trace file, in its order; works for files without arrivals too. Arguments and errors as `read_trace`."""
     path = Path(path).expanduser()
     fmt, header = _recognise(path, format)
+    if fmt.container == "json":
+        trace = _read_sessions(path, fmt, on_bad_row)
+        return TraceLengths(trace.workload.prompt_tokens, trace.workload.output_tokens, fmt.name, trace.rows, trace.skipped, trace.dropped)
     table = _read(path, fmt, header, on_bad_row, with_arrivals=False)
     return TraceLengths(table.prompt_tokens, table.output_tokens, fmt.name, table.rows, table.skipped, table.dropped)
 
@@ -87,10 +106,31 @@ class _Table:
     rows: int
     skipped: int
     dropped: int
+    extra: relations.Extra
+
+
+def _read_sessions(path: Path, fmt: TraceFormat, on_bad_row: str) -> TraceFile:
+    """The sessions of a file or a directory; a malformed one is left out as a whole and counts as one row."""
+    _check_on_bad_row(on_bad_row)
+    files = session_files(path)
+    sessions, faults = [], 0
+    for file in files:
+        try:
+            sessions.append(read_session(file))
+        except SimjaxError as error:
+            if on_bad_row == "error":
+                raise SimjaxError(f"{error} (on_bad_row=skip leaves such sessions out)") from None
+            faults += 1
+    if not sessions:
+        raise SimjaxError(f"{path}: the trace has no usable request: {faults} malformed sessions")
+    workload, order = arrange(to_workload(sessions, path.resolve().name))
+    numbers = np.concatenate([np.arange(1, len(session.calls) + 1) for session in sessions])
+    return TraceFile(workload.validate(), numbers[order], fmt.name, len(files), faults, 0)
 
 
 def _recognise(path: Path, name: str) -> tuple[TraceFormat, Header]:
-    header = read_header(path)
+    # Of a directory nothing is read yet: only session files come in directories.
+    header = Header("json", KVCACHE_TESTER.required) if path.is_dir() else read_header(path)
     columns = set(header.columns)
     if name == "auto":
         for fmt in FORMATS.values():
@@ -112,21 +152,20 @@ def _recognise(path: Path, name: str) -> tuple[TraceFormat, Header]:
 
 
 def _holds(header: Header, fmt: TraceFormat) -> bool:
-    """Whether the file's container can hold the format; Parquet may hold any that is otherwise CSV."""
-    return header.container == fmt.container or (header.container, fmt.container) == ("parquet", "csv")
+    """Whether the file's container can hold the format: Parquet may hold any that is else CSV, and a JSON object may be one line."""
+    return header.container == fmt.container or (header.container, fmt.container) in (("parquet", "csv"), ("jsonl", "json"))
 
 
 def _read(path: Path, fmt: TraceFormat, header: Header, on_bad_row: str, with_arrivals: bool) -> _Table:
-    if on_bad_row not in ("error", "skip"):
-        raise SimjaxError(f"on_bad_row={on_bad_row!r} is not known; use error or skip")
+    _check_on_bad_row(on_bad_row)
     parts: list[Requests] = []
     rows = 0
-    for batch in read_batches(path, header.container, fmt.columns):
-        if fmt.refused_column is not None:
-            for line, value in zip(batch.lines, batch.columns[fmt.refused_column], strict=True):
-                if value is not None:
-                    raise SimjaxError(f"{_place(path, header, line)}: {fmt.refused}")
-        part = convert(batch, fmt, with_arrivals)
+    columns = fmt.columns if with_arrivals else tuple(name for name in fmt.columns if name not in fmt.id_columns)
+    if header.container != "jsonl":  # a header names all columns there are
+        columns = tuple(name for name in columns if name in header.columns or name not in fmt.optional_columns)
+    started: set[object] = set()
+    for batch in read_batches(path, header.container, columns, fmt.id_columns):
+        part = convert(expand(batch, fmt), fmt, with_arrivals, started)
         if part.bad and on_bad_row == "error":
             line, reason = part.bad[0]
             raise SimjaxError(f"{_place(path, header, line)}: {reason} (on_bad_row=skip leaves such rows out)")
@@ -145,7 +184,19 @@ def _read(path: Path, fmt: TraceFormat, header: Header, on_bad_row: str, with_ar
         rows=rows,
         skipped=skipped,
         dropped=dropped,
+        extra={name: _column(parts, name) for name in dict.fromkeys(name for part in parts for name in part.extra)},
     )
+
+
+def _column(parts: list[Requests], name: str) -> list[object]:
+    """A column of all batches; one that has no value there has none here."""
+    nothing = 0.0 if name == DELAY else None
+    return [value for part in parts for value in part.extra.get(name, [nothing] * len(part.lines))]
+
+
+def _check_on_bad_row(on_bad_row: str) -> None:
+    if on_bad_row not in ("error", "skip"):
+        raise SimjaxError(f"on_bad_row={on_bad_row!r} is not known; use error or skip")
 
 
 def _place(path: Path, header: Header, line: int) -> str:

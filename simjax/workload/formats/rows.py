@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
+import numpy as np
+
 from simjax.errors import SimjaxError
 
 _BATCH_ROWS = 65_536  # keeps a 27-million-row trace within tens of MB of raw strings
@@ -23,7 +25,7 @@ _SNIFFED_LINES = 20  # JSON objects looked at to learn the keys: the first ones 
 class Header:
     """What the start of a file tells: its container and the names of its columns."""
 
-    container: Literal["csv", "jsonl", "parquet"]
+    container: Literal["csv", "jsonl", "json", "parquet"]
     columns: tuple[str, ...]
 
 
@@ -33,13 +35,16 @@ class Batch:
 
     Attributes:
         lines: 1-based physical line of each row.
-        columns: raw values by column name, None where a row has no such field.
+        columns: raw values by column name, None where a row has no such field. Lists of whole numbers are int64 arrays in the columns for
+            which that was asked.
         broken: rows that could not be split into fields: position in the batch -> reason.
+        places: where in its row each call stands, in a batch of calls (see `simjax.workload.formats.calls`); empty otherwise.
     """
 
     lines: list[int] = field(default_factory=list)
     columns: dict[str, list[Any]] = field(default_factory=dict)
     broken: dict[int, str] = field(default_factory=dict)
+    places: list[str] = field(default_factory=list)
 
 
 def read_header(path: Path) -> Header:
@@ -61,19 +66,56 @@ def read_header(path: Path) -> Header:
             raise SimjaxError(f"{path}: a JSON array; traces in JSON hold one object a line (JSON Lines)")
         if start.startswith("{"):
             objects = [row for row in map(_json_object, lines) if isinstance(row, dict)]
+            if not objects and isinstance(whole := _whole_json(path), dict):
+                return Header("json", tuple(whole))
             return Header("jsonl", tuple(dict.fromkeys(key for row in objects for key in row)))
         return Header("csv", tuple(name.strip() for name in next(csv.reader([lines[0]]))))
 
 
-def read_batches(path: Path, container: str, columns: tuple[str, ...]) -> Iterator[Batch]:
-    """The rows of a file; `columns` are those wanted, absent ones read as None everywhere.
+def read_batches(path: Path, container: str, columns: tuple[str, ...], ids: tuple[str, ...] = ()) -> Iterator[Batch]:
+    """The rows of a file; `columns` are those wanted, absent ones read as None everywhere; `ids` are those that hold lists of ids.
 
     Raises:
         SimjaxError: the file cannot be read to its end.
     """
-    readers = {"csv": _csv_batches, "jsonl": _jsonl_batches, "parquet": _parquet_batches}
     with _user_errors(path):
-        yield from readers[container](path, columns)
+        if container == "jsonl":
+            yield from _jsonl_batches(path, columns, ids)
+        else:
+            yield from (_parquet_batches if container == "parquet" else _csv_batches)(path, columns)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A file that holds one JSON object.
+
+    Raises:
+        SimjaxError: the file cannot be read, or holds something else.
+    """
+    with _user_errors(path):
+        whole = _whole_json(path)
+    if not isinstance(whole, dict):
+        raise SimjaxError(f"{path}: {whole if isinstance(whole, str) else 'not a JSON object'}")
+    return whole
+
+
+def id_array(value: Any) -> Any:
+    """A list of whole numbers as int64[n], anything else as it is."""
+    if not isinstance(value, list):
+        return value
+    try:
+        ids = np.array(value) if value else np.zeros(0, np.int64)
+    except (ValueError, OverflowError):  # ragged, or beyond 64 bits
+        return value
+    return ids.astype(np.int64) if ids.ndim == 1 and ids.dtype.kind in "iu" else value
+
+
+def _whole_json(path: Path) -> Any:
+    """What a JSON file holds, or as text why it is none."""
+    with _open_text(path) as text:
+        try:
+            return json.load(text)
+        except json.JSONDecodeError as error:
+            return f"not valid JSON at line {error.lineno} column {error.colno}: {error.msg.removesuffix(' at').lower()}"
 
 
 def _csv_batches(path: Path, columns: tuple[str, ...]) -> Iterator[Batch]:
@@ -103,7 +145,7 @@ def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
         line = reader.line_num + 1
 
 
-def _jsonl_batches(path: Path, columns: tuple[str, ...]) -> Iterator[Batch]:
+def _jsonl_batches(path: Path, columns: tuple[str, ...], ids: tuple[str, ...]) -> Iterator[Batch]:
     with _open_text(path) as text:
         numbered = ((number, line) for number, line in enumerate(text, start=1) if line.strip())
         while rows := list(itertools.islice(numbered, _BATCH_ROWS)):
@@ -114,7 +156,7 @@ def _jsonl_batches(path: Path, columns: tuple[str, ...]) -> Iterator[Batch]:
                     batch.broken[i] = row
                     row = {}
                 for name, values in batch.columns.items():
-                    values.append(row.get(name))
+                    values.append(id_array(row.get(name)) if name in ids else row.get(name))
             yield batch
 
 

@@ -1,0 +1,104 @@
+"""From recorded agent sessions to requests: who waits for whom, and what the contents are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from simjax.workload import tree
+from simjax.workload.formats.kvcache_tester import Call, Session
+from simjax.workload.prefixes import Prefixes
+from simjax.workload.radix import from_blocks
+from simjax.workload.sessions import from_waits
+from simjax.workload.workload import Workload
+
+Wait = tuple[int, int, float]
+"""An earlier call, a call that waits for it, and the seconds in between; calls by their numbers."""
+
+
+def to_workload(recorded: Sequence[Session], source: str) -> Workload:
+    """The requests of all sessions in the order of the files; every session starts at 0."""
+    calls = [session.calls for session in recorded]
+    firsts = np.cumsum([0] + [len(of) for of in calls])
+    session = np.repeat(np.arange(len(recorded)), np.diff(firsts))
+    edges = [
+        (first + before, first + call, delay_s) for s, first in zip(recorded, firsts, strict=False) for before, call, delay_s in waits(s)
+    ]
+    before, after = (np.array([edge[side] for edge in edges], np.int64) for side in (0, 1))
+    turn = np.arange(firsts[-1]) - firsts[session]
+    linked = from_waits(session, tuple(s.name for s in recorded), turn, before, after, np.array([edge[2] for edge in edges]))
+    start_s = np.array([call.start_s for of in calls for call in of])
+    arrival_s = np.where(linked.predecessors == 0, start_s, np.inf)
+    first_s = np.minimum.reduceat(arrival_s, firsts[:-1])
+    prompt = np.array([call.prompt_tokens for of in calls for call in of], np.int32)
+    output = np.array([call.output_tokens for of in calls for call in of], np.int32)
+    prefixes = tree.finish(_prefixes(recorded), prompt, linked)
+    return Workload(arrival_s - first_s[session], prompt, output, source=source, prefixes=prefixes, sessions=linked)
+
+
+def waits(session: Session) -> list[Wait]:
+    """Who waits for whom in a session, and how long."""
+    token_s = _seconds_per_token(session.calls)
+
+    def end_s(call: Call) -> float:
+        return call.start_s + (call.output_tokens * token_s if call.api_s is None else call.api_s)
+
+    def pause_s(before: Call, call: Call) -> float:
+        if call.think_s is not None and before.api_s is not None:
+            return call.think_s
+        return max(call.start_s - end_s(before), 0.0)
+
+    found = [(before.number, call.number, pause_s(before, call)) for a in session.agents for before, call in pairwise(a.calls)]
+    for agent in session.agents:
+        listed = session.main[: agent.after]
+        if agent.calls and listed:
+            launcher = next((call for call in reversed(listed) if call.start_s <= agent.start_s), listed[-1])
+            first = agent.calls[0]
+            found.append((launcher.number, first.number, max(first.start_s - end_s(launcher), 0.0)))
+    for k, (before, call) in enumerate(pairwise(session.main), start=1):
+        ended = [agent.calls[-1] for agent in session.agents if agent.after == k and agent.awaited and agent.calls]
+        if ended:
+            pause = max(call.start_s - max(map(end_s, [before, *ended])), 0.0)
+            found += [(waited.number, call.number, pause) for waited in (before, *ended)]
+        else:
+            found.append((before.number, call.number, pause_s(before, call)))
+    return found
+
+
+def _seconds_per_token(calls: Iterable[Call]) -> float:
+    """The median over the calls whose time was recorded, 0 without any."""
+    rates = [call.api_s / call.output_tokens for call in calls if call.api_s is not None]
+    return float(np.median(rates)) if rates else 0.0
+
+
+def _prefixes(recorded: Sequence[Session]) -> Prefixes:
+    """One tree a session whose ids are its own, one for all others of a block size."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i, session in enumerate(recorded):
+        groups.setdefault((i if session.local else -1, session.block_size), []).append(i)
+    sizes = np.array([len(session.calls) for session in recorded])
+    firsts = np.cumsum(sizes) - sizes
+    parts = []
+    for (_, block_size), members in groups.items():
+        contents = [content for i in members for content in _contents(recorded[i])]
+        ids, known, total = zip(*contents, strict=True)
+        parts.append(from_blocks(ids, block_size, np.array(known), np.array(total)))
+    places = np.concatenate([firsts[i] + np.arange(sizes[i]) for members in groups.values() for i in members])
+    return tree.take(tree.join(parts), np.argsort(places))
+
+
+def _contents(session: Session) -> list[tuple[np.ndarray, int, int]]:
+    """Of each call in the file's order: the ids of its content, how many tokens they cover, and how many there are."""
+    contents: dict[int, tuple[np.ndarray, int, int]] = {}
+    for line in (session.main, *(agent.calls for agent in session.agents)):
+        for k, call in enumerate(line):
+            total = call.prompt_tokens + call.output_tokens
+            ids, known = call.ids, min(len(call.ids) * session.block_size, call.prompt_tokens)
+            after = line[k + 1] if k + 1 < len(line) else call
+            if len(after.ids) > len(ids) and np.array_equal(after.ids[: len(ids)], ids):
+                ids = after.ids
+                known = min(len(ids) * session.block_size, after.prompt_tokens, total)
+            contents[call.number] = (ids, known, total)
+    return [contents[number] for number in sorted(contents)]

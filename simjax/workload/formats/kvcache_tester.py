@@ -1,0 +1,182 @@
+"""kv-cache-tester agentic coding sessions (Apache-2.0): a JSON object a session, in a file of its own.
+
+A session's `requests` are its calls in the order in which they were sent, each waiting for the one before. `t` is seconds from the
+session's start, `api_time` how long the call took, `think_time` the pause before it. `hash_ids` name the whole blocks of the prompt
+(`block_size` tokens each, so `in` rounded down) and are local to the file unless `hash_id_scope` says otherwise. An entry of type
+`subagent` holds calls of its own, whose `t` counts from its start: sub-agents start after the main call before them and run beside each
+other, and the main line's next call waits for those that ended before it. One without a `duration_ms` was launched to run on its own:
+nobody waits for it.
+
+What the files leave open is read like this (see `simjax.workload.formats.agents`):
+
+- They have no common clock: every session starts at 0; `simjax.workload.transform.start_sessions` draws other starts.
+- The pause before a call is its `think_time` where that tells the pause behind the call before; where sub-agents ran in between, or that
+  call's end is not known, it is what the recorded times leave.
+- Streamed calls may lack `api_time`: they are taken to have lasted as long a token as the file's other calls (median).
+- The output of a call is what the next prompt goes on with, up to its length, where that prompt holds all of the call's blocks; otherwise
+  nobody shares it.
+- Calls with 0 output tokens were not answered, but their prompts were computed: they are played with 1 output token.
+
+Source: https://github.com/callanjfox/kv-cache-tester.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simjax.errors import SimjaxError
+from simjax.workload.formats.base import TraceFormat
+from simjax.workload.formats.rows import id_array, read_json_object
+
+KVCACHE_TESTER = TraceFormat(
+    name="kvcache_tester",
+    title="kv-cache-tester session (s): a JSON file, or a directory of them",
+    container="json",
+    arrival="requests",
+    prompt="requests",
+    output="requests",
+    also=("block_size",),
+)
+
+_MAX_TOKENS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call as it was recorded.
+
+    Attributes:
+        number: its place among the calls of the file, those of sub-agents included.
+        start_s: seconds from the session's start.
+        api_s: how long it took, None where that was not recorded.
+        think_s: the pause before it, None where that was not recorded.
+        prompt_tokens, output_tokens: >= 1.
+        ids: int64[n], of the prompt's whole blocks.
+    """
+
+    number: int
+    start_s: float
+    api_s: float | None
+    think_s: float | None
+    prompt_tokens: int
+    output_tokens: int
+    ids: np.ndarray
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A sub-agent: its calls, how many main calls are listed before it, its start, and whether somebody waits for its end."""
+
+    calls: list[Call]
+    after: int
+    start_s: float
+    awaited: bool
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a file holds; `local`: its ids mean nothing in other files."""
+
+    name: str
+    block_size: int
+    local: bool
+    main: list[Call]
+    agents: list[Agent]
+
+    @property
+    def calls(self) -> list[Call]:
+        """All calls in the file's order."""
+        return sorted([*self.main, *(call for agent in self.agents for call in agent.calls)], key=lambda call: call.number)
+
+
+def session_files(path: Path) -> list[Path]:
+    """The file, or the JSON files of the directory by name.
+
+    Raises:
+        SimjaxError: a directory without any.
+    """
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.name.endswith((".json", ".json.gz")))
+    if not files:
+        raise SimjaxError(f"{path}: a directory, not a trace file, and it holds no session files (*.json)")
+    return files
+
+
+def read_session(path: Path) -> Session:
+    """The session in a file.
+
+    Raises:
+        SimjaxError: the file cannot be read, or a value is missing or impossible; the message names the entry.
+    """
+    document = read_json_object(path)
+    main: list[Call] = []
+    agents: list[Agent] = []
+    count = 0
+
+    def call(entry: Any, place: str, start_s: float) -> Call:
+        nonlocal count
+        count += 1
+        return _call(entry, f"{path}: {place}", count - 1, start_s)
+
+    for i, entry in enumerate(_list(document, "requests", f"{path}: ")):
+        place = f"requests[{i}]"
+        if not isinstance(entry, dict) or entry.get("type") != "subagent":
+            main.append(call(entry, place, 0.0))
+            continue
+        duration_ms = _number(entry, "duration_ms", f"{path}: {place}", optional=True)
+        start_s = _number(entry, "t", f"{path}: {place}") - (duration_ms or 0.0) / 1e3
+        inner = _list(entry, "requests", f"{path}: {place}.")
+        calls = [call(inner_entry, f"{place}.requests[{k}]", start_s) for k, inner_entry in enumerate(inner)]
+        agents.append(Agent(calls, len(main), start_s, awaited=duration_ms is not None))
+    if not count:
+        raise SimjaxError(f"{path}: the session has no calls")
+    name = document.get("id") or path.name.split(".")[0]
+    block_size = int(_number(document, "block_size", f"{path}", whole=True, least=1))
+    return Session(str(name), block_size, document.get("hash_id_scope", "local") == "local", main, agents)
+
+
+def _call(entry: Any, place: str, number: int, start_s: float) -> Call:
+    if not isinstance(entry, dict):
+        raise SimjaxError(f"{place} is not an object")
+    ids = id_array(entry.get("hash_ids") or [])
+    if not isinstance(ids, np.ndarray):
+        raise SimjaxError(f"{place}: hash_ids is not a list of whole numbers")
+    return Call(
+        number=number,
+        start_s=start_s + _number(entry, "t", place),
+        api_s=_number(entry, "api_time", place, optional=True),
+        think_s=_number(entry, "think_time", place, optional=True),
+        prompt_tokens=int(_number(entry, "in", place, whole=True, least=1)),
+        output_tokens=max(int(_number(entry, "out", place, whole=True)), 1),
+        ids=ids,
+    )
+
+
+def _list(entry: dict[str, Any], key: str, place: str) -> list[Any]:
+    if not isinstance(entry.get(key), list):
+        raise SimjaxError(f"{place}{key} is not a list")
+    return entry[key]
+
+
+def _number(entry: dict[str, Any], key: str, place: str, whole: bool = False, least: int = 0, optional: bool = False) -> Any:
+    """A number >= `least`, or None where it is optional and missing."""
+    value = entry.get(key)
+    if value is None and optional:
+        return None
+    fault = None
+    if value is None:
+        fault = f"{key} is missing"
+    elif isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < np.inf:
+        fault = f"{key}={str(value)[:40]} is not a number"
+    elif value < least:
+        fault = f"{key}={value} must be at least {least}"
+    elif whole and (value != int(value) or value > _MAX_TOKENS):
+        fault = f"{key}={value} is not a whole number up to {_MAX_TOKENS}"
+    if fault is not None:
+        raise SimjaxError(f"{place}: {fault}")
+    return value
