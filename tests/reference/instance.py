@@ -1,7 +1,8 @@
 """One serving instance: vLLM V1's continuous-batching scheduler, one step and one token at a time.
 
 An instance has one event in the future: the end of the step it is running, or, when idle, the queue arrival that wakes it.
-`RefEngine.advance` handles that event and forms the next step at the same instant. `computed` and `generated` move at the *end* of a step.
+`RefEngine.advance` handles that event and forms the next step at the same instant. `computed` and `generated` move at the *end* of a step;
+only tokens that prefix caching saves count as computed from the formation that admits their request.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 
-from tests.reference.pool import BlockPool
+from tests.reference.pool import BlockPool, Name
 
 StepTime = Callable[[list[tuple[int, int]]], float]
 
@@ -35,6 +36,7 @@ class RefInstance:
     max_model_len: int = 1 << 30
     api_pre_s: float = 0.0
     api_post_s: float = 0.0
+    enable_prefix_caching: bool = False
 
     def __post_init__(self) -> None:
         limits = (self.num_blocks, self.block_size, self.max_num_seqs, self.max_num_batched_tokens, self.max_model_len)
@@ -52,16 +54,18 @@ class RefInstance:
 
 @dataclass(eq=False)
 class Live:
-    """A request inside an instance."""
+    """A request inside an instance. `names` are those of all its full blocks, should it come to fill them; none without prefix caching."""
 
     index: int
     prompt_tokens: int
     output_tokens: int
     queue_s: float
+    names: list[Name] = field(default_factory=list)
     computed: int = 0
     generated: int = 0
     preemptions: int = 0
     scheduled_s: float | None = None
+    cached_tokens: int = 0  # hit at the first admission
     token_times_s: list[float] = field(default_factory=list)  # engine clock
 
     @property
@@ -86,7 +90,7 @@ class RefStep:
     new_tokens: tuple[int, ...]
     running: int
     waiting: int  # routed here and not running: in the API stage, queued or preempted
-    blocks: int  # held by running requests
+    blocks: int  # held by running requests; one that several share counts once
 
     @property
     def prefill_tokens(self) -> int:
@@ -124,7 +128,7 @@ class RefEngine:
         return len(self.waiting) + len(self.incoming)
 
     def kv_tokens(self) -> int:
-        """Tokens computed by the last ended step, plus those that waiting requests will need (prompt, or all when preempted)."""
+        """Tokens computed by the last ended step or hit in the cache, plus what waiting requests need (prompt, or all when preempted)."""
         held = sum(request.computed for request in self.running if not request.finished)
         return held + sum(request.target for request in self.waiting + self.incoming)
 
@@ -191,13 +195,13 @@ class RefEngine:
             new_tokens=tuple(new for _, new in batch),
             running=self.num_running(),
             waiting=self.num_waiting(),
-            blocks=sum(self.pool.num_held(request.index) for request in self.running if not request.finished),
+            blocks=self.pool.num_distinct([request.index for request in self.running if not request.finished]),
         )
 
     # ---- the scheduler
 
-    def _need(self, request: Live) -> int:
-        need = request.target - request.computed
+    def _need(self, request: Live, computed: int) -> int:
+        need = request.target - computed
         threshold = self.config.long_prefill_token_threshold
         return min(need, threshold) if threshold > 0 else need
 
@@ -210,13 +214,14 @@ class RefEngine:
             slot += 1
             if request.finished:  # held until this formation is over: it needs no tokens
                 continue
-            new = min(self._need(request), budget)
+            new = min(self._need(request, request.computed), budget)
             victim = None
             while victim is not request and not self.pool.grow(request.index, self.config.blocks(request.computed + new)):
                 victim = self._preempt_tail()
                 preempted = True
             if victim is request:
                 break
+            self._name_full_blocks(request, new)
             batch.append((request, new))
             budget -= new
         return batch, budget, preempted
@@ -238,21 +243,51 @@ class RefEngine:
         batch: list[tuple[Live, int]] = []
         while self.waiting and budget > 0 and len(self.running) < config.max_num_seqs:
             request = self.waiting[0]
-            need = self._need(request)
+            hits = self._lookup(request)
+            hit_tokens = len(hits) * config.block_size
+            need = self._need(request, hit_tokens)
             if not config.enable_chunked_prefill and need > budget:
                 break
             new = min(need, budget)
-            if config.reserve_full_isl and config.blocks(request.target) > self.pool.num_free:
+            if config.reserve_full_isl and not self.pool.has_room(request.index, config.blocks(request.target), hits):
                 break
-            if not self.pool.grow(request.index, config.blocks(new)):
+            if not self.pool.grow(request.index, config.blocks(hit_tokens + new), hits):
                 break
+            request.computed = hit_tokens
+            if request.scheduled_s is None:
+                request.cached_tokens = hit_tokens
+            self._name_full_blocks(request, new)
             self.running.append(self.waiting.pop(0))
             batch.append((request, new))
             budget -= new
         return batch
 
+    def _lookup(self, request: Live) -> list[int]:
+        """The blocks that the cache has for a waiting request. At least one token is left to compute: the next one comes out of it."""
+        assert request.computed == 0
+        return self.pool.lookup(request.names[: (request.target - 1) // self.config.block_size])
+
+    def _name_full_blocks(self, request: Live, new: int) -> None:
+        """`request` got blocks for `new` more tokens: those that will be full then are named now, before the tokens are computed."""
+        if self.config.enable_prefix_caching:
+            for position in range(request.computed // self.config.block_size, (request.computed + new) // self.config.block_size):
+                self.pool.name(request.index, position, request.names[position])
+
     def _check(self) -> None:
         self.pool.check()
+        self._check_names()
         assert set(self.pool.held) == {request.index for request in self.running}, "a request outside running holds blocks"
         assert len(self.running) <= self.config.max_num_seqs
         assert self.step is not None or not self.running, "an idle instance has running requests"
+
+    def _check_names(self) -> None:
+        """A held block has the name of its content, or none: when it is not full, or a copy."""
+        scheduled = {request: new for request, new in self.batch}
+        for request in self.running:
+            full = (request.computed + scheduled.get(request, 0)) // self.config.block_size
+            for position, block in enumerate(self.pool.held[request.index]):
+                name = self.pool.names[block]
+                if name is not None:
+                    assert position < full and name == request.names[position], "a block has the name of another content"
+                elif self.config.enable_prefix_caching:
+                    assert position >= full or self.pool.copies > 0, "a full block has no name"

@@ -1,31 +1,45 @@
 """The cluster: a router and an event loop over instances. `simulate` is the entry point.
 
-Events are handled in time order. At equal times: replies to a closed loop's clients, then arrivals (by request index), then instances
-(by index). An instance's event is atomic: the end of its step and the formation that follows. A request sent at the very instant of a
-reply is therefore routed after the formation of the instance that replied, and before the events that instances of a higher index have
-at that instant.
+Events are handled in time order. At equal times: replies to clients, then arrivals (by request index), then instances (by index). An
+instance's event is atomic: the end of its step and the formation that follows. A request sent at the very instant of a reply is therefore
+routed after the formation of the instance that replied, and before the events that instances of a higher index have at that instant. What
+a router sees follows from that order: of formations at the instant of an arrival it sees only those that led to the arrival.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import floor, inf
 
 from tests.reference.instance import Live, RefEngine, RefInstance, RefStep
+from tests.reference.pool import Name, chain_names, count_known
 
-POLICIES = ("round_robin", "random", "least_loaded", "least_kv")
+POLICIES = ("round_robin", "random", "least_loaded", "least_kv", "longest_prefix", "session_affinity", "weighted")
 
 
 @dataclass(frozen=True)
 class RefRequest:
-    """A request. A closed loop reads `arrival_s` only of the first `concurrency` ones. `uniform` in [0, 1) drives policy "random"."""
+    """A request. A closed loop reads `arrival_s` only of the first `concurrency` ones. `uniform` in [0, 1) drives policy "random".
+
+    `content`: the token ids of prompt and output; None: private to the request, equal to nobody's.
+    `waits_for`: pairs (request, delay_s). If there are any, the request is sent at the latest of "its reply at the client + delay_s" over
+    them, and `arrival_s` is not read. A refusal counts as a reply, at once. `session`: calls of one number belong together; -1: of none.
+    """
 
     arrival_s: float
     prompt_tokens: int
     output_tokens: int
     uniform: float = 0.0
+    content: tuple[int, ...] | None = None
+    waits_for: tuple[tuple[int, float], ...] = ()
+    session: int = -1
+
+    def __post_init__(self) -> None:
+        assert self.prompt_tokens >= 1 and self.output_tokens >= 1, self
+        assert self.content is None or len(self.content) == self.prompt_tokens + self.output_tokens, "not one token id per token"
+        assert all(delay_s >= 0 for _, delay_s in self.waits_for), self
 
 
 @dataclass(frozen=True)
@@ -44,35 +58,85 @@ class RefOutcome:
     finish_s: float | None = None
     preemptions: int = 0
     token_times_s: tuple[float, ...] = ()
+    cached_tokens: int = 0  # of the prompt, hit at the first admission
 
 
 @dataclass(frozen=True)
 class RefResult:
     requests: list[RefOutcome]
     steps: list[RefStep]  # every step that ended, in order of start time, then instance
+    evictions: list[int]  # by instance: names of cached blocks that were lost because the block was needed
+
+
+@dataclass(frozen=True)
+class RefRouter:
+    """How requests find their instance. The lowest score of those that can hold the request wins; ties go in turn.
+
+    round_robin, random: no score. least_loaded: (4 waiting + running) / max_num_seqs. least_kv: `kv_tokens` / tokens that the pool holds.
+    longest_prefix: minus the hit tokens that the request would have there now.
+    session_affinity: the instance of the last sent call of the session; if there is none that can hold the request, as least_loaded.
+    weighted: prefix_weight * (1 - hit tokens / prompt tokens) + queue_weight * least_loaded's score + kv_weight * least_kv's.
+    What it knows of the instances, it knows from its last look: at an arrival (one that is refused, too) it looks again, before it decides,
+    if that look is at least `staleness_s` old. Where it sent what, it knows at once.
+    """
+
+    policy: str = "round_robin"
+    prefix_weight: float = 1.0
+    queue_weight: float = 1.0
+    kv_weight: float = 1.0
+    staleness_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        assert self.policy in POLICIES, self.policy
+        assert self.staleness_s >= 0, self
+
+
+@dataclass(frozen=True)
+class View:
+    """What the router saw of the instances, by index, when it looked last."""
+
+    time_s: float
+    load: list[float]
+    kv: list[float]
+    known: list[frozenset[Name]]  # names in the prefix cache
+
+    @staticmethod
+    def of(engines: Sequence[RefEngine], now: float) -> View:
+        return View(
+            time_s=now,
+            load=[(4 * engine.num_waiting() + engine.num_running()) / engine.config.max_num_seqs for engine in engines],
+            kv=[engine.kv_tokens() / (engine.config.num_blocks * engine.config.block_size) for engine in engines],
+            known=[frozenset(engine.pool.named) for engine in engines],
+        )
 
 
 class Cluster:
     """The state of a run."""
 
     def __init__(
-        self, instances: Sequence[RefInstance], requests: Sequence[RefRequest], policy: str, concurrency: int | None, think_s: float
+        self, instances: Sequence[RefInstance], requests: Sequence[RefRequest], router: RefRouter, concurrency: int | None, think_s: float
     ):
-        assert policy in POLICIES, policy
         assert think_s >= 0 and (concurrency is None or concurrency >= 1)
-        assert all(request.prompt_tokens >= 1 and request.output_tokens >= 1 for request in requests)
+        assert concurrency is None or not any(request.waits_for for request in requests), "a closed loop or sessions, not both"
         self.engines = [RefEngine(index, config) for index, config in enumerate(instances)]
         self.requests = requests
-        self.policy = policy
+        self.router = router
         self.closed_loop = concurrency is not None
         self.think_s = think_s
-        # When clients send next; requests are numbered in the order they are sent, whoever sends them.
-        self.sends = [request.arrival_s for request in (requests if concurrency is None else requests[:concurrency])]
+        # What clients will send, and when. In a closed loop any client may send any request: they are numbered in the order they are sent.
+        self.sends = [(request.arrival_s, index) for index, request in enumerate(requests[:concurrency]) if not request.waits_for]
         heapq.heapify(self.sends)
-        self.next_index = 0
-        self.replies: list[tuple[float, int, int]] = []  # closed loop: (client time, instance, running number)
+        self.num_sent = 0
+        self.followers: dict[int, list[int]] = {index: [] for index in range(len(requests))}
+        for index, request in enumerate(requests):
+            for before in {before for before, _ in request.waits_for}:
+                self.followers[before].append(index)
+        self.replies: list[tuple[float, int, int, int]] = []  # (client time, instance, running number, request)
         self.num_replies = 0
+        self.reply_s: dict[int, float] = {}
         self.num_routed = 0
+        self.view: View | None = None
+        self.home: dict[int, RefEngine] = {}  # the instance of the last sent call, by session
         self.arrival_s: dict[int, float] = {}
         self.live: dict[int, tuple[Live, RefEngine]] = {}  # routed requests
 
@@ -80,7 +144,7 @@ class Cluster:
         clock = -inf
         while sum(len(engine.ended) for engine in self.engines) < max_steps:
             reply_s = self.replies[0][0] if self.replies else inf
-            send_s = self.sends[0] if self.sends and self.next_index < len(self.requests) else inf
+            send_s = self.sends[0][0] if self.sends and self.num_sent < len(self.requests) else inf
             engine = min(self.engines, key=lambda engine: engine.next_event_s())  # the first of equals: the lowest index
             now = min(reply_s, send_s, engine.next_event_s())
             if now == inf:
@@ -90,44 +154,78 @@ class Cluster:
             assert now >= clock, "time runs backwards"
             clock = now
             if reply_s == now:
-                self._send_next(heapq.heappop(self.replies)[0])
+                _, _, _, index = heapq.heappop(self.replies)
+                self._answered(now, index)
             elif send_s == now:
-                self._route(heapq.heappop(self.sends), self.next_index)
-                self.next_index += 1
+                _, index = heapq.heappop(self.sends)
+                self._route(now, self.num_sent if self.closed_loop else index)
+                self.num_sent += 1
             else:
-                for _ in engine.advance(now):
-                    self._reply(now + engine.config.api_post_s, engine.index)
+                for request in engine.advance(now):
+                    self._reply(now + engine.config.api_post_s, engine.index, request.index)
 
-    def _reply(self, client_s: float, instance: int) -> None:
+    def _reply(self, client_s: float, instance: int, index: int) -> None:
+        heapq.heappush(self.replies, (client_s, instance, self.num_replies, index))
+        self.num_replies += 1
+
+    def _answered(self, now: float, index: int) -> None:
+        """A client got the answer to a request: it sends what waits for it, or, in a closed loop, the next request after its think time."""
+        self.reply_s[index] = now
         if self.closed_loop:
-            heapq.heappush(self.replies, (client_s, instance, self.num_replies))
-            self.num_replies += 1
-
-    def _send_next(self, client_s: float) -> None:
-        """A client got its answer: it sends the next request after its think time."""
-        heapq.heappush(self.sends, client_s + self.think_s)
+            heapq.heappush(self.sends, (now + self.think_s, 0))
+        for follower in self.followers[index]:
+            waits_for = self.requests[follower].waits_for
+            if all(before in self.reply_s for before, _ in waits_for):
+                heapq.heappush(self.sends, (max(self.reply_s[before] + delay_s for before, delay_s in waits_for), follower))
 
     def _route(self, now: float, index: int) -> None:
         request = self.requests[index]
         self.arrival_s[index] = now
+        if self.view is None or now - self.view.time_s >= self.router.staleness_s:
+            self.view = View.of(self.engines, now)
         eligible = [engine for engine in self.engines if engine.config.serves(request.prompt_tokens, request.output_tokens)]
         if not eligible:  # refused at once; it does not count as routed
-            self._reply(now, -1)
+            self._reply(now, -1, index)
             return
         count = len(self.engines)
-        start = floor(request.uniform * count) if self.policy == "random" else self.num_routed % count
-        engine = min(eligible, key=lambda engine: (self._score(engine), (engine.index - start) % count))
-        live = Live(index, request.prompt_tokens, request.output_tokens, queue_s=now + engine.config.api_pre_s)
+        start = floor(request.uniform * count) if self.router.policy == "random" else self.num_routed % count
+        scores = {engine: self._score(engine, index, self.view) for engine in eligible}
+        engine = min(eligible, key=lambda engine: (scores[engine], (engine.index - start) % count))
+        if self.router.policy == "session_affinity" and self.home.get(request.session) in eligible:
+            engine = self.home[request.session]
+        if request.session >= 0:
+            self.home[request.session] = engine
+        names = self._names(index, engine) if engine.config.enable_prefix_caching else []
+        live = Live(index, request.prompt_tokens, request.output_tokens, now + engine.config.api_pre_s, names)
         engine.enqueue(live)
         self.live[index] = (live, engine)
         self.num_routed += 1
 
-    def _score(self, engine: RefEngine) -> float:
-        if self.policy == "least_loaded":
-            return (4 * engine.num_waiting() + engine.num_running()) / engine.config.max_num_seqs
-        if self.policy == "least_kv":
-            return engine.kv_tokens() / (engine.config.num_blocks * engine.config.block_size)
+    def _score(self, engine: RefEngine, index: int, view: View) -> float:
+        router, prompt_tokens = self.router, self.requests[index].prompt_tokens
+        if router.policy in ("least_loaded", "session_affinity"):
+            return view.load[engine.index]
+        if router.policy == "least_kv":
+            return view.kv[engine.index]
+        if router.policy == "longest_prefix":
+            return -self._hit_tokens(engine, index, view)
+        if router.policy == "weighted":
+            missed = 1 - self._hit_tokens(engine, index, view) / prompt_tokens
+            return router.prefix_weight * missed + router.queue_weight * view.load[engine.index] + router.kv_weight * view.kv[engine.index]
         return 0.0
+
+    def _hit_tokens(self, engine: RefEngine, index: int, view: View) -> int:
+        """Hits of a new request, as the instance would look them up."""
+        block_size = engine.config.block_size
+        names = self._names(index, engine)[: (self.requests[index].prompt_tokens - 1) // block_size]
+        return count_known(names, view.known[engine.index]) * block_size
+
+    def _names(self, index: int, engine: RefEngine) -> list[Name]:
+        request = self.requests[index]
+        token_ids: tuple[Hashable, ...] | None = request.content
+        if token_ids is None:
+            token_ids = tuple((index, position) for position in range(request.prompt_tokens + request.output_tokens))
+        return chain_names(token_ids, engine.config.block_size)
 
     def outcome(self, index: int) -> RefOutcome:
         if index not in self.arrival_s:
@@ -145,6 +243,7 @@ class Cluster:
             finish_s=tokens[-1] if live.finished else None,
             preemptions=live.preemptions,
             token_times_s=tokens,
+            cached_tokens=live.cached_tokens,
         )
 
 
@@ -155,13 +254,21 @@ def simulate(
     concurrency: int | None = None,
     think_s: float = 0.0,
     max_steps: int = 1_000_000,
+    *,
+    prefix_weight: float = 1.0,
+    queue_weight: float = 1.0,
+    kv_weight: float = 1.0,
+    router_staleness_s: float = 0.0,
 ) -> RefResult:
-    """Run `requests` through a cluster of `instances` behind one router.
+    """Run `requests` through a cluster of `instances` behind one router (see `RefRouter`).
 
-    Open loop (`concurrency` None): every request arrives at its `arrival_s`. Closed loop: the first `concurrency` do, and each reply at the
-    client sends the next one `think_s` later. The run stops when nothing is left to do or when `max_steps` steps have ended in the cluster.
+    Open loop (`concurrency` None): every request arrives at its `arrival_s`, or after those that it waits for. Closed loop: the first
+    `concurrency` arrive at theirs, and each reply at the client sends the next one `think_s` later. The run stops when nothing is left to
+    do or when `max_steps` steps have ended in the cluster.
     """
-    cluster = Cluster(instances, requests, policy, concurrency, think_s)
+    router = RefRouter(policy, prefix_weight, queue_weight, kv_weight, router_staleness_s)
+    cluster = Cluster(instances, requests, router, concurrency, think_s)
     cluster.run(max_steps)
     steps = sorted((step for engine in cluster.engines for step in engine.ended), key=lambda step: (step.start_s, step.instance))
-    return RefResult([cluster.outcome(index) for index in range(len(requests))], steps)
+    outcomes = [cluster.outcome(index) for index in range(len(requests))]
+    return RefResult(outcomes, steps, [engine.pool.evictions for engine in cluster.engines])

@@ -14,9 +14,19 @@ def instance(**limits) -> RefInstance:
     return RefInstance(**{**roomy, "step_time": second, **limits})
 
 
+def caching(**limits) -> RefInstance:
+    """The same with prefix caching and blocks of 2."""
+    return instance(**{"block_size": 2, "enable_prefix_caching": True, **limits})
+
+
 def requests(*rows) -> list[RefRequest]:
     """Rows of (arrival_s, prompt_tokens, output_tokens[, uniform])."""
     return [RefRequest(*row) for row in rows]
+
+
+def said(arrival_s: float, prompt: str, output: str, **more) -> RefRequest:
+    """A request whose token ids are letters."""
+    return RefRequest(arrival_s, len(prompt), len(output), content=tuple(map(ord, prompt + output)), **more)
 
 
 def tokens(result: RefResult) -> list[tuple[float, ...]]:
@@ -25,6 +35,14 @@ def tokens(result: RefResult) -> list[tuple[float, ...]]:
 
 def scheduled(result: RefResult) -> list[float | None]:
     return [request.scheduled_s for request in result.requests]
+
+
+def cached(result: RefResult) -> list[int]:
+    return [request.cached_tokens for request in result.requests]
+
+
+def arrivals(result: RefResult) -> list[float | None]:
+    return [request.arrival_s for request in result.requests]
 
 
 def preemptions(result: RefResult) -> list[int]:
