@@ -15,7 +15,8 @@ from typing import Any
 import common
 import numpy as np
 
-from simjax.engine.lower import Lowered, request_params
+from simjax.engine.lower import Lowered
+from simjax.engine.lower_requests import request_params
 from simjax.engine.params import ClusterParams
 from simjax.engine.result import Result
 from simjax.engine.simulate import simulate

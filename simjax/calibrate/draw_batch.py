@@ -12,7 +12,8 @@ import numpy as np
 from simjax.calibrate.domain import Engines
 from simjax.calibrate.draws import Values
 from simjax.cluster.pricing import ClusterPrices, CostSource, price_clusters
-from simjax.engine.lower import Lowered, lower, request_params
+from simjax.engine.lower import Lowered, lower
+from simjax.engine.lower_requests import request_params
 from simjax.engine.shape import EngineShape, power_of_two, slots_for
 from simjax.engine.stack import joint_shape
 from simjax.errors import SimjaxError

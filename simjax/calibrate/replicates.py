@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from simjax.calibrate.knobs import Setting
-from simjax.engine.lower import request_params
+from simjax.engine.lower_requests import request_params
 from simjax.engine.params import RequestParams
 from simjax.engine.shape import requests_bucket
 from simjax.workload import build_workload

@@ -226,12 +226,14 @@ simjax trace describe: statistics of a request trace
 
 usage: simjax trace describe FILE [key=value ...]
 
-  FILE                                    CSV, JSON Lines or Parquet, gzip too
+  FILE                                    CSV, JSON Lines or Parquet, gzip too; a session file or a directory of them
   workload.format=auto                    {formats}
   workload.on_bad_row=error|skip          malformed rows stop the command, or are skipped and counted
   workload.start_s=S  workload.end_s=S    a window       workload.num_requests=N    the first N
   workload.rate=R  workload.rate_scale=F  stretched or compressed to a rate, or by a factor
   workload.jitter_s=S                     spreads the arrivals of a clock that ticks so coarsely
+  workload.session_rate=R                 starts the sessions at random         workload.num_sessions=N    the first N
+  block_size=16  cache_blocks=[N,...]     prefix caches whose hits are told, where the trace tells what is shared
   out=DIR                                 description.json, trace.png, config.yaml (default: a folder under outputs/)
 """
 

@@ -13,3 +13,8 @@ def blocks_of(tokens: Array, block_size: Array) -> Array:
     multiplies by the rounded reciprocal instead, and 525 / 75 would come out above 7.
     """
     return jnp.ceil((tokens.astype(jnp.float64) - 0.5) / block_size).astype(jnp.int32)
+
+
+def full_blocks(tokens: Array, block_size: Array) -> Array:
+    """Blocks that the given tokens (int32, >= 0) fill, floor(tokens / block_size), int32."""
+    return jnp.floor((tokens.astype(jnp.float64) + 0.5) / block_size).astype(jnp.int32)

@@ -13,13 +13,14 @@ from simjax.engine.params import ClusterParams
 from simjax.engine.result import NEVER, LeapLog, RequestLog, Result, Status
 from simjax.engine.shape import EngineShape
 from simjax.engine.stack import Stack
-from simjax.engine.state import OUTCOME_FIELDS, ClusterState
-from simjax.engine.tick import LEAP_FIELDS
+from simjax.engine.state import CACHED_FIELD, ClusterState, outcome_fields
+from simjax.engine.tick import CACHED_BLOCKS, leap_fields
 
 
-def leap_log(pieces: list[np.ndarray]) -> LeapLog:
-    """The logged leaps; each piece is float64[K, F] of `LEAP_FIELDS`."""
-    columns = dict(zip(LEAP_FIELDS, np.concatenate(pieces).T, strict=True))
+def leap_log(shape: EngineShape, pieces: list[np.ndarray]) -> LeapLog:
+    """The logged leaps; each piece is float64[K, F] of `leap_fields`."""
+    columns = dict(zip(leap_fields(shape), np.concatenate(pieces).T, strict=True))
+    columns.setdefault(CACHED_BLOCKS, np.zeros_like(columns["instance"]))
     return LeapLog(**{name: x if name.endswith("_s") else x.astype(np.int32) for name, x in columns.items()})
 
 
@@ -51,22 +52,28 @@ def batch_results(batch: Stack, designs: Mapping[int, Lowered], state: ClusterSt
         log = replace(log, prompt_tokens=prompt, output_tokens=output)
         N = design.shape.instances
         blocks = np.asarray(design.params.instances.num_blocks)
-        results.append(Result(status, log, None, blocks, mine.peak_blocks[:N], int(mine.ticks), int(mine.steps), 0.0, 0.0))
+        ticks, steps = int(mine.ticks), int(mine.steps)
+        results.append(Result(status, log, None, blocks, mine.peak_blocks[:N], ticks, steps, 0.0, 0.0, evicted_blocks(mine)[:N]))
     return results
+
+
+def evicted_blocks(state: ClusterState) -> np.ndarray:
+    """int32[N]: cached blocks that were taken for something else."""
+    return np.zeros_like(np.asarray(state.peak_blocks)) if state.cache is None else np.asarray(state.cache.evicted)
 
 
 def request_log(shape: EngineShape, params: ClusterParams, state: ClusterState, status: Status) -> RequestLog:
     """Every request's outcome, those included that a run left in the engines, in a queue, or unsent."""
     served = int(params.workload)
     count = int(params.requests.count[served])
-    outcome = dict(zip(OUTCOME_FIELDS, np.asarray(state.outcome)[:count].T, strict=True))
+    outcome = dict(zip(outcome_fields(shape), np.asarray(state.outcome)[:count].T, strict=True))
     finished = np.isfinite(outcome["finish_s"])
     log = RequestLog(
         instance=np.where(finished, outcome["instance"], -1).astype(np.int32),
         prompt_tokens=np.asarray(params.requests.prompt_tokens[served, :count]),
         output_tokens=np.asarray(params.requests.output_tokens[served, :count]),
-        cached_tokens=np.zeros(count, np.int32),
-        arrival_s=np.array((params.requests.arrival_s[served] if state.loop is None else state.loop.arrival_s)[:count]),
+        cached_tokens=np.where(finished, outcome.get(CACHED_FIELD, 0), 0).astype(np.int32),
+        arrival_s=np.array(_sent_s(params, state)[:count]),
         scheduled_s=outcome["scheduled_s"].copy(),
         first_token_s=outcome["first_token_s"].copy(),
         finish_s=outcome["finish_s"],
@@ -79,10 +86,16 @@ def request_log(shape: EngineShape, params: ClusterParams, state: ClusterState, 
     return log
 
 
+def _sent_s(params: ClusterParams, state: ClusterState) -> np.ndarray:
+    """When each request was sent."""
+    dynamic = state.loop or state.calls
+    return np.asarray(params.requests.arrival_s[int(params.workload)] if dynamic is None else dynamic.arrival_s)
+
+
 def _add_queued(shape: EngineShape, state: ClusterState, log: RequestLog, cut_s: float) -> None:
     """Requests still in a queue when the run was cut at `cut_s`: whose; and those not sent by then: never sent."""
     count, e = len(log.finished), state.instances
-    routes = np.asarray(state.routes) if shape.instances > 1 else np.arange(count)[None]
+    routes = np.asarray(state.routes) if shape.listed else np.arange(count)[None]
     for i, (head, tail) in enumerate(zip(np.asarray(e.head), np.asarray(e.tail), strict=True)):
         queued = routes[i, head:tail]
         log.instance[queued[log.arrival_s[queued] <= cut_s]] = i
@@ -99,5 +112,7 @@ def _add_running(params: ClusterParams, state: ClusterState, log: RequestLog) ->
         request = slots.request[i, inside]
         log.instance[request] = i
         log.preemptions[request] = slots.preemptions[i, inside]
+        if slots.holding is not None:
+            log.cached_tokens[request] = slots.holding.cached_tokens[i, inside]
         log.scheduled_s[request] = slots.scheduled_s[i, inside]
         log.first_token_s[request] = slots.first_token_s[i, inside] + post_s[i]

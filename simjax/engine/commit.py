@@ -12,7 +12,7 @@ from jax import Array
 from simjax.engine.blocks import blocks_of
 from simjax.engine.params import InstanceParams
 from simjax.engine.reduce import reduce_slots
-from simjax.engine.state import Instance
+from simjax.engine.state import Holding, Instance
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32
@@ -40,8 +40,11 @@ class Emitted:
     blocks_last: Int32[Array, ""]
 
 
-def commit(limits: InstanceParams, e: Instance) -> tuple[Instance, Emitted]:
-    """Carry out the plan: every scheduled slot computes its tokens, those that catch up with their target emit one a step."""
+def commit(limits: InstanceParams, e: Instance, tree_blocks: Array | int = 0) -> tuple[Instance, Emitted]:
+    """Carry out the plan: every scheduled slot computes its tokens, those that catch up with their target emit one a step.
+
+    `tree_blocks` are the held blocks of the prefix cache's tree, which the requests share.
+    """
     s, plan = e.slots, e.plan
     later = jnp.maximum(plan.steps - 1, 0)
     running = (jnp.arange(s.request.shape[0], dtype=jnp.int32) < e.n) & (s.target < s.final)
@@ -60,7 +63,10 @@ def commit(limits: InstanceParams, e: Instance) -> tuple[Instance, Emitted]:
         first_token_s=jnp.where(fresh, first_end_s, s.first_token_s),
         token_s=jnp.where(token, plan.end_s, s.token_s),
     )
-    blocks = jnp.where(running, blocks_of(computed, limits.block_size), 0)
+    blocks = blocks_of(computed, limits.block_size)
+    if s.holding is not None:
+        blocks -= s.holding.named
+    blocks = jnp.where(running, blocks, 0)
     prompt = jnp.where(in_step & ~decode, s.new, 0)
     sums, _, _ = reduce_slots([token, decode, resumed, prompt, blocks])
     emitted = Emitted(
@@ -71,16 +77,36 @@ def commit(limits: InstanceParams, e: Instance) -> tuple[Instance, Emitted]:
         resumed=sums[2],
         outputs=jnp.where(later > 0, sums[0], 0),
         resumed_gap_s=jnp.sum(jnp.where(resumed, first_end_s - s.token_s, 0.0)),
-        blocks_last=sums[4],
+        blocks_last=sums[4] + tree_blocks,
     )
     return dataclasses.replace(e, slots=slots), emitted
 
 
-def release_one(e: Instance, index: Array, api_post_s: Array, nobody: int) -> tuple[Instance, Array, Array]:
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Gone:
+    """A finished request that has left the slots, if `some`, bool[].
+
+    Attributes:
+        request: which, int32[]; the number of requests when none.
+        computed, holding: tokens in the cache, and what it held of the prefix cache.
+        outcome: its row of `ClusterState.outcome`.
+        more: whether another one could leave, bool[].
+    """
+
+    some: Bool[Array, ""]
+    request: Int32[Array, ""]
+    computed: Int32[Array, ""]
+    holding: Holding | None
+    outcome: Float64[Array, " F"]
+    more: Bool[Array, ""]
+
+
+def release_one(e: Instance, index: Array, api_post_s: Array, nobody: int) -> tuple[Instance, Gone]:
     """Take one finished request out of the slots, if there is one that the coming formation may forget.
 
     Finishes after the plan's horizon stay: an asynchronous scheduler forms the next step before it hears of them, so they hold their seat
-    and their blocks a step longer. Returns the instance, the request (`nobody` when none) and its row of `OUTCOME_FIELDS`.
+    and their blocks a step longer. An index of `nobody` stands for no request.
     """
     s = e.slots
     A = s.request.shape[0]
@@ -89,19 +115,26 @@ def release_one(e: Instance, index: Array, api_post_s: Array, nobody: int) -> tu
     _, _, (first,) = reduce_slots(minima=[jnp.where(gone, position, A)])
     some = first < A
     at = jnp.minimum(first, A - 1)
-    request = jnp.where(some, s.request[at], nobody)
-    row = jnp.stack(
-        [
-            s.scheduled_s[at],
-            s.first_token_s[at] + api_post_s,
-            s.token_s[at] + api_post_s,
-            s.preemptions[at].astype(jnp.float64),
-            index.astype(jnp.float64),
-        ]
+    row = [
+        s.scheduled_s[at],
+        s.first_token_s[at] + api_post_s,
+        s.token_s[at] + api_post_s,
+        s.preemptions[at].astype(jnp.float64),
+        index.astype(jnp.float64),
+    ]
+    if s.holding is not None:
+        row.append(s.holding.cached_tokens[at].astype(jnp.float64))
+    left = Gone(
+        some=some,
+        request=jnp.where(some, s.request[at], nobody),
+        computed=s.computed[at],
+        holding=jax.tree.map(lambda x: x[at], s.holding),
+        outcome=jnp.stack(row),
+        more=jnp.any(gone & (position > at)),
     )
     close_gap = some & (position >= at)
     # Padding at one end and cutting at the other shifts within the same kernel; `jnp.roll` would make three of every field.
     slots = jax.tree.map(lambda x: jnp.where(close_gap, jax.lax.pad(x, jnp.zeros((), x.dtype), [(-1, 1, 0)]), x), s)
     left_running = (some & (at < e.n)).astype(jnp.int32)
     e = dataclasses.replace(e, slots=slots, n=e.n - left_running, parked=e.parked - some.astype(jnp.int32) + left_running)
-    return e, request, row
+    return e, left

@@ -26,7 +26,7 @@ from jax import Array
 from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape, power_of_two
 from simjax.engine.simulate import DEFAULT_MAX_TICKS, advance, compiled, pending, start
-from simjax.engine.state import NEVER, OUTCOME_FIELDS, ClusterState
+from simjax.engine.state import NEVER, ClusterState, outcome_fields
 from simjax.engine.tick import tick
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def guarded(params: ClusterParams) -> ClusterParams:
 
 
 def _read(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Outcome:
-    column = dict(zip(OUTCOME_FIELDS, state.outcome[: shape.requests].T, strict=True))
+    column = dict(zip(outcome_fields(shape), state.outcome[: shape.requests].T, strict=True))
     finished = jnp.isfinite(column["finish_s"])
     count = lambda name, absent: jnp.where(finished, column[name], absent).astype(jnp.int32)  # noqa: E731
     arrival_s = params.requests.arrival_s[params.served] if state.loop is None else state.loop.arrival_s

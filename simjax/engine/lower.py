@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from simjax.cluster.pricing import ClusterPrices
 from simjax.cluster.spec import ClusterSpec
-from simjax.engine.params import ClusterParams, InstanceParams, RequestParams, RouterPolicy
+from simjax.engine.lower_requests import host, largest_fanout, longest_path, prefix_params, request_params
+from simjax.engine.params import ClusterParams, InstanceParams, RequestParams, RouterParams, RouterPolicy
 from simjax.engine.shape import EngineShape, requests_bucket, seat_bucket, slots_for
 from simjax.errors import SimjaxError
 from simjax.workload.workload import Workload
 
 FLAGS = ("enable_chunked_prefill", "reserve_full_isl", "async_scheduling")
 LIMITS = ("max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold", "block_size")
-ROUTER_STREAM = 42  # keeps the router's draws apart from the workload's, which have the same seed
+BLIND = (RouterPolicy.ROUND_ROBIN, RouterPolicy.RANDOM)  # these do not look at the engines
+CACHING_WINDOW = 2  # of engines with a prefix cache: one request is admitted, and the next one seen
 
 
 @dataclass(frozen=True)
@@ -54,77 +56,58 @@ def lower(
     """
     workload.validate()
     size = requests_bucket(len(workload))
-    instances = instance_params(cluster, prices, size)
+    caching = caches(cluster, workload)
+    instances = instance_params(cluster, prices, size, caching)
     refuse_impossible(cluster, instances, workload)
-    router = RouterPolicy[cluster.router.upper()]
-    live = workload.concurrency > 0 or (len(cluster.instances) > 1 and router in (RouterPolicy.LEAST_LOADED, RouterPolicy.LEAST_KV))
+    policy, several = RouterPolicy[cluster.router.upper()], len(cluster.instances) > 1
+    requests = request_params([workload], size, [seed], any(caching)) if requests is None else requests
+    if any(caching) and requests.prefix is None:
+        requests = replace(requests, prefix=prefix_params([workload], requests.arrival_s.shape[1]))
+    elif not any(caching):
+        requests = replace(requests, prefix=None)
     shape = EngineShape(
         requests=size,
         slots=int(instances.slots.max()),
         instances=len(cluster.instances),
+        window=CACHING_WINDOW if any(caching) else EngineShape.window,
         clients=min(seat_bucket(workload.concurrency), size) if workload.concurrency else 0,
-        live_routing=live,
+        nodes=0 if requests.prefix is None else requests.prefix.start_tokens.shape[1],
+        path=longest_path(requests),
+        fanout=largest_fanout(requests),
+        stale_view=several and policy not in BLIND and cluster.router_staleness_s > 0,
+        live_routing=workload.concurrency > 0 or workload.sessions is not None or (several and policy not in BLIND),
         leap=leap,
         log_rows=EngineShape.log_rows if log else 0,
     )
+    weights = (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv)
     params = ClusterParams(
         instances=instances,
-        num_instances=_host(np.int32(len(cluster.instances))),
-        router=_host(np.int32(router)),
-        requests=request_params([workload], size, [seed]) if requests is None else requests,
-        workload=_host(np.int32(0)),
+        num_instances=host(np.int32(len(cluster.instances))),
+        router=RouterParams.of(policy, weights, cluster.router_staleness_s),
+        requests=requests,
+        workload=host(np.int32(0)),
         cost=prices.cost,
     )
     return Lowered(shape, params)
 
 
-def instance_params(cluster: ClusterSpec, prices: ClusterPrices, requests: int) -> InstanceParams:
-    """Limits of the engines as arrays over N, for a workload of so many requests."""
+def caches(cluster: ClusterSpec, workload: Workload) -> list[bool]:
+    """Which engines have a prefix cache; one that does not say has one if the workload knows what its requests share."""
+    known = workload.prefixes is not None
+    given = [x.limits.enable_prefix_caching for x in cluster.instances]
+    return [known if flag is None else flag for flag in given]
+
+
+def instance_params(cluster: ClusterSpec, prices: ClusterPrices, requests: int, caching: Sequence[bool] | None = None) -> InstanceParams:
+    """Limits of the engines as arrays over N, for a workload of so many requests; `caching`: who has a prefix cache."""
     specs = cluster.instances
     leaves: dict[str, Any] = {name: [getattr(x.limits, name) for x in specs] for name in LIMITS}
     leaves |= {"max_model_len": [x.longest_request_tokens for x in specs], "num_blocks": [x.usable_blocks for x in specs]}
     leaves |= {"slots": [slots_for(x.limits.max_num_seqs, requests, EngineShape.window) for x in specs]}
     leaves = {name: np.array(values, np.int32) for name, values in leaves.items()}
     leaves |= {name: np.array([getattr(x.limits, name) for x in specs], bool) for name in FLAGS}
-    return InstanceParams(**leaves, **{name: getattr(prices, name) for name in ("api_pre_s", "api_post_s")}, cost=_host(prices.row))
-
-
-def request_params(workloads: Sequence[Workload], size: int, seeds: Sequence[int]) -> RequestParams:
-    """V workloads as arrays, each padded to `size` requests; the seeds are those of the random router."""
-    if [len(workload) for workload in workloads] == [size]:
-        return _as_they_are(workloads[0], seeds[0])
-    V = len(workloads)
-    arrival_s, draws = np.full((V, size), np.inf), np.zeros((V, size))
-    prompt, output = np.ones((V, size), np.int32), np.ones((V, size), np.int32)
-    for v, (workload, seed) in enumerate(zip(workloads, seeds, strict=True)):
-        n = len(workload)
-        arrival_s[v, :n], prompt[v, :n], output[v, :n] = workload.arrival_s, workload.prompt_tokens, workload.output_tokens
-        draws[v, :n] = np.random.default_rng([ROUTER_STREAM, seed]).random(n)
-    return RequestParams(
-        arrival_s=_host(arrival_s),
-        prompt_tokens=_host(prompt),
-        output_tokens=_host(output),
-        router_draw=_host(draws),
-        count=_host(np.array([len(workload) for workload in workloads], np.int32)),
-        think_s=_host(np.array([workload.think_s for workload in workloads], np.float64)),
-    )
-
-
-def _as_they_are(workload: Workload, seed: int) -> RequestParams:
-    """A workload that needs no padding, without copies: a sweep may hold thousands."""
-    return RequestParams(
-        arrival_s=_host(np.asarray(workload.arrival_s, np.float64)[None]),
-        prompt_tokens=_host(np.asarray(workload.prompt_tokens, np.int32)[None]),
-        output_tokens=_host(np.asarray(workload.output_tokens, np.int32)[None]),
-        router_draw=_host(np.random.default_rng([ROUTER_STREAM, seed]).random(len(workload))[None]),
-        count=_host(np.array([len(workload)], np.int32)),
-        think_s=_host(np.array([workload.think_s], np.float64)),
-    )
-
-
-def _host(array: Any) -> Any:
-    """A numpy array where a record of the engine names a JAX one: the program that takes the record converts it."""
-    return array
+    leaves |= {"enable_prefix_caching": np.array(caching or [False] * len(specs), bool)}
+    return InstanceParams(**leaves, **{name: getattr(prices, name) for name in ("api_pre_s", "api_post_s")}, cost=host(prices.row))
 
 
 def refuse_impossible(cluster: ClusterSpec, instances: InstanceParams, workload: Workload) -> None:

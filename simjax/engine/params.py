@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import jax
+import numpy as np
 from jax import Array
 
 from simjax.latency.cost import StepCost
@@ -26,6 +27,9 @@ class RouterPolicy(IntEnum):
     RANDOM = 1
     LEAST_LOADED = 2
     LEAST_KV = 3
+    LONGEST_PREFIX = 4
+    SESSION_AFFINITY = 5
+    WEIGHTED = 6
 
 
 @jax.tree_util.register_dataclass
@@ -39,7 +43,7 @@ class InstanceParams:
         long_prefill_token_threshold: 0 = no threshold.
         max_model_len: longest prompt + output.
         num_blocks, block_size: KV blocks that requests can use, and tokens in one.
-        enable_chunked_prefill, reserve_full_isl, async_scheduling: switches.
+        enable_chunked_prefill, reserve_full_isl, async_scheduling, enable_prefix_caching: switches.
         api_pre_s, api_post_s: API time of a request before it reaches the queue, and of a token on its way back to the client.
         cost: row of the `StepCost`.
     """
@@ -54,9 +58,51 @@ class InstanceParams:
     enable_chunked_prefill: Bool[Array, " N"]
     reserve_full_isl: Bool[Array, " N"]
     async_scheduling: Bool[Array, " N"]
+    enable_prefix_caching: Bool[Array, " N"]
     api_pre_s: Float64[Array, " N"]
     api_post_s: Float64[Array, " N"]
     cost: Int32[Array, " N"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PrefixParams:
+    """What the requests' contents share: a radix tree of M nodes in tokens, see `simjax.workload.prefixes`.
+
+    The last node is empty and stands where a path has ended. A path is a slice of `nodes`, which is long enough for a slice of the longest
+    path to start anywhere.
+
+    Attributes:
+        start_tokens, end_tokens: the run of tokens of each node.
+        nodes: the nodes of all paths, root first.
+        offset, length: the path of each request, nodes[offset : offset + length].
+    """
+
+    start_tokens: Int32[Array, "V M"]
+    end_tokens: Int32[Array, "V M"]
+    nodes: Int32[Array, "V K"]
+    offset: Int32[Array, "V R"]
+    length: Int32[Array, "V R"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SessionParams:
+    """Which calls wait for which, see `simjax.workload.sessions`.
+
+    Attributes:
+        session: of each request.
+        predecessors: calls that must finish before a request is sent.
+        offset, count: the calls that wait for a request are then[offset : offset + count]; the tables are padded like `PrefixParams.nodes`.
+        then, delay_s: such a call, and the pause before it.
+    """
+
+    session: Int32[Array, "V R"]
+    predecessors: Int32[Array, "V R"]
+    offset: Int32[Array, "V R"]
+    count: Int32[Array, "V R"]
+    then: Int32[Array, "V E"]
+    delay_s: Float64[Array, "V E"]
 
 
 @jax.tree_util.register_dataclass
@@ -65,11 +111,13 @@ class RequestParams:
     """V workloads on the device, padded to R with requests that never arrive.
 
     Attributes:
-        arrival_s: sorted; infinity for padding and for the later requests of a closed loop.
+        arrival_s: sorted; infinity for padding, for the later requests of a closed loop and for calls that wait for others.
         prompt_tokens, output_tokens: lengths, 1 in the padding.
         router_draw: in [0, 1), the random router's draws.
         count: requests that are real.
         think_s: pause of a closed-loop client between a finish and its next request.
+        prefix: what the contents share; None when nobody asks.
+        sessions: calls that wait for calls; None when there are none.
     """
 
     arrival_s: Float64[Array, "V R"]
@@ -78,6 +126,31 @@ class RequestParams:
     router_draw: Float64[Array, "V R"]
     count: Int32[Array, " V"]
     think_s: Float64[Array, " V"]
+    prefix: PrefixParams | None = None
+    sessions: SessionParams | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RouterParams:
+    """The router; scalars.
+
+    Attributes:
+        policy: a `RouterPolicy`.
+        prefix_weight, queue_weight, kv_weight: of the weighted policy.
+        staleness_s: age at which the router renews its view of the engines; 0 = it always sees them as they are.
+    """
+
+    policy: Int32[Array, ""]
+    prefix_weight: Float64[Array, ""]
+    queue_weight: Float64[Array, ""]
+    kv_weight: Float64[Array, ""]
+    staleness_s: Float64[Array, ""]
+
+    @staticmethod
+    def of(policy: RouterPolicy, weights: tuple[float, float, float] = (1.0, 1.0, 1.0), staleness_s: float = 0.0) -> RouterParams:
+        """As arrays on the host."""
+        return RouterParams(np.int32(policy), *(np.float64(x) for x in (*weights, staleness_s)))  # pyright: ignore[reportArgumentType]
 
 
 @jax.tree_util.register_dataclass
@@ -88,14 +161,14 @@ class ClusterParams:
     Attributes:
         instances: limits of the N engines.
         num_instances: how many of them there are; the others are padding, which no request is routed to.
-        router: a `RouterPolicy`.
+        router: how it spreads requests.
         requests, workload: the workloads, and the row of the one that this cluster serves.
         cost: step costs; `InstanceParams.cost` names the row of each engine.
     """
 
     instances: InstanceParams
     num_instances: Int32[Array, ""]
-    router: Int32[Array, ""]
+    router: RouterParams
     requests: RequestParams
     workload: Int32[Array, ""]
     cost: StepCost

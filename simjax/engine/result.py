@@ -68,6 +68,8 @@ class LeapLog:
         preempted: int32[L], preempted requests that wait while the leap lasts.
         kv_blocks: int32[L], KV blocks allocated during step 1.
         kv_blocks_last: int32[L], KV blocks allocated during the last step.
+        cached_blocks: int32[L], KV blocks that no request holds and that have been in use before: the prefix cache, and a block for most
+            of the requests that have finished lately which was not full and so is of no use; 0 without prefix caching.
     """
 
     instance: np.ndarray
@@ -86,6 +88,7 @@ class LeapLog:
     preempted: np.ndarray
     kv_blocks: np.ndarray
     kv_blocks_last: np.ndarray
+    cached_blocks: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Result:
         ticks: ticks taken.
         steps: engine steps simulated, all instances together.
         compile_s, run_s: host wall time spent on compilation (tracing included) and on running.
+        evicted_blocks: int32[N], cached blocks that were taken for something else; 0 without prefix caching.
     """
 
     status: Status
@@ -112,6 +116,7 @@ class Result:
     steps: int
     compile_s: float
     run_s: float
+    evicted_blocks: np.ndarray
 
 
 NEVER = float("inf")

@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simjax.engine.blocks import blocks_of
+from simjax.engine.blocks import blocks_of, full_blocks
+from simjax.engine.calls import sent
 from simjax.engine.params import ClusterParams, RouterPolicy
 from simjax.engine.plan import cut_short, first_step_reaching
+from simjax.engine.prefix_cache import found_blocks, path_of
 from simjax.engine.shape import EngineShape
-from simjax.engine.state import ClosedLoop, ClusterState, Instance
+from simjax.engine.state import ClosedLoop, ClusterState, Instance, RouterView
 
 WAITING_WEIGHT = 4  # of vLLM's data-parallel load balancer: a waiting request weighs as much as four running ones
 
@@ -26,12 +28,16 @@ def next_arrival_s(params: ClusterParams, state: ClusterState) -> Array:
     left = state.next_request < params.request_count
     if state.loop is not None:
         return jnp.where(left, jnp.min(state.loop.send_s), jnp.inf)
+    if state.calls is not None:
+        return jnp.min(state.calls.due_s)
     last = params.requests.arrival_s.shape[1] - 1
     return jnp.where(left, params.request("arrival_s", jnp.minimum(state.next_request, last)), jnp.inf)
 
 
 def arrival_of(params: ClusterParams, state: ClusterState, request: Array) -> Array:
     """When the given requests (int32[...]) arrived or will arrive, float64[...]."""
+    if state.calls is not None:
+        return state.calls.arrival_s[request]
     return params.request("arrival_s", request) if state.loop is None else state.loop.arrival_s[request]
 
 
@@ -42,14 +48,14 @@ def eligible(params: ClusterParams, request: Array) -> Array:
     return (total <= limits.max_model_len) & (blocks_of(total - 1, limits.block_size) <= limits.num_blocks)
 
 
-def in_turn(params: ClusterParams, score: Array, request: Array) -> Array:
+def in_turn(params: ClusterParams, score: Array, request: Array, turn: Array) -> Array:
     """The instance with the lowest score (float64[N]) among the eligible ones; of equals the next in turn, int32[]."""
     N, count = score.shape[0], params.num_instances
     drawn = jnp.floor(params.request("router_draw", request) * count).astype(jnp.int32)
-    start = jnp.where(params.router == RouterPolicy.RANDOM, drawn, request % count)
-    turn = (jnp.arange(N, dtype=jnp.int32) - start) % count
+    start = jnp.where(params.router.policy == RouterPolicy.RANDOM, drawn, turn % count)
+    distance = (jnp.arange(N, dtype=jnp.int32) - start) % count
     score = jnp.where(eligible(params, request), score, jnp.inf)
-    return jnp.argmin(jnp.where(score == jnp.min(score), turn, N)).astype(jnp.int32)
+    return jnp.argmin(jnp.where(score == jnp.min(score), distance, N)).astype(jnp.int32)
 
 
 def kv_tokens_at(instances: Instance, t_s: Array) -> Array:
@@ -60,28 +66,83 @@ def kv_tokens_at(instances: Instance, t_s: Array) -> Array:
     return plan.kv_tokens + jnp.where(ended > 0, plan.tokens + (ended - 1) * plan.running, 0)
 
 
-def scores(params: ClusterParams, state: ClusterState, t_s: Array) -> Array:
-    """What the router minimises at t_s, float64[N].
+def loads(params: ClusterParams, instances: Instance) -> Array:
+    """(4 waiting + running) / max_num_seqs, float64[N]."""
+    waiting = instances.plan.preempted + instances.tail - instances.head
+    return (WAITING_WEIGHT * waiting + instances.plan.running) / params.instances.max_num_seqs
 
-    Least loaded: (4 waiting + running) / max_num_seqs. Least KV: tokens in the cache or promised to a place in it, over its capacity.
+
+def kv_loads(params: ClusterParams, instances: Instance, t_s: Array) -> Array:
+    """Tokens in the KV cache or promised to a place in it over its capacity, float64[N]."""
+    limits = params.instances
+    promised = instances.queued_tokens + instances.plan.preempted_tokens
+    return (kv_tokens_at(instances, t_s) + promised) / (limits.num_blocks.astype(jnp.float64) * limits.block_size)
+
+
+def hit_tokens(shape: EngineShape, params: ClusterParams, cached: Array, request: Array) -> Array:
+    """Tokens of a request's prompt that each engine would find in its prefix cache, int32[N]; `cached` (int32[N, E]) are their blocks.
+
+    As the caches were after the last event of each engine: of what requests decode it knows nothing until they leave.
     """
-    limits, e = params.instances, state.instances
-    waiting = e.plan.preempted + e.tail - e.head
-    load = (WAITING_WEIGHT * waiting + e.plan.running) / limits.max_num_seqs
-    promised = e.queued_tokens + e.plan.preempted_tokens
-    kv = (kv_tokens_at(e, t_s) + promised) / (limits.num_blocks.astype(jnp.float64) * limits.block_size)
-    return jnp.where(params.router == RouterPolicy.LEAST_LOADED, load, jnp.where(params.router == RouterPolicy.LEAST_KV, kv, 0.0))
+    tree, prompt = params.requests.prefix, params.request("prompt_tokens", request)
+    assert tree is not None
+
+    def one(cached: Array, block_size: Array, enabled: Array) -> Array:
+        path = path_of(shape, tree, params.served, request, block_size, enabled)
+        return block_size * found_blocks(cached[path.node], path, full_blocks(prompt - 1, block_size))
+
+    return jax.vmap(one)(cached, params.instances.block_size, params.instances.enable_prefix_caching)
+
+
+def scores(shape: EngineShape, params: ClusterParams, state: ClusterState, request: Array, t_s: Array) -> tuple[Array, RouterView | None]:
+    """What the router minimises for a request (int32[]) that arrives at t_s, float64[N]; and what it has seen of the engines.
+
+    Least loaded: `loads`. Least KV: `kv_loads`. Longest prefix: minus the tokens of the prompt in the prefix cache. Weighted: the sum of
+    the part of the prompt that is not there, `loads` and `kv_loads`, each times its weight. Session affinity: 0 for the engine of the
+    session's latest call and 1 for the others; `loads` for the first call, and when that engine cannot serve it.
+    """
+    router, policy, e, view = params.router, params.router.policy, state.instances, state.view
+    if view is not None:
+        renew = t_s - view.seen_s >= router.staleness_s
+        pick = lambda new, old: jnp.where(renew, new, old)  # noqa: E731
+        view = RouterView(
+            seen_s=pick(t_s, view.seen_s),
+            blocks=view.blocks if state.cache is None else pick(state.cache.blocks, view.blocks),
+            load=pick(loads(params, e), view.load),
+            kv=pick(kv_loads(params, e, t_s), view.kv),
+        )
+        load, kv = view.load, view.kv
+    else:
+        load, kv = loads(params, e), kv_loads(params, e, t_s)
+    score = jnp.where(policy == RouterPolicy.LEAST_LOADED, load, jnp.where(policy == RouterPolicy.LEAST_KV, kv, 0.0))
+    part = 0.0
+    if state.cache is not None:
+        found = hit_tokens(shape, params, state.cache.blocks if view is None else view.blocks, request)
+        part = found / params.request("prompt_tokens", request)
+        score = jnp.where(policy == RouterPolicy.LONGEST_PREFIX, -found, score)
+    weighted = router.prefix_weight * (1.0 - part) + router.queue_weight * load + router.kv_weight * kv
+    score = jnp.where(policy == RouterPolicy.WEIGHTED, weighted, score)
+    home = jnp.full((), -1, jnp.int32) if state.calls is None else state.calls.home[_session(params, request)]
+    at_home = (jnp.arange(load.shape[0]) == home) & eligible(params, request)
+    score = jnp.where(policy == RouterPolicy.SESSION_AFFINITY, jnp.where(jnp.any(at_home), ~at_home, load), score)
+    return score, view
+
+
+def _session(params: ClusterParams, request: Array) -> Array:
+    sessions = params.requests.sessions
+    assert sessions is not None
+    return sessions.session[params.served, request]
 
 
 def route_all(shape: EngineShape, params: ClusterParams, state: ClusterState) -> ClusterState:
     """Hand out every request before the run; for policies that do not look at the cluster (`EngineShape.live_routing` off)."""
     e, count = state.instances, params.request_count
-    if shape.instances == 1:
+    if not shape.listed:
         tail = jnp.broadcast_to(count, (1,)).astype(jnp.int32)
         routes = state.routes
     else:
         request = jnp.arange(shape.requests, dtype=jnp.int32)
-        choice = jax.vmap(lambda r: in_turn(params, jnp.zeros(shape.instances), r))(request)
+        choice = jax.vmap(lambda r: in_turn(params, jnp.zeros(shape.instances), r, r))(request)
         mine = (choice[None, :] == jnp.arange(shape.instances)[:, None]) & (request < count)
         tail = jnp.sum(mine, axis=1, dtype=jnp.int32)
         at = jnp.where(mine, jnp.cumsum(mine, axis=1) - 1, state.routes.shape[1])
@@ -103,12 +164,16 @@ def route_one(shape: EngineShape, params: ClusterParams, state: ClusterState) ->
     """Hand the next request to an instance if it arrives before, or just when, the next engine event."""
     t_s = next_arrival_s(params, state)
     arrives = (t_s <= jnp.min(state.instances.plan.due_s())) & jnp.isfinite(t_s)
-    request = jnp.minimum(state.next_request, shape.requests - 1)
-    e, routes = state.instances, state.routes
+    due = state.next_request if state.calls is None else jnp.argmin(state.calls.due_s).astype(jnp.int32)
+    request = jnp.minimum(due, shape.requests - 1)
+    e, routes, view, i = state.instances, state.routes, state.view, jnp.zeros((), jnp.int32)
     mine = jnp.broadcast_to(arrives, (1,))
     if shape.instances > 1:
-        i = in_turn(params, scores(params, state, t_s), request)
+        score, seen = scores(shape, params, state, request, t_s)
+        view = jax.tree.map(lambda new, old: jnp.where(arrives, new, old), seen, view)
+        i = in_turn(params, score, request, state.next_request)
         mine = arrives & (jnp.arange(shape.instances) == i)
+    if shape.listed:
         at = jnp.where(arrives, e.tail[i], shape.requests + shape.window - 1)
         routes = jax.lax.dynamic_update_slice(routes, request[None, None], (i, at))
     cut = jax.vmap(cut_short)(e.plan, t_s + params.instances.api_pre_s, params.instances.async_scheduling)
@@ -116,7 +181,10 @@ def route_one(shape: EngineShape, params: ClusterParams, state: ClusterState) ->
     prompt = params.request("prompt_tokens", request)
     e = dataclasses.replace(e, plan=plan, tail=e.tail + mine, queued_tokens=e.queued_tokens + jnp.where(mine, prompt, 0))
     loop = None if state.loop is None else _send(state.loop, request, t_s, arrives)
-    return dataclasses.replace(state, instances=e, routes=routes, loop=loop, next_request=state.next_request + arrives)
+    calls = None if state.calls is None else sent(state.calls, _session(params, request), request, t_s, i, arrives)
+    return dataclasses.replace(
+        state, instances=e, routes=routes, loop=loop, calls=calls, view=view, next_request=state.next_request + arrives
+    )
 
 
 def _send(loop: ClosedLoop, request: Array, t_s: Array, arrives: Array) -> ClosedLoop:

@@ -17,6 +17,10 @@ class EngineShape:
         instances: N.
         window: W, waiting requests a tick looks at; a formation that admits more goes on in the next tick.
         clients: C, requests in flight of a closed loop; 0 when arrivals are known (open loop).
+        nodes: M, nodes of the tree of the requests' contents; 0 when no engine caches prefixes.
+        path: P, nodes of the longest path through that tree.
+        fanout: D, most calls that wait for one call; 0 when there are no sessions.
+        stale_view: whether the router's view of the engines may be old.
         live_routing: whether the router looks at the cluster when a request arrives. Without it every request's instance is known before
             the run (one instance, or round robin or random in an open loop), arrivals are no events of their own, and a tick has no router
             stage.
@@ -30,19 +34,37 @@ class EngineShape:
     instances: int
     window: int = 4
     clients: int = 0
+    nodes: int = 0
+    path: int = 0
+    fanout: int = 0
+    stale_view: bool = False
     live_routing: bool = False
     tight: bool = False
     leap: bool = True
     log_rows: int = 4_096
 
     def __post_init__(self) -> None:
-        if self.clients and not self.live_routing:
-            raise ValueError("a closed loop makes its arrivals while it runs: it needs live_routing")
+        if (self.clients or self.fanout) and not self.live_routing:
+            raise ValueError("a closed loop and sessions make their arrivals while they run: they need live_routing")
+        if self.clients and self.fanout:
+            raise ValueError("a workload is a closed loop of clients or made of sessions, not both")
+        if self.nodes and self.window != 2:
+            raise ValueError("with prefix caching a tick admits one request and sees the next: window must be 2")
 
     @property
     def seats(self) -> int:
         """Length of the slot arrays: a window may be written at the last slot without running over."""
         return self.slots + self.window
+
+    @property
+    def entries(self) -> int:
+        """E, length of the tables of a prefix cache: the nodes of the tree, then places for what has no name."""
+        return self.nodes + self.requests
+
+    @property
+    def listed(self) -> bool:
+        """Whether each instance has a list of its requests; otherwise the one instance serves them in their order."""
+        return self.instances > 1 or self.fanout > 0
 
 
 def bucket(n: int, buckets: tuple[int, ...]) -> int:

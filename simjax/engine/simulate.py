@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from simjax.engine.collect import leap_log, request_log
+from simjax.engine.collect import evicted_blocks, leap_log, request_log
 from simjax.engine.params import ClusterParams
 from simjax.engine.result import Result, Status
 from simjax.engine.router import next_arrival_s, route_all
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState, initial_state
-from simjax.engine.tick import LEAP_FIELDS, LeapRows, tick
+from simjax.engine.tick import LeapRows, leap_fields, tick
 
 DEFAULT_MAX_TICKS = 50_000_000
 
@@ -54,7 +54,7 @@ def advance(shape: EngineShape, params: ClusterParams, state: ClusterState, tick
     """Up to `ticks` ticks of the cluster, int32[]; fewer when it is done, stalled, or the leap log is full."""
     log = None
     if shape.log_rows:
-        rows = jnp.zeros((shape.log_rows + 1, len(LEAP_FIELDS)), jnp.float64)
+        rows = jnp.zeros((shape.log_rows + 1, len(leap_fields(shape))), jnp.float64)
         log = LeapRows(rows, jnp.zeros((), jnp.int32))
     limit = state.ticks + ticks
 
@@ -133,6 +133,6 @@ def simulate(
                 break
         run_s = time.perf_counter() - began
         requests = request_log(shape, params, state, status)
-        leaps = leap_log(logs) if shape.log_rows else None
+        leaps = leap_log(shape, logs) if shape.log_rows else None
         blocks, peak = np.asarray(params.instances.num_blocks), np.asarray(state.peak_blocks)
-        return Result(status, requests, leaps, blocks, peak, int(state.ticks), int(state.steps), compile_s, run_s)
+        return Result(status, requests, leaps, blocks, peak, int(state.ticks), int(state.steps), compile_s, run_s, evicted_blocks(state))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from simjax.engine.lower import Lowered
-from simjax.engine.params import ClusterParams, InstanceParams, RequestParams
+from simjax.engine.params import ClusterParams, InstanceParams, PrefixParams, RequestParams, SessionParams
 from simjax.engine.shape import EngineShape, power_of_two
 from simjax.latency.cost import StepCost
 from simjax.latency.stack import stack_costs
@@ -26,7 +26,8 @@ def program_key(design: Lowered) -> tuple:
     All other sizes are stretched to the largest of the batch.
     """
     shape = design.shape
-    return (instance_bucket(shape.instances), shape.live_routing, shape.clients > 0, shape.leap, jax.tree.structure(design.params.cost))
+    systems = (shape.live_routing, shape.clients > 0, shape.nodes > 0, shape.fanout > 0, shape.stale_view, shape.leap)
+    return (instance_bucket(shape.instances), *systems, jax.tree.structure(design.params.cost))
 
 
 def instance_bucket(n: int) -> int:
@@ -61,6 +62,9 @@ def joint_shape(designs: Sequence[Lowered], slots: int | None = None) -> EngineS
         tight=slots is not None and slots < needed,
         instances=instance_bucket(shapes[0].instances),
         clients=max(x.clients for x in shapes),
+        nodes=max(x.nodes for x in shapes),
+        path=max(x.path for x in shapes),
+        fanout=max(x.fanout for x in shapes),
         log_rows=0,
     )
 
@@ -77,27 +81,28 @@ def stack(designs: Sequence[Lowered], shape: EngineShape | None = None, workload
         workloads: the table of workloads has room for so many at least.
     """
     shape = shape or joint_shape(designs)
-    requests, workload = _distinct([design.params.requests for design in designs])
-    costs, cost = _distinct([design.params.cost for design in designs])
+    # Lowering may have left out of one design's requests what another needs of them: the arrivals are the same array all the same.
+    requests, workload = _distinct([design.params.requests for design in designs], lambda x: id(x.arrival_s))
+    costs, cost = _distinct([design.params.cost for design in designs], id)
     first_row = np.cumsum([0, *(_rows(x) for x in costs)])[cost]
     instances = [_with_engines(design.params.instances, shape.instances, row) for design, row in zip(designs, first_row, strict=True)]
     params = ClusterParams(
         instances=_side_by_side(instances),
         num_instances=np.array([design.params.num_instances for design in designs], np.int32),  # pyright: ignore[reportArgumentType]
-        router=np.array([design.params.router for design in designs], np.int32),  # pyright: ignore[reportArgumentType]
-        requests=_request_table(requests, shape.requests, workloads),
+        router=jax.tree.map(lambda *x: np.stack(x), *(design.params.router for design in designs)),
+        requests=_request_table(requests, shape, workloads),
         workload=np.array(workload, np.int32),  # pyright: ignore[reportArgumentType]
         cost=_cost_table(costs),
     )
     return Stack(shape, params)
 
 
-def _distinct(records: Sequence[Any]) -> tuple[list[Any], list[int]]:
+def _distinct(records: Sequence[Any], key: Callable[[Any], int]) -> tuple[list[Any], list[int]]:
     """The records without repetitions, and the place of each of them there."""
     place: dict[int, int] = {}
     for record in records:
-        place.setdefault(id(record), len(place))
-    return list({id(record): record for record in records}.values()), [place[id(record)] for record in records]
+        place.setdefault(key(record), len(place))
+    return list({key(record): record for record in records}.values()), [place[key(record)] for record in records]
 
 
 def _rows(cost: StepCost) -> int:
@@ -118,20 +123,33 @@ def _side_by_side(records: Sequence[InstanceParams]) -> InstanceParams:
     return InstanceParams(**{name: np.stack([getattr(x, name) for x in records]) for name in InstanceParams.__dataclass_fields__})  # pyright: ignore[reportArgumentType]
 
 
-def _request_table(records: Sequence[RequestParams], size: int, rows: int) -> RequestParams:
-    """All workloads in one table, [V, size]; the padding rows hold no request."""
+def _request_table(records: Sequence[RequestParams], shape: EngineShape, rows: int) -> RequestParams:
+    """All workloads in one table, [V, R]; the padding rows hold no request."""
     fill = {"arrival_s": np.inf, "prompt_tokens": 1, "output_tokens": 1}
-    real = sum(len(x.count) for x in records)
-    padding = power_of_two(max(real, rows)) - real
+    padding = power_of_two(max(sum(len(x.count) for x in records), rows)) - sum(len(x.count) for x in records)
 
-    def table(name: str) -> Any:
+    def table(records: Sequence[Any], name: str, width: int, fill: float = 0) -> Any:
         rows = [np.asarray(getattr(x, name)) for x in records]
-        value = fill.get(name, 0)
         if rows[0].ndim == 2:
-            rows = [np.pad(x, ((0, 0), (0, size - x.shape[1])), constant_values=value) if x.shape[1] < size else x for x in rows]
-        return np.concatenate([*rows, np.full((padding, *rows[0].shape[1:]), value, rows[0].dtype)])
+            rows = [np.pad(x, ((0, 0), (0, width - x.shape[1])), constant_values=fill) if x.shape[1] < width else x for x in rows]
+        return np.concatenate([*rows, np.full((padding, *rows[0].shape[1:]), fill, rows[0].dtype)])
 
-    return RequestParams(**{name: table(name) for name in RequestParams.__dataclass_fields__})
+    def part(kind: type, records: Sequence[Any], **widths: int) -> Any:
+        """The record of tables that each of these has; those whose width is not given are over requests."""
+        if records[0] is None:
+            return None
+        return kind(**{name: table(records, name, widths.get(name, shape.requests)) for name in kind.__dataclass_fields__})
+
+    # A slice of the longest path, or of the most calls that wait for one, may start at the last entry.
+    longest = lambda tables: max((x.shape[1] for x in tables), default=0)  # noqa: E731
+    entries = power_of_two(1 + shape.path + longest(x.prefix.nodes for x in records if x.prefix is not None))
+    edges = power_of_two(1 + shape.fanout + longest(x.sessions.then for x in records if x.sessions is not None))
+    names = [name for name in RequestParams.__dataclass_fields__ if name not in ("prefix", "sessions")]
+    return RequestParams(
+        **{name: table(records, name, shape.requests, fill.get(name, 0)) for name in names},
+        prefix=part(PrefixParams, [x.prefix for x in records], start_tokens=shape.nodes, end_tokens=shape.nodes, nodes=entries),
+        sessions=part(SessionParams, [x.sessions for x in records], then=edges, delay_s=edges),
+    )
 
 
 def _cost_table(costs: Sequence[StepCost]) -> StepCost:

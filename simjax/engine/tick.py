@@ -12,14 +12,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simjax.engine.admission import admit_waiting, waiting_window
-from simjax.engine.commit import Emitted, commit, release_one
+from simjax.engine.admission import admit_caching, admit_waiting, waiting_window
+from simjax.engine.calls import answer_one
+from simjax.engine.commit import Emitted, Gone, commit, release_one
 from simjax.engine.leap import plan_next
 from simjax.engine.params import ClusterParams, InstanceParams
+from simjax.engine.prefix_cache import evict
+from simjax.engine.prefix_slots import Caching, give_back
+from simjax.engine.reduce import LARGE
 from simjax.engine.router import next_arrival_s, route_one
-from simjax.engine.scheduler import schedule_running
+from simjax.engine.scheduler import Formation, preempt, preempt_caching, schedule_running
 from simjax.engine.shape import EngineShape
-from simjax.engine.state import ClosedLoop, ClusterState, Instance
+from simjax.engine.state import ClosedLoop, ClusterState, Instance, PrefixCache
 from simjax.latency.cost import row
 
 LEAP_FIELDS = (
@@ -40,12 +44,18 @@ LEAP_FIELDS = (
     "kv_blocks",
     "kv_blocks_last",
 )
+CACHED_BLOCKS = "cached_blocks"  # one more column with prefix caching
+
+
+def leap_fields(shape: EngineShape) -> tuple[str, ...]:
+    """Columns of the log."""
+    return (*LEAP_FIELDS, CACHED_BLOCKS) if shape.nodes else LEAP_FIELDS
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LeapRows:
-    """Leaps logged since the host last looked: rows float64[K, F] of `LEAP_FIELDS`, the first `count` of them filled."""
+    """Leaps logged since the host last looked: rows float64[K, F] of `leap_fields`, the first `count` of them filled."""
 
     rows: Array
     count: Array
@@ -62,22 +72,35 @@ def tick(shape: EngineShape, params: ClusterParams, state: ClusterState, log: Le
     before: Instance = jax.tree.map(lambda x: x[i], state.instances)
     now_s, horizon_s = before.plan.end_s, before.plan.horizon_s
 
-    e, emitted = commit(limits, before)
-    e, request, outcome = release_one(e, jnp.asarray(i), limits.api_post_s, shape.requests)
-    e, formation = schedule_running(limits, e, horizon_s)
-    waiting = waiting_window(shape, params, limits, state, i, e)
-    # Materialised once: XLA would repeat the admission inside every array that is computed from it.
-    e, formation = jax.lax.optimization_barrier(admit_waiting(limits, e, formation, waiting, now_s, horizon_s))
+    e, emitted = commit(limits, before, 0 if state.cache is None else state.cache.held[i])
+    calls, more = state.calls, None
+    if calls is not None:
+        calls, e, more = answer_one(shape, params, calls, e, limits.api_post_s, due)
+    e, gone = release_one(e, jnp.asarray(i), limits.api_post_s, shape.requests)
+    if state.cache is None:
+        cache = None
+        e, formation, demand = schedule_running(limits, e, horizon_s, more)
+        e, formation = preempt(limits, e, formation, demand)
+        waiting = waiting_window(shape, params, limits, state, i, e)
+        # Materialised once: XLA would repeat the admission inside every array that is computed from it.
+        e, formation = jax.lax.optimization_barrier(admit_waiting(limits, e, formation, waiting, now_s, horizon_s))
+    else:
+        more = gone.more if more is None else gone.more | more
+        e, formation, cache = _form_caching(shape, params, limits, state, i, e, gone, more, due)
     e = dataclasses.replace(e, plan=plan_next(shape, limits, row(params.cost, limits.cost), e, formation, now_s, horizon_s))
+    if cache is not None:
+        e = dataclasses.replace(e, plan=dataclasses.replace(e.plan, cached=cache.listed[i]))
 
     if shape.live_routing:
         e = jax.tree.map(lambda new, old: jnp.where(due, new, old), e, before)
-    left = due & (request < shape.requests)
+    left = due & gone.some
     state = dataclasses.replace(
         state,
         instances=jax.tree.map(lambda x, new: x.at[i].set(new), state.instances, e),
         loop=None if state.loop is None else _answer(shape, params, state.loop, before, emitted, limits, due),
-        outcome=state.outcome.at[jnp.where(left, request, shape.requests)].set(outcome),
+        calls=calls,
+        cache=cache,
+        outcome=state.outcome.at[jnp.where(left, gone.request, shape.requests)].set(gone.outcome),
         done=state.done + left,
         ticks=state.ticks + 1,
         steps=state.steps + jnp.where(due, before.plan.steps, 0),
@@ -87,6 +110,36 @@ def tick(shape: EngineShape, params: ClusterParams, state: ClusterState, log: Le
         ),
     )
     return state, None if log is None else _note(log, i, before, emitted, due)
+
+
+def _form_caching(
+    shape: EngineShape,
+    params: ClusterParams,
+    limits: InstanceParams,
+    state: ClusterState,
+    i: Array | int,
+    e: Instance,
+    gone: Gone,
+    waits: Array,
+    due: Array,
+) -> tuple[Instance, Formation, PrefixCache]:
+    """The next step of an engine with a prefix cache. Blocks are evicted for the running requests, whose steps come first, and then for
+    the one that is admitted, before the next looks at the cache; it finds nothing of what it takes itself.
+
+    The caches are large: they are not chosen between old and new when the engine is not due, but left alone.
+    """
+    assert state.cache is not None and gone.holding is not None
+    now_s, horizon_s = e.plan.end_s, e.plan.horizon_s
+    waits = waits | ~due
+    caching = Caching.of(params, limits, i)
+    cache = give_back(shape, caching, state.cache, gone.request, gone.computed, gone.holding, gone.some & due)
+    e, formation, demand = schedule_running(limits, e, horizon_s, waits, cache.held[i])
+    e, formation, cache = preempt_caching(shape, limits, e, formation, demand, caching, cache)
+    room = lambda f: jnp.where(waits, LARGE, limits.num_blocks - f.blocks)  # noqa: E731
+    cache = evict(shape, cache, i, room(formation))
+    waiting = waiting_window(shape, params, limits, state, i, e)
+    e, formation, cache = admit_caching(shape, limits, e, formation, waiting, now_s, horizon_s, caching, cache)
+    return e, formation, evict(shape, cache, i, room(formation))
 
 
 def _answer(
@@ -119,6 +172,7 @@ def _note(log: LeapRows, i: Array | int, e: Instance, emitted: Emitted, due: Arr
         plan.preempted,
         plan.blocks,
         emitted.blocks_last,
+        *(() if plan.cached is None else (plan.cached,)),
     )
     values = jnp.stack([jnp.asarray(x).astype(jnp.float64) for x in values])
     # The row is written in any case and counted only when it says something: the next one overwrites it.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from simjax.cluster.from_config import build_cluster, cost_source
@@ -13,7 +14,8 @@ from simjax.cluster.notes import beyond_context, refused_by_vllm
 from simjax.cluster.pricing import ClusterPrices, CostSource, price_clusters
 from simjax.cluster.spec import ClusterSpec
 from simjax.config.schema import RunConfig
-from simjax.engine.lower import Lowered, lower, request_params
+from simjax.engine.lower import Lowered, lower
+from simjax.engine.lower_requests import request_params
 from simjax.engine.params import RequestParams
 from simjax.errors import SimjaxError, attempt
 from simjax.explore.from_config import check_base
@@ -91,8 +93,8 @@ def resolve(base: Sequence[str], points: Points, which: Sequence[int]) -> Resolv
     if unread:
         raise SimjaxError(f"{unread[0]} cannot be swept: no part of a design depends on it")
     with _few_messages():
-        loads = _part(options, points, which, LOAD, _load)
         engines = _part(options, points, which, ENGINES, _engines)
+        loads = _part(options, points, which, LOAD, partial(_load, _caching(engines.values())))
         runs = _part(options, points, which, RUN, _run)
     distinct = {id(built): built for built in engines.values() if isinstance(built, _Engines)}
     workloads = {id(load): load.workload for load in loads.values() if isinstance(load, _Load)}.values()
@@ -147,9 +149,15 @@ def _hashable(value: Any) -> Any:
     return (type(value), value) if isinstance(value, int | float | str | None) else format_value(value)
 
 
-def _load(config: RunConfig) -> _Load:
+def _caching(engines: Iterable[_Engines | SimjaxError]) -> bool:
+    """Whether an engine caches prefixes whatever it serves."""
+    clusters = [built.cluster for built in engines if isinstance(built, _Engines)]
+    return any(instance.limits.enable_prefix_caching for cluster in clusters for instance in cluster.instances)
+
+
+def _load(contents: bool, config: RunConfig) -> _Load:
     workload = build_workload(config.workload).validate()
-    return _Load(workload, request_params([workload], len(workload), [config.workload.seed]))
+    return _Load(workload, request_params([workload], len(workload), [config.workload.seed], contents))
 
 
 def _engines(config: RunConfig) -> _Engines:

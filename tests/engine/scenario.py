@@ -7,17 +7,24 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from simjax.engine.params import ClusterParams, InstanceParams, RequestParams, RouterPolicy
+from simjax.engine.lower import BLIND
+from simjax.engine.lower_requests import prefix_params, session_params
+from simjax.engine.params import ClusterParams, InstanceParams, RequestParams, RouterParams, RouterPolicy
 from simjax.engine.result import Result
 from simjax.engine.shape import EngineShape
 from simjax.engine.simulate import simulate
 from simjax.latency.attention import AttentionCoefficients
 from simjax.latency.cost import StepCost
+from simjax.workload.radix import from_blocks
+from simjax.workload.sessions import from_waits
+from simjax.workload.tree import finish
+from simjax.workload.workload import Workload
 from tests.reference import instance as reference_instance
 from tests.reference import simulator as reference
 
 MAX_TOKENS, MAX_SEQUENCES = 64, 16
 SHAPE = EngineShape(requests=32, slots=24, instances=1, window=4, log_rows=256)
+NODES, ENTRIES, PATH, FANOUT = 128, 2048, 32, 32  # of scenarios with contents and with sessions
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class Limits:
     enable_chunked_prefill: bool = True
     reserve_full_isl: bool = True
     async_scheduling: bool = True
+    enable_prefix_caching: bool = False
     api_pre_s: float = 0.0
     api_post_s: float = 0.0
 
@@ -70,7 +78,10 @@ class Price:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A cluster, its router and its workload."""
+    """A cluster, its router and its workload.
+
+    `contents` are token ids of prompt and output; `waits` the calls that each request waits for, with the pauses; `session` its session.
+    """
 
     limits: tuple[Limits, ...]
     arrival_s: np.ndarray
@@ -80,30 +91,61 @@ class Scenario:
     concurrency: int = 0
     think_s: float = 0.0
     price: Price = field(default_factory=lambda: Price.drawn(0))
+    contents: tuple[np.ndarray, ...] | None = None
+    waits: tuple[tuple[tuple[int, float], ...], ...] | None = None
+    session: np.ndarray | None = None
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    staleness_s: float = 0.0
+
+    @property
+    def caching(self) -> bool:
+        return any(limits.enable_prefix_caching for limits in self.limits)
 
     @property
     def draws(self) -> np.ndarray:
         return np.random.default_rng(7).random(len(self.prompt))
 
     def shape(self, **changes) -> EngineShape:
-        looks = len(self.limits) > 1 and self.router in (RouterPolicy.LEAST_LOADED, RouterPolicy.LEAST_KV)
-        live = looks or self.concurrency > 0
+        looks = len(self.limits) > 1 and self.router not in BLIND
+        live = looks or self.concurrency > 0 or self.waits is not None
         sized = dataclasses.replace(SHAPE, instances=len(self.limits), clients=self.concurrency, live_routing=live)
+        if self.caching:
+            sized = dataclasses.replace(sized, window=2, nodes=NODES, path=PATH)
+        if self.waits is not None:
+            sized = dataclasses.replace(sized, fanout=FANOUT)
+        sized = dataclasses.replace(sized, stale_view=looks and self.staleness_s > 0)
         return dataclasses.replace(sized, **changes)
+
+    def workload(self) -> Workload:
+        """The requests with what they share and who waits for whom."""
+        total, sessions, prefixes = self.prompt + self.output, None, None
+        arrival_s = self.arrival_s.astype(float)
+        if self.waits is not None:
+            edges = [(before, after, delay_s) for after, calls in enumerate(self.waits) for before, delay_s in calls]
+            assert self.session is not None
+            names = tuple(map(str, range(int(self.session.max()) + 1)))
+            before, after, delay_s = (np.array(x) for x in zip(*edges, strict=True)) if edges else np.zeros((3, 0), int)
+            turn = np.array([int(np.sum(self.session[:r] == of)) for r, of in enumerate(self.session)], np.int32)
+            sessions = from_waits(self.session.astype(np.int32), names, turn, before, after, delay_s).validate()
+            arrival_s = np.where(sessions.predecessors > 0, np.inf, arrival_s)
+        if self.contents is not None:
+            prefixes = finish(from_blocks(self.contents, 1, total, total), self.prompt, sessions).validate(total)
+        return Workload(arrival_s, self.prompt, self.output, prefixes=prefixes, sessions=sessions)
 
     def params(self) -> ClusterParams:
         def padded(values: np.ndarray, fill: float, dtype: type) -> np.ndarray:
             return np.concatenate([values, np.full(SHAPE.requests - len(values), fill)]).astype(dtype)[None]
 
         columns = {name: [getattr(limits, name) for limits in self.limits] for name in (f.name for f in dataclasses.fields(Limits))}
-        flags = {"enable_chunked_prefill", "reserve_full_isl", "async_scheduling"}
+        flags = {"enable_chunked_prefill", "reserve_full_isl", "async_scheduling", "enable_prefix_caching"}
         dtype = lambda name: np.float64 if name.endswith("_s") else bool if name in flags else np.int32  # noqa: E731
         instances = InstanceParams(
             **{name: np.array(values, dtype(name)) for name, values in columns.items()},
             slots=np.full(len(self.limits), SHAPE.slots, np.int32),
             cost=np.zeros(len(self.limits), np.int32),
         )
-        arrival_s = self.arrival_s.astype(float)
+        workload = self.workload()
+        arrival_s = workload.arrival_s
         if self.concurrency:
             arrival_s = np.where(np.arange(len(arrival_s)) < self.concurrency, arrival_s, np.inf)
         requests = RequestParams(
@@ -113,11 +155,13 @@ class Scenario:
             router_draw=padded(self.draws, 0.0, np.float64),
             count=np.array([len(self.prompt)], np.int32),
             think_s=np.array([self.think_s]),
+            prefix=_widened(prefix_params([workload], SHAPE.requests), NODES, ENTRIES) if self.caching else None,
+            sessions=_widened(session_params([workload], SHAPE.requests), 0, 256) if self.waits is not None else None,
         )
         return ClusterParams(
             instances=instances,
             num_instances=np.int32(len(self.limits)),
-            router=np.int32(self.router),
+            router=RouterParams.of(self.router, self.weights, self.staleness_s),
             requests=requests,
             workload=np.int32(0),
             cost=self.price.cost(),
@@ -128,7 +172,27 @@ class Scenario:
 
     def run_reference(self) -> reference.RefResult:
         instances = [reference_instance.RefInstance(**dataclasses.asdict(limits), step_time=self.price.step_time) for limits in self.limits]
-        rows = zip(self.arrival_s.tolist(), self.prompt.tolist(), self.output.tolist(), self.draws.tolist(), strict=True)
+        n = len(self.prompt)
+        contents = [None] * n if self.contents is None else [tuple(content.tolist()) for content in self.contents]
+        waits = [()] * n if self.waits is None else self.waits
+        session = [-1] * n if self.session is None else self.session.tolist()
+        columns = (self.arrival_s.tolist(), self.prompt.tolist(), self.output.tolist(), self.draws.tolist(), contents, waits, session)
+        prefix_weight, queue_weight, kv_weight = self.weights
         return reference.simulate(
-            instances, [reference.RefRequest(*row) for row in rows], self.router.name.lower(), self.concurrency or None, self.think_s
+            instances,
+            [reference.RefRequest(*row) for row in zip(*columns, strict=True)],
+            self.router.name.lower(),
+            self.concurrency or None,
+            self.think_s,
+            prefix_weight=prefix_weight,
+            queue_weight=queue_weight,
+            kv_weight=kv_weight,
+            router_staleness_s=self.staleness_s,
         )
+
+
+def _widened(tables, nodes: int, entries: int):
+    """The tables of one workload at the sizes that all scenarios share."""
+    widths = {"start_tokens": nodes, "end_tokens": nodes, "nodes": entries, "then": entries, "delay_s": entries}
+    pad = lambda name, x: np.pad(x, ((0, 0), (0, max(widths.get(name, 0) - x.shape[1], 0))))  # noqa: E731
+    return type(tables)(**{f.name: pad(f.name, getattr(tables, f.name)) for f in dataclasses.fields(tables)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -51,4 +53,58 @@ def scenarios(draw: st.DrawFn, instances: int = 1, closed: bool = False) -> Scen
         concurrency=concurrency,
         think_s=draw(st.sampled_from([0.0, 0.021])) if closed else 0.0,
         price=Price.drawn(draw(st.integers(0, 2**16))),
+    )
+
+
+@st.composite
+def sharing(draw: st.DrawFn, instances: int = 1, sessions: bool = False) -> Scenario:
+    """Scenarios with prefix caches: prompts with common beginnings, some of them equal, and calls of sessions that continue others.
+
+    Nobody computes the same blocks of a run at the same time as another (see `simjax.engine.prefix_cache`): there is no
+    `long_prefill_token_threshold`, and only a call that waits for another has that one's output in its prompt.
+    """
+    drawn = draw(scenarios(instances=instances))
+    flags = [True, *(draw(st.booleans()) for _ in drawn.limits[1:])]
+    cluster = tuple(
+        replace(x, enable_prefix_caching=flag, long_prefill_token_threshold=0) for x, flag in zip(drawn.limits, flags, strict=True)
+    )
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n, longest = len(drawn.prompt), int(drawn.prompt.max())
+    # Each trunk leaves another one somewhere.
+    trunks = [rng.integers(0, 9, longest)]
+    for _ in range(draw(st.integers(0, 3))):
+        of, fork = trunks[rng.integers(len(trunks))], rng.integers(longest + 1)
+        trunks.append(np.concatenate([of[:fork], rng.integers(0, 9, longest - fork)]))
+    prompt = drawn.prompt.copy()
+    if draw(st.booleans()):
+        prompt[rng.random(n) < 0.4] = rng.choice(prompt)  # equal prompts, wherever they come from the same trunk
+    output = np.minimum(drawn.output, int((drawn.prompt + drawn.output).max()) - prompt)
+    output = np.maximum(output, 1)
+    prompt = np.minimum(prompt, int((drawn.prompt + drawn.output).max()) - output)
+    contents, waits, session = [], [], rng.integers(0, 4, n)
+    for r in range(n):
+        own = np.arange(prompt[r] + output[r]) + 1000 * (r + 1)
+        common = prompt[r] if rng.random() < 0.4 else rng.integers(prompt[r] + 1)
+        own[:common] = trunks[rng.integers(len(trunks))][:common]
+        earlier = np.flatnonzero(session[:r] == session[r])
+        few = min(len(earlier), rng.integers(1, 3)) if sessions and rng.random() < 0.7 else 0
+        before = rng.choice(earlier, few, replace=False) if few else earlier[:0]
+        if len(before):  # its prompt is what it waited for, or the beginning of it, and then its own
+            shared = min(len(contents[before[0]]), prompt[r])
+            own[:shared] = contents[before[0]][:shared]
+        contents.append(own)
+        waits.append(tuple((int(q), float(rng.choice([0.0, 0.021, 0.3]))) for q in before))
+    order = np.array(sorted(range(n), key=lambda r: len(waits[r]) > 0))  # those that wait come last
+    place = np.argsort(order).tolist()
+    return replace(
+        drawn,
+        limits=cluster,
+        arrival_s=drawn.arrival_s[order],
+        prompt=prompt[order],
+        output=output[order],
+        contents=tuple(contents[r] for r in order),
+        waits=tuple(tuple((place[q], delay_s) for q, delay_s in waits[r]) for r in order) if sessions else None,
+        session=session[order] if sessions else None,
+        weights=draw(st.sampled_from([(1.0, 1.0, 1.0), (2.0, 0.5, 0.0)])),
+        staleness_s=draw(st.sampled_from([0.0, 0.0, 0.1])),
     )

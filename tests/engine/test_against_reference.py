@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
+from simjax.engine.params import RouterPolicy
 from simjax.engine.result import Result, Status
 from tests.engine.scenario import Scenario
-from tests.engine.strategies import scenarios
+from tests.engine.strategies import scenarios, sharing
 from tests.reference.simulator import RefResult
 
 RTOL = 1e-9  # of design §9; the two sum the same step times in different orders
+# These see the caches as they were when an engine's leap began, not as they are in the middle of it.
+SEEING = (RouterPolicy.LONGEST_PREFIX, RouterPolicy.WEIGHTED)
+FEWER = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LIMITED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -21,6 +25,8 @@ def assert_same(ours: Result, theirs: RefResult) -> None:
     log = ours.requests
     np.testing.assert_array_equal(log.instance, column("instance"))
     np.testing.assert_array_equal(log.preemptions, column("preemptions"))
+    np.testing.assert_array_equal(log.cached_tokens, column("cached_tokens"))
+    np.testing.assert_array_equal(ours.evicted_blocks, theirs.evictions)
     for name in ("arrival_s", "scheduled_s", "first_token_s", "finish_s"):
         np.testing.assert_allclose(getattr(log, name), column(name), rtol=RTOL, err_msg=name)
     assert ours.steps == len(theirs.steps)
@@ -63,4 +69,26 @@ class TestAgainstReference:
     @given(scenario=scenarios(instances=2, closed=True))
     @LIMITED
     def test_closed_loop_on_two_instances(self, scenario: Scenario, leap: bool):
+        check(scenario, leap)
+
+    @given(scenario=sharing())
+    @FEWER
+    def test_prefix_cache(self, scenario: Scenario, leap: bool):
+        check(scenario, leap)
+
+    @given(scenario=sharing(sessions=True))
+    @FEWER
+    def test_sessions(self, scenario: Scenario, leap: bool):
+        check(scenario, leap)
+
+    @given(scenario=sharing(instances=2))
+    @FEWER
+    def test_prefix_caches_behind_a_router(self, scenario: Scenario, leap: bool):
+        assume(not (leap and scenario.router in SEEING))
+        check(scenario, leap)
+
+    @given(scenario=sharing(instances=2, sessions=True))
+    @FEWER
+    def test_sessions_on_two_instances(self, scenario: Scenario, leap: bool):
+        assume(not (leap and scenario.router in SEEING))
         check(scenario, leap)

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from simjax.engine.batch import compiled_batch
 from simjax.engine.collect import request_log
 from simjax.engine.lower import Lowered
-from simjax.engine.params import RouterPolicy
+from simjax.engine.params import RouterParams, RouterPolicy
 from simjax.engine.result import Result, Status
 from simjax.engine.simulate import compile_count, simulate
 from simjax.engine.stack import instance_bucket, program_key, stack
 from tests.engine.scenario import Limits, Price, Scenario
-from tests.engine.strategies import scenarios
+from tests.engine.strategies import scenarios, sharing
 from tests.engine.test_engine import busy_scenario
 
 
@@ -72,6 +72,18 @@ def test_closed_loops_in_a_batch(drawn: list[Scenario]):
         assert_row_is(batch, state, i, simulate(dataclasses.replace(design.shape, clients=8), design.params))
 
 
+@given(drawn=st.lists(sharing(2, sessions=True), min_size=3, max_size=3))
+@settings(max_examples=10, deadline=None)
+def test_prefix_caches_and_sessions_in_a_batch(drawn: list[Scenario]):
+    """Each with a tree, sessions and a router of its own."""
+    designs = [lowered(scenario, stale_view=True, live_routing=True) for scenario in drawn]
+    batch, state, _ = run_stacked(designs)
+    for i, design in enumerate(designs):
+        alone = simulate(design.shape, design.params)
+        assert_row_is(batch, state, i, alone)
+        np.testing.assert_array_equal(state.cache.evicted[i], alone.evicted_blocks)
+
+
 def test_rows_do_not_see_their_neighbours():
     """A design among others that starve, preempt, stall or finish at once."""
     limits = [
@@ -94,7 +106,7 @@ def test_rows_do_not_see_their_neighbours():
 def test_shared_records_are_stored_once():
     scenario = busy_scenario()
     one = lowered(scenario)
-    twin = dataclasses.replace(one, params=dataclasses.replace(one.params, router=np.int32(RouterPolicy.RANDOM)))
+    twin = dataclasses.replace(one, params=dataclasses.replace(one.params, router=RouterParams.of(RouterPolicy.RANDOM)))
     batch = stack([one, twin, lowered(scenario), lowered(scenario)])
     assert batch.params.workload.tolist() == [0, 0, 1, 2]
     assert batch.params.requests.count.tolist() == [28, 28, 28, 0]  # three tables' rows, padded to four

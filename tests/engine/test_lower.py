@@ -9,7 +9,8 @@ import pytest
 
 from simjax.cluster.pricing import CostSource, price_cluster
 from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
-from simjax.engine.lower import lower, request_params
+from simjax.engine.lower import lower
+from simjax.engine.lower_requests import request_params
 from simjax.engine.shape import REQUEST_BUCKETS, bucket, seat_bucket, slots_for
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device

@@ -9,7 +9,7 @@ from simjax.engine.result import NEVER, LeapLog, RequestLog, Result, Status
 _FLOATS = {"arrival_s", "scheduled_s", "first_token_s", "finish_s", "start_s", "first_step_s", "next_step_s", "slope_s", "resumed_gap_s"}
 _LEAP = dict(
     instance=0, start_s=0.0, first_step_s=1.0, next_step_s=0.0, slope_s=0.0, steps=1, prompt_tokens=0, first_outputs=0, decodes=0,
-    outputs=0, resumed=0, resumed_gap_s=0.0, running=0, preempted=0, kv_blocks=0, kv_blocks_last=0,
+    outputs=0, resumed=0, resumed_gap_s=0.0, running=0, preempted=0, kv_blocks=0, kv_blocks_last=0, cached_blocks=0,
 )  # fmt: skip
 _REQUEST = dict(
     instance=0, prompt_tokens=1, output_tokens=1, cached_tokens=0, arrival_s=0.0, scheduled_s=NEVER, first_token_s=NEVER, finish_s=NEVER,
@@ -42,7 +42,10 @@ def make_result(requests, leaps=None, num_blocks=(10,), status=Status.FINISHED) 
     peak = np.zeros(len(num_blocks), np.int32)
     if leaps is not None:
         np.maximum.at(peak, leaps.instance, np.maximum(leaps.kv_blocks, leaps.kv_blocks_last))
-    return Result(status, requests, leaps, np.array(num_blocks, np.int32), peak, ticks=11, steps=steps, compile_s=1.5, run_s=0.25)
+    evicted = np.zeros_like(peak)
+    return Result(
+        status, requests, leaps, np.array(num_blocks, np.int32), peak, 11, steps, compile_s=1.5, run_s=0.25, evicted_blocks=evicted
+    )
 
 
 def tiny() -> Result:

@@ -46,6 +46,7 @@ def seeded_result(rng: np.random.Generator, tokens: tuple[np.ndarray, np.ndarray
         steps=int(rng.integers(1, 9999)),
         compile_s=0.0,
         run_s=0.1,
+        evicted_blocks=np.zeros(instances, np.int32),
     )
 
 

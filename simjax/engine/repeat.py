@@ -1,0 +1,37 @@
+"""A loop whose state may be large, for work that is seldom needed more than once or twice.
+
+`lax.while_loop` updates its state in place, which `lax.cond` does not; but under `vmap` it selects between the old and the new state of
+every member of the batch in every trip. A body that leaves alone what needs nothing does not need that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+
+
+def repeat_while(needed: Callable[..., jax.Array], body: Callable[..., Any], state: Any, *operands: Any) -> Any:
+    """`state = body(state, *operands)` while `needed(state, *operands)`, bool[].
+
+    The body must return the state unchanged where it is not needed: in a batch it runs for every member until none needs it. Integers and
+    bools only: there is no reverse-mode derivative of such a loop.
+    """
+
+    @custom_vmap
+    def loop(state: Any, operands: tuple) -> Any:
+        return jax.lax.while_loop(lambda s: needed(s, *operands), lambda s: body(s, *operands), state)
+
+    @loop.def_vmap
+    def _(size: int, in_batched: Any, state: Any, operands: tuple) -> tuple[Any, Any]:
+        state_batched, operands_batched = in_batched
+        state = jax.tree.map(lambda x, b: x if b else jnp.broadcast_to(x, (size, *jnp.shape(x))), state, state_batched)
+        axes = (0, *(jax.tree.map(lambda b: 0 if b else None, x) for x in operands_batched))
+        every = lambda function: jax.vmap(function, in_axes=axes, axis_size=size)  # noqa: E731
+        state = jax.lax.while_loop(lambda s: jnp.any(every(needed)(s, *operands)), lambda s: every(body)(s, *operands), state)
+        return state, jax.tree.map(lambda _: True, state)
+
+    return loop(state, operands)
