@@ -133,15 +133,17 @@ class RequestParams:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RouterParams:
-    """The router; scalars.
+    """The router, whose policies differ in what counts how much; scalars.
 
     Attributes:
-        policy: a `RouterPolicy`.
-        prefix_weight, queue_weight, kv_weight: of the weighted policy.
+        random: whether ties are broken by a draw instead of in turn.
+        affinity: whether the calls of a session stay together.
+        prefix_weight, queue_weight, kv_weight: of the part of a prompt that is not cached, of the load and of the KV cache's use.
         staleness_s: age at which the router renews its view of the engines; 0 = it always sees them as they are.
     """
 
-    policy: Int32[Array, ""]
+    random: Bool[Array, ""]
+    affinity: Bool[Array, ""]
     prefix_weight: Float64[Array, ""]
     queue_weight: Float64[Array, ""]
     kv_weight: Float64[Array, ""]
@@ -149,8 +151,17 @@ class RouterParams:
 
     @staticmethod
     def of(policy: RouterPolicy, weights: tuple[float, float, float] = (1.0, 1.0, 1.0), staleness_s: float = 0.0) -> RouterParams:
-        """As arrays on the host."""
-        return RouterParams(np.int32(policy), *(np.float64(x) for x in (*weights, staleness_s)))  # pyright: ignore[reportArgumentType]
+        """As arrays on the host; the weights, in the order of the attributes, are for the weighted policy."""
+        fixed = {
+            RouterPolicy.LONGEST_PREFIX: (1.0, 0.0, 0.0),
+            RouterPolicy.LEAST_LOADED: (0.0, 1.0, 0.0),
+            RouterPolicy.SESSION_AFFINITY: (0.0, 1.0, 0.0),
+            RouterPolicy.LEAST_KV: (0.0, 0.0, 1.0),
+            RouterPolicy.WEIGHTED: weights,
+        }
+        flags = (np.bool_(policy == RouterPolicy.RANDOM), np.bool_(policy == RouterPolicy.SESSION_AFFINITY))
+        numbers = (np.float64(x) for x in (*fixed.get(policy, (0.0, 0.0, 0.0)), staleness_s))
+        return RouterParams(*flags, *numbers)  # pyright: ignore[reportArgumentType]
 
 
 @jax.tree_util.register_dataclass

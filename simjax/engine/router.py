@@ -1,7 +1,7 @@
 """The router: which instance an arriving request goes to.
 
 Every policy is a score per instance, the lowest wins, and a starting point from which ties are broken in turn. Round robin and random are
-the policies in which all scores tie, so their choices are known before the run.
+the policies in which all scores tie, so their choices are known before the run; the others weigh what `scores` adds up.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from jax import Array
 
 from simjax.engine.blocks import blocks_of, full_blocks
 from simjax.engine.calls import sent
-from simjax.engine.params import ClusterParams, RouterPolicy
+from simjax.engine.params import ClusterParams
 from simjax.engine.plan import cut_short, first_step_reaching
 from simjax.engine.prefix_cache import found_blocks, path_of
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClosedLoop, ClusterState, Instance, RouterView
+from simjax.latency.rounding import product
 
 WAITING_WEIGHT = 4  # of vLLM's data-parallel load balancer: a waiting request weighs as much as four running ones
 
@@ -52,7 +53,7 @@ def in_turn(params: ClusterParams, score: Array, request: Array, turn: Array) ->
     """The instance with the lowest score (float64[N]) among the eligible ones; of equals the next in turn, int32[]."""
     N, count = score.shape[0], params.num_instances
     drawn = jnp.floor(params.request("router_draw", request) * count).astype(jnp.int32)
-    start = jnp.where(params.router.policy == RouterPolicy.RANDOM, drawn, turn % count)
+    start = jnp.where(params.router.random, drawn, turn % count)
     distance = (jnp.arange(N, dtype=jnp.int32) - start) % count
     score = jnp.where(eligible(params, request), score, jnp.inf)
     return jnp.argmin(jnp.where(score == jnp.min(score), distance, N)).astype(jnp.int32)
@@ -97,12 +98,13 @@ def hit_tokens(shape: EngineShape, params: ClusterParams, cached: Array, request
 def scores(shape: EngineShape, params: ClusterParams, state: ClusterState, request: Array, t_s: Array) -> tuple[Array, RouterView | None]:
     """What the router minimises for a request (int32[]) that arrives at t_s, float64[N]; and what it has seen of the engines.
 
-    Least loaded: `loads`. Least KV: `kv_loads`. Longest prefix: minus the tokens of the prompt in the prefix cache. Weighted: the sum of
-    the part of the prompt that is not there, `loads` and `kv_loads`, each times its weight. Session affinity: 0 for the engine of the
-    session's latest call and 1 for the others; `loads` for the first call, and when that engine cannot serve it.
+    It is the weighted sum of the part of the prompt that is not in the prefix cache, of `loads` and of `kv_loads`. With session affinity,
+    from the second call of a session on, it is 0 for the engine of its latest call, if that can serve it, and 1 for the others.
     """
-    router, policy, e, view = params.router, params.router.policy, state.instances, state.view
-    if view is not None:
+    router, e, view = params.router, state.instances, state.view
+    if view is None:
+        load, kv = loads(params, e), kv_loads(params, e, t_s)
+    else:
         renew = t_s - view.seen_s >= router.staleness_s
         pick = lambda new, old: jnp.where(renew, new, old)  # noqa: E731
         view = RouterView(
@@ -112,19 +114,15 @@ def scores(shape: EngineShape, params: ClusterParams, state: ClusterState, reque
             kv=pick(kv_loads(params, e, t_s), view.kv),
         )
         load, kv = view.load, view.kv
-    else:
-        load, kv = loads(params, e), kv_loads(params, e, t_s)
-    score = jnp.where(policy == RouterPolicy.LEAST_LOADED, load, jnp.where(policy == RouterPolicy.LEAST_KV, kv, 0.0))
-    part = 0.0
+    score = product(router.queue_weight, load) + product(router.kv_weight, kv)
     if state.cache is not None:
         found = hit_tokens(shape, params, state.cache.blocks if view is None else view.blocks, request)
-        part = found / params.request("prompt_tokens", request)
-        score = jnp.where(policy == RouterPolicy.LONGEST_PREFIX, -found, score)
-    weighted = router.prefix_weight * (1.0 - part) + router.queue_weight * load + router.kv_weight * kv
-    score = jnp.where(policy == RouterPolicy.WEIGHTED, weighted, score)
-    home = jnp.full((), -1, jnp.int32) if state.calls is None else state.calls.home[_session(params, request)]
-    at_home = (jnp.arange(load.shape[0]) == home) & eligible(params, request)
-    score = jnp.where(policy == RouterPolicy.SESSION_AFFINITY, jnp.where(jnp.any(at_home), ~at_home, load), score)
+        missed = 1.0 - found / params.request("prompt_tokens", request)
+        score = product(router.prefix_weight, missed) + product(router.queue_weight, load) + product(router.kv_weight, kv)
+    if state.calls is not None:
+        home = state.calls.home[_session(params, request)]
+        at_home = router.affinity & (jnp.arange(load.shape[0]) == home) & eligible(params, request)
+        score = jnp.where(jnp.any(at_home), (~at_home).astype(score.dtype), score)
     return score, view
 
 

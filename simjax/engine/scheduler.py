@@ -134,10 +134,9 @@ def preempt(limits: InstanceParams, e: Instance, f: Formation, demand: Demand) -
     A victim frees only blocks of the tail, so the survivors are the longest prefix that fits. A request that finished unseen can be a
     victim like any other: its blocks are free for good, and the formation admits nobody, as after any preemption.
     """
-    nobody = lambda capacity, running, seated, blocks, *state: state  # noqa: E731
-    state = seldom(
-        f.blocks > limits.num_blocks, _evict, nobody, limits.num_blocks, demand.running, demand.seated, demand.blocks, *_before(e, f)
-    )
+    nobody = lambda capacity, running, blocks, *state: state  # noqa: E731
+    evict = lambda capacity, running, blocks, *state: _evict(capacity, running, blocks > 0, blocks, *state)  # noqa: E731
+    state = seldom(f.blocks > limits.num_blocks, evict, nobody, limits.num_blocks, demand.running, demand.blocks, *_before(e, f))
     return _after(e, f, state)
 
 

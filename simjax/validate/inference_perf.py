@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from simjax.errors import SimjaxError
-from simjax.validate.fields import number, numeric, read_mapping, read_table, require
+from simjax.validate.fields import find, number, numeric, read_mapping, read_table, require
 from simjax.validate.run import EngineFacts, MeasuredRun, default_async_scheduling, finish_run
 
 _COLUMNS = ("arrival_s", "input_tokens", "server_output_tokens_nominal", "ttft_s", "e2e_s", "error")
@@ -37,6 +37,8 @@ def read_inference_perf(folder: Path, device: str | None = None) -> MeasuredRun:
 
     asynchronous = default_async_scheduling(_VLLM_VERSION)
     assumptions = [f"the vLLM version is not recorded: {_VLLM_VERSION}, which schedules asynchronously by default"]
+    if (caching := find(config, "enable_prefix_caching")) is None:
+        assumptions.append("enable_prefix_caching is not recorded: vLLM's default, on")
     if not device:
         assumptions.append("the GPU is not recorded: H100")
     run = MeasuredRun(
@@ -52,6 +54,7 @@ def read_inference_perf(folder: Path, device: str | None = None) -> MeasuredRun:
             block_size=int(numeric(index, "block_size", index_path, row)[0]),
             num_gpu_blocks=int(numeric(index, "kv_blocks", index_path, row)[0]),
             max_model_len=limit("max_model_len"),
+            enable_prefix_caching=caching is None or bool(caching),
             async_scheduling=asynchronous,
         ),
         arrival_s=column["arrival_s"],

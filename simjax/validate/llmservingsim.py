@@ -64,6 +64,7 @@ def read_llmservingsim(folder: Path, device: str | None = None) -> MeasuredRun:
         queue_delay_s=lag,
         timeseries=_timeseries(folder / "vllm" / "timeseries.csv", meta, meta_path, first_arrival),
         failed=len(rows) - len(served),
+        replayed=None if (trace := find(meta, "dataset_path")) is None else str(trace),
         assumptions=assumptions,
     )
     return finish_run(run)

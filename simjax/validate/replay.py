@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from simjax.cluster.from_config import cost_source, engine_limits, instance_link
 from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
 from simjax.config.calibrate import CalibrateConfig
@@ -15,9 +13,9 @@ from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.job import Progress, Run, simulate_cluster
 from simjax.model import load_model
+from simjax.validate.contents import unknown_contents, with_contents
 from simjax.validate.measured import read_measured
 from simjax.validate.run import MeasuredRun
-from simjax.workload import read_trace
 
 
 def validate(config: ValidateConfig, on_progress: Progress | None = None) -> tuple[MeasuredRun, Run]:
@@ -28,7 +26,7 @@ def validate(config: ValidateConfig, on_progress: Progress | None = None) -> tup
     """
     measured = read_measured(Path(str(config.measured)), config.device)
     if config.workload.file is not None:
-        check_replayed(measured, Path(config.workload.file))
+        (measured,) = with_contents([measured], [Path(config.workload.file)])
     cluster = measured_cluster(measured, config)
     run = simulate_cluster(
         cluster,
@@ -38,7 +36,8 @@ def validate(config: ValidateConfig, on_progress: Progress | None = None) -> tup
         max_ticks=config.sim.max_ticks,
         on_progress=on_progress,
     )
-    return measured, run
+    unknown = unknown_contents(measured, cluster)
+    return measured, run if unknown is None else replace(run, warnings=(unknown, *run.warnings))
 
 
 def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateConfig) -> ClusterSpec:
@@ -50,6 +49,7 @@ def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateCo
         long_prefill_token_threshold=facts.long_prefill_token_threshold,
         enable_chunked_prefill=facts.enable_chunked_prefill,
         async_scheduling=facts.async_scheduling,
+        enable_prefix_caching=facts.enable_prefix_caching,
         reserve_full_isl=facts.reserve_full_isl,
         max_model_len=facts.max_model_len,
         block_size=facts.block_size,
@@ -72,17 +72,3 @@ def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateCo
         link=instance_link(links, device),
     )
     return ClusterSpec((instance,) * measured.instances, config.cluster.router)
-
-
-def check_replayed(measured: MeasuredRun, path: Path) -> None:
-    """Raise unless the trace holds the lengths that were measured, in the same order."""
-    trace = read_trace(path).workload
-    if len(trace) != len(measured):
-        raise SimjaxError(f"workload.file={path}: it has {len(trace)} requests, the measured run {len(measured)}")
-    different = (trace.prompt_tokens != measured.prompt_tokens) | (trace.output_tokens != measured.output_tokens)
-    if different.any():
-        r = int(np.argmax(different))
-        raise SimjaxError(
-            f"workload.file={path}: request {r} has {trace.prompt_tokens[r]} prompt and {trace.output_tokens[r]} output tokens, "
-            f"the measured one {measured.prompt_tokens[r]} and {measured.output_tokens[r]}; is it the trace that was replayed?"
-        )

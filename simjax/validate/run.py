@@ -11,6 +11,9 @@ import pandas as pd
 
 from simjax.engine.result import NEVER
 from simjax.errors import SimjaxError
+from simjax.workload import tree
+from simjax.workload.prefixes import Prefixes
+from simjax.workload.radix import from_keys
 from simjax.workload.workload import Workload
 
 
@@ -80,10 +83,12 @@ class MeasuredRun:
         tpot_s: float64[R], (last token - first token) / (output_tokens - 1); `NEVER` where `has_tpot` is false.
         e2e_s: float64[R], last token - arrival.
         queue_delay_s: float64[R], time in the API server before the engine queued the request; None when not recorded.
-        prefix_key: int64[R], requests with the same key have the same prompt; None when unknown.
+        prefix_key: int64[R], requests with the same key sent the same prompt; None when unknown.
+        prefixes: what the contents of the requests share, from the trace that was replayed; None when unknown.
         timeseries: columns `t_s` (start of the interval, seconds since the first arrival), `running`, `waiting` (at the interval's end),
             `prompt_tokens_per_s`, `output_tokens_per_s` and, when recorded, `kv_used_fraction`; None when there is none.
         failed: requests that failed and are left out.
+        replayed: the trace that was replayed, as the run names it; None when it does not.
         assumptions: what the files do not say and was filled in, one line each.
     """
 
@@ -103,8 +108,10 @@ class MeasuredRun:
     hardware: HardwareFacts = HardwareFacts()
     queue_delay_s: np.ndarray | None = None
     prefix_key: np.ndarray | None = None
+    prefixes: Prefixes | None = None
     timeseries: pd.DataFrame | None = None
     failed: int = 0
+    replayed: str | None = None
     assumptions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -121,8 +128,12 @@ class MeasuredRun:
         return float(np.max(self.arrival_s + self.e2e_s) - np.min(self.arrival_s))
 
     def workload(self) -> Workload:
-        """The requests to replay in a simulation, in the same order."""
-        return Workload(self.arrival_s, self.prompt_tokens, self.output_tokens, source=str(self.source)).validate()
+        """The requests to replay in a simulation, in the same order, with what is known of their contents."""
+        prefixes = self.prefixes
+        if prefixes is None and self.prefix_key is not None:
+            total = self.prompt_tokens.astype(np.int64) + self.output_tokens
+            prefixes = tree.finish(from_keys(self.prefix_key.tolist(), self.prompt_tokens, total), self.prompt_tokens, None)
+        return Workload(self.arrival_s, self.prompt_tokens, self.output_tokens, source=str(self.source), prefixes=prefixes).validate()
 
 
 def engine_side(run: MeasuredRun) -> MeasuredRun:
@@ -178,7 +189,8 @@ def _ordered(run: MeasuredRun, order: np.ndarray) -> MeasuredRun:
     tokens = {name: getattr(run, name)[order].astype(np.int32) for name in ("prompt_tokens", "output_tokens")}
     times = {name: getattr(run, name)[order].astype(np.float64) for name in ("arrival_s", "ttft_s", "tpot_s", "e2e_s")}
     optional = {name: getattr(run, name)[order] for name in ("queue_delay_s", "prefix_key") if getattr(run, name) is not None}
-    return dataclasses.replace(run, **tokens, **times, **optional)
+    prefixes = None if run.prefixes is None else tree.take(run.prefixes, order)
+    return dataclasses.replace(run, **tokens, **times, **optional, prefixes=prefixes)
 
 
 def default_async_scheduling(vllm_version: str) -> bool:
