@@ -53,7 +53,8 @@ def batch_results(batch: Stack, designs: Mapping[int, Lowered], state: ClusterSt
         N = design.shape.instances
         blocks = np.asarray(design.params.instances.num_blocks)
         ticks, steps = int(mine.ticks), int(mine.steps)
-        results.append(Result(status, log, None, blocks, mine.peak_blocks[:N], ticks, steps, 0.0, 0.0, evicted_blocks(mine)[:N]))
+        peak, evicted = mine.peak_blocks[:N], evicted_blocks(mine)[:N]
+        results.append(Result(status, log, None, blocks, peak, ticks, steps, 0.0, 0.0, evicted, design.sessions))
     return results
 
 

@@ -14,6 +14,7 @@ from simjax.engine.lower_requests import host, largest_fanout, longest_path, pre
 from simjax.engine.params import ClusterParams, InstanceParams, RequestParams, RouterParams, RouterPolicy
 from simjax.engine.shape import EngineShape, requests_bucket, seat_bucket, slots_for
 from simjax.errors import SimjaxError
+from simjax.workload.sessions import Sessions
 from simjax.workload.workload import Workload
 
 FLAGS = ("enable_chunked_prefill", "reserve_full_isl", "async_scheduling")
@@ -24,10 +25,11 @@ CACHING_WINDOW = 2  # of engines with a prefix cache: one request is admitted, a
 
 @dataclass(frozen=True)
 class Lowered:
-    """A simulation ready to run: static sizes and traced arrays (numpy)."""
+    """A simulation ready to run: static sizes and traced arrays (numpy), and the workload's sessions for who reads the results."""
 
     shape: EngineShape
     params: ClusterParams
+    sessions: Sessions | None = None
 
 
 def lower(
@@ -88,7 +90,7 @@ def lower(
         workload=host(np.int32(0)),
         cost=prices.cost,
     )
-    return Lowered(shape, params)
+    return Lowered(shape, params, workload.sessions)
 
 
 def caches(cluster: ClusterSpec, workload: Workload) -> list[bool]:

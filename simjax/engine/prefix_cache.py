@@ -94,7 +94,7 @@ def hold(
         full: int32[], blocks that are full.
     """
     already = mine.named + mine.copy_blocks
-    cached, key, holders = (x[i, path.node] for x in (cache.blocks, cache.key, cache.holders))
+    cached, key, holders = _entries(shape, cache, i, path.node)
     begun, found, full_of = path.within(already), path.within(jnp.maximum(found, already)), path.within(full)
     entered = (begun == 0) & (full_of > 0)
     copied = jnp.clip(jnp.minimum(cached, full_of) - found, 0, None)
@@ -141,38 +141,48 @@ def release(
     """Take back all that a request holds: `full` full blocks of its content, and `unfinished` (0 or 1) that is not full; int32[] each."""
     full = jnp.maximum(full, mine.named + mine.copy_blocks)
     cache, mine = hold(shape, cache, i, path, mine, full, full)
-    cached, key, holders = (x[i, path.node] for x in (cache.blocks, cache.key, cache.holders))
-    j = jnp.arange(shape.path, dtype=jnp.int32)
+    # The last of the sequence first: the block that is not full, then the nodes from the deepest up.
     clock = cache.clock[i]
-    place = clock + shape.path - j  # the last of the sequence first; before it, at `clock`, the block that is not full
+    cache = lay(shape, cache, i, clock, unfinished)
+    cache = lay(shape, cache, i, clock + shape.path - mine.copy_at, mine.copy_blocks)
+    cached, key, holders = _entries(shape, cache, i, path.node)
+    j = jnp.arange(shape.path, dtype=jnp.int32)
     leaves = (path.within(full) > 0) & (j != mine.copy_at)
     free = leaves & (holders == 1)
     freed = jnp.sum(jnp.where(free, cached, 0), dtype=jnp.int32)
-    cache = dataclasses.replace(
+    return dataclasses.replace(
         cache,
-        key=cache.key.at[i, path.node].set(jnp.where(free, place, key)),
+        key=cache.key.at[i, path.node].set(jnp.where(free, clock + shape.path - j, key)),
         holders=cache.holders.at[i, path.node].set(holders - leaves),
         held=cache.held.at[i].add(-freed),
         listed=cache.listed.at[i].add(freed),
         clock=cache.clock.at[i].add(jnp.where(full + unfinished > 0, shape.path + 1, 0)),
     )
-    cache = lay(shape, cache, i, clock, unfinished)
-    return lay(shape, cache, i, clock + shape.path - mine.copy_at, mine.copy_blocks)
+
+
+def _entries(shape: EngineShape, cache: PrefixCache, i: Array | int, node: Array) -> tuple[Array, Array, Array]:
+    """Blocks, keys and holders of some nodes (int32[P]), read once before anything is written.
+
+    XLA repeats a gather in everything that uses it, some of which comes after the tables have changed: it would keep copies of them for
+    that. It does not repeat a reduction, here over the entry and the one at the end, which is always 0.
+    """
+    both = jnp.stack([node, jnp.full_like(node, shape.entries - 1)], axis=1)
+    read = tuple(x[i, both] for x in (cache.blocks, cache.key, cache.holders))
+    zeros = (jnp.zeros((), jnp.int32),) * 3
+    return jax.lax.reduce(read, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)), (1,))
 
 
 def lay(shape: EngineShape, cache: PrefixCache, i: Array | int, key: Array, blocks: Array) -> PrefixCache:
     """Put nameless blocks (int32[]) into the free queue.
 
     Places are used in turn. One that comes up while its blocks are still in the queue, which takes more releases than there are requests,
-    has the new ones added to them, so that they will be taken somewhat early.
+    has the new ones added to them, and they all will be taken as late as these.
     """
-    at = shape.nodes + cache.place[i] % shape.requests
-    before = cache.blocks[i, at]
-    keep = (before > 0) | (blocks == 0)
+    at = jnp.where(blocks > 0, shape.nodes + cache.place[i] % shape.places, shape.entries - 1)
     return dataclasses.replace(
         cache,
         blocks=cache.blocks.at[i, at].add(blocks),
-        key=cache.key.at[i, at].set(jnp.where(keep, cache.key[i, at], key)),
+        key=cache.key.at[i, at].set(jnp.where(blocks > 0, key, 0)),
         listed=cache.listed.at[i].add(blocks),
         place=cache.place.at[i].add((blocks > 0).astype(jnp.int32)),
     )
@@ -188,12 +198,15 @@ def evict(shape: EngineShape, cache: PrefixCache, i: Array | int, room: Array) -
         entry = jnp.arange(shape.entries, dtype=jnp.int32)
         key = jnp.where(cache.blocks[i] > 0, cache.key[i], HELD)
         oldest = jnp.min(key)
-        at = jnp.minimum(jnp.min(jnp.where(key == oldest, entry, shape.entries)), shape.entries - 1)
+        at = jnp.min(jnp.where(key == oldest, entry, shape.entries - 1))
+        there = jnp.sum(jnp.where(key == oldest, cache.blocks[i], 0), dtype=jnp.int32)  # of one entry: no two have the same key
         over = jnp.maximum(cache.listed[i] - room, 0)
-        taken = jnp.where(oldest < HELD, jnp.minimum(over, cache.blocks[i, at]), 0)
+        taken = jnp.where(oldest < HELD, jnp.minimum(over, there), 0)
         return dataclasses.replace(
             cache,
             blocks=cache.blocks.at[i, at].add(-taken),
+            # As it was; but if the loop left the keys alone, XLA would copy the engine's out of the table before every such loop.
+            key=cache.key.at[i, at].set(jnp.where((oldest < HELD) & (there > 0), oldest, 0)),
             # No entry is left only if the books are wrong; then the loop must end all the same.
             listed=cache.listed.at[i].add(-jnp.where(oldest < HELD, taken, over)),
             evicted=cache.evicted.at[i].add(jnp.where(at < shape.nodes, taken, 0)),

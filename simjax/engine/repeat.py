@@ -20,18 +20,22 @@ def repeat_while(needed: Callable[..., jax.Array], body: Callable[..., Any], sta
     The body must return the state unchanged where it is not needed: in a batch it runs for every member until none needs it. Integers and
     bools only: there is no reverse-mode derivative of such a loop.
     """
+    # A list of leaves: a derivative in a batch takes a None within the operands for one more of them.
+    leaves, tree = jax.tree.flatten(operands)
+    of_leaves = lambda function: lambda s, *leaves: function(s, *jax.tree.unflatten(tree, leaves))  # noqa: E731
+    goes_on, once = of_leaves(needed), of_leaves(body)
 
     @custom_vmap
-    def loop(state: Any, operands: tuple) -> Any:
-        return jax.lax.while_loop(lambda s: needed(s, *operands), lambda s: body(s, *operands), state)
+    def loop(state: Any, operands: list[jax.Array]) -> Any:
+        return jax.lax.while_loop(lambda s: goes_on(s, *operands), lambda s: once(s, *operands), state)
 
     @loop.def_vmap
-    def _(size: int, in_batched: Any, state: Any, operands: tuple) -> tuple[Any, Any]:
+    def _(size: int, in_batched: Any, state: Any, operands: list[jax.Array]) -> tuple[Any, Any]:
         state_batched, operands_batched = in_batched
         state = jax.tree.map(lambda x, b: x if b else jnp.broadcast_to(x, (size, *jnp.shape(x))), state, state_batched)
-        axes = (0, *(jax.tree.map(lambda b: 0 if b else None, x) for x in operands_batched))
+        axes = (0, *(0 if b else None for b in operands_batched))
         every = lambda function: jax.vmap(function, in_axes=axes, axis_size=size)  # noqa: E731
-        state = jax.lax.while_loop(lambda s: jnp.any(every(needed)(s, *operands)), lambda s: every(body)(s, *operands), state)
+        state = jax.lax.while_loop(lambda s: jnp.any(every(goes_on)(s, *operands)), lambda s: every(once)(s, *operands), state)
         return state, jax.tree.map(lambda _: True, state)
 
-    return loop(state, operands)
+    return loop(state, leaves)

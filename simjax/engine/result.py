@@ -7,6 +7,8 @@ from enum import IntEnum
 
 import numpy as np
 
+from simjax.workload.sessions import Sessions
+
 
 class Status(IntEnum):
     """How a run ended."""
@@ -105,6 +107,7 @@ class Result:
         steps: engine steps simulated, all instances together.
         compile_s, run_s: host wall time spent on compilation (tracing included) and on running.
         evicted_blocks: int32[N], cached blocks that were taken for something else; 0 without prefix caching.
+        sessions: those of the workload, None when it has none.
     """
 
     status: Status
@@ -117,6 +120,7 @@ class Result:
     compile_s: float
     run_s: float
     evicted_blocks: np.ndarray
+    sessions: Sessions | None = None
 
 
 NEVER = float("inf")

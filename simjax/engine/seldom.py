@@ -7,6 +7,7 @@ count of blocks) is then better skipped as long as no member of the batch needs 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,15 +20,18 @@ def seldom(needed: Array, work: Callable[..., Any], otherwise: Callable[..., Any
     """`work(*operands)` where needed (bool[]), else `otherwise(*operands)`, both of the same structure; in a batch both are skipped to
     `otherwise` alone when no member needs the work, and otherwise every member takes its own of the two results.
     """
+    # A list of leaves: a derivative in a batch takes a None within the operands for one more of them.
+    leaves, tree = jax.tree.flatten(operands)
+    work, otherwise = (partial(_of_leaves, tree, function) for function in (work, otherwise))
 
     @custom_vmap
-    def branch(needed: Array, operands: tuple) -> Any:
+    def branch(needed: Array, operands: list[Array]) -> Any:
         return jax.lax.cond(needed, work, otherwise, *operands)
 
     @branch.def_vmap
-    def _(size: int, in_batched: Any, needed: Array, operands: tuple) -> tuple[Any, Any]:
+    def _(size: int, in_batched: Any, needed: Array, operands: list[Array]) -> tuple[Any, Any]:
         condition_batched, batched = in_batched
-        axes = tuple(jax.tree.map(lambda b: 0 if b else None, x) for x in batched)
+        axes = tuple(0 if b else None for b in batched)
         every = lambda function: jax.vmap(function, in_axes=axes, axis_size=size)  # noqa: E731
         if not condition_batched:
             found = jax.lax.cond(needed, every(work), every(otherwise), *operands)
@@ -40,4 +44,8 @@ def seldom(needed: Array, work: Callable[..., Any], otherwise: Callable[..., Any
             found = jax.lax.cond(jnp.any(needed), some, every(otherwise), *operands)
         return found, jax.tree.map(lambda _: True, found)
 
-    return branch(needed, operands)
+    return branch(needed, leaves)
+
+
+def _of_leaves(tree: Any, function: Callable[..., Any], *leaves: Array) -> Any:
+    return function(*jax.tree.unflatten(tree, leaves))

@@ -58,8 +58,13 @@ class EngineShape:
 
     @property
     def entries(self) -> int:
-        """E, length of the tables of a prefix cache: the nodes of the tree, then places for what has no name."""
-        return self.nodes + self.requests
+        """E, length of the tables of a prefix cache: the nodes of the tree, places for what has no name, and one that stays empty."""
+        return self.nodes + self.places + 1
+
+    @property
+    def places(self) -> int:
+        """Places of a prefix cache for what has no name."""
+        return self.requests
 
     @property
     def listed(self) -> bool:

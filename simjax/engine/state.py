@@ -179,7 +179,7 @@ class PrefixCache:
     """What each engine's KV cache holds of the requests' contents; see `simjax.engine.prefix_cache`.
 
     The tables have E entries: first the M nodes of the tree of contents, of which a leading part is cached, then places for free blocks
-    without a name. What nobody holds stands in the engine's free queue, in order of `key`.
+    without a name; the last entry stays empty. What nobody holds stands in the engine's free queue, in order of `key`.
 
     Attributes:
         blocks: cached blocks of a node; nameless blocks of a place.
