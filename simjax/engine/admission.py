@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.blocks import blocks_of
+from simjax.engine.instance import NEVER, Instance, Slots
 from simjax.engine.params import ClusterParams, InstanceParams
 from simjax.engine.prefix_slots import Caching, Hits, grow, hits, nothing
 from simjax.engine.router import arrival_of
 from simjax.engine.scheduler import Formation, capped
 from simjax.engine.shape import EngineShape
-from simjax.engine.state import NEVER, ClusterState, Instance, PrefixCache, Slots
+from simjax.engine.state import ClusterState, PrefixCache
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32

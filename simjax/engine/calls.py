@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.instance import NEVER, Instance
 from simjax.engine.params import ClusterParams
 from simjax.engine.reduce import reduce_slots
 from simjax.engine.shape import EngineShape
-from simjax.engine.state import NEVER, Calls, Instance
+from simjax.engine.state import Calls
 
 
 def sent(calls: Calls, session: Array, request: Array, t_s: Array, instance: Array | int, arrives: Array) -> Calls:

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.blocks import blocks_of
+from simjax.engine.instance import Holding, Instance
 from simjax.engine.params import InstanceParams
 from simjax.engine.reduce import reduce_slots
-from simjax.engine.state import Holding, Instance
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32

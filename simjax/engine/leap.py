@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.blocks import blocks_of
+from simjax.engine.instance import Instance, Plan
 from simjax.engine.params import InstanceParams
 from simjax.engine.plan import cut_short, take_steps
 from simjax.engine.reduce import reduce_slots
 from simjax.engine.scheduler import Formation
 from simjax.engine.seldom import seldom
 from simjax.engine.shape import EngineShape
-from simjax.engine.state import Instance, Plan
 from simjax.latency.cost import CostRow, decode_steps, mixed_step_s
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array
 
-from simjax.engine.state import Plan
+from simjax.engine.instance import Plan
 from simjax.latency.rounding import product
 
 

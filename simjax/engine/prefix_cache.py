@@ -24,11 +24,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.blocks import full_blocks
+from simjax.engine.instance import NO_COPY, Holding
 from simjax.engine.params import PrefixParams
 from simjax.engine.reduce import LARGE, reduce_slots
 from simjax.engine.repeat import repeat_while
 from simjax.engine.shape import EngineShape
-from simjax.engine.state import NO_COPY, Holding, PrefixCache
+from simjax.engine.state import PrefixCache
 
 if TYPE_CHECKING:
     from jaxtyping import Int32

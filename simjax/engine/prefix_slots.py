@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.blocks import blocks_of, full_blocks
+from simjax.engine.instance import NO_COPY, Holding, Slots
 from simjax.engine.params import ClusterParams, InstanceParams, PrefixParams
 from simjax.engine.prefix_cache import Path, found_blocks, free_part, hold, path_of, release
 from simjax.engine.repeat import repeat_while
 from simjax.engine.shape import EngineShape
-from simjax.engine.state import NO_COPY, Holding, PrefixCache, Slots
+from simjax.engine.state import PrefixCache
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32

@@ -25,13 +25,16 @@ def repeat_while(needed: Callable[..., jax.Array], body: Callable[..., Any], sta
     of_leaves = lambda function: lambda s, *leaves: function(s, *jax.tree.unflatten(tree, leaves))  # noqa: E731
     goes_on, once = of_leaves(needed), of_leaves(body)
 
-    @custom_vmap
-    def loop(state: Any, operands: list[jax.Array]) -> Any:
+    def alone(state: Any, operands: list[jax.Array]) -> Any:
         return jax.lax.while_loop(lambda s: goes_on(s, *operands), lambda s: once(s, *operands), state)
+
+    loop = custom_vmap(alone)
 
     @loop.def_vmap
     def _(size: int, in_batched: Any, state: Any, operands: list[jax.Array]) -> tuple[Any, Any]:
         state_batched, operands_batched = in_batched
+        if not any(jax.tree.leaves(in_batched)):  # only tangents are
+            return alone(state, operands), jax.tree.map(lambda _: False, state)
         state = jax.tree.map(lambda x, b: x if b else jnp.broadcast_to(x, (size, *jnp.shape(x))), state, state_batched)
         axes = (0, *(0 if b else None for b in operands_batched))
         every = lambda function: jax.vmap(function, in_axes=axes, axis_size=size)  # noqa: E731

@@ -14,11 +14,12 @@ from jax import Array
 
 from simjax.engine.blocks import blocks_of, full_blocks
 from simjax.engine.calls import sent
+from simjax.engine.instance import Instance
 from simjax.engine.params import ClusterParams
 from simjax.engine.plan import cut_short, first_step_reaching
 from simjax.engine.prefix_cache import found_blocks, path_of
 from simjax.engine.shape import EngineShape
-from simjax.engine.state import ClosedLoop, ClusterState, Instance, RouterView
+from simjax.engine.state import ClosedLoop, ClusterState, RouterView
 from simjax.latency.rounding import product
 
 WAITING_WEIGHT = 4  # of vLLM's data-parallel load balancer: a waiting request weighs as much as four running ones

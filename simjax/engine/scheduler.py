@@ -15,12 +15,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.blocks import blocks_of
+from simjax.engine.instance import NEVER, Instance, Slots
 from simjax.engine.params import InstanceParams
 from simjax.engine.prefix_slots import Caching, give_back_victims, grow, nothing, paid_blocks
 from simjax.engine.reduce import reduce_slots
 from simjax.engine.seldom import seldom
 from simjax.engine.shape import EngineShape
-from simjax.engine.state import NEVER, Instance, PrefixCache, Slots
+from simjax.engine.state import PrefixCache
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32

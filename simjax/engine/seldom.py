@@ -31,6 +31,9 @@ def seldom(needed: Array, work: Callable[..., Any], otherwise: Callable[..., Any
     @branch.def_vmap
     def _(size: int, in_batched: Any, needed: Array, operands: list[Array]) -> tuple[Any, Any]:
         condition_batched, batched = in_batched
+        if not (condition_batched or any(batched)):  # only tangents are
+            found = jax.lax.cond(needed, work, otherwise, *operands)
+            return found, jax.tree.map(lambda _: False, found)
         axes = tuple(0 if b else None for b in batched)
         every = lambda function: jax.vmap(function, in_axes=axes, axis_size=size)  # noqa: E731
         if not condition_batched:

@@ -15,6 +15,7 @@ from jax import Array
 from simjax.engine.admission import admit_caching, admit_waiting, waiting_window
 from simjax.engine.calls import answer_one
 from simjax.engine.commit import Emitted, Gone, commit, release_one
+from simjax.engine.instance import Instance
 from simjax.engine.leap import plan_next
 from simjax.engine.params import ClusterParams, InstanceParams
 from simjax.engine.prefix_cache import evict
@@ -23,7 +24,7 @@ from simjax.engine.reduce import LARGE
 from simjax.engine.router import next_arrival_s, route_one
 from simjax.engine.scheduler import Formation, preempt, preempt_caching, schedule_running
 from simjax.engine.shape import EngineShape
-from simjax.engine.state import ClosedLoop, ClusterState, Instance, PrefixCache
+from simjax.engine.state import ClosedLoop, ClusterState, PrefixCache
 from simjax.latency.cost import row
 
 LEAP_FIELDS = (
