@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from simjax.cluster.from_config import build_cluster, cost_source
 from simjax.cluster.notes import beyond_context, refused_by_vllm
@@ -56,7 +56,7 @@ def simulate_cluster(
     """
     prices = price_cluster(cluster.instances, source or CostSource())
     lowered = lower(cluster, prices, workload, seed=seed, leap=leap)
-    result = simulate(lowered.shape, lowered.params, max_ticks, on_progress)
+    result = replace(simulate(lowered.shape, lowered.params, max_ticks, on_progress), sessions=workload.sessions)
     warnings = [*refused_by_vllm(cluster.instances), *prices.warnings, *beyond_context(prices.measured, workload.longest_tokens)]
     return Run(cluster, workload, result, tuple(warnings))
 

@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.cli.conftest import Cli
@@ -21,11 +22,12 @@ def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
-SETUP, TESTS, *TOUR = blocks("sh", README.replace(SWEEPS, ""))
+CACHING = README[README.index("\n## Prefix caching") : README.index("\n## Calibrate")]
+SETUP, TESTS, *TOUR = blocks("sh", README.replace(SWEEPS, "").replace(CACHING, ""))
 OVER_DATA = [block for block in TOUR if "$SIMJAX_DATA" in block]
 ALONE = [block for block in TOUR if block not in OVER_DATA]
 SWEEP, AFTERWARDS = blocks("sh", SWEEPS)
-ACCURACY = re.findall(r"^\| `([^`]+)` \| (profile|tables) \| (.*) \|$", README, flags=re.MULTILINE)
+ACCURACY = re.findall(r"^\| `([^`]+)` \| (profile|tables|profile, trace) \| (.*) \|$", README, flags=re.MULTILINE)
 
 
 def run_all(cli: Cli, block: str) -> dict[str, str]:
@@ -69,6 +71,23 @@ def test_tour_over_measured_data(cli: Cli, block: str) -> None:
     run_all(cli, block)
 
 
+def test_prefix_caching_sessions_and_routers(cli: Cli) -> None:
+    (block,) = blocks("sh", CACHING)
+    printed = list(run_all(cli, block).values())
+    cached, uncached = (re.search(r"^TTFT +([\d.]+)", said, flags=re.MULTILINE) for said in printed[:2])
+    assert cached and uncached and float(cached[1]) < float(uncached[1])
+    (said,) = re.findall(r"`(sessions [^`]+)`", CACHING)
+    assert said in printed[2], "README.md shows other sessions than its command prints"
+    assert "prefix cache, 16-token blocks" in printed[3] and "300 of 300 finished" in printed[4]
+    table = pd.read_csv("routers/results.csv", index_col="cluster.router")
+    shown = re.findall(r"^\| `(\w+)` \| (.*) \|$", CACHING, flags=re.MULTILINE)
+    assert [router for router, _ in shown] == list(table.index)
+    for router, numbers in shown:
+        row = table.loc[router]
+        times = f"{row.ttft_mean_s * 1e3:,.0f} ms | {row.ttft_p99_s * 1e3:,.0f} ms | {row.session_makespan_mean_s:.1f} s"
+        assert numbers == f"{row.prefix_hit_fraction:.1%} | {times}".replace("%", " %"), f"README.md should say otherwise of {router}"
+
+
 def test_sweeps(cli: Cli) -> None:
     """One after the other: the later commands are about the sweep of the first."""
     (printed,) = run_all(cli, SWEEP).values()
@@ -94,16 +113,18 @@ def test_python(block: str, wanted: str, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize(("run", "costs", "numbers"), ACCURACY, ids=lambda x: x)
 def test_accuracy_table(cli: Cli, run: str, costs: str, numbers: str) -> None:
-    tables = [f"profile.bundle_root={data_path('llmservingsim/profiles')}"] if costs == "tables" else []
-    said = cli("validate", str(data_path(run)), *tables, "plots=false", "out=v")
+    more = [f"profile.bundle_root={data_path('llmservingsim/profiles')}"] if costs == "tables" else []
+    if costs == "profile, trace":
+        more = [f"workload.file={data_path(f'llmservingsim/workloads/sharegpt-{Path(run).name.lower()}-300-sps10.jsonl')}"]
+    said = cli("validate", str(data_path(run)), *more, "plots=false", "out=v")
     assert said.code == 0, said.err
     report = json.loads(Path("v/validation.json").read_text())
     means = [f"{report[metric]['mean']['error_pct']:+.1f} %" for metric in ("ttft_s", "tpot_s", "e2e_s")]
     assert numbers == " | ".join(means), f"README.md should say | `{run}` | {costs} | {' | '.join(means)} |"
 
 
-def test_accuracy_table_has_rows_of_both_kinds() -> None:
-    assert {costs for _, costs, _ in ACCURACY} == {"profile", "tables"}
+def test_accuracy_table_has_rows_of_every_kind() -> None:
+    assert {costs for _, costs, _ in ACCURACY} == {"profile", "tables", "profile, trace"}
     assert len({run for run, _, _ in ACCURACY}) >= 3
 
 

@@ -137,10 +137,12 @@ class Engine:
         batch, budget, preempted = self._schedule_running()
         if not preempted:
             batch += self._schedule_waiting(budget, horizon)
-        for request, new in batch:
-            full = (request.computed + new) // self.limits.block_size
-            self.pool.remember(request.index, request.chain, min(full, len(request.chain)))
         return batch
+
+    def _remember(self, request: Live, new: int) -> None:
+        """The blocks that the step will fill can be found at once: by who is admitted to the same step, too."""
+        full = (request.computed + new) // self.limits.block_size
+        self.pool.remember(request.index, request.chain, min(full, len(request.chain)))
 
     def _blocks(self, tokens: int) -> int:
         return -(-tokens // self.limits.block_size)
@@ -158,6 +160,7 @@ class Engine:
                 victim, preempted = self._preempt(), True
             if victim is request:
                 break
+            self._remember(request, new)
             batch.append((request, new))
             budget -= new
         return batch, budget, preempted
@@ -185,6 +188,7 @@ class Engine:
             self.pool.start(request.index, hit)
             assert self.pool.grow(request.index, self._blocks(found + new))
             request.computed = found
+            self._remember(request, new)
             if again:
                 self.recomputed_tokens += request.target - found
             else:

@@ -86,7 +86,7 @@ def _designs(batch: DrawnRun, values: Sequence[tuple[Values, ...]], rows: int) -
     designs = {}
     for number, price in enumerate(prices):
         own = replace(base.params.instances, cost=price.row, api_pre_s=price.api_pre_s, api_post_s=price.api_post_s)  # pyright: ignore[reportArgumentType]
-        lowered = Lowered(base.shape, replace(base.params, instances=own))
+        lowered = replace(base, params=replace(base.params, instances=own))
         designs[number] = Design(lowered, batch.slo, cluster.num_devices, batch.max_ticks)
     return designs
 

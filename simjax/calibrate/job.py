@@ -38,6 +38,7 @@ from simjax.latency.parameters import with_parameters
 from simjax.latency.profile import LatencyProfile, ValidRange
 from simjax.latency.profile_file import load_profile, save_profile
 from simjax.metrics.latency import latencies
+from simjax.validate.contents import unknown_contents, with_contents
 from simjax.validate.measured import read_measured
 from simjax.validate.replay import measured_cluster
 from simjax.validate.run import MeasuredRun
@@ -106,8 +107,8 @@ def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress
     Raises:
         SimjaxError: a run, a profile or an option is missing or malformed, or the runs are not of one device.
     """
-    fitted = [_read(path, config) for path in config.measured_paths()]
-    held_out = [_read(path, config) for path in config.held_out]
+    runs = _read([*config.measured_paths(), *config.held_out], config)
+    fitted, held_out = runs[: len(config.measured_paths())], runs[len(config.measured_paths()) :]
     device = _one_device([*fitted, *held_out], config.device)
     points = _points(config, device)
     models = [x.cluster.instances[0].model for x in (*fitted, *held_out)]
@@ -137,9 +138,13 @@ def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress
     return Calibrated(profile, found, space, posterior, rows, scores, _problems(scores, rows, found))
 
 
-def _read(path: str, config: CalibrateConfig) -> MeasuredCluster:
-    run = read_measured(Path(path), config.device)
-    return MeasuredCluster(run, measured_cluster(run, config))
+def _read(paths: Sequence[str], config: CalibrateConfig) -> list[MeasuredCluster]:
+    runs = with_contents([read_measured(Path(path), config.device) for path in paths], [Path(path) for path in config.workload.paths()])
+    found = [MeasuredCluster(run, measured_cluster(run, config)) for run in runs]
+    for x in found:
+        if (unknown := unknown_contents(x.run, x.cluster)) is not None:
+            logger.warning("%s", unknown)
+    return found
 
 
 def _one_device(runs: Sequence[MeasuredCluster], given: str | None) -> DeviceSpec:

@@ -50,6 +50,8 @@ what runs where
   cluster.instances=1              engines
   cluster.tensor_parallel_size=1   devices an engine is spread over
   cluster.router=round_robin       {routers}
+  cluster.router_prefix_weight=1  cluster.router_queue_weight=1  cluster.router_kv_weight=1    of the weighted router
+  cluster.router_staleness_s=0     age at which the router renews its view of the engines and their prefix caches
   cluster.groups=[...]             engines of several kinds, each with its instances, model, device, degree, limits:
                                    'cluster.groups=[{{instances: 2, device: h100}}, {{device: l40s, max_num_seqs: 64}}]'
   cluster.file=FILE.json           a cluster in LLMServingSim's schema; the limits it sets win over scheduler.*
@@ -60,7 +62,8 @@ engine limits (vLLM's flags)
   scheduler.max_num_seqs=256  scheduler.max_num_batched_tokens=8192  scheduler.long_prefill_token_threshold=0
   scheduler.enable_chunked_prefill=true  scheduler.async_scheduling=true  scheduler.reserve_full_isl=true
   scheduler.gpu_memory_utilization=0.9  scheduler.num_gpu_blocks_override=N  scheduler.block_size=16
-  scheduler.max_model_len=N  scheduler.kv_cache_dtype=auto|fp8
+  scheduler.kv_cache_memory_bytes=B  scheduler.max_model_len=N  scheduler.kv_cache_dtype=auto|fp8
+  scheduler.enable_prefix_caching=true   (default: where the workload tells what its requests share)
 
 requests
   workload=NAME                    {workloads}
@@ -69,9 +72,18 @@ requests
   workload.prompt.mean=860         workload.output.mean=650
   workload.prompt.dist=lognormal   fixed (tokens) | uniform (low, high) | lognormal (mean or median, cv or sigma) |
                                    zipf (alpha, max) | trace (file); min and max clip; the same for workload.output
-  workload=trace workload.file=F   LLMServingSim, vLLM bench, Azure, BurstGPT, Mooncake, Vidur,
-                                   or a CSV with arrival_s,prompt_tokens,output_tokens
+  workload=trace workload.file=F   LLMServingSim, vLLM bench, Azure, BurstGPT, Mooncake, Vidur, kv-cache-tester (a file
+                                   or a directory of them), or a CSV with arrival_s,prompt_tokens,output_tokens
+                                   and, where there are, session,delay_s (calls that wait for the one before)
+                                   or prefix_key,prefix_tokens (prompts that start alike)
+  workload.session_rate=R  workload.num_sessions=N     of a trace with sessions: new starts at random, the first N
   workload=closed_loop workload.concurrency=32 workload.think_s=0
+  workload=shared_prefix           prompts that start with system prompts: workload.prefix.groups=8 of
+                                   workload.prefix.tokens=1024, the k-th as popular as k^-workload.prefix.zipf
+  workload=sessions                conversations: workload.rate=0.5 that start a second, workload.num_sessions=60,
+                                   workload.turns.mean=5 calls, workload.followup.mean=150 new tokens in a later prompt,
+                                   workload.think_s=10 before it (workload.think_dist=exponential|fixed),
+                                   workload.max_context_tokens=32000; workload.prefix.* too
 
 what a step costs
   profile=FILE.yaml                a latency profile (default: the one shipped for the device and the model)
@@ -88,11 +100,12 @@ how sure that is
 
 results
   out=DIR                          where they go (default: a dated folder under outputs/)
-                                   summary.json     status, latencies (mean, p50 ... max), throughput, KV use
-                                   requests.csv     a row a request: arrival, first step, first and last token
-                                   timeseries.csv   a row a bin and instance: running, waiting, KV use, tokens/s
+                                   summary.json     status, latencies (mean, p50 ... max), throughput, KV use, sessions
+                                   requests.csv     a row a request: arrival, first step, first and last token, ...
+                                   sessions.csv     a row a session, where there are any: calls, makespan, tokens, ...
+                                   timeseries.csv   a row a bin and instance: running, waiting, KV use, tokens/s, hits
                                    config.yaml      the whole configuration
-                                   latency_cdf.png, timeline.png (plots=false: none)
+                                   latency_cdf.png, timeline.png, sessions.png (plots=false: none)
                                    draws.csv        a row a draw: its parameters and numbers (uncertainty.draws)
   slo.ttft_s=S  slo.tpot_s=S  slo.e2e_s=S      adds attainment and goodput under these limits
   timeline_interval_s=S            width of a bin
@@ -165,7 +178,8 @@ usage: simjax validate DIR [key=value ...]
   profile.step_s=S  profile.api_pre_s=S  profile.api_post_s=S      host and API times in seconds
   device=NAME  model=NAME  cluster.tensor_parallel_size=N          what the run does not record, or records otherwise
   scheduler.KEY=VALUE       as in simjax run; default: what the run recorded
-  workload.file=FILE        the trace that was replayed, checked against the measured requests
+  workload.file=FILE        the trace that was replayed, checked against the measured requests; its token ids, if it has
+                            any, tell what the prefix cache finds
   out=DIR                   where results go (default: a dated folder under outputs/): validation.json, summary.json,
                             requests.csv, timeseries.csv, config.yaml, overlay plots (plots=false: none)
 """
@@ -183,6 +197,7 @@ usage: simjax calibrate measured=[DIR,...] [key=value ...]
   profile=FILE.yaml         where the fit begins: a latency profile (default: the shipped ones of the device),
   profile.bundle_root=DIR   or measured op tables, DIR/<device>/<model>/<variant>/tp<N>; those of all models are fitted
   device=NAME  model=NAME  cluster.tensor_parallel_size=N  scheduler.KEY=VALUE      as in simjax validate
+  workload.file=[FILE,...]  the traces that were replayed, for what their token ids say that prompts share
   out=DIR                   where results go (default: a dated folder under outputs/): profile.yaml, calibration.json,
                             calibration.png, posterior.png (plots=false: none), config.yaml
 

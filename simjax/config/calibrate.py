@@ -111,6 +111,22 @@ class PointsConfig:
 
 
 @dataclass
+class ReplayedConfig:
+    """`workload` of `simjax calibrate`.
+
+    Attributes:
+        file: the trace that the runs replayed, or a list of traces: each run takes the one that holds its requests, and from its token ids
+            what they share.
+    """
+
+    file: Any = None
+
+    def paths(self) -> list[str]:
+        """The traces, whether one or several were given."""
+        return _listed(self.file)
+
+
+@dataclass
 class CalibrateConfig:
     """`simjax calibrate`; what is unset comes from the measured runs.
 
@@ -118,6 +134,7 @@ class CalibrateConfig:
         measured: directories of the measured runs to fit, or one of them.
         held_out: measured runs that are only scored.
         model, device, cluster, scheduler, profile, out, plots: as in `simjax validate`; the profile is where the fit begins.
+        workload: see `ReplayedConfig`.
         tables: directories of measured op tables to fit beside the runs, or alone (with `device`).
         points: measured mean points likewise.
         parameters: by name, a mapping with the keys of `ParameterConfig`.
@@ -130,6 +147,7 @@ class CalibrateConfig:
     device: str | None = None
     cluster: MeasuredClusterConfig = field(default_factory=MeasuredClusterConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    workload: ReplayedConfig = field(default_factory=ReplayedConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     tables: list[str] = field(default_factory=list)
     points: PointsConfig = field(default_factory=PointsConfig)
@@ -141,5 +159,8 @@ class CalibrateConfig:
 
     def measured_paths(self) -> list[str]:
         """The directories to fit, whether one or several were given."""
-        given = self.measured
-        return [] if given is None else [str(given)] if not isinstance(given, list | tuple) else [str(path) for path in given]
+        return _listed(self.measured)
+
+
+def _listed(given: Any) -> list[str]:
+    return [] if given is None else [str(given)] if not isinstance(given, list | tuple) else [str(path) for path in given]

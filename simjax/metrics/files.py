@@ -1,4 +1,4 @@
-"""The files of one run: summary.json, requests.csv and timeseries.csv."""
+"""The files of one run: summary.json, requests.csv, sessions.csv and timeseries.csv."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from simjax.engine.result import NEVER, RequestLog, Result
+from simjax.metrics.sessions import pauses, sessions_frame
 from simjax.metrics.slo import Slo
 from simjax.metrics.summary import summarize
 from simjax.metrics.timeline import timeline
+from simjax.workload.sessions import Sessions
 
 _TIMES = ("arrival_s", "scheduled_s", "first_token_s", "finish_s")
 
@@ -31,8 +33,8 @@ def write_results(
 
     `summary.json` is strict JSON; its `warnings` are the given ones (of `simjax.job.Run`), then those of `summarize`. `requests.csv` has a
     row a request and empty cells for times that never came; `instance` is -1 for a request that was never routed. `timeseries.csv` is
-    `timeline(result, interval_s)`; it is left out when the run has no leap log. `intervals` become a key of the summary (those of
-    `simjax.run_draws`).
+    `timeline(result, interval_s)`; it is left out when the run has no leap log. `sessions.csv` is there when the workload has sessions.
+    `intervals` become a key of the summary (those of `simjax.run_draws`).
     Floats are written with the fewest digits that read back to the same double.
     """
     summary = summarize(result, slo, gpus, warnings)
@@ -41,9 +43,11 @@ def write_results(
     bins = None if result.leaps is None else timeline(result, interval_s)  # before anything is written: the interval may be impossible
     out.mkdir(parents=True, exist_ok=True)
     write_json(summary, out / "summary.json")
-    requests_frame(result.requests).to_csv(out / "requests.csv", index=False, lineterminator="\n")
-    if bins is not None:
-        bins.to_csv(out / "timeseries.csv", index=False, lineterminator="\n")
+    tables = {"requests.csv": requests_frame(result.requests, result.sessions), "timeseries.csv": bins}
+    tables["sessions.csv"] = None if result.sessions is None else sessions_frame(result.requests, result.sessions)
+    for name, table in tables.items():
+        if table is not None:
+            table.to_csv(out / name, index=False, lineterminator="\n")
     return summary
 
 
@@ -52,8 +56,12 @@ def write_json(content: dict[str, object], path: Path) -> None:
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def requests_frame(requests: RequestLog) -> pd.DataFrame:
-    """The columns of `requests.csv`; times that never came are `pd.NA`."""
+def requests_frame(requests: RequestLog, sessions: Sessions | None = None) -> pd.DataFrame:
+    """The columns of `requests.csv`; times that never came are `pd.NA`.
+
+    With sessions each request has its session's name, its turn and `delay_s`, the pause after the answer that it waited for last
+    (`pd.NA` for those that wait for none). Played as a trace, each call then waits for the one before it in its session.
+    """
     columns: dict[str, object] = {
         "request_id": np.arange(len(requests.finished)),
         "instance": requests.instance,
@@ -66,6 +74,10 @@ def requests_frame(requests: RequestLog) -> pd.DataFrame:
         columns[name] = pd.arrays.FloatingArray(np.where(times == NEVER, 0.0, times), times == NEVER)
     columns["preemptions"] = requests.preemptions
     columns["status"] = _status(requests)
+    if sessions is not None:
+        columns["session"] = np.array(sessions.names, object)[sessions.session]
+        columns["turn"] = sessions.turn
+        columns["delay_s"] = pauses(requests, sessions)
     return pd.DataFrame(columns)
 
 

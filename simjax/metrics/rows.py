@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
 from simjax.engine.result import NEVER, RequestLog, Result
 from simjax.metrics.latency import STATISTICS, latencies, statistics_of_rows
+from simjax.metrics.sessions import Calls, makespans
 from simjax.metrics.slo import Slo, meets
 from simjax.metrics.summary import REQUESTS_NEEDED, summarize
+from simjax.workload.sessions import Sessions
 
 Row = dict[str, float | int | None]
 
 _LATENCIES = ("ttft", "tpot", "e2e")
+_SPANS = ("mean", "p99")
 METRICS: tuple[str, ...] = (
     *("gpus", "requests_total", "requests_finished", "requests_unfinished", "preemptions"),
     *("duration_s", "requests_per_s", "prompt_tokens_per_s", "output_tokens_per_s", "output_tokens_per_s_per_gpu"),
     *(f"{latency}_{name}_s" for latency in _LATENCIES for name in STATISTICS),
-    *("kv_num_blocks", "kv_peak_used_fraction", "prefix_hit_fraction"),
+    *(f"session_makespan_{name}_s" for name in _SPANS),
+    *("kv_num_blocks", "kv_peak_used_fraction", "kv_evicted_blocks", "prefix_hit_fraction"),
     *("slo_attainment", "goodput_requests_per_s", "goodput_per_gpu", "ticks", "steps"),
 )
 """The columns of a row, in order."""
 WHOLE_METRICS = frozenset(name for name in METRICS if name.startswith("requests_") and not name.endswith("_s")) | {
-    *("gpus", "preemptions", "kv_num_blocks", "ticks", "steps")
+    *("gpus", "preemptions", "kv_num_blocks", "kv_evicted_blocks", "ticks", "steps")
 }
 """The ones that are whole numbers."""
 
@@ -48,6 +52,7 @@ def row_of_summary(summary: Mapping[str, Any], gpus: int) -> Row:
     """The numbers of a summary that has the key `slo`, as a row."""
     requests, rates, kv, reached = summary["requests"], summary["throughput"], summary["kv"], summary["slo"]
     output_rate = rates["output_tokens_per_s"]
+    spans = summary["sessions"]["makespan_s"] if "sessions" in summary else dict.fromkeys(_SPANS)
     return {
         "gpus": gpus,
         **{f"requests_{name}": requests[name] for name in ("total", "finished", "unfinished")},
@@ -56,7 +61,8 @@ def row_of_summary(summary: Mapping[str, Any], gpus: int) -> Row:
         **rates,
         "output_tokens_per_s_per_gpu": None if output_rate is None else output_rate / gpus,
         **{f"{latency}_{name}_s": summary[f"{latency}_s"][name] for latency in _LATENCIES for name in STATISTICS},
-        **{f"kv_{name}": kv[name] for name in ("num_blocks", "peak_used_fraction")},
+        **{f"session_makespan_{name}_s": spans[name] for name in _SPANS},
+        **{f"kv_{name}": kv[name] for name in ("num_blocks", "peak_used_fraction", "evicted_blocks")},
         "prefix_hit_fraction": kv["prefix_hit_fraction"],
         "slo_attainment": reached["attainment_fraction"],
         "goodput_requests_per_s": reached["goodput_requests_per_s"],
@@ -125,7 +131,7 @@ def _rows_together(results: list[Result], slos: list[Slo], gpus: list[int]) -> l
     cached = np.where(scheduled, requests.cached_tokens, 0).sum(axis=1)
     limits = [np.array([[getattr(slo, name)] for slo in slos]) for name in ("ttft_s", "tpot_s", "e2e_s")]
     attained = np.logical_and.reduce(list(meets(lat, *limits).values())).sum(axis=1)
-    num_blocks, peak = _kv(results)
+    num_blocks, peak, evicted = _kv(results)
     each = np.array(gpus)
     columns: dict[str, list[Any]] = {
         "gpus": gpus,
@@ -141,8 +147,10 @@ def _rows_together(results: list[Result], slos: list[Slo], gpus: list[int]) -> l
         **_statistics("ttft", lat.ttft_s, lat.finished),
         **_statistics("tpot", lat.tpot_s, lat.has_tpot),
         **_statistics("e2e", lat.e2e_s, lat.finished),
+        **_session_columns([result.sessions for result in results], requests),
         "kv_num_blocks": num_blocks.tolist(),
         "kv_peak_used_fraction": peak.tolist(),
+        "kv_evicted_blocks": evicted.tolist(),
         "prefix_hit_fraction": _cells(cached / np.maximum(asked, 1), asked != 0),
         "slo_attainment": (attained / total).tolist(),
         "goodput_requests_per_s": _cells(attained / spans, timed),
@@ -170,12 +178,36 @@ def _table(rows: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(rows).reshape(len(rows), -1)
 
 
-def _kv(results: list[Result]) -> tuple[np.ndarray, np.ndarray]:
-    """Of each run: all its KV blocks, int64[B], and the largest share in use on any of its instances, float64[B]."""
+def _kv(results: list[Result]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each run: all its KV blocks, int64[B]; the largest share in use on any of its instances, float64[B]; evicted blocks, int64[B]."""
     starts = np.cumsum([0] + [len(result.num_blocks) for result in results[:-1]])
     blocks = np.concatenate([result.num_blocks for result in results])
     peak = np.concatenate([result.peak_blocks for result in results]) / np.maximum(blocks, 1)
-    return np.add.reduceat(blocks, starts, dtype=np.int64), np.maximum.reduceat(peak, starts)
+    evicted = np.concatenate([result.evicted_blocks for result in results])
+    total = lambda values: np.add.reduceat(values, starts, dtype=np.int64)  # noqa: E731
+    return total(blocks), np.maximum.reduceat(peak, starts), total(evicted)
+
+
+def _session_columns(sessions: list[Sessions | None], requests: RequestLog) -> dict[str, list[float | None]]:
+    """The columns of the sessions' makespans; runs with the same sessions are taken together.
+
+    Args:
+        sessions: of each run.
+        requests: of all runs, times [B, R], all finished.
+    """
+    columns = {name: np.full(len(sessions), None, object) for name in _SPANS}
+    alike: dict[int, list[int]] = {}
+    for i, each in enumerate(sessions):
+        if each is not None:
+            alike.setdefault(id(each), []).append(i)
+    for members in alike.values():
+        each = sessions[members[0]]
+        assert each is not None
+        log = replace(requests, **{name: getattr(requests, name)[members] for name in ("finished", "arrival_s", "finish_s")})
+        found = statistics_of_rows(makespans(log, Calls.of(each)))
+        for name, column in columns.items():
+            column[members] = found[name]
+    return {f"session_makespan_{name}_s": column.tolist() for name, column in columns.items()}
 
 
 def _statistics(latency: str, values: np.ndarray, there: np.ndarray) -> dict[str, list[float | None]]:

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simjax.engine.result import NEVER, RequestLog, Result, Status
+from simjax.engine.result import Result, Status
+from simjax.metrics.caching import peak_cached_fraction
 from simjax.metrics.latency import itl_statistics, latencies, statistics
+from simjax.metrics.sessions import cached_fraction, session_summary
 from simjax.metrics.slo import Slo, duration_s, goodput
 from simjax.metrics.steps import leap_durations
 
 REQUESTS_NEEDED = {"p90": 10, "p95": 20, "p99": 100}
-"""Finished requests that a percentile needs: it is worth its name when about one request lies beyond it."""
+"""Finished requests (or sessions) that a percentile needs: it is worth its name when about one lies beyond it."""
 
 _CAUSES = {
     Status.TICK_LIMIT: "the run stopped at its tick limit",
@@ -25,8 +27,10 @@ def summarize(result: Result, slo: Slo | None = None, gpus: int | None = None, w
 
     Throughputs are over the finished requests and `duration_s` (first arrival to last finish). `kv.peak_used_fraction` is the fullest
     moment of the fullest instance; `kv.num_blocks` counts what requests can use: one less on each instance than vLLM reports, which keeps
-    one block as the null block. `kv.prefix_hit_fraction` is cached over prompt tokens of the requests that were scheduled.
-    `energy` and `cost` hold None: they are not modelled yet.
+    one block as the null block. `kv.prefix_hit_fraction` is cached over prompt tokens of the requests that were scheduled,
+    `kv.evicted_blocks` counts cached blocks that were taken for something else, and `kv.peak_cached_fraction` is
+    `simjax.metrics.caching.peak_cached_fraction`. `sessions` is there when the workload has sessions
+    (`simjax.metrics.sessions.session_summary`). `energy` and `cost` hold None: they are not modelled yet.
 
     Args:
         result: the run.
@@ -35,6 +39,7 @@ def summarize(result: Result, slo: Slo | None = None, gpus: int | None = None, w
         warnings: lines to put before what the run itself gives reason to warn of.
     """
     requests, lat, span = result.requests, latencies(result.requests), duration_s(result)
+    sessions = None if result.sessions is None else session_summary(requests, result.sessions)
     done = lat.finished
     tokens = {"prompt": int(requests.prompt_tokens[done].sum()), "output": int(requests.output_tokens[done].sum())}
     summary: dict[str, object] = {
@@ -58,14 +63,18 @@ def summarize(result: Result, slo: Slo | None = None, gpus: int | None = None, w
         "kv": {
             "num_blocks": int(result.num_blocks.sum()),
             "peak_used_fraction": float(np.max(_peak_fractions(result))),
-            "prefix_hit_fraction": _hit_fraction(requests),
+            "prefix_hit_fraction": cached_fraction(requests),
+            "evicted_blocks": int(result.evicted_blocks.sum()),
+            "peak_cached_fraction": peak_cached_fraction(result),
         },
         "energy": {"total_j": None, "per_output_token_j": None, "mean_power_w": None},
         "cost": None,
         "sim": {"ticks": int(result.ticks), "steps": int(result.steps), "compile_s": float(result.compile_s), "run_s": float(result.run_s)},
         "instances": [_instance(result, i, span) for i in range(len(result.num_blocks))],
-        "warnings": [*warnings, *_warnings(result, int(done.sum()))],
+        "warnings": [*warnings, *_warnings(result, int(done.sum()), 0 if sessions is None else sessions["finished"])],
     }
+    if sessions is not None:
+        summary["sessions"] = sessions
     if slo is not None:
         summary["slo"] = goodput(result, slo, gpus)
     return summary
@@ -77,12 +86,6 @@ def _rate(count: int, span: float | None) -> float | None:
 
 def _peak_fractions(result: Result) -> np.ndarray:
     return result.peak_blocks / np.maximum(result.num_blocks, 1)
-
-
-def _hit_fraction(requests: RequestLog) -> float | None:
-    scheduled = requests.scheduled_s != NEVER
-    prompt = int(requests.prompt_tokens[scheduled].sum())
-    return int(requests.cached_tokens[scheduled].sum()) / prompt if prompt else None
 
 
 def _instance(result: Result, instance: int, span: float | None) -> dict[str, object]:
@@ -102,17 +105,20 @@ def _instance(result: Result, instance: int, span: float | None) -> dict[str, ob
         "busy_fraction": busy,
         "num_blocks": int(result.num_blocks[instance]),
         "peak_used_fraction": float(_peak_fractions(result)[instance]),
+        "prefix_hit_fraction": cached_fraction(result.requests, mine),
+        "evicted_blocks": int(result.evicted_blocks[instance]),
     }
 
 
-def _warnings(result: Result, finished: int) -> list[str]:
-    """What a reader of the numbers must know."""
+def _warnings(result: Result, finished: int, sessions: int) -> list[str]:
+    """What a reader of the numbers must know, of so many finished requests and sessions."""
     said = []
     if result.status is not Status.FINISHED:
         said.append(f"{_CAUSES[result.status]}; latencies and throughput cover the {finished} finished requests only")
-    weak = [name for name, needed in REQUESTS_NEEDED.items() if 0 < finished < needed]
-    if weak:
-        said.append(f"{', '.join(weak)} of the latencies rest on only {finished} finished requests")
+    for what, of, count in (("latencies", "requests", finished), ("makespans", "sessions", sessions)):
+        weak = [name for name, needed in REQUESTS_NEEDED.items() if 0 < count < needed]
+        if weak:
+            said.append(f"{', '.join(weak)} of the {what} rest on only {count} finished {of}")
     if finished == 0:
         said.append("no request finished: there are no latencies and no throughput")
     return said

@@ -15,11 +15,12 @@ from simjax.metrics.latency import STATISTICS
 
 LATENCY_NAMES = {"ttft_s": "TTFT", "tpot_s": "TPOT", "itl_s": "ITL", "e2e_s": "E2E latency"}
 _RATES = {"requests_per_s": "requests/s", "prompt_tokens_per_s": "prompt tokens/s", "output_tokens_per_s": "output tokens/s"}
+_SESSION_STATISTICS = ("mean", "p50", "p99")
 _STATUS_STYLE = {"finished": "green", "tick_limit": "yellow", "stalled": "red"}
 
 
 def summary_table(summary: dict[str, Any], title: str = "") -> RenderableType:
-    """Render the result of `summarize`: a headline, latencies in milliseconds, then throughput, KV cache and simulation cost.
+    """Render the result of `summarize`: a headline, latencies in milliseconds, then throughput, KV cache, sessions and simulation cost.
 
     Where the summary has `intervals` (see `simjax.metrics.write_results`) they are beside the numbers, in brackets.
     """
@@ -129,9 +130,14 @@ def _facts(summary: dict[str, Any]) -> Table:
         "throughput",
         Text(", ".join(f"{_number(rate[name])}{_beside(summary, 'throughput', name)} {unit}" for name, unit in _RATES.items())),
     )
-    hits = f", {_percent(kv['prefix_hit_fraction'])} of prompt tokens cached" if kv["prefix_hit_fraction"] else ""
+    cached = f", {_percent(kv['prefix_hit_fraction'])} of prompt tokens cached" if kv["prefix_hit_fraction"] else ""
+    cached += f", {kv['evicted_blocks']:,} cached blocks evicted" if kv["evicted_blocks"] else ""
     peak = _percent(kv["peak_used_fraction"]).removesuffix(" %") + _beside(summary, "kv", "peak_used_fraction", scale=100.0, decimals=1)
-    table.add_row("KV cache", Text(f"{kv['num_blocks']:,} blocks, peak use {peak} %{hits}"))
+    table.add_row("KV cache", Text(f"{kv['num_blocks']:,} blocks, peak use {peak} %{cached}"))
+    if (sessions := summary.get("sessions")) is not None:
+        table.add_row("sessions", _sessions(sessions))
+        if (later := sessions["later_turns"])["finished"]:
+            table.add_row("later turns", _later_turns(later))
     if len(summary["instances"]) > 1:
         table.add_row("instances", _instances(summary["instances"]))
     if (slo := summary.get("slo")) is not None:
@@ -149,6 +155,19 @@ def _instances(instances: list[dict[str, Any]]) -> str:
     busy = [i["busy_fraction"] for i in instances if i["busy_fraction"] is not None]
     text = f"{len(instances)}, requests {min(counts):,} to {max(counts):,}"
     return f"{text}, busy {_percent(min(busy))} to {_percent(max(busy))}" if busy else text
+
+
+def _sessions(sessions: dict[str, Any]) -> str:
+    text = f"{sessions['finished']:,} of {sessions['total']:,} finished"
+    if not sessions["finished"]:
+        return text
+    mean, *others = (f"{name} {_number(sessions['makespan_s'][name])}" for name in _SESSION_STATISTICS)
+    return f"{text}, makespan {mean} ({_number(sessions['in_calls_s']['mean'])} in calls), {', '.join(others)} s"
+
+
+def _later_turns(later: dict[str, Any]) -> str:
+    ttft = ", ".join(f"{name} {format_ms(later['ttft_s'][name])}" for name in _SESSION_STATISTICS)
+    return f"{later['finished']:,} calls, TTFT {ttft} ms, {_percent(later['cached_fraction'])} of prompt tokens cached"
 
 
 def _goodput(summary: dict[str, Any], slo: dict[str, Any]) -> str:

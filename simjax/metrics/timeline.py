@@ -9,9 +9,11 @@ import pandas as pd
 
 from simjax.engine.result import LeapLog, RequestLog, Result
 from simjax.errors import SimjaxError
+from simjax.metrics.caching import caches, hits, kept_blocks
 from simjax.metrics.steps import Steps, expand_steps, leap_durations
 
 COLUMNS = ["t_s", "instance", "running", "waiting", "kv_used_fraction", "prompt_tokens_per_s", "output_tokens_per_s", "power_w"]
+COLUMNS += ["kv_cached_fraction", "prefix_hit_fraction"]
 MOST_BINS = 5_000_000  # a file of about 500 MB an instance
 
 
@@ -29,7 +31,10 @@ def timeline(result: Result, interval_s: float | None = None, most_bins: int = 5
         (`scheduled_s`), and preempted ones that wait to resume, time-weighted mean. `kv_used_fraction`: KV blocks held
         by requests over usable blocks, time-weighted mean; inside a leap it grows linearly. `prompt_tokens_per_s`: prefill tokens
         computed (recomputation included), spread over their step. `output_tokens_per_s`: tokens counted at the end of their step.
-        `power_w` is missing (`pd.NA`) until power is modelled.
+        `power_w` is missing (`pd.NA`) until power is modelled. `kv_cached_fraction`: KV blocks held by requests or kept by the prefix cache
+        (blocks without use among them, see `LeapLog.cached_blocks`) over usable blocks, time-weighted mean; missing in a run without
+        prefix caching. `prefix_hit_fraction`: cached over prompt tokens of the requests whose first step starts in the bin; missing
+        when there are none.
 
     Raises:
         SimjaxError: the run recorded no leap log, or the interval is not positive.
@@ -67,16 +72,17 @@ def sum_instances(frame: pd.DataFrame, num_blocks: np.ndarray) -> pd.DataFrame:
         num_blocks: int32[N], KV blocks of each instance.
 
     Returns:
-        `t_s`, the sums of `running`, `waiting` and the token rates, `kv_used_fraction` over all blocks, and `kv_low` and `kv_high`, its
-        value on the emptiest and on the fullest instance.
+        `t_s`, the sums of `running`, `waiting` and the token rates, `kv_used_fraction` and, with prefix caching, `kv_cached_fraction` over
+        all blocks, and `kv_low` and `kv_high`, the former on the emptiest and on the fullest instance.
     """
-    grid = {name: frame[name].to_numpy(np.float64).reshape(len(num_blocks), -1) for name in COLUMNS if name != "power_w"}
-    used = grid["kv_used_fraction"]
+    whole = frame.columns[frame.notna().all()]
+    grid = {name: frame[name].to_numpy(np.float64).reshape(len(num_blocks), -1) for name in whole}
+    used, fractions = grid["kv_used_fraction"], [name for name in ("kv_used_fraction", "kv_cached_fraction") if name in grid]
     return pd.DataFrame(
         {
             "t_s": grid["t_s"][0],
             **{name: grid[name].sum(axis=0) for name in ("running", "waiting", "prompt_tokens_per_s", "output_tokens_per_s")},
-            "kv_used_fraction": np.average(used, axis=0, weights=np.maximum(num_blocks, 1)),
+            **{name: np.average(grid[name], axis=0, weights=np.maximum(num_blocks, 1)) for name in fractions},
             "kv_low": used.min(axis=0),
             "kv_high": used.max(axis=0),
         }
@@ -106,20 +112,37 @@ def _instance_timeline(result: Result, leaps: LeapLog, steps: Steps, instance: i
     preempted = _binned(edges, start, first + rest, leaps.preempted[mine] * (first + rest))
     prompt = _binned(edges, start, first, leaps.prompt_tokens[mine].astype(np.float64))
     emitted = mine[steps.leap]
-    where = np.clip(np.ceil((steps.end_s[emitted] - edges[0]) / width).astype(np.int64) - 1, 0, len(edges) - 2)
-    output = np.bincount(where, weights=steps.outputs[emitted], minlength=len(edges) - 1)
+    bins = len(edges) - 1
+    where = np.clip(np.ceil((steps.end_s[emitted] - edges[0]) / width).astype(np.int64) - 1, 0, bins - 1)
+    output = np.bincount(where, weights=steps.outputs[emitted], minlength=bins)
+    found, asked = hits(result.requests, edges, instance)
+    blocks_in_all = max(1, int(result.num_blocks[instance]))
+    kept = _kept(leaps, instance, blocks_in_all, edges) if leaps.cached_blocks[mine].any() else held
     return pd.DataFrame(
         {
             "t_s": edges[:-1],
-            "instance": np.full(len(edges) - 1, instance, np.int32),
+            "instance": np.full(bins, instance, np.int32),
             "running": running / width,
             "waiting": (_waiting(result.requests, instance, edges) + preempted) / width,
-            "kv_used_fraction": held / width / max(1, int(result.num_blocks[instance])),
+            "kv_used_fraction": held / width / blocks_in_all,
             "prompt_tokens_per_s": prompt / width,
             "output_tokens_per_s": output / width,
-            "power_w": pd.array([pd.NA] * (len(edges) - 1), dtype="Float64"),
+            "power_w": _missing(bins),
+            "kv_cached_fraction": kept / width / blocks_in_all if caches(result) else _missing(bins),
+            "prefix_hit_fraction": pd.arrays.FloatingArray(found / np.maximum(asked, 1), asked == 0),
         }
     )
+
+
+def _missing(bins: int) -> pd.api.extensions.ExtensionArray:
+    return pd.array([pd.NA] * bins, dtype="Float64")
+
+
+def _kept(leaps: LeapLog, instance: int, num_blocks: int, edges: np.ndarray) -> np.ndarray:
+    """Block-seconds in each bin that requests hold or the prefix cache keeps, float64[B]."""
+    start, first, last = kept_blocks(leaps, instance, num_blocks)
+    spans = np.maximum(np.diff(start, append=edges[-1]), 0.0)
+    return _binned(edges, start, spans, first * spans, last * spans)
 
 
 def _pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -1,18 +1,22 @@
-"""Figures of one run: latency distributions, and what the cluster did over time."""
+"""Figures of one run: latency distributions, what the cluster did over time, and its sessions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from simjax.engine.result import Result
+from simjax.metrics.caching import caches, hits
 from simjax.metrics.latency import latencies
 from simjax.metrics.timeline import sum_instances, timeline
 from simjax.plot import style
+from simjax.plot.sessions import plot_sessions
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 PANELS = (
@@ -23,10 +27,11 @@ PANELS = (
 _MARKED = (50, 90, 99)
 _MOST_LINES = 4  # more instances than this are drawn together
 _MOST_BINS = 250
+_HIT_BINS = 50  # of the prefix hits: few requests a bin make a wild line
 
 
 def plot_run(result: Result, out_dir: str | Path, title: str = "") -> list[Path]:
-    """Write `latency_cdf.png` and, when the run has a leap log, `timeline.png` into a folder.
+    """Write `latency_cdf.png`, when the run has a leap log `timeline.png`, and when it has sessions `sessions.png` into a folder.
 
     Args:
         result: the run.
@@ -34,7 +39,7 @@ def plot_run(result: Result, out_dir: str | Path, title: str = "") -> list[Path]
         title: what was simulated, for the top of the figures.
 
     Returns:
-        The paths written. A run without a finished request has no latency figure.
+        The paths written. A run without a finished request has no figures of latencies and sessions.
     """
     out = Path(out_dir)
     paths = []
@@ -42,6 +47,8 @@ def plot_run(result: Result, out_dir: str | Path, title: str = "") -> list[Path]
         paths.append(plot_latency_cdf(result, out / "latency_cdf.png", title))
     if result.leaps is not None:
         paths.append(plot_timeline(result, out / "timeline.png", title))
+    if result.sessions is not None and result.requests.finished.any():
+        paths.append(plot_sessions(result.requests, result.sessions, out / "sessions.png", title))
     return paths
 
 
@@ -78,7 +85,10 @@ def _decimals(value: float) -> int:
 
 
 def plot_timeline(result: Result, path: Path, title: str = "") -> Path:
-    """Token rates, running and waiting requests, and KV use over time: a line an instance, or sums over more than four of them."""
+    """Token rates, running and waiting requests, and KV use over time: a line an instance, or sums over more than four of them.
+
+    With prefix caching the blocks that it keeps are drawn above those in use, and what part of the prompts was cached below.
+    """
     frame = timeline(result, most_bins=_MOST_BINS)
     instances = len(result.num_blocks)
     together = instances > _MOST_LINES
@@ -87,12 +97,14 @@ def plot_timeline(result: Result, path: Path, title: str = "") -> Path:
     width_s = starts[1] - starts[0] if len(starts) > 1 else 1.0
     scale, unit = style.time_unit(len(starts) * width_s)
     edges = np.append(starts, starts[-1] + width_s) * scale
-    figure = style.new_figure(10.5, 7.6, title)
-    prompt, output, requests, kv = panels = figure.subplots(4, 1, sharex=True)
+    caching = caches(result)
+    figure = style.new_figure(10.5, 9.2 if caching else 7.6, title)
+    prompt, output, requests, kv, *below = panels = figure.subplots(5 if caching else 4, 1, sharex=True)
     style.dress(prompt, "prefill" + (f", {instances} instances together" if together else ""), "", "prompt tokens/s")
     style.dress(output, "decode", "", "output tokens/s")
     style.dress(requests, "requests", "", "requests")
-    style.dress(kv, "KV cache" + (", mean and range of the instances" if together else ""), f"time, {unit}", "blocks used, %")
+    what = "KV cache, mean and range of the instances" if together else "KV cache"
+    style.dress(kv, what, "", "blocks, %" if caching else "blocks used, %")
     for i, rows in enumerate(groups):
         color = style.SERIES[i]
         waiting_color, name = (style.RUST, "") if len(groups) == 1 else (color, f"{i} ")
@@ -101,12 +113,18 @@ def plot_timeline(result: Result, path: Path, title: str = "") -> Path:
         output.stairs(rows["output_tokens_per_s"], edges, **line)
         requests.stairs(rows["running"], edges, label=f"{name}running", **line)
         requests.stairs(rows["waiting"], edges, label=f"{name}waiting", **{**line, "color": waiting_color, "linestyle": (0, (3, 1.5))})
-        kv.stairs(rows["kv_used_fraction"] * 100.0, edges, **line)
+        kv.stairs(rows["kv_used_fraction"] * 100.0, edges, label="" if i else "used", **line)
+        if caching:
+            _draw_cached(kv, rows, edges, color, alone=instances == 1, named=i == 0)
         if together:
             kv.stairs(rows["kv_high"] * 100.0, edges, baseline=rows["kv_low"] * 100.0, fill=True, color=color, alpha=0.18, linewidth=0.0)
     if len(groups) > 1:
         style.legend(prompt, columns=len(groups))
     style.legend(requests, columns=2 * len(groups))
+    if caching:
+        style.legend(kv, columns=2)
+        _draw_hits(below[0], result, edges / scale, scale, [None] if len(groups) == 1 else list(range(len(groups))))
+    panels[-1].set_xlabel(f"time, {unit}")
     for axes in panels:
         axes.set_ylim(bottom=0.0)
         style.plain_thousands(axes)
@@ -114,3 +132,24 @@ def plot_timeline(result: Result, path: Path, title: str = "") -> Path:
     kv.set_ylim(top=105.0 if kv.get_ylim()[1] > 40.0 else None)
     kv.set_xlim(edges[0], edges[-1])
     return style.save(figure, path)
+
+
+def _draw_cached(axes: Axes, rows: pd.DataFrame, edges: np.ndarray, color: str, alone: bool, named: bool) -> None:
+    """What the prefix cache keeps, on top of what requests use: an area, or a dashed line where other instances are drawn too."""
+    used, kept = (rows[name].to_numpy(np.float64) * 100.0 for name in ("kv_used_fraction", "kv_cached_fraction"))
+    if alone:
+        axes.stairs(kept, edges, baseline=used, fill=True, color=style.GREEN, alpha=0.3, linewidth=0.0, label="cached")
+    else:
+        label = "used or cached" if named else ""
+        axes.stairs(kept, edges, baseline=None, color=color, linewidth=1.1, linestyle=(0, (3, 1.5)), label=label)
+
+
+def _draw_hits(axes: Axes, result: Result, edges_s: np.ndarray, scale: float, instances: Sequence[int | None]) -> None:
+    """Cached over prompt tokens of the requests that were scheduled, in wider bins; a line an instance, or one for all (None)."""
+    style.dress(axes, "prefix cache: cached part of the prompts that are scheduled", "", "prompt tokens, %")
+    wide = np.append(edges_s[: -1 : max(1, len(edges_s) // _HIT_BINS)], edges_s[-1])
+    for place, instance in enumerate(instances):
+        found, asked = hits(result.requests, wide, instance)
+        share = np.where(asked > 0, 100.0 * found / np.maximum(asked, 1), np.nan)
+        axes.stairs(share, wide * scale, baseline=None, color=style.SERIES[place], linewidth=1.3)
+    axes.set_ylim(top=105.0)

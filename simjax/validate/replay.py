@@ -9,7 +9,6 @@ from simjax.cluster.from_config import cost_source, engine_limits, instance_link
 from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
 from simjax.config.calibrate import CalibrateConfig
 from simjax.config.schema import ClusterConfig, ValidateConfig
-from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.job import Progress, Run, simulate_cluster
 from simjax.model import load_model

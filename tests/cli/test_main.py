@@ -44,6 +44,8 @@ def test_help_of_run_names_the_shipped_choices(cli: Cli) -> None:
     said = cli("run", "--help").out.split()
     for choice in ("llama-3.1-8b", "h100", "rtx_pro_6000", "least_loaded", "vllm_small", "closed_loop", "scheduler.max_num_seqs=256"):
         assert choice in said
+    for choice in ("sessions", "shared_prefix", "longest_prefix", "session_affinity", "scheduler.enable_prefix_caching=true"):
+        assert choice in said
 
 
 def test_version(cli: Cli) -> None:

@@ -15,6 +15,7 @@ SMALL = ["workload.num_requests=60", "plots=false"]
 REQUESTS = "request_id,instance,prompt_tokens,output_tokens,cached_tokens,arrival_s,scheduled_s,first_token_s,finish_s,preemptions,status"
 TIMES = ["arrival_s", "scheduled_s", "first_token_s", "finish_s"]
 SERIES = "t_s,instance,running,waiting,kv_used_fraction,prompt_tokens_per_s,output_tokens_per_s,power_w"
+SERIES += ",kv_cached_fraction,prefix_hit_fraction"
 STATISTICS = {"mean", "p50", "p90", "p95", "p99", "max"}
 
 
@@ -44,7 +45,7 @@ def test_files_and_their_contract(cli: Cli) -> None:
     for name in ("ttft_s", "tpot_s", "itl_s", "e2e_s"):
         assert set(summary[name]) == STATISTICS
         assert 0 < summary[name]["p50"] <= summary[name]["p99"] <= summary[name]["max"]
-    assert set(summary["kv"]) == {"num_blocks", "peak_used_fraction", "prefix_hit_fraction"}
+    assert set(summary["kv"]) == {"num_blocks", "peak_used_fraction", "prefix_hit_fraction", "evicted_blocks", "peak_cached_fraction"}
     assert set(summary["energy"]) == {"total_j", "per_output_token_j", "mean_power_w"}
     assert {"cost", "duration_s"} <= set(summary)
     assert set(summary["sim"]) == {"ticks", "steps", "compile_s", "run_s"}
@@ -146,6 +147,58 @@ def test_trace(cli: Cli) -> None:
     assert requests.arrival_s.tolist() == [0.0, 0.5, 7.0]
     assert requests.prompt_tokens.tolist() == [100, 2000, 30]
     assert requests.output_tokens.tolist() == [5, 1, 9]
+
+
+SESSIONS = ["workload=sessions", "workload.num_requests=null", "workload.num_sessions=20", "workload.rate=2"]
+
+
+def test_sessions_and_their_files(cli: Cli) -> None:
+    said = cli("run", *SESSIONS, "scheduler.num_gpu_blocks_override=1500", "out=r")
+    assert said.code == 0, said.err
+    summary = json.loads(Path("r/summary.json").read_text())
+    requests, sessions, series = (pd.read_csv(f"r/{name}.csv") for name in ("requests", "sessions", "timeseries"))
+    assert Path("r/requests.csv").read_text().splitlines()[0] == REQUESTS + ",session,turn,delay_s"
+    assert summary["sessions"]["total"] == summary["sessions"]["finished"] == len(sessions) == 20
+    assert summary["sessions"]["makespan_s"]["mean"] == pytest.approx(sessions.makespan_s.mean(), rel=1e-12)
+    by_session = requests.groupby("session", sort=False)
+    spans = by_session.finish_s.max() - by_session.arrival_s.min()
+    assert sessions.makespan_s.to_numpy() == pytest.approx(spans[sessions.session].to_numpy(), rel=1e-12)
+    waited = by_session.delay_s.sum()[sessions.session]  # of a conversation nothing overlaps: it waits when its user thinks
+    assert sessions.waiting_s.to_numpy() == pytest.approx(waited.to_numpy(), rel=1e-9, abs=1e-9)
+    later = requests[requests.turn > 0]
+    assert summary["sessions"]["later_turns"]["cached_fraction"] == pytest.approx(later.cached_tokens.sum() / later.prompt_tokens.sum())
+    assert summary["kv"]["evicted_blocks"] > 0 and summary["kv"]["peak_cached_fraction"] == 1.0
+    assert (series.kv_cached_fraction.diff().iloc[1:] > -1e-9).all() and (series.kv_cached_fraction > series.kv_used_fraction - 1e-9).all()
+    assert Path("r/sessions.png").exists()
+    lines = said.out.splitlines()
+    assert any(line.startswith("sessions") and "20 of 20 finished, makespan mean " in line for line in lines)
+    assert any(line.startswith("KV cache") and "cached blocks evicted" in line for line in lines)
+
+
+def test_the_requests_of_conversations_can_be_replayed(cli: Cli) -> None:
+    limits = "scheduler.num_gpu_blocks_override=1500"
+    _, before = simulate(cli, "a", *SESSIONS, limits)
+    _, after = simulate(cli, "b", "workload=trace", "workload.num_requests=null", "workload.file=a/requests.csv", limits)
+    assert after.cached_tokens.tolist() == before.cached_tokens.tolist() and before.cached_tokens.sum() > 0
+    for name in TIMES:  # a trace starts at its first arrival
+        assert after[name].to_numpy() == pytest.approx((before[name] - before.arrival_s.min()).to_numpy(), rel=1e-9, abs=1e-9)
+
+
+def test_sessions_in_a_sweep(cli: Cli) -> None:
+    said = cli("run", "-m", *SESSIONS, "scheduler.num_gpu_blocks_override=1500,3000", "plots=false", "out=s")
+    assert said.code == 0, said.err
+    table = pd.read_csv("s/results.csv")
+    assert (table.kv_evicted_blocks > 0).tolist() == [True, True] and table.session_makespan_mean_s.is_monotonic_decreasing
+    assert (table.session_makespan_p99_s > table.session_makespan_mean_s).all()
+    assert "numbers of the row reproduced" in cli("show-point", "s", "1", "plots=false", "out=p").out
+
+
+def test_prefix_caching_can_be_turned_off(cli: Cli) -> None:
+    on, _ = simulate(cli, "a", "workload=shared_prefix")
+    off, _ = simulate(cli, "b", "workload=shared_prefix", "scheduler.enable_prefix_caching=false")
+    assert on["kv"]["prefix_hit_fraction"] > 0.3 and off["kv"]["prefix_hit_fraction"] == 0.0
+    assert on["ttft_s"]["mean"] < off["ttft_s"]["mean"]
+    assert off["kv"]["peak_cached_fraction"] is None and 0.0 < on["kv"]["peak_cached_fraction"] < 1.0
 
 
 def test_service_levels(cli: Cli) -> None:

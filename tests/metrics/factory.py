@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from simjax.engine.result import NEVER, LeapLog, RequestLog, Result, Status
+from simjax.workload.sessions import Sessions, from_waits
 
 _FLOATS = {"arrival_s", "scheduled_s", "first_token_s", "finish_s", "start_s", "first_step_s", "next_step_s", "slope_s", "resumed_gap_s"}
 _LEAP = dict(
@@ -97,6 +98,32 @@ def random_result(seed: int, instances: int = 2, leaps_each: int = 40) -> Result
         for t in arrivals
     ]  # fmt: skip
     return make_result(request_log(*requests), leap_log(*rows), num_blocks=(100,) * instances)
+
+
+def two_sessions(cut: bool = False) -> Result:
+    """Session "a" has three calls, "b, too" two at once and one when both are done; requests 0, 3, 4 and 1, 2, 5.
+
+    a: a call from 0 to 2 s, 3 s of thinking, a call from 5 to 6 s, no pause, one from 6 to 10 s: 10 s, of which 7 in calls.
+    b: a call from 1 to 2 s, beside it another one from 1 to 4 s; the last starts 1 s after both, from 5 to 6 s: 5 s, of which 4 in calls.
+    TTFT is 1 s where nothing is cached, else 0.5 s. When it is cut, the last call of "a" is under way, and that of "b, too" unsent.
+    """
+    row = lambda arrival, finish, prompt, cached, instance=0: dict(  # noqa: E731
+        arrival_s=arrival, scheduled_s=arrival, first_token_s=arrival + (0.5 if cached else 1.0), finish_s=finish,
+        prompt_tokens=prompt, output_tokens=4, cached_tokens=cached, instance=instance,
+    )  # fmt: skip
+    rows = [row(0.0, 2.0, 10, 0), row(1.0, 2.0, 20, 0), row(1.0, 4.0, 20, 0), row(5.0, 6.0, 16, 12), row(6.0, 10.0, 24, 20, 1)]
+    rows.append(row(5.0, 6.0, 30, 24))
+    if cut:
+        rows[4]["finish_s"] = NEVER
+        rows[5] = dict(prompt_tokens=30, output_tokens=4, arrival_s=NEVER, instance=-1)
+    return dataclasses.replace(make_result(request_log(*rows)), sessions=waiting(), status=Status.TICK_LIMIT if cut else Status.FINISHED)
+
+
+def waiting() -> Sessions:
+    """The sessions of `two_sessions`."""
+    session, turn = np.array([0, 1, 1, 0, 0, 1]), np.array([0, 0, 1, 1, 2, 2])
+    before, after, delay_s = np.array([0, 3, 1, 2]), np.array([3, 4, 5, 5]), np.array([3.0, 0.0, 2.5, 1.0])
+    return from_waits(session, ("a", "b, too"), turn, before, after, delay_s).validate()
 
 
 def without_leaps(result: Result) -> Result:

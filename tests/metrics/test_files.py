@@ -8,12 +8,14 @@ from simjax.engine.result import NEVER
 from simjax.metrics.files import requests_frame, write_json, write_results
 from simjax.metrics.summary import summarize
 from simjax.metrics.timeline import timeline
-from tests.metrics.factory import make_result, random_result, request_log, tiny, without_leaps
+from tests.metrics.factory import make_result, random_result, request_log, tiny, two_sessions, without_leaps
 
 REQUESTS_HEADER = (
     "request_id,instance,prompt_tokens,output_tokens,cached_tokens,arrival_s,scheduled_s,first_token_s,finish_s,preemptions,status"
 )
-TIMESERIES_HEADER = "t_s,instance,running,waiting,kv_used_fraction,prompt_tokens_per_s,output_tokens_per_s,power_w"
+TIMESERIES_HEADER = (
+    "t_s,instance,running,waiting,kv_used_fraction,prompt_tokens_per_s,output_tokens_per_s,power_w,kv_cached_fraction,prefix_hit_fraction"
+)
 
 
 def test_files_read_back_to_the_same_numbers(tmp_path):
@@ -30,9 +32,12 @@ def test_files_read_back_to_the_same_numbers(tmp_path):
 
     assert (out / "timeseries.csv").read_text().splitlines()[0] == TIMESERIES_HEADER
     series, expected = pd.read_csv(out / "timeseries.csv", dtype=str), timeline(result)
-    for name in TIMESERIES_HEADER.split(",")[:-1]:
+    for name in TIMESERIES_HEADER.split(",")[:-3]:
         np.testing.assert_array_equal(series[name].astype(float), expected[name], err_msg=name)
-    assert series.power_w.isna().all()
+    hits = expected.prefix_hit_fraction.to_numpy(float, na_value=-1.0)
+    np.testing.assert_array_equal(series.prefix_hit_fraction.fillna("-1").astype(float), hits)
+    assert series.power_w.isna().all() and series.kv_cached_fraction.isna().all(), "nothing is cached, and power is not modelled"
+    assert not (out / "sessions.csv").exists()
 
 
 def test_warnings_of_the_run_come_before_those_of_its_numbers(tmp_path):
@@ -60,10 +65,36 @@ def test_times_that_never_came_are_empty_cells(tmp_path):
     assert requests_frame(requests).finish_s.isna().tolist() == [False, True, True, True]
 
 
-def test_power_is_an_empty_cell(tmp_path):
+def test_what_is_unknown_is_an_empty_cell(tmp_path):
     write_results(tiny(), tmp_path, interval_s=10.0)
     rows = (tmp_path / "timeseries.csv").read_text().splitlines()
-    assert len(rows) == 4 and all(row.endswith(",") for row in rows[1:])
+    assert len(rows) == 4 and [row.split(",")[-3:] for row in rows[1:]] == [["", "", "0.0"], ["", "", "0.0"], ["", "", ""]]
+
+
+def test_sessions(tmp_path):
+    summary = write_results(two_sessions(), tmp_path)
+    assert json.loads((tmp_path / "summary.json").read_text())["sessions"] == summary["sessions"]
+    lines = (tmp_path / "requests.csv").read_text().splitlines()
+    assert lines[0] == REQUESTS_HEADER + ",session,turn,delay_s"
+    assert [line.split(",finished,")[1] for line in lines[1:]] == [
+        "a,0,",
+        '"b, too",0,',
+        '"b, too",1,',
+        "a,1,3.0",
+        "a,2,0.0",
+        '"b, too",2,1.0',
+    ]
+    assert (tmp_path / "sessions.csv").read_text() == (
+        "session,calls,finished_calls,start_s,end_s,makespan_s,in_calls_s,waiting_s,prompt_tokens,output_tokens,cached_tokens,"
+        "ttft_mean_s,ttft_max_s,instances,preemptions\n"
+        "a,3,3,0.0,10.0,10.0,7.0,3.0,50,12,32,0.6666666666666666,1.0,2,0\n"
+        '"b, too",3,3,1.0,6.0,5.0,4.0,1.0,70,12,24,0.8333333333333334,1.0,1,0\n'
+    )
+    write_results(two_sessions(cut=True), tmp_path)
+    assert (tmp_path / "sessions.csv").read_text().splitlines()[1:] == [
+        "a,3,2,0.0,6.0,,,,50,12,32,0.75,1.0,2,0",
+        '"b, too",3,2,1.0,4.0,,,,70,12,0,1.0,1.0,1,0',
+    ]
 
 
 def test_json_refuses_what_is_not_json(tmp_path):

@@ -10,14 +10,17 @@ from simjax.metrics import rows as rows_module
 from simjax.metrics.rows import METRICS, WHOLE_METRICS, result_row, result_rows, too_few
 from simjax.metrics.slo import Slo
 from simjax.metrics.summary import summarize
-from tests.metrics.factory import make_result, random_result, request_log, tiny, without_leaps
+from simjax.workload.sessions import Sessions, from_waits
+from tests.metrics.factory import make_result, random_result, request_log, tiny, two_sessions, without_leaps
+
+Load = tuple[np.ndarray, np.ndarray, Sessions | None]
 
 SLOS = [None, Slo(), Slo(ttft_s=0.5), Slo(tpot_s=0.01), Slo(ttft_s=0.3, tpot_s=0.02, e2e_s=1.0)]
 
 
-def seeded_result(rng: np.random.Generator, tokens: tuple[np.ndarray, np.ndarray], cut: bool, instances: int) -> Result:
-    """A run of the given prompt and output tokens without a leap log; when it is cut, some requests are left, waiting, or not even sent."""
-    prompt, output = tokens
+def seeded_result(rng: np.random.Generator, load: Load, cut: bool, instances: int) -> Result:
+    """A run of the given requests without a leap log; when it is cut, some of them are left, waiting, or not even sent."""
+    prompt, output, sessions = load
     count = len(prompt)
     arrival = np.sort(rng.uniform(0.0, 3.0, count)) + 100.0
     scheduled = arrival + rng.exponential(0.2, count)
@@ -46,13 +49,20 @@ def seeded_result(rng: np.random.Generator, tokens: tuple[np.ndarray, np.ndarray
         steps=int(rng.integers(1, 9999)),
         compile_s=0.0,
         run_s=0.1,
-        evicted_blocks=np.zeros(instances, np.int32),
+        evicted_blocks=rng.integers(0, 500, instances, dtype=np.int32),
+        sessions=sessions,
     )
 
 
-def workload(rng: np.random.Generator, count: int, ones: float) -> tuple[np.ndarray, np.ndarray]:
+def workload(rng: np.random.Generator, count: int, ones: float) -> Load:
+    """Requests, in half of the cases of sessions."""
     output = np.where(rng.random(count) < ones, 1, rng.integers(2, 50, count))
-    return rng.integers(1, 900, count, dtype=np.int32), output.astype(np.int32)
+    sessions = None
+    if rng.random() < 0.5:
+        session, nobody = rng.integers(max(1, count // 3), size=count).astype(np.int32), np.zeros(0, np.int32)
+        names = tuple(map(str, range(max(1, count // 3))))
+        sessions = from_waits(session, names, np.arange(count), nobody, nobody, np.zeros(0))
+    return rng.integers(1, 900, count, dtype=np.int32), output.astype(np.int32), sessions
 
 
 @settings(deadline=None, max_examples=60)
@@ -82,7 +92,9 @@ def test_rows_together_are_the_rows_one_by_one_bit_for_bit(seed, workloads, runs
 def test_many_rows_with_few_requests_sum_as_one():
     # numpy may add the other way round in tall tables; the mean would then differ in its last bits.
     rng = np.random.default_rng(3)
-    results = [seeded_result(rng, workload(rng, 20, 0.2), cut=False, instances=1) for _ in range(500)]
+    load = next(drawn for _ in range(99) if (drawn := workload(rng, 60, 0.2))[2] is not None)
+    results = [seeded_result(rng, workload(rng, 20, 0.2), cut=False, instances=1) for _ in range(250)]
+    results += [seeded_result(rng, load, cut=False, instances=1) for _ in range(250)]
     assert result_rows(results, [None] * 500, [1] * 500) == [result_row(result, None, 1) for result in results]
 
 
@@ -100,8 +112,9 @@ def test_the_hand_made_run():
     assert row["ttft_max_s"] == 1.0 and row["tpot_mean_s"] == 0.625 and row["e2e_p50_s"] == 1.5
     assert row["kv_num_blocks"] == 10 and row["kv_peak_used_fraction"] == 0.4 and row["prefix_hit_fraction"] == 0.0
     assert row["slo_attainment"] == 2 / 3 and row["goodput_requests_per_s"] == 2 / 20.5 and row["goodput_per_gpu"] == 2 / 20.5 / 4
+    assert row["session_makespan_mean_s"] is row["session_makespan_p99_s"] is None and row["kv_evicted_blocks"] == 0
     assert row["ticks"] == 11 and row["steps"] == 5
-    assert list(row) == list(METRICS) and len(set(METRICS)) == 36
+    assert list(row) == list(METRICS) and len(set(METRICS)) == 39
 
 
 def test_every_number_is_that_of_the_summary():
@@ -111,6 +124,14 @@ def test_every_number_is_that_of_the_summary():
     assert {name: row[name] for name in summary["throughput"]} == summary["throughput"]
     assert row["goodput_per_gpu"] == summary["slo"]["goodput_requests_per_s_per_gpu"]
     assert (row["ticks"], row["steps"], row["preemptions"]) == (summary["sim"]["ticks"], summary["sim"]["steps"], 0)
+
+
+def test_runs_with_and_without_sessions_side_by_side():
+    runs = [two_sessions(), dataclasses.replace(two_sessions(), sessions=None), two_sessions(cut=True)]
+    rows = result_rows(runs, [None] * 3, [1] * 3)
+    assert [row["session_makespan_mean_s"] for row in rows] == [7.5, None, None]
+    assert rows[0]["session_makespan_p99_s"] == pytest.approx(9.95)
+    assert rows == [result_row(run, None, 1) for run in runs]
 
 
 def test_without_limits_every_finished_request_counts():

@@ -19,7 +19,7 @@ CONTRACT = {
     "tpot_s": STATS,
     "itl_s": STATS,
     "e2e_s": STATS,
-    "kv": {"num_blocks", "peak_used_fraction", "prefix_hit_fraction"},
+    "kv": {"num_blocks", "peak_used_fraction", "prefix_hit_fraction", "evicted_blocks", "peak_cached_fraction"},
     "energy": {"total_j", "per_output_token_j", "mean_power_w"},
     "cost": None,
     "sim": {"ticks", "steps", "compile_s", "run_s"},
@@ -54,7 +54,8 @@ def test_numbers_of_the_hand_made_run():
     assert summary["ttft_s"]["mean"] == pytest.approx(2.5 / 3) and summary["ttft_s"]["max"] == 1.0
     assert summary["tpot_s"]["mean"] == pytest.approx(0.625)  # the one-token request has none
     assert summary["e2e_s"]["p50"] == 1.5
-    assert summary["kv"] == {"num_blocks": 10, "peak_used_fraction": 0.4, "prefix_hit_fraction": 0.0}
+    kv = {"num_blocks": 10, "peak_used_fraction": 0.4, "prefix_hit_fraction": 0.0, "evicted_blocks": 0, "peak_cached_fraction": None}
+    assert summary["kv"] == kv
     assert summary["energy"] == {"total_j": None, "per_output_token_j": None, "mean_power_w": None} and summary["cost"] is None
     assert summary["sim"] == {"ticks": 11, "steps": 5, "compile_s": 1.5, "run_s": 0.25}
     assert summary["instances"] == [
@@ -68,6 +69,8 @@ def test_numbers_of_the_hand_made_run():
             "busy_fraction": pytest.approx(3.5 / 20.5),
             "num_blocks": 10,
             "peak_used_fraction": 0.4,
+            "prefix_hit_fraction": 0.0,
+            "evicted_blocks": 0,
         }
     ]
 

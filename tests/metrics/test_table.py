@@ -7,7 +7,7 @@ from simjax.engine.result import Status
 from simjax.metrics.slo import Slo
 from simjax.metrics.summary import summarize
 from simjax.metrics.table import format_interval, format_ms, summary_table
-from tests.metrics.factory import leap_log, make_result, random_result, request_log, tiny
+from tests.metrics.factory import leap_log, make_result, random_result, request_log, tiny, two_sessions
 
 
 def rendered(summary, title="", width=120):
@@ -34,6 +34,21 @@ def test_table_of_several_instances_and_of_a_failed_run():
     assert "instances   2, requests" in rendered(summarize(random_result(1)))
     failed = rendered(summarize(make_result(request_log(dict(arrival_s=0.0)), leap_log(), status=Status.TICK_LIMIT)))
     assert "tick limit" in failed and "0 of 1 requests" in failed and "no request finished" in failed
+
+
+def test_table_of_sessions_and_of_a_prefix_cache():
+    summary = summarize(two_sessions())
+    summary["kv"]["evicted_blocks"] = 1234
+    lines = [line.rstrip() for line in rendered(summary).splitlines()]
+    assert next(line for line in lines if line.startswith("KV cache")).endswith(
+        " 46.7 % of prompt tokens cached, 1,234 cached blocks evicted"
+    )
+    sessions, later = (next(line for line in lines if line.startswith(name)) for name in ("sessions", "later turns"))
+    assert sessions.split(maxsplit=1)[1] == "2 of 2 finished, makespan mean 7.50 (5.50 in calls), p50 7.50, p99 9.95 s"
+    assert later.split(maxsplit=2)[2] == "4 calls, TTFT mean 625.0, p50 500.0, p99 985.0 ms, 62.2 % of prompt tokens cached"
+    cut = rendered(summarize(two_sessions(cut=True)))
+    assert "0 of 2 finished" in cut and "makespan" not in cut
+    assert "sessions" not in rendered(summarize(tiny())) and "evicted" not in rendered(summarize(tiny()))
 
 
 def test_intervals_stand_beside_the_numbers_or_below_them():

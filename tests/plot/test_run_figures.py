@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -7,10 +8,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from simjax.engine.result import Status
+from simjax.engine.result import Result, Status
 from simjax.plot import style
 from simjax.plot.run import plot_run
-from tests.metrics.factory import leap_log, make_result, random_result, request_log, tiny, without_leaps
+from simjax.workload.sessions import from_waits
+from tests.metrics.factory import leap_log, make_result, random_result, request_log, tiny, two_sessions, without_leaps
 
 
 @pytest.fixture
@@ -64,6 +66,54 @@ def test_timeline_sums_over_more_instances(tmp_path, figures):
     values, edges, _ = output.patches[0].get_data()
     steps = result.leaps.steps
     assert (values * np.diff(edges)).sum() == pytest.approx((result.leaps.first_outputs + (steps - 1) * result.leaps.outputs).sum())
+
+
+def cached(instances: int) -> Result:
+    """Noise in which 3 of 100 blocks are kept beside those in use, and a third of every prompt was cached."""
+    result = random_result(4, instances=instances, leaps_each=10)
+    leaps = dataclasses.replace(result.leaps, cached_blocks=np.full_like(result.leaps.kv_blocks, 3))
+    requests = dataclasses.replace(result.requests, prompt_tokens=np.full(60, 30), cached_tokens=np.full(60, 10))
+    return dataclasses.replace(result, leaps=leaps, requests=requests)
+
+
+@pytest.mark.parametrize(("instances", "filled"), [(1, True), (2, False), (6, False)])
+def test_timeline_shows_the_prefix_cache(tmp_path, figures, instances, filled):
+    (path,) = (path for path in plot_run(cached(instances), tmp_path) if path.name == "timeline.png")
+    *_, kv, hits = figures["timeline.png"].axes
+    assert looks_drawn(path) and len(figures["timeline.png"].axes) == 5
+    labels = [text.get_text() for text in kv.get_legend().get_texts()]
+    assert labels == ["used", "cached" if filled else "used or cached"]
+    used, kept = (next(patch for patch in kv.patches if patch.get_label() == label).get_data() for label in labels)
+    assert (kept.values >= used.values - 1e-9).all() and kept.values[-1] > used.values[-1]
+    assert len(hits.patches) == (2 if instances == 2 else 1)
+    share = hits.patches[0].get_data().values
+    np.testing.assert_allclose(share[np.isfinite(share)], 100 / 3)
+    assert np.isfinite(share).sum() > 3 and hits.get_xlabel() == "time, s" and kv.get_xlabel() == ""
+
+
+def test_sessions(tmp_path, figures):
+    paths = plot_run(two_sessions(), tmp_path, "a title")
+    assert [path.name for path in paths] == ["latency_cdf.png", "sessions.png"] and all(map(looks_drawn, paths))
+    times, tokens, spans = figures["sessions.png"].axes
+    e2e, ttft = times.lines
+    np.testing.assert_allclose(e2e.get_xdata(), [1.0, 2.0, 3.0])
+    np.testing.assert_allclose(e2e.get_ydata(), [1500.0, 2000.0, 2500.0])  # ms; medians of 2 and 1, 3 and 1, 4 and 1 s
+    np.testing.assert_allclose(ttft.get_ydata(), [1000.0, 750.0, 500.0])
+    np.testing.assert_allclose(tokens.lines[0].get_ydata(), [15.0, 18.0, 27.0])
+    np.testing.assert_allclose(spans.lines[0].get_xdata(), [5.0, 5.0, 10.0])
+    np.testing.assert_allclose(spans.lines[1].get_xdata(), [4.0, 4.0, 7.0])
+
+
+def test_sessions_of_which_none_has_finished_and_very_long_ones(tmp_path, figures):
+    plot_run(two_sessions(cut=True), tmp_path)
+    assert "no session has finished" in figures["sessions.png"].axes[2].texts[0].get_text()
+    turns = 500
+    rows = [dict(arrival_s=t, scheduled_s=t, first_token_s=t + 0.1, finish_s=t + 0.5, prompt_tokens=t + 1) for t in range(turns)]
+    one = from_waits(np.zeros(turns), ("a",), np.arange(turns), np.arange(turns - 1), np.arange(1, turns), np.full(turns - 1, 0.5))
+    plot_run(dataclasses.replace(make_result(request_log(*rows)), sessions=one), tmp_path)
+    tokens = figures["sessions.png"].axes[1].lines[0]
+    x, mean = tokens.get_xdata(), tokens.get_ydata()
+    assert len(x) <= 40 and x[0] == 7.0 and mean[0] == 7.0, "13 turns go together"
 
 
 def test_runs_that_lack_something(tmp_path):
