@@ -65,7 +65,7 @@ def lower(
     requests = request_params([workload], size, [seed], any(caching)) if requests is None else requests
     if any(caching) and requests.prefix is None:
         requests = replace(requests, prefix=prefix_params([workload], requests.arrival_s.shape[1]))
-    elif not any(caching):
+    elif not any(caching) and requests.prefix is not None:
         requests = replace(requests, prefix=None)
     shape = EngineShape(
         requests=size,
