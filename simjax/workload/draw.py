@@ -15,7 +15,7 @@ from simjax.workload.formats import TraceFile, TraceLengths, read_lengths
 from simjax.workload.streams import FOLLOWUPS, OUTPUTS, PROMPTS, TURNS, stream
 from simjax.workload.workload import Workload
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("simjax.workload.build")  # whose messages a sweep counts
 
 DISTRIBUTIONS = ("fixed", "uniform", "lognormal", "zipf", "trace")
 
