@@ -31,6 +31,8 @@ class SchedulerConfig:
         gpu_memory_utilization: fraction of the device memory the engine may use.
         num_gpu_blocks_override: KV blocks as vLLM reports them; unset: what fits the device.
         kv_cache_dtype: "auto" (the model's) or "fp8".
+        enforce_eager: run without CUDA graphs, so that a step takes at least as long as the host needs to launch its kernels.
+        cudagraph_mode: steps that CUDA graphs launch: full_and_piecewise (all), full_decode_only (those without a prompt) or none.
     """
 
     max_num_seqs: int | None = None
@@ -44,6 +46,8 @@ class SchedulerConfig:
     gpu_memory_utilization: float | None = None
     num_gpu_blocks_override: int | None = None
     kv_cache_dtype: str | None = None
+    enforce_eager: bool | None = None
+    cudagraph_mode: str | None = None
 
 
 @dataclass
