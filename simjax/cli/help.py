@@ -60,7 +60,8 @@ engine limits (vLLM's flags)
   scheduler.max_num_seqs=256  scheduler.max_num_batched_tokens=8192  scheduler.long_prefill_token_threshold=0
   scheduler.enable_chunked_prefill=true  scheduler.async_scheduling=true  scheduler.reserve_full_isl=true
   scheduler.gpu_memory_utilization=0.9  scheduler.num_gpu_blocks_override=N  scheduler.block_size=16
-  scheduler.max_model_len=N  scheduler.kv_cache_dtype=auto|fp8
+  scheduler.max_model_len=N  scheduler.kv_cache_dtype=auto|fp8  scheduler.enforce_eager=false
+  scheduler.cudagraph_mode=full_and_piecewise|full_decode_only|none
 
 requests
   workload=NAME                    {workloads}

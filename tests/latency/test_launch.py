@@ -99,7 +99,7 @@ def test_gradients_are_finite_and_those_of_finite_differences(ratio, chunk):
 
     def seconds(floor_s, host_s):
         cost = dataclasses.replace(step_cost(), host_s=jnp.asarray([host_s]), launch_s=jnp.asarray([[floor_s, floor_s]]))
-        return mixed_step_s(row(cost, 0), *slots)
+        return mixed_step_s(row(cost, 0), *map(jnp.asarray, slots))
 
     at, h = (ratio * device_s, 1e-3), 1e-9
     found = jax.jit(jax.grad(seconds, (0, 1)))(*at)
