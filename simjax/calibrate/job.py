@@ -109,7 +109,10 @@ def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress
     """
     runs = _read([*config.measured_paths(), *config.held_out], config)
     fitted, held_out = runs[: len(config.measured_paths())], runs[len(config.measured_paths()) :]
-    device = _one_device([*fitted, *held_out], config.device)
+    device = _one_device(runs, config.device)
+    for x in runs:
+        if (unknown := unknown_contents(x.run, x.cluster)) is not None:
+            logger.warning("%s", unknown)
     points = _points(config, device)
     models = [x.cluster.instances[0].model for x in (*fitted, *held_out)]
     base = base_profile(_without_parameters(config.profile), device, models)
@@ -140,11 +143,7 @@ def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress
 
 def _read(paths: Sequence[str], config: CalibrateConfig) -> list[MeasuredCluster]:
     runs = with_contents([read_measured(Path(path), config.device) for path in paths], [Path(path) for path in config.workload.paths()])
-    found = [MeasuredCluster(run, measured_cluster(run, config)) for run in runs]
-    for x in found:
-        if (unknown := unknown_contents(x.run, x.cluster)) is not None:
-            logger.warning("%s", unknown)
-    return found
+    return [MeasuredCluster(run, measured_cluster(run, config)) for run in runs]
 
 
 def _one_device(runs: Sequence[MeasuredCluster], given: str | None) -> DeviceSpec:
