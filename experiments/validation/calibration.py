@@ -3,7 +3,6 @@
 results/calibration.tsv: errors of `simjax calibrate` on the runs that it fitted and on those held out, in percent, and the seconds of
     each fit. results/coverage.tsv: share of the held-out statistics (mean, p50, p90, p95, p99 of TTFT, TPOT and E2E) that lie in the 90 %
     interval of 64 draws. results/recovery.tsv: a run simulated with known parameters, and what a fit finds.
-    results/figure8.tsv: Llama-3.1-70B on four H100 (figure 8 of arXiv 2602.23036) by the priors and by the fit to Qwen3-14B at 2 req/s.
 """
 
 from __future__ import annotations
@@ -27,16 +26,13 @@ from simjax.calibrate.targets import LossWeights, RunTarget
 from simjax.cluster.pricing import CostSource
 from simjax.config.compose import compose_config, typed
 from simjax.config.schema import UncertaintyConfig, ValidateConfig
-from simjax.job import run
 from simjax.latency.parameters import with_parameters
 from simjax.latency.profile_file import generic_profile
-from simjax.metrics import summarize
 from simjax.validate import read_measured
 from simjax.validate.compare import COMPARED, METRICS
 from simjax.validate.replay import measured_cluster
 
 LLAMA, QWEN, RTX4090 = f"{BENCH}/RTXPRO6000/Llama-3.1-8B", f"{BENCH}/RTXPRO6000/Qwen3-32B", f"{BENCH}/RTX4090/Llama-3.1-8B"
-FIGURE_8 = ("output tokens/s", "TTFT mean, ms", "TPOT mean, ms")
 SLOW, FAST = "vllm_qwen3_14b_h100/agg_2rps", "vllm_qwen3_14b_h100/agg_6rps"
 
 
@@ -125,23 +121,8 @@ def recovery() -> list[Row]:
     return shown
 
 
-def figure_8(profiles: dict[str, Path | None]) -> list[Row]:
-    """The measured means and what profiles make of them; the run was in eager mode, with vLLM's budget of 2,048 tokens."""
-    with (DATA / "ispass26/figure_8/reference/SD_latency.tsv").open() as file:
-        (measured,) = (line.split("\t")[1:] for line in file if line.startswith("vLLM"))
-    rows: list[Row] = [{"step costs": "measured", **dict(zip(FIGURE_8, map(float, measured), strict=True))}]
-    trace = DATA / "ispass26/datasets/sharegpt_req300_rate10_llama.jsonl"
-    overrides = ["model=llama-3.1-70b", "device=h100", "cluster.tensor_parallel_size=4", "scheduler.max_num_batched_tokens=2048"]
-    overrides += ["workload=trace", f"workload.file={trace}"]
-    for name, profile in profiles.items():
-        summary = summarize(run(typed(compose_config("run", overrides + ([f"profile={profile}"] if profile else [])))).result)
-        means = 1e3 * summary["ttft_s"]["mean"], 1e3 * summary["tpot_s"]["mean"]
-        rows.append({"step costs": name, **dict(zip(FIGURE_8, (summary["throughput"]["output_tokens_per_s"], *means), strict=True))})
-    return rows
-
-
 def main() -> None:
-    errors, coverage, seventy = [], [], []
+    errors, coverage = [], []
     for study in STUDIES:
         if not (DATA / study.fitted[0]).exists():
             sys.exit(f"{DATA / study.fitted[0]}: no such folder; set SIMJAX_DATA to the folder of the measured runs")
@@ -150,14 +131,10 @@ def main() -> None:
             done = calibrated(study, profile)
             errors += [errors_of(study, done, s) for s in done.scores]
             coverage += [coverage_of(study, s, profile) for s in done.scores if s.role == HELD_OUT and study.fraction == 1.0]
-            if study.fitted == (SLOW,) and study.fraction == 1.0:
-                seventy = figure_8({"priors": None, "fitted to Qwen3-14B at 2 req/s": profile})
         print(study.name, *done.problems, sep="\n  ", flush=True)
     write("calibration", errors)
     print()
     write("coverage", coverage)
-    print()
-    write("figure8", seventy)
     print()
     write("recovery", recovery())
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from blocks import Chain, chain_of
 from clock import Late, Measured, Work
@@ -100,6 +101,8 @@ def setup(case: Case, tables: bool = True) -> Setup:
 
 def pricer(cost: StepCost, slots: int = 256) -> Price:
     """`Price` of a step under the first cost model of `cost`."""
+    with jax.enable_x64(True):
+        cost = jax.tree.map(jnp.asarray, cost)  # prices are host arrays, which a traced index cannot look into
 
     @jax.jit
     def step_s(new: jax.Array, computed: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Rewrite the tables of README.md from results/*.tsv; with --run, run every script first (about fifteen minutes on two cores).
+"""Rewrite the tables of README.md from results/*.tsv; with --run, run every script first (about twenty minutes on two cores).
 
 usage: python report.py [--run]
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RESULTS, README = HERE / "results", HERE / "README.md"
-SCRIPTS = ("errors", "schedule", "causes", "steps", "sensitivity", "calibration", "silicon")
+SCRIPTS = ("errors", "schedule", "causes", "steps", "sensitivity", "calibration", "silicon", "joint")
 
 
 def markdown(path: Path) -> str:

@@ -15,7 +15,7 @@ from scipy.special import ndtri
 
 from simjax.calibrate.domain import PRIOR_SD, Widths
 from simjax.errors import SimjaxError
-from simjax.latency.parameters import present_value
+from simjax.latency.parameters import matters, present_value
 from simjax.latency.priors import CORRECTION_TOKENS, PARAMETERS, STEP_CORRECTIONS, parameter
 from simjax.latency.profile import LatencyProfile
 
@@ -87,7 +87,7 @@ def _posterior(profile: LatencyProfile) -> tuple[list[str], np.ndarray, np.ndarr
     """The uncertain parameters, the means of their transformed values, f64[P], and a root of their covariance, f64[P, P]."""
     calibration = profile.calibration
     if calibration is None:
-        names = [name for name in PARAMETERS if name not in (*STEP_CORRECTIONS, *COLLECTIVES)]
+        names = [name for name in PARAMETERS if name not in (*STEP_CORRECTIONS, *COLLECTIVES) and matters(profile, name)]
         root = np.diag([PARAMETERS[name].prior_sd for name in names])
     else:
         names = list(calibration.parameters)

@@ -27,14 +27,14 @@ from simjax.calibrate.tables_target import TablesTarget
 from simjax.calibrate.targets import LossWeights, RunTarget, Target
 from simjax.cluster.from_config import cost_source
 from simjax.cluster.pricing import HOST_TIMES, CostSource
-from simjax.cluster.spec import ClusterSpec
+from simjax.cluster.spec import ClusterSpec, InstanceSpec
 from simjax.config.calibrate import CalibrateConfig, ParameterConfig
 from simjax.config.schema import ProfileConfig
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec, load_device
 from simjax.job import Run, simulate_cluster
 from simjax.latency.calibration import Calibration, Seen
-from simjax.latency.parameters import with_parameters
+from simjax.latency.parameters import VLLM, with_parameters
 from simjax.latency.profile import LatencyProfile, ValidRange
 from simjax.latency.profile_file import load_profile, save_profile
 from simjax.metrics.latency import latencies
@@ -109,13 +109,16 @@ def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress
     """
     runs = _read([*config.measured_paths(), *config.held_out], config)
     fitted, held_out = runs[: len(config.measured_paths())], runs[len(config.measured_paths()) :]
-    device = _one_device([*fitted, *held_out], config.device)
+    device = _one_device(runs, config.device)
+    for x in runs:
+        if (unknown := unknown_contents(x.run, x.cluster)) is not None:
+            logger.warning("%s", unknown)
     points = _points(config, device)
     models = [x.cluster.instances[0].model for x in (*fitted, *held_out)]
     base = base_profile(_without_parameters(config.profile), device, models)
     base = with_parameters(base, {name: float(value) for name, value in config.profile.parameters.items()})
-    degrees = [x.tensor_parallel_size for run in fitted for x in run.cluster.instances] + [x.tensor_parallel_size for x in points]
-    space = _space(base, max(degrees, default=1) > 1, config)
+    engines = [(VLLM, x) for run in fitted for x in run.cluster.instances] + [(x.engine, x.instance) for x in points]
+    space = _space(base, engines or [(VLLM, x) for run in held_out for x in run.cluster.instances], config)
     weights = LossWeights(outlier=config.loss.outlier).scaled(config.loss.weight)
     targets = [_target(x, base, weights, config.fit.first_fraction) for x in fitted]
     others: list[Target] = [TablesTarget.of(folder, device=device) for folder in config.tables]
@@ -140,11 +143,7 @@ def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress
 
 def _read(paths: Sequence[str], config: CalibrateConfig) -> list[MeasuredCluster]:
     runs = with_contents([read_measured(Path(path), config.device) for path in paths], [Path(path) for path in config.workload.paths()])
-    found = [MeasuredCluster(run, measured_cluster(run, config)) for run in runs]
-    for x in found:
-        if (unknown := unknown_contents(x.run, x.cluster)) is not None:
-            logger.warning("%s", unknown)
-    return found
+    return [MeasuredCluster(run, measured_cluster(run, config)) for run in runs]
 
 
 def _one_device(runs: Sequence[MeasuredCluster], given: str | None) -> DeviceSpec:
@@ -174,12 +173,15 @@ def _without_parameters(config: ProfileConfig) -> CostSource:
     return cost_source(replace(config, parameters={}))
 
 
-def _space(base: LatencyProfile, several_ranks: bool, config: CalibrateConfig) -> Space:
+def _space(base: LatencyProfile, engines: Sequence[tuple[str, InstanceSpec]], config: CalibrateConfig) -> Space:
     options = {name: ParameterConfig.of(name, raw) for name, raw in config.parameters.items()}
     given = {name: value for name in HOST_TIMES if (value := getattr(config.profile, name)) is not None}
     return space_of(
         base,
-        several_ranks=several_ranks,
+        several_ranks=any(x.tensor_parallel_size > 1 for _, x in engines),
+        engines=tuple(dict.fromkeys(name for name, _ in engines)) or (VLLM,),
+        launched=tuple(dict.fromkeys(name for name, x in engines if any(x.limits.launches))),
+        fp8=any(x.model.quantization == "fp8" for _, x in engines),
         freeze=[*(name for name, p in options.items() if p.free is False), *given],
         free=[name for name, p in options.items() if p.free],
         tie={name: p.tie for name, p in options.items() if p.tie is not None},

@@ -117,6 +117,10 @@ def _knob(name: str, setting: Setting, workload: Workload) -> Knob | str:
     """The knob of that name, or why there is none."""
     if name in _OF_RANKS and all(x.tensor_parallel_size == 1 for x in setting.instances):
         return "it has no effect without tensor parallelism (cluster.tensor_parallel_size)"
+    if name == "launch_s" and not any(any(x.limits.launches) for x in setting.instances):
+        return "it has no effect where CUDA graphs launch all steps (scheduler.enforce_eager, scheduler.cudagraph_mode)"
+    if name == "fp8_compute" and not any(x.model.quantization == "fp8" for x in setting.instances):
+        return "it has no effect without a model in fp8"
     tables = setting.sources[0].bundle_root is not None
     if tables and name not in (*HOST_TIMES, *_LOAD, *_LIMITS, *_OF_RANKS[2:]):
         return "step costs come from measured tables (profile.bundle_root), which it does not change"

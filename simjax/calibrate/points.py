@@ -14,8 +14,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from simjax.cluster.spec import EngineLimits, InstanceSpec
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, load_device
+from simjax.latency.parameters import VLLM
+from simjax.latency.priors import OTHER_ENGINES
 from simjax.model import ModelSpec, load_model
 
 NEEDED = ("id", "system", "model_path", "true_tp", "concurrency", "isl", "osl", "ttft_ms", "tpot_ms")
@@ -23,6 +26,7 @@ DEFAULTS = {"backend": "vllm", "precision": "", "mode": "agg", "true_ep": "", "t
 UNQUANTIZED = ("", "bf16", "bfloat16", "fp16", "float16")
 INFERENCEX = "inferencex"  # start of its source_kind
 GAP_ANALYSIS = "nvidia_dynamo_gap_analysis"
+CUDAGRAPHS = {"trtllm": "full_decode_only", "sglang": "full_decode_only"}  # their defaults
 INFERENCEX_UNIFORM_FROM = 0.8  # it draws lengths evenly between this fraction of the nominal one and all of it
 
 
@@ -41,6 +45,7 @@ class MeanPoint:
         kv_cache_dtype: data type of keys and values, "auto" for the model's own.
         max_num_batched_tokens, max_num_seqs: limits of the engine.
         backend: vllm, sglang or trtllm.
+        cudagraph_mode: steps that its CUDA graphs launch, as in `EngineLimits`.
         group: what a table of errors calls the points of one deployment.
     """
 
@@ -58,7 +63,24 @@ class MeanPoint:
     max_num_batched_tokens: int = 8192
     max_num_seqs: int = 256
     backend: str = "vllm"
+    cudagraph_mode: str = EngineLimits.cudagraph_mode
     group: str = ""
+
+    @property
+    def engine(self) -> str:
+        """Whose host times it has: another engine's, or vLLM's."""
+        return self.backend if self.backend in OTHER_ENGINES else VLLM
+
+    @property
+    def instance(self) -> InstanceSpec:
+        """Its engine."""
+        limits = EngineLimits(
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            kv_cache_dtype=self.kv_cache_dtype,
+            cudagraph_mode=self.cudagraph_mode,
+        )
+        return InstanceSpec(self.model, self.device, self.tensor_parallel_size, limits)
 
     @property
     def output_tokens_per_s(self) -> float:
@@ -223,6 +245,7 @@ def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
         max_num_batched_tokens=budget,
         max_num_seqs=seqs,
         backend=row["backend"],
+        cudagraph_mode=CUDAGRAPHS.get(row["backend"], MeanPoint.cudagraph_mode),
         group=f"{device.name} {row['backend']} {name} tp{degree}",
     )
 

@@ -22,9 +22,9 @@ from jax import Array
 
 from simjax.calibrate.points import MeanPoint
 from simjax.calibrate.robust import UNFINISHED, robust
-from simjax.calibrate.served import costs_of, priced
+from simjax.calibrate.served import priced
 from simjax.cluster.pricing import ClusterPrices, Kind, kind_of
-from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
+from simjax.cluster.spec import ClusterSpec
 from simjax.engine.batch import BATCH_AXES, run_batch
 from simjax.engine.differentiate import outcome_reverse
 from simjax.engine.lower import Lowered, lower
@@ -35,6 +35,7 @@ from simjax.engine.state import OUTCOME_FIELDS
 from simjax.errors import SimjaxError
 from simjax.latency.cost import StepCost
 from simjax.latency.profile import LatencyProfile
+from simjax.latency.stack import stack_costs
 from simjax.workload.closed_loop import closed_loop
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class PointsTarget:
         name: for messages.
         points: what was measured, B of them.
         options: how they are simulated.
-        kinds: engines with a cost of their own.
+        kinds: engines with a cost of their own: whose host times they have (`MeanPoint.engine`), and the rest.
         shape, params: of the batch, host arrays; its costs and API times are replaced by the profile's.
         share: f64[B, R], weight of each request in the means of its point; rows sum to 1.
         max_ticks: where the batch is cut.
@@ -95,7 +96,7 @@ class PointsTarget:
     name: str
     points: tuple[MeanPoint, ...]
     options: PointOptions
-    kinds: tuple[Kind, ...]
+    kinds: tuple[tuple[str, Kind], ...]
     shape: EngineShape
     params: ClusterParams
     share: np.ndarray
@@ -121,15 +122,15 @@ class PointsTarget:
             raise SimjaxError(
                 f"rounds={o.rounds}: mean points need at least {FEWEST_ROUNDS}, the first two and the last are not like the rest"
             )
-        kinds: list[Kind] = []
+        kinds: list[tuple[str, Kind]] = []
         costs: list[StepCost] = []
         designs = []
         with jax.enable_x64(True):
             for point in points:
-                kind = kind_of(_instance(point))
+                kind = (point.engine, kind_of(point.instance))
                 if kind not in kinds:
                     kinds.append(kind)
-                    costs.append(jax.tree.map(np.asarray, kind.cost(profile, *_sizes(points))))
+                    costs.append(jax.tree.map(np.asarray, kind[1].cost(profile.of_engine(point.engine), *_sizes(points))))
                 designs.append(_lowered(point, o, costs[kinds.index(kind)]))
             batch = stack(designs)
         # `stack` counts the costs in order of appearance, which is the order of `kinds`.
@@ -201,7 +202,10 @@ class PointsTarget:
 
     def _with(self, profile: LatencyProfile) -> ClusterParams:
         """The batch under a profile."""
-        return priced(self.params, costs_of(self.kinds, [_sizes(self.points)] * len(self.kinds), profile, jnp), profile)
+        sizes, hosts = _sizes(self.points), [profile.of_engine(point.engine).host for point in self.points]
+        cost = stack_costs([kind.cost(profile.of_engine(engine), *sizes, jnp) for engine, kind in self.kinds])
+        pre, post = (jnp.stack([jnp.asarray(getattr(h, name), jnp.float64) for h in hosts]) for name in ("api_pre_s", "api_post_s"))
+        return priced(self.params, cost, pre[:, None], post[:, None])
 
 
 def point_lengths(point: MeanPoint, rounds: int) -> tuple[np.ndarray, np.ndarray]:
@@ -227,13 +231,6 @@ def _shares(concurrency: int, rounds: int) -> np.ndarray:
     return np.repeat([1.0, 1.0, *[alike] * (rounds - 3), 1.0], concurrency) / (benchmark * concurrency)
 
 
-def _instance(point: MeanPoint) -> InstanceSpec:
-    limits = EngineLimits(
-        max_num_seqs=point.max_num_seqs, max_num_batched_tokens=point.max_num_batched_tokens, kv_cache_dtype=point.kv_cache_dtype
-    )
-    return InstanceSpec(point.model, point.device, point.tensor_parallel_size, limits)
-
-
 def _sizes(points: Sequence[MeanPoint]) -> tuple[int, int]:
     """Most tokens and most sequences of a step of any point; no more sequences than requests are ever in flight."""
     most_seqs = max(min(point.max_num_seqs, point.concurrency) for point in points)
@@ -245,6 +242,6 @@ def _lowered(point: MeanPoint, options: PointOptions, cost: StepCost) -> Lowered
     prices = ClusterPrices(cost, np.zeros(1, np.int32), nothing, nothing, ())
     try:
         workload = closed_loop(*point_lengths(point, options.rounds), point.concurrency, source=point.id)
-        return lower(ClusterSpec((_instance(point),)), prices, workload, log=False)
+        return lower(ClusterSpec((point.instance,)), prices, workload, log=False)
     except SimjaxError as error:
         raise SimjaxError(f"mean point {point.id}: {error}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +100,7 @@ def prepare_measured(run: MeasuredRun, cluster: ClusterSpec, profile: LatencyPro
 def with_profile(served: Served, profile: LatencyProfile) -> ClusterParams:
     """The parameters of the run under a profile, whose numbers may be traced; call it inside `jax.enable_x64(True)`."""
     kinds, sizes, _ = _kinds(served.cluster)
-    return priced(served.params, costs_of(kinds, sizes, profile, jnp), profile)
+    return priced(served.params, costs_of(kinds, sizes, profile, jnp), profile.host.api_pre_s, profile.host.api_post_s)
 
 
 def simulated(served: Served, profile: LatencyProfile, reverse: bool = False) -> Latencies:
@@ -136,11 +136,13 @@ def costs_of(kinds: Sequence[Kind], sizes: Sequence[tuple[int, int]], profile: L
     return costs[0] if len(costs) == 1 else stack_costs(costs)
 
 
-def priced(params: ClusterParams, cost: StepCost, profile: LatencyProfile) -> ClusterParams:
-    """Host arrays on the device, with these costs and the profile's API times; call it inside `jax.enable_x64(True)`."""
-    params, host = jax.tree.map(jnp.asarray, params), profile.host
+def priced(params: ClusterParams, cost: StepCost, api_pre_s: Any, api_post_s: Any) -> ClusterParams:
+    """Host arrays on the device, with these costs and API times (of the shape of the engines, or one that spreads to it); call it inside
+    `jax.enable_x64(True)`.
+    """
+    params = jax.tree.map(jnp.asarray, params)
     spread = lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float64), params.instances.api_pre_s.shape)  # noqa: E731
-    instances = replace(params.instances, api_pre_s=spread(host.api_pre_s), api_post_s=spread(host.api_post_s))
+    instances = replace(params.instances, api_pre_s=spread(api_pre_s), api_post_s=spread(api_post_s))
     return replace(params, instances=instances, cost=cost)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from simjax.errors import SimjaxError
-from simjax.latency.parameters import PARAMETERS, STEP_CORRECTIONS, Parameter, parameter, present_value
+from simjax.latency.parameters import PARAMETERS, STEP_CORRECTIONS, VLLM, Parameter, parameter, present_value
+from simjax.latency.priors import ENGINE_TIMES
 from simjax.latency.profile import LatencyProfile
 
 MOST = 4.0  # prior standard deviations: the bound of every parameter
@@ -17,6 +18,7 @@ NEAR_BOUND = 0.9  # of it
 # Overlap needs runs with and without asynchronous scheduling; step corrections stand for what no physical parameter explains.
 NEVER_BY_THEMSELVES = ("overlap", *STEP_CORRECTIONS)
 ONLY_WITH_RANKS = ("collective_bandwidth", "collective_latency")
+ONLY_LAUNCHED, ONLY_FP8 = "launch_s", "fp8_compute"
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,9 @@ def space_of(
     tie: Mapping[str, str] | None = None,
     medians: Mapping[str, float] | None = None,
     sds: Mapping[str, float] | None = None,
+    engines: Sequence[str] = (VLLM,),
+    launched: Sequence[str] = (),
+    fp8: bool = False,
 ) -> Space:
     """The free parameters of a fit to a profile.
 
@@ -85,6 +90,9 @@ def space_of(
         tie: parameters that take the value of another one.
         medians: of priors that differ from those of `PARAMETERS`; a frozen parameter takes its median as its value.
         sds: their standard deviations.
+        engines: whose host times are fitted, vLLM's or others'.
+        launched: those of them that launch kernels one by one.
+        fp8: whether any model multiplies in fp8.
 
     Raises:
         SimjaxError: a name is unknown, a number is out of its range, or a tie leads nowhere.
@@ -100,7 +108,12 @@ def space_of(
             raise SimjaxError(
                 f"parameters.{name}.prior={median}: it must be {'in (0, 1)' if parameter(name).unit == 'share' else 'positive'}"
             )
-    usual = [n for n, p in PARAMETERS.items() if n not in NEVER_BY_THEMSELVES and (several_ranks or n not in ONLY_WITH_RANKS)]
+    without = {*NEVER_BY_THEMSELVES, *(() if several_ranks else ONLY_WITH_RANKS)}
+    without |= set() if fp8 else {ONLY_FP8}
+    without |= set() if VLLM in engines else {*ENGINE_TIMES}
+    without |= set() if VLLM in launched else {ONLY_LAUNCHED}
+    free = [*free, *(f"{x}[{e}]" for e in engines if e != VLLM for x in ENGINE_TIMES if x != ONLY_LAUNCHED or e in launched)]
+    usual = [name for name in PARAMETERS if name not in without]
     known = [*PARAMETERS, *(name for name in free if name not in PARAMETERS)]  # corrections of a single model have names of their own
     names = [name for name in known if (name in usual or name in free) and name not in freeze and name not in tie]
     for name, other in tie.items():

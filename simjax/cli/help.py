@@ -64,6 +64,7 @@ engine limits (vLLM's flags)
   scheduler.gpu_memory_utilization=0.9  scheduler.num_gpu_blocks_override=N  scheduler.block_size=16
   scheduler.kv_cache_memory_bytes=B  scheduler.max_model_len=N  scheduler.kv_cache_dtype=auto|fp8
   scheduler.enable_prefix_caching=true   (default: where the workload tells what its requests share)
+  scheduler.enforce_eager=false  scheduler.cudagraph_mode=full_and_piecewise|full_decode_only|none
 
 requests
   workload=NAME                    {workloads}

@@ -123,10 +123,11 @@ class Kind(NamedTuple):
     link: LinkSpec
     kv_cache_dtype: str
     async_scheduling: bool
+    launches: tuple[bool, bool]
 
     def cost(self, profile: LatencyProfile, max_tokens: int, max_seqs: int, xp: Any = np) -> StepCost:
         """The step costs of such an engine by a profile, C = 1; sizes and `xp` as of `compile_profile`."""
-        return compile_profile(profile, *self[:4], max_tokens, max_seqs, xp, self.kv_cache_dtype, self.async_scheduling)
+        return compile_profile(profile, *self[:4], max_tokens, max_seqs, xp, *self[4:])
 
 
 class _Price(NamedTuple):
@@ -185,7 +186,7 @@ def price_clusters(
         for instance, source in zip(instances, each, strict=True):
             # By identity first: clusters that are built from the same names share their records, and comparing those takes longer.
             same = (source, id(instance.model), id(instance.device), id(instance.link), instance.tensor_parallel_size)
-            same += (instance.limits.kv_cache_dtype, instance.limits.async_scheduling)
+            same += (instance.limits.kv_cache_dtype, instance.limits.async_scheduling, instance.limits.launches)
             if same not in known:
                 kind, others = kind_of(instance), of_source.setdefault(source, [])
                 place = next((place for other, place in others if other == kind), len(kinds))
@@ -256,6 +257,7 @@ def kind_of(instance: InstanceSpec) -> Kind:
         link=instance.link or device.node.intra_link,
         kv_cache_dtype=model.dtype if dtype == "auto" else canonical_dtype(dtype),
         async_scheduling=instance.limits.async_scheduling,
+        launches=instance.limits.launches,
     )
 
 

@@ -13,6 +13,10 @@ from simjax.model import ModelSpec, dtype_bytes
 
 ROUTERS = ("round_robin", "random", "least_loaded", "least_kv", "longest_prefix", "session_affinity", "weighted")
 
+# vLLM's modes: are the kernels of decode-only steps, and of steps with a prompt, launched one by one? Piecewise graphs hold all of a layer
+# but its attention, up to 512 tokens; beyond that compiled code launches few kernels and the device has much to do.
+CUDAGRAPH_MODES = {"full_and_piecewise": (False, False), "full_decode_only": (False, True), "none": (True, True)}
+
 # Least and most of each limit. The engine counts in int32, and step costs are tabulated up to max_num_batched_tokens and max_num_seqs.
 _INT32 = 2**31 - 1
 BOUNDS = {
@@ -47,6 +51,13 @@ class EngineLimits:
     kv_cache_memory_bytes: int | None = None
     num_gpu_blocks_override: int | None = None
     kv_cache_dtype: str = "auto"
+    enforce_eager: bool = False
+    cudagraph_mode: str = "full_and_piecewise"
+
+    @property
+    def launches(self) -> tuple[bool, bool]:
+        """Whether the host launches the kernels one by one, of decode-only steps and of steps with a prompt."""
+        return CUDAGRAPH_MODES["none" if self.enforce_eager else self.cudagraph_mode]
 
     def __post_init__(self) -> None:
         for name, (least, most) in BOUNDS.items():
@@ -59,6 +70,9 @@ class EngineLimits:
                 dtype_bytes(self.kv_cache_dtype)
             except SimjaxError as error:
                 raise SimjaxError(f"scheduler.kv_cache_dtype: {error} (or auto)") from None
+        if self.cudagraph_mode not in CUDAGRAPH_MODES:
+            known = closest(self.cudagraph_mode, list(CUDAGRAPH_MODES))
+            raise SimjaxError(f"scheduler.cudagraph_mode={self.cudagraph_mode}: there is no such mode; {known}")
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise SimjaxError(f"scheduler.gpu_memory_utilization={self.gpu_memory_utilization}: it must lie in (0, 1]")
 

@@ -34,6 +34,8 @@ class SchedulerConfig:
         kv_cache_memory_bytes: size of the KV cache of one device, instead of what `gpu_memory_utilization` leaves.
         num_gpu_blocks_override: KV blocks as vLLM reports them, whatever fits the device.
         kv_cache_dtype: "auto" (the model's) or another type, such as "fp8" (fp8_e4m3 and fp8_e5m2 are as large).
+        enforce_eager: run without CUDA graphs, so that a step takes at least as long as the host needs to launch its kernels.
+        cudagraph_mode: steps that CUDA graphs launch: full_and_piecewise (all), full_decode_only (those without a prompt) or none.
     """
 
     max_num_seqs: int | None = None
@@ -49,6 +51,8 @@ class SchedulerConfig:
     kv_cache_memory_bytes: int | None = None
     num_gpu_blocks_override: int | None = None
     kv_cache_dtype: str | None = None
+    enforce_eager: bool | None = None
+    cudagraph_mode: str | None = None
 
 
 @dataclass

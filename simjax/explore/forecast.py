@@ -74,6 +74,8 @@ def _engines(design: Lowered) -> list[tuple[float, ...]]:
         seats = min(int(limits.max_num_seqs[i]), cost.sequences_s.shape[1] - 1, batch)
         one_s, full_s = float(cost.tokens_s[row, 1]), float(cost.tokens_s[row, seats])
         floor_s = one_s + float(cost.sequences_s[row, 1]) + float(cost.host_s[row]) + float(a.decode_floor_s[row])
+        if cost.launch_s is not None:
+            floor_s = max(floor_s, float(cost.launch_s[row, 0]))
         each_s = (full_s - one_s + float(cost.sequences_s[row, seats])) / seats + float(a.decode_sequence_s[row])
         token_s = float(cost.tokens_s[row, batch]) / batch
         capacity = float(limits.num_blocks[i]) * float(limits.block_size[i])

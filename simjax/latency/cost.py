@@ -1,8 +1,9 @@
 """What one engine step costs, in a few array operations: the only part of the latency model that the engine sees.
 
-A step is `host + tokens_s[T] + sequences_s[n] + attention`. Everything that depends on the number of scheduled tokens or of sequences alone
-is looked up in a table with one entry per integer, compiled on the host. Attention depends on every request's context: coefficients
-(`attention`), and where kernels were measured a table that the coefficients correct (`attention_table`).
+A step is `host + tokens_s[T] + sequences_s[n] + attention`, or what the host needs to launch it if that is more. Everything that depends
+on the number of scheduled tokens or of sequences alone is looked up in a table with one entry per integer, compiled on the host. Attention
+depends on every request's context: coefficients (`attention`), and where kernels were measured a table that the coefficients correct
+(`attention_table`).
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from simjax.latency.attention import (
     step_batch,
 )
 from simjax.latency.attention_table import AttentionTable, table_decode_s, table_mixed_s
+from simjax.latency.rounding import product
+
+LEAST_S = 1e-12  # what a step is divided by at least
 
 
 @jax.tree_util.register_dataclass
@@ -33,6 +37,8 @@ class StepCost:
     host_s: f64[C], seconds of host time per step that the device does not hide.
     attention: coefficients of the attention of the whole stack, leaves f64[C].
     table: measured attention, or None (its absence is part of the tree structure, so it costs nothing).
+    launch_s: f64[C, 2], least seconds of a decode-only step and of a step with a chunk, because the host launches their kernels one by
+        one; 0 where it does not. None, as of the table, where no step of any of them is so.
     """
 
     tokens_s: jax.Array
@@ -40,6 +46,7 @@ class StepCost:
     host_s: jax.Array
     attention: AttentionCoefficients
     table: AttentionTable | None = None
+    launch_s: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -64,7 +71,11 @@ def mixed_step_s(cost: CostRow, new: jax.Array, computed: jax.Array) -> jax.Arra
     chunks, decodes = step_batch(new, computed)
     tokens, sequences = (x.astype(jnp.int32) for x in (chunks.queries + decodes.n, chunks.count + decodes.n))
     attention_s = jnp.where(chunks.count > 0, _mixed_s(cost, chunks, decodes), _decode_s(cost, decodes)[0])
-    return jnp.where(tokens > 0, _shared_s(cost, tokens, sequences) + attention_s, 0.0)
+    step_s = _shared_s(cost, tokens, sequences) + attention_s
+    if cost.cost.launch_s is not None:
+        alone_s, chunk_s = cost.cost.launch_s[_index(cost), 0], cost.cost.launch_s[_index(cost), 1]
+        step_s = jnp.where(chunks.count > 0, _longer_s(step_s, chunk_s), jnp.maximum(step_s, alone_s))
+    return jnp.where(tokens > 0, step_s, 0.0)
 
 
 def decode_steps(cost: CostRow, n: jax.Array, kv_sum: jax.Array, kv_max: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -75,7 +86,31 @@ def decode_steps(cost: CostRow, n: jax.Array, kv_sum: jax.Array, kv_max: jax.Arr
     """
     batch = DecodeBatch(*(jnp.asarray(x, jnp.float64) for x in (n, kv_sum, kv_max)))
     attention_s, slope_s, valid_steps = _decode_s(cost, batch)
-    return _shared_s(cost, n, n) + attention_s, slope_s, valid_steps
+    first_s = _shared_s(cost, n, n) + attention_s
+    if cost.cost.launch_s is None:
+        return first_s, slope_s, valid_steps
+    return _launched(first_s, slope_s, valid_steps, cost.cost.launch_s[_index(cost), 0])
+
+
+def _longer_s(device_s: jax.Array, launch_s: jax.Array) -> jax.Array:
+    """The longer of two times, smoothly: where they are nearly equal, some layers wait for the host and others do not.
+
+    Decode-only steps take the plain maximum, for they must be affine over a leap.
+    """
+    longer, shorter = jnp.maximum(jnp.maximum(device_s, launch_s), LEAST_S), jnp.minimum(device_s, launch_s)
+    square = product(shorter / longer, shorter / longer)
+    both = product(product(square, square), square)
+    return product(longer, jnp.exp(jnp.log1p(both) / 6.0))
+
+
+def _launched(
+    first_s: jax.Array, slope_s: jax.Array, valid_steps: jax.Array, launch_s: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The steps, none of which is shorter than `launch_s`: while they would be, all are alike."""
+    bound, grows = first_s < launch_s, slope_s > 0.0
+    until = jnp.floor((launch_s - first_s) / jnp.where(grows, slope_s, 1.0)) + 1.0
+    alike = jnp.minimum(valid_steps, jnp.where(grows, jnp.clip(until, 1.0, ENDLESS), ENDLESS).astype(jnp.int32))
+    return jnp.maximum(first_s, launch_s), jnp.where(bound, 0.0, slope_s), jnp.where(bound, alike, valid_steps)
 
 
 def _shared_s(cost: CostRow, tokens: jax.Array, sequences: jax.Array) -> jax.Array:

@@ -11,16 +11,17 @@ from simjax.errors import SimjaxError, closest
 from simjax.latency.attention import AttentionCoefficients
 from simjax.latency.attention_roofline import AttentionEfficiency
 from simjax.latency.efficiency import OpEfficiency
+from simjax.latency.priors import ENGINE_TIMES, STEP_CORRECTIONS, split_name
 from simjax.latency.priors import PARAMETERS as PARAMETERS
-from simjax.latency.priors import STEP_CORRECTIONS, split_model
 from simjax.latency.priors import Parameter as Parameter
 from simjax.latency.priors import check_value as check_value
 from simjax.latency.priors import parameter as parameter
-from simjax.latency.profile import LatencyProfile, RankCoefficients
+from simjax.latency.profile import HostOverheads, LatencyProfile, RankCoefficients
 
 # Operations, and the kind that stands for them, which are no matrix products.
 ROW_OPERATIONS = ("elementwise", "embedding", "layernorm", "qk_norm", "rotary_emb", "act_fn", "final_layernorm", "sampler")
-_HOST = ("step_s", "layer_s", "sequence_s", "overlap", "api_pre_s", "api_post_s")
+VLLM = "vllm"
+_HOST = ("step_s", "layer_s", "sequence_s", "overlap", "api_pre_s", "api_post_s", "launch_s")
 # Attention times that change with the factor, by kind of step.
 _DECODE_S = ("decode_sequence_s", "decode_kv_s")
 _MIXED_S = ("mixed_sequence_s", "mixed_kv_s", "chunk_tile_s", "chunk_kv_s", "empty_tile_s", "longest_s", "spill_s")
@@ -29,12 +30,20 @@ _FLOORS_S = ("decode_floor_s", "mixed_floor_s")
 
 def present_value(profile: LatencyProfile, name: str) -> float:
     """The value of a parameter in a profile, 1 for a factor; 0 where the profile leaves it out."""
-    if name in _HOST:
-        return float(getattr(profile.host, name))
+    plain, engine = split_name(name)
+    if plain in _HOST:
+        return float(getattr(profile.of_engine(engine or VLLM).host, plain))
     if name == "decode_skew":
         skews = [float(rank.attention.decode_skew) for rank in _all_ranks(profile)]
         return math.exp(sum(math.log(max(x, 1e-6)) for x in skews) / len(skews))
     return 1.0
+
+
+def matters(profile: LatencyProfile, name: str) -> bool:
+    """Whether a parameter can change anything that a profile says: a host that launches in no time, or no fp8 products, have none."""
+    if name == "launch_s":
+        return present_value(profile, name) > 0
+    return name != "fp8_compute" or any(op.endswith("_fp8") for rank in _all_ranks(profile) for op in rank.ops)
 
 
 def with_parameters(profile: LatencyProfile, values: Mapping[str, Any]) -> LatencyProfile:
@@ -60,7 +69,18 @@ def with_parameters(profile: LatencyProfile, values: Mapping[str, Any]) -> Laten
         models={name: changed(ranks, name) for name, ranks in profile.models.items()},
         host=host,
         collectives=collectives,
+        engines=_engines(profile, host, values),
     )
+
+
+def _engines(profile: LatencyProfile, host: HostOverheads, values: Mapping[str, Any]) -> dict[str, HostOverheads]:
+    """The host times of other engines, with those that have parameters for themselves."""
+    engines = dict(profile.engines)
+    for name, value in values.items():
+        plain, engine = split_name(name)
+        if engine is not None and plain in ENGINE_TIMES:
+            engines[engine] = replace(engines.get(engine, host), **{plain: value})
+    return engines
 
 
 def _own_corrections(profile: LatencyProfile, values: Mapping[str, Any]) -> dict[str | None, dict[str, Any]]:
@@ -68,8 +88,8 @@ def _own_corrections(profile: LatencyProfile, values: Mapping[str, Any]) -> dict
     own: dict[str | None, dict[str, Any]] = {}
     for name, value in values.items():
         parameter(name)
-        plain, model = split_model(name)
-        if model is None:
+        plain, model = split_name(name)
+        if model is None or plain in ENGINE_TIMES:
             continue
         if model not in profile.models:
             known = closest(model, list(profile.models)) if profile.models else "it has coefficients for any model only"
@@ -92,7 +112,7 @@ def _all_ranks(profile: LatencyProfile) -> list[RankCoefficients]:
 
 def _rank(rank: RankCoefficients, values: Mapping[str, Any]) -> RankCoefficients:
     get = lambda name: values.get(name, 1.0)  # noqa: E731
-    ops = {name: _op(op, name in ROW_OPERATIONS, get) for name, op in rank.ops.items()}
+    ops = {name: _op(op, name in ROW_OPERATIONS, name.endswith("_fp8"), get) for name, op in rank.ops.items()}
     a = rank.attention
     floors = {name: getattr(a, name) * get("kernel_floor") for name in _FLOORS_S}
     skew = {"decode_skew": values["decode_skew"]} if "decode_skew" in values else {}
@@ -112,7 +132,7 @@ def _rank(rank: RankCoefficients, values: Mapping[str, Any]) -> RankCoefficients
     return replace(rank, ops=ops, attention=replace(a, **times, **floors, **skew))
 
 
-def _op(op: OpEfficiency, moves_rows: bool, get: Any) -> OpEfficiency:
+def _op(op: OpEfficiency, moves_rows: bool, fp8: bool, get: Any) -> OpEfficiency:
     if moves_rows:
         return replace(
             op, bandwidth_efficiency=op.bandwidth_efficiency * get("elementwise_bandwidth"), floor_s=op.floor_s * get("kernel_floor")
@@ -120,7 +140,7 @@ def _op(op: OpEfficiency, moves_rows: bool, get: Any) -> OpEfficiency:
     return replace(
         op,
         bandwidth_efficiency=op.bandwidth_efficiency * get("gemm_bandwidth"),
-        compute_efficiency=op.compute_efficiency * get("gemm_compute"),
+        compute_efficiency=op.compute_efficiency * get("gemm_compute") * (get("fp8_compute") if fp8 else 1.0),
         tile_penalty=op.tile_penalty * get("gemm_tile"),
         floor_s=op.floor_s * get("kernel_floor"),
     )

@@ -5,7 +5,9 @@ profile is 1 by definition. Other parameters are numbers that the profile holds 
 where a prior is a normal distribution: the logarithm of a positive number, the logit of a share.
 
 Beside the physical ones there are corrections of a step's time by its number of tokens, `step_8` to `step_2048`, for what no efficiency
-explains. With a model in brackets, `step_8[meta-llama/Llama-3.1-8B]`, one holds for the model's own ranks in the profile only.
+explains. With a model in brackets, `step_8[meta-llama/Llama-3.1-8B]`, one holds for the model's own ranks in the profile only. Times of the
+host belong to the engine that runs on it, and simjax simulates vLLM; with another engine in brackets, `step_s[trtllm]`, they are that
+one's, which is how measurements of other engines can tell of the device without telling of vLLM.
 
 What parameters do to a profile is in `simjax.latency.parameters`; this module needs no JAX.
 """
@@ -27,6 +29,15 @@ CORRECTION_TOKENS = (8, 32, 128, 512, 2048)
 
 TABLES = "spread of the fraction of the data sheet that kernels reach, over the devices and tables that profiles were fitted to"
 HOST = "range of host times that public fits of vLLM found on H100 (10 to 50 us a layer with the kernels' own floors, 0 to 130 us a step)"
+SWITCH = (
+    "all-reduces of vLLM, SGLang and TensorRT-LLM in the tables of aiconfigurator-core 0.12.0: 3 to 5 us of latency within CUDA graphs; "
+    "ranks that wait for each other add to it"
+)
+LAUNCHES = (
+    "one all-reduce of 256 bytes launched from Python takes 19 to 33 us on H100 and 2 to 5 us within a CUDA graph, whatever the engine "
+    "(tables of aiconfigurator-core 0.12.0)"
+)
+FP8 = "fp8 matrix products of vLLM, SGLang and TensorRT-LLM reach between 0.8 and 1.25 times what the generic profile says (same tables)"
 SERVER = "idle vLLM servers answer 8 to 20 ms after the prefill step"
 ENGINES = (
     "spread between kernels timed one by one and compiled, captured engines: steps are late by jumps of up to 16 % with the batch, 2 to 6 "
@@ -34,6 +45,10 @@ ENGINES = (
 )
 STEP_CORRECTIONS = tuple(f"step_{tokens}" for tokens in CORRECTION_TOKENS)
 """Names of the corrections of steps by their number of tokens; a fit leaves them alone unless it is told to free them."""
+
+ENGINE_TIMES = ("step_s", "sequence_s", "launch_s")
+"""Parameters that engines other than vLLM have for themselves."""
+OTHER_ENGINES = ("trtllm", "sglang")
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,7 @@ PARAMETERS: dict[str, Parameter] = {
     for p in (
         Parameter("gemm_bandwidth", "factor", 1.0, 0.04, TABLES, "memory bandwidth that matrix products reach"),
         Parameter("gemm_compute", "factor", 1.0, 0.04, TABLES, "FLOP/s that large matrix products reach"),
+        Parameter("fp8_compute", "factor", 1.0, 0.15, FP8, "FLOP/s that fp8 matrix products reach, beside gemm_compute"),
         Parameter("gemm_tile", "factor", 1.0, 0.15, TABLES, "size of the tiles at which a matrix product reaches half of them"),
         Parameter("elementwise_bandwidth", "factor", 1.0, 0.15, TABLES, "memory bandwidth of norms, activations, rotary embedding"),
         Parameter("kernel_floor", "factor", 1.0, 0.15, TABLES, "least time of a kernel"),
@@ -77,7 +93,8 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("prefill_attention", "factor", 1.0, 0.15, TABLES, "speed of attention in steps with a prompt"),
         Parameter("decode_skew", "share", 0.03, 1.0, TABLES, "way from the mean to the longest context at which unequal decodes behave"),
         Parameter("collective_bandwidth", "factor", 1.0, 0.20, TABLES, "bandwidth that all-reduces reach"),
-        Parameter("collective_latency", "factor", 1.0, 0.50, TABLES, "latency of a hop of an all-reduce"),
+        Parameter("collective_latency", "factor", 1.0, 0.50, SWITCH, "latency of an all-reduce"),
+        Parameter("launch_s", "s", 21e-6, 0.4, LAUNCHES, "host time to launch a kernel, where no CUDA graph does"),
         Parameter("step_s", "s", 50e-6, 1.5, HOST, "host time of a step that the device waits for"),
         Parameter("layer_s", "s", 1e-6, 1.5, HOST, "gap between kernels, a layer"),
         Parameter("sequence_s", "s", 3e-6, 1.5, HOST, "host time of a sequence in a step"),
@@ -93,17 +110,19 @@ PARAMETERS: dict[str, Parameter] = {
 
 
 def parameter(name: str) -> Parameter:
-    """The parameter of that name, which may be a step correction of one model.
+    """The parameter of that name, which may be a step correction of one model or a time of another engine than vLLM.
 
     Raises:
         SimjaxError: there is none.
     """
-    plain, model = split_model(name)
+    plain, model = split_name(name)
     if plain not in PARAMETERS:
         raise SimjaxError(f"there is no parameter '{plain}'; {closest(plain, list(PARAMETERS))}")
     if model is None:
         return PARAMETERS[plain]
-    if plain not in STEP_CORRECTIONS:
+    if plain in ENGINE_TIMES and model not in OTHER_ENGINES:
+        raise SimjaxError(f"{name}: in brackets stands an engine other than vLLM, one of {', '.join(OTHER_ENGINES)}")
+    if plain not in ENGINE_TIMES and plain not in STEP_CORRECTIONS:
         raise SimjaxError(
             f"{name}: {plain} is shared by all models; only {STEP_CORRECTIONS[0]} to {STEP_CORRECTIONS[-1]} can be a model's own"
         )
@@ -121,7 +140,7 @@ def check_value(name: str, value: float) -> None:
         raise SimjaxError(f"{name}={value}: it must {'lie in (0, 1)' if share else 'be positive'}")
 
 
-def split_model(name: str) -> tuple[str, str | None]:
-    """A name without the model in brackets, and that model."""
+def split_name(name: str) -> tuple[str, str | None]:
+    """A name without the model or engine in brackets, and what these hold."""
     match = re.fullmatch(r"([^\[\]]+)\[([^\[\]]+)\]", name)
     return (name, None) if match is None else (match[1], match[2])

@@ -25,6 +25,7 @@ from simjax.model.ops import Op, step_ops
 
 ANY_DEGREE = 0  # key of coefficients that hold for every tensor-parallel degree
 ALL_REDUCES_PER_LAYER = 2  # after o_proj and after the MLP
+EXPERTS_KERNELS = 5
 
 
 @jax.tree_util.register_dataclass
@@ -57,6 +58,8 @@ class HostOverheads:
         overlap: share of `step_s` that the device's work hides when scheduling is asynchronous.
         api_pre_s: seconds from the client's request until the engine queues it (HTTP, tokenisation).
         api_post_s: seconds from a token's step until the client has it.
+        launch_s: seconds to launch one kernel. Counts in steps that no CUDA graph launches as a whole: they take as long as the device
+            works or as the host launches, whichever is longer.
     """
 
     step_s: Any = 0.0
@@ -65,6 +68,7 @@ class HostOverheads:
     overlap: Any = 0.0
     api_pre_s: Any = 0.0
     api_post_s: Any = 0.0
+    launch_s: Any = 0.0
 
 
 @jax.tree_util.register_dataclass
@@ -75,10 +79,12 @@ class CollectiveEfficiency:
     Attributes:
         bandwidth_efficiency: fraction of the link's bandwidth.
         latency_ratio: latency of a hop over that of the link.
+        hops: of an all-reduce, whatever the number of ranks (devices behind a switch); None for those of a ring.
     """
 
     bandwidth_efficiency: Any = 1.0
     latency_ratio: Any = 1.0
+    hops: Any = None
 
     def of(self, link: LinkSpec) -> LinkSpec:
         """The link as collectives see it."""
@@ -114,6 +120,7 @@ class LatencyProfile:
         models: ranks of models that were measured on their own, by Hugging Face id; they go before `ranks`.
         collectives: how well ranks talk to each other.
         calibration: what a calibration to measured runs found, None without one.
+        engines: host times of engines other than vLLM (`simjax.latency.priors.OTHER_ENGINES`), where they are known.
     """
 
     device: str
@@ -127,6 +134,11 @@ class LatencyProfile:
     models: Mapping[str, Mapping[int, RankCoefficients]] = field(default_factory=dict)
     collectives: CollectiveEfficiency = field(default_factory=CollectiveEfficiency)
     calibration: Calibration | None = None
+    engines: Mapping[str, HostOverheads] = field(default_factory=dict)
+
+    def of_engine(self, name: str) -> LatencyProfile:
+        """The profile with the host times of an engine, those of vLLM where they are not known."""
+        return replace(self, host=self.engines.get(name, self.host))
 
     def own_ranks(self, model: ModelSpec) -> Mapping[int, RankCoefficients]:
         """The coefficients of a model that was measured on its own, by degree; empty for any other."""
@@ -162,6 +174,7 @@ def compile_profile(
     xp: Any = np,
     kv_cache_dtype: str = "auto",
     async_scheduling: bool = True,
+    launches: tuple[bool, bool] = (False, False),
 ) -> StepCost:
     """The `StepCost` (C = 1) of one instance.
 
@@ -177,6 +190,7 @@ def compile_profile(
         kv_cache_dtype: data type of keys and values, "auto" for the model's; only efficiencies know of it, coefficients fitted for the
             model were measured with the model's own.
         async_scheduling: whether the device's work hides the overlapping share of the host's.
+        launches: whether the host launches the kernels one by one, of decode-only steps and of steps with a prompt.
 
     Raises:
         SimjaxError: the profile is for another model's operations or another degree, or the model cannot be divided so.
@@ -190,7 +204,8 @@ def compile_profile(
         if tensor_parallel_size > 1:
             message_bytes = np.arange(1, max_tokens + 1) * float(model.hidden_size * model.dtype_bytes)
             link = profile.collectives.of(link or device.node.intra_link)
-            one_s = all_reduce_s(message_bytes, tensor_parallel_size, link, device.memory_bandwidth_bytes_per_s)
+            memory, hops = device.memory_bandwidth_bytes_per_s, profile.collectives.hops
+            one_s = all_reduce_s(message_bytes, tensor_parallel_size, link, memory, hops)
             tokens_s = tokens_s + ALL_REDUCES_PER_LAYER * model.num_hidden_layers * one_s
         tokens_s = tokens_s * step_correction(rank.correction, max_tokens, xp)
         sequences_s = priced([op for op in ops if op.per_sequence], rows=np.arange(1, max_sequences + 1))
@@ -202,7 +217,26 @@ def compile_profile(
             sequences_s=_table(sequences_s),
             host_s=jnp.asarray(shown_s + host.layer_s * model.num_hidden_layers, jnp.float64)[None],
             attention=jax.tree.map(lambda x: jnp.asarray(x, jnp.float64)[None], attention),
+            launch_s=_launch_s(host, kernels(ops, model, tensor_parallel_size), shown_s, launches),
         )
+
+
+def kernels(ops: Sequence[Op], model: ModelSpec, tensor_parallel_size: int) -> int:
+    """Kernels of a step: its operations, writing to the KV cache and attention of each layer, and all-reduces between ranks.
+
+    Matrix products in a data type other than the model's have their input converted first; experts are five kernels (router, sort, two
+    grouped products, sum).
+    """
+    of_ops = sum(op.count * (EXPERTS_KERNELS if op.experts else 1 + (op.dtype is not None)) for op in ops)
+    return of_ops + model.num_hidden_layers * (2 + (ALL_REDUCES_PER_LAYER if tensor_parallel_size > 1 else 0))
+
+
+def _launch_s(host: HostOverheads, count: int, shown_s: Any, launches: tuple[bool, bool]) -> jax.Array | None:
+    """`StepCost.launch_s`; None where nothing is launched one by one, or launching takes no time."""
+    if not any(launches) or (isinstance(host.launch_s, float | int) and host.launch_s == 0):
+        return None
+    least_s = jnp.asarray(host.launch_s * count + shown_s, jnp.float64)
+    return (least_s * jnp.asarray(launches, jnp.float64))[None]
 
 
 def _table(seconds: Any) -> jax.Array:

@@ -60,6 +60,7 @@ def _load(path: Path) -> LatencyProfile:
             models={name: _ranks(ranks) for name, ranks in raw.get("models", {}).items()},
             collectives=_record(CollectiveEfficiency, raw.get("collectives", {})),
             calibration=_calibration(raw["calibration"]) if "calibration" in raw else None,
+            engines={name: _record(HostOverheads, host) for name, host in raw.get("engines", {}).items()},
         )
     except KeyError as error:
         raise SimjaxError(f"latency profile {path}: field {error} is missing") from error
@@ -77,6 +78,8 @@ def save_profile(profile: LatencyProfile, path: str | Path) -> None:
         "valid": {axis: list(bounds) for axis, bounds in asdict(profile.valid).items()},
         "host": _rounded(asdict(profile.host)),
     }
+    if profile.engines:
+        raw["engines"] = {name: _rounded(asdict(host)) for name, host in profile.engines.items()}
     if profile.collectives != CollectiveEfficiency():
         raw["collectives"] = _rounded(asdict(profile.collectives))
     if profile.calibration is not None:
@@ -182,7 +185,9 @@ def _plain_rank(rank: RankCoefficients) -> dict[str, Any]:
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: [float(f"{x:.4g}") for x in v] if isinstance(v, tuple | list) else float(f"{v:.5g}") for k, v in values.items()}
+    return {
+        k: [float(f"{x:.4g}") for x in v] if isinstance(v, tuple | list) else float(f"{v:.5g}") for k, v in values.items() if v is not None
+    }
 
 
 class _Dumper(yaml.SafeDumper):

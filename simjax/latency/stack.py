@@ -24,6 +24,8 @@ def stack_costs(costs: Sequence[StepCost]) -> StepCost:
         lengths = [max(getattr(c.table, axis).shape[1] for c in costs) for axis in AXES]
         costs = [replace(c, table=padded(_numpy(c.table), lengths)) for c in costs]
     tokens, sequences = (max(getattr(c, name).shape[1] for c in costs) for name in ("tokens_s", "sequences_s"))
+    if any(c.launch_s is not None for c in costs):
+        costs = [replace(c, launch_s=jnp.zeros((c.host_s.shape[0], 2)) if c.launch_s is None else c.launch_s) for c in costs]
     costs = [replace(c, tokens_s=_reaching(c.tokens_s, tokens), sequences_s=_reaching(c.sequences_s, sequences)) for c in costs]
     return jax.tree.map(lambda *rows: jnp.concatenate([jnp.asarray(x) for x in rows]), *costs)
 

@@ -116,6 +116,7 @@ def _engine(meta: dict[str, Any], path: Path, cluster: MeasuredCluster | None) -
         async_scheduling=switch("async_scheduling", default_async_scheduling(version)),
         reserve_full_isl=reserve is None or bool(reserve),
         cudagraph_capture_sizes=None if sizes is None else tuple(sizes),
+        enforce_eager=bool(known("enforce_eager")),
         dtype=find(meta, "engine_kwargs.dtype") or "auto",
         kv_cache_dtype=flags.get("kv_cache_dtype") or find(meta, "engine_kwargs.kv_cache_dtype") or "auto",
     )

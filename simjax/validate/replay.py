@@ -55,6 +55,7 @@ def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateCo
         gpu_memory_utilization=facts.gpu_memory_utilization or EngineLimits.gpu_memory_utilization,
         num_gpu_blocks_override=facts.num_gpu_blocks,
         kv_cache_dtype=facts.kv_cache_dtype,
+        enforce_eager=facts.enforce_eager,
     )
     device = load_device(config.device or measured.device)
     if wires.device_memory_bandwidth_bytes_per_s is not None:

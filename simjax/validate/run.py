@@ -32,6 +32,7 @@ class EngineFacts:
         enable_chunked_prefill, enable_prefix_caching, async_scheduling: switches.
         reserve_full_isl: vLLM's `scheduler_reserve_full_isl`.
         cudagraph_capture_sizes: batch sizes with a captured CUDA graph.
+        enforce_eager: whether it ran without any.
         dtype, kv_cache_dtype: "auto" means the model's own, and the same as `dtype`.
     """
 
@@ -48,6 +49,7 @@ class EngineFacts:
     async_scheduling: bool = True
     reserve_full_isl: bool = True
     cudagraph_capture_sizes: tuple[int, ...] | None = None
+    enforce_eager: bool = False
     dtype: str = "auto"
     kv_cache_dtype: str = "auto"
 

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simjax.calibrate.space import MOST, NEVER_BY_THEMSELVES, ONLY_WITH_RANKS, Space, space_of
+from simjax.calibrate.space import MOST, NEVER_BY_THEMSELVES, ONLY_FP8, ONLY_LAUNCHED, ONLY_WITH_RANKS, Space, space_of
 from simjax.errors import SimjaxError
-from simjax.latency.parameters import PARAMETERS, present_value
+from simjax.latency.parameters import PARAMETERS, parameter, present_value
+from simjax.latency.priors import ENGINE_TIMES
 from tests.calibrate.runs import profile
 
 
@@ -17,8 +18,25 @@ def space(several_ranks: bool = False, **options: Any) -> Space:
 
 def test_usual_parameters() -> None:
     alone, sharded = set(space().names), set(space(True).names)
-    assert sharded == set(PARAMETERS) - set(NEVER_BY_THEMSELVES)
+    every = space(True, launched=["vllm"], fp8=True)
+    assert set(every.names) == set(PARAMETERS) - set(NEVER_BY_THEMSELVES)
     assert sharded - alone == set(ONLY_WITH_RANKS)
+    assert set(every.names) - sharded == {ONLY_LAUNCHED, ONLY_FP8}
+
+
+def test_another_engine_has_host_times_of_its_own() -> None:
+    mixed = set(space(engines=["vllm", "trtllm"], launched=["trtllm"]).names)
+    assert mixed - set(space().names) == {f"{name}[trtllm]" for name in ENGINE_TIMES}
+    foreign = set(space(engines=["sglang"]).names)
+    assert {name for name in foreign if name.partition("[")[0] in ENGINE_TIMES} == {"step_s[sglang]", "sequence_s[sglang]"}
+
+
+def test_brackets_hold_an_engine_that_there_is() -> None:
+    for name in ("step_s[vllm]", "launch_s[meta-llama/Llama-3.1-8B]"):
+        with pytest.raises(SimjaxError, match="an engine other than vLLM, one of trtllm, sglang"):
+            parameter(name)
+    with pytest.raises(SimjaxError, match="shared by all models"):
+        parameter("gemm_tile[trtllm]")
 
 
 def test_priors_are_those_of_the_parameters_except_the_skew_that_the_profile_knows() -> None:

@@ -1,6 +1,7 @@
 """`simjax calibrate` on runs that were simulated with known parameters."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -69,6 +70,17 @@ def test_from_a_run_to_a_profile_that_reproduces_it(cli: Cli, folder: Path) -> N
     again = cli("validate", str(folder), "profile=fitted/profile.yaml", "out=checked", "plots=false")
     assert again.code == 0, again.err
     assert json.loads(Path("checked/validation.json").read_text()) == run["after"]
+
+
+def test_validate_tells_where_the_measured_run_left_what_its_profile_has_seen(cli: Cli, folder: Path) -> None:
+    from tests.calibrate.calibrated import SEEN, calibrated, saved
+
+    path = saved(Path("narrow.yaml").absolute(), calibrated(seen=replace(SEEN, sequences=(1, 2))))
+    said = cli("validate", str(folder), f"profile={path}", "out=checked", "plots=false")
+    assert said.code == 0, said.err
+    assert "calibrated on 1 to 2 sequences a step, this run went to" in said.err.replace("\n", " ")
+    (told,) = (line for line in json.loads(Path("checked/summary.json").read_text())["warnings"] if "sequences a step" in line)
+    assert told.endswith("intervals are widened")
 
 
 def test_a_poor_fit_says_so_and_is_written(cli: Cli, folder: Path) -> None:
