@@ -100,12 +100,12 @@ def test_pareto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
     # the front
     assert set(front.rows()["device"]) == {"h200"}
-    assert list(front.left_out.violated.values()) == [front.left_out.total, 66]
-    assert front.left_out.total == 110
+    assert list(front.left_out.violated.values()) == [front.left_out.total, 68]
+    assert front.left_out.total == 111
     knee = table.iloc[front.knee]
     assert (knee["gpus"], knee["rate"], round(knee["ttft_p99_s"], 2)) == (8, 12, 0.17)
     half = front.rows().set_index("point").query("gpus == 4 and rate == 12")
-    assert (half["ttft_p99_s"].round(2) == 0.35).all()
+    assert round(half["ttft_p99_s"].max(), 2) == 0.41
     assert half["goodput_per_gpu"].between(1.8 * knee["goodput_per_gpu"], 2.0 * knee["goodput_per_gpu"]).all()
 
     # the smallest clusters, one replica more, seats
@@ -120,8 +120,9 @@ def test_pareto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert (lone["kv_num_blocks"] * 16).between(32_000, 36_000).all()
     assert (lone["preemptions"] > 0).all()
     four = found["four"].set_index(["instances", "rate"])[["ttft_p99_s", "tpot_p99_s"]]
-    assert (four.loc[1].loc[:10] < four.loc[2].loc[:10]).all(axis=None)
-    assert four.loc[1].loc[12].to_numpy() == pytest.approx(four.loc[2].loc[12].to_numpy(), rel=0.05)
+    assert (four.loc[1].loc[:8] < four.loc[2].loc[:8]).all(axis=None)
+    assert four.loc[1].loc[10, "ttft_p99_s"] == pytest.approx(four.loc[2].loc[10, "ttft_p99_s"], rel=0.01)
+    assert (four.loc[1].loc[12] > four.loc[2].loc[12]).all()
     queued = found["one_engine"].set_index(["max_num_seqs", "rate"])["ttft_p99_s"] > 1.0
     assert [place for place, late in queued.items() if late] == [(128, 8), (128, 10), (128, 12), (256, 12)]
     keeps = table.assign(keeps=table["point"].isin(found["kept"]["point"]))
@@ -134,8 +135,8 @@ def test_pareto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert not found["both"][found["replicates"]["seed"] == 0][:2].any()
     numbers = re.findall(r"requests/s: two engines instead of one: \w+ (\S+) ± (\S+) ms", said)
     differences = [(float(mean), float(half)) for mean, half in numbers]
-    assert [round(mean) for mean, _ in differences] == [42, 4, 32, 0]
-    assert [abs(mean) > half for mean, half in differences] == [True, True, True, False]
+    assert [round(mean) for mean, _ in differences] == [26, 4, -3, -3]
+    assert [abs(mean) > half for mean, half in differences] == [True, True, False, True]
 
     # the single run
     assert found["here"] == found["there"]
