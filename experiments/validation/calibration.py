@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from cases import BENCH, DATA, TABLES, Row, write
+from cases import BENCH, DATA, TABLES, WITH_TABLES, Row, write
 
 from simjax.calibrate.fit import FitOptions, fit
 from simjax.calibrate.intervals import simulate_draws
@@ -30,9 +30,11 @@ from simjax.latency.parameters import with_parameters
 from simjax.latency.profile_file import generic_profile
 from simjax.validate import read_measured
 from simjax.validate.compare import COMPARED, METRICS
+from simjax.validate.contents import with_contents
 from simjax.validate.replay import measured_cluster
 
 LLAMA, QWEN, RTX4090 = f"{BENCH}/RTXPRO6000/Llama-3.1-8B", f"{BENCH}/RTXPRO6000/Qwen3-32B", f"{BENCH}/RTX4090/Llama-3.1-8B"
+TRACES = {case.folder: case.trace for case in WITH_TABLES}
 SLOW, FAST = "vllm_qwen3_14b_h100/agg_2rps", "vllm_qwen3_14b_h100/agg_6rps"
 
 
@@ -51,7 +53,7 @@ STUDIES = (
     Study("Llama-3.1-8B, RTX PRO 6000", (LLAMA,), (QWEN,)),
     Study("Qwen3-32B, 2 x RTX PRO 6000", (QWEN,), (LLAMA,)),
     Study("both", (LLAMA, QWEN)),
-    Study("Llama-3.1-8B, RTX 4090 (no prefix caching)", (RTX4090,)),
+    Study("Llama-3.1-8B, RTX 4090", (RTX4090,)),
     Study("Llama-3.1-8B, first half", (LLAMA,), fraction=0.5),
     Study("Qwen3-32B, first half", (QWEN,), fraction=0.5),
     Study("Qwen3-14B, H100, 2 req/s", (SLOW,), (FAST,), tables=False),
@@ -60,9 +62,11 @@ STUDIES = (
 
 
 def calibrated(study: Study, profile: Path) -> Calibrated:
-    """`simjax calibrate` of a study."""
+    """`simjax calibrate` of a study, with the traces that its runs replayed, where they are known."""
     overrides = [f"measured=[{','.join(str(DATA / path) for path in study.fitted)}]", f"fit.first_fraction={study.fraction}"]
     overrides += [f"held_out=[{','.join(str(DATA / path) for path in study.held_out)}]"] if study.held_out else []
+    traces = sorted({str(TRACES[path]) for path in (*study.fitted, *study.held_out) if path in TRACES})
+    overrides += [f"workload.file=[{','.join(traces)}]"] if traces else []
     overrides += [f"profile.bundle_root={TABLES}"] if study.tables else []
     return calibrate(typed(compose_config("calibrate", overrides)), profile)
 
@@ -95,7 +99,7 @@ def coverage_of(study: Study, s: Scored, profile: Path) -> Row:
 
 def recovery() -> list[Row]:
     """The Llama run's arrivals, simulated with known parameters; the fit begins at the priors and sees only what clients saw."""
-    recorded = read_measured(DATA / LLAMA)
+    (recorded,) = with_contents([read_measured(DATA / LLAMA)], [Path(str(TRACES[LLAMA]))])
     cluster = measured_cluster(recorded, ValidateConfig(measured=str(DATA / LLAMA)))
     base = generic_profile(cluster.instances[0].device)
     space = space_of(base, several_ranks=False)
@@ -122,7 +126,8 @@ def recovery() -> list[Row]:
 
 
 def main() -> None:
-    errors, coverage = [], []
+    errors: list[Row] = []
+    coverage: list[Row] = []
     for study in STUDIES:
         if not (DATA / study.fitted[0]).exists():
             sys.exit(f"{DATA / study.fitted[0]}: no such folder; set SIMJAX_DATA to the folder of the measured runs")

@@ -18,9 +18,10 @@ from replay import Limits, Price
 
 from simjax.cluster.pricing import ClusterPrices, price_cluster
 from simjax.cluster.spec import ClusterSpec
-from simjax.config.schema import ProfileConfig, ValidateConfig
+from simjax.config.schema import MeasuredWorkloadConfig, ProfileConfig, SchedulerConfig, ValidateConfig
 from simjax.latency.cost import StepCost, mixed_step_s, row
 from simjax.validate import MeasuredRun, read_measured
+from simjax.validate.contents import with_contents
 from simjax.validate.replay import cost_source, measured_cluster
 
 HERE = Path(__file__).resolve().parent
@@ -36,7 +37,7 @@ class Case:
 
     Attributes:
         name, folder: for us, and under the data folder.
-        workload: what was replayed, with token ids; None where only prompts with the same key are known to be equal.
+        workload: the trace that was replayed, with token ids; None where only prompts with the same key are known to be equal, or nothing.
         startup_s: time the very first step waited to be launched, read off the first stamps.
         by_count: whether its steps can be counted from the start (`guided.follow`).
     """
@@ -50,6 +51,10 @@ class Case:
     @property
     def path(self) -> Path:
         return DATA / self.folder
+
+    @property
+    def trace(self) -> str | None:
+        return None if self.workload is None else str(DATA / self.workload)
 
 
 BENCH, WORKLOADS = "llmservingsim/bench", "llmservingsim/workloads"
@@ -67,12 +72,20 @@ ON_H100 = (
 )
 
 
-def config_of(case: Case, tables: bool) -> ValidateConfig:
-    """The configuration of `simjax validate measured=...`, with the op tables as they are or with the shipped profiles."""
+def config_of(case: Case, tables: bool, caching: bool = True) -> ValidateConfig:
+    """`simjax validate measured=... workload.file=...`, with the op tables as they are or with the shipped profiles.
+
+    caching: False switches prefix caching off, which all of these runs had on.
+    """
     if not case.path.exists():
         sys.exit(f"{case.path}: no such folder; set SIMJAX_DATA to the folder of the measured runs")
     profile = ProfileConfig(bundle_root=str(TABLES)) if tables else ProfileConfig()
-    return ValidateConfig(measured=str(case.path), profile=profile)
+    return ValidateConfig(
+        measured=str(case.path),
+        workload=MeasuredWorkloadConfig(file=case.trace),
+        scheduler=SchedulerConfig(enable_prefix_caching=None if caching else False),
+        profile=profile,
+    )
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,8 @@ def setup(case: Case, tables: bool = True) -> Setup:
     """Read a case and price its engine."""
     config = config_of(case, tables)
     run = read_measured(case.path, config.device)
+    if case.trace is not None:
+        (run,) = with_contents([run], [Path(case.trace)])
     cluster = measured_cluster(run, config)
     return Setup(case, run, cluster, price_cluster(cluster.instances, cost_source(config.profile)))
 
@@ -147,7 +162,8 @@ def stamps(run: MeasuredRun, startup_s: float, by_count: bool, late_s: Late) -> 
 
 
 Row = dict[str, str | float | int]
-ERRORS = ("TTFT mean", "TTFT p50", "TTFT p95", "TPOT mean", "TPOT p50", "TPOT p95", "E2E mean", "E2E p50", "E2E p95", "makespan")
+PERCENTILES = (50, 90, 95, 99)
+ERRORS = (*(f"{metric} {of}" for metric in ("TTFT", "TPOT", "E2E") for of in ("mean", *(f"p{q}" for q in PERCENTILES))), "makespan")
 MAPES = ("TTFT each", "TPOT each", "E2E each")
 
 
@@ -159,8 +175,9 @@ def errors(run: MeasuredRun, first_s: np.ndarray, last_s: np.ndarray) -> dict[st
     pairs = {"TTFT": (ttft, run.ttft_s), "TPOT": (tpot, run.tpot_s[several]), "E2E": (e2e, run.e2e_s)}
     found = {}
     for name, (ours, theirs) in pairs.items():
-        for label, of in (("mean", np.mean), ("p50", lambda x: np.percentile(x, 50)), ("p95", lambda x: np.percentile(x, 95))):
-            found[f"{name} {label}"] = 100.0 * float(of(ours) / of(theirs) - 1.0)
+        found[f"{name} mean"] = 100.0 * float(np.mean(ours) / np.mean(theirs) - 1.0)
+        for q in PERCENTILES:
+            found[f"{name} p{q}"] = 100.0 * float(np.percentile(ours, q) / np.percentile(theirs, q) - 1.0)
     found["makespan"] = 100.0 * float(last_s.max() / run.makespan_s - 1.0)
     return found | {f"{name} each": 100.0 * float(np.mean(np.abs(ours / theirs - 1.0))) for name, (ours, theirs) in pairs.items()}
 
