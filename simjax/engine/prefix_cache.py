@@ -199,17 +199,18 @@ def evict(shape: EngineShape, cache: PrefixCache, i: Array | int, room: Array) -
         entry = jnp.arange(shape.entries, dtype=jnp.int32)
         key = jnp.where(cache.blocks[i] > 0, cache.key[i], HELD)
         oldest = jnp.min(key)
-        at = jnp.min(jnp.where(key == oldest, entry, shape.entries - 1))
+        some = oldest < HELD
+        at = jnp.min(jnp.where(some & (key == oldest), entry, shape.entries - 1))  # the last is never in use
         there = jnp.sum(jnp.where(key == oldest, cache.blocks[i], 0), dtype=jnp.int32)  # of one entry: no two have the same key
         over = jnp.maximum(cache.listed[i] - room, 0)
-        taken = jnp.where(oldest < HELD, jnp.minimum(over, there), 0)
+        taken = jnp.where(some, jnp.minimum(over, there), 0)
         return dataclasses.replace(
             cache,
             blocks=cache.blocks.at[i, at].add(-taken),
             # As it was; but if the loop left the keys alone, XLA would copy the engine's out of the table before every such loop.
-            key=cache.key.at[i, at].set(jnp.where((oldest < HELD) & (there > 0), oldest, 0)),
+            key=cache.key.at[i, at].set(jnp.where(some, oldest, 0)),
             # No entry is left only if the books are wrong; then the loop must end all the same.
-            listed=cache.listed.at[i].add(-jnp.where(oldest < HELD, taken, over)),
+            listed=cache.listed.at[i].add(-jnp.where(some, taken, over)),
             evicted=cache.evicted.at[i].add(jnp.where(at < shape.nodes, taken, 0)),
         )
 
