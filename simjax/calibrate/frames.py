@@ -7,8 +7,10 @@ less, as ever: it is only served in another step. Taken literally the pathwise d
 What counts is the work that a request found waiting. If the queue was empty when it came, its place within the step in progress is as good
 as random, so the arrival is moved along with the clock: only the rest of that step and what follows count. If others were waiting, it is
 part of their backlog, and its arrival is held in the frame of the first of them: what the backlog has become slower does count. (A backlog
-that lasts from the start of a run is in the frame of absolute time, where this derivative is the pathwise one.) In a closed loop
-clients move with the clock by themselves.
+that lasts from the start of a run is in the frame of absolute time, where this derivative is the pathwise one.)
+
+Clients of a closed loop who make no pause move with the clock by themselves. After a pause, also that between the calls of a session, they
+come with the clock as it was when it began, and it has moved on since: they are put in a frame as if their times had been given.
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ APART_S = 1e8  # keeps the clocks of engines apart on one axis of time
 
 
 def arrivals(o: Outcome, api_pre_s: Array, api_post_s: Array) -> Float64[Array, " R"]:
-    """The arrivals of an open loop, whose derivative is the movement of the frame that each request is in; the values are `o.arrival_s`.
+    """The arrivals, whose derivative is the movement of the frame that each request is in, and nothing else; the values are `o.arrival_s`.
 
     Subtract them from first tokens and finishes to get latencies. Requests that have not finished keep their arrival as it is.
 
     Args:
-        o: of a run whose requests are in order of arrival.
+        o: of a run.
         api_pre_s: API time of each request's engine before the queue, f64[R].
         api_post_s: and after a token's step, f64[R].
     """
@@ -54,7 +56,7 @@ def arrivals(o: Outcome, api_pre_s: Array, api_post_s: Array) -> Float64[Array, 
     frame = jnp.zeros_like(queued_s).at[order].set(drift[order][first])
     # The queue's frame, seen from the client: later by what the request's own way to the queue takes.
     moved = frame - (api_pre_s - stop_gradient(api_pre_s))
-    return o.arrival_s + jnp.where(known, moved, 0.0)
+    return stop_gradient(o.arrival_s) + jnp.where(known, moved, 0.0)
 
 
 def _drift(event_s: Array, apart_s: Array, at_s: Array) -> Array:

@@ -105,7 +105,8 @@ def _metrics(cluster: ClusterSpec, shape: EngineShape, params: ClusterParams, o:
     there = {"ttft": lat.finished, "tpot": lat.finished & (outputs > 1), "e2e": lat.finished}
     last = jnp.argmax(jnp.where(o.finished, o.finish_s, -jnp.inf))
     arrival_s = jnp.where(o.finished, o.arrival_s, 0.0)
-    end_s = o.finish_s[last] if served.closed_loop else jax.lax.stop_gradient(arrival_s[last]) + lat.e2e_s[last]
+    waits = served.closed_loop or params.requests.sessions is not None
+    end_s = o.finish_s[last] if waits else jax.lax.stop_gradient(arrival_s[last]) + lat.e2e_s[last]
     span_s = end_s - jax.lax.stop_gradient(jnp.min(params.requests.arrival_s[params.served]))
     count = lambda x: jnp.sum(jnp.where(o.finished, x, 0)).astype(jnp.float64)  # noqa: E731
     rates: dict[str, Callable[[], Array]] = {

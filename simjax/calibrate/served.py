@@ -119,9 +119,9 @@ def simulated(served: Served, profile: LatencyProfile, reverse: bool = False) ->
 def latencies(served: Served, params: ClusterParams, o: Outcome) -> Latencies:
     """From the times of a run to latencies of its real requests."""
     of = lambda x: x[jnp.maximum(o.instance, 0)]  # noqa: E731
-    arrival_s = o.arrival_s
-    if not served.closed_loop:
-        arrival_s = arrivals(o, of(params.instances.api_pre_s), of(params.instances.api_post_s))
+    arrival_s = arrivals(o, of(params.instances.api_pre_s), of(params.instances.api_post_s))
+    if served.closed_loop:  # without a pause every client comes at the end of a step, whatever the steps take
+        arrival_s = jnp.where(params.requests.think_s[params.served] > 0, arrival_s, o.arrival_s)
     output = params.requests.output_tokens[params.served]
     safe = lambda x: jnp.where(o.finished, x, 0.0)  # noqa: E731
     ttft_s, e2e_s = safe(o.first_token_s) - safe(arrival_s), safe(o.finish_s) - safe(arrival_s)

@@ -46,7 +46,7 @@ class Outcome:
     `jnp.where(o.finished, o.finish_s, 0.0) - jnp.where(o.finished, o.arrival_s, 0.0)`.
 
     Attributes:
-        arrival_s: when the client sent it; in a closed loop when the simulated client did.
+        arrival_s: when the client sent it; in a closed loop or a session when the simulated client did.
         scheduled_s: start of the first step that held it.
         first_token_s, finish_s: when the client had the first and the last token.
         instance, preemptions: who served it and how often it was preempted; -1 and 0 where it has not finished.
@@ -150,7 +150,8 @@ def _read(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Out
     column = dict(zip(outcome_fields(shape), state.outcome[: shape.requests].T, strict=True))
     finished = jnp.isfinite(column["finish_s"])
     count = lambda name, absent: jnp.where(finished, column[name], absent).astype(jnp.int32)  # noqa: E731
-    arrival_s = params.requests.arrival_s[params.served] if state.loop is None else state.loop.arrival_s
+    dynamic = state.loop or state.calls
+    arrival_s = params.requests.arrival_s[params.served] if dynamic is None else dynamic.arrival_s
     return Outcome(
         arrival_s=jnp.where(finished, arrival_s, NEVER),
         scheduled_s=column["scheduled_s"],

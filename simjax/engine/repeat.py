@@ -18,10 +18,11 @@ def repeat_while(needed: Callable[..., jax.Array], body: Callable[..., Any], sta
     """`state = body(state, *operands)` while `needed(state, *operands)`, bool[].
 
     The body must return the state unchanged where it is not needed: in a batch it runs for every member until none needs it. Integers and
-    bools only: there is no reverse-mode derivative of such a loop.
+    bools only: nothing here has a derivative.
     """
-    # A list of leaves: a derivative in a batch takes a None within the operands for one more of them.
-    leaves, tree = jax.tree.flatten(operands)
+    # A list of leaves: a derivative in a batch takes a None within the operands for one more of them. With a tangent among them reverse
+    # mode would take no result for known.
+    leaves, tree = jax.tree.flatten(jax.lax.stop_gradient(operands))
     of_leaves = lambda function: lambda s, *leaves: function(s, *jax.tree.unflatten(tree, leaves))  # noqa: E731
     goes_on, once = of_leaves(needed), of_leaves(body)
 

@@ -19,9 +19,12 @@ from jax.custom_batching import custom_vmap
 def seldom(needed: Array, work: Callable[..., Any], otherwise: Callable[..., Any], *operands: Any) -> Any:
     """`work(*operands)` where needed (bool[]), else `otherwise(*operands)`, both of the same structure; in a batch both are skipped to
     `otherwise` alone when no member needs the work, and otherwise every member takes its own of the two results.
+
+    These are integers and bools: nothing here has a derivative.
     """
-    # A list of leaves: a derivative in a batch takes a None within the operands for one more of them.
-    leaves, tree = jax.tree.flatten(operands)
+    # A list of leaves: a derivative in a batch takes a None within the operands for one more of them. With a tangent among them reverse
+    # mode would take no result for known.
+    leaves, tree = jax.tree.flatten(jax.lax.stop_gradient(operands))
     work, otherwise = (partial(_of_leaves, tree, function) for function in (work, otherwise))
 
     @custom_vmap

@@ -148,6 +148,23 @@ def test_clients_of_a_closed_loop_and_engines_of_two_kinds() -> None:
 
 
 @pytest.mark.parametrize(
+    "workload",
+    [
+        ("workload=sessions", "workload.rate=0.5", "workload.num_sessions=20", "scheduler.enable_prefix_caching=false"),
+        ("workload=closed_loop", "workload.concurrency=16", "workload.num_requests=200", "workload.think_s=1"),
+    ],
+)
+def test_calls_after_a_pause_are_in_the_frame_of_the_engine(workload: tuple[str, ...]) -> None:
+    """Taken literally, the gradients of their TTFT are tens to hundreds of times too large."""
+    found = of(*workload, "step=0.1", "seeds=2", "outputs=[ttft_mean_s,tpot_mean_s]", "parameters=[memory_bandwidth,peak_flops]")
+    for name in found.parameters:
+        for output in ("ttft_mean_s", "tpot_mean_s"):
+            effect = found.effect(output, name)
+            assert effect.gradient == pytest.approx(effect.elasticity, abs=0.1), (name, output)
+    assert (found.effect("ttft_mean_s", "memory_bandwidth").gradient or 0.0) < -0.1
+
+
+@pytest.mark.parametrize(
     ("override", "said"),
     [
         ("outputs=[ttft_men_s]", "did you mean ttft_mean_s"),

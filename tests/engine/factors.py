@@ -22,9 +22,10 @@ from tests.engine.test_engine import busy_scenario
 from tests.latency.costs import step_cost
 
 ATTENTION = tuple(f.name for f in fields(AttentionCoefficients))
-OTHERS = ("work", "host_s", "api_pre_s", "api_post_s", "arrival_s", "think_s", "table")
+OTHERS = ("work", "host_s", "api_pre_s", "api_post_s", "arrival_s", "think_s", "table", "router")
+ROUTER = ("prefix_weight", "queue_weight", "kv_weight", "staleness_s")  # compared with something, so without a derivative
 NAMES = (*ATTENTION, *OTHERS)  # what the factors `theta` are for
-SECONDS = np.array([not name.endswith(("skew", "tokens", "sequences")) for name in NAMES])
+SECONDS = np.array([not name.endswith(("skew", "tokens", "sequences", "router")) for name in NAMES])
 ONES = np.ones(len(NAMES))
 TICKS = 512
 QUICKLY = {"xla_backend_optimization_level": 0}  # these programs run for milliseconds and compile for seconds
@@ -45,6 +46,35 @@ class Case(NamedTuple):
 
     shape: EngineShape
     params: ClusterParams
+
+
+def caching_scenario(sessions: bool, **changes) -> Scenario:
+    """Two engines with small prefix caches, which preempt and evict; prompts begin alike, and those of later turns with earlier contents.
+
+    With and without sessions, in which three calls follow one another and the others are alone, it is the same program.
+    """
+    base, rng = busy_scenario(), np.random.default_rng(5)
+    trunks, contents, waits = rng.integers(0, 9, (3, 50)), [], []
+    for r, (prompt, output) in enumerate(zip(base.prompt, base.output, strict=True)):
+        own = np.arange(prompt + output) + 1000 * (r + 1)
+        common = rng.integers(prompt + 1)
+        own[:common] = trunks[r % 3][:common]
+        later = sessions and r >= 14
+        if later:
+            before = contents[r - 7][:prompt]
+            own[: len(before)] = before
+        contents.append(own)
+        waits.append(((r - 7, 0.013 + 0.001 * r),) if later else ())
+    caching = {
+        "limits": tuple(replace(limits, enable_prefix_caching=True) for limits in (TIGHT, SMALL)),
+        "contents": tuple(contents),
+        "waits": tuple(waits),
+        "session": np.arange(28) % 7 if sessions else np.arange(28),
+        "router": RouterPolicy.WEIGHTED,
+        "weights": (1.0, 0.6, 0.3),
+        "staleness_s": 0.05,
+    }
+    return replace(base, **caching | changes)
 
 
 def cost(rows: int, measured: bool) -> StepCost:
@@ -77,6 +107,8 @@ def cases() -> dict[str, Case]:
         "synchronous": case(replace(alone, limits=(replace(limits, async_scheduling=False),)), measured=True),
         "one step at a time": case(alone, measured=True, leap=False),
         "closed loop": case(loop, clients=16),
+        "shared prefixes": case(caching_scenario(False, router=RouterPolicy.LONGEST_PREFIX, staleness_s=0.0), stale_view=True),
+        "sessions": case(caching_scenario(True)),
         "closed loop, tied": case(replace(loop, arrival_s=np.zeros(28), think_s=0.0), clients=16),
     }
 
@@ -87,6 +119,9 @@ def moved(params: ClusterParams, theta: jax.Array) -> ClusterParams:
     old, requests, instances = params.cost, params.requests, params.instances
     sent = jnp.isfinite(requests.arrival_s)
     stretched_s = jnp.where(sent, jnp.where(sent, requests.arrival_s, 0.0) * of["arrival_s"], requests.arrival_s)
+    sessions = requests.sessions
+    if sessions is not None:
+        sessions = replace(sessions, delay_s=sessions.delay_s * of["think_s"])
     table = old.table
     if table is not None:
         table = replace(table, mixed_s=table.mixed_s * of["table"], decode_s=table.decode_s * of["table"])
@@ -100,7 +135,8 @@ def moved(params: ClusterParams, theta: jax.Array) -> ClusterParams:
             table=table,
         ),
         instances=replace(instances, api_pre_s=instances.api_pre_s * of["api_pre_s"], api_post_s=instances.api_post_s * of["api_post_s"]),
-        requests=replace(requests, arrival_s=stretched_s, think_s=requests.think_s * of["think_s"]),
+        requests=replace(requests, arrival_s=stretched_s, think_s=requests.think_s * of["think_s"], sessions=sessions),
+        router=replace(params.router, **{name: getattr(params.router, name) * of["router"] for name in ROUTER}),
     )
 
 

@@ -18,6 +18,7 @@ from simjax.engine.params import RouterParams, RouterPolicy
 from simjax.engine.result import Result, Status
 from simjax.engine.simulate import compile_count, simulate
 from simjax.engine.stack import instance_bucket, program_key, stack
+from tests.engine.factors import SMALL, TIGHT, caching_scenario
 from tests.engine.scenario import Limits, Price, Scenario
 from tests.engine.strategies import scenarios, sharing
 from tests.engine.test_engine import busy_scenario
@@ -82,6 +83,47 @@ def test_prefix_caches_and_sessions_in_a_batch(drawn: list[Scenario]):
         alone = simulate(design.shape, design.params)
         assert_row_is(batch, state, i, alone)
         np.testing.assert_array_equal(state.cache.evicted[i], alone.evicted_blocks)
+
+
+def with_blocks(*num_blocks: int, caching: tuple[bool, bool] = (True, True)) -> tuple[Limits, ...]:
+    """The engines of `caching_scenario` with other caches."""
+    return tuple(
+        dataclasses.replace(limits, num_blocks=blocks, enable_prefix_caching=flag)
+        for limits, blocks, flag in zip((TIGHT, SMALL), num_blocks, caching, strict=True)
+    )
+
+
+def test_sizes_of_caches_and_weights_of_routers_in_a_batch_recompile_nothing():
+    """Batches of designs that differ in what a study of caches varies; every row is its single run, all of them with two programs."""
+    base, other_tree = caching_scenario(True), caching_scenario(False)
+    batches = [
+        [base, caching_scenario(True, limits=with_blocks(26, 34)), caching_scenario(True, limits=with_blocks(400, 300))],
+        [
+            caching_scenario(True, weights=(1.0, 2.0, 0.0)),
+            caching_scenario(True, weights=(0.0, 0.3, 2.0), staleness_s=0.2),
+            caching_scenario(True, limits=with_blocks(40, 30, caching=(False, True))),
+        ],
+        [
+            other_tree,
+            dataclasses.replace(other_tree, router=RouterPolicy.LONGEST_PREFIX, staleness_s=0.0),
+            dataclasses.replace(base, arrival_s=0.4 * base.arrival_s, router=RouterPolicy.SESSION_AFFINITY),
+        ],
+    ]
+    runs, compiled_after = [], []
+    for rows in batches:
+        designs = [lowered(scenario, stale_view=True) for scenario in rows]
+        batch, state, _ = run_stacked(designs)
+        for i, design in enumerate(designs):
+            alone = simulate(design.shape, design.params)
+            assert_row_is(batch, state, i, alone)
+            np.testing.assert_array_equal(state.cache.evicted[i], alone.evicted_blocks)
+            runs.append(alone)
+        compiled_after.append(compile_count())
+    assert compiled_after == compiled_after[:1] * 3
+    # Each of the values says something: no two runs are alike, and all but the roomy one evict; not where there is no cache.
+    assert all(run.status == Status.FINISHED and run.requests.cached_tokens.sum() > 0 for run in runs)
+    assert len({run.requests.finish_s.tobytes() for run in runs}) == len(runs)
+    assert [run.evicted_blocks.sum() > 0 for run in runs] == [i != 2 for i in range(9)] and runs[5].evicted_blocks[0] == 0
 
 
 def test_rows_do_not_see_their_neighbours():

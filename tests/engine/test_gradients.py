@@ -39,7 +39,7 @@ from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS
 STEP = 1e-6  # of finite differences, relative: moves times by microseconds, the schedule not at all
 
 
-@pytest.mark.parametrize("name", ["preempting", "synchronous", "one step at a time", "closed loop"])
+@pytest.mark.parametrize("name", ["preempting", "synchronous", "one step at a time", "closed loop", "shared prefixes", "sessions"])
 def test_forward_mode_equals_finite_differences(name: str):
     case = cases()[name]
     jacobian, _, o = run_forward(case)
@@ -52,13 +52,16 @@ def test_forward_mode_equals_finite_differences(name: str):
         assert_same_schedule(other, o)
         np.testing.assert_allclose(jacobian[..., k], (above - below) / (2 * STEP), rtol=1e-6, atol=2e-8, err_msg=parameter)
     # Nothing above holds because all is zero.
-    table, loop = case.params.cost.table is not None, case.shape.clients > 0
-    unused = {"think_s": not loop, "table": not table} | {x: table for x in ATTENTION if x.startswith("decode_") and x.endswith("_s")}
+    table, sessions = case.params.cost.table is not None, case.params.requests.sessions
+    pauses = case.shape.clients > 0 or (sessions is not None and sessions.count.any())
+    unused = {"think_s": not pauses, "table": not table, "router": True} | {
+        x: table for x in ATTENTION if x.startswith("decode_") and x.endswith("_s")
+    }
     felt = np.abs(jacobian).max(axis=(0, 1))
     assert [x for x, size in zip(NAMES, felt, strict=True) if size < 1e-5] == [x for x in NAMES if unused.get(x, False)]
 
 
-@pytest.mark.parametrize("name", ["preempting", "closed loop", "closed loop, tied"])
+@pytest.mark.parametrize("name", ["preempting", "closed loop", "closed loop, tied", "shared prefixes", "sessions"])
 def test_all_that_takes_seconds_stretches_all_times(name: str):
     """Times are homogeneous in all seconds together: if those are stretched by a factor, the whole run is."""
     jacobian, at, o = run_forward(cases()[name])
@@ -66,7 +69,7 @@ def test_all_that_takes_seconds_stretches_all_times(name: str):
     np.testing.assert_allclose(jacobian[..., SECONDS].sum(axis=-1), at, rtol=1e-10)
 
 
-@pytest.mark.parametrize("names", [("preempting", "synchronous"), ("closed loop", "closed loop, tied")])
+@pytest.mark.parametrize("names", [("preempting", "synchronous"), ("closed loop", "closed loop, tied"), ("shared prefixes", "sessions")])
 def test_reverse_mode_equals_forward_mode(names: tuple[str, ...]):
     rng = np.random.default_rng(0)
     for case in (cases()[name] for name in names):
@@ -111,9 +114,10 @@ def test_another_schedule_is_not_in_the_derivative():
     assert missed[1e-4] < 1e-12 and missed[0.02] > 0.01
 
 
-def test_tangents_share_one_simulation():
+@pytest.mark.parametrize("name", ["closed loop", "sessions"])
+def test_tangents_share_one_simulation(name: str):
     """Side by side they do not batch the state that decides: no integer of the loop has an axis of tangents, its end is one bool."""
-    shape, params = cases()["closed loop"]
+    shape, params = cases()[name]
     with jax.enable_x64(True):
         jaxpr = forward(shape).trace(params, jnp.asarray(ONES)).jaxpr
     (loop,) = loops(jaxpr.jaxpr)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 from simjax.cluster.pricing import CostSource, price_cluster
-from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
-from simjax.engine.lower import lower
+from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec, RouterWeights
+from simjax.engine.lower import Lowered, lower
 from simjax.engine.lower_requests import request_params
 from simjax.engine.shape import REQUEST_BUCKETS, bucket, seat_bucket, slots_for
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.model import load_model
+from simjax.workload.radix import from_blocks
+from simjax.workload.sessions import from_waits
 from simjax.workload.workload import Workload
 
 SPEC = InstanceSpec(load_model("llama-3.1-8b"), load_device("h100"), limits=EngineLimits(max_num_seqs=32, num_gpu_blocks_override=101))
@@ -103,3 +106,53 @@ def test_a_request_that_fits_one_engine_is_not_refused():
 def test_an_empty_workload_is_refused():
     with pytest.raises(SimjaxError, match="empty"):
         lower(ClusterSpec((SPEC,)), PRICES, Workload(np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.int32), source="trace.csv"))
+
+
+def cached_lowered(
+    router: str = "weighted", common: tuple[int, ...] = (32, 32, 48, 48), caching: bool = True, gap_s: float = 1.0, **cluster
+) -> Lowered:
+    """Four calls of a session behind a router with two caching engines.
+
+    Calls begin with so many `common` tokens; `gap_s` is between them, `caching` the second engine's switch, `num_blocks` are of both.
+    """
+    prompt, output = np.array([60, 70, 80, 90], np.int32), np.array([5, 6, 7, 8], np.int32)
+    contents = [
+        np.where(np.arange(n) < shared, 1, 100 * (r + 1)) for r, (n, shared) in enumerate(zip(prompt + output, common, strict=True))
+    ]
+    prefixes = from_blocks(contents, 1, prompt + output, prompt + output)
+    sessions = from_waits(np.zeros(4, np.int32), ("s",), np.arange(4, dtype=np.int32), np.array([2]), np.array([3]), np.array([gap_s]))
+    arrival_s = np.array([0.0, gap_s, 2 * gap_s, np.inf])
+    blocks = cluster.pop("num_blocks", 101)
+    limits = [dataclasses.replace(SPEC.limits, num_gpu_blocks_override=blocks, enable_prefix_caching=x) for x in (True, caching)]
+    spec = ClusterSpec(tuple(dataclasses.replace(SPEC, limits=x) for x in limits), router, **cluster)
+    work = Workload(arrival_s, prompt, output, source="trace.csv", prefixes=prefixes, sessions=sessions)
+    return lower(spec, price_cluster(spec.instances, CostSource()), work)
+
+
+def test_values_of_caches_and_routers_share_a_program():
+    """What a program is made for are the shape and the sizes of the arrays; that these are all is for `test_batch`."""
+
+    def made_for(design: Lowered) -> tuple:
+        leaves = [np.asarray(x) for x in jax.tree.leaves(design.params)]
+        return design.shape, jax.tree.structure(design.params), [(x.shape, x.dtype) for x in leaves]
+
+    base = cached_lowered(router_staleness_s=0.5)
+    others = [
+        cached_lowered(router_staleness_s=0.5, router_weights=RouterWeights(prefix=3.0, queue=0.5, kv=0.0)),
+        cached_lowered(router_staleness_s=2.0),
+        cached_lowered(router_staleness_s=0.5, num_blocks=57),
+        cached_lowered(router_staleness_s=0.5, common=(65, 65, 80, 80)),
+        cached_lowered(router_staleness_s=0.5, caching=False),
+        cached_lowered(router_staleness_s=0.5, gap_s=0.3),
+        cached_lowered("longest_prefix", router_staleness_s=0.5),
+        cached_lowered("session_affinity", router_staleness_s=0.5),
+    ]
+    leaves = [b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(design.params)) for design in (base, *others)]
+    assert len(set(leaves)) == len(leaves)
+    prefixes = [design.params.requests.prefix for design in (base, others[3])]
+    assert [np.count_nonzero(x.end_tokens) for x in prefixes if x is not None] == [6, 5]  # the first ends where another goes on
+    for other in others:
+        assert made_for(other) == made_for(base)
+    # A view that is always fresh needs no place, and a router that looks at nothing no view.
+    assert base.shape.stale_view and not cached_lowered().shape.stale_view
+    assert not cached_lowered("round_robin", router_staleness_s=0.5).shape.stale_view
