@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +39,7 @@ class FitOptions:
     starts: int = 8
     spread: float = 0.5
     max_steps: int = 40
-    patience: int = 5
+    patience: int = 8
     tolerance: float = 1e-3
     seed: int = 0
 
@@ -113,15 +115,13 @@ def fit(
     with jax.enable_x64(True):
         began = time.perf_counter()
         both = with_jacobian(residual_function(targets, profile, space))
-        solve = _Solver(both)
-        u = jnp.asarray(_starts(len(space), o))
-        state = solve.begin(u)
+        u = _starts(len(space), o)
+        solve = _Solver(both, u)
         history: list[float] = []
         best, since, steps = np.full(o.starts, np.inf), np.zeros(o.starts, int), 0
         loss_before = np.inf
         for steps in range(1, o.max_steps + 1):
-            u, state, losses = solve.step(u, state)
-            losses = np.asarray(losses)
+            losses = solve.step(since < o.patience)
             if steps == 1:
                 loss_before = finite_start(float(losses[0]))
             better = losses < best * (1.0 - o.tolerance)
@@ -131,7 +131,7 @@ def fit(
                 on_progress(steps, o.max_steps, history[-1])
             if (since >= o.patience).all():
                 break
-        at = np.asarray(u)[int(np.argmin(best))]
+        at = np.asarray(solve.u[int(np.argmin(best))])
         residuals, jacobian = (np.asarray(x) for x in solve.evaluate(jnp.asarray(at)))
     loss = 0.5 * float(residuals @ residuals)
     return Fit(at, loss, loss_before, residuals, jacobian, best, steps, time.perf_counter() - began, history)
@@ -155,9 +155,14 @@ def _starts(parameters: int, o: FitOptions) -> np.ndarray:
 
 
 class _Solver:
-    """optimistix's Levenberg-Marquardt, a trial step of all starts at a time, so that the host sees how it goes."""
+    """optimistix's Levenberg-Marquardt, a trial step of the starts at a time, so that the host sees how it goes.
 
-    def __init__(self, both: Callable[[jax.Array], tuple[jax.Array, jax.Array]]) -> None:
+    The starts share a program and take turns on the cores. In a batch (`vmap`) they would step through their ticks together, and choose
+    between an old and a new state of each of them in every tick: four starts of a run of 1,212 requests take 2.6 s so, one by one 1.3 s,
+    and 0.9 s on two cores.
+    """
+
+    def __init__(self, both: Callable[[jax.Array], tuple[jax.Array, jax.Array]], starts: np.ndarray) -> None:
         import equinox as eqx  # here, not at the top: nothing but a fit needs them
         import optimistix as optx
 
@@ -171,23 +176,29 @@ class _Solver:
             value, jacobian = both(*primals)
             return value, jacobian @ tangents[0]
 
-        self._function = lambda u, _: (residuals(u), None)
-        self._solver: Any = optx.LevenbergMarquardt(rtol=0.0, atol=0.0)
+        function = lambda u, _: (residuals(u), None)  # noqa: E731
+        solver: Any = optx.LevenbergMarquardt(rtol=0.0, atol=0.0)
+
+        def one(u: jax.Array, state: Any) -> tuple[jax.Array, Any, jax.Array]:
+            u, state, _ = solver.step(function, u, None, {}, state, frozenset())
+            residuals = state.f_info.residual
+            return u, state, 0.5 * jnp.vdot(residuals, residuals)
+
+        self.u = [jnp.asarray(u) for u in starts]
+        struct = jax.eval_shape(residuals, self.u[0])
+        self._states: list[Any] = [solver.init(function, u, None, {}, struct, None, frozenset()) for u in self.u]
+        self._losses = np.full(len(self.u), np.inf)
+        self._one = eqx.filter_jit(one).lower(self.u[0], self._states[0]).compile()
         self.evaluate = jax.jit(both)
-        self._step = eqx.filter_jit(eqx.filter_vmap(self._one))
-        self._vmap = eqx.filter_vmap
 
-    def begin(self, u: jax.Array) -> Any:
-        """The state of every start."""
-        struct = jax.eval_shape(lambda u: self._function(u, None)[0], u[0])
-        init = lambda u: self._solver.init(self._function, u, None, {}, struct, None, frozenset())  # noqa: E731
-        return self._vmap(init)(u)
+    def step(self, active: np.ndarray) -> np.ndarray:
+        """A trial step of the active starts (bool[S]); the losses of all of them, f64[S], as they are now."""
 
-    def _one(self, u: jax.Array, state: Any) -> tuple[jax.Array, Any, jax.Array]:
-        u, state, _ = self._solver.step(self._function, u, None, {}, state, frozenset())
-        residuals = state.f_info.residual
-        return u, state, 0.5 * jnp.vdot(residuals, residuals)
+        def step(k: int) -> None:
+            with jax.enable_x64(True):  # of this thread
+                self.u[k], self._states[k], loss = self._one(self.u[k], self._states[k])
+                self._losses[k] = float(loss)
 
-    def step(self, u: jax.Array, state: Any) -> tuple[jax.Array, Any, jax.Array]:
-        """A trial step of every start: where they are, their states, the losses there."""
-        return self._step(u, state)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(step, np.flatnonzero(active).tolist()))
+        return self._losses.copy()

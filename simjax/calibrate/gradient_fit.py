@@ -51,11 +51,14 @@ def fit_by_gradient(
         def step(u: jax.Array, state: Any) -> tuple[jax.Array, Any, jax.Array]:
             value, grad = value_and_grad(u, state=state) if method == "lbfgs" else value_and_grad(u)
             more = {"value": value, "grad": grad, "value_fn": loss} if method == "lbfgs" else {}
-            updates, state = optimizer.update(grad, state, u, **more)
-            return jnp.asarray(u + updates), state, jnp.asarray(value)
+            updates, after = optimizer.update(grad, state, u, **more)
+            return jnp.asarray(u + updates), like(after, state), jnp.asarray(value)
 
+        # optax's own first state has weak types, its later ones have not: that would be two programs.
+        like = lambda new, old: jax.tree.map(lambda x, y: jnp.asarray(x, y.dtype), new, old)  # noqa: E731
         u = jnp.zeros(len(space))
         state = optimizer.init(u)
+        state = like(state, state)
         best, best_u, history, since, most = np.inf, u, [], 0, STEPS_PER_TRIAL[method] * options.max_steps
         steps, before = 0, np.inf
         for steps in range(1, most + 1):

@@ -16,9 +16,10 @@ from simjax.calibrate.frames import arrivals
 from simjax.cluster.pricing import ClusterPrices, Kind, kind_of
 from simjax.cluster.spec import ClusterSpec
 from simjax.engine.differentiate import Outcome, outcome, outcome_reverse, ticks_needed
-from simjax.engine.lower import lower
+from simjax.engine.lower import Lowered, lower
 from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape, power_of_two
+from simjax.engine.simulate import simulate
 from simjax.errors import SimjaxError
 from simjax.latency.cost import StepCost
 from simjax.latency.profile import LatencyProfile
@@ -29,6 +30,7 @@ from simjax.workload.workload import Workload
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64
 
+ROOMY = 0.5  # part of the KV blocks that such a run uses at most
 TICKS_TO_SPARE = 20  # a profile that needs so many times the ticks of the first one is hopeless: its run is cut
 
 
@@ -84,9 +86,26 @@ def prepare(cluster: ClusterSpec, workload: Workload, profile: LatencyProfile) -
     with jax.enable_x64(True):
         cost = jax.tree.map(np.asarray, costs_of(kinds, sizes, profile, np))
     pre, post = (np.full(len(row), float(getattr(profile.host, name))) for name in ("api_pre_s", "api_post_s"))
-    lowered = lower(cluster, ClusterPrices(cost, row, pre, post, ()), workload, log=False)
+    prices = ClusterPrices(cost, row, pre, post, ())
+    lowered = lower(cluster, prices, workload, log=False)
+    if workload.prefixes is None and lowered.shape.nodes:
+        lowered = _with_caches_if_needed(lowered, lower(_without_caches(cluster), prices, workload, log=False))
     ticks = ticks_needed(lowered.shape, lowered.params)
     return Served(cluster, lowered.shape, lowered.params, len(workload), ticks)
+
+
+def _without_caches(cluster: ClusterSpec) -> ClusterSpec:
+    limits = [replace(x.limits, enable_prefix_caching=False) for x in cluster.instances]
+    return replace(cluster, instances=tuple(replace(x, limits=y) for x, y in zip(cluster.instances, limits, strict=True)))
+
+
+def _with_caches_if_needed(caching: Lowered, plain: Lowered) -> Lowered:
+    """Of a run whose requests share nothing: prefix caches are of use to preempted requests only, and make it three times slower.
+
+    They are left out if no engine comes near to preempting anybody, so that it will not under the parameters of a fit either.
+    """
+    blocks = simulate(plain.shape, plain.params).peak_blocks
+    return plain if (blocks <= ROOMY * plain.params.instances.num_blocks).all() else caching
 
 
 def prepare_measured(run: MeasuredRun, cluster: ClusterSpec, profile: LatencyProfile) -> Served:
