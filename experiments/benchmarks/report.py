@@ -13,8 +13,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RESULTS, README = HERE / "results", HERE / "README.md"
-SINGLE_RUNS = ("single_run", "startup", "scaling", "kernels", "instances")
-SWEEPS = ("designs", "sweeps", "mixed", "hydra_multirun", "resume", "device")
+SINGLE_RUNS = ("single_run", "startup", "scaling", "kernels", "instances", "prefix", "prefix_traces")
+SWEEPS = ("designs", "sweeps", "mixed", "prefix_sweep", "hydra_multirun", "resume", "device")
 QUICK = {"single_run": 3, "kernels": 2, "instances": 2}  # repetitions; of the others one
 
 # The columns of each table that the README shows, all that the file has when empty; the files have more.
@@ -54,6 +54,9 @@ SHOWN: dict[str, tuple[str, ...]] = {
         *("points", "finished", "programs", "plan_s", "first_s", "wall_s", "steady_s", "points_per_s", "rows_compared", "rows_different"),
         *("single_points_per_s", "x_single", "rss_peak_mib"),
     ),
+    "prefix": (),
+    "prefix_traces": (),
+    "prefix_sweep": (),
     "hydra_multirun": (),
     "resume": (),
     "invalid": (),

@@ -39,6 +39,8 @@ _FREE = re.compile(rf"^({'|'.join(map(re.escape, FREE_MAPPINGS))})([.=])")
 def register() -> None:
     """Put the schemas into Hydra's config store; the YAML files under conf/ name them in their defaults lists."""
     store = ConfigStore.instance()
+    if f"base_{next(iter(SCHEMAS))}.yaml" in store.repo:
+        return  # it takes as long as half a composition
     for name, node in SCHEMAS.items():
         store.store(name=f"base_{name}", node=node)
     store.store(group="workload", name="base_workload", node=WorkloadConfig)

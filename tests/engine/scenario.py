@@ -25,6 +25,7 @@ from tests.reference import simulator as reference
 MAX_TOKENS, MAX_SEQUENCES = 64, 16
 SHAPE = EngineShape(requests=32, slots=24, instances=1, window=4, log_rows=256)
 NODES, ENTRIES, PATH, FANOUT = 128, 2048, 32, 32  # of scenarios with contents and with sessions
+CLIENTS = 8  # of scenarios with a closed loop
 
 
 @dataclass(frozen=True)
@@ -106,14 +107,17 @@ class Scenario:
         return np.random.default_rng(7).random(len(self.prompt))
 
     def shape(self, **changes) -> EngineShape:
+        """As few different ones as possible, for each is a program to compile."""
+        sharing = len(self.limits) > 1 and self.contents is not None
         looks = len(self.limits) > 1 and self.router not in BLIND
-        live = looks or self.concurrency > 0 or self.waits is not None
-        sized = dataclasses.replace(SHAPE, instances=len(self.limits), clients=self.concurrency, live_routing=live)
+        live = sharing or looks or self.concurrency > 0 or self.waits is not None
+        clients = max(CLIENTS, self.concurrency) if self.concurrency else 0
+        sized = dataclasses.replace(SHAPE, instances=len(self.limits), clients=clients, live_routing=live)
         if self.caching:
             sized = dataclasses.replace(sized, window=2, nodes=NODES, path=PATH)
         if self.waits is not None:
             sized = dataclasses.replace(sized, fanout=FANOUT)
-        sized = dataclasses.replace(sized, stale_view=looks and self.staleness_s > 0)
+        sized = dataclasses.replace(sized, stale_view=sharing or (looks and self.staleness_s > 0))
         return dataclasses.replace(sized, **changes)
 
     def workload(self) -> Workload:

@@ -41,8 +41,7 @@ def test_options_are_what_hydra_composes():
     swept = grid(
         [
             zipped({"workload": ["poisson", "gamma", "closed_loop"], "scheduler": ["vllm", "vllm_small", "vllm"]}),
-            axis("model", ["qwen3-32b", "llama-3.1-8b"]),
-            axis("workload.prompt.mean", [100, 250.5]),
+            zipped({"model": ["qwen3-32b", "llama-3.1-8b"], "workload.prompt.mean": [100, 250.5]}),
             axis("scheduler.max_model_len", [None, 4096]),
             axis("cluster.groups", [[{"instances": 2, "device": "h100"}, {"device": "l40s", "max_num_seqs": 8}], []]),
             axis("slo.ttft_s", [1, 0.25]),

@@ -60,7 +60,7 @@ def test_a_mixed_sweep_is_its_single_runs_in_few_programs():
     assert compile_count() - before == len(sweep.groups) == 3  # one engine; two; three and four
     assert table["point"].tolist() == list(range(192)) and (table["status"] == "finished").all()
     assert table["device"].tolist() == [sweep.points.rows[point][1] for point in range(192)]
-    assert_single(table, sweep, list(range(0, 192, 13)))
+    assert_single(table, sweep, list(range(0, 192, 31)))
     again = compile_count()
     simjax.run_sweep(SweepPlan.of([*SMALL, "slo.ttft_s=0.1"], {**axes, "workload.rate": [7.0, 70.0]}))
     assert compile_count() == again  # values are traced
@@ -72,7 +72,7 @@ def test_workload_kinds_routers_and_seeds():
     sweep = SweepPlan.of(base, axes, seeds=2)
     table = simjax.run_sweep(sweep)
     assert (table["status"] == "finished").all() and table["preemptions"].sum() > 0
-    assert_single(table, sweep, list(range(16)))
+    assert_single(table, sweep, list(range(0, 16, 3)))  # a loop and an open one, both routers, limits and seeds
 
 
 def test_runs_that_do_not_finish_have_a_status():
@@ -93,7 +93,7 @@ def test_engines_that_need_more_slots_than_expected_run_again(monkeypatch):
     monkeypatch.setattr(execute, "make_groups", lambda *args, **options: (rounds.append(args[0]), again(*args, **options))[1])
     table = simjax.run_sweep(sweep)
     assert [sorted(designs) for designs in rounds] == [[2, 3, 4, 5]]  # those of eight seats had enough
-    assert_single(table, sweep, list(range(6)))
+    assert_single(table, sweep, [0, 3, 4])
 
 
 def test_memory_that_runs_out_halves_the_batch(monkeypatch):
