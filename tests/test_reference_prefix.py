@@ -17,6 +17,7 @@ def names(text: str):
 
 def fill(pool: BlockPool, request: int, text: str, hits=()) -> bool:
     """Let `request` hold `text`, of which it shares `hits`, and name its full blocks."""
+    pool.begin()
     if not pool.grow(request, -(-len(text) // 2), hits):
         return False
     for position, name in list(enumerate(names(text)))[len(hits) :]:

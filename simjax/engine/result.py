@@ -106,7 +106,8 @@ class Result:
         ticks: ticks taken.
         steps: engine steps simulated, all instances together.
         compile_s, run_s: host wall time spent on compilation (tracing included) and on running.
-        evicted_blocks: int32[N], cached blocks that were taken for something else; 0 without prefix caching.
+        evicted_blocks: int32[N], cached blocks that were taken for something else; 0 without prefix caching. What the
+            running requests of a step, or the one it admits, take and compute again themselves is not counted.
         sessions: those of the workload, None when it has none.
     """
 

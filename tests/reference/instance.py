@@ -209,6 +209,7 @@ class RefEngine:
         """Phase A. Returns the batch, the budget left and whether anything was preempted."""
         batch: list[tuple[Live, int]] = []
         budget, preempted, slot = self.config.max_num_batched_tokens, False, 0
+        self.pool.begin()
         while slot < len(self.running) and budget > 0:
             request = self.running[slot]
             slot += 1
@@ -251,6 +252,7 @@ class RefEngine:
             new = min(need, budget)
             if config.reserve_full_isl and not self.pool.has_room(request.index, config.blocks(request.target), hits):
                 break
+            self.pool.begin()
             if not self.pool.grow(request.index, config.blocks(hit_tokens + new), hits):
                 break
             request.computed = hit_tokens

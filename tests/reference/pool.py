@@ -40,7 +40,7 @@ class BlockPool:
         self.names: list[Name | None] = [None] * num_blocks
         self.named: dict[Name, int] = {}  # the inverse of `names`: at most one block has a name
         self.evictions = 0  # names lost because their block was popped
-        self._lost: set[Name] = set()  # those among them that went in the latest `grow`
+        self._lost: set[Name] = set()  # those among them that went since the latest `begin`
         self.copies = 0  # full blocks that stayed nameless, see `name`
 
     @property
@@ -63,12 +63,15 @@ class BlockPool:
         missing = num_blocks - self.num_held(request) - len(hits)
         return missing + sum(self.refs[block] == 0 for block in hits) <= self.num_free
 
+    def begin(self) -> None:
+        """What goes from now on and comes back before the next `begin` is not counted as evicted."""
+        self._lost.clear()
+
     def grow(self, request: int, num_blocks: int, hits: Sequence[int] = ()) -> bool:
         """Let `request` hold at least `num_blocks` blocks, of which a newcomer shares `hits`. All or nothing: False, and no change."""
         assert not hits or request not in self.held, "only a request that holds nothing can have hits"
         if not self.has_room(request, num_blocks, hits):
             return False
-        self._lost.clear()
         for block in hits:
             self._touch(request, block)
         for _ in range(num_blocks - self.num_held(request)):
@@ -112,7 +115,7 @@ class BlockPool:
             return
         if other is not None:
             self._forget(other)
-        if name in self._lost:  # it went and comes back with the same allocation: nothing has left the cache
+        if name in self._lost:  # it went and comes back at once: nothing has left the cache
             self.evictions -= 1
         self.names[block] = name
         self.named[name] = block
