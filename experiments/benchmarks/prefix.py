@@ -17,6 +17,7 @@ import hlo
 import jax
 
 from simjax.cluster.spec import ClusterSpec
+from simjax.config.compose import compose_config, typed
 from simjax.engine.lower import Lowered
 from simjax.workload import LengthConfig, PrefixConfig, WorkloadConfig, build_workload
 from simjax.workload.workload import Workload
@@ -40,9 +41,9 @@ def applications(groups: int) -> Workload:
 
 
 def conversations(sessions: int) -> Workload:
-    """Sessions of five calls in the mean: every call adds nodes to the tree."""
-    turns = LengthConfig(dist="lognormal", mean=5, cv=0.7, min=1, max=30)
-    return build_workload(WorkloadConfig(kind="sessions", rate=2.0, num_sessions=sessions, turns=turns))
+    """Sessions of five calls in the mean, as conf/workload/sessions.yaml has them: every call adds nodes to the tree."""
+    config = compose_config("run", ["workload=sessions", "workload.rate=2", f"workload.num_sessions={sessions}"])
+    return build_workload(typed(config).workload)
 
 
 def cases() -> dict[str, tuple[Workload, dict[str, Any]]]:
