@@ -15,55 +15,56 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from simjax.calibrate.intervals import run_draws as run_draws
-    from simjax.cluster.pricing import CostSource as CostSource
     from simjax.cluster.spec import ClusterSpec as ClusterSpec
-    from simjax.cluster.spec import EngineLimits as EngineLimits
+    from simjax.cluster.spec import InstanceLimits as InstanceLimits
     from simjax.cluster.spec import InstanceSpec as InstanceSpec
+    from simjax.cluster.timing import LatencySource as LatencySource
     from simjax.config.schema import RunConfig as RunConfig
-    from simjax.engine.result import Result as Result
+    from simjax.engine.host.result import Result as Result
     from simjax.errors import SimjaxError as SimjaxError
-    from simjax.explore.objective import parse_objective as parse_objective
-    from simjax.explore.pareto import pareto as pareto
+    from simjax.explore.pareto.objective import parse_objective as parse_objective
+    from simjax.explore.pareto.pareto import pareto as pareto
+    from simjax.explore.pareto.replicates import aggregate as aggregate
+    from simjax.explore.pareto.replicates import paired_difference as paired_difference
     from simjax.explore.plan import SweepPlan as SweepPlan
-    from simjax.explore.replicates import aggregate as aggregate
-    from simjax.explore.replicates import paired_difference as paired_difference
     from simjax.explore.run import run_sweep as run_sweep
     from simjax.hardware import load_device as load_device
     from simjax.job import run as run
     from simjax.job import simulate_cluster as simulate_cluster
     from simjax.metrics import summarize as summarize
     from simjax.model import load_model as load_model
+    from simjax.uncertainty.intervals import run_draws as run_draws
     from simjax.workload import read_trace as read_trace
     from simjax.workload.workload import Workload as Workload
 
+_RENAMED = {"CostSource": "LatencySource", "EngineLimits": "InstanceLimits"}  # old names that keep working
 _PUBLIC = {
     "ClusterSpec": "simjax.cluster.spec",
-    "CostSource": "simjax.cluster.pricing",
-    "EngineLimits": "simjax.cluster.spec",
+    "LatencySource": "simjax.cluster.timing",
+    "InstanceLimits": "simjax.cluster.spec",
     "InstanceSpec": "simjax.cluster.spec",
-    "Result": "simjax.engine.result",
+    "Result": "simjax.engine.host.result",
     "RunConfig": "simjax.config.schema",
     "SimjaxError": "simjax.errors",
     "SweepPlan": "simjax.explore.plan",
     "Workload": "simjax.workload.workload",
-    "aggregate": "simjax.explore.replicates",
+    "aggregate": "simjax.explore.pareto.replicates",
     "load_device": "simjax.hardware",
     "load_model": "simjax.model",
-    "paired_difference": "simjax.explore.replicates",
-    "pareto": "simjax.explore.pareto",
-    "parse_objective": "simjax.explore.objective",
+    "paired_difference": "simjax.explore.pareto.replicates",
+    "pareto": "simjax.explore.pareto.pareto",
+    "parse_objective": "simjax.explore.pareto.objective",
     "read_trace": "simjax.workload",
     "run": "simjax.job",
-    "run_draws": "simjax.calibrate.intervals",
+    "run_draws": "simjax.uncertainty.intervals",
     "run_sweep": "simjax.explore.run",
     "simulate_cluster": "simjax.job",
     "summarize": "simjax.metrics",
 }
 __all__ = [
     "ClusterSpec",
-    "CostSource",
-    "EngineLimits",
+    "LatencySource",
+    "InstanceLimits",
     "InstanceSpec",
     "Result",
     "RunConfig",
@@ -98,6 +99,11 @@ def compose(overrides: list[str] | None = None) -> RunConfig:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        import warnings
+
+        warnings.warn(f"simjax.{name} is called simjax.{_RENAMED[name]} now", DeprecationWarning, stacklevel=2)
+        name = _RENAMED[name]
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'simjax' has no attribute '{name}'")

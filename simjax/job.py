@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
-from simjax.cluster.from_config import build_cluster, cost_source
-from simjax.cluster.notes import beyond_context, refused_by_vllm
-from simjax.cluster.pricing import CostSource, price_cluster
+from simjax.cluster.from_config import build_cluster, latency_source
 from simjax.cluster.spec import ClusterSpec
+from simjax.cluster.timing import LatencySource, cluster_timing
+from simjax.cluster.warnings import beyond_context, refused_by_vllm
 from simjax.config.schema import RunConfig, SloConfig
-from simjax.engine.lower import lower
-from simjax.engine.result import Result
+from simjax.engine.host.lower import lower
+from simjax.engine.host.result import Result
 from simjax.engine.simulate import DEFAULT_MAX_TICKS, simulate
 from simjax.metrics.slo import Slo
 from simjax.workload import build_workload
@@ -33,7 +33,7 @@ class Run:
 def simulate_cluster(
     cluster: ClusterSpec,
     workload: Workload,
-    source: CostSource | None = None,
+    source: LatencySource | None = None,
     *,
     seed: int = 0,
     leap: bool = True,
@@ -54,10 +54,10 @@ def simulate_cluster(
     Raises:
         SimjaxError: a model does not fit its device, a cost is missing, or a request can never be served.
     """
-    prices = price_cluster(cluster.instances, source or CostSource())
-    lowered = lower(cluster, prices, workload, seed=seed, leap=leap)
+    timings = cluster_timing(cluster.instances, source or LatencySource())
+    lowered = lower(cluster, timings, workload, seed=seed, leap=leap)
     result = replace(simulate(lowered.shape, lowered.params, max_ticks, on_progress), sessions=workload.sessions)
-    warnings = [*refused_by_vllm(cluster.instances), *prices.warnings, *beyond_context(prices.measured, workload.longest_tokens)]
+    warnings = [*refused_by_vllm(cluster.instances), *timings.warnings, *beyond_context(timings.measured, workload.longest_tokens)]
     return Run(cluster, workload, result, tuple(warnings))
 
 
@@ -71,7 +71,7 @@ def run(config: RunConfig, on_progress: Progress | None = None) -> Run:
     """Simulate what a configuration describes (`simjax.compose` makes one from command-line overrides)."""
     cluster = build_cluster(config.model, config.device, config.cluster, config.scheduler)
     workload = build_workload(config.workload)
-    source = cost_source(config.profile)
+    source = latency_source(config.profile)
     return simulate_cluster(
         cluster, workload, source, seed=config.workload.seed, leap=config.sim.leap, max_ticks=config.sim.max_ticks, on_progress=on_progress
     )

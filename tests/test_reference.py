@@ -24,11 +24,11 @@ def test_chunked_prefill_spans_steps_and_is_priced_chunk_by_chunk():
     # A step costs new + before / 10: 4, 4.4, 2.8, 2, so it ends at 4, 8.4, 11.2, 13.2.
     seen = []
 
-    def cost(batch):
+    def step_time(batch):
         seen.append(batch)
         return sum(new + before / 10 for new, before in batch)
 
-    result = simulate([instance(max_num_batched_tokens=4, step_time=cost)], requests((0.0, 10, 2)))
+    result = simulate([instance(max_num_batched_tokens=4, step_time=step_time)], requests((0.0, 10, 2)))
     assert seen == [[(4, 0)], [(4, 4)], [(2, 8)], [(1, 10)]]
     assert [step.end_s for step in result.steps] == pytest.approx([4, 8.4, 11.2, 13.2], rel=1e-12)
     assert [step.blocks for step in result.steps] == [4, 8, 10, 11]  # taken chunk by chunk

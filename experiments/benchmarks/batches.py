@@ -14,11 +14,11 @@ import jax
 import numpy as np
 
 from simjax.engine.batch import BATCH_AXES, run_batch
-from simjax.engine.lower import Lowered
+from simjax.engine.host.batch import stack
+from simjax.engine.host.lower import Lowered
 from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape
 from simjax.engine.simulate import start
-from simjax.engine.stack import stack
 from simjax.engine.state import ClusterState
 from simjax.engine.tick import tick
 
@@ -29,8 +29,8 @@ def spread(low: Lowered, designs: int) -> list[Lowered]:
     blocks = np.linspace(4_000, 36_000, designs).astype(np.int32)
 
     def design(i: int) -> Lowered:
-        instances: Any = replace(low.params.instances, max_num_seqs=seats[i : i + 1], num_blocks=blocks[i : i + 1])
-        return replace(low, params=replace(low.params, instances=instances))
+        instances: Any = replace(low.params.ranks, max_num_seqs=seats[i : i + 1], num_blocks=blocks[i : i + 1])
+        return replace(low, params=replace(low.params, ranks=instances))
 
     return [design(i) for i in range(designs)]
 
@@ -88,7 +88,7 @@ def tick_bytes(designs: Sequence[Lowered], device: Any = None) -> tuple[int, flo
     state = jax.eval_shape(jax.vmap(partial(start, batch.shape), in_axes=(BATCH_AXES,)), params)
     one = lambda params, state: tick(batch.shape, params, state, None)[0]  # noqa: E731
     compiled = jax.jit(jax.vmap(one, in_axes=(BATCH_AXES, 0)), donate_argnums=1).lower(params, state).compile()
-    held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.instances))
+    held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.ranks))
     return 2 * held // len(designs), float((compiled.cost_analysis() or {})["bytes accessed"]) / len(designs)
 
 

@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simjax.cluster.pricing import CostSource, price_cluster
-from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
-from simjax.engine.lower import Lowered, lower
+from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.cluster.timing import LatencySource, cluster_timing
+from simjax.engine.host.lower import Lowered, lower
 from simjax.engine.shape import EngineShape
 from simjax.engine.simulate import advance, start
 from simjax.hardware import load_device
@@ -45,7 +45,7 @@ ALL_TICKS = 2**30
 
 def measured_cluster() -> ClusterSpec:
     """The engine on which the 300-request Llama trace was measured: RTX PRO 6000, vLLM 0.19, 128 seats, steps of 2,048 tokens."""
-    limits = EngineLimits(max_num_seqs=128, max_num_batched_tokens=2048, num_gpu_blocks_override=36_579)
+    limits = InstanceLimits(max_num_seqs=128, max_num_batched_tokens=2048, num_gpu_blocks_override=36_579)
     return ClusterSpec((InstanceSpec(load_model("llama-3.1-8b"), load_device("rtx_pro_6000"), limits=limits),))
 
 
@@ -73,9 +73,9 @@ def trace(relative: str) -> Workload:
     return read_trace(data_path(relative)).workload
 
 
-def lowered(cluster: ClusterSpec, workload: Workload, source: CostSource | None = None, **options: Any) -> Lowered:
-    """Prices and arrays of a simulation; `options` as in `simjax.engine.lower.lower` (leap, log)."""
-    return lower(cluster, price_cluster(cluster.instances, source or CostSource()), workload, **options)
+def lowered(cluster: ClusterSpec, workload: Workload, source: LatencySource | None = None, **options: Any) -> Lowered:
+    """Prices and arrays of a simulation; `options` as in `simjax.engine.host.lower.lower` (leap, log)."""
+    return lower(cluster, cluster_timing(cluster.instances, source or LatencySource()), workload, **options)
 
 
 # ---- compiled programs

@@ -1,6 +1,6 @@
 """The batch program against its width: the 300-request Llama trace on engines that differ in seats and KV blocks, 1 to 1,024 side by side.
 
-On one core, and with a batch of its own on each core, as sweeps run (`simjax.explore.execute`). Every design is also run by itself: any bit
+On one core, and with a batch of its own on each core, as sweeps run (`simjax.batch.execute`). Every design is also run by itself: any bit
 that differs stops the benchmark. The sizes of one table half are timed in turn in one process. Writes results/designs.tsv.
 
 usage: python designs.py [--prototype DIR] [--repeats N] [--sizes 1 16 256 ...]

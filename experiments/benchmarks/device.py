@@ -24,10 +24,10 @@ import jax
 import numpy as np
 import sweeps
 
-from simjax.engine.lower import Lowered
-from simjax.explore.execute import STRIDE
-from simjax.explore.groups import make_groups
-from simjax.explore.lanes import Lanes, local_lanes
+from simjax.batch.execute import STRIDE
+from simjax.batch.groups import make_groups
+from simjax.batch.workers import Workers, local_workers
+from simjax.engine.host.lower import Lowered
 from simjax.explore.run import run_plan
 from simjax.hardware import load_device
 
@@ -104,13 +104,13 @@ def batch(low: Lowered, device: Any, count: int, wanted: np.ndarray | None, repe
 def sweep(device: Any) -> dict[str, Any]:
     """A row: from the overrides to the table on disk; `steady_s` without the plan and the compilation."""
     case = SWEPT[kind(device)]
-    lanes = local_lanes()
+    workers = local_workers()
     began = time.perf_counter()
     plan = sweeps.plan(case)
     planned = time.perf_counter()
-    if lanes.accelerated and kind(device) == "cpu":  # not what the plan was made for
-        lanes = Lanes((device,), common.core_count())
-        plan = replace(plan, lanes=lanes, groups=make_groups(plan.designs, lanes))
+    if workers.accelerated and kind(device) == "cpu":  # not what the plan was made for
+        workers = Workers((device,), common.core_count())
+        plan = replace(plan, workers=workers, groups=make_groups(plan.designs, workers))
     with tempfile.TemporaryDirectory() as folder:
         run_plan(plan, Path(folder) / "first")
         first_s = time.perf_counter() - planned

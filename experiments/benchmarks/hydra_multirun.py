@@ -41,7 +41,7 @@ def run(sweeper: str, out: Path, cache: Path) -> float:
 
 def compare(jobs: Path, sweep: Path) -> tuple[int, int]:
     """Points, and numbers of each, that are the same to the last bit in the jobs' folders and in the sweep's table; stops at others."""
-    from simjax.explore.table import read_results
+    from simjax.explore.store.table import read_results
 
     rows, count = {tuple(row[key] for key in KEYS): row for row in common.records(read_results(sweep))}, 0
     folders = [path.parent for path in jobs.glob("*/summary.json")]

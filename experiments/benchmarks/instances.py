@@ -15,10 +15,10 @@ from typing import Any
 import common
 import numpy as np
 
-from simjax.engine.lower import Lowered
-from simjax.engine.lower_requests import request_params
+from simjax.engine.host.lower import Lowered
+from simjax.engine.host.lower_requests import request_params
+from simjax.engine.host.result import Result
 from simjax.engine.params import ClusterParams
-from simjax.engine.result import Result
 from simjax.engine.simulate import simulate
 from simjax.workload.workload import Workload
 

@@ -16,9 +16,9 @@ import hlo
 import jax
 import numpy as np
 
-from simjax.cluster.pricing import CostSource
 from simjax.cluster.spec import ClusterSpec
-from simjax.engine.lower import Lowered
+from simjax.cluster.timing import LatencySource
+from simjax.engine.host.lower import Lowered
 from simjax.workload.workload import Workload
 
 DESIGNS = 64
@@ -40,7 +40,7 @@ def variants() -> dict[str, Lowered]:
     for instances in (2, 8):
         for router in ("round_robin", "least_loaded"):
             found[f"{instances} instances, {router}"] = common.lowered(common.h100_cluster(instances, router), chat)
-    tables = CostSource(bundle_root=common.data_path("llmservingsim/profiles"))
+    tables = LatencySource(bundle_root=common.data_path("llmservingsim/profiles"))
     found["one instance, measured op tables"] = common.lowered(common.measured_cluster(), chat, tables)
     mixed = (*common.h100_cluster().instances, *common.measured_cluster().instances)
     found["2 instances of two kinds, round_robin"] = common.lowered(ClusterSpec(mixed), chat)

@@ -18,7 +18,7 @@ import jax
 
 from simjax.cluster.spec import ClusterSpec
 from simjax.config.compose import compose_config, typed
-from simjax.engine.lower import Lowered
+from simjax.engine.host.lower import Lowered
 from simjax.workload import LengthConfig, PrefixConfig, WorkloadConfig, build_workload
 from simjax.workload.workload import Workload
 
@@ -56,13 +56,13 @@ def cases() -> dict[str, tuple[Workload, dict[str, Any]]]:
 
 def row(what: str, low: Lowered, program: common.Program, ticks: int, seconds: float) -> dict[str, Any]:
     kernels = hlo.loop_kernels(program.advance.as_text())
-    caching = low.shape.nodes > 0
+    caching = low.shape.prefix_nodes > 0
     return {
         "what": what,
         "caching": "on" if caching else "off",
         "requests": low.shape.requests,
-        "nodes": low.shape.nodes if caching else None,
-        "path": low.shape.path if caching else None,
+        "nodes": low.shape.prefix_nodes if caching else None,
+        "path": low.shape.prefix_path if caching else None,
         "kernels": kernels.total,
         "compile_s": program.compile_s + program.trace_s,
         "ticks": ticks,

@@ -8,12 +8,19 @@ from collections.abc import Callable
 import numpy as np
 from common import ROOT
 
-from simjax.cluster.pricing import ClusterPrices
 from simjax.cluster.spec import ClusterSpec
-from simjax.engine.lower import FLAGS, LIMITS, instance_params
-from simjax.engine.result import Result
-from simjax.latency.attention import TILE, AttentionCoefficients, ChunkBatch, DecodeBatch, decode_attention_s, mixed_attention_s
-from simjax.latency.cost import StepCost
+from simjax.cluster.timing import ClusterTiming
+from simjax.engine.host.lower import FLAGS, LIMITS, instance_params
+from simjax.engine.host.result import Result
+from simjax.latency.attention.coefficients import (
+    TILE,
+    AttentionCoefficients,
+    ChunkBatch,
+    DecodeBatch,
+    decode_attention_s,
+    mixed_attention_s,
+)
+from simjax.latency.step_time import StepTime
 from simjax.workload.workload import Workload
 
 sys.path.insert(0, str(ROOT))
@@ -21,12 +28,12 @@ from tests.reference.instance import RefInstance
 from tests.reference.simulator import RefRequest, RefResult, simulate
 
 
-def step_seconds(cost: StepCost) -> Callable[[list[tuple[int, int]]], float]:
+def step_seconds(step_time: StepTime) -> Callable[[list[tuple[int, int]]], float]:
     """The time of a step from (new, computed) of its requests; the profile's first row."""
-    assert cost.table is None, "measured attention tables have no plain version"
-    tokens_s, sequences_s = np.asarray(cost.tokens_s[0]).tolist(), np.asarray(cost.sequences_s[0]).tolist()
-    host_s = float(cost.host_s[0])
-    a = AttentionCoefficients(**{name: float(value[0]) for name, value in vars(cost.attention).items()})
+    assert step_time.table is None, "measured attention tables have no plain version"
+    tokens_s, sequences_s = np.asarray(step_time.tokens_s[0]).tolist(), np.asarray(step_time.sequences_s[0]).tolist()
+    host_s = float(step_time.host_s[0])
+    a = AttentionCoefficients(**{name: float(value[0]) for name, value in vars(step_time.attention).items()})
 
     def seconds(batch: list[tuple[int, int]]) -> float:
         chunks = queries = history = tiles = tile_keys = longest = most_tiles = 0
@@ -49,11 +56,11 @@ def step_seconds(cost: StepCost) -> Callable[[list[tuple[int, int]]], float]:
     return seconds
 
 
-def run_reference(cluster: ClusterSpec, prices: ClusterPrices, workload: Workload) -> RefResult:
+def run_reference(cluster: ClusterSpec, timings: ClusterTiming, workload: Workload) -> RefResult:
     """One open-loop run of a cluster whose engines have one cost model."""
-    limits = instance_params(cluster, prices, len(workload))
+    limits = instance_params(cluster, timings, len(workload))
     names = ("num_blocks", "max_model_len", "api_pre_s", "api_post_s", *LIMITS, *FLAGS)
-    step_time = step_seconds(prices.cost)
+    step_time = step_seconds(timings.step_time)
     instances = [
         RefInstance(step_time=step_time, **{name: np.asarray(getattr(limits, name))[i].item() for name in names})
         for i in range(len(cluster.instances))

@@ -18,9 +18,9 @@ import jax
 import reference_run
 from common import Times
 
-from simjax.cluster.pricing import CostSource, price_cluster
 from simjax.cluster.spec import ClusterSpec
-from simjax.engine.lower import Lowered, lower
+from simjax.cluster.timing import LatencySource, cluster_timing
+from simjax.engine.host.lower import Lowered, lower
 from simjax.engine.simulate import simulate
 from simjax.workload.workload import Workload
 
@@ -49,22 +49,22 @@ CASES: dict[str, Callable[[int], Case]] = {"llama-300": llama, "azure-2023-conv"
 
 def measure(case: Case, prototype_folder: Path | None, with_reference: bool) -> list[dict[str, Any]]:
     """Rows of the table."""
-    prices = price_cluster(case.cluster.instances, CostSource())
-    bare = lower(case.cluster, prices, case.workload, log=False)
+    timings = cluster_timing(case.cluster.instances, LatencySource())
+    bare = lower(case.cluster, timings, case.workload, log=False)
     runs: dict[str, Callable[[], Any]] = {}
     sizes: dict[str, tuple[int, int]] = {}
     fewer: dict[str, int] = {}
 
     program = common.compile_program(bare.shape, bare.params)
     runs["compiled program, no log"] = program
-    logged = lower(case.cluster, prices, case.workload)
+    logged = lower(case.cluster, timings, case.workload)
     variants: dict[str, Lowered] = {
         "simulate(), no log": bare,
         "simulate()": logged,
-        "simulate(), no leaps": lower(case.cluster, prices, case.workload, leap=False),
+        "simulate(), no leaps": lower(case.cluster, timings, case.workload, leap=False),
     }
     if case.name == "llama-300":
-        tables = CostSource(bundle_root=common.data_path("llmservingsim/profiles"))
+        tables = LatencySource(bundle_root=common.data_path("llmservingsim/profiles"))
         variants["simulate(), measured op tables"] = common.lowered(case.cluster, case.workload, tables)
     for name, low in variants.items():
         result = simulate(low.shape, low.params)  # compiles
@@ -79,7 +79,7 @@ def measure(case: Case, prototype_folder: Path | None, with_reference: bool) -> 
         runs["prototype"] = prototype
     kept: list[Any] = []
     if with_reference:
-        runs["reference simulator"] = lambda: kept.append(reference_run.run_reference(case.cluster, prices, case.workload))
+        runs["reference simulator"] = lambda: kept.append(reference_run.run_reference(case.cluster, timings, case.workload))
         fewer["reference simulator"] = case.slow_rounds
     times = common.interleaved(runs, case.rounds, fewer)
     differs = None

@@ -24,8 +24,8 @@ def measure(case: str, options: Any) -> dict[str, Any]:
     """One row, in this process; the imports have happened."""
     import jax
 
-    from simjax.cluster.pricing import CostSource, price_cluster
-    from simjax.engine.lower import lower
+    from simjax.cluster.timing import LatencySource, cluster_timing
+    from simjax.engine.host.lower import lower
     from simjax.engine.simulate import simulate
 
     with jax.enable_x64(True):
@@ -42,11 +42,11 @@ def measure(case: str, options: Any) -> dict[str, Any]:
         else:
             cluster, workload = common.h100_cluster(4, "least_loaded"), common.synthetic(300, 24.0)
         t1 = time.perf_counter()
-        prices = price_cluster(cluster.instances, CostSource())
+        timings = cluster_timing(cluster.instances, LatencySource())
         t2 = time.perf_counter()
-        low = lower(cluster, prices, workload)
+        low = lower(cluster, timings, workload)
         t3 = time.perf_counter()
-        bare = lower(cluster, prices, workload, log=False)
+        bare = lower(cluster, timings, workload, log=False)
         program = common.compile_program(bare.shape, bare.params)
         times = common.interleaved({"run": program}, options.repeats)["run"]
         # `simulate` keeps programs of its own: its first call traces and compiles once more.

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from simjax.explore.table import read_results
+from simjax.explore.store.table import read_results
 
 SWEEP = ("device=h100,h200", "scheduler.max_num_seqs=32,64,128", "workload.rate=linspace(2,20,10)")
 

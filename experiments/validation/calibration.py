@@ -17,17 +17,17 @@ import numpy as np
 from cases import BENCH, DATA, TABLES, WITH_TABLES, Row, write
 
 from simjax.calibrate.fit import FitOptions, fit
-from simjax.calibrate.intervals import simulate_draws
 from simjax.calibrate.job import HELD_OUT, Calibrated, Scored, calibrate
 from simjax.calibrate.posterior import laplace, parameter_rows
-from simjax.calibrate.served import prepare_measured, simulated
+from simjax.calibrate.prepared_run import prepare_measured, simulated
 from simjax.calibrate.space import space_of
-from simjax.calibrate.targets import LossWeights, RunTarget
-from simjax.cluster.pricing import CostSource
+from simjax.calibrate.targets.measured_run import LossWeights, RunTarget
+from simjax.cluster.timing import LatencySource
 from simjax.config.compose import compose_config, typed
 from simjax.config.schema import UncertaintyConfig, ValidateConfig
 from simjax.latency.parameters import with_parameters
 from simjax.latency.profile_file import generic_profile
+from simjax.uncertainty.intervals import simulate_draws
 from simjax.validate import read_measured
 from simjax.validate.compare import COMPARED, METRICS
 from simjax.validate.contents import with_contents
@@ -84,7 +84,7 @@ def errors_of(study: Study, done: Calibrated, s: Scored) -> Row:
 
 def coverage_of(study: Study, s: Scored, profile: Path) -> Row:
     """Which of the held-out statistics of a whole run lie in their intervals."""
-    draws = simulate_draws(s.run, CostSource(profile=profile), UncertaintyConfig(draws=64))
+    draws = simulate_draws(s.run, LatencySource(profile=profile), UncertaintyConfig(draws=64))
     inside, wide = [], []
     for metric in METRICS:
         for name in COMPARED:

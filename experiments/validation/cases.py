@@ -16,13 +16,13 @@ from blocks import Chain, chain_of
 from clock import Late, Measured, Work
 from replay import Limits, Price
 
-from simjax.cluster.pricing import ClusterPrices, price_cluster
 from simjax.cluster.spec import ClusterSpec
+from simjax.cluster.timing import ClusterTiming, cluster_timing
 from simjax.config.schema import MeasuredWorkloadConfig, ProfileConfig, SchedulerConfig, ValidateConfig
-from simjax.latency.cost import StepCost, mixed_step_s, row
+from simjax.latency.step_time import StepTime, mixed_step_s, row
 from simjax.validate import MeasuredRun, read_measured
 from simjax.validate.contents import with_contents
-from simjax.validate.replay import cost_source, measured_cluster
+from simjax.validate.replay import latency_source, measured_cluster
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -95,7 +95,7 @@ class Setup:
     case: Case
     run: MeasuredRun
     cluster: ClusterSpec
-    prices: ClusterPrices
+    timings: ClusterTiming
 
     @property
     def limits(self) -> Limits:
@@ -111,25 +111,25 @@ def setup(case: Case, tables: bool = True) -> Setup:
     if case.trace is not None:
         (run,) = with_contents([run], [Path(case.trace)])
     cluster = measured_cluster(run, config)
-    return Setup(case, run, cluster, price_cluster(cluster.instances, cost_source(config.profile)))
+    return Setup(case, run, cluster, cluster_timing(cluster.instances, latency_source(config.profile)))
 
 
-def pricer(cost: StepCost, slots: int = 256) -> Price:
+def pricer(step_time: StepTime, slots: int = 256) -> Price:
     """`Price` of a step under the first cost model of `cost`."""
     with jax.enable_x64(True):
-        cost = jax.tree.map(jnp.asarray, cost)  # prices are host arrays, which a traced index cannot look into
+        step_time = jax.tree.map(jnp.asarray, step_time)  # prices are host arrays, which a traced index cannot look into
 
     @jax.jit
     def step_s(new: jax.Array, computed: jax.Array) -> jax.Array:
-        return mixed_step_s(row(cost, 0), new, computed)
+        return mixed_step_s(row(step_time, 0), new, computed)
 
-    def price(work: Work) -> float:
+    def timing(work: Work) -> float:
         padded = np.zeros((2, slots), np.int32)
         padded[:, : len(work)] = np.asarray(work, np.int32).T
         with jax.enable_x64(True):
             return float(step_s(padded[0], padded[1]))
 
-    return price
+    return timing
 
 
 def chains(case: Case, run: MeasuredRun) -> list[Chain]:

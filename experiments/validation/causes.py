@@ -20,27 +20,27 @@ from replay import Limits, Price, Replay, replay
 from simjax.validate import validate
 
 
-def late_pricer(price: Price, late_s: Late, startup_s: float = 0.0) -> Price:
+def late_pricer(timing: Price, late_s: Late, startup_s: float = 0.0) -> Price:
     """A price with the lateness of such steps, and once the startup, added."""
     wait = [startup_s]
 
     def late(work: Work) -> float:
         first = wait.pop() if wait else 0.0
-        return price(work) + first + late_s(sum(new for new, _ in work), sum(new > 1 for new, _ in work))
+        return timing(work) + first + late_s(sum(new for new, _ in work), sum(new > 1 for new, _ in work))
 
     return late
 
 
-def free(ready: Setup, limits: Limits, price: Price) -> Replay:
+def free(ready: Setup, limits: Limits, timing: Price) -> Replay:
     """A run from the arrivals alone."""
     run = ready.run
-    queued_s = run.arrival_s + float(ready.prices.api_pre_s[0])
+    queued_s = run.arrival_s + float(ready.timings.api_pre_s[0])
     known = chains(ready.case, run) if limits.prefix_caching != "off" else None
-    return replay(limits, price, queued_s, (run.prompt_tokens, run.output_tokens), known)
+    return replay(limits, timing, queued_s, (run.prompt_tokens, run.output_tokens), known)
 
 
 def row(ready: Setup, name: str, done: Replay) -> Row:
-    post_s = float(ready.prices.api_post_s[0])
+    post_s = float(ready.timings.api_post_s[0])
     found = errors(ready.run, done.first_s + post_s, done.last_s + post_s)
     counts: Row = {"preempted": int(done.preemptions.sum()), "recomputed": done.recomputed_tokens}
     hits = 100.0 * done.hit_tokens.sum() / ready.run.prompt_tokens.sum()
@@ -50,44 +50,44 @@ def row(ready: Setup, name: str, done: Replay) -> Row:
 def check(ready: Setup, done: Replay, tables: bool, caching: bool) -> None:
     """The replay is simjax's simulation, or the study is void."""
     requests = validate(config_of(ready.case, tables, caching))[1].result.requests
-    post_s = float(ready.prices.api_post_s[0])
+    post_s = float(ready.timings.api_post_s[0])
     apart = max(np.abs(done.first_s + post_s - requests.first_token_s).max(), np.abs(done.last_s + post_s - requests.finish_s).max())
     if not apart < 1e-9:
         sys.exit(f"{ready.case.name}: the replay is {apart:.3g} s away from simjax")
 
 
 def with_tables(ready: Setup) -> list[Row]:
-    limits, price = ready.limits, pricer(ready.prices.cost)
+    limits, timing = ready.limits, pricer(ready.timings.step_time)
     cached = replace(limits, prefix_caching="on")
-    plain = free(ready, limits, price)
+    plain = free(ready, limits, timing)
     check(ready, plain, tables=True, caching=False)
     rows = [row(ready, "none", plain)]
     if plain.preemptions.any():
         rows += [
-            row(ready, f"caching, {name}", free(ready, replace(limits, prefix_caching=which), price))
+            row(ready, f"caching, {name}", free(ready, replace(limits, prefix_caching=which), timing))
             for name, which in (("first admission only", "first"), ("after preemption only", "again"))
         ]
     late_s = follow(ready).late_s
-    found = free(ready, cached, price)
+    found = free(ready, cached, timing)
     check(ready, found, tables=True, caching=True)
     rows.append(row(ready, "caching", found))
-    rows.append(row(ready, "step times", free(ready, limits, late_pricer(price, late_s))))
-    rows.append(row(ready, "caching, step times", free(ready, cached, late_pricer(price, late_s))))
-    whole = late_pricer(price, late_s, ready.case.startup_s)
+    rows.append(row(ready, "step times", free(ready, limits, late_pricer(timing, late_s))))
+    rows.append(row(ready, "caching, step times", free(ready, cached, late_pricer(timing, late_s))))
+    whole = late_pricer(timing, late_s, ready.case.startup_s)
     rows.append(row(ready, "caching, step times, startup", free(ready, cached, whole)))
     synchronous = replace(limits, async_scheduling=False)
-    rows.append(row(ready, "none, synchronous scheduling", free(ready, synchronous, price)))
-    whole = late_pricer(price, late_s, ready.case.startup_s)
+    rows.append(row(ready, "none, synchronous scheduling", free(ready, synchronous, timing)))
+    whole = late_pricer(timing, late_s, ready.case.startup_s)
     rows.append(row(ready, "all three, synchronous scheduling", free(ready, replace(cached, async_scheduling=False), whole)))
     return rows
 
 
 def repeated_prompts(ready: Setup) -> list[Row]:
     """Runs in which 100 prompts come again and again."""
-    limits, price = ready.limits, pricer(ready.prices.cost)
-    plain = free(ready, limits, price)
+    limits, timing = ready.limits, pricer(ready.timings.step_time)
+    plain = free(ready, limits, timing)
     check(ready, plain, tables=False, caching=False)
-    found = free(ready, replace(limits, prefix_caching="on"), price)
+    found = free(ready, replace(limits, prefix_caching="on"), timing)
     check(ready, found, tables=False, caching=True)
     return [row(ready, "none", plain), row(ready, "caching", found)]
 

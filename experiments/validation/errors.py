@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 from cases import ERRORS, MAPES, ON_H100, WITH_TABLES, Case, Row, config_of, errors, setup, write
 
-from simjax.cluster.pricing import ClusterPrices
-from simjax.engine.lower import lower
+from simjax.cluster.timing import ClusterTiming
+from simjax.engine.host.lower import lower
 from simjax.engine.simulate import simulate
-from simjax.latency.cost import StepCost
+from simjax.latency.step_time import StepTime
 from simjax.validate import validate
 
 MEANS = ("TTFT mean", "TPOT mean", "E2E mean")
@@ -32,23 +32,23 @@ def of(case: Case, tables: bool) -> Row:
 def parts_of(case: Case) -> list[Row]:
     """What each part of the shipped profile changes."""
     tables, fitted = setup(case), setup(case, tables=False)
-    measured, shipped = tables.prices.cost, fitted.prices.cost
-    swaps: dict[str, StepCost] = {
+    measured, shipped = tables.timings.step_time, fitted.timings.step_time
+    swaps: dict[str, StepTime] = {
         "attention": replace(measured, attention=shipped.attention, table=None),
         "matrices, norms, activations": replace(measured, tokens_s=shipped.tokens_s),
         "head and sampler": replace(measured, sequences_s=shipped.sequences_s),
         "all of them": replace(shipped, host_s=measured.host_s),
     }
 
-    def means(prices: ClusterPrices) -> np.ndarray:
-        lowered = lower(tables.cluster, prices, tables.run.workload())
+    def means(timings: ClusterTiming) -> np.ndarray:
+        lowered = lower(tables.cluster, timings, tables.run.workload())
         requests = simulate(lowered.shape, lowered.params).requests
         found = errors(tables.run, requests.first_token_s, requests.finish_s)
         return np.array([1.0 + 0.01 * found[name] for name in MEANS])
 
-    plain = means(tables.prices)
-    changes = {name: 100.0 * (means(replace(tables.prices, cost=cost)) / plain - 1.0) for name, cost in swaps.items()}
-    changes["and API and host times"] = 100.0 * (means(fitted.prices) / plain - 1.0)
+    plain = means(tables.timings)
+    changes = {name: 100.0 * (means(replace(tables.timings, step_time=step_time)) / plain - 1.0) for name, step_time in swaps.items()}
+    changes["and API and host times"] = 100.0 * (means(fitted.timings) / plain - 1.0)
     return [{"run": case.name, "fitted": name, **dict(zip(MEANS, change.tolist(), strict=True))} for name, change in changes.items()]
 
 

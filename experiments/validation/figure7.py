@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from cases import DATA, HERE, Row, write
 
-from simjax.cluster.from_config import build_cluster, cost_source
+from simjax.cluster.from_config import build_cluster, latency_source
 from simjax.config.compose import compose_config, typed
 from simjax.config.schema import RunConfig
-from simjax.engine.result import Result
+from simjax.engine.host.result import Result
 from simjax.job import simulate_cluster
 from simjax.plot.overlay import MEASURED
 from simjax.plot.style import BLUE, GOLD, GREEN, dress, new_figure
@@ -166,7 +166,7 @@ def simulated(sent: bool) -> Simulated:
     config: RunConfig = typed(compose_config("run", [*overrides, "workload=trace", f"workload.file={TRACE}"]))
     cluster = build_cluster(config.model, config.device, config.cluster, config.scheduler)
     trace = build_workload(config.workload)
-    return Simulated(simulate_cluster(cluster, as_sent(trace) if sent else trace, cost_source(config.profile), leap=False).result)
+    return Simulated(simulate_cluster(cluster, as_sent(trace) if sent else trace, latency_source(config.profile), leap=False).result)
 
 
 def errors(log: Log, curves: Simulated | Peer, offset_s: float) -> dict[str, float]:

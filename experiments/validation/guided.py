@@ -75,28 +75,28 @@ def follow(ready: Setup, asynchronous: bool = True, caching: bool = True) -> Gui
     """
     case, run = ready.case, ready.run
     assert run.queue_delay_s is not None
-    price, known = pricer(ready.prices.cost), chains(case, run)
+    timing, known = pricer(ready.timings.step_time), chains(case, run)
     limits = replace(ready.limits, async_scheduling=asynchronous, prefix_caching="on" if caching else "off")
     found = None
     for by_count in (case.by_count,) * PASSES + (True,) * PASSES:
         late_s = found.late_s if found else lambda tokens, chunks: 0.0
         clock = stamps(run, case.startup_s, by_count, late_s)
-        done = replay(limits, price, run.arrival_s + run.queue_delay_s, (run.prompt_tokens, run.output_tokens), known, clock)
+        done = replay(limits, timing, run.arrival_s + run.queue_delay_s, (run.prompt_tokens, run.output_tokens), known, clock)
         parts = intervals(done, late_s, by_count)
-        found = Guided(done, parts, _decode_lateness(ready, done, parts, price), _medians(single_steps(done, parts, True), TOKENS))
+        found = Guided(done, parts, _decode_lateness(ready, done, parts, timing), _medians(single_steps(done, parts, True), TOKENS))
     assert found is not None
     return found
 
 
 def intervals(done: Replay, late_s: Late, counted: bool) -> list[Interval]:
     """The steps between consecutive known moments; late_s: what the replay counted its steps with."""
-    end, price, chunks, tokens = (done.steps.array(name) for name in ("end_s", "price_s", "chunks", "tokens"))
-    expected = price + np.array([late_s(t, c) for t, c in zip(tokens, chunks, strict=True)])
+    end, timing, chunks, tokens = (done.steps.array(name) for name in ("end_s", "price_s", "chunks", "tokens"))
+    expected = timing + np.array([late_s(t, c) for t, c in zip(tokens, chunks, strict=True)])
     at = np.flatnonzero(done.steps.array("known"))
     found = []
     for before, last in pairwise(at):
         inside = slice(before + 1, last + 1)
-        sums = float(end[last] - end[before]), float(price[inside].sum()), float(expected[inside].sum())
+        sums = float(end[last] - end[before]), float(timing[inside].sum()), float(expected[inside].sum())
         found.append(Interval(int(before) + 1, int(last), *sums, int((chunks[inside] > 0).sum()), counted))
     return found
 
@@ -123,7 +123,7 @@ def single_steps(done: Replay, parts: list[Interval], mixed: bool) -> np.ndarray
     return np.array(rows).reshape(-1, 4)
 
 
-def last_leavers(ready: Setup, done: Replay, price: Price) -> np.ndarray:
+def last_leavers(ready: Setup, done: Replay, timing: Price) -> np.ndarray:
     """Decode-only steps at the end of a run, where nobody is admitted any more; columns as in `single_steps`, tokens being sequences.
 
     From one leaving request to the next the number of steps is exact (a request leaves its output tokens - 1 steps after its first token),
@@ -143,14 +143,14 @@ def last_leavers(ready: Setup, done: Replay, price: Price) -> np.ndarray:
             continue
         alive = np.flatnonzero(last_s > last_s[one] + SAME_S)
         context = run.prompt_tokens[alive] + leaves[one] - done.first_step[alive] + 0.5 * (steps + 1)
-        price_s = price([(1, int(x)) for x in context])
+        price_s = timing([(1, int(x)) for x in context])
         rows.append((len(alive), seconds / steps - price_s, price_s, steps))
     return np.array(rows).reshape(-1, 4)
 
 
-def _decode_lateness(ready: Setup, done: Replay, parts: list[Interval], price: Price) -> Curve:
+def _decode_lateness(ready: Setup, done: Replay, parts: list[Interval], timing: Price) -> Curve:
     """By number of sequences: from the last leavers where there are some, from the other intervals for larger batches."""
-    sure, rest = last_leavers(ready, done, price), single_steps(done, parts, mixed=False)
+    sure, rest = last_leavers(ready, done, timing), single_steps(done, parts, mixed=False)
     sure = sure[np.abs(sure[:, 1]) < WRONG * sure[:, 2]]
     most = int(sure[:, 0].max()) if len(sure) else 0
     return _medians(np.concatenate([sure, rest[rest[:, 0] > most]]), np.append(np.arange(1, most + 1), DECODES[most < DECODES]))

@@ -24,7 +24,7 @@ from cases import DATA, Row, write
 from silicon import TABLE, aiconfigurator, scores, simulated, with_throughput
 
 from simjax.calibrate.job import Calibrated, calibrate
-from simjax.calibrate.points import MeanPoint, read_points
+from simjax.calibrate.targets.points import MeanPoint, read_points
 from simjax.config.compose import compose_config, typed
 from simjax.job import run
 from simjax.latency.profile_file import generic_profile, load_profile

@@ -91,8 +91,8 @@ class Replay:
 class Engine:
     """The state of the replay. `running` is in admission order, `waiting` has the preempted ones at its head."""
 
-    def __init__(self, limits: Limits, price: Price, queued_s: np.ndarray, requests: list[Live], clock: Measured | None):
-        self.limits, self.price, self.clock = limits, price, clock
+    def __init__(self, limits: Limits, timing: Price, queued_s: np.ndarray, requests: list[Live], clock: Measured | None):
+        self.limits, self.timing, self.clock = limits, timing, clock
         self.pool = BlockPool(limits.num_blocks, limits.prefix_caching != "off")
         self.queued_s, self.requests, self.arrived = queued_s, requests, 0
         self.running: list[Live] = []
@@ -201,7 +201,7 @@ class Engine:
     def _execute(self, batch: list[tuple[Live, int]], now: float) -> float:
         """Run a formed step and return its end."""
         work = [(new, request.computed) for request, new in batch]
-        price_s = self.price(work)
+        price_s = self.timing(work)
         answered = [request for request, new in batch if request.computed + new == request.target]
         end, known = now + price_s, False
         if self.clock is not None:
@@ -230,7 +230,7 @@ class Engine:
 
 def replay(
     limits: Limits,
-    price: Price,
+    timing: Price,
     queued_s: np.ndarray,
     lengths: tuple[np.ndarray, np.ndarray],
     chains: Sequence[Chain] | None = None,
@@ -248,4 +248,4 @@ def replay(
     """
     known = chains or [()] * len(queued_s)
     requests = [Live(i, int(p), int(o), known[i]) for i, (p, o) in enumerate(zip(*lengths, strict=True))]
-    return Engine(limits, price, queued_s, requests, clock).run()
+    return Engine(limits, timing, queued_s, requests, clock).run()

@@ -19,7 +19,7 @@ RULES = {"vLLM's rules": (True, True), "synchronous scheduling": (False, True), 
 def phases(ready: Setup, guided: Guided) -> list[Row]:
     """Eighths of the run: the time of its steps by their price against the measured time."""
     steps = guided.done.steps
-    end, price, chunks = (steps.array(name) for name in ("end_s", "price_s", "chunks"))
+    end, timing, chunks = (steps.array(name) for name in ("end_s", "price_s", "chunks"))
     known = np.flatnonzero(steps.array("known"))
     at = [known[np.argmin(np.abs(end[known] - end[-1] * part / PHASES))] for part in range(PHASES + 1)]
     rows: list[Row] = []
@@ -27,7 +27,7 @@ def phases(ready: Setup, guided: Guided) -> list[Row]:
         inside = slice(before + 1, last + 1)
         seconds = float(end[last] - end[before])
         numbers = {"steps": last - before, "with a chunk": int((chunks[inside] > 0).sum())}
-        off = 100.0 * (float(price[inside].sum()) / seconds - 1.0)
+        off = 100.0 * (float(timing[inside].sum()) / seconds - 1.0)
         rows.append({"run": ready.case.name, "until, s": float(end[last]), **numbers, "price off, %": off})
     return rows
 

@@ -17,21 +17,21 @@ CHANGES = (
 DRAWS, NOISE = 12, 0.005
 
 
-def statistics(ready: Setup, price: Price) -> np.ndarray:
+def statistics(ready: Setup, timing: Price) -> np.ndarray:
     """Each statistic over the measured one."""
     run = ready.run
-    done = replay(ready.limits, price, run.arrival_s, (run.prompt_tokens, run.output_tokens))
+    done = replay(ready.limits, timing, run.arrival_s, (run.prompt_tokens, run.output_tokens))
     found = errors(run, done.first_s, done.last_s)
     return np.array([1.0 + 0.01 * found[name] for name in ERRORS])
 
 
-def noisy(price: Price, rng: np.random.Generator) -> Price:
-    return lambda work: price(work) * (1.0 + NOISE * rng.standard_normal())
+def noisy(timing: Price, rng: np.random.Generator) -> Price:
+    return lambda work: timing(work) * (1.0 + NOISE * rng.standard_normal())
 
 
-def changed(price: Price, factor: float, more_s: float) -> Price:
+def changed(timing: Price, factor: float, more_s: float) -> Price:
     def of(work: Work) -> float:
-        return factor * price(work) + more_s
+        return factor * timing(work) + more_s
 
     return of
 
@@ -40,13 +40,13 @@ def main() -> None:
     rows: list[Row] = []
     for case in WITH_TABLES:
         ready = setup(case)
-        price = pricer(ready.prices.cost)
-        plain = statistics(ready, price)
+        timing = pricer(ready.timings.step_time)
+        plain = statistics(ready, timing)
         for name, factor, more_s in CHANGES:
-            moved = 100.0 * (statistics(ready, changed(price, factor, more_s)) / plain - 1.0)
+            moved = 100.0 * (statistics(ready, changed(timing, factor, more_s)) / plain - 1.0)
             rows.append({"run": case.name, "steps": name, **dict(zip(ERRORS, moved.tolist(), strict=True))})
         rng = np.random.default_rng(0)
-        spread = 100.0 * np.std([statistics(ready, noisy(price, rng)) / plain for _ in range(DRAWS)], axis=0)
+        spread = 100.0 * np.std([statistics(ready, noisy(timing, rng)) / plain for _ in range(DRAWS)], axis=0)
         rows.append({"run": case.name, "steps": "0.5 % at random (sd)", **dict(zip(ERRORS, spread.tolist(), strict=True))})
     write("sensitivity", rows)
 

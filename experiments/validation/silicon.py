@@ -18,8 +18,8 @@ import pandas as pd
 from cases import DATA, Row, write
 from scipy.stats import spearmanr
 
-from simjax.calibrate.points import MeanPoint, read_points
-from simjax.calibrate.points_target import BENCHMARK_ROUNDS, PointOptions, PointsTarget
+from simjax.calibrate.targets.points import MeanPoint, read_points
+from simjax.calibrate.targets.points_target import BENCHMARK_ROUNDS, PointOptions, PointsTarget
 from simjax.hardware import load_device
 from simjax.latency.profile import LatencyProfile
 from simjax.latency.profile_file import load_profile

@@ -20,9 +20,9 @@ from clock import Work
 from guided import CAPTURED, Guided, Interval, follow, last_leavers, single_steps
 from replay import Price
 
-from simjax.latency.attention_fit import fit_decode_skew
+from simjax.latency.attention.fit import fit_decode_skew
 from simjax.latency.bundle import Bundle, find_bundle, read_bundle
-from simjax.latency.cost import StepCost
+from simjax.latency.step_time import StepTime
 from simjax.plot.style import BLUE, RUST, dress, new_figure
 
 Variant = Callable[[Work], float]
@@ -33,8 +33,8 @@ SCHEDULED = (1, 512, 640, 768, 896, 1024, 1280, 1536, 2047, 2048)
 
 def variants(ready: Setup) -> dict[str, Variant]:
     """Prices of a step: as it is, and with one rule changed."""
-    cost, spec = ready.prices.cost, ready.cluster.instances[0]
-    price, tokens_s, sequences_s = pricer(cost), np.asarray(cost.tokens_s[0]), np.asarray(cost.sequences_s[0])
+    step_time, spec = ready.timings.step_time, ready.cluster.instances[0]
+    timing, tokens_s, sequences_s = pricer(step_time), np.asarray(step_time.tokens_s[0]), np.asarray(step_time.sequences_s[0])
     names = (spec.device.name, *spec.device.aliases)
     bundle = read_bundle(find_bundle(TABLES, names, spec.model.name, "bf16", spec.tensor_parallel_size))
     grid = bundle.dense["qkv_proj"].size.astype(int)
@@ -42,39 +42,39 @@ def variants(ready: Setup) -> dict[str, Variant]:
 
     def scheduled_as(sizes: np.ndarray, work: Work) -> float:
         tokens = sum(new for new, _ in work)
-        return price(work) + (tokens_s[sizes[np.searchsorted(sizes, tokens)]] - tokens_s[tokens] if tokens <= sizes[-1] else 0.0)
+        return timing(work) + (tokens_s[sizes[np.searchsorted(sizes, tokens)]] - tokens_s[tokens] if tokens <= sizes[-1] else 0.0)
 
     def one_chunk(work: Work) -> float:
         chunks = [x for x in work if x[0] > 1]
         if len(chunks) < 2:
-            return price(work)
+            return timing(work)
         queries = sum(new for new, _ in chunks)
         merged = [(queries, round(sum(new * computed for new, computed in chunks) / queries)), *(x for x in work if x[0] == 1)]
-        return price(merged) + sequences_s[len(work)] - sequences_s[len(merged)]
+        return timing(merged) + sequences_s[len(work)] - sequences_s[len(merged)]
 
     return {
-        "as it is": price,
+        "as it is": timing,
         "batch padded to the CUDA graph's": lambda work: scheduled_as(captured, work),
         "matrices of the next measured size": lambda work: scheduled_as(grid, work),
         ONE_CHUNK: one_chunk,
-        LEVEL: skewed(cost, lambda sequences: 0.0),
-        BY_BATCH: skewed(cost, skew_by_batch(bundle)),
+        LEVEL: skewed(step_time, lambda sequences: 0.0),
+        BY_BATCH: skewed(step_time, skew_by_batch(bundle)),
     }
 
 
-def skewed(cost: StepCost, of_batch: Callable[[int], float]) -> Variant:
+def skewed(step_time: StepTime, of_batch: Callable[[int], float]) -> Variant:
     """Prices with the given `decode_skew` for a batch of so many sequences."""
-    priced: dict[float, Price] = {}
+    timed: dict[float, Price] = {}
 
-    def price(work: Work) -> float:
+    def timing(work: Work) -> float:
         skew = round(of_batch(len(work)), 4)
-        if skew not in priced:
+        if skew not in timed:
             with jax.enable_x64(True):
-                changed = replace(cost.attention, decode_skew=jnp.full(1, skew))
-            priced[skew] = pricer(replace(cost, attention=changed))
-        return priced[skew](work)
+                changed = replace(step_time.attention, decode_skew=jnp.full(1, skew))
+            timed[skew] = pricer(replace(step_time, attention=changed))
+        return timed[skew](work)
 
-    return price
+    return timing
 
 
 def skew_by_batch(bundle: Bundle) -> Callable[[int], float]:
@@ -96,10 +96,10 @@ def by_variant(ready: Setup, guided: Guided) -> list[Row]:
     for kind, name in enumerate(kinds):
         parts = [part for part in guided.intervals if part.pure and min(chunks[part.first], 2) == kind]
         steps, measured_s = (np.array([getattr(part, x) for part in parts]) for x in ("steps", "measured_s"))
-        for label, price in variants(ready).items():
+        for label, timing in variants(ready).items():
             if label in ((ONE_CHUNK,), (ONE_CHUNK, LEVEL, BY_BATCH), (LEVEL, BY_BATCH))[kind]:
                 continue  # changes nothing there
-            price_s = np.array([sum(price(guided.done.steps.work[at]) for at in range(part.first, part.last + 1)) for part in parts])
+            price_s = np.array([sum(timing(guided.done.steps.work[at]) for at in range(part.first, part.last + 1)) for part in parts])
             off_s = (price_s - measured_s) / steps
             rows.append(
                 {
@@ -114,10 +114,10 @@ def by_variant(ready: Setup, guided: Guided) -> list[Row]:
     return rows
 
 
-def by_batch(ready: Setup, guided: Guided, price: Variant) -> list[Row]:
+def by_batch(ready: Setup, guided: Guided, timing: Variant) -> list[Row]:
     """Lateness of decode-only steps by sequences (those of the last leavers, where there are some) and of mixed ones by tokens."""
     rows: list[Row] = []
-    leavers = last_leavers(ready, guided.done, price)
+    leavers = last_leavers(ready, guided.done, timing)
     decodes = leavers if len(leavers) else single_steps(guided.done, guided.intervals, mixed=False)
     chunks = single_steps(guided.done, guided.intervals, mixed=True)
     for points, edges, name in ((decodes, BATCHES, "decode, sequences"), (chunks, SCHEDULED, "with a chunk, tokens")):
@@ -161,7 +161,7 @@ def as_clients_saw() -> list[Row]:
     """Gaps between chunks of Qwen3-14B on one H100 by requests in flight, against the price of such a step."""
     case = ON_H100[0]
     ready = setup(case, tables=False)
-    price, run = pricer(ready.prices.cost), ready.run
+    timing, run = pricer(ready.timings.step_time), ready.run
     chunk = pd.read_csv(case.path / "trace.itl.csv.gz").sort_values(["request_id", "chunk_index"])
     time_s = chunk["timestamp_us"].to_numpy(np.float64) * 1e-6
     new = chunk["request_id"].to_numpy()[1:] != chunk["request_id"].to_numpy()[:-1]
@@ -173,10 +173,10 @@ def as_clients_saw() -> list[Row]:
     context = int(run.prompt_tokens.mean() + run.output_tokens.mean() / 2)
     for n in (1, 2, 4, 8):
         seen = gap_s[(running == n) & (gap_s > 5e-3) & (gap_s < 20e-3)]
-        measured_s, price_s = float(np.median(seen)), price([(1, context)] * n)
+        measured_s, price_s = float(np.median(seen)), timing([(1, context)] * n)
         rows.append({"steps": f"decode, {n} sequences", "count": len(seen), "measured, ms": 1e3 * measured_s, "price, ms": 1e3 * price_s})
     seen = gap_s[(gap_s > 30e-3) & (gap_s < 55e-3)]
-    price_s = price([(int(run.prompt_tokens.mean()), 0)] + [(1, context)] * 3)
+    price_s = timing([(int(run.prompt_tokens.mean()), 0)] + [(1, context)] * 3)
     rows.append({"steps": "with a prompt", "count": len(seen), "measured, ms": 1e3 * float(np.median(seen)), "price, ms": 1e3 * price_s})
     return [{**row, "off, %": 100.0 * (float(row["price, ms"]) / float(row["measured, ms"]) - 1.0)} for row in rows]
 
@@ -202,12 +202,12 @@ def main() -> None:
     points = {}
     for case in WITH_TABLES:
         ready = setup(case)
-        guided, price = follow(ready), pricer(ready.prices.cost)
+        guided, timing = follow(ready), pricer(ready.timings.step_time)
         tables["steps"] += by_variant(ready, guided)
-        tables["batches"] += by_batch(ready, guided, price)
+        tables["batches"] += by_batch(ready, guided, timing)
         if not case.by_count:
             tables["hits"] += found_in_cache(ready)
-        leavers, decodes = last_leavers(ready, guided.done, price), single_steps(guided.done, guided.intervals, mixed=False)
+        leavers, decodes = last_leavers(ready, guided.done, timing), single_steps(guided.done, guided.intervals, mixed=False)
         points[case.name] = (np.concatenate([leavers, decodes]), single_steps(guided.done, guided.intervals, mixed=True))
     tables["h100"] = as_clients_saw()
     for name, rows in tables.items():

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from simjax.cluster.pricing import CostSource
+from simjax.cluster.timing import LatencySource
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
 from simjax.latency.bundle import bundles_of
-from simjax.latency.fit import fit_bundle, fit_generic
+from simjax.latency.fitting.fit import fit_bundle, fit_generic
 from simjax.latency.profile import LatencyProfile
 from simjax.latency.profile_file import generic_profile, load_profile, shipped_profiles
 from simjax.model import ModelSpec, same_architecture
 
 
-def base_profile(source: CostSource, device: DeviceSpec, models: Sequence[ModelSpec]) -> LatencyProfile:
+def base_profile(source: LatencySource, device: DeviceSpec, models: Sequence[ModelSpec]) -> LatencyProfile:
     """A profile of one device for any model, with the own coefficients of those models that were measured.
 
     Args:

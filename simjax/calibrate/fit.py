@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from simjax.calibrate.space import Space
-from simjax.calibrate.targets import Target
+from simjax.calibrate.targets.measured_run import Target
 from simjax.errors import SimjaxError
 from simjax.latency.parameters import with_parameters
 from simjax.latency.profile import LatencyProfile

@@ -12,7 +12,7 @@ import numpy as np
 
 from simjax.calibrate.fit import Fit, FitOptions, Progress, finite_start, residual_function, with_jacobian
 from simjax.calibrate.space import Space
-from simjax.calibrate.targets import Target
+from simjax.calibrate.targets.measured_run import Target
 from simjax.latency.profile import LatencyProfile
 
 ADAM_RATE = 0.1  # prior standard deviations a step

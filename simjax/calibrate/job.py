@@ -14,20 +14,19 @@ from typing import Any
 import numpy as np
 
 from simjax.calibrate.base import base_profile
-from simjax.calibrate.domain import PRIOR_SD, reach
 from simjax.calibrate.fit import Fit, FitOptions, Progress, fit
 from simjax.calibrate.gradient_fit import fit_by_gradient
-from simjax.calibrate.points import MeanPoint, read_points
-from simjax.calibrate.points_target import PointsTarget
 from simjax.calibrate.posterior import Posterior, laplace, log_sd, parameter_rows, transformed_covariance
+from simjax.calibrate.prepared_run import prepare_measured
 from simjax.calibrate.scores import poor, scored
-from simjax.calibrate.served import prepare_measured
 from simjax.calibrate.space import Space, space_of
-from simjax.calibrate.tables_target import TablesTarget
-from simjax.calibrate.targets import LossWeights, RunTarget, Target
-from simjax.cluster.from_config import cost_source
-from simjax.cluster.pricing import HOST_TIMES, CostSource
+from simjax.calibrate.targets.measured_run import LossWeights, RunTarget, Target
+from simjax.calibrate.targets.points import MeanPoint, read_points
+from simjax.calibrate.targets.points_target import PointsTarget
+from simjax.calibrate.targets.tables_target import TablesTarget
+from simjax.cluster.from_config import latency_source
 from simjax.cluster.spec import ClusterSpec, InstanceSpec
+from simjax.cluster.timing import HOST_TIMES, LatencySource
 from simjax.config.calibrate import CalibrateConfig, ParameterConfig
 from simjax.config.schema import ProfileConfig
 from simjax.errors import SimjaxError
@@ -38,6 +37,7 @@ from simjax.latency.parameters import VLLM, with_parameters
 from simjax.latency.profile import LatencyProfile, ValidRange
 from simjax.latency.profile_file import load_profile, save_profile
 from simjax.metrics.latency import latencies
+from simjax.uncertainty.domain import PRIOR_SD, reach
 from simjax.validate.contents import unknown_contents, with_contents
 from simjax.validate.measured import read_measured
 from simjax.validate.replay import measured_cluster
@@ -169,8 +169,8 @@ def _points(config: CalibrateConfig, device: DeviceSpec) -> list[MeanPoint]:
     return found.points
 
 
-def _without_parameters(config: ProfileConfig) -> CostSource:
-    return cost_source(replace(config, parameters={}))
+def _without_parameters(config: ProfileConfig) -> LatencySource:
+    return latency_source(replace(config, parameters={}))
 
 
 def _space(base: LatencyProfile, engines: Sequence[tuple[str, InstanceSpec]], config: CalibrateConfig) -> Space:
@@ -213,7 +213,7 @@ def _fit(
 
 
 def _simulate(x: MeasuredCluster, profile: Path) -> Run:
-    return simulate_cluster(x.cluster, x.run.workload(), CostSource(profile=profile))
+    return simulate_cluster(x.cluster, x.run.workload(), LatencySource(profile=profile))
 
 
 def _described(

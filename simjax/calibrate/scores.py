@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from simjax.engine.result import RequestLog, Result
+from simjax.engine.host.result import RequestLog, Result
 from simjax.validate.compare import compare
 from simjax.validate.run import MeasuredRun
 

@@ -29,14 +29,14 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[tuple[str, ...], Command] = {
-    ("run",): Command("run", "simjax.cli.run"),
-    ("pareto",): Command("pareto", "simjax.cli.pareto", ("directory",)),
-    ("show-point",): Command("show_point", "simjax.cli.show_point", ("directory", "point")),
-    ("validate",): Command("validate", "simjax.cli.validate", ("measured",)),
-    ("calibrate",): Command("calibrate", "simjax.cli.calibrate", ("measured",)),
-    ("sensitivity",): Command("sensitivity", "simjax.cli.sensitivity"),
-    ("trace", "describe"): Command("describe", "simjax.cli.describe", ("workload.file",)),
-    ("profile", "fit"): Command("fit", "simjax.cli.fit", ("bundle",)),
+    ("run",): Command("run", "simjax.cli.commands.run"),
+    ("pareto",): Command("pareto", "simjax.cli.commands.pareto", ("directory",)),
+    ("show-point",): Command("show_point", "simjax.cli.commands.show_point", ("directory", "point")),
+    ("validate",): Command("validate", "simjax.cli.commands.validate", ("measured",)),
+    ("calibrate",): Command("calibrate", "simjax.cli.commands.calibrate", ("measured",)),
+    ("sensitivity",): Command("sensitivity", "simjax.cli.commands.sensitivity"),
+    ("trace", "describe"): Command("describe", "simjax.cli.commands.describe", ("workload.file",)),
+    ("profile", "fit"): Command("fit", "simjax.cli.commands.fit", ("bundle",)),
 }
 _MULTIRUN = ("-m", "--multirun")
 _HYDRAS_CFG = ("job", "hydra", "all")
@@ -162,7 +162,7 @@ def _run(command: Command, overrides: list[str], show_config: bool) -> None:
     if show_config:
         print(OmegaConf.to_yaml(config), end="")
     elif command.config == "run" and typed(config).sweep != SweepConfig():
-        from simjax.cli import sweep
+        from simjax.cli.commands import sweep
 
         sweep.execute(config, overrides)
     else:

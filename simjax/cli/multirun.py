@@ -135,7 +135,7 @@ def sweep(config: DictConfig, arguments: Sequence[str], params: Sequence[str], l
             f"hydra/launcher={chosen} has nothing to launch: a sweep is one process; {SHARD}=1/4,2/4,3/4,4/4 makes four jobs of it, "
             "hydra/sweeper=basic one a point"
         )
-    from simjax.cli.sweep import execute
+    from simjax.cli.commands.sweep import execute
 
     execute(job, given.fixed, [axis(key, values) for key, values in swept.items()], out)
     return None
@@ -161,7 +161,7 @@ def _launch_shards(fixed: list[str], swept: dict[str, str], shards: str, out: st
 
 def _job(config: DictConfig) -> None:
     """What a launcher starts: a single run, or a sweep (a part of one); results go where Hydra says unless `out` is set."""
-    from simjax.cli import run, sweep
+    from simjax.cli.commands import run, sweep
     from simjax.cli.output import logged
 
     settings = HydraConfig.get()

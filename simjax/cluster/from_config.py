@@ -1,4 +1,4 @@
-"""From the configuration to a `ClusterSpec` and a `CostSource`."""
+"""From the configuration to a `ClusterSpec` and a `LatencySource`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from simjax.cluster.llmservingsim import read_cluster
-from simjax.cluster.pricing import HOST_TIMES, CostSource
-from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec, RouterWeights
+from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, RouterWeights
+from simjax.cluster.timing import HOST_TIMES, LatencySource
 from simjax.config.compose import group_config
 from simjax.config.schema import ClusterConfig, GroupConfig, ProfileConfig, SchedulerConfig
 from simjax.errors import SimjaxError
@@ -18,11 +18,11 @@ from simjax.hardware import DeviceSpec, LinkSpec, load_device
 from simjax.model import load_model
 
 
-def engine_limits(config: SchedulerConfig, base: EngineLimits | None = None) -> EngineLimits:
+def engine_limits(config: SchedulerConfig, base: InstanceLimits | None = None) -> InstanceLimits:
     """The limits that the configuration sets, on top of `base` (vLLM's defaults when None)."""
     names = [field.name for field in dataclasses.fields(SchedulerConfig)]
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    return replace(base or EngineLimits(), **given)
+    return replace(base or InstanceLimits(), **given)
 
 
 def instance_link(config: ClusterConfig, device: DeviceSpec) -> LinkSpec | None:
@@ -75,7 +75,7 @@ def build_cluster(model: str, device: str, cluster: ClusterConfig, scheduler: Sc
     return behind(tuple(instances))
 
 
-def _group(group: GroupConfig, model: str, device: str, cluster: ClusterConfig, limits: EngineLimits) -> tuple[InstanceSpec, ...]:
+def _group(group: GroupConfig, model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits) -> tuple[InstanceSpec, ...]:
     spec = load_device(device if group.device is None else group.device)
     degree = cluster.tensor_parallel_size if group.tensor_parallel_size is None else group.tensor_parallel_size
     one = InstanceSpec(
@@ -88,7 +88,7 @@ def _group(group: GroupConfig, model: str, device: str, cluster: ClusterConfig, 
     return (one,) * group.instances
 
 
-def cost_source(config: ProfileConfig) -> CostSource:
+def latency_source(config: ProfileConfig) -> LatencySource:
     """Where the configuration takes step costs from.
 
     Raises:
@@ -97,7 +97,7 @@ def cost_source(config: ProfileConfig) -> CostSource:
     for name in HOST_TIMES:
         if name in config.parameters and getattr(config, name) is not None:
             raise SimjaxError(f"profile.{name} and profile.parameters.{name} are both set; leave one of them out")
-    return CostSource(
+    return LatencySource(
         profile=None if config.file is None else Path(config.file),
         bundle_root=None if config.bundle_root is None else Path(config.bundle_root),
         variant=config.variant,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from simjax.cluster.spec import BOUNDS, EngineLimits, InstanceSpec
+from simjax.cluster.spec import BOUNDS, InstanceLimits, InstanceSpec
 from simjax.errors import SimjaxError
 from simjax.hardware import LinkSpec, load_device
 from simjax.model import load_model
@@ -41,7 +41,7 @@ MAY_BE_UNLIMITED = ("max_num_seqs", "max_num_batched_tokens")
 MOST_SEQUENCES = 2**16
 
 
-def read_cluster(path: Path, limits: EngineLimits) -> tuple[InstanceSpec, ...]:
+def read_cluster(path: Path, limits: InstanceLimits) -> tuple[InstanceSpec, ...]:
     """The engines of a cluster file, in the file's order.
 
     Args:
@@ -84,7 +84,7 @@ def read_cluster(path: Path, limits: EngineLimits) -> tuple[InstanceSpec, ...]:
     return tuple(found)
 
 
-def _instance(raw: dict[str, Any], cluster: dict[str, Any], limits: EngineLimits) -> InstanceSpec:
+def _instance(raw: dict[str, Any], cluster: dict[str, Any], limits: InstanceLimits) -> InstanceSpec:
     for key, harmless in UNSUPPORTED.items():
         if raw.get(key) not in harmless:
             asked = "" if isinstance(raw[key], dict | list) else f"={raw[key]!r}"

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from simjax.cluster.capacity import kv_blocks
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, LinkSpec
+from simjax.memory.capacity import kv_blocks
 from simjax.model import ModelSpec, dtype_bytes
 
 ROUTERS = ("round_robin", "random", "least_loaded", "least_kv", "longest_prefix", "session_affinity", "weighted")
@@ -31,7 +31,7 @@ BOUNDS = {
 
 
 @dataclass(frozen=True)
-class EngineLimits:
+class InstanceLimits:
     """vLLM's flags of one engine; meanings and defaults as in `simjax.config.schema.SchedulerConfig` and conf/scheduler/vllm.yaml.
 
     Raises:
@@ -91,7 +91,7 @@ class InstanceSpec:
     model: ModelSpec
     device: DeviceSpec
     tensor_parallel_size: int = 1
-    limits: EngineLimits = field(default_factory=EngineLimits)
+    limits: InstanceLimits = field(default_factory=InstanceLimits)
     link: LinkSpec | None = None
 
     def __post_init__(self) -> None:

@@ -97,7 +97,7 @@ class LossConfig:
 
 @dataclass
 class PointsConfig:
-    """Measured mean points: a table of deployments in closed loops with their mean TTFT and TPOT (`simjax.calibrate.points`).
+    """Measured mean points: a table of deployments in closed loops with their mean TTFT and TPOT (`simjax.calibrate.targets.points`).
 
     Attributes:
         file: the CSV table.

@@ -49,7 +49,7 @@ class SweepConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """What a sweep's Pareto front is made of; see `simjax.explore.objective`.
+    """What a sweep's Pareto front is made of; see `simjax.explore.pareto.objective`.
 
     Attributes:
         maximize, minimize: columns of the sweep's table.

@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simjax.engine.instance import NEVER
 from simjax.engine.params import ClusterParams
+from simjax.engine.rank import NEVER
 from simjax.engine.shape import EngineShape, power_of_two
 from simjax.engine.simulate import DEFAULT_MAX_TICKS, advance, compiled, pending, start
 from simjax.engine.state import ClusterState, outcome_fields

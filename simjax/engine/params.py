@@ -14,14 +14,14 @@ import jax
 import numpy as np
 from jax import Array
 
-from simjax.latency.cost import StepCost
+from simjax.latency.step_time import StepTime
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32
 
 
 class RouterPolicy(IntEnum):
-    """How an arriving request finds its instance (see `simjax.engine.router`)."""
+    """How an arriving request finds its instance (see `simjax.engine.routing.router`)."""
 
     ROUND_ROBIN = 0
     RANDOM = 1
@@ -34,7 +34,7 @@ class RouterPolicy(IntEnum):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class InstanceParams:
+class RankParams:
     """Limits of the engines, vLLM's names; every leaf has a leading axis N.
 
     Attributes:
@@ -45,7 +45,7 @@ class InstanceParams:
         num_blocks, block_size: KV blocks that requests can use, and tokens in one.
         enable_chunked_prefill, reserve_full_isl, async_scheduling, enable_prefix_caching: switches.
         api_pre_s, api_post_s: API time of a request before it reaches the queue, and of a token on its way back to the client.
-        cost: row of the `StepCost`.
+        cost: row of the `StepTime`.
     """
 
     slots: Int32[Array, " N"]
@@ -61,13 +61,13 @@ class InstanceParams:
     enable_prefix_caching: Bool[Array, " N"]
     api_pre_s: Float64[Array, " N"]
     api_post_s: Float64[Array, " N"]
-    cost: Int32[Array, " N"]
+    step_time: Int32[Array, " N"]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PrefixParams:
-    """What the requests' contents share: a radix tree of M nodes in tokens, see `simjax.workload.prefixes`.
+    """What the requests' contents share: a radix tree of M nodes in tokens, see `simjax.workload.contents.prefixes`.
 
     The last node is empty and stands where a path has ended. A path is a slice of `nodes`, which is long enough for a slice of the longest
     path to start anywhere.
@@ -170,19 +170,19 @@ class ClusterParams:
     """Everything a run depends on beside its `EngineShape`.
 
     Attributes:
-        instances: limits of the N engines.
-        num_instances: how many of them there are; the others are padding, which no request is routed to.
+        ranks: limits of the N engines.
+        num_ranks: how many of them there are; the others are padding, which no request is routed to.
         router: how it spreads requests.
         requests, workload: the workloads, and the row of the one that this cluster serves.
-        cost: step costs; `InstanceParams.cost` names the row of each engine.
+        cost: step costs; `RankParams.cost` names the row of each engine.
     """
 
-    instances: InstanceParams
-    num_instances: Int32[Array, ""]
+    ranks: RankParams
+    num_ranks: Int32[Array, ""]
     router: RouterParams
     requests: RequestParams
     workload: Int32[Array, ""]
-    cost: StepCost
+    step_time: StepTime
 
     @property
     def served(self) -> Array | int:

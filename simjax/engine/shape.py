@@ -14,11 +14,11 @@ class EngineShape:
     Attributes:
         requests: R, padded number of requests.
         slots: S, seats an instance can hold at once: at least the largest `max_num_seqs`, with room for finished requests on their way out.
-        instances: N.
+        ranks: N.
         window: W, waiting requests a tick looks at; a formation that admits more goes on in the next tick.
         clients: C, requests in flight of a closed loop; 0 when arrivals are known (open loop).
-        nodes: M, nodes of the tree of the requests' contents; 0 when no engine caches prefixes.
-        path: P, nodes of the longest path through that tree.
+        prefix_nodes: M, nodes of the tree of the requests' contents; 0 when no engine caches prefixes.
+        prefix_path: P, nodes of the longest path through that tree.
         fanout: D, most calls that wait for one call; 0 when there are no sessions.
         stale_view: whether the router's view of the engines may be old.
         live_routing: whether the router looks at the cluster when a request arrives. Without it every request's instance is known before
@@ -31,11 +31,11 @@ class EngineShape:
 
     requests: int
     slots: int
-    instances: int
+    ranks: int
     window: int = 4
     clients: int = 0
-    nodes: int = 0
-    path: int = 0
+    prefix_nodes: int = 0
+    prefix_path: int = 0
     fanout: int = 0
     stale_view: bool = False
     live_routing: bool = False
@@ -48,7 +48,7 @@ class EngineShape:
             raise ValueError("a closed loop and sessions make their arrivals while they run: they need live_routing")
         if self.clients and self.fanout:
             raise ValueError("a workload is a closed loop of clients or made of sessions, not both")
-        if self.nodes and self.window != 2:
+        if self.prefix_nodes and self.window != 2:
             raise ValueError("with prefix caching a tick admits one request and sees the next: window must be 2")
 
     @property
@@ -57,19 +57,19 @@ class EngineShape:
         return self.slots + self.window
 
     @property
-    def entries(self) -> int:
+    def prefix_entries(self) -> int:
         """E, length of the tables of a prefix cache: the nodes of the tree, places for what has no name, and one that stays empty."""
-        return self.nodes + self.places + 1
+        return self.prefix_nodes + self.nameless_entries + 1
 
     @property
-    def places(self) -> int:
+    def nameless_entries(self) -> int:
         """Places of a prefix cache for what has no name."""
         return self.requests
 
     @property
     def listed(self) -> bool:
         """Whether each instance has a list of its requests; otherwise the one instance serves them in their order."""
-        return self.instances > 1 or self.fanout > 0
+        return self.ranks > 1 or self.fanout > 0
 
 
 def bucket(n: int, buckets: tuple[int, ...]) -> int:

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from simjax.engine.collect import evicted_blocks, leap_log, request_log
+from simjax.engine.host.collect import evicted_blocks, leap_log, request_log
+from simjax.engine.host.result import Result, Status
 from simjax.engine.params import ClusterParams
-from simjax.engine.result import Result, Status
-from simjax.engine.router import next_arrival_s, route_all
+from simjax.engine.routing.router import next_arrival_s, route_all
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState, initial_state
 from simjax.engine.tick import LeapRows, leap_fields, tick
@@ -39,7 +39,7 @@ _lock = threading.Lock()
 
 def pending(params: ClusterParams, state: ClusterState) -> Array:
     """Whether requests are left and something can still happen, in as many slots as there are; bool[]."""
-    event_s = jnp.minimum(jnp.min(state.instances.plan.end_s), next_arrival_s(params, state))
+    event_s = jnp.minimum(jnp.min(state.ranks.plan.end_s), next_arrival_s(params, state))
     return (state.done < params.request_count) & jnp.isfinite(event_s) & ~state.overflow
 
 
@@ -134,5 +134,5 @@ def simulate(
         run_s = time.perf_counter() - began
         requests = request_log(shape, params, state, status)
         leaps = leap_log(shape, logs) if shape.log_rows else None
-        blocks, peak = np.asarray(params.instances.num_blocks), np.asarray(state.peak_blocks)
+        blocks, peak = np.asarray(params.ranks.num_blocks), np.asarray(state.peak_blocks)
         return Result(status, requests, leaps, blocks, peak, int(state.ticks), int(state.steps), compile_s, run_s, evicted_blocks(state))

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simjax.engine.instance import NEVER, NO_COPY, Holding, Instance, Plan, Slots
 from simjax.engine.params import ClusterParams
+from simjax.engine.rank import NEVER, NO_COPY, Holding, Instance, Plan, Slots
 from simjax.engine.shape import EngineShape
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Calls:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PrefixCache:
-    """What each engine's KV cache holds of the requests' contents; see `simjax.engine.prefix_cache`.
+    """What each engine's KV cache holds of the requests' contents; see `simjax.engine.kv.prefix_cache`.
 
     The tables have E entries: first the M nodes of the tree of contents, of which a leading part is cached, then places for free blocks
     without a name; the last entry stays empty. What nobody holds stands in the engine's free queue, in order of `key`.
@@ -103,7 +103,7 @@ class ClusterState:
     """The whole cluster.
 
     Attributes:
-        instances: leaves with a leading N axis.
+        ranks: leaves with a leading N axis.
         routes: requests routed to each instance in order; [N, 0] where `EngineShape.listed` is off: the list is 0, 1, 2, ...
         loop: closed-loop clients, None in an open loop.
         calls: sessions, None without.
@@ -118,7 +118,7 @@ class ClusterState:
         overflow: a run with tight slots has needed more of them: nothing that it says is true.
     """
 
-    instances: Instance
+    ranks: Instance
     routes: Int32[Array, "N R+W"]
     loop: ClosedLoop | None
     calls: Calls | None
@@ -135,16 +135,16 @@ class ClusterState:
 
 def outcome_fields(shape: EngineShape) -> tuple[str, ...]:
     """Columns of `ClusterState.outcome`."""
-    return (*OUTCOME_FIELDS, CACHED_FIELD) if shape.nodes else OUTCOME_FIELDS
+    return (*OUTCOME_FIELDS, CACHED_FIELD) if shape.prefix_nodes else OUTCOME_FIELDS
 
 
 def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
     """An empty cluster at time 0."""
-    N, R, A = shape.instances, shape.requests, shape.seats
+    N, R, A = shape.ranks, shape.requests, shape.seats
     i32 = lambda *size: jnp.zeros(size, jnp.int32)  # noqa: E731
     f64 = lambda *size: jnp.zeros(size, jnp.float64)  # noqa: E731
     never = jnp.full((N, A), NEVER, jnp.float64)
-    holding = Holding(i32(N, A), jnp.full((N, A), NO_COPY, jnp.int32), i32(N, A), i32(N, A)) if shape.nodes else None
+    holding = Holding(i32(N, A), jnp.full((N, A), NO_COPY, jnp.int32), i32(N, A), i32(N, A)) if shape.prefix_nodes else None
     answered = jnp.zeros((N, A), bool) if shape.fanout else None
     unused = jnp.full((N, A), R, jnp.int32)
     slots = Slots(unused, i32(N, A), i32(N, A), i32(N, A), i32(N, A), i32(N, A), never, never, never, holding, answered)
@@ -163,19 +163,19 @@ def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
         blocks=i32(N),
         kv_tokens=jnp.zeros((N,), jnp.int64),
         preempted_tokens=jnp.zeros((N,), jnp.int64),
-        cached=i32(N) if shape.nodes else None,
+        cached=i32(N) if shape.prefix_nodes else None,
     )
     instances = Instance(slots, plan, i32(N), i32(N), i32(N), i32(N), jnp.zeros((N,), jnp.int64))
     loop = None
     if shape.clients:
         loop = ClosedLoop(params.requests.arrival_s[params.served, : shape.clients], i32(R), jnp.full((R,), NEVER, jnp.float64))
     return ClusterState(
-        instances=instances,
+        ranks=instances,
         routes=i32(N, R + shape.window) if shape.listed else i32(N, 0),
         loop=loop,
         calls=initial_calls(shape, params) if shape.fanout else None,
-        cache=initial_cache(shape) if shape.nodes else None,
-        view=RouterView(jnp.full((), -NEVER, jnp.float64), i32(N, shape.entries), f64(N), f64(N)) if shape.stale_view else None,
+        cache=initial_cache(shape) if shape.prefix_nodes else None,
+        view=RouterView(jnp.full((), -NEVER, jnp.float64), i32(N, shape.prefix_entries), f64(N), f64(N)) if shape.stale_view else None,
         next_request=i32(),
         outcome=jnp.full((R + 1, len(outcome_fields(shape))), NEVER, jnp.float64),
         done=i32(),
@@ -197,6 +197,6 @@ def initial_calls(shape: EngineShape, params: ClusterParams) -> Calls:
 
 def initial_cache(shape: EngineShape) -> PrefixCache:
     """Empty caches."""
-    N, E = shape.instances, shape.entries
+    N, E = shape.ranks, shape.prefix_entries
     table, counter = jnp.zeros((N, E), jnp.int32), jnp.zeros((N,), jnp.int32)
     return PrefixCache(table, table, table, counter, counter, counter, counter, counter)

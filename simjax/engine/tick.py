@@ -12,20 +12,20 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simjax.engine.admission import admit_caching, admit_waiting, waiting_window
-from simjax.engine.calls import answer_one
-from simjax.engine.commit import Emitted, Gone, commit, release_one
-from simjax.engine.instance import Instance
-from simjax.engine.leap import plan_next
-from simjax.engine.params import ClusterParams, InstanceParams
-from simjax.engine.prefix_cache import evict
-from simjax.engine.prefix_slots import Caching, give_back
-from simjax.engine.reduce import LARGE
-from simjax.engine.router import next_arrival_s, route_one
-from simjax.engine.scheduler import Formation, preempt, preempt_caching, schedule_running
+from simjax.engine.arrivals.sessions import answer_one
+from simjax.engine.control.reduce import LARGE
+from simjax.engine.kv.prefix_cache import evict
+from simjax.engine.kv.prefix_slots import Caching, give_back
+from simjax.engine.params import ClusterParams, RankParams
+from simjax.engine.rank import Instance
+from simjax.engine.routing.router import next_arrival_s, route_one
+from simjax.engine.scheduler.admission import admit_caching, admit_waiting, waiting_window
+from simjax.engine.scheduler.commit import Emitted, Gone, commit, release_one
+from simjax.engine.scheduler.leap import plan_next
+from simjax.engine.scheduler.running import Formation, preempt, preempt_caching, schedule_running
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClosedLoop, ClusterState, PrefixCache
-from simjax.latency.cost import row
+from simjax.latency.step_time import row
 
 LEAP_FIELDS = (
     "instance",
@@ -50,7 +50,7 @@ CACHED_BLOCKS = "cached_blocks"  # one more column with prefix caching
 
 def leap_fields(shape: EngineShape) -> tuple[str, ...]:
     """Columns of the log."""
-    return (*LEAP_FIELDS, CACHED_BLOCKS) if shape.nodes else LEAP_FIELDS
+    return (*LEAP_FIELDS, CACHED_BLOCKS) if shape.prefix_nodes else LEAP_FIELDS
 
 
 @jax.tree_util.register_dataclass
@@ -66,11 +66,11 @@ def tick(shape: EngineShape, params: ClusterParams, state: ClusterState, log: Le
     """Advance the cluster by one event; a tick that finds nothing to do changes nothing but its own count."""
     if shape.live_routing:
         state = route_one(shape, params, state)
-    due_s = state.instances.plan.due_s()
-    i = jnp.argmin(due_s).astype(jnp.int32) if shape.instances > 1 else 0
+    due_s = state.ranks.plan.due_s()
+    i = jnp.argmin(due_s).astype(jnp.int32) if shape.ranks > 1 else 0
     due = due_s[i] < next_arrival_s(params, state) if shape.live_routing else jnp.ones((), bool)
-    limits: InstanceParams = jax.tree.map(lambda x: x[i], params.instances)
-    before: Instance = jax.tree.map(lambda x: x[i], state.instances)
+    limits: RankParams = jax.tree.map(lambda x: x[i], params.ranks)
+    before: Instance = jax.tree.map(lambda x: x[i], state.ranks)
     now_s, horizon_s = before.plan.end_s, before.plan.horizon_s
 
     e, emitted = commit(limits, before, 0 if state.cache is None else state.cache.held[i])
@@ -88,7 +88,7 @@ def tick(shape: EngineShape, params: ClusterParams, state: ClusterState, log: Le
     else:
         more = gone.more if more is None else gone.more | more
         e, formation, cache = _form_caching(shape, params, limits, state, i, e, gone, more, due)
-    e = dataclasses.replace(e, plan=plan_next(shape, limits, row(params.cost, limits.cost), e, formation, now_s, horizon_s))
+    e = dataclasses.replace(e, plan=plan_next(shape, limits, row(params.step_time, limits.step_time), e, formation, now_s, horizon_s))
     if cache is not None:
         e = dataclasses.replace(e, plan=dataclasses.replace(e.plan, cached=cache.listed[i]))
 
@@ -97,7 +97,7 @@ def tick(shape: EngineShape, params: ClusterParams, state: ClusterState, log: Le
     left = due & gone.some
     state = dataclasses.replace(
         state,
-        instances=jax.tree.map(lambda x, new: x.at[i].set(new), state.instances, e),
+        ranks=jax.tree.map(lambda x, new: x.at[i].set(new), state.ranks, e),
         loop=None if state.loop is None else _answer(shape, params, state.loop, before, emitted, limits, due),
         calls=calls,
         cache=cache,
@@ -116,7 +116,7 @@ def tick(shape: EngineShape, params: ClusterParams, state: ClusterState, log: Le
 def _form_caching(
     shape: EngineShape,
     params: ClusterParams,
-    limits: InstanceParams,
+    limits: RankParams,
     state: ClusterState,
     i: Array | int,
     e: Instance,
@@ -144,7 +144,7 @@ def _form_caching(
 
 
 def _answer(
-    shape: EngineShape, params: ClusterParams, loop: ClosedLoop, e: Instance, emitted: Emitted, limits: InstanceParams, due: Array
+    shape: EngineShape, params: ClusterParams, loop: ClosedLoop, e: Instance, emitted: Emitted, limits: RankParams, due: Array
 ) -> ClosedLoop:
     """Clients whose request has finished send their next one after the pause; `e` is the instance before the finished ones left."""
     finished = emitted.finished & due

@@ -10,15 +10,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from simjax.batch.groups import Group, make_groups
+from simjax.batch.workers import Workers, local_workers
 from simjax.config.compose import normal
 from simjax.config.sweep import SweepConfig
 from simjax.errors import SimjaxError
 from simjax.explore.from_config import points_of
-from simjax.explore.groups import Group, make_groups
-from simjax.explore.lanes import Lanes, local_lanes
 from simjax.explore.points import Points
 from simjax.explore.resolve import Design, resolve
-from simjax.explore.wording import counted
+from simjax.explore.text import counted
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class SweepPlan:
         seeds: replicate seeds, None when there are none.
         shard: the part of the points that this plan holds, "k/n"; None for all.
         width: designs side by side, None for what suits the devices.
-        lanes: what it is to run on.
+        workers: what it is to run on.
         groups: what runs together.
         designs: by point.
         invalid: why a point cannot be simulated, by point.
@@ -43,7 +43,7 @@ class SweepPlan:
     seeds: tuple[int, ...] | None
     shard: str | None
     width: int | None
-    lanes: Lanes
+    workers: Workers
     groups: tuple[Group, ...]
     designs: dict[int, Design]
     invalid: dict[int, str]
@@ -92,7 +92,7 @@ class SweepPlan:
         """The plan of the points that are not done."""
         designs = {point: design for point, design in self.designs.items() if point not in done}
         invalid = {point: reason for point, reason in self.invalid.items() if point not in done}
-        groups = self.groups if len(designs) == len(self.designs) else make_groups(designs, self.lanes, self.width)
+        groups = self.groups if len(designs) == len(self.designs) else make_groups(designs, self.workers, self.width)
         return replace(self, designs=designs, invalid=invalid, groups=groups)
 
     def describe(self) -> str:
@@ -117,8 +117,8 @@ class SweepPlan:
 
 def _plan_bytes(designs: Mapping[int, Design]) -> int:
     """What the arrays of a plan hold: workloads, costs, limits."""
-    tables = {id(x): x for design in designs.values() for x in (design.lowered.params.requests, design.lowered.params.cost)}
-    rest = sum(x.nbytes for design in designs.values() for x in jax.tree.leaves(design.lowered.params.instances))
+    tables = {id(x): x for design in designs.values() for x in (design.lowered.params.requests, design.lowered.params.step_time)}
+    rest = sum(x.nbytes for design in designs.values() for x in jax.tree.leaves(design.lowered.params.ranks))
     return rest + sum(x.nbytes for table in tables.values() for x in jax.tree.leaves(table))
 
 
@@ -135,7 +135,7 @@ def plan_sweep(
     seeds: Sequence[int] | None = None,
     width: int | None = None,
     shard: str | None = None,
-    lanes: Lanes | None = None,
+    workers: Workers | None = None,
 ) -> SweepPlan:
     """Plan a sweep.
 
@@ -145,7 +145,7 @@ def plan_sweep(
         seeds: replicate seeds, which are in the points already.
         width: designs side by side; None for what suits the devices.
         shard: "k/n" keeps every n-th design, starting with the k-th.
-        lanes: devices to plan for; None for all local ones.
+        workers: devices to plan for; None for all local ones.
 
     Raises:
         SimjaxError: the base is wrong, or no point can be simulated.
@@ -158,7 +158,7 @@ def plan_sweep(
     if resolved.invalid and not resolved.designs and shard is None:
         first = min(resolved.invalid)
         raise SimjaxError(f"none of the {len(which):,} points can be simulated; point {first}: {resolved.invalid[first]}")
-    lanes = lanes or local_lanes()
-    groups = make_groups(resolved.designs, lanes, width)
+    workers = workers or local_workers()
+    groups = make_groups(resolved.designs, workers, width)
     kept = None if seeds is None else tuple(seeds)
-    return SweepPlan(tuple(base), points, kept, shard, width, lanes, groups, resolved.designs, resolved.invalid, resolved.warnings)
+    return SweepPlan(tuple(base), points, kept, shard, width, workers, groups, resolved.designs, resolved.invalid, resolved.warnings)

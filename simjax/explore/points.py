@@ -15,7 +15,7 @@ from typing import Any
 from simjax.errors import SimjaxError
 from simjax.explore.axes import Axis
 from simjax.explore.keys import SEED, canonical, check_key, takes_integers
-from simjax.explore.records import write_whole
+from simjax.explore.store.records import write_whole
 from simjax.explore.values import format_value, parse_value
 
 MAX_POINTS = 5_000_000

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from simjax.cluster.from_config import build_cluster, cost_source
-from simjax.cluster.notes import beyond_context, refused_by_vllm
-from simjax.cluster.pricing import ClusterPrices, CostSource, price_clusters
+from simjax.cluster.from_config import build_cluster, latency_source
 from simjax.cluster.spec import ClusterSpec
+from simjax.cluster.timing import ClusterTiming, LatencySource, cluster_timings
+from simjax.cluster.warnings import beyond_context, refused_by_vllm
 from simjax.config.schema import RunConfig
-from simjax.engine.lower import Lowered, lower
-from simjax.engine.lower_requests import request_params
+from simjax.engine.host.lower import Lowered, lower
+from simjax.engine.host.lower_requests import request_params
 from simjax.engine.params import RequestParams
 from simjax.errors import SimjaxError, attempt
 from simjax.explore.from_config import check_base
@@ -67,7 +67,7 @@ class _Load(NamedTuple):
 
 class _Engines(NamedTuple):
     cluster: ClusterSpec
-    source: CostSource
+    source: LatencySource
 
 
 class _Run(NamedTuple):
@@ -98,33 +98,33 @@ def resolve(base: Sequence[str], points: Points, which: Sequence[int]) -> Resolv
         runs = _part(options, points, which, RUN, _run)
     distinct = {id(built): built for built in engines.values() if isinstance(built, _Engines)}
     workloads = {id(load): load.workload for load in loads.values() if isinstance(load, _Load)}.values()
-    found = price_clusters(
+    found = cluster_timings(
         [built.cluster.instances for built in distinct.values()],
         [built.source for built in distinct.values()],
         most_tokens=max((workload.tokens for workload in workloads), default=None),
         most_seqs=max(map(len, workloads), default=None),
     )
-    prices = dict(zip(distinct, found, strict=True))
+    timings = dict(zip(distinct, found, strict=True))
     designs, invalid = {}, {}
     for point in which:
-        made = _design(engines[point], loads[point], runs[point], prices.get(id(engines[point])))
+        made = _design(engines[point], loads[point], runs[point], timings.get(id(engines[point])))
         if isinstance(made, Design):
             designs[point] = made
         else:
             invalid[point] = str(made)
-    warned = [line for price in found if isinstance(price, ClusterPrices) for line in price.warnings]
-    warned += _cluster_warnings(engines, loads, prices, designs)
+    warned = [line for timing in found if isinstance(timing, ClusterTiming) for line in timing.warnings]
+    warned += _cluster_warnings(engines, loads, timings, designs)
     return Resolved(designs, invalid, tuple(dict.fromkeys(warned)))
 
 
 def _design(
-    engines: _Engines | SimjaxError, load: _Load | SimjaxError, run: _Run | SimjaxError, prices: ClusterPrices | SimjaxError | None
+    engines: _Engines | SimjaxError, load: _Load | SimjaxError, run: _Run | SimjaxError, timings: ClusterTiming | SimjaxError | None
 ) -> Design | SimjaxError:
-    for part in (engines, load, run, prices):
+    for part in (engines, load, run, timings):
         if isinstance(part, SimjaxError):
             return part
-    assert isinstance(engines, _Engines) and isinstance(load, _Load) and isinstance(run, _Run) and isinstance(prices, ClusterPrices)
-    lowered = attempt(lambda: lower(engines.cluster, prices, load.workload, leap=run.leap, log=False, requests=load.requests))
+    assert isinstance(engines, _Engines) and isinstance(load, _Load) and isinstance(run, _Run) and isinstance(timings, ClusterTiming)
+    lowered = attempt(lambda: lower(engines.cluster, timings, load.workload, leap=run.leap, log=False, requests=load.requests))
     return lowered if isinstance(lowered, SimjaxError) else Design(lowered, run.slo, engines.cluster.num_devices, run.max_ticks)
 
 
@@ -161,7 +161,7 @@ def _load(contents: bool, config: RunConfig) -> _Load:
 
 
 def _engines(config: RunConfig) -> _Engines:
-    return _Engines(build_cluster(config.model, config.device, config.cluster, config.scheduler), cost_source(config.profile))
+    return _Engines(build_cluster(config.model, config.device, config.cluster, config.scheduler), latency_source(config.profile))
 
 
 def _run(config: RunConfig) -> _Run:
@@ -169,17 +169,17 @@ def _run(config: RunConfig) -> _Run:
 
 
 def _cluster_warnings(
-    engines: Mapping[int, Any], loads: Mapping[int, Any], prices: Mapping[int, ClusterPrices | SimjaxError], designs: Mapping[int, Design]
+    engines: Mapping[int, Any], loads: Mapping[int, Any], timings: Mapping[int, ClusterTiming | SimjaxError], designs: Mapping[int, Design]
 ) -> list[str]:
     """What single runs warn of: flags that vLLM would refuse, and once for each source of costs, requests longer than what was measured."""
     lines: list[str] = []
     refused: dict[int, _Engines] = {}
     longest: dict[tuple[str, int], int] = {}
     for point in designs:
-        built, price = engines[point], prices[id(engines[point])]
+        built, timing = engines[point], timings[id(engines[point])]
         refused[id(built)] = built
-        assert isinstance(price, ClusterPrices)
-        for source in price.measured:
+        assert isinstance(timing, ClusterTiming)
+        for source in timing.measured:
             longest[source] = max(longest.get(source, 0), loads[point].workload.longest_tokens)
     for source, tokens in longest.items():
         lines += beyond_context([source], tokens)

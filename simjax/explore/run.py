@@ -8,11 +8,11 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
-from simjax.explore.directory import has_parts, shard_directory
-from simjax.explore.execute import Row, run_designs
-from simjax.explore.objective import Objective
+from simjax.batch.execute import Row, run_designs
+from simjax.explore.pareto.objective import Objective
 from simjax.explore.plan import SweepPlan
-from simjax.explore.store import SweepStore
+from simjax.explore.store.directory import has_parts, shard_directory
+from simjax.explore.store.store import SweepStore
 
 Progress = Callable[[int, int], None]
 
@@ -102,4 +102,4 @@ def _rows(plan: SweepPlan) -> Iterator[list[Row]]:
     """Rows of all points of the plan: first of those that cannot be simulated."""
     if plan.invalid:
         yield [{"point": point, "status": "invalid", "reason": reason} for point, reason in plan.invalid.items()]
-    yield from run_designs(plan.designs, plan.groups, plan.lanes, plan.width)
+    yield from run_designs(plan.designs, plan.groups, plan.workers, plan.width)

@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from simjax.errors import SimjaxError, closest
-from simjax.latency.attention_fit import AttentionPoints
+from simjax.latency.attention.fit import AttentionPoints
 
 ATTENTION = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")
 MOE = ("tokens", "activated_experts", "time_us")

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from simjax.errors import SimjaxError, closest
-from simjax.latency.attention import AttentionCoefficients
-from simjax.latency.attention_roofline import AttentionEfficiency
-from simjax.latency.efficiency import OpEfficiency
+from simjax.latency.attention.coefficients import AttentionCoefficients
+from simjax.latency.attention.roofline import AttentionEfficiency
+from simjax.latency.fitting.efficiency import OpEfficiency
 from simjax.latency.priors import ENGINE_TIMES, STEP_CORRECTIONS, split_name
 from simjax.latency.priors import PARAMETERS as PARAMETERS
 from simjax.latency.priors import Parameter as Parameter

@@ -13,15 +13,15 @@ import numpy as np
 
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec, LinkSpec
-from simjax.latency.attention import AttentionCoefficients, scaled
-from simjax.latency.attention_roofline import AttentionEfficiency, attention_coefficients
+from simjax.latency.attention.coefficients import AttentionCoefficients, scaled
+from simjax.latency.attention.roofline import AttentionEfficiency, attention_coefficients
 from simjax.latency.calibration import Calibration
-from simjax.latency.collectives import all_reduce_s
-from simjax.latency.cost import StepCost
-from simjax.latency.efficiency import OpEfficiency, op_seconds
+from simjax.latency.fitting.efficiency import OpEfficiency, op_seconds
 from simjax.latency.priors import CORRECTION_TOKENS
+from simjax.latency.step_time import StepTime
 from simjax.model import ModelSpec, same_architecture
 from simjax.model.ops import Op, step_ops
+from simjax.network.collectives import all_reduce_s
 
 ANY_DEGREE = 0  # key of coefficients that hold for every tensor-parallel degree
 ALL_REDUCES_PER_LAYER = 2  # after o_proj and after the MLP
@@ -175,8 +175,8 @@ def compile_profile(
     kv_cache_dtype: str = "auto",
     async_scheduling: bool = True,
     launches: tuple[bool, bool] = (False, False),
-) -> StepCost:
-    """The `StepCost` (C = 1) of one instance.
+) -> StepTime:
+    """The `StepTime` (C = 1) of one instance.
 
     Args:
         profile: the coefficients.
@@ -199,8 +199,8 @@ def compile_profile(
     ops = step_ops(model, tensor_parallel_size)
     # Float64 locally: importing or calling this must not change the user's global setting.
     with jax.enable_x64(True):
-        priced = partial(total_s, rank=rank, source=profile.source, device=device, dtype=model.dtype, xp=xp)
-        tokens_s = priced([op for op in ops if not op.per_sequence], rows=np.arange(1, max_tokens + 1))
+        timed = partial(total_s, rank=rank, source=profile.source, device=device, dtype=model.dtype, xp=xp)
+        tokens_s = timed([op for op in ops if not op.per_sequence], rows=np.arange(1, max_tokens + 1))
         if tensor_parallel_size > 1:
             message_bytes = np.arange(1, max_tokens + 1) * float(model.hidden_size * model.dtype_bytes)
             link = profile.collectives.of(link or device.node.intra_link)
@@ -208,11 +208,11 @@ def compile_profile(
             one_s = all_reduce_s(message_bytes, tensor_parallel_size, link, memory, hops)
             tokens_s = tokens_s + ALL_REDUCES_PER_LAYER * model.num_hidden_layers * one_s
         tokens_s = tokens_s * step_correction(rank.correction, max_tokens, xp)
-        sequences_s = priced([op for op in ops if op.per_sequence], rows=np.arange(1, max_sequences + 1))
+        sequences_s = timed([op for op in ops if op.per_sequence], rows=np.arange(1, max_sequences + 1))
         sequences_s = sequences_s + host.sequence_s * np.arange(1, max_sequences + 1)
         shown_s = host.step_s * (1.0 - host.overlap) if async_scheduling else host.step_s
         attention = stack_attention(rank, model, device, tensor_parallel_size, xp, kv_cache_dtype)
-        return StepCost(
+        return StepTime(
             tokens_s=_table(tokens_s),
             sequences_s=_table(sequences_s),
             host_s=jnp.asarray(shown_s + host.layer_s * model.num_hidden_layers, jnp.float64)[None],
@@ -232,7 +232,7 @@ def kernels(ops: Sequence[Op], model: ModelSpec, tensor_parallel_size: int) -> i
 
 
 def _launch_s(host: HostOverheads, count: int, shown_s: Any, launches: tuple[bool, bool]) -> jax.Array | None:
-    """`StepCost.launch_s`; None where nothing is launched one by one, or launching takes no time."""
+    """`StepTime.launch_s`; None where nothing is launched one by one, or launching takes no time."""
     if not any(launches) or (isinstance(host.launch_s, float | int) and host.launch_s == 0):
         return None
     least_s = jnp.asarray(host.launch_s * count + shown_s, jnp.float64)

@@ -13,10 +13,10 @@ import yaml
 from simjax.documents import once_per_file, read_document
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec
-from simjax.latency.attention import AttentionCoefficients
-from simjax.latency.attention_roofline import AttentionEfficiency
+from simjax.latency.attention.coefficients import AttentionCoefficients
+from simjax.latency.attention.roofline import AttentionEfficiency
 from simjax.latency.calibration import Calibration, Seen
-from simjax.latency.efficiency import OpEfficiency
+from simjax.latency.fitting.efficiency import OpEfficiency
 from simjax.latency.priors import CORRECTION_TOKENS, parameter
 from simjax.latency.profile import (
     ANY_DEGREE,

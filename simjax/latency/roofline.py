@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simjax.hardware import DeviceSpec
-from simjax.latency.attention_roofline import AttentionEfficiency
-from simjax.latency.efficiency import OpEfficiency
+from simjax.latency.attention.roofline import AttentionEfficiency
+from simjax.latency.fitting.efficiency import OpEfficiency
 from simjax.latency.profile import ANY_DEGREE, HostOverheads, LatencyProfile, RankCoefficients, ValidRange
 
 # What all devices share for want of a measurement: fitted to matrix products and attention on an RTX PRO 6000 (see its generic profile).

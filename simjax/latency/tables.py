@@ -1,4 +1,4 @@
-"""Compile a measured profile bundle and a model's depth into a `StepCost`.
+"""Compile a measured profile bundle and a model's depth into a `StepTime`.
 
 Kernel times of one layer, measured at some sizes, become seconds of the whole stack at every size: linear between measurements, held below
 the smallest, and beyond the largest continued with the mean slope of the last octave. (The slope of the last two points is noise: 16 tokens
@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from simjax.errors import SimjaxError
-from simjax.latency.attention import AttentionCoefficients, scaled
-from simjax.latency.attention_fit import fit_attention, fit_decode_skew
-from simjax.latency.attention_grid import attention_table
-from simjax.latency.attention_table import AttentionTable
+from simjax.latency.attention.coefficients import AttentionCoefficients, scaled
+from simjax.latency.attention.fit import fit_attention, fit_decode_skew
+from simjax.latency.attention.grid import attention_table
+from simjax.latency.attention.table import AttentionTable
 from simjax.latency.bundle import Bundle, Curve, MoePoints, op_sequence
-from simjax.latency.cost import StepCost
 from simjax.latency.profile import ValidRange
+from simjax.latency.step_time import StepTime
 
 ALLREDUCES_PER_LAYER = 2  # after o_proj and after the MLP
 
@@ -45,8 +45,8 @@ def compile_bundle(
     allreduce_s: Callable[[np.ndarray], np.ndarray] | None = None,
     host_s: float = 0.0,
     measured_attention: bool = True,
-) -> StepCost:
-    """The `StepCost` (C = 1) of one instance whose kernels are those of `bundle`; call it inside `jax.enable_x64(True)`.
+) -> StepTime:
+    """The `StepTime` (C = 1) of one instance whose kernels are those of `bundle`; call it inside `jax.enable_x64(True)`.
 
     allreduce_s: seconds of an all-reduce, by bytes (an array), among the bundle's tensor-parallel ranks; needed if there are several.
     measured_attention: keep the measured attention table; False prices attention by the coefficients fitted to it.
@@ -67,7 +67,7 @@ def compile_bundle(
     sequences_s = sum(at_sizes(bundle.per_sequence[op], sequences) for op in ops.per_sequence)
     coefficients, table = _stack_attention(bundle, stack.layers)
     arrays = {f: jnp.asarray([getattr(coefficients, f)], jnp.float64) for f in coefficients.__dataclass_fields__}
-    return StepCost(
+    return StepTime(
         tokens_s=jnp.asarray(np.where(tokens > 0, once_s + stack.layers * layer_s, 0.0)[None]),
         sequences_s=jnp.asarray(np.where(sequences > 0, sequences_s, 0.0)[None]),
         host_s=jnp.asarray([host_s], jnp.float64),

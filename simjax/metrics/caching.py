@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from simjax.engine.result import LeapLog, RequestLog, Result
+from simjax.engine.host.result import LeapLog, RequestLog, Result
 from simjax.metrics.steps import leap_durations
 
 

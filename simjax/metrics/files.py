@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from simjax.engine.result import NEVER, RequestLog, Result
+from simjax.engine.host.result import NEVER, RequestLog, Result
 from simjax.metrics.sessions import pauses, sessions_frame
 from simjax.metrics.slo import Slo
 from simjax.metrics.summary import summarize

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simjax.engine.result import NEVER, LeapLog, RequestLog, Result
+from simjax.engine.host.result import NEVER, LeapLog, RequestLog, Result
 from simjax.metrics.steps import expand_steps
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}

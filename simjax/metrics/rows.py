@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from simjax.engine.result import NEVER, RequestLog, Result
+from simjax.engine.host.result import NEVER, RequestLog, Result
 from simjax.metrics.latency import STATISTICS, latencies, statistics_of_rows
 from simjax.metrics.sessions import Calls, makespans
 from simjax.metrics.slo import Slo, meets

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from simjax.engine.result import NEVER, RequestLog
+from simjax.engine.host.result import NEVER, RequestLog
 from simjax.metrics.latency import Latencies, latencies, statistics
 from simjax.workload.sessions import Sessions
 

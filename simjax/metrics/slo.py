@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simjax.engine.result import NEVER, Result
+from simjax.engine.host.result import NEVER, Result
 from simjax.errors import SimjaxError
 from simjax.metrics.latency import Latencies, latencies
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simjax.engine.result import LeapLog
+from simjax.engine.host.result import LeapLog
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simjax.engine.result import Result, Status
+from simjax.engine.host.result import Result, Status
 from simjax.metrics.caching import peak_cached_fraction
 from simjax.metrics.latency import itl_statistics, latencies, statistics
 from simjax.metrics.sessions import cached_fraction, session_summary

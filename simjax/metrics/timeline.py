@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from simjax.engine.result import LeapLog, RequestLog, Result
+from simjax.engine.host.result import LeapLog, RequestLog, Result
 from simjax.errors import SimjaxError
 from simjax.metrics.caching import caches, hits, kept_blocks
 from simjax.metrics.steps import Steps, expand_steps, leap_durations

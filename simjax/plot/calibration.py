@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from simjax.engine.result import Result
+from simjax.engine.host.result import Result
 from simjax.metrics.latency import Latencies, latencies
 from simjax.plot import style
 from simjax.plot.overlay import MEASURED, draw_cdfs, has_metric

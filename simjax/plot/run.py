@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simjax.engine.result import Result
+from simjax.engine.host.result import Result
 from simjax.metrics.caching import caches, hits
 from simjax.metrics.latency import latencies
 from simjax.metrics.timeline import sum_instances, timeline

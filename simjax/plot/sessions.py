@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simjax.engine.result import RequestLog
+from simjax.engine.host.result import RequestLog
 from simjax.metrics.latency import latencies
 from simjax.metrics.sessions import sessions_frame
 from simjax.plot import style

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from simjax.engine.result import Result
+from simjax.engine.host.result import Result
 from simjax.metrics.latency import Latencies, latencies
 from simjax.metrics.timeline import sum_instances, timeline
 from simjax.plot import style

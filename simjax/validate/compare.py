@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from simjax.engine.result import Result
+from simjax.engine.host.result import Result
 from simjax.errors import SimjaxError
 from simjax.metrics.latency import Latencies, Statistics, latencies, statistics
 from simjax.metrics.slo import duration_s

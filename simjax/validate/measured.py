@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from simjax.errors import SimjaxError
-from simjax.validate.inference_perf import read_inference_perf
-from simjax.validate.llmservingsim import read_llmservingsim
-from simjax.validate.request_trace import read_request_trace
+from simjax.validate.formats.inference_perf import read_inference_perf
+from simjax.validate.formats.llmservingsim import read_llmservingsim
+from simjax.validate.formats.request_trace import read_request_trace
 from simjax.validate.run import MeasuredRun
 
 Reader = Callable[[Path, str | None], MeasuredRun]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from simjax.cluster.from_config import cost_source, engine_limits, instance_link
-from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
+from simjax.cluster.from_config import engine_limits, instance_link, latency_source
+from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
 from simjax.config.calibrate import CalibrateConfig
 from simjax.config.schema import ClusterConfig, ValidateConfig
 from simjax.hardware import load_device
@@ -30,7 +30,7 @@ def validate(config: ValidateConfig, on_progress: Progress | None = None) -> tup
     run = simulate_cluster(
         cluster,
         measured.workload(),
-        cost_source(config.profile),
+        latency_source(config.profile),
         leap=config.sim.leap,
         max_ticks=config.sim.max_ticks,
         on_progress=on_progress,
@@ -42,7 +42,7 @@ def validate(config: ValidateConfig, on_progress: Progress | None = None) -> tup
 def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateConfig) -> ClusterSpec:
     """The cluster that was measured, with the configuration's overrides."""
     facts, wires = measured.engine, measured.hardware
-    recorded = EngineLimits(
+    recorded = InstanceLimits(
         max_num_seqs=facts.max_num_seqs,
         max_num_batched_tokens=facts.max_num_batched_tokens,
         long_prefill_token_threshold=facts.long_prefill_token_threshold,
@@ -52,7 +52,7 @@ def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateCo
         reserve_full_isl=facts.reserve_full_isl,
         max_model_len=facts.max_model_len,
         block_size=facts.block_size,
-        gpu_memory_utilization=facts.gpu_memory_utilization or EngineLimits.gpu_memory_utilization,
+        gpu_memory_utilization=facts.gpu_memory_utilization or InstanceLimits.gpu_memory_utilization,
         num_gpu_blocks_override=facts.num_gpu_blocks,
         kv_cache_dtype=facts.kv_cache_dtype,
         enforce_eager=facts.enforce_eager,

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from simjax.engine.result import NEVER
+from simjax.engine.host.result import NEVER
 from simjax.errors import SimjaxError
-from simjax.workload import tree
-from simjax.workload.prefixes import Prefixes
-from simjax.workload.radix import from_keys
+from simjax.workload.contents import tree
+from simjax.workload.contents.prefixes import Prefixes
+from simjax.workload.contents.radix import from_keys
 from simjax.workload.workload import Workload
 
 

@@ -2,10 +2,10 @@
 
 from simjax.workload.build import build_workload, load_trace
 from simjax.workload.config import LengthConfig, PrefixConfig, WorkloadConfig
+from simjax.workload.contents.prefixes import Prefixes
+from simjax.workload.contents.reuse import Reuse, prefix_reuse
 from simjax.workload.describe import WorkloadDescription, describe, describe_table
 from simjax.workload.formats import TraceFile, read_lengths, read_trace
-from simjax.workload.prefixes import Prefixes
-from simjax.workload.reuse import Reuse, prefix_reuse
 from simjax.workload.sessions import Sessions
 from simjax.workload.workload import Workload
 

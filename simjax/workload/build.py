@@ -9,13 +9,15 @@ import numpy as np
 
 from simjax.documents import once_per_file
 from simjax.errors import SimjaxError, closest
-from simjax.workload import arrivals, shared, transform
-from simjax.workload.closed_loop import closed_loop
+from simjax.workload import transform
 from simjax.workload.config import LengthConfig, PrefixConfig, WorkloadConfig
-from simjax.workload.draw import at, draw, draw_lengths, report
+from simjax.workload.contents import shared
 from simjax.workload.formats import TraceFile, read_trace
 from simjax.workload.multi_turn import multi_turn
-from simjax.workload.streams import ARRIVALS, GROUPS, THINKING, stream
+from simjax.workload.synthetic import arrivals
+from simjax.workload.synthetic.closed_loop import closed_loop
+from simjax.workload.synthetic.draw import at, draw, draw_lengths, report
+from simjax.workload.synthetic.streams import ARRIVALS, GROUPS, THINKING, stream
 from simjax.workload.workload import Workload
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simjax.errors import SimjaxError
-from simjax.workload.reuse import prefix_reuse
+from simjax.workload.contents.reuse import prefix_reuse
 from simjax.workload.workload import Workload
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class CacheStats:
 
 @dataclass(frozen=True)
 class PrefixStats:
-    """What a prefix cache could serve if requests came one after the other (see `simjax.workload.reuse`).
+    """What a prefix cache could serve if requests came one after the other (see `simjax.workload.contents.reuse`).
 
     Attributes:
         block_size: tokens.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from simjax.errors import SimjaxError
-from simjax.workload import tree
-from simjax.workload.lengths import MAX_TOKENS
-from simjax.workload.radix import from_history
+from simjax.workload.contents import tree
+from simjax.workload.contents.radix import from_history
 from simjax.workload.sessions import from_waits
+from simjax.workload.synthetic.lengths import MAX_TOKENS
 from simjax.workload.transform import arrange
 from simjax.workload.workload import Workload
 

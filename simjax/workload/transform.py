@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 
 from simjax.errors import SimjaxError
-from simjax.workload import tree
-from simjax.workload.lengths import clip
-from simjax.workload.streams import JITTER, stream
+from simjax.workload.contents import tree
+from simjax.workload.synthetic.lengths import clip
+from simjax.workload.synthetic.streams import JITTER, stream
 from simjax.workload.workload import Workload
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simjax.errors import SimjaxError
-from simjax.workload.prefixes import Prefixes
+from simjax.workload.contents.prefixes import Prefixes
 from simjax.workload.sessions import Sessions
 
 

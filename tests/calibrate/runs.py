@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from simjax.cluster.pricing import CostSource
-from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
+from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.cluster.timing import LatencySource
 from simjax.hardware import load_device
 from simjax.job import simulate_cluster
 from simjax.latency.profile import LatencyProfile
@@ -29,7 +29,7 @@ def profile() -> LatencyProfile:
 @functools.cache
 def cluster(max_num_seqs: int = 32) -> ClusterSpec:
     """One engine."""
-    limits = EngineLimits(max_num_seqs=max_num_seqs, max_num_batched_tokens=1024, num_gpu_blocks_override=4000)
+    limits = InstanceLimits(max_num_seqs=max_num_seqs, max_num_batched_tokens=1024, num_gpu_blocks_override=4000)
     return ClusterSpec((InstanceSpec(load_model(MODEL), load_device(DEVICE), limits=limits),))
 
 
@@ -43,7 +43,7 @@ def poisson(rate: float, n: int, seed: int = 0) -> Workload:
 def measured(workload: Workload, truth: Mapping[str, float], of: ClusterSpec | None = None) -> MeasuredRun:
     """A run with these parameters in place of the shipped profile's."""
     of = of or cluster()
-    log = simulate_cluster(of, workload, CostSource(parameters=tuple(truth.items()))).result.requests
+    log = simulate_cluster(of, workload, LatencySource(parameters=tuple(truth.items()))).result.requests
     assert log.finished.all()
     lat, limits = latencies(log), of.instances[0].limits
     run = MeasuredRun(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import simjax
-from simjax.cluster.pricing import CostSource, price_cluster
+from simjax.cluster.timing import LatencySource, cluster_timing
 from simjax.engine.simulate import compile_count
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
@@ -91,11 +91,11 @@ def test_profile_files_keep_corrections(generic: LatencyProfile, tmp_path: Path)
 def test_parameters_of_a_source_are_those_of_the_profile(generic: LatencyProfile, tmp_path: Path) -> None:
     values = {"gemm_bandwidth": 1.1, "step_32": 0.9, "api_pre_s": 0.004}
     save_profile(with_parameters(generic, values), tmp_path / "p.yaml")
-    on_top = price_cluster((H100,), CostSource(parameters=tuple(values.items())))
-    inside = price_cluster((H100,), CostSource(profile=tmp_path / "p.yaml"))
-    np.testing.assert_allclose(on_top.cost.tokens_s, inside.cost.tokens_s, rtol=1e-5)
+    on_top = cluster_timing((H100,), LatencySource(parameters=tuple(values.items())))
+    inside = cluster_timing((H100,), LatencySource(profile=tmp_path / "p.yaml"))
+    np.testing.assert_allclose(on_top.step_time.tokens_s, inside.step_time.tokens_s, rtol=1e-5)
     assert on_top.api_pre_s.tolist() == [0.004]
-    given = price_cluster((H100,), CostSource(parameters=(("api_pre_s", 0.004),), api_pre_s=0.5))
+    given = cluster_timing((H100,), LatencySource(parameters=(("api_pre_s", 0.004),), api_pre_s=0.5))
     assert given.api_pre_s.tolist() == [0.5], "a host time that is given is known"
 
 

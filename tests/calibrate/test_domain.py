@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 import simjax
-from simjax.calibrate.domain import OCTAVE_SD, PRIOR_SD, STRANGER_SD, Engines, engines_of, reach, widths, with_domain_warnings
-from simjax.cluster.pricing import CostSource
+from simjax.cluster.timing import LatencySource
 from simjax.job import Run
 from simjax.latency.calibration import Seen
 from simjax.latency.priors import CORRECTION_TOKENS
 from simjax.model import load_model
+from simjax.uncertainty.domain import OCTAVE_SD, PRIOR_SD, STRANGER_SD, Engines, engines_of, reach, widths, with_domain_warnings
 from tests.calibrate.calibrated import LLAMA, SEEN, calibrated, saved
 
-LIMITS = simjax.EngineLimits(max_num_seqs=16, max_num_batched_tokens=512)
+LIMITS = simjax.InstanceLimits(max_num_seqs=16, max_num_batched_tokens=512)
 
 
 def simulated(path: Path | None, *more: str) -> Run:
@@ -43,7 +43,7 @@ def test_what_a_run_reached_is_in_its_log(overloaded: Run) -> None:
 
 
 def test_every_range_that_was_left_is_told_with_both_numbers(overloaded: Run, path: Path) -> None:
-    done = with_domain_warnings(overloaded, CostSource(profile=path))
+    done = with_domain_warnings(overloaded, LatencySource(profile=path))
     assert done.warnings == (
         f"{path}: calibrated on steps of 2 to 128 tokens, this run went down to 1 and to 512; intervals are widened",
         f"{path}: calibrated on 1 to 4 sequences a step, this run went to 16; intervals are widened",
@@ -54,7 +54,7 @@ def test_every_range_that_was_left_is_told_with_both_numbers(overloaded: Run, pa
 
 def test_nothing_is_told_within_the_domain(tmp_path: Path) -> None:
     path = saved(tmp_path / "my.yaml", calibrated(seen=Seen((1, 512), (1, 16), (200, 340), (LLAMA,), (1,))))
-    assert with_domain_warnings(simulated(path), CostSource(profile=path)).warnings == ()
+    assert with_domain_warnings(simulated(path), LatencySource(profile=path)).warnings == ()
 
 
 def test_limits_that_exceed_what_was_measured_are_not_told_as_well(tmp_path: Path) -> None:
@@ -64,13 +64,13 @@ def test_limits_that_exceed_what_was_measured_are_not_told_as_well(tmp_path: Pat
     run = simulated(path)
     before = " ".join(run.warnings)
     assert "max_num_batched_tokens=512 exceeds" in before and "max_num_seqs=16 exceeds" in before and "longest measured context" in before
-    tokens, *others = sorted(with_domain_warnings(run, CostSource(profile=path)).warnings)
+    tokens, *others = sorted(with_domain_warnings(run, LatencySource(profile=path)).warnings)
     assert tokens == f"{path}: calibrated on steps of 1 to 256 tokens, this run went to 512; intervals are widened"
     assert len(others) == 2 and not any("max_num_batched_tokens" in line for line in others), "sequences and context were seen"
 
 
 def test_models_and_degrees_that_took_no_part_are_told_once(path: Path) -> None:
-    run = with_domain_warnings(simulated(path, "model=qwen3-8b", "cluster.tensor_parallel_size=2"), CostSource(profile=path))
+    run = with_domain_warnings(simulated(path, "model=qwen3-8b", "cluster.tensor_parallel_size=2"), LatencySource(profile=path))
     assert [line for line in run.warnings if "steps" not in line and "sequences" not in line and "requests" not in line] == [
         f"{path}: calibrated on {LLAMA}, used for Qwen/Qwen3-8B; intervals are widened",
         f"{path}: calibrated on tensor_parallel_size=1, used for 2; intervals are widened",
@@ -78,7 +78,7 @@ def test_models_and_degrees_that_took_no_part_are_told_once(path: Path) -> None:
 
 
 def test_profiles_without_a_calibration_say_what_they_said(overloaded: Run) -> None:
-    assert with_domain_warnings(overloaded, CostSource()).warnings == overloaded.warnings
+    assert with_domain_warnings(overloaded, LatencySource()).warnings == overloaded.warnings
     plain = simulated(None)
     assert [line for line in plain.warnings if "coefficients for any model on h100" in line]
 
@@ -144,6 +144,6 @@ def test_engines_are_told_apart_by_profile_model_and_degree() -> None:
     llama, qwen = (simjax.load_model(name) for name in ("llama-3.1-8b", "qwen3-8b"))
     one = simjax.InstanceSpec(llama, h100, limits=LIMITS)
     many = (one, simjax.InstanceSpec(llama, l40s), simjax.InstanceSpec(qwen, h100), one, simjax.InstanceSpec(llama, h100, 2))
-    found = engines_of(simjax.ClusterSpec(many), CostSource())
+    found = engines_of(simjax.ClusterSpec(many), LatencySource())
     assert [x.places for x in found] == [(0, 3), (1,), (2,), (4,)]
     assert [x.profile.device for x in found] == ["h100", "l40s", "h100", "h100"]

@@ -10,9 +10,9 @@ import pytest
 from simjax.calibrate.fit import FitOptions, fit
 from simjax.calibrate.gradient_fit import fit_by_gradient
 from simjax.calibrate.posterior import laplace, parameter_rows
-from simjax.calibrate.served import prepare_measured
+from simjax.calibrate.prepared_run import prepare_measured
 from simjax.calibrate.space import space_of
-from simjax.calibrate.targets import LossWeights, RunTarget
+from simjax.calibrate.targets.measured_run import LossWeights, RunTarget
 from tests.calibrate.runs import cluster, measured, poisson, profile
 
 TRUTH = {

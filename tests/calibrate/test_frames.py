@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simjax.calibrate.served import Served, prepare, simulated, with_profile
+from simjax.calibrate.prepared_run import PreparedRun, prepare, simulated, with_profile
 from simjax.engine.differentiate import outcome
 from simjax.latency.parameters import with_parameters
 from simjax.latency.profile import LatencyProfile
@@ -56,7 +56,7 @@ def program(served_shape: object) -> Callable:
 
 
 def ttft(workload: Workload, x: np.ndarray = AT) -> Ttft:
-    served: Served = prepare(cluster(), workload, profile())
+    served: PreparedRun = prepare(cluster(), workload, profile())
     with jax.enable_x64(True):
         return Ttft(*(np.asarray(y) for y in program(served.shape)(served.params, jnp.asarray(x))))
 

@@ -11,20 +11,20 @@ import pandas as pd
 import pytest
 
 import simjax
-from simjax.calibrate.intervals import Draws, run_draws, simulate_draws
+from simjax.batch import execute
+from simjax.batch.groups import make_groups
 from simjax.cluster.from_config import build_cluster
-from simjax.cluster.pricing import ClusterPrices, CostSource, price_cluster
 from simjax.cluster.spec import ClusterSpec
+from simjax.cluster.timing import ClusterTiming, LatencySource, cluster_timing
 from simjax.config.schema import RunConfig, UncertaintyConfig
-from simjax.engine.lower import lower
-from simjax.engine.result import Result
+from simjax.engine.host.lower import lower
+from simjax.engine.host.result import Result
 from simjax.engine.simulate import compile_count, simulate
 from simjax.errors import SimjaxError
-from simjax.explore import execute
-from simjax.explore.groups import make_groups
-from simjax.latency.stack import stack_costs
+from simjax.latency.join import join_step_times
 from simjax.metrics.rows import METRICS, Row, result_row
 from simjax.metrics.slo import Slo
+from simjax.uncertainty.intervals import Draws, run_draws, simulate_draws
 from simjax.workload.workload import Workload
 from tests.calibrate.calibrated import SEEN, calibrated, saved
 from tests.cli.conftest import Cli, one_line
@@ -56,17 +56,17 @@ def one_by_one(asked: RunConfig, draws: Draws, path: Path, slo: Slo | None = Non
 def simulated_alone(cluster: ClusterSpec, workload: Workload, values: dict[str, float], path: Path) -> Result:
     """A run whose engines are priced one by one, each with its own parameters where several kinds of engines have them."""
     if len(cluster.instances) == 1:
-        source = CostSource(profile=path, parameters=tuple(values.items()))
+        source = LatencySource(profile=path, parameters=tuple(values.items()))
         return simjax.simulate_cluster(cluster, workload, source).result
-    prices = []
+    timings = []
     for one in cluster.instances:
         kind = f"{one.model.name} TP1 on {one.device.name}: "
         own = {name.removeprefix(kind): value for name, value in values.items() if name.startswith(kind)}
-        prices.append(price_cluster((one,), CostSource(profile=path, parameters=tuple(own.items()))))
+        timings.append(cluster_timing((one,), LatencySource(profile=path, parameters=tuple(own.items()))))
     with jax.enable_x64(True):
-        cost = jax.tree.map(np.asarray, stack_costs([price.cost for price in prices]))
-    pre, post = (np.concatenate([getattr(price, name) for price in prices]) for name in ("api_pre_s", "api_post_s"))
-    lowered = lower(cluster, ClusterPrices(cost, np.arange(len(prices), dtype=np.int32), pre, post, ()), workload)
+        step_time = jax.tree.map(np.asarray, join_step_times([timing.step_time for timing in timings]))
+    pre, post = (np.concatenate([getattr(timing, name) for timing in timings]) for name in ("api_pre_s", "api_post_s"))
+    lowered = lower(cluster, ClusterTiming(step_time, np.arange(len(timings), dtype=np.int32), pre, post, ()), workload)
     return simulate(lowered.shape, lowered.params)
 
 
@@ -130,7 +130,7 @@ def test_more_uncertainty_widens_and_the_domain_does_too(path: Path, tmp_path: P
 
 
 def test_one_program_whatever_the_number_of_draws(path: Path) -> None:
-    run, source = simjax.run(config(path)), CostSource(profile=path)
+    run, source = simjax.run(config(path)), LatencySource(profile=path)
     assert len(simulate_draws(run, source, UncertaintyConfig(draws=8))) == 8
     before = compile_count()
     for draws in (20, 70):

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simjax.calibrate.points import MeanPoint, read_points
-from simjax.calibrate.points_target import Means, PointOptions, PointsTarget, point_lengths
-from simjax.cluster.pricing import ClusterPrices
-from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
-from simjax.engine.lower import lower
+from simjax.calibrate.targets.points import MeanPoint, read_points
+from simjax.calibrate.targets.points_target import Means, PointOptions, PointsTarget, point_lengths
+from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.cluster.timing import ClusterTiming
+from simjax.engine.host.lower import lower
 from simjax.engine.simulate import simulate
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
@@ -20,7 +20,7 @@ from simjax.latency.profile import compile_profile
 from simjax.latency.profile_file import load_profile
 from simjax.model import load_model
 from simjax.paths import PROFILES
-from simjax.workload.closed_loop import closed_loop
+from simjax.workload.synthetic.closed_loop import closed_loop
 from tests.data import data_path
 
 H100 = load_device("h100")
@@ -157,15 +157,15 @@ def means(target):
 
 def one_by_one(point, rounds):
     """Mean TTFT and TPOT of a point's own simulation: the first two rounds, the rounds that are alike and the last, as of ten."""
-    limits = EngineLimits(max_num_seqs=point.max_num_seqs, max_num_batched_tokens=point.max_num_batched_tokens)
+    limits = InstanceLimits(max_num_seqs=point.max_num_seqs, max_num_batched_tokens=point.max_num_batched_tokens)
     limits = replace(limits, kv_cache_dtype=point.kv_cache_dtype)
     degree = point.tensor_parallel_size
     profile = changed(np.zeros(len(NAMES)))
-    cost = compile_profile(profile, point.model, H100, degree, max_tokens=512, max_sequences=8, kv_cache_dtype=point.kv_cache_dtype)
+    step_time = compile_profile(profile, point.model, H100, degree, max_tokens=512, max_sequences=8, kv_cache_dtype=point.kv_cache_dtype)
     host = (np.array([float(x)]) for x in (profile.host.api_pre_s, profile.host.api_post_s))
-    prices = ClusterPrices(jax.tree.map(np.asarray, cost), np.zeros(1, np.int32), *host, ())
+    timings = ClusterTiming(jax.tree.map(np.asarray, step_time), np.zeros(1, np.int32), *host, ())
     workload = closed_loop(*point_lengths(point, rounds), point.concurrency)
-    design = lower(ClusterSpec((InstanceSpec(point.model, H100, degree, limits),)), prices, workload)
+    design = lower(ClusterSpec((InstanceSpec(point.model, H100, degree, limits),)), timings, workload)
     done = simulate(design.shape, design.params).requests
     ttft_s = done.first_token_s - done.arrival_s
     tpot_s = (done.finish_s - done.first_token_s) / (done.output_tokens - 1)

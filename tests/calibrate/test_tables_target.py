@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simjax.calibrate.tables_target import TablesTarget, TableWeights
+from simjax.calibrate.targets.tables_target import TablesTarget, TableWeights
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
-from simjax.latency.attention import decode_attention_s, mixed_attention_s
-from simjax.latency.attention_fit import AttentionPoints, chunks_of, decodes_of
-from simjax.latency.attention_roofline import attention_coefficients
-from simjax.latency.efficiency import op_seconds
+from simjax.latency.attention.coefficients import decode_attention_s, mixed_attention_s
+from simjax.latency.attention.fit import AttentionPoints, chunks_of, decodes_of
+from simjax.latency.attention.roofline import attention_coefficients
+from simjax.latency.fitting.efficiency import op_seconds
 from simjax.latency.parameters import with_parameters
 from simjax.latency.profile import op_efficiency
 from simjax.latency.profile_file import find_profile, load_profile

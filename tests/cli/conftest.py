@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from simjax.cli import run, sweep, validate
+from simjax.cli.commands import run, sweep, validate
 from simjax.cli.main import main
 
 

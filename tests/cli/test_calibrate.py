@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from simjax.cli import calibrate
+from simjax.cli.commands import calibrate
 from simjax.latency.profile_file import load_profile
 from simjax.validate.run import MeasuredRun
 from tests.calibrate.runs import MODEL, measured, poisson

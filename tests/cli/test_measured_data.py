@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from simjax.cluster.llmservingsim import read_cluster
-from simjax.cluster.spec import EngineLimits
+from simjax.cluster.spec import InstanceLimits
 from simjax.errors import SimjaxError
 from tests.cli.conftest import Cli, one_line
 from tests.data import data_path
@@ -57,7 +57,7 @@ def test_every_cluster_file_is_read_or_refused() -> None:
     read = refused = 0
     for path in sorted(data_path("llmservingsim/configs/cluster").glob("*.json")):
         try:
-            read += len(read_cluster(path, EngineLimits())) > 0
+            read += len(read_cluster(path, InstanceLimits())) > 0
         except SimjaxError as error:
             refused += 1
             assert "not simulated yet" in str(error)

@@ -13,11 +13,11 @@ import yaml
 from rich.console import Console
 
 import simjax
+from simjax.cli.commands.sweep import points_progress
 from simjax.cli.multirun import split
-from simjax.cli.sweep import points_progress
-from simjax.explore.manifest import read_sweep
 from simjax.explore.points import read_points
-from simjax.explore.table import read_results
+from simjax.explore.store.manifest import read_sweep
+from simjax.explore.store.table import read_results
 from simjax.metrics.rows import METRICS, result_row
 from tests.cli.conftest import Cli, one_line
 
@@ -207,7 +207,7 @@ def test_the_bar_says_how_many_points_how_fast_and_how_long(monkeypatch: pytest.
     terminal = Console(file=io.StringIO(), force_terminal=True, width=140)
     clock = iter([100.0, 100.1, 102.0, 500.0])
     monkeypatch.setattr("simjax.cli.output.console", lambda stderr=False: terminal)
-    monkeypatch.setattr("simjax.cli.sweep.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("simjax.cli.commands.sweep.time.perf_counter", lambda: next(clock))
     said = []
     with points_progress() as update:
         monkeypatch.setattr("rich.progress.Progress.update", lambda self, task, **fields: said.append(fields["count"]))
@@ -222,7 +222,7 @@ def test_the_bars_pace_is_that_of_simulation(monkeypatch: pytest.MonkeyPatch) ->
     terminal = Console(file=io.StringIO(), force_terminal=True, width=140)
     clock = iter([100.0, 102.0])
     monkeypatch.setattr("simjax.cli.output.console", lambda stderr=False: terminal)
-    monkeypatch.setattr("simjax.cli.sweep.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("simjax.cli.commands.sweep.time.perf_counter", lambda: next(clock))
     said = []
     with points_progress(before=600) as update:
         monkeypatch.setattr("rich.progress.Progress.update", lambda self, task, **fields: said.append(fields))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from simjax.explore.table import read_results
+from simjax.explore.store.table import read_results
 from tests.cli.conftest import Cli, one_line
 
 SMALL = ["workload.num_requests=20", "plots=false"]

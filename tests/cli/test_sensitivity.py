@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from simjax.cli import sensitivity
+from simjax.cli.commands import sensitivity
 from tests.cli.conftest import Cli, one_line
 
 SMALL = ("workload.num_requests=20", "seeds=2", "parameters=[gemm_bandwidth,api_pre_s,max_num_seqs]", "outputs=[tpot_mean_s,ttft_mean_s]")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from simjax.cli.show_point import same
+from simjax.cli.commands.show_point import same
 from tests.cli.conftest import Cli, one_line
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from simjax.cluster.llmservingsim import read_cluster
-from simjax.cluster.spec import EngineLimits
+from simjax.cluster.spec import InstanceLimits
 from simjax.errors import SimjaxError
 from tests.data import data_path
 
@@ -25,7 +25,7 @@ def minimal() -> dict:
         "max_num_seqs": 0,
         "block_size": 32,
     }
-    return {"num_nodes": 1, "link_bw": [16, 4], "link_latency": 20000, "nodes": [{"num_instances": 1, "instances": [instance]}]}
+    return {"num_nodes": 1, "link_bw": [16, 4], "link_latency": 20000, "nodes": [{"num_ranks": 1, "instances": [instance]}]}
 
 
 def write(tmp_path, content) -> object:
@@ -35,7 +35,7 @@ def write(tmp_path, content) -> object:
 
 
 def test_units_and_overrides(tmp_path):
-    (instance,) = read_cluster(write(tmp_path, minimal()), EngineLimits(max_num_batched_tokens=2048))
+    (instance,) = read_cluster(write(tmp_path, minimal()), InstanceLimits(max_num_batched_tokens=2048))
     assert instance.tensor_parallel_size == 2
     assert instance.device.memory_bytes == 96 * 2**30
     assert instance.device.memory_bandwidth_bytes_per_s == 1597e9
@@ -52,11 +52,11 @@ def test_no_limits_leave_the_kv_cache_that_the_usual_ones_leave(tmp_path, memory
     one = raw["nodes"][0]["instances"][0]
     one |= {"num_npus": 1, "tp_size": 1, "max_num_batched_tokens": tokens}
     one["npu_mem"] |= {"mem_size": memory, "mem_util": 0.9}
-    (unlimited,) = read_cluster(write(tmp_path, raw), EngineLimits())
+    (unlimited,) = read_cluster(write(tmp_path, raw), InstanceLimits())
     expected = tokens or unlimited.model.max_position_embeddings
     assert (unlimited.limits.max_num_batched_tokens, unlimited.limits.max_num_seqs) == (expected, min(expected, 65536))
     one |= {"max_num_batched_tokens": tokens or 8192, "max_num_seqs": 256}
-    (usual,) = read_cluster(write(tmp_path, raw), EngineLimits())
+    (usual,) = read_cluster(write(tmp_path, raw), InstanceLimits())
     assert unlimited.num_gpu_blocks == usual.num_gpu_blocks > 1000
 
 
@@ -74,22 +74,22 @@ def test_what_cannot_be_simulated_is_refused(tmp_path, change: dict, message: st
     cluster = minimal()
     cluster["nodes"][0]["instances"][0] |= change
     with pytest.raises(SimjaxError, match=message):
-        read_cluster(write(tmp_path, cluster), EngineLimits())
+        read_cluster(write(tmp_path, cluster), InstanceLimits())
 
 
 def test_broken_files(tmp_path):
     with pytest.raises(SimjaxError, match="no such cluster file"):
-        read_cluster(tmp_path / "none.json", EngineLimits())
+        read_cluster(tmp_path / "none.json", InstanceLimits())
     with pytest.raises(SimjaxError, match=r"cluster.json:1: not valid JSON"):
-        read_cluster(write(tmp_path, "{"), EngineLimits())
+        read_cluster(write(tmp_path, "{"), InstanceLimits())
     with pytest.raises(SimjaxError, match="'npu_mem'"):
         cluster = minimal()
         del cluster["nodes"][0]["instances"][0]["npu_mem"]
-        read_cluster(write(tmp_path, cluster), EngineLimits())
+        read_cluster(write(tmp_path, cluster), InstanceLimits())
 
 
 @pytest.mark.parametrize(
     "name, count", [("single_node_single_instance", 1), ("single_node_multi_instance", 2), ("single_node_4_instance_2TP", 4)]
 )
 def test_example_files_read_unchanged(name: str, count: int):
-    assert len(read_cluster(data_path(f"{FILES}/{name}.json"), EngineLimits())) == count
+    assert len(read_cluster(data_path(f"{FILES}/{name}.json"), InstanceLimits())) == count

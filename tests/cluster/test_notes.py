@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from simjax.cluster.notes import beyond_context, refused_by_vllm
-from simjax.cluster.spec import EngineLimits, InstanceSpec
+from simjax.cluster.spec import InstanceLimits, InstanceSpec
+from simjax.cluster.warnings import beyond_context, refused_by_vllm
 from simjax.hardware import load_device
 from simjax.model import load_model
 
@@ -11,7 +11,7 @@ LLAMA, RTX = load_model("llama-3.1-8b"), load_device("rtx_4090")
 
 
 def refused(**limits) -> list[str]:
-    return refused_by_vllm([InstanceSpec(LLAMA, RTX, limits=EngineLimits(**limits))] * 2)
+    return refused_by_vllm([InstanceSpec(LLAMA, RTX, limits=InstanceLimits(**limits))] * 2)
 
 
 def test_a_request_longer_than_any_measured_one():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from simjax.cluster.from_config import build_cluster, engine_limits
-from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec
+from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
 from simjax.config.schema import ClusterConfig, SchedulerConfig
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
@@ -20,16 +20,16 @@ def build(cluster: ClusterConfig | None = None, **scheduler) -> ClusterSpec:
 
 def test_flags_that_are_not_set_are_vllms_defaults():
     (instance,) = build(max_num_seqs=7).instances
-    assert instance.limits == EngineLimits(max_num_seqs=7)
+    assert instance.limits == InstanceLimits(max_num_seqs=7)
     assert (instance.model, instance.device) == (LLAMA, H100)
 
 
 def test_flags_override_a_base():
-    assert engine_limits(SchedulerConfig(block_size=32), EngineLimits(max_num_seqs=5)) == EngineLimits(max_num_seqs=5, block_size=32)
+    assert engine_limits(SchedulerConfig(block_size=32), InstanceLimits(max_num_seqs=5)) == InstanceLimits(max_num_seqs=5, block_size=32)
 
 
 def test_vllm_keeps_one_block_for_itself():
-    instance = InstanceSpec(LLAMA, H100, limits=EngineLimits(num_gpu_blocks_override=2588))
+    instance = InstanceSpec(LLAMA, H100, limits=InstanceLimits(num_gpu_blocks_override=2588))
     assert (instance.num_gpu_blocks, instance.usable_blocks) == (2588, 2587)
 
 
@@ -59,8 +59,8 @@ def test_every_rank_holds_a_head_of_keys_and_values(degree: int, heads: int):
 
 def test_the_longest_request_is_the_models_context_unless_limited():
     assert InstanceSpec(LLAMA, H100).longest_request_tokens == 131072
-    assert InstanceSpec(LLAMA, H100, limits=EngineLimits(max_model_len=4096)).longest_request_tokens == 4096
-    unsplit = EngineLimits(max_model_len=4096, enable_chunked_prefill=False, max_num_batched_tokens=2048)
+    assert InstanceSpec(LLAMA, H100, limits=InstanceLimits(max_model_len=4096)).longest_request_tokens == 4096
+    unsplit = InstanceLimits(max_model_len=4096, enable_chunked_prefill=False, max_num_batched_tokens=2048)
     assert InstanceSpec(LLAMA, H100, limits=unsplit).longest_request_tokens == 2048
 
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 import simjax
 from simjax.cluster.from_config import build_cluster, engine_limits
-from simjax.cluster.spec import EngineLimits
+from simjax.cluster.spec import InstanceLimits
 from simjax.config.compose import SCHEMAS, compose_config, group_config, typed
 from simjax.config.explain import group_options
 from simjax.config.schema import GroupConfig, RunConfig, SchedulerConfig, SimConfig
@@ -45,11 +45,11 @@ def test_every_choice_of_a_group_composes_and_says_what_it_is(group: str, name: 
 
 
 def test_defaults_of_the_scheduler_are_the_engines() -> None:
-    assert engine_limits(simjax.compose().scheduler) == EngineLimits()
+    assert engine_limits(simjax.compose().scheduler) == InstanceLimits()
 
 
 def test_scheduler_schema_has_the_fields_of_the_engine_limits() -> None:
-    assert [f.name for f in dataclasses.fields(SchedulerConfig)] == [f.name for f in dataclasses.fields(EngineLimits)]
+    assert [f.name for f in dataclasses.fields(SchedulerConfig)] == [f.name for f in dataclasses.fields(InstanceLimits)]
 
 
 def test_default_tick_limit_is_the_engines() -> None:

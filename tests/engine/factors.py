@@ -14,12 +14,12 @@ import numpy as np
 from simjax.engine.differentiate import Outcome, outcome, outcome_reverse
 from simjax.engine.params import ClusterParams, RouterPolicy
 from simjax.engine.shape import EngineShape
-from simjax.latency.attention import AttentionCoefficients
-from simjax.latency.cost import StepCost
-from simjax.latency.stack import stack_costs
+from simjax.latency.attention.coefficients import AttentionCoefficients
+from simjax.latency.join import join_step_times
+from simjax.latency.step_time import StepTime
 from tests.engine.scenario import Limits, Scenario
 from tests.engine.test_engine import busy_scenario
-from tests.latency.costs import step_cost
+from tests.latency.step_times import step_cost
 
 ATTENTION = tuple(f.name for f in fields(AttentionCoefficients))
 OTHERS = ("work", "host_s", "api_pre_s", "api_post_s", "arrival_s", "think_s", "table", "router")
@@ -77,12 +77,12 @@ def caching_scenario(sessions: bool, **changes) -> Scenario:
     return replace(base, **caching | changes)
 
 
-def cost(rows: int, measured: bool) -> StepCost:
+def step_time(rows: int, measured: bool) -> StepTime:
     """Step costs of different speed, all coefficients at work."""
     with jax.enable_x64(True):
         attention = AttentionCoefficients(**{name: jnp.array([value]) for name, value in COEFFICIENTS.items()})
         models = [replace(step_cost(1.0 + 0.3 * i, measured), attention=attention) for i in range(rows)]
-        stacked = stack_costs(models)
+        stacked = join_step_times(models)
         if stacked.table is not None:
             stacked = replace(stacked, table=replace(stacked.table, mixed_s=10 * stacked.table.mixed_s))
         return jax.tree.map(np.asarray, stacked)
@@ -91,9 +91,9 @@ def cost(rows: int, measured: bool) -> StepCost:
 def case(scenario: Scenario, measured: bool = False, **changes) -> Case:
     """The scenario with a cost model of its own for each instance."""
     params, N = scenario.params(), len(scenario.limits)
-    instances = replace(params.instances, cost=np.arange(N, dtype=np.int32))
+    instances = replace(params.ranks, step_time=np.arange(N, dtype=np.int32))
     shape = scenario.shape(**{"log_rows": 0} | changes)
-    return Case(shape, replace(params, instances=instances, cost=cost(N, measured)))
+    return Case(shape, replace(params, ranks=instances, step_time=step_time(N, measured)))
 
 
 @functools.cache
@@ -116,7 +116,7 @@ def cases() -> dict[str, Case]:
 def moved(params: ClusterParams, theta: jax.Array) -> ClusterParams:
     """The parameters, each times its factor."""
     of = dict(zip(NAMES, theta, strict=True))
-    old, requests, instances = params.cost, params.requests, params.instances
+    old, requests, instances = params.step_time, params.requests, params.ranks
     sent = jnp.isfinite(requests.arrival_s)
     stretched_s = jnp.where(sent, jnp.where(sent, requests.arrival_s, 0.0) * of["arrival_s"], requests.arrival_s)
     sessions = requests.sessions
@@ -127,14 +127,14 @@ def moved(params: ClusterParams, theta: jax.Array) -> ClusterParams:
         table = replace(table, mixed_s=table.mixed_s * of["table"], decode_s=table.decode_s * of["table"])
     return replace(
         params,
-        cost=StepCost(
+        step_time=StepTime(
             tokens_s=old.tokens_s * of["work"],
             sequences_s=old.sequences_s * of["work"],
             host_s=old.host_s * of["host_s"],
             attention=AttentionCoefficients(**{name: getattr(old.attention, name) * of[name] for name in ATTENTION}),
             table=table,
         ),
-        instances=replace(instances, api_pre_s=instances.api_pre_s * of["api_pre_s"], api_post_s=instances.api_post_s * of["api_post_s"]),
+        ranks=replace(instances, api_pre_s=instances.api_pre_s * of["api_pre_s"], api_post_s=instances.api_post_s * of["api_post_s"]),
         requests=replace(requests, arrival_s=stretched_s, think_s=requests.think_s * of["think_s"], sessions=sessions),
         router=replace(params.router, **{name: getattr(params.router, name) * of["router"] for name in ROUTER}),
     )

@@ -7,30 +7,30 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from simjax.engine.lower import BLIND
-from simjax.engine.lower_requests import prefix_params, session_params
-from simjax.engine.params import ClusterParams, InstanceParams, RequestParams, RouterParams, RouterPolicy
-from simjax.engine.result import Result
+from simjax.engine.host.lower import BLIND
+from simjax.engine.host.lower_requests import prefix_params, session_params
+from simjax.engine.host.result import Result
+from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams, RouterPolicy
 from simjax.engine.shape import EngineShape
 from simjax.engine.simulate import simulate
-from simjax.latency.attention import AttentionCoefficients
-from simjax.latency.cost import StepCost
-from simjax.workload.radix import from_blocks
+from simjax.latency.attention.coefficients import AttentionCoefficients
+from simjax.latency.step_time import StepTime
+from simjax.workload.contents.radix import from_blocks
+from simjax.workload.contents.tree import finish
 from simjax.workload.sessions import from_waits
-from simjax.workload.tree import finish
 from simjax.workload.workload import Workload
 from tests.reference import instance as reference_instance
 from tests.reference import simulator as reference
 
 MAX_TOKENS, MAX_SEQUENCES = 64, 16
-SHAPE = EngineShape(requests=32, slots=24, instances=1, window=4, log_rows=256)
+SHAPE = EngineShape(requests=32, slots=24, ranks=1, window=4, log_rows=256)
 NODES, ENTRIES, PATH, FANOUT = 128, 2048, 32, 32  # of scenarios with contents and with sessions
 CLIENTS = 8  # of scenarios with a closed loop
 
 
 @dataclass(frozen=True)
 class Limits:
-    """One engine; field names as in `InstanceParams`."""
+    """One engine; field names as in `RankParams`."""
 
     num_blocks: int = 64
     block_size: int = 4
@@ -47,7 +47,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Price:
+class Timing:
     """A step cost with irregular numbers, so that two different schedules never take the same time."""
 
     tokens_s: np.ndarray
@@ -56,10 +56,10 @@ class Price:
     mixed_s: tuple[float, float] = (5e-3, 4e-5)  # floor, per KV token of the decodes
 
     @staticmethod
-    def drawn(seed: int) -> Price:
+    def drawn(seed: int) -> Timing:
         rng = np.random.default_rng(seed)
         grow = lambda n, scale: np.concatenate([[0.0], np.cumsum(rng.uniform(0.2, 1.0, n)) * scale])  # noqa: E731
-        return Price(grow(MAX_TOKENS, 1.1e-3), grow(MAX_SEQUENCES, 3.1e-4))
+        return Timing(grow(MAX_TOKENS, 1.1e-3), grow(MAX_SEQUENCES, 3.1e-4))
 
     def step_time(self, batch: list[tuple[int, int]]) -> float:
         """The price of a step, in plain Python for the reference: (new, computed) of every request in it."""
@@ -70,11 +70,11 @@ class Price:
             return float(seconds + floor + per_sequence * len(batch) + per_token * sum(contexts))
         return float(seconds + self.mixed_s[0] + self.mixed_s[1] * sum(contexts))
 
-    def cost(self) -> StepCost:
+    def step_time_table(self) -> StepTime:
         coefficients = {f.name: np.zeros(1) for f in dataclasses.fields(AttentionCoefficients)}
         names = ("decode_floor_s", "decode_sequence_s", "decode_kv_s", "mixed_floor_s", "mixed_kv_s")
         coefficients |= {name: np.array([value]) for name, value in zip(names, self.decode_s + self.mixed_s, strict=True)}
-        return StepCost(self.tokens_s[None], self.sequences_s[None], np.zeros(1), AttentionCoefficients(**coefficients))
+        return StepTime(self.tokens_s[None], self.sequences_s[None], np.zeros(1), AttentionCoefficients(**coefficients))
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Scenario:
     router: RouterPolicy = RouterPolicy.ROUND_ROBIN
     concurrency: int = 0
     think_s: float = 0.0
-    price: Price = field(default_factory=lambda: Price.drawn(0))
+    timing: Timing = field(default_factory=lambda: Timing.drawn(0))
     contents: tuple[np.ndarray, ...] | None = None
     waits: tuple[tuple[tuple[int, float], ...], ...] | None = None
     session: np.ndarray | None = None
@@ -112,9 +112,9 @@ class Scenario:
         looks = len(self.limits) > 1 and self.router not in BLIND
         live = sharing or looks or self.concurrency > 0 or self.waits is not None
         clients = max(CLIENTS, self.concurrency) if self.concurrency else 0
-        sized = dataclasses.replace(SHAPE, instances=len(self.limits), clients=clients, live_routing=live)
+        sized = dataclasses.replace(SHAPE, ranks=len(self.limits), clients=clients, live_routing=live)
         if self.caching:
-            sized = dataclasses.replace(sized, window=2, nodes=NODES, path=PATH)
+            sized = dataclasses.replace(sized, window=2, prefix_nodes=NODES, prefix_path=PATH)
         if self.waits is not None:
             sized = dataclasses.replace(sized, fanout=FANOUT)
         sized = dataclasses.replace(sized, stale_view=sharing or (looks and self.staleness_s > 0))
@@ -143,10 +143,10 @@ class Scenario:
         columns = {name: [getattr(limits, name) for limits in self.limits] for name in (f.name for f in dataclasses.fields(Limits))}
         flags = {"enable_chunked_prefill", "reserve_full_isl", "async_scheduling", "enable_prefix_caching"}
         dtype = lambda name: np.float64 if name.endswith("_s") else bool if name in flags else np.int32  # noqa: E731
-        instances = InstanceParams(
+        instances = RankParams(
             **{name: np.array(values, dtype(name)) for name, values in columns.items()},
             slots=np.full(len(self.limits), SHAPE.slots, np.int32),
-            cost=np.zeros(len(self.limits), np.int32),
+            step_time=np.zeros(len(self.limits), np.int32),
         )
         workload = self.workload()
         arrival_s = workload.arrival_s
@@ -163,19 +163,21 @@ class Scenario:
             sessions=_widened(session_params([workload], SHAPE.requests), 0, 256) if self.waits is not None else None,
         )
         return ClusterParams(
-            instances=instances,
-            num_instances=np.int32(len(self.limits)),
+            ranks=instances,
+            num_ranks=np.int32(len(self.limits)),
             router=RouterParams.of(self.router, self.weights, self.staleness_s),
             requests=requests,
             workload=np.int32(0),
-            cost=self.price.cost(),
+            step_time=self.timing.step_time_table(),
         )
 
     def run(self, **changes) -> Result:
         return simulate(self.shape(**changes), self.params())
 
     def run_reference(self) -> reference.RefResult:
-        instances = [reference_instance.RefInstance(**dataclasses.asdict(limits), step_time=self.price.step_time) for limits in self.limits]
+        instances = [
+            reference_instance.RefInstance(**dataclasses.asdict(limits), step_time=self.timing.step_time) for limits in self.limits
+        ]
         n = len(self.prompt)
         contents = [None] * n if self.contents is None else [tuple(content.tolist()) for content in self.contents]
         waits = [()] * n if self.waits is None else self.waits

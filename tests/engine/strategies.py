@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from simjax.engine.params import RouterPolicy
-from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, Limits, Price, Scenario
+from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, Limits, Scenario, Timing
 
 
 @st.composite
@@ -52,7 +52,7 @@ def scenarios(draw: st.DrawFn, instances: int = 1, closed: bool = False) -> Scen
         router=draw(st.sampled_from(list(RouterPolicy))) if instances > 1 else RouterPolicy.ROUND_ROBIN,
         concurrency=concurrency,
         think_s=draw(st.sampled_from([0.0, 0.021])) if closed else 0.0,
-        price=Price.drawn(draw(st.integers(0, 2**16))),
+        timing=Timing.drawn(draw(st.integers(0, 2**16))),
     )
 
 
@@ -60,7 +60,7 @@ def scenarios(draw: st.DrawFn, instances: int = 1, closed: bool = False) -> Scen
 def sharing(draw: st.DrawFn, instances: int = 1, sessions: bool = False) -> Scenario:
     """Scenarios with prefix caches: prompts with common beginnings, some of them equal, and calls of sessions that continue others.
 
-    Nobody computes the same blocks of a run at the same time as another (see `simjax.engine.prefix_cache`): there is no
+    Nobody computes the same blocks of a run at the same time as another (see `simjax.engine.kv.prefix_cache`): there is no
     `long_prefill_token_threshold`, and only a call that waits for another has that one's output in its prompt.
     """
     drawn = draw(scenarios(instances=instances))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
+from simjax.engine.host.result import Result, Status
 from simjax.engine.params import RouterPolicy
-from simjax.engine.result import Result, Status
 from tests.engine.scenario import Scenario
 from tests.engine.strategies import scenarios, sharing
 from tests.reference.simulator import RefResult

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simjax.engine.batch import compiled_batch
-from simjax.engine.collect import request_log
-from simjax.engine.lower import Lowered
+from simjax.engine.host.batch import instance_bucket, program_key, stack
+from simjax.engine.host.collect import request_log
+from simjax.engine.host.lower import Lowered
+from simjax.engine.host.result import Result, Status
 from simjax.engine.params import RouterParams, RouterPolicy
-from simjax.engine.result import Result, Status
 from simjax.engine.simulate import compile_count, simulate
-from simjax.engine.stack import instance_bucket, program_key, stack
 from tests.engine.factors import SMALL, TIGHT, caching_scenario
-from tests.engine.scenario import Limits, Price, Scenario
+from tests.engine.scenario import Limits, Scenario, Timing
 from tests.engine.strategies import scenarios, sharing
 from tests.engine.test_engine import busy_scenario
 
@@ -40,7 +40,7 @@ def run_stacked(designs: list[Lowered], stride: int = 1, max_ticks: int = 10**6)
 def assert_row_is(batch, state, i: int, alone: Result) -> None:
     """Row i of a batch is the single run, bit for bit."""
     mine = jax.tree.map(lambda x: x[i], state)
-    params = dataclasses.replace(batch.params, instances=jax.tree.map(lambda x: x[i], batch.params.instances))
+    params = dataclasses.replace(batch.params, ranks=jax.tree.map(lambda x: x[i], batch.params.ranks))
     log = request_log(batch.shape, dataclasses.replace(params, workload=batch.params.workload[i]), mine, alone.status)
     for field in dataclasses.fields(log):
         np.testing.assert_array_equal(getattr(log, field.name), getattr(alone.requests, field.name), err_msg=field.name)
@@ -134,7 +134,7 @@ def test_rows_do_not_see_their_neighbours():
         Limits(num_blocks=90, block_size=1, max_num_seqs=1, max_num_batched_tokens=1, async_scheduling=False),
         Limits(num_blocks=3, block_size=4),
     ]
-    rows = [busy_scenario(limits=(limit,), price=Price.drawn(i)) for i, limit in enumerate(limits)]
+    rows = [busy_scenario(limits=(limit,), timing=Timing.drawn(i)) for i, limit in enumerate(limits)]
     rows += [busy_scenario(arrival_s=np.zeros(1), prompt=np.ones(1, int), output=np.ones(1, int))]
     designs = [lowered(row) for row in rows]
     batch, state, going = run_stacked(designs)
@@ -152,7 +152,7 @@ def test_shared_records_are_stored_once():
     batch = stack([one, twin, lowered(scenario), lowered(scenario)])
     assert batch.params.workload.tolist() == [0, 0, 1, 2]
     assert batch.params.requests.count.tolist() == [28, 28, 28, 0]  # three tables' rows, padded to four
-    assert batch.params.instances.cost[:, 0].tolist() == [0, 0, 1, 2]
+    assert batch.params.ranks.step_time[:, 0].tolist() == [0, 0, 1, 2]
 
 
 def test_a_batch_that_is_cut_knows_what_it_has():
@@ -175,7 +175,7 @@ def test_values_recompile_nothing():
     run_stacked([lowered(busy_scenario(limits=(Limits(),) * 3))] * 2)
     before = compile_count()
     other = Limits(num_blocks=70, block_size=8, max_num_seqs=3, max_num_batched_tokens=9, async_scheduling=False)
-    changed = busy_scenario(limits=(other,) * 4, price=Price.drawn(5), router=RouterPolicy.RANDOM)
+    changed = busy_scenario(limits=(other,) * 4, timing=Timing.drawn(5), router=RouterPolicy.RANDOM)
     run_stacked([lowered(changed)] * 2)
     assert compile_count() == before
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simjax.engine.blocks import blocks_of
+from simjax.engine.kv.blocks import blocks_of
 
 
 def test_every_block_size_divides_exactly():

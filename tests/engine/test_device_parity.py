@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from simjax.engine.batch import compiled_batch
+from simjax.engine.host.batch import Stack, stack
 from simjax.engine.params import RouterPolicy
-from simjax.engine.stack import Stack, stack
-from tests.engine.scenario import Limits, Price
+from tests.engine.scenario import Limits, Timing
 from tests.engine.test_batch import lowered
 from tests.engine.test_engine import busy_scenario
 
@@ -39,7 +39,7 @@ def test_accelerators_give_the_results_of_the_cpu(router: RouterPolicy):
     if not (found := accelerators()):
         pytest.skip("JAX finds only a CPU here; a machine with a GPU compares its results with the CPU's")
     limits = (Limits(num_blocks=26, max_num_seqs=6, max_num_batched_tokens=24), Limits(num_blocks=400, max_num_seqs=16))
-    rows = [busy_scenario(limits=(limit,) * 2, price=Price.drawn(i), router=router) for i, limit in enumerate(limits)]
+    rows = [busy_scenario(limits=(limit,) * 2, timing=Timing.drawn(i), router=router) for i, limit in enumerate(limits)]
     batch = stack([lowered(row) for row in rows])
     wanted = run_on(jax.devices("cpu")[0], batch)
     for device in found:

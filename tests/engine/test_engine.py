@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from simjax.engine.host.result import NEVER, Status
 from simjax.engine.params import RouterPolicy
-from simjax.engine.result import NEVER, Status
 from simjax.engine.simulate import advance, compile_count, simulate, start
 from simjax.engine.state import OUTCOME_FIELDS
-from tests.engine.scenario import Limits, Price, Scenario
+from tests.engine.scenario import Limits, Scenario, Timing
 from tests.engine.strategies import scenarios
 
 FINISH = OUTCOME_FIELDS.index("finish_s")
@@ -28,7 +28,7 @@ def busy_scenario(**changes) -> Scenario:
         arrival_s=np.cumsum(rng.exponential(0.02, 28)),
         prompt=rng.integers(1, 50, 28),
         output=rng.integers(1, 40, 28),
-        price=Price.drawn(1),
+        timing=Timing.drawn(1),
     )
     return dataclasses.replace(base, **changes)
 
@@ -39,7 +39,7 @@ def test_it_compiles_once():
     first.run()
     before = compile_count()
     limits = Limits(num_blocks=55, block_size=8, max_num_seqs=3, max_num_batched_tokens=9, async_scheduling=False, reserve_full_isl=False)
-    busy_scenario(limits=(limits,), price=Price.drawn(2), arrival_s=first.arrival_s * 3, prompt=first.prompt[::-1]).run()
+    busy_scenario(limits=(limits,), timing=Timing.drawn(2), arrival_s=first.arrival_s * 3, prompt=first.prompt[::-1]).run()
     assert compile_count() == before
 
     routed = busy_scenario(limits=(Limits(), Limits(max_num_seqs=3)), router=RouterPolicy.LEAST_LOADED)
@@ -138,13 +138,13 @@ def test_derivatives_through_a_run(leaf: str):
     shape = dataclasses.replace(scenario.shape(), log_rows=0)
 
     def finish_s(scale, params):
-        cost = params.cost
+        step_time = params.step_time
         if leaf == "tokens_s":
-            cost = dataclasses.replace(cost, tokens_s=cost.tokens_s * scale)
+            step_time = dataclasses.replace(step_time, tokens_s=step_time.tokens_s * scale)
         else:
-            attention = dataclasses.replace(cost.attention, decode_kv_s=cost.attention.decode_kv_s * scale)
-            cost = dataclasses.replace(cost, attention=attention)
-        params = dataclasses.replace(params, cost=cost)
+            attention = dataclasses.replace(step_time.attention, decode_kv_s=step_time.attention.decode_kv_s * scale)
+            step_time = dataclasses.replace(step_time, attention=attention)
+        params = dataclasses.replace(params, step_time=step_time)
         return advance(shape, params, start(shape, params), jnp.asarray(10**6, jnp.int32)).state.outcome[:28, FINISH]
 
     with jax.enable_x64(True):

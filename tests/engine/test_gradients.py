@@ -43,7 +43,7 @@ STEP = 1e-6  # of finite differences, relative: moves times by microseconds, the
 def test_forward_mode_equals_finite_differences(name: str):
     case = cases()[name]
     jacobian, _, o = run_forward(case)
-    assert o.finished.sum() == 28 and o.preemptions.sum() > 0 and set(o.instance[:28]) == set(range(case.shape.instances))
+    assert o.finished.sum() == 28 and o.preemptions.sum() > 0 and set(o.instance[:28]) == set(range(case.shape.ranks))
     assert np.isfinite(jacobian).all()
     for k, parameter in enumerate(NAMES):
         step = STEP * (np.arange(len(NAMES)) == k)
@@ -52,7 +52,7 @@ def test_forward_mode_equals_finite_differences(name: str):
         assert_same_schedule(other, o)
         np.testing.assert_allclose(jacobian[..., k], (above - below) / (2 * STEP), rtol=1e-6, atol=2e-8, err_msg=parameter)
     # Nothing above holds because all is zero.
-    table, sessions = case.params.cost.table is not None, case.params.requests.sessions
+    table, sessions = case.params.step_time.table is not None, case.params.requests.sessions
     pauses = case.shape.clients > 0 or (sessions is not None and sessions.count.any())
     unused = {"think_s": not pauses, "table": not table, "router": True} | {
         x: table for x in ATTENTION if x.startswith("decode_") and x.endswith("_s")
@@ -178,7 +178,7 @@ def test_enough_ticks():
     before = compile_count()
     assert o.ticks * 1.25 < ticks_needed(shape, params) == ticks_needed(replace(shape, log_rows=7), params) == 256
     longer = replace(params, requests=replace(params.requests, arrival_s=params.requests.arrival_s * 100))
-    longer = replace(longer, instances=replace(longer.instances, max_num_batched_tokens=np.array([1], np.int32)))
+    longer = replace(longer, ranks=replace(longer.ranks, max_num_batched_tokens=np.array([1], np.int32)))
     *_, o = run_forward(Case(shape, longer))
     assert 256 < o.ticks * 1.25 < ticks_needed(shape, longer) == 512
     assert compile_count() <= before + 1
@@ -213,7 +213,7 @@ def test_a_profile_is_differentiated_through_its_compilation_and_the_run():
         fitted = replace(profile, ranks={ANY_DEGREE: rank}, host=host)
         step = compile_profile(fitted, model, device, max_tokens=MAX_TOKENS, max_sequences=MAX_SEQUENCES, xp=jnp)
         api = {name: jnp.asarray(getattr(host, name))[None] for name in ("api_pre_s", "api_post_s")}
-        o = outcome_reverse(shape, TICKS, replace(params, cost=step, instances=replace(params.instances, **api)))
+        o = outcome_reverse(shape, TICKS, replace(params, step_time=step, ranks=replace(params.ranks, **api)))
         return jnp.sum(weights * times(o)), o
 
     with jax.enable_x64(True):

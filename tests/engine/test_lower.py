@@ -8,20 +8,20 @@ import jax
 import numpy as np
 import pytest
 
-from simjax.cluster.pricing import CostSource, price_cluster
-from simjax.cluster.spec import ClusterSpec, EngineLimits, InstanceSpec, RouterWeights
-from simjax.engine.lower import Lowered, lower
-from simjax.engine.lower_requests import request_params
+from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, RouterWeights
+from simjax.cluster.timing import LatencySource, cluster_timing
+from simjax.engine.host.lower import Lowered, lower
+from simjax.engine.host.lower_requests import request_params
 from simjax.engine.shape import REQUEST_BUCKETS, bucket, seat_bucket, slots_for
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.model import load_model
-from simjax.workload.radix import from_blocks
+from simjax.workload.contents.radix import from_blocks
 from simjax.workload.sessions import from_waits
 from simjax.workload.workload import Workload
 
-SPEC = InstanceSpec(load_model("llama-3.1-8b"), load_device("h100"), limits=EngineLimits(max_num_seqs=32, num_gpu_blocks_override=101))
-PRICES = price_cluster((SPEC,), CostSource())
+SPEC = InstanceSpec(load_model("llama-3.1-8b"), load_device("h100"), limits=InstanceLimits(max_num_seqs=32, num_gpu_blocks_override=101))
+PRICES = cluster_timing((SPEC,), LatencySource())
 
 
 def workload(*lengths: tuple[int, int], **changes) -> Workload:
@@ -32,14 +32,14 @@ def workload(*lengths: tuple[int, int], **changes) -> Workload:
 def lowered(work: Workload, router: str = "round_robin", instances: int = 1, **limits):
     spec = dataclasses.replace(SPEC, limits=dataclasses.replace(SPEC.limits, **limits))
     cluster = ClusterSpec((spec,) * instances, router)
-    return lower(cluster, price_cluster(cluster.instances, CostSource()), work)
+    return lower(cluster, cluster_timing(cluster.instances, LatencySource()), work)
 
 
 def test_padding_never_arrives():
     params = lowered(workload((10, 2), (20, 3))).params
     assert params.requests.count == [2]
     assert np.isinf(params.requests.arrival_s[0, 2:]).all() and (params.requests.prompt_tokens[0, 2:] == 1).all()
-    assert params.instances.num_blocks.tolist() == [100]
+    assert params.ranks.num_blocks.tolist() == [100]
 
 
 def test_sizes_come_in_buckets():
@@ -100,7 +100,7 @@ def test_the_random_router_follows_the_seed():
 def test_a_request_that_fits_one_engine_is_not_refused():
     small = dataclasses.replace(SPEC, limits=dataclasses.replace(SPEC.limits, num_gpu_blocks_override=11))
     cluster = ClusterSpec((small, SPEC), "round_robin")
-    assert lower(cluster, price_cluster(cluster.instances, CostSource()), workload((1000, 10))).shape.instances == 2
+    assert lower(cluster, cluster_timing(cluster.instances, LatencySource()), workload((1000, 10))).shape.ranks == 2
 
 
 def test_an_empty_workload_is_refused():
@@ -126,7 +126,7 @@ def cached_lowered(
     limits = [dataclasses.replace(SPEC.limits, num_gpu_blocks_override=blocks, enable_prefix_caching=x) for x in (True, caching)]
     spec = ClusterSpec(tuple(dataclasses.replace(SPEC, limits=x) for x in limits), router, **cluster)
     work = Workload(arrival_s, prompt, output, source="trace.csv", prefixes=prefixes, sessions=sessions)
-    return lower(spec, price_cluster(spec.instances, CostSource()), work)
+    return lower(spec, cluster_timing(spec.instances, LatencySource()), work)
 
 
 def test_values_of_caches_and_routers_share_a_program():

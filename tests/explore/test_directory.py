@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from simjax.errors import SimjaxError
-from simjax.explore.directory import check_resume, files_of, resume_words, shard_directory
+from simjax.explore.store.directory import check_resume, files_of, resume_words, shard_directory
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from simjax.errors import SimjaxError
-from simjax.explore.objective import Constraint, check_columns, parse_constraint, parse_objective
+from simjax.explore.pareto.objective import Constraint, check_columns, parse_constraint, parse_objective
 
 COLUMNS = ["point", "device", "status", "reason", "gpus", "ttft_p99_s", "tpot_p99_s", "goodput_per_gpu", "ttft_p99_s_ci95"]
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from simjax.cli.sweep_report import write_pareto
 from simjax.errors import SimjaxError
-from simjax.explore import dominance
-from simjax.explore.dominance import nondominated
-from simjax.explore.objective import Constraint, parse_objective
-from simjax.explore.pareto import pareto
-from simjax.explore.report import write_pareto
+from simjax.explore.pareto import dominance
+from simjax.explore.pareto.dominance import nondominated
+from simjax.explore.pareto.objective import Constraint, parse_objective
+from simjax.explore.pareto.pareto import pareto
 
 
 def oracle(costs: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from simjax.errors import SimjaxError
-from simjax.explore.replicates import PairedDifference, aggregate, paired_difference
+from simjax.explore.pareto.replicates import PairedDifference, aggregate, paired_difference
 from simjax.metrics.rows import METRICS
 
 SEED = "workload.seed"

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import simjax
-from simjax.cluster.from_config import build_cluster, cost_source
-from simjax.cluster.pricing import price_cluster
+from simjax.cluster.from_config import build_cluster, latency_source
+from simjax.cluster.timing import cluster_timing
 from simjax.config.compose import compose_config, typed
-from simjax.engine.lower import Lowered, lower
+from simjax.engine.host.lower import Lowered, lower
 from simjax.errors import SimjaxError
 from simjax.explore.axes import axis, zipped
 from simjax.explore.options import Options
@@ -24,8 +24,8 @@ BASE = ["workload.num_requests=20"]
 def lowered_run(config) -> Lowered:
     """What a single run of the configuration simulates."""
     cluster = build_cluster(config.model, config.device, config.cluster, config.scheduler)
-    prices = price_cluster(cluster.instances, cost_source(config.profile))
-    return lower(cluster, prices, build_workload(config.workload), seed=config.workload.seed, log=False)
+    timings = cluster_timing(cluster.instances, latency_source(config.profile))
+    return lower(cluster, timings, build_workload(config.workload), seed=config.workload.seed, log=False)
 
 
 def same(a, b) -> None:
@@ -65,18 +65,18 @@ def test_designs_are_lowered_as_single_runs():
             same(mine, padded[:, : mine.shape[1]] if mine.ndim == 2 else padded)
         mine, alone = design.lowered.params, single.params
         for field in ("num_blocks", "max_num_seqs", "slots", "api_pre_s", "api_post_s"):
-            same(getattr(mine.instances, field), getattr(alone.instances, field))
-        row, alone_row = mine.instances.cost[0], alone.instances.cost[0]
-        known = alone.cost.tokens_s.shape[1]  # the sweep's table may reach further
-        same(mine.cost.tokens_s[row, :known], alone.cost.tokens_s[alone_row])
-        jax.tree.map(lambda a, b, i=row, j=alone_row: same(a[i], b[j]), mine.cost.attention, alone.cost.attention)
+            same(getattr(mine.ranks, field), getattr(alone.ranks, field))
+        row, alone_row = mine.ranks.step_time[0], alone.instances.step_time[0]
+        known = alone.step_time.tokens_s.shape[1]  # the sweep's table may reach further
+        same(mine.step_time.tokens_s[row, :known], alone.step_time.tokens_s[alone_row])
+        jax.tree.map(lambda a, b, i=row, j=alone_row: same(a[i], b[j]), mine.step_time.attention, alone.step_time.attention)
 
 
 def test_what_points_share_is_built_once():
     swept = points(scheduler__max_num_seqs=[16, 32], workload__rate=[2.0, 5.0])
     designs = resolve(BASE, swept, range(4)).designs
     assert len({id(design.lowered.params.requests) for design in designs.values()}) == 2
-    assert len({id(design.lowered.params.cost) for design in designs.values()}) == 1
+    assert len({id(design.lowered.params.step_time) for design in designs.values()}) == 1
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_lookups_are_no_longer_than_any_step_can_be():
     """A limit nobody can reach does not size the cost tables of all others."""
     base = [*BASE, "scheduler.num_gpu_blocks_override=4000"]
     found = resolve(base, points(scheduler__max_num_seqs=[16, 2**20], scheduler__max_num_batched_tokens=[2**20, 2**22]), range(4))
-    cost = found.designs[3].lowered.params.cost
-    assert cost.sequences_s.shape[1] == 32 + 1 and cost.tokens_s.shape[1] <= 2**16 + 1
+    step_time = found.designs[3].lowered.params.step_time
+    assert step_time.sequences_s.shape[1] == 32 + 1 and step_time.tokens_s.shape[1] <= 2**16 + 1
 
 
 def test_a_wrong_base_is_no_matter_of_points():

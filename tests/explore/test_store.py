@@ -15,13 +15,13 @@ import pandas as pd
 import pytest
 
 from simjax.errors import SimjaxError
-from simjax.explore import manifest, records
-from simjax.explore.lock import DirectoryLock
+from simjax.explore.pareto.replicates import aggregate
 from simjax.explore.points import Points, read_points, sha256
-from simjax.explore.replicates import aggregate
-from simjax.explore.results_file import DONE
-from simjax.explore.store import LOCK, SweepStore
-from simjax.explore.table import read_designs, read_results
+from simjax.explore.store import manifest, records
+from simjax.explore.store.lock import DirectoryLock
+from simjax.explore.store.results_file import DONE
+from simjax.explore.store.store import LOCK, SweepStore
+from simjax.explore.store.table import read_designs, read_results
 from simjax.metrics.rows import METRICS, WHOLE_METRICS
 
 KEYS = ("model", "scheduler.max_num_seqs", "workload.rate")
@@ -259,7 +259,7 @@ def test_the_lock_outlives_no_process_but_holds_against_others(tmp_path):
 
 
 def test_without_locks_in_the_file_system_the_named_process_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr("simjax.explore.lock.fcntl", None)
+    monkeypatch.setattr("simjax.explore.store.lock.fcntl", None)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     here = socket.gethostname()
@@ -416,7 +416,7 @@ def test_parquet_is_the_same_table_with_types_that_do_not_depend_on_the_rows(tmp
 
 
 def test_without_pyarrow_there_is_only_the_csv(tmp_path, monkeypatch):
-    monkeypatch.setattr("simjax.explore.store.find_spec", lambda name: None)
+    monkeypatch.setattr("simjax.explore.store.store.find_spec", lambda name: None)
     with SweepStore.create(tmp_path, points_of(3), base=BASE) as store:
         store.append([row_of(0)])
         store.finish()
@@ -441,5 +441,5 @@ def test_designs_of_replicate_seeds(tmp_path):
 
 
 def test_importing_needs_no_jax():
-    code = "import sys, simjax.explore.store, simjax.explore.replicates, simjax.metrics.rows; sys.exit('jax' in sys.modules)"
+    code = "import sys, simjax.explore.store.store, simjax.explore.pareto.replicates, simjax.metrics.rows; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

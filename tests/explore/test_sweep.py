@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 
 import simjax
+from simjax.batch import execute, groups
+from simjax.batch.workers import Workers, local_workers
 from simjax.engine.simulate import compile_count
 from simjax.errors import SimjaxError
-from simjax.explore import execute, groups
 from simjax.explore.axes import axis
-from simjax.explore.lanes import Lanes, local_lanes
-from simjax.explore.objective import parse_objective
+from simjax.explore.pareto.objective import parse_objective
 from simjax.explore.plan import SweepPlan, plan_sweep
 from simjax.explore.points import grid
 from simjax.explore.run import run_plan
@@ -169,9 +169,9 @@ def test_a_sweep_that_was_stopped_goes_on(tmp_path, monkeypatch):
         run_plan(sweep, tmp_path)
     simulated, rows = [], execute._run_groups
 
-    def watched(groups, designs, lanes):
+    def watched(groups, designs, workers):
         simulated.extend(designs)
-        return rows(groups, designs, lanes)
+        return rows(groups, designs, workers)
 
     monkeypatch.setattr(execute, "_run_groups", watched)
     table, _ = run_plan(sweep, tmp_path, resume=True)
@@ -246,16 +246,16 @@ def test_a_row_that_cannot_be_made_is_of_one_design(monkeypatch):
 
 
 def test_batches_are_planned_for_the_devices():
-    """Batches are such that the lanes end together; long workloads share no program with short ones."""
+    """Batches are such that the workers end together; long workloads share no program with short ones."""
     swept = grid([axis("workload.num_requests", [20, 30, 5000]), axis("workload.rate", [float(x) for x in range(1, 101)])])
-    two, one = Lanes(local_lanes().devices, 2), Lanes(local_lanes().devices, 1)
-    planned = plan_sweep([], swept, lanes=two).groups
+    two, one = Workers(local_workers().devices, 2), Workers(local_workers().devices, 1)
+    planned = plan_sweep([], swept, workers=two).groups
     assert [(group.shape.requests, group.designs, group.width) for group in planned] == [(16_384, 100, 56), (512, 200, 56)]
     assert sorted(point for group in planned for chunk in group.chunks for point in chunk) == list(range(300))
     assert all(len(chunk) >= 44 for group in planned for chunk in group.chunks)  # not one full batch and a rest
     few = grid([axis("workload.rate", [1.0, 2.0, 3.0])])
-    assert [plan_sweep([], few, lanes=lanes).groups[0].width for lanes in (one, two)] == [3, 2]
-    assert plan_sweep([], few, width=1, lanes=one).groups[0].width == 1
+    assert [plan_sweep([], few, workers=workers).groups[0].width for workers in (one, two)] == [3, 2]
+    assert plan_sweep([], few, width=1, workers=one).groups[0].width == 1
 
 
 def test_seats_that_nobody_needs_are_not_simulated():
@@ -279,10 +279,10 @@ def test_every_local_device_takes_batches():
     axes = {"workload.rate": [float(rate) for rate in range(1, 13)]}
     code = f"""
 import simjax
-from simjax.explore.lanes import local_lanes
+from simjax.batch.workers import local_workers
 from simjax.engine.simulate import compile_count
 table = simjax.run_sweep(simjax.SweepPlan.of({SMALL!r}, {axes!r}, width=2))
-print(len(local_lanes().devices), compile_count(), [x.hex() for x in table["e2e_p99_s"]])
+print(len(local_workers().devices), compile_count(), [x.hex() for x in table["e2e_p99_s"]])
 """
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     said = subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, check=True).stdout

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from simjax.errors import SimjaxError
-from simjax.explore.manifest import read_sweep
-from simjax.explore.table import read_designs, read_results, swept_keys
+from simjax.explore.store.manifest import read_sweep
+from simjax.explore.store.table import read_designs, read_results, swept_keys
 
 HEADER = "point,model,scheduler.max_num_seqs,status,reason,gpus,ttft_p99_s\n"
 
@@ -156,6 +156,6 @@ def test_directories_that_hold_no_sweep(tmp_path: Path) -> None:
 
 
 def test_reading_needs_no_jax() -> None:
-    modules = "simjax.explore.table, simjax.explore.pareto, simjax.explore.report, simjax.explore.replicates"
+    modules = "simjax.explore.store.table, simjax.explore.pareto.pareto, simjax.cli.sweep_report, simjax.explore.pareto.replicates"
     code = f"import sys, {modules}; print(sorted(set(sys.modules) & {{'jax', 'matplotlib'}}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

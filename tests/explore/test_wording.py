@@ -5,7 +5,7 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from simjax.explore.wording import counted, option, ranges
+from simjax.explore.text import counted, option, ranges
 
 NAMES = [
     "s",

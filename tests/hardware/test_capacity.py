@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from simjax.cluster.capacity import RUNTIME_BYTES, activation_bytes, kv_blocks, overhead_bytes
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
+from simjax.memory.capacity import RUNTIME_BYTES, activation_bytes, kv_blocks, overhead_bytes
 from simjax.model import kv_bytes_per_token, load_model, weight_bytes
 from tests.data import data_path
 

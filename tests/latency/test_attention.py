@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from simjax.errors import SimjaxError
-from simjax.latency.attention import (
+from simjax.latency.attention.coefficients import (
     AttentionCoefficients,
     DecodeBatch,
     decode_attention_s,
@@ -18,7 +18,7 @@ from simjax.latency.attention import (
     scaled,
     step_batch,
 )
-from simjax.latency.attention_fit import (
+from simjax.latency.attention.fit import (
     MIXED,
     AttentionPoints,
     chunks_of,
@@ -28,7 +28,7 @@ from simjax.latency.attention_fit import (
 )
 from simjax.latency.bundle import read_bundle
 from tests.data import data_path
-from tests.latency.costs import COEFFICIENTS
+from tests.latency.step_times import COEFFICIENTS
 
 A = AttentionCoefficients(**COEFFICIENTS)
 PROFILES = "llmservingsim/profiles/"

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from simjax.latency.attention import AttentionCoefficients, mixed_attention_s, step_batch
-from simjax.latency.attention_fit import AttentionPoints
-from simjax.latency.attention_grid import attention_table, padded
-from simjax.latency.attention_table import table_decode_s, table_mixed_s
-from tests.latency.costs import COEFFICIENTS, table
+from simjax.latency.attention.coefficients import AttentionCoefficients, mixed_attention_s, step_batch
+from simjax.latency.attention.fit import AttentionPoints
+from simjax.latency.attention.grid import attention_table, padded
+from simjax.latency.attention.table import table_decode_s, table_mixed_s
+from tests.latency.step_times import COEFFICIENTS, table
 
 A = AttentionCoefficients(**COEFFICIENTS)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from simjax.hardware import LinkSpec, load_device
-from simjax.latency.collectives import all_gather_s, all_reduce_s, reduce_scatter_s
 from simjax.latency.profile_file import find_profile
 from simjax.model import load_model
+from simjax.network.collectives import all_gather_s, all_reduce_s, reduce_scatter_s
 
 LINK = LinkSpec(16 * 2**30, 20e-6, 10e-9)
 MEMORY = 1597e9

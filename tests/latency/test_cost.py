@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simjax.latency.cost import decode_steps, mixed_step_s, row
-from simjax.latency.stack import stack_costs
-from tests.latency.costs import COEFFICIENTS, step_cost
+from simjax.latency.join import join_step_times
+from simjax.latency.step_time import decode_steps, mixed_step_s, row
+from tests.latency.step_times import COEFFICIENTS, step_cost
 
 SLOTS = 64
 MIXED, DECODE = jax.jit(mixed_step_s), jax.jit(decode_steps)
-GRADIENT = jax.jit(jax.grad(lambda cost, new, computed: mixed_step_s(row(cost, 0), new, computed)))
+GRADIENT = jax.jit(jax.grad(lambda step_time, new, computed: mixed_step_s(row(step_time, 0), new, computed)))
 
 
 @pytest.fixture(autouse=True)
@@ -26,15 +26,15 @@ def i32(*values):
     return jnp.array(values, jnp.int32)
 
 
-def decode_step_of(cost, contexts):
+def decode_step_of(step_time, contexts):
     contexts = np.asarray(contexts)
-    return DECODE(row(cost, 0), len(contexts), int(contexts.sum()), int(contexts.max()))
+    return DECODE(row(step_time, 0), len(contexts), int(contexts.sum()), int(contexts.max()))
 
 
-def mixed_of(cost, new, computed):
+def mixed_of(step_time, new, computed):
     slots = np.zeros((2, SLOTS), np.int32)  # one size, so that one compilation serves all tests
     slots[0, : len(new)], slots[1, : len(computed)] = new, computed
-    return float(MIXED(row(cost, 0), *slots))
+    return float(MIXED(row(step_time, 0), *slots))
 
 
 def test_an_empty_step_costs_nothing():
@@ -54,29 +54,29 @@ def test_a_decode_step_is_the_sum_of_its_parts():
 
 @pytest.mark.parametrize("measured", [False, True])
 def test_decode_steps_are_exactly_affine_while_valid(measured):
-    cost, rng = step_cost(measured=measured), np.random.default_rng(3)
+    step_time, rng = step_cost(measured=measured), np.random.default_rng(3)
     for n in (1, 2, 5, 33, 64):
         for top in (20, 1500, 60000):
             contexts = rng.integers(1, top, n)
-            first_s, slope_s, valid = (x.item() for x in decode_step_of(cost, contexts))
+            first_s, slope_s, valid = (x.item() for x in decode_step_of(step_time, contexts))
             assert valid >= 1
             for j in {0, 1, valid // 2, valid - 1} & set(range(min(valid, 10**6))):
-                assert mixed_of(cost, [1] * n, contexts + j) == pytest.approx(first_s + slope_s * j, rel=1e-13)
-                assert float(decode_step_of(cost, contexts + j)[0]) == pytest.approx(first_s + slope_s * j, rel=1e-13)
+                assert mixed_of(step_time, [1] * n, contexts + j) == pytest.approx(first_s + slope_s * j, rel=1e-13)
+                assert float(decode_step_of(step_time, contexts + j)[0]) == pytest.approx(first_s + slope_s * j, rel=1e-13)
 
 
 def test_a_leap_ends_where_the_table_bends():
-    cost = step_cost(measured=True)
-    _, slope_s, valid = (x.item() for x in decode_step_of(cost, [90]))
+    step_time = step_cost(measured=True)
+    _, slope_s, valid = (x.item() for x in decode_step_of(step_time, [90]))
     assert valid == 100 - 90 + 1  # the entry at 100 belongs to both cells
-    assert decode_step_of(cost, [101])[1].item() != slope_s
-    _, slope_s, valid = (x.item() for x in decode_step_of(cost, [3]))
+    assert decode_step_of(step_time, [101])[1].item() != slope_s
+    _, slope_s, valid = (x.item() for x in decode_step_of(step_time, [3]))
     assert (slope_s, valid) == (0.0, 16 - 3 + 1)  # held below the first context
 
 
 @pytest.mark.parametrize("measured", [False, True])
 def test_rows_are_the_stacked_models(measured):
-    both = stack_costs([step_cost(measured=measured), step_cost(3.0, measured=measured)])
+    both = join_step_times([step_cost(measured=measured), step_cost(3.0, measured=measured)])
     new, computed = i32(1, 200, 0, 90, 1), i32(500, 0, 4, 1000, 2000)
     alone = mixed_of(step_cost(3.0, measured=measured), new, computed)
     assert float(jax.jit(lambda c, i: mixed_step_s(row(c, i), new, computed))(both, jnp.int32(1))) == pytest.approx(alone, rel=1e-14)
@@ -84,12 +84,12 @@ def test_rows_are_the_stacked_models(measured):
 
 @pytest.mark.parametrize("measured", [False, True])
 def test_many_batches_at_once_cost_what_each_costs(measured):
-    cost = step_cost(measured=measured)
+    step_time = step_cost(measured=measured)
     new = jnp.stack([i32(1, 1, 0, 0), i32(1, 64, 30, 0), i32(0, 0, 0, 0)])
     computed = jnp.stack([i32(10, 90, 0, 0), i32(700, 0, 16, 0), i32(1, 2, 3, 4)])
-    at_once = jax.jit(jax.vmap(lambda n, k: mixed_step_s(row(cost, 0), n, k)))(new, computed)
+    at_once = jax.jit(jax.vmap(lambda n, k: mixed_step_s(row(step_time, 0), n, k)))(new, computed)
     for i, seconds in enumerate(at_once):
-        assert float(seconds) == pytest.approx(mixed_of(cost, new[i], computed[i]), rel=1e-14)
+        assert float(seconds) == pytest.approx(mixed_of(step_time, new[i], computed[i]), rel=1e-14)
 
 
 @pytest.mark.parametrize("measured", [False, True])
@@ -97,15 +97,15 @@ def test_many_batches_at_once_cost_what_each_costs(measured):
     ("new", "computed"), [([0, 0, 0], [0, 0, 0]), ([1, 1, 0], [9000, 40, 0]), ([300, 0, 20], [0, 0, 800]), ([1, 64, 1], [3000, 10, 4000])]
 )
 def test_gradients_are_those_of_finite_differences(measured, new, computed):
-    cost = step_cost(measured=measured)
-    gradient = GRADIENT(cost, i32(*new), i32(*computed))
+    step_time = step_cost(measured=measured)
+    gradient = GRADIENT(step_time, i32(*new), i32(*computed))
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient))
     for name in COEFFICIENTS:
-        value = getattr(cost.attention, name)
+        value = getattr(step_time.attention, name)
 
         def moved(factor, name=name, value=value):
             return mixed_of(
-                dataclasses.replace(cost, attention=dataclasses.replace(cost.attention, **{name: value * factor})), new, computed
+                dataclasses.replace(step_time, attention=dataclasses.replace(step_time.attention, **{name: value * factor})), new, computed
             )
 
         difference = (moved(1 + 1e-4) - moved(1 - 1e-4)) / (2e-4 * value.item())
@@ -113,24 +113,26 @@ def test_gradients_are_those_of_finite_differences(measured, new, computed):
     if measured:  # all entries of the table scaled together
 
         def table_scaled(factor):
-            entries = {"mixed_s": cost.table.mixed_s * factor, "decode_s": cost.table.decode_s * factor}
-            return mixed_of(dataclasses.replace(cost, table=dataclasses.replace(cost.table, **entries)), new, computed)
+            entries = {"mixed_s": step_time.table.mixed_s * factor, "decode_s": step_time.table.decode_s * factor}
+            return mixed_of(dataclasses.replace(step_time, table=dataclasses.replace(step_time.table, **entries)), new, computed)
 
-        along = float(jnp.vdot(gradient.table.mixed_s, cost.table.mixed_s) + jnp.vdot(gradient.table.decode_s, cost.table.decode_s))
+        along = float(
+            jnp.vdot(gradient.table.mixed_s, step_time.table.mixed_s) + jnp.vdot(gradient.table.decode_s, step_time.table.decode_s)
+        )
         assert along == pytest.approx((table_scaled(1.5) - table_scaled(0.5)), rel=1e-9, abs=1e-15)
 
 
 @pytest.mark.parametrize("measured", [False, True])
 def test_gradients_pass_through_a_loop(measured):
-    def total_s(cost):
+    def total_s(step_time):
         def body(_, carry):
             seconds, computed = carry
-            return seconds + mixed_step_s(row(cost, 0), i32(1, 1, 40), computed), computed + 1
+            return seconds + mixed_step_s(row(step_time, 0), i32(1, 1, 40), computed), computed + 1
 
         return jax.lax.fori_loop(0, 3, body, (jnp.zeros(()), i32(5, 900, 0)))[0]
 
-    cost = step_cost(measured=measured)
-    _, tangent = jax.jvp(total_s, (cost,), (dataclasses.replace(jax.tree.map(jnp.zeros_like, cost), host_s=jnp.ones(1)),))
+    step_time = step_cost(measured=measured)
+    _, tangent = jax.jvp(total_s, (step_time,), (dataclasses.replace(jax.tree.map(jnp.zeros_like, step_time), host_s=jnp.ones(1)),))
     assert float(tangent) == 3.0
 
 

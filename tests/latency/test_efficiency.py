@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simjax.hardware import load_device
-from simjax.latency.efficiency import ROW_EDGES, OpEfficiency, kernel_factor, op_seconds
+from simjax.latency.fitting.efficiency import ROW_EDGES, OpEfficiency, kernel_factor, op_seconds
 from simjax.model import load_model
 from simjax.model.ops import Op, step_ops
 

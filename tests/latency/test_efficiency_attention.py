@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from simjax.hardware import load_device
-from simjax.latency.attention import TILE, AttentionCoefficients, scaled
-from simjax.latency.attention_roofline import attention_coefficients, attention_efficiency
+from simjax.latency.attention.coefficients import TILE, AttentionCoefficients, scaled
+from simjax.latency.attention.roofline import attention_coefficients, attention_efficiency
 from simjax.latency.profile import ANY_DEGREE
 from simjax.latency.roofline import Achieved, roofline_profile
 from simjax.model import load_model

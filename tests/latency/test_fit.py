@@ -9,7 +9,7 @@ import yaml
 
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
-from simjax.latency.fit import fit_bundle, fit_generic
+from simjax.latency.fitting.fit import fit_bundle, fit_generic
 from simjax.latency.profile import compile_profile
 from simjax.latency.profile_file import load_profile, save_profile
 from simjax.model import load_model

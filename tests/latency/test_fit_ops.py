@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from simjax.hardware import load_device
-from simjax.latency.efficiency import ROW_EDGES, OpEfficiency
-from simjax.latency.fit_ops import (
+from simjax.latency.fitting.efficiency import ROW_EDGES, OpEfficiency
+from simjax.latency.fitting.fit_ops import (
     GEMM_START,
     OWN,
     ROWS_OWN,

@@ -9,35 +9,35 @@ import pytest
 
 from simjax.errors import SimjaxError
 from simjax.hardware import device_names, load_device
-from simjax.latency.collectives import all_reduce_s
-from simjax.latency.cost import mixed_step_s, row
 from simjax.latency.profile import ANY_DEGREE, compile_profile
 from simjax.latency.profile_file import find_profile, load_profile, save_profile
 from simjax.latency.roofline import roofline_profile
+from simjax.latency.step_time import mixed_step_s, row
 from simjax.latency.warnings import profile_warnings
 from simjax.model import load_model
+from simjax.network.collectives import all_reduce_s
 from simjax.paths import PROFILES
 
 LLAMA = load_model("llama-3.1-8b")
 H100 = load_device("h100")
 
 
-def step_ms(cost, new, computed):
+def step_ms(step_time, new, computed):
     with jax.enable_x64(True):
-        return 1e3 * float(mixed_step_s(row(cost, 0), np.array(new, np.int32), np.array(computed, np.int32)))
+        return 1e3 * float(mixed_step_s(row(step_time, 0), np.array(new, np.int32), np.array(computed, np.int32)))
 
 
 @pytest.mark.parametrize("name", device_names())
 def test_every_shipped_device_prices_any_model(name):
     device = load_device(name)
     for model in (LLAMA, load_model("mixtral-8x7b")):
-        cost = compile_profile(find_profile(device, model, 2), model, device, 2, max_tokens=300, max_sequences=10)
-        tokens_s, sequences_s = np.asarray(cost.tokens_s[0]), np.asarray(cost.sequences_s[0])
+        step_time = compile_profile(find_profile(device, model, 2), model, device, 2, max_tokens=300, max_sequences=10)
+        tokens_s, sequences_s = np.asarray(step_time.tokens_s[0]), np.asarray(step_time.sequences_s[0])
         assert tokens_s.shape == (301,) and sequences_s.shape == (11,) and tokens_s.dtype == np.float64
         assert tokens_s[0] == sequences_s[0] == 0.0
         assert (tokens_s[1:] > 1e-3).all() and (sequences_s[1:] > 0).all()
         assert tokens_s[300] > tokens_s[1]
-        assert all(np.isfinite(leaf).all() and (np.asarray(leaf) >= 0).all() for leaf in jax.tree.leaves(cost.attention))
+        assert all(np.isfinite(leaf).all() and (np.asarray(leaf) >= 0).all() for leaf in jax.tree.leaves(step_time.attention))
     assert not jax.config.jax_enable_x64
 
 
@@ -60,8 +60,8 @@ def test_every_shipped_device_prices_any_model(name):
 )
 def test_data_sheet_and_kernel_fractions_alone_price_h100_steps_within_twelve_percent(model, tp, new, computed, measured_ms):
     spec = load_model(model)
-    cost = compile_profile(find_profile(H100, spec, tp), spec, H100, tp, max_tokens=2048, max_sequences=128)
-    assert step_ms(cost, new, computed) == pytest.approx(measured_ms, rel=0.12)
+    step_time = compile_profile(find_profile(H100, spec, tp), spec, H100, tp, max_tokens=2048, max_sequences=128)
+    assert step_ms(step_time, new, computed) == pytest.approx(measured_ms, rel=0.12)
 
 
 def test_tensor_parallelism_adds_two_all_reduces_a_layer():

@@ -7,23 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simjax.cluster.pricing import kind_of
-from simjax.cluster.spec import EngineLimits, InstanceSpec
+from simjax.cluster.spec import InstanceLimits, InstanceSpec
+from simjax.cluster.timing import kind_of
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
-from simjax.latency.cost import StepCost, decode_steps, mixed_step_s, row
+from simjax.latency.join import join_step_times
 from simjax.latency.parameters import with_parameters
 from simjax.latency.profile import kernels
 from simjax.latency.profile_file import generic_profile, load_profile, save_profile
-from simjax.latency.stack import stack_costs
+from simjax.latency.step_time import StepTime, decode_steps, mixed_step_s, row
 from simjax.model import load_model
 from simjax.model.ops import step_ops
-from tests.latency.costs import step_cost
+from tests.latency.step_times import step_cost
 
 SLOTS = 64
 MIXED, DECODE = jax.jit(mixed_step_s), jax.jit(decode_steps)
 H100, LLAMA = load_device("h100"), load_model("llama-3.1-8b")
-GRAPHS, EAGER = EngineLimits(), EngineLimits(enforce_eager=True)
+GRAPHS, EAGER = InstanceLimits(), InstanceLimits(enforce_eager=True)
 
 
 @pytest.fixture(autouse=True)
@@ -32,31 +32,31 @@ def x64():
         yield
 
 
-def launched(alone_s: float, chunk_s: float, cost: StepCost | None = None) -> StepCost:
-    return dataclasses.replace(cost or step_cost(), launch_s=jnp.asarray([[alone_s, chunk_s]], jnp.float64))
+def launched(alone_s: float, chunk_s: float, step_time: StepTime | None = None) -> StepTime:
+    return dataclasses.replace(step_time or step_cost(), launch_s=jnp.asarray([[alone_s, chunk_s]], jnp.float64))
 
 
-def mixed(cost, new, computed):
+def mixed(step_time, new, computed):
     slots = np.zeros((2, SLOTS), np.int32)
     slots[0, : len(new)], slots[1, : len(computed)] = new, computed
-    return float(MIXED(row(cost, 0), *slots))
+    return float(MIXED(row(step_time, 0), *slots))
 
 
-def decode(cost, contexts):
+def decode(step_time, contexts):
     contexts = np.asarray(contexts)
-    return tuple(x.item() for x in DECODE(row(cost, 0), len(contexts), int(contexts.sum()), int(contexts.max())))
+    return tuple(x.item() for x in DECODE(row(step_time, 0), len(contexts), int(contexts.sum()), int(contexts.max())))
 
 
-def cost_of(limits: EngineLimits, launch_s: float = 21e-6, degree: int = 1) -> StepCost:
+def cost_of(limits: InstanceLimits, launch_s: float = 21e-6, degree: int = 1) -> StepTime:
     profile = with_parameters(generic_profile(H100), {"launch_s": launch_s})
-    return kind_of(InstanceSpec(LLAMA, H100, degree, limits)).cost(profile, 2048, 64)
+    return kind_of(InstanceSpec(LLAMA, H100, degree, limits)).step_time(profile, 2048, 64)
 
 
 def test_each_kind_of_step_has_its_own_floor():
-    plain, cost = step_cost(), launched(0.5, 0.7)
-    assert mixed(cost, [1, 1], [100, 300]) == decode(cost, [100, 300])[0] == 0.5
-    assert mixed(cost, [200], [0]) == pytest.approx(0.7, rel=1e-6)
-    assert mixed(cost, [0], [5]) == 0.0, "nothing is launched for a step of nothing"
+    plain, step_time = step_cost(), launched(0.5, 0.7)
+    assert mixed(step_time, [1, 1], [100, 300]) == decode(step_time, [100, 300])[0] == 0.5
+    assert mixed(step_time, [200], [0]) == pytest.approx(0.7, rel=1e-6)
+    assert mixed(step_time, [0], [5]) == 0.0, "nothing is launched for a step of nothing"
     short = launched(1e-9, 1e-9)
     for new in ([1, 1], [200, 1]):
         assert mixed(short, new, [100, 300]) == mixed(plain, new, [100, 300])
@@ -70,16 +70,16 @@ def test_where_device_and_host_are_as_slow_a_step_with_a_prompt_takes_a_little_l
 def test_a_leap_under_the_floor_ends_where_the_device_becomes_slower():
     plain = step_cost()
     first_s, slope_s, _ = decode(plain, [100, 300])
-    cost = launched(first_s + 10.5 * slope_s, 0.0)
-    held_s, held_slope_s, valid = decode(cost, [100, 300])
+    step_time = launched(first_s + 10.5 * slope_s, 0.0)
+    held_s, held_slope_s, valid = decode(step_time, [100, 300])
     assert (held_slope_s, valid) == (0.0, 11)
     for j in range(14):
         exact = max(first_s + j * slope_s, first_s + 10.5 * slope_s)
-        assert mixed(cost, [1, 1], [100 + j, 300 + j]) == pytest.approx(exact, rel=1e-13)
-        assert decode(cost, [100 + j, 300 + j])[0] == pytest.approx(exact, rel=1e-13)
+        assert mixed(step_time, [1, 1], [100 + j, 300 + j]) == pytest.approx(exact, rel=1e-13)
+        assert decode(step_time, [100 + j, 300 + j])[0] == pytest.approx(exact, rel=1e-13)
         if j < valid:
             assert held_s == pytest.approx(exact, rel=1e-13)
-    assert decode(cost, [111, 311])[1:] == (pytest.approx(slope_s), decode(plain, [111, 311])[2])
+    assert decode(step_time, [111, 311])[1:] == (pytest.approx(slope_s), decode(plain, [111, 311])[2])
 
 
 def test_measured_attention_bends_a_leap_as_before():
@@ -98,8 +98,8 @@ def test_gradients_are_finite_and_those_of_finite_differences(ratio, chunk):
     device_s = mixed(step_cost(), new, computed)
 
     def seconds(floor_s, host_s):
-        cost = dataclasses.replace(step_cost(), host_s=jnp.asarray([host_s]), launch_s=jnp.asarray([[floor_s, floor_s]]))
-        return mixed_step_s(row(cost, 0), *map(jnp.asarray, slots))
+        step_time = dataclasses.replace(step_cost(), host_s=jnp.asarray([host_s]), launch_s=jnp.asarray([[floor_s, floor_s]]))
+        return mixed_step_s(row(step_time, 0), *map(jnp.asarray, slots))
 
     at, h = (ratio * device_s, 1e-3), 1e-9
     found = jax.jit(jax.grad(seconds, (0, 1)))(*at)
@@ -122,12 +122,12 @@ def test_launches_are_counted_by_kernels():
 
 def test_graphs_decide_which_steps_are_launched():
     assert cost_of(GRAPHS).launch_s is None
-    decodes = cost_of(EngineLimits(cudagraph_mode="full_decode_only")).launch_s
+    decodes = cost_of(InstanceLimits(cudagraph_mode="full_decode_only")).launch_s
     assert decodes is not None
     assert decodes[0, 0] == 0.0 < decodes[0, 1]
-    assert EngineLimits(cudagraph_mode="none").launches == EAGER.launches == (True, True)
+    assert InstanceLimits(cudagraph_mode="none").launches == EAGER.launches == (True, True)
     with pytest.raises(SimjaxError, match=r"scheduler\.cudagraph_mode=piecewize: there is no such mode"):
-        EngineLimits(cudagraph_mode="piecewize")
+        InstanceLimits(cudagraph_mode="piecewize")
 
 
 def test_graphs_cost_nothing_and_change_nothing():
@@ -136,11 +136,11 @@ def test_graphs_cost_nothing_and_change_nothing():
     texts = {jax.jit(mixed_step_s).lower(row(cost_of(GRAPHS, x), 0), *slots).as_text() for x in (1e-6, 1e-3)}
     assert len(texts) == 1
     rtx = load_device("rtx_pro_6000")
-    assert kind_of(InstanceSpec(LLAMA, rtx, 1, EAGER)).cost(generic_profile(rtx), 512, 64).launch_s is None
+    assert kind_of(InstanceSpec(LLAMA, rtx, 1, EAGER)).step_time(generic_profile(rtx), 512, 64).launch_s is None
 
 
 def test_engines_with_and_without_graphs_stand_side_by_side():
-    both = stack_costs([cost_of(GRAPHS), cost_of(EAGER)])
+    both = join_step_times([cost_of(GRAPHS), cost_of(EAGER)])
     for index, limits in enumerate((GRAPHS, EAGER)):
         alone = cost_of(limits)
         for new in ([1], [30, 1]):

@@ -9,17 +9,17 @@ import pytest
 
 from simjax.errors import SimjaxError
 from simjax.hardware import LinkSpec
-from simjax.latency.attention import DecodeBatch, equal_contexts, step_batch
-from simjax.latency.attention_grid import padded
-from simjax.latency.attention_table import table_decode_s, table_mixed_s
+from simjax.latency.attention.coefficients import DecodeBatch, equal_contexts, step_batch
+from simjax.latency.attention.grid import padded
+from simjax.latency.attention.table import table_decode_s, table_mixed_s
 from simjax.latency.bundle import Curve, MoePoints, find_bundle, read_bundle
-from simjax.latency.collectives import all_reduce_s
-from simjax.latency.cost import decode_steps, mixed_step_s, row
+from simjax.latency.join import join_step_times
 from simjax.latency.profile import ValidRange
-from simjax.latency.stack import stack_costs
+from simjax.latency.step_time import decode_steps, mixed_step_s, row
 from simjax.latency.tables import Stack, at_sizes, compile_bundle, distinct_experts, moe_s, valid_range
+from simjax.network.collectives import all_reduce_s
 from tests.data import data_path
-from tests.latency.costs import step_cost
+from tests.latency.step_times import step_cost
 
 LLAMA, QWEN, EXPERTS = Stack(32, 4096), Stack(64, 5120), Stack(48, 2048, experts=128, experts_per_token=8)
 SLOTS = 8
@@ -36,10 +36,10 @@ def bundle(model, tensor_parallel_size=1, device="RTXPRO6000"):
     return read_bundle(find_bundle(data_path("llmservingsim/profiles"), device, model, "bf16", tensor_parallel_size))
 
 
-def seconds_of(cost, new, computed):
+def seconds_of(step_time, new, computed):
     slots = np.zeros((2, SLOTS), np.int32)
     slots[0, : len(new)], slots[1, : len(computed)] = new, computed
-    return float(MIXED(row(cost, 0), *slots))
+    return float(MIXED(row(step_time, 0), *slots))
 
 
 def all_reduce_on_two(payload_bytes):
@@ -50,16 +50,16 @@ def all_reduce_on_two(payload_bytes):
 
 
 def test_golden_llama_steps():
-    cost = compile_bundle(bundle("Llama-3.1-8B"), LLAMA, 2048, 256)
+    step_time = compile_bundle(bundle("Llama-3.1-8B"), LLAMA, 2048, 256)
     for new, computed, golden_ns in ((2048, 0, 82_945_344), (310, 2048, 19_496_205), (1, 2358, 11_506_465), (1, 2359, 11_506_529)):
-        assert seconds_of(cost, [new], [computed]) == pytest.approx(golden_ns * 1e-9, abs=1e-6)
-    first_s, slope_s, _ = decode_steps(row(cost, 0), 1, 2358, 2358)
+        assert seconds_of(step_time, [new], [computed]) == pytest.approx(golden_ns * 1e-9, abs=1e-6)
+    first_s, slope_s, _ = decode_steps(row(step_time, 0), 1, 2358, 2358)
     assert [first_s.item(), slope_s.item()] == pytest.approx([11_506_465e-9, 64e-9], abs=1e-6)
 
 
 def test_golden_qwen_on_two_ranks():
-    cost = compile_bundle(bundle("Qwen3-32B", 2), QWEN, 2048, 256, all_reduce_on_two)
-    assert seconds_of(cost, [2048], [0]) == pytest.approx((184_646_666 + 128 * (1_260_702 + 19_695 + 30)) * 1e-9, abs=1e-6)
+    step_time = compile_bundle(bundle("Qwen3-32B", 2), QWEN, 2048, 256, all_reduce_on_two)
+    assert seconds_of(step_time, [2048], [0]) == pytest.approx((184_646_666 + 128 * (1_260_702 + 19_695 + 30)) * 1e-9, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -77,21 +77,21 @@ def test_golden_experts(new, computed, tokens, activated, golden_ns):
 def test_unequal_decodes_beside_a_chunk_as_measured():
     """Nothing was fitted to these batches but one number for those without a chunk: the coefficients know what the longest decode costs."""
     profile = bundle("Llama-3.1-8B")
-    cost = compile_bundle(profile, Stack(1, 4096), 16, 16)
+    step_time = compile_bundle(profile, Stack(1, 4096), 16, 16)
     skew, fits = profile.skew, profile.skew.many * profile.skew.longest < 300e3
     some = np.flatnonzero(fits)[::5]
     sums = skew.many * skew.longest + (skew.decodes - skew.many) * skew.shortest
     decodes = DecodeBatch(skew.decodes[some], sums[some], skew.longest[some])
     chunk = step_batch(skew.chunk[some, None].astype(np.int64), skew.chunk_kv[some, None].astype(np.int64), np)[0]
-    coefficients = jax.tree.map(lambda leaf: leaf[0], cost.attention)
+    coefficients = jax.tree.map(lambda leaf: leaf[0], step_time.attention)
 
     def one(chunks, batch):
-        mixed_s = table_mixed_s(cost.table, 0, coefficients, chunks, batch)
-        return jnp.where(chunks.count > 0, mixed_s, table_decode_s(cost.table, 0, coefficients.decode_skew, batch)[0])
+        mixed_s = table_mixed_s(step_time.table, 0, coefficients, chunks, batch)
+        return jnp.where(chunks.count > 0, mixed_s, table_decode_s(step_time.table, 0, coefficients.decode_skew, batch)[0])
 
-    price = jax.jit(jax.vmap(one))
-    error = np.abs(price(chunk, decodes) / skew.skewed_s[some] - 1)
-    equal = np.abs(price(chunk, equal_contexts(decodes, np)) / skew.skewed_s[some] - 1)
+    timing = jax.jit(jax.vmap(one))
+    error = np.abs(timing(chunk, decodes) / skew.skewed_s[some] - 1)
+    equal = np.abs(timing(chunk, equal_contexts(decodes, np)) / skew.skewed_s[some] - 1)
     # LLMServingSim's correction: some 4,000 buckets, 2.7 % and 14.8 % in cross-validation
     assert np.quantile(error, 0.5) < 0.025 and np.quantile(error, 0.9) < 0.12
     assert np.quantile(equal, 0.9) > 0.2
@@ -125,14 +125,14 @@ def test_what_a_compilation_needs():
 
 
 def test_beyond_the_profile_time_still_grows():
-    cost = compile_bundle(bundle("Qwen3-32B"), QWEN, 8192, 512)
-    tokens_s, sequences_s = np.asarray(cost.tokens_s[0]), np.asarray(cost.sequences_s[0])
+    step_time = compile_bundle(bundle("Qwen3-32B"), QWEN, 8192, 512)
+    tokens_s, sequences_s = np.asarray(step_time.tokens_s[0]), np.asarray(step_time.sequences_s[0])
     assert len(tokens_s) == 8193 and len(sequences_s) == 513
     # matrix multiplications of thousands of tokens: the time per token has settled
     assert tokens_s[8192] / 8192 == pytest.approx(tokens_s[2048] / 2048, rel=0.1)
     assert sequences_s[512] > sequences_s[256] > sequences_s[1] > sequences_s[0] == 0.0
     # attention is quadratic in the chunk: twice the tokens, four times the pairs
-    attention_s = [seconds_of(cost, [n], [0]) - tokens_s[n] - sequences_s[1] for n in (2048, 4096, 8192)]
+    attention_s = [seconds_of(step_time, [n], [0]) - tokens_s[n] - sequences_s[1] for n in (2048, 4096, 8192)]
     assert 3.4 < attention_s[1] / attention_s[0] < 4.2 and 3.4 < attention_s[2] / attention_s[1] < 4.2
 
 
@@ -147,18 +147,18 @@ def test_coefficients_alone_are_near_the_table():
 def test_tables_of_other_sizes_in_one_cluster():
     small, large = step_cost(measured=True), step_cost(2.0, measured=True)
     longer = padded(jax.tree.map(np.asarray, large.table), (6, 7, 8, 9))
-    both = stack_costs([small, replace(large, table=longer)])
+    both = join_step_times([small, replace(large, table=longer)])
     assert both.table is not None and both.table.mixed_s.shape == (2, 6, 7, 8, 9)
-    price = jax.jit(lambda c, i, n, k: mixed_step_s(row(c, i), n, k))
+    timing = jax.jit(lambda c, i, n, k: mixed_step_s(row(c, i), n, k))
     for new, computed in (([1, 1, 0, 0], [100, 50000, 0, 0]), ([300, 1, 1, 0], [1024, 1000, 40000, 0])):
         new, computed = jnp.array(new, jnp.int32), jnp.array(computed, jnp.int32)
         for i, alone in enumerate((small, large)):
-            assert float(price(both, i, new, computed)) == pytest.approx(float(MIXED(row(alone, 0), new, computed)), rel=1e-12)
+            assert float(timing(both, i, new, computed)) == pytest.approx(float(MIXED(row(alone, 0), new, computed)), rel=1e-12)
 
 
 def test_costs_from_tables_and_from_coefficients_do_not_stack():
     with pytest.raises(ValueError, match="with and without measured attention"):
-        stack_costs([step_cost(), step_cost(measured=True)])
+        join_step_times([step_cost(), step_cost(measured=True)])
 
 
 def test_the_measured_range_is_where_every_operator_was_measured():

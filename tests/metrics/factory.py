@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from simjax.engine.result import NEVER, LeapLog, RequestLog, Result, Status
+from simjax.engine.host.result import NEVER, LeapLog, RequestLog, Result, Status
 from simjax.workload.sessions import Sessions, from_waits
 
 _FLOATS = {"arrival_s", "scheduled_s", "first_token_s", "finish_s", "start_s", "first_step_s", "next_step_s", "slope_s", "resumed_gap_s"}

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from simjax.engine.result import NEVER
+from simjax.engine.host.result import NEVER
 from simjax.metrics.files import requests_frame, write_json, write_results
 from simjax.metrics.summary import summarize
 from simjax.metrics.timeline import timeline

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simjax.engine.result import NEVER
+from simjax.engine.host.result import NEVER
 from simjax.metrics.latency import inter_token_gaps, itl_statistics, latencies, statistics, weighted_statistics
 from simjax.metrics.steps import expand_steps, leap_durations
 from tests.metrics.factory import leap_log, make_result, random_result, request_log, tiny, without_leaps

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simjax.engine.result import NEVER, RequestLog, Result, Status
+from simjax.engine.host.result import NEVER, RequestLog, Result, Status
 from simjax.metrics import rows as rows_module
 from simjax.metrics.rows import METRICS, WHOLE_METRICS, result_row, result_rows, too_few
 from simjax.metrics.slo import Slo

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from simjax.engine.result import NEVER
+from simjax.engine.host.result import NEVER
 from simjax.metrics.latency import STATISTICS
 from simjax.metrics.sessions import Calls, makespans, pauses, sessions_frame
 from simjax.metrics.summary import summarize

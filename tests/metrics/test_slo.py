@@ -1,6 +1,6 @@
 import pytest
 
-from simjax.engine.result import NEVER
+from simjax.engine.host.result import NEVER
 from simjax.errors import SimjaxError
 from simjax.metrics.slo import Slo, duration_s, goodput
 from tests.metrics.factory import make_result, request_log, tiny

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from simjax.engine.result import NEVER, Status
+from simjax.engine.host.result import NEVER, Status
 from simjax.metrics.slo import Slo
 from simjax.metrics.summary import summarize
 from tests.metrics.factory import leap_log, make_result, random_result, request_log, tiny, without_leaps

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from simjax.engine.result import Status
+from simjax.engine.host.result import Status
 from simjax.metrics.slo import Slo
 from simjax.metrics.summary import summarize
 from simjax.metrics.table import format_interval, format_ms, summary_table

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from simjax.engine.result import NEVER
+from simjax.engine.host.result import NEVER
 from simjax.errors import SimjaxError
 from simjax.metrics.timeline import COLUMNS, default_interval, timeline
 from tests.metrics.factory import leap_log, make_result, random_result, request_log, tiny, without_leaps

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simjax.cluster.capacity import kv_blocks
 from simjax.hardware import load_device
 from simjax.latency.profile import compile_profile
 from simjax.latency.profile_file import load_profile
 from simjax.latency.warnings import profile_warnings
+from simjax.memory.capacity import kv_blocks
 from simjax.model import kv_bytes_per_token, load_model, same_architecture, weight_bytes
 from simjax.model.ops import step_ops
 from simjax.paths import PROFILES

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from simjax.engine.result import NEVER
+from simjax.engine.host.result import NEVER
 from simjax.plot import style
 from simjax.plot.calibration import plot_calibration
 from simjax.validate.measured import read_measured

@@ -8,7 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from simjax.engine.result import Result, Status
+from simjax.engine.host.result import Result, Status
 from simjax.plot import style
 from simjax.plot.run import plot_run
 from simjax.workload.sessions import from_waits

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from simjax.engine.result import Result
+from simjax.engine.host.result import Result
 from simjax.validate.run import MeasuredRun
 from tests.metrics.factory import make_result, request_log
 

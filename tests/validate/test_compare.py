@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from simjax.engine.result import NEVER
+from simjax.engine.host.result import NEVER
 from simjax.errors import SimjaxError
 from simjax.validate.compare import COMPARED, METRICS, compare
 from simjax.validate.measured import read_measured

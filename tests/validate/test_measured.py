@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from simjax.config.schema import ValidateConfig
-from simjax.engine.result import NEVER
+from simjax.engine.host.result import NEVER
 from simjax.errors import SimjaxError
 from simjax.validate.measured import read_measured
 from simjax.validate.replay import measured_cluster

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from simjax.errors import SimjaxError
-from simjax.workload import arrivals
+from simjax.workload.synthetic import arrivals
 
 N = 20_000
 RATE = 4.0

@@ -7,10 +7,10 @@ from rich.console import Console
 from simjax.errors import SimjaxError
 from simjax.plot.trace import plot_trace
 from simjax.workload import LengthConfig, PrefixConfig, WorkloadConfig, build_workload
-from simjax.workload.arrivals import poisson
-from simjax.workload.closed_loop import closed_loop
 from simjax.workload.describe import describe, describe_table
 from simjax.workload.formats import read_trace
+from simjax.workload.synthetic.arrivals import poisson
+from simjax.workload.synthetic.closed_loop import closed_loop
 from simjax.workload.workload import Workload
 from tests.data import data_path
 

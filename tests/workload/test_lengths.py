@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from simjax.errors import SimjaxError
-from simjax.workload import lengths
+from simjax.workload.synthetic import lengths
 
 N = 40_000
 

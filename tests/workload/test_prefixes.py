@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simjax.errors import SimjaxError
-from simjax.workload import tree
-from simjax.workload.prefixes import Prefixes
-from simjax.workload.radix import from_blocks, from_history, from_keys
+from simjax.workload.contents import tree
+from simjax.workload.contents.prefixes import Prefixes
+from simjax.workload.contents.radix import from_blocks, from_history, from_keys
 from simjax.workload.sessions import Sessions, from_waits
 
 MANY = settings(deadline=None, max_examples=200)

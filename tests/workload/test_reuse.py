@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simjax.errors import SimjaxError
-from simjax.workload import tree
+from simjax.workload.contents import tree
+from simjax.workload.contents.radix import from_blocks
+from simjax.workload.contents.reuse import feeding_order, prefix_reuse
 from simjax.workload.formats import read_trace
-from simjax.workload.radix import from_blocks
-from simjax.workload.reuse import feeding_order, prefix_reuse
 from simjax.workload.sessions import from_waits
 from simjax.workload.workload import Workload
 from tests.data import data_path

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simjax.errors import SimjaxError
-from simjax.workload import tree
+from simjax.workload.contents import tree
 from simjax.workload.multi_turn import multi_turn
 from simjax.workload.sessions import from_waits
 from simjax.workload.transform import (

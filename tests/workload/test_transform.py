@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from simjax.errors import SimjaxError
-from simjax.workload.closed_loop import closed_loop
+from simjax.workload.synthetic.closed_loop import closed_loop
 from simjax.workload.transform import cap_requests, clip_lengths, jitter, mean_rate, rescale_to_rate, scale_rate, window
 from simjax.workload.workload import Workload
 

@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from simjax.workload import tree
+from simjax.workload.contents import tree
+from simjax.workload.contents.prefixes import Prefixes
+from simjax.workload.contents.radix import from_blocks
 from simjax.workload.formats.kvcache_tester import Call, Session
-from simjax.workload.prefixes import Prefixes
-from simjax.workload.radix import from_blocks
 from simjax.workload.sessions import from_waits
 from simjax.workload.workload import Workload
 

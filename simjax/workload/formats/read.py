@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from simjax.errors import SimjaxError, closest
-from simjax.workload import tree
+from simjax.workload.contents import tree
 from simjax.workload.formats import relations
 from simjax.workload.formats.agents import to_workload
 from simjax.workload.formats.azure import AZURE, AZURE_REPLAY

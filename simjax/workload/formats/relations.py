@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from simjax.workload import tree
+from simjax.workload.contents import tree
+from simjax.workload.contents.prefixes import Prefixes
+from simjax.workload.contents.radix import from_blocks, from_history, from_keys
 from simjax.workload.formats.base import TraceFormat
 from simjax.workload.formats.calls import DELAY, LABEL
-from simjax.workload.prefixes import Prefixes
-from simjax.workload.radix import from_blocks, from_history, from_keys
 from simjax.workload.sessions import Sessions, from_waits
 
 Extra = dict[str, list[Any]]

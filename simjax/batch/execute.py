@@ -1,0 +1,170 @@
+"""Running the chunks of a plan on the local devices, several at once, and turning them into rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from queue import SimpleQueue
+from threading import Lock
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+from simjax.batch.groups import Group, make_groups
+from simjax.batch.workers import Device, Workers
+from simjax.engine.batch import compiled_batch
+from simjax.engine.host.batch import Stack, stack
+from simjax.engine.host.collect import batch_results
+from simjax.engine.params import ClusterParams
+from simjax.engine.state import ClusterState
+from simjax.errors import SimjaxError, attempt, in_one_line, is_out_of_memory
+from simjax.explore.resolve import Design
+from simjax.metrics.rows import result_rows
+
+Row: TypeAlias = dict[str, Any]
+
+STRIDE = 32  # ticks between two looks of an accelerator's host
+
+
+def run_designs(designs: dict[int, Design], groups: Sequence[Group], workers: Workers, width: int | None = None) -> Iterator[list[Row]]:
+    """Rows of the designs as they finish: point, status, reason and `simjax.metrics.rows.METRICS`.
+
+    Designs that turn out to need more slots than their group has are run again, with all that their limits allow.
+    """
+    seen: set[int] = set()
+    for rows in _run_groups(groups, designs, workers):
+        seen.update(row["point"] for row in rows)
+        yield rows
+    left = {point: design for point, design in designs.items() if point not in seen}
+    for rows in _run_groups(make_groups(left, workers, width, roomy=True), left, workers):
+        seen.update(row["point"] for row in rows)
+        yield rows
+    if lost := [failed(point, "it has no result: please report this") for point in left if point not in seen]:
+        yield lost
+
+
+def _run_groups(groups: Sequence[Group], designs: dict[int, Design], workers: Workers) -> Iterator[list[Row]]:
+    """Rows of chunks as they finish, without those of designs that need more slots.
+
+    A chunk that does not fit the memory is run in halves. Any other failure of a chunk is the reason in its rows, of status "error".
+    """
+    free: SimpleQueue[Device] = SimpleQueue()
+    for device in workers.devices * workers.each:
+        free.put(device)
+
+    def on_a_device(batches: Batches, chunk: Sequence[int]) -> list[Row]:
+        device = free.get()
+        try:
+            return _rows_or_reasons(batches, chunk, device)
+        finally:
+            free.put(device)
+
+    pool = ThreadPoolExecutor(workers.count, thread_name_prefix="simjax")
+    waiting: set[Future[list[Row]]] = set()
+    try:
+        for batches, chunk in _in_order(groups, designs, workers):
+            waiting.add(pool.submit(on_a_device, batches, chunk))
+            if len(waiting) >= 2 * workers.count:  # a few chunks ahead and no more: rows are written before many others are made
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_order(groups: Sequence[Group], designs: dict[int, Design], workers: Workers) -> Iterator[tuple[Batches, Sequence[int]]]:
+    """All chunks. First those that compile a program, as many groups at a time as there are workers: each lane compiles another one."""
+    for i in range(0, len(groups), workers.count):
+        together = [Batches(group, designs) for group in groups[i : i + workers.count]]
+        yield from ((batches, batches.group.chunks[0]) for batches in together)
+        yield from ((batches, chunk) for batches in together for chunk in batches.group.chunks[1:])
+
+
+def _rows_or_reasons(batches: Batches, points: Sequence[int], device: Device) -> list[Row]:
+    try:
+        return batches.run(points, device)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            return [failed(point, in_one_line(error)) for point in points]
+    if len(points) == 1:
+        return [failed(points[0], "out of memory; simulate fewer requests or engines")]
+    middle = (len(points) + 1) // 2
+    batches.width = min(batches.width, middle)  # later chunks come in such parts at once
+    return _rows_or_reasons(batches, points[:middle], device) + _rows_or_reasons(batches, points[middle:], device)
+
+
+class Batches:
+    """The batches of a group: its table of workloads, made once and put on each device once, and its program.
+
+    Attributes:
+        group: what is run.
+        width: designs side by side; less than planned once that did not fit the memory.
+    """
+
+    def __init__(self, group: Group, designs: dict[int, Design]) -> None:
+        self.group, self.width, self._designs = group, group.width, designs
+        self._whole: tuple[Stack, dict[int, int]] | None = None
+        self._on: dict[Device, Any] = {}
+        self._stacking = Lock()
+
+    def run(self, points: Sequence[int], device: Device) -> list[Row]:
+        """Rows of some of the group's points."""
+        rows: list[Row] = []
+        width = self.width  # another thread may make it less meanwhile
+        for i in range(0, len(points), width):
+            part = points[i : i + width]
+            with jax.enable_x64(True):
+                batch, params = self._batch([*part, *[part[-1]] * (width - len(part))], device)
+                stride = 1 if device.platform == "cpu" else STRIDE
+                program = compiled_batch(batch.shape, stride, params)
+                limit = min(self._designs[part[0]].max_ticks, 2**31 - 1 - stride)
+                state, going = jax.block_until_ready(program(params, jax.device_put(np.int32(limit), device)))
+            rows += self._rows(part, batch, state, np.asarray(going))
+        return rows
+
+    def _batch(self, points: Sequence[int], device: Device) -> tuple[Stack, ClusterParams]:
+        """The designs of these points as a batch on the host, and its arrays on the device."""
+        if not self.group.shared_table:
+            batch = stack([self._designs[point].lowered for point in points], self.group.shape, workloads=len(points))
+            return batch, jax.device_put(batch.params, device)
+        with self._stacking:
+            if self._whole is None:
+                members = [point for chunk in self.group.chunks for point in chunk]
+                whole = stack([self._designs[point].lowered for point in members], self.group.shape)
+                self._whole = whole, {point: place for place, point in enumerate(members)}
+            whole, place = self._whole
+            if device not in self._on:
+                self._on[device] = jax.device_put((whole.params.requests, whole.params.step_time), device)
+        mine = replace(whole.params, requests=None, step_time=None)  # pyright: ignore[reportArgumentType]
+        chosen = np.array([place[point] for point in points])
+        mine = jax.tree.map(lambda x: x[chosen], mine)
+        requests, step_time = self._on[device]
+        host = replace(mine, requests=whole.params.requests, step_time=whole.params.step_time)
+        return Stack(whole.shape, host), replace(jax.device_put(mine, device), requests=requests, step_time=step_time)
+
+    def _rows(self, points: Sequence[int], batch: Stack, state: ClusterState, going: np.ndarray) -> list[Row]:
+        """Rows of the points, the first designs of the batch, without those that need more slots."""
+        overflow = np.asarray(state.overflow)
+        enough = {b: point for b, point in enumerate(points) if not overflow[b]}
+
+        def rows(some: Mapping[int, int]) -> list[Row]:
+            designs = [self._designs[point] for point in some.values()]
+            results = batch_results(batch, {b: self._designs[point].lowered for b, point in some.items()}, state, going)
+            found = result_rows(results, [design.slo for design in designs], [design.gpus for design in designs])
+            statuses = [result.status.name.lower() for result in results]
+            return [{"point": p, "status": s, "reason": "", **row} for p, s, row in zip(some.values(), statuses, found, strict=True)]
+
+        try:
+            return rows(enough)
+        except Exception:  # of one design: the others have their rows
+            each = [(point, attempt(lambda b=b, point=point: rows({b: point})[0])) for b, point in enough.items()]
+            return [failed(point, str(row)) if isinstance(row, SimjaxError) else row for point, row in each]
+
+
+def failed(point: int, reason: str) -> Row:
+    """The row of a point whose simulation failed, for a reason that may pass."""
+    return {"point": point, "status": "error", "reason": reason}

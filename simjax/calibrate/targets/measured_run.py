@@ -1,0 +1,134 @@
+"""What a profile must reproduce: targets, as residuals that a fit squares and sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from simjax.calibrate.prepared_run import Latencies, PreparedRun, simulated
+from simjax.calibrate.targets.residuals import UNFINISHED, robust
+from simjax.latency.profile import LatencyProfile
+from simjax.metrics.latency import PERCENTILES
+from simjax.validate.compare import METRICS
+from simjax.validate.run import MeasuredRun
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64
+
+FRACTIONS = np.arange(0.1, 1.01, 0.1)  # of the requests that have got so far: the points of the progress curves
+
+
+class Target(Protocol):
+    """Something measured."""
+
+    @property
+    def name(self) -> str:
+        """For messages and reports."""
+        ...
+
+    @property
+    def observations(self) -> float:
+        """Independent numbers that the residuals stand for: the sum of their weights."""
+        ...
+
+    def residuals(self, profile: LatencyProfile, reverse: bool = False) -> Float64[Array, " K"]:
+        """Weighted residuals, (log simulated - log measured) / sd; `reverse` as in `simulated`."""
+        ...
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How much each view of a measured run counts.
+
+    Standard deviations say how far a good profile may be off: a single request of a busy server meets another batch when a step is a
+    millisecond late, so requests are judged more loosely than what they have in common. Weights are numbers of independent observations:
+    requests of one run share its steps, and 300 of them are not 300 pieces of evidence.
+
+    Attributes:
+        request_sd: of the logarithm of single requests' TTFT, TPOT and E2E.
+        request_weight: independent observations a run's requests stand for.
+        statistic_sd: of the logarithm of means and percentiles.
+        statistic_weight: of each of them.
+        progress_sd: of the logarithm of the times by which 10, 20, ... 100 % of the requests have had their first and last token.
+        progress_weight: of each curve.
+        outlier: beyond so many standard deviations a residual counts linearly, not squared: another schedule, not another profile.
+    """
+
+    request_sd: dict[str, float] = field(default_factory=lambda: {"ttft_s": 0.08, "tpot_s": 0.015, "e2e_s": 0.015})
+    request_weight: float = 90.0
+    statistic_sd: dict[str, float] = field(default_factory=lambda: {"ttft_s": 0.01, "tpot_s": 0.004, "e2e_s": 0.004})
+    statistic_weight: float = 9.0
+    progress_sd: float = 0.01
+    progress_weight: float = 9.0
+    outlier: float = 3.0
+
+    def scaled(self, factor: float) -> LossWeights:
+        """The same with all weights multiplied."""
+        weights = ("request_weight", "statistic_weight", "progress_weight")
+        return replace(self, **{name: getattr(self, name) * factor for name in weights})
+
+
+@dataclass(frozen=True)
+class RunTarget:
+    """A measured run.
+
+    Attributes:
+        run: what was measured.
+        served: its simulation.
+        weights: of its views.
+        first: requests, in order of arrival, that the fit may look at; None for all.
+    """
+
+    run: MeasuredRun
+    served: PreparedRun
+    weights: LossWeights
+    first: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.run.name
+
+    @property
+    def observations(self) -> float:
+        """Independent numbers that the residuals stand for."""
+        w = self.weights
+        return len(METRICS) * (w.request_weight + (1 + len(PERCENTILES)) * w.statistic_weight) + 2 * w.progress_weight
+
+    def residuals(self, profile: LatencyProfile, reverse: bool = False) -> Array:
+        """Residuals of requests, statistics and progress."""
+        return self.of(simulated(self.served, profile, reverse))
+
+    def of(self, latencies: Latencies) -> Array:
+        """Residuals of simulated latencies."""
+        w, done, shown = self.weights, latencies.finished[: self.first], slice(0, self.first)
+        parts = []
+        for metric in METRICS:
+            there = (self.run.has_tpot if metric == "tpot_s" else np.ones(len(self.run), bool))[shown]
+            if not there.any():
+                continue
+            measured, ours = (getattr(x, metric)[shown][there] for x in (self.run, latencies))
+            ratio = jnp.where(done[there], jnp.log(ours) - np.log(measured), UNFINISHED)
+            parts.append(robust(ratio / w.request_sd[metric], w.outlier) * np.sqrt(w.request_weight / len(measured)))
+            off = jnp.where(done.all(), jnp.log(_statistics(ours, jnp) / _statistics(measured, np)), UNFINISHED)
+            parts.append(off / w.statistic_sd[metric] * np.sqrt(w.statistic_weight))
+        for metric in ("ttft_s", "e2e_s"):
+            measured, ours = (
+                _progress((self.run.arrival_s + getattr(x, metric))[shown], xp) for x, xp in ((self.run, np), (latencies, jnp))
+            )
+            off = jnp.where(done.all(), jnp.log(ours / measured), UNFINISHED)
+            parts.append(off / w.progress_sd * np.sqrt(w.progress_weight / len(FRACTIONS)))
+        return jnp.concatenate(parts)
+
+
+def _statistics(x: Array, xp: object) -> Array:
+    return xp.concatenate([xp.mean(x)[None], xp.percentile(x, xp.array(list(PERCENTILES.values())))])  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _progress(at_s: Array, xp: object) -> Array:
+    """When each of `FRACTIONS` of the requests has got there, in seconds since the first arrival."""
+    return xp.quantile(at_s, xp.array(FRACTIONS))  # pyright: ignore[reportAttributeAccessIssue]

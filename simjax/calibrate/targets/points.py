@@ -1,0 +1,299 @@
+"""Measured mean points: deployments of which a table states mean TTFT and TPOT at a number of requests in flight.
+
+The columns are those of aiconfigurator's and InferenceX's collections: id, system, model_path, backend, precision, mode, true_tp, true_ep,
+true_dp, pp_size, concurrency, isl, osl, ttft_ms, tpot_ms, source_kind; other columns are ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from simjax.cluster.spec import InstanceLimits, InstanceSpec
+from simjax.errors import SimjaxError, closest
+from simjax.hardware import DeviceSpec, load_device
+from simjax.latency.parameters import VLLM
+from simjax.latency.priors import OTHER_ENGINES
+from simjax.model import ModelSpec, load_model
+
+NEEDED = ("id", "system", "model_path", "true_tp", "concurrency", "isl", "osl", "ttft_ms", "tpot_ms")
+DEFAULTS = {"backend": "vllm", "precision": "", "mode": "agg", "true_ep": "", "true_dp": "", "pp_size": "", "source_kind": ""}
+UNQUANTIZED = ("", "bf16", "bfloat16", "fp16", "float16")
+INFERENCEX = "inferencex"  # start of its source_kind
+GAP_ANALYSIS = "nvidia_dynamo_gap_analysis"
+CUDAGRAPHS = {"trtllm": "full_decode_only", "sglang": "full_decode_only"}  # their defaults
+INFERENCEX_UNIFORM_FROM = 0.8  # it draws lengths evenly between this fraction of the nominal one and all of it
+
+
+@dataclass(frozen=True)
+class MeanPoint:
+    """A deployment in a closed loop and the means that a client measured.
+
+    Attributes:
+        id: as in the table.
+        model, device: what ran, on what.
+        tensor_parallel_size: devices it was spread over.
+        concurrency: requests in flight.
+        prompt_tokens, output_tokens: nominal lengths.
+        ttft_s, tpot_s: measured means over requests.
+        uniform_from: lengths are uniform between this fraction of the nominal one and all of it; 1 where all are equal.
+        kv_cache_dtype: data type of keys and values, "auto" for the model's own.
+        max_num_batched_tokens, max_num_seqs: limits of the engine.
+        backend: vllm, sglang or trtllm.
+        cudagraph_mode: steps that its CUDA graphs launch, as in `InstanceLimits`.
+        group: what a table of errors calls the points of one deployment.
+    """
+
+    id: str
+    model: ModelSpec
+    device: DeviceSpec
+    tensor_parallel_size: int
+    concurrency: int
+    prompt_tokens: int
+    output_tokens: int
+    ttft_s: float
+    tpot_s: float
+    uniform_from: float = 1.0
+    kv_cache_dtype: str = "auto"
+    max_num_batched_tokens: int = 8192
+    max_num_seqs: int = 256
+    backend: str = "vllm"
+    cudagraph_mode: str = InstanceLimits.cudagraph_mode
+    group: str = ""
+
+    @property
+    def engine(self) -> str:
+        """Whose host times it has: another engine's, or vLLM's."""
+        return self.backend if self.backend in OTHER_ENGINES else VLLM
+
+    @property
+    def instance(self) -> InstanceSpec:
+        """Its engine."""
+        limits = InstanceLimits(
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            kv_cache_dtype=self.kv_cache_dtype,
+            cudagraph_mode=self.cudagraph_mode,
+        )
+        return InstanceSpec(self.model, self.device, self.tensor_parallel_size, limits)
+
+    @property
+    def output_tokens_per_s(self) -> float:
+        """Throughput of the deployment by Little's law."""
+        return self.throughput(self.ttft_s, self.tpot_s)
+
+    def throughput(self, ttft_s: float, tpot_s: float) -> float:
+        """Output tokens a second of a closed loop with these means, by Little's law."""
+        tokens = self.output_tokens * (1.0 + self.uniform_from) / 2.0
+        return self.concurrency * tokens / (ttft_s + tpot_s * (tokens - 1.0))
+
+
+class LeftOut(NamedTuple):
+    """A row that simjax cannot simulate: its line in the file, its id, and why."""
+
+    line: int
+    id: str
+    reason: str
+
+
+class Points(NamedTuple):
+    """The points of a table and the chosen rows that are none."""
+
+    points: list[MeanPoint]
+    left_out: list[LeftOut]
+
+
+def read_points(
+    path: str | Path,
+    system: str | None = None,
+    models: Sequence[str] | None = None,
+    backends: Sequence[str] | None = None,
+    precision: str | None = None,
+) -> Points:
+    """Read a table of measured means.
+
+    Args:
+        path: the CSV file.
+        system: device to keep, by any of its names; None for all.
+        models: models to keep, by any of their names.
+        backends: backends to keep.
+        precision: "fp8", "bf16", ... to keep; rows that state none are bf16.
+
+    Raises:
+        SimjaxError: the file is missing or no such table, a value is malformed, or no row is chosen.
+    """
+    path = Path(path)
+    frame = _chosen(path, _read(path), system, models, backends, precision)
+    points, left_out = [], []
+    for index, row in enumerate(frame.to_dict("records")):
+        line = int(frame.index[index]) + 2  # pyright: ignore[reportArgumentType]
+        row = {str(key): str(value) for key, value in row.items()}
+        found = _point(row, f"{path}:{line}")
+        if isinstance(found, MeanPoint):
+            points.append(found)
+        else:
+            left_out.append(LeftOut(line, row["id"], found))
+    return Points(points, left_out)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    wanted = {*NEEDED, *DEFAULTS}
+    try:
+        frame = pd.read_csv(path, usecols=lambda c: c in wanted, dtype=str, keep_default_na=False, skip_blank_lines=False)
+    except FileNotFoundError:
+        raise SimjaxError(f"{path}: no such table of measured points") from None
+    except OSError as error:
+        raise SimjaxError(f"{path}: cannot be read ({error.strerror})") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise SimjaxError(f"{path}: not a CSV table ({str(error).strip().splitlines()[-1]})") from None
+    for column in NEEDED:
+        if column not in frame:
+            raise SimjaxError(f"{path}:1: column {column!r} is missing; a table of measured points has {', '.join(NEEDED)}")
+    frame = frame.apply(lambda column: column.str.strip())
+    frame = frame.loc[(frame != "").any(axis=1)]
+    return frame.assign(**{name: value for name, value in DEFAULTS.items() if name not in frame})
+
+
+def _chosen(
+    path: Path,
+    frame: pd.DataFrame,
+    system: str | None,
+    models: Sequence[str] | None,
+    backends: Sequence[str] | None,
+    precision: str | None,
+) -> pd.DataFrame:
+    """The rows that the arguments of `read_points` keep."""
+    dtype: Callable[[str], str] = lambda name: "bf16" if name in UNQUANTIZED else name  # noqa: E731
+    filters = (
+        ("system", None if system is None else [system], _device_name),
+        ("model_path", models, _model_name),
+        ("backend", backends, str.lower),
+        ("precision", None if precision is None else [precision], dtype),
+    )
+    for column, names, of in filters:
+        if names is None:
+            continue
+        there = {text: of(text) for text in frame[column].unique()}
+        for name in names:
+            if of(name) not in there.values():
+                raise SimjaxError(f"{path}: no row of {column} {name!r} is left; {closest(name, [x or 'none' for x in there])}")
+        kept = {of(name) for name in names}
+        frame = frame.loc[[there[text] in kept for text in frame[column]]]
+    if frame.empty:
+        raise SimjaxError(f"{path}: no rows")
+    return frame
+
+
+def _device_name(text: str) -> str:
+    try:
+        return load_device(text).name
+    except SimjaxError:
+        return text.lower()
+
+
+def _model_name(text: str) -> str:
+    try:
+        return _model(text).name
+    except SimjaxError:
+        return text.lower()
+
+
+def _model(text: str) -> ModelSpec:
+    """The architecture of a checkpoint; a suffix that names its precision is none of its name."""
+    return load_model(text.removesuffix("-FP8"))
+
+
+def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
+    """The point of a row, or why simjax cannot simulate it."""
+    if row["mode"] not in ("", "agg"):
+        return f"mode {row['mode']}: only aggregated serving is simulated"
+    for column, what in (("true_ep", "expert"), ("true_dp", "data"), ("pp_size", "pipeline")):
+        if _number(row, column, where, empty=1.0) > 1:  # some tables write 0 where there is none
+            return f"{what} parallelism {row[column]} is not simulated"
+    precision = row["precision"].lower()
+    if precision not in (*UNQUANTIZED, "fp8"):
+        return f"precision {precision} is not simulated"
+    try:
+        model, device = _model(row["model_path"]), load_device(row["system"])
+    except SimjaxError as error:
+        return str(error)
+    if not row["ttft_ms"] or not row["tpot_ms"]:
+        return "ttft_ms or tpot_ms is empty"
+    degree, concurrency, prompt = (_whole(row, column, where) for column in ("true_tp", "concurrency", "isl"))
+    fp8 = precision == "fp8"
+    if fp8 and "fp8" not in device.peak_flops:
+        return f"device {device.name} has no fp8 matrix products"
+    budget, seqs = _limits(row, model.name, prompt, concurrency)
+    name = f"{model.name.rsplit('/', 1)[-1]} {'fp8' if fp8 else 'bf16'}"
+    return MeanPoint(
+        id=row["id"],
+        model=replace(model, quantization="fp8") if fp8 else model,
+        device=device,
+        tensor_parallel_size=degree,
+        concurrency=concurrency,
+        prompt_tokens=prompt,
+        output_tokens=_whole(row, "osl", where),
+        ttft_s=1e-3 * _positive(row, "ttft_ms", where),
+        tpot_s=1e-3 * _positive(row, "tpot_ms", where),
+        uniform_from=INFERENCEX_UNIFORM_FROM if row["source_kind"].startswith(INFERENCEX) else 1.0,
+        kv_cache_dtype=_kv_cache_dtype(row["backend"], fp8),
+        max_num_batched_tokens=budget,
+        max_num_seqs=seqs,
+        backend=row["backend"],
+        cudagraph_mode=CUDAGRAPHS.get(row["backend"], MeanPoint.cudagraph_mode),
+        group=f"{device.name} {row['backend']} {name} tp{degree}",
+    )
+
+
+def _kv_cache_dtype(backend: str, fp8: bool) -> str:
+    """TensorRT-LLM keeps keys and values of fp8 checkpoints in fp8; the other engines in the model's type unless told otherwise.
+
+    The H100 rows show it: Qwen3-32B in fp8 on one of them held 64 requests of 4,352 tokens, 278 thousand, without a queue, and 64 of 4,608
+    with one. Beside its weights there is room for about 150 thousand tokens of 16 bits and 300 thousand of 8.
+    """
+    return "fp8" if fp8 and backend == "trtllm" else "auto"
+
+
+def _limits(row: Mapping[str, str], model: str, prompt: int, concurrency: int) -> tuple[int, int]:
+    """Most tokens of a step and most requests, where the measurements give them away.
+
+    The rows of the gap analysis have constant lengths, so clients that start together stay together, and TTFT tells how many prompts
+    share a step. With one prompt a step simulated TTFT has the same ratio to the measured one at all prompt lengths and concurrencies up
+    to 64; with 8,192 tokens the ratio is twice as large at 1,024 prompt tokens as at 4,096. TTFT of its Llama-3.1-8B also grows by
+    1/concurrency of what an answer takes: there one request always waits for a seat.
+    """
+    if not row["source_kind"].startswith(GAP_ANALYSIS):
+        return MeanPoint.max_num_batched_tokens, max(MeanPoint.max_num_seqs, concurrency)
+    full = row["backend"] == "trtllm" and row["precision"] == "" and model.endswith("Llama-3.1-8B")
+    return prompt + concurrency, max(concurrency - full, 1)
+
+
+def _number(row: Mapping[str, str], column: str, where: str, empty: float | None = None) -> float:
+    text = row[column]
+    if not text and empty is not None:
+        return empty
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise SimjaxError(f"{where}: {column} must be a number, found {text!r}")
+    return value
+
+
+def _positive(row: Mapping[str, str], column: str, where: str) -> float:
+    if (value := _number(row, column, where)) <= 0:
+        raise SimjaxError(f"{where}: {column} must be positive, found {row[column]!r}")
+    return value
+
+
+def _whole(row: Mapping[str, str], column: str, where: str) -> int:
+    value = _number(row, column, where)
+    if value < 1 or value != int(value):
+        raise SimjaxError(f"{where}: {column} must be a positive whole number, found {row[column]!r}")
+    return int(value)

@@ -1,0 +1,233 @@
+"""A measured bundle of kernel times as a target: what a profile makes of the sums that the engine needs.
+
+A bundle holds some ten thousand times of a few dozen kernels. What separates them from any smooth formula is no noise: kernels come in
+staircases, one step for every wave of tiles and for every switch to another kernel, so neighbours are off together. Matrix products switch
+about twice an octave, and there are eleven octaves from 1 to 2,048 tokens: a block of such times counts as some twenty independent numbers
+(`TableWeights.block_weight`), however densely it was measured, and each octave as much as any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from simjax.calibrate.targets.residuals import robust
+from simjax.errors import SimjaxError
+from simjax.hardware import DeviceSpec
+from simjax.latency.attention.coefficients import decode_attention_s, mixed_attention_s
+from simjax.latency.attention.fit import AttentionPoints, chunks_of, decodes_of
+from simjax.latency.bundle import Curve
+from simjax.latency.fitting.fit import CACHED_EXPERT_BYTES, LEAST_DECODES, RankData, kv_tokens, read_ranks
+from simjax.latency.profile import LatencyProfile, stack_attention, total_s
+from simjax.latency.tables import at_sizes, moe_s
+from simjax.model import ModelSpec
+from simjax.model.ops import Op, step_ops
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64
+
+MOST_POINTS = 500  # of attention in a block: more of the same grid change nothing but the time
+
+
+@dataclass(frozen=True)
+class TableWeights:
+    """How much each block of a bundle counts.
+
+    Attributes:
+        dense_sd, head_sd, decode_sd, mixed_sd: of the logarithm of the work by tokens, of head and sampler, of the attention of decodes and
+            of steps with a chunk: what the shipped generic profiles leave on the bundles that they are fitted to (root mean squares 3 to 4,
+            2 to 4, 6 to 12 and 7 to 10 %).
+        block_weight: independent numbers that a block stands for.
+        outlier: beyond so many standard deviations a residual counts linearly, not squared: another kernel, not another device.
+    """
+
+    dense_sd: float = 0.04
+    head_sd: float = 0.04
+    decode_sd: float = 0.10
+    mixed_sd: float = 0.10
+    block_weight: float = 20.0
+    outlier: float = 3.0
+
+
+@dataclass(frozen=True)
+class Block:
+    """Measured times of one kind on one rank.
+
+    Attributes:
+        name: of what.
+        log_s: f64[N], their logarithm.
+        sd: of it.
+        weight: f64[N], independent numbers that each point stands for.
+    """
+
+    name: str
+    log_s: np.ndarray
+    sd: float
+    weight: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Rank:
+    """What of a bundle one tensor-parallel degree holds, ready to be compared."""
+
+    model: ModelSpec
+    device: DeviceSpec
+    degree: int
+    by_tokens: tuple[Op, ...]
+    by_sequences: tuple[Op, ...]
+    tokens: np.ndarray
+    sequences: np.ndarray
+    decodes: AttentionPoints
+    mixed: AttentionPoints
+    blocks: tuple[Block, ...]
+
+    def predicted(self, profile: LatencyProfile) -> list[Array]:
+        """Seconds of every block, f64[N] each."""
+        rank = profile.rank(self.degree, self.model)
+        attention = stack_attention(rank, self.model, self.device, self.degree, jnp)
+        times_s = partial(total_s, rank=rank, source=profile.source, device=self.device, dtype=self.model.dtype, xp=jnp)
+        return [
+            jnp.asarray(times_s(self.by_tokens, rows=self.tokens)),
+            jnp.asarray(times_s(self.by_sequences, rows=self.sequences)),
+            decode_attention_s(attention, decodes_of(self.decodes)),
+            mixed_attention_s(attention, chunks_of(self.mixed), decodes_of(self.mixed)),
+        ]
+
+
+@dataclass(frozen=True)
+class TablesTarget:
+    """The kernel times of a bundle.
+
+    Attributes:
+        name: for messages.
+        ranks: one for each tensor-parallel degree.
+        weights: of the blocks.
+    """
+
+    name: str
+    ranks: tuple[_Rank, ...]
+    weights: TableWeights
+
+    @classmethod
+    def of(
+        cls,
+        folder: str | Path,
+        model: ModelSpec | None = None,
+        device: DeviceSpec | None = None,
+        weights: TableWeights | None = None,
+    ) -> TablesTarget:
+        """Prepare a bundle.
+
+        Args:
+            folder: the folder that holds `meta.yaml`, or one of its tpN folders for that degree alone.
+            model: what was measured; looked up by the name in `meta.yaml` when None.
+            device: on what; likewise.
+            weights: of the blocks.
+
+        Raises:
+            SimjaxError: the folder is no bundle, or its device or model is unknown.
+        """
+        folder, w = Path(folder), weights or TableWeights()
+        one = folder.name.startswith("tp") and folder.name[2:].isdecimal()
+        data = read_ranks(folder.parent if one else folder, model, device)
+        if one:
+            data = [rank for rank in data if f"tp{rank.degree}" == folder.name]
+            if not data:
+                raise SimjaxError(f"{folder}: no such folder; give the folder of a bundle that holds meta.yaml, or a tpN folder in it")
+        degrees = ", ".join(f"tp{rank.degree}" for rank in data)
+        return cls(f"kernels of {data[0].model.name} on {data[0].device.name} ({degrees})", tuple(_prepared(x, w) for x in data), w)
+
+    @property
+    def observations(self) -> float:
+        """Independent numbers that the residuals stand for."""
+        return float(sum(np.sum(block.weight) for rank in self.ranks for block in rank.blocks))
+
+    def residuals(self, profile: LatencyProfile, reverse: bool = False) -> Float64[Array, " K"]:
+        """(log simulated - log measured) / sd times the root of each point's weight; the profile's numbers may be traced.
+
+        Args:
+            profile: of the device, for any model or this one.
+            reverse: no simulation takes place; ignored.
+        """
+        with jax.enable_x64(True):
+            parts = [
+                robust((jnp.log(seconds) - block.log_s) / block.sd, self.weights.outlier) * np.sqrt(block.weight)
+                for rank in self.ranks
+                for block, seconds in zip(rank.blocks, rank.predicted(profile), strict=True)
+            ]
+            return jnp.concatenate(parts)
+
+    def errors(self, profile: LatencyProfile) -> dict[str, tuple[float, float]]:
+        """By block: weighted mean and root mean square of log simulated - log measured."""
+        found = {}
+        with jax.enable_x64(True):
+            for rank in self.ranks:
+                for block, seconds in zip(rank.blocks, rank.predicted(profile), strict=True):
+                    if not len(block.log_s):
+                        continue
+                    off, share = np.log(np.asarray(seconds)) - block.log_s, block.weight / np.sum(block.weight)
+                    found[f"tp{rank.degree} {block.name}"] = float(share @ off), float(np.sqrt(share @ off**2))
+        return found
+
+
+def _prepared(rank: RankData, w: TableWeights) -> _Rank:
+    ops = [op for op in step_ops(rank.model, rank.degree) if op.name in rank.kernels]
+    by_tokens, by_sequences = (tuple(op for op in ops if op.per_sequence == kind) for kind in (False, True))
+    tokens = next(m.rows for op in by_tokens if not op.experts for m in [rank.kernels[op.name]])
+    for op in by_tokens:
+        if op.experts:  # of few tokens the experts stayed in the profiler's cache, which they never do in a model
+            tokens = tokens[op.distinct_experts(tokens, np) * op.expert_bytes > CACHED_EXPERT_BYTES]
+    if rank.model.is_moe and rank.degree > 1:  # experts were measured on one rank only, and without them there is little to sum
+        tokens = tokens[:0]
+    sequences = rank.kernels[by_sequences[0].name].rows
+    decodes, mixed = _attention_points(rank)
+    layers = rank.model.num_hidden_layers
+    seconds = {
+        "work by tokens": (sum(op.count * _measured_s(rank, op, tokens) for op in by_tokens), w.dense_sd, _octaves(tokens)),
+        "head and sampler": (sum(op.count * _measured_s(rank, op, sequences) for op in by_sequences), w.head_sd, _octaves(sequences)),
+        "decode attention": (layers * decodes.seconds, w.decode_sd, np.ones(len(decodes.seconds))),
+        "mixed attention": (layers * mixed.seconds, w.mixed_sd, np.ones(len(mixed.seconds))),
+    }
+    blocks = tuple(_block(name, s, sd, share, w.block_weight) for name, (s, sd, share) in seconds.items())
+    return _Rank(rank.model, rank.device, rank.degree, by_tokens, by_sequences, tokens, sequences, decodes, mixed, blocks)
+
+
+def _block(name: str, seconds: Any, sd: float, share: np.ndarray, weight: float) -> Block:
+    """A block whose points share `weight` independent numbers, but never more than there are points; it may have none."""
+    return Block(name, np.log(np.asarray(seconds)), sd, min(weight, len(share)) * share / max(np.sum(share), 1e-300))
+
+
+def _measured_s(rank: RankData, op: Op, sizes: np.ndarray) -> np.ndarray:
+    m = rank.kernels[op.name]
+    if not op.experts:
+        return at_sizes(Curve(m.rows, m.seconds), sizes)
+    assert rank.bundle.moe is not None
+    return moe_s(rank.bundle.moe, sizes, op.distinct_experts(sizes, np))
+
+
+def _attention_points(rank: RankData) -> tuple[AttentionPoints, AttentionPoints]:
+    """Decode-only points and points with a chunk, of contexts that the device holds; few decodes alone are measured out of the cache."""
+    p = rank.bundle.attention
+    fits = p.decodes * p.decode_kv + p.chunk_kv <= kv_tokens(rank)
+    found = []
+    for kind in ((p.chunk == 0) & (p.decodes >= LEAST_DECODES), p.chunk > 0):
+        chosen = np.flatnonzero(fits & kind)
+        # evenly spread, and never in step with the nested axes of the grid, as every n-th would be
+        chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:MOST_POINTS])
+        found.append(AttentionPoints(*(x[chosen] for x in p)))
+    for part, name in zip(found, ("decode-only", "mixed"), strict=True):
+        if not len(part.seconds):
+            raise SimjaxError(f"{rank.bundle.path / 'attention.csv'}: no {name} point whose context fits {rank.device.name}")
+    return found[0], found[1]
+
+
+def _octaves(sizes: np.ndarray) -> np.ndarray:
+    """Share of the logarithmic axis that each of the increasing sizes stands for."""
+    return np.gradient(np.log(sizes)) if len(sizes) > 1 else np.ones(len(sizes))

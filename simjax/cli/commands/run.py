@@ -1,0 +1,80 @@
+"""`simjax run`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from simjax.cli.output import console, moving_bar, progress, results_in, say, use_compilation_cache, warn
+from simjax.cluster.spec import ClusterSpec
+from simjax.config.schema import RunConfig
+
+if TYPE_CHECKING:
+    from simjax.job import Run
+    from simjax.uncertainty.intervals import Draws
+
+
+def execute(config: RunConfig, as_yaml: str) -> Run:
+    """Simulate, print the summary, write the results."""
+    use_compilation_cache()
+    from simjax.cluster.from_config import latency_source
+    from simjax.job import run, service_levels
+    from simjax.metrics import summary_table, write_results
+    from simjax.uncertainty.domain import with_domain_warnings
+
+    if config.uncertainty.draws:
+        from simjax.uncertainty.intervals import check_source
+
+        check_source(config)  # now, and not after the run
+    with results_in(config.out, "run") as out:
+        with progress("compiling the simulator") as update:
+            done = run(config, update)
+        done = with_domain_warnings(done, latency_source(config.profile))
+        draws = _draws(config, done) if config.uncertainty.draws else None
+        if draws is not None:
+            done = replace(done, warnings=(*done.warnings, *draws.warnings))
+            draws.frame().to_csv(out / "draws.csv", index=False, lineterminator="\n")
+        summary = write_results(
+            done.result,
+            out,
+            slo=service_levels(config.slo),
+            gpus=done.cluster.num_devices,
+            interval_s=config.timeline_interval_s,
+            warnings=done.warnings,
+            intervals=None if draws is None else draws.intervals(),
+        )
+        (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
+        title = f"{describe_cluster(done.cluster)} · {done.workload.source}"
+        if config.plots:
+            from simjax.plot.run import plot_run
+
+            plot_run(done.result, out, title)
+    warn(done.warnings)
+    console().print(summary_table(summary | {"warnings": _unsaid(summary, done.warnings)}, title))
+    say(f"results in {out}")
+    return done
+
+
+def _draws(config: RunConfig, done: Run) -> Draws:
+    """The run's draws, with a bar."""
+    from simjax.uncertainty.intervals import run_draws
+
+    with moving_bar("simulating draws") as move:
+        return run_draws(config, done, lambda drawn, total: move(completed=drawn, total=total, count=f"{drawn:,} of {total:,}"))
+
+
+def _unsaid(summary: dict[str, object], said: tuple[str, ...]) -> list[str]:
+    """The warnings of the summary without those that are printed apart, and which come first."""
+    lines = summary["warnings"]
+    assert isinstance(lines, list)
+    return lines[len(said) :]
+
+
+def describe_cluster(cluster: ClusterSpec) -> str:
+    """A cluster in a few words: its kinds of engines with their counts."""
+    kinds: dict[str, int] = {}
+    for instance in cluster.instances:
+        degree = f" TP{instance.tensor_parallel_size}" if instance.tensor_parallel_size > 1 else ""
+        name = f"{instance.model.name.rpartition('/')[2]} on {instance.device.name}{degree}"
+        kinds[name] = kinds.get(name, 0) + 1
+    return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in kinds.items())

@@ -1,0 +1,105 @@
+"""`simjax sensitivity`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from simjax.cli.output import console, moving_bar, results_in, say, use_compilation_cache, warn
+from simjax.config.schema import SensitivityConfig
+
+if TYPE_CHECKING:
+    from simjax.sensitivity.sensitivity import Effect, Sensitivity
+
+_SURE = 2.0  # standard errors from 0 that tell an effect from noise
+_NONE = 5e-4  # what rounds to 0.000
+_SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
+
+
+def execute(config: SensitivityConfig, as_yaml: str) -> Sensitivity:
+    """Simulate on both sides of every parameter, print what matters most, write the results."""
+    use_compilation_cache()
+    from simjax.sensitivity.sensitivity import sensitivity
+
+    with results_in(config.out, "sensitivity") as out:
+        with moving_bar("compiling the simulator") as move:
+            done = sensitivity(
+                config, lambda k, n: move(description="simulating", completed=k, total=n, count=f"{k:,} of {n:,} simulations")
+            )
+        done.frame().to_csv(out / "sensitivity.csv", index=False)
+        (out / "sensitivity.json").write_text(json.dumps(done.report(), indent=2) + "\n", encoding="utf-8")
+        (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
+        if config.plots:
+            from simjax.plot.sensitivity import plot_sensitivity
+
+            values = {x.parameter: with_unit(x.value, x.unit) for x in done.effects if x.unit != "factor"}
+            plot_sensitivity(done.report()["effects"], out / "sensitivity.png", values, _title(config, done))
+    warn(done.warnings)
+    console().print(_title(config, done), style="bold", highlight=False)
+    console().print(effects_table(done))
+    say(_legend(done))
+    say(f"results in {out}")
+    return done
+
+
+def _title(config: SensitivityConfig, done: Sensitivity) -> str:
+    count = len(done.seeds)
+    means = "" if count == 1 else f", mean over {count} seeds"
+    return f"Effect of 1 % more of a parameter, in percent (step {done.step:.3g}{means})"
+
+
+def effects_table(done: Sensitivity) -> Table:
+    """A row a parameter, a column an output, and of the first output the standard error and the gradient."""
+    from simjax.plot.words import without_unit
+
+    first, *others = done.outputs
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("parameter", style="bold")
+    table.add_column("value", justify="right")
+    table.add_column(without_unit(first), justify="right")
+    if len(done.seeds) > 1:
+        table.add_column("std. error", justify="right", style="dim")
+    table.add_column("gradient", justify="right", style="dim")
+    for name in others:
+        table.add_column(without_unit(name), justify="right")
+    for parameter in done.parameters:
+        lead = done.effect(first, parameter)
+        cells: list[str | Text] = [parameter, with_unit(lead.value, lead.unit), _cell(lead)]
+        if len(done.seeds) > 1:
+            cells.append("" if lead.standard_error is None else f"{lead.standard_error:.3f}")
+        cells.append(_number(lead.gradient))
+        table.add_row(*cells, *(_cell(done.effect(name, parameter)) for name in others))
+    return table
+
+
+def _cell(effect: Effect) -> Text:
+    """The elasticity; dim where it may as well be 0."""
+    error = effect.standard_error or 0.0
+    sure = effect.elasticity is not None and abs(effect.elasticity) > max(_SURE * error, _NONE)
+    return Text(_number(effect.elasticity), style="" if sure else "dim")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else "0" if abs(value) < _NONE else f"{value:+.3f}"
+
+
+def with_unit(value: float | None, unit: str) -> str:
+    """A parameter's value in few characters, such as "3.35 TB/s"; "mixed" where engines differ."""
+    if value is None:
+        return "mixed"
+    if unit in ("bytes/s", "FLOP/s"):
+        scale, prefix = next(((s, p) for s, p in _SCALES if value >= s), (1.0, ""))
+        return f"{value / scale:,.4g} {prefix}{'B/s' if unit == 'bytes/s' else 'FLOP/s'}"
+    if unit == "s":
+        return f"{value * 1e3:.4g} ms" if value >= 1e-3 else f"{value * 1e6:.4g} us"
+    if unit == "requests/s":
+        return f"{value:.4g}/s"
+    return f"{value:,.0f}" if unit in ("", "requests") else f"{value:.4g}"
+
+
+def _legend(done: Sensitivity) -> str:
+    dim = "dim: within two standard errors of 0; " if len(done.seeds) > 1 else ""
+    return f"{dim}gradient: with the schedule held; where it differs from the effect, scheduling matters"

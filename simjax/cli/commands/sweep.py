@@ -1,0 +1,195 @@
+"""Sweeps of `simjax run`: from the configuration and the swept keys to tables, with a bar that says how long it takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from simjax.cli.output import console, moving_bar, progress, results_in, say, use_compilation_cache, warn
+from simjax.config.compose import typed
+from simjax.config.schema import RunConfig
+from simjax.explore.axes import Axis
+from simjax.explore.from_config import base_of, check_base, points_of
+from simjax.explore.points import Points
+from simjax.explore.text import counted, ranges
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from simjax.explore.pareto.objective import Objective
+    from simjax.explore.plan import SweepPlan
+
+WARNINGS = 5  # shown at the end of a sweep, whose devices and degrees may give dozens of one kind
+
+
+def execute(raw: DictConfig, overrides: Sequence[str], axes: Sequence[Axis] = (), out: str | None = None) -> None:
+    """Simulate the sweep that a configuration asks for.
+
+    Args:
+        raw: the composed configuration of `simjax run`, interpolations unresolved.
+        overrides: what it was composed from; swept keys are not among them.
+        axes: swept keys of the command line.
+        out: directory of the results where `out` is unset; None for a dated one.
+
+    Raises:
+        SimjaxError: there is nothing to sweep, or it cannot be swept.
+    """
+    config: RunConfig = typed(raw)
+    config = replace(config, out=out if config.out is None else config.out)
+    if config.sweep.resume is not None:
+        _resume(raw, config, overrides, axes)
+        return
+    points, seeds = points_of(config.sweep, axes)
+    base = base_of(overrides)
+    check_base(base, points, raw)
+    execute_sweep(base, points, config, seeds)
+
+
+def _resume(raw: DictConfig, config: RunConfig, overrides: Sequence[str], axes: Sequence[Axis]) -> None:
+    """Go on with a sweep: with what its directory says, or with what is asked for here, which must be the same then."""
+    from simjax.explore.store.directory import check_resume
+    from simjax.explore.store.stored import read_stored
+
+    directory = str(config.sweep.resume)
+    check_resume(directory, config.sweep.shard)
+    stored = read_stored(directory)
+    base, points, seeds = base_of(overrides), stored.points, stored.seeds
+    again = replace(config.sweep, resume=None)
+    if again.asked or axes:
+        points, seeds = points_of(again, axes)
+        check_base(base, points, raw)
+    elif not base:
+        base = list(stored.base)
+    stored.check(base, points)  # for a part that is not there yet, too
+    if not any(override.startswith("objective.") for override in overrides):
+        config = replace(config, objective=replace(config.objective, **stored.info["objective"]))
+    execute_sweep(base, points, config, seeds)
+
+
+def execute_sweep(base: list[str], points: Points, config: RunConfig, seeds: tuple[int, ...] | None) -> None:
+    """Plan and simulate points, and write their tables.
+
+    Args:
+        base: overrides that all points share.
+        points: the points, one for every seed too.
+        config: says where results go, the objective, and how to sweep.
+        seeds: replicate seeds, None when there are none.
+    """
+    use_compilation_cache()
+    from simjax.explore.pareto.objective import CI95, check_columns, parse_objective
+    from simjax.explore.plan import plan_sweep
+    from simjax.explore.store.directory import RESULTS, shard_directory
+    from simjax.explore.store.results_file import ResultsFile
+    from simjax.explore.store.store import refuse_a_sweep
+    from simjax.metrics.rows import METRICS
+
+    goal, sweep = config.objective, config.sweep
+    objective = parse_objective(goal.maximize, goal.minimize, goal.subject_to)
+    check_columns(objective, [*points.keys, *METRICS, *(f"{name}{CI95}" for name in METRICS if seeds is not None)])
+    done: set[int] = set()
+    if sweep.resume is not None:
+        done = ResultsFile(shard_directory(sweep.resume, sweep.shard) / RESULTS, points).done()
+    elif config.out is not None and not sweep.dry_run:
+        refuse_a_sweep(shard_directory(config.out, sweep.shard))  # now, and not after a plan that takes a minute
+    with progress(f"planning {counted(len(points), 'points')}"):
+        plan = plan_sweep(base, points, seeds=seeds, width=sweep.width, shard=sweep.shard)
+    if sweep.dry_run:
+        _describe(plan, done, sweep.resume)
+    else:
+        _simulate(plan, done, objective, config)
+
+
+def _describe(plan: SweepPlan, done: set[int], resumed: str | None) -> None:
+    """Print what would be simulated: of a sweep to resume, what is left of it."""
+    if resumed is not None:
+        mine = {*plan.designs, *plan.invalid}
+        there = done & mine
+        said = f"{len(there):,} of {counted(len(mine), 'points')} done" + (f" ({ranges(there)})" if there else "")
+        say(f"{resumed}: {said}, {len(mine) - len(there):,} left")
+        if there == mine:
+            return
+        plan = plan.without(there)
+    say(plan.describe())
+
+
+def _simulate(plan: SweepPlan, done: set[int], objective: Objective, config: RunConfig) -> None:
+    from simjax.explore.run import run_plan
+    from simjax.explore.store.directory import SWEEP, resume_words, shard_directory
+
+    sweep = config.sweep
+    with results_in(sweep.resume or config.out, "sweep") as out:
+        where = shard_directory(out, sweep.shard)
+        try:
+            with points_progress(len(done | plan.invalid.keys())) as update:
+                table, warnings = run_plan(plan, out, objective, on_progress=update, resume=sweep.resume is not None)
+        except KeyboardInterrupt:
+            if (where / SWEEP).exists():
+                warn([f"stopped; what is done is in {where}; {resume_words(where)} goes on"])
+            raise
+    more = [f"and {len(warnings) - WARNINGS} more; sweep.dry_run=true prints all of them"] if len(warnings) > WARNINGS else []
+    warn([*warnings[:WARNINGS], *more])
+    conclude(table, where, objective, config.plots)
+
+
+def conclude(table: pd.DataFrame, out: Path, objective: Objective, plots: bool) -> None:
+    """Find and draw the front of a sweep's table; print it, and how many points came out how."""
+    from simjax.cli.sweep_report import pareto_report, write_pareto
+    from simjax.explore.store.table import read_designs, swept_keys
+    from simjax.metrics.rows import too_few
+
+    if len(table) == 0:
+        say(f"{out}: nothing to simulate: there are more parts of this sweep than designs")
+        return
+    designs, keys, title = read_designs(out), swept_keys(table), out.resolve().name
+    with progress("drawing"):
+        front = write_pareto(table if designs is None else designs, objective, keys, out, plots, title)
+    finished = table["requests_finished"]
+    warn(too_few([{"requests_finished": None if unknown else count} for count, unknown in zip(finished, finished.isna(), strict=True)]))
+    points = counted(len(table), "points")
+    for reason, count in table["reason"].value_counts().head(3).items():
+        warn([f"{count:,} of {points}: {reason}"])
+    console().print(pareto_report(front, keys, title))
+    say(f"{points}: {', '.join(f'{count:,} {status}' for status, count in table['status'].value_counts().items())}")
+    say(f"results in {out}")
+
+
+@contextmanager
+def points_progress(before: int = 0) -> Iterator[Callable[[int, int], None]]:
+    """A callback (points done, in all) that moves a `moving_bar`, with points a second and the time left.
+
+    Both are counted from the first simulated points on: what comes before is compilation.
+
+    Args:
+        before: points that are done without simulation, or were earlier.
+    """
+    first: list[tuple[float, int]] = []
+    with moving_bar("compiling the simulator") as move:
+
+        def update(done: int, total: int) -> None:
+            count = f"{done:,} of {counted(total, 'points')}"
+            if done <= before:
+                move(completed=done, total=total, count=count)
+                return
+            now = time.perf_counter()
+            if not first:
+                first.append((now, done))
+            began, already = first[0]
+            pace = _pace(now - began, done - already, total - done)
+            move(description="simulating", completed=done, total=total, count=f"{count}{pace}")
+
+        yield update
+
+
+def _pace(seconds: float, done: int, left: int) -> str:
+    """Points a second and the time left, once there is something to tell them from."""
+    if seconds < 0.5 or not done:
+        return ""
+    speed = done / seconds
+    return f", {speed:,.{0 if speed >= 10 else 1}f}/s, {timedelta(seconds=round(left / speed))} left"

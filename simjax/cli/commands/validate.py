@@ -1,0 +1,35 @@
+"""`simjax validate`."""
+
+from __future__ import annotations
+
+from simjax.cli.output import console, progress, results_in, say, use_compilation_cache, warn
+from simjax.config.schema import ValidateConfig
+from simjax.errors import SimjaxError
+
+
+def execute(config: ValidateConfig, as_yaml: str) -> None:
+    """Replay a measured run, print measured against simulated, write the report and plots."""
+    if not config.measured:
+        raise SimjaxError("no measured run given: simjax validate DIR")
+    use_compilation_cache()
+    from simjax.cluster.from_config import latency_source
+    from simjax.metrics import write_json, write_results
+    from simjax.uncertainty.domain import with_domain_warnings
+    from simjax.validate import compare, comparison_table, validate
+
+    with results_in(config.out, "validate") as out:
+        with progress("reading the measured run, compiling the simulator") as update:
+            measured, done = validate(config, update)
+        done = with_domain_warnings(done, latency_source(config.profile))
+        report = compare(measured, done.result)
+        write_json(report, out / "validation.json")
+        write_results(done.result, out, gpus=done.cluster.num_devices, warnings=done.warnings)
+        (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
+        if config.plots:
+            from simjax.plot.validation import plot_validation
+
+            plot_validation(measured, done.result, out)
+    warn(done.warnings)
+    title = f"{measured.name}: {measured.model} on {measured.device}, TP{measured.tensor_parallel_size}"
+    console().print(comparison_table(report, title, notes=measured.assumptions))
+    say(f"results in {out}")

@@ -1,0 +1,130 @@
+"""What a sweep leaves of its Pareto front: pareto.csv, pareto.png, and a short table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from simjax.explore.labels import differing_keys, format_cell, short_keys
+from simjax.explore.pareto.objective import CI95, Objective
+from simjax.explore.pareto.pareto import ParetoResult, pareto
+from simjax.explore.text import counted
+
+PARETO_TABLE, PARETO_FIGURE = "pareto.csv", "pareto.png"
+_ROWS = 15  # of the table on the terminal
+
+
+def write_pareto(
+    table: pd.DataFrame, objective: Objective, keys: Sequence[str], out: str | Path, plots: bool = True, title: str = ""
+) -> ParetoResult:
+    """Find the front of a sweep's table and write `pareto.csv` and, unless told otherwise, `pareto.png` into a folder.
+
+    `pareto.csv` has the columns of the table and `mark` ("knee", "best <metric>"); only its header when no row counts. A figure of an
+    earlier front is removed where none is drawn.
+
+    Args:
+        table: as `simjax.explore.store.table` reads it.
+        objective: from `parse_objective`.
+        keys: the swept keys.
+        out: the folder, created when missing.
+        plots: whether to draw.
+        title: what was swept, for the top of the figure.
+
+    Raises:
+        SimjaxError: the objective does not fit the table.
+    """
+    result = pareto(table, objective)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    result.rows().to_csv(folder / PARETO_TABLE, index=False, lineterminator="\n")
+    figure = folder / PARETO_FIGURE
+    if plots and len(result.front):
+        from simjax.plot.pareto.pareto import plot_pareto
+
+        plot_pareto(result, figure, _columns(result, keys), title)
+    else:
+        figure.unlink(missing_ok=True)
+    return result
+
+
+def pareto_report(result: ParetoResult, keys: Sequence[str], title: str = "") -> RenderableType:
+    """The front for the terminal: at most 15 of its rows with the swept values that differ, what was left out and why.
+
+    Where there is no front, why not.
+    """
+    if len(result.front) == 0:
+        return Group(*(Text(line, style="yellow") for line in _no_front(result)))
+    keys = _columns(result, keys)
+    shown = _some(result)
+    parts: list[RenderableType] = [_headline(result, title), _front_table(result, keys, shown)]
+    front = result.table.iloc[result.front]
+    common = [key for key in differing_keys(result.table, keys) if key not in differing_keys(front, keys)]
+    if common and len(front) > 1:
+        parts.append(Text("all of them: " + ", ".join(f"{short_keys(keys)[key]}={format_cell(front[key].iloc[0])}" for key in common)))
+    if len(shown) < len(front):
+        parts.append(Text(f"{len(front) - len(shown):,} more in {PARETO_TABLE}"))
+    if result.left_out.total:
+        parts.append(Text(f"left out: {result.left_out}"))
+    return Group(*parts)
+
+
+def _columns(result: ParetoResult, keys: Sequence[str]) -> list[str]:
+    """The swept keys that the table has: that of designs has no seeds."""
+    return [key for key in keys if key in result.table.columns]
+
+
+def _headline(result: ParetoResult, title: str) -> Text:
+    line = Text(f"{title}  " if title else "", style="bold")
+    line.append(f"{len(result.front):,} of {counted(int(result.feasible.sum()), result.rows_are)} on the front", style="not bold")
+    return line.append(f": {result.objective}", style="not bold")
+
+
+def _no_front(result: ParetoResult) -> list[str]:
+    """Why there is none, and how far the nearest rows are from the constraints that none of them meets."""
+    said = [f"there is no front and no figure: none of {counted(result.left_out.rows, result.rows_are)} counts ({result.left_out})"]
+    return said + [f"the closest to {limit} is {_number(value)}" for limit, value in result.left_out.nearest.items()]
+
+
+def _some(result: ParetoResult) -> np.ndarray:
+    """Up to 15 positions of the front at equal distances, the knee and the best ones among them."""
+    count = len(result.front)
+    if count <= _ROWS:
+        return result.front
+    kept = {at for at, row in enumerate(result.front) if result.marks(row)}
+    for at in np.linspace(0, count - 1, _ROWS).round().astype(int):
+        if len(kept) < _ROWS:
+            kept.add(int(at))
+    return result.front[sorted(kept)]
+
+
+def _front_table(result: ParetoResult, keys: Sequence[str], shown: np.ndarray) -> Table:
+    rows, columns = result.table.iloc[shown], result.objective.columns
+    differing = differing_keys(result.table.iloc[result.front], keys) or differing_keys(result.table, keys)
+    short = short_keys(keys)
+    numbered = "point" in rows.columns
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in [*(["point"] if numbered else []), *(short[key] for key in differing), *columns]:
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for position, (_, row) in zip(shown, rows.iterrows(), strict=True):
+        cells = [str(int(row["point"]))] if numbered else []
+        cells += [format_cell(row[key]) for key in differing]
+        cells += [_number(row[name]) + _half_width(row, name) for name in columns]
+        marks = result.marks(position)
+        table.add_row(*cells, "; ".join(marks), style="bold" if "knee" in marks else None)
+    return table
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:,.4g}"
+
+
+def _half_width(row: pd.Series, name: str) -> str:
+    half = row.get(f"{name}{CI95}")
+    return "" if half is None or pd.isna(half) else f" ± {half:.2g}"

@@ -1,0 +1,161 @@
+"""From single simulations to a batch: which may share a program, and their arrays side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from simjax.engine.host.lower import Lowered
+from simjax.engine.params import ClusterParams, PrefixParams, RankParams, RequestParams, SessionParams
+from simjax.engine.shape import EngineShape, power_of_two
+from simjax.latency.join import join_step_times
+from simjax.latency.step_time import StepTime
+
+INSTANCE_BUCKETS = (1, 2, 4, 8)
+# An engine that is not there: no request is ever routed to it. Capacities are divided by, so they are 1.
+NOBODY = {"max_model_len": 0, "num_blocks": 1, "block_size": 1, "max_num_seqs": 1, "max_num_batched_tokens": 1, "slots": 1}
+
+
+def program_key(design: Lowered) -> tuple:
+    """Designs with equal keys can run in one batch: the subsystems that exist and the (padded) number of engines are the same.
+
+    All other sizes are stretched to the largest of the batch.
+    """
+    shape = design.shape
+    systems = (shape.live_routing, shape.clients > 0, shape.prefix_nodes > 0, shape.fanout > 0, shape.stale_view, shape.leap)
+    return (instance_bucket(shape.ranks), *systems, jax.tree.structure(design.params.step_time))
+
+
+def instance_bucket(n: int) -> int:
+    """Engines a program is made for: 1, 2, 4, 8, then multiples of 8."""
+    return next((size for size in INSTANCE_BUCKETS if n <= size), -(-n // INSTANCE_BUCKETS[-1]) * INSTANCE_BUCKETS[-1])
+
+
+@dataclass(frozen=True)
+class Stack:
+    """B designs side by side, host arrays.
+
+    Attributes:
+        shape: sizes that hold every one of them.
+        params: as `simjax.engine.batch.BATCH_AXES` says: leaves of the engines [B, N], tables [V, R] and [C, ...].
+    """
+
+    shape: EngineShape
+    params: ClusterParams
+
+    def __len__(self) -> int:
+        return len(self.params.workload)
+
+
+def joint_shape(designs: Sequence[Lowered], slots: int | None = None) -> EngineShape:
+    """Sizes that hold all designs of one `program_key`, with at most so many slots (tight ones, if designs may need more)."""
+    shapes = [design.shape for design in designs]
+    needed = max(x.slots for x in shapes)
+    return replace(
+        shapes[0],
+        requests=max(x.requests for x in shapes),
+        slots=needed if slots is None else min(slots, needed),
+        tight=slots is not None and slots < needed,
+        ranks=instance_bucket(shapes[0].ranks),
+        clients=max(x.clients for x in shapes),
+        prefix_nodes=max(x.prefix_nodes for x in shapes),
+        prefix_path=max(x.prefix_path for x in shapes),
+        fanout=max(x.fanout for x in shapes),
+        log_rows=0,
+    )
+
+
+def stack(designs: Sequence[Lowered], shape: EngineShape | None = None, workloads: int = 1) -> Stack:
+    """The designs, which must have one `program_key`, as a batch.
+
+    Tables hold each distinct record once (compared by identity) and are padded to a power of two rows, so that they cond_any change shape.
+    Call it inside `jax.enable_x64(True)`.
+
+    Args:
+        designs: single simulations.
+        shape: sizes that hold them; None for the least.
+        workloads: the table of workloads has room for so many at least.
+    """
+    shape = shape or joint_shape(designs)
+    # Lowering may have left out of one design's requests what another needs of them: the arrivals are the same array all the same.
+    requests, workload = _distinct([design.params.requests for design in designs], lambda x: id(x.arrival_s))
+    step_times, step_time = _distinct([design.params.step_time for design in designs], id)
+    first_row = np.cumsum([0, *(_rows(x) for x in step_times)])[step_time]
+    instances = [_with_engines(design.params.ranks, shape.ranks, row) for design, row in zip(designs, first_row, strict=True)]
+    params = ClusterParams(
+        ranks=_side_by_side(instances),
+        num_ranks=np.array([design.params.num_ranks for design in designs], np.int32),  # pyright: ignore[reportArgumentType]
+        router=jax.tree.map(lambda *x: np.stack(x), *(design.params.router for design in designs)),
+        requests=_request_table(requests, shape, workloads),
+        workload=np.array(workload, np.int32),  # pyright: ignore[reportArgumentType]
+        step_time=_cost_table(step_times),
+    )
+    return Stack(shape, params)
+
+
+def _distinct(records: Sequence[Any], key: Callable[[Any], int]) -> tuple[list[Any], list[int]]:
+    """The records without repetitions, and the place of each of them there."""
+    place: dict[int, int] = {}
+    for record in records:
+        place.setdefault(key(record), len(place))
+    return list({key(record): record for record in records}.values()), [place[key(record)] for record in records]
+
+
+def _rows(step_time: StepTime) -> int:
+    return step_time.host_s.shape[0]
+
+
+def _with_engines(instances: RankParams, count: int, first_cost_row: int) -> RankParams:
+    """The engines padded to `count`, their cost rows counted from the start of the batch's table."""
+    missing = count - len(instances.step_time)
+    leaves = {name: getattr(instances, name) for name in RankParams.__dataclass_fields__}
+    leaves["step_time"] = leaves["step_time"] + np.int32(first_cost_row)
+    if missing:
+        leaves = {name: np.concatenate([x, np.full(missing, NOBODY.get(name, 0), x.dtype)]) for name, x in leaves.items()}
+    return RankParams(**leaves)
+
+
+def _side_by_side(records: Sequence[RankParams]) -> RankParams:
+    return RankParams(**{name: np.stack([getattr(x, name) for x in records]) for name in RankParams.__dataclass_fields__})  # pyright: ignore[reportArgumentType]
+
+
+def _request_table(records: Sequence[RequestParams], shape: EngineShape, rows: int) -> RequestParams:
+    """All workloads in one table, [V, R]; the padding rows hold no request."""
+    fill = {"arrival_s": np.inf, "prompt_tokens": 1, "output_tokens": 1}
+    padding = power_of_two(max(sum(len(x.count) for x in records), rows)) - sum(len(x.count) for x in records)
+
+    def table(records: Sequence[Any], name: str, width: int, fill: float = 0) -> Any:
+        rows = [np.asarray(getattr(x, name)) for x in records]
+        if rows[0].ndim == 2:
+            rows = [np.pad(x, ((0, 0), (0, width - x.shape[1])), constant_values=fill) if x.shape[1] < width else x for x in rows]
+        return np.concatenate([*rows, np.full((padding, *rows[0].shape[1:]), fill, rows[0].dtype)])
+
+    def part(kind: type, records: Sequence[Any], **widths: int) -> Any:
+        """The record of tables that each of these has; those whose width is not given are over requests."""
+        if records[0] is None:
+            return None
+        return kind(**{name: table(records, name, widths.get(name, shape.requests)) for name in kind.__dataclass_fields__})
+
+    # A slice of the longest path, or of the most calls that wait for one, may start at the last entry.
+    longest = lambda tables: max((x.shape[1] for x in tables), default=0)  # noqa: E731
+    entries = power_of_two(1 + shape.prefix_path + longest(x.prefix.nodes for x in records if x.prefix is not None))
+    edges = power_of_two(1 + shape.fanout + longest(x.sessions.then for x in records if x.sessions is not None))
+    names = [name for name in RequestParams.__dataclass_fields__ if name not in ("prefix", "sessions")]
+    return RequestParams(
+        **{name: table(records, name, shape.requests, fill.get(name, 0)) for name in names},
+        prefix=part(
+            PrefixParams, [x.prefix for x in records], start_tokens=shape.prefix_nodes, end_tokens=shape.prefix_nodes, nodes=entries
+        ),
+        sessions=part(SessionParams, [x.sessions for x in records], then=edges, delay_s=edges),
+    )
+
+
+def _cost_table(step_times: Sequence[StepTime]) -> StepTime:
+    """All step costs in one table; the padding repeats its last row."""
+    table = jax.tree.map(np.asarray, step_times[0] if len(step_times) == 1 else join_step_times(step_times))
+    padding = power_of_two(_rows(table)) - _rows(table)
+    return jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[-1:], padding, axis=0)]) if padding else x, table)

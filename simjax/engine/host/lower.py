@@ -1,0 +1,136 @@
+"""From a cluster and a workload to the engine's arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from simjax.cluster.spec import ClusterSpec
+from simjax.cluster.timing import ClusterTiming
+from simjax.engine.host.lower_requests import host, largest_fanout, longest_path, prefix_params, request_params
+from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams, RouterPolicy
+from simjax.engine.shape import EngineShape, requests_bucket, seat_bucket, slots_for
+from simjax.errors import SimjaxError
+from simjax.workload.sessions import Sessions
+from simjax.workload.workload import Workload
+
+FLAGS = ("enable_chunked_prefill", "reserve_full_isl", "async_scheduling")
+LIMITS = ("max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold", "block_size")
+BLIND = (RouterPolicy.ROUND_ROBIN, RouterPolicy.RANDOM)  # these do not look at the engines
+CACHING_WINDOW = 2  # of engines with a prefix cache: one request is admitted, and the next one seen
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A simulation ready to run: static sizes and traced arrays (numpy), and the workload's sessions for who reads the results."""
+
+    shape: EngineShape
+    params: ClusterParams
+    sessions: Sessions | None = None
+
+
+def lower(
+    cluster: ClusterSpec,
+    timings: ClusterTiming,
+    workload: Workload,
+    *,
+    seed: int = 0,
+    leap: bool = True,
+    log: bool = True,
+    requests: RequestParams | None = None,
+) -> Lowered:
+    """Arrays for `simjax.engine.simulate.simulate`.
+
+    Args:
+        cluster: the engines.
+        timings: their step times.
+        workload: the requests.
+        seed: of the random router.
+        leap: take pure-decode steps many at a time.
+        log: record what the engines did (`LeapLog`), which time series and inter-token latencies are made from.
+        requests: what `request_params` makes of the workload and the seed, where it is known already.
+
+    Raises:
+        SimjaxError: the workload is malformed, or a request can never be served by any engine.
+    """
+    workload.validate()
+    size = requests_bucket(len(workload))
+    caching = caches(cluster, workload)
+    instances = instance_params(cluster, timings, size, caching)
+    refuse_impossible(cluster, instances, workload)
+    policy, several = RouterPolicy[cluster.router.upper()], len(cluster.instances) > 1
+    requests = request_params([workload], size, [seed], any(caching)) if requests is None else requests
+    if any(caching) and requests.prefix is None:
+        requests = replace(requests, prefix=prefix_params([workload], requests.arrival_s.shape[1]))
+    elif not any(caching) and requests.prefix is not None:
+        requests = replace(requests, prefix=None)
+    shape = EngineShape(
+        requests=size,
+        slots=int(instances.slots.max()),
+        ranks=len(cluster.instances),
+        window=CACHING_WINDOW if any(caching) else EngineShape.window,
+        clients=min(seat_bucket(workload.concurrency), size) if workload.concurrency else 0,
+        prefix_nodes=0 if requests.prefix is None else requests.prefix.start_tokens.shape[1],
+        prefix_path=longest_path(requests),
+        fanout=largest_fanout(requests),
+        stale_view=several and policy not in BLIND and cluster.router_staleness_s > 0,
+        live_routing=workload.concurrency > 0 or workload.sessions is not None or (several and policy not in BLIND),
+        leap=leap,
+        log_rows=EngineShape.log_rows if log else 0,
+    )
+    weights = (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv)
+    params = ClusterParams(
+        ranks=instances,
+        num_ranks=host(np.int32(len(cluster.instances))),
+        router=RouterParams.of(policy, weights, cluster.router_staleness_s),
+        requests=requests,
+        workload=host(np.int32(0)),
+        step_time=timings.step_time,
+    )
+    return Lowered(shape, params, workload.sessions)
+
+
+def caches(cluster: ClusterSpec, workload: Workload) -> list[bool]:
+    """Which engines have a prefix cache; one that does not say has one if the workload knows what its requests share."""
+    known = workload.prefixes is not None
+    given = [x.limits.enable_prefix_caching for x in cluster.instances]
+    return [known if flag is None else flag for flag in given]
+
+
+def instance_params(cluster: ClusterSpec, timings: ClusterTiming, requests: int, caching: Sequence[bool] | None = None) -> RankParams:
+    """Limits of the engines as arrays over N, for a workload of so many requests; `caching`: who has a prefix cache."""
+    specs = cluster.instances
+    leaves: dict[str, Any] = {name: [getattr(x.limits, name) for x in specs] for name in LIMITS}
+    leaves |= {"max_model_len": [x.longest_request_tokens for x in specs], "num_blocks": [x.usable_blocks for x in specs]}
+    leaves |= {"slots": [slots_for(x.limits.max_num_seqs, requests, EngineShape.window) for x in specs]}
+    leaves = {name: np.array(values, np.int32) for name, values in leaves.items()}
+    leaves |= {name: np.array([getattr(x.limits, name) for x in specs], bool) for name in FLAGS}
+    leaves |= {"enable_prefix_caching": np.array(caching or [False] * len(specs), bool)}
+    return RankParams(**leaves, **{name: getattr(timings, name) for name in ("api_pre_s", "api_post_s")}, step_time=host(timings.row))
+
+
+def refuse_impossible(cluster: ClusterSpec, instances: RankParams, workload: Workload) -> None:
+    """Raise for the first request that no engine can ever serve: by name, before anything runs."""
+    total = workload.prompt_tokens.astype(np.int64) + workload.output_tokens
+    blocks = -(-(total[:, None] - 1) // instances.block_size)  # the last token is never put into the cache
+    short, small = total[:, None] > instances.max_model_len, blocks > instances.num_blocks
+    hopeless = np.flatnonzero((short | small).all(axis=1))
+    if not hopeless.size:
+        return
+    r = int(hopeless[0])
+    best = int(np.argmax(np.minimum(instances.max_model_len, instances.num_blocks.astype(np.int64) * instances.block_size)))
+    spec = cluster.instances[best]
+    if small[r, best]:
+        capacity = int(instances.num_blocks[best]) * spec.limits.block_size
+        reason = f"the KV cache of {spec.model.name} on {spec.device.name} holds {capacity} tokens ({instances.num_blocks[best]} blocks)"
+    elif spec.limits.enable_chunked_prefill or total[r] > (spec.limits.max_model_len or spec.model.max_position_embeddings):
+        reason = f"max_model_len is {instances.max_model_len[best]}"
+    else:
+        reason = f"without chunked prefill it must fit max_num_batched_tokens={spec.limits.max_num_batched_tokens}"
+    raise SimjaxError(
+        f"{workload.source}: request {r} ({workload.prompt_tokens[r]} prompt + {workload.output_tokens[r]} output tokens) can never be "
+        f"served: {reason}; {hopeless.size} of {len(workload)} requests are too long"
+    )

@@ -1,0 +1,184 @@
+"""The Pareto front of a table: which rows count, which of them no other row beats, and which stand out among those."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from simjax.errors import SimjaxError
+from simjax.explore.pareto.dominance import nondominated
+from simjax.explore.pareto.objective import Constraint, Objective, check_columns
+
+_FINISHED = "finished"  # the status of rows that count
+_FEW = 3  # a front of fewer different rows has no knee
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Rows that do not count, by the first reason that applies: not finished, then a missing value, then a constraint.
+
+    Attributes:
+        rows: rows of the table.
+        not_finished: how many, by status.
+        missing: rows without a finite value in a column of the objective, by column; a row may lack several.
+        rows_missing: how many rows that are.
+        violated: rows that miss a constraint, by constraint; a row may miss several.
+        rows_violating: how many rows that are.
+        nearest: for each constraint that no row meets, the value that comes closest; absent when no row has one.
+    """
+
+    rows: int
+    not_finished: dict[str, int]
+    missing: dict[str, int]
+    rows_missing: int
+    violated: dict[Constraint, int]
+    rows_violating: int
+    nearest: dict[Constraint, float]
+
+    @property
+    def total(self) -> int:
+        """How many rows were left out."""
+        return sum(self.not_finished.values()) + self.rows_missing + self.rows_violating
+
+    def __str__(self) -> str:
+        """The reasons with their counts; empty when no row was left out."""
+        parts = [f"{count:,} {status.replace('_', ' ')}" for status, count in self.not_finished.items()]
+        if self.rows_missing:
+            parts.append(f"{self.rows_missing:,} without a value of {_counts(self.missing)}")
+        if self.rows_violating:
+            parts.append(f"{self.rows_violating:,} outside {_counts({str(limit): count for limit, count in self.violated.items()})}")
+        return "; ".join(parts)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{name} ({count:,})" for name, count in counts.items())
+
+
+@dataclass(frozen=True)
+class ParetoResult:
+    """The front of a table, as positions of its rows (for `table.iloc`).
+
+    Attributes:
+        objective: what was looked for.
+        table: all rows.
+        feasible: bool[rows], which rows count.
+        left_out: why the others do not.
+        front: int64[m], the rows that no other one dominates, rows of equal values all of them; best in the first metric first.
+        knee: the row of the front that gives the best of all metrics at once (see `pareto`), None where there is none.
+        best: the best row of the front in each metric.
+    """
+
+    objective: Objective
+    table: pd.DataFrame
+    feasible: np.ndarray
+    left_out: LeftOut
+    front: np.ndarray
+    knee: int | None
+    best: dict[str, int]
+
+    @property
+    def rows_are(self) -> str:
+        """What to call the rows: points, or designs where they are means over replicates."""
+        return "designs" if "replicates" in self.table.columns else "points"
+
+    def marks(self, row: int) -> list[str]:
+        """What a row is: "knee", "best <metric>", several or none of them."""
+        return (["knee"] if row == self.knee else []) + [f"best {name}" for name, best in self.best.items() if best == row]
+
+    def rows(self) -> pd.DataFrame:
+        """The rows of the front, with a last column `mark` that says which are the knee and the best ones."""
+        return self.table.iloc[self.front].assign(mark=["; ".join(self.marks(row)) for row in self.front])
+
+
+def pareto(table: pd.DataFrame, objective: Objective) -> ParetoResult:
+    """The rows of a table that are not dominated, among those that count.
+
+    A row counts when its `status` (where the table has one) is "finished", all columns of the objective have a finite value, and all
+    constraints hold. The knee is looked for among the metrics scaled to 0 ... 1 over the front. Of two metrics, it is the row farthest from
+    the line between the two best ones, on its better side (I. Das, "On characterizing the 'knee' of the Pareto curve based on
+    normal-boundary intersection", Structural Optimization 18, 1999); where the front only bulges to the worse side there is none. Of more
+    metrics, it is the row closest to the ideal point that has the best of each (M. Zeleny, "Compromise programming", in Multiple Criteria
+    Decision Making, 1973, with the Euclidean distance). One metric, or a front of fewer than three different rows, has no knee.
+
+    Args:
+        table: a row a point or a design, as `simjax.explore.store.table` reads them; 100,000 rows take about a second.
+        objective: from `parse_objective`.
+
+    Raises:
+        SimjaxError: the objective names a column that the table does not have, or one that does not hold numbers.
+    """
+    check_columns(objective, [str(name) for name in table.columns])
+    values = {name: numbers(table, name) for name in objective.columns}
+    feasible, left_out = _feasible(table, objective, values)
+    signs = np.array([-1.0] * len(objective.maximize) + [1.0] * len(objective.minimize))
+    costs = np.stack([values[name] for name in objective.metrics], axis=1) * signs
+    rows = np.flatnonzero(feasible)
+    front = rows[nondominated(costs[rows])]
+    front = front[np.lexsort(costs[front].T[::-1])]  # stable: equal rows stay in the table's order
+    best = {name: int(front[np.argmin(costs[front, at])]) for at, name in enumerate(objective.metrics)} if len(front) else {}
+    return ParetoResult(objective, table, feasible, left_out, front, _knee(costs, front), best)
+
+
+def numbers(table: pd.DataFrame, name: str) -> np.ndarray:
+    """A column as float64[rows], NaN where it is empty.
+
+    Raises:
+        SimjaxError: it holds something else than numbers.
+    """
+    column: Any = table[name]
+    found: Any = pd.to_numeric(column, errors="coerce")
+    wrong = np.flatnonzero(column.notna() & found.isna())
+    if len(wrong):
+        raise SimjaxError(f"objective: column '{name}' does not hold numbers (it holds '{column.iloc[wrong[0]]}'); choose another one")
+    return found.to_numpy(np.float64, na_value=np.nan)
+
+
+def finished_rows(table: pd.DataFrame) -> np.ndarray:
+    """The rows whose status is finished, as bool[rows]; all of them where the table has no status."""
+    return np.array([name == _FINISHED for name in _status(table)], bool)
+
+
+def _status(table: pd.DataFrame) -> list[str]:
+    if "status" not in table.columns:
+        return [_FINISHED] * len(table)
+    return ["without status" if pd.isna(name) else str(name) for name in table["status"]]
+
+
+def _feasible(table: pd.DataFrame, objective: Objective, values: dict[str, np.ndarray]) -> tuple[np.ndarray, LeftOut]:
+    counts = finished_rows(table)
+    not_finished = dict(Counter(name for name in _status(table) if name != _FINISHED).most_common())
+    gaps = {name: counts & ~np.isfinite(column) for name, column in values.items()}
+    gap = np.logical_or.reduce(list(gaps.values()))
+    counts = counts & ~gap
+    violated, nearest = {}, {}
+    out = np.zeros(len(table), bool)
+    for limit in objective.constraints:
+        column = values[limit.column]
+        wrong = counts & ~limit.holds(column)
+        out |= wrong
+        violated[limit] = int(wrong.sum())
+        if wrong.any() and wrong.sum() == counts.sum():
+            nearest[limit] = float(column[wrong].min() if limit.relation.startswith("<") else column[wrong].max())
+    missing = {name: int(rows.sum()) for name, rows in gaps.items() if rows.any()}
+    violated = {limit: count for limit, count in violated.items() if count}
+    return counts & ~out, LeftOut(len(table), not_finished, missing, int(gap.sum()), violated, int(out.sum()), nearest)
+
+
+def _knee(costs: np.ndarray, front: np.ndarray) -> int | None:
+    """The knee's row, see `pareto`."""
+    on_front = costs[front]
+    if costs.shape[1] < 2 or len(np.unique(on_front, axis=0)) < _FEW:
+        return None
+    low, high = on_front.min(0), on_front.max(0)
+    scaled = (on_front - low) / np.where(high > low, high - low, 1.0)
+    if costs.shape[1] > 2:
+        return int(front[np.argmin(np.linalg.norm(scaled, axis=1))])
+    below = 1.0 - scaled.sum(1)  # the line runs from (0, 1) to (1, 0)
+    knee = int(np.argmax(below))
+    return int(front[knee]) if below[knee] > 1e-9 else None

@@ -1,0 +1,89 @@
+"""What lies where in the directory of a sweep, in one part or in several, and how its owner goes on with it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from simjax.errors import SimjaxError
+from simjax.explore.text import option
+
+RESULTS, DESIGNS, SWEEP, POINTS = "results.csv", "designs.csv", "sweep.json", "points.csv"
+_SHARD = re.compile(r"shard-([1-9]\d*)-of-([1-9]\d*)")
+_LISTED = 16  # parts
+
+
+def sweep_directory(directory: str | Path) -> Path:
+    """The path of a directory that holds a sweep, or parts of one.
+
+    Raises:
+        SimjaxError: it does not exist, is a file, or holds none.
+    """
+    path = Path(directory).expanduser()
+    if path.is_file():
+        raise SimjaxError(f"{path}: a file; give the directory of a sweep, which holds {RESULTS}")
+    if not path.is_dir():
+        raise SimjaxError(f"{path}: no such directory")
+    if not any(files_of(path, name) for name in (SWEEP, RESULTS)):
+        raise SimjaxError(f"{path}: not a sweep: there is neither {SWEEP} nor {RESULTS} in it")
+    return path
+
+
+def files_of(directory: Path, name: str) -> list[Path]:
+    """The files of that name in a directory and in its shards."""
+    return [file for file in (directory / name, *(shard / name for shard in _shards_in(directory).values())) if file.is_file()]
+
+
+def shard_directory(directory: str | Path, shard: str | None) -> Path:
+    """Where a part "k/n" of a sweep has its files; None is the whole sweep, which has them in the directory itself."""
+    path = Path(directory).expanduser()
+    return path if shard is None else path / "shard-{}-of-{}".format(*shard.split("/"))
+
+
+def check_resume(directory: str | Path, shard: str | None) -> None:
+    """Raise unless the sweep in a directory is one that goes on with this `sweep.shard`; a part of it need not be there yet.
+
+    Raises:
+        SimjaxError: the directory holds no sweep, or it does in one part and not in several, or the other way round.
+    """
+    path = sweep_directory(directory)
+    if _shard_of(path) and (path / SWEEP).is_file():
+        raise SimjaxError(f"{path}: one part of a sweep; {resume_words(path)} goes on with it")
+    there = {number: found for number, found in _shards_in(path).items() if (found / SWEEP).is_file()}
+    if (path / SWEEP).is_file():
+        if shard is not None and not shard_directory(path, shard).is_dir():
+            raise SimjaxError(f"{path}: this sweep has no parts; leave out sweep.shard={shard}")
+    elif there and (shard is None or int(shard.partition("/")[2]) not in {parts for _, parts in there}):
+        said = ", ".join([f"{part}/{parts}" for part, parts in there][:_LISTED]) + (" ..." if len(there) > _LISTED else "")
+        raise SimjaxError(f"{path}: it holds parts of a sweep ({said}); {resume_words(path)} goes on with all")
+
+
+def resume_words(directory: Path) -> str:
+    """The options that go on with the sweep in a directory, to be pasted behind `simjax run`."""
+    if shard := _shard_of(directory):
+        outer = directory.parent if directory.name else directory.resolve().parent
+        return f"{option('sweep.resume', str(outer))} sweep.shard={shard[0]}/{shard[1]}"
+    words = option("sweep.resume", str(directory))
+    shards = {} if (directory / SWEEP).is_file() else _shards_in(directory)
+    if not shards:
+        return words
+    parts = next(iter(shards))[1]
+    listed = [f"{part}/{parts}" for part in range(1, parts + 1)]
+    return f"-m {words} sweep.shard={','.join(listed if parts <= _LISTED else [*listed[:2], '...', listed[-1]])}"
+
+
+def has_parts(directory: str | Path) -> bool:
+    """Whether a directory holds parts of a sweep."""
+    return bool(_shards_in(Path(directory).expanduser()))
+
+
+def _shard_of(directory: Path) -> tuple[int, int] | None:
+    """The k and n of a directory called shard-k-of-n; None for another one."""
+    match = _SHARD.fullmatch(directory.name or directory.resolve().name)
+    return None if match is None else (int(match[1]), int(match[2]))
+
+
+def _shards_in(directory: Path) -> dict[tuple[int, int], Path]:
+    """The directories of parts (k, n) in a directory, in the order of their numbers."""
+    found = {shard: path for path in directory.glob("shard-*-of-*") if (shard := _shard_of(path)) is not None}
+    return {shard: found[shard] for shard in sorted(found, key=lambda shard: shard[::-1])}

@@ -1,0 +1,158 @@
+"""`sweep.json`: what a sweep was asked for, and whether a later run asks for the same. Nothing else reads or writes the file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from simjax.errors import SimjaxError
+from simjax.explore.points import Points, read_points, sha256
+from simjax.explore.store.directory import POINTS, SWEEP, files_of, sweep_directory
+from simjax.explore.store.records import read_bytes, write_whole
+from simjax.explore.text import counted, option
+
+_VERSION = 1
+
+
+def _list_of(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "base": (_list_of(str), "a list of overrides"),
+    "keys": (_list_of(str), "a list of swept keys"),
+    "points": (lambda value: isinstance(value, int), "how many there are"),
+    "points_sha256": (lambda value: isinstance(value, str), f"the hash of {POINTS}"),
+    "seeds": (lambda value: value is None or _list_of(int)(value), "a list of integers, or null"),
+    "objective": (
+        lambda value: isinstance(value, dict) and all(map(_list_of(str), value.values())),
+        "lists under maximize, minimize and subject_to",
+    ),
+}
+"""What must be in the file beside its version, and how it must look."""
+
+
+def write_manifest(
+    directory: Path,
+    points: Points,
+    command: str,
+    base: Sequence[str],
+    seeds: Sequence[int] | None,
+    objective: Mapping[str, Sequence[str]] | None,
+) -> dict[str, Any]:
+    """Write `sweep.json` and return its content; the arguments are those of `SweepStore.create`.
+
+    Raises:
+        SimjaxError: it cannot be written.
+    """
+    info = {
+        "version": _VERSION,
+        **_versions(),
+        "command": command,
+        "base": list(base),
+        "keys": list(points.keys),
+        "points": len(points.rows),
+        "points_sha256": sha256(points),
+        "seeds": None if seeds is None else list(seeds),
+        "objective": {name: list((objective or {}).get(name, [])) for name in ("maximize", "minimize", "subject_to")},
+        "created": datetime.now().isoformat(timespec="seconds"),
+    }
+    write_whole(directory / SWEEP, (json.dumps(info, indent=2) + "\n").encode())
+    return info
+
+
+def read_sweep(directory: str | Path) -> dict[str, Any]:
+    """What `sweep.json` says of a sweep (of its first shard, when only the shards have one), be it little; empty when there is none.
+
+    Raises:
+        SimjaxError: there is no such directory, it holds no sweep, or the file is damaged.
+    """
+    return next(map(_read, files_of(sweep_directory(directory), SWEEP)), {})
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The content of `sweep.json`, with all that a sweep writes there.
+
+    Raises:
+        SimjaxError: the directory holds no sweep, or none that this simjax can go on with.
+    """
+    file = directory / SWEEP
+    if not file.is_file():
+        missing = f"no sweep there: it has no {SWEEP}" if directory.is_dir() else "no such directory"
+        raise SimjaxError(f"sweep.resume={directory}: {missing}")
+    info = _read(file)
+    if lacking := [name for name in ("version", *_FIELDS) if name not in info]:
+        raise SimjaxError(f"{file}: damaged: it does not say {', '.join(lacking)}; start the sweep anew in another directory")
+    return info
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        info = json.loads(read_bytes(file))
+    except ValueError as error:
+        raise SimjaxError(f"{file}: cannot read it: {error}") from error
+    if not isinstance(info, dict):
+        raise SimjaxError(f"{file}: it must hold a mapping")
+    if info.get("version", _VERSION) != _VERSION:
+        raise SimjaxError(f"{file}: not written by a sweep of this simjax; start the sweep anew in another directory")
+    for name, (fits, wanted) in _FIELDS.items():
+        if name in info and not fits(info[name]):
+            raise SimjaxError(f"{file}: damaged: {name} must be {wanted}")
+    return info
+
+
+def checked_points(directory: Path, info: Mapping[str, Any], points: Points | None) -> Points:
+    """The points of the sweep: the given ones, or those of `points.csv` beside its `sweep.json`.
+
+    Raises:
+        SimjaxError: they are not those that the sweep began with.
+    """
+    if points is None:
+        path = directory / POINTS
+        if hashlib.sha256(read_bytes(path)).hexdigest() != info["points_sha256"]:
+            raise SimjaxError(
+                f"{path}: changed since the sweep began; put it back, or sweep it anew with {option('sweep.points', str(path))}"
+            )
+        return read_points(path)
+    if sha256(points) != info["points_sha256"]:
+        there, now = (info["points"], info["keys"]), (len(points.rows), list(points.keys))
+        said = [f"{counted(count, 'points')} of {' '.join(keys) or 'no key'}" for count, keys in (there, now)]
+        how = f"it has {said[0]}, and {said[1]} are asked for now" if there != now else "the same keys, but other values or another order"
+        raise SimjaxError(f"sweep.resume={directory}: other points than this sweep's ({how}); leave its axes as they were")
+    return points
+
+
+def check_base(directory: Path, info: Mapping[str, Any], base: Sequence[str]) -> None:
+    """Raise unless the overrides that are the same for all points say what they said when the sweep began, in whatever order.
+
+    Raises:
+        SimjaxError: naming those that differ.
+    """
+    there, now = _last_of_each_key(info["base"]), _last_of_each_key(base)
+    if there != now:
+        said = [
+            " ".join(f"{key}={side[key]}" for key in side if side[key] != other.get(key)) for side, other in ((there, now), (now, there))
+        ]
+        raise SimjaxError(
+            f"sweep.resume={directory}: other settings than this sweep's ({said[0] or 'nothing'} there, {said[1] or 'nothing'} now); "
+            "leave them as they were"
+        )
+
+
+def changed_versions(info: Mapping[str, Any], names: Sequence[str] = ("simjax", "jax", "python")) -> str:
+    """Which of these programs were others when the sweep began, like "jax 0.9, now 0.10"; empty when none was."""
+    return "; ".join(f"{name} {info.get(name)}, now {now}" for name, now in _versions().items() if name in names and info.get(name) != now)
+
+
+def _versions() -> dict[str, str]:
+    return {"simjax": version("simjax"), "jax": version("jax"), "python": platform.python_version()}
+
+
+def _last_of_each_key(overrides: Sequence[str]) -> dict[str, str]:
+    return {key: value for key, _, value in (override.partition("=") for override in overrides)}

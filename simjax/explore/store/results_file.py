@@ -1,0 +1,122 @@
+"""`results.csv` while rows are added to it: a row a point that is done, in the order of completion; cut lines and edits told apart."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from simjax.errors import SimjaxError
+from simjax.explore.points import Points
+from simjax.explore.store.directory import POINTS
+from simjax.explore.store.records import append_whole, cells, encode, read_bytes, records, write_whole, writing
+from simjax.explore.values import format_value, shortened
+from simjax.metrics.rows import METRICS
+
+ERROR = "error"
+DONE = frozenset({"finished", "tick_limit", "stalled", "invalid"})
+"""Statuses that running the point again would not change."""
+
+
+class ResultsFile:
+    """The file, there or not. Every method reads it anew; only `append`, `mend` and `sort` write.
+
+    Attributes:
+        path: of the file.
+        points: all points of the sweep.
+        columns: the header.
+    """
+
+    def __init__(self, path: Path, points: Points) -> None:
+        self.path, self.points = path, points
+        self.columns = ("point", *points.keys, "status", "reason", *METRICS)
+        self._known = frozenset(self.columns)
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows, and return when they are on disk: see `SweepStore.append`."""
+        if rows:
+            append_whole(self.path, encode(map(self._cells, rows)), header=encode([self.columns]))
+
+    def done(self) -> set[int]:
+        """The points that need not be run again: all with a row but for errors, which may have passed.
+
+        Raises:
+            SimjaxError: the file is damaged.
+        """
+        status = self.columns.index("status")
+        return {point for point, line in self._latest().items() if cells(line)[status] in DONE}
+
+    def sort(self) -> bool:
+        """Rewrite the file in the order of the points with the last row of each; whether there is any.
+
+        Raises:
+            SimjaxError: it is damaged or cannot be written.
+        """
+        latest = self._latest()
+        if latest:
+            write_whole(self.path, encode([self.columns]) + b"".join(latest[point] for point in sorted(latest)))
+        return bool(latest)
+
+    def mend(self) -> None:
+        """Remove a last line that was cut.
+
+        Raises:
+            SimjaxError: the file has another header, or cannot be written.
+        """
+        if not self.path.exists():
+            return
+        content = read_bytes(self.path)
+        lines = list(records(content))
+        whole = sum(map(len, lines))
+        if whole < len(content):
+            with writing(self.path):
+                os.truncate(self.path, whole)
+        self._check_header(lines)
+
+    def _cells(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        """A row as it is written."""
+        point, status, metrics = int(row["point"]), row["status"], [row.get(name) for name in METRICS]
+        if not 0 <= point < len(self.points.rows) or not (status in DONE or status == ERROR) or not row.keys() <= self._known:
+            raise ValueError(f"not a row of this sweep: {dict(row)}")
+        reason = " ".join((row.get("reason") or "").split())
+        if wrong := [name for name, value in zip(METRICS, metrics, strict=True) if value != value]:
+            status, reason, metrics = ERROR, f"{', '.join(wrong)}: not a number (NaN)", [None] * len(METRICS)
+        return (*self._first_cells(point), status, reason, *metrics)
+
+    def _first_cells(self, point: int) -> tuple[Any, ...]:
+        """What a row of the point begins with: its number and the values of the swept keys."""
+        return (point, *map(format_value, self.points.rows[point]))
+
+    def _latest(self) -> dict[int, bytes]:
+        """The last record of each point."""
+        lines = list(records(read_bytes(self.path))) if self.path.exists() else []
+        self._check_header(lines)
+        latest: dict[int, bytes] = {}
+        for number, line in enumerate(lines[1:], 1):
+            if not line.strip():  # as editors leave at the end
+                continue
+            point = line.partition(b",")[0]
+            if not (point.isdigit() and int(point) < len(self.points.rows)) or line.count(b",") < len(self.columns) - 1:
+                raise SimjaxError(f"{self.path}: damaged: row {number} is no row of a point ({line[:40]!r}); remove it")
+            self._check_keys(number, int(point), line)
+            latest[int(point)] = line
+        return latest
+
+    def _check_header(self, lines: Sequence[bytes]) -> None:
+        if lines and cells(lines[0]) != list(self.columns):
+            raise SimjaxError(
+                f"{self.path}: other columns than this simjax writes; the simjax that began it can go on, or start the sweep anew"
+            )
+
+    def _check_keys(self, number: int, point: int, line: bytes) -> None:
+        """Raise unless a row has the swept values of its point: someone wrote others into it, or another point's number."""
+        wanted = self._first_cells(point)
+        if line.startswith(encode([wanted])[:-1] + b","):
+            return
+        for key, cell, value in zip(self.points.keys, cells(line)[1:], wanted[1:], strict=False):
+            if cell != value:
+                raise SimjaxError(
+                    f"{self.path}: row {number} was changed: {key} is {shortened(' '.join(cell.split()) or 'empty')} there, "
+                    f"{shortened(value)} in {POINTS} for point {point}; put it back, or remove the row to simulate the point again"
+                )

@@ -1,0 +1,247 @@
+"""What can be turned to see what a cluster's numbers depend on: parameters of the profile, limits of the engines, hardware, load."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from simjax.cluster.spec import BOUNDS, InstanceSpec
+from simjax.cluster.timing import HOST_TIMES, LatencySource
+from simjax.errors import SimjaxError, closest
+from simjax.hardware import DeviceSpec, LinkSpec
+from simjax.latency.attention.roofline import AttentionEfficiency
+from simjax.latency.parameters import PARAMETERS, STEP_CORRECTIONS, parameter, present_value
+from simjax.latency.profile import HostOverheads
+from simjax.workload.transform import mean_rate
+from simjax.workload.workload import Workload
+
+_LARGEST_SHARE = 1.0 - 1e-9
+_OF_RANKS = ("collective_bandwidth", "collective_latency", "link_bandwidth", "link_latency")  # no effect without tensor parallelism
+_LIMITS = {
+    "num_gpu_blocks": ("num_gpu_blocks_override", "KV blocks of an engine"),
+    "max_num_seqs": ("max_num_seqs", "most requests that run at once"),
+    "max_num_batched_tokens": ("max_num_batched_tokens", "token budget of a step"),
+}
+_HARDWARE = {
+    "memory_bandwidth": ("bytes/s", "memory bandwidth of the device"),
+    "peak_flops": ("FLOP/s", "peak of the device, in every data type"),
+    "link_bandwidth": ("bytes/s", "bandwidth of the link between an engine's devices"),
+    "link_latency": ("s", "latency of that link"),
+}
+_LOAD = {
+    "arrival_rate": ("requests/s", "the same requests, closer together"),
+    "concurrency": ("requests", "requests in flight of a closed loop"),
+}
+CLUSTER_PARAMETERS = (*_LOAD, *_LIMITS, *_HARDWARE)
+"""Those that are no parameters of a profile."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is simulated, but for the requests themselves.
+
+    Attributes:
+        instances: the engines.
+        sources: where each takes its step costs from.
+        rate: how many times as fast the requests arrive.
+        concurrency: requests in flight of a closed loop, 0 for an open one.
+    """
+
+    instances: tuple[InstanceSpec, ...]
+    sources: tuple[LatencySource, ...]
+    rate: float = 1.0
+    concurrency: int = 0
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A parameter that can be turned.
+
+    Attributes:
+        name, unit: as in reports.
+        value: what it is; None where engines differ in it.
+        text: what it is, in words.
+        smooth: whether steps get longer or shorter with it, smoothly: the ones whose derivative goes through the engine.
+        turn: the setting with this parameter so many times what it is, and the logarithm of the factor that it became: integers move by 1
+            at least, and nothing leaves its bounds.
+    """
+
+    name: str
+    unit: str
+    value: float | None
+    text: str
+    smooth: bool
+    turn: Callable[[Setting, float], tuple[Setting, float]]
+
+
+_One = Callable[[InstanceSpec, LatencySource, float], tuple[InstanceSpec, LatencySource, float]]
+_Value = Callable[[InstanceSpec, LatencySource], float]
+
+
+def knobs_of(setting: Setting, workload: Workload, names: Sequence[str] = ()) -> tuple[list[Knob], list[str]]:
+    """The parameters of a cluster, and a line for what a reader must know of those that are not among them.
+
+    Args:
+        setting: the cluster as it is.
+        workload: what it serves.
+        names: which ones, in this order; empty for all but the corrections of steps, which stand for what no parameter explains.
+
+    Raises:
+        SimjaxError: there is no such parameter, or it can have no effect here.
+    """
+    known = [*(name for name in PARAMETERS if name not in STEP_CORRECTIONS), *CLUSTER_PARAMETERS]
+    found: list[Knob] = []
+    nothing: list[str] = []
+    for name in dict.fromkeys(names or known):
+        if name.partition("[")[0] not in PARAMETERS and name not in CLUSTER_PARAMETERS:
+            raise SimjaxError(f"parameters: there is no parameter '{name}'; {closest(name, [*known, *STEP_CORRECTIONS])}")
+        knob = _knob(name, setting, workload)
+        if isinstance(knob, Knob):
+            found.append(knob)
+        elif names:
+            raise SimjaxError(f"parameters: {name}: {knob}")
+        elif knob == _IS_ZERO:
+            nothing.append(name)
+    lines = [f"left out, for a percent of 0 is 0: {', '.join(nothing)}"] if nothing else []
+    if any(knob.name == "memory_bandwidth" for knob in found) and _measured_attention(setting):
+        lines.append("memory_bandwidth and peak_flops leave attention as it is: the profile has it in seconds (see decode_attention)")
+    return found, lines
+
+
+_IS_ZERO = "it is 0 here, and a percent of 0 is 0"
+
+
+def _knob(name: str, setting: Setting, workload: Workload) -> Knob | str:
+    """The knob of that name, or why there is none."""
+    if name in _OF_RANKS and all(x.tensor_parallel_size == 1 for x in setting.instances):
+        return "it has no effect without tensor parallelism (cluster.tensor_parallel_size)"
+    if name == "launch_s" and not any(any(x.limits.launches) for x in setting.instances):
+        return "it has no effect where CUDA graphs launch all steps (scheduler.enforce_eager, scheduler.cudagraph_mode)"
+    if name == "fp8_compute" and not any(x.model.quantization == "fp8" for x in setting.instances):
+        return "it has no effect without a model in fp8"
+    tables = setting.sources[0].bundle_root is not None
+    if tables and name not in (*HOST_TIMES, *_LOAD, *_LIMITS, *_OF_RANKS[2:]):
+        return "step costs come from measured tables (profile.bundle_root), which it does not change"
+    if name in _LOAD:
+        return _load(name, setting, workload)
+    if name in _LIMITS:
+        field, text = _LIMITS[name]
+        return _of_engines(name, "", text, setting, lambda x, _: float(_limit_now(name, x)), partial(_limit, name, field), smooth=False)
+    if name in _HARDWARE:
+        unit, text = _HARDWARE[name]
+        return _of_engines(name, unit, text, setting, lambda x, _: float(_fact(name, x)), partial(_hardware, name))
+    p = parameter(name)
+    return _of_engines(name, p.unit, p.text, setting, partial(_present, name), partial(_profile, name))
+
+
+def _load(name: str, setting: Setting, workload: Workload) -> Knob | str:
+    unit, text = _LOAD[name]
+    if name == "concurrency":
+        now = setting.concurrency
+        if not now:
+            return "arrivals are known here; it belongs to a closed loop (workload=closed_loop)"
+
+        def turn(setting: Setting, factor: float) -> tuple[Setting, float]:
+            new = _integer(now, factor, 1, len(workload))
+            return replace(setting, concurrency=new), math.log(new / now)
+
+        return Knob(name, unit, float(now), text, False, turn)
+    if setting.concurrency:
+        return "in a closed loop the finishes make the arrivals; see concurrency"
+    if len(workload) < 2 or workload.arrival_s[-1] == workload.arrival_s[0]:
+        return "all requests arrive at once"
+    faster = lambda setting, factor: (replace(setting, rate=setting.rate * factor), math.log(factor))  # noqa: E731
+    return Knob(name, unit, mean_rate(workload), text, False, faster)
+
+
+def _of_engines(name: str, unit: str, text: str, setting: Setting, value: _Value, one: _One, smooth: bool = True) -> Knob | str:
+    """A knob that turns something of every engine."""
+    values = {value(instance, source) for instance, source in zip(setting.instances, setting.sources, strict=True)}
+    if values == {0.0}:
+        return _IS_ZERO
+
+    def turn(setting: Setting, factor: float) -> tuple[Setting, float]:
+        known: dict[tuple[int, LatencySource], tuple[InstanceSpec, LatencySource, float]] = {}
+        turned = []
+        for instance, source in zip(setting.instances, setting.sources, strict=True):
+            key = (id(instance), source)
+            if key not in known:  # engines that are one record stay one: they are priced once
+                known[key] = one(instance, source, factor)
+            turned.append(known[key])
+        instances, sources, logs = zip(*turned, strict=True)
+        moved = [x for x in logs if x]
+        return replace(setting, instances=instances, sources=sources), sum(moved) / len(moved) if moved else 0.0
+
+    return Knob(name, unit, values.pop() if len(values) == 1 else None, text, smooth, turn)
+
+
+def _integer(now: int, factor: float, least: int, most: int) -> int:
+    """An integer times a factor, at least one away from what it is, within bounds."""
+    new = round(now * factor)
+    if new == now:
+        new += 1 if factor > 1.0 else -1
+    return min(max(new, least), most)
+
+
+def _limit_now(name: str, x: InstanceSpec) -> int:
+    return x.num_gpu_blocks if name == "num_gpu_blocks" else getattr(x.limits, name)
+
+
+def _limit(name: str, field: str, x: InstanceSpec, source: LatencySource, factor: float) -> tuple[InstanceSpec, LatencySource, float]:
+    now = _limit_now(name, x)
+    new = _integer(now, factor, *BOUNDS[field])
+    return replace(x, limits=replace(x.limits, **{field: new})), source, math.log(new / now)
+
+
+def _link(x: InstanceSpec) -> LinkSpec:
+    return x.link or x.device.node.intra_link
+
+
+def _fact(name: str, x: InstanceSpec) -> float:
+    if name == "memory_bandwidth":
+        return x.device.memory_bandwidth_bytes_per_s
+    if name == "peak_flops":
+        return x.device.peak_flops[x.model.dtype] if x.model.dtype in x.device.peak_flops else max(x.device.peak_flops.values())
+    return getattr(_link(x), "bandwidth_bytes_per_s" if name == "link_bandwidth" else "latency_s")
+
+
+def _hardware(name: str, x: InstanceSpec, source: LatencySource, factor: float) -> tuple[InstanceSpec, LatencySource, float]:
+    device: DeviceSpec = x.device
+    if name == "memory_bandwidth":
+        x = replace(x, device=replace(device, memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s * factor))
+    elif name == "peak_flops":
+        x = replace(x, device=replace(device, peak_flops={dtype: peak * factor for dtype, peak in device.peak_flops.items()}))
+    else:
+        field = "bandwidth_bytes_per_s" if name == "link_bandwidth" else "latency_s"
+        x = replace(x, link=replace(_link(x), **{field: getattr(_link(x), field) * factor}))
+    return x, source, math.log(factor)
+
+
+def _present(name: str, x: InstanceSpec, source: LatencySource) -> float:
+    """The value of a profile's parameter for an engine."""
+    if parameter(name).unit == "factor":
+        return dict(source.parameters).get(name, 1.0)
+    if source.bundle_root is not None:
+        return float(getattr(source.host(HostOverheads(**dict(source.parameters))), name))
+    profile = source.profile_of(x)
+    if name == "decode_skew":  # of the ranks that the engine uses; a profile may have others
+        return float(profile.rank(x.tensor_parallel_size, x.model).attention.decode_skew)
+    return present_value(profile, name)
+
+
+def _profile(name: str, x: InstanceSpec, source: LatencySource, factor: float) -> tuple[InstanceSpec, LatencySource, float]:
+    now = _present(name, x, source)
+    if now == 0.0:
+        return x, source, 0.0
+    new = min(now * factor, _LARGEST_SHARE) if parameter(name).unit == "share" else now * factor
+    given = {name: None} if name in HOST_TIMES else {}  # what the configuration sets apart would win
+    return x, replace(source, parameters=tuple((dict(source.parameters) | {name: new}).items()), **given), math.log(new / now)
+
+
+def _measured_attention(setting: Setting) -> bool:
+    return any(
+        not isinstance(source.profile_of(x).rank(x.tensor_parallel_size, x.model).attention, AttentionEfficiency)
+        for x, source in {id(x): (x, source) for x, source in zip(setting.instances, setting.sources, strict=True)}.values()
+    )

@@ -1,0 +1,204 @@
+"""Intervals beside the numbers of a run: simulations with drawn parameters, all of them side by side, and their quantiles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from simjax.batch.execute import Row
+from simjax.cluster.from_config import latency_source
+from simjax.cluster.timing import LatencySource
+from simjax.config.schema import RunConfig, UncertaintyConfig
+from simjax.engine.simulate import DEFAULT_MAX_TICKS
+from simjax.errors import SimjaxError
+from simjax.job import Run, run, service_levels
+from simjax.metrics.latency import STATISTICS
+from simjax.metrics.rows import METRICS
+from simjax.metrics.slo import Slo
+from simjax.uncertainty.domain import Engines, engines_of, reach, same_profile, widths
+from simjax.uncertainty.draw_batch import DrawnRun, simulate_values
+from simjax.uncertainty.draws import Values, draw_together
+
+Progress = Callable[[int, int], None]
+
+DEFAULT_DRAWS = 64
+
+
+@dataclass(frozen=True)
+class Draws:
+    """A run simulated again with drawn parameters.
+
+    Attributes:
+        level: probability of the intervals.
+        values: the parameters of each draw; where several kinds of engines have their own, names begin with the engines' kind.
+        rows: of each draw, `status` and the numbers `simjax.metrics.rows.METRICS`.
+        slo: whether the rows' attainment and goodput are those of limits that the user set.
+        warnings: what a reader of the intervals must know.
+    """
+
+    level: float
+    values: tuple[Values, ...]
+    rows: tuple[Row, ...]
+    slo: bool
+    warnings: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def interval(self, metric: str) -> list[float] | None:
+        """[low, high] of a metric over the draws that have it, of equal probability on both sides; None when no draw has it.
+
+        Quantiles are the median-unbiased ones: numpy's linear ones would make a 90 % interval of 64 draws one of 88 %.
+        """
+        known = [row[metric] for row in self.rows if row[metric] is not None]
+        if not known:
+            return None
+        tail = (1.0 - self.level) / 2.0
+        return [float(x) for x in np.quantile(np.array(known, np.float64), [tail, 1.0 - tail], method="median_unbiased")]
+
+    def intervals(self) -> dict[str, Any]:
+        """The content of `intervals` in summary.json: as in the summary, with [low, high] in place of numbers.
+
+        What a run alone can tell is left out, the inter-token latency among it: draws keep no log of their steps.
+        """
+        of = self.interval
+        found: dict[str, Any] = {"level": self.level, "draws": len(self)}
+        found["requests"] = {name: of(f"requests_{name}") for name in ("finished", "unfinished")} | {"preemptions": of("preemptions")}
+        found["duration_s"] = of("duration_s")
+        found["throughput"] = {name: of(name) for name in ("requests_per_s", "prompt_tokens_per_s", "output_tokens_per_s")}
+        for latency in ("ttft", "tpot", "e2e"):
+            found[f"{latency}_s"] = {name: of(f"{latency}_{name}_s") for name in STATISTICS}
+        found["kv"] = {"peak_used_fraction": of("kv_peak_used_fraction")}
+        if self.slo:
+            rates = {"goodput_requests_per_s": "goodput_requests_per_s", "goodput_requests_per_s_per_gpu": "goodput_per_gpu"}
+            found["slo"] = {"attainment_fraction": of("slo_attainment")} | {name: of(column) for name, column in rates.items()}
+        return found
+
+    def frame(self) -> pd.DataFrame:
+        """The columns of draws.csv: the number of the draw, its parameters, status and metrics."""
+        columns = ("status", *METRICS)
+        rows = [{**values, **{name: row[name] for name in columns}} for values, row in zip(self.values, self.rows, strict=True)]
+        return pd.DataFrame(rows).rename_axis("draw").reset_index()
+
+
+def run_draws(config: RunConfig, done: Run | None = None, on_progress: Progress | None = None) -> Draws:
+    """The draws that a configuration asks for (`simjax run` with `uncertainty.draws`).
+
+        done = simjax.run(config)
+        simjax.run_draws(config, done).intervals()["ttft_s"]["p99"]
+
+    Args:
+        config: where `uncertainty.draws` is 0, 64 are drawn.
+        done: its run; None to simulate it here.
+        on_progress: called now and then with (draws done, in all).
+
+    Raises:
+        SimjaxError: step costs come from tables, which have no uncertain parameters, or the run itself is impossible.
+    """
+    check_source(config)
+    asked = config.uncertainty if config.uncertainty.draws else replace(config.uncertainty, draws=DEFAULT_DRAWS)
+    return simulate_draws(
+        run(config) if done is None else done,
+        latency_source(config.profile),
+        asked,
+        seed=config.workload.seed,
+        leap=config.sim.leap,
+        max_ticks=config.sim.max_ticks,
+        slo=service_levels(config.slo),
+        on_progress=on_progress,
+    )
+
+
+def check_source(config: RunConfig) -> None:
+    """Raise where step costs come from tables.
+
+    Raises:
+        SimjaxError: they do.
+    """
+    if config.profile.bundle_root is not None:
+        raise SimjaxError(
+            "uncertainty.draws needs a latency profile, whose parameters can be drawn; profile.bundle_root has tables "
+            "(`simjax calibrate` makes a profile of them)"
+        )
+
+
+def simulate_draws(
+    done: Run,
+    source: LatencySource,
+    asked: UncertaintyConfig,
+    *,
+    seed: int = 0,
+    leap: bool = True,
+    max_ticks: int = DEFAULT_MAX_TICKS,
+    slo: Slo | None = None,
+    on_progress: Progress | None = None,
+) -> Draws:
+    """Simulate a run with drawn parameters. Parameters of the source itself (`profile.parameters`) are what the draws are around; its
+    host times (`profile.step_s` and the like) are taken to be known.
+
+    Args:
+        done: the run as it was simulated, with its leap log: it says how far beyond a calibration its engines go, and how many requests
+            they hold.
+        source: its step costs, a profile.
+        asked: how many draws, the level, and their seed.
+        seed: of the random router.
+        leap: take pure-decode steps many at a time.
+        max_ticks: bound on the length of each draw.
+        slo: limits for goodput.
+        on_progress: called now and then with (draws done, in all).
+
+    Raises:
+        SimjaxError: a draw cannot be simulated.
+    """
+    engines = engines_of(done.cluster, source)
+    values = [
+        tuple({name: value for name, value in of_kind.items() if getattr(source, name, None) is None} for of_kind in draw)
+        for draw in _values(done, engines, asked)
+    ]
+    rows: dict[int, Row] = {}
+    for some in simulate_values(DrawnRun(done, source, engines, seed, leap, max_ticks, slo), values):
+        for row in some:
+            if row["status"] == "error":
+                raise SimjaxError(f"draw {row['point']}: {row['reason']}")
+            rows[row["point"]] = row
+        if on_progress is not None:
+            on_progress(len(rows), len(values))
+    ordered = tuple(rows[draw] for draw in range(len(values)))
+    named = tuple(_named(draw, engines) for draw in values)
+    return Draws(asked.level, named, ordered, slo is not None, tuple(_warnings(ordered, engines, asked)))
+
+
+def _values(done: Run, engines: Sequence[Engines], asked: UncertaintyConfig) -> list[tuple[Values, ...]]:
+    """Of each draw the values of each kind of engine."""
+    drawn: dict[int, list[Values]] = {}
+    firsts = [x for number, x in enumerate(engines) if not any(same_profile(x.profile, y.profile) for y in engines[:number])]
+    for number, first in enumerate(firsts):
+        kinds = [k for k, x in enumerate(engines) if same_profile(x.profile, first.profile)]
+        wide = [widths(engines[k], reach(done, engines[k].places)) for k in kinds]
+        found = draw_together(first.profile, asked.draws, (asked.seed, number), wide)
+        drawn |= {k: [draw[place] for draw in found] for place, k in enumerate(kinds)}
+    return list(zip(*(drawn[k] for k in range(len(engines))), strict=True))
+
+
+def _named(draw: tuple[Values, ...], engines: Sequence[Engines]) -> Values:
+    if len(engines) == 1:
+        return draw[0]
+    kinds = [f"{x.model.name} TP{x.tensor_parallel_size} on {x.profile.device}" for x in engines]
+    return {f"{kind}: {name}": value for kind, values in zip(kinds, draw, strict=True) for name, value in values.items()}
+
+
+def _warnings(rows: Sequence[Row], engines: Sequence[Engines], asked: UncertaintyConfig) -> list[str]:
+    lines = []
+    for source in dict.fromkeys(x.profile.source for x in engines if x.profile.calibration is None):
+        lines.append(f"{source}: not calibrated, so intervals are those of its priors; `simjax calibrate` fits it to measured runs")
+    needed = math.ceil(round(4.0 / 3.0 / (1.0 - asked.level) - 1.0 / 3.0, 6))  # below, quantiles in `Draws.interval` are extremes
+    if len(rows) < needed:
+        lines.append(f"uncertainty.draws={len(rows)} is too few for level={asked.level:g}, which needs {needed}; intervals are their range")
+    if unfinished := sum(row["status"] != "finished" for row in rows):
+        lines.append(f"{unfinished} of {len(rows)} draws did not finish; their numbers cover the requests that did")
+    return lines
