@@ -66,7 +66,7 @@ def test_designs_are_lowered_as_single_runs():
         mine, alone = design.lowered.params, single.params
         for field in ("num_blocks", "max_num_seqs", "slots", "api_pre_s", "api_post_s"):
             same(getattr(mine.ranks, field), getattr(alone.ranks, field))
-        row, alone_row = mine.ranks.step_time[0], alone.instances.step_time[0]
+        row, alone_row = mine.ranks.step_time[0], alone.ranks.step_time[0]
         known = alone.step_time.tokens_s.shape[1]  # the sweep's table may reach further
         same(mine.step_time.tokens_s[row, :known], alone.step_time.tokens_s[alone_row])
         jax.tree.map(lambda a, b, i=row, j=alone_row: same(a[i], b[j]), mine.step_time.attention, alone.step_time.attention)
