@@ -9,7 +9,7 @@ import jax
 import pytest
 from absl import logging
 
-from simjax.engine import simulate
+from simjax.engine.programs import forget_programs
 
 # optax brings absl's log handler, which keeps the stderr of its first import: pytest's. Hydra's multirun resets logging, which closes all
 # handlers, and absl's closes any stream but Python's own ones.
@@ -25,6 +25,6 @@ def _few_programs() -> Iterator[None]:
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
-        simulate._compiled.clear()
+        forget_programs()
         jax.clear_caches()
         gc.collect()

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from simjax.engine.batch import BATCH_AXES, run_batch
-from simjax.engine.host.batch import stack
+from simjax.engine.host.batch import make_batch
 from simjax.engine.host.lower import Lowered
 from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape
@@ -68,7 +68,7 @@ class BatchProgram:
 
 def compile_batch(designs: Sequence[Lowered], device: Any = None, stride: int = 1) -> BatchProgram:
     """The designs as a batch for a device (None: the default one). Call it, and what it returns, inside `jax.enable_x64(True)`."""
-    batch = stack(designs)
+    batch = make_batch(designs)
     params = jax.device_put(batch.params, device)
     began = time.perf_counter()
     traced = jax.jit(partial(run_batch, batch.shape, stride)).lower(params, jax.device_put(np.int32(0), device))
@@ -83,7 +83,7 @@ def tick_bytes(designs: Sequence[Lowered], device: Any = None) -> tuple[int, flo
     The latter are XLA's estimate, in which both sides of a branch count. The tick is compiled apart from its loop: XLA does not know how
     often that runs.
     """
-    batch = stack(designs)
+    batch = make_batch(designs)
     params = jax.device_put(batch.params, device)
     state = jax.eval_shape(jax.vmap(partial(start, batch.shape), in_axes=(BATCH_AXES,)), params)
     one = lambda params, state: tick(batch.shape, params, state, None)[0]  # noqa: E731

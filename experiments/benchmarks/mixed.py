@@ -59,7 +59,7 @@ def compare(plan: Any, rows: list[dict[str, Any]], sample: int | None) -> dict[s
 
 def measure(repeats: int, sample: int | None) -> dict[str, Any]:
     import simjax
-    from simjax.engine.simulate import compile_count
+    from simjax.engine.programs import compile_count
 
     began = time.perf_counter()
     plan = simjax.SweepPlan.of([], AXES)

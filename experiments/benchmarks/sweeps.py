@@ -52,7 +52,7 @@ def plan(case: str) -> Any:
 
 def measure(case: str, options: Any) -> dict[str, Any]:
     """One row, in this process, which began at `options.began` (seconds since 1970)."""
-    from simjax.engine.simulate import compile_count
+    from simjax.engine.programs import compile_count
     from simjax.explore.run import run_sweep
 
     imported = time.time()

@@ -85,7 +85,7 @@ class Simulated:
     @cached_property
     def blocks(self) -> np.ndarray:
         leaps, requests = self.result.leaps, self.result.requests
-        assert leaps is not None and not self.result.evicted_blocks.any()
+        assert leaps is not None and not self.result.instances.evicted_blocks.any()
         partial = (requests.prompt_tokens + requests.output_tokens - 1) % BLOCK_SIZE > 0
         # the client has the last token a few milliseconds after its step
         last = np.searchsorted(self.end_s, requests.finish_s[partial], side="right") - 1

@@ -15,7 +15,7 @@ import numpy as np
 from simjax.batch.groups import Group, make_groups
 from simjax.batch.workers import Device, Workers
 from simjax.engine.batch import compiled_batch
-from simjax.engine.host.batch import Stack, stack
+from simjax.engine.host.batch import Batch, make_batch
 from simjax.engine.host.collect import batch_results
 from simjax.engine.params import ClusterParams
 from simjax.engine.state import ClusterState
@@ -107,7 +107,7 @@ class Batches:
 
     def __init__(self, group: Group, designs: dict[int, Design]) -> None:
         self.group, self.width, self._designs = group, group.width, designs
-        self._whole: tuple[Stack, dict[int, int]] | None = None
+        self._whole: tuple[Batch, dict[int, int]] | None = None
         self._on: dict[Device, Any] = {}
         self._stacking = Lock()
 
@@ -126,15 +126,15 @@ class Batches:
             rows += self._rows(part, batch, state, np.asarray(going))
         return rows
 
-    def _batch(self, points: Sequence[int], device: Device) -> tuple[Stack, ClusterParams]:
+    def _batch(self, points: Sequence[int], device: Device) -> tuple[Batch, ClusterParams]:
         """The designs of these points as a batch on the host, and its arrays on the device."""
         if not self.group.shared_table:
-            batch = stack([self._designs[point].lowered for point in points], self.group.shape, workloads=len(points))
+            batch = make_batch([self._designs[point].lowered for point in points], self.group.shape, workloads=len(points))
             return batch, jax.device_put(batch.params, device)
         with self._stacking:
             if self._whole is None:
                 members = [point for chunk in self.group.chunks for point in chunk]
-                whole = stack([self._designs[point].lowered for point in members], self.group.shape)
+                whole = make_batch([self._designs[point].lowered for point in members], self.group.shape)
                 self._whole = whole, {point: place for place, point in enumerate(members)}
             whole, place = self._whole
             if device not in self._on:
@@ -144,9 +144,9 @@ class Batches:
         mine = jax.tree.map(lambda x: x[chosen], mine)
         requests, step_time = self._on[device]
         host = replace(mine, requests=whole.params.requests, step_time=whole.params.step_time)
-        return Stack(whole.shape, host), replace(jax.device_put(mine, device), requests=requests, step_time=step_time)
+        return Batch(whole.shape, host), replace(jax.device_put(mine, device), requests=requests, step_time=step_time)
 
-    def _rows(self, points: Sequence[int], batch: Stack, state: ClusterState, going: np.ndarray) -> list[Row]:
+    def _rows(self, points: Sequence[int], batch: Batch, state: ClusterState, going: np.ndarray) -> list[Row]:
         """Rows of the points, the first designs of the batch, without those that need more slots."""
         overflow = np.asarray(state.overflow)
         enough = {b: point for b, point in enumerate(points) if not overflow[b]}

@@ -104,7 +104,7 @@ def _with_caches_if_needed(caching: Lowered, plain: Lowered) -> Lowered:
 
     They are left out if no engine comes near to preempting anybody, so that it will not under the parameters of a fit either.
     """
-    blocks = simulate(plain.shape, plain.params).peak_blocks
+    blocks = simulate(plain.shape, plain.params).instances.peak_blocks
     return plain if (blocks <= ROOMY * plain.params.ranks.num_blocks).all() else caching
 
 

@@ -1,6 +1,6 @@
 """Many clusters side by side: one program that runs a batch of designs to their ends.
 
-What designs share, the workloads and the step costs, is not batched: a design names its rows (see `simjax.engine.params`). The loop is
+The tables that designs share, workloads and step times, are not batched: a design names its rows (see `simjax.engine.params`). The loop is
 around the batch, not inside it: `vmap` of a `while_loop` would select between the old and the new state of every design in every trip, to
 freeze those that are done, where a tick of a design that is done changes nothing anyway.
 """
@@ -16,9 +16,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.accounting.leap_log import NoLog
 from simjax.engine.params import ClusterParams
+from simjax.engine.programs import compiled
 from simjax.engine.shape import EngineShape
-from simjax.engine.simulate import compiled, pending, start
+from simjax.engine.simulate import pending, start
 from simjax.engine.state import ClusterState
 from simjax.engine.tick import tick
 
@@ -41,15 +43,15 @@ def run_batch(shape: EngineShape, stride: int, params: ClusterParams, max_ticks:
     """
     if shape.log_rows:
         raise ValueError("a batch keeps no log: log_rows must be 0")
-    goes_on = jax.vmap(pending, in_axes=(BATCH_AXES, 0))
+    still_pending = jax.vmap(pending, in_axes=(BATCH_AXES, 0))
 
     def one(params: ClusterParams, state: ClusterState, going: Array) -> ClusterState:
-        after, _ = tick(shape, params, state, None)
-        return dataclasses.replace(after, ticks=state.ticks + going)
+        after, _ = tick(shape, params, state, NoLog())
+        return dataclasses.replace(after, ticks=state.ticks + going.astype(jnp.int32))
 
     def step(_: Any, carry: tuple[ClusterState, Array]) -> tuple[ClusterState, Array]:
         state = jax.vmap(one, in_axes=(BATCH_AXES, 0, 0))(params, *carry)
-        return state, goes_on(params, state)
+        return state, still_pending(params, state)
 
     def trip(carry: tuple[ClusterState, Array, Array]) -> tuple[ClusterState, Array, Array]:
         state, going, ticks = carry
@@ -57,12 +59,12 @@ def run_batch(shape: EngineShape, stride: int, params: ClusterParams, max_ticks:
         state, going = step(0, batch) if stride == 1 else jax.lax.fori_loop(0, stride, step, batch)
         return state, going, ticks + stride
 
-    def more(carry: tuple[ClusterState, Array, Array]) -> Array:
+    def unfinished(carry: tuple[ClusterState, Array, Array]) -> Array:
         _, going, ticks = carry
         return (ticks < max_ticks) & jnp.any(going)
 
     begin = jax.vmap(partial(start, shape), in_axes=(BATCH_AXES,))(params)
-    state, going, _ = jax.lax.while_loop(more, trip, (begin, goes_on(params, begin), jnp.zeros((), jnp.int32)))
+    state, going, _ = jax.lax.while_loop(unfinished, trip, (begin, still_pending(params, begin), jnp.zeros((), jnp.int32)))
     return state, going
 
 

@@ -23,11 +23,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.accounting.leap_log import NoLog
+from simjax.engine.columns import recorded
+from simjax.engine.host.result import RequestLog
 from simjax.engine.params import ClusterParams
+from simjax.engine.programs import compiled
 from simjax.engine.rank import NEVER
 from simjax.engine.shape import EngineShape, power_of_two
-from simjax.engine.simulate import DEFAULT_MAX_TICKS, advance, compiled, pending, start
-from simjax.engine.state import ClusterState, outcome_fields
+from simjax.engine.simulate import DEFAULT_MAX_TICKS, advance, pending, start
+from simjax.engine.state import ClusterState
 from simjax.engine.tick import tick
 
 if TYPE_CHECKING:
@@ -101,8 +105,8 @@ def outcome_reverse(shape: EngineShape, ticks: int, params: ClusterParams) -> Ou
     length = math.isqrt(max(ticks, 1) - 1) + 1
 
     def one(state: ClusterState, _: None) -> tuple[ClusterState, None]:
-        after = tick(shape, params, state, None)[0]
-        return replace(after, ticks=state.ticks + pending(params, state)), None
+        after = tick(shape, params, state, NoLog())[0]
+        return replace(after, ticks=state.ticks + pending(params, state).astype(jnp.int32)), None
 
     def some(state: ClusterState) -> ClusterState:
         return jax.lax.scan(one, state, length=length)[0]
@@ -147,18 +151,16 @@ def guarded(params: ClusterParams) -> ClusterParams:
 
 
 def _read(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Outcome:
-    column = dict(zip(outcome_fields(shape), state.outcome[: shape.requests].T, strict=True))
+    column = dict(zip(recorded(RequestLog, shape), state.outcome[: shape.requests].T, strict=True))
     finished = jnp.isfinite(column["finish_s"])
-    count = lambda name, absent: jnp.where(finished, column[name], absent).astype(jnp.int32)  # noqa: E731
-    dynamic = state.loop or state.calls
-    arrival_s = params.requests.arrival_s[params.served] if dynamic is None else dynamic.arrival_s
+    arrival_s = state.arrivals.arrival_s(params, jnp.arange(shape.requests))
     return Outcome(
         arrival_s=jnp.where(finished, arrival_s, NEVER),
         scheduled_s=column["scheduled_s"],
         first_token_s=column["first_token_s"],
         finish_s=column["finish_s"],
-        instance=count("instance", -1),
-        preemptions=count("preemptions", 0),
+        instance=jnp.where(finished, column["instance"], -1).astype(jnp.int32),
+        preemptions=jnp.where(finished, column["preemptions"], 0).astype(jnp.int32),
         finished=finished,
         ticks=state.ticks,
         steps=state.steps,

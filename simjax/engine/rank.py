@@ -1,6 +1,6 @@
-"""The state of one engine: the requests in its slots, and what it is doing until its next event.
+"""The state of one rank: the requests in its slots, and its plan until its next event.
 
-Legend: S slots (S+W array entries), N instances, W window.
+Legend: S slots (A = S+W array entries), N ranks, W window.
 """
 
 from __future__ import annotations
@@ -12,81 +12,77 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32, Int64
 
 NEVER = float("inf")
-NO_COPY = -1
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Holding:
-    """What requests hold of the tree of contents, arrays over S+W slots.
-
-    Attributes:
-        named: leading blocks of the content, as far as they are held in the tree.
-        copy_at, copy_blocks: the node of the request's path of which it holds a nameless copy, `NO_COPY` for none, and that copy's blocks.
-        cached_tokens: found in the cache when the request was first admitted.
-    """
-
-    named: Int32[Array, "*N A"]
-    copy_at: Int32[Array, "*N A"]
-    copy_blocks: Int32[Array, "*N A"]
-    cached_tokens: Int32[Array, "*N A"]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Slots:
-    """Requests in an engine, in admission order; arrays over S+W slots (a leading N axis in `ClusterState`).
+    """Requests in a rank, in admission order; arrays over S+W slots (a leading N axis in `ClusterState`).
 
-    Slots [0, n) run; [n, n + parked) were preempted and wait, the first of them at the head of the queue. So preempting from the tail is
-    only `n -= 1` and resuming `n += 1`. A finished request keeps its slot until it has been written to the outcome table.
+    Slots [0, num_running) run; the next `num_preempted` were preempted and wait, the first of them at the head of the queue. Preempting
+    from the tail is then only a smaller `num_running`, and resuming a larger one. A finished request keeps its slot until it has been
+    written to the outcome table.
 
     Attributes:
         request: request index; R in an unused slot.
-        computed: tokens whose KV is in the cache.
-        target: tokens to compute before the next output token appears: prompt plus tokens generated so far.
-        final: prompt plus output tokens; the request is finished when `target` gets there.
-        new: tokens computed in the first step of the plan, 0 when not in it.
+        num_computed_tokens: tokens whose KV is in the cache.
+        num_tokens: prompt tokens plus output tokens generated so far; the next one appears once all of them are computed.
+        final_tokens: prompt plus output tokens; the request is finished when `num_tokens` gets there.
+        num_new_tokens: tokens computed in the first step of the plan, 0 for a request that is not in it.
         preemptions: times the request was preempted.
         scheduled_s, first_token_s, token_s: start of the first step, end of the step that gave the first and the latest token.
-        holding: with prefix caching, else None.
-        answered: with sessions, whether the calls that wait for a finished request know of it; else None.
+        held: KV blocks that the request shares through the prefix cache.
+        answered: with sessions, whether the calls that wait for a finished request have its answer; None without.
     """
 
     request: Int32[Array, "*N A"]
-    computed: Int32[Array, "*N A"]
-    target: Int32[Array, "*N A"]
-    final: Int32[Array, "*N A"]
-    new: Int32[Array, "*N A"]
+    num_computed_tokens: Int32[Array, "*N A"]
+    num_tokens: Int32[Array, "*N A"]
+    final_tokens: Int32[Array, "*N A"]
+    num_new_tokens: Int32[Array, "*N A"]
     preemptions: Int32[Array, "*N A"]
     scheduled_s: Float64[Array, "*N A"]
     first_token_s: Float64[Array, "*N A"]
     token_s: Float64[Array, "*N A"]
-    holding: Holding | None = None
-    answered: Bool[Array, "*N A"] | None = None
+    held: HeldBlocks | NoHeldBlocks
+    answered: Bool[Array, "*N A"] | None
+
+    @property
+    def position(self) -> Int32[Array, " A"]:
+        """Numbers of the slots of one rank."""
+        return jnp.arange(self.request.shape[0], dtype=jnp.int32)
+
+    @property
+    def finished(self) -> Bool[Array, "*N A"]:
+        """Slots whose request, if there is one, has its last token."""
+        return self.num_tokens >= self.final_tokens
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Plan:
-    """What an engine is doing until its next event; scalars (a leading N axis in `ClusterState`).
+    """The plan of a rank until its next event; scalars (a leading N axis in `ClusterState`).
 
     `steps` steps from `start_s`: the first takes `first_s`, step j >= 2 takes `next_s + slope_s * (j - 2)` and is pure decode of the same
-    requests. No steps: the engine waits until `end_s` (infinity: until a request comes), or goes on forming a step at once.
+    requests. Without steps the rank waits until `end_s` (infinity: until a request comes), or continues to form a step at once.
 
     Attributes:
-        start_s, end_s: when it starts and ends.
-        horizon_s: what the formation after this plan may see: arrivals and finishes up to this time.
-        first_s, next_s, slope_s: its step times, as above.
-        steps: how many.
+        start_s, end_s: start and end.
+        horizon_s: the formation after this plan sees arrivals and finishes up to this time.
+        first_s, next_s, slope_s: step times, as above.
+        steps: number of steps.
         open: whether an arrival could join before the plan ends, so that routing one here cuts the plan short.
-        tokens, blocks: of the first step. running, preempted: requests once it was formed.
-        kv_tokens: tokens in the cache when the plan starts.
+        tokens, blocks: scheduled tokens and allocated KV blocks of the first step.
+        running, preempted: requests in that state once the step was formed.
+        kv_tokens: tokens in the KV cache when the plan starts.
         preempted_tokens: tokens that the preempted requests will have to compute again.
-        cached: with prefix caching, blocks that nobody holds and that have been in use before, most of them with a name; else None.
+        cached_blocks: with prefix caching, free blocks that have been in use before, most of them with a hash; None without.
     """
 
     start_s: Float64[Array, "*N"]
@@ -103,30 +99,30 @@ class Plan:
     blocks: Int32[Array, "*N"]
     kv_tokens: Int64[Array, "*N"]
     preempted_tokens: Int64[Array, "*N"]
-    cached: Int32[Array, "*N"] | None = None
+    cached_blocks: Int32[Array, "*N"] | None
 
-    def due_s(self) -> Array:
-        """When the engine needs the next look; -infinity in the middle of an event, a formation that goes on: nothing may come between."""
+    def due_s(self) -> Float64[Array, "*N"]:
+        """Time at which the rank needs its next turn; -infinity while a formation continues: nothing may come between."""
         return jnp.where((self.steps == 0) & ~self.open, -NEVER, self.end_s)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Instance:
-    """One engine (a leading N axis in `ClusterState`).
+class Rank:
+    """One scheduler with its slots, queue and KV blocks (a leading N axis in `ClusterState`).
 
     Attributes:
-        slots, plan: see there.
-        n, parked: boundaries in the slots.
-        head, tail: its queue of never-admitted requests is entries [head, tail) of the instance's routing list. Without live routing the
+        slots, plan: requests and plan.
+        num_running, num_preempted: boundaries in the slots.
+        head, tail: the queue of requests never admitted is entries [head, tail) of the rank's routing list. Without live routing the
             list is complete from the start, and its later entries have not arrived yet.
         queued_tokens: prompt tokens in that queue (kept by live routing only).
     """
 
     slots: Slots
     plan: Plan
-    n: Int32[Array, "*N"]
-    parked: Int32[Array, "*N"]
+    num_running: Int32[Array, "*N"]
+    num_preempted: Int32[Array, "*N"]
     head: Int32[Array, "*N"]
     tail: Int32[Array, "*N"]
     queued_tokens: Int64[Array, "*N"]

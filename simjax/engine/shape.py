@@ -1,4 +1,4 @@
-"""What is static: the compile key of the engine. Everything else is traced, so that changing it recompiles nothing."""
+"""The static part: the compile key of the engine. Everything else is traced, so that changing it recompiles nothing."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ class EngineShape:
 
     Attributes:
         requests: R, padded number of requests.
-        slots: S, seats an instance can hold at once: at least the largest `max_num_seqs`, with room for finished requests on their way out.
+        slots: S, requests a rank can hold at once: at least the largest `max_num_seqs`, with room for finished ones on their way out.
         ranks: N.
-        window: W, waiting requests a tick looks at; a formation that admits more goes on in the next tick.
+        window: W, waiting requests a tick looks at; a formation that admits more continues in the next tick.
         clients: C, requests in flight of a closed loop; 0 when arrivals are known (open loop).
-        prefix_nodes: M, nodes of the tree of the requests' contents; 0 when no engine caches prefixes.
-        prefix_path: P, nodes of the longest path through that tree.
+        prefix_nodes: M, nodes of the tree of the requests' contents; 0 when no rank caches prefixes.
+        prefix_path: P, prefix nodes of the longest path through that tree.
         fanout: D, most calls that wait for one call; 0 when there are no sessions.
-        stale_view: whether the router's view of the engines may be old.
-        live_routing: whether the router looks at the cluster when a request arrives. Without it every request's instance is known before
-            the run (one instance, or round robin or random in an open loop), arrivals are no events of their own, and a tick has no router
-            stage.
-        tight: whether the slots may be fewer than the limits ask for: an engine that needs more ends the run, and the state says so.
+        stale_view: whether the router's view of the ranks may be old.
+        live_routing: whether the router looks at the cluster when a request arrives. Without it every request's rank is known before the
+            run (one rank, or round robin or random in an open loop), arrivals are no events of their own, and the router's stage is empty.
+        tight: whether the slots may be fewer than the limits ask for: a rank that needs more ends the run, with an overflow in the state.
         leap: whether pure-decode steps are taken many at a time.
         log_rows: ticks whose leaps are logged before the host collects them; 0 keeps no log.
     """
@@ -53,22 +52,17 @@ class EngineShape:
 
     @property
     def seats(self) -> int:
-        """Length of the slot arrays: a window may be written at the last slot without running over."""
+        """A, length of the slot arrays: a window may be written at the last slot without running over."""
         return self.slots + self.window
 
     @property
     def prefix_entries(self) -> int:
-        """E, length of the tables of a prefix cache: the nodes of the tree, places for what has no name, and one that stays empty."""
-        return self.prefix_nodes + self.nameless_entries + 1
+        """E, length of the tables of a prefix cache: prefix nodes, an entry a request for blocks without a hash, and an empty one."""
+        return self.prefix_nodes + self.requests + 1
 
     @property
-    def nameless_entries(self) -> int:
-        """Places of a prefix cache for what has no name."""
-        return self.requests
-
-    @property
-    def listed(self) -> bool:
-        """Whether each instance has a list of its requests; otherwise the one instance serves them in their order."""
+    def has_routes(self) -> bool:
+        """Whether each rank has a list of its requests; otherwise the one rank serves them in their order."""
         return self.ranks > 1 or self.fanout > 0
 
 

@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from simjax.engine.host.collect import evicted_blocks, leap_log, request_log
+from simjax.engine.accounting.leap_log import LeapRows, NoLog, empty_log
+from simjax.engine.arrivals.arrivals import next_arrival_s
+from simjax.engine.host.collect import instance_log, leap_log, request_log
 from simjax.engine.host.result import Result, Status
 from simjax.engine.params import ClusterParams
-from simjax.engine.routing.router import next_arrival_s, route_all
+from simjax.engine.programs import compiled
+from simjax.engine.routing.route import route_all
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState, initial_state
-from simjax.engine.tick import LeapRows, leap_fields, tick
+from simjax.engine.tick import tick
 
 DEFAULT_MAX_TICKS = 50_000_000
 
 
 class Chunk(NamedTuple):
-    """What a compiled chunk of ticks returns; `pending` says whether more ticks would change anything, bool[]."""
+    """Results of a compiled chunk of ticks; `pending` says whether more ticks would change anything, bool[]."""
 
     state: ClusterState
-    log: LeapRows | None
+    log: LeapRows | NoLog
     pending: Array
 
 
-_compiled: dict[tuple, Callable[..., Any]] = {}
-_compiling: dict[tuple, threading.Lock] = {}
-_lock = threading.Lock()
-
-
 def pending(params: ClusterParams, state: ClusterState) -> Array:
-    """Whether requests are left and something can still happen, in as many slots as there are; bool[]."""
+    """Whether requests are left, something can still happen, and no buffer was too small; bool[]."""
     event_s = jnp.minimum(jnp.min(state.ranks.plan.end_s), next_arrival_s(params, state))
-    return (state.done < params.request_count) & jnp.isfinite(event_s) & ~state.overflow
+    return (state.num_finished < params.request_count) & jnp.isfinite(event_s) & (state.overflow == 0)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -51,45 +48,20 @@ def start(shape: EngineShape, params: ClusterParams) -> ClusterState:
 
 
 def advance(shape: EngineShape, params: ClusterParams, state: ClusterState, ticks: Array) -> Chunk:
-    """Up to `ticks` ticks of the cluster, int32[]; fewer when it is done, stalled, or the leap log is full."""
-    log = None
-    if shape.log_rows:
-        rows = jnp.zeros((shape.log_rows + 1, len(leap_fields(shape))), jnp.float64)
-        log = LeapRows(rows, jnp.zeros((), jnp.int32))
+    """Up to `ticks` ticks of the cluster, int32[]; fewer when it is finished, stalled, or the leap log is full."""
     limit = state.ticks + ticks
 
-    def more(carry: tuple[ClusterState, LeapRows | None]) -> Array:
+    def more(carry: tuple[ClusterState, LeapRows | NoLog]) -> Array:
         state, log = carry
-        go = pending(params, state) & (state.ticks < limit)
-        return go if log is None else go & (log.count < shape.log_rows)
+        return pending(params, state) & (state.ticks < limit) & log.has_room()
 
-    state, log = jax.lax.while_loop(more, lambda carry: tick(shape, params, *carry), (state, log))
+    state, log = jax.lax.while_loop(more, lambda carry: tick(shape, params, *carry), (state, empty_log(shape)))
     return Chunk(state, log, pending(params, state))
-
-
-def compiled(function: Callable[..., Any], static: tuple, arguments: tuple) -> Callable[..., Any]:
-    """`function` compiled for arguments of these shapes on the device that holds them, once in a process; `static` tells apart functions
-    that are compiled for other static values.
-    """
-    leaves, structure = jax.tree.flatten(arguments)
-    where = sorted({(device.platform, device.id) for x in leaves for device in x.devices()})  # the first of each kind has id 0
-    key = (tuple(where), static, structure, tuple((x.shape, x.dtype) for x in leaves))
-    with _lock:
-        busy = _compiling.setdefault(key, threading.Lock())
-    with busy:  # of threads that want the same program one compiles it
-        if key not in _compiled:
-            _compiled[key] = jax.jit(function).lower(*arguments).compile()
-    return _compiled[key]
 
 
 def compiled_advance(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Callable[..., Chunk]:
     """The compiled `advance` for these shapes."""
     return compiled(partial(advance, shape), (shape,), (params, state, jnp.zeros((), jnp.int32)))
-
-
-def compile_count() -> int:
-    """Distinct engine programs compiled in this process."""
-    return len(_compiled)
 
 
 def simulate(
@@ -115,15 +87,15 @@ def simulate(
         program = compiled_advance(shape, params, state)
         compile_s = time.perf_counter() - began
         began = time.perf_counter()
-        total, logs, status = int(params.requests.count[0]), [], Status.FINISHED
+        total, status = int(params.requests.count[0]), Status.FINISHED
+        pieces: list[np.ndarray] = []
         while True:
             budget = min(ticks_per_call, max_ticks - int(state.ticks))
             state, log, going = program(params, state, jnp.asarray(budget, jnp.int32))
-            if log is not None:
-                logs.append(np.asarray(log.rows)[: int(log.count)])
+            pieces += log.collected()
             if on_progress is not None:
-                on_progress(int(state.done), total)
-            if int(state.done) >= total:
+                on_progress(int(state.num_finished), total)
+            if int(state.num_finished) >= total:
                 break
             if not bool(going):
                 status = Status.STALLED
@@ -132,7 +104,13 @@ def simulate(
                 status = Status.TICK_LIMIT
                 break
         run_s = time.perf_counter() - began
-        requests = request_log(shape, params, state, status)
-        leaps = leap_log(shape, logs) if shape.log_rows else None
-        blocks, peak = np.asarray(params.ranks.num_blocks), np.asarray(state.peak_blocks)
-        return Result(status, requests, leaps, blocks, peak, int(state.ticks), int(state.steps), compile_s, run_s, evicted_blocks(state))
+        return Result(
+            status=status,
+            requests=request_log(shape, params, state, status),
+            leaps=leap_log(shape, pieces) if shape.log_rows else None,
+            instances=instance_log(shape, params.ranks, state),
+            ticks=int(state.ticks),
+            steps=int(state.steps),
+            compile_s=compile_s,
+            run_s=run_s,
+        )

@@ -39,7 +39,7 @@ def peak_cached_fraction(result: Result) -> float | None:
     if result.leaps is None or not caches(result):
         return None
     fullest = 0.0
-    for instance, num_blocks in enumerate(result.num_blocks.tolist()):
+    for instance, num_blocks in enumerate(result.instances.num_blocks.tolist()):
         _, _, blocks = kept_blocks(result.leaps, instance, num_blocks)
         fullest = max(fullest, blocks.max(initial=0.0) / max(1, num_blocks))
     return float(fullest)

@@ -180,10 +180,10 @@ def _table(rows: list[np.ndarray]) -> np.ndarray:
 
 def _kv(results: list[Result]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each run: all its KV blocks, int64[B]; the largest share in use on any of its instances, float64[B]; evicted blocks, int64[B]."""
-    starts = np.cumsum([0] + [len(result.num_blocks) for result in results[:-1]])
-    blocks = np.concatenate([result.num_blocks for result in results])
-    peak = np.concatenate([result.peak_blocks for result in results]) / np.maximum(blocks, 1)
-    evicted = np.concatenate([result.evicted_blocks for result in results])
+    starts = np.cumsum([0] + [len(result.instances.num_blocks) for result in results[:-1]])
+    blocks = np.concatenate([result.instances.num_blocks for result in results])
+    peak = np.concatenate([result.instances.peak_blocks for result in results]) / np.maximum(blocks, 1)
+    evicted = np.concatenate([result.instances.evicted_blocks for result in results])
     total = lambda values: np.add.reduceat(values, starts, dtype=np.int64)  # noqa: E731
     return total(blocks), np.maximum.reduceat(peak, starts), total(evicted)
 

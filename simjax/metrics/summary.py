@@ -61,16 +61,16 @@ def summarize(result: Result, slo: Slo | None = None, gpus: int | None = None, w
         "itl_s": itl_statistics(result),
         "e2e_s": statistics(lat.e2e_s[lat.finished]),
         "kv": {
-            "num_blocks": int(result.num_blocks.sum()),
+            "num_blocks": int(result.instances.num_blocks.sum()),
             "peak_used_fraction": float(np.max(_peak_fractions(result))),
             "prefix_hit_fraction": cached_fraction(requests),
-            "evicted_blocks": int(result.evicted_blocks.sum()),
+            "evicted_blocks": int(result.instances.evicted_blocks.sum()),
             "peak_cached_fraction": peak_cached_fraction(result),
         },
         "energy": {"total_j": None, "per_output_token_j": None, "mean_power_w": None},
         "cost": None,
         "sim": {"ticks": int(result.ticks), "steps": int(result.steps), "compile_s": float(result.compile_s), "run_s": float(result.run_s)},
-        "instances": [_instance(result, i, span) for i in range(len(result.num_blocks))],
+        "instances": [_instance(result, i, span) for i in range(len(result.instances.num_blocks))],
         "warnings": [*warnings, *_warnings(result, int(done.sum()), 0 if sessions is None else sessions["finished"])],
     }
     if sessions is not None:
@@ -85,7 +85,7 @@ def _rate(count: int, span: float | None) -> float | None:
 
 
 def _peak_fractions(result: Result) -> np.ndarray:
-    return result.peak_blocks / np.maximum(result.num_blocks, 1)
+    return result.instances.peak_blocks / np.maximum(result.instances.num_blocks, 1)
 
 
 def _instance(result: Result, instance: int, span: float | None) -> dict[str, object]:
@@ -103,10 +103,10 @@ def _instance(result: Result, instance: int, span: float | None) -> dict[str, ob
         "output_tokens": int(result.requests.output_tokens[done].sum()),
         "preemptions": int(result.requests.preemptions[mine].sum()),
         "busy_fraction": busy,
-        "num_blocks": int(result.num_blocks[instance]),
+        "num_blocks": int(result.instances.num_blocks[instance]),
         "peak_used_fraction": float(_peak_fractions(result)[instance]),
         "prefix_hit_fraction": cached_fraction(result.requests, mine),
-        "evicted_blocks": int(result.evicted_blocks[instance]),
+        "evicted_blocks": int(result.instances.evicted_blocks[instance]),
     }
 
 

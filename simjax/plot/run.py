@@ -90,9 +90,9 @@ def plot_timeline(result: Result, path: Path, title: str = "") -> Path:
     With prefix caching the blocks that it keeps are drawn above those in use, and what part of the prompts was cached below.
     """
     frame = timeline(result, most_bins=_MOST_BINS)
-    instances = len(result.num_blocks)
+    instances = len(result.instances.num_blocks)
     together = instances > _MOST_LINES
-    groups = [sum_instances(frame, result.num_blocks)] if together else [rows for _, rows in frame.groupby("instance")]
+    groups = [sum_instances(frame, result.instances.num_blocks)] if together else [rows for _, rows in frame.groupby("instance")]
     starts = groups[0]["t_s"].to_numpy()
     width_s = starts[1] - starts[0] if len(starts) > 1 else 1.0
     scale, unit = style.time_unit(len(starts) * width_s)

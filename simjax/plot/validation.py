@@ -109,7 +109,7 @@ def _plot_timeline(series: pd.DataFrame, result: Result, path: Path, title: str)
     """Rates and requests over time, in bins as wide as the recording's interval."""
     measured_s = series["t_s"].to_numpy(np.float64)
     width_s = float(np.median(np.diff(measured_s)))
-    simulated = sum_instances(timeline(result, width_s), result.num_blocks)
+    simulated = sum_instances(timeline(result, width_s), result.instances.num_blocks)
     first_arrival = float(result.requests.arrival_s[0])
     panels = [panel for panel in _SERIES if panel[0] in series.columns]
     figure = style.new_figure(10.5, 1.9 * len(panels) + 0.6, title)

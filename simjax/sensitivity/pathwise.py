@@ -24,8 +24,8 @@ from simjax.cluster.timing import ClusterTiming
 from simjax.engine.differentiate import Outcome, outcome
 from simjax.engine.host.lower import Lowered
 from simjax.engine.params import ClusterParams
+from simjax.engine.programs import compiled
 from simjax.engine.shape import EngineShape
-from simjax.engine.simulate import compiled
 from simjax.metrics.latency import PERCENTILES, STATISTICS
 
 NUDGE = 1e-4  # see above

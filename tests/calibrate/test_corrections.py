@@ -10,7 +10,7 @@ import pytest
 
 import simjax
 from simjax.cluster.timing import LatencySource, cluster_timing
-from simjax.engine.simulate import compile_count
+from simjax.engine.programs import compile_count
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.latency.parameters import with_parameters

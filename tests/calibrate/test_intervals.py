@@ -19,7 +19,8 @@ from simjax.cluster.timing import ClusterTiming, LatencySource, cluster_timing
 from simjax.config.schema import RunConfig, UncertaintyConfig
 from simjax.engine.host.lower import lower
 from simjax.engine.host.result import Result
-from simjax.engine.simulate import compile_count, simulate
+from simjax.engine.programs import compile_count
+from simjax.engine.simulate import simulate
 from simjax.errors import SimjaxError
 from simjax.latency.join import join_step_times
 from simjax.metrics.rows import METRICS, Row, result_row

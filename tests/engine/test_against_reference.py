@@ -26,7 +26,7 @@ def assert_same(ours: Result, theirs: RefResult) -> None:
     np.testing.assert_array_equal(log.instance, column("instance"))
     np.testing.assert_array_equal(log.preemptions, column("preemptions"))
     np.testing.assert_array_equal(log.cached_tokens, column("cached_tokens"))
-    np.testing.assert_array_equal(ours.evicted_blocks, theirs.evictions)
+    np.testing.assert_array_equal(ours.instances.evicted_blocks, theirs.evictions)
     for name in ("arrival_s", "scheduled_s", "first_token_s", "finish_s"):
         np.testing.assert_allclose(getattr(log, name), column(name), rtol=RTOL, err_msg=name)
     assert ours.steps == len(theirs.steps)

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simjax.engine.batch import compiled_batch
-from simjax.engine.host.batch import instance_bucket, program_key, stack
+from simjax.engine.host.batch import make_batch, program_key, rank_bucket
 from simjax.engine.host.collect import request_log
 from simjax.engine.host.lower import Lowered
 from simjax.engine.host.result import Result, Status
 from simjax.engine.params import RouterParams, RouterPolicy
-from simjax.engine.simulate import compile_count, simulate
+from simjax.engine.programs import compile_count
+from simjax.engine.simulate import simulate
 from tests.engine.factors import SMALL, TIGHT, caching_scenario
 from tests.engine.scenario import Limits, Scenario, Timing
 from tests.engine.strategies import scenarios, sharing
@@ -31,7 +32,7 @@ def lowered(scenario: Scenario, **changes) -> Lowered:
 def run_stacked(designs: list[Lowered], stride: int = 1, max_ticks: int = 10**6):
     """Final states on the host, and which designs could go on."""
     with jax.enable_x64(True):
-        batch = stack(designs)
+        batch = make_batch(designs)
         params = jax.tree.map(jnp.asarray, batch.params)
         state, going = compiled_batch(batch.shape, stride, params)(params, jnp.asarray(max_ticks, jnp.int32))
         return batch, jax.tree.map(np.asarray, state), np.asarray(going)
@@ -45,7 +46,7 @@ def assert_row_is(batch, state, i: int, alone: Result) -> None:
     for field in dataclasses.fields(log):
         np.testing.assert_array_equal(getattr(log, field.name), getattr(alone.requests, field.name), err_msg=field.name)
     assert mine.steps == alone.steps and mine.ticks == alone.ticks
-    np.testing.assert_array_equal(mine.peak_blocks[: len(alone.peak_blocks)], alone.peak_blocks)
+    np.testing.assert_array_equal(mine.peak_blocks[: len(alone.instances.peak_blocks)], alone.instances.peak_blocks)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_prefix_caches_and_sessions_in_a_batch(drawn: list[Scenario]):
     for i, design in enumerate(designs):
         alone = simulate(design.shape, design.params)
         assert_row_is(batch, state, i, alone)
-        np.testing.assert_array_equal(state.cache.evicted[i], alone.evicted_blocks)
+        np.testing.assert_array_equal(state.kv.pool.num_evicted[i], alone.instances.evicted_blocks)
 
 
 def with_blocks(*num_blocks: int, caching: tuple[bool, bool] = (True, True)) -> tuple[Limits, ...]:
@@ -116,14 +117,14 @@ def test_sizes_of_caches_and_weights_of_routers_in_a_batch_recompile_nothing():
         for i, design in enumerate(designs):
             alone = simulate(design.shape, design.params)
             assert_row_is(batch, state, i, alone)
-            np.testing.assert_array_equal(state.cache.evicted[i], alone.evicted_blocks)
+            np.testing.assert_array_equal(state.kv.pool.num_evicted[i], alone.instances.evicted_blocks)
             runs.append(alone)
         compiled_after.append(compile_count())
     assert compiled_after == compiled_after[:1] * 3
     # Each of the values says something: no two runs are alike, and all but the roomy one evict; not where there is no cache.
     assert all(run.status == Status.FINISHED and run.requests.cached_tokens.sum() > 0 for run in runs)
     assert len({run.requests.finish_s.tobytes() for run in runs}) == len(runs)
-    assert [run.evicted_blocks.sum() > 0 for run in runs] == [i != 2 for i in range(9)] and runs[5].evicted_blocks[0] == 0
+    assert [run.instances.evicted_blocks.sum() > 0 for run in runs] == [i != 2 for i in range(9)] and runs[5].evicted_blocks[0] == 0
 
 
 def test_rows_do_not_see_their_neighbours():
@@ -149,7 +150,7 @@ def test_shared_records_are_stored_once():
     scenario = busy_scenario()
     one = lowered(scenario)
     twin = dataclasses.replace(one, params=dataclasses.replace(one.params, router=RouterParams.of(RouterPolicy.RANDOM)))
-    batch = stack([one, twin, lowered(scenario), lowered(scenario)])
+    batch = make_batch([one, twin, lowered(scenario), lowered(scenario)])
     assert batch.params.workload.tolist() == [0, 0, 1, 2]
     assert batch.params.requests.count.tolist() == [28, 28, 28, 0]  # three tables' rows, padded to four
     assert batch.params.ranks.step_time[:, 0].tolist() == [0, 0, 1, 2]
@@ -181,7 +182,7 @@ def test_values_recompile_nothing():
 
 
 def test_what_shares_a_program():
-    assert [instance_bucket(n) for n in (1, 2, 3, 5, 8, 9, 17)] == [1, 2, 4, 8, 8, 16, 24]
+    assert [rank_bucket(n) for n in (1, 2, 3, 5, 8, 9, 17)] == [1, 2, 4, 8, 8, 16, 24]
     one, two = busy_scenario(), busy_scenario(limits=(Limits(),) * 2)
     assert program_key(lowered(one)) == program_key(lowered(one, slots=40, requests=32))
     assert program_key(lowered(one)) != program_key(lowered(two))
@@ -191,4 +192,4 @@ def test_what_shares_a_program():
 
 def test_no_log_is_kept():
     with pytest.raises(ValueError, match="log_rows"), jax.enable_x64(True):
-        compiled_batch(busy_scenario().shape(), 1, jax.tree.map(jnp.asarray, stack([lowered(busy_scenario())]).params))
+        compiled_batch(busy_scenario().shape(), 1, jax.tree.map(jnp.asarray, make_batch([lowered(busy_scenario())]).params))

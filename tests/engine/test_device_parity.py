@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from simjax.engine.batch import compiled_batch
-from simjax.engine.host.batch import Stack, stack
+from simjax.engine.host.batch import Batch, make_batch
 from simjax.engine.params import RouterPolicy
 from tests.engine.scenario import Limits, Timing
 from tests.engine.test_batch import lowered
@@ -24,7 +24,7 @@ def accelerators() -> list[Any]:
     return list({device.platform: device for device in reversed(jax.devices()) if device.platform != "cpu"}.values())
 
 
-def run_on(device: Any, batch: Stack) -> Any:
+def run_on(device: Any, batch: Batch) -> Any:
     """The final states, on the host."""
     with jax.enable_x64(True):
         params = jax.device_put(batch.params, device)
@@ -40,7 +40,7 @@ def test_accelerators_give_the_results_of_the_cpu(router: RouterPolicy):
         pytest.skip("JAX finds only a CPU here; a machine with a GPU compares its results with the CPU's")
     limits = (Limits(num_blocks=26, max_num_seqs=6, max_num_batched_tokens=24), Limits(num_blocks=400, max_num_seqs=16))
     rows = [busy_scenario(limits=(limit,) * 2, timing=Timing.drawn(i), router=router) for i, limit in enumerate(limits)]
-    batch = stack([lowered(row) for row in rows])
+    batch = make_batch([lowered(row) for row in rows])
     wanted = run_on(jax.devices("cpu")[0], batch)
     for device in found:
         state = run_on(device, batch)

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from simjax.engine.host.result import NEVER, Status
+from simjax.engine.columns import recorded
+from simjax.engine.host.result import NEVER, RequestLog, Status
 from simjax.engine.params import RouterPolicy
-from simjax.engine.simulate import advance, compile_count, simulate, start
-from simjax.engine.state import OUTCOME_FIELDS
-from tests.engine.scenario import Limits, Scenario, Timing
+from simjax.engine.programs import compile_count
+from simjax.engine.simulate import advance, simulate, start
+from tests.engine.scenario import SHAPE, Limits, Scenario, Timing
 from tests.engine.strategies import scenarios
 
-FINISH = OUTCOME_FIELDS.index("finish_s")
+FINISH = recorded(RequestLog, SHAPE).index("finish_s")
 
 
 def busy_scenario(**changes) -> Scenario:
@@ -82,7 +83,8 @@ def test_invariants(scenario: Scenario):
     emitted = leaps.first_outputs + leaps.outputs * (leaps.steps - 1)
     assert emitted.sum() == log.output_tokens.sum()
     assert leaps.prompt_tokens.sum() >= log.prompt_tokens.sum()
-    assert (leaps.kv_blocks <= result.num_blocks[leaps.instance]).all() and (result.peak_blocks <= result.num_blocks).all()
+    totals = result.instances
+    assert (leaps.kv_blocks <= totals.num_blocks[leaps.instance]).all() and (totals.peak_blocks <= totals.num_blocks).all()
     assert leaps.steps.sum() == result.steps
     for i in range(len(scenario.limits)):
         mine = leaps.instance == i

@@ -11,7 +11,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from simjax.engine.differentiate import guarded, outcome, outcome_reverse, ticks_needed
-from simjax.engine.simulate import compile_count
+from simjax.engine.programs import compile_count
 from simjax.hardware import load_device
 from simjax.latency.profile import ANY_DEGREE, compile_profile
 from simjax.latency.profile_file import load_profile

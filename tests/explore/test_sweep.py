@@ -14,7 +14,7 @@ import pytest
 import simjax
 from simjax.batch import execute, groups
 from simjax.batch.workers import Workers, local_workers
-from simjax.engine.simulate import compile_count
+from simjax.engine.programs import compile_count
 from simjax.errors import SimjaxError
 from simjax.explore.axes import axis
 from simjax.explore.pareto.objective import parse_objective
@@ -280,7 +280,7 @@ def test_every_local_device_takes_batches():
     code = f"""
 import simjax
 from simjax.batch.workers import local_workers
-from simjax.engine.simulate import compile_count
+from simjax.engine.programs import compile_count
 table = simjax.run_sweep(simjax.SweepPlan.of({SMALL!r}, {axes!r}, width=2))
 print(len(local_workers().devices), compile_count(), [x.hex() for x in table["e2e_p99_s"]])
 """

@@ -78,7 +78,7 @@ def test_what_an_engine_keeps(num_blocks, monkeypatch):
         (Limits(num_blocks=num_blocks, enable_prefix_caching=True),), np.sort(rng.uniform(0.0, 3.0, 24)), prompt, output, contents=contents
     )
     result = case.run()
-    assert caches(result) and (result.evicted_blocks[0] > 0) == (num_blocks == 40)
+    assert caches(result) and (result.instances.evicted_blocks[0] > 0) == (num_blocks == 40)
     _, first, last = kept_blocks(result.leaps, 0, num_blocks)
     assert (np.diff(np.stack([first, last], axis=1).ravel()) >= 0).all(), "blocks that were in use do not become fresh again"
     assert (first[::2] >= result.leaps.kv_blocks).all() and last.max() <= num_blocks

@@ -25,13 +25,15 @@ from simjax.calibrate.targets.points import MeanPoint
 from simjax.calibrate.targets.residuals import UNFINISHED, robust
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming, Kind, kind_of
+from simjax.engine.arrivals.closed_loop import ClosedLoop
 from simjax.engine.batch import BATCH_AXES, run_batch
+from simjax.engine.columns import recorded
 from simjax.engine.differentiate import outcome_reverse
-from simjax.engine.host.batch import stack
+from simjax.engine.host.batch import make_batch
 from simjax.engine.host.lower import Lowered, lower
+from simjax.engine.host.result import RequestLog
 from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape, power_of_two
-from simjax.engine.state import OUTCOME_FIELDS
 from simjax.errors import SimjaxError
 from simjax.latency.join import join_step_times
 from simjax.latency.profile import LatencyProfile
@@ -132,7 +134,7 @@ class PointsTarget:
                     kinds.append(kind)
                     step_times.append(jax.tree.map(np.asarray, kind[1].step_time(profile.of_engine(point.engine), *_sizes(points))))
                 designs.append(_lowered(point, o, step_times[kinds.index(kind)]))
-            batch = stack(designs)
+            batch = make_batch(designs)
         # `stack` counts the costs in order of appearance, which is the order of `kinds`.
         share = np.zeros((len(points), batch.shape.requests))
         for b, point in enumerate(points):
@@ -186,9 +188,10 @@ class PointsTarget:
     def _side_by_side(self, params: ClusterParams) -> tuple[Array, Array, Array]:
         """Arrival, first token and finish of every request of every point, f64[B, R]; infinity where there is none."""
         state, _ = run_batch(self.shape, 1, params, jnp.asarray(self.max_ticks, jnp.int32))
-        assert state.loop is not None
-        column = lambda name: state.outcome[:, : self.shape.requests, OUTCOME_FIELDS.index(name)]  # noqa: E731
-        return state.loop.arrival_s[:, : self.shape.requests], column("first_token_s"), column("finish_s")
+        assert isinstance(state.arrivals, ClosedLoop)
+        names, outcome = recorded(RequestLog, self.shape), state.outcome[:, : self.shape.requests]
+        first_token_s, finish_s = (outcome[:, :, names.index(name)] for name in ("first_token_s", "finish_s"))
+        return state.arrivals.arrived_s[:, : self.shape.requests], first_token_s, finish_s
 
     def _in_reverse(self, params: ClusterParams) -> tuple[Array, Array, Array]:
         """The same for `jax.grad`: a loop over points leaves each of them when it has ended, which many side by side could not."""

@@ -8,18 +8,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-LARGE = 2**31 - 1
+INT32_MAX = 2**31 - 1
 
 
 def reduce_slots(sums: Sequence[Array] = (), maxima: Sequence[Array] = (), minima: Sequence[Array] = ()) -> tuple[list[Array], ...]:
-    """Sums, maxima and minima of integer arrays over the slots; a bool is counted as int32, maxima and minima are of int32 in [0, LARGE].
+    """Sums, maxima and minima of integer arrays over the slots; a bool counts as int32, maxima and minima are of int32 >= 0.
 
     Integers only: they carry no gradient, and JAX cannot differentiate a variadic reduction.
     One variadic reduction is a single loop (and, on an accelerator, a single kernel); XLA would make one or two of each of them.
     """
     wide = [x.astype(jnp.int32) if x.dtype == jnp.bool_ else x for x in sums]
     operands = (*wide, *maxima, *minima)
-    start = [jnp.zeros((), x.dtype) for x in (*wide, *maxima)] + [jnp.asarray(LARGE, x.dtype) for x in minima]
+    start = [jnp.zeros((), x.dtype) for x in (*wide, *maxima)] + [jnp.asarray(INT32_MAX, x.dtype) for x in minima]
     a, b = len(sums), len(sums) + len(maxima)
 
     def combine(left: tuple[Array, ...], right: tuple[Array, ...]) -> tuple[Array, ...]:

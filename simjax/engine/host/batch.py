@@ -15,9 +15,9 @@ from simjax.engine.shape import EngineShape, power_of_two
 from simjax.latency.join import join_step_times
 from simjax.latency.step_time import StepTime
 
-INSTANCE_BUCKETS = (1, 2, 4, 8)
+RANK_BUCKETS = (1, 2, 4, 8)
 # An engine that is not there: no request is ever routed to it. Capacities are divided by, so they are 1.
-NOBODY = {"max_model_len": 0, "num_blocks": 1, "block_size": 1, "max_num_seqs": 1, "max_num_batched_tokens": 1, "slots": 1}
+ABSENT_RANK = {"max_model_len": 0, "num_blocks": 1, "block_size": 1, "max_num_seqs": 1, "max_num_batched_tokens": 1, "slots": 1}
 
 
 def program_key(design: Lowered) -> tuple:
@@ -27,16 +27,16 @@ def program_key(design: Lowered) -> tuple:
     """
     shape = design.shape
     systems = (shape.live_routing, shape.clients > 0, shape.prefix_nodes > 0, shape.fanout > 0, shape.stale_view, shape.leap)
-    return (instance_bucket(shape.ranks), *systems, jax.tree.structure(design.params.step_time))
+    return (rank_bucket(shape.ranks), *systems, jax.tree.structure(design.params.step_time))
 
 
-def instance_bucket(n: int) -> int:
+def rank_bucket(n: int) -> int:
     """Engines a program is made for: 1, 2, 4, 8, then multiples of 8."""
-    return next((size for size in INSTANCE_BUCKETS if n <= size), -(-n // INSTANCE_BUCKETS[-1]) * INSTANCE_BUCKETS[-1])
+    return next((size for size in RANK_BUCKETS if n <= size), -(-n // RANK_BUCKETS[-1]) * RANK_BUCKETS[-1])
 
 
 @dataclass(frozen=True)
-class Stack:
+class Batch:
     """B designs side by side, host arrays.
 
     Attributes:
@@ -60,7 +60,7 @@ def joint_shape(designs: Sequence[Lowered], slots: int | None = None) -> EngineS
         requests=max(x.requests for x in shapes),
         slots=needed if slots is None else min(slots, needed),
         tight=slots is not None and slots < needed,
-        ranks=instance_bucket(shapes[0].ranks),
+        ranks=rank_bucket(shapes[0].ranks),
         clients=max(x.clients for x in shapes),
         prefix_nodes=max(x.prefix_nodes for x in shapes),
         prefix_path=max(x.prefix_path for x in shapes),
@@ -69,7 +69,7 @@ def joint_shape(designs: Sequence[Lowered], slots: int | None = None) -> EngineS
     )
 
 
-def stack(designs: Sequence[Lowered], shape: EngineShape | None = None, workloads: int = 1) -> Stack:
+def make_batch(designs: Sequence[Lowered], shape: EngineShape | None = None, workloads: int = 1) -> Batch:
     """The designs, which must have one `program_key`, as a batch.
 
     Tables hold each distinct record once (compared by identity) and are padded to a power of two rows, so that they cond_any change shape.
@@ -94,7 +94,7 @@ def stack(designs: Sequence[Lowered], shape: EngineShape | None = None, workload
         workload=np.array(workload, np.int32),  # pyright: ignore[reportArgumentType]
         step_time=_cost_table(step_times),
     )
-    return Stack(shape, params)
+    return Batch(shape, params)
 
 
 def _distinct(records: Sequence[Any], key: Callable[[Any], int]) -> tuple[list[Any], list[int]]:
@@ -115,7 +115,7 @@ def _with_engines(instances: RankParams, count: int, first_cost_row: int) -> Ran
     leaves = {name: getattr(instances, name) for name in RankParams.__dataclass_fields__}
     leaves["step_time"] = leaves["step_time"] + np.int32(first_cost_row)
     if missing:
-        leaves = {name: np.concatenate([x, np.full(missing, NOBODY.get(name, 0), x.dtype)]) for name, x in leaves.items()}
+        leaves = {name: np.concatenate([x, np.full(missing, ABSENT_RANK.get(name, 0), x.dtype)]) for name, x in leaves.items()}
     return RankParams(**leaves)
 
 

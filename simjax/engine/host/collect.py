@@ -8,23 +8,31 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from simjax.engine.host.batch import Stack
+from simjax.engine.columns import columns, filled, read_rows
+from simjax.engine.host.batch import Batch
 from simjax.engine.host.lower import Lowered
-from simjax.engine.host.result import NEVER, LeapLog, RequestLog, Result, Status
-from simjax.engine.params import ClusterParams
+from simjax.engine.host.result import NEVER, InstanceLog, LeapLog, RequestLog, Result, Status
+from simjax.engine.kv.held_blocks import HeldBlocks
+from simjax.engine.params import ClusterParams, RankParams
 from simjax.engine.shape import EngineShape
-from simjax.engine.state import CACHED_FIELD, ClusterState, outcome_fields
-from simjax.engine.tick import CACHED_BLOCKS, leap_fields
+from simjax.engine.state import ClusterState
 
 
 def leap_log(shape: EngineShape, pieces: list[np.ndarray]) -> LeapLog:
-    """The logged leaps; each piece is float64[K, F] of `leap_fields`."""
-    columns = dict(zip(leap_fields(shape), np.concatenate(pieces).T, strict=True))
-    columns.setdefault(CACHED_BLOCKS, np.zeros_like(columns["instance"]))
-    return LeapLog(**{name: x if name.endswith("_s") else x.astype(np.int32) for name, x in columns.items()})
+    """The recorded leaps; each piece is float64[K, F] of the columns of `LeapLog`."""
+    return LeapLog(**read_rows(LeapLog, shape, np.concatenate(pieces)))
 
 
-def batch_results(batch: Stack, designs: Mapping[int, Lowered], state: ClusterState, going: np.ndarray) -> list[Result]:
+def instance_log(shape: EngineShape, limits: RankParams, state: ClusterState) -> InstanceLog:
+    """Totals of the instances, the ranks in their order; 0 where a subsystem that would count is not there."""
+    found = {"num_blocks": limits.num_blocks, **state.instance_columns()}
+    length = len(np.asarray(limits.num_blocks))
+    return InstanceLog(
+        **{x.name: np.asarray(found[x.name], x.dtype)[:length] if x.name in found else filled(x, length) for x in columns(InstanceLog)}
+    )
+
+
+def batch_results(batch: Batch, designs: Mapping[int, Lowered], state: ClusterState, going: np.ndarray) -> list[Result]:
     """Results of some designs of a batch, without leaps, as their single runs give them.
 
     Runs of one workload share their arrays of lengths.
@@ -36,7 +44,7 @@ def batch_results(batch: Stack, designs: Mapping[int, Lowered], state: ClusterSt
         going: bool[B], which of them could go on.
     """
     counts = {b: int(design.params.requests.count[0]) for b, design in designs.items()}
-    done = np.asarray(state.done)
+    done = np.asarray(state.num_finished)
     if all(done[b] == count for b, count in counts.items()):
         state = replace(state, ranks=None, routes=None)  # pyright: ignore[reportArgumentType]
     host, lengths, results = jax.device_get(state), {}, []
@@ -50,35 +58,22 @@ def batch_results(batch: Stack, designs: Mapping[int, Lowered], state: ClusterSt
         log = request_log(batch.shape, params, mine, status)
         prompt, output = lengths.setdefault(id(params.requests), (log.prompt_tokens, log.output_tokens))
         log = replace(log, prompt_tokens=prompt, output_tokens=output)
-        N = design.shape.ranks
-        blocks = np.asarray(design.params.ranks.num_blocks)
-        ticks, steps = int(mine.ticks), int(mine.steps)
-        peak, evicted = mine.peak_blocks[:N], evicted_blocks(mine)[:N]
-        results.append(Result(status, log, None, blocks, peak, ticks, steps, 0.0, 0.0, evicted, design.sessions))
+        totals = instance_log(batch.shape, design.params.ranks, mine)
+        results.append(Result(status, log, None, totals, int(mine.ticks), int(mine.steps), sessions=design.sessions))
     return results
-
-
-def evicted_blocks(state: ClusterState) -> np.ndarray:
-    """int32[N]: cached blocks that were taken for something else."""
-    return np.zeros_like(np.asarray(state.peak_blocks)) if state.cache is None else np.asarray(state.cache.evicted)
 
 
 def request_log(shape: EngineShape, params: ClusterParams, state: ClusterState, status: Status) -> RequestLog:
     """Every request's outcome, those included that a run left in the engines, in a queue, or unsent."""
     served = int(params.workload)
     count = int(params.requests.count[served])
-    outcome = dict(zip(outcome_fields(shape), np.asarray(state.outcome)[:count].T, strict=True))
+    outcome = read_rows(RequestLog, shape, np.asarray(state.outcome)[:count])
     finished = np.isfinite(outcome["finish_s"])
     log = RequestLog(
-        instance=np.where(finished, outcome["instance"], -1).astype(np.int32),
+        **outcome,
         prompt_tokens=np.asarray(params.requests.prompt_tokens[served, :count]),
         output_tokens=np.asarray(params.requests.output_tokens[served, :count]),
-        cached_tokens=np.where(finished, outcome.get(CACHED_FIELD, 0), 0).astype(np.int32),
-        arrival_s=np.array(_sent_s(params, state)[:count]),
-        scheduled_s=outcome["scheduled_s"].copy(),
-        first_token_s=outcome["first_token_s"].copy(),
-        finish_s=outcome["finish_s"],
-        preemptions=np.where(finished, outcome["preemptions"], 0).astype(np.int32),
+        arrival_s=np.array(state.arrivals.arrival_s(params, np.arange(count))),  # pyright: ignore[reportArgumentType]
         finished=finished,
     )
     if not finished.all():
@@ -87,17 +82,11 @@ def request_log(shape: EngineShape, params: ClusterParams, state: ClusterState, 
     return log
 
 
-def _sent_s(params: ClusterParams, state: ClusterState) -> np.ndarray:
-    """When each request was sent."""
-    dynamic = state.loop or state.calls
-    return np.asarray(params.requests.arrival_s[int(params.workload)] if dynamic is None else dynamic.arrival_s)
-
-
 def _add_queued(shape: EngineShape, state: ClusterState, log: RequestLog, cut_s: float) -> None:
     """Requests still in a queue when the run was cut at `cut_s`: whose; and those not sent by then: never sent."""
-    count, e = len(log.finished), state.ranks
-    routes = np.asarray(state.routes) if shape.listed else np.arange(count)[None]
-    for i, (head, tail) in enumerate(zip(np.asarray(e.head), np.asarray(e.tail), strict=True)):
+    count, ranks = len(log.finished), state.ranks
+    routes = np.asarray(state.routes) if shape.has_routes else np.arange(count)[None]
+    for i, (head, tail) in enumerate(zip(np.asarray(ranks.head), np.asarray(ranks.tail), strict=True)):
         queued = routes[i, head:tail]
         log.instance[queued[log.arrival_s[queued] <= cut_s]] = i
     log.arrival_s[~log.finished & (log.arrival_s > cut_s)] = NEVER
@@ -105,15 +94,15 @@ def _add_queued(shape: EngineShape, state: ClusterState, log: RequestLog, cut_s:
 
 def _add_running(params: ClusterParams, state: ClusterState, log: RequestLog) -> None:
     """Requests still in an engine: what is known of them so far, read from their slots."""
-    e = state.ranks
-    slots = jax.tree.map(np.asarray, e.slots)
+    ranks = state.ranks
+    slots = jax.tree.map(np.asarray, ranks.slots)
     post_s = np.asarray(params.ranks.api_post_s)
-    for i, (n, parked) in enumerate(zip(np.asarray(e.n), np.asarray(e.parked), strict=True)):
-        inside = slice(0, int(n + parked))
+    for i, (running, preempted) in enumerate(zip(np.asarray(ranks.num_running), np.asarray(ranks.num_preempted), strict=True)):
+        inside = slice(0, int(running + preempted))
         request = slots.request[i, inside]
         log.instance[request] = i
         log.preemptions[request] = slots.preemptions[i, inside]
-        if slots.holding is not None:
-            log.cached_tokens[request] = slots.holding.cached_tokens[i, inside]
+        if isinstance(slots.held, HeldBlocks):
+            log.cached_tokens[request] = slots.held.cached_tokens[i, inside]
         log.scheduled_s[request] = slots.scheduled_s[i, inside]
         log.first_token_s[request] = slots.first_token_s[i, inside] + post_s[i]

@@ -1,4 +1,7 @@
-"""What a simulation returns: plain numpy arrays on the host, one record over requests, one over leaps."""
+"""Results of a simulation: plain numpy arrays on the host, a record over requests, one over leaps and one over instances.
+
+Every field of these records declares its column: data type, unit, and the subsystem that it needs.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from enum import IntEnum
 
 import numpy as np
 
+from simjax.engine.columns import column
 from simjax.workload.sessions import Sessions
 
 
@@ -35,16 +39,16 @@ class RequestLog:
         finished: bool[R].
     """
 
-    instance: np.ndarray
-    prompt_tokens: np.ndarray
-    output_tokens: np.ndarray
-    cached_tokens: np.ndarray
-    arrival_s: np.ndarray
-    scheduled_s: np.ndarray
-    first_token_s: np.ndarray
-    finish_s: np.ndarray
-    preemptions: np.ndarray
-    finished: np.ndarray
+    instance: np.ndarray = column(np.int32, absent=-1)
+    prompt_tokens: np.ndarray = column(np.int32, engine=False)
+    output_tokens: np.ndarray = column(np.int32, engine=False)
+    cached_tokens: np.ndarray = column(np.int32, needs="prefix_nodes")
+    arrival_s: np.ndarray = column(np.float64, "s", engine=False)
+    scheduled_s: np.ndarray = column(np.float64, "s")
+    first_token_s: np.ndarray = column(np.float64, "s")
+    finish_s: np.ndarray = column(np.float64, "s")
+    preemptions: np.ndarray = column(np.int32)
+    finished: np.ndarray = column(np.bool_, engine=False)
 
 
 @dataclass(frozen=True)
@@ -74,53 +78,64 @@ class LeapLog:
             of the requests that have finished lately which was not full and so is of no use; 0 without prefix caching.
     """
 
-    instance: np.ndarray
-    start_s: np.ndarray
-    first_step_s: np.ndarray
-    next_step_s: np.ndarray
-    slope_s: np.ndarray
-    steps: np.ndarray
-    prompt_tokens: np.ndarray
-    first_outputs: np.ndarray
-    decodes: np.ndarray
-    outputs: np.ndarray
-    resumed: np.ndarray
-    resumed_gap_s: np.ndarray
-    running: np.ndarray
-    preempted: np.ndarray
-    kv_blocks: np.ndarray
-    kv_blocks_last: np.ndarray
-    cached_blocks: np.ndarray
+    instance: np.ndarray = column(np.int32)
+    start_s: np.ndarray = column(np.float64, "s")
+    first_step_s: np.ndarray = column(np.float64, "s")
+    next_step_s: np.ndarray = column(np.float64, "s")
+    slope_s: np.ndarray = column(np.float64, "s")
+    steps: np.ndarray = column(np.int32)
+    prompt_tokens: np.ndarray = column(np.int32)
+    first_outputs: np.ndarray = column(np.int32)
+    decodes: np.ndarray = column(np.int32)
+    outputs: np.ndarray = column(np.int32)
+    resumed: np.ndarray = column(np.int32)
+    resumed_gap_s: np.ndarray = column(np.float64, "s")
+    running: np.ndarray = column(np.int32)
+    preempted: np.ndarray = column(np.int32)
+    kv_blocks: np.ndarray = column(np.int32)
+    kv_blocks_last: np.ndarray = column(np.int32)
+    cached_blocks: np.ndarray = column(np.int32, needs="prefix_nodes")
+
+
+@dataclass(frozen=True)
+class InstanceLog:
+    """Totals of each instance over the run, arrays over the N instances.
+
+    Attributes:
+        num_blocks: int32[N], KV blocks that requests can use.
+        peak_blocks: int32[N], most KV blocks ever allocated to requests.
+        evicted_blocks: int32[N], cached blocks that were taken for something else; 0 without prefix caching. Blocks that the running
+            requests of a step, or the one it admits, take and compute again themselves are not counted.
+    """
+
+    num_blocks: np.ndarray = column(np.int32, engine=False)
+    peak_blocks: np.ndarray = column(np.int32)
+    evicted_blocks: np.ndarray = column(np.int32, needs="prefix_nodes")
 
 
 @dataclass(frozen=True)
 class Result:
-    """One finished simulation.
+    """One simulation, finished or cut.
 
     Attributes:
         status: how it ended.
-        requests: per-request outcome.
-        leaps: what the engines did, None when the run did not record it (batched sweeps).
-        num_blocks: int32[N], KV blocks usable by requests, per instance.
-        peak_blocks: int32[N], most KV blocks ever allocated to requests, per instance.
+        requests: outcome of every request.
+        leaps: leaps of the instances, None when the run did not record them (batched sweeps).
+        instances: totals of the instances.
         ticks: ticks taken.
         steps: engine steps simulated, all instances together.
-        compile_s, run_s: host wall time spent on compilation (tracing included) and on running.
-        evicted_blocks: int32[N], cached blocks that were taken for something else; 0 without prefix caching. What the
-            running requests of a step, or the one it admits, take and compute again themselves is not counted.
-        sessions: those of the workload, None when it has none.
+        compile_s, run_s: host wall time in seconds spent on compilation (tracing included) and on running.
+        sessions: sessions of the workload, None when it has none.
     """
 
     status: Status
     requests: RequestLog
     leaps: LeapLog | None
-    num_blocks: np.ndarray
-    peak_blocks: np.ndarray
+    instances: InstanceLog
     ticks: int
     steps: int
-    compile_s: float
-    run_s: float
-    evicted_blocks: np.ndarray
+    compile_s: float = 0.0
+    run_s: float = 0.0
     sessions: Sessions | None = None
 
 

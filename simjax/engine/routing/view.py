@@ -1,0 +1,62 @@
+"""The ranks as the router sees them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from simjax.engine.control.select import select
+from simjax.engine.rank import NEVER
+from simjax.engine.shape import EngineShape
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float64, Int32
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RouterView:
+    """The ranks as the router saw them at `seen_s`.
+
+    Attributes:
+        seen_s: time of that look.
+        load, kv_load: measures of `simjax.engine.routing.scores`.
+        contents: cached blocks of every prefix node, None without prefix caching.
+    """
+
+    seen_s: Float64[Array, ""]
+    load: Float64[Array, " N"]
+    kv_load: Float64[Array, " N"]
+    contents: Int32[Array, "N E"] | None
+
+    @staticmethod
+    def none_yet(shape: EngineShape, contents: Array | None) -> RouterView:
+        """A view that any look renews."""
+        zero = jnp.zeros((shape.ranks,), jnp.float64)
+        return RouterView(jnp.full((), -NEVER, jnp.float64), zero, zero, contents)
+
+    def renewed(self, new: RouterView, staleness_s: Float64[Array, ""]) -> RouterView:
+        """The new view if this one is `staleness_s` old."""
+        return select(new.seen_s - self.seen_s >= staleness_s, new, self)
+
+    def kept(self, seen: RouterView, arrives: Bool[Array, ""]) -> RouterView:
+        """The view that the state keeps once a request has arrived, if it has."""
+        return select(arrives, seen, self)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FreshView:
+    """No memory: the router always sees the ranks as they are."""
+
+    def renewed(self, new: RouterView, staleness_s: Float64[Array, ""]) -> RouterView:
+        """The new view."""
+        return new
+
+    def kept(self, seen: RouterView, arrives: Bool[Array, ""]) -> FreshView:
+        """Nothing is kept."""
+        return self

@@ -1,0 +1,68 @@
+"""A step being formed: what is left to give, and what the running requests ask for."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from simjax.engine.params import RankParams
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float64, Int32
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Formation:
+    """A step being formed; scalars.
+
+    Attributes:
+        token_budget: tokens left of `max_num_batched_tokens`.
+        seats: requests that hold a seat.
+        blocks: KV blocks allocated once the step runs.
+        preempted: requests preempted in this formation.
+        holding: a finished request still holds its seat and blocks.
+        leaving: a finished request is still in the slots, holding or not.
+        continues: the step waits for departures, the window is used up or no slot is free: the formation continues in the next tick.
+        refused: a waiting request is visible but stays out.
+        blocked: and it, and any arrival, will stay out at least until a request finishes.
+        next_queued_s: time at which the next request, not visible yet, was or will be queued; infinity when none is known.
+    """
+
+    token_budget: Int32[Array, ""]
+    seats: Int32[Array, ""]
+    blocks: Int32[Array, ""]
+    preempted: Int32[Array, ""]
+    holding: Bool[Array, ""]
+    leaving: Bool[Array, ""]
+    continues: Bool[Array, ""]
+    refused: Bool[Array, ""]
+    blocked: Bool[Array, ""]
+    next_queued_s: Float64[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Demand:
+    """Requests with a seat, and their blocks; arrays over the slots.
+
+    Attributes:
+        running, seated: requests that run; and those with a seat, the finished included that the scheduler does not know of yet.
+        blocks: blocks of each that is seated, once the step runs; with prefix caching without those in the tree of contents.
+        last: slot of the last that runs, the only one that may be in the middle of its prompt.
+    """
+
+    running: Bool[Array, " A"]
+    seated: Bool[Array, " A"]
+    blocks: Int32[Array, " A"]
+    last: Int32[Array, ""]
+
+
+def capped(need: Int32[Array, "*A"], limits: RankParams) -> Int32[Array, "*A"]:
+    """Tokens that a request may compute in one step under `long_prefill_token_threshold`."""
+    threshold = limits.long_prefill_token_threshold
+    return jnp.where(threshold > 0, jnp.minimum(need, threshold), need)

@@ -1,0 +1,79 @@
+"""Preemption: running requests that the KV cache cannot hold leave from the tail, to be computed again."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from simjax.engine.control.cond_any import cond_any
+from simjax.engine.control.reduce import reduce_slots
+from simjax.engine.params import ClusterParams
+from simjax.engine.shape import EngineShape
+from simjax.engine.turn import Turn
+
+_SLOTS = ("num_computed_tokens", "num_new_tokens", "preemptions")
+_RANK = ("num_running", "num_preempted")
+_FORMATION = ("token_budget", "seats", "blocks", "preempted")
+
+
+def preempt(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+    """Preempt from the tail what the KV cache cannot hold.
+
+    A victim frees only blocks that nothing before it in the slots holds, so the survivors are the longest prefix that fits. A request that
+    finished unseen can be a victim like any other: its blocks are free for good, and the formation admits no request, as after any
+    preemption.
+    """
+    freed, capacity = turn.kv.freed_by_victims(shape, params, turn), turn.limits.num_blocks
+    needed = (turn.formation.blocks > capacity) & ~turn.waits
+    changed = cond_any(needed, _without_victims, _unchanged, freed, capacity, turn.demand.running, _changeable(turn))
+    return turn.kv.after_preemption(shape, params, _with_changes(turn, changed), turn)
+
+
+def _changeable(turn: Turn) -> dict[str, Array]:
+    """The arrays that a preemption changes."""
+    records = ((turn.rank.slots, _SLOTS), (turn.rank, _RANK), (turn.formation, _FORMATION))
+    return {name: getattr(record, name) for record, names in records for name in names}
+
+
+def _with_changes(turn: Turn, changed: dict[str, Array]) -> Turn:
+    slots = dataclasses.replace(turn.rank.slots, **{name: changed[name] for name in _SLOTS})
+    rank = dataclasses.replace(turn.rank, slots=slots, **{name: changed[name] for name in _RANK})
+    formation = dataclasses.replace(turn.formation, **{name: changed[name] for name in _FORMATION})
+    return dataclasses.replace(turn, rank=rank, formation=formation)
+
+
+def _unchanged(freed: Any, capacity: Array, running: Array, now: dict[str, Array]) -> dict[str, Array]:
+    return now
+
+
+def _without_victims(freed: Any, capacity: Array, running: Array, now: dict[str, Array]) -> dict[str, Array]:
+    """The arrays once those in the tail have left that do not fit.
+
+    Args:
+        freed: function of `freed_by_victims`.
+        capacity: blocks of the rank, int32[].
+        running: requests that run, bool[A].
+        now: arrays of `_changeable`.
+    """
+    seated, blocks = freed()
+    position = jnp.arange(blocks.shape[0], dtype=jnp.int32)
+    too_many = seated & (jnp.cumsum(blocks) > capacity)
+    _, _, (stay,) = reduce_slots(minima=[jnp.where(too_many, position, now["num_running"])])
+    out = seated & (position >= stay)
+    victim = running & out
+    new = now["num_new_tokens"]
+    (num_out, unspent, kept), _, _ = reduce_slots([out, jnp.where(victim, new, 0), jnp.where(out, 0, blocks)])
+    return {
+        "num_computed_tokens": jnp.where(victim, 0, now["num_computed_tokens"]),
+        "num_new_tokens": jnp.where(victim, 0, new),
+        "preemptions": now["preemptions"] + victim.astype(jnp.int32),
+        "num_running": stay,
+        "num_preempted": now["num_preempted"] + now["num_running"] - stay,
+        "token_budget": now["token_budget"] + unspent,
+        "seats": now["seats"] - num_out,
+        "blocks": kept,
+        "preempted": num_out,
+    }

@@ -1,0 +1,71 @@
+"""The head of a rank's queue: the next few waiting requests."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from simjax.engine.params import ClusterParams
+from simjax.engine.rank import NEVER, Slots
+from simjax.engine.shape import EngineShape
+from simjax.engine.turn import Turn
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float64, Int32
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Waiting:
+    """The head of a rank's queue, arrays over the W entries of the window: preempted requests, then those never admitted.
+
+    Attributes:
+        slots: the slots from `num_running` on, where entry w is, or will be.
+        resumed: the entry was preempted and is in its slot already.
+        passed: it finished nevertheless, with the step that it was in when it was preempted: only its slot is stepped over.
+        exists, has_slot: there is such a request; there is a slot for it.
+        queued_s: time at which it was, or will be, queued.
+        request, num_tokens, final_tokens: its index, tokens to compute before its next output token, prompt plus output tokens.
+    """
+
+    slots: Slots
+    resumed: Bool[Array, " W"]
+    passed: Bool[Array, " W"]
+    exists: Bool[Array, " W"]
+    has_slot: Bool[Array, " W"]
+    queued_s: Float64[Array, " W"]
+    request: Int32[Array, " W"]
+    num_tokens: Int32[Array, " W"]
+    final_tokens: Int32[Array, " W"]
+
+
+def waiting_window(shape: EngineShape, params: ClusterParams, turn: Turn) -> Waiting:
+    """The next W waiting requests of the rank."""
+    state, rank = turn.state, turn.rank
+    w = jnp.arange(shape.window, dtype=jnp.int32)
+    slots = jax.tree.map(lambda x: jax.lax.dynamic_slice(x, (rank.num_running,), (shape.window,)), rank.slots)
+    resumed = w < rank.num_preempted
+    place = rank.head + jnp.maximum(w - rank.num_preempted, 0)
+    listed = state.routes[turn.i, place] if shape.has_routes else place
+    request = jnp.where(resumed, slots.request, jnp.minimum(listed, shape.requests - 1))
+    known = jnp.minimum(request, shape.requests - 1)  # an unused slot holds no request's index
+    prompt = params.request("prompt_tokens", known)
+    queued_s = state.arrivals.arrival_s(params, known) + turn.limits.api_pre_s
+    # Materialised once, not in each of its many readers.
+    return jax.lax.optimization_barrier(
+        Waiting(
+            slots=slots,
+            resumed=resumed,
+            passed=resumed & slots.finished,
+            exists=resumed | (place < rank.tail),
+            has_slot=rank.num_running + w < turn.limits.slots,
+            queued_s=jnp.where(resumed, -NEVER, queued_s),
+            request=request,
+            num_tokens=jnp.where(resumed, slots.num_tokens, prompt),
+            final_tokens=prompt + params.request("output_tokens", known),
+        )
+    )

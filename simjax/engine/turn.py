@@ -1,0 +1,111 @@
+"""The record that the stages of a tick hand on: the cluster, and the rank whose turn it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from simjax.engine.arrivals.arrivals import next_arrival_s
+from simjax.engine.control.select import select
+from simjax.engine.params import ClusterParams, RankParams
+from simjax.engine.rank import Rank
+from simjax.engine.shape import EngineShape
+from simjax.engine.state import ClusterState
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
+
+    from simjax.engine.accounting.leap_log import LeapRows, NoLog
+    from simjax.engine.kv.prefix_cache import NoPrefixCache, PrefixCache
+    from simjax.engine.scheduler.commit import Emitted
+    from simjax.engine.scheduler.departure import Departed
+    from simjax.engine.scheduler.formation import Demand, Formation
+
+
+class _Later:
+    """Placeholder of a field that a later stage sets."""
+
+
+LATER: Any = _Later()
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """A tick in progress: every stage takes one and returns it with what the stage has found or changed.
+
+    Attributes:
+        state: the cluster; its record of the rank whose turn it is keeps the old values until `end_turn`.
+        log: leaps recorded since the host last looked.
+        i: rank whose turn it is.
+        due: whether its plan ends before the next arrival; if not, the turn changes nothing.
+        limits: limits of the rank.
+        before: the rank as its plan ended.
+        rank: the rank as the stages have left it.
+        waits: finished requests must depart, or be answered, one a tick before the next step can be formed.
+        emitted: tokens that the plan has given.
+        departed: finished request that has left the slots.
+        formation: step being formed.
+        demand: tokens and blocks that the running requests ask of it.
+    """
+
+    state: ClusterState
+    log: LeapRows | NoLog
+    i: Array | int = LATER
+    due: Bool[Array, ""] = LATER
+    limits: RankParams = LATER
+    before: Rank = LATER
+    rank: Rank = LATER
+    waits: Bool[Array, ""] = LATER
+    emitted: Emitted = LATER
+    departed: Departed = LATER
+    formation: Formation = LATER
+    demand: Demand = LATER
+
+    @property
+    def now_s(self) -> Array:
+        """Time of the turn: the end of the rank's plan, float64[]."""
+        return self.before.plan.end_s
+
+    @property
+    def horizon_s(self) -> Array:
+        """The formation sees arrivals and finishes up to this time, float64[]."""
+        return self.before.plan.horizon_s
+
+    @property
+    def kv(self) -> PrefixCache | NoPrefixCache:
+        """KV caches of the ranks."""
+        return self.state.kv
+
+    def with_state(self, **changes: Any) -> Turn:
+        """The turn with changed fields of the cluster's state."""
+        return dataclasses.replace(self, state=dataclasses.replace(self.state, **changes))
+
+    def with_kv(self, kv: PrefixCache, **changes: Any) -> Turn:
+        """The turn with other KV caches, and changed fields of its own."""
+        return dataclasses.replace(self.with_state(kv=kv), **changes)
+
+
+def begin_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+    """Choose the rank whose plan ends first; it is due if that is before the next arrival."""
+    due_s = turn.state.ranks.plan.due_s()
+    i = jnp.argmin(due_s).astype(jnp.int32) if shape.ranks > 1 else 0
+    due = due_s[i] < next_arrival_s(params, turn.state) if shape.live_routing else jnp.ones((), bool)
+    limits: RankParams = jax.tree.map(lambda x: x[i], params.ranks)
+    rank: Rank = jax.tree.map(lambda x: x[i], turn.state.ranks)
+    return dataclasses.replace(turn, i=i, due=due, limits=limits, before=rank, rank=rank, waits=jnp.zeros((), bool))
+
+
+def end_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+    """Put the rank back among the others, and the departed request into the table of outcomes."""
+    state, due, departed = turn.state, turn.due, turn.departed
+    rank = select(due, turn.rank, turn.before) if shape.live_routing else turn.rank
+    left = due & departed.some
+    return turn.with_state(
+        ranks=jax.tree.map(lambda x, new: x.at[turn.i].set(new), state.ranks, rank),
+        outcome=state.outcome.at[jnp.where(left, departed.request, shape.requests)].set(departed.outcome),
+        num_finished=state.num_finished + left.astype(jnp.int32),
+    )
