@@ -153,7 +153,7 @@ def guarded(params: ClusterParams) -> ClusterParams:
 def _read(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Outcome:
     column = dict(zip(recorded(RequestLog, shape), state.outcome[: shape.requests].T, strict=True))
     finished = jnp.isfinite(column["finish_s"])
-    arrival_s = state.arrivals.arrival_s(params, jnp.arange(shape.requests))
+    arrival_s = state.arrivals.arrival_s(params, jnp.arange(shape.requests, dtype=jnp.int32))
     return Outcome(
         arrival_s=jnp.where(finished, arrival_s, NEVER),
         scheduled_s=column["scheduled_s"],

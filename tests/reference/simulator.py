@@ -187,10 +187,10 @@ class Cluster:
         if not eligible:  # refused at once; it does not count as routed
             self._reply(now, -1, index)
             return
-        count = len(self.engines)
+        count = len(eligible)  # an instance that cannot hold the request takes no part in its round
         start = floor(request.uniform * count) if self.router.policy == "random" else self.num_routed % count
         scores = {engine: self._score(engine, index, self.view) for engine in eligible}
-        engine = min(eligible, key=lambda engine: (scores[engine], (engine.index - start) % count))
+        engine = min(eligible, key=lambda engine: (scores[engine], (eligible.index(engine) - start) % count))
         if self.router.policy == "session_affinity" and self.home.get(request.session) in eligible:
             engine = self.home[request.session]
         if request.session >= 0:

@@ -73,7 +73,7 @@ class SessionCalls:
     ) -> Float64[Array, " N"]:
         """A router's scores; with session affinity 0 for the rank of the session's latest call, if it is eligible, and 1 for the others."""
         home = self.home[_sessions(params).session[params.served, request]]
-        at_home = params.router.affinity & (jnp.arange(score.shape[0]) == home) & eligible
+        at_home = params.router.affinity & (jnp.arange(score.shape[0], dtype=jnp.int32) == home) & eligible
         return jnp.where(jnp.any(at_home), (~at_home).astype(score.dtype), score)
 
     def answer(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
@@ -88,7 +88,7 @@ class SessionCalls:
         place = (jnp.asarray(served, jnp.int32), sessions.offset[served, request])
         then = jax.lax.dynamic_slice(sessions.then, place, (1, D))[0]
         delay_s = jax.lax.dynamic_slice(sessions.delay_s, place, (1, D))[0]
-        waits = (jnp.arange(D) < sessions.count[served, request]) & (first < A) & turn.due
+        waits = (jnp.arange(D, dtype=jnp.int32) < sessions.count[served, request]) & (first < A) & turn.due
         answered_s = slots.token_s[at] + turn.limits.api_post_s
         ready_s = jnp.maximum(self.ready_s[jnp.minimum(then, R - 1)], answered_s + delay_s)
         missing = self.missing[jnp.minimum(then, R - 1)] - 1

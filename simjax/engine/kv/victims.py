@@ -39,7 +39,7 @@ def blocks_freed(shape: EngineShape, tree: RankTree, pool: BlockPool, slots: Slo
     assert isinstance(held_blocks, HeldBlocks)
     paths = jax.vmap(lambda request: tree.path(shape, request))(slots.request)
     held = jax.vmap(PrefixPath.within)(paths, held_blocks.hashed + held_blocks.copy_blocks) > 0
-    held &= counted[:, None] & (jnp.arange(shape.prefix_path)[None, :] != held_blocks.copy_at[:, None])
+    held &= counted[:, None] & (jnp.arange(shape.prefix_path, dtype=jnp.int32)[None, :] != held_blocks.copy_at[:, None])
     none = jnp.full((shape.prefix_nodes,), counted.shape[0], jnp.int32)
     first = none.at[paths.node].min(jnp.where(held, position[:, None], counted.shape[0]))
     counts_here = held & (first[paths.node] == position[:, None])

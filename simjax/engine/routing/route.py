@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from simjax.engine.arrivals.arrivals import next_arrival_s
+from simjax.engine.control.reduce import argmin, reduce_last
 from simjax.engine.control.select import select
 from simjax.engine.params import ClusterParams
 from simjax.engine.routing.scores import eligible, scores
@@ -32,15 +34,13 @@ def in_turn(params: ClusterParams, score: Float64[Array, " N"], request: Int32[A
     A rank that cannot hold the request takes no part in its round: turns, and draws of the random router, are among the eligible ranks.
     """
     N, able = score.shape[0], eligible(params, request)
-    rank = jnp.arange(N, dtype=jnp.int32)
-    # Number of eligible ranks before each, and of all of them (at least 1, for padding requests that no rank may be able to hold).
-    before = jnp.sum(able[None, :] & (rank[None, :] < rank[:, None]), axis=1, dtype=jnp.int32)
-    count = jnp.maximum(jnp.sum(able, dtype=jnp.int32), 1)
+    # Number of eligible ranks, and of those before each: one reduction over pairs of ranks instead of a scan, which is many kernels.
+    able_of_pair = jnp.broadcast_to(able[None, :], (N, N))
+    (before, count), _, _ = reduce_last([able_of_pair & np.tri(N, k=-1, dtype=bool), able_of_pair])
+    count = jnp.maximum(count, 1)  # padding requests may be such that no rank can hold them
     drawn = jnp.floor(params.request("router_draw", request) * count.astype(jnp.float64)).astype(jnp.int32)
-    start = jnp.where(params.router.random, drawn, turn % count)
-    distance = (before - start) % count
-    score = jnp.where(able, score, jnp.inf)
-    return jnp.argmin(jnp.where(able & (score == jnp.min(score)), distance, N)).astype(jnp.int32)
+    start = jnp.where(params.router.random, drawn, jax.lax.rem(jnp.broadcast_to(turn, (N,)), count))
+    return argmin(jnp.where(able, score, jnp.inf), jnp.where(able, jax.lax.rem(before - start + count, count), N))
 
 
 def route(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
@@ -60,7 +60,7 @@ def route(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         score, seen = scores(shape, params, state, request, t_s)
         view = view.kept(seen, arrives)
         i = in_turn(params, score, request, state.num_sent)
-        mine = arrives & (jnp.arange(shape.ranks) == i)
+        mine = arrives & (jnp.arange(shape.ranks, dtype=jnp.int32) == i)
     if shape.has_routes:
         at = jnp.where(arrives, ranks.tail[i], shape.requests + shape.window - 1)
         routes = jax.lax.dynamic_update_slice(routes, request[None, None], (i, at))
@@ -89,7 +89,7 @@ def route_all(shape: EngineShape, params: ClusterParams, state: ClusterState) ->
     else:
         request = jnp.arange(shape.requests, dtype=jnp.int32)
         choice = jax.vmap(lambda r: in_turn(params, jnp.zeros(shape.ranks, jnp.float64), r, r))(request)
-        mine = (choice[None, :] == jnp.arange(shape.ranks)[:, None]) & (request < count)[None, :]
+        mine = (choice[None, :] == jnp.arange(shape.ranks, dtype=jnp.int32)[:, None]) & (request < count)[None, :]
         tail = jnp.sum(mine, axis=1, dtype=jnp.int32)
         at = jnp.where(mine, jnp.cumsum(mine, axis=1) - 1, routes.shape[1])
         routes = jax.vmap(lambda row, where: row.at[where].set(request, mode="drop"))(routes, at)

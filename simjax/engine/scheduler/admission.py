@@ -46,7 +46,7 @@ def admit_waiting(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn
 def _choose(turn: Turn, waiting: Waiting, hits: Hits) -> tuple[Formation, _Admitted]:
     """The formation with the waiting requests that join, and which they are."""
     limits, f, first_only = turn.limits, turn.formation, turn.kv.window_only_first
-    w = jnp.arange(waiting.request.shape[0])
+    w = jnp.arange(waiting.request.shape[0], dtype=jnp.int32)
     visible = waiting.exists & (waiting.queued_s <= turn.horizon_s)
     cached = jnp.where(w == 0, hits.found * limits.block_size, 0)
     shared = jnp.where(w == 0, hits.shared, 0)

@@ -28,7 +28,7 @@ def first_step_reaching(plan: Plan, t_s: Float64[Array, ""]) -> Int32[Array, ""]
     rest_s = jnp.where(jnp.isfinite(rest_s), jnp.maximum(rest_s, 0.0), 0.0)
     b = jnp.maximum(plan.next_s - 0.5 * plan.slope_s, 1e-12)
     root = 2.0 * rest_s / (b + jnp.sqrt(b * b + 2.0 * plan.slope_s * rest_s))  # of b j + slope j^2 / 2 = rest
-    guess = 1 + jnp.clip(jnp.ceil(root), 0, plan.steps).astype(jnp.int32)
+    guess = 1 + jnp.clip(jnp.ceil(root), 0.0, plan.steps.astype(jnp.float64)).astype(jnp.int32)
     # The root may be off by one rounding: the closed form of the ends decides.
     guess = jnp.where(end_after(plan, guess) < t_s, guess + 1, guess)
     guess = jnp.where(end_after(plan, guess - 1) >= t_s, guess - 1, guess)

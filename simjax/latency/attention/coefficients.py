@@ -100,9 +100,11 @@ def step_batch(new: Any, computed: Any, xp: ModuleType = jnp) -> tuple[ChunkBatc
     decode, chunk = new == 1, new > 1
     kv, q, k = xp.where(decode, computed, 0), xp.where(chunk, new, 0), xp.where(chunk, computed, 0)
     tiles = (q + (TILE - 1)) // TILE if xp is np else jax.lax.div(q + (TILE - 1), jnp.asarray(TILE, q.dtype))
-    wide = tiles.astype(xp.int64)
-    tile_keys = wide * k + (TILE // 2) * wide * (wide + 1)
-    sums, largest = _reduced([chunk, q, q.astype(xp.int64) * k, tiles, tile_keys, decode, kv.astype(xp.int64)], [q + k, tiles, kv], xp)
+    wide, history = tiles.astype(xp.int64), k.astype(xp.int64)
+    tile_keys = wide * history + (TILE // 2) * wide * (wide + 1)
+    sums, largest = _reduced(
+        [chunk, q, q.astype(xp.int64) * history, tiles, tile_keys, decode, kv.astype(xp.int64)], [q + k, tiles, kv], xp
+    )
     count, queries, history, tiles, tile_keys, n, kv_sum = sums
     longest, most_tiles, kv_max = largest
     return ChunkBatch(count, queries, history, tiles, tile_keys, longest, most_tiles), DecodeBatch(n, kv_sum, kv_max)
