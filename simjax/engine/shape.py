@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+_SYSTEM = "system"
 
 REQUEST_BUCKETS = (512, 4_096, 16_384, 32_768, 131_072)
+
+
+def system(default: Any) -> Any:
+    """The declaration of a size or flag that is zero or off where a subsystem does not exist."""
+    return field(default=default, metadata={_SYSTEM: True})
 
 
 @dataclass(frozen=True)
@@ -32,14 +40,14 @@ class EngineShape:
     slots: int
     ranks: int
     window: int = 4
-    clients: int = 0
-    prefix_nodes: int = 0
+    clients: int = system(0)
+    prefix_nodes: int = system(0)
     prefix_path: int = 0
-    fanout: int = 0
-    stale_view: bool = False
-    live_routing: bool = False
+    fanout: int = system(0)
+    stale_view: bool = system(False)
+    live_routing: bool = system(False)
     tight: bool = False
-    leap: bool = True
+    leap: bool = system(True)
     log_rows: int = 4_096
 
     def __post_init__(self) -> None:
@@ -49,6 +57,11 @@ class EngineShape:
             raise ValueError("a workload is a closed loop of clients or made of sessions, not both")
         if self.prefix_nodes and self.window != 2:
             raise ValueError("with prefix caching a tick admits one request and sees the next: window must be 2")
+
+    @property
+    def systems(self) -> tuple[bool, ...]:
+        """Which subsystems exist: programs of a batch agree in them."""
+        return tuple(bool(getattr(self, x.name)) for x in fields(self) if _SYSTEM in x.metadata)
 
     @property
     def seats(self) -> int:

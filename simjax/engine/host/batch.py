@@ -16,22 +16,20 @@ from simjax.latency.join import join_step_times
 from simjax.latency.step_time import StepTime
 
 RANK_BUCKETS = (1, 2, 4, 8)
-# An engine that is not there: no request is ever routed to it. Capacities are divided by, so they are 1.
+# A rank that is padding: no request is ever routed to it. Capacities are divided by, so they are 1.
 ABSENT_RANK = {"max_model_len": 0, "num_blocks": 1, "block_size": 1, "max_num_seqs": 1, "max_num_batched_tokens": 1, "slots": 1}
 
 
 def program_key(design: Lowered) -> tuple:
-    """Designs with equal keys can run in one batch: the subsystems that exist and the (padded) number of engines are the same.
+    """A key of the program: designs with equal keys have the same subsystems and (padded) number of ranks, and can run in one batch.
 
     All other sizes are stretched to the largest of the batch.
     """
-    shape = design.shape
-    systems = (shape.live_routing, shape.clients > 0, shape.prefix_nodes > 0, shape.fanout > 0, shape.stale_view, shape.leap)
-    return (rank_bucket(shape.ranks), *systems, jax.tree.structure(design.params.step_time))
+    return (rank_bucket(design.shape.ranks), *design.shape.systems, jax.tree.structure(design.params.step_time))
 
 
 def rank_bucket(n: int) -> int:
-    """Engines a program is made for: 1, 2, 4, 8, then multiples of 8."""
+    """Number of ranks that a program is made for: 1, 2, 4, 8, then multiples of 8."""
     return next((size for size in RANK_BUCKETS if n <= size), -(-n // RANK_BUCKETS[-1]) * RANK_BUCKETS[-1])
 
 
@@ -41,7 +39,7 @@ class Batch:
 
     Attributes:
         shape: sizes that hold every one of them.
-        params: as `simjax.engine.batch.BATCH_AXES` says: leaves of the engines [B, N], tables [V, R] and [C, ...].
+        params: parameters with the axes of `simjax.engine.batch.BATCH_AXES`: leaves of the ranks [B, N], tables [V, R] and [C, ...].
     """
 
     shape: EngineShape
@@ -52,7 +50,7 @@ class Batch:
 
 
 def joint_shape(designs: Sequence[Lowered], slots: int | None = None) -> EngineShape:
-    """Sizes that hold all designs of one `program_key`, with at most so many slots (tight ones, if designs may need more)."""
+    """Sizes that hold all designs of one `program_key`, with at most `slots` slots (tight ones, if designs may need more)."""
     shapes = [design.shape for design in designs]
     needed = max(x.slots for x in shapes)
     return replace(
@@ -72,7 +70,7 @@ def joint_shape(designs: Sequence[Lowered], slots: int | None = None) -> EngineS
 def make_batch(designs: Sequence[Lowered], shape: EngineShape | None = None, workloads: int = 1) -> Batch:
     """The designs, which must have one `program_key`, as a batch.
 
-    Tables hold each distinct record once (compared by identity) and are padded to a power of two rows, so that they cond_any change shape.
+    Tables hold each distinct record once (compared by identity) and are padded to a power of two rows, so that they rarely change shape.
     Call it inside `jax.enable_x64(True)`.
 
     Args:
@@ -81,18 +79,18 @@ def make_batch(designs: Sequence[Lowered], shape: EngineShape | None = None, wor
         workloads: the table of workloads has room for so many at least.
     """
     shape = shape or joint_shape(designs)
-    # Lowering may have left out of one design's requests what another needs of them: the arrivals are the same array all the same.
+    # Lowering may have left out of one design's requests what another needs of them: the arrivals are the same array nevertheless.
     requests, workload = _distinct([design.params.requests for design in designs], lambda x: id(x.arrival_s))
     step_times, step_time = _distinct([design.params.step_time for design in designs], id)
     first_row = np.cumsum([0, *(_rows(x) for x in step_times)])[step_time]
-    instances = [_with_engines(design.params.ranks, shape.ranks, row) for design, row in zip(designs, first_row, strict=True)]
+    instances = [_with_ranks(design.params.ranks, shape.ranks, row) for design, row in zip(designs, first_row, strict=True)]
     params = ClusterParams(
         ranks=_side_by_side(instances),
         num_ranks=np.array([design.params.num_ranks for design in designs], np.int32),  # pyright: ignore[reportArgumentType]
         router=jax.tree.map(lambda *x: np.stack(x), *(design.params.router for design in designs)),
         requests=_request_table(requests, shape, workloads),
         workload=np.array(workload, np.int32),  # pyright: ignore[reportArgumentType]
-        step_time=_cost_table(step_times),
+        step_time=_step_time_table(step_times),
     )
     return Batch(shape, params)
 
@@ -109,7 +107,7 @@ def _rows(step_time: StepTime) -> int:
     return step_time.host_s.shape[0]
 
 
-def _with_engines(instances: RankParams, count: int, first_cost_row: int) -> RankParams:
+def _with_ranks(instances: RankParams, count: int, first_cost_row: int) -> RankParams:
     """The engines padded to `count`, their cost rows counted from the start of the batch's table."""
     missing = count - len(instances.step_time)
     leaves = {name: getattr(instances, name) for name in RankParams.__dataclass_fields__}
@@ -154,7 +152,7 @@ def _request_table(records: Sequence[RequestParams], shape: EngineShape, rows: i
     )
 
 
-def _cost_table(step_times: Sequence[StepTime]) -> StepTime:
+def _step_time_table(step_times: Sequence[StepTime]) -> StepTime:
     """All step costs in one table; the padding repeats its last row."""
     table = jax.tree.map(np.asarray, step_times[0] if len(step_times) == 1 else join_step_times(step_times))
     padding = power_of_two(_rows(table)) - _rows(table)

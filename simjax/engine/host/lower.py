@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
-from simjax.cluster.spec import ClusterSpec
+from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
 from simjax.engine.host.lower_requests import host, largest_fanout, longest_path, prefix_params, request_params
 from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams, RouterPolicy
@@ -17,15 +17,23 @@ from simjax.errors import SimjaxError
 from simjax.workload.sessions import Sessions
 from simjax.workload.workload import Workload
 
-FLAGS = ("enable_chunked_prefill", "reserve_full_isl", "async_scheduling")
-LIMITS = ("max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold", "block_size")
-BLIND = (RouterPolicy.ROUND_ROBIN, RouterPolicy.RANDOM)  # these do not look at the engines
-CACHING_WINDOW = 2  # of engines with a prefix cache: one request is admitted, and the next one seen
+_OWN_RULES = ("max_model_len", "enable_prefix_caching")  # limits that follow from more than the flag of their name
+
+
+def _same_named(dtype: str) -> tuple[str, ...]:
+    """Parameters of a rank, of a data type, that are limits of an instance by the same name."""
+    limits = {x.name for x in fields(InstanceLimits)}
+    return tuple(x.name for x in fields(RankParams) if x.name in limits and x.name not in _OWN_RULES and str(x.type).startswith(dtype))
+
+
+FLAGS, LIMITS = _same_named("Bool"), _same_named("Int32")
+BLIND = (RouterPolicy.ROUND_ROBIN, RouterPolicy.RANDOM)  # policies that do not look at the ranks
+CACHING_WINDOW = 2  # window of ranks with a prefix cache: one request is admitted, and the next one seen
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """A simulation ready to run: static sizes and traced arrays (numpy), and the workload's sessions for who reads the results."""
+    """A simulation ready to run: static sizes, traced arrays (numpy), and the workload's sessions, which readers of the results need."""
 
     shape: EngineShape
     params: ClusterParams
