@@ -33,7 +33,7 @@ def limits(draw: st.DrawFn) -> Limits:
 def scenarios(draw: st.DrawFn, instances: int = 1, closed: bool = False) -> Scenario:
     cluster = tuple(draw(limits()) for _ in range(instances))
     # Every request fits some engine, not every engine: the last token needs no place in the cache.
-    capacity = max(min(x.instances.num_blocks * x.block_size + 1, x.max_model_len) for x in cluster)
+    capacity = max(min(x.num_blocks * x.block_size + 1, x.max_model_len) for x in cluster)
     count = draw(st.integers(1, 30))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     longest = draw(st.integers(2, min(capacity, 60)))
