@@ -5,7 +5,7 @@ long a leap is are integers, found by comparisons, and carry no gradient; what i
 schedule, whose derivative is exact almost everywhere, leaps and preemptions included. It does not see that a slower step lets one more
 request in, or that an arrival a moment later misses a step: across such a change of schedule the times jump, and a finite difference
 taken there says something else, however right both are. Where times tie (two clients whose pauses end together, an arrival at the very
-moment at which an engine falls asleep) the derivative is the mean of those of the tied ones.
+moment at which a rank falls asleep) the derivative is the mean of those of the tied ones.
 
 Forward mode (`outcome`) pays for every parameter, reverse mode (`outcome_reverse`) once for all of them. On two cores of a laptop-class CPU
 a run of 300 requests (521 ticks) takes 3 ms; with 1, 8 and 19 tangents side by side 4, 8 and 16 ms, in reverse 10 ms. Compiling takes 2 s
@@ -92,7 +92,7 @@ def outcome_reverse(shape: EngineShape, ticks: int, params: ClusterParams) -> Ou
 
     Ticks are taken in segments of about the root of their number. Kept are the states between segments and, for one segment at a time, run
     again on the way back, the masks and coefficients of its ticks: with 4,096 requests and 272 slots, 1.1 MB of memory for 2,048 ticks
-    and 1.7 MB for 8,192 of one engine, 5.9 and 11.5 MB of four. (Keeping states within a segment too, and running every tick a third time,
+    and 1.7 MB for 8,192 of one rank, 5.9 and 11.5 MB of four. (Keeping states within a segment too, and running every tick a third time,
     takes 1.5 to 1.9 times the memory and 1.2 to 1.8 times the time: a state is larger than what a tick's derivative needs.) Segments after
     the end of the run are skipped.
 

@@ -1,7 +1,9 @@
-"""What is traced: the cluster's limits and costs, and the requests, as arrays on the device (numpy ones on the host that builds them).
+"""The traced part: limits, step times and requests of a cluster, as arrays on the device (numpy ones on the host that builds them).
 
-Requests and step costs are tables of which a cluster uses some rows, so that a batch of clusters shares them: what differs from one
-cluster to the next is a few numbers for each engine.
+Requests and step times are tables of which a cluster uses some rows, so that a batch of clusters shares them: the clusters of a batch
+differ in a few numbers for each rank.
+
+Legend: N ranks, V workloads, R requests, M prefix nodes, K entries of all paths, X waits of all calls.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class RouterPolicy(IntEnum):
-    """How an arriving request finds its instance (see `simjax.engine.routing.router`)."""
+    """Rule by which an arriving request finds its instance (see `simjax.engine.routing.route`)."""
 
     ROUND_ROBIN = 0
     RANDOM = 1
@@ -35,47 +37,47 @@ class RouterPolicy(IntEnum):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RankParams:
-    """Limits of the engines, vLLM's names; every leaf has a leading axis N.
+    """Limits of the ranks, vLLM's names; every leaf has a leading axis N, which the row of one rank has not.
 
     Attributes:
         slots: places for running requests and finished ones on their way out, at most `EngineShape.slots`.
         max_num_seqs, max_num_batched_tokens: most requests and tokens of a step.
-        long_prefill_token_threshold: 0 = no threshold.
-        max_model_len: longest prompt + output.
+        long_prefill_token_threshold: most tokens of one request in a step, 0 for no such limit.
+        max_model_len: longest prompt plus output, in tokens.
         num_blocks, block_size: KV blocks that requests can use, and tokens in one.
         enable_chunked_prefill, reserve_full_isl, async_scheduling, enable_prefix_caching: switches.
         api_pre_s, api_post_s: API time of a request before it reaches the queue, and of a token on its way back to the client.
-        cost: row of the `StepTime`.
+        step_time: row of the `StepTime`.
     """
 
-    slots: Int32[Array, " N"]
-    max_num_seqs: Int32[Array, " N"]
-    max_num_batched_tokens: Int32[Array, " N"]
-    long_prefill_token_threshold: Int32[Array, " N"]
-    max_model_len: Int32[Array, " N"]
-    num_blocks: Int32[Array, " N"]
-    block_size: Int32[Array, " N"]
-    enable_chunked_prefill: Bool[Array, " N"]
-    reserve_full_isl: Bool[Array, " N"]
-    async_scheduling: Bool[Array, " N"]
-    enable_prefix_caching: Bool[Array, " N"]
-    api_pre_s: Float64[Array, " N"]
-    api_post_s: Float64[Array, " N"]
-    step_time: Int32[Array, " N"]
+    slots: Int32[Array, "*N"]
+    max_num_seqs: Int32[Array, "*N"]
+    max_num_batched_tokens: Int32[Array, "*N"]
+    long_prefill_token_threshold: Int32[Array, "*N"]
+    max_model_len: Int32[Array, "*N"]
+    num_blocks: Int32[Array, "*N"]
+    block_size: Int32[Array, "*N"]
+    enable_chunked_prefill: Bool[Array, "*N"]
+    reserve_full_isl: Bool[Array, "*N"]
+    async_scheduling: Bool[Array, "*N"]
+    enable_prefix_caching: Bool[Array, "*N"]
+    api_pre_s: Float64[Array, "*N"]
+    api_post_s: Float64[Array, "*N"]
+    step_time: Int32[Array, "*N"]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PrefixParams:
-    """What the requests' contents share: a radix tree of M nodes in tokens, see `simjax.workload.contents.prefixes`.
+    """Contents that requests share: a radix tree of M prefix nodes in tokens, see `simjax.workload.contents.prefixes`.
 
-    The last node is empty and stands where a path has ended. A path is a slice of `nodes`, which is long enough for a slice of the longest
-    path to start anywhere.
+    The last prefix node is empty and stands where a path has ended. A path is a slice of `nodes`, which is long enough for a slice of the
+    longest path to start anywhere.
 
     Attributes:
-        start_tokens, end_tokens: the run of tokens of each node.
-        nodes: the nodes of all paths, root first.
-        offset, length: the path of each request, nodes[offset : offset + length].
+        start_tokens, end_tokens: run of tokens of each prefix node.
+        nodes: prefix nodes of all paths, root first.
+        offset, length: path of each request, nodes[offset : offset + length].
     """
 
     start_tokens: Int32[Array, "V M"]
@@ -88,11 +90,11 @@ class PrefixParams:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SessionParams:
-    """Which calls wait for which, see `simjax.workload.sessions`.
+    """Calls that wait for calls, see `simjax.workload.sessions`.
 
     Attributes:
-        session: of each request.
-        predecessors: calls that must finish before a request is sent.
+        session: session of each request.
+        predecessors: number of calls that must finish before a request is sent.
         offset, count: the calls that wait for a request are then[offset : offset + count]; the tables are padded like `PrefixParams.nodes`.
         then, delay_s: such a call, and the pause before it.
     """
@@ -101,8 +103,8 @@ class SessionParams:
     predecessors: Int32[Array, "V R"]
     offset: Int32[Array, "V R"]
     count: Int32[Array, "V R"]
-    then: Int32[Array, "V E"]
-    delay_s: Float64[Array, "V E"]
+    then: Int32[Array, "V X"]
+    delay_s: Float64[Array, "V X"]
 
 
 @jax.tree_util.register_dataclass
@@ -111,12 +113,12 @@ class RequestParams:
     """V workloads on the device, padded to R with requests that never arrive.
 
     Attributes:
-        arrival_s: sorted; infinity for padding, for the later requests of a closed loop and for calls that wait for others.
+        arrival_s: arrivals, sorted; infinity for padding, for the later requests of a closed loop and for calls that wait for others.
         prompt_tokens, output_tokens: lengths, 1 in the padding.
-        router_draw: in [0, 1), the random router's draws.
-        count: requests that are real.
-        think_s: pause of a closed-loop client between a finish and its next request.
-        prefix: what the contents share; None when nobody asks.
+        router_draw: draws of the random router, in [0, 1).
+        count: number of requests that are no padding.
+        think_s: pause of a closed-loop client between an answer and its next request.
+        prefix: contents that requests share; None when no rank caches prefixes.
         sessions: calls that wait for calls; None when there are none.
     """
 
@@ -133,13 +135,13 @@ class RequestParams:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RouterParams:
-    """The router, whose policies differ in what counts how much; scalars.
+    """The router, whose policies differ in the weights of their scores; scalars.
 
     Attributes:
         random: whether ties are broken by a draw instead of in turn.
         affinity: whether the calls of a session stay together.
-        prefix_weight, queue_weight, kv_weight: of the part of a prompt that is not cached, of the load and of the KV cache's use.
-        staleness_s: age at which the router renews its view of the engines; 0 = it always sees them as they are.
+        prefix_weight, queue_weight, kv_weight: weights of the part of a prompt that is not cached, of the load and of the KV cache's use.
+        staleness_s: age at which the router renews its view of the ranks; 0: it always sees them as they are.
     """
 
     random: Bool[Array, ""]
@@ -151,7 +153,7 @@ class RouterParams:
 
     @staticmethod
     def of(policy: RouterPolicy, weights: tuple[float, float, float] = (1.0, 1.0, 1.0), staleness_s: float = 0.0) -> RouterParams:
-        """As arrays on the host; the weights, in the order of the attributes, are for the weighted policy."""
+        """The parameters of a policy, as arrays on the host; the weights, in the order of the attributes, are for the weighted policy."""
         fixed = {
             RouterPolicy.LONGEST_PREFIX: (1.0, 0.0, 0.0),
             RouterPolicy.LEAST_LOADED: (0.0, 1.0, 0.0),
@@ -167,14 +169,14 @@ class RouterParams:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ClusterParams:
-    """Everything a run depends on beside its `EngineShape`.
+    """Everything a run depends on in addition to its `EngineShape`.
 
     Attributes:
-        ranks: limits of the N engines.
-        num_ranks: how many of them there are; the others are padding, which no request is routed to.
-        router: how it spreads requests.
-        requests, workload: the workloads, and the row of the one that this cluster serves.
-        cost: step costs; `RankParams.cost` names the row of each engine.
+        ranks: limits of the N ranks.
+        num_ranks: number of ranks; those beyond are padding, which no request is routed to.
+        router: rule by which requests are spread.
+        requests, workload: workloads, and row of the one that this cluster serves.
+        step_time: step times; `RankParams.step_time` is the row of each rank.
     """
 
     ranks: RankParams
@@ -195,5 +197,5 @@ class ClusterParams:
 
     @property
     def request_count(self) -> Array:
-        """How many requests there are, int32[]."""
+        """Number of requests, int32[]."""
         return self.requests.count[self.served]

@@ -124,7 +124,9 @@ def test_sizes_of_caches_and_weights_of_routers_in_a_batch_recompile_nothing():
     # Each of the values says something: no two runs are alike, and all but the roomy one evict; not where there is no cache.
     assert all(run.status == Status.FINISHED and run.requests.cached_tokens.sum() > 0 for run in runs)
     assert len({run.requests.finish_s.tobytes() for run in runs}) == len(runs)
-    assert [run.instances.evicted_blocks.sum() > 0 for run in runs] == [i != 2 for i in range(9)] and runs[5].instances.evicted_blocks[0] == 0
+    assert [run.instances.evicted_blocks.sum() > 0 for run in runs] == [i != 2 for i in range(9)] and runs[5].instances.evicted_blocks[
+        0
+    ] == 0
 
 
 def test_rows_do_not_see_their_neighbours():

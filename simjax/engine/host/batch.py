@@ -108,7 +108,7 @@ def _rows(step_time: StepTime) -> int:
 
 
 def _with_ranks(instances: RankParams, count: int, first_cost_row: int) -> RankParams:
-    """The engines padded to `count`, their cost rows counted from the start of the batch's table."""
+    """The ranks padded to `count`, their rows of step times counted from the start of the batch's table."""
     missing = count - len(instances.step_time)
     leaves = {name: getattr(instances, name) for name in RankParams.__dataclass_fields__}
     leaves["step_time"] = leaves["step_time"] + np.int32(first_cost_row)

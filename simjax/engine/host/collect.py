@@ -64,7 +64,7 @@ def batch_results(batch: Batch, designs: Mapping[int, Lowered], state: ClusterSt
 
 
 def request_log(shape: EngineShape, params: ClusterParams, state: ClusterState, status: Status) -> RequestLog:
-    """Every request's outcome, those included that a run left in the engines, in a queue, or unsent."""
+    """Every request's outcome, those included that a run left in a rank, in a queue, or unsent."""
     served = int(params.workload)
     count = int(params.requests.count[served])
     outcome = read_rows(RequestLog, shape, np.asarray(state.outcome)[:count])
@@ -83,7 +83,7 @@ def request_log(shape: EngineShape, params: ClusterParams, state: ClusterState, 
 
 
 def _add_queued(shape: EngineShape, state: ClusterState, log: RequestLog, cut_s: float) -> None:
-    """Requests still in a queue when the run was cut at `cut_s`: whose; and those not sent by then: never sent."""
+    """Add the instance of requests in a queue when the run was cut at `cut_s`; those not sent by then never were."""
     count, ranks = len(log.finished), state.ranks
     routes = np.asarray(state.routes) if shape.has_routes else np.arange(count)[None]
     for i, (head, tail) in enumerate(zip(np.asarray(ranks.head), np.asarray(ranks.tail), strict=True)):
@@ -93,7 +93,7 @@ def _add_queued(shape: EngineShape, state: ClusterState, log: RequestLog, cut_s:
 
 
 def _add_running(params: ClusterParams, state: ClusterState, log: RequestLog) -> None:
-    """Requests still in an engine: what is known of them so far, read from their slots."""
+    """Add what is known of the requests still in a rank, from their slots."""
     ranks = state.ranks
     slots = jax.tree.map(np.asarray, ranks.slots)
     post_s = np.asarray(params.ranks.api_post_s)

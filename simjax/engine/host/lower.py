@@ -10,7 +10,7 @@ import numpy as np
 
 from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
-from simjax.engine.host.lower_requests import host, largest_fanout, longest_path, prefix_params, request_params
+from simjax.engine.host.lower_requests import largest_fanout, longest_path, prefix_params, request_params
 from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams, RouterPolicy
 from simjax.engine.shape import EngineShape, requests_bucket, seat_bucket, slots_for
 from simjax.errors import SimjaxError
@@ -53,16 +53,16 @@ def lower(
     """Arrays for `simjax.engine.simulate.simulate`.
 
     Args:
-        cluster: the engines.
-        timings: their step times.
-        workload: the requests.
-        seed: of the random router.
+        cluster: instances and router.
+        timings: step times of the instances.
+        workload: requests.
+        seed: seed of the random router.
         leap: take pure-decode steps many at a time.
-        log: record what the engines did (`LeapLog`), which time series and inter-token latencies are made from.
-        requests: what `request_params` makes of the workload and the seed, where it is known already.
+        log: record the leaps (`LeapLog`), from which time series and inter-token latencies are made.
+        requests: result of `request_params` for the workload and the seed, where it is known already.
 
     Raises:
-        SimjaxError: the workload is malformed, or a request can never be served by any engine.
+        SimjaxError: the workload is malformed, or a request can never be served by any instance.
     """
     workload.validate()
     size = requests_bucket(len(workload))
@@ -90,26 +90,21 @@ def lower(
         log_rows=EngineShape.log_rows if log else 0,
     )
     weights = (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv)
-    params = ClusterParams(
-        ranks=instances,
-        num_ranks=host(np.int32(len(cluster.instances))),
-        router=RouterParams.of(policy, weights, cluster.router_staleness_s),
-        requests=requests,
-        workload=host(np.int32(0)),
-        step_time=timings.step_time,
-    )
+    scalars: dict[str, Any] = {"num_ranks": np.int32(len(cluster.instances)), "workload": np.int32(0)}
+    router = RouterParams.of(policy, weights, cluster.router_staleness_s)
+    params = ClusterParams(ranks=instances, router=router, requests=requests, step_time=timings.step_time, **scalars)
     return Lowered(shape, params, workload.sessions)
 
 
 def caches(cluster: ClusterSpec, workload: Workload) -> list[bool]:
-    """Which engines have a prefix cache; one that does not say has one if the workload knows what its requests share."""
+    """Whether each instance has a prefix cache; one without a setting has one if the workload records what its requests share."""
     known = workload.prefixes is not None
     given = [x.limits.enable_prefix_caching for x in cluster.instances]
     return [known if flag is None else flag for flag in given]
 
 
 def instance_params(cluster: ClusterSpec, timings: ClusterTiming, requests: int, caching: Sequence[bool] | None = None) -> RankParams:
-    """Limits of the engines as arrays over N, for a workload of so many requests; `caching`: who has a prefix cache."""
+    """Limits of the ranks as arrays over N, for a workload of `requests` requests; `caching`: whether each has a prefix cache."""
     specs = cluster.instances
     leaves: dict[str, Any] = {name: [getattr(x.limits, name) for x in specs] for name in LIMITS}
     leaves |= {"max_model_len": [x.longest_request_tokens for x in specs], "num_blocks": [x.usable_blocks for x in specs]}
@@ -117,18 +112,19 @@ def instance_params(cluster: ClusterSpec, timings: ClusterTiming, requests: int,
     leaves = {name: np.array(values, np.int32) for name, values in leaves.items()}
     leaves |= {name: np.array([getattr(x.limits, name) for x in specs], bool) for name in FLAGS}
     leaves |= {"enable_prefix_caching": np.array(caching or [False] * len(specs), bool)}
-    return RankParams(**leaves, **{name: getattr(timings, name) for name in ("api_pre_s", "api_post_s")}, step_time=host(timings.row))
+    leaves |= {"api_pre_s": timings.api_pre_s, "api_post_s": timings.api_post_s, "step_time": timings.row}
+    return RankParams(**leaves)
 
 
 def refuse_impossible(cluster: ClusterSpec, instances: RankParams, workload: Workload) -> None:
-    """Raise for the first request that no engine can ever serve: by name, before anything runs."""
+    """Raise for the first request that no instance can ever serve: by name, before anything runs."""
     total = workload.prompt_tokens.astype(np.int64) + workload.output_tokens
     blocks = -(-(total[:, None] - 1) // instances.block_size)  # the last token is never put into the cache
     short, small = total[:, None] > instances.max_model_len, blocks > instances.num_blocks
-    hopeless = np.flatnonzero((short | small).all(axis=1))
-    if not hopeless.size:
+    impossible = np.flatnonzero((short | small).all(axis=1))
+    if not impossible.size:
         return
-    r = int(hopeless[0])
+    r = int(impossible[0])
     best = int(np.argmax(np.minimum(instances.max_model_len, instances.num_blocks.astype(np.int64) * instances.block_size)))
     spec = cluster.instances[best]
     if small[r, best]:
@@ -140,5 +136,5 @@ def refuse_impossible(cluster: ClusterSpec, instances: RankParams, workload: Wor
         reason = f"without chunked prefill it must fit max_num_batched_tokens={spec.limits.max_num_batched_tokens}"
     raise SimjaxError(
         f"{workload.source}: request {r} ({workload.prompt_tokens[r]} prompt + {workload.output_tokens[r]} output tokens) can never be "
-        f"served: {reason}; {hopeless.size} of {len(workload)} requests are too long"
+        f"served: {reason}; {impossible.size} of {len(workload)} requests are too long"
     )

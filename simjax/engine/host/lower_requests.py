@@ -1,4 +1,4 @@
-"""From workloads to the engine's tables of requests, of what they share and of who waits for whom."""
+"""From workloads to the engine's tables: requests, contents that they share, and calls that wait for calls."""
 
 from __future__ import annotations
 
@@ -49,74 +49,72 @@ def prefix_params(workloads: Sequence[Workload], size: int) -> PrefixParams:
     nodes = power_of_two(max(tree.num_nodes for tree in trees) + 1)  # the last one stays empty
     longest = power_of_two(max(int(np.diff(tree.offsets).max()) for tree in trees))
     entries = power_of_two(max(len(tree.nodes) for tree in trees) + longest)
-    row = lambda x, length: np.pad(np.asarray(x, np.int32), (0, length - len(x)))  # noqa: E731
     return PrefixParams(
-        start_tokens=host(np.stack([row(tree.start_tokens, nodes) for tree in trees])),
-        end_tokens=host(np.stack([row(tree.end_tokens, nodes) for tree in trees])),
-        nodes=host(np.stack([row(tree.nodes, entries) for tree in trees])),
-        offset=host(np.stack([row(tree.offsets[:-1], size) for tree in trees])),
-        length=host(np.stack([row(np.diff(tree.offsets), size) for tree in trees])),
+        start_tokens=_table([tree.start_tokens for tree in trees], nodes, np.int32),
+        end_tokens=_table([tree.end_tokens for tree in trees], nodes, np.int32),
+        nodes=_table([tree.nodes for tree in trees], entries, np.int32),
+        offset=_table([tree.offsets[:-1] for tree in trees], size, np.int32),
+        length=_table([np.diff(tree.offsets) for tree in trees], size, np.int32),
     )
 
 
 def alone(workload: Workload) -> Prefixes:
-    """Contents of which nothing is known: nobody shares anything."""
+    """Contents of which nothing is known: no request shares anything."""
     n = len(workload)
     total = (workload.prompt_tokens.astype(np.int64) + workload.output_tokens).astype(np.int32)
     return Prefixes(np.zeros(n, np.int32), total, np.arange(n + 1, dtype=np.int32), np.arange(n, dtype=np.int32))
 
 
 def session_params(workloads: Sequence[Workload], size: int) -> SessionParams:
-    """Who waits for whom in V workloads; in one without sessions nobody."""
-    calls = [_nobody(len(workload)) if workload.sessions is None else workload.sessions for workload in workloads]
+    """Calls that wait for calls in V workloads; in one without sessions none does."""
+    calls = [_no_sessions(len(workload)) if workload.sessions is None else workload.sessions for workload in workloads]
     widest = power_of_two(max(1, *(int(np.diff(x.offsets).max()) for x in calls)))
     edges = power_of_two(max(len(x.then) for x in calls) + widest)
-    row = lambda x, length: np.pad(np.asarray(x), (0, length - len(x)))  # noqa: E731
     return SessionParams(
-        session=host(np.stack([row(x.session, size) for x in calls])),
-        predecessors=host(np.stack([row(x.predecessors, size) for x in calls])),
-        offset=host(np.stack([row(x.offsets[:-1], size) for x in calls])),
-        count=host(np.stack([row(np.diff(x.offsets), size) for x in calls])),
-        then=host(np.stack([row(x.then, edges) for x in calls])),
-        delay_s=host(np.stack([row(x.delay_s, edges) for x in calls])),
+        session=_table([x.session for x in calls], size, np.int32),
+        predecessors=_table([x.predecessors for x in calls], size, np.int32),
+        offset=_table([x.offsets[:-1] for x in calls], size, np.int32),
+        count=_table([np.diff(x.offsets) for x in calls], size, np.int32),
+        then=_table([x.then for x in calls], edges, np.int32),
+        delay_s=_table([x.delay_s for x in calls], edges, np.float64),
     )
 
 
-def _nobody(n: int) -> Sessions:
+def _no_sessions(n: int) -> Sessions:
     zero = np.zeros(n, np.int32)
     return Sessions(np.arange(n, dtype=np.int32), tuple(map(str, range(n))), zero, zero, np.zeros(n + 1, np.int32), zero[:0], np.zeros(0))
 
 
+def _table(rows: Sequence[np.ndarray], length: int, dtype: type, fill: float = 0) -> Any:
+    """Rows of V workloads as one array [V, length], padded. (Any: the engine's records name JAX arrays, and hold these on the host.)"""
+    return np.stack([np.pad(np.asarray(x, dtype), (0, length - len(x)), constant_values=fill) for x in rows])
+
+
 def _padded(workloads: Sequence[Workload], size: int, seeds: Sequence[int]) -> RequestParams:
-    V = len(workloads)
-    arrival_s, draws = np.full((V, size), np.inf), np.zeros((V, size))
-    prompt, output = np.ones((V, size), np.int32), np.ones((V, size), np.int32)
-    for v, (workload, seed) in enumerate(zip(workloads, seeds, strict=True)):
-        n = len(workload)
-        arrival_s[v, :n], prompt[v, :n], output[v, :n] = workload.arrival_s, workload.prompt_tokens, workload.output_tokens
-        draws[v, :n] = np.random.default_rng([ROUTER_STREAM, seed]).random(n)
+    draws = [np.random.default_rng([ROUTER_STREAM, seed]).random(len(workload)) for workload, seed in zip(workloads, seeds, strict=True)]
     return RequestParams(
-        arrival_s=host(arrival_s),
-        prompt_tokens=host(prompt),
-        output_tokens=host(output),
-        router_draw=host(draws),
-        count=host(np.array([len(workload) for workload in workloads], np.int32)),
-        think_s=host(np.array([workload.think_s for workload in workloads], np.float64)),
+        arrival_s=_table([workload.arrival_s for workload in workloads], size, np.float64, np.inf),
+        prompt_tokens=_table([workload.prompt_tokens for workload in workloads], size, np.int32, 1),
+        output_tokens=_table([workload.output_tokens for workload in workloads], size, np.int32, 1),
+        router_draw=_table(draws, size, np.float64),
+        **_of_workloads(workloads),
     )
 
 
 def _as_they_are(workload: Workload, seed: int) -> RequestParams:
     """A workload that needs no padding, without copies: a sweep may hold thousands."""
-    return RequestParams(
-        arrival_s=host(np.asarray(workload.arrival_s, np.float64)[None]),
-        prompt_tokens=host(np.asarray(workload.prompt_tokens, np.int32)[None]),
-        output_tokens=host(np.asarray(workload.output_tokens, np.int32)[None]),
-        router_draw=host(np.random.default_rng([ROUTER_STREAM, seed]).random(len(workload))[None]),
-        count=host(np.array([len(workload)], np.int32)),
-        think_s=host(np.array([workload.think_s], np.float64)),
-    )
+    columns: dict[str, Any] = {
+        "arrival_s": np.asarray(workload.arrival_s, np.float64),
+        "prompt_tokens": np.asarray(workload.prompt_tokens, np.int32),
+        "output_tokens": np.asarray(workload.output_tokens, np.int32),
+        "router_draw": np.random.default_rng([ROUTER_STREAM, seed]).random(len(workload)),
+    }
+    return RequestParams(**{name: column[None] for name, column in columns.items()}, **_of_workloads([workload]))
 
 
-def host(array: Any) -> Any:
-    """A numpy array where a record of the engine names a JAX one: the program that takes the record converts it."""
-    return array
+def _of_workloads(workloads: Sequence[Workload]) -> dict[str, Any]:
+    """Leaves of `RequestParams` over V workloads."""
+    return {
+        "count": np.array([len(workload) for workload in workloads], np.int32),
+        "think_s": np.array([workload.think_s for workload in workloads], np.float64),
+    }

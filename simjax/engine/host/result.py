@@ -53,7 +53,7 @@ class RequestLog:
 
 @dataclass(frozen=True)
 class LeapLog:
-    """What the engines did, arrays over the L leaps in the order they ended.
+    """Leaps of the instances, arrays over the L leaps in the order they ended.
 
     A leap is one step of any kind followed by `steps - 1` pure-decode steps of the same requests. Step 1 takes `first_step_s`;
     step j >= 2 takes `next_step_s + slope_s * (j - 2)`. Steps of a leap follow each other without a gap.
