@@ -86,7 +86,7 @@ def tick_bytes(designs: Sequence[Lowered], device: Any = None) -> tuple[int, flo
     batch = stack(designs)
     params = jax.device_put(batch.params, device)
     state = jax.eval_shape(jax.vmap(partial(start, batch.shape), in_axes=(BATCH_AXES,)), params)
-    one = lambda params, state: tick(batch.shape, params, state, None)[0]  # noqa: E731
+    one = lambda params, state: tick(batch.shape, params, state, None)[0]
     compiled = jax.jit(jax.vmap(one, in_axes=(BATCH_AXES, 0)), donate_argnums=1).lower(params, state).compile()
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.ranks))
     return 2 * held // len(designs), float((compiled.cost_analysis() or {})["bytes accessed"]) / len(designs)

@@ -130,7 +130,7 @@ def bound(count: int, of: dict[str, Any], tick_bytes: tuple[int, float], measure
     """A row: the rates that launches and memory allow to a batch with the kernels and ticks of the row `of`."""
     ticks, launch_s = of["ticks"], of["kernels"] * options.launch_us * 1e-6
     floor_s, kernels_s = (count * x / load_device(options.data_sheet).memory_bandwidth_bytes_per_s for x in tick_bytes)
-    rate = lambda tick_s: count / (ticks * tick_s)  # noqa: E731
+    rate = lambda tick_s: count / (ticks * tick_s)
     possible = rate(max(launch_s, kernels_s))
     return {
         "kernels_of": of["device"],

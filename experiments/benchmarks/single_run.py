@@ -92,7 +92,7 @@ def measure(case: Case, prototype_folder: Path | None, with_reference: bool) -> 
 def row(case: Case, name: str, size: tuple[int, int], times: dict[str, Times], differs: float | None) -> dict[str, Any]:
     ticks, steps = size
     time = times[name]
-    over = lambda other: time.best / times[other].best if other in times else None  # noqa: E731
+    over = lambda other: time.best / times[other].best if other in times else None
     return {
         "case": case.name,
         "what": name,

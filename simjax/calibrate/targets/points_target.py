@@ -154,11 +154,11 @@ class PointsTarget:
         arrival_s, first_s, finish_s = self._in_reverse(params) if reverse else self._side_by_side(params)
         output = params.requests.output_tokens[params.workload]
         done = jnp.isfinite(finish_s)
-        safe = lambda x: jnp.where(done, x, 0.0)  # noqa: E731
+        safe = lambda x: jnp.where(done, x, 0.0)
         ttft_s = safe(first_s) - safe(arrival_s)
         tpot_s = (safe(finish_s) - safe(first_s)) / jnp.maximum(output - 1, 1)
         finished = jnp.all(done | (self.share == 0.0), axis=1)
-        mean = lambda x: jnp.where(finished, jnp.sum(self.share * jnp.where(done, x, 0.0), axis=1), 1.0)  # noqa: E731
+        mean = lambda x: jnp.where(finished, jnp.sum(self.share * jnp.where(done, x, 0.0), axis=1), 1.0)
         return Means(mean(ttft_s), mean(tpot_s), finished)
 
     @property
@@ -187,7 +187,7 @@ class PointsTarget:
         """Arrival, first token and finish of every request of every point, f64[B, R]; infinity where there is none."""
         state, _ = run_batch(self.shape, 1, params, jnp.asarray(self.max_ticks, jnp.int32))
         assert state.loop is not None
-        column = lambda name: state.outcome[:, : self.shape.requests, OUTCOME_FIELDS.index(name)]  # noqa: E731
+        column = lambda name: state.outcome[:, : self.shape.requests, OUTCOME_FIELDS.index(name)]
         return state.loop.arrival_s[:, : self.shape.requests], column("first_token_s"), column("finish_s")
 
     def _in_reverse(self, params: ClusterParams) -> tuple[Array, Array, Array]:
