@@ -8,8 +8,8 @@ import pytest
 
 from simjax.errors import SimjaxError
 from simjax.workload.formats import read_lengths, read_trace
-from simjax.workload.formats.agents import waits
-from simjax.workload.formats.kvcache_tester import read_session
+from simjax.workload.formats.sessions.agents import waits
+from simjax.workload.formats.sessions.kvcache_tester import read_session
 from tests.data import data_path
 
 BUNDLE = "traces/kvcache_tester/traces"

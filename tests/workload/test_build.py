@@ -171,7 +171,7 @@ def test_left_out_rows_are_told_in_the_log(tmp_path, caplog):
         (replace(SESSIONS, think_dist="gauss"), "workload.think_dist='gauss' is not known; use exponential or fixed"),
         (replace(SESSIONS, rate=0.0), "workload: rate=0; it must be positive"),
         (replace(SESSIONS, num_sessions=None, duration_s=1e-9), "no session starts within duration_s=1e-09"),
-        (replace(SESSIONS, turns=LengthConfig(dist="trace", file="x")), r"workload\.turns\.dist=trace: trace files do not tell them"),
+        (replace(SESSIONS, turns=LengthConfig(dist="trace", file="x")), r"workload\.turns\.dist=trace: trace files have no turns"),
         (replace(SESSIONS, turns=LengthConfig()), r"workload\.turns: log-normal lengths need exactly one of mean and median"),
         (replace(SESSIONS, followup=LengthConfig(dist="trace")), r"workload\.followup\.file is not set; dist=trace needs .* from$"),
         (replace(SESSIONS, max_context_tokens=3), "workload: the first call of session 0 has .* tokens, more than max_context_tokens=3"),
@@ -333,7 +333,10 @@ def test_sessions_of_a_trace_are_started_cut_and_clipped(session_file):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"prefix": PrefixConfig(groups=1, tokens=8)}, r"workload\.prefix\.groups=1: sessions\.jsonl itself tells what requests share"),
+        (
+            {"prefix": PrefixConfig(groups=1, tokens=8)},
+            r"workload\.prefix\.groups=1: sessions\.jsonl already records what its requests",
+        ),
         ({"rate": 1.0, "session_rate": 2.0}, r"workload\.rate=1 and workload\.session_rate=2 both set the rate; give one"),
         ({"num_sessions": 0}, "workload: sessions.jsonl: 0 sessions asked for; at least 1 is needed"),
         ({"session_rate": -1.0}, "workload: rate=-1; it must be positive"),

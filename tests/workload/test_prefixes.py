@@ -202,7 +202,7 @@ TREE = Prefixes(*(np.array(values, np.int32) for values in ([0, 4, 4], [4, 9, 7]
         ({"start_tokens": [0, 5, 4]}, [9, 7], "request 0: its path has a gap at token 4"),
         ({"start_tokens": [0, 4, 7]}, [9, 7], "at least one token"),
         ({"nodes": [0, 1, 0, 3]}, [9, 7], "a node that is not among the 3"),
-        ({"start_tokens": [0, 4, 0, 4], "end_tokens": [4, 9, 4, 9], "nodes": [0, 1, 2, 1]}, [9, 9], "follows two different ones"),
+        ({"start_tokens": [0, 4, 0, 4], "end_tokens": [4, 9, 4, 9], "nodes": [0, 1, 2, 1]}, [9, 9], "has two different parents"),
     ],
 )
 def test_a_tree_that_is_none_is_an_error(change, total, reason):

@@ -99,7 +99,7 @@ def test_line_numbers_count_physical_lines_inside_quoted_fields(tmp_path):
 
 
 def test_line_numbers_survive_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr("simjax.workload.formats.rows._BATCH_ROWS", 4)
+    monkeypatch.setattr("simjax.workload.formats.tables.rows._CHUNK_ROWS", 4)
     path = write(tmp_path, PLAIN + "".join(f"{i},{i + 1},1\n" for i in range(10)))
     trace = read_trace(path)
     assert trace.lines.tolist() == list(range(2, 12)) and trace.workload.prompt_tokens.tolist() == list(range(1, 11))

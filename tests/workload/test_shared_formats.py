@@ -84,7 +84,7 @@ def test_what_is_read_does_not_depend_on_batches(tmp_path, monkeypatch):
     rows = [flat(i, 4, 1, **({"input_tok_ids": rng.integers(0, 2, 4).tolist()} if i % 3 else {})) for i in range(10)]
     path = write(tmp_path, [*rows, {"session_id": "s", "arrival_time_ns": 2, "sub_requests": [flat(0, 2, 1), flat(0, 4, 1)]}])
     whole = read_trace(path).workload
-    monkeypatch.setattr("simjax.workload.formats.rows._BATCH_ROWS", 3)
+    monkeypatch.setattr("simjax.workload.formats.tables.rows._CHUNK_ROWS", 3)
     parts = read_trace(path).workload
     assert shares(parts) == shares(whole) and waits(parts) == waits(whole) and len(shares(whole)) > 3
     assert parts.sessions is not None and parts.sessions.names == ("line 1", *(f"line {i}" for i in range(2, 11)), "s")
