@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from simjax.explore.labels import differing_keys, format_cell, short_keys
+from simjax.explore.pareto.front import ParetoResult, pareto
 from simjax.explore.pareto.objective import CI95, Objective
-from simjax.explore.pareto.pareto import ParetoResult, pareto
 from simjax.explore.text import counted
 
 PARETO_TABLE, PARETO_FIGURE = "pareto.csv", "pareto.png"
@@ -45,7 +45,7 @@ def write_pareto(
     result.rows().to_csv(folder / PARETO_TABLE, index=False, lineterminator="\n")
     figure = folder / PARETO_FIGURE
     if plots and len(result.front):
-        from simjax.plot.pareto.pareto import plot_pareto
+        from simjax.plot.pareto.front import plot_pareto
 
         plot_pareto(result, figure, _columns(result, keys), title)
     else:

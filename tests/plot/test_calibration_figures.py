@@ -267,7 +267,7 @@ def test_correlations_are_drawn_in_the_order_of_the_lines(tmp_path, figures):
     np.testing.assert_allclose(cells.compressed(), [0.55, -0.93, 0.1])
     at = {text.get_position(): text.get_text() for text in axes.texts[:3]}
     assert at == {(0, 0): "55", (0, 1): "−93", (1, 1): "10"}
-    assert axes.texts[3].get_text() == "hardest to tell apart (50 % or more)\nb, a  −93\nb, c  +55"
+    assert axes.texts[3].get_text() == "strongest correlations (50 % or more)\nb, a  −93\nb, c  +55"
 
 
 def test_many_correlations_stay_readable(tmp_path, figures):

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from simjax.explore.pareto.front import ParetoResult, pareto
 from simjax.explore.pareto.objective import parse_objective
-from simjax.explore.pareto.pareto import ParetoResult, pareto
 from simjax.metrics.rows import METRICS
 from simjax.plot import style
-from simjax.plot.pareto.pareto import plot_pareto
+from simjax.plot.pareto.front import plot_pareto
 from simjax.plot.words import in_words, without_unit
 
 KEYS = ["model", "device", "scheduler.max_num_seqs", "workload.rate"]
