@@ -15,9 +15,9 @@ HERE = Path(__file__).resolve().parent
 RESULTS, README = HERE / "results", HERE / "README.md"
 SINGLE_RUNS = ("single_run", "startup", "scaling", "kernels", "instances", "prefix", "prefix_traces")
 SWEEPS = ("designs", "sweeps", "mixed", "prefix_sweep", "hydra_multirun", "resume", "device")
-QUICK = {"single_run": 3, "kernels": 2, "instances": 2}  # repetitions; of the others one
+QUICK = {"single_run": 3, "kernels": 2, "instances": 2}  # repetitions; the others run once
 
-# The columns of each table that the README shows, all that the file has when empty; the files have more.
+# The columns of each table that the README shows, all columns of the file if empty; the files have more.
 SHOWN: dict[str, tuple[str, ...]] = {
     "single_run": (
         "case",
@@ -68,7 +68,7 @@ Row = dict[str, str]
 
 
 def read(path: Path) -> tuple[str, list[str], list[Row]]:
-    """What the first line says, the columns and the rows of a result file."""
+    """The first line (the description), the columns and the rows of a result file."""
     about, header, *lines = path.read_text().splitlines()
     columns = header.split("\t")
     return about.removeprefix("# "), columns, [dict(zip(columns, line.split("\t"), strict=True)) for line in lines]
@@ -84,7 +84,7 @@ def markdown(path: Path) -> str:
 
 
 def headline() -> str:
-    """The questions that the benchmarks were asked, answered from the files."""
+    """The headline results, from the files."""
     single = read(RESULTS / "single_run.tsv")[2]
     first, last = (read(RESULTS / "scaling.tsv")[2][i] for i in (0, -1))
     lines = llama_lines({row["what"]: row for row in single if row["case"] == "llama-300"})
@@ -100,7 +100,7 @@ def headline() -> str:
 
 
 def llama_lines(rows: dict[str, Row]) -> list[str]:
-    """What the 300-request run says."""
+    """Lines on the 300-request run."""
     if not rows:
         return []
     whole, bare, steps = (rows[what] for what in ("simulate()", "compiled program, no log", "simulate(), no leaps"))
@@ -121,7 +121,7 @@ def llama_lines(rows: dict[str, Row]) -> list[str]:
 
 
 def azure_lines(rows: dict[str, Row]) -> list[str]:
-    """What the Azure run says."""
+    """Lines on the Azure run."""
     if not rows:
         return []
     whole = rows["simulate()"]
@@ -136,7 +136,7 @@ def azure_lines(rows: dict[str, Row]) -> list[str]:
 
 
 def sweep_lines(rows: dict[str, Row]) -> list[str]:
-    """What the sweeps of the 300 requests say."""
+    """Lines on the sweeps of the 300 requests."""
     lines = []
     if row := rows.get("1,024 designs"):
         lines.append(
@@ -151,7 +151,7 @@ def sweep_lines(rows: dict[str, Row]) -> list[str]:
 
 
 def mixed_lines() -> list[str]:
-    """What the sweep of unlike clusters says, and that against Hydra's own sweeper."""
+    """Lines on the sweep of different clusters, and on the comparison with Hydra's own sweeper."""
     mixed, jobs = read(RESULTS / "mixed.tsv")[2][0], read(RESULTS / "hydra_multirun.tsv")[2][1]
     return [
         f"{mixed['points']} unlike clusters: {mixed['programs']} programs (wanted: at most 8), {mixed['wall_s']} s, then "
@@ -163,7 +163,7 @@ def mixed_lines() -> list[str]:
 
 
 def trouble_lines() -> list[str]:
-    """What sweeps that meet trouble say."""
+    """Lines on interrupted sweeps and invalid points."""
     _, killed, resumed = read(RESULTS / "resume.tsv")[2]
     outcomes = read(RESULTS / "invalid.tsv")[2]
     wrong, reasons = sum(int(row["points"]) for row in outcomes if row["reason"]), sum(bool(row["reason"]) for row in outcomes)
@@ -174,7 +174,7 @@ def trouble_lines() -> list[str]:
 
 
 def device_lines() -> list[str]:
-    """What limits a batch on an accelerator."""
+    """Lines on the limits of a batch on an accelerator."""
     rows = read(RESULTS / "bound_cpu.tsv")[2]
     first = next((row for row in rows if float(row["x_target"]) >= 1), rows[-1])
     last = rows[-1]
@@ -186,7 +186,7 @@ def device_lines() -> list[str]:
 
 
 def rewrite() -> None:
-    """Fill in everything between `<!-- NAME -->` and `<!-- /NAME -->` of the README."""
+    """Replace the text between `<!-- NAME -->` and `<!-- /NAME -->` in the README."""
     text = README.read_text()
     for name in re.findall(r"<!-- (\w+) -->", text):
         path = RESULTS / f"{name}.tsv"

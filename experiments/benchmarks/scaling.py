@@ -1,6 +1,6 @@
-"""Ticks, time and memory against the number of requests R: synthetic chat on one H100 at a rate it can serve.
+"""Ticks, time and memory against the number of requests R: synthetic chat on one H100 at a rate that it can serve.
 
-Every R has a process of its own, whose peak resident size is the memory figure. Writes results/scaling.tsv.
+Every R runs in a process of its own, whose peak resident size is the memory figure. Writes results/scaling.tsv.
 
 usage: python scaling.py [--repeats N] [--sizes 512 4096 ...] [--rate REQUESTS_PER_S]
 """
@@ -64,7 +64,7 @@ def main() -> None:
     parser = common.arguments(__doc__, 3)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument(
-        "--rate", type=float, default=12.0, help="requests/s; drain_s, the time from the last arrival to the last finish, tells"
+        "--rate", type=float, default=12.0, help="requests/s; drain_s (last arrival to last finish) shows whether it can be served"
     )
     parser.add_argument("--one", type=int, help="measure this size in this process and print its row as JSON")
     options = parser.parse_args()

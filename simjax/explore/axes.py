@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from simjax.config.spaces import read_space
 from simjax.errors import SimjaxError
 from simjax.explore.keys import canonical, check_key, takes_integers
 from simjax.explore.values import format_value, plain, read_override, shortened
 
 MAX_VALUES = 1_000_000
-_SPACES = re.compile(r"\s*(linspace|logspace|geomspace)\s*\((.*)\)\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,8 @@ def _values(key: str, given: Any) -> tuple[Any, ...]:
     if isinstance(given, Mapping):
         raise SimjaxError(f"{key}: the values of an axis are a list or text like linspace(1,20,40), got a mapping")
     if isinstance(given, str):
-        match = _SPACES.fullmatch(given)
-        values: Sequence[Any] = _from_space(f"{key}={given}", match[1], match[2]) if match else _from_grammar(key, given)
+        space = read_space(given)
+        values: Sequence[Any] = _from_grammar(key, given) if space is None else _from_space(f"{key}={given}", *space)
     elif isinstance(given, np.ndarray):
         if given.ndim != 1:
             raise SimjaxError(f"{key}: the values of an axis are a list, got an array of {given.ndim} dimensions")
@@ -150,9 +149,9 @@ def checked(key: str, value: Any) -> Any:
     return value
 
 
-def _from_space(override: str, name: str, inner: str) -> tuple[float, ...]:
+def _from_space(override: str, name: str, arguments: str) -> tuple[float, ...]:
     try:
-        first, last, count = inner.split(",")
+        first, last, count = arguments.split(",")
         bounds, number = (float(first), float(last)), int(count)
     except ValueError:
         raise SimjaxError(f"{override}: {name} takes two numbers and the number of values, like {name}(1,20,40)") from None
@@ -182,8 +181,8 @@ def _from_grammar(key: str, given: str) -> list[Any]:
             raise SimjaxError(f"{shown}: range is for integers (Hydra's versions disagree about floats); use linspace(1,20,40)")
         return list(numbers[: MAX_VALUES + 1])
     values = [plain(value) for value in override.sweep_iterator()]
-    if len(values) == 1 and isinstance(values[0], str) and (match := _SPACES.fullmatch(values[0])):
-        return list(_from_space(f"{key}={values[0]}", match[1], match[2]))  # how the command line hands one to Hydra
+    if len(values) == 1 and isinstance(values[0], str) and (space := read_space(values[0])) is not None:
+        return list(_from_space(f"{key}={values[0]}", *space))  # the form in which the command line passes one to Hydra
     return values
 
 

@@ -133,7 +133,7 @@ def test_piecewise_that_ends_at_zero_may_fill_a_duration_but_not_a_count():
         (lambda: arrivals.poisson(1.0, rng()), "how many requests"),
         (lambda: arrivals.poisson(1.0, rng(), n=0), "num_requests=0"),
         (lambda: arrivals.poisson(1.0, rng(), duration_s=-5.0), "duration_s=-5"),
-        (lambda: arrivals.poisson(1e6, rng(), duration_s=1e6), r"make 1e\+12 requests"),
+        (lambda: arrivals.poisson(1e6, rng(), duration_s=1e6), r"give 1e\+12 requests"),
         (lambda: arrivals.gamma(1.0, 0.0, rng(), n=3), "cv=0; it must be positive"),
         (lambda: arrivals.weibull(1.0, 0.001, rng(), n=3), "kind=constant"),
         (lambda: arrivals.pulses(0, 1.0, n=3), "pulse_size=0"),

@@ -11,38 +11,38 @@ import numpy as np
 _PAIRS = 1 << 16  # up to this number of pairs all are compared at once instead of dividing further
 
 
-def nondominated(costs: np.ndarray) -> np.ndarray:
+def nondominated(losses: np.ndarray) -> np.ndarray:
     """The rows that no other row dominates, that is, no other row is at most as high in every column and lower in one.
 
     Args:
-        costs: float64[n, k] with k >= 1, finite; lower is better in every column.
+        losses: float64[n, k] with k >= 1, finite; lower is better in every column.
 
     Returns:
         bool[n]. Equal rows do not dominate each other: all or none of them are True.
     """
-    if len(costs) == 0:
+    if len(losses) == 0:
         return np.zeros(0, bool)
     # In lexicographic order no row is dominated by a later one; adding 0 turns -0.0 into 0.0.
-    unique, inverse = np.unique(costs + 0.0, axis=0, return_inverse=True)
+    unique, inverse = np.unique(losses + 0.0, axis=0, return_inverse=True)
     keep = np.zeros(len(unique), bool)
     keep[_front(unique, np.arange(len(unique)))] = True
     return keep[inverse.reshape(-1)]
 
 
-def _front(costs: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _front(losses: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The subset of `rows` (distinct, in lexicographic order) that is not dominated by any of them."""
-    if len(rows) == 1 or costs.shape[1] == 1:
+    if len(rows) == 1 or losses.shape[1] == 1:
         return rows[:1]
     if len(rows) ** 2 <= _PAIRS:
-        some = costs[rows]
+        some = losses[rows]
         below = np.ones((len(rows), len(rows)), bool)
         for column in some.T:
             below &= column[:, None] <= column[None, :]
         return rows[below.sum(0) == 1]  # only itself: the rows are distinct
     half = len(rows) // 2
-    first, second = _front(costs, rows[:half]), _front(costs, rows[half:])
+    first, second = _front(losses, rows[:half]), _front(losses, rows[half:])
     # Every row of `first` is at most as high in column 0 as every row of `second`, and differs from it: the other columns decide.
-    beaten = _covered(costs[first, 1:], costs[second, 1:])
+    beaten = _covered(losses[first, 1:], losses[second, 1:])
     return np.concatenate([first, second[~beaten]])
 
 
