@@ -177,7 +177,7 @@ def main() -> None:
             bounds += [bound(count, row, tick_bytes, False, options) for count in WIDTHS["accelerator"][len(WIDTHS["cpu"]) :]]
     rows += [sweep(device) for device in here]
     common.write_table(f"device_{here[0].platform}", rows, about)
-    common.write_table(f"bound_{here[0].platform}", bounds, f"{about}; {options.launch_us:g} us a launch")
+    common.write_table(f"bound_{here[0].platform}", bounds, f"{about}; {options.launch_us:g} us per launch")
     if wrong := [row["what"] for row in rows if (row.get("differs_from_cpu") or 0.0) > TOLERANCE]:
         raise SystemExit(f"device: {name(here[0])} and CPU differ by more than {TOLERANCE:g} relative: {', '.join(wrong)}")
 

@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=4096)
     parser.add_argument("--rate", type=float, default=12.0)
     options = parser.parse_args()
-    about = f"{common.facts()}; {options.rate:g} requests/s and engine"
+    about = f"{common.facts()}; {options.rate:g} requests/s per instance"
     clusters = []
     for instances in INSTANCES:
         workload = common.synthetic(options.requests, options.rate * instances)

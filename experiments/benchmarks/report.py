@@ -90,7 +90,7 @@ def headline() -> str:
     lines = llama_lines({row["what"]: row for row in single if row["case"] == "llama-300"})
     lines += azure_lines({row["what"]: row for row in single if row["case"] == "azure-2023-conv"})
     lines.append(
-        f"{last['requests']} requests: {last['simulate_s']} s, {last['ticks_per_request']} ticks each; a tick takes "
+        f"{last['requests']} requests: {last['simulate_s']} s, {last['ticks_per_request']} ticks per request; a tick takes "
         f"{last['x_first_per_tick']} times that of {first['requests']} requests; the process {last['rss_peak_mib']} MiB at most, "
         f"{last['rss_compiled_mib']} MiB of them once compiled"
     )
@@ -106,12 +106,12 @@ def llama_lines(rows: dict[str, Row]) -> list[str]:
     whole, bare, steps = (rows[what] for what in ("simulate()", "compiled program, no log", "simulate(), no leaps"))
     lines = [
         f"300 requests: {whole['best_ms']} ms with the log and the result on the host, {bare['best_ms']} ms the bare compiled program",
-        f"ticks: {whole['ticks_per_step']} x steps (wanted: at most 0.3); without leaps the run takes {steps['x_simulate']} times as long",
+        f"ticks: {whole['ticks_per_step']} x steps (target: at most 0.3); without leaps the run takes {steps['x_simulate']} times as long",
     ]
     if prototype := rows.get("prototype"):
         lines.append(
             f"against the prototype ({prototype['best_ms']} ms in the same minutes): {whole['x_prototype']} times its time, "
-            f"the bare program {bare['x_prototype']} times (wanted: at most 2)"
+            f"the bare program {bare['x_prototype']} times (target: at most 2)"
         )
     if reference := rows.get("reference simulator"):
         lines.append(
@@ -140,13 +140,13 @@ def sweep_lines(rows: dict[str, Row]) -> list[str]:
     lines = []
     if row := rows.get("1,024 designs"):
         lines.append(
-            f"1,024 designs of the 300 requests: {row['wall_s']} s from the start of the process to the table (wanted: at most 10), "
+            f"1,024 designs of the 300 requests: {row['wall_s']} s from the start of the process to the table (target: at most 10), "
             f"{row['designs_per_s']} designs/s once compiled"
         )
         if rate := row.get("x_prototype"):
-            lines[-1] += f", {rate} times the best rate of the prototype in the same minutes (wanted: at least 1.6)"
+            lines[-1] += f", {rate} times the best rate of the prototype in the same minutes (target: at least 1.6)"
     if row := rows.get("10,000 designs"):
-        lines.append(f"10,000 designs: {row['wall_s']} s and {row['rss_peak_mib']} MiB at most (wanted: less than 4,096)")
+        lines.append(f"10,000 designs: {row['wall_s']} s and {row['rss_peak_mib']} MiB at most (target: less than 4,096)")
     return lines
 
 
@@ -154,7 +154,7 @@ def mixed_lines() -> list[str]:
     """Lines on the sweep of different clusters, and on the comparison with Hydra's own sweeper."""
     mixed, jobs = read(RESULTS / "mixed.tsv")[2][0], read(RESULTS / "hydra_multirun.tsv")[2][1]
     return [
-        f"{mixed['points']} unlike clusters: {mixed['programs']} programs (wanted: at most 8), {mixed['wall_s']} s, then "
+        f"{mixed['points']} different clusters: {mixed['programs']} programs (target: at most 8), {mixed['wall_s']} s, then "
         f"{mixed['points_per_s']} points/s; of {mixed['rows_compared']} rows compared with single runs {mixed['rows_different']} differ in "
         "any bit",
         f"{jobs['points']} points through Hydra's own multirun: {jobs['x_simjax']} times as long ({jobs['x_simjax_empty_cache']} with an "
@@ -168,8 +168,8 @@ def trouble_lines() -> list[str]:
     outcomes = read(RESULTS / "invalid.tsv")[2]
     wrong, reasons = sum(int(row["points"]) for row in outcomes if row["reason"]), sum(bool(row["reason"]) for row in outcomes)
     return [
-        f"killed with {killed['done_after']} of {killed['points']} points done and resumed: {resumed['table']}; {wrong} wrong points among "
-        f"{sum(int(row['points']) for row in outcomes)}: a row with one of {reasons} reasons each"
+        f"killed with {killed['done_after']} of {killed['points']} points done and resumed: {resumed['table']}; {wrong} invalid points "
+        f"among {sum(int(row['points']) for row in outcomes)}: a row with one of {reasons} reasons each"
     ]
 
 
@@ -179,9 +179,10 @@ def device_lines() -> list[str]:
     first = next((row for row in rows if float(row["x_target"]) >= 1), rows[-1])
     last = rows[-1]
     return [
-        f"no GPU was at hand; by its data sheet an {first['limits_of']} could do {first['possible']} designs/s of {first['kernels']} "
-        f"kernels a tick with {first['designs']} side by side (wanted: 10,000), limited by {first['limit']}, and {last['possible']} with "
-        f"{last['designs']}, limited by {last['limit']}; the bound for reading and writing the state once a tick is {last['floor_allows']}"
+        f"no GPU was available; by its data sheet an {first['limits_of']} could do {first['possible']} designs/s of {first['kernels']} "
+        f"kernels per tick with {first['designs']} side by side (target: 10,000), limited by {first['limit']}, and {last['possible']} with "
+        f"{last['designs']}, limited by {last['limit']}; the bound for reading and writing the state once per tick is "
+        f"{last['floor_allows']}"
     ]
 
 

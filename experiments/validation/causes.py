@@ -12,10 +12,10 @@ import sys
 from dataclasses import replace
 
 import numpy as np
-from cases import ERRORS, MAPES, ON_H100, WITH_TABLES, Row, Setup, chains, config_of, errors, timing_of, setup, write
+from cases import ERRORS, MAPES, ON_H100, WITH_TABLES, Row, Setup, chains, config_of, errors, setup, timing_of, write
 from clock import Late, Work
 from guided import follow
-from replay import Limits, Timing, Replay, replay
+from replay import Limits, Replay, Timing, replay
 
 from simjax.validate import validate
 

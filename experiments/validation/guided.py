@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from cases import SAME_S, Setup, chains, timing_of, stamps
+from cases import SAME_S, Setup, chains, stamps, timing_of
 from clock import Late
-from replay import Timing, Replay, replay
+from replay import Replay, Timing, replay
 
 CAPTURED = np.array([1, 2, 4, *range(8, 257, 8)])  # batches that vLLM captures CUDA graphs of
 DECODES = CAPTURED + 1

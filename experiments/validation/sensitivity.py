@@ -6,7 +6,7 @@ The last row of a run: standard deviation, in percent, when every step gets a ra
 from __future__ import annotations
 
 import numpy as np
-from cases import ERRORS, WITH_TABLES, Row, Setup, errors, timing_of, setup, write
+from cases import ERRORS, WITH_TABLES, Row, Setup, errors, setup, timing_of, write
 from clock import Work
 from replay import Timing, replay
 

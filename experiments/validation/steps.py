@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from cases import HERE, ON_H100, TABLES, WITH_TABLES, Row, Setup, timing_of, setup, write
+from cases import HERE, ON_H100, TABLES, WITH_TABLES, Row, Setup, setup, timing_of, write
 from clock import Work
 from guided import CAPTURED, Guided, Interval, follow, last_leavers, single_steps
 from replay import Timing
@@ -129,7 +129,9 @@ def by_batch(ready: Setup, guided: Guided, timing: Variant) -> list[Row]:
             steps = part[:, 3]
             late, predicted_s = ((part[:, at] * steps).sum() / steps.sum() for at in (1, 2))
             numbers = {"count": int(steps.sum()), "measured, ms": 1e3 * float(predicted_s + late), "late, ms": 1e3 * float(late)}
-            rows.append({"run": ready.case.name, "steps": f"{name} {low + 1}-{high}", **numbers, "late, %": 100.0 * float(late / predicted_s)})
+            rows.append(
+                {"run": ready.case.name, "steps": f"{name} {low + 1}-{high}", **numbers, "late, %": 100.0 * float(late / predicted_s)}
+            )
     return rows
 
 
@@ -175,10 +177,14 @@ def as_clients_saw() -> list[Row]:
     for n in (1, 2, 4, 8):
         seen = gap_s[(running == n) & (gap_s > 5e-3) & (gap_s < 20e-3)]
         measured_s, predicted_s = float(np.median(seen)), timing([(1, context)] * n)
-        rows.append({"steps": f"decode, {n} sequences", "count": len(seen), "measured, ms": 1e3 * measured_s, "predicted, ms": 1e3 * predicted_s})
+        rows.append(
+            {"steps": f"decode, {n} sequences", "count": len(seen), "measured, ms": 1e3 * measured_s, "predicted, ms": 1e3 * predicted_s}
+        )
     seen = gap_s[(gap_s > 30e-3) & (gap_s < 55e-3)]
     predicted_s = timing([(int(run.prompt_tokens.mean()), 0)] + [(1, context)] * 3)
-    rows.append({"steps": "with a prompt", "count": len(seen), "measured, ms": 1e3 * float(np.median(seen)), "predicted, ms": 1e3 * predicted_s})
+    rows.append(
+        {"steps": "with a prompt", "count": len(seen), "measured, ms": 1e3 * float(np.median(seen)), "predicted, ms": 1e3 * predicted_s}
+    )
     return [{**row, "off, %": 100.0 * (float(row["predicted, ms"]) / float(row["measured, ms"]) - 1.0)} for row in rows]
 
 
