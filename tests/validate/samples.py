@@ -1,4 +1,4 @@
-"""Tiny measured runs in each layout, and results that answer them."""
+"""Tiny measured runs in each layout, and results that match them."""
 
 import gzip
 import json
@@ -103,7 +103,7 @@ def inference_perf(parent: Path) -> Path:
 
 
 def answer(run: MeasuredRun, stretch: float = 1.0) -> Result:
-    """A simulation that gave exactly the measured latencies, or `stretch` times them."""
+    """A simulation with exactly the measured latencies, or `stretch` times these."""
     rows = []
     for i in range(len(run)):
         arrival = float(run.arrival_s[i])

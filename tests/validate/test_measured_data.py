@@ -1,4 +1,4 @@
-"""The readers and the comparison on real recordings; skipped where those are not on the machine."""
+"""The readers and the comparison on real recordings; skipped without the recordings."""
 
 import numpy as np
 import pytest

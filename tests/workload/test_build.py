@@ -1,4 +1,4 @@
-"""From the configuration to a workload."""
+"""Building a workload from the configuration."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ def trace(trace_file, **options):
 
 
 def test_prompts_outputs_and_arrivals_have_streams_of_their_own():
-    """Common random numbers: changing how one thing is drawn leaves the others as they were."""
+    """Common random numbers: changing how one quantity is drawn leaves the others unchanged."""
     base = build_workload(POISSON)
     slower = build_workload(replace(POISSON, kind="gamma", cv=3.0, rate=1.0))
     np.testing.assert_array_equal(slower.prompt_tokens, base.prompt_tokens)
@@ -198,7 +198,7 @@ OPTIONS = sorted(path.stem for path in (CONF / "workload").glob("*.yaml"))
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_shipped_option_builds(name, trace_file):
-    """What Hydra does with an option file: merge it into the structured config, which refuses unknown or ill-typed fields."""
+    """Merge an option file into the structured config as Hydra does, which rejects unknown or ill-typed fields."""
     options = yaml.safe_load((CONF / "workload" / f"{name}.yaml").read_text())
     assert options.pop("defaults") == ["base_workload", "_self_"]
     assert options["kind"] == OTHER_KINDS.get(name, name)
@@ -271,7 +271,7 @@ def test_sessions_are_limited_by_time_requests_and_context():
     within = build_workload(replace(SESSIONS, num_sessions=None, duration_s=20.0))
     assert within.arrival_s[: within.known_arrivals].max() < 20 and calls_of(within, 5) == calls_of(build_workload(SESSIONS), 5)
     assert len(build_workload(replace(SESSIONS, num_requests=31))) == 31
-    # Everyone starts below 2,000 tokens.
+    # Every session starts below 2,000 tokens.
     short = build_workload(replace(SESSIONS, max_context_tokens=2000))
     assert short.longest_tokens <= 2000 < build_workload(SESSIONS).longest_tokens
     single = build_workload(replace(SESSIONS, turns=LengthConfig(dist="fixed", tokens=1), followup=LengthConfig()))

@@ -1,4 +1,4 @@
-"""Calls that wait for other calls: the record, and what changes of a workload do to it."""
+"""Calls that wait for other calls: the record, and the effect of changes to a workload on it."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ from simjax.workload.workload import Workload
 
 
 def workload():
-    """Session a: call 0, then 1 and 2 beside each other, then 3 after both; b: 0, 1; c: 0. Starts at 0, 4 and 10 s."""
+    """Session a: call 0, then 1 and 2 in parallel, then 3 after both; b: 0, 1; c: 0. Starts at 0, 4 and 10 s."""
     arrival_s = np.array([0.0, 4.0, 10.0, *[np.inf] * 4])
     session, turn = np.array([0, 1, 2, 0, 0, 0, 1]), np.array([0, 0, 0, 1, 2, 3, 1])
     before, after = np.array([0, 0, 3, 4, 1]), np.array([3, 4, 5, 5, 6])
