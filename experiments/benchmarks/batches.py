@@ -57,7 +57,7 @@ class BatchProgram:
         """The final states, ready on the device; exits if a design has not finished."""
         state, going = jax.block_until_ready(self.compiled(self.params, np.int32(common.ALL_TICKS)))
         if bool(np.any(np.asarray(going))):
-            raise SystemExit("a design of the batch could still go on")
+            raise SystemExit("a design of the batch has not finished")
         return state
 
     @cached_property

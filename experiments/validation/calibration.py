@@ -108,8 +108,8 @@ def recovery() -> list[Row]:
     with jax.enable_x64(True):
         there = prepare_measured(recorded, cluster, with_parameters(base, truth))
         seen = jax.tree.map(np.asarray, jax.jit(lambda: simulated(there, with_parameters(base, truth)))())
-    told = replace(recorded, ttft_s=seen.ttft_s, e2e_s=seen.e2e_s, tpot_s=np.where(recorded.has_tpot, seen.tpot_s, np.inf))
-    target = RunTarget(told, prepare_measured(told, cluster, base), LossWeights())
+    recorded_times = replace(recorded, ttft_s=seen.ttft_s, e2e_s=seen.e2e_s, tpot_s=np.where(recorded.has_tpot, seen.tpot_s, np.inf))
+    target = RunTarget(recorded_times, prepare_measured(recorded_times, cluster, base), LossWeights())
     found = fit([target], base, space, FitOptions())
     rows = parameter_rows(space, laplace(found, target.observations), base)
     shown: list[Row] = []

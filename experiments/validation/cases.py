@@ -154,7 +154,7 @@ def stamps(run: MeasuredRun, startup_s: float, by_count: bool, late_s: Late) -> 
     first, last = run.arrival_s + run.ttft_s, run.arrival_s + run.e2e_s
     queued = run.arrival_s + run.queue_delay_s
     tokens = np.unique(np.concatenate([first, last]))
-    # queue stamps are taken right after the end of a step, if the engine was busy
+    # queue stamps are taken right after the end of a step, if the instance was busy
     late = queued - tokens[np.maximum(np.searchsorted(tokens, queued, side="right") - 1, 0)]
     queued = queued[(late < 0.0) | (late > SAME_S)]
     ends = np.unique(queued if by_count else np.concatenate([tokens, queued]))

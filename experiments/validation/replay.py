@@ -88,7 +88,7 @@ class Replay:
     steps: Steps
 
 
-class Engine:
+class Instance:
     """The state of the replay. `running` is in admission order, `waiting` has the preempted ones at its head."""
 
     def __init__(self, limits: Limits, timing: Timing, queued_s: np.ndarray, requests: list[Live], clock: Measured | None):
@@ -248,4 +248,4 @@ def replay(
     """
     known = chains or [()] * len(queued_s)
     requests = [Live(i, int(p), int(o), known[i]) for i, (p, o) in enumerate(zip(*lengths, strict=True))]
-    return Engine(limits, timing, queued_s, requests, clock).run()
+    return Instance(limits, timing, queued_s, requests, clock).run()

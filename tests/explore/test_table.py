@@ -111,7 +111,7 @@ def test_sweep_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "no point of this sweep is done yet; sweep.resume="),
+        ("", "no point of this sweep is done yet; resume it with sweep.resume="),
         (HEADER, "no point of this sweep is done yet"),
         (HEADER + "0,x,1,fini", "no point of this sweep is done yet"),
         ("a,b\n1,2\n", "results.csv has no column 'point'"),
@@ -134,7 +134,7 @@ def test_tables_that_cannot_be_read(tmp_path: Path, content: str, said: str) -> 
 def test_the_damaged_shard_is_named(tmp_path: Path) -> None:
     write(tmp_path / "shard-1-of-2" / "results.csv", "0,x,1,finished,,4,0.5\n")
     write(tmp_path / "shard-2-of-2" / "results.csv", "1,x,1,finished,,4,0.5,6,7\n", "2,x,1,finished,,4,0.5\n")
-    with pytest.raises(SimjaxError, match=r"shard-2-of-2/results.csv: damaged: the lines have more fields"):
+    with pytest.raises(SimjaxError, match=r"shard-2-of-2/results.csv: damaged: lines have more fields"):
         read_results(tmp_path)
     write(tmp_path / "shard-2-of-2" / "results.csv", "1,2\n", header="point,status\n")
     with pytest.raises(SimjaxError, match=r"shard-2-of-2/results.csv: its columns are not those of .*shard-1-of-2/results.csv"):

@@ -41,7 +41,7 @@ CLUSTER = {
         }
     ],
 }
-# The engine queues the first request 1 ms after it arrives (the clocks' alignment), the second 31 ms after. The file is not in order.
+# vLLM queues the first request 1 ms after it arrives (the clocks' alignment), the second 31 ms after. The file is not in order.
 ROWS = [
     {"input_toks": 20, "output_toks": 1, "arrival_time": 1000002.5, "queued_ts": 52.531, "first_token_ts": 53.0, "last_token_ts": 53.0},
     {"input_toks": 10, "output_toks": 5, "arrival_time": 1000000.5, "queued_ts": 50.501, "first_token_ts": 51.501, "last_token_ts": 53.501},

@@ -37,10 +37,10 @@ def read_llmservingsim(folder: Path, device: str | None = None) -> MeasuredRun:
         raise SimjaxError(f"{config_path}: tp_size={degree}, but {meta_path} has tensor_parallel_size={tensor_parallel}")
     engine, assumptions = _engine(meta, meta_path, cluster)
     rows = read_lines(folder / "vllm" / "requests.jsonl", ("input_toks", "output_toks", *_STAMPS))
-    served = [row for row in rows if all(row[key] is not None for key in _STAMPS)]
-    if not served:
+    answered = [row for row in rows if all(row[key] is not None for key in _STAMPS)]
+    if not answered:
         raise nothing_succeeded(folder)
-    column = {key: np.array([row[key] for row in served], dtype=np.float64) for key in ("input_toks", "output_toks", *_STAMPS)}
+    column = {key: np.array([row[key] for row in answered], dtype=np.float64) for key in ("input_toks", "output_toks", *_STAMPS)}
     first_arrival = float(column["arrival_time"].min())
     # Differences first: the large origins of the clocks would lose digits.
     arrival = column["arrival_time"] - first_arrival
@@ -59,11 +59,11 @@ def read_llmservingsim(folder: Path, device: str | None = None) -> MeasuredRun:
         prompt_tokens=column["input_toks"],
         output_tokens=column["output_toks"],
         ttft_s=column["first_token_ts"] - column["queued_ts"] + lag,
-        tpot_s=np.zeros(len(served)),
+        tpot_s=np.zeros(len(answered)),
         e2e_s=column["last_token_ts"] - column["queued_ts"] + lag,
         queue_delay_s=lag,
         timeseries=_timeseries(folder / "vllm" / "timeseries.csv", meta, meta_path, first_arrival),
-        failed=len(rows) - len(served),
+        failed=len(rows) - len(answered),
         replayed=None if (trace := find(meta, "dataset_path")) is None else str(trace),
         assumptions=assumptions,
     )
