@@ -439,7 +439,7 @@ FRONTS = cases(
     pareto folder
     folder: not a sweep: it has neither sweep.json nor results.csv
     pareto begun
-    begun: no point of this sweep is done yet; sweep.resume=begun starts it again
+    begun: no point of this sweep is done yet; resume it with sweep.resume=begun
     pareto swept folder
     'folder' is not an option of simjax pareto
     pareto swept objective.maximise=[goodput_per_gpu]
