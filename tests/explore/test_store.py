@@ -291,7 +291,7 @@ def test_resume_refuses_what_is_another_sweep(tmp_path):
     cases = [
         (lambda: SweepStore.resume(tmp_path / "none", points_of(3), BASE), "none: no such directory"),
         (lambda: SweepStore.resume(tmp_path, points_of(3), BASE), "no sweep there: it has no sweep.json"),
-        (lambda: SweepStore.resume(tmp_path / "s", fewer, BASE), "3 points of model scheduler.max_num_seqs workload.rate, and 2 points of"),
+        (lambda: SweepStore.resume(tmp_path / "s", fewer, BASE), "3 points of model scheduler.max_num_seqs workload.rate, the options give 2 points of"),
         (lambda: SweepStore.resume(tmp_path / "s", other, BASE), "the same keys, but other values or another order"),
         (lambda: SweepStore.resume(tmp_path / "s", points_of(3), ["device=h200", BASE[1]]), "(device=h100 there, device=h200 now)"),
         (lambda: SweepStore.resume(tmp_path / "s", points_of(3), [*BASE, "a=1"]), "(nothing there, a=1 now)"),
@@ -388,7 +388,7 @@ def test_another_version_is_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(manifest, "_versions", lambda: now | {"simjax": "9.9", "python": "3.99"})
     store, warnings = SweepStore.resume(tmp_path, points_of(3), BASE)
     store.close()
-    assert len(warnings) == 1 and f"began with simjax {now['simjax']}, now 9.9: rows" in warnings[0]
+    assert len(warnings) == 1 and f"began with simjax {now['simjax']}, now 9.9: old and new rows" in warnings[0]
 
 
 def test_parquet_is_the_same_table_with_types_that_do_not_depend_on_the_rows(tmp_path):
