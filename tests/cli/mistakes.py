@@ -370,7 +370,7 @@ SWEEPS = cases(
     run -m sweep=sizing device=h100,h200
     device is swept twice, by sweep.axes and by the command line; leave one of them out
     run sweep=sizing device=h100
-    device=h100: device is swept; leave out the value that is the same for all points
+    device=h100: device is swept; leave out this value, or the axis
     run sweep=sizng
     sweep=sizng: there is no such option; did you mean sizing?
     run sweep.sed=1
