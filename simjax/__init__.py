@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from simjax.config.schema import RunConfig as RunConfig
     from simjax.engine.host.result import Result as Result
     from simjax.errors import SimjaxError as SimjaxError
+    from simjax.explore.pareto.front import pareto as pareto
     from simjax.explore.pareto.objective import parse_objective as parse_objective
-    from simjax.explore.pareto.pareto import pareto as pareto
     from simjax.explore.pareto.replicates import aggregate as aggregate
     from simjax.explore.pareto.replicates import paired_difference as paired_difference
     from simjax.explore.plan import SweepPlan as SweepPlan
@@ -52,7 +52,7 @@ _PUBLIC = {
     "load_device": "simjax.hardware",
     "load_model": "simjax.model",
     "paired_difference": "simjax.explore.pareto.replicates",
-    "pareto": "simjax.explore.pareto.pareto",
+    "pareto": "simjax.explore.pareto.front",
     "parse_objective": "simjax.explore.pareto.objective",
     "read_trace": "simjax.workload",
     "run": "simjax.job",

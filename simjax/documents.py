@@ -1,4 +1,4 @@
-"""Reading the JSON and YAML files that users hand over, with mistakes told in one line."""
+"""Reader for the JSON and YAML files of users, with one-line errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ Reader = TypeVar("Reader", bound=Callable[..., Any])
 
 
 def read_document(path: Path, what: str) -> Any:
-    """What a JSON file (by its suffix) or a YAML file holds; `what` names the kind of file in messages, such as "device file".
+    """The content of a JSON file (recognised by its suffix) or a YAML file.
+
+    Args:
+        path: the file.
+        what: the kind of file in messages, such as "device file".
 
     Raises:
         SimjaxError: the file cannot be read, is not text, or is not valid.
@@ -34,10 +38,9 @@ def read_document(path: Path, what: str) -> Any:
 
 
 def once_per_file(files: int) -> Callable[[Reader], Reader]:
-    """Decorates a reader of a file (a `Path`, its first argument): it reads each of the last so many files once, as long as they stay as
-    they are.
+    """Decorator for a reader of a file (a `Path`, its first argument) that caches the last `files` results until their files change.
 
-    A sweep asks for the same few files thousands of times. What the reader returns is shared, so nobody may change it.
+    A sweep reads the same few files thousands of times. Results are shared, so callers must not change them.
     """
 
     def decorate(read: Reader) -> Reader:
@@ -50,7 +53,7 @@ def once_per_file(files: int) -> Callable[[Reader], Reader]:
             try:
                 found = path.stat()
             except OSError:
-                return read(path, *args)  # which says what is wrong
+                return read(path, *args)  # raises the error to report
             return once(path, (found.st_mtime_ns, found.st_size), *args)
 
         return current  # pyright: ignore[reportReturnType]

@@ -1,4 +1,4 @@
-"""Where the shipped configuration and profiles lie: beside the modules when installed, in the checkout when editable."""
+"""Directories of the shipped configuration and profiles: next to the modules if installed, in the checkout if editable."""
 
 from pathlib import Path
 

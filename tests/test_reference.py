@@ -11,7 +11,7 @@ from tests.reference.toy import batches, instance, preemptions, requests, schedu
 
 @pytest.mark.parametrize("async_scheduling", [False, True])
 def test_one_request_emits_a_token_a_step(async_scheduling):
-    # The idle engine starts at once: prefill 10..11, decodes 11..12 and 12..13. Nothing else is there, so the mode does not matter.
+    # The idle instance starts at once: prefill 10..11, decodes 11..12 and 12..13. Nothing else is there, so the mode does not matter.
     result = simulate([instance(async_scheduling=async_scheduling)], requests((10.0, 4, 3)))
     (request,) = result.requests
     assert (request.status, request.scheduled_s, request.first_token_s, request.finish_s) == ("finished", 10.0, 11.0, 13.0)
@@ -21,7 +21,7 @@ def test_one_request_emits_a_token_a_step(async_scheduling):
 
 def test_chunked_prefill_spans_steps_and_is_priced_chunk_by_chunk():
     # Budget 4: chunks of 4, 4 and 2 after 0, 4 and 8 tokens, then a decode after 10.
-    # A step costs new + before / 10: 4, 4.4, 2.8, 2, so it ends at 4, 8.4, 11.2, 13.2.
+    # A step takes new + before / 10: 4, 4.4, 2.8, 2, so it ends at 4, 8.4, 11.2, 13.2.
     seen = []
 
     def step_time(batch):
@@ -56,7 +56,7 @@ def test_max_num_seqs_caps_running():
 
 
 def test_threshold_caps_a_request_in_a_step():
-    # Threshold 3 on a prompt of 7: 3, 3, 1 (priced as a decode), though the budget is 100. B fits beside it.
+    # Threshold 3 on a prompt of 7: 3, 3, 1 (timed as a decode), though the budget is 100. B fits into the same steps.
     result = simulate([instance(long_prefill_token_threshold=3)], requests((0.0, 7, 1), (0.0, 4, 1)))
     assert batches(result) == [((0, 1), (3, 3)), ((0, 1), (3, 1)), ((0,), (1,))]
     assert tokens(result) == [(3.0,), (2.0,)]
@@ -82,9 +82,10 @@ def test_without_chunked_prefill_a_prompt_above_the_budget_blocks_the_queue_for_
 # ---- blocks
 
 
-def test_preemption_takes_the_tail_which_recomputes_and_goes_on():
+def test_preemption_takes_the_tail_which_recomputes_and_continues():
     # Four blocks of 2. A and B: prompt 2, 4 outputs. Tokens held by each: 2 at 1 s, 3 at 2 s, 4 at 3 s (two blocks each, pool full).
-    # At 3 A needs a third block for its fifth token: B goes. Nobody is admitted in a step that preempts: 3..4 is A alone, which finishes.
+    # At 3 A needs a third block for its fifth token: B is preempted. A step that preempts admits no request: 3..4 is A alone, which
+    # finishes.
     # At 4 B recomputes 2 + 3 tokens in one step and emits its fourth token at 5.
     result = simulate([instance(block_size=2, num_blocks=4)], requests((0.0, 2, 4), (0.0, 2, 4)))
     assert tokens(result) == [(1.0, 2.0, 3.0, 4.0), (1.0, 2.0, 3.0, 5.0)]
@@ -169,7 +170,7 @@ def test_async_horizon_includes_its_end():
 
 
 def test_async_an_engine_without_schedulable_work_goes_idle_and_forms_again_at_once():
-    # The second step, formed at 0, would be empty (B came at 0.5), so the engine is idle at 1 and starts B then. C finds it idle at 3.25.
+    # The second step, formed at 0, would be empty (B came at 0.5), so the instance is idle at 1 and starts B then. C finds it idle at 3.25.
     result = simulate([instance(async_scheduling=True)], requests((0.0, 1, 1), (0.5, 1, 1), (3.25, 1, 1)))
     assert scheduled(result) == [0.0, 1.0, 3.25]
     assert [step.horizon_s for step in result.steps] == [0.0, 1.0, 3.25]
@@ -189,7 +190,7 @@ def test_async_a_finished_request_holds_its_seat_for_one_formation(async_schedul
 def test_async_a_finished_request_holds_its_blocks_for_one_formation(async_scheduling, c_scheduled_s):
     # Two blocks of 4: A (prompt 4, finished at 1) and B (prompt 3, 3 outputs) hold one each. Synchronous: C takes A's block at 1.
     # Asynchronous: A still holds it at 1; at 2 B's fifth token takes it. At 3 B, finished, still holds both: nothing is schedulable,
-    # so the engine is idle, B is released and C starts at 3.
+    # so the instance is idle, B is released and C starts at 3.
     # Synchronous, C is done at 2, so B gets its second block then and also ends at 3.
     limits = {"num_blocks": 2, "block_size": 4, "async_scheduling": async_scheduling}
     result = simulate([instance(**limits)], requests((0.0, 4, 1), (0.0, 3, 3), (0.0, 4, 1)))
@@ -202,7 +203,7 @@ def test_async_a_finished_request_holds_its_blocks_for_one_formation(async_sched
 def test_async_the_tail_is_the_victim_even_when_it_has_finished():
     # Two blocks of 2, a step takes as many seconds as it has tokens. A and H (prompt 2 each) run in 0..4, where H finishes.
     # At 4 A wants a second block, and H, the tail, is not known to have finished: it is preempted, which frees its block for good,
-    # and A decodes in 4..5, just as a synchronous engine, which has released H.
+    # and A decodes in 4..5, just as a synchronous instance, which has released H.
     limits = {"num_blocks": 2, "block_size": 2, "step_time": lambda batch: float(sum(new for new, _ in batch))}
     for async_scheduling in (True, False):
         result = simulate([instance(**limits, async_scheduling=async_scheduling)], requests((0.0, 2, 2), (0.0, 2, 1)))
@@ -229,7 +230,7 @@ def test_async_preemption_goes_on_past_a_finished_tail():
     assert tokens(result) == [(1.0, 2.0, 3.0), (1.0, 4.0, 5.0), (1.0,)]
 
 
-# ---- time outside the engine
+# ---- time outside the instance
 
 
 def test_api_time_delays_queueing_and_what_the_client_sees():

@@ -163,7 +163,7 @@ def test_hits_count_as_kv_tokens_from_admission():
         # Looks at 0 and at 3. r2 and r3: 0 against 0, start 0 and 1. r4 at 3: on 0 r0 and r2 run, on 1 r3 does: 2/4 against 1/4 -> 1.
         # r5 the same, though r4 runs by then: 1.
         (3.0, [0, 1, 0, 1, 1, 1]),
-        # One look for ever: round robin.
+        # A single look: round robin.
         (100.0, [0, 1, 0, 1, 0, 1]),
     ],
 )
@@ -223,7 +223,7 @@ def test_closed_loop_sends_the_next_request_after_the_think_time():
 
 def test_closed_loop_without_think_time_misses_the_formation_of_its_own_instant():
     # r0 ends at 1, and r2 is sent at 1: after the step of 1 was formed (with r1), so it enters at 2. r2 ends at 3 together with r1:
-    # the engine is idle, so r3 starts at 3.
+    # the instance is idle, so r3 starts at 3.
     trace = requests((0.0, 1, 1), (0.0, 1, 3), (99.0, 1, 1), (99.0, 1, 1))
     result = simulate([instance()], trace, concurrency=2)
     assert [request.arrival_s for request in result.requests] == [0.0, 0.0, 1.0, 3.0]

@@ -1,4 +1,4 @@
-"""What holds of the reference simulator on any cluster and trace. The engines check themselves after every event, and pools at the end."""
+"""Invariants of the reference simulator on any cluster and trace. Instances check themselves after every event, pools at the end."""
 
 from dataclasses import dataclass, field, replace
 
@@ -11,7 +11,7 @@ from tests.reference.toy import instance
 
 @dataclass(eq=False)
 class Cost:
-    """Prices a step and remembers its (new, computed) of every request; all prices are exact in floating point."""
+    """A step time that records the (new, computed) of every request; all times are exact in floating point."""
 
     batches: list[list[tuple[int, int]]] = field(default_factory=list)
 
@@ -24,7 +24,7 @@ DOCUMENTS = ([index % 2 for index in range(16)], [0, 0, *range(2, 16)])  # the f
 
 
 def contents(draw, index, length):
-    """None (private), or the beginning of a document and then tokens that nobody else has."""
+    """None (not shared), or the beginning of a document followed by tokens that no other request has."""
     if draw(st.integers(0, 4)) == 0:
         return None
     shared = draw(st.integers(0, length))
@@ -102,7 +102,7 @@ def check_instance(limits, index, trace, result):
         assert all(result.requests[request].arrival_s + limits.api_pre_s <= step.horizon_s for request in fresh)
         if (
             not busy
-        ):  # work conservation: the engine idled only because all that had queued was finished, and woke at the next queue arrival
+        ):  # work conservation: the instance idled only because all that had queued was finished, and woke at the next queue arrival
             over = [result.requests[number].finish_s - limits.api_post_s for queue_s, number in mine if queue_s < step.start_s]
             assert all(before is not None and end_s <= before.end_s for end_s in over)
             assert step.start_s == min(queue_s for queue_s, number in mine if number not in started)
@@ -120,7 +120,7 @@ def token_ids(trace, index):
 
 
 def in_common(one, other):
-    """Tokens that two sequences begin with alike."""
+    """Number of leading tokens that two sequences share."""
     count = 0
     while count < min(len(one), len(other)) and one[count] == other[count]:
         count += 1
@@ -128,14 +128,14 @@ def in_common(one, other):
 
 
 def check_tokens(limits, index, trace, result):
-    """Tokens are conserved: each request goes through its sequence but for its last token, in order, from the start or from what is cached.
+    """Tokens are conserved: each request computes its sequence except the last token, in order, from the start or from the cached part.
 
-    Yields (prompt tokens, hit tokens, ideal hit tokens) of every request at its first admission. The ideal hit is the longest beginning,
-    in whole blocks, that some sequence of this instance has ever got blocks for, up to and including the same formation.
+    Yields (prompt tokens, hit tokens, ideal hit tokens) of every request at its first admission. The ideal hit is the longest prefix, in
+    whole blocks, for which some sequence of this instance has ever been allocated blocks, up to and including the same formation.
     """
     bs = limits.block_size
-    at: dict[int, int] = {}  # tokens that a request has after its last step
-    ever: dict[int, int] = {}  # the most it had
+    at: dict[int, int] = {}  # tokens of a request after its last step
+    ever: dict[int, int] = {}  # maximum so far
     restarts = dict.fromkeys(range(len(trace)), 0)
     steps = [step for step in result.steps if step.instance == index]
     for step, batch in zip(steps, limits.step_time.batches, strict=True):
@@ -215,7 +215,7 @@ def test_content_means_nothing_without_prefix_caching(cluster):
 @settings(max_examples=100, deadline=None)
 @given(clusters(prefix_caching=True))
 def test_private_contents_hit_only_when_preempted(cluster):
-    # Without preemption the run is that of engines without a cache, but for the evictions. With it, hits may only be a request's own.
+    # Without preemption the run is that of instances without a cache, but for the evictions. With it, hits may only be a request's own.
     instances, trace, concurrency, router = cluster
     bare = [replace(asked, content=None) for asked in trace]
     cached = run((instances, bare, concurrency, router))

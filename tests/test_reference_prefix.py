@@ -16,7 +16,7 @@ def names(text: str):
 
 
 def fill(pool: BlockPool, request: int, text: str, hits=()) -> bool:
-    """Let `request` hold `text`, of which it shares `hits`, and name its full blocks."""
+    """Allocate blocks for `text` to `request`, which shares `hits`, and name its full blocks."""
     pool.begin()
     if not pool.grow(request, -(-len(text) // 2), hits):
         return False
@@ -101,7 +101,7 @@ def test_a_copy_of_a_free_block_takes_its_name():
 
 def test_a_copy_of_a_held_block_stays_nameless():
     # (b) Request 1 holds aa in 0 and bb in 1; request 2 shares aa and fills bb in 2: no name, not even when request 1 has let go.
-    # Request 2 goes on with cc in 3. Free is 1 (bb), which request 3 pops: now cc follows a name that is gone, and cannot be found.
+    # Request 2 continues with cc in 3. Free is 1 (bb), which request 3 pops: now cc follows a name that is lost, and cannot be found.
     pool = BlockPool(4)
     assert fill(pool, 1, "aabb") and fill(pool, 2, "aabb", hits=[0])
     assert pool.lookup(names("aabb")) == [0, 1] and pool.names[2] is None and pool.copies == 1
@@ -337,7 +337,7 @@ def test_a_victim_lets_go_of_shared_blocks_without_freeing_them():
 
 def test_async_a_finished_request_holds_its_blocks_for_one_formation_and_is_shared_then():
     # Three blocks. r0 is over at 1 but holds its blocks in the formation that starts then; r1 (queued at 0, and kept out then by the budget
-    # of 5) shares aa and bb, which are held, but needs a third block, which is not free. The engine is idle, r0 goes, and r1 starts at 1.
+    # of 5) shares aa and bb, which are held, but needs a third block, which is not free. The instance is idle, r0 goes, and r1 starts at 1.
     limits = {"num_blocks": 3, "max_num_batched_tokens": 5, "async_scheduling": True}
     result = simulate([caching(**limits)], [said(0, "aabbc", "z"), said(0, "aabbd", "z")])
     assert scheduled(result) == [0.0, 1.0] and cached(result) == [0, 4]

@@ -1,4 +1,4 @@
-"""Sessions in the reference: requests that wait for others, and a router that keeps a session in its place. A step takes 1 s."""
+"""Sessions in the reference: requests that wait for others, and a router that keeps a session on its instance. A step takes 1 s."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_a_fork_sends_all_that_wait():
 
 def test_without_delay_a_call_misses_the_formation_of_its_own_instant():
     # r0 ends at 1, and r2 is sent at 1: after the step of 1 was formed (with r1), so it enters at 2, and ends with r1 at 3.
-    # r3 is sent at 3, when the engine is idle: it starts at once.
+    # r3 is sent at 3, when the instance is idle: it starts at once.
     trace = [*requests((0.0, 1, 1), (0.0, 1, 3)), call([(0, 0.0)]), call([(1, 0.0), (2, 0.0)])]
     result = simulate([instance()], trace)
     assert arrivals(result) == [0.0, 0.0, 1.0, 3.0]
@@ -70,7 +70,7 @@ def test_requests_need_not_be_in_order_of_arrival():
 
 
 def test_a_refusal_is_a_reply():
-    # r0 fits nowhere; r1 goes on half a second later.
+    # r0 fits nowhere; r1 is sent half a second later.
     result = simulate([instance(num_blocks=3, api_post_s=0.25)], [call([], prompt_tokens=9), call([(0, 0.5)])])
     assert [request.status for request in result.requests] == ["rejected", "finished"]
     assert arrivals(result) == [0.0, 0.5]

@@ -1,4 +1,4 @@
-"""Batches for the benchmarks: designs that differ in seats and KV blocks, compiled in steps to time, compared with single runs."""
+"""Batches for the benchmarks: designs that differ in seats and KV blocks, with tracing and compilation timed, compared with single runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import hlo
 import jax
 import numpy as np
 
+from simjax.engine.accounting.leap_log import NoLog
 from simjax.engine.batch import BATCH_AXES, run_batch
 from simjax.engine.host.batch import make_batch
 from simjax.engine.host.lower import Lowered
@@ -40,10 +41,10 @@ class BatchProgram:
     """A compiled batch, as `simjax.engine.batch.compiled_batch` compiles it, and the parameters that it was compiled for.
 
     Attributes:
-        shape, stride: as for `run_batch`.
-        params: on the device.
-        compiled: takes params and the bound on the ticks.
-        trace_s, compile_s: in seconds.
+        shape, stride: arguments of `run_batch`.
+        params: parameters on the device.
+        compiled: function of params and the bound on the ticks.
+        trace_s, compile_s: times of tracing and compilation in seconds.
     """
 
     shape: EngineShape
@@ -54,20 +55,20 @@ class BatchProgram:
     compile_s: float
 
     def __call__(self) -> ClusterState:
-        """The final states, ready on the device; stops if a design has not come to its end."""
+        """The final states, ready on the device; exits if a design has not finished."""
         state, going = jax.block_until_ready(self.compiled(self.params, np.int32(common.ALL_TICKS)))
         if bool(np.any(np.asarray(going))):
-            raise SystemExit("a design of the batch could still go on")
+            raise SystemExit("a design of the batch has not finished")
         return state
 
     @cached_property
     def kernels(self) -> hlo.Kernels:
-        """Of a tick, as `hlo.loop_kernels` counts them."""
+        """Kernels of a tick, as `hlo.loop_kernels` counts them."""
         return hlo.loop_kernels(self.compiled.as_text())
 
 
 def compile_batch(designs: Sequence[Lowered], device: Any = None, stride: int = 1) -> BatchProgram:
-    """The designs as a batch for a device (None: the default one). Call it, and what it returns, inside `jax.enable_x64(True)`."""
+    """The designs as a batch for a device (None: the default one). Call it, and its result, inside `jax.enable_x64(True)`."""
     batch = make_batch(designs)
     params = jax.device_put(batch.params, device)
     began = time.perf_counter()
@@ -78,22 +79,22 @@ def compile_batch(designs: Sequence[Lowered], device: Any = None, stride: int = 
 
 
 def tick_bytes(designs: Sequence[Lowered], device: Any = None) -> tuple[int, float]:
-    """Bytes that a tick of a design must read and write at least, its engines' state once each, and those that its kernels do.
+    """Bytes that a tick of a design must at least read and write (the state of its instances once each), and those that its kernels do.
 
-    The latter are XLA's estimate, in which both sides of a branch count. The tick is compiled apart from its loop: XLA does not know how
-    often that runs.
+    The latter are XLA's estimate, in which both sides of a branch count. The tick is compiled without its loop, since XLA does not know
+    the number of iterations.
     """
     batch = make_batch(designs)
     params = jax.device_put(batch.params, device)
     state = jax.eval_shape(jax.vmap(partial(start, batch.shape), in_axes=(BATCH_AXES,)), params)
-    one = lambda params, state: tick(batch.shape, params, state, None)[0]  # noqa: E731
+    one = lambda params, state: tick(batch.shape, params, state, NoLog())[0]
     compiled = jax.jit(jax.vmap(one, in_axes=(BATCH_AXES, 0)), donate_argnums=1).lower(params, state).compile()
     held = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.ranks))
     return 2 * held // len(designs), float((compiled.cost_analysis() or {})["bytes accessed"]) / len(designs)
 
 
 def facts_of(state: ClusterState, count: int) -> dict[str, np.ndarray]:
-    """What a run, or each run of a batch, comes to: outcomes of its first `count` requests, steps, ticks, most blocks in use."""
+    """The results of a run, or of each run of a batch: outcomes of its first `count` requests, steps, ticks, most blocks in use."""
     outcome = np.asarray(state.outcome)[..., :count, :]
     return {"outcome": outcome, **{name: np.asarray(getattr(state, name)) for name in ("steps", "ticks", "peak_blocks", "done")}}
 

@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: clusters and workloads, compiled programs, interleaved timing, result tables."""
+"""Common parts of the benchmarks: clusters and workloads, compiled programs, interleaved timing, result tables."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ AZURE_TRACE = "traces/azure2023/AzureLLMInferenceTrace_conv.csv"
 ALL_TICKS = 2**30
 
 
-# ---- what is simulated
+# ---- clusters and workloads
 
 
 def measured_cluster() -> ClusterSpec:
-    """The engine on which the 300-request Llama trace was measured: RTX PRO 6000, vLLM 0.19, 128 seats, steps of 2,048 tokens."""
+    """The instance on which the 300-request Llama trace was measured: RTX PRO 6000, vLLM 0.19, 128 seats, steps of 2,048 tokens."""
     limits = InstanceLimits(max_num_seqs=128, max_num_batched_tokens=2048, num_gpu_blocks_override=36_579)
     return ClusterSpec((InstanceSpec(load_model("llama-3.1-8b"), load_device("rtx_pro_6000"), limits=limits),))
 
@@ -55,7 +55,7 @@ def h100_cluster(instances: int = 1, router: str = "round_robin") -> ClusterSpec
 
 
 def synthetic(requests: int, rate: float, seed: int = 0) -> Workload:
-    """Poisson arrivals with the chat-like lengths of conf/workload/poisson.yaml (prompts of 860 tokens, answers of 650 in the mean)."""
+    """Poisson arrivals with the chat-like lengths of conf/workload/poisson.yaml (means of 860 prompt and 650 output tokens)."""
     prompt = LengthConfig(dist="lognormal", mean=860, cv=0.9, min=16, max=4000)
     output = LengthConfig(dist="lognormal", mean=650, cv=0.3, min=1, max=1024)
     return build_workload(WorkloadConfig(kind="poisson", rate=rate, num_requests=requests, seed=seed, prompt=prompt, output=output))
@@ -74,7 +74,7 @@ def trace(relative: str) -> Workload:
 
 
 def lowered(cluster: ClusterSpec, workload: Workload, source: LatencySource | None = None, **options: Any) -> Lowered:
-    """Prices and arrays of a simulation; `options` as in `simjax.engine.host.lower.lower` (leap, log)."""
+    """Step times and arrays of a simulation; `options` as in `simjax.engine.host.lower.lower` (leap, log)."""
     return lower(cluster, cluster_timing(cluster.instances, source or LatencySource()), workload, **options)
 
 
@@ -86,9 +86,9 @@ class Program:
     """A compiled simulation without a log, started and run to its end by one call.
 
     Attributes:
-        shape, params: what it was compiled for; params are on the device.
-        start, advance: compiled.
-        trace_s, compile_s: of both, in seconds.
+        shape, params: shape that it was compiled for, and parameters on the device.
+        start, advance: compiled functions.
+        trace_s, compile_s: times of tracing and compiling both, in seconds.
     """
 
     shape: EngineShape
@@ -105,7 +105,7 @@ class Program:
 
 
 def compile_program(shape: EngineShape, params: Any, device: Any = None) -> Program:
-    """Compile a simulation for a device (None: the default one). Call it, and what it returns, inside `jax.enable_x64(True)`."""
+    """Compile a simulation for a device (None: the default one). Call it, and its result, inside `jax.enable_x64(True)`."""
     params = jax.device_put(params, device)
     begin, run = partial(start, shape), partial(advance, shape)
     t0 = time.perf_counter()
@@ -144,7 +144,7 @@ def load_prototype(folder: Path, workload: Workload, slots: int) -> Prototype:
         sys.exit(f"{folder}: no prototype.py in this folder")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    jax.config.update("jax_enable_x64", before)  # importing it turned the flag on for everybody
+    jax.config.update("jax_enable_x64", before)  # importing it turned the flag on globally
     theta = jnp.array([0.012, 3.84e-5, 4.5e-8, 5.6e-9, 6.3e-5, 1.9e-3], jnp.float64)  # as in its bench.py
     params = module.Params(jnp.int32(128), jnp.int32(2048), jnp.int32(36_578), theta)
     run = module.build(workload.arrival_s, workload.prompt_tokens, workload.output_tokens, slots=slots)
@@ -158,7 +158,7 @@ def load_prototype(folder: Path, workload: Workload, slots: int) -> Prototype:
 
 @dataclass(frozen=True)
 class Times:
-    """Wall times of repeated calls, in seconds; `first` is that of the first call."""
+    """Wall times of repeated calls, in seconds; `first` is the time of the first call."""
 
     first: float
     seconds: tuple[float, ...]
@@ -173,9 +173,9 @@ class Times:
 
 
 def interleaved(runs: dict[str, Callable[[], Any]], repeats: int, fewer: dict[str, int] | None = None) -> dict[str, Times]:
-    """Time the calls in turn, round after round, so that a machine that slows down slows all of them down.
+    """Time the calls in turn, round after round, so that a slowdown of the machine affects all of them.
 
-    `fewer` gives calls that are too slow for `repeats` rounds a number of their own; with 1, the first call is the measurement.
+    `fewer` gives a separate number of rounds for calls that are too slow for `repeats`; with 1, the first call is the measurement.
     """
     counts = {name: (fewer or {}).get(name, repeats) for name in runs}
     first = {name: seconds_of(run) for name, run in runs.items()}
@@ -200,7 +200,7 @@ def peak_rss_mib() -> float:
 
 
 def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
-    """Largest |a - b| / |b| where b is not 0; infinite times must be infinite in both."""
+    """Maximum of |a - b| / |b| where b is not 0; infinite times must be infinite in both."""
     if not np.array_equal(np.isfinite(a), np.isfinite(b)):
         return float("inf")
     inside = np.isfinite(b) & (b != 0)

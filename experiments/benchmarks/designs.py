@@ -1,7 +1,7 @@
-"""The batch program against its width: the 300-request Llama trace on engines that differ in seats and KV blocks, 1 to 1,024 side by side.
+"""The batch program against its width: the 300-request Llama trace on instances that differ in seats and KV blocks, 1 to 1,024 in a batch.
 
-On one core, and with a batch of its own on each core, as sweeps run (`simjax.batch.execute`). Every design is also run by itself: any bit
-that differs stops the benchmark. The sizes of one table half are timed in turn in one process. Writes results/designs.tsv.
+On one core, and with one batch on each core, as sweeps run (`simjax.batch.execute`). Every design is also run by itself: the benchmark
+exits if any bit differs. The sizes of one half of the table are timed in turn in one process. Writes results/designs.tsv.
 
 usage: python designs.py [--prototype DIR] [--repeats N] [--sizes 1 16 256 ...]
 """
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-ROUND_S = 0.2  # a timed round takes about this long at least
+ROUND_S = 0.2  # a timed round takes about this many seconds at least
 PROTOTYPE_SIZE = 512  # where the prototype is fastest
 
 
@@ -37,7 +37,7 @@ class OnCores:
         self.turns = max(1, math.ceil(ROUND_S / min(common.seconds_of(program) for _ in range(3))))
 
     def _turns(self) -> None:
-        with jax.enable_x64(True):  # the switch is a thread's own
+        with jax.enable_x64(True):  # the x64 switch is per thread
             for _ in range(self.turns):
                 self.program()
 
@@ -47,7 +47,7 @@ class OnCores:
 
 
 def measure(cores: int, options: Any) -> list[dict[str, Any]]:
-    """The rows of all sizes, in this process, which has the cores; and of single runs one after the other, and of the prototype."""
+    """The rows of all sizes, in this process and on its cores; and those of single runs one after the other, and of the prototype."""
     low = common.lowered(common.measured_cluster(), common.trace(common.LLAMA_TRACE), log=False)
     rows: dict[str, dict[str, Any]] = {}
     runs: dict[str, OnCores] = {}
@@ -77,12 +77,12 @@ def measure(cores: int, options: Any) -> list[dict[str, Any]]:
 
 
 def row(cores: int, batch: str, designs: int, trace_s: float | None, compile_s: float | None, ticks: int) -> dict[str, Any]:
-    """What is known before it is timed; `ticks` are those of all designs."""
+    """The columns known before timing; `ticks` is the sum over all designs."""
     return {"cores": cores, "batch": batch, "designs": designs, "trace_s": trace_s, "compile_s": compile_s, "ticks": ticks}
 
 
 def rates(line: dict[str, Any], run: OnCores, steady_s: float) -> dict[str, Any]:
-    """`us_per_tick_and_design` is that of a core."""
+    """The timed columns; `us_per_tick_and_design` is the time of one core."""
     return {
         "first_s": run.first_s,
         "steady_s": steady_s,
@@ -93,7 +93,7 @@ def rates(line: dict[str, Any], run: OnCores, steady_s: float) -> dict[str, Any]
 
 
 def prototype(options: Any) -> tuple[Callable[[], Any], int]:
-    """The prototype under `vmap` on the same limits, with its own step costs; and the ticks of all its designs."""
+    """The prototype under `vmap` with the same limits and its own step times; and the ticks of all its designs."""
     found = common.load_prototype(options.prototype, common.trace(common.LLAMA_TRACE), slots=128)
     n = PROTOTYPE_SIZE
     seats, blocks = jnp.linspace(32, 128, n).astype(jnp.int32), jnp.linspace(4_000, 36_000, n).astype(jnp.int32)
@@ -114,7 +114,7 @@ def in_process(cores: int, options: Any) -> list[dict[str, Any]]:
 def main() -> None:
     parser = common.arguments(__doc__, 5)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="designs side by side")
-    parser.add_argument("--cores", type=int, help="measure on so many cores in this process and print the rows as JSON")
+    parser.add_argument("--cores", type=int, help="measure on this number of cores in this process and print the rows as JSON")
     options = parser.parse_args()
     if options.cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])  # before JAX looks at the machine

@@ -1,10 +1,10 @@
-"""Single runs, batches and a sweep on whatever device JAX uses: rates, the CPU's results reproduced or not, and what limits the rate.
+"""Single runs, batches and a sweep on the default device of JAX: rates, agreement with the CPU's results, and the limits of the rate.
 
-On a machine with an accelerator every row comes for it and for the machine's own CPU, and the script fails where any time of any request
-differs by more than 1e-9 relative. Writes results/device_<platform>.tsv (what was measured) and results/bound_<platform>.tsv (what a data
-sheet allows: a tick launches so many kernels, which read and write so many bytes of every design; `floor` is the engines' state once read
-and once written). Without an accelerator the second table is made from the CPU's compiled modules, and nothing in it is measured: it says
-what the device of --data-sheet could do with kernels like these.
+On a machine with an accelerator every case has a row for it and one for the machine's CPU, and the script fails if any time of any request
+differs by more than 1e-9 relative. Writes results/device_<platform>.tsv (measurements) and results/bound_<platform>.tsv (bounds from a data
+sheet, given the number of kernels that a tick launches and the bytes of every design that they read and write; `floor` is one read and one
+write of the instances' state). Without an accelerator the second table is made from the CPU's compiled modules, and nothing in it is
+measured: it shows what the device of --data-sheet could do with similar kernels.
 
 usage: python device.py [--repeats N] [--designs 256 1024 ...] [--data-sheet h100] [--launch-us 2.5] [--target 10000]
 """
@@ -34,12 +34,12 @@ from simjax.hardware import load_device
 TOLERANCE = 1e-9
 WIDTHS = {"cpu": (256, 1_024), "accelerator": (256, 1_024, 4_096, 8_192, 16_384)}
 CHECKED = 1_024  # batches up to this width are run on the CPU too
-SINGLE_RUNS = 32  # designs of a batch run by themselves too
+SINGLE_RUNS = 32  # designs of a batch that are also run by themselves
 SWEPT = {"cpu": "1,024 designs", "accelerator": "10,000 designs"}
 
 
 def devices() -> list[Any]:
-    """The accelerator that JAX uses by default, if any, and the CPU."""
+    """The accelerator that JAX uses by default, if there is one, and the CPU."""
     first, cpu = jax.devices()[0], jax.devices("cpu")[0]
     return [cpu] if first.platform == "cpu" else [first, cpu]
 
@@ -53,7 +53,7 @@ def kind(device: Any) -> str:
 
 
 def one_run(what: str, low: Lowered, device: Any, wanted: np.ndarray, repeats: int) -> dict[str, Any]:
-    """A row: one simulation on a device, and its difference from the CPU's outcome."""
+    """A row for one simulation on a device, with its difference from the CPU's outcome."""
     program = common.compile_program(low.shape, low.params, device)
     state = program()
     times = common.interleaved({"run": program}, repeats)["run"]
@@ -74,7 +74,7 @@ def one_run(what: str, low: Lowered, device: Any, wanted: np.ndarray, repeats: i
 
 
 def batch(low: Lowered, device: Any, count: int, wanted: np.ndarray | None, repeats: int) -> tuple[dict[str, Any], np.ndarray]:
-    """A row: designs side by side, as sweeps run them on an accelerator; and their outcomes."""
+    """A row for designs side by side, as sweeps run them on an accelerator; and their outcomes."""
     designs = batches.spread(low, count)
     program = batches.compile_batch(designs, device, STRIDE)
     began = time.perf_counter()
@@ -102,13 +102,13 @@ def batch(low: Lowered, device: Any, count: int, wanted: np.ndarray | None, repe
 
 
 def sweep(device: Any) -> dict[str, Any]:
-    """A row: from the overrides to the table on disk; `steady_s` without the plan and the compilation."""
+    """A row for a sweep, from the overrides to the table on disk; `steady_s` excludes the plan and the compilation."""
     case = SWEPT[kind(device)]
     workers = local_workers()
     began = time.perf_counter()
     plan = sweeps.plan(case)
     planned = time.perf_counter()
-    if workers.accelerated and kind(device) == "cpu":  # not what the plan was made for
+    if workers.accelerated and kind(device) == "cpu":  # the plan was not made for it
         workers = Workers((device,), common.core_count())
         plan = replace(plan, workers=workers, groups=make_groups(plan.designs, workers))
     with tempfile.TemporaryDirectory() as folder:
@@ -127,10 +127,10 @@ def sweep(device: Any) -> dict[str, Any]:
 
 
 def bound(count: int, of: dict[str, Any], tick_bytes: tuple[int, float], measured: bool, options: Any) -> dict[str, Any]:
-    """A row: the rates that launches and memory allow to a batch with the kernels and ticks of the row `of`."""
+    """A row with the rates that launches and memory allow for a batch with the kernels and ticks of the row `of`."""
     ticks, launch_s = of["ticks"], of["kernels"] * options.launch_us * 1e-6
     floor_s, kernels_s = (count * x / load_device(options.data_sheet).memory_bandwidth_bytes_per_s for x in tick_bytes)
-    rate = lambda tick_s: count / (ticks * tick_s)  # noqa: E731
+    rate = lambda tick_s: count / (ticks * tick_s)
     possible = rate(max(launch_s, kernels_s))
     return {
         "kernels_of": of["device"],
@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--designs", type=int, nargs="+", help="batch sizes; unset: 256 and 1,024, up to 16,384 on accelerators")
     parser.add_argument("--data-sheet", default="h100", help="device (as in device=) whose memory bandwidth limits the rate")
     parser.add_argument("--launch-us", type=float, default=2.5, help="microseconds from one kernel of a loop to the next on an accelerator")
-    parser.add_argument("--target", type=float, default=10_000, help="designs/s that are wanted")
+    parser.add_argument("--target", type=float, default=10_000, help="target in designs/s")
     options = parser.parse_args()
     here, about, rows, bounds = devices(), common.facts(), [], []
     bare = common.lowered(common.measured_cluster(), common.trace(common.LLAMA_TRACE), log=False)
@@ -168,7 +168,7 @@ def main() -> None:
         tick_bytes = batches.tick_bytes(batches.spread(bare, 256), here[0])
         for count in options.designs or WIDTHS[kind(here[0])]:
             wanted = None
-            for device in reversed(here if count <= CHECKED else here[:1]):  # the CPU's are the wanted ones
+            for device in reversed(here if count <= CHECKED else here[:1]):  # the CPU's results are the reference
                 row, found = batch(bare, device, count, wanted, options.repeats)
                 wanted = found if device is here[-1] else wanted
                 rows.append(row)
@@ -177,7 +177,7 @@ def main() -> None:
             bounds += [bound(count, row, tick_bytes, False, options) for count in WIDTHS["accelerator"][len(WIDTHS["cpu"]) :]]
     rows += [sweep(device) for device in here]
     common.write_table(f"device_{here[0].platform}", rows, about)
-    common.write_table(f"bound_{here[0].platform}", bounds, f"{about}; {options.launch_us:g} us a launch")
+    common.write_table(f"bound_{here[0].platform}", bounds, f"{about}; {options.launch_us:g} us per launch")
     if wrong := [row["what"] for row in rows if (row.get("differs_from_cpu") or 0.0) > TOLERANCE]:
         raise SystemExit(f"device: {name(here[0])} and CPU differ by more than {TOLERANCE:g} relative: {', '.join(wrong)}")
 

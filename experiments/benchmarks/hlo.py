@@ -1,6 +1,6 @@
-"""How many kernels a tick launches, read from the text of a compiled module (`compiled.as_text()`).
+"""Number of kernels that a tick launches, read from the text of a compiled module (`compiled.as_text()`).
 
-Only what every XLA backend prints is relied on: computations with a header line that ends in "{", one instruction a line.
+Relies only on the format common to all XLA backends: computations with a header line that ends in "{", one instruction per line.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-# Bookkeeping of the compiler that runs no code of its own.
+# Bookkeeping of the compiler that executes no code.
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "add-dependency", "partition-id", "replica-id"}
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{\s*$")
@@ -20,7 +20,7 @@ _CALLED = re.compile(r"\b(body|condition|to_apply|calls|branch_computations|true
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a computation: `called` are (role, computation) pairs such as ("body", "region_0.103")."""
+    """One line of a computation; `called` holds (role, computation) pairs such as ("body", "region_0.103")."""
 
     name: str
     opcode: str
@@ -32,11 +32,11 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Kernels:
-    """Kernels of one trip through a loop.
+    """Kernels of one iteration of a loop.
 
     Attributes:
-        by_opcode: those that run on every trip, the loop's condition included.
-        nested: those in branches of conditionals and in inner loops (each counted once), which may run or not.
+        by_opcode: kernels that run in every iteration, the loop's condition included.
+        nested: kernels in branches of conditionals and in inner loops (each counted once), which may or may not run.
     """
 
     by_opcode: Counter[str]
@@ -65,7 +65,7 @@ def parse(text: str) -> dict[str, list[Instruction]]:
 
 
 def _end_of_type(text: str) -> int:
-    """Where the type in front of an opcode ends; a tuple's type has parentheses, maybe nested."""
+    """End of the type in front of an opcode; a tuple's type has parentheses, which may be nested."""
     if not text.startswith("("):
         return text.find(" ")
     depth = 0
@@ -77,7 +77,7 @@ def _end_of_type(text: str) -> int:
 
 
 def loop_kernels(text: str) -> Kernels:
-    """Kernels of one trip through the loop that launches the most, whatever lies around it.
+    """Kernels of one iteration of the loop that launches the most; code outside of loops does not count.
 
     Raises:
         ValueError: the module has no loop.
@@ -95,7 +95,7 @@ def _trip(module: dict[str, list[Instruction]], loop: Instruction) -> Kernels:
 
 
 def _count(module: dict[str, list[Instruction]], computation: str) -> Kernels:
-    """A fusion is one kernel whatever it calls; a call is what it calls; conditionals and loops add what they call as nested."""
+    """Kernels of an instruction: a fusion is one kernel, a call stands for its callee, and conditionals and loops add nested kernels."""
     by_opcode: Counter[str] = Counter()
     nested = 0
     for instruction in module.get(computation, []):

@@ -1,7 +1,7 @@
-"""100 points through `simjax run -m`, side by side in one sweep, against the same words with Hydra's own sweeper, a job a point.
+"""100 points through `simjax run -m`, side by side in one sweep, against the same arguments with Hydra's own sweeper, one job per point.
 
-Both are processes of their own, from their start to their end, without plots; with an empty compilation cache and again with what that left
-there. The numbers of the 100 summary.json files must equal the rows of results.csv bit for bit. Writes results/hydra_multirun.tsv.
+Each runs in a process of its own, timed from start to end, without plots, first with an empty compilation cache and again with the filled
+one. The numbers of the 100 summary.json files must equal the rows of results.csv bit for bit. Writes results/hydra_multirun.tsv.
 
 usage: python hydra_multirun.py [--repeats N]
 """
@@ -27,7 +27,7 @@ SWEEPERS = {"simjax": [], "Hydra's basic sweeper": ["hydra/sweeper=basic"]}
 
 
 def run(sweeper: str, out: Path, cache: Path) -> float:
-    """One multirun in a process of its own, in seconds."""
+    """Seconds of one multirun in a process of its own."""
     command = [sys.executable, "-m", "simjax", "run", "-m", *SWEEPERS[sweeper], *WORDS, "plots=false", f"hydra.sweep.dir={out}"]
     environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
     for name in ("JAX_COMPILATION_CACHE_DIR", "TF_CPP_MIN_LOG_LEVEL"):  # the second is set by importing jax, here
@@ -40,7 +40,7 @@ def run(sweeper: str, out: Path, cache: Path) -> float:
 
 
 def compare(jobs: Path, sweep: Path) -> tuple[int, int]:
-    """Points, and numbers of each, that are the same to the last bit in the jobs' folders and in the sweep's table; stops at others."""
+    """Number of points, and of values of each, that agree to the last bit in the jobs' folders and the sweep's table; exits otherwise."""
     from simjax.explore.store.table import read_results
 
     rows, count = {tuple(row[key] for key in KEYS): row for row in common.records(read_results(sweep))}, 0

@@ -1,8 +1,8 @@
-"""Clusters of 1, 2, 4 and 8 engines: ticks and time of the same requests, with a router that looks at the cluster and one that does not.
+"""Clusters of 1, 2, 4 and 8 instances: ticks and time, with a router that reads the state of the cluster and one that does not.
 
-The load of an engine stays the same: the rate grows with the number of engines. Round robin splits the requests before the run, so that
-the same can be had from as many simulations of one engine: `x_separate` is the time of the cluster over theirs, and the results must agree.
-Writes results/instances.tsv.
+The load of an instance stays the same, since the rate grows with the number of instances. Round robin splits the requests before the run,
+so separate simulations of single instances give the same results: `x_separate` is the time of the cluster over their total time, and the
+results must agree. Writes results/instances.tsv.
 
 usage: python instances.py [--repeats N] [--requests R] [--rate REQUESTS_PER_S_AND_ENGINE]
 """
@@ -27,7 +27,7 @@ INSTANCES = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster on its requests: simulated at once, and, if the router does not look, as `separate` engines on their own requests."""
+    """A cluster simulated as a whole, and, if the router does not read its state, as `separate` instances with their own requests."""
 
     instances: int
     router: str
@@ -51,13 +51,13 @@ def build(instances: int, router: str, workload: Workload) -> Cluster:
 
 
 def part(workload: Workload, i: int, instances: int) -> Workload:
-    """The requests that round robin hands to engine i."""
+    """The requests that round robin sends to instance i."""
     mine = slice(i, None, instances)
     return Workload(workload.arrival_s[mine], workload.prompt_tokens[mine], workload.output_tokens[mine])
 
 
 def difference(cluster: Cluster) -> float:
-    """Largest relative difference of first-token and finish times between the cluster and the separate engines."""
+    """Largest relative difference of first-token and finish times between the cluster and the separate instances."""
     whole, n = cluster.together().requests, cluster.instances
     found = [np.stack([whole.first_token_s[i::n], whole.finish_s[i::n]]) for i in range(n)]
     wanted = [np.stack([run.requests.first_token_s, run.requests.finish_s]) for run in cluster.apart()]
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=4096)
     parser.add_argument("--rate", type=float, default=12.0)
     options = parser.parse_args()
-    about = f"{common.facts()}; {options.rate:g} requests/s and engine"
+    about = f"{common.facts()}; {options.rate:g} requests/s per instance"
     clusters = []
     for instances in INSTANCES:
         workload = common.synthetic(options.requests, options.rate * instances)

@@ -1,6 +1,6 @@
-"""Kernels of one tick, counted in the compiled module: on a GPU each is a launch of about 3 µs, on a CPU each costs a few hundred ns.
+"""Kernels of one tick, counted in the compiled module: each takes a launch of about 3 µs on a GPU, and a few hundred ns on a CPU.
 
-Counts what the body and the condition of the tick loop run (`hlo.py`). Writes results/kernels.tsv.
+Counts the kernels of the body and of the condition of the tick loop (`hlo.py`). Writes results/kernels.tsv.
 
 usage: python kernels.py [--prototype DIR] [--repeats N]
 """
@@ -26,7 +26,7 @@ SIDE_BY_SIDE = ("one instance, no log", "one instance, closed loop", "8 instance
 
 
 def variants() -> dict[str, Lowered]:
-    """The engine with one subsystem more or less."""
+    """The engine with one subsystem added or removed."""
     one, chat = common.h100_cluster(), common.synthetic(300, 12.0)
     closed = Workload(
         np.where(np.arange(300) < 64, 0.0, np.inf), chat.prompt_tokens, chat.output_tokens, concurrency=64, source="closed loop"

@@ -1,7 +1,7 @@
-"""A sweep of unlike clusters: models, devices, tensor parallelism, engines, seats and rates, 1,920 points; programs, time, exactness.
+"""A sweep of 1,920 different clusters (models, devices, tensor parallelism, instances, seats, rates): programs, time, exactness.
 
-Rows are compared bit for bit with single runs of the same points: a random sample of them, or all with --all. The single runs take their
-programs from one process, one after the other, as a script that calls `simjax.run` in a loop would. Writes results/mixed.tsv.
+Rows are compared bit for bit with single runs of the same points: a random sample of them, or all with --all. The single runs share one
+process, one after the other, like a script that calls `simjax.run` in a loop. Writes results/mixed.tsv.
 
 usage: python mixed.py [--repeats N] [--sample N | --all]
 """
@@ -27,7 +27,7 @@ AXES: dict[str, Any] = {
 
 
 def single(overrides: list[str]) -> tuple[dict[str, Any], float]:
-    """The numbers of a point's single run, and the seconds that `simjax.run` took without compilation."""
+    """The metrics of a point's single run, and the seconds that `simjax.run` took without compilation."""
     import simjax
     from simjax.metrics.rows import result_row
 
@@ -39,7 +39,7 @@ def single(overrides: list[str]) -> tuple[dict[str, Any], float]:
 
 
 def compare(plan: Any, rows: list[dict[str, Any]], sample: int | None) -> dict[str, Any]:
-    """Single runs of a sample of the points, the same one every time, or of all (None); stops at the first row that differs."""
+    """Single runs of a sample of the points, always the same sample, or of all (None); exits at the first row that differs."""
     points = np.arange(len(rows))
     if sample is not None:
         points = np.sort(np.random.default_rng(0).choice(points, min(sample, len(points)), replace=False))

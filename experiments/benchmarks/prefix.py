@@ -1,8 +1,8 @@
-"""What prefix caching costs: kernels, compile time and time of a tick against the size of the tree of shared prefixes.
+"""The overhead of prefix caching: kernels, compile time and time of a tick against the size of the tree of shared prefixes.
 
-Every workload runs with caching off and on, in turn. `nodes` is the tree's size on the device, `path` the most of them in one prompt.
-Times of a run compare what a user waits for; hits and evictions make the ticks of the two runs different ones, so `x_tick` compares ticks.
-Writes results/prefix.tsv.
+Every workload runs with caching off and on, in turn. `nodes` is the number of prefix nodes on the device, `path` the largest number in one
+prompt. Times of runs are what a user waits for; hits and evictions change the ticks of a run, so `x_tick` compares times per tick. Writes
+results/prefix.tsv.
 
 usage: python prefix.py [--repeats N]
 """
@@ -28,12 +28,12 @@ FEW_BLOCKS = 4096  # of 16 tokens: some thirty requests, and little to keep
 
 
 def limited(cluster: ClusterSpec, **limits: Any) -> ClusterSpec:
-    """The cluster with other limits of its engines."""
+    """The cluster with other limits of its instances."""
     return replace(cluster, instances=tuple(replace(each, limits=replace(each.limits, **limits)) for each in cluster.instances))
 
 
 def applications(groups: int) -> Workload:
-    """Requests that begin with one of so many system prompts of 1,024 tokens, all equally popular."""
+    """Requests that begin with one of `groups` system prompts of 1,024 tokens, all equally popular."""
     prompt = LengthConfig(dist="lognormal", mean=1900, cv=0.4, min=1040, max=5000)
     output = LengthConfig(dist="lognormal", mean=650, cv=0.3, min=1, max=1024)
     shared = PrefixConfig(groups=groups, tokens=1024)
@@ -41,13 +41,13 @@ def applications(groups: int) -> Workload:
 
 
 def conversations(sessions: int) -> Workload:
-    """Sessions of five calls in the mean, as conf/workload/sessions.yaml has them: every call adds nodes to the tree."""
+    """Sessions with a mean of five calls, as in conf/workload/sessions.yaml: every call adds prefix nodes to the tree."""
     config = compose_config("run", ["workload=sessions", "workload.rate=2", f"workload.num_sessions={sessions}"])
     return build_workload(typed(config).workload)
 
 
 def cases() -> dict[str, tuple[Workload, dict[str, Any]]]:
-    """Workloads and limits, from a tree of one node to one of a node a request."""
+    """Workloads and limits, from a tree of one node to one with a node per request."""
     found: dict[str, tuple[Workload, dict[str, Any]]] = {f"{groups} system prompts": (applications(groups), {}) for groups in GROUPS}
     found["64 system prompts, few blocks"] = (applications(64), {"num_gpu_blocks_override": FEW_BLOCKS})
     found["300 sessions"] = (conversations(300), {})

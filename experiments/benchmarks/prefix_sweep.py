@@ -14,7 +14,7 @@ from typing import Any
 import common
 
 import simjax
-from simjax.plot.pareto.pareto import plot_pareto
+from simjax.plot.pareto.front import plot_pareto
 
 TRACE = "traces/derived/claude_code_50sess_sps0.2.llmservingsim_agentic.jsonl"
 ROUTERS = ["round_robin", "least_loaded", "session_affinity", "longest_prefix"]

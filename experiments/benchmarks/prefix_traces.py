@@ -1,7 +1,7 @@
-"""Traces that share prefixes, whole: the Mooncake conversation hour on eight engines, and the agentic sessions; time and memory.
+"""Whole traces with shared prefixes: the Mooncake conversation hour on eight instances, and the agentic sessions; time and memory.
 
-Each in a process of its own: compilation, then the run (`run_s`, the best of the repetitions; wanted: at most 20), and the most memory
-that the process held. Llama-3.1-8B on H100s with as many KV blocks as vLLM would find there. Writes results/prefix_traces.tsv.
+Each runs in a process of its own: compilation, then the run (`run_s`, the best of the repetitions; target: at most 20 s), and the peak
+memory of the process. Llama-3.1-8B on H100s with as many KV blocks as vLLM would allocate. Writes results/prefix_traces.tsv.
 
 usage: python prefix_traces.py [--repeats N]
 """
@@ -25,10 +25,10 @@ class Case:
     """A trace on a cluster.
 
     Attributes:
-        path: of the trace, under the data folder.
-        instances, router: of the cluster.
-        max_model_len: long enough for its longest request.
-        num_gpu_blocks: of an engine; None: as many as fit.
+        path: path of the trace under the data folder.
+        instances, router: number of instances and router of the cluster.
+        max_model_len: vLLM's limit, long enough for the longest request.
+        num_gpu_blocks: KV blocks of an instance; None: as many as fit.
     """
 
     path: str

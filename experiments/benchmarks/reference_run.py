@@ -1,4 +1,4 @@
-"""The reference simulator of tests/reference on the same cluster, with the same step costs in plain Python."""
+"""The reference simulator of tests/reference on the same cluster, with the same step times in plain Python."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.reference.simulator import RefRequest, RefResult, simulate
 
 
 def step_seconds(step_time: StepTime) -> Callable[[list[tuple[int, int]]], float]:
-    """The time of a step from (new, computed) of its requests; the profile's first row."""
+    """The step time as a function of (new, computed) of its requests, from the profile's first row."""
     assert step_time.table is None, "measured attention tables have no plain version"
     tokens_s, sequences_s = np.asarray(step_time.tokens_s[0]).tolist(), np.asarray(step_time.sequences_s[0]).tolist()
     host_s = float(step_time.host_s[0])
@@ -57,7 +57,7 @@ def step_seconds(step_time: StepTime) -> Callable[[list[tuple[int, int]]], float
 
 
 def run_reference(cluster: ClusterSpec, timings: ClusterTiming, workload: Workload) -> RefResult:
-    """One open-loop run of a cluster whose engines have one cost model."""
+    """One open-loop run of a cluster whose instances share one source of step times."""
     limits = instance_params(cluster, timings, len(workload))
     names = ("num_blocks", "max_model_len", "api_pre_s", "api_post_s", *LIMITS, *FLAGS)
     step_time = step_seconds(timings.step_time)

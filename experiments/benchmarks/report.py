@@ -15,9 +15,9 @@ HERE = Path(__file__).resolve().parent
 RESULTS, README = HERE / "results", HERE / "README.md"
 SINGLE_RUNS = ("single_run", "startup", "scaling", "kernels", "instances", "prefix", "prefix_traces")
 SWEEPS = ("designs", "sweeps", "mixed", "prefix_sweep", "hydra_multirun", "resume", "device")
-QUICK = {"single_run": 3, "kernels": 2, "instances": 2}  # repetitions; of the others one
+QUICK = {"single_run": 3, "kernels": 2, "instances": 2}  # repetitions; the others run once
 
-# The columns of each table that the README shows, all that the file has when empty; the files have more.
+# The columns of each table that the README shows, all columns of the file if empty; the files have more.
 SHOWN: dict[str, tuple[str, ...]] = {
     "single_run": (
         "case",
@@ -68,7 +68,7 @@ Row = dict[str, str]
 
 
 def read(path: Path) -> tuple[str, list[str], list[Row]]:
-    """What the first line says, the columns and the rows of a result file."""
+    """The first line (the description), the columns and the rows of a result file."""
     about, header, *lines = path.read_text().splitlines()
     columns = header.split("\t")
     return about.removeprefix("# "), columns, [dict(zip(columns, line.split("\t"), strict=True)) for line in lines]
@@ -84,13 +84,13 @@ def markdown(path: Path) -> str:
 
 
 def headline() -> str:
-    """The questions that the benchmarks were asked, answered from the files."""
+    """The headline results, from the files."""
     single = read(RESULTS / "single_run.tsv")[2]
     first, last = (read(RESULTS / "scaling.tsv")[2][i] for i in (0, -1))
     lines = llama_lines({row["what"]: row for row in single if row["case"] == "llama-300"})
     lines += azure_lines({row["what"]: row for row in single if row["case"] == "azure-2023-conv"})
     lines.append(
-        f"{last['requests']} requests: {last['simulate_s']} s, {last['ticks_per_request']} ticks each; a tick takes "
+        f"{last['requests']} requests: {last['simulate_s']} s, {last['ticks_per_request']} ticks per request; a tick takes "
         f"{last['x_first_per_tick']} times that of {first['requests']} requests; the process {last['rss_peak_mib']} MiB at most, "
         f"{last['rss_compiled_mib']} MiB of them once compiled"
     )
@@ -100,18 +100,18 @@ def headline() -> str:
 
 
 def llama_lines(rows: dict[str, Row]) -> list[str]:
-    """What the 300-request run says."""
+    """Lines on the 300-request run."""
     if not rows:
         return []
     whole, bare, steps = (rows[what] for what in ("simulate()", "compiled program, no log", "simulate(), no leaps"))
     lines = [
         f"300 requests: {whole['best_ms']} ms with the log and the result on the host, {bare['best_ms']} ms the bare compiled program",
-        f"ticks: {whole['ticks_per_step']} x steps (wanted: at most 0.3); without leaps the run takes {steps['x_simulate']} times as long",
+        f"ticks: {whole['ticks_per_step']} x steps (target: at most 0.3); without leaps the run takes {steps['x_simulate']} times as long",
     ]
     if prototype := rows.get("prototype"):
         lines.append(
             f"against the prototype ({prototype['best_ms']} ms in the same minutes): {whole['x_prototype']} times its time, "
-            f"the bare program {bare['x_prototype']} times (wanted: at most 2)"
+            f"the bare program {bare['x_prototype']} times (target: at most 2)"
         )
     if reference := rows.get("reference simulator"):
         lines.append(
@@ -121,7 +121,7 @@ def llama_lines(rows: dict[str, Row]) -> list[str]:
 
 
 def azure_lines(rows: dict[str, Row]) -> list[str]:
-    """What the Azure run says."""
+    """Lines on the Azure run."""
     if not rows:
         return []
     whole = rows["simulate()"]
@@ -136,25 +136,25 @@ def azure_lines(rows: dict[str, Row]) -> list[str]:
 
 
 def sweep_lines(rows: dict[str, Row]) -> list[str]:
-    """What the sweeps of the 300 requests say."""
+    """Lines on the sweeps of the 300 requests."""
     lines = []
     if row := rows.get("1,024 designs"):
         lines.append(
-            f"1,024 designs of the 300 requests: {row['wall_s']} s from the start of the process to the table (wanted: at most 10), "
+            f"1,024 designs of the 300 requests: {row['wall_s']} s from the start of the process to the table (target: at most 10), "
             f"{row['designs_per_s']} designs/s once compiled"
         )
         if rate := row.get("x_prototype"):
-            lines[-1] += f", {rate} times the best rate of the prototype in the same minutes (wanted: at least 1.6)"
+            lines[-1] += f", {rate} times the best rate of the prototype in the same minutes (target: at least 1.6)"
     if row := rows.get("10,000 designs"):
-        lines.append(f"10,000 designs: {row['wall_s']} s and {row['rss_peak_mib']} MiB at most (wanted: less than 4,096)")
+        lines.append(f"10,000 designs: {row['wall_s']} s and {row['rss_peak_mib']} MiB at most (target: less than 4,096)")
     return lines
 
 
 def mixed_lines() -> list[str]:
-    """What the sweep of unlike clusters says, and that against Hydra's own sweeper."""
+    """Lines on the sweep of different clusters, and on the comparison with Hydra's own sweeper."""
     mixed, jobs = read(RESULTS / "mixed.tsv")[2][0], read(RESULTS / "hydra_multirun.tsv")[2][1]
     return [
-        f"{mixed['points']} unlike clusters: {mixed['programs']} programs (wanted: at most 8), {mixed['wall_s']} s, then "
+        f"{mixed['points']} different clusters: {mixed['programs']} programs (target: at most 8), {mixed['wall_s']} s, then "
         f"{mixed['points_per_s']} points/s; of {mixed['rows_compared']} rows compared with single runs {mixed['rows_different']} differ in "
         "any bit",
         f"{jobs['points']} points through Hydra's own multirun: {jobs['x_simjax']} times as long ({jobs['x_simjax_empty_cache']} with an "
@@ -163,30 +163,31 @@ def mixed_lines() -> list[str]:
 
 
 def trouble_lines() -> list[str]:
-    """What sweeps that meet trouble say."""
+    """Lines on interrupted sweeps and invalid points."""
     _, killed, resumed = read(RESULTS / "resume.tsv")[2]
     outcomes = read(RESULTS / "invalid.tsv")[2]
     wrong, reasons = sum(int(row["points"]) for row in outcomes if row["reason"]), sum(bool(row["reason"]) for row in outcomes)
     return [
-        f"killed with {killed['done_after']} of {killed['points']} points done and resumed: {resumed['table']}; {wrong} wrong points among "
-        f"{sum(int(row['points']) for row in outcomes)}: a row with one of {reasons} reasons each"
+        f"killed with {killed['done_after']} of {killed['points']} points done and resumed: {resumed['table']}; {wrong} invalid points "
+        f"among {sum(int(row['points']) for row in outcomes)}: a row with one of {reasons} reasons each"
     ]
 
 
 def device_lines() -> list[str]:
-    """What limits a batch on an accelerator."""
+    """Lines on the limits of a batch on an accelerator."""
     rows = read(RESULTS / "bound_cpu.tsv")[2]
     first = next((row for row in rows if float(row["x_target"]) >= 1), rows[-1])
     last = rows[-1]
     return [
-        f"no GPU was at hand; by its data sheet an {first['limits_of']} could do {first['possible']} designs/s of {first['kernels']} "
-        f"kernels a tick with {first['designs']} side by side (wanted: 10,000), limited by {first['limit']}, and {last['possible']} with "
-        f"{last['designs']}, limited by {last['limit']}; the bound for reading and writing the state once a tick is {last['floor_allows']}"
+        f"no GPU was available; by its data sheet an {first['limits_of']} could do {first['possible']} designs/s of {first['kernels']} "
+        f"kernels per tick with {first['designs']} side by side (target: 10,000), limited by {first['limit']}, and {last['possible']} with "
+        f"{last['designs']}, limited by {last['limit']}; the bound for reading and writing the state once per tick is "
+        f"{last['floor_allows']}"
     ]
 
 
 def rewrite() -> None:
-    """Fill in everything between `<!-- NAME -->` and `<!-- /NAME -->` of the README."""
+    """Replace the text between `<!-- NAME -->` and `<!-- /NAME -->` in the README."""
     text = README.read_text()
     for name in re.findall(r"<!-- (\w+) -->", text):
         path = RESULTS / f"{name}.tsv"

@@ -1,7 +1,7 @@
-"""Sweeps that meet trouble: one killed half way and resumed, one in which every twentieth point is wrong.
+"""Sweeps with faults: one that is killed half way and resumed, and one in which every twentieth point is invalid.
 
-`simjax run -m` of some thousand points gets `kill -9` when half of its rows are there; `sweep.resume=DIR` must then do only the rest, and
-the table must be, byte for byte, that of the same sweep undisturbed. The second sweep has points of every kind that cannot be simulated; it
+`simjax run -m` of some thousand points gets `kill -9` once half of its rows are written; `sweep.resume=DIR` must then run only the rest,
+and the table must equal that of an undisturbed sweep byte for byte. The second sweep has points of every kind that cannot be simulated; it
 must finish, with a reason for each. Writes results/resume.tsv and results/invalid.tsv.
 
 usage: python resume.py [--points N]
@@ -35,7 +35,7 @@ def command(*words: str) -> list[str]:
 
 
 def quietly(words: list[str]) -> float:
-    """Run a command to its end, in seconds."""
+    """Run a command to its end; returns its seconds."""
     began = time.perf_counter()
     done = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=common.ROOT)
     if done.returncode:
@@ -44,26 +44,26 @@ def quietly(words: list[str]) -> float:
 
 
 def whole_rows(folder: Path) -> dict[str, str]:
-    """The rows of a table that may still be written to, by point."""
+    """The rows of a table, by point, which may be incomplete while the sweep runs."""
     path = folder / "results.csv"
     lines = path.read_text().splitlines(keepends=True)[1:] if path.exists() else []
     return {line.partition(",")[0]: line for line in lines if line.endswith("\n")}
 
 
 def killed(words: list[str], folder: Path, wanted: int) -> tuple[float, int]:
-    """Kill the sweep as soon as the table has the wanted number of rows: seconds until then, exit status."""
+    """Kill the sweep as soon as the table has the given number of rows; returns the seconds until then and the exit status."""
     began = time.perf_counter()
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=common.ROOT)
     while len(whole_rows(folder)) < wanted:
         if process.poll() is not None:
             raise SystemExit("resume: the sweep ended before it could be killed; take more points")
         time.sleep(0.01)
-    process.kill()  # SIGKILL: nothing in the process gets to know
+    process.kill()  # SIGKILL: the process cannot react
     return time.perf_counter() - began, process.wait()
 
 
 def kill_and_resume(folder: Path, points: int) -> list[dict[str, Any]]:
-    """Rows: undisturbed, killed, resumed."""
+    """Rows for the undisturbed, the killed and the resumed sweep."""
     sweep = [f"scheduler.max_num_seqs=linspace(16,256,{SEATS})", f"workload.rate=linspace(1,16,{points // SEATS})", "plots=false"]
     whole, cut = folder / "whole", folder / "cut"
     whole_s = quietly(command("-m", *sweep, f"out={whole}"))
@@ -76,7 +76,7 @@ def kill_and_resume(folder: Path, points: int) -> list[dict[str, Any]]:
     after = whole_rows(cut)
     rows.append({"what": "resumed", "seconds": resumed_s, "done_before": len(before), "done_after": len(after), "points": total})
     if any(after[point] != line for point, line in before.items()):
-        raise SystemExit("resume: a row that was there before is another one now")
+        raise SystemExit("resume: a row that existed before has changed")
     for name in ("points.csv", "results.csv", "pareto.csv"):
         if (whole / name).read_bytes() != (cut / name).read_bytes():
             raise SystemExit(f"resume: {name} differs from that of the undisturbed sweep")
@@ -85,7 +85,7 @@ def kill_and_resume(folder: Path, points: int) -> list[dict[str, Any]]:
 
 
 def with_wrong_points(folder: Path, points: int) -> list[dict[str, Any]]:
-    """A row for each reason, with how many points have it; and one for those that finished."""
+    """A row for each reason, with the number of points; and one for those that finished."""
     with (folder / "points.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(GOOD))
         writer.writeheader()

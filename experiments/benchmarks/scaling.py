@@ -1,6 +1,6 @@
-"""Ticks, time and memory against the number of requests R: synthetic chat on one H100 at a rate it can serve.
+"""Ticks, time and memory against the number of requests R: synthetic chat on one H100 at a rate that it can serve.
 
-Every R has a process of its own, whose peak resident size is the memory figure. Writes results/scaling.tsv.
+Every R runs in a process of its own, whose peak resident size is the memory figure. Writes results/scaling.tsv.
 
 usage: python scaling.py [--repeats N] [--sizes 512 4096 ...] [--rate REQUESTS_PER_S]
 """
@@ -38,7 +38,7 @@ def measure(requests: int, rate: float, repeats: int) -> dict[str, Any]:
         result = simulate(low.shape, low.params)
         times = common.interleaved({"simulate": run, "no log": program}, repeats)
         memory = program.advance.memory_analysis()
-    served = result.requests
+    finished = result.requests
     return {
         "requests": requests,
         "padded": low.shape.requests,
@@ -56,7 +56,7 @@ def measure(requests: int, rate: float, repeats: int) -> dict[str, Any]:
         "rss_imported_mib": imported_mib,
         "rss_compiled_mib": compiled_mib,
         "rss_peak_mib": common.peak_rss_mib(),
-        "drain_s": float(np.max(served.finish_s) - np.max(served.arrival_s)),
+        "drain_s": float(np.max(finished.finish_s) - np.max(finished.arrival_s)),
     }
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     parser = common.arguments(__doc__, 3)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument(
-        "--rate", type=float, default=12.0, help="requests/s; drain_s, the time from the last arrival to the last finish, tells"
+        "--rate", type=float, default=12.0, help="requests/s; drain_s (last arrival to last finish) shows whether it can be finished"
     )
     parser.add_argument("--one", type=int, help="measure this size in this process and print its row as JSON")
     options = parser.parse_args()

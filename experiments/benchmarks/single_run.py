@@ -1,6 +1,6 @@
 """One run: time and ticks of a compiled simulation, against the design's prototype and against the reference simulator.
 
-Cases: the 300-request Llama trace on the engine it was measured on, and the whole Azure 2023 conversation trace on one H100.
+Cases: the 300-request Llama trace on the instance on which it was measured, and the whole Azure 2023 conversation trace on one H100.
 All programs of a case are timed in turn in one process. Writes results/single_run.tsv.
 
 usage: python single_run.py [--prototype DIR] [--repeats N] [--cases llama-300 azure-2023-conv] [--no-reference]
@@ -27,7 +27,7 @@ from simjax.workload.workload import Workload
 
 @dataclass(frozen=True)
 class Case:
-    """What to simulate; `rounds` is the number of timed rounds, `slow_rounds` that of everything much slower than the engine."""
+    """A case; `rounds` is the number of timed rounds, `slow_rounds` the number for programs much slower than the engine."""
 
     name: str
     cluster: ClusterSpec
@@ -72,7 +72,7 @@ def measure(case: Case, prototype_folder: Path | None, with_reference: bool) -> 
         runs[name] = lambda low=low: simulate(low.shape, low.params)
     sizes["compiled program, no log"] = sizes["simulate(), no log"]
     fewer["simulate(), no leaps"] = case.slow_rounds
-    if prototype_folder is not None and case.name == "llama-300":  # its step costs are those of this engine
+    if prototype_folder is not None and case.name == "llama-300":  # its step times are those of this instance
         prototype = common.load_prototype(prototype_folder, case.workload, slots=128)
         state, ticks = prototype()
         sizes["prototype"] = int(ticks), int(state.n_steps)
@@ -92,7 +92,7 @@ def measure(case: Case, prototype_folder: Path | None, with_reference: bool) -> 
 def row(case: Case, name: str, size: tuple[int, int], times: dict[str, Times], differs: float | None) -> dict[str, Any]:
     ticks, steps = size
     time = times[name]
-    over = lambda other: time.best / times[other].best if other in times else None  # noqa: E731
+    over = lambda other: time.best / times[other].best if other in times else None
     return {
         "case": case.name,
         "what": name,

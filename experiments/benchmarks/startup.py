@@ -1,6 +1,6 @@
-"""Before the first run: reading, pricing, tracing, compiling, the first call; the command line from a cold and a warm compilation cache.
+"""Time before the first run: reading, step times, tracing, compiling, first call; the command line with a cold and a warm cache.
 
-Every case has a process of its own. Writes results/startup.tsv.
+Every case runs in a process of its own. Writes results/startup.tsv.
 
 usage: python startup.py [--prototype DIR] [--repeats N]
 """
@@ -49,13 +49,13 @@ def measure(case: str, options: Any) -> dict[str, Any]:
         bare = lower(cluster, timings, workload, log=False)
         program = common.compile_program(bare.shape, bare.params)
         times = common.interleaved({"run": program}, options.repeats)["run"]
-        # `simulate` keeps programs of its own: its first call traces and compiles once more.
+        # `simulate` has its own cache of programs: its first call traces and compiles again.
         whole = common.interleaved({"run": lambda: simulate(low.shape, low.params)}, options.repeats)["run"]
     return {
         "case": case,
         "requests": len(workload),
         "read_s": t1 - t0,
-        "price_s": t2 - t1,
+        "predicted_s": t2 - t1,
         "arrays_s": t3 - t2,
         "trace_s": program.trace_s,
         "compile_s": program.compile_s,

@@ -35,8 +35,10 @@ CASES: dict[str, tuple[tuple[str, ...], str, int, int | None]] = {
 
 
 def plan(case: str) -> Any:
-    """Seats and KV blocks step together, as in the prototype's bench.py; the Azure trace comes at different speeds instead, which makes
-    every design's workload another one.
+    """The designs of a case.
+
+    Seats and KV blocks vary together, as in the prototype's bench.py; the Azure trace is played at different speeds instead, so that every
+    design has a different workload.
     """
     import simjax
 
@@ -51,7 +53,7 @@ def plan(case: str) -> Any:
 
 
 def measure(case: str, options: Any) -> dict[str, Any]:
-    """One row, in this process, which began at `options.began` (seconds since 1970)."""
+    """One row, measured in this process, which began at `options.began` (seconds since 1970)."""
     from simjax.engine.programs import compile_count
     from simjax.explore.run import run_sweep
 
@@ -92,7 +94,7 @@ def in_process(case: str, options: Any) -> dict[str, Any]:
 
 
 def prototype_rates(folder: Path) -> dict[str, float]:
-    """Designs a second of each line of the prototype's bench.py: under `vmap`, and under `shard_map` over the cores."""
+    """Designs per second from each line of the prototype's bench.py: under `vmap`, and under `shard_map` over the cores."""
     command = [sys.executable, "bench.py", str(common.data_path(common.LLAMA_TRACE))]
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder).stdout
     print("prototype's bench.py: done", flush=True)
@@ -100,7 +102,7 @@ def prototype_rates(folder: Path) -> dict[str, float]:
 
 
 def best(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The row of the quickest process, with the best steady rate of all."""
+    """The row of the fastest process, with the best steady rate of all."""
     steady = min(rows, key=lambda line: line["steady_s"])
     kept = ("steady_s", "designs_per_s", "requests_per_s", "core_us_per_tick_and_design")
     return min(rows, key=lambda line: line["wall_s"]) | {name: steady[name] for name in kept}

@@ -1,9 +1,9 @@
-"""One sweep in one process and in parts, as jobs of a Hydra launcher: do the joined tables hold the same, bit for bit?
+"""One sweep in one process and in parts, as jobs of a Hydra launcher; the joined tables must agree bit for bit.
 
     python experiments/scale_out/compare.py --launcher joblib --parts 4
     python experiments/scale_out/compare.py --launcher submitit_local --parts 2 sweep=sizing model=qwen3-32b
 
-Words that are options of `simjax run` replace the sweep; words that begin with `hydra` go to the launcher only.
+Arguments that are options of `simjax run` replace the sweep; arguments that begin with `hydra` go to the launcher only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SWEEP = ("device=h100,h200", "scheduler.max_num_seqs=32,64,128", "workload.rate=
 
 
 class Compared(NamedTuple):
-    """Points of the sweep, seconds in one process and as jobs, and the columns in which the tables differ."""
+    """Number of points, seconds in one process and as jobs, and the columns in which the tables differ."""
 
     points: int
     one_s: float
@@ -38,9 +38,9 @@ def compare(launcher: str, parts: int, options: Sequence[str], folder: Path) -> 
 
     Args:
         launcher: a choice of hydra/launcher.
-        parts: of the sweep, a job each.
-        options: the sweep, and settings of Hydra for the jobs.
-        folder: for the results, in `one` and `jobs`.
+        parts: number of parts of the sweep, one job each.
+        options: options of the sweep, and settings of Hydra for the jobs.
+        folder: folder for the results, in `one` and `jobs`.
     """
     shared = [*(word for word in options if not word.startswith("hydra")), "plots=false"]
     settings = [word for word in options if word.startswith("hydra")]
@@ -52,7 +52,7 @@ def compare(launcher: str, parts: int, options: Sequence[str], folder: Path) -> 
 
 
 def differing(first: pd.DataFrame, second: pd.DataFrame) -> list[str]:
-    """The columns of two tables that are not the same to the last bit; all of them where the tables have other rows or columns."""
+    """The columns in which two tables differ in any bit; all of them if the tables have different rows or columns."""
     if list(first.columns) != list(second.columns) or len(first) != len(second):
         return sorted({*map(str, first.columns), *map(str, second.columns)})
     return [str(name) for name in first.columns if not first[name].equals(second[name])]
@@ -65,7 +65,7 @@ def _run(options: list[str]) -> float:
 
 
 def main() -> None:
-    """Compare, print a line, exit with 1 when anything differs."""
+    """Compare, print a line, and exit with 1 if anything differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--launcher", default="joblib", help="a choice of hydra/launcher")
     parser.add_argument("--parts", type=int, default=4, help="jobs")

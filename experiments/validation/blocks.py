@@ -1,4 +1,4 @@
-"""KV blocks of one engine with vLLM's prefix caching: real block ids, reference counts, a free list by last use, block hashes."""
+"""KV blocks of one instance with vLLM's prefix caching: real block ids, reference counts, a free list by last use, block hashes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-Chain = Sequence[bytes]  # hashes of a request's full blocks in order; each covers everything before it
+Chain = Sequence[bytes]  # hashes of a request's full blocks in order; each covers all blocks before it
 
 
 def chain_of(token_ids: Sequence[int], block_size: int) -> list[bytes]:
@@ -23,12 +23,12 @@ def chain_of(token_ids: Sequence[int], block_size: int) -> list[bytes]:
 class BlockPool:
     """vLLM V1's block pool.
 
-    A released block goes to the tail of the free list, the last block of its sequence first, and keeps its content and hash until the
-    list's head gives it to somebody else. A lookup finds resident blocks, free or held, by hash.
+    A freed block goes to the tail of the free list, the last block of its sequence first, and keeps its content and hash until it is
+    allocated from the list's head. A lookup finds resident blocks, free or held, by hash.
 
     Args:
         num_blocks: usable blocks (vLLM's count without the null block).
-        caching: False forgets hashes, which is the engine without prefix caching.
+        caching: whether hashes are kept; False is vLLM without prefix caching.
     """
 
     def __init__(self, num_blocks: int, caching: bool):
@@ -40,7 +40,7 @@ class BlockPool:
         self.held: dict[int, list[int]] = {}
 
     def hit(self, chain: Chain, most: int) -> list[int]:
-        """The longest resident prefix of a chain, at most `most` blocks: their ids."""
+        """The block ids of the longest resident prefix of a chain, at most `most` blocks."""
         found: list[int] = []
         for block_hash in chain[:most] if self.caching else ():
             if not (copies := self.resident.get(block_hash)):
@@ -49,12 +49,12 @@ class BlockPool:
         return found
 
     def lacks(self, hit: Sequence[int], total: int) -> bool:
-        """Whether a new request of `total` blocks, the `hit` ones among them, does not fit the free blocks."""
+        """Whether a new request of `total` blocks, including the `hit` ones, does not fit into the free blocks."""
         revived = sum(self.references[block] == 0 for block in hit)
         return total - len(hit) + revived > len(self.free)
 
     def start(self, request: int, hit: Sequence[int]) -> None:
-        """Let a new request hold the blocks that it found."""
+        """Allocate the blocks found to a new request (vLLM's touch)."""
         for block in hit:
             if self.references[block] == 0:
                 del self.free[block]
@@ -62,7 +62,7 @@ class BlockPool:
         self.held[request] = list(hit)
 
     def grow(self, request: int, total: int) -> bool:
-        """Let a request hold `total` blocks; all or nothing."""
+        """Allocate blocks until a request holds `total`; all or nothing."""
         mine = self.held.setdefault(request, [])
         missing = total - len(mine)
         if missing > len(self.free):
@@ -79,11 +79,11 @@ class BlockPool:
         return True
 
     def remember(self, request: int, chain: Chain, full: int) -> None:
-        """The first `full` blocks of a request are full: others may find them from now on."""
+        """Register the first `full` blocks of a request, which are full, so that other requests can find them."""
         if not self.caching:
             return
         mine = self.held[request]
-        for at in range(full - 1, -1, -1):  # backwards: what was remembered before is a prefix
+        for at in range(full - 1, -1, -1):  # backwards: the blocks already registered are a prefix
             block = mine[at]
             if self.hash_of[block] is not None:
                 break
@@ -91,7 +91,7 @@ class BlockPool:
             self.resident.setdefault(chain[at], OrderedDict())[block] = None
 
     def release(self, request: int) -> None:
-        """Give the blocks of a request back."""
+        """Free the blocks of a request."""
         for block in reversed(self.held.pop(request, [])):
             self.references[block] -= 1
             if self.references[block] == 0:

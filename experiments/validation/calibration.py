@@ -1,8 +1,8 @@
-"""Calibration against measured runs: fits, what they predict of other runs, and whether intervals hold the truth.
+"""Calibration against measured runs: fits, their predictions of other runs, and the coverage of their intervals.
 
 results/calibration.tsv: errors of `simjax calibrate` on the runs that it fitted and on those held out, in percent, and the seconds of
     each fit. results/coverage.tsv: share of the held-out statistics (mean, p50, p90, p95, p99 of TTFT, TPOT and E2E) that lie in the 90 %
-    interval of 64 draws. results/recovery.tsv: a run simulated with known parameters, and what a fit finds.
+    interval of 64 draws. results/recovery.tsv: a run simulated with known parameters, and the parameters that a fit finds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SLOW, FAST = "vllm_qwen3_14b_h100/agg_2rps", "vllm_qwen3_14b_h100/agg_6rps"
 
 @dataclass(frozen=True)
 class Study:
-    """What is fitted, what is held out, the share of each fitted run that the fit sees, and whether it begins with the op tables."""
+    """A study: fitted runs, held-out runs, the share of each fitted run that the fit sees, and whether it begins with the op tables."""
 
     name: str
     fitted: tuple[str, ...]
@@ -62,7 +62,7 @@ STUDIES = (
 
 
 def calibrated(study: Study, profile: Path) -> Calibrated:
-    """`simjax calibrate` of a study, with the traces that its runs replayed, where they are known."""
+    """`simjax calibrate` of a study, with the traces that its runs replayed, if they are known."""
     overrides = [f"measured=[{','.join(str(DATA / path) for path in study.fitted)}]", f"fit.first_fraction={study.fraction}"]
     overrides += [f"held_out=[{','.join(str(DATA / path) for path in study.held_out)}]"] if study.held_out else []
     traces = sorted({str(TRACES[path]) for path in (*study.fitted, *study.held_out) if path in TRACES})
@@ -83,7 +83,7 @@ def errors_of(study: Study, done: Calibrated, s: Scored) -> Row:
 
 
 def coverage_of(study: Study, s: Scored, profile: Path) -> Row:
-    """Which of the held-out statistics of a whole run lie in their intervals."""
+    """For each held-out statistic of a whole run, whether it lies in its interval."""
     draws = simulate_draws(s.run, LatencySource(profile=profile), UncertaintyConfig(draws=64))
     inside, wide = [], []
     for metric in METRICS:
@@ -98,7 +98,7 @@ def coverage_of(study: Study, s: Scored, profile: Path) -> Row:
 
 
 def recovery() -> list[Row]:
-    """The Llama run's arrivals, simulated with known parameters; the fit begins at the priors and sees only what clients saw."""
+    """The Llama run's arrivals, simulated with known parameters; the fit begins at the priors and sees only clients' times."""
     (recorded,) = with_contents([read_measured(DATA / LLAMA)], [Path(str(TRACES[LLAMA]))])
     cluster = measured_cluster(recorded, ValidateConfig(measured=str(DATA / LLAMA)))
     base = generic_profile(cluster.instances[0].device)
@@ -108,8 +108,8 @@ def recovery() -> list[Row]:
     with jax.enable_x64(True):
         there = prepare_measured(recorded, cluster, with_parameters(base, truth))
         seen = jax.tree.map(np.asarray, jax.jit(lambda: simulated(there, with_parameters(base, truth)))())
-    told = replace(recorded, ttft_s=seen.ttft_s, e2e_s=seen.e2e_s, tpot_s=np.where(recorded.has_tpot, seen.tpot_s, np.inf))
-    target = RunTarget(told, prepare_measured(told, cluster, base), LossWeights())
+    recorded_times = replace(recorded, ttft_s=seen.ttft_s, e2e_s=seen.e2e_s, tpot_s=np.where(recorded.has_tpot, seen.tpot_s, np.inf))
+    target = RunTarget(recorded_times, prepare_measured(recorded_times, cluster, base), LossWeights())
     found = fit([target], base, space, FitOptions())
     rows = parameter_rows(space, laplace(found, target.observations), base)
     shown: list[Row] = []
@@ -120,7 +120,7 @@ def recovery() -> list[Row]:
             cells: Row = {key: f"{x * scale:.4g}" for key, x in numbers.items()}
             known = "yes" if row["low"] <= truth[row["name"]] <= row["high"] else "no"
             shown.append(
-                {"parameter": row["name"], "unit": unit, **cells, "told by the data, %": 100 * row["constrained"], "inside": known}
+                {"parameter": row["name"], "unit": unit, **cells, "learned from the data, %": 100 * row["constrained"], "inside": known}
             )
     return shown
 

@@ -1,4 +1,4 @@
-"""The measured runs of the study, how their steps are priced, and result files."""
+"""The measured runs of the study, the times of their steps, and result files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from blocks import Chain, chain_of
 from clock import Late, Measured, Work
-from replay import Limits, Price
+from replay import Limits, Timing
 
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming, cluster_timing
@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 DATA = Path(os.environ.get("SIMJAX_DATA", HERE.parents[2] / "shared" / "data"))
 TABLES = DATA / "llmservingsim" / "profiles"
-SAME_S = 2e-3  # stamps this close are of the same moment
+SAME_S = 2e-3  # stamps within this many seconds belong to the same moment
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Case:
     """A measured run.
 
     Attributes:
-        name, folder: for us, and under the data folder.
-        workload: the trace that was replayed, with token ids; None where only prompts with the same key are known to be equal, or nothing.
-        startup_s: time the very first step waited to be launched, read off the first stamps.
+        name, folder: name of the run here, and its folder under the data folder.
+        workload: the trace that was replayed, with token ids; None if at most the equality of prompts with the same key is known.
+        startup_s: seconds that the very first step waited to be launched, taken from the first stamps.
         by_count: whether its steps can be counted from the start (`guided.follow`).
     """
 
@@ -73,9 +73,9 @@ ON_H100 = (
 
 
 def config_of(case: Case, tables: bool, caching: bool = True) -> ValidateConfig:
-    """`simjax validate measured=... workload.file=...`, with the op tables as they are or with the shipped profiles.
+    """`simjax validate measured=... workload.file=...`, with the measured op tables or with the shipped profiles.
 
-    caching: False switches prefix caching off, which all of these runs had on.
+    caching: whether prefix caching is on, as it was in all of these runs.
     """
     if not case.path.exists():
         sys.exit(f"{case.path}: no such folder; set SIMJAX_DATA to the folder of the measured runs")
@@ -90,7 +90,7 @@ def config_of(case: Case, tables: bool, caching: bool = True) -> ValidateConfig:
 
 @dataclass(frozen=True)
 class Setup:
-    """A case made ready: the measured run, the cluster, its prices."""
+    """A prepared case: the measured run, the cluster, its step times."""
 
     case: Case
     run: MeasuredRun
@@ -105,7 +105,7 @@ class Setup:
 
 
 def setup(case: Case, tables: bool = True) -> Setup:
-    """Read a case and price its engine."""
+    """Read a case and compute its step times."""
     config = config_of(case, tables)
     run = read_measured(case.path, config.device)
     if case.trace is not None:
@@ -114,10 +114,10 @@ def setup(case: Case, tables: bool = True) -> Setup:
     return Setup(case, run, cluster, cluster_timing(cluster.instances, latency_source(config.profile)))
 
 
-def pricer(step_time: StepTime, slots: int = 256) -> Price:
-    """`Price` of a step under the first cost model of `cost`."""
+def timing_of(step_time: StepTime, slots: int = 256) -> Timing:
+    """`Timing` of a step from the first row of `step_time`."""
     with jax.enable_x64(True):
-        step_time = jax.tree.map(jnp.asarray, step_time)  # prices are host arrays, which a traced index cannot look into
+        step_time = jax.tree.map(jnp.asarray, step_time)  # step times are host arrays, which a traced index cannot look into
 
     @jax.jit
     def step_s(new: jax.Array, computed: jax.Array) -> jax.Array:
@@ -133,7 +133,7 @@ def pricer(step_time: StepTime, slots: int = 256) -> Price:
 
 
 def chains(case: Case, run: MeasuredRun) -> list[Chain]:
-    """Block hashes of every request of a case, prompt and output; the workload's token ids are read, never shown."""
+    """Block hashes of every request of a case, prompt and output, from the workload's token ids."""
     size = run.engine.block_size
     if case.workload is None:
         assert run.prefix_key is not None
@@ -146,15 +146,15 @@ def chains(case: Case, run: MeasuredRun) -> list[Chain]:
 
 
 def stamps(run: MeasuredRun, startup_s: float, by_count: bool, late_s: Late) -> Measured:
-    """The measured times of first and last tokens on the clock of the first arrival, and the other known ends of steps.
+    """The measured times of first and last tokens, in seconds from the first arrival, and the other known ends of steps.
 
-    Where steps are counted, the stamps of tokens belong to the steps that the count gives; the known ends then are the queue stamps only.
+    If steps are counted, the stamps of tokens belong to the steps given by the count, and only queue stamps are further known ends.
     """
     assert run.queue_delay_s is not None
     first, last = run.arrival_s + run.ttft_s, run.arrival_s + run.e2e_s
     queued = run.arrival_s + run.queue_delay_s
     tokens = np.unique(np.concatenate([first, last]))
-    # queue stamps are taken right after the end of a step, if the engine was busy
+    # queue stamps are taken right after the end of a step, if the instance was busy
     late = queued - tokens[np.maximum(np.searchsorted(tokens, queued, side="right") - 1, 0)]
     queued = queued[(late < 0.0) | (late > SAME_S)]
     ends = np.unique(queued if by_count else np.concatenate([tokens, queued]))
@@ -168,7 +168,7 @@ MAPES = ("TTFT each", "TPOT each", "E2E each")
 
 
 def errors(run: MeasuredRun, first_s: np.ndarray, last_s: np.ndarray) -> dict[str, float]:
-    """Percent by which statistics of simulated times differ from the measured ones, and mean absolute errors of the requests."""
+    """Errors of the statistics of simulated times in percent of the measured ones, and mean absolute errors of the requests."""
     several = run.has_tpot
     ttft, e2e = first_s - run.arrival_s, last_s - run.arrival_s
     tpot = (e2e - ttft)[several] / (run.output_tokens[several] - 1)

@@ -1,9 +1,9 @@
-"""Where the errors come from: free runs with one cause after another taken away. Writes results/causes.tsv.
+"""Causes of the errors: unguided runs with one cause after another removed. Writes results/causes.tsv.
 
 Every run starts from the arrivals alone. "none": no prefix caching. "caching": prefix caching as in vLLM. Both are what simjax simulates
-(the replay, which is a program of its own, must agree with it to 1e-9 s, or this stops). "step times": each step is as late as such steps
-were measured to be in this very run (medians by batch or by scheduled tokens), so that part explains, it does not predict. "startup": the
-very first step waits as measured.
+(the replay, which is a separate program, must agree with it to 1e-9 s, or the script exits). "step times": each step is as late as similar
+steps were measured to be in the same run (medians by number of requests or scheduled tokens), which is an explanation, not a prediction.
+"startup": the very first step waits as measured.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import sys
 from dataclasses import replace
 
 import numpy as np
-from cases import ERRORS, MAPES, ON_H100, WITH_TABLES, Row, Setup, chains, config_of, errors, pricer, setup, write
+from cases import ERRORS, MAPES, ON_H100, WITH_TABLES, Row, Setup, chains, config_of, errors, setup, timing_of, write
 from clock import Late, Work
 from guided import follow
-from replay import Limits, Price, Replay, replay
+from replay import Limits, Replay, Timing, replay
 
 from simjax.validate import validate
 
 
-def late_pricer(timing: Price, late_s: Late, startup_s: float = 0.0) -> Price:
-    """A price with the lateness of such steps, and once the startup, added."""
+def late_timing(timing: Timing, late_s: Late, startup_s: float = 0.0) -> Timing:
+    """A step time plus the lateness of similar steps and, for the first step, the startup."""
     wait = [startup_s]
 
     def late(work: Work) -> float:
@@ -31,8 +31,8 @@ def late_pricer(timing: Price, late_s: Late, startup_s: float = 0.0) -> Price:
     return late
 
 
-def free(ready: Setup, limits: Limits, timing: Price) -> Replay:
-    """A run from the arrivals alone."""
+def free(ready: Setup, limits: Limits, timing: Timing) -> Replay:
+    """A run that starts from the arrivals alone."""
     run = ready.run
     queued_s = run.arrival_s + float(ready.timings.api_pre_s[0])
     known = chains(ready.case, run) if limits.prefix_caching != "off" else None
@@ -48,7 +48,7 @@ def row(ready: Setup, name: str, done: Replay) -> Row:
 
 
 def check(ready: Setup, done: Replay, tables: bool, caching: bool) -> None:
-    """The replay is simjax's simulation, or the study is void."""
+    """Check that the replay agrees with simjax's simulation, on which the study relies."""
     requests = validate(config_of(ready.case, tables, caching))[1].result.requests
     post_s = float(ready.timings.api_post_s[0])
     apart = max(np.abs(done.first_s + post_s - requests.first_token_s).max(), np.abs(done.last_s + post_s - requests.finish_s).max())
@@ -57,7 +57,7 @@ def check(ready: Setup, done: Replay, tables: bool, caching: bool) -> None:
 
 
 def with_tables(ready: Setup) -> list[Row]:
-    limits, timing = ready.limits, pricer(ready.timings.step_time)
+    limits, timing = ready.limits, timing_of(ready.timings.step_time)
     cached = replace(limits, prefix_caching="on")
     plain = free(ready, limits, timing)
     check(ready, plain, tables=True, caching=False)
@@ -71,20 +71,20 @@ def with_tables(ready: Setup) -> list[Row]:
     found = free(ready, cached, timing)
     check(ready, found, tables=True, caching=True)
     rows.append(row(ready, "caching", found))
-    rows.append(row(ready, "step times", free(ready, limits, late_pricer(timing, late_s))))
-    rows.append(row(ready, "caching, step times", free(ready, cached, late_pricer(timing, late_s))))
-    whole = late_pricer(timing, late_s, ready.case.startup_s)
+    rows.append(row(ready, "step times", free(ready, limits, late_timing(timing, late_s))))
+    rows.append(row(ready, "caching, step times", free(ready, cached, late_timing(timing, late_s))))
+    whole = late_timing(timing, late_s, ready.case.startup_s)
     rows.append(row(ready, "caching, step times, startup", free(ready, cached, whole)))
     synchronous = replace(limits, async_scheduling=False)
     rows.append(row(ready, "none, synchronous scheduling", free(ready, synchronous, timing)))
-    whole = late_pricer(timing, late_s, ready.case.startup_s)
+    whole = late_timing(timing, late_s, ready.case.startup_s)
     rows.append(row(ready, "all three, synchronous scheduling", free(ready, replace(cached, async_scheduling=False), whole)))
     return rows
 
 
 def repeated_prompts(ready: Setup) -> list[Row]:
-    """Runs in which 100 prompts come again and again."""
-    limits, timing = ready.limits, pricer(ready.timings.step_time)
+    """Runs in which 100 prompts are repeated."""
+    limits, timing = ready.limits, timing_of(ready.timings.step_time)
     plain = free(ready, limits, timing)
     check(ready, plain, tables=False, caching=False)
     found = free(ready, replace(limits, prefix_caching="on"), timing)

@@ -1,8 +1,8 @@
-"""Errors of simjax on the measured runs, nothing fitted to them. Writes results/errors.tsv and results/parts.tsv.
+"""Errors of simjax on the measured runs, without any fit to them. Writes results/errors.tsv and results/parts.tsv.
 
-errors: with the measured op tables as they are, and with the profiles that simjax ships (fitted to the tables; on H100 pure roofline).
-parts: what the fitted profiles do to mean TTFT, TPOT and E2E relative to their tables, in percent: all of them, and one part at a time in
-the place of its table.
+errors: with the measured op tables, and with the profiles that simjax ships (fitted to the tables; on H100 pure roofline).
+parts: changes in mean TTFT, TPOT and E2E, in percent, from the tables to the fitted profiles: all parts, and one part at a time in place
+of its table.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def of(case: Case, tables: bool) -> Row:
     run, done = validate(config_of(case, tables))
     requests = done.result.requests
     found = errors(run, requests.first_token_s, requests.finish_s)
-    return {"run": case.name, "step costs": "tables" if tables else "shipped profile", **{k: found[k] for k in (*ERRORS, *MAPES)}}
+    return {"run": case.name, "step times": "tables" if tables else "shipped profile", **{k: found[k] for k in (*ERRORS, *MAPES)}}
 
 
 def parts_of(case: Case) -> list[Row]:
-    """What each part of the shipped profile changes."""
+    """The change due to each part of the shipped profile."""
     tables, fitted = setup(case), setup(case, tables=False)
     measured, shipped = tables.timings.step_time, fitted.timings.step_time
     swaps: dict[str, StepTime] = {

@@ -1,8 +1,8 @@
-"""Figure 7 of LLMServingSim 2.0: KV occupancy and prefix hits of a measured vLLM run, nothing fitted to it but a clock offset.
+"""Figure 7 of LLMServingSim 2.0: KV occupancy and prefix hits of a measured vLLM run, with nothing but a clock offset fitted to it.
 
-Writes results/figure7.tsv, a row for each simulation and clock offset; results/figure7_steps.tsv, decode steps of the measured log beside
-simulated ones; figure7.png. The run: 300 ShareGPT requests in six pulses, Llama-3.1-8B on an RTX A6000, vLLM 0.13 in eager mode with
-synchronous scheduling; the shipped profile of that GPU is made of data-sheet numbers.
+Writes results/figure7.tsv, with a row for each simulation and clock offset; results/figure7_steps.tsv, decode steps of the measured log
+next to simulated ones; figure7.png. The run: 300 ShareGPT requests in six pulses, Llama-3.1-8B on an RTX A6000, vLLM 0.13 in eager mode
+with synchronous scheduling; the shipped profile of that GPU consists of data-sheet numbers.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ FLAGS = (
 
 @dataclass(frozen=True)
 class Log:
-    """The measured run as sampled about once a second, arrays over the S samples.
+    """The measured run, sampled about once a second; arrays over the S samples.
 
     Attributes:
         t_s: float64[S], on the log's own clock, from its first sample.
         blocks: float64[S], KV usage times usable blocks.
         queried, hit: float64[S], prompt tokens looked up in the prefix cache so far, and those found.
-        scored: bool[S], from the first query to the last change of usage: what comes before and after is right by itself.
+        scored: bool[S], samples from the first query to the last change of usage; those before and after are trivially right.
     """
 
     t_s: np.ndarray
@@ -62,16 +62,16 @@ class Log:
 
 @dataclass(frozen=True)
 class Simulated:
-    """What vLLM would have logged at the end of every step of a simulation that took its steps one by one.
+    """Log that vLLM would have written at the end of every step of a simulation without leaps.
 
     vLLM adds a request's prompt and hit tokens to its counters in the step that admits it, and makes the statistics of a step at its end,
     after it has freed the requests that end there.
 
-    KV usage of this server counts blocks that a request holds or that have a name, the hash by which a full block is found again. So it
-    does not fall when a request ends, except by its last block if that is partial, for such a block never had a name. simjax logs all
-    blocks that have ever been in use (`kv_blocks + cached_blocks`): free blocks are only told apart when something is evicted, which
-    never happens here. So the partial blocks of finished requests are subtracted, one for each request whose computed tokens, which are
-    all but the last output token, do not fill their last block.
+    KV usage of this server counts blocks that a request holds or that have a hash, by which full blocks are found again. So it does not
+    fall when a request ends, except by its last block if that is partial, since such a block never had a hash. simjax logs all blocks that
+    have ever been in use (`kv_blocks + cached_blocks`): free blocks are only distinguished at an eviction, which never happens here. So the
+    partial blocks of finished requests are subtracted, one for each request whose computed tokens, which are all but the last output
+    token, do not fill their last block.
     """
 
     result: Result
@@ -94,7 +94,7 @@ class Simulated:
 
     @cached_property
     def admitted(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """When the counters first show each request, f64[R]; queried and hit tokens before it and after the last, int64[R+1] both."""
+        """Time at which the counters first show each request, f64[R]; queried and hit tokens before it and after, int64[R+1] each."""
         requests, leaps = self.result.requests, self.result.leaps
         assert leaps is not None
         shown_s = self.end_s[np.searchsorted(leaps.start_s, requests.scheduled_s - 1e-9)]
@@ -103,16 +103,16 @@ class Simulated:
         return shown_s[order], queried, hit
 
     def at(self, t_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Hit rate in percent and KV blocks as last logged before times on the simulation's clock, float64[S] both."""
+        """Hit rate in percent and KV blocks as last logged before given times on the simulation's clock, float64[S] both."""
         shown_s, queried, hit = self.admitted
         count, step = np.searchsorted(shown_s, t_s, side="right"), np.searchsorted(self.end_s, t_s, side="right")
         return 100.0 * hit[count] / np.maximum(queried[count], 1), np.append(0, self.blocks)[step]
 
     def offset_s(self, log: Log) -> float:
-        """The one free parameter: what to subtract from the log's clock to come to ours, to 0.01 s.
+        """The one free parameter: the seconds to subtract from the log's clock to get the simulation's, to 0.01 s.
 
-        Chosen so that the counts of admitted requests differ least, summed over the samples; KV usage and hits take no part. Requests are
-        admitted in the order of the trace, so the log's queried tokens tell how many they are.
+        Minimises the difference of the counts of admitted requests, summed over the samples; KV usage and hits are not used. Requests are
+        admitted in the order of the trace, so their number follows from the log's queried tokens.
         """
         admitted = np.searchsorted(np.cumsum(self.result.requests.prompt_tokens), log.queried, side="right")
         offsets = np.arange(9.0, 14.0, 0.01)
@@ -122,7 +122,7 @@ class Simulated:
 
 @dataclass(frozen=True)
 class Peer:
-    """LLMServingSim's output as its authors drew it, float64[S] a second apart; linear in between, in its favour."""
+    """LLMServingSim's output as its authors drew it, float64[S], one sample per second; interpolated linearly, in its favour."""
 
     time_s: np.ndarray
     hit_percent: np.ndarray
@@ -132,7 +132,7 @@ class Peer:
         return np.interp(t_s, self.time_s, self.hit_percent), np.interp(t_s, self.time_s, self.blocks)
 
     def offset_s(self, log: Log) -> float:
-        """It has no counts of requests, so the offset at which its hit rate is best."""
+        """The row of LLMServingSim at the offset that is best for its hit rate, since it has no counts of requests."""
         return min(np.arange(9.0, 14.0, 0.01).tolist(), key=lambda offset_s: errors(log, self, offset_s)["hit rate, MAE, points"])
 
 
@@ -143,7 +143,7 @@ def read_log() -> Log:
 
 
 def read_peer() -> Peer:
-    """Its memory holds the weights, 15348.51 MiB to the fraction that it has, and blocks of 2 MiB."""
+    """KV blocks of LLMServingSim, whose memory holds the weights, 15348.51 MiB, and blocks of 2 MiB."""
     frame = pd.read_csv(FIGURE / "peer_parsed" / "SD+PC.tsv", sep="\t").astype(float)
     return Peer(frame["time_s"].to_numpy(), frame["prefix_hit_pct"].to_numpy(), (frame["gpu_mem_mb"].to_numpy() - 15348.51) / 2.0)
 
@@ -151,8 +151,8 @@ def read_peer() -> Peer:
 def as_sent(trace: Workload) -> Workload:
     """The trace with each pause one request later: the first request of a pulse goes out with the pulse before.
 
-    So it was sent: while the trace pauses after 50, 100, ... requests, the measured counter holds the tokens of 51, 101, ... The two gaps
-    around that request change places.
+    This is how it was sent: the trace pauses after 50, 100, ... requests, but the measured counter then holds the tokens of 51, 101, ...
+    The two gaps around that request are swapped.
     """
     arrival_s = trace.arrival_s.copy()
     first = np.arange(PULSE, len(trace) - 1, PULSE)
@@ -170,7 +170,7 @@ def simulated(sent: bool) -> Simulated:
 
 
 def errors(log: Log, curves: Simulated | Peer, offset_s: float) -> dict[str, float]:
-    """Mean absolute error of the hit rate; sums of KV errors, without and with their signs, over the sum of what was measured."""
+    """Mean absolute error of the hit rate; sums of absolute and of signed KV errors over the sum of the measured values."""
     scored = log.scored
     hit, blocks = curves.at(log.t_s[scored] - offset_s)
     off, percent = blocks - log.blocks[scored], 100.0 / log.blocks[scored].sum()
@@ -191,8 +191,11 @@ def rows(log: Log, name: str, curves: Simulated | Peer) -> list[Row]:
 
 
 def step_times(run: Simulated) -> list[Row]:
-    """Decode steps by sequences. Measured: running requests over output tokens/s of vLLM's own log, wherever a line has no prompts and the
-    one before it neither, and both have as many running requests."""
+    """Decode steps by number of sequences.
+
+    Measured ones are running requests over output tokens/s in vLLM's own log, for pairs of successive lines without prompts and with the
+    same number of running requests.
+    """
     log, leaps = pd.read_csv(FIGURE / "derived" / "vllm_1hz_SD.csv"), run.result.leaps
     assert leaps is not None
     sequences, rate, quiet = log["running_reqs"].to_numpy(), log["gen_tok_per_s"].to_numpy(float), log["prompt_tok_per_s"].to_numpy() == 0
@@ -207,7 +210,7 @@ def step_times(run: Simulated) -> list[Row]:
 
 
 def draw(log: Log, runs: dict[str, Simulated | Peer]) -> None:
-    """Hit rate and KV occupancy from the log's first query on, and below them what the simulations are off by."""
+    """Draw hit rate and KV occupancy from the log's first query on, with the errors of the simulations below."""
     figure = new_figure(10.5, 5.4, "Llama-3.1-8B on an RTX A6000, 300 requests in six pulses: prefix cache and KV occupancy")
     panels = figure.subplots(2, 2, sharex=True, height_ratios=(2.0, 1.0))
     scored, usable = log.scored, 100.0 / (NUM_BLOCKS - 1)
@@ -221,7 +224,7 @@ def draw(log: Log, runs: dict[str, Simulated | Peer]) -> None:
         below.axhline(0.0, color="#9a9a9a", linewidth=0.8)
         above.plot(clock_s, measured[column], "o", color=MEASURED, markersize=2.6, markeredgewidth=0.0, label="measured", zorder=3)
         for (name, curves), colour in zip(runs.items(), (BLUE, GREEN, GOLD), strict=True):
-            # theirs is broad and pale, for ours lie on it where both follow the trace
+            # LLMServingSim's line is broad and pale, since ours covers it where both follow the trace
             look = {"linewidth": 2.4, "alpha": 0.6, "zorder": 2.0} if isinstance(curves, Peer) else {"linewidth": 1.2}
             begin_s = start_s - curves.offset_s(log)
             dense, at = curves.at(begin_s + fine_s)[column], curves.at(begin_s + clock_s)[column]

@@ -1,4 +1,4 @@
-"""The measured schedule, step by step: a replay that follows the measured stamps, and what it says about the scheduler and the prices."""
+"""The measured schedule, step by step: a replay that follows the measured stamps, and its comparison with predicted step times."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from cases import SAME_S, Setup, chains, pricer, stamps
+from cases import SAME_S, Setup, chains, stamps, timing_of
 from clock import Late
-from replay import Price, Replay, replay
+from replay import Replay, Timing, replay
 
 CAPTURED = np.array([1, 2, 4, *range(8, 257, 8)])  # batches that vLLM captures CUDA graphs of
 DECODES = CAPTURED + 1
 TOKENS = np.arange(0, 2200, 64)
-LONG_STEPS = 8  # between two known moments: the number of more steps is not sure unless they were counted
-WRONG = 0.3  # of a step (of the interval if its steps were counted): what is further from the expectation was disturbed, and is left out
+LONG_STEPS = 8  # steps between two known moments; the number of more steps is uncertain unless they were counted
+WRONG = 0.3  # of a step (or of a counted interval): larger deviations from the expectation are disturbances, which are left out
 PASSES = 3
 
 Curve = Callable[[int], float]
@@ -26,14 +26,15 @@ Curve = Callable[[int], float]
 class Interval:
     """Steps first..last (inclusive) between two known moments.
 
-    measured_s, price_s, expected_s: their duration, its price, and the price with the lateness that the replay counted steps with. mixed:
-    how many of the steps hold a chunk. counted: their number is known from the requests' tokens, not from `expected_s`.
+    measured_s: their measured duration. predicted_s: the duration predicted by the step times. expected_s: the prediction plus the lateness
+    with which the replay counted steps. mixed: number of steps that hold a chunk. counted: whether the number of steps is known from the
+    requests' tokens, not from `expected_s`.
     """
 
     first: int
     last: int
     measured_s: float
-    price_s: float
+    predicted_s: float
     expected_s: float
     mixed: int
     counted: bool
@@ -44,19 +45,19 @@ class Interval:
 
     @property
     def sure(self) -> bool:
-        by = self.price_s if self.counted else self.price_s / self.steps
+        by = self.predicted_s if self.counted else self.predicted_s / self.steps
         return abs(self.measured_s - self.expected_s) <= WRONG * by
 
     @property
     def pure(self) -> bool:
-        """Only decode steps, or one mixed step: the interval tells the time of one kind of step."""
+        """Whether the interval gives the time of one kind of step: it has only decode steps, or one mixed step."""
         most = 1 if self.mixed else LONG_STEPS * (100 if self.counted else 1)
         return self.sure and self.mixed in (0, self.steps) and self.steps <= most
 
 
 @dataclass(frozen=True)
 class Guided:
-    """A replay along the stamps, and by how much steps are later than their price: decode-only ones by sequences, mixed by tokens."""
+    """A replay along the stamps, and the lateness of steps (measured minus predicted time): decode-only by sequences, mixed by tokens."""
 
     done: Replay
     intervals: list[Interval]
@@ -70,12 +71,12 @@ class Guided:
 def follow(ready: Setup, asynchronous: bool = True, caching: bool = True) -> Guided:
     """Replay a case along its stamps.
 
-    Steps between two distant stamps cannot be counted without knowing how late they are, which is learned in a few passes. Where the
-    engine fills up before the first request leaves (`by_count` False), the first passes let requests leave by their stamp.
+    Steps between two distant stamps cannot be counted without knowing their lateness, which is learned in a few passes. If the instance
+    fills up before the first request leaves (`by_count` False), requests leave by their stamps in the first passes.
     """
     case, run = ready.case, ready.run
     assert run.queue_delay_s is not None
-    timing, known = pricer(ready.timings.step_time), chains(case, run)
+    timing, known = timing_of(ready.timings.step_time), chains(case, run)
     limits = replace(ready.limits, async_scheduling=asynchronous, prefix_caching="on" if caching else "off")
     found = None
     for by_count in (case.by_count,) * PASSES + (True,) * PASSES:
@@ -89,8 +90,8 @@ def follow(ready: Setup, asynchronous: bool = True, caching: bool = True) -> Gui
 
 
 def intervals(done: Replay, late_s: Late, counted: bool) -> list[Interval]:
-    """The steps between consecutive known moments; late_s: what the replay counted its steps with."""
-    end, timing, chunks, tokens = (done.steps.array(name) for name in ("end_s", "price_s", "chunks", "tokens"))
+    """The steps between consecutive known moments; late_s: the lateness with which the replay counted its steps."""
+    end, timing, chunks, tokens = (done.steps.array(name) for name in ("end_s", "predicted_s", "chunks", "tokens"))
     expected = timing + np.array([late_s(t, c) for t, c in zip(tokens, chunks, strict=True)])
     at = np.flatnonzero(done.steps.array("known"))
     found = []
@@ -102,7 +103,7 @@ def intervals(done: Replay, late_s: Late, counted: bool) -> list[Interval]:
 
 
 def admissions(ready: Setup, done: Replay) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Seconds by which the replay is later than the engine: in forming the step that admits each request, in its first, its last token."""
+    """Delays of the replay against the instance in seconds: formation of the step that admits each request, first and last token."""
     rows = [json.loads(line) for line in (ready.case.path / "vllm" / "requests.jsonl").open()]
     rows.sort(key=lambda row: row["arrival_time"])
     run = ready.run
@@ -113,22 +114,22 @@ def admissions(ready: Setup, done: Replay) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def single_steps(done: Replay, parts: list[Interval], mixed: bool) -> np.ndarray:
-    """Columns tokens, late_s, price_s, steps; a row for each pure interval of the kind."""
+    """Columns tokens, late_s, predicted_s, steps, with a row for each pure interval of the kind."""
     tokens = done.steps.array("tokens")
     rows = []
     for part in parts:
         if part.pure and (part.mixed > 0) == mixed:
-            late_s, price_s = ((x / part.steps) for x in (part.measured_s - part.price_s, part.price_s))
-            rows.append((tokens[part.first : part.last + 1].mean(), late_s, price_s, part.steps))
+            late_s, predicted_s = ((x / part.steps) for x in (part.measured_s - part.predicted_s, part.predicted_s))
+            rows.append((tokens[part.first : part.last + 1].mean(), late_s, predicted_s, part.steps))
     return np.array(rows).reshape(-1, 4)
 
 
-def last_leavers(ready: Setup, done: Replay, timing: Price) -> np.ndarray:
-    """Decode-only steps at the end of a run, where nobody is admitted any more; columns as in `single_steps`, tokens being sequences.
+def last_leavers(ready: Setup, done: Replay, timing: Timing) -> np.ndarray:
+    """Decode-only steps at the end of a run, after the last admission; columns as in `single_steps`, tokens being sequences.
 
-    From one leaving request to the next the number of steps is exact (a request leaves its output tokens - 1 steps after its first token),
-    and so is the batch. Only requests that came in after the first one left take part, which surely are counted on one scale; runs with
-    preemptions have no such rows.
+    The number of steps from one leaving request to the next is exact (a request leaves its output tokens - 1 steps after its first token),
+    and so are the requests of these steps. Only requests that were admitted after the first one left are used, which are certainly counted
+    on the same scale; runs with preemptions have no such rows.
     """
     run = ready.run
     first_s, last_s = run.arrival_s + run.ttft_s, run.arrival_s + run.e2e_s
@@ -143,13 +144,13 @@ def last_leavers(ready: Setup, done: Replay, timing: Price) -> np.ndarray:
             continue
         alive = np.flatnonzero(last_s > last_s[one] + SAME_S)
         context = run.prompt_tokens[alive] + leaves[one] - done.first_step[alive] + 0.5 * (steps + 1)
-        price_s = timing([(1, int(x)) for x in context])
-        rows.append((len(alive), seconds / steps - price_s, price_s, steps))
+        predicted_s = timing([(1, int(x)) for x in context])
+        rows.append((len(alive), seconds / steps - predicted_s, predicted_s, steps))
     return np.array(rows).reshape(-1, 4)
 
 
-def _decode_lateness(ready: Setup, done: Replay, parts: list[Interval], timing: Price) -> Curve:
-    """By number of sequences: from the last leavers where there are some, from the other intervals for larger batches."""
+def _decode_lateness(ready: Setup, done: Replay, parts: list[Interval], timing: Timing) -> Curve:
+    """Lateness by number of sequences: from the last leavers where there are some, from the other intervals for larger numbers."""
     sure, rest = last_leavers(ready, done, timing), single_steps(done, parts, mixed=False)
     sure = sure[np.abs(sure[:, 1]) < WRONG * sure[:, 2]]
     most = int(sure[:, 0].max()) if len(sure) else 0
@@ -157,7 +158,7 @@ def _decode_lateness(ready: Setup, done: Replay, parts: list[Interval], timing: 
 
 
 def _medians(points: np.ndarray, edges: np.ndarray) -> Curve:
-    """Linear between the medians of the bins that hold points."""
+    """Linear interpolation between the medians of the bins that hold points."""
     bins = [points[(points[:, 0] >= low) & (points[:, 0] < high)] for low, high in pairwise(edges)]
     bins = [part for part in bins if len(part)]
     if not bins:

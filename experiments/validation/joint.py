@@ -1,13 +1,13 @@
-"""One H100 profile from a vLLM run and mean points of TensorRT-LLM together, and what it says of what it has not seen.
+"""One H100 profile from a vLLM run and mean points of TensorRT-LLM together, and its errors on held-out data.
 
-The fit sees `vllm_qwen3_14b_h100/agg_2rps` and a part of the H100 rows of `silicon`: of every second deployment, models and degrees like
-the fields of a chessboard, those with 8 or 32 requests in flight and 128 or 512 output tokens. Rows that the server's front end holds back
-take no part (`served_late`). All else is held out: the other rows of these deployments, the other deployments, agg_6rps, and figure 8 of
+The fit sees `vllm_qwen3_14b_h100/agg_2rps` and a part of the H100 rows of `silicon`: from every second deployment (models and degrees like
+the fields of a chessboard) the rows with 8 or 32 requests in flight and 128 or 512 output tokens. Rows that the server's front end delays
+are excluded (`served_late`). All else is held out: the other rows of these deployments, the other deployments, agg_6rps, and figure 8 of
 arXiv 2602.23036 (Llama-3.1-70B on four H100, vLLM 0.13 in eager mode).
 
 results/joint.tsv: errors by deployment over the rows that the fit did not see and that aiconfigurator predicts, so that all are scored on
-    the same; then over all of them, over those the front end does not hold back, and over the rows that were fitted.
-results/joint_runs.tsv: errors on the vLLM runs. results/joint_parameters.tsv: what was found. results/figure8.tsv: figure 8.
+    the same; then over all of them, over those that the front end does not delay, and over the rows that were fitted.
+results/joint_runs.tsv: errors on the vLLM runs. results/joint_parameters.tsv: the fitted parameters. results/figure8.tsv: figure 8.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STARTS = 2
 
 
 def served_late(point: MeanPoint) -> bool:
-    """Whether the front end of the server, not the engine, sets the time of a row: TTFT there is 0.2 to 2 s and hardly knows the prompt."""
+    """Whether the server's front end, not the instance, determines a row: TTFT is then 0.2 to 2 s and hardly depends on the prompt."""
     return point.model.name.endswith("Llama-3.1-8B") and point.concurrency >= LATE_FROM.get(point.tensor_parallel_size, 2**31)
 
 
@@ -50,7 +50,7 @@ def fitted(point: MeanPoint) -> bool:
 
 
 def calibrated(profile: Path, points: Sequence[MeanPoint] = ()) -> Calibrated:
-    """`simjax calibrate` of the run, and of points where there are some."""
+    """`simjax calibrate` of the run, and of the points, if any."""
     overrides = [f"measured={DATA / SLOW}", f"held_out=[{DATA / FAST}]"]
     if points:
         rows = pd.read_csv(TABLE, dtype=str, keep_default_na=False)
@@ -60,7 +60,7 @@ def calibrated(profile: Path, points: Sequence[MeanPoint] = ()) -> Calibrated:
 
 
 def by_deployment(points: Sequence[MeanPoint], profile: Path) -> list[Row]:
-    """results/joint.tsv."""
+    """The rows of results/joint.tsv."""
     measured = with_throughput(points, np.array([(p.ttft_s, p.tpot_s) for p in points]))
     found = {
         "simjax, priors": with_throughput(points, simulated(points, generic_profile(points[0].device))),
@@ -84,14 +84,14 @@ def by_deployment(points: Sequence[MeanPoint], profile: Path) -> list[Row]:
 
 
 def figure_8(profiles: dict[str, Path | None]) -> list[Row]:
-    """The measured means and what profiles make of them.
+    """The measured means and those simulated with the profiles.
 
     The run was in eager mode with a budget of 2,048 tokens. The log of figure 7, of the same artifact, names vLLM 0.13, which schedules
-    synchronously unless told otherwise.
+    synchronously by default.
     """
     with (DATA / "ispass26/figure_8/reference/SD_latency.tsv").open() as file:
         (measured,) = (line.split("\t")[1:] for line in file if line.startswith("vLLM"))
-    rows: list[Row] = [{"step costs": "measured", **dict(zip(FIGURE_8, map(float, measured), strict=True))}]
+    rows: list[Row] = [{"step times": "measured", **dict(zip(FIGURE_8, map(float, measured), strict=True))}]
     trace = DATA / "ispass26/datasets/sharegpt_req300_rate10_llama.jsonl"
     overrides = ["model=llama-3.1-70b", "device=h100", "cluster.tensor_parallel_size=4", "scheduler.max_num_batched_tokens=2048"]
     overrides += ["scheduler.enforce_eager=true", "scheduler.async_scheduling=false", "workload=trace", f"workload.file={trace}"]
@@ -100,17 +100,17 @@ def figure_8(profiles: dict[str, Path | None]) -> list[Row]:
             run(typed(compose_config("run", overrides + ([f"profile={profile}"] if profile else [])))).result
         )
         means = 1e3 * summary["ttft_s"]["mean"], 1e3 * summary["tpot_s"]["mean"]
-        rows.append({"step costs": name, **dict(zip(FIGURE_8, (summary["throughput"]["output_tokens_per_s"], *means), strict=True))})
+        rows.append({"step times": name, **dict(zip(FIGURE_8, (summary["throughput"]["output_tokens_per_s"], *means), strict=True))})
     return rows
 
 
 def found_parameters(done: Calibrated) -> list[Row]:
-    """results/joint_parameters.tsv: the fitted parameters, times in microseconds."""
+    """The rows of results/joint_parameters.tsv: the fitted parameters, times in microseconds."""
     rows: list[Row] = []
     for row in (row for row in done.rows if row["fitted"]):
         scale, unit = (1e6, "us") if row["unit"] == "s" else (1.0, row["unit"])
         cells: Row = {name: f"{row[name] * scale:.4g}" for name in ("prior", "value", "low", "high")}
-        rows.append({"parameter": row["name"], "unit": unit, **cells, "told by the data, %": 100 * row["constrained"]})
+        rows.append({"parameter": row["name"], "unit": unit, **cells, "learned from the data, %": 100 * row["constrained"]})
     return rows
 
 

@@ -1,7 +1,7 @@
-"""Prompts that come again: TTFT of those that are computed, and of those that are found in the cache.
+"""Repeated prompts: TTFT of those that are computed, and of those that are found in the cache.
 
 The run of Llama-2-7B on an H100 repeats 100 prompts 90 times. The first 100 requests are cold, the other 8,900 warm: a device that is
-calibrated on such a run is right for both only if hits are simulated. Writes results/repeated.tsv.
+calibrated on such a run is accurate for both only if hits are simulated. Writes results/repeated.tsv.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from simjax.validate import MeasuredRun, validate
 
 CASE = next(case for case in ON_H100 if case.name == "H100, Llama-2-7B")
 COLD = 100  # distinct prompts
-FRACTION = 0.1  # of the run, for the fit: the 100 cold requests and 800 warm ones
+FRACTION = 0.1  # part of the run used for the fit: the 100 cold requests and 800 warm ones
 
 
 def rows_of(case: Case, name: str, *overrides: str) -> list[Row]:
@@ -31,7 +31,7 @@ def rows_of(case: Case, name: str, *overrides: str) -> list[Row]:
 
 
 def row(run: MeasuredRun, name: str, group: str, rows: np.ndarray, ttft_s: np.ndarray, cached: np.ndarray) -> Row:
-    found: Row = {"step costs": name, "requests": group, "count": int(rows.sum()), "cached, %": float(100.0 * cached[rows].mean())}
+    found: Row = {"step times": name, "requests": group, "count": int(rows.sum()), "cached, %": float(100.0 * cached[rows].mean())}
     for label, of in (("mean", np.mean), ("p50", np.median)):
         measured, simulated = float(of(run.ttft_s[rows])), float(of(ttft_s[rows]))
         found |= {f"TTFT {label}, ms": 1e3 * measured, f"simulated {label}, ms": 1e3 * simulated}

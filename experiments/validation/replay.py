@@ -1,7 +1,7 @@
-"""A literal replay of one vLLM V1 engine, a step at a time, for experiments that the product's engine has no switch for.
+"""A literal replay of one vLLM V1 instance, step by step, for experiments for which simjax has no switch.
 
-It shares the step costs with simjax and nothing else: without prefix caching and on its own clock it must give simjax's times (`causes.py`
-checks that first). Switches: prefix caching (real block hashes), asynchronous scheduling, and a clock that follows measured stamps.
+It shares the step times with simjax and nothing else: without prefix caching and on its own clock it must give simjax's times, which
+`causes.py` checks first. Switches: prefix caching (real block hashes), asynchronous scheduling, and a clock that follows measured stamps.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 from blocks import BlockPool, Chain
 from clock import Measured, Work
 
-Price = Callable[[Work], float]  # seconds of a step
+Timing = Callable[[Work], float]  # seconds of a step
 
 
 @dataclass(frozen=True)
 class Limits:
-    """vLLM's flags of the engine; `num_blocks` are the usable ones.
+    """vLLM's flags of the instance; `num_blocks` counts the usable ones.
 
-    prefix_caching: "off", "on", or only "first" admissions or those "again" after a preemption find blocks.
+    prefix_caching: "off"; "on"; "first" or "again": only first admissions, or only those after a preemption, find blocks.
     """
 
     num_blocks: int
@@ -33,7 +33,7 @@ class Limits:
 
 @dataclass(eq=False)
 class Live:
-    """A request inside the engine."""
+    """A request in the instance."""
 
     index: int
     prompt: int
@@ -51,11 +51,11 @@ class Live:
 
 @dataclass
 class Steps:
-    """Every step, one entry each: when, its price, what was in it, and whether its end is measured."""
+    """Every step, one entry each: its end, its predicted time, its contents, and whether its end is measured."""
 
     start_s: list[float] = field(default_factory=list)
     end_s: list[float] = field(default_factory=list)
-    price_s: list[float] = field(default_factory=list)
+    predicted_s: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     chunks: list[int] = field(default_factory=list)
     known: list[bool] = field(default_factory=list)
@@ -71,11 +71,11 @@ class Steps:
 
 @dataclass(frozen=True)
 class Replay:
-    """What happened, arrays over the R requests on the engine's clock.
+    """The outcome, as arrays over the R requests, on the instance's clock.
 
-    formed_s: when the step that first held the request was formed. first_s, last_s: its first and last token. first_step: the step that
-    gave the first. preemptions, hit_tokens: of each; hit_tokens at first admission. recomputed_tokens: computed again after preemptions,
-    all requests together.
+    formed_s: formation of the step that first held the request. first_s, last_s: times of its first and last token. first_step: the step
+    that gave the first token. preemptions: number for each request. hit_tokens: cached tokens at its first admission. recomputed_tokens:
+    tokens computed again after preemptions, all requests together.
     """
 
     formed_s: np.ndarray
@@ -88,10 +88,10 @@ class Replay:
     steps: Steps
 
 
-class Engine:
+class Instance:
     """The state of the replay. `running` is in admission order, `waiting` has the preempted ones at its head."""
 
-    def __init__(self, limits: Limits, timing: Price, queued_s: np.ndarray, requests: list[Live], clock: Measured | None):
+    def __init__(self, limits: Limits, timing: Timing, queued_s: np.ndarray, requests: list[Live], clock: Measured | None):
         self.limits, self.timing, self.clock = limits, timing, clock
         self.pool = BlockPool(limits.num_blocks, limits.prefix_caching != "off")
         self.queued_s, self.requests, self.arrived = queued_s, requests, 0
@@ -109,11 +109,11 @@ class Engine:
             if not self.limits.async_scheduling:
                 self._let_go()
             batch = self._form(horizon)
-            left = self._let_go()  # an asynchronous scheduler hears of the finished ones only after it has formed the step
+            left = self._let_go()  # an asynchronous scheduler learns of finished requests only after it has formed the step
             if not batch:
                 if horizon == now and not left and self.arrived < len(self.requests):
                     now = max(now, float(self.queued_s[self.arrived]))
-                previous = None  # nothing was in sight: look again with open eyes
+                previous = None  # nothing to schedule: look again with up-to-date knowledge
                 continue
             if self.clock is not None and not self.steps.end_s:
                 now += self.clock.startup_s
@@ -140,7 +140,7 @@ class Engine:
         return batch
 
     def _remember(self, request: Live, new: int) -> None:
-        """The blocks that the step will fill can be found at once: by who is admitted to the same step, too."""
+        """Register the blocks that the step will fill; they can be found at once, even by requests admitted to the same step."""
         full = (request.computed + new) // self.limits.block_size
         self.pool.remember(request.index, request.chain, min(full, len(request.chain)))
 
@@ -166,7 +166,7 @@ class Engine:
         return batch, budget, preempted
 
     def _preempt(self) -> Live:
-        """The last admitted request goes; one that finished unseen goes for good."""
+        """Preempt the last admitted request; one that has finished without the scheduler's knowledge leaves for good."""
         victim = self.running.pop()
         self.pool.release(victim.index)
         if not victim.done:
@@ -201,19 +201,19 @@ class Engine:
     def _execute(self, batch: list[tuple[Live, int]], now: float) -> float:
         """Run a formed step and return its end."""
         work = [(new, request.computed) for request, new in batch]
-        price_s = self.timing(work)
+        predicted_s = self.timing(work)
         answered = [request for request, new in batch if request.computed + new == request.target]
-        end, known = now + price_s, False
+        end, known = now + predicted_s, False
         if self.clock is not None:
             given = [float(self.clock.first_s[r.index]) for r in answered if r.generated == 0]
             given += [float(self.clock.last_s[r.index]) for r in answered if r.generated + 1 == r.output]
-            end, known = self.clock.end(now, price_s, work, given)
+            end, known = self.clock.end(now, predicted_s, work, given)
         for request, new in batch:
             request.computed += new
         for request in answered:
             self._give_token(request, end)
         tokens, chunks = sum(new for new, _ in work), sum(new > 1 for new, _ in work)
-        self.steps.add(now, end, price_s, tokens, chunks, known, work)
+        self.steps.add(now, end, predicted_s, tokens, chunks, known, work)
         return end
 
     def _give_token(self, request: Live, end: float) -> None:
@@ -230,22 +230,22 @@ class Engine:
 
 def replay(
     limits: Limits,
-    timing: Price,
+    timing: Timing,
     queued_s: np.ndarray,
     lengths: tuple[np.ndarray, np.ndarray],
     chains: Sequence[Chain] | None = None,
     clock: Measured | None = None,
 ) -> Replay:
-    """Replay requests, in queue order, through one engine.
+    """Replay requests, in queue order, through one instance.
 
     Args:
-        limits: the engine.
-        price: seconds of a step.
-        queued_s: float64[R], when each request reached the engine.
+        limits: flags of the instance.
+        timing: function that gives the seconds of a step.
+        queued_s: float64[R], time at which each request reached the instance.
         lengths: int[R] each, prompt and output tokens.
         chains: block hashes of each request's prompt and output, for prefix caching.
         clock: measured stamps to follow.
     """
     known = chains or [()] * len(queued_s)
     requests = [Live(i, int(p), int(o), known[i]) for i, (p, o) in enumerate(zip(*lengths, strict=True))]
-    return Engine(limits, timing, queued_s, requests, clock).run()
+    return Instance(limits, timing, queued_s, requests, clock).run()

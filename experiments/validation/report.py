@@ -17,7 +17,7 @@ SCRIPTS = ("errors", "schedule", "causes", "steps", "sensitivity", "calibration"
 
 
 def markdown(path: Path) -> str:
-    """A result file as a table; what is the same as in the row above in the first column is left out."""
+    """A result file as a table; cells of the first column that equal the one above are left empty."""
     header, *lines = (line.split("\t") for line in path.read_text().splitlines())
     rows, above = [], ""
     for first, *rest in lines:

@@ -1,7 +1,7 @@
-"""Does the scheduler do what vLLM did? Replays along the measured stamps, with vLLM's rules and with one of them switched off.
+"""The scheduler against vLLM's: replays along the measured stamps, with vLLM's rules and with one of them switched off.
 
-`admitted`: requests whose first step was formed within 2 ms of the engine's own stamp; `first token`, `last token`: within 1 ms of the
-stamp. Writes results/schedule.tsv, and in results/phases.tsv how far the prices are off along the measured schedule.
+`admitted`: requests whose first step was formed within 2 ms of vLLM's own stamp; `first token`, `last token`: within 1 ms of the stamp.
+Writes results/schedule.tsv, and results/phases.tsv with the errors of the step times along the measured schedule.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ RULES = {"vLLM's rules": (True, True), "synchronous scheduling": (False, True), 
 
 
 def phases(ready: Setup, guided: Guided) -> list[Row]:
-    """Eighths of the run: the time of its steps by their price against the measured time."""
+    """For each eighth of the run, the predicted against the measured time of its steps."""
     steps = guided.done.steps
-    end, timing, chunks = (steps.array(name) for name in ("end_s", "price_s", "chunks"))
+    end, timing, chunks = (steps.array(name) for name in ("end_s", "predicted_s", "chunks"))
     known = np.flatnonzero(steps.array("known"))
     at = [known[np.argmin(np.abs(end[known] - end[-1] * part / PHASES))] for part in range(PHASES + 1)]
     rows: list[Row] = []
@@ -28,7 +28,7 @@ def phases(ready: Setup, guided: Guided) -> list[Row]:
         seconds = float(end[last] - end[before])
         numbers = {"steps": last - before, "with a chunk": int((chunks[inside] > 0).sum())}
         off = 100.0 * (float(timing[inside].sum()) / seconds - 1.0)
-        rows.append({"run": ready.case.name, "until, s": float(end[last]), **numbers, "price off, %": off})
+        rows.append({"run": ready.case.name, "until, s": float(end[last]), **numbers, "predicted off, %": off})
     return rows
 
 
@@ -54,7 +54,7 @@ def main() -> None:
                     "last token": int((last < 1e-3).sum()),
                     "intervals": len(parts),
                     "as expected": sum(part.sure for part in parts),
-                    "price off, %": 100 * (sum(part.price_s for part in parts) / sum(part.measured_s for part in parts) - 1),
+                    "predicted off, %": 100 * (sum(part.predicted_s for part in parts) / sum(part.measured_s for part in parts) - 1),
                 }
             )
     write("schedule", rows)

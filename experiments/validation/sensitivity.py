@@ -1,4 +1,4 @@
-"""How errors of step times show in the statistics: percent by which each moves when all steps change. Writes results/sensitivity.tsv.
+"""Effect of errors of step times on the statistics: change of each, in percent, when all steps change. Writes results/sensitivity.tsv.
 
 The last row of a run: standard deviation, in percent, when every step gets a random error of 0.5 % of its own (12 draws).
 """
@@ -6,9 +6,9 @@ The last row of a run: standard deviation, in percent, when every step gets a ra
 from __future__ import annotations
 
 import numpy as np
-from cases import ERRORS, WITH_TABLES, Row, Setup, errors, pricer, setup, write
+from cases import ERRORS, WITH_TABLES, Row, Setup, errors, setup, timing_of, write
 from clock import Work
-from replay import Price, replay
+from replay import Timing, replay
 
 CHANGES = (
     *((f"{percent:+g} %", 1.0 + 0.01 * percent, 0.0) for percent in (-1.0, -0.5, 0.5, 1.0, 2.0)),
@@ -17,19 +17,19 @@ CHANGES = (
 DRAWS, NOISE = 12, 0.005
 
 
-def statistics(ready: Setup, timing: Price) -> np.ndarray:
-    """Each statistic over the measured one."""
+def statistics(ready: Setup, timing: Timing) -> np.ndarray:
+    """Each statistic divided by the measured one."""
     run = ready.run
     done = replay(ready.limits, timing, run.arrival_s, (run.prompt_tokens, run.output_tokens))
     found = errors(run, done.first_s, done.last_s)
     return np.array([1.0 + 0.01 * found[name] for name in ERRORS])
 
 
-def noisy(timing: Price, rng: np.random.Generator) -> Price:
+def noisy(timing: Timing, rng: np.random.Generator) -> Timing:
     return lambda work: timing(work) * (1.0 + NOISE * rng.standard_normal())
 
 
-def changed(timing: Price, factor: float, more_s: float) -> Price:
+def changed(timing: Timing, factor: float, more_s: float) -> Timing:
     def of(work: Work) -> float:
         return factor * timing(work) + more_s
 
@@ -40,7 +40,7 @@ def main() -> None:
     rows: list[Row] = []
     for case in WITH_TABLES:
         ready = setup(case)
-        timing = pricer(ready.timings.step_time)
+        timing = timing_of(ready.timings.step_time)
         plain = statistics(ready, timing)
         for name, factor, more_s in CHANGES:
             moved = 100.0 * (statistics(ready, changed(timing, factor, more_s)) / plain - 1.0)

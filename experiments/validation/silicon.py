@@ -1,9 +1,9 @@
-"""Mean points measured by others (`silicon/deployments.csv`): errors of a profile beside those of aiconfigurator.
+"""Mean points measured by others (`silicon/deployments.csv`): errors of a profile next to those of aiconfigurator.
 
 usage: python silicon.py [profile=FILE] [system=h100] [fitted=GROUP,GROUP,...] [out=silicon]
 
-fitted: parts of names of groups that the profile was fitted to; the tables tell them from the others. Writes results/<out>.tsv, a row for
-each group and predictor, and results/<out>_load.tsv, the bias by concurrency.
+fitted: parts of the names of groups that the profile was fitted to, which the tables mark. Writes results/<out>.tsv, with a row for each
+group and predictor, and results/<out>_load.tsv, with the bias by concurrency.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OPTIONS = {"profile": "", "system": "h100", "fitted": "", "out": "silicon"}
 
 
 def simulated(points: Sequence[MeanPoint], profile: LatencyProfile) -> np.ndarray:
-    """TTFT and TPOT in seconds of every point, f64[B, 2], of as many rounds as the benchmarks have."""
+    """TTFT and TPOT in seconds of every point, f64[B, 2], over as many rounds as the benchmarks had."""
     with jax.enable_x64(True):
         target = PointsTarget.of(points, profile, PointOptions(rounds=BENCHMARK_ROUNDS))
         means = jax.device_get(jax.jit(lambda: target.means(profile))())
@@ -40,19 +40,19 @@ def simulated(points: Sequence[MeanPoint], profile: LatencyProfile) -> np.ndarra
 
 
 def aiconfigurator(points: Sequence[MeanPoint]) -> np.ndarray:
-    """The same of aiconfigurator; NaN where it has none."""
+    """The same from aiconfigurator, NaN where it has none."""
     frame = pd.read_csv(PREDICTIONS).set_index("id")
     return 1e-3 * frame.reindex([p.id for p in points])[["aic_ttft_ms", "aic_tpot_ms"]].to_numpy(float)
 
 
 def with_throughput(points: Sequence[MeanPoint], means: np.ndarray) -> np.ndarray:
-    """Columns TTFT, TPOT and, by Little's law, output tokens a second."""
+    """Columns TTFT, TPOT and, by Little's law, output tokens per second."""
     rate = [point.throughput(*row) for point, row in zip(points, means, strict=True)]
     return np.column_stack([means, rate])
 
 
 def scores(ours: np.ndarray, measured: np.ndarray) -> Row:
-    """Percent by which each column is off, its bias (of the geometric mean), and rank correlation; over the rows there are."""
+    """Error of each column in percent, its bias (of the geometric mean), and its rank correlation, over the available rows."""
     row: Row = {}
     logs = np.log(ours / measured)
     for k, name in enumerate(("TTFT", "TPOT", "throughput")):

@@ -1,8 +1,9 @@
-"""Measured step times against their prices, along the measured schedule.
+"""Measured against predicted step times, along the measured schedule.
 
-results/steps.tsv: by kind of step, how far the price is off in all, and its root mean square error a step; for the price as it is and for
-variants of it. results/batches.tsv: by batch and by scheduled tokens. results/h100.tsv: decode-only steps of Qwen3-14B as clients saw them,
-against the shipped profile. results/hits.tsv: were prompts found in the cache? step_times.png: lateness of every pure interval.
+results/steps.tsv: by kind of step, the total error of the prediction and its root mean square error per step; for the step times of simjax
+and for variants. results/batches.tsv: by number of sequences and by scheduled tokens. results/h100.tsv: decode-only steps of Qwen3-14B as
+clients saw them, against the shipped profile. results/hits.tsv: whether prompts were found in the cache. step_times.png: lateness of every
+pure interval.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from cases import HERE, ON_H100, TABLES, WITH_TABLES, Row, Setup, pricer, setup, write
+from cases import HERE, ON_H100, TABLES, WITH_TABLES, Row, Setup, setup, timing_of, write
 from clock import Work
 from guided import CAPTURED, Guided, Interval, follow, last_leavers, single_steps
-from replay import Price
+from replay import Timing
 
 from simjax.latency.attention.fit import fit_decode_skew
 from simjax.latency.bundle import Bundle, find_bundle, read_bundle
@@ -32,9 +33,9 @@ SCHEDULED = (1, 512, 640, 768, 896, 1024, 1280, 1536, 2047, 2048)
 
 
 def variants(ready: Setup) -> dict[str, Variant]:
-    """Prices of a step: as it is, and with one rule changed."""
+    """Step times: those of simjax, and those with one rule changed."""
     step_time, spec = ready.timings.step_time, ready.cluster.instances[0]
-    timing, tokens_s, sequences_s = pricer(step_time), np.asarray(step_time.tokens_s[0]), np.asarray(step_time.sequences_s[0])
+    timing, tokens_s, sequences_s = timing_of(step_time), np.asarray(step_time.tokens_s[0]), np.asarray(step_time.sequences_s[0])
     names = (spec.device.name, *spec.device.aliases)
     bundle = read_bundle(find_bundle(TABLES, names, spec.model.name, "bf16", spec.tensor_parallel_size))
     grid = bundle.dense["qkv_proj"].size.astype(int)
@@ -63,22 +64,22 @@ def variants(ready: Setup) -> dict[str, Variant]:
 
 
 def skewed(step_time: StepTime, of_batch: Callable[[int], float]) -> Variant:
-    """Prices with the given `decode_skew` for a batch of so many sequences."""
-    timed: dict[float, Price] = {}
+    """Step times with the given `decode_skew` as a function of the number of sequences."""
+    timed: dict[float, Timing] = {}
 
     def timing(work: Work) -> float:
         skew = round(of_batch(len(work)), 4)
         if skew not in timed:
             with jax.enable_x64(True):
                 changed = replace(step_time.attention, decode_skew=jnp.full(1, skew))
-            timed[skew] = pricer(replace(step_time, attention=changed))
+            timed[skew] = timing_of(replace(step_time, attention=changed))
         return timed[skew](work)
 
     return timing
 
 
 def skew_by_batch(bundle: Bundle) -> Callable[[int], float]:
-    """`decode_skew` as it was measured for each batch, linear in between, where the product has one number for all."""
+    """`decode_skew` as measured for each number of sequences, interpolated linearly; simjax has one number for all."""
     points = bundle.skew
     assert points is not None
     sizes = np.unique(points.decodes)
@@ -99,15 +100,15 @@ def by_variant(ready: Setup, guided: Guided) -> list[Row]:
         for label, timing in variants(ready).items():
             if label in ((ONE_CHUNK,), (ONE_CHUNK, LEVEL, BY_BATCH), (LEVEL, BY_BATCH))[kind]:
                 continue  # changes nothing there
-            price_s = np.array([sum(timing(guided.done.steps.work[at]) for at in range(part.first, part.last + 1)) for part in parts])
-            off_s = (price_s - measured_s) / steps
+            predicted_s = np.array([sum(timing(guided.done.steps.work[at]) for at in range(part.first, part.last + 1)) for part in parts])
+            off_s = (predicted_s - measured_s) / steps
             rows.append(
                 {
                     "run": ready.case.name,
                     "steps": name,
-                    "price": label,
+                    "step time": label,
                     "count": int(steps.sum()),
-                    "off, %": 100.0 * float(price_s.sum() / measured_s.sum() - 1.0),
+                    "off, %": 100.0 * float(predicted_s.sum() / measured_s.sum() - 1.0),
                     "rms, ms": 1e3 * float(np.sqrt((steps * off_s**2).sum() / steps.sum())),
                 }
             )
@@ -115,7 +116,7 @@ def by_variant(ready: Setup, guided: Guided) -> list[Row]:
 
 
 def by_batch(ready: Setup, guided: Guided, timing: Variant) -> list[Row]:
-    """Lateness of decode-only steps by sequences (those of the last leavers, where there are some) and of mixed ones by tokens."""
+    """Lateness of decode-only steps by sequences (those of the last leavers, if any) and of mixed steps by tokens."""
     rows: list[Row] = []
     leavers = last_leavers(ready, guided.done, timing)
     decodes = leavers if len(leavers) else single_steps(guided.done, guided.intervals, mixed=False)
@@ -126,16 +127,18 @@ def by_batch(ready: Setup, guided: Guided, timing: Variant) -> list[Row]:
             if not len(part):
                 continue
             steps = part[:, 3]
-            late, price_s = ((part[:, at] * steps).sum() / steps.sum() for at in (1, 2))
-            numbers = {"count": int(steps.sum()), "measured, ms": 1e3 * float(price_s + late), "late, ms": 1e3 * float(late)}
-            rows.append({"run": ready.case.name, "steps": f"{name} {low + 1}-{high}", **numbers, "late, %": 100.0 * float(late / price_s)})
+            late, predicted_s = ((part[:, at] * steps).sum() / steps.sum() for at in (1, 2))
+            numbers = {"count": int(steps.sum()), "measured, ms": 1e3 * float(predicted_s + late), "late, ms": 1e3 * float(late)}
+            rows.append(
+                {"run": ready.case.name, "steps": f"{name} {low + 1}-{high}", **numbers, "late, %": 100.0 * float(late / predicted_s)}
+            )
     return rows
 
 
 def found_in_cache(ready: Setup) -> list[Row]:
-    """Single mixed steps priced with and without prefix caching, those that admit a request with hits apart: were there hits?
+    """Predicted times of single mixed steps with and without prefix caching, separately for steps that would admit a request with hits.
 
-    For the run whose schedule is the same either way.
+    Shows whether there were hits, for the run whose schedule is the same either way.
     """
     rows: list[Row] = []
     on = follow(ready)
@@ -150,7 +153,7 @@ def found_in_cache(ready: Setup) -> list[Row]:
             if at is not None and part.pure and part.mixed:
                 kinds[at in with_hit].append(part)
         for kind, parts in kinds.items():
-            ratio = np.median([part.price_s / part.measured_s for part in parts])
+            ratio = np.median([part.predicted_s / part.measured_s for part in parts])
             label = "with hits" if kind else "without hits"
             row = {"run": ready.case.name, "steps": label, "caching": name, "count": len(parts), "off, %": 100.0 * float(ratio - 1.0)}
             rows.append(row)
@@ -158,10 +161,10 @@ def found_in_cache(ready: Setup) -> list[Row]:
 
 
 def as_clients_saw() -> list[Row]:
-    """Gaps between chunks of Qwen3-14B on one H100 by requests in flight, against the price of such a step."""
+    """Gaps between chunks of Qwen3-14B on one H100 by requests in flight, against the predicted time of such a step."""
     case = ON_H100[0]
     ready = setup(case, tables=False)
-    timing, run = pricer(ready.timings.step_time), ready.run
+    timing, run = timing_of(ready.timings.step_time), ready.run
     chunk = pd.read_csv(case.path / "trace.itl.csv.gz").sort_values(["request_id", "chunk_index"])
     time_s = chunk["timestamp_us"].to_numpy(np.float64) * 1e-6
     new = chunk["request_id"].to_numpy()[1:] != chunk["request_id"].to_numpy()[:-1]
@@ -173,16 +176,20 @@ def as_clients_saw() -> list[Row]:
     context = int(run.prompt_tokens.mean() + run.output_tokens.mean() / 2)
     for n in (1, 2, 4, 8):
         seen = gap_s[(running == n) & (gap_s > 5e-3) & (gap_s < 20e-3)]
-        measured_s, price_s = float(np.median(seen)), timing([(1, context)] * n)
-        rows.append({"steps": f"decode, {n} sequences", "count": len(seen), "measured, ms": 1e3 * measured_s, "price, ms": 1e3 * price_s})
+        measured_s, predicted_s = float(np.median(seen)), timing([(1, context)] * n)
+        rows.append(
+            {"steps": f"decode, {n} sequences", "count": len(seen), "measured, ms": 1e3 * measured_s, "predicted, ms": 1e3 * predicted_s}
+        )
     seen = gap_s[(gap_s > 30e-3) & (gap_s < 55e-3)]
-    price_s = timing([(int(run.prompt_tokens.mean()), 0)] + [(1, context)] * 3)
-    rows.append({"steps": "with a prompt", "count": len(seen), "measured, ms": 1e3 * float(np.median(seen)), "price, ms": 1e3 * price_s})
-    return [{**row, "off, %": 100.0 * (float(row["price, ms"]) / float(row["measured, ms"]) - 1.0)} for row in rows]
+    predicted_s = timing([(int(run.prompt_tokens.mean()), 0)] + [(1, context)] * 3)
+    rows.append(
+        {"steps": "with a prompt", "count": len(seen), "measured, ms": 1e3 * float(np.median(seen)), "predicted, ms": 1e3 * predicted_s}
+    )
+    return [{**row, "off, %": 100.0 * (float(row["predicted, ms"]) / float(row["measured, ms"]) - 1.0)} for row in rows]
 
 
 def draw(points: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """Lateness against batch and against scheduled tokens, a row of panels for each run."""
+    """Draw lateness against sequences and against scheduled tokens, with a row of panels for each run."""
     figure = new_figure(10.5, 2.7 * len(points), "How much longer a step took than its kernels' measured times")
     panels = figure.subplots(len(points), 2, squeeze=False)
     for (name, (decodes, chunks)), (left, right) in zip(points.items(), panels, strict=True):
@@ -202,7 +209,7 @@ def main() -> None:
     points = {}
     for case in WITH_TABLES:
         ready = setup(case)
-        guided, timing = follow(ready), pricer(ready.timings.step_time)
+        guided, timing = follow(ready), timing_of(ready.timings.step_time)
         tables["steps"] += by_variant(ready, guided)
         tables["batches"] += by_batch(ready, guided, timing)
         if not case.by_count:

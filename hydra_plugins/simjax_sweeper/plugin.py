@@ -1,7 +1,7 @@
-"""`hydra/sweeper=simjax`: the points of a multirun simulated side by side in this process, instead of one job a point.
+"""`hydra/sweeper=simjax`: simulates the points of a multirun side by side in this process, instead of one job per point.
 
-Hydra executes this module at the start of every application in the environment, simjax or not, before it enters it into `sys.modules`.
-So it must not fail, must import nothing heavy, and cannot use postponed annotations (a dataclass would look its module up).
+Hydra executes this module at the start of every application in the environment, simjax or not, before entering it into `sys.modules`. So
+it must not fail, must not import anything heavy, and cannot use postponed annotations (for which a dataclass looks up its module).
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 
 @dataclass
 class SimjaxSweeperConf:
-    """`hydra.sweeper`.
+    """The settings under `hydra.sweeper`.
 
     Attributes:
-        params: axes beside those of the command line, as for Hydra's basic sweeper: {workload.rate: "1,2,4"}.
+        params: axes in addition to those of the command line, as for Hydra's basic sweeper: {workload.rate: "1,2,4"}.
     """
 
     _target_: str = "hydra_plugins.simjax_sweeper.plugin.SimjaxSweeper"
@@ -32,7 +32,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="simjax", node=SimjaxSw
 
 
 class SimjaxSweeper(Sweeper):
-    """Hands the words of a multirun to `simjax.cli.multirun`."""
+    """Hands the arguments of a multirun to `simjax.cli.sweeper`."""
 
     def __init__(self, params: Any = None) -> None:
         self.params: dict[str, Any] = {str(key): value for key, value in (params or {}).items()}
@@ -41,7 +41,7 @@ class SimjaxSweeper(Sweeper):
         self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called by Hydra; refuses the configurations of other applications.
+        """Called by Hydra; rejects the configurations of other applications.
 
         Raises:
             ConfigCompositionException: the configuration is not that of `simjax run`.
@@ -59,16 +59,16 @@ class SimjaxSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Called by Hydra with the overrides of the command line, those of several values included."""
-        from simjax.cli.multirun import sweep
+        """Called by Hydra with the overrides of the command line, including those with several values."""
+        from simjax.cli.sweeper import sweep
 
         assert self.config is not None and self.launcher is not None
-        params = [f"{key}={_words(value)}" for key, value in self.params.items()]
+        params = [f"{key}={_in_grammar(value)}" for key, value in self.params.items()]
         return sweep(self.config, arguments, params, self.launcher)
 
 
-def _words(value: Any) -> str:
-    """A value of `hydra.sweeper.params`: text in Hydra's grammar, or a list."""
+def _in_grammar(value: Any) -> str:
+    """A value of `hydra.sweeper.params`, which is text in Hydra's grammar or a list, as text in the grammar."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         return str(value)
     from simjax.explore.values import format_value

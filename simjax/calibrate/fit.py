@@ -86,7 +86,7 @@ def with_jacobian(residuals: Callable[[jax.Array], jax.Array]) -> Callable[[jax.
     """Residuals and their Jacobian from one simulation that carries all tangents."""
 
     def both(u: jax.Array) -> tuple[jax.Array, jax.Array]:
-        push = lambda tangent: jax.jvp(residuals, (u,), (tangent,))  # noqa: E731
+        push = lambda tangent: jax.jvp(residuals, (u,), (tangent,))
         return jax.vmap(push, out_axes=(None, 1))(jnp.eye(len(u)))
 
     return both
@@ -176,7 +176,7 @@ class _Solver:
             value, jacobian = both(*primals)
             return value, jacobian @ tangents[0]
 
-        function = lambda u, _: (residuals(u), None)  # noqa: E731
+        function = lambda u, _: (residuals(u), None)
         solver: Any = optx.LevenbergMarquardt(rtol=0.0, atol=0.0)
 
         def one(u: jax.Array, state: Any) -> tuple[jax.Array, Any, jax.Array]:

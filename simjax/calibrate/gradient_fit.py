@@ -55,7 +55,7 @@ def fit_by_gradient(
             return jnp.asarray(u + updates), like(after, state), jnp.asarray(value)
 
         # optax's own first state has weak types, its later ones have not: that would be two programs.
-        like = lambda new, old: jax.tree.map(lambda x, y: jnp.asarray(x, y.dtype), new, old)  # noqa: E731
+        like = lambda new, old: jax.tree.map(lambda x, y: jnp.asarray(x, y.dtype), new, old)
         u = jnp.zeros(len(space))
         state = optimizer.init(u)
         state = like(state, state)

@@ -137,15 +137,15 @@ def simulated(served: PreparedRun, profile: LatencyProfile, reverse: bool = Fals
 
 def latencies(served: PreparedRun, params: ClusterParams, o: Outcome) -> Latencies:
     """From the times of a run to latencies of its real requests."""
-    of = lambda x: x[jnp.maximum(o.instance, 0)]  # noqa: E731
+    of = lambda x: x[jnp.maximum(o.instance, 0)]
     arrival_s = arrivals(o, of(params.ranks.api_pre_s), of(params.ranks.api_post_s))
     if served.closed_loop:  # without a pause every client comes at the end of a step, whatever the steps take
         arrival_s = jnp.where(params.requests.think_s[params.served] > 0, arrival_s, o.arrival_s)
     output = params.requests.output_tokens[params.served]
-    safe = lambda x: jnp.where(o.finished, x, 0.0)  # noqa: E731
+    safe = lambda x: jnp.where(o.finished, x, 0.0)
     ttft_s, e2e_s = safe(o.first_token_s) - safe(arrival_s), safe(o.finish_s) - safe(arrival_s)
     tpot_s = (safe(o.finish_s) - safe(o.first_token_s)) / jnp.maximum(output - 1, 1)
-    some = lambda x, there: jnp.where(o.finished & there & (x > 0), x, 1.0)[: served.requests]  # noqa: E731
+    some = lambda x, there: jnp.where(o.finished & there & (x > 0), x, 1.0)[: served.requests]
     return Latencies(some(ttft_s, True), some(tpot_s, output > 1), some(e2e_s, True), o.finished[: served.requests])
 
 
@@ -160,7 +160,7 @@ def timed(params: ClusterParams, step_time: StepTime, api_pre_s: Any, api_post_s
     `jax.enable_x64(True)`.
     """
     params = jax.tree.map(jnp.asarray, params)
-    spread = lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float64), params.ranks.api_pre_s.shape)  # noqa: E731
+    spread = lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float64), params.ranks.api_pre_s.shape)
     instances = replace(params.ranks, api_pre_s=spread(api_pre_s), api_post_s=spread(api_post_s))
     return replace(params, ranks=instances, step_time=step_time)
 

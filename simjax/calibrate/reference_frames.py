@@ -41,7 +41,7 @@ def arrivals(o: Outcome, api_pre_s: Array, api_post_s: Array) -> Float64[Array, 
         api_post_s: and after a token's step, f64[R].
     """
     known = o.finished
-    safe = lambda x: jnp.where(known, x, 0.0)  # noqa: E731
+    safe = lambda x: jnp.where(known, x, 0.0)
     apart_s = jnp.where(known, o.instance, -1) * APART_S
     queued_s = stop_gradient(safe(o.arrival_s) + api_pre_s) + apart_s
     events = [safe(o.scheduled_s), safe(o.first_token_s) - api_post_s, safe(o.finish_s) - api_post_s]

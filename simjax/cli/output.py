@@ -1,4 +1,4 @@
-"""What the commands share: the directory of the results, the compilation cache, progress, warnings."""
+"""Output of all commands: the directory of the results, the compilation cache, progress, warnings."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from simjax.errors import SimjaxError
 
 
 def console(stderr: bool = False) -> Console:
-    """Where text goes; wide enough for the tables when it is not a terminal. A colon in a file name begins no emoji."""
+    """The console for texts; wide enough for tables if it is not a terminal, and without emoji, so that colons in file names are safe."""
     out = Console(stderr=stderr, emoji=False)
     return out if out.is_terminal else Console(stderr=stderr, emoji=False, width=140)
 
 
 def say(line: str) -> None:
-    """Print a line as it is."""
+    """Print a line verbatim."""
     console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
 def results_in(out: str | None, command: str) -> Iterator[Path]:
-    """The directory of the results, made if it is missing, and removed again when the command fails before it writes anything.
+    """The directory of the results, created if missing, and removed again if the command fails before writing anything.
 
     Args:
-        out: what the user asked for; None for a new dated directory under outputs/.
-        command: goes into the dated name.
+        out: the directory that the user chose; None for a new dated directory under outputs/.
+        command: part of the dated name.
 
     Raises:
-        SimjaxError: it is a file, or cannot be made or written to.
+        SimjaxError: the path is a file, or the directory cannot be created or written to.
     """
     path = _dated(command) if out is None else Path(out).expanduser()
     if out is not None and not out.strip():
@@ -61,7 +61,7 @@ def results_in(out: str | None, command: str) -> Iterator[Path]:
 
 
 def _dated(command: str) -> Path:
-    """A name that does not exist yet: two runs may start in the same second."""
+    """A name that is not in use: two runs may start in the same second."""
     first = Path("outputs") / datetime.now().strftime(f"%Y-%m-%d_%H-%M-%S_{command}")
     path, number = first, 2
     while path.exists():
@@ -70,12 +70,12 @@ def _dated(command: str) -> Path:
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs between processes, in $XDG_CACHE_HOME/simjax, unless the user chose a place (JAX_COMPILATION_CACHE_DIR).
+    """Keep compiled programs between processes, in $XDG_CACHE_HOME/simjax unless the user set JAX_COMPILATION_CACHE_DIR.
 
-    Only the command line does this: the library leaves JAX's settings alone.
+    Only the command line does this: the library does not change JAX's settings.
     """
-    # jax 0.10 logs an error line for every cache hit on the CPU, though the program it loads is right (machine features spelt differently).
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # unset, or as jax itself leaves it to the processes that it starts
+    # jax 0.10 logs an error for every cache hit on the CPU, although the program is right (machine features are spelt differently).
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # unset, or the value that jax sets for its child processes
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import jax
 
@@ -84,13 +84,13 @@ def use_compilation_cache() -> None:
         try:
             home.mkdir(parents=True, exist_ok=True)
         except OSError:
-            return  # nowhere to write: every process compiles
+            return  # no writable directory: every process compiles
         jax.config.update("jax_compilation_cache_dir", str(home))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a run has a dozen small programs beside the engine
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a run has a dozen small programs besides the engine
 
 
 def _processor() -> str:
-    """What compiled programs depend on beside the versions: hosts with other processors may share a home."""
+    """Identity of the processor, on which compiled programs depend: hosts with different processors may share a home directory."""
     info = Path("/proc/cpuinfo")
     features = re.search(r"^(?:flags|Features)\s*:.*$", info.read_text(), re.MULTILINE) if info.exists() else None
     return f"{platform.machine()}-{zlib.crc32((features[0] if features else platform.processor()).encode()):08x}"
@@ -98,16 +98,16 @@ def _processor() -> str:
 
 @contextmanager
 def progress(before: str, text: str = "simulating") -> Iterator[Callable[[int, int], None]]:
-    """A callback (requests done, in all) that moves a `moving_bar`."""
+    """A callback (requests done, requests in all) that moves a `moving_bar`."""
     with moving_bar(before) as move:
         yield lambda done, total: move(description=text, completed=done, total=total, count=f"{done:,} of {total:,} requests")
 
 
 @contextmanager
 def moving_bar(before: str) -> Iterator[Callable[..., None]]:
-    """What moves a bar on the terminal: rich's `description`, `completed` and `total`, and `count`, the text behind the bar.
+    """A function that moves a bar on the terminal: it takes rich's `description`, `completed` and `total`, and `count`, a text at its end.
 
-    Until it is moved the bar says `before` and only pulses. It goes away at the end; nothing is printed where stderr is no terminal.
+    Until it is moved, the bar shows `before` and pulses. It is removed at the end; nothing is printed if stderr is not a terminal.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn())
     out = console(stderr=True)
@@ -130,7 +130,7 @@ class _Warnings(logging.Handler):
 
 @contextmanager
 def logged() -> Iterator[None]:
-    """Print what the library logs (rows that were skipped or dropped) as warnings."""
+    """Print the library's log messages (such as numbers of skipped rows) as warnings."""
     logger, handler = logging.getLogger("simjax"), _Warnings()
     before, propagate = logger.level, logger.propagate
     logger.addHandler(handler)

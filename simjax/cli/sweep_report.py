@@ -1,4 +1,4 @@
-"""What a sweep leaves of its Pareto front: pareto.csv, pareto.png, and a short table for the terminal."""
+"""Reports of a sweep's Pareto front: pareto.csv, pareto.png, and a short table for the terminal."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from rich.table import Table
 from rich.text import Text
 
 from simjax.explore.labels import differing_keys, format_cell, short_keys
+from simjax.explore.pareto.front import ParetoResult, pareto
 from simjax.explore.pareto.objective import CI95, Objective
-from simjax.explore.pareto.pareto import ParetoResult, pareto
 from simjax.explore.text import counted
 
 PARETO_TABLE, PARETO_FIGURE = "pareto.csv", "pareto.png"
-_ROWS = 15  # of the table on the terminal
+_ROWS = 15  # rows of the table on the terminal
 
 
 def write_pareto(
     table: pd.DataFrame, objective: Objective, keys: Sequence[str], out: str | Path, plots: bool = True, title: str = ""
 ) -> ParetoResult:
-    """Find the front of a sweep's table and write `pareto.csv` and, unless told otherwise, `pareto.png` into a folder.
+    """Find the front of a sweep's table and write `pareto.csv` and, if `plots`, `pareto.png` into a folder.
 
-    `pareto.csv` has the columns of the table and `mark` ("knee", "best <metric>"); only its header when no row counts. A figure of an
-    earlier front is removed where none is drawn.
+    `pareto.csv` has the columns of the table and `mark` ("knee", "best <metric>"); without feasible rows it has only a header. The figure
+    of an earlier front is removed if none is drawn.
 
     Args:
-        table: as `simjax.explore.store.table` reads it.
+        table: table of points or designs, as read by `simjax.explore.store.table`.
         objective: from `parse_objective`.
         keys: the swept keys.
         out: the folder, created when missing.
-        plots: whether to draw.
-        title: what was swept, for the top of the figure.
+        plots: whether to draw the figure.
+        title: title at the top of the figure, such as the swept keys.
 
     Raises:
         SimjaxError: the objective does not fit the table.
@@ -45,7 +45,7 @@ def write_pareto(
     result.rows().to_csv(folder / PARETO_TABLE, index=False, lineterminator="\n")
     figure = folder / PARETO_FIGURE
     if plots and len(result.front):
-        from simjax.plot.pareto.pareto import plot_pareto
+        from simjax.plot.pareto.front import plot_pareto
 
         plot_pareto(result, figure, _columns(result, keys), title)
     else:
@@ -54,9 +54,9 @@ def write_pareto(
 
 
 def pareto_report(result: ParetoResult, keys: Sequence[str], title: str = "") -> RenderableType:
-    """The front for the terminal: at most 15 of its rows with the swept values that differ, what was left out and why.
+    """The front for the terminal: at most 15 of its rows with the swept values that differ, and the rows left out with the reasons.
 
-    Where there is no front, why not.
+    If there is no front, the reasons for that.
     """
     if len(result.front) == 0:
         return Group(*(Text(line, style="yellow") for line in _no_front(result)))
@@ -75,7 +75,7 @@ def pareto_report(result: ParetoResult, keys: Sequence[str], title: str = "") ->
 
 
 def _columns(result: ParetoResult, keys: Sequence[str]) -> list[str]:
-    """The swept keys that the table has: that of designs has no seeds."""
+    """The swept keys that are columns of the table; tables of designs have no seeds."""
     return [key for key in keys if key in result.table.columns]
 
 
@@ -86,13 +86,13 @@ def _headline(result: ParetoResult, title: str) -> Text:
 
 
 def _no_front(result: ParetoResult) -> list[str]:
-    """Why there is none, and how far the nearest rows are from the constraints that none of them meets."""
-    said = [f"there is no front and no figure: none of {counted(result.left_out.rows, result.rows_are)} counts ({result.left_out})"]
-    return said + [f"the closest to {limit} is {_number(value)}" for limit, value in result.left_out.nearest.items()]
+    """Why there is no front, and how close rows come to the constraints that none of them meets."""
+    lines = [f"there is no front and no figure: none of {counted(result.left_out.rows, result.rows_are)} counts ({result.left_out})"]
+    return lines + [f"the closest to {limit} is {_number(value)}" for limit, value in result.left_out.nearest.items()]
 
 
 def _some(result: ParetoResult) -> np.ndarray:
-    """Up to 15 positions of the front at equal distances, the knee and the best ones among them."""
+    """Up to 15 evenly spaced positions of the front, including the knee and the best ones."""
     count = len(result.front)
     if count <= _ROWS:
         return result.front

@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from simjax.config.spaces import read_space
 from simjax.errors import closest
 from simjax.paths import CONF
 
@@ -70,7 +71,7 @@ def _unreadable(overrides: list[str], many: str) -> str | None:
             if OverridesParser.create().parse_override(override).is_sweep_override():
                 return several
         except HydraException as error:
-            if re.match(r"[^=]+=\s*(lin|log|geom)space\s*\(", override):
+            if read_space(override.partition("=")[2]) is not None:
                 return several
             reason = str(error).strip().splitlines()[0].removeprefix("Error parsing override ").strip()
             return f"cannot read {override!r} ({reason}); put a value with special characters in quotes: \"key='value'\""

@@ -1,21 +1,20 @@
-"""The axes of a sweep: keys and the values they take, from lists or from what a user writes, such as "linspace(1,20,40)"."""
+"""The axes of a sweep: keys and their values, from lists or from text such as "linspace(1,20,40)"."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from simjax.config.spaces import read_space
 from simjax.errors import SimjaxError
 from simjax.explore.keys import canonical, check_key, takes_integers
 from simjax.explore.values import format_value, plain, read_override, shortened
 
 MAX_VALUES = 1_000_000
-_SPACES = re.compile(r"\s*(linspace|logspace|geomspace)\s*\((.*)\)\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,8 @@ class Axis:
     """Keys that vary together.
 
     Attributes:
-        keys: one for a plain axis, several for zipped ones.
-        values: one entry a step of the axis; each has a value a key.
+        keys: one key for a plain axis, several for a zipped one.
+        values: one entry per step of the axis, with one value per key.
     """
 
     keys: tuple[str, ...]
@@ -47,27 +46,27 @@ def zipped(given: Mapping[str, Any]) -> Axis:
     """Keys that step together; each value as in `parse_values`, but values may repeat as long as no step does.
 
     Raises:
-        SimjaxError: they have different numbers of values.
+        SimjaxError: the keys have different numbers of values.
     """
     columns = {canonical(key): _values(canonical(key), values) for key, values in given.items()}
     counts = {key: len(values) for key, values in columns.items()}
     if len(set(counts.values())) > 1:
-        raise SimjaxError(f"zipped keys need equally many values; {', '.join(f'{key} has {count}' for key, count in counts.items())}")
+        raise SimjaxError(f"zipped keys need the same number of values; {', '.join(f'{key} has {count}' for key, count in counts.items())}")
     rows = tuple(zip(*columns.values(), strict=True))
     _refuse_repeated(" and ".join(columns), rows)
     return Axis(tuple(columns), rows)
 
 
 def parse_values(key: str, given: Any) -> tuple[Any, ...]:
-    """The values an axis takes.
+    """The values of an axis.
 
     Args:
         key: the swept key; whole floats become integers where it takes an integer.
         given: a list, tuple, range or one-dimensional array of values; or a string in Hydra's grammar: `1,2,3`, `choice(a,b)`,
-            `range(1,10)` (of integers), or `linspace(1,20,40)`, `logspace(-1,2,10)` (powers of ten), `geomspace(1,64,7)` as numpy has them.
+            `range(1,10)` (integers only), or `linspace(1,20,40)`, `logspace(-1,2,10)` (exponents of ten), `geomspace(1,64,7)` as in numpy.
 
     Raises:
-        SimjaxError: the key cannot be swept, or the values cannot be read, are none, repeat, or are continuous.
+        SimjaxError: the key cannot be swept, or the values cannot be read, are missing, repeat, or are continuous.
     """
     values = _values(key, given)
     _refuse_repeated(key, ((value,) for value in values))
@@ -75,20 +74,20 @@ def parse_values(key: str, given: Any) -> tuple[Any, ...]:
 
 
 def linspace(first: float, last: float, count: int) -> tuple[float, ...]:
-    """`count` numbers at equal distances, both ends included."""
+    """`count` evenly spaced numbers, both ends included."""
     _check_space("linspace", first, last, count)
     return _finite("linspace", np.linspace(first, last, count))
 
 
 def logspace(first: float, last: float, count: int) -> tuple[float, ...]:
-    """`count` numbers at equal ratios from 10**first to 10**last."""
+    """`count` numbers with equal ratios from 10**first to 10**last."""
     _check_space("logspace", first, last, count)
     with np.errstate(over="ignore"):
         return _finite("logspace", np.logspace(first, last, count))
 
 
 def geomspace(first: float, last: float, count: int) -> tuple[float, ...]:
-    """`count` numbers at equal ratios, both ends included."""
+    """`count` numbers with equal ratios, both ends included."""
     _check_space("geomspace", first, last, count)
     if first * last <= 0:
         raise SimjaxError(f"geomspace from {first} to {last}: both ends must be positive, or both negative")
@@ -118,8 +117,8 @@ def _values(key: str, given: Any) -> tuple[Any, ...]:
     if isinstance(given, Mapping):
         raise SimjaxError(f"{key}: the values of an axis are a list or text like linspace(1,20,40), got a mapping")
     if isinstance(given, str):
-        match = _SPACES.fullmatch(given)
-        values: Sequence[Any] = _from_space(f"{key}={given}", match[1], match[2]) if match else _from_grammar(key, given)
+        space = read_space(given)
+        values: Sequence[Any] = _from_grammar(key, given) if space is None else _from_space(f"{key}={given}", *space)
     elif isinstance(given, np.ndarray):
         if given.ndim != 1:
             raise SimjaxError(f"{key}: the values of an axis are a list, got an array of {given.ndim} dimensions")
@@ -132,14 +131,14 @@ def _values(key: str, given: Any) -> tuple[Any, ...]:
 
 
 def checked(key: str, value: Any) -> Any:
-    """A value as its key takes it: plain Python, 64 for 64.0 where it takes an integer.
+    """A value in the form that its key takes: plain Python, 64 for 64.0 where the key takes an integer.
 
     Raises:
-        SimjaxError: it is no integer though the key takes one, or it is an interpolation.
+        SimjaxError: the value is not an integer although the key takes one, or it is an interpolation.
     """
     if isinstance(value, np.generic):
         value = value.item()
-    text = format_value(value)  # refuses what no override can say
+    text = format_value(value)  # raises for values that no override can hold
     if "${" in text:
         raise SimjaxError(f"{key}={shortened(text)}: an interpolation cannot be a swept value; write the values out")
     if isinstance(value, float) and takes_integers(key):
@@ -150,40 +149,40 @@ def checked(key: str, value: Any) -> Any:
     return value
 
 
-def _from_space(said: str, name: str, inner: str) -> tuple[float, ...]:
+def _from_space(override: str, name: str, arguments: str) -> tuple[float, ...]:
     try:
-        first, last, count = inner.split(",")
+        first, last, count = arguments.split(",")
         bounds, number = (float(first), float(last)), int(count)
     except ValueError:
-        raise SimjaxError(f"{said}: {name} takes two numbers and how many values, like {name}(1,20,40)") from None
+        raise SimjaxError(f"{override}: {name} takes two numbers and the number of values, like {name}(1,20,40)") from None
     try:
         return _MAKERS[name](*bounds, number)
     except SimjaxError as error:
-        raise SimjaxError(f"{said}: {error}") from None
+        raise SimjaxError(f"{override}: {error}") from None
 
 
 def _from_grammar(key: str, given: str) -> list[Any]:
     override = read_override(f"{key}={given}")
-    said = shortened(f"{key}={given}")
+    shown = shortened(f"{key}={given}")
     raw: Any = override.value()
     if not override.is_sweep_override():
         return [raw]
     if override.is_interval_sweep():
-        raise SimjaxError(f"{said}: an interval is continuous and needs a search; give points of it, like linspace(1,20,40)")
+        raise SimjaxError(f"{shown}: an interval is continuous and needs a search; give points of it, like linspace(1,20,40)")
     if not hasattr(raw, "shuffle"):
-        raise SimjaxError(f"{said}: glob is not supported; list the choices: a,b,c")
+        raise SimjaxError(f"{shown}: glob is not supported; list the choices: a,b,c")
     if raw.shuffle:
-        raise SimjaxError(f"{said}: shuffle gives other points each time; leave it out, the order of points changes no result")
+        raise SimjaxError(f"{shown}: shuffle gives other points each time; leave it out, the order of points changes no result")
     if override.is_range_sweep():
         if raw.step == 0:
-            raise SimjaxError(f"{said}: the step of a range must not be 0")
+            raise SimjaxError(f"{shown}: the step of a range must not be 0")
         numbers = raw.range()
         if not isinstance(numbers, range):
-            raise SimjaxError(f"{said}: range is for integers (Hydra's versions disagree about floats); use linspace(1,20,40)")
+            raise SimjaxError(f"{shown}: range is for integers (Hydra's versions disagree about floats); use linspace(1,20,40)")
         return list(numbers[: MAX_VALUES + 1])
     values = [plain(value) for value in override.sweep_iterator()]
-    if len(values) == 1 and isinstance(values[0], str) and (match := _SPACES.fullmatch(values[0])):
-        return list(_from_space(f"{key}={values[0]}", match[1], match[2]))  # how the command line hands one to Hydra
+    if len(values) == 1 and isinstance(values[0], str) and (space := read_space(values[0])) is not None:
+        return list(_from_space(f"{key}={values[0]}", *space))  # the form in which the command line passes one to Hydra
     return values
 
 

@@ -1,4 +1,4 @@
-"""From the `sweep` part of a configuration, and the swept keys of a command line, to points."""
+"""Builds the points of a sweep from the `sweep` part of a configuration and the swept keys of a command line."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from simjax.explore.axes import Axis, axis, zipped
 from simjax.explore.keys import canonical, refuse_interpolated
 from simjax.explore.points import Points, grid, read_points, read_seeds, with_seeds
 
-_NOT_OF_A_POINT = re.compile(r"[+]*(out|plots|timeline_interval_s|sweep|sweep\..*|objective|objective\..*)=")
+_SWEEP_OPTION = re.compile(r"[+]*(out|plots|timeline_interval_s|sweep|sweep\..*|objective|objective\..*)=")
 
 
 def points_of(sweep: SweepConfig, axes: Sequence[Axis] = ()) -> tuple[Points, tuple[int, ...] | None]:
-    """The points a configuration asks for, and its replicate seeds.
+    """The points of a configured sweep, and its replicate seeds (None if unset).
 
     Args:
-        sweep: `sweep.points`, then `sweep.zip`, then `sweep.axes` make the outer axes.
-        axes: of the command line, inside those; the seeds are innermost.
+        sweep: the outer axes: `sweep.points`, then `sweep.zip`, then `sweep.axes`.
+        axes: the axes of the command line, inside those; the seeds are innermost.
 
     Raises:
         SimjaxError: there is nothing to sweep, a key is swept twice, or values cannot be swept.
@@ -52,27 +52,27 @@ def points_of(sweep: SweepConfig, axes: Sequence[Axis] = ()) -> tuple[Points, tu
 
 
 def base_of(overrides: Sequence[str]) -> list[str]:
-    """The overrides that every point shares: those that say what is simulated, not how to sweep and where results go."""
-    return [override for override in overrides if not _NOT_OF_A_POINT.match(override)]
+    """The overrides that every point shares: those of the simulation, not those of the sweep, the objective and the output."""
+    return [override for override in overrides if not _SWEEP_OPTION.match(override)]
 
 
 def check_base(base: Sequence[str], points: Points, config: DictConfig) -> None:
-    """Raise for overrides that belong to no point, and for swept keys that the base fixes or an interpolation in the configuration reads.
+    """Raise for overrides that do not belong to points, and for swept keys that the base sets or an interpolation reads.
 
     Raises:
-        SimjaxError: naming both.
+        SimjaxError: the message names both.
     """
     for override in base:
-        if _NOT_OF_A_POINT.match(override):
-            raise SimjaxError(f"{override}: it says how to sweep or where results go, and not what a point is; leave it out of the base")
+        if _SWEEP_OPTION.match(override):
+            raise SimjaxError(f"{override}: an option of the sweep or its output, not of a point; leave it out of the base")
         key = canonical(override.partition("=")[0])
         if key in points.keys:
-            raise SimjaxError(f"{override}: {key} is swept; leave out the value that is the same for all points, or the axis")
+            raise SimjaxError(f"{override}: {key} is swept; leave out this value, or the axis")
     refuse_interpolated(points.keys, config)
 
 
 def _flat(axes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """`{workload: {rate: [1, 2]}}` is `{workload.rate: [1, 2]}`: what sweep.axes.workload.rate=[1,2] on the command line makes."""
+    """Items with dotted keys: `{workload: {rate: [1, 2]}}`, made by sweep.axes.workload.rate=[1,2], becomes `{workload.rate: [1, 2]}`."""
     for key, values in axes.items():
         if isinstance(values, Mapping):
             yield from _flat(values, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""Which keys can be swept, and what kind of number they take."""
+"""Keys of a sweep: which options can be swept, and which take integers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from simjax.errors import SimjaxError
 from simjax.latency.priors import parameter
 
 SEED = "workload.seed"
-PARAMETERS = "profile.parameters"  # a mapping, each of whose keys is an option
+PARAMETERS = "profile.parameters"  # a mapping whose keys are options
 _NOT_SWEPT = {
     "out": "a sweep has one directory of results; its points are rows of one table",
-    "plots": "a sweep draws no plot for each point; `simjax show-point DIR i` does for one",
-    "timeline_interval_s": "a sweep writes no timeline for each point",
-    "sweep": "it says how to sweep",
+    "plots": "a sweep draws no plots of single points; `simjax show-point DIR i` draws those of one",
+    "timeline_interval_s": "a sweep writes no timelines of single points",
+    "sweep": "it is an option of the sweep itself",
     "objective": "it is the same for all points; `simjax pareto` takes another one afterwards",
     "uncertainty": "a sweep has no intervals; simulate a point of it as a single run with uncertainty.draws",
     "hydra": "Hydra's own settings are the same for all points",
@@ -30,13 +30,13 @@ _NOT_SWEPT = {
 
 
 def canonical(key: str) -> str:
-    """The key that a user's word stands for: `profile` is short for `profile.file`, and Hydra's `++key` forces what can be set anyway."""
+    """The key that a user's spelling stands for: `profile` is short for `profile.file`, and Hydra's prefix `++` makes no difference."""
     key = key.removeprefix("++")
     return "profile.file" if key == "profile" else key
 
 
 def check_key(key: str) -> None:
-    """Raise for a key that no sweep can vary.
+    """Raise for a key that cannot be swept.
 
     Raises:
         SimjaxError: there is no such option, it is a group of options, or it cannot differ between points.
@@ -60,13 +60,13 @@ def check_key(key: str) -> None:
 
 
 def takes_integers(key: str) -> bool:
-    """Whether an option holds an integer, so that 64.0 is to be written 64."""
+    """Whether an option takes an integer, so that 64.0 has to be written 64."""
     return _types().get(key) is int
 
 
 @cache
 def _types() -> dict[str, Any]:
-    """The type of every option of `simjax run`, without its "or unset"."""
+    """The type of every option of `simjax run`, without `| None`."""
 
     def walk(kind: type, prefix: str) -> Iterator[tuple[str, Any]]:
         for field in fields(kind):
@@ -79,14 +79,14 @@ def _types() -> dict[str, Any]:
 
 
 def refuse_interpolated(keys: Iterable[str], config: DictConfig) -> None:
-    """Raise where an interpolation reads a swept key: points set their values past it, so it would keep the value of the base.
+    """Raise if an interpolation reads a swept key: points set their values later, so it would keep the value of the base.
 
     Args:
         keys: the swept keys.
         config: the composed configuration with its interpolations unresolved.
 
     Raises:
-        SimjaxError: naming the swept key and the one that refers to it.
+        SimjaxError: the message names the swept key and the one that refers to it.
     """
     keys = list(keys)
     for reference, where in _references(OmegaConf.to_container(config, resolve=False), ()):
@@ -102,7 +102,7 @@ def _within(key: str, parent: str) -> bool:
 
 
 def _references(node: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """All (key referred to, key that holds the interpolation)."""
+    """All pairs (key referred to, key that holds the interpolation)."""
     if isinstance(node, dict):
         for key, inner in node.items():
             yield from _references(inner, (*path, str(key)))

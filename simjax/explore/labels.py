@@ -1,4 +1,4 @@
-"""Designs in few words: short names of swept keys, and the values that tell rows apart."""
+"""Short labels of designs: short names of swept keys, and the values in which rows differ."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LONGEST = 28  # characters of a value
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """The last parts of the keys' names, as few as tell them apart: `max_num_seqs`, but `prompt.mean` beside `output.mean`."""
+    """The shortest distinct endings of the keys' names: `max_num_seqs`, but `prompt.mean` if there is `output.mean` too."""
     parts = {key: key.split(".") for key in keys}
     short = {}
     for key, words in parts.items():
@@ -28,25 +28,25 @@ def differing_keys(rows: pd.DataFrame, keys: Sequence[str]) -> list[str]:
 
 
 def describe_design(row: pd.Series, short: Mapping[str, str], table: pd.DataFrame) -> list[str]:
-    """The values of a row in a few characters each: `max_num_seqs=64`, or only `h200` where the value speaks for itself.
+    """The values of a row in a few characters each: `max_num_seqs=64`, or only `h200` where the value is clear without its key.
 
     Args:
         row: a row of `table`.
-        short: the keys to name, in their order, with what they are called (`short_keys`).
-        table: all rows; a key is left out where its values are words that no other of the keys takes.
+        short: the keys to include, in order, with their short names (`short_keys`).
+        table: all rows; a key's name is left out if its values are words that none of the other keys takes.
     """
     values = {key: {str(value) for value in table[key]} for key in short}
-    said = []
+    labels = []
     for key, name in short.items():
         others = set().union(*(values[other] for other in short if other != key))
         bare = all(map(_is_word, table[key])) and not values[key] & others
-        said.append(format_cell(row[key]) if bare else f"{name}={format_cell(row[key])}")
-    return said
+        labels.append(format_cell(row[key]) if bare else f"{name}={format_cell(row[key])}")
+    return labels
 
 
 def format_cell(value: Any) -> str:
-    """The value of a key as it stands in a label or a table: four significant digits, the end of a path, the start of a long list."""
-    if value is None or value is pd.NA or value != value:  # a NaN is where pandas keeps a None among numbers
+    """The value of a key in a label or a table: four significant digits, the end of a path, the start of a long list."""
+    if value is None or value is pd.NA or value != value:  # pandas stores None among numbers as NaN
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
@@ -59,7 +59,7 @@ def format_cell(value: Any) -> str:
 
 
 def _is_word(value: Any) -> bool:
-    """Whether a value says by itself what it is: a name, not a number, true, null, a list."""
+    """Whether a value is clear without its key: a name, not a number, true, null or a list."""
     if not isinstance(value, str) or value in ("true", "false", "null"):
         return False
     return value.strip("'\"")[:1].isalpha() or value.startswith("/")

@@ -1,4 +1,4 @@
-"""The points of a sweep: a table with a column a swept key, and its file."""
+"""The points of a sweep: a table with one column per swept key, and its file."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from simjax.explore.store.records import write_whole
 from simjax.explore.values import format_value, parse_value
 
 MAX_POINTS = 5_000_000
-_NUMBER = "point"  # the column that numbers the rows
+_NUMBER = "point"  # the column with the numbers of the rows
 
 
 @dataclass(frozen=True)
 class Points:
-    """Values for the swept keys, a row a point.
+    """Values of the swept keys, one row per point.
 
     Attributes:
         keys: override keys such as scheduler.max_num_seqs.
-        rows: plain Python values, one a key in each row; rows may share lists and mappings, which nobody changes. Whole floats become
-            integers where the key takes an integer: tables of floats write 64 as 64.0, which no configuration takes.
+        rows: plain Python values, one per key in each row; rows may share lists and mappings, which must not be changed. Whole floats
+            become integers where the key takes an integer: tables of floats hold 64.0 for 64, which no configuration takes.
     """
 
     keys: tuple[str, ...]
@@ -37,7 +37,7 @@ class Points:
 
     def __post_init__(self) -> None:
         if any(len(row) != len(self.keys) for row in self.rows):
-            raise ValueError(f"every row of points needs {len(self.keys)} values, one a key")
+            raise ValueError(f"every row of points needs {len(self.keys)} values, one per key")
         for number, key in enumerate(self.keys):
             if takes_integers(key) and any(isinstance(row[number], float) and row[number].is_integer() for row in self.rows):
                 rows = tuple((*row[:number], _whole(row[number]), *row[number + 1 :]) for row in self.rows)
@@ -52,7 +52,7 @@ class Points:
 
 
 def grid(axes: Iterable[Axis]) -> Points:
-    """All combinations of the steps of the axes, the first axis slowest; without axes one point of no key.
+    """All combinations of the steps of the axes, the first axis slowest; without axes one point without keys.
 
     Raises:
         SimjaxError: a key is in two axes, or there are more than `MAX_POINTS` points.
@@ -71,7 +71,7 @@ def grid(axes: Iterable[Axis]) -> Points:
 
 
 def with_seeds(points: Points, seeds: Sequence[int]) -> Points:
-    """Every point once a seed, the seeds of a point side by side.
+    """Every point once per seed, with the seeds of a point in adjacent rows.
 
     Raises:
         SimjaxError: the seeds are swept already, or there are too many points.
@@ -84,10 +84,10 @@ def with_seeds(points: Points, seeds: Sequence[int]) -> Points:
 
 
 def read_seeds(given: Any) -> tuple[int, ...] | None:
-    """The seeds that `sweep.seeds` names: n for 0 to n - 1, or a list; None when it is unset.
+    """The seeds of `sweep.seeds`: n stands for 0 to n - 1, a list for itself; None if unset.
 
     Raises:
-        SimjaxError: they are no integers, negative, none, or repeat.
+        SimjaxError: the seeds are not integers, negative, none, or repeat.
     """
     if given is None:
         return None
@@ -96,12 +96,12 @@ def read_seeds(given: Any) -> tuple[int, ...] | None:
         return tuple(range(seeds))
     whole = isinstance(seeds, list) and all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
     if not isinstance(seeds, list) or not seeds or not whole or len(set(seeds)) < len(seeds):
-        raise SimjaxError(f"sweep.seeds={format_value(given)}: how many seeds (5 means 0 to 4), or a list of different seeds from 0 up")
+        raise SimjaxError(f"sweep.seeds={format_value(given)}: give a number of seeds (5 means 0 to 4), or a list of different seeds >= 0")
     return tuple(seeds)
 
 
 def points_csv(points: Points) -> str:
-    """The table as text: the header `point,<key>,...`, then a row a point whose cells are in Hydra's override grammar."""
+    """The table as text: the header `point,<key>,...`, then one row per point with cells in Hydra's override grammar."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow((_NUMBER, *points.keys))
@@ -110,24 +110,24 @@ def points_csv(points: Points) -> str:
 
 
 def sha256(points: Points) -> str:
-    """The hash of `points_csv`, and so of the file that `write_points` writes."""
+    """The hash of `points_csv`, which is that of the file that `write_points` writes."""
     return hashlib.sha256(points_csv(points).encode()).hexdigest()
 
 
 def write_points(path: Path, points: Points) -> None:
-    """Write the table; a process killed meanwhile leaves no half of it behind.
+    """Write the table; a process killed meanwhile leaves no partial file behind.
 
     Raises:
-        SimjaxError: it cannot be written.
+        SimjaxError: the file cannot be written.
     """
     write_whole(path, points_csv(points).encode())
 
 
 def read_points(path: Path) -> Points:
-    """Read a table of points: CSV, a column a key, cells in Hydra's grammar; a column `point` is ignored.
+    """Read a table of points: CSV with one column per key and cells in Hydra's grammar; a column `point` is ignored.
 
     Raises:
-        SimjaxError: it cannot be read, or a line or cell of it is malformed (`file:line: reason`).
+        SimjaxError: the file cannot be read, or a line or cell is malformed (`file:line: reason`).
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -175,7 +175,7 @@ def _read_header(path: Path, names: list[str]) -> tuple[str, ...]:
 
 
 class _Column(dict[str, Any]):
-    """The values of a column's cells, each text read once."""
+    """The values of a column's cells; each distinct text is parsed once."""
 
     def __init__(self, key: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Values in Hydra's override grammar: written so that they come back exactly, read as Hydra reads them.
+"""Values in Hydra's override grammar: written such that reading them gives the same values, and read as Hydra reads them.
 
 `key=` before a written value is a valid override of one value, whatever commas, quotes or brackets the value holds.
 """
@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 
 from simjax.errors import SimjaxError
 
-# Hydra's tokens for numbers, and the strings that it takes as they are; its own parser takes a hundred times as long for these.
+# Hydra's tokens for numbers and for strings without quotes; its own parser takes a hundred times as long for these.
 _WHOLE = r"(?:0|[1-9](?:_?[0-9])*)"
 _POINT = rf"(?:{_WHOLE}\.|{_WHOLE}?\.[0-9](?:_?[0-9])*)"
 _INT = re.compile(rf"[+-]?{_WHOLE}")
@@ -28,13 +28,13 @@ _WORDS: dict[str, Any] = {"true": True, "false": False, "null": None, "inf": flo
 
 
 def format_value(value: Any) -> str:
-    """A value as Hydra's grammar writes it: `parse_value` of the text gives the value back exactly, floats to the last bit.
+    """A value in Hydra's grammar; `parse_value` of the text gives exactly the same value, floats to the last bit.
 
     Args:
-        value: None, bool, int, float, str, or lists (tuples, arrays) and dicts of them; numpy scalars count as what they hold.
+        value: None, bool, int, float, str, or lists (tuples, arrays) and dicts of them; numpy scalars become Python numbers.
 
     Raises:
-        SimjaxError: it cannot be said in one line of the grammar: another type, a key that is no plain word, a line break.
+        SimjaxError: the grammar has no form for the value: another type, a key that is not a plain word, a line break.
     """
     if isinstance(value, str):
         if _is_plain(value):
@@ -69,10 +69,10 @@ def _format_key(key: Any) -> str:
 
 
 def parse_value(text: str) -> Any:
-    """What Hydra makes of `key=text`: None, bool, int, float, str, or lists and dicts of them.
+    """The value that Hydra reads from `key=text`: None, bool, int, float, str, or lists and dicts of them.
 
     Raises:
-        SimjaxError: Hydra cannot read it, or reads several values.
+        SimjaxError: Hydra cannot read the text, or reads several values.
     """
     text = text.strip()
     if _INT.fullmatch(text):
@@ -83,7 +83,7 @@ def parse_value(text: str) -> Any:
         return _WORDS.get(text.lower(), text)
     override = read_override(f"key={text}")
     if override.is_sweep_override():
-        raise SimjaxError(f"{text}: several values where one is wanted; put a value that holds a comma in quotes: 'a,b'")
+        raise SimjaxError(f"{text}: several values where one is expected; put a value that holds a comma in quotes: 'a,b'")
     return plain(override.value())
 
 
@@ -91,7 +91,7 @@ def plain(parsed: Any) -> Any:
     """A parsed value without Hydra's wrappers around quoted text.
 
     Raises:
-        SimjaxError: a sweep lies inside it, such as `[1,range(3)]`.
+        SimjaxError: the value contains a sweep, as `[1,range(3)]` does.
     """
     if isinstance(parsed, QuotedString):
         return parsed.text
@@ -105,22 +105,22 @@ def plain(parsed: Any) -> Any:
 
 
 def read_override(override: str) -> Override:
-    """An override as Hydra's parser reads it.
+    """An override, parsed by Hydra.
 
     Raises:
-        SimjaxError: it cannot read it.
+        SimjaxError: Hydra cannot read the override.
     """
     try:
         return _parser().parse_override(override)
     except HydraException as error:
-        said = str(error).strip().splitlines()[0]
-        reason = re.sub(r"^\w+ while evaluating '.*': ", "", said)
-        hint = "" if reason != said else "; put a value with special characters in quotes: 'value'"
+        message = str(error).strip().splitlines()[0]
+        reason = re.sub(r"^\w+ while evaluating '.*': ", "", message)
+        hint = "" if reason != message else "; put a value with special characters in quotes: 'value'"
         raise SimjaxError(f"cannot read {shortened(override.removeprefix('key='))!r} ({shortened(reason)}){hint}") from error
 
 
 def shortened(text: str) -> str:
-    """What a message shows of a text that may hold thousands of values."""
+    """A text, which may hold thousands of values, cut to the length that messages show."""
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]} ..."
 
 

@@ -111,7 +111,7 @@ def _all_ranks(profile: LatencyProfile) -> list[RankCoefficients]:
 
 
 def _rank(rank: RankCoefficients, values: Mapping[str, Any]) -> RankCoefficients:
-    get = lambda name: values.get(name, 1.0)  # noqa: E731
+    get = lambda name: values.get(name, 1.0)
     ops = {name: _op(op, name in ROW_OPERATIONS, name.endswith("_fp8"), get) for name, op in rank.ops.items()}
     a = rank.attention
     floors = {name: getattr(a, name) * get("kernel_floor") for name in _FLOORS_S}

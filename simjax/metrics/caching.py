@@ -55,5 +55,5 @@ def hits(requests: RequestLog, edges: np.ndarray, instance: int | None = None) -
     """
     mine = np.isfinite(requests.scheduled_s) & (True if instance is None else requests.instance == instance)
     where = np.clip(np.searchsorted(edges, requests.scheduled_s[mine], side="left") - 1, 0, len(edges) - 2)
-    count = lambda tokens: np.bincount(where, weights=tokens[mine], minlength=len(edges) - 1).astype(np.int64)  # noqa: E731
+    count = lambda tokens: np.bincount(where, weights=tokens[mine], minlength=len(edges) - 1).astype(np.int64)
     return count(requests.cached_tokens), count(requests.prompt_tokens)

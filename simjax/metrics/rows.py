@@ -184,7 +184,7 @@ def _kv(results: list[Result]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     blocks = np.concatenate([result.instances.num_blocks for result in results])
     peak = np.concatenate([result.instances.peak_blocks for result in results]) / np.maximum(blocks, 1)
     evicted = np.concatenate([result.instances.evicted_blocks for result in results])
-    total = lambda values: np.add.reduceat(values, starts, dtype=np.int64)  # noqa: E731
+    total = lambda values: np.add.reduceat(values, starts, dtype=np.int64)
     return total(blocks), np.maximum.reduceat(peak, starts), total(evicted)
 
 

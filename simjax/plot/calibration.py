@@ -1,4 +1,4 @@
-"""The figures of a calibration: measured runs beside their simulations with the calibrated profile, and what became of the parameters."""
+"""Figures of a calibration: measured runs against simulations with the calibrated profile, and posteriors of the parameters."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 HELD_OUT = "held out"
 _METRICS = (("ttft_s", "TTFT", style.BLUE), ("tpot_s", "TPOT", style.GREEN), ("e2e_s", "E2E", style.RUST))
-_WIDTH, _STRIP, _HEAD = 11.8, 0.92, 0.2  # inches: of the figure, of a third of a run's panels, of the line above them
-_BINS = 70  # along each axis, to find where the dots of a scatter are thick
-_FEW, _MANY = 30, 1000  # dots of which each is drawn larger, smaller
-_WINDOWS = 20  # that a running median has in a run, or
-_LEAST_WINDOW = 9  # requests in each
-_BULK = (1.0, 99.0)  # percentiles of the errors that a panel shows; the others stand at its edge
-_MARGIN = 0.15  # of their span, above and below, and
-_LEAST_MARGIN = 0.1  # percent: a perfect simulation has errors of rounding only
+_WIDTH, _STRIP, _HEAD = 11.8, 0.92, 0.2  # inches: figure width, height of a third of a run's panels, height of the line above them
+_BINS = 70  # bins along each axis of the histogram that finds where the dots of a scatter are dense
+_FEW, _MANY = 30, 1000  # up to `_FEW` dots are drawn larger, more than `_MANY` smaller
+_WINDOWS = 20  # windows of the running median in a run, unless they would hold fewer than
+_LEAST_WINDOW = 9  # requests
+_BULK = (1.0, 99.0)  # percentiles of the errors within the axis; those beyond are drawn at its edge
+_MARGIN = 0.15  # margin above and below the errors, as a fraction of their span, but at least
+_LEAST_MARGIN = 0.1  # percent, since a perfect simulation has rounding errors only
 
 
 def plot_calibration(
@@ -41,18 +41,18 @@ def plot_calibration(
     correlation: np.ndarray | None = None,
     title: str = "",
 ) -> list[Path]:
-    """Write `calibration.png`, a row of panels a run, and `posterior.png`, a line a parameter, into a folder.
+    """Write `calibration.png`, with a row of panels per run, and `posterior.png`, with a line per parameter, into a folder.
 
     Args:
         runs: recordings, each with the simulation of `measured.workload()`: requests in the same order.
         parameters: see `simjax.plot.posterior.plot_posterior`.
         out: the folder, created when missing.
-        roles: what each run was for, such as "fitted" or "held out"; empty when that goes without saying.
+        roles: role of each run, such as "fitted" or "held out"; empty for no roles.
         correlation: float64[P, P], posterior correlations of the P parameters that were fitted, in their order in `parameters`.
-        title: for the top of the figures.
+        title: title at the top of the figures.
 
     Returns:
-        The paths written: a figure without a run, or without a parameter, is left out.
+        The paths written; a figure without runs, or without parameters, is left out.
     """
     folder, paths = Path(out), []
     if runs:
@@ -65,7 +65,7 @@ def plot_calibration(
 def _plot_runs(runs: Sequence[tuple[MeasuredRun, Result]], roles: Sequence[str], path: Path, title: str) -> Path:
     heights = [_HEAD, _STRIP, _STRIP, _STRIP] * len(runs)
     figure = style.new_figure(_WIDTH, sum(heights) + 0.3 * len(runs) + 0.3, title or "Measured, and simulated with the calibrated profile")
-    # A grid for all runs, not a subfigure each: their panels stand exactly below each other.
+    # One grid for all runs, not one subfigure each, so that their panels are exactly aligned.
     grid = figure.add_gridspec(len(heights), 5, height_ratios=heights, width_ratios=(1.0, 1.0, 1.0, 1.25, 1.6))
     for at, ((measured, result), role) in zip(range(0, len(heights), 4), zip(runs, roles, strict=True), strict=True):
         lat = latencies(result.requests)
@@ -81,9 +81,9 @@ def _plot_runs(runs: Sequence[tuple[MeasuredRun, Result]], roles: Sequence[str],
 
 
 def _headline(axes: Axes, measured: MeasuredRun, lat: Latencies, role: str) -> None:
-    """A line above the panels of a run: its name and role, then what was served.
+    """A line above the panels of a run: its name and role, then its model, device and number of requests.
 
-    It leaves the first column without the layout's knowing: a panel across all of them would push them all as far apart as any two are.
+    The text overflows the first column and is hidden from the layout engine: as a panel across all columns it would spread them evenly.
     """
     axes.set_axis_off()
     name = axes.text(0.0, 0.0, measured.name, fontsize=10.5, fontweight="bold", color=style.INK, transform=axes.transAxes)
@@ -101,7 +101,7 @@ def _headline(axes: Axes, measured: MeasuredRun, lat: Latencies, role: str) -> N
 
 
 def _draw_distribution(axes: Axes, measured: MeasuredRun, lat: Latencies, metric: str, name: str, color: str) -> None:
-    """Both sides' distributions of a metric, with the errors of its mean and its 99th percentile."""
+    """Measured and simulated distribution of a metric, with the errors of its mean and its 99th percentile."""
     there, here = has_metric(measured, lat, metric)
     truth, guess = getattr(measured, metric)[there], getattr(lat, metric)[here]
     if not draw_cdfs(axes, truth, guess, name, "requests, %" if metric == "ttft_s" else "", color):
@@ -114,11 +114,11 @@ def _draw_distribution(axes: Axes, measured: MeasuredRun, lat: Latencies, metric
 
 
 def _leave_empty(axes: Axes, lat: Latencies) -> None:
-    """Say in a panel why it has nothing to show."""
+    """Write into an empty panel why it is empty."""
     axes.set_xticks([])
     axes.set_yticks([])
-    said = "no request has\ntwo output tokens" if lat.finished.any() else "no request finished"
-    axes.text(0.5, 0.5, said, transform=axes.transAxes, ha="center", va="center", fontsize=8.5, color=style.GREY)
+    reason = "no request has\ntwo output tokens" if lat.finished.any() else "no request finished"
+    axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", fontsize=8.5, color=style.GREY)
 
 
 def _percent(error: float | None) -> str:
@@ -129,7 +129,7 @@ def _percent(error: float | None) -> str:
 
 
 def _thin_ticks(axes: Axes, which: str) -> None:
-    """As many ticks along "x" or "y" as a narrow panel has room for."""
+    """Thin the ticks along "x" or "y" to the number that a narrow panel has room for."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -142,7 +142,7 @@ def _thin_ticks(axes: Axes, which: str) -> None:
 
 
 def _draw_scatter(axes: Axes, measured: MeasuredRun, lat: Latencies) -> None:
-    """Every request's latencies, simulated over measured; the darker a dot, the more stand where it stands."""
+    """Latencies of every request, simulated over measured; dots are darker where they are denser."""
     from matplotlib.lines import Line2D
 
     style.dress(axes, "each request", "measured, s", "simulated, s")
@@ -152,7 +152,7 @@ def _draw_scatter(axes: Axes, measured: MeasuredRun, lat: Latencies) -> None:
         if len(truth) == 0:
             continue
         shades = _shades(np.log10(truth), np.log10(guess), color)
-        order = np.argsort(shades[:, :3].sum(1))[::-1]  # the thick of it on top
+        order = np.argsort(shades[:, :3].sum(1))[::-1]  # the densest dots on top
         axes.scatter(truth[order], guess[order], c=shades[order], s=_dot_size(len(truth)) ** 2, linewidths=0.0, zorder=3)
         handles.append(Line2D([], [], marker="o", linestyle="none", color=color, markersize=4.0, label=name))
         drawn += [truth, guess]
@@ -172,7 +172,7 @@ def _draw_scatter(axes: Axes, measured: MeasuredRun, lat: Latencies) -> None:
 
 
 def _paired(measured: MeasuredRun, lat: Latencies, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Latencies of the requests that have the metric on both sides, measured and simulated, float64[K], and who they are, bool[R]."""
+    """Measured and simulated latencies (seconds, float64[K] each) of the requests that have both, and these requests as bool[R]."""
     there, here = has_metric(measured, lat, metric)
     truth, guess = getattr(measured, metric), getattr(lat, metric)
     both = there & here & (truth > 0.0) & (guess > 0.0)
@@ -180,24 +180,24 @@ def _paired(measured: MeasuredRun, lat: Latencies, metric: str) -> tuple[np.ndar
 
 
 def _dot_size(dots: int) -> float:
-    """Diameter in points."""
+    """Diameter of a dot in points, given the number of dots."""
     return 4.5 if dots <= _FEW else 2.6 if dots <= _MANY else 1.9
 
 
 def _shades(x: np.ndarray, y: np.ndarray, color: str) -> np.ndarray:
-    """Colours of dots, float64[K, 4], from a light tint where they are alone to a dark one where they are thickest."""
+    """Colours of dots, float64[K, 4], from a light tint where they are isolated to a dark one where they are densest."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
     base = np.array(to_rgb(color))
     tints = LinearSegmentedColormap.from_list("", [tuple(1.0 - 0.6 * (1.0 - base)), tuple(base), tuple(0.45 * base)])
     counts, edges_x, edges_y = np.histogram2d(x, y, bins=_BINS)
     at_x, at_y = (np.clip(np.searchsorted(edges, values, side="right") - 1, 0, _BINS - 1) for edges, values in ((edges_x, x), (edges_y, y)))
-    thick = np.log(counts[at_x, at_y])
-    return tints(thick / max(thick.max(), np.log(10.0)))
+    density = np.log(counts[at_x, at_y])
+    return tints(density / max(density.max(), np.log(10.0)))
 
 
 def _draw_errors(strips: Sequence[Axes], measured: MeasuredRun, lat: Latencies) -> None:
-    """Relative errors of each request along the run, a strip a metric, with their running median."""
+    """Relative errors of each request along the run, one strip per metric, with their running median."""
     clock, unit = style.time_unit(float(measured.arrival_s[-1]))
     span = float(measured.arrival_s[-1]) * clock or 1.0
     cut = False
@@ -213,15 +213,15 @@ def _draw_errors(strips: Sequence[Axes], measured: MeasuredRun, lat: Latencies) 
         axes.axhline(0.0, color=style.GREY, linewidth=0.8, zorder=2)
         error = 100.0 * (guess / truth - 1.0)
         cut |= _draw_strip(axes, measured.arrival_s[both] * clock, error, color)
-        said = f"mean\n|error|\n{np.mean(np.abs(error)):.1f} %"
-        axes.text(1.02, 0.5, said, transform=axes.transAxes, va="center", fontsize=8.0, color=style.GREY, linespacing=1.2)
+        mean_error = f"mean\n|error|\n{np.mean(np.abs(error)):.1f} %"
+        axes.text(1.02, 0.5, mean_error, transform=axes.transAxes, va="center", fontsize=8.0, color=style.GREY, linespacing=1.2)
     strips[0].set_title("relative errors", loc="left", fontsize=10.5, color=style.INK)
-    said = "— running median" + ("\n▲▼ beyond the axis" if cut else "")
-    strips[0].set_title(said if lat.finished.any() else "", loc="right", fontsize=8.0, color=style.GREY, linespacing=1.2)
+    key = "— running median" + ("\n▲▼ beyond the axis" if cut else "")
+    strips[0].set_title(key if lat.finished.any() else "", loc="right", fontsize=8.0, color=style.GREY, linespacing=1.2)
 
 
 def _draw_strip(axes: Axes, arrival: np.ndarray, error_pct: np.ndarray, color: str) -> bool:
-    """Errors over arrival; whether some are beyond the axis, which shows the bulk of them."""
+    """Draw errors over arrival times; returns whether some lie beyond the axis, which covers the bulk of them."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     low, high = np.percentile(error_pct, _BULK)

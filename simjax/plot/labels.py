@@ -1,4 +1,4 @@
-"""Labels of points in a panel, put where they cover neither each other nor what is drawn, and stay within the panel."""
+"""Labels of points in a panel, placed so that they stay within the panel and cover neither each other nor what is drawn."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
 
 _DIRECTIONS = 24
-_DISTANCES = (9.0, 16.0, 26.0, 40.0, 58.0, 80.0, 110.0, 150.0, 200.0)  # points between a label's box and what it names
+_DISTANCES = (9.0, 16.0, 26.0, 40.0, 58.0, 80.0, 110.0, 150.0, 200.0)  # points between a label's box and its point
 _GAP = 4.0  # points between two labels, and to the edge of the panel
-_MARKER = 3.0  # radius of what stands at a point, in points
+_MARKER = 3.0  # radius of a marker, in points
 _ROUNDS = 3
-_SAMPLE = 1500  # of the cloud: more say nothing more about where it is thick
-_LEADER = 12.0  # points beyond which a thin line leads from the label to its point
-_PIXEL = style.DPI / 72.0  # pixels of a point
-_OUTWARD = np.array([-1.0, -1.0, 1.0, 1.0])  # how the sides of a box x0, y0, x1, y1 move when it grows
+_SAMPLE = 1500  # dots of the cloud that are considered: more do not change where it is dense
+_LEADER = 12.0  # distance in points beyond which a thin line leads from the label to its point
+_PIXEL = style.DPI / 72.0  # pixels per point
+_OUTWARD = np.array([-1.0, -1.0, 1.0, 1.0])  # directions in which the sides x0, y0, x1, y1 of a box move when it grows
 
 
 @dataclass(frozen=True)
 class Label:
-    """A text at a point of a panel, in its data coordinates."""
+    """A text for a point of a panel; x and y are in data coordinates."""
 
     x: float
     y: float
@@ -37,27 +37,27 @@ class Label:
 
 
 def place_labels(axes: Axes, labels: Sequence[Label], line: np.ndarray, dots: np.ndarray, cloud: np.ndarray) -> None:
-    """Write labels beside their points. The panel's limits are frozen: draw everything else before.
+    """Write labels next to their points. The panel's limits are frozen, so draw everything else first.
 
-    Every label goes to the best of some 200 places around its point: within the panel and clear of the labels before it (where any such
-    place is left), then as little as possible over the line, the dots and the cloud, then near.
+    Every label goes to the best of some 200 positions around its point: within the panel and clear of the labels before it (if there is
+    such a position), then covering as little as possible of the line, the dots and the cloud, then near.
 
     Args:
         axes: the panel.
-        labels: what to write, the most important first.
-        line: float64[n, 2], vertices of a line that is not to be covered.
-        dots: float64[m, 2], points that are not to be covered.
-        cloud: float64[l, 2], points that had better not be covered.
+        labels: the labels, the most important first.
+        line: float64[n, 2], vertices of a line that should not be covered.
+        dots: float64[m, 2], points that should not be covered.
+        cloud: float64[l, 2], points that may be covered if necessary.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.set_dpi(style.DPI)  # as it is going to be saved: boxes of text are measured in pixels
+    figure.set_dpi(style.DPI)  # the resolution of the saved file: boxes of text are measured in pixels
     renderer = FigureCanvasAgg(figure).get_renderer()
     axes.set_xlim(axes.get_xlim())
     axes.set_ylim(axes.get_ylim())
-    figure.draw_without_rendering()  # where the layout puts the panel
+    figure.draw_without_rendering()  # runs the layout, which positions the panel
     panel = axes.get_window_extent(renderer)
     inside = np.array([panel.x0, panel.y0, panel.x1, panel.y1]) - _OUTWARD * _GAP * _PIXEL
     each = max(len(cloud) // _SAMPLE, 1)
@@ -83,13 +83,13 @@ def _write(axes: Axes, label: Label) -> Annotation:
 
 @dataclass(frozen=True)
 class _Scene:
-    """What is drawn in a panel, in pixels, and where there is room.
+    """The drawn contents of a panel, in pixels.
 
     Attributes:
-        inside: x0, y0, x1, y1 of what no label may leave.
-        line: points that are not to be covered, float64[n, 2].
-        cloud: points that had better not be covered, float64[m, 2].
-        each: how many points each of the cloud stands for.
+        inside: x0, y0, x1, y1 of the box within which labels must stay.
+        line: points that should not be covered, float64[n, 2].
+        cloud: points that may be covered if necessary, float64[m, 2].
+        each: number of dots that each point of the cloud represents.
     """
 
     inside: np.ndarray
@@ -98,9 +98,9 @@ class _Scene:
     each: int
 
     def arrange(self, at: np.ndarray, half: np.ndarray) -> list[tuple[np.ndarray, float]]:
-        """The centres of boxes of half sizes `half` around points `at`, both float64[labels, 2], and the distances in points.
+        """Centres and distances (in points) of boxes with half sizes `half` around the points `at`, both float64[labels, 2] in pixels.
 
-        One after the other, then each once more with all others in place: the first ones do not know what comes.
+        Boxes are placed one after the other, then each again with all others in place, since the first ones cannot know what follows.
         """
         places: dict[int, tuple[np.ndarray, float]] = {}
         for _ in range(_ROUNDS):
@@ -113,19 +113,19 @@ class _Scene:
         return [places[i] for i in range(len(at))]
 
     def best_place(self, at: np.ndarray, half: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, float]:
-        """The centre of the best box of a half size around a point, beside the boxes of other labels, and its distance in points."""
+        """Centre and distance (in points) of the best box of half size `half` around a point, given the boxes of other labels."""
         angles = np.arange(_DIRECTIONS) * (2.0 * np.pi / _DIRECTIONS)
         best, lowest, best_gap = at, np.inf, 0.0
         for gap in _DISTANCES:
             for way in np.stack([np.cos(angles), np.sin(angles)], axis=1):
                 reach = np.min(half / np.maximum(np.abs(way), 1e-9))  # from the box's centre to its edge
                 centre = at + way * (gap * _PIXEL + reach)
-                cost = self._cost(at, centre, half, boxes) + gap / 12.0
-                if cost < lowest:
-                    best, lowest, best_gap = centre, cost, gap
+                penalty = self._penalty(at, centre, half, boxes) + gap / 12.0
+                if penalty < lowest:
+                    best, lowest, best_gap = centre, penalty, gap
         return best, best_gap
 
-    def _cost(self, at: np.ndarray, centre: np.ndarray, half: np.ndarray, boxes: np.ndarray) -> float:
+    def _penalty(self, at: np.ndarray, centre: np.ndarray, half: np.ndarray, boxes: np.ndarray) -> float:
         box = np.concatenate([centre - half, centre + half])
         outside = np.maximum(0.0, np.concatenate([self.inside[:2] - box[:2], box[2:] - self.inside[2:]])).sum()
         leader = _dense(_leader(at, centre, half))
@@ -147,7 +147,7 @@ def _pixels(axes: Axes, points: np.ndarray) -> np.ndarray:
 
 
 def _overlap(box: np.ndarray, others: np.ndarray) -> float:
-    """How far a box reaches into others, in pixels: the shorter side of each intersection, summed."""
+    """Overlap of a box with others in pixels: the shorter side of each intersection, summed."""
     sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
     return float(np.maximum(sides.min(1), 0.0).sum()) if len(others) else 0.0
 
@@ -159,7 +159,7 @@ def _within(box: np.ndarray, points: np.ndarray) -> int:
 
 
 def _dense(vertices: np.ndarray) -> np.ndarray:
-    """Points along a line at most a few pixels apart, so that a box that the line crosses has some of them."""
+    """Points along a line at most a few pixels apart, so that every box that the line crosses contains some of them."""
     if len(vertices) < 2:
         return vertices
     pieces = [vertices[:1]]

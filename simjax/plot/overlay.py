@@ -1,4 +1,4 @@
-"""Pieces that figures of a validation and of a calibration share: the latencies of both sides, and their distributions in a panel."""
+"""Elements shared by the figures of validations and calibrations: panels with measured and simulated distributions of a latency."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MEASURED, SIMULATED = style.INK, style.BLUE
 
 
 def has_metric(measured: MeasuredRun, lat: Latencies, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Which requests have a metric: measured bool[R], simulated bool[R]."""
+    """The requests that have a metric in the recording, bool[R], and in the simulation, bool[R]."""
     if metric == "tpot_s":
         return measured.has_tpot, lat.has_tpot
     return np.ones(len(measured), bool), lat.finished
 
 
 def draw_cdfs(axes: Axes, truth_s: np.ndarray, guess_s: np.ndarray, title: str, ylabel: str, color: str = SIMULATED) -> bool:
-    """The distributions of a measured and a simulated sample, seconds; whether there was something to draw on both sides."""
+    """Draw the distributions of a measured and a simulated sample, in seconds; False if one of them is empty."""
     scale, unit = style.latency_unit(truth_s)
     style.dress(axes, title, unit, ylabel)
     if len(truth_s) == 0 or len(guess_s) == 0:

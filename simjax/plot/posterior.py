@@ -1,4 +1,4 @@
-"""The figure of a posterior: what a calibration learned of each parameter, and which of them it cannot tell apart."""
+"""The figure of a posterior: what a calibration learned about each parameter, and which parameters it cannot separate."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH, _LINE, _CELL = 10.5, 0.34, 0.33  # inches: of the figure, of a parameter's line, of a cell of the correlations
-_Z90 = 1.6448536269514722  # half a 90 % interval of a normal distribution, in standard deviations
+_WIDTH, _LINE, _CELL = 10.5, 0.34, 0.33  # inches: figure width, height of a parameter's line, size of a cell of the correlations
+_Z90 = 1.6448536269514722  # half-width of the 90 % interval of a normal distribution, in standard deviations
 _PRIOR = "#d5d5d5"
 _LEAST_REACH = 2.2  # prior standard deviations that the axis shows on either side
-_STRONG = 0.5  # correlations from here on are named
-_MOST_PAIRS = 8
+_STRONG = 0.5  # correlations of at least this size are listed
+_MOST_PAIRS = 8  # pairs listed
 _MOST_DECIMALS = 4
 _COLUMNS = ((10.0, "prior"), (105.0, "posterior"), (225.0, "learned"))  # points from the right edge of the panel
 
@@ -29,15 +29,16 @@ def plot_posterior(parameters: Sequence[Mapping[str, Any]], path: Path, correlat
     """Draw the priors and posteriors of parameters, and the correlations of the fitted ones.
 
     Each parameter's line is in standard deviations of its prior (of the logarithm, or of the logit of a share) from the prior's median:
-    the one scale that factors, times and shares have in common. The numbers beside it are in the parameter's own unit.
+    the one scale that factors, times and shares have in common. The numbers next to it are in the parameter's own unit.
 
     Args:
-        parameters: for each `name`, `unit` ("factor", "s" or "share"), `text` (what it is), `prior` (median), `prior_sd` (of the logarithm
-            or logit), `value` (the posterior's median, or what a frozen one is) and `fitted`; of a fitted one also `low` and `high` (90 %
-            interval of the value), `at_bound` and `constrained` (share of the prior's variance that the data removed).
+        parameters: one mapping per parameter with `name`, `unit` ("factor", "s" or "share"), `text` (description), `prior` (median),
+            `prior_sd` (of the logarithm or logit), `value` (posterior median, or the value of a frozen parameter) and `fitted`; fitted ones
+            also have `low` and `high` (90 % interval of the value), `at_bound` and `constrained` (share of the prior's variance that the
+            data removed).
         path: the PNG to write.
-        correlation: float64[P, P] of the fitted parameters, in their order in `parameters`; None, or of less than two, draws none.
-        title: for the top of the figure.
+        correlation: float64[P, P] of the fitted parameters, in their order in `parameters`; not drawn if None or if P < 2.
+        title: title at the top of the figure.
 
     Returns:
         The path.
@@ -48,8 +49,8 @@ def plot_posterior(parameters: Sequence[Mapping[str, Any]], path: Path, correlat
     lines = [parameters[i] for i in best] + [p for p in parameters if not p["fitted"]]
     related = correlation is not None and len(fitted) > 1
     heights = [_LINE * (len(lines) + 1) + 0.5, *([_CELL * len(fitted) + 1.2] if related else [])]
-    figure = style.new_figure(_WIDTH, sum(heights) + 0.7, title or "What the data say about each parameter")
-    # Subfigures have margins of their own: names and numbers beside the lines take more room than those beside the correlations.
+    figure = style.new_figure(_WIDTH, sum(heights) + 0.7, title or "Posterior of each parameter")
+    # Subfigures have margins of their own: names and numbers next to the lines need more room than those next to the correlations.
     parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     _draw_lines(parts[0].subplots(), lines)
     if related:
@@ -60,7 +61,7 @@ def plot_posterior(parameters: Sequence[Mapping[str, Any]], path: Path, correlat
 
 
 def _draw_lines(axes: Axes, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Priors as bars, posteriors as dots with their intervals; at the left what each parameter is, at the right its numbers."""
+    """Priors as bars, posteriors as dots with their intervals; names and descriptions at the left, numbers at the right."""
     style.dress(axes, "", "standard deviations of the prior, from its median")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0.0)
@@ -93,7 +94,7 @@ def _color(p: Mapping[str, Any]) -> str:
 
 
 def _describe(axes: Axes, y: int, p: Mapping[str, Any], color: str) -> None:
-    """The name of a parameter and what it is at the left of its line, its numbers at the right."""
+    """Write a parameter's name and description at the left of its line, and its numbers at the right."""
     ink = style.INK if p["fitted"] else style.GREY
     _beside(axes, y, 0.0, (-7.0, 0.5), p["name"], color=ink, ha="right", va="bottom", fontsize=9.0)
     _beside(axes, y, 0.0, (-7.0, -0.5), p["text"], color=style.GREY, ha="right", va="top", fontsize=7.0)
@@ -109,14 +110,14 @@ def _describe(axes: Axes, y: int, p: Mapping[str, Any], color: str) -> None:
 
 
 def _beside(axes: Axes, y: float, edge: float, offset: tuple[float, float], text: str, **how: Any) -> None:
-    """Words some points away from the left (0) or right (1) edge of a panel, at the height of a line."""
+    """Write text some points away from the left (0) or right (1) edge of a panel, at the height of a line."""
     axes.annotate(
         text, (edge, y), xycoords=axes.get_yaxis_transform(), xytext=offset, textcoords="offset points", annotation_clip=False, **how
     )
 
 
 def _whitened(p: Mapping[str, Any], value: float) -> float:
-    """How far a value is from the prior's median, in prior standard deviations; infinite where the prior has no such value."""
+    """Distance of a value from the prior's median in prior standard deviations; infinite outside the prior's support."""
     if not 0.0 < value < (1.0 if p["unit"] == "share" else math.inf):
         return math.copysign(math.inf, value - p["prior"])
     return (_transformed(p["unit"], value) - _transformed(p["unit"], p["prior"])) / p["prior_sd"]
@@ -132,7 +133,7 @@ def _unwhitened(p: Mapping[str, Any], at: float) -> float:
 
 
 def _in_words(unit: str, value: float, low: float, high: float) -> str:
-    """A value with its interval, such as "52 µs (41–66)", to the digits that the interval leaves meaning to."""
+    """A value with its interval, such as "52 µs (41–66)", to the digits that are significant given the interval."""
     scale, name = 1.0, ""
     if unit == "share":
         scale, name = 100.0, " %"
@@ -148,13 +149,13 @@ def _in_words(unit: str, value: float, low: float, high: float) -> str:
 
 
 def _decimals(x: float, known: float) -> int:
-    """Decimals for at least two digits of a number, and for those of a resolution."""
+    """Decimals that show at least two digits of a number, and resolve `known`."""
     wanted = [0 if math.isinf(known) else -math.floor(math.log10(known)), 1 - math.floor(math.log10(abs(x))) if x else 0]
     return min(max(0, *wanted), _MOST_DECIMALS)
 
 
 def _draw_correlations(axes: Axes, correlation: np.ndarray, names: Sequence[str]) -> None:
-    """The lower triangle of the correlations as a heat map with numbers in percent, and the strongest of them in words."""
+    """Draw the lower triangle of the correlations as a heat map with numbers in percent, and list the strongest of them."""
     from matplotlib.colors import LinearSegmentedColormap
 
     style.dress(axes, "correlations of the posterior, %")
@@ -172,7 +173,7 @@ def _draw_correlations(axes: Axes, correlation: np.ndarray, names: Sequence[str]
         r = float(correlation[row, column])
         ink = "white" if abs(r) > 0.6 else style.INK if abs(r) > 0.2 else "#a0a0a0"
         axes.text(column, row - 1, f"{round(100.0 * r)}".replace("-", "−"), ha="center", va="center", fontsize=7.5, color=ink)
-    # At the right edge of the figure, where the upper triangle leaves room however many parameters there are.
+    # At the right edge of the figure, where the upper triangle always leaves room.
     axes.annotate(
         _strongest(correlation, names), (0.99, 1.0), xycoords=("subfigure fraction", "axes fraction"), ha="right", va="top",
         multialignment="left", fontsize=8.5, color=style.INK, linespacing=1.5, annotation_clip=False,
@@ -184,20 +185,20 @@ def _below_diagonal(size: int) -> list[tuple[int, int]]:
 
 
 def _strongest(correlation: np.ndarray, names: Sequence[str]) -> str:
-    """The pairs of parameters that are hard to tell apart, the strongest first."""
+    """The pairs of parameters that are hard to separate, the strongest first."""
     pairs = sorted(_below_diagonal(len(names)), key=lambda pair: -abs(correlation[pair]))
-    said = [f"{names[j]}, {names[i]}  {100.0 * correlation[i, j]:+.0f}" for i, j in pairs if abs(correlation[i, j]) >= _STRONG]
-    if not said:
+    strong = [f"{names[j]}, {names[i]}  {100.0 * correlation[i, j]:+.0f}" for i, j in pairs if abs(correlation[i, j]) >= _STRONG]
+    if not strong:
         return f"no two are correlated\nby {100.0 * _STRONG:.0f} % or more"
-    more = [f"and {len(said) - _MOST_PAIRS} more"] if len(said) > _MOST_PAIRS else []
-    return "\n".join([f"hardest to tell apart ({100.0 * _STRONG:.0f} % or more)", *said[:_MOST_PAIRS], *more]).replace("-", "−")
+    more = [f"and {len(strong) - _MOST_PAIRS} more"] if len(strong) > _MOST_PAIRS else []
+    return "\n".join([f"strongest correlations ({100.0 * _STRONG:.0f} % or more)", *strong[:_MOST_PAIRS], *more]).replace("-", "−")
 
 
 def _caption(figure: Figure, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Below the panels: what the words in them mean."""
-    said = []
+    """Explain the terms in the panels below them."""
+    notes = []
     if any(p["fitted"] for p in lines):
-        said.append("learned: share of the prior's variance that the data removed; in brackets: 90 % intervals")
+        notes.append("learned: share of the prior's variance that the data removed; in brackets: 90 % intervals")
     if any(p["fitted"] and p["at_bound"] for p in lines):
-        said.append("at bound: the fit wanted to go further than the prior lets it, so neither value nor interval can be trusted")
-    figure.supxlabel("\n".join(said), x=0.008, ha="left", fontsize=8.0, color=style.GREY, linespacing=1.4)
+        notes.append("at bound: the fit stopped at the limit of the prior's range, so neither value nor interval can be trusted")
+    figure.supxlabel("\n".join(notes), x=0.008, ha="left", fontsize=8.0, color=style.GREY, linespacing=1.4)

@@ -1,4 +1,4 @@
-"""Figures of one run: latency distributions, what the cluster did over time, and its sessions."""
+"""Figures of one run: latency distributions, the state of the cluster over time, and sessions."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ PANELS = (
     ("e2e_s", "finished", "end-to-end latency"),
 )
 _MARKED = (50, 90, 99)
-_MOST_LINES = 4  # more instances than this are drawn together
+_MOST_LINES = 4  # with more instances than this their sums are drawn
 _MOST_BINS = 250
-_HIT_BINS = 50  # of the prefix hits: few requests a bin make a wild line
+_HIT_BINS = 50  # bins of the prefix hits: with few requests per bin the line is noisy
 
 
 def plot_run(result: Result, out_dir: str | Path, title: str = "") -> list[Path]:
-    """Write `latency_cdf.png`, when the run has a leap log `timeline.png`, and when it has sessions `sessions.png` into a folder.
+    """Write `latency_cdf.png`, `timeline.png` if the run has a leap log, and `sessions.png` if it has sessions, into a folder.
 
     Args:
         result: the run.
         out_dir: the folder, created when missing.
-        title: what was simulated, for the top of the figures.
+        title: title at the top of the figures, such as the names of what was simulated.
 
     Returns:
-        The paths written. A run without a finished request has no figures of latencies and sessions.
+        The paths written. A run without finished requests has no figures of latencies and sessions.
     """
     out = Path(out_dir)
     paths = []
@@ -53,7 +53,7 @@ def plot_run(result: Result, out_dir: str | Path, title: str = "") -> list[Path]
 
 
 def plot_latency_cdf(result: Result, path: Path, title: str = "") -> Path:
-    """The distributions of TTFT, TPOT and E2E latency over the finished requests, with P50, P90 and P99 marked."""
+    """Draw the distributions of TTFT, TPOT and E2E latency over the finished requests, with P50, P90 and P99 marked."""
     lat = latencies(result.requests)
     figure = style.new_figure(10.5, 3.5, title)
     for axes, (metric, mask, label) in zip(figure.subplots(1, 3), PANELS, strict=True):
@@ -70,11 +70,11 @@ def plot_latency_cdf(result: Result, path: Path, title: str = "") -> Path:
 
 
 def _mark_percentiles(axes: Axes, values: np.ndarray, unit: str) -> None:
-    """Dots on the curve, and what they say in the corner that the curve leaves empty."""
+    """Mark percentiles as dots on the curve, and list them in the corner that the curve leaves empty."""
     found = np.percentile(values, _MARKED)
     axes.plot(found, _MARKED, "o", color=style.RUST, markersize=4.5, zorder=3)
     text = "\n".join(f"P{q}  {value:,.{_decimals(value)}f} {unit}" for q, value in zip(_MARKED, found, strict=True))
-    # Where 35 % of the requests are reached, in parts of the panel's width: the low right corner is free when that is far left.
+    # The lower right corner is free if the curve reaches 35 % far enough to the left (as a fraction of the panel's width).
     to_axes = axes.transData + axes.transAxes.inverted()
     reached = to_axes.transform((float(np.percentile(values, 35)), 35.0))[0]
     style.note(axes, text, style.RUST, low_right=bool(reached < 0.62))
@@ -85,9 +85,9 @@ def _decimals(value: float) -> int:
 
 
 def plot_timeline(result: Result, path: Path, title: str = "") -> Path:
-    """Token rates, running and waiting requests, and KV use over time: a line an instance, or sums over more than four of them.
+    """Draw token rates, running and waiting requests, and KV use over time: one line per instance, or sums over more than four of them.
 
-    With prefix caching the blocks that it keeps are drawn above those in use, and what part of the prompts was cached below.
+    With prefix caching, cached blocks are drawn above those in use, and the cached fraction of the prompts in a further panel.
     """
     frame = timeline(result, most_bins=_MOST_BINS)
     instances = len(result.instances.num_blocks)
@@ -128,14 +128,14 @@ def plot_timeline(result: Result, path: Path, title: str = "") -> Path:
     for axes in panels:
         axes.set_ylim(bottom=0.0)
         style.plain_thousands(axes)
-    # A nearly empty cache is drawn larger, a well used one against its capacity.
+    # A nearly empty cache gets a closer view, a well-used one is drawn against its capacity.
     kv.set_ylim(top=105.0 if kv.get_ylim()[1] > 40.0 else None)
     kv.set_xlim(edges[0], edges[-1])
     return style.save(figure, path)
 
 
 def _draw_cached(axes: Axes, rows: pd.DataFrame, edges: np.ndarray, color: str, alone: bool, named: bool) -> None:
-    """What the prefix cache keeps, on top of what requests use: an area, or a dashed line where other instances are drawn too."""
+    """Draw cached blocks on top of the blocks in use: an area, or a dashed line where other instances are drawn too."""
     used, kept = (rows[name].to_numpy(np.float64) * 100.0 for name in ("kv_used_fraction", "kv_cached_fraction"))
     if alone:
         axes.stairs(kept, edges, baseline=used, fill=True, color=style.GREEN, alpha=0.3, linewidth=0.0, label="cached")
@@ -145,11 +145,11 @@ def _draw_cached(axes: Axes, rows: pd.DataFrame, edges: np.ndarray, color: str, 
 
 
 def _draw_hits(axes: Axes, result: Result, edges_s: np.ndarray, scale: float, instances: Sequence[int | None]) -> None:
-    """Cached over prompt tokens of the requests that were scheduled, in wider bins; a line an instance, or one for all (None)."""
+    """Draw cached over prompt tokens of the scheduled requests, in wider bins: one line per instance, or one for all (None)."""
     style.dress(axes, "prefix cache: cached part of the prompts that are scheduled", "", "prompt tokens, %")
     wide = np.append(edges_s[: -1 : max(1, len(edges_s) // _HIT_BINS)], edges_s[-1])
-    for place, instance in enumerate(instances):
-        found, asked = hits(result.requests, wide, instance)
-        share = np.where(asked > 0, 100.0 * found / np.maximum(asked, 1), np.nan)
-        axes.stairs(share, wide * scale, baseline=None, color=style.SERIES[place], linewidth=1.3)
+    for i, instance in enumerate(instances):
+        found, requested = hits(result.requests, wide, instance)
+        share = np.where(requested > 0, 100.0 * found / np.maximum(requested, 1), np.nan)
+        axes.stairs(share, wide * scale, baseline=None, color=style.SERIES[i], linewidth=1.3)
     axes.set_ylim(top=105.0)

@@ -1,4 +1,4 @@
-"""The tornado chart of a sensitivity: what a percent more of each parameter does to each output."""
+"""The tornado chart of a sensitivity analysis: the effect of 1 % more of each parameter on each output."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _PANEL, _LABELS, _LINE = 1.75, 2.6, 0.27  # inches: width of an output's panel and of the parameters' names, height of a parameter's line
-_NONE = 5e-4  # an effect that rounds to 0.000
+_NONE = 5e-4  # smaller effects round to 0.000
 _MOST = 24  # parameters that are drawn
 _BETTER_UP = ("_per_s", "_per_gpu", "attainment", "hit_fraction", "requests_finished")
-_ROOM = 1.12  # of an axis, for the longest bar
+_ROOM = 1.12  # reach of an axis over the longest bar
 
 
 def plot_sensitivity(effects: Sequence[Mapping[str, Any]], path: Path, values: Mapping[str, str] | None = None, title: str = "") -> Path:
-    """Draw a panel an output and a line a parameter, in the order they come; parameters that do nothing are only named.
+    """Draw a panel per output and a line per parameter, in the given order; parameters without effect are only listed.
 
     Args:
-        effects: for each output and parameter `output`, `parameter`, `elasticity`, `standard_error` and `gradient`, None where unknown.
+        effects: for each output and parameter a mapping with `output`, `parameter`, `elasticity`, `standard_error` and `gradient`, None
+            where unknown.
         path: the PNG to write.
-        values: what the parameters are, in words.
-        title: for the top of the figure.
+        values: values of the parameters as text, by name.
+        title: title at the top of the figure.
 
     Returns:
         The path.
@@ -48,7 +49,7 @@ def plot_sensitivity(effects: Sequence[Mapping[str, Any]], path: Path, values: M
 
 
 def _draw(axes: Axes, output: str, lines: Sequence[Mapping[str, Any]]) -> None:
-    """An output's bars with their standard errors, and the gradients as diamonds."""
+    """Draw an output's bars with their standard errors, and the gradients as diamonds."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     style.dress(axes, without_unit(output))
@@ -76,7 +77,7 @@ def _draw(axes: Axes, output: str, lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _caption(figure: Any, idle: Sequence[str], more: int) -> None:
-    """What the marks are, above the panels at the right; what is not drawn, below them."""
+    """Explain the marks at the lower right, and list the parameters that are not drawn."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -89,7 +90,7 @@ def _caption(figure: Any, idle: Sequence[str], more: int) -> None:
         ),
     ]
     figure.legend(handles=marks, loc="outside lower right", ncols=4, fontsize=8.5, frameon=False, handlelength=1.3, columnspacing=1.4)
-    said = [f"no effect: {', '.join(idle)}"] if idle else []
-    said += [f"{more} more have smaller effects"] if more else []
-    if said:
-        figure.supxlabel("; ".join(said), x=0.008, ha="left", fontsize=8.0, color=style.GREY)
+    notes = [f"no effect: {', '.join(idle)}"] if idle else []
+    notes += [f"{more} more have smaller effects"] if more else []
+    if notes:
+        figure.supxlabel("; ".join(notes), x=0.008, ha="left", fontsize=8.0, color=style.GREY)

@@ -1,4 +1,4 @@
-"""The figure of a run's sessions: latencies and cached prompts by turn, and how long sessions take."""
+"""The figure of a run's sessions: latencies and cached prompts by turn, and the durations of sessions."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from simjax.workload.sessions import Sessions
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MOST_POINTS = 40  # along the turns; of longer sessions some turns go together
+_MOST_POINTS = 40  # points along the turns; with longer sessions, neighbouring turns are grouped
 _QUANTILES = (0.1, 0.5, 0.9)
 
 
 def plot_sessions(requests: RequestLog, sessions: Sessions, path: Path, title: str = "") -> Path:
-    """Left TTFT and E2E latency by turn, in the middle prompts and their cached part by turn, right how long the sessions took."""
+    """Draw TTFT and E2E latency by turn (left), prompts and their cached part by turn (middle), and the sessions' durations (right)."""
     lat, turn = latencies(requests), sessions.turn + 1
     done = lat.finished
     figure = style.new_figure(10.5, 3.6, title)
@@ -34,7 +34,7 @@ def plot_sessions(requests: RequestLog, sessions: Sessions, path: Path, title: s
 
 
 def _draw_latencies(axes: Axes, turn: np.ndarray, e2e_s: np.ndarray, ttft_s: np.ndarray) -> None:
-    """Medians, with bands from P10 to P90."""
+    """Draw median latencies by turn, with bands from P10 to P90."""
     scale, unit = style.latency_unit(ttft_s)
     style.dress(axes, "latency", "turn", f"{unit}, median and P10 to P90")
     for values, color, label in ((e2e_s, style.BLUE, "E2E"), (ttft_s, style.RUST, "TTFT")):
@@ -48,7 +48,7 @@ def _draw_latencies(axes: Axes, turn: np.ndarray, e2e_s: np.ndarray, ttft_s: np.
 
 
 def _draw_tokens(axes: Axes, turn: np.ndarray, prompt: np.ndarray, cached: np.ndarray) -> None:
-    """Mean lengths."""
+    """Draw mean lengths of the prompts and of their cached part by turn."""
     style.dress(axes, "prompts", "turn", "tokens, mean")
     x, groups = _by_turn(turn, np.stack([cached, prompt], axis=1))
     found, whole = np.array([group.mean(axis=0) for group in groups]).T
@@ -61,7 +61,7 @@ def _draw_tokens(axes: Axes, turn: np.ndarray, prompt: np.ndarray, cached: np.nd
 
 
 def _draw_spans(axes: Axes, makespan_s: np.ndarray, in_calls_s: np.ndarray) -> None:
-    """How long the finished sessions took, and how much of that in calls."""
+    """Draw the distributions of the finished sessions' durations, and of the time they spent in calls."""
     scale, unit = style.time_unit(float(makespan_s.max(initial=0.0)))
     style.dress(axes, "sessions", unit, "sessions, %")
     if len(makespan_s) == 0:
@@ -74,7 +74,7 @@ def _draw_spans(axes: Axes, makespan_s: np.ndarray, in_calls_s: np.ndarray) -> N
 
 
 def _by_turn(turn: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The turns that there are, from 1, and the values of each; of very many turns some go together, under their middle."""
+    """The turns, from 1, and the values of each; a large number of turns is grouped, and groups are represented by their middle."""
     together = -(-int(turn.max()) // _MOST_POINTS)
     order = np.argsort(turn, kind="stable")
     group, starts = np.unique((turn[order] - 1) // together, return_index=True)
@@ -82,7 +82,7 @@ def _by_turn(turn: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, list[np.
 
 
 def _whole_turns(axes: Axes, turn: np.ndarray) -> None:
-    """Whole numbers along x, with room for a single turn."""
+    """Label x with whole numbers, with room for a single turn."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

@@ -1,4 +1,4 @@
-"""The look that all figures share: colours, a light grid, left-aligned titles. Nothing here touches matplotlib's global state."""
+"""The style that all figures share: colours, a light grid, left-aligned titles. Matplotlib's global state is never changed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ GREY = "#6b6b6b"
 GRID = "#e4e4e4"
 SERIES = (BLUE, RUST, GREEN, GOLD, VIOLET)
 DPI = 150
-_WIDE = 30.0  # values that span more than this factor go on a logarithmic axis
+_WIDE = 30.0  # values that span more than this factor get a logarithmic axis
 
 
 def new_figure(width: float, height: float, title: str = "") -> Figure:
-    """A white figure of the given size in inches, drawn without pyplot; `title` stands at its top left."""
+    """A white figure of the given size in inches, drawn without pyplot, with `title` at its top left."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
@@ -36,7 +36,7 @@ def new_figure(width: float, height: float, title: str = "") -> Figure:
 
 
 def dress(axes: Axes, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
-    """Apply the shared look to a panel."""
+    """Apply the shared style to a panel."""
     axes.grid(True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -51,7 +51,7 @@ def dress(axes: Axes, title: str = "", xlabel: str = "", ylabel: str = "") -> No
 
 
 def legend(axes: Axes, columns: int = 1) -> None:
-    """A small legend without a frame, above the panel at its right: it never covers a line."""
+    """A small legend without a frame, above the panel at its right, where it cannot cover a line."""
     axes.legend(
         loc="lower right", bbox_to_anchor=(1.0, 1.0), fontsize=8.5, frameon=False, ncols=columns, handlelength=1.6, borderaxespad=0.2,
         columnspacing=1.4,
@@ -59,14 +59,14 @@ def legend(axes: Axes, columns: int = 1) -> None:
 
 
 def note(axes: Axes, text: str, color: str = GREY, low_right: bool = True) -> None:
-    """A few words in the lower right corner of a panel, or in its upper left one."""
+    """A short text in the lower right corner of a panel, or in its upper left one."""
     x, y, across, up = (0.97, 0.06, "right", "bottom") if low_right else (0.04, 0.94, "left", "top")
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2.0}
     axes.text(x, y, text, transform=axes.transAxes, ha=across, va=up, fontsize=8.5, color=color, linespacing=1.5, bbox=box)
 
 
 def plain_thousands(axes: Axes) -> None:
-    """Numbers such as 20,000 along the y axis."""
+    """Format the numbers along the y axis as 20,000."""
     from matplotlib.ticker import FuncFormatter
 
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.10g}"))
@@ -80,17 +80,17 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def latency_unit(values_s: np.ndarray) -> tuple[float, str]:
-    """What to multiply seconds by, and the unit's name: milliseconds while the largest is under ten seconds."""
+    """Factor from seconds to a unit for latencies, and the unit's name: milliseconds if the largest is under ten seconds."""
     return (1.0, "s") if len(values_s) and np.max(values_s) >= 10.0 else (1e3, "ms")
 
 
 def time_unit(span_s: float) -> tuple[float, str]:
-    """What to multiply seconds by on a time axis of this span, and the unit's name."""
+    """Factor from seconds to a unit for a time axis of this span, and the unit's name."""
     return (1.0, "s") if span_s < 600.0 else (1.0 / 60.0, "min") if span_s < 6 * 3600.0 else (1.0 / 3600.0, "h")
 
 
 def cdf(axes: Axes, values: np.ndarray, color: str, label: str, dashed: bool = False) -> None:
-    """The empirical distribution of the values as a step line, in percent."""
+    """Draw the empirical distribution of the values as a step line, in percent."""
     ordered = np.sort(values)
     share = np.arange(1, len(ordered) + 1) / len(ordered) * 100.0
     axes.step(
@@ -102,20 +102,20 @@ def cdf(axes: Axes, values: np.ndarray, color: str, label: str, dashed: bool = F
 
 
 def is_wide(values: np.ndarray) -> bool:
-    """Whether positive values span more than a factor of 30 (their lowest percent aside) and so want a logarithmic axis."""
+    """Whether the positive values span more than a factor of 30, their lowest percent excluded, and so need a logarithmic axis."""
     values = values[values > 0]
     return len(values) > 0 and bool(np.max(values) / np.percentile(values, 1) >= _WIDE)
 
 
 def log_if_wide(axes: Axes, samples: Sequence[np.ndarray]) -> None:
-    """Put the x axis on a logarithmic scale when the samples are wide."""
+    """Make the x axis logarithmic if the samples are wide."""
     values = np.concatenate(samples)
     if is_wide(values):
         log_axis(axes, values, "x")
 
 
 def log_axis(axes: Axes, values: np.ndarray, which: str) -> None:
-    """A logarithmic "x" or "y" axis with plain numbers at its ticks: at every power of ten, or at 1, 2, 5 when there are few of those."""
+    """Make the "x" or "y" axis logarithmic, with plain numbers at every power of ten, or at 1, 2, 5 when there are few powers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     values = values[values > 0]

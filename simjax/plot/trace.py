@@ -1,4 +1,4 @@
-"""A picture of a workload: when requests come, how bursty, how long."""
+"""The figure of a workload: arrival rate over time, gaps between arrivals, and lengths."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ _NICE_BINS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7
 _RATE_BINS = 150  # about what a panel can show
 _PER_BIN = 4  # mean requests in a bin: fewer would show counting noise
 _LENGTH_BINS = 40
-_DECADES = 30  # lengths that span more than this factor are shown on a logarithmic axis
+_DECADES = 30  # lengths that span more than this factor get a logarithmic axis
 
 
 def plot_trace(workload: Workload, path: str | Path) -> Path:
     """Write a PNG with the arrival rate over time, the gaps against a Poisson process, and both length distributions.
 
-    Of sessions the arrivals are those of their first calls.
-
-    A closed loop has no arrivals of its own: its figure has the two length panels only.
+    With sessions, the arrivals are those of their first calls. A closed loop has no arrivals of its own, so its figure has the two length
+    panels only.
 
     Returns:
         The path written.
@@ -56,7 +55,7 @@ def _rate_panel(axes: Axes, workload: Workload, mean_rate: float) -> None:
     times = workload.arrival_s[: workload.known_arrivals] - workload.arrival_s[0]
     wanted_s = max(times[-1] / _RATE_BINS, _PER_BIN / mean_rate)
     width_s = next((width for width in _NICE_BINS_S if width >= wanted_s), _NICE_BINS_S[-1])
-    # The last bin is usually cut short by the end of the trace: drawn as it is it would look like a drop in load.
+    # The last bin is usually cut short by the end of the trace; drawn, it would look like a drop of the rate.
     bins = max(int(times[-1] // width_s), 1)
     counts = np.bincount((times // width_s).astype(np.int64), minlength=bins)[:bins]
     scale, unit = _time_unit(times[-1])
@@ -64,8 +63,8 @@ def _rate_panel(axes: Axes, workload: Workload, mean_rate: float) -> None:
     axes.axhline(mean_rate, color=RUST, linewidth=1.0, label=f"mean {mean_rate:.3g}/s")
     axes.set_ylim(0, 1.18 * max(counts.max() / width_s, mean_rate))  # room for the legend
     axes.set_xlim(0, times[-1] / scale)
-    what = ("requests/s", "arrival rate") if workload.sessions is None else ("sessions/s", "session starts")
-    _finish(axes, f"time ({unit})", what[0], f"{what[1]}, {width_s:g} s bins")
+    rate, name = ("requests/s", "arrival rate") if workload.sessions is None else ("sessions/s", "session starts")
+    _finish(axes, f"time ({unit})", rate, f"{name}, {width_s:g} s bins")
     axes.legend(frameon=False, fontsize=8, loc="upper right")
 
 
@@ -75,7 +74,7 @@ def _gap_panel(axes: Axes, workload: Workload, cv: float) -> None:
     share = np.arange(1, len(gaps) + 1) / len(gaps)
     low, high = min(np.quantile(positive, 0.001), gaps.mean() / 100), positive[-1]
     grid = np.geomspace(low, max(1.5 * high, 8 * gaps.mean()), 300)
-    axes.plot(grid, -np.expm1(-grid / gaps.mean()), color=RUST, linewidth=1.0, label="Poisson of that rate")
+    axes.plot(grid, -np.expm1(-grid / gaps.mean()), color=RUST, linewidth=1.0, label="Poisson process of the same rate")
     axes.step(np.maximum(gaps, low), share, where="post", color=BLUE, linewidth=1.4, label=f"this workload, CV {cv:.2f}")
     axes.set_xscale("log")
     axes.set_xlim(grid[0], grid[-1])
@@ -120,7 +119,7 @@ def _length_panel(axes: Axes, tokens: np.ndarray, what: str) -> None:
 
 
 def _length_edges(low: int, high: int) -> np.ndarray:
-    """Bin edges on half integers, so that no length falls on an edge; even in the logarithm when lengths span decades."""
+    """Bin edges on half integers, so that no length falls on an edge; evenly spaced in the logarithm when lengths span decades."""
     if high <= _DECADES * low:
         step = max(1, -(-(high - low + 1) // _LENGTH_BINS))
         return np.arange(low - 0.5, high + step, step)

@@ -30,16 +30,16 @@ _SERIES = (
 
 
 def plot_validation(measured: MeasuredRun, result: Result, out_dir: str | Path, title: str = "") -> list[Path]:
-    """Write `validation_cdf.png`, `validation_requests.png` and, when both sides have a series, `validation_timeline.png` into a folder.
+    """Write `validation_cdf.png`, `validation_requests.png` and, if both sides have a time series, `validation_timeline.png`.
 
     Args:
         measured: the recording.
         result: the simulation of `measured.workload()`, requests in the same order.
         out_dir: the folder, created when missing.
-        title: for the top of the figures; the run's name, model and device when empty.
+        title: title at the top of the figures; the run's name, model and device when empty.
 
     Returns:
-        The paths written. When no request finished in the simulation, only the timeline can be drawn.
+        The paths written. If no request finished in the simulation, only the timeline can be drawn.
     """
     out, title = Path(out_dir), title or f"{measured.name}: {measured.model} on {measured.device}"
     lat = latencies(result.requests)
@@ -53,7 +53,7 @@ def plot_validation(measured: MeasuredRun, result: Result, out_dir: str | Path, 
 
 
 def _plot_cdf(measured: MeasuredRun, lat: Latencies, path: Path, title: str) -> Path:
-    """The distributions of TTFT, TPOT and E2E latency of both sides."""
+    """Draw the measured and simulated distributions of TTFT, TPOT and E2E latency."""
     figure = style.new_figure(10.5, 3.6, title)
     for at, (axes, (metric, _, label)) in enumerate(zip(figure.subplots(1, 3), PANELS, strict=True)):
         there, here = has_metric(measured, lat, metric)
@@ -65,7 +65,7 @@ def _plot_cdf(measured: MeasuredRun, lat: Latencies, path: Path, title: str) -> 
 
 
 def _plot_requests(measured: MeasuredRun, result: Result, lat: Latencies, path: Path, title: str) -> Path:
-    """Left, TTFT along the run; right, each request's TTFT and E2E latency, simulated over measured."""
+    """Draw TTFT along the run (left), and each request's TTFT and E2E latency, simulated over measured (right)."""
     figure = style.new_figure(10.5, 3.6, title)
     run, ttft, e2e = figure.subplots(1, 3, width_ratios=(1.3, 1.0, 1.0))
     scale, unit = style.latency_unit(measured.ttft_s)
@@ -84,7 +84,7 @@ def _plot_requests(measured: MeasuredRun, result: Result, lat: Latencies, path: 
 
 
 def _scatter(axes: Axes, truth: np.ndarray, guess: np.ndarray, label: str, mape: float | None) -> None:
-    """Simulated over measured with the line of equality, on the same scale both ways."""
+    """Draw simulated over measured values with the line of equality, with the same scale on both axes."""
     scale, unit = style.latency_unit(truth)
     style.dress(axes, label, f"measured, {unit}", f"simulated, {unit}")
     values = np.concatenate([truth, guess]) * scale
@@ -106,7 +106,7 @@ def _scatter(axes: Axes, truth: np.ndarray, guess: np.ndarray, label: str, mape:
 
 
 def _plot_timeline(series: pd.DataFrame, result: Result, path: Path, title: str) -> Path:
-    """Rates and requests over time, in bins as wide as the recording's interval."""
+    """Draw rates and numbers of requests over time, in bins as wide as the recording's interval."""
     measured_s = series["t_s"].to_numpy(np.float64)
     width_s = float(np.median(np.diff(measured_s)))
     simulated = sum_instances(timeline(result, width_s), result.instances.num_blocks)

@@ -152,7 +152,7 @@ def _load(name: str, setting: Setting, workload: Workload) -> Knob | str:
         return "in a closed loop the finishes make the arrivals; see concurrency"
     if len(workload) < 2 or workload.arrival_s[-1] == workload.arrival_s[0]:
         return "all requests arrive at once"
-    faster = lambda setting, factor: (replace(setting, rate=setting.rate * factor), math.log(factor))  # noqa: E731
+    faster = lambda setting, factor: (replace(setting, rate=setting.rate * factor), math.log(factor))
     return Knob(name, unit, mean_rate(workload), text, False, faster)
 
 

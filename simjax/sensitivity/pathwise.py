@@ -86,7 +86,7 @@ def _derivatives(
     step_times, pre, post = tangents
 
     def of(w: Array) -> tuple[Array, Array]:
-        along = lambda moves: jnp.tensordot(w, moves, 1)  # noqa: E731
+        along = lambda moves: jnp.tensordot(w, moves, 1)
         step_time = jax.tree.unflatten(
             structure, [x if moves is None else x + along(moves) for x, moves in zip(leaves, step_times, strict=True)]
         )
@@ -110,7 +110,7 @@ def _metrics(cluster: ClusterSpec, shape: EngineShape, params: ClusterParams, o:
     waits = served.closed_loop or params.requests.sessions is not None
     end_s = o.finish_s[last] if waits else jax.lax.stop_gradient(arrival_s[last]) + lat.e2e_s[last]
     span_s = end_s - jax.lax.stop_gradient(jnp.min(params.requests.arrival_s[params.served]))
-    count = lambda x: jnp.sum(jnp.where(o.finished, x, 0)).astype(jnp.float64)  # noqa: E731
+    count = lambda x: jnp.sum(jnp.where(o.finished, x, 0)).astype(jnp.float64)
     rates: dict[str, Callable[[], Array]] = {
         "duration_s": lambda: span_s,
         "requests_per_s": lambda: count(1) / span_s,

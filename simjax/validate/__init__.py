@@ -1,4 +1,4 @@
-"""Measured runs, and how far a simulation is from them."""
+"""Measured runs, and the errors of their simulations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["EngineFacts", "HardwareFacts", "MeasuredRun", "compare", "comparison
 
 
 def __getattr__(name: str) -> Any:
-    # Simulating needs jax; reading and comparing, which plots do too, must not import it.
+    # Simulating needs jax; reading and comparing, which plots use too, must not import it.
     if name == "validate":
         from simjax.validate.replay import validate
 

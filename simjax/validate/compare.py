@@ -27,8 +27,8 @@ def compare(measured: MeasuredRun, result: Result) -> dict[str, Any]:
     Returns:
         `ttft_s`, `tpot_s`, `e2e_s`: mean, p50, p90, p95, p99, each `{"measured", "simulated", "error_pct"}`; `per_request`:
         `ttft_mape_pct`, `tpot_mape_pct`, `e2e_mape_pct`; `makespan` (first arrival to last token, seconds) and `throughput`
-        (`requests_per_s`, `output_tokens_per_s`) as triples; `requests`: how many were `measured` and how many the simulation
-        `finished`. Numbers that do not exist, as when no request finished, are None.
+        (`requests_per_s`, `output_tokens_per_s`) as triples; `requests`: the numbers `measured`, and `finished` in the simulation.
+        Numbers that do not exist, for example because no request finished, are None.
 
     Raises:
         SimjaxError: the two do not hold the same requests.
@@ -53,7 +53,7 @@ def compare(measured: MeasuredRun, result: Result) -> dict[str, Any]:
 
 
 def error_pct(measured: float | None, simulated: float | None) -> float | None:
-    """100 (simulated - measured) / measured, None where that is not defined."""
+    """100 (simulated - measured) / measured, None where it is not defined."""
     if measured is None or simulated is None or measured == 0:
         return None
     return 100.0 * (simulated - measured) / measured
@@ -75,7 +75,7 @@ def mape_pct(measured: MeasuredRun, lat: Latencies, metric: str) -> float | None
 
 
 def _masks(metric: str, measured: MeasuredRun, lat: Latencies) -> tuple[np.ndarray, np.ndarray]:
-    """Which requests have the metric: measured bool[R], simulated bool[R]."""
+    """The requests that have the metric in the recording, bool[R], and in the simulation, bool[R]."""
     if metric == "tpot_s":
         return measured.has_tpot, lat.has_tpot
     return np.ones(len(measured), bool), lat.finished

@@ -1,4 +1,4 @@
-"""What the requests of measured runs shared: read from the traces that were replayed."""
+"""Shared prefixes of the requests of measured runs, read from the traces that the runs replayed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from simjax.workload.workload import Workload
 
 
 def with_contents(runs: Sequence[MeasuredRun], files: Sequence[Path]) -> list[MeasuredRun]:
-    """The runs with what their requests shared.
+    """The runs with the prefixes that their requests shared.
 
-    A trace belongs to the runs whose requests have its lengths, in its order; a run without a trace stays as it is.
+    A trace belongs to the runs whose requests have its lengths, in its order; a run without a trace is returned unchanged.
 
     Raises:
         SimjaxError: a trace cannot be read, or no run replayed it.
@@ -30,26 +30,26 @@ def with_contents(runs: Sequence[MeasuredRun], files: Sequence[Path]) -> list[Me
         if runs and all(reasons):
             whose = "" if len(runs) == 1 else f"none of the {len(runs)} runs replayed it; {runs[0].name}: "
             raise SimjaxError(f"workload.file={path}: {whose}{reasons[0]}")
-        for place, reason in enumerate(reasons):
+        for i, reason in enumerate(reasons):
             if reason is None:
-                found[place] = replace(found[place], prefixes=trace.prefixes, replayed=str(path))
+                found[i] = replace(found[i], prefixes=trace.prefixes, replayed=str(path))
     return found
 
 
 def unknown_contents(run: MeasuredRun, cluster: ClusterSpec) -> str | None:
-    """A warning, if the engines cache prefixes and nothing tells what the requests share."""
+    """A warning if the instances cache prefixes but nothing is known about what the requests share."""
     caching = any(instance.limits.enable_prefix_caching for instance in cluster.instances)
     if not caching or run.prefixes is not None or run.prefix_key is not None:
         return None
     trace = "" if run.replayed is None else f" ({run.replayed})"
     return (
-        f"{run.name}: prefix caching is on, but what the requests share is not known, so only preempted ones find their blocks; "
+        f"{run.name}: prefix caching is on, but it is not known what the requests share, so only preempted ones find their blocks; "
         f"workload.file=FILE names the trace that was replayed{trace}, with token ids"
     )
 
 
 def _difference(run: MeasuredRun, trace: Workload) -> str | None:
-    """Why the run did not replay the trace, None if it did."""
+    """The reason why the run cannot have replayed the trace, None if it can."""
     if len(trace) != len(run):
         return f"it has {len(trace)} requests, the measured run {len(run)}"
     different = (trace.prompt_tokens != run.prompt_tokens) | (trace.output_tokens != run.output_tokens)

@@ -1,4 +1,4 @@
-"""Reading a measured run, whatever layout its folder has."""
+"""Reads a measured run from a folder in any of the known layouts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from simjax.validate.run import MeasuredRun
 
 Reader = Callable[[Path, str | None], MeasuredRun]
 
-# The file that tells a layout, and its reader.
+# The file that identifies a layout, and the layout's reader.
 _LAYOUTS: dict[str, Reader] = {
     "vllm/requests.jsonl": read_llmservingsim,
     "trace.csv.gz": read_request_trace,
@@ -28,12 +28,12 @@ def read_measured(path: str | Path, device: str | None = None) -> MeasuredRun:
     Layouts:
         LLMServingSim bench: `config.json` (its cluster schema; optional with `device`), `vllm/meta.json`, `vllm/requests.jsonl`,
             `vllm/timeseries.csv` (optional).
-        Request trace: `trace.csv.gz` with one row a request, `server_config.json` beside it or in the parent folder.
+        Request trace: `trace.csv.gz` with one row per request, `server_config.json` next to it or in the parent folder.
         inference-perf: `exp-config.yaml`, `requests.csv.gz`, `index.csv` in the parent folder.
 
     Args:
         path: the run's folder.
-        device: the GPU, overriding what the files say or leave out.
+        device: the GPU, which overrides the one in the files.
 
     Raises:
         SimjaxError: the folder is missing, has none of the layouts, or a file in it is missing or malformed; the message is one line.
@@ -41,7 +41,7 @@ def read_measured(path: str | Path, device: str | None = None) -> MeasuredRun:
     folder = Path(path)
     if not folder.is_dir():
         raise SimjaxError(f"{folder}: {'a file' if folder.exists() else 'no such folder'}; a measured run is a folder")
-    # The folder that holds requests.jsonl itself was named.
+    # The user may name the subfolder that holds requests.jsonl.
     if folder.name == "vllm" and (folder / "requests.jsonl").is_file():
         folder = folder.parent
     if (reader := _reader(folder)) is not None:

@@ -1,4 +1,4 @@
-"""A validation as a table for the terminal."""
+"""The result of a validation as a table for the terminal."""
 
 from __future__ import annotations
 

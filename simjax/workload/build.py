@@ -1,4 +1,4 @@
-"""From the `workload` group of the configuration to the workload."""
+"""Builds a workload from the `workload` group of the configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from simjax.workload import transform
 from simjax.workload.config import LengthConfig, PrefixConfig, WorkloadConfig
 from simjax.workload.contents import shared
 from simjax.workload.formats import TraceFile, read_trace
-from simjax.workload.multi_turn import multi_turn
+from simjax.workload.multi_turn import Conversations, multi_turn
 from simjax.workload.synthetic import arrivals
 from simjax.workload.synthetic.closed_loop import closed_loop
 from simjax.workload.synthetic.draw import at, draw, draw_lengths, report
@@ -71,7 +71,11 @@ def build_workload(config: WorkloadConfig) -> Workload:
 
 
 def load_trace(config: WorkloadConfig) -> TraceFile:
-    """The trace file that `config` names, as it is in the file; left-out rows are counted in the log."""
+    """Read the trace file that `config` names, unchanged; the number of rows left out is logged.
+
+    Raises:
+        SimjaxError: no file is named, or it cannot be read (see `read_trace`).
+    """
     if not config.file:
         raise SimjaxError("workload.file is not set; kind=trace needs the path of a trace file")
     trace = _read_trace(Path(config.file), config.format, config.on_bad_row)
@@ -81,7 +85,7 @@ def load_trace(config: WorkloadConfig) -> TraceFile:
 
 @once_per_file(4)
 def _read_trace(path: Path, format: str, on_bad_row: str) -> TraceFile:
-    """A trace file; the points of a sweep play the same one in many ways."""
+    """Read a trace file; cached, since the points of a sweep replay the same file with different options."""
     return read_trace(str(path), format, on_bad_row)
 
 
@@ -93,8 +97,8 @@ def _check_fields(config: WorkloadConfig) -> None:
         if value is None or value == LengthConfig() or config.kind in kinds:
             continue
         others = " or ".join(kinds)
-        said, unset = ("", "") if isinstance(value, LengthConfig) else (f"={value}", f"; workload.{name}=null unsets it")
-        raise SimjaxError(f"workload.{name}{said} has no effect with kind={config.kind}, only with {others}{unset}")
+        shown, unset = ("", "") if isinstance(value, LengthConfig) else (f"={value}", f"; workload.{name}=null unsets it")
+        raise SimjaxError(f"workload.{name}{shown} has no effect with kind={config.kind}, only with {others}{unset}")
     for name in _NEEDED[config.kind]:
         if getattr(config, name) is None:
             raise SimjaxError(f"workload.{name} is not set; kind={config.kind} needs it")
@@ -144,7 +148,7 @@ def _trace(config: WorkloadConfig) -> Workload:
 
 
 def _independent(config: WorkloadConfig) -> Workload:
-    """Requests that come of themselves, or in a closed loop."""
+    """Requests without sessions: an open loop of arrivals, or a closed loop."""
     with at("workload"):
         times = None if config.kind == "closed_loop" else _synthetic_arrivals(config)
     n = config.num_requests if times is None else len(times)
@@ -160,7 +164,7 @@ def _independent(config: WorkloadConfig) -> Workload:
 
 
 def _sessions(config: WorkloadConfig) -> Workload:
-    """Conversations; everything is drawn in the order of the sessions, so the first ones are the same however many there are."""
+    """Conversations, drawn session by session, so that the first ones do not depend on how many there are."""
     think_s = config.think_s or 0.0
     with at("workload"):
         if not (think_s >= 0 and np.isfinite(think_s)):
@@ -174,7 +178,7 @@ def _sessions(config: WorkloadConfig) -> Workload:
     first_prompts = draw(config, "prompt", len(starts))
     groups = _groups(config, first_prompts)
     calls = int(turns.sum())
-    # A session of one call adds nothing to it, so its configuration need not say what.
+    # Sessions of one call have no follow-ups, so the configuration need not set their length.
     followups = draw(config, "followup", calls) if turns.max() > 1 else np.zeros(calls, np.int32)
     outputs = draw(config, "output", calls)
     pauses = np.full(calls, think_s, np.float64)
@@ -182,37 +186,40 @@ def _sessions(config: WorkloadConfig) -> Workload:
         pauses *= stream(config.seed, THINKING).standard_exponential(calls)
     with at("workload"):
         workload = multi_turn(
-            *(starts, turns, first_prompts, followups, outputs, pauses),
-            max_context_tokens=config.max_context_tokens,
-            groups=groups,
-            group_tokens=config.prefix.tokens or 0,
-            source=_title(config, "sessions"),
+            Conversations(starts, turns, first_prompts, followups, outputs, pauses, groups, config.prefix.tokens or 0),
+            config.max_context_tokens,
+            _title(config, "sessions"),
         )
         return workload if config.num_requests is None else transform.cap_requests(workload, config.num_requests)
 
 
 def _sharing(config: WorkloadConfig, workload: Workload) -> Workload:
-    """With the prefixes that the configuration asks for."""
+    """The workload with the shared prefixes of the configuration.
+
+    Raises:
+        SimjaxError: the workload already has shared prefixes of its own.
+    """
     groups = _groups(config, workload.prompt_tokens)
     if groups is None:
         return workload
     if workload.prefixes is not None:
         raise SimjaxError(
-            f"workload.prefix.groups={config.prefix.groups}: {workload.source} itself tells what requests share; null unsets it"
+            f"workload.prefix.groups={config.prefix.groups}: {workload.source} already records what its requests share; null unsets it"
         )
     return shared.share_prefixes(workload, groups, config.prefix.tokens or 0)
 
 
 def _groups(config: WorkloadConfig, prompt_tokens: np.ndarray) -> np.ndarray | None:
-    """int64[n], the prefix with which each of n prompts starts."""
+    """int64[n], index of the shared prefix with which each of n prompts starts; None when none are configured."""
     prefix = config.prefix
     if prefix.groups is None or prefix.tokens is None:
         return None
     short = float((prompt_tokens <= prefix.tokens).mean())
     if short > 0.01:
-        # Each length at which a prompt ends within its prefix also cuts the prefix in pieces, which makes simulations slow.
+        # Every distinct prompt length within the prefix also splits its node in the radix tree, which slows simulations down.
         _log.warning(
-            "workload.prefix.tokens=%d: %.0f %% of the prompts are no longer, so nothing but prefix; workload.prompt.min=%d avoids it",
+            "workload.prefix.tokens=%d: %.0f %% of the prompts are no longer than that, so they are all prefix; "
+            "workload.prompt.min=%d avoids it",
             *(prefix.tokens, 100 * short, prefix.tokens + 1),
         )
     with at("workload.prefix"):

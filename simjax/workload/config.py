@@ -6,16 +6,16 @@ from typing import Any
 
 @dataclass
 class LengthConfig:
-    """How long prompts or outputs are.
+    """Distribution of the lengths of prompts or outputs.
 
     Attributes:
         dist: fixed, uniform, lognormal, zipf or trace (drawn from `file`). Unset: a trace's own lengths, else lognormal.
-        tokens: the length of `fixed`.
+        tokens: length of `fixed`.
         mean, median: centre of `lognormal` in tokens; give one.
         cv, sigma: spread of `lognormal`: coefficient of variation, or standard deviation of the logarithm; give one.
         low, high: range of `uniform`, both ends included.
         alpha: exponent of `zipf`, which needs `max`.
-        min, max: every length is clipped to them, those of a trace too.
+        min, max: bounds to which every length is clipped, a trace's own lengths included.
         file, format: trace file that `trace` draws from, and its format.
     """
 
@@ -36,12 +36,12 @@ class LengthConfig:
 
 @dataclass
 class PrefixConfig:
-    """Prefixes that prompts share, such as system prompts. Not for traces that tell what their requests share.
+    """Prefixes that prompts share, such as system prompts. Not for traces that record what their requests share.
 
     Attributes:
-        groups: distinct prefixes; every prompt (of sessions the first) starts with one of them.
-        tokens: length of each; a shorter prompt is all prefix.
-        zipf: popularity: the k-th has probability proportional to k^-zipf. Unset: all the same.
+        groups: number of distinct prefixes; every prompt (in sessions, every first prompt) starts with one of them.
+        tokens: length of each prefix; a shorter prompt is all prefix.
+        zipf: exponent of their popularity: the k-th has probability proportional to k^-zipf. Unset: all equally likely.
     """
 
     groups: int | None = None
@@ -51,32 +51,31 @@ class PrefixConfig:
 
 @dataclass
 class WorkloadConfig:
-    """Where requests come from. A field that has no effect on the chosen kind must be unset (null).
+    """Source of the requests. A field that has no effect on the chosen kind must be unset (null).
 
     Attributes:
         kind: trace, poisson, gamma, weibull, constant, pulse, piecewise, closed_loop or sessions.
-        seed: of everything random; arrivals, prompts, outputs, jitter and so on have streams of their own.
-        num_requests: how many requests; for a trace the first so many (of sessions in the order of their starts).
-        duration_s: requests that arrive, or sessions that start, within so many seconds; whichever of the two ends first when both are
-            given.
+        seed: random seed; arrivals, prompts, outputs, jitter and so on have separate random streams.
+        num_requests: number of requests; the first ones of a trace (those of sessions in the order in which the sessions start).
+        duration_s: seconds in which requests arrive, or sessions start; with `num_requests` too, whichever ends first.
         rate: mean requests/s, or sessions/s that start; a trace is stretched or compressed to it.
         cv: coefficient of variation of the gaps (gamma, weibull).
         file, format: trace file (CSV, JSON Lines or Parquet; gzip too) or session files, and its format ("auto" recognises it).
         on_bad_row: "error" or "skip" for malformed rows of trace files.
-        jitter_s: moves each arrival of a trace by uniform(0, jitter_s), to undo a quantised clock.
+        jitter_s: width of the random delay, uniform(0, jitter_s), added to each arrival of a trace, to undo a quantised clock.
         start_s, end_s: window of a trace, in seconds from its first arrival.
-        rate_scale: plays a trace so many times as fast; of sessions only the starts, the pauses between calls stay.
-        session_rate: mean sessions/s at which the sessions of a trace start, at random (Poisson), instead of when the trace says.
-        num_sessions: how many sessions; of a trace the first so many.
+        rate_scale: factor by which a trace is replayed faster; only the starts of sessions move, the pauses between calls stay.
+        session_rate: mean sessions/s of a Poisson process that replaces the start times of a trace's sessions.
+        num_sessions: number of sessions; the first ones of a trace.
         pulse_size, pulse_interval_s, pulse_count: simultaneous requests in a pulse, time between pulses, number of pulses.
         piecewise: [start_s, rate] pairs of a rate that steps, the first at 0.
         concurrency, think_s, ramp_s: closed loop: requests in flight, pause before a next request, time over which the first are spread.
-        turns, followup: sessions: calls of each (`tokens` of `fixed` is their number), and the tokens that each later prompt adds to what
-            was said before; `prompt` is the length of the first.
+        turns, followup: sessions: calls per session (`tokens` of `fixed` is their number), and the tokens that each later prompt adds to
+            the conversation so far; `prompt` is the length of the first.
         think_dist: sessions: exponential (default) or fixed pauses, of mean `think_s`, between an answer and the next call.
-        max_context_tokens: sessions end before a call whose prompt and output would be longer together.
+        max_context_tokens: limit of the context: a session ends before a call whose prompt and output together would exceed it.
         prefix: prefixes that prompts share.
-        prompt, output: lengths.
+        prompt, output: lengths of the prompts and the outputs.
         lengths_file, lengths_format: trace file from which (prompt, output) pairs are drawn together; replaces the two distributions.
     """
 

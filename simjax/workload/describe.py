@@ -1,4 +1,4 @@
-"""Statistics of a workload: how much arrives, how bursty, how long, what waits for what, how much is shared."""
+"""Statistics of a workload: arrival rates, burstiness, lengths, sessions, shared prefixes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CACHE_SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 @dataclass(frozen=True)
 class LengthStats:
-    """Token counts over the requests (or another whole number over something else)."""
+    """Distribution of whole numbers, such as the tokens of each request or the calls of each session."""
 
     mean: float
     p50: float
@@ -34,9 +34,9 @@ class SessionStats:
     """Calls that wait for others.
 
     Attributes:
-        sessions: how many, single requests included.
-        waiting_calls: requests that wait for others.
-        calls: calls of a session.
+        sessions: number of sessions, single requests included.
+        waiting_calls: number of requests that wait for others.
+        calls: calls per session.
         mean_pause_s, p50_pause_s, p90_pause_s, max_pause_s: pauses before the waiting calls; None without any.
     """
 
@@ -51,7 +51,7 @@ class SessionStats:
 
 @dataclass(frozen=True)
 class CacheStats:
-    """What an LRU prefix cache of so many blocks would serve, of all prompt tokens."""
+    """Hits of an LRU prefix cache of `blocks` blocks, as a fraction of all prompt tokens."""
 
     blocks: int
     hit_fraction: float
@@ -59,14 +59,14 @@ class CacheStats:
 
 @dataclass(frozen=True)
 class PrefixStats:
-    """What a prefix cache could serve if requests came one after the other (see `simjax.workload.contents.reuse`).
+    """Hits of prefix caches if requests came one after the other (see `simjax.workload.contents.reuse`).
 
     Attributes:
-        block_size: tokens.
+        block_size: tokens per block.
         distinct_blocks: different blocks, outputs included; a cache of that size never evicts.
-        ideal_hit_fraction: prompt tokens found when nothing is ever evicted, of all prompt tokens.
-        hit_requests_fraction: requests that find anything then.
-        lru: caches of several sizes.
+        ideal_hit_fraction: fraction of all prompt tokens found when nothing is ever evicted.
+        hit_requests_fraction: fraction of the requests that find at least one block then.
+        lru: hits of caches of several sizes.
     """
 
     block_size: int
@@ -78,7 +78,7 @@ class PrefixStats:
 
 @dataclass(frozen=True)
 class ArrivalStats:
-    """Arrivals of an open loop over their span (first to last); of sessions those of their first calls.
+    """Arrivals of an open loop over their span (first to last); with sessions, the arrivals of their first calls.
 
     Bins of 1, 10 and 60 s start at the first arrival; the last one may reach past the span, so 60 s figures mean little for short spans.
 
@@ -88,8 +88,8 @@ class ArrivalStats:
         peak_rate_1s, peak_rate_10s, peak_rate_60s: requests/s in the busiest bin of that width.
         interarrival_cv: standard deviation over mean of the gaps; 1 for a Poisson process.
         dispersion_1s, dispersion_60s: variance over mean of the requests per bin; 1 for a Poisson process. None when there is one bin.
-        distinct_stamps: different arrival times; fewer than requests means ties or a quantised clock.
-        prompt_tokens_per_s, output_tokens_per_s: tokens asked for over the span; None for sessions, which go on after it.
+        distinct_stamps: number of different arrival times; fewer than requests means ties or a quantised clock.
+        prompt_tokens_per_s, output_tokens_per_s: tokens requested over the span; None for sessions, which continue after it.
     """
 
     span_s: float
@@ -107,10 +107,10 @@ class ArrivalStats:
 
 @dataclass(frozen=True)
 class WorkloadDescription:
-    """What `describe` says.
+    """Statistics of a workload, from `describe`.
 
     `arrivals` is None in a closed loop and when all requests arrive at once, `sessions` where no request waits for another, `prefixes`
-    where nothing is known of what requests share.
+    where nothing is known about what requests share.
     """
 
     source: str
@@ -130,7 +130,7 @@ class WorkloadDescription:
 
 
 def describe(workload: Workload, block_size: int = 16, cache_blocks: Sequence[int] | None = None) -> WorkloadDescription:
-    """Statistics of `workload`; `block_size` and `cache_blocks` are those of the prefix caches whose hits are told.
+    """Statistics of `workload`, with the hits of prefix caches of `cache_blocks` blocks (default: several sizes) of `block_size` tokens.
 
     Raises:
         SimjaxError: a block or cache size below 1.
@@ -279,7 +279,7 @@ def _prefixes(workload: Workload, block_size: int, cache_blocks: Sequence[int] |
 
 
 def _binned(times: np.ndarray, width_s: float) -> tuple[float, float | None]:
-    """The rate of the busiest bin, and variance over mean of the counts; empty bins are counted but never stored."""
+    """Rate of the busiest bin, and variance over mean of the counts (None with one bin); empty bins count but are never stored."""
     occupied, counts = np.unique(np.floor(times / width_s), return_counts=True)
     bins = occupied[-1] + 1
     mean = len(times) / bins

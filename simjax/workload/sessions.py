@@ -11,20 +11,20 @@ from simjax.errors import SimjaxError
 
 @dataclass(frozen=True)
 class Sessions:
-    """Who waits for whom among the R requests of a workload.
+    """Dependencies among the R requests of a workload.
 
-    A request is sent when all calls that it waits for say so: call `r` says so to call `then[e]` (e in offsets[r]:offsets[r+1])
-    `delay_s[e]` after the client got its last token. Calls wait only for calls of their own session that have a smaller `turn`, so the
-    waiting never goes round in a circle. Requests of no session are sessions of one call.
+    A request is sent once all calls that it waits for have released it: call `r` releases call `then[e]` (e in offsets[r]:offsets[r+1])
+    `delay_s[e]` seconds after the client got the last token of `r`. Calls wait only for calls of their own session with a smaller `turn`,
+    so there are no cycles. A request without a session is a session of one call.
 
     Attributes:
-        session: int32[R], index of the session of each request.
-        names: name of each session, as in the source.
+        session: int32[R], index of each request's session.
+        names: names of the sessions, as in the source.
         turn: int32[R], position of the call within its session in the source's order, from 0.
-        predecessors: int32[R], how many calls must finish before it is sent; 0 for a request that arrives at its `arrival_s`.
-        offsets: int32[R+1].
-        then: int32[E], the call that waits.
-        delay_s: float64[E], >= 0.
+        predecessors: int32[R], number of calls that must finish before the request is sent; 0 if it arrives at its `arrival_s`.
+        offsets: int32[R+1], bounds of each request's entries in `then` and `delay_s`.
+        then: int32[E], the calls that wait.
+        delay_s: float64[E], pause in seconds, >= 0.
     """
 
     session: np.ndarray
@@ -40,7 +40,7 @@ class Sessions:
 
     @property
     def waited_for(self) -> np.ndarray:
-        """int32[E]: the call that `then` waits for."""
+        """int32[E]: the call that each entry of `then` waits for."""
         return np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.offsets))
 
     def validate(self, source: str = "sessions") -> Sessions:
@@ -49,7 +49,7 @@ class Sessions:
         if not (len(self.turn) == len(self.predecessors) == n and len(self.offsets) == n + 1 and len(self.delay_s) == edges):
             raise SimjaxError(f"{source}: the arrays of the sessions have different lengths")
         if np.any(self.session < 0) or np.any(self.session >= len(self.names)):
-            raise SimjaxError(f"{source}: a request's session is not one of the {len(self.names)} named")
+            raise SimjaxError(f"{source}: a request's session is not one of the {len(self.names)} that have names")
         if self.offsets[0] != 0 or self.offsets[-1] != edges or np.any(np.diff(self.offsets) < 0):
             raise SimjaxError(f"{source}: the offsets of the waiting calls must rise from 0 to {edges}")
         if edges and (self.then.min() < 0 or self.then.max() >= n):
@@ -66,17 +66,21 @@ class Sessions:
         return self
 
     def survivors(self, kept: np.ndarray) -> np.ndarray:
-        """bool[R]: the requests of `kept` (bool[R]) whose predecessors, theirs, and so on are kept too."""
+        """bool[R]: the requests of `kept` (bool[R]) whose direct and indirect predecessors are all kept too."""
         alive, before = kept.copy(), self.waited_for
         while np.any(orphaned := alive[self.then] & ~alive[before]):
             alive[self.then[orphaned]] = False
         return alive
 
     def take(self, index: np.ndarray) -> Sessions:
-        """The sessions of the requests `index` (int[K], distinct, in their new order); no call may lose one that it waits for."""
-        place = np.full(len(self), -1, np.int32)
-        place[index] = np.arange(len(index), dtype=np.int32)
-        before, after = place[self.waited_for], place[self.then]
+        """The sessions of the requests `index` (int[K], distinct, in their new order).
+
+        Raises:
+            SimjaxError: a call is kept without one that it waits for.
+        """
+        position = np.full(len(self), -1, np.int32)
+        position[index] = np.arange(len(index), dtype=np.int32)
+        before, after = position[self.waited_for], position[self.then]
         both = (before >= 0) & (after >= 0)
         if np.any((after >= 0) & ~both):
             raise SimjaxError("a call is kept although a call that it waits for is not")

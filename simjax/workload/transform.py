@@ -1,7 +1,7 @@
 """Changes to an open-loop workload: windows, rates, caps, jitter. Pure functions; the requests stay sorted by arrival.
 
-In a workload with sessions they act on the requests that arrive by themselves, the starts of sessions; the calls that wait for others come
-and go with these. What the remaining requests share stays what it was.
+In a workload with sessions they act on the first calls of the sessions, whose arrivals are known; the calls that wait for others are kept
+or dropped with these. The contents that the remaining requests share do not change.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from simjax.workload.workload import Workload
 
 
 def mean_rate(workload: Workload) -> float:
-    """Requests per second (in a workload with sessions, of those that arrive by themselves) over the span of the arrivals:
-    (R - 1) / (last - first).
+    """Mean requests/s over the span of the known arrivals (with sessions, those of the first calls): (R - 1) / (last - first).
 
     Raises:
         SimjaxError: a closed loop, or all requests arrive at once.
@@ -34,7 +33,7 @@ def mean_rate(workload: Workload) -> float:
 
 
 def window(workload: Workload, start_s: float = 0.0, end_s: float = np.inf) -> Workload:
-    """The requests that arrive in [start_s, end_s), with `start_s` as the new time zero, and the calls that wait for them alone.
+    """The requests that arrive in [start_s, end_s), with `start_s` as the new time zero, and the calls that wait only for these.
 
     Raises:
         SimjaxError: no request arrives in the window, or a closed loop.
@@ -79,7 +78,7 @@ def rescale_to_rate(workload: Workload, rate: float) -> Workload:
 
 
 def cap_requests(workload: Workload, n: int) -> Workload:
-    """The first `n` requests, or all when there are fewer. Of sessions, taken in the order of their starts, the last one may be cut short.
+    """The first `n` requests, or all when there are fewer. Sessions are taken in the order of their starts; the last may be cut short.
 
     Raises:
         SimjaxError: n is below 1.
@@ -107,7 +106,11 @@ def cap_sessions(workload: Workload, n: int) -> Workload:
 
 
 def start_sessions(workload: Workload, start_s: np.ndarray) -> Workload:
-    """The same sessions, started at other times: float64[S], non-decreasing, the k-th for the session that starts k-th now.
+    """The same sessions with other start times.
+
+    Args:
+        workload: a workload with S sessions.
+        start_s: float64[S], non-decreasing start times in seconds; the k-th is for the session that starts k-th in `workload`.
 
     Raises:
         SimjaxError: the workload has no sessions.
@@ -120,7 +123,7 @@ def start_sessions(workload: Workload, start_s: np.ndarray) -> Workload:
 
 
 def session_ranks(workload: Workload) -> np.ndarray:
-    """int64[S]: the place of each session when they are ordered by the arrival of their first call (ties keep the source's order)."""
+    """int64[S]: rank of each session by the arrival of its first call (ties keep the source's order)."""
     start_s = _session_starts(workload)
     ranks = np.empty(len(start_s), np.int64)
     ranks[np.argsort(start_s, kind="stable")] = np.arange(len(start_s))
@@ -135,7 +138,7 @@ def _session_starts(workload: Workload) -> np.ndarray:
 
 
 def select(workload: Workload, kept: np.ndarray) -> Workload:
-    """The requests of `kept` (bool[R]), without those that wait for one that is not kept."""
+    """The requests of `kept` (bool[R]) except those that wait, directly or not, for one that is not kept."""
     if workload.sessions is not None:
         kept = workload.sessions.survivors(kept)
     return _taken(workload, np.flatnonzero(kept))
@@ -145,7 +148,7 @@ def arrange(workload: Workload) -> tuple[Workload, np.ndarray]:
     """The requests in the order that `Workload` asks for: sorted by arrival, those that wait (inf) last, ties as they are.
 
     Returns:
-        the workload, and int64[R], which request of the given one each is.
+        the workload, and int64[R], the index of each of its requests in the given one.
     """
     order = np.argsort(workload.arrival_s, kind="stable")
     return (workload if np.array_equal(order, np.arange(len(order))) else _taken(workload, order)), order
@@ -158,7 +161,7 @@ def clip_lengths(
     output_min: int = 1,
     output_max: int | None = None,
 ) -> Workload:
-    """Every length raised to its minimum and cut to its maximum.
+    """The same requests with every length raised to its minimum and cut to its maximum.
 
     Raises:
         SimjaxError: a minimum is below 1 or above its maximum.
@@ -171,8 +174,8 @@ def clip_lengths(
 def with_lengths(workload: Workload, prompt_tokens: np.ndarray, output_tokens: np.ndarray) -> Workload:
     """The same requests with other lengths (int32[R] each).
 
-    A shorter prompt is the start of the old one, a longer one goes on with tokens of its own; where the prompt changed its length, so does
-    what was known of the output.
+    A shorter prompt is the start of the old one; a longer one continues with tokens that no other request shares. Where the length of the
+    prompt changes, what was known about the output is lost.
     """
     prefixes = workload.prefixes
     same_prompt = prompt_tokens == workload.prompt_tokens
@@ -184,10 +187,10 @@ def with_lengths(workload: Workload, prompt_tokens: np.ndarray, output_tokens: n
 
 
 def jitter(workload: Workload, width_s: float, seed: int = 0) -> Workload:
-    """Arrivals moved later by uniform(0, width_s) each, sorted again and with the first one at zero.
+    """The same requests, each arriving later by uniform(0, width_s), sorted again and with the first one at zero.
 
-    Undoes a quantised clock: Mooncake's conversation trace has steps of about 3 s, BurstGPT of 1 s. It invents arrivals within a step, so
-    it is never applied unless asked for.
+    This undoes a quantised clock: Mooncake's conversation trace has steps of about 3 s, BurstGPT of 1 s. It invents arrivals within a
+    step, so it is applied only on request.
 
     Raises:
         SimjaxError: the width is negative, or a closed loop.
@@ -202,7 +205,7 @@ def jitter(workload: Workload, width_s: float, seed: int = 0) -> Workload:
 
 
 def _taken(workload: Workload, index: np.ndarray) -> Workload:
-    """The requests `index` (int[K]) in that order."""
+    """The requests `index` (int[K]), in that order."""
     prompt_tokens = workload.prompt_tokens[index]
     sessions = None if workload.sessions is None else workload.sessions.take(index)
     prefixes = None if workload.prefixes is None else tree.finish(tree.take(workload.prefixes, index), prompt_tokens, sessions)

@@ -1,4 +1,4 @@
-"""A workload: the requests a cluster will see, as arrays."""
+"""A workload: the requests sent to a cluster, as arrays."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class Workload:
 
     In an open-loop workload every arrival is known. In a closed loop (`concurrency` > 0) the first `concurrency` requests arrive at
     `arrival_s` and each later one is sent `think_s` seconds after a request finished, so the later entries of `arrival_s` are unused
-    and set to `np.inf`. In a workload with `sessions` the requests that wait for other calls come after all others, in the source's order,
-    with `arrival_s` of `np.inf`.
+    and set to `np.inf`. In a workload with `sessions`, the requests that wait for other calls come after all others, in the source's order,
+    with an `arrival_s` of `np.inf`.
 
     Attributes:
         arrival_s: float64[R], seconds from the start of the simulation, >= 0, non-decreasing.
         prompt_tokens: int32[R], >= 1.
         output_tokens: int32[R], >= 1.
-        concurrency: requests in flight of a closed loop, 0 for an open loop.
-        think_s: pause between a finish and the request that follows it in a closed loop.
-        source: where it came from, for titles and error messages.
-        prefixes: what the contents of the requests share; None when nothing is known: every request's content is its own.
-        sessions: who waits for whom; None when nobody does.
+        concurrency: number of requests in flight in a closed loop, 0 for an open loop.
+        think_s: pause in seconds between a finish and the request that follows it in a closed loop.
+        source: origin of the workload, for titles and error messages.
+        prefixes: prefixes that the requests share; None when nothing is known, and requests then share nothing.
+        sessions: dependencies between calls; None when no request waits for another.
     """
 
     arrival_s: np.ndarray
@@ -45,7 +45,7 @@ class Workload:
 
     @property
     def known_arrivals(self) -> int:
-        """How many requests arrive at a known time; the others, which follow them in the arrays, wait for finishes."""
+        """Number of requests that arrive at a known time; the others, which follow them in the arrays, wait for finishes."""
         if self.sessions is not None:
             return int(np.count_nonzero(self.sessions.predecessors == 0))
         return self.concurrency or len(self)
@@ -82,7 +82,7 @@ class Workload:
         if self.concurrency:
             raise SimjaxError(f"{self.source}: sessions do not run in a closed loop; concurrency must be 0")
         if len(sessions) != len(self):
-            raise SimjaxError(f"{self.source}: the sessions are those of {len(sessions)} requests, not {len(self)}")
+            raise SimjaxError(f"{self.source}: the sessions describe {len(sessions)} requests, not {len(self)}")
         sessions.validate(self.source)
         waits = sessions.predecessors > 0
         if np.any(waits[: self.known_arrivals]):

@@ -43,7 +43,7 @@ def test_recovers_what_the_data_tell(caplog: pytest.LogCaptureFixture) -> None:
     compiled: list[int] = []
     space = space_of(profile(), False)
     assert set(space.names) == set(TRUTH)
-    count = lambda *_: compiled.append(sum("Finished XLA compilation" in r.getMessage() for r in caplog.records))  # noqa: E731
+    count = lambda *_: compiled.append(sum("Finished XLA compilation" in r.getMessage() for r in caplog.records))
     with jax.log_compiles():
         found = fit([target()], profile(), space, FitOptions(starts=2, max_steps=25), count)
     assert compiled[0] > 0

@@ -49,7 +49,7 @@ def program(served_shape: object) -> Callable:
         return (o.first_token_s - o.arrival_s)[:REQUESTS]
 
     def both(params, x: jax.Array) -> list:
-        push = lambda f: jax.vmap(lambda t: jax.jvp(functools.partial(f, params), (x,), (t,)), out_axes=(None, 0))(jnp.eye(2))  # noqa: E731
+        push = lambda f: jax.vmap(lambda t: jax.jvp(functools.partial(f, params), (x,), (t,)), out_axes=(None, 0))(jnp.eye(2))
         return [*push(framed), *push(plain)]
 
     return jax.jit(both)

@@ -193,7 +193,7 @@ def test_forward_derivatives_are_those_of_finite_differences(means):
 def test_reverse_mode_gives_the_same_gradient(means):
     with jax.enable_x64(True):
         one = PointsTarget.of(POINTS[:1], PROFILE)
-        total = lambda u: sum(jnp.log(x[0]) for x in one.means(changed(u), reverse=True)[:2])  # noqa: E731
+        total = lambda u: sum(jnp.log(x[0]) for x in one.means(changed(u), reverse=True)[:2])
         u = jnp.zeros(len(NAMES))
         backward, forward = jax.jit(jax.grad(total))(u), means(u)[1]
     np.testing.assert_allclose(np.asarray(backward), forward[0] + forward[len(POINTS)], rtol=1e-9)
@@ -204,7 +204,7 @@ def test_residuals_are_logarithms_over_their_sd(target, monkeypatch):
     there = Means(jnp.asarray(1.02 * ttft_s), jnp.asarray(tpot_s / 1.5), jnp.array([True, True, False]))
     monkeypatch.setattr(PointsTarget, "means", lambda *_: there)
     found = np.asarray(target.residuals(PROFILE)).reshape(2, -1)
-    robust = lambda r: r * np.sqrt(2 / (1 + np.sqrt(1 + (r / 3) ** 2)))  # noqa: E731
+    robust = lambda r: r * np.sqrt(2 / (1 + np.sqrt(1 + (r / 3) ** 2)))
     np.testing.assert_allclose(found[0, :2], robust(np.log(1.02) / 0.2), rtol=1e-5)
     np.testing.assert_allclose(found[1, :2], robust(-np.log(1.5) / 0.05), rtol=1e-5)
     np.testing.assert_allclose(found[:, 2], [robust(5 / 0.2), robust(5 / 0.05)], rtol=1e-5)  # requests were left over

@@ -326,9 +326,9 @@ SWEEPS = cases(
     run -m plots=true,false
     plots cannot be swept
     run -m sweep.width=1,2
-    sweep.width cannot be swept: it says how to sweep
+    sweep.width cannot be swept: it is an option of the sweep itself
     run -m sweep=sizing,replicates
-    sweep cannot be swept: it says how to sweep
+    sweep cannot be swept: it is an option of the sweep itself
     run -m hydra.job.name=a,b device=h100,h200
     Sweeping over Hydra's configuration is not supported : 'hydra.job.name=a,b'
     run -m workload.num_requests=1,2 scheduler.max_num_batched_tokens=${workload.num_requests}
@@ -340,7 +340,7 @@ SWEEPS = cases(
     run -m workload.rate=interval(1,2)
     workload.rate=interval(1,2): an interval is continuous and needs a search
     run -m workload.rate=linspace(1,20)
-    workload.rate=linspace(1,20): linspace takes two numbers and how many values
+    workload.rate=linspace(1,20): linspace takes two numbers and the number of values
     run -m workload.rate=geomspace(0,2,3)
     both ends must be positive, or both negative
     run -m workload.rate=linspace(1,2,0)
@@ -370,7 +370,7 @@ SWEEPS = cases(
     run -m sweep=sizing device=h100,h200
     device is swept twice, by sweep.axes and by the command line; leave one of them out
     run sweep=sizing device=h100
-    device=h100: device is swept; leave out the value that is the same for all points
+    device=h100: device is swept; leave out this value, or the axis
     run sweep=sizng
     sweep=sizng: there is no such option; did you mean sizing?
     run sweep.sed=1
@@ -384,7 +384,7 @@ SWEEPS = cases(
     run sweep.zip=[3]
     sweep.zip[0]: it must be a mapping like {device: [h100, h200], workload.rate: [4, 6]}
     run sweep.zip=[{device:[h100,h200],workload.rate:[1]}]
-    zipped keys need equally many values; device has 2, workload.rate has 1
+    zipped keys need the same number of values; device has 2, workload.rate has 1
     run sweep.zip=[{device:[h100,h200]}] sweep.axes={device:[l40s]}
     device is swept twice, by sweep.zip[0] and by sweep.axes
     run sweep.points=none.csv
@@ -392,7 +392,7 @@ SWEEPS = cases(
     run sweep.points=other.csv
     other.csv:1: unknown option 'a'; known:
     run sweep.seeds=0
-    sweep.seeds=0: how many seeds (5 means 0 to 4), or a list of different seeds from 0 up
+    sweep.seeds=0: give a number of seeds (5 means 0 to 4), or a list of different seeds >= 0
     run sweep.seeds=3 workload.seed=1
     workload.seed=1: workload.seed is swept
     run sweep.seeds=3 sweep.shard=4/3
@@ -437,9 +437,9 @@ FRONTS = cases(
     pareto good.csv
     good.csv: a file; give the directory of a sweep
     pareto folder
-    folder: not a sweep: there is neither sweep.json nor results.csv in it
+    folder: not a sweep: it has neither sweep.json nor results.csv
     pareto begun
-    begun: no point of this sweep is done yet; sweep.resume=begun starts it again
+    begun: no point of this sweep is done yet; resume it with sweep.resume=begun
     pareto swept folder
     'folder' is not an option of simjax pareto
     pareto swept objective.maximise=[goodput_per_gpu]

@@ -27,7 +27,7 @@ def known() -> MeasuredRun:
 @pytest.fixture
 def folder(known: MeasuredRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(calibrate, "use_compilation_cache", lambda: None)
-    us = lambda x: (1e6 * (1000.0 + known.arrival_s + x)).round().astype("int64")  # noqa: E731
+    us = lambda x: (1e6 * (1000.0 + known.arrival_s + x)).round().astype("int64")
     table = pd.DataFrame(
         {
             "input_tokens": known.prompt_tokens,

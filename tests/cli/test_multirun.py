@@ -14,7 +14,7 @@ from rich.console import Console
 
 import simjax
 from simjax.cli.commands.sweep import points_progress
-from simjax.cli.multirun import split
+from simjax.cli.overrides import sort_arguments
 from simjax.explore.points import read_points
 from simjax.explore.store.manifest import read_sweep
 from simjax.explore.store.table import read_results
@@ -197,7 +197,7 @@ def test_interrupted(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_words_are_sorted() -> None:
     words = ["hydra.sweep.dir=h", "profile=a,b", "model='a,b'", "device=h100", "workload.rate='linspace(1, 2, 3)'", "workload.cv=range(3)"]
-    found = split(words)
+    found = sort_arguments(words)
     assert found.hydra == ["hydra.sweep.dir=h"]
     assert found.fixed == ["model='a,b'", "device=h100"]
     assert found.swept == {"profile.file": "a,b", "workload.rate": "linspace(1, 2, 3)", "workload.cv": "range(3)"}

@@ -94,7 +94,7 @@ def test_a_directory_that_is_taken_is_refused_before_the_plan_is_made(swept: Cli
         raise AssertionError("it took the time to plan first")
 
     monkeypatch.setattr("simjax.explore.plan.plan_sweep", planned)
-    line = "s: holds a sweep already; continue it with sweep.resume=s, or give another directory"
+    line = "s: holds a sweep already; resume it with sweep.resume=s, or give another directory"
     assert one_line(swept(*WORDS, "out=s")) == line
 
 
@@ -124,7 +124,7 @@ def test_parts_that_never_began(cli: Cli) -> None:
     assert cli(*WORDS, "out=whole").code == 0
     assert cli(*WORDS, "out=s", "sweep.shard=1/3").code == 0
     line = one_line(cli("run", "sweep.resume=s"))
-    assert line == "s: it holds parts of a sweep (1/3); -m sweep.resume=s sweep.shard=1/3,2/3,3/3 goes on with all"
+    assert line == "s: it holds parts of a sweep (1/3); resume all with -m sweep.resume=s sweep.shard=1/3,2/3,3/3"
     assert one_line(cli("run", "sweep.resume=s", "sweep.shard=2/4")) == line
     assert "other settings than this sweep's" in one_line(cli("run", "sweep.resume=s", "sweep.shard=2/3", "model=qwen3-8b"))
     other = cli("run", "-m", "scheduler.max_num_seqs=8,17", *SMALL, "sweep.resume=s", "sweep.shard=2/3")
@@ -133,7 +133,7 @@ def test_parts_that_never_began(cli: Cli) -> None:
     said = cli("run", "sweep.resume=s", "sweep.shard=2/3", "plots=false")
     assert said.code == 0, said.err
     assert said.out.splitlines()[-1] == "results in s/shard-2-of-3"
-    said = cli("run", *shlex.split(line[line.index("-m ") : line.index(" goes on")]), "plots=false")
+    said = cli("run", *shlex.split(line[line.index("-m ") :]), "plots=false")
     assert said.code == 0, said.err
     assert read_results("s").equals(read_results("whole"))
     assert not list(Path("outputs").rglob("*.csv")), "the launcher's own folders hold results"

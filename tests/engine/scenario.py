@@ -58,7 +58,7 @@ class Timing:
     @staticmethod
     def drawn(seed: int) -> Timing:
         rng = np.random.default_rng(seed)
-        grow = lambda n, scale: np.concatenate([[0.0], np.cumsum(rng.uniform(0.2, 1.0, n)) * scale])  # noqa: E731
+        grow = lambda n, scale: np.concatenate([[0.0], np.cumsum(rng.uniform(0.2, 1.0, n)) * scale])
         return Timing(grow(MAX_TOKENS, 1.1e-3), grow(MAX_SEQUENCES, 3.1e-4))
 
     def step_time(self, batch: list[tuple[int, int]]) -> float:
@@ -142,7 +142,7 @@ class Scenario:
 
         columns = {name: [getattr(limits, name) for limits in self.limits] for name in (f.name for f in dataclasses.fields(Limits))}
         flags = {"enable_chunked_prefill", "reserve_full_isl", "async_scheduling", "enable_prefix_caching"}
-        dtype = lambda name: np.float64 if name.endswith("_s") else bool if name in flags else np.int32  # noqa: E731
+        dtype = lambda name: np.float64 if name.endswith("_s") else bool if name in flags else np.int32
         instances = RankParams(
             **{name: np.array(values, dtype(name)) for name, values in columns.items()},
             slots=np.full(len(self.limits), SHAPE.slots, np.int32),
@@ -200,5 +200,5 @@ class Scenario:
 def _widened(tables, nodes: int, entries: int):
     """The tables of one workload at the sizes that all scenarios share."""
     widths = {"start_tokens": nodes, "end_tokens": nodes, "nodes": entries, "then": entries, "delay_s": entries}
-    pad = lambda name, x: np.pad(x, ((0, 0), (0, max(widths.get(name, 0) - x.shape[1], 0))))  # noqa: E731
+    pad = lambda name, x: np.pad(x, ((0, 0), (0, max(widths.get(name, 0) - x.shape[1], 0))))
     return type(tables)(**{f.name: pad(f.name, getattr(tables, f.name)) for f in dataclasses.fields(tables)})

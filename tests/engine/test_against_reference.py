@@ -20,7 +20,7 @@ LIMITED = settings(max_examples=60, deadline=None, suppress_health_check=[Health
 
 
 def assert_same(ours: Result, theirs: RefResult) -> None:
-    column = lambda name: np.array([getattr(request, name) for request in theirs.requests], float)  # noqa: E731
+    column = lambda name: np.array([getattr(request, name) for request in theirs.requests], float)
     assert ours.status == Status.FINISHED
     log = ours.requests
     np.testing.assert_array_equal(log.instance, column("instance"))

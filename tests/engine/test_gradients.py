@@ -144,7 +144,7 @@ def test_memory_of_reverse_mode_grows_with_the_root_of_the_ticks():
     shape, params = cases()["preempting"]
 
     def kept(ticks: int, requests: int) -> int:
-        more = lambda x: np.pad(x, ((0, 0), (0, requests - x.shape[1])), mode="edge") if x.ndim == 2 else x  # noqa: E731
+        more = lambda x: np.pad(x, ((0, 0), (0, requests - x.shape[1])), mode="edge") if x.ndim == 2 else x
 
         def f(theta):
             longer = replace(params, requests=jax.tree.map(more, params.requests))
@@ -189,7 +189,7 @@ def test_requests_that_never_arrive_have_no_tangent():
     params = cases()["closed loop"].params
     with jax.enable_x64(True):
         arrival_s = jnp.asarray(params.requests.arrival_s)
-        guard = lambda a: guarded(replace(params, requests=replace(params.requests, arrival_s=a))).requests.arrival_s  # noqa: E731
+        guard = lambda a: guarded(replace(params, requests=replace(params.requests, arrival_s=a))).requests.arrival_s
         same, tangent = jax.jvp(guard, (arrival_s,), (arrival_s,))
     np.testing.assert_array_equal(same, arrival_s)
     np.testing.assert_array_equal(tangent, np.where(np.isfinite(arrival_s), arrival_s, 0.0))

@@ -92,10 +92,14 @@ def test_spaces_are_numpys_to_the_last_bit() -> None:
         (RATE, {"a": 1}, "got a mapping"),
         (RATE, np.ones((2, 2)), "got an array of 2 dimensions"),
         (RATE, [object()], "a value is a number, true or false, text, null, or a list or mapping of them, not object"),
-        (RATE, "linspace(1,20)", "workload.rate=linspace(1,20): linspace takes two numbers and how many values, like linspace(1,20,40)"),
-        (RATE, "linspace(1,20,4.5)", "takes two numbers and how many values"),
-        (RATE, "linspace(1,20,3,4)", "takes two numbers and how many values"),
-        (RATE, "linspace(a,20,3)", "takes two numbers and how many values"),
+        (
+            RATE,
+            "linspace(1,20)",
+            "workload.rate=linspace(1,20): linspace takes two numbers and the number of values, like linspace(1,20,40)",
+        ),
+        (RATE, "linspace(1,20,4.5)", "takes two numbers and the number of values"),
+        (RATE, "linspace(1,20,3,4)", "takes two numbers and the number of values"),
+        (RATE, "linspace(a,20,3)", "takes two numbers and the number of values"),
         (RATE, "linspace(1,20,0)", "workload.rate=linspace(1,20,0): linspace of 0 values: it must be at least 1"),
         (RATE, "linspace(1,20,-3)", "linspace of -3 values"),
         (RATE, "linspace(1,2,10000000)", "at most 1,000,000"),
@@ -131,7 +135,7 @@ def test_refused(key: str, given: Any, line: str) -> None:
     [
         ("out", "out cannot be swept: a sweep has one directory of results"),
         ("plots", "plots cannot be swept"),
-        ("sweep.width", "sweep.width cannot be swept: it says how to sweep"),
+        ("sweep.width", "sweep.width cannot be swept: it is an option of the sweep itself"),
         ("objective.maximize", "objective.maximize cannot be swept"),
         ("hydra.job.name", "hydra.job.name cannot be swept: Hydra's own settings are the same for all points"),
         ("hydra/launcher", "hydra/launcher cannot be swept"),
@@ -173,7 +177,7 @@ def test_zipped_keys_step_together_and_may_repeat_a_value() -> None:
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"device": ["h100", "h200"], RATE: "1,2,3"}, "zipped keys need equally many values; device has 2, workload.rate has 3"),
+        ({"device": ["h100", "h200"], RATE: "1,2,3"}, "zipped keys need the same number of values; device has 2, workload.rate has 3"),
         ({"device": ["h100", "h100"], RATE: [1, 1.0]}, "device and workload.rate: h100, 1.0 is given twice"),
         ({}, "an axis needs a key"),
     ],

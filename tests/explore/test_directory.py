@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from simjax.errors import SimjaxError
-from simjax.explore.store.directory import check_resume, files_of, resume_words, shard_directory
+from simjax.explore.store.directory import check_resume, files_of, resume_options, shard_directory
 
 
 @pytest.fixture(autouse=True)
@@ -28,14 +28,14 @@ def test_files_are_those_of_the_directory_and_its_parts_in_order() -> None:
 
 
 def test_the_words_that_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resume_words(Path("s")) == "sweep.resume=s"
-    assert resume_words(Path("p/shard-1-of-3")) == "sweep.resume=p sweep.shard=1/3"
-    assert resume_words(Path("p/shard-2-of-3")) == "sweep.resume=p sweep.shard=2/3"
-    assert resume_words(Path("p")) == "-m sweep.resume=p sweep.shard=1/3,2/3,3/3"
-    assert resume_words(Path("many")) == "-m sweep.resume=many sweep.shard=1/100,2/100,...,100/100"
+    assert resume_options(Path("s")) == "sweep.resume=s"
+    assert resume_options(Path("p/shard-1-of-3")) == "sweep.resume=p sweep.shard=1/3"
+    assert resume_options(Path("p/shard-2-of-3")) == "sweep.resume=p sweep.shard=2/3"
+    assert resume_options(Path("p")) == "-m sweep.resume=p sweep.shard=1/3,2/3,3/3"
+    assert resume_options(Path("many")) == "-m sweep.resume=many sweep.shard=1/100,2/100,...,100/100"
     here = Path("p/shard-1-of-3").resolve()
     monkeypatch.chdir(here)
-    assert resume_words(Path()) == f"sweep.resume={here.parent} sweep.shard=1/3"
+    assert resume_options(Path()) == f"sweep.resume={here.parent} sweep.shard=1/3"
 
 
 @pytest.mark.parametrize(("name", "shard"), [("s", None), ("p", "1/3"), ("p", "2/3"), ("many", "2/100")])
@@ -48,11 +48,11 @@ def test_what_can_go_on(name: str, shard: str | None) -> None:
     [
         ("none", None, "none: no such directory"),
         (".", "1/3", ".: not a sweep"),
-        ("p", None, "p: it holds parts of a sweep (1/3, 3/3); -m sweep.resume=p sweep.shard=1/3,2/3,3/3 goes on with all"),
-        ("p", "2/4", "p: it holds parts of a sweep (1/3, 3/3); -m sweep.resume=p sweep.shard=1/3,2/3,3/3 goes on with all"),
+        ("p", None, "p: it holds parts of a sweep (1/3, 3/3); resume all with -m sweep.resume=p sweep.shard=1/3,2/3,3/3"),
+        ("p", "2/4", "p: it holds parts of a sweep (1/3, 3/3); resume all with -m sweep.resume=p sweep.shard=1/3,2/3,3/3"),
         ("s", "2/4", "s: this sweep has no parts; leave out sweep.shard=2/4"),
-        ("p/shard-1-of-3", None, "p/shard-1-of-3: one part of a sweep; sweep.resume=p sweep.shard=1/3 goes on with it"),
-        ("p/shard-1-of-3", "1/3", "p/shard-1-of-3: one part of a sweep; sweep.resume=p sweep.shard=1/3 goes on with it"),
+        ("p/shard-1-of-3", None, "p/shard-1-of-3: one part of a sweep; resume it with sweep.resume=p sweep.shard=1/3"),
+        ("p/shard-1-of-3", "1/3", "p/shard-1-of-3: one part of a sweep; resume it with sweep.resume=p sweep.shard=1/3"),
     ],
 )
 def test_what_cannot(name: str, shard: str | None, said: str) -> None:

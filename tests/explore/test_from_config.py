@@ -59,5 +59,5 @@ def test_a_key_is_swept_or_fixed() -> None:
     points, _ = points_of(SweepConfig(axes={"workload.rate": [1, 2]}))
     check_base(["workload=gamma", "workload.num_requests=5"], points, config)
     for fixed in ("workload.rate=3", "++workload.rate=3"):
-        with pytest.raises(SimjaxError, match=r"workload\.rate is swept; leave out the value"):
+        with pytest.raises(SimjaxError, match=r"workload\.rate is swept; leave out this value"):
             check_base([fixed], points, config)

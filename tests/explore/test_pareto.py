@@ -13,8 +13,8 @@ from simjax.cli.sweep_report import write_pareto
 from simjax.errors import SimjaxError
 from simjax.explore.pareto import dominance
 from simjax.explore.pareto.dominance import nondominated
+from simjax.explore.pareto.front import pareto
 from simjax.explore.pareto.objective import Constraint, parse_objective
-from simjax.explore.pareto.pareto import pareto
 
 
 def oracle(costs: np.ndarray) -> np.ndarray:

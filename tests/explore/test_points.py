@@ -131,7 +131,7 @@ def test_seeds(given_: Any, seeds: tuple[int, ...] | None) -> None:
 
 @pytest.mark.parametrize("given_", [0, -1, True, 1.5, "3", [], [1, 1], [-1], [True], [1.5], 10**9])
 def test_seeds_refused(given_: Any) -> None:
-    with pytest.raises(SimjaxError, match="how many seeds"):
+    with pytest.raises(SimjaxError, match="give a number of seeds"):
         read_seeds(given_)
 
 
@@ -199,7 +199,7 @@ def test_a_table_by_hand(tmp_path: Path) -> None:
         ("model,device\na,b\nc\n", "p.csv:3: 1 cells where the header names 2"),
         ("model,device\na,b,c\n", "p.csv:2: 3 cells where the header names 2"),
         ("model,device\na,b\n\nc, \n", "p.csv:4: device: the cell is empty; write null for an unset option"),
-        ('model\n"a,b"\n', "p.csv:2: model: a,b: several values where one is wanted"),
+        ('model\n"a,b"\n', "p.csv:2: model: a,b: several values where one is expected"),
         ("model\n[1\n", "p.csv:2: model: cannot read '[1'"),
         ("workload.rate\nrange(3)\n", "p.csv:2: workload.rate: range(3): several values"),
         ("workload.rate\nlinspace(1)\n", "p.csv:2: workload.rate: cannot read 'linspace(1)' (Unknown function 'linspace')"),

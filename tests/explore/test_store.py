@@ -268,7 +268,7 @@ def test_without_locks_in_the_file_system_the_named_process_counts(tmp_path, mon
         DirectoryLock(tmp_path / LOCK).release()
     for left in ({"pid": os.getpid(), "host": here}, {"pid": gone.pid, "host": "elsewhere"}):
         (tmp_path / LOCK).write_text(json.dumps(left))
-        with pytest.raises(SimjaxError, match=f"process {left['pid']} on {left['host']} .*if that process is gone, remove"):
+        with pytest.raises(SimjaxError, match=f"process {left['pid']} on {left['host']} .*if that process has ended, remove"):
             DirectoryLock(tmp_path / LOCK)
 
 
@@ -291,11 +291,14 @@ def test_resume_refuses_what_is_another_sweep(tmp_path):
     cases = [
         (lambda: SweepStore.resume(tmp_path / "none", points_of(3), BASE), "none: no such directory"),
         (lambda: SweepStore.resume(tmp_path, points_of(3), BASE), "no sweep there: it has no sweep.json"),
-        (lambda: SweepStore.resume(tmp_path / "s", fewer, BASE), "3 points of model scheduler.max_num_seqs workload.rate, and 2 points of"),
+        (
+            lambda: SweepStore.resume(tmp_path / "s", fewer, BASE),
+            "3 points of model scheduler.max_num_seqs workload.rate, the options give 2 points of",
+        ),
         (lambda: SweepStore.resume(tmp_path / "s", other, BASE), "the same keys, but other values or another order"),
         (lambda: SweepStore.resume(tmp_path / "s", points_of(3), ["device=h200", BASE[1]]), "(device=h100 there, device=h200 now)"),
         (lambda: SweepStore.resume(tmp_path / "s", points_of(3), [*BASE, "a=1"]), "(nothing there, a=1 now)"),
-        (lambda: SweepStore.create(tmp_path / "s", points_of(3), base=BASE), "holds a sweep already; continue it with sweep.resume="),
+        (lambda: SweepStore.create(tmp_path / "s", points_of(3), base=BASE), "holds a sweep already; resume it with sweep.resume="),
         (lambda: SweepStore.create(tmp_path / "s" / "points.csv", points_of(3), base=BASE), "points.csv: cannot write it: File exists"),
     ]
     for ask, said in cases:
@@ -310,8 +313,8 @@ def test_resume_refuses_what_is_another_sweep(tmp_path):
     ("name", "content", "said"),
     [
         ("sweep.json", "{", "sweep.json: cannot read it"),
-        ("sweep.json", '{"version": 2}', "sweep.json: not written by a sweep of this simjax"),
-        ("results.csv", "point,model\n0,a\n", "results.csv: other columns than this simjax writes"),
+        ("sweep.json", '{"version": 2}', "sweep.json: not written by this version of simjax"),
+        ("results.csv", "point,model\n0,a\n", "results.csv: its columns are not those of this version of simjax"),
     ],
 )
 def test_damage_is_told_in_one_line(tmp_path, name, content, said):
@@ -329,7 +332,7 @@ def test_a_line_that_is_no_row_is_told(tmp_path, line):
         with (tmp_path / "results.csv").open("a") as file:
             file.write(line)
         for ask in (store.done, store.finish):
-            with pytest.raises(SimjaxError, match=r"results.csv: damaged: row 2 is no row of a point"):
+            with pytest.raises(SimjaxError, match=r"results.csv: damaged: row 2 is not the row of a point"):
                 ask()
 
 
@@ -388,7 +391,7 @@ def test_another_version_is_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(manifest, "_versions", lambda: now | {"simjax": "9.9", "python": "3.99"})
     store, warnings = SweepStore.resume(tmp_path, points_of(3), BASE)
     store.close()
-    assert len(warnings) == 1 and f"began with simjax {now['simjax']}, now 9.9: rows" in warnings[0]
+    assert len(warnings) == 1 and f"began with simjax {now['simjax']}, now 9.9: old and new rows" in warnings[0]
 
 
 def test_parquet_is_the_same_table_with_types_that_do_not_depend_on_the_rows(tmp_path):

@@ -111,7 +111,7 @@ def test_sweep_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "no point of this sweep is done yet; sweep.resume="),
+        ("", "no point of this sweep is done yet; resume it with sweep.resume="),
         (HEADER, "no point of this sweep is done yet"),
         (HEADER + "0,x,1,fini", "no point of this sweep is done yet"),
         ("a,b\n1,2\n", "results.csv has no column 'point'"),
@@ -119,7 +119,7 @@ def test_sweep_json(tmp_path: Path) -> None:
         (HEADER + "0,x,1,finished,,4,0.5\none,x,1,finished,,4,0.5\n", "column 'point' must hold numbers of points"),
         (HEADER + "0,x,1,finished,,4,0.5\n,x,1,finished,,4,0.5\n", "column 'point' must hold numbers of points"),
         (HEADER + "0,x,1,finished,,4,0.5\n1,x,1,finished,,4,0.5,7,8\n", "results.csv: damaged: Expected 7 fields in line 3, saw 9"),
-        (HEADER + "0,x,1,finished,,4,0.5,9\n", "results.csv: damaged: the lines have more fields than the header names"),
+        (HEADER + "0,x,1,finished,,4,0.5,9\n", "results.csv: damaged: lines have more fields than the header"),
         (HEADER + "0,\udcff,1,finished,,4,0.5\n", "results.csv: not a text file"),
     ],
 )
@@ -134,7 +134,7 @@ def test_tables_that_cannot_be_read(tmp_path: Path, content: str, said: str) -> 
 def test_the_damaged_shard_is_named(tmp_path: Path) -> None:
     write(tmp_path / "shard-1-of-2" / "results.csv", "0,x,1,finished,,4,0.5\n")
     write(tmp_path / "shard-2-of-2" / "results.csv", "1,x,1,finished,,4,0.5,6,7\n", "2,x,1,finished,,4,0.5\n")
-    with pytest.raises(SimjaxError, match=r"shard-2-of-2/results.csv: damaged: the lines have more fields"):
+    with pytest.raises(SimjaxError, match=r"shard-2-of-2/results.csv: damaged: lines have more fields"):
         read_results(tmp_path)
     write(tmp_path / "shard-2-of-2" / "results.csv", "1,2\n", header="point,status\n")
     with pytest.raises(SimjaxError, match=r"shard-2-of-2/results.csv: its columns are not those of .*shard-1-of-2/results.csv"):
@@ -144,7 +144,7 @@ def test_the_damaged_shard_is_named(tmp_path: Path) -> None:
 def test_directories_that_hold_no_sweep(tmp_path: Path) -> None:
     (tmp_path / "file.csv").touch()
     for name, said in (
-        (".", "not a sweep: there is neither sweep.json nor results.csv"),
+        (".", "not a sweep: it has neither sweep.json nor results.csv"),
         ("none", "no such directory"),
         ("file.csv", "a file;"),
     ):
@@ -156,6 +156,6 @@ def test_directories_that_hold_no_sweep(tmp_path: Path) -> None:
 
 
 def test_reading_needs_no_jax() -> None:
-    modules = "simjax.explore.store.table, simjax.explore.pareto.pareto, simjax.cli.sweep_report, simjax.explore.pareto.replicates"
+    modules = "simjax.explore.store.table, simjax.explore.pareto.front, simjax.cli.sweep_report, simjax.explore.pareto.replicates"
     code = f"import sys, {modules}; print(sorted(set(sys.modules) & {{'jax', 'matplotlib'}}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -112,7 +112,7 @@ def test_experts_between_measurements():
 
 
 def test_experts_are_shared_among_tensor_parallel_ranks():
-    no_network = lambda payload_bytes: 0.0 * payload_bytes  # noqa: E731
+    no_network = lambda payload_bytes: 0.0 * payload_bytes
     one, two = (compile_bundle(bundle("Qwen3-30B-A3B-Instruct-2507", n), EXPERTS, 512, 8, no_network) for n in (1, 2))
     assert 0.5 < (two.tokens_s[0, 512] / one.tokens_s[0, 512]).item() < 0.6
 

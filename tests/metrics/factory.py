@@ -107,7 +107,7 @@ def two_sessions(cut: bool = False) -> Result:
     b: a call from 1 to 2 s, beside it another one from 1 to 4 s; the last starts 1 s after both, from 5 to 6 s: 5 s, of which 4 in calls.
     TTFT is 1 s where nothing is cached, else 0.5 s. When it is cut, the last call of "a" is under way, and that of "b, too" unsent.
     """
-    row = lambda arrival, finish, prompt, cached, instance=0: dict(  # noqa: E731
+    row = lambda arrival, finish, prompt, cached, instance=0: dict(
         arrival_s=arrival, scheduled_s=arrival, first_token_s=arrival + (0.5 if cached else 1.0), finish_s=finish,
         prompt_tokens=prompt, output_tokens=4, cached_tokens=cached, instance=instance,
     )  # fmt: skip

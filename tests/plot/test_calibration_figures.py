@@ -27,7 +27,7 @@ def tiny_run(tmp_path):
 
 @pytest.fixture
 def run(tiny_run):
-    """300 requests whose times are all over the place."""
+    """300 requests with widely scattered times."""
     rng, size = np.random.default_rng(3), 300
     ttft, tpot = rng.lognormal(-1.0, 1.0, size), rng.lognormal(-4.0, 0.3, size)
     output = rng.integers(2, 200, size).astype(np.int32)
@@ -130,7 +130,7 @@ def test_dots_are_darker_where_there_are_many(tmp_path, run, figures):
     among_many = np.isclose(dots.get_offsets()[:, 0], 0.2)
     assert among_many.sum() == 150
     assert light[among_many].max() < light[~among_many].min() - 0.5
-    assert among_many[-150:].all(), "what is drawn last is on top"
+    assert among_many[-150:].all(), "the last drawn is on top"
 
 
 def test_errors_along_the_run(tmp_path, run, figures):
@@ -168,7 +168,7 @@ def test_nothing_finished(tmp_path, run, figures):
     figure = figures["calibration.png"]
     assert [texts(axes) for axes in figure.axes[1:]] == [["no request finished"]] * 7
     assert not figure.legends
-    # another run's panels are drawn all the same
+    # another run's panels are drawn nonetheless
     plot_calibration([(run, only_some_finish(run, np.zeros(len(run), bool))), (run, samples.answer(run))], [], tmp_path)
     assert len(figures["calibration.png"].legends) == 1
 
@@ -267,11 +267,11 @@ def test_correlations_are_drawn_in_the_order_of_the_lines(tmp_path, figures):
     np.testing.assert_allclose(cells.compressed(), [0.55, -0.93, 0.1])
     at = {text.get_position(): text.get_text() for text in axes.texts[:3]}
     assert at == {(0, 0): "55", (0, 1): "−93", (1, 1): "10"}
-    assert axes.texts[3].get_text() == "hardest to tell apart (50 % or more)\nb, a  −93\nb, c  +55"
+    assert axes.texts[3].get_text() == "strongest correlations (50 % or more)\nb, a  −93\nb, c  +55"
 
 
 def test_many_correlations_stay_readable(tmp_path, figures):
-    """Numbers fit into their cells, and no words leave the figure or cover a cell."""
+    """Numbers fit into their cells, and no text leaves the figure or covers a cell."""
     count = 20
     rng = np.random.default_rng(0)
     spread = rng.normal(size=(count, 4))

@@ -1,4 +1,4 @@
-"""Fronts as figures: what is drawn where, labels that stay in the panel and apart, scales, words."""
+"""Figures of fronts: positions of marks, labels that stay within the panel and apart, scales, texts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from simjax.explore.pareto.front import ParetoResult, pareto
 from simjax.explore.pareto.objective import parse_objective
-from simjax.explore.pareto.pareto import ParetoResult, pareto
 from simjax.metrics.rows import METRICS
 from simjax.plot import style
-from simjax.plot.pareto.pareto import plot_pareto
+from simjax.plot.pareto.front import plot_pareto
 from simjax.plot.words import in_words, without_unit
 
 KEYS = ["model", "device", "scheduler.max_num_seqs", "workload.rate"]
@@ -27,7 +27,7 @@ Draw = Callable[..., Figure]
 
 @pytest.fixture
 def draw(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Draw:
-    """Draws a front and gives the figure; the file must be one that shows something."""
+    """Draws a front and returns the figure; the file must not be empty."""
     saved, save = [], style.save
 
     def spy(figure: Figure, path: Path) -> Path:
@@ -75,7 +75,7 @@ def front(table: pd.DataFrame, maximize: list[str], minimize: list[str], subject
 
 
 def line(axes: Axes, label: str) -> np.ndarray:
-    """The points of what is drawn under a name, float64[n, 2]."""
+    """The points drawn under a name, float64[n, 2]."""
     (found,) = (one for one in axes.lines if one.get_label() == label)
     return np.stack([np.asarray(found.get_xdata(), float), np.asarray(found.get_ydata(), float)], axis=1)
 
@@ -120,7 +120,7 @@ def test_two_metrics(draw: Draw) -> None:
 
 
 def test_the_line_is_the_border_of_what_is_dominated(draw: Draw) -> None:
-    """Whichever way the metrics go, a corner lies on the dominated side: as bad as one neighbour in each metric."""
+    """For any directions of the metrics, a corner lies on the dominated side: as bad as one neighbour in each metric."""
     rng = np.random.default_rng(1)
     table = pd.DataFrame({"a": rng.random(60), "b": rng.random(60)})
     for up, down in ((["a"], ["b"]), (["b"], ["a"]), (["a", "b"], []), ([], ["a", "b"])):
@@ -228,7 +228,7 @@ def test_one_metric_is_a_ranking(draw: Draw, rows: int) -> None:
 
 
 def test_labels_name_what_differs_on_the_front(draw: Draw) -> None:
-    """Words stand for themselves; what all of the front shares is below the panel; two parts of a key where one is not enough."""
+    """Words need no key; values that the whole front shares are below the panel; keys are shortened to two parts if one is ambiguous."""
     keys = ["device", "model", "workload.prompt.mean", "workload.output.mean", "scheduler.reserve_full_isl"]
     rows = [
         ("h100", "a/b/qwen3.json", 100, 512.0, "true", 1.0, 1.0),

@@ -69,7 +69,7 @@ def test_timeline_sums_over_more_instances(tmp_path, figures):
 
 
 def cached(instances: int) -> Result:
-    """Noise in which 3 of 100 blocks are kept beside those in use, and a third of every prompt was cached."""
+    """A noisy run in which 3 of 100 blocks are cached in addition to those in use, and a third of every prompt was cached."""
     result = random_result(4, instances=instances, leaps_each=10)
     leaps = dataclasses.replace(result.leaps, cached_blocks=np.full_like(result.leaps.kv_blocks, 3))
     requests = dataclasses.replace(result.requests, prompt_tokens=np.full(60, 30), cached_tokens=np.full(60, 10))

@@ -18,10 +18,10 @@ StepTime = Callable[[list[tuple[int, int]]], float]
 
 @dataclass(frozen=True)
 class RefInstance:
-    """Limits and costs of an instance, in vLLM's names.
+    """Limits and times of an instance, with vLLM's names.
 
-    `step_time` gets `(new_tokens, computed_before)` of the scheduled requests in slot order and returns seconds.
-    `api_pre_s` passes between a request's arrival and its queueing; `api_post_s` between a token in the engine and at the client.
+    `step_time` takes `(new_tokens, computed_before)` of the scheduled requests in slot order and returns seconds.
+    `api_pre_s` passes between a request's arrival and its queueing; `api_post_s` between a token in the instance and at the client.
     """
 
     num_blocks: int
@@ -44,17 +44,17 @@ class RefInstance:
         assert self.api_pre_s >= 0 and self.api_post_s >= 0, self
 
     def blocks(self, tokens: int) -> int:
-        """Blocks that hold `tokens` tokens."""
+        """Number of blocks that hold `tokens` tokens."""
         return -(-tokens // self.block_size)
 
     def serves(self, prompt_tokens: int, output_tokens: int) -> bool:
         total = prompt_tokens + output_tokens
-        return total <= self.max_model_len and self.blocks(total - 1) <= self.num_blocks  # the last token is never put into the cache
+        return total <= self.max_model_len and self.blocks(total - 1) <= self.num_blocks  # the last token is never cached
 
 
 @dataclass(eq=False)
 class Live:
-    """A request inside an instance. `names` are those of all its full blocks, should it come to fill them; none without prefix caching."""
+    """A request in an instance. `names` are those of all blocks that it can fill; empty without prefix caching."""
 
     index: int
     prompt_tokens: int
@@ -66,7 +66,7 @@ class Live:
     preemptions: int = 0
     scheduled_s: float | None = None
     cached_tokens: int = 0  # hit at the first admission
-    token_times_s: list[float] = field(default_factory=list)  # engine clock
+    token_times_s: list[float] = field(default_factory=list)  # instance clock
 
     @property
     def target(self) -> int:
@@ -80,17 +80,17 @@ class Live:
 
 @dataclass(frozen=True)
 class RefStep:
-    """One step. `running`, `waiting` and `blocks` are counted after its formation, without requests that are finished."""
+    """One step. `running`, `waiting` and `blocks` are counted after its formation, without finished requests."""
 
     instance: int
     start_s: float
     end_s: float
-    horizon_s: float  # the formation saw queue arrivals up to this instant
+    horizon_s: float  # the formation saw queue arrivals up to this time
     requests: tuple[int, ...]  # scheduled, in slot order
     new_tokens: tuple[int, ...]
     running: int
     waiting: int  # routed here and not running: in the API stage, queued or preempted
-    blocks: int  # held by running requests; one that several share counts once
+    blocks: int  # held by running requests; a shared block counts once
 
     @property
     def prefill_tokens(self) -> int:
@@ -115,7 +115,7 @@ class RefEngine:
         self.batch: list[tuple[Live, int]] = []  # its requests and their new tokens
         self.ended: list[RefStep] = []
 
-    # ---- what the router and the event loop see
+    # ---- for the router and the event loop
 
     def enqueue(self, request: Live) -> None:
         assert not self.incoming or self.incoming[-1].queue_s <= request.queue_s
@@ -128,7 +128,7 @@ class RefEngine:
         return len(self.waiting) + len(self.incoming)
 
     def kv_tokens(self) -> int:
-        """Tokens computed by the last ended step or hit in the cache, plus what waiting requests need (prompt, or all when preempted)."""
+        """Tokens computed until the last ended step or hit in the cache, plus those waiting requests need (prompt; all if preempted)."""
         held = sum(request.computed for request in self.running if not request.finished)
         return held + sum(request.target for request in self.waiting + self.incoming)
 
@@ -150,7 +150,7 @@ class RefEngine:
                 # just finished keeps its seat and blocks.
                 self._form(now, horizon=previous.start_s)
             for request in finished:
-                if request in self.running:  # it may have been a victim of that formation
+                if request in self.running:  # that formation may have preempted it
                     self.running.remove(request)
                     self.pool.release(request.index)
         if self.step is None:
@@ -172,7 +172,7 @@ class RefEngine:
         return finished
 
     def _form(self, now: float, horizon: float) -> None:
-        """Form a step that starts at `now`; `self.step` stays None when nothing can be scheduled."""
+        """Form a step that starts at `now`; `self.step` stays None if nothing can be scheduled."""
         while self.incoming and self.incoming[0].queue_s <= horizon:
             self.waiting.append(self.incoming.pop(0))
         batch, budget, preempted = self._schedule_running()
@@ -206,14 +206,14 @@ class RefEngine:
         return min(need, threshold) if threshold > 0 else need
 
     def _schedule_running(self) -> tuple[list[tuple[Live, int]], int, bool]:
-        """Phase A. Returns the batch, the budget left and whether anything was preempted."""
+        """Phase A: running requests. Returns the step's requests, the budget left and whether a request was preempted."""
         batch: list[tuple[Live, int]] = []
         budget, preempted, slot = self.config.max_num_batched_tokens, False, 0
         self.pool.begin()
         while slot < len(self.running) and budget > 0:
             request = self.running[slot]
             slot += 1
-            if request.finished:  # held until this formation is over: it needs no tokens
+            if request.finished:  # held until the end of this formation: it needs no tokens
                 continue
             new = min(self._need(request, request.computed), budget)
             victim = None
@@ -228,7 +228,7 @@ class RefEngine:
         return batch, budget, preempted
 
     def _preempt_tail(self) -> Live:
-        """Preempt, by recomputation, the last admitted request. One that finished unseen goes for good; its blocks come free at once."""
+        """Preempt, by recomputation, the last admitted request. If it has finished unseen, it leaves for good; its blocks are freed."""
         victim = self.running.pop()
         self.pool.release(victim.index)
         if victim.finished:
@@ -239,7 +239,7 @@ class RefEngine:
         return victim
 
     def _schedule_waiting(self, budget: int) -> list[tuple[Live, int]]:
-        """Phase B: strict FCFS, nobody overtakes, admission never preempts."""
+        """Phase B: admission in strict FCFS order, without overtaking and without preemption."""
         config = self.config
         batch: list[tuple[Live, int]] = []
         while self.waiting and budget > 0 and len(self.running) < config.max_num_seqs:
@@ -265,12 +265,12 @@ class RefEngine:
         return batch
 
     def _lookup(self, request: Live) -> list[int]:
-        """The blocks that the cache has for a waiting request. At least one token is left to compute: the next one comes out of it."""
+        """The cached blocks for a waiting request. At least one token is left to compute, since the next token comes out of it."""
         assert request.computed == 0
         return self.pool.lookup(request.names[: (request.target - 1) // self.config.block_size])
 
     def _name_full_blocks(self, request: Live, new: int) -> None:
-        """`request` got blocks for `new` more tokens: those that will be full then are named now, before the tokens are computed."""
+        """Name the blocks that `request` fills with `new` more tokens, before these tokens are computed."""
         if self.config.enable_prefix_caching:
             for position in range(request.computed // self.config.block_size, (request.computed + new) // self.config.block_size):
                 self.pool.name(request.index, position, request.names[position])
@@ -283,7 +283,7 @@ class RefEngine:
         assert self.step is not None or not self.running, "an idle instance has running requests"
 
     def _check_names(self) -> None:
-        """A held block has the name of its content, or none: when it is not full, or a copy."""
+        """Check that a held block has the name of its content, or none if it is not full or is a copy."""
         scheduled = {request: new for request, new in self.batch}
         for request in self.running:
             full = (request.computed + scheduled.get(request, 0)) // self.config.block_size

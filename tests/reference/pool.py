@@ -1,7 +1,7 @@
 """A pool of KV-cache blocks as vLLM V1 keeps it: real block ids, a free list, reference counts, and names by content.
 
-A block is in the free list exactly when nobody holds it. Blocks leave the list at its head (popped, for new tokens) or from any place in it
-(touched, by a prefix hit) and come back at its tail. A free block keeps its name, and so can be hit, until it is popped.
+A block is in the free list exactly when no request holds it. Blocks leave the list at its head (popped, for new tokens) or anywhere in it
+(touched, by a prefix hit) and return at its tail. A free block keeps its name, and so can be hit, until it is popped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Name = tuple[Any, tuple[Hashable, ...]]  # chained content: (name of the block b
 
 
 def chain_names(token_ids: tuple[Hashable, ...], block_size: int) -> list[Name]:
-    """The names of the full blocks of a sequence: up to some hundred, since Python hashes and compares them all the way down."""
+    """The names of the full blocks of a sequence, at most some hundred, since Python hashes and compares nested tuples recursively."""
     names: list[Name] = []
     for end in range(block_size, len(token_ids) + 1, block_size):
         names.append((names[-1] if names else None, token_ids[end - block_size : end]))
@@ -22,7 +22,7 @@ def chain_names(token_ids: tuple[Hashable, ...], block_size: int) -> list[Name]:
 
 
 def count_known(names: Sequence[Name], known: Collection[Name]) -> int:
-    """How many of `names`, counted from the first without a gap, are in `known`."""
+    """Number of leading `names` that are all in `known`."""
     count = 0
     while count < len(names) and names[count] in known:
         count += 1
@@ -39,8 +39,8 @@ class BlockPool:
         self.refs = [0] * num_blocks  # requests that hold the block
         self.names: list[Name | None] = [None] * num_blocks
         self.named: dict[Name, int] = {}  # the inverse of `names`: at most one block has a name
-        self.evictions = 0  # names lost because their block was popped
-        self._lost: set[Name] = set()  # those among them that went since the latest `begin`
+        self.evictions = 0  # number of names lost because their block was popped
+        self._lost: set[Name] = set()  # those of them lost since the latest `begin`
         self.copies = 0  # full blocks that stayed nameless, see `name`
 
     @property
@@ -51,24 +51,24 @@ class BlockPool:
         return len(self.held.get(request, []))
 
     def num_distinct(self, requests: Collection[int]) -> int:
-        """Blocks held by any of `requests`; a shared one counts once."""
+        """Number of blocks held by any of `requests`; a shared block counts once."""
         return len({block for request in requests for block in self.held.get(request, [])})
 
     def lookup(self, names: Sequence[Name]) -> list[int]:
-        """The blocks of the longest chain that the pool has of `names`. Changes nothing."""
+        """The blocks of the longest leading part of `names` in the pool, which is not changed."""
         return [self.named[name] for name in names[: count_known(names, self.named)]]
 
     def has_room(self, request: int, num_blocks: int, hits: Sequence[int] = ()) -> bool:
-        """Whether `request` can come to hold `num_blocks` blocks, `hits` among them. A hit that is free now uses up a free block, too."""
+        """Whether `request` can hold `num_blocks` blocks, including `hits`. A hit that is free now uses up a free block, too."""
         missing = num_blocks - self.num_held(request) - len(hits)
         return missing + sum(self.refs[block] == 0 for block in hits) <= self.num_free
 
     def begin(self) -> None:
-        """What goes from now on and comes back before the next `begin` is not counted as evicted."""
+        """Start a formation: names lost from now on and named again before the next `begin` do not count as evicted."""
         self._lost.clear()
 
     def grow(self, request: int, num_blocks: int, hits: Sequence[int] = ()) -> bool:
-        """Let `request` hold at least `num_blocks` blocks, of which a newcomer shares `hits`. All or nothing: False, and no change."""
+        """Allocate until `request` holds at least `num_blocks` blocks; a new one shares `hits`. On failure False, without changes."""
         assert not hits or request not in self.held, "only a request that holds nothing can have hits"
         if not self.has_room(request, num_blocks, hits):
             return False
@@ -101,10 +101,10 @@ class BlockPool:
         self.names[block] = None
 
     def name(self, request: int, position: int, name: Name) -> None:
-        """The block at `position` of `request` is full, as of now: give it its name.
+        """Name the block at `position` of `request`, which is full from now on.
 
-        When another block has that name already, (a) and it is free, the new block takes the name over (which is no eviction), and the old
-        one stays where it is in the free list; (b) and somebody holds it, the new block stays nameless for good. vLLM gives both copies
+        If another block has that name already, (a) and is free, the new block takes the name over (which is not an eviction), and the old
+        one keeps its position in the free list; (b) and is held, the new block stays nameless for good. vLLM gives both copies
         the name; the only difference is which of the copies is evicted or touched first.
         """
         block = self.held[request][position]
@@ -115,13 +115,13 @@ class BlockPool:
             return
         if other is not None:
             self._forget(other)
-        if name in self._lost:  # it went and comes back at once: nothing has left the cache
+        if name in self._lost:  # lost and named again in the same formation: the cache has lost nothing
             self.evictions -= 1
         self.names[block] = name
         self.named[name] = block
 
     def release(self, request: int) -> None:
-        """Let go of the blocks of `request`, the last of its sequence first. Those that nobody else holds become free; they keep names."""
+        """Free the blocks of `request`, the last of its sequence first. Those that no other request holds become free, with their names."""
         for block in reversed(self.held.pop(request, [])):
             assert self.refs[block] > 0, f"block {block} of request {request} is free"
             self.refs[block] -= 1
@@ -140,9 +140,9 @@ class BlockPool:
             self._check_chains()
 
     def _check_chains(self) -> None:
-        """A named block follows a named one, which is held by whoever holds it, and is not evicted before it.
+        """Check that a named block follows a named one, which is held by the same requests and not evicted before it.
 
-        A nameless copy ends that: its holder fills and names the block after it, while the named block before it may go its own way.
+        A nameless copy is an exception: its holder fills and names the next block, while the named block before it may be evicted.
         """
         place = {block: place for place, block in enumerate(self.free)}
         for (parent, _), block in self.named.items():

@@ -1,9 +1,9 @@
 """The cluster: a router and an event loop over instances. `simulate` is the entry point.
 
 Events are handled in time order. At equal times: replies to clients, then arrivals (by request index), then instances (by index). An
-instance's event is atomic: the end of its step and the formation that follows. A request sent at the very instant of a reply is therefore
-routed after the formation of the instance that replied, and before the events that instances of a higher index have at that instant. What
-a router sees follows from that order: of formations at the instant of an arrival it sees only those that led to the arrival.
+instance's event is atomic: the end of its step and the formation that follows. A request sent at the very time of a reply is therefore
+routed after the formation of the instance that replied, and before the events that instances of a higher index have at that time. The
+router's view follows from that order: of the formations at the time of an arrival it sees only those that led to the arrival.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ POLICIES = ("round_robin", "random", "least_loaded", "least_kv", "longest_prefix
 
 @dataclass(frozen=True)
 class RefRequest:
-    """A request. A closed loop reads `arrival_s` only of the first `concurrency` ones. `uniform` in [0, 1) drives policy "random".
+    """A request. A closed loop uses `arrival_s` of the first `concurrency` requests only. `uniform` in [0, 1) drives policy "random".
 
-    `content`: the token ids of prompt and output; None: private to the request, equal to nobody's.
-    `waits_for`: pairs (request, delay_s). If there are any, the request is sent at the latest of "its reply at the client + delay_s" over
-    them, and `arrival_s` is not read. A refusal counts as a reply, at once. `session`: calls of one number belong together; -1: of none.
+    `content`: the token ids of prompt and output; None: not shared with any other request.
+    `waits_for`: pairs (request, delay_s). If there are any, the request is sent at the maximum of "reply at the client + delay_s" over
+    them, and `arrival_s` is not used. A refusal counts as an immediate reply. `session`: number shared by the calls of a session; -1: none.
     """
 
     arrival_s: float
@@ -44,9 +44,9 @@ class RefRequest:
 
 @dataclass(frozen=True)
 class RefOutcome:
-    """What became of a request. Times are None, and `instance` -1, for what did not happen.
+    """The outcome of a request. Times of events that did not happen are None, and `instance` is -1 if it was not routed.
 
-    `arrival_s`, `first_token_s`, `finish_s` and `token_times_s` are on the client's clock, `scheduled_s` on the engine's.
+    `arrival_s`, `first_token_s`, `finish_s` and `token_times_s` are on the client's clock, `scheduled_s` on the instance's.
     `status`: "finished", "unfinished" (the run was cut, or its instance can never schedule it) or "rejected" (no instance can hold it).
     """
 
@@ -58,26 +58,26 @@ class RefOutcome:
     finish_s: float | None = None
     preemptions: int = 0
     token_times_s: tuple[float, ...] = ()
-    cached_tokens: int = 0  # of the prompt, hit at the first admission
+    cached_tokens: int = 0  # prompt tokens hit at the first admission
 
 
 @dataclass(frozen=True)
 class RefResult:
     requests: list[RefOutcome]
     steps: list[RefStep]  # every step that ended, in order of start time, then instance
-    evictions: list[int]  # by instance: names of cached blocks that were lost because the block was needed
+    evictions: list[int]  # by instance: number of names of cached blocks that were lost because the block was needed
 
 
 @dataclass(frozen=True)
 class RefRouter:
-    """How requests find their instance. The lowest score of those that can hold the request wins; ties go in turn.
+    """Routing policy. The instance with the lowest score of those that can hold the request wins; ties are broken in turn.
 
     round_robin, random: no score. least_loaded: (4 waiting + running) / max_num_seqs. least_kv: `kv_tokens` / tokens that the pool holds.
     longest_prefix: minus the hit tokens that the request would have there now.
     session_affinity: the instance of the last sent call of the session; if there is none that can hold the request, as least_loaded.
     weighted: prefix_weight * (1 - hit tokens / prompt tokens) + queue_weight * least_loaded's score + kv_weight * least_kv's.
-    What it knows of the instances, it knows from its last look: at an arrival (one that is refused, too) it looks again, before it decides,
-    if that look is at least `staleness_s` old. Where it sent what, it knows at once.
+    The router's view of the instances is that of its last look: at an arrival (even one that is refused) it looks again before deciding,
+    if that look is at least `staleness_s` old. Its own decisions it knows at once.
     """
 
     policy: str = "round_robin"
@@ -93,7 +93,7 @@ class RefRouter:
 
 @dataclass(frozen=True)
 class View:
-    """What the router saw of the instances, by index, when it looked last."""
+    """The router's view of the instances, by index, at its last look."""
 
     time_s: float
     load: list[float]
@@ -145,7 +145,7 @@ class Cluster:
         while sum(len(engine.ended) for engine in self.engines) < max_steps:
             reply_s = self.replies[0][0] if self.replies else inf
             send_s = self.sends[0][0] if self.sends and self.num_sent < len(self.requests) else inf
-            engine = min(self.engines, key=lambda engine: engine.next_event_s())  # the first of equals: the lowest index
+            engine = min(self.engines, key=lambda engine: engine.next_event_s())  # on ties the lowest index
             now = min(reply_s, send_s, engine.next_event_s())
             if now == inf:
                 for engine in self.engines:
@@ -169,7 +169,7 @@ class Cluster:
         self.num_replies += 1
 
     def _answered(self, now: float, index: int) -> None:
-        """A client got the answer to a request: it sends what waits for it, or, in a closed loop, the next request after its think time."""
+        """A client gets a reply: it sends the requests that wait for it, or, in a closed loop, the next request after its think time."""
         self.reply_s[index] = now
         if self.closed_loop:
             heapq.heappush(self.sends, (now + self.think_s, 0))
@@ -215,7 +215,7 @@ class Cluster:
         return 0.0
 
     def _hit_tokens(self, engine: RefEngine, index: int, view: View) -> int:
-        """Hits of a new request, as the instance would look them up."""
+        """Hit tokens of a new request, as the instance would look them up."""
         block_size = engine.config.block_size
         names = self._names(index, engine)[: (self.requests[index].prompt_tokens - 1) // block_size]
         return count_known(names, view.known[engine.index]) * block_size
@@ -263,8 +263,8 @@ def simulate(
     """Run `requests` through a cluster of `instances` behind one router (see `RefRouter`).
 
     Open loop (`concurrency` None): every request arrives at its `arrival_s`, or after those that it waits for. Closed loop: the first
-    `concurrency` arrive at theirs, and each reply at the client sends the next one `think_s` later. The run stops when nothing is left to
-    do or when `max_steps` steps have ended in the cluster.
+    `concurrency` requests arrive at theirs, and each reply at the client sends the next one `think_s` later. The run stops when there are
+    no more events or when `max_steps` steps have ended in the cluster.
     """
     router = RefRouter(policy, prefix_weight, queue_weight, kv_weight, router_staleness_s)
     cluster = Cluster(instances, requests, router, concurrency, think_s)

@@ -1,4 +1,4 @@
-"""Short hands for toy traces: roomy instances whose step takes a second, and views of a result."""
+"""Shorthands for toy traces: roomy instances whose steps take a second, and views of a result."""
 
 from tests.reference.instance import RefInstance
 from tests.reference.simulator import RefRequest, RefResult
@@ -9,18 +9,18 @@ def second(batch):
 
 
 def instance(**limits) -> RefInstance:
-    """Roomy and synchronous, unless told otherwise."""
+    """A roomy, synchronous instance by default."""
     roomy = {"num_blocks": 100, "block_size": 1, "max_num_seqs": 10, "max_num_batched_tokens": 100, "async_scheduling": False}
     return RefInstance(**{**roomy, "step_time": second, **limits})
 
 
 def caching(**limits) -> RefInstance:
-    """The same with prefix caching and blocks of 2."""
+    """The same with prefix caching and blocks of 2 tokens."""
     return instance(**{"block_size": 2, "enable_prefix_caching": True, **limits})
 
 
 def requests(*rows) -> list[RefRequest]:
-    """Rows of (arrival_s, prompt_tokens, output_tokens[, uniform])."""
+    """Requests from rows (arrival_s, prompt_tokens, output_tokens[, uniform])."""
     return [RefRequest(*row) for row in rows]
 
 

@@ -1,4 +1,4 @@
-"""Tiny measured runs in each layout, and results that answer them."""
+"""Tiny measured runs in each layout, and results that match them."""
 
 import gzip
 import json
@@ -41,7 +41,7 @@ CLUSTER = {
         }
     ],
 }
-# The engine queues the first request 1 ms after it arrives (the clocks' alignment), the second 31 ms after. The file is not in order.
+# vLLM queues the first request 1 ms after it arrives (the clocks' alignment), the second 31 ms after. The file is not in order.
 ROWS = [
     {"input_toks": 20, "output_toks": 1, "arrival_time": 1000002.5, "queued_ts": 52.531, "first_token_ts": 53.0, "last_token_ts": 53.0},
     {"input_toks": 10, "output_toks": 5, "arrival_time": 1000000.5, "queued_ts": 50.501, "first_token_ts": 51.501, "last_token_ts": 53.501},
@@ -103,7 +103,7 @@ def inference_perf(parent: Path) -> Path:
 
 
 def answer(run: MeasuredRun, stretch: float = 1.0) -> Result:
-    """A simulation that gave exactly the measured latencies, or `stretch` times them."""
+    """A simulation with exactly the measured latencies, or `stretch` times these."""
     rows = []
     for i in range(len(run)):
         arrival = float(run.arrival_s[i])

@@ -1,4 +1,4 @@
-"""Simulated against measured vLLM runs: the tables as they are and the shipped fitted profiles, nothing adjusted to the runs."""
+"""Simulated against measured vLLM runs: the measured tables and the shipped fitted profiles, without adjustment to the runs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_saturated_run_preempts_and_stays_in_its_regime():
 
 @pytest.mark.parametrize("run", [LLAMA, QWEN, SATURATED])
 def test_fitted_profiles_agree_with_the_tables(run: str):
-    """A compact profile stands for its tables: mean latencies within one percent of those that the tables give."""
+    """A compact profile replaces its tables: mean latencies within one percent of those with the tables."""
     tables, fitted = report(run, tables=True), report(run, tables=False)
     for metric in METRICS:
         ratio = fitted[metric]["mean"]["simulated"] / tables[metric]["mean"]["simulated"]

@@ -26,7 +26,7 @@ def script() -> ModuleType:
 
 @pytest.fixture(scope="module", params=[False, True], ids=["trace", "as_sent"])
 def scored(script: ModuleType, request: pytest.FixtureRequest) -> tuple[bool, Any, Any]:
-    """Whether pulses are as they were sent, the log, the simulation."""
+    """Whether pulses are those that were sent, the log, the simulation."""
     return request.param, script.read_log(), script.simulated(sent=request.param)
 
 
@@ -46,7 +46,7 @@ def test_hit_rate_and_occupancy_follow_the_log(script: ModuleType, scored: tuple
 
 
 def test_counters_are_exact_in_every_pause(script: ModuleType, scored: tuple[bool, Any, Any]):
-    """With the pulses as they were sent; by the trace the first request of a pulse comes a pause too late."""
+    """With the pulses that were sent; in the trace the first request of a pulse comes one pause too late."""
     sent, log, run = scored
     shown_s, queried, hit = run.admitted
     idle = np.flatnonzero(np.diff(shown_s) > 5.0) + 1  # requests before each pause

@@ -1,4 +1,4 @@
-"""The readers and the comparison on real recordings; skipped where those are not on the machine."""
+"""The readers and the comparison on real recordings; skipped without the recordings."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ BENCHES = ["RTX4090/Llama-3.1-8B", "RTXPRO6000/Llama-3.1-8B", "RTXPRO6000/Qwen3-
 
 @pytest.mark.parametrize("bench", BENCHES)
 def test_llmservingsims_own_table_is_reproduced(bench):
-    # Its "vLLM" column counts from when the engine queued a request, not from when the client sent it.
+    # Its "vLLM" column counts from when vLLM queued a request, not from when the client sent it.
     folder = data_path(f"llmservingsim/bench/{bench}")
     run = engine_side(read_measured(folder))
     report = compare(run, samples.peer_result(folder / "peer" / "sim.csv"))

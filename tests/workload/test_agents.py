@@ -8,8 +8,8 @@ import pytest
 
 from simjax.errors import SimjaxError
 from simjax.workload.formats import read_lengths, read_trace
-from simjax.workload.formats.agents import waits
-from simjax.workload.formats.kvcache_tester import read_session
+from simjax.workload.formats.sessions.agents import waits
+from simjax.workload.formats.sessions.kvcache_tester import read_session
 from tests.data import data_path
 
 BUNDLE = "traces/kvcache_tester/traces"
@@ -42,10 +42,10 @@ def test_calls_wait_for_each_other_and_agents_run_beside_the_main_line(tmp_path)
         call(0, [1], 4, 2, api=2),  # 0
         agent(8, 5, call(0, [9], 4, 1), call(2, [9], 5, 1, think=1.5)),  # 1, 2: from 3 to 8 s
         agent(10, 6.5, call(0, [9], 4, 1, api=3)),  # 3: from 3.5 to 10 s
-        agent(4, None, call(0, [9], 4, 1), call(5, [9], 4, 1, api=None)),  # 4, 5: launched at 4 s, nobody waits
+        agent(4, None, call(0, [9], 4, 1), call(5, [9], 4, 1, api=None)),  # 4, 5: launched at 4 s, no call waits for them
         call(12, [1], 6, 1, think=10),  # 6, after 0, 2 and 3, of which the last ended at 6.5 s
         call(14, [1], 7, 1, think=0.75),  # 7
-        agent(18, 5.5),  # one that called nothing
+        agent(18, 5.5),  # a sub-agent without calls
         call(20, [1], 8, 1, think=5),  # 8
     )
     expected = [
@@ -61,7 +61,10 @@ def test_calls_wait_for_each_other_and_agents_run_beside_the_main_line(tmp_path)
 
 def test_a_call_without_a_recorded_time_lasts_as_long_a_token_as_the_others(tmp_path):
     path = write(tmp_path / "s.json", call(0, [], 4, 10, api=5), call(7, [], 4, 4, api=None, think=2), call(20, [], 4, 4, api=1, think=15))
-    assert waits(read_session(path)) == [(0, 1, 2.0), (1, 2, 20 - (7 + 4 * 0.375))]  # 0.5 and 0.25 s a token; 15 s is since the first
+    assert waits(read_session(path)) == [
+        (0, 1, 2.0),
+        (1, 2, 20 - (7 + 4 * 0.375)),
+    ]  # 0.5 and 0.25 s per token; 15 s is counted from the first
     unknown = write(tmp_path / "u.json", call(0, [], 4, 10, api=None), call(7, [], 4, 4, api=None))
     assert waits(read_session(unknown)) == [(0, 1, 7.0)]
 
@@ -69,7 +72,7 @@ def test_a_call_without_a_recorded_time_lasts_as_long_a_token_as_the_others(tmp_
 def test_the_output_is_what_the_next_prompt_goes_on_with(tmp_path):
     path = write(
         tmp_path / "s.json",
-        call(0, [1, 2], 9, 6),  # 8 tokens by ids, 15 in all: the next prompt tells the rest
+        call(0, [1, 2], 9, 6),  # 8 tokens by ids, 15 in all: the rest follows from the next prompt
         call(1, [1, 2, 3, 4], 18, 2),  # the next one leaves its last block: nothing is known beyond its 16 tokens
         call(2, [1, 2, 3, 5], 17, 3),
         call(3, [1, 2, 3, 5], 17, 3),  # the same again
@@ -165,7 +168,7 @@ def test_the_bundled_sessions():
 
 
 def test_the_waits_of_the_bundled_sessions_give_the_recorded_starts():
-    """Played with the recorded times of the calls, each call starts when it was recorded; the stamps are whole seconds, so within one."""
+    """With the recorded durations of the calls, each call starts at its recorded time, within the whole second of the stamps."""
     checked = 0
     for path in sorted(data_path(BUNDLE).iterdir()):
         session = read_session(path)

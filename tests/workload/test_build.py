@@ -1,4 +1,4 @@
-"""From the configuration to a workload."""
+"""Building a workload from the configuration."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ def trace(trace_file, **options):
 
 
 def test_prompts_outputs_and_arrivals_have_streams_of_their_own():
-    """Common random numbers: changing how one thing is drawn leaves the others as they were."""
+    """Common random numbers: changing how one quantity is drawn leaves the others unchanged."""
     base = build_workload(POISSON)
     slower = build_workload(replace(POISSON, kind="gamma", cv=3.0, rate=1.0))
     np.testing.assert_array_equal(slower.prompt_tokens, base.prompt_tokens)
@@ -171,7 +171,7 @@ def test_left_out_rows_are_told_in_the_log(tmp_path, caplog):
         (replace(SESSIONS, think_dist="gauss"), "workload.think_dist='gauss' is not known; use exponential or fixed"),
         (replace(SESSIONS, rate=0.0), "workload: rate=0; it must be positive"),
         (replace(SESSIONS, num_sessions=None, duration_s=1e-9), "no session starts within duration_s=1e-09"),
-        (replace(SESSIONS, turns=LengthConfig(dist="trace", file="x")), r"workload\.turns\.dist=trace: trace files do not tell them"),
+        (replace(SESSIONS, turns=LengthConfig(dist="trace", file="x")), r"workload\.turns\.dist=trace: trace files have no turns"),
         (replace(SESSIONS, turns=LengthConfig()), r"workload\.turns: log-normal lengths need exactly one of mean and median"),
         (replace(SESSIONS, followup=LengthConfig(dist="trace")), r"workload\.followup\.file is not set; dist=trace needs .* from$"),
         (replace(SESSIONS, max_context_tokens=3), "workload: the first call of session 0 has .* tokens, more than max_context_tokens=3"),
@@ -198,7 +198,7 @@ OPTIONS = sorted(path.stem for path in (CONF / "workload").glob("*.yaml"))
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_shipped_option_builds(name, trace_file):
-    """What Hydra does with an option file: merge it into the structured config, which refuses unknown or ill-typed fields."""
+    """Merge an option file into the structured config as Hydra does, which rejects unknown or ill-typed fields."""
     options = yaml.safe_load((CONF / "workload" / f"{name}.yaml").read_text())
     assert options.pop("defaults") == ["base_workload", "_self_"]
     assert options["kind"] == OTHER_KINDS.get(name, name)
@@ -271,7 +271,7 @@ def test_sessions_are_limited_by_time_requests_and_context():
     within = build_workload(replace(SESSIONS, num_sessions=None, duration_s=20.0))
     assert within.arrival_s[: within.known_arrivals].max() < 20 and calls_of(within, 5) == calls_of(build_workload(SESSIONS), 5)
     assert len(build_workload(replace(SESSIONS, num_requests=31))) == 31
-    # Everyone starts below 2,000 tokens.
+    # Every session starts below 2,000 tokens.
     short = build_workload(replace(SESSIONS, max_context_tokens=2000))
     assert short.longest_tokens <= 2000 < build_workload(SESSIONS).longest_tokens
     single = build_workload(replace(SESSIONS, turns=LengthConfig(dist="fixed", tokens=1), followup=LengthConfig()))
@@ -333,7 +333,10 @@ def test_sessions_of_a_trace_are_started_cut_and_clipped(session_file):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"prefix": PrefixConfig(groups=1, tokens=8)}, r"workload\.prefix\.groups=1: sessions\.jsonl itself tells what requests share"),
+        (
+            {"prefix": PrefixConfig(groups=1, tokens=8)},
+            r"workload\.prefix\.groups=1: sessions\.jsonl already records what its requests",
+        ),
         ({"rate": 1.0, "session_rate": 2.0}, r"workload\.rate=1 and workload\.session_rate=2 both set the rate; give one"),
         ({"num_sessions": 0}, "workload: sessions.jsonl: 0 sessions asked for; at least 1 is needed"),
         ({"session_rate": -1.0}, "workload: rate=-1; it must be positive"),

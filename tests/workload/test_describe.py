@@ -91,7 +91,7 @@ def test_statistics_of_real_traces(name, known):
         if expected is None:
             assert value is None
         else:
-            assert value == pytest.approx(expected, abs=0.501 * 10.0**-decimals)  # the figures are printed with so many decimals
+            assert value == pytest.approx(expected, abs=0.501 * 10.0**-decimals)  # the figures are printed with this number of decimals
     for stats, expected in ((found.prompt_tokens, known[1]), (found.output_tokens, known[2])):
         np.testing.assert_allclose((stats.mean, stats.p50, stats.p90, stats.p99, stats.max), expected, rtol=0, atol=0.501)
     assert found.max_total_tokens == known[3]

@@ -19,7 +19,7 @@ FIELDS = ("start_tokens", "end_tokens", "offsets", "nodes")
 
 @st.composite
 def contents(draw, tokens_per_id=None):
-    """Ids of a few requests, tokens per id, how many tokens they cover, prompt and total tokens."""
+    """Ids of a few requests, tokens per id, numbers of tokens covered, prompt and total tokens."""
     size = tokens_per_id or draw(st.integers(1, 4))
     ids = draw(st.lists(st.lists(st.integers(0, 1), max_size=7), min_size=1, max_size=7))
     missing = [draw(st.integers(0, size - 1)) if of else 0 for of in ids]
@@ -66,7 +66,7 @@ def later_calls(sessions: Sessions | None, n):
 
 
 def boundaries(shares, prompt, total, sessions):
-    """Where the path of each request must end a node, and nowhere else."""
+    """The tokens at which the path of each request must have a node boundary, and has no other."""
     n, later = len(total), later_calls(sessions, len(total))
     result = []
     for a in range(n):
@@ -175,7 +175,7 @@ def test_ids_beyond_32_bits_and_negative_ones_are_told_apart():
 
 
 def test_a_chain_of_calls_is_not_split_at_its_prompts():
-    """Every call's prompt is all that was said: nobody can have cached a prompt before its call, so no node ends at a prompt."""
+    """Every call's prompt is the whole conversation: no prompt can be cached before its call, so no node ends at a prompt."""
     prompt, total = np.array([10, 20, 30], np.int32), np.array([15, 25, 35])
     history = from_history(np.array([-1, 0, 1]), np.array([0, 15, 25]), total)
     chain = from_waits(np.zeros(3), ("s",), np.arange(3), np.array([0, 1]), np.array([1, 2]), np.zeros(2))
@@ -202,7 +202,7 @@ TREE = Prefixes(*(np.array(values, np.int32) for values in ([0, 4, 4], [4, 9, 7]
         ({"start_tokens": [0, 5, 4]}, [9, 7], "request 0: its path has a gap at token 4"),
         ({"start_tokens": [0, 4, 7]}, [9, 7], "at least one token"),
         ({"nodes": [0, 1, 0, 3]}, [9, 7], "a node that is not among the 3"),
-        ({"start_tokens": [0, 4, 0, 4], "end_tokens": [4, 9, 4, 9], "nodes": [0, 1, 2, 1]}, [9, 9], "follows two different ones"),
+        ({"start_tokens": [0, 4, 0, 4], "end_tokens": [4, 9, 4, 9], "nodes": [0, 1, 2, 1]}, [9, 9], "has two different parents"),
     ],
 )
 def test_a_tree_that_is_none_is_an_error(change, total, reason):

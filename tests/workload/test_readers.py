@@ -99,7 +99,7 @@ def test_line_numbers_count_physical_lines_inside_quoted_fields(tmp_path):
 
 
 def test_line_numbers_survive_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr("simjax.workload.formats.rows._BATCH_ROWS", 4)
+    monkeypatch.setattr("simjax.workload.formats.tables.rows._CHUNK_ROWS", 4)
     path = write(tmp_path, PLAIN + "".join(f"{i},{i + 1},1\n" for i in range(10)))
     trace = read_trace(path)
     assert trace.lines.tolist() == list(range(2, 12)) and trace.workload.prompt_tokens.tolist() == list(range(1, 11))
@@ -221,10 +221,10 @@ def test_a_csv_of_lengths_only_is_read_as_lengths(tmp_path):
 
 @pytest.mark.parametrize("fmt", FORMATS.values(), ids=list(FORMATS))
 def test_every_format_is_recognised_from_its_own_columns(tmp_path, fmt):
-    """No format's files are taken for another's: write the smallest file of each and read it back."""
+    """No format's files are mistaken for another's: write the smallest file of each and read it back."""
     stamps = ["2024-01-01 00:00:00", "2024-01-01 00:00:02"] if fmt.stamps_per_second is None else [0, 2 * fmt.stamps_per_second]
     rows = [{fmt.arrival: stamp, fmt.prompt: 3, fmt.output: 4, **dict.fromkeys(fmt.also, "x")} for stamp in stamps]
-    if fmt.container == "json":  # one session a file, with names of its own
+    if fmt.container == "json":  # one session per file, with its own field names
         text = json.dumps({"block_size": 4, "requests": [{"t": at, "in": 3, "out": 4} for at in (0, 2)]})
     elif fmt.container == "jsonl":
         text = "".join(json.dumps(row) + "\n" for row in rows)

@@ -1,4 +1,4 @@
-"""Every reader on the file it was written for, with the traps of that file."""
+"""Every reader on the file for which it was written, with that file's peculiarities."""
 
 import csv
 import gzip
@@ -23,7 +23,7 @@ QWEN = "vllm_qwen3_14b_h100/agg_2rps/trace.csv.gz"
 def test_azure_2023_has_7_digit_stamps_crlf_and_no_final_newline():
     path = data_path(AZURE_CONV)
     raw = path.read_bytes()
-    assert raw.count(b"\r\n") == 19_366 and not raw.endswith(b"\n")  # the traps are there
+    assert raw.count(b"\r\n") == 19_366 and not raw.endswith(b"\n")  # the peculiarities are there
     trace = read_trace(path)
     workload = trace.workload
     assert (trace.format, trace.rows, trace.skipped, trace.dropped) == ("azure", 19_366, 0, 0)

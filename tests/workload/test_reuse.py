@@ -42,7 +42,7 @@ def block_by_block(contents, prompts, block_size, outputs, partial_blocks, capac
 
 @st.composite
 def workloads(draw):
-    """Requests with few different tokens, so that they share much; what is not known is told by a token of the request's own."""
+    """Requests with few different tokens, so that they share much; unknown tokens are replaced by a token unique to the request."""
     n = draw(st.integers(1, 10))
     contents, known = [], []
     for r in range(n):
@@ -70,7 +70,7 @@ def test_hits_of_every_cache_size_are_those_of_a_cache_of_blocks(drawn, block_si
 
 
 def test_a_prompt_is_never_found_as_a_whole():
-    """Two equal prompts of two blocks: the last block is computed again for the sake of its last token."""
+    """Two equal prompts of two blocks: the last block is computed again because its last token is needed."""
     prompt = np.array([8, 8], np.int32)
     prefixes = tree.finish(from_blocks([np.arange(8)] * 2, 1, np.array([8, 8]), np.array([9, 9])), prompt, None)
     workload = Workload(np.zeros(2), prompt, np.ones(2, np.int32), prefixes=prefixes)
@@ -96,9 +96,9 @@ def test_reuse_needs_to_know_what_is_shared():
         prefix_reuse(replace(workload, prefixes=tree.private(np.array([2]))), 0)
 
 
-# Computed block by block when the data were collected, of the prompts' blocks alone: (trace, block size, whether a started last block
-# counts), blocks, distinct blocks, the fraction that is not new, and that found in LRU caches of 1,000, 5,000, 10,000, 30,000 and 50,000
-# blocks.
+# Computed block by block when the data were collected, from the prompts' blocks alone: (trace, block size, whether a partial last block
+# counts), blocks, distinct blocks, the fraction that is not new, and the fractions found in LRU caches of 1,000, 5,000, 10,000, 30,000 and
+# 50,000 blocks.
 KNOWN = [
     ("traces/mooncake/conversation_trace.jsonl", 512, True, 288_500, 182_790, 0.366, (0.045, 0.112, 0.212, 0.326, 0.355)),
     ("traces/mooncake/synthetic_trace.jsonl", 512, True, 121_877, 43_924, 0.640, (0.084, 0.279, 0.424, 0.624, 0.640)),

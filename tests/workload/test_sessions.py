@@ -1,4 +1,4 @@
-"""Calls that wait for other calls: the record, and what changes of a workload do to it."""
+"""Calls that wait for other calls: the record, and the effect of changes to a workload on it."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from simjax.errors import SimjaxError
 from simjax.workload.contents import tree
-from simjax.workload.multi_turn import multi_turn
+from simjax.workload.multi_turn import Conversations, multi_turn
 from simjax.workload.sessions import from_waits
 from simjax.workload.transform import (
     cap_requests,
@@ -27,7 +27,7 @@ from simjax.workload.workload import Workload
 
 
 def workload():
-    """Session a: call 0, then 1 and 2 beside each other, then 3 after both; b: 0, 1; c: 0. Starts at 0, 4 and 10 s."""
+    """Session a: call 0, then 1 and 2 in parallel, then 3 after both; b: 0, 1; c: 0. Starts at 0, 4 and 10 s."""
     arrival_s = np.array([0.0, 4.0, 10.0, *[np.inf] * 4])
     session, turn = np.array([0, 1, 2, 0, 0, 0, 1]), np.array([0, 0, 0, 1, 2, 3, 1])
     before, after = np.array([0, 0, 3, 4, 1]), np.array([3, 4, 5, 5, 6])
@@ -115,7 +115,7 @@ def test_all_starting_at_once_have_no_rate():
     [
         ({"turn": np.array([0, 0, 0, 1, 2, 2, 1])}, "a call waits for a call that does not come before it in its session"),
         ({"session": np.array([0, 1, 2, 1, 0, 0, 1])}, "a call waits for a call of another session"),
-        ({"session": np.array([0, 1, 3, 0, 0, 0, 1])}, "session is not one of the 3 named"),
+        ({"session": np.array([0, 1, 3, 0, 0, 0, 1])}, "session is not one of the 3 that have names"),
         ({"delay_s": np.array([1.0, 2.0, -3.0, 4.0, 5.0])}, "delays between calls must be finite and not negative"),
         ({"predecessors": np.array([0, 0, 0, 1, 1, 1, 1])}, "the counts of the calls waited for"),
         ({"then": np.array([3, 4, 6, 5, 9])}, "a waiting call is not one of the 7 requests"),
@@ -150,7 +150,7 @@ def test_waiting_calls_come_last():
         mixed.validate()
 
 
-def users(**options):
+def users(max_context_tokens=None, **options):
     """Two users: prompts 10 -> 10+4+3 -> 17+5+2 and 20 -> 20+6+1."""
     arguments = {
         "start_s": np.array([1.0, 2.0]),
@@ -160,7 +160,7 @@ def users(**options):
         "output_tokens": np.array([4, 5, 6, 6, 7]),
         "think_s": np.array([9.0, 0.5, 1.5, 9.0, 2.5]),
     }
-    return multi_turn(**{**arguments, **options})
+    return multi_turn(Conversations(**{**arguments, **options}), max_context_tokens)
 
 
 def test_each_prompt_of_a_conversation_is_all_that_was_said_and_something_new():
@@ -207,7 +207,8 @@ def conversations(draw):
     turns = np.array(draw(st.lists(st.integers(1, 5), min_size=1, max_size=5)))
     rng, n, users = np.random.default_rng(draw(st.integers(0, 2**32))), turns.sum(), len(turns)
     lengths = (rng.integers(1, 9, users), rng.integers(1, 9, n), rng.integers(1, 9, n), rng.random(n))
-    return multi_turn(np.sort(rng.random(users)), turns, *lengths, groups=rng.integers(0, 2, users), group_tokens=4)
+    groups = rng.integers(0, 2, users)
+    return multi_turn(Conversations(np.sort(rng.random(users)), turns, *lengths, groups, group_tokens=4))
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))

@@ -1,4 +1,4 @@
-"""What trace files tell of shared prefixes and of sessions, on small handmade files."""
+"""Shared prefixes and sessions in small handmade trace files."""
 
 import json
 
@@ -17,14 +17,14 @@ def write(folder, rows, name="trace.jsonl"):
 
 
 def shares(workload):
-    """Tokens that each pair of requests shares, where it does."""
+    """Tokens shared by each pair of requests that shares any."""
     n = len(workload)
     pairs = {(a, b): workload.prefixes.shared_tokens(a, b) for a in range(n) for b in range(a + 1, n)}
     return {pair: tokens for pair, tokens in pairs.items() if tokens}
 
 
 def waits(workload):
-    """(call waited for, call, delay in s), calls by their places in the workload."""
+    """(call waited for, call, delay in s), calls by their positions in the workload."""
     s = workload.sessions
     return list(zip(s.waited_for.tolist(), s.then.tolist(), s.delay_s.tolist(), strict=True))
 
@@ -36,7 +36,7 @@ def flat(at_ns, prompt, output, **ids):
 def test_token_ids_of_prompts_and_outputs_tell_what_is_shared(tmp_path):
     rows = [
         flat(0, 3, 2, input_tok_ids=[7, 8, 9], output_tok_ids=[1, 2]),
-        flat(1, 6, 1, input_tok_ids=[7, 8, 9, 1, 5, 5], output_tok_ids=[3]),  # goes on with the first one's output
+        flat(1, 6, 1, input_tok_ids=[7, 8, 9, 1, 5, 5], output_tok_ids=[3]),  # continues with the first one's output
         flat(2, 2, 2, input_tok_ids=[7, 8]),  # its output is not known
         flat(3, 4, 1),  # nothing is known
         flat(4, 2, 3, input_tok_ids=[7, 8], output_tok_ids=[9, 9, 9]),
@@ -84,7 +84,7 @@ def test_what_is_read_does_not_depend_on_batches(tmp_path, monkeypatch):
     rows = [flat(i, 4, 1, **({"input_tok_ids": rng.integers(0, 2, 4).tolist()} if i % 3 else {})) for i in range(10)]
     path = write(tmp_path, [*rows, {"session_id": "s", "arrival_time_ns": 2, "sub_requests": [flat(0, 2, 1), flat(0, 4, 1)]}])
     whole = read_trace(path).workload
-    monkeypatch.setattr("simjax.workload.formats.rows._BATCH_ROWS", 3)
+    monkeypatch.setattr("simjax.workload.formats.tables.rows._CHUNK_ROWS", 3)
     parts = read_trace(path).workload
     assert shares(parts) == shares(whole) and waits(parts) == waits(whole) and len(shares(whole)) > 3
     assert parts.sessions is not None and parts.sessions.names == ("line 1", *(f"line {i}" for i in range(2, 11)), "s")
@@ -110,7 +110,7 @@ def test_session_rows_and_flat_rows_mix(tmp_path):
     assert workload.sessions is not None
     assert [workload.sessions.names[s] for s in workload.sessions.session] == ["line 2", "line 3", "first", "first", "first", "line 3"]
     assert workload.sessions.turn.tolist() == [0, 0, 0, 1, 2, 1]
-    # A conversation goes on: the whole of the content before, or as much of it as fits the prompt (the third call's 6 tokens).
+    # A conversation continues with the whole previous content, or as much of it as fits into the prompt (the third call's 6 tokens).
     assert shares(workload) == {(1, 5): 9, (2, 3): 14, (2, 4): 6, (3, 4): 6}
 
 
@@ -209,7 +209,7 @@ def test_malformed_columns_are_errors_with_their_line(tmp_path, row, reason):
     with pytest.raises(SimjaxError) as error:
         read_trace(path)
     assert str(error.value) == f"{path}:3: {reason} (on_bad_row=skip leaves such rows out)"
-    # What is left of a session goes on without the row.
+    # The rest of a session continues without the row.
     left = read_trace(path, on_bad_row="skip").workload
     assert (len(left), waits(left)) == (2, [(0, 1, 0.0)])
 

@@ -168,7 +168,7 @@ def _chosen(
     precision: str | None,
 ) -> pd.DataFrame:
     """The rows that the arguments of `read_points` keep."""
-    dtype: Callable[[str], str] = lambda name: "bf16" if name in UNQUANTIZED else name  # noqa: E731
+    dtype: Callable[[str], str] = lambda name: "bf16" if name in UNQUANTIZED else name
     filters = (
         ("system", None if system is None else [system], _device_name),
         ("model_path", models, _model_name),

@@ -156,11 +156,11 @@ class PointsTarget:
         arrival_s, first_s, finish_s = self._in_reverse(params) if reverse else self._side_by_side(params)
         output = params.requests.output_tokens[params.workload]
         done = jnp.isfinite(finish_s)
-        safe = lambda x: jnp.where(done, x, 0.0)  # noqa: E731
+        safe = lambda x: jnp.where(done, x, 0.0)
         ttft_s = safe(first_s) - safe(arrival_s)
         tpot_s = (safe(finish_s) - safe(first_s)) / jnp.maximum(output - 1, 1)
         finished = jnp.all(done | (self.share == 0.0), axis=1)
-        mean = lambda x: jnp.where(finished, jnp.sum(self.share * jnp.where(done, x, 0.0), axis=1), 1.0)  # noqa: E731
+        mean = lambda x: jnp.where(finished, jnp.sum(self.share * jnp.where(done, x, 0.0), axis=1), 1.0)
         return Means(mean(ttft_s), mean(tpot_s), finished)
 
     @property

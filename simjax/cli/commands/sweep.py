@@ -121,7 +121,7 @@ def _describe(plan: SweepPlan, done: set[int], resumed: str | None) -> None:
 
 def _simulate(plan: SweepPlan, done: set[int], objective: Objective, config: RunConfig) -> None:
     from simjax.explore.run import run_plan
-    from simjax.explore.store.directory import SWEEP, resume_words, shard_directory
+    from simjax.explore.store.directory import SWEEP, resume_options, shard_directory
 
     sweep = config.sweep
     with results_in(sweep.resume or config.out, "sweep") as out:
@@ -131,7 +131,7 @@ def _simulate(plan: SweepPlan, done: set[int], objective: Objective, config: Run
                 table, warnings = run_plan(plan, out, objective, on_progress=update, resume=sweep.resume is not None)
         except KeyboardInterrupt:
             if (where / SWEEP).exists():
-                warn([f"stopped; what is done is in {where}; {resume_words(where)} goes on"])
+                warn([f"stopped; what is done is in {where}; {resume_options(where)} goes on"])
             raise
     more = [f"and {len(warnings) - WARNINGS} more; sweep.dry_run=true prints all of them"] if len(warnings) > WARNINGS else []
     warn([*warnings[:WARNINGS], *more])

@@ -139,7 +139,7 @@ def _request_table(records: Sequence[RequestParams], shape: EngineShape, rows: i
         return kind(**{name: table(records, name, widths.get(name, shape.requests)) for name in kind.__dataclass_fields__})
 
     # A slice of the longest path, or of the most calls that wait for one, may start at the last entry.
-    longest = lambda tables: max((x.shape[1] for x in tables), default=0)  # noqa: E731
+    longest = lambda tables: max((x.shape[1] for x in tables), default=0)
     entries = power_of_two(1 + shape.prefix_path + longest(x.prefix.nodes for x in records if x.prefix is not None))
     edges = power_of_two(1 + shape.fanout + longest(x.sessions.then for x in records if x.sessions is not None))
     names = [name for name in RequestParams.__dataclass_fields__ if name not in ("prefix", "sessions")]

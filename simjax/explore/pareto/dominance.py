@@ -1,4 +1,4 @@
-"""Which rows of an array are dominated, for many rows: divide and conquer after Kung, Luccio and Preparata.
+"""The non-dominated rows of an array, for many rows: divide and conquer after Kung, Luccio and Preparata.
 
 H. T. Kung, F. Luccio, F. P. Preparata, "On finding the maxima of a set of vectors", Journal of the ACM 22 (1975): O(n log n) for two and
 three columns, O(n log^(k-2) n) for k. Small problems are compared pair by pair, which numpy does faster than any recursion.
@@ -8,46 +8,46 @@ from __future__ import annotations
 
 import numpy as np
 
-_PAIRS = 1 << 16  # as many comparisons as are made at once rather than divided further
+_PAIRS = 1 << 16  # up to this number of pairs all are compared at once instead of dividing further
 
 
-def nondominated(costs: np.ndarray) -> np.ndarray:
-    """The rows that no other row dominates: is as low in every column and lower in one.
+def nondominated(losses: np.ndarray) -> np.ndarray:
+    """The rows that no other row dominates, that is, no other row is at most as high in every column and lower in one.
 
     Args:
-        costs: float64[n, k] with k >= 1, finite; lower is better in every column.
+        losses: float64[n, k] with k >= 1, finite; lower is better in every column.
 
     Returns:
         bool[n]. Equal rows do not dominate each other: all or none of them are True.
     """
-    if len(costs) == 0:
+    if len(losses) == 0:
         return np.zeros(0, bool)
-    # In lexicographic order no row is dominated by one after it; adding 0 makes -0.0 the 0.0 that it is equal to.
-    unique, inverse = np.unique(costs + 0.0, axis=0, return_inverse=True)
+    # In lexicographic order no row is dominated by a later one; adding 0 turns -0.0 into 0.0.
+    unique, inverse = np.unique(losses + 0.0, axis=0, return_inverse=True)
     keep = np.zeros(len(unique), bool)
     keep[_front(unique, np.arange(len(unique)))] = True
     return keep[inverse.reshape(-1)]
 
 
-def _front(costs: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Those of `rows` (distinct, in lexicographic order) that none of them dominates."""
-    if len(rows) == 1 or costs.shape[1] == 1:
+def _front(losses: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The subset of `rows` (distinct, in lexicographic order) that is not dominated by any of them."""
+    if len(rows) == 1 or losses.shape[1] == 1:
         return rows[:1]
     if len(rows) ** 2 <= _PAIRS:
-        some = costs[rows]
+        some = losses[rows]
         below = np.ones((len(rows), len(rows)), bool)
         for column in some.T:
             below &= column[:, None] <= column[None, :]
         return rows[below.sum(0) == 1]  # only itself: the rows are distinct
     half = len(rows) // 2
-    first, second = _front(costs, rows[:half]), _front(costs, rows[half:])
-    # Every row of `first` is as low in column 0 as every row of `second`, and differs from it: the other columns decide.
-    beaten = _covered(costs[first, 1:], costs[second, 1:])
+    first, second = _front(losses, rows[:half]), _front(losses, rows[half:])
+    # Every row of `first` is at most as high in column 0 as every row of `second`, and differs from it: the other columns decide.
+    beaten = _covered(losses[first, 1:], losses[second, 1:])
     return np.concatenate([first, second[~beaten]])
 
 
 def _covered(above: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """For each of `rows` [m, d], whether a row of `above` [l, d] is as low in every column, as bool[m]."""
+    """bool[m]: for each of `rows` [m, d], whether some row of `above` [l, d] is at most as high in every column."""
     columns = rows.shape[1]
     if len(above) == 0 or len(rows) == 0:
         return np.zeros(len(rows), bool)
@@ -67,7 +67,7 @@ def _covered(above: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _split(above: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """`_covered` of two halves about the median of the last column; where it tells nothing apart, of the other columns."""
+    """`_covered`, divided at the median of the last column; if the last column is constant, by the other columns."""
     last = np.concatenate([above[:, -1], rows[:, -1]])
     top, middle = last.max(), np.median(last)
     if middle == top:  # a value below the top, so that both halves have rows

@@ -1,4 +1,4 @@
-"""Replicate seeds: what a design does on average, how sure that is, and how two designs differ."""
+"""Replicate seeds: means of designs over seeds, their confidence intervals, and differences between designs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit  # scipy.stats.t by its bare name: scipy.stats takes long to import
+from scipy.special import stdtrit  # the quantile of Student's t; scipy.stats takes long to import
 
 from simjax.errors import SimjaxError, closest
 from simjax.explore.keys import SEED
@@ -20,25 +20,26 @@ _FINISHED = "finished"
 
 
 def aggregate(table: pd.DataFrame, keys: Sequence[str], seed_key: str = SEED, expected: int | None = None) -> pd.DataFrame:
-    """The mean of every metric over the replicates of each design, and how well the replicates pin it down.
+    """The mean of every metric over the replicates of each design, with its confidence interval.
 
-    The interval covers the randomness of the workload: were the sweep repeated with other seeds, 95 % of such intervals would hold the
-    mean over all workloads that the configuration can draw (for metrics whose replicate values are about normal; the values themselves
-    spread much wider). It says nothing of the simulator's error against a real cluster. All designs see the same workloads, seed for
-    seed, so the errors of their means move together: two designs may differ clearly though their intervals overlap. Compare them with
+    The interval covers the randomness of the workload: if the sweep were repeated with other seeds, 95 % of such intervals would contain
+    the mean over all workloads that the configuration can draw (for metrics whose replicate values are about normal; the values themselves
+    spread much wider). It does not cover the simulator's error against a real cluster. All designs see the same workloads, seed by seed,
+    so the errors of their means are correlated: two designs may differ clearly although their intervals overlap. Compare them with
     `simjax.paired_difference`.
 
     Args:
-        table: results, a row a point (`simjax.explore.store.table.read_results`).
+        table: results, one row per point (`simjax.explore.store.table.read_results`).
         keys: the swept keys; the seed may be among them.
-        seed_key: the column of the seeds. A seed that a design has twice counts once: the last row.
-        expected: how many seeds each design is to have; designs with fewer rows are incomplete.
+        seed_key: the column of the seeds. If a design has a seed twice, the last row counts.
+        expected: number of seeds that each design should have; designs with fewer rows are incomplete.
 
     Returns:
-        A row a design, in the order of their first points: the keys without the seed; `status`, "finished" when all replicates finished,
-        else "incomplete"; `replicates`, the finished ones, which alone are used; and for each metric of the table `<metric>`, the mean,
-        and `<metric>_ci95`, half the width of the two-sided 95 % Student-t interval, in the units of the metric. Replicates that lack a
-        metric are left out of it; without any the mean is missing (NaN, an empty cell in the file), with fewer than two the half-width.
+        One row per design, in the order of their first points: the keys without the seed; `status`, "finished" if all replicates finished,
+        else "incomplete"; `replicates`, the number of finished ones, which alone are used; and for each metric of the table `<metric>`, the
+        mean, and `<metric>_ci95`, half the width of the two-sided 95 % Student-t interval, in the units of the metric. Replicates without a
+        metric do not contribute to it; without any the mean is missing (NaN, an empty cell in the file), with fewer than two the
+        half-width.
 
     Raises:
         SimjaxError: the table lacks a column.
@@ -61,20 +62,20 @@ def aggregate(table: pd.DataFrame, keys: Sequence[str], seed_key: str = SEED, ex
     mean, spread, size = (part.reindex(range(count)) for part in (groups.mean(), groups.std(), groups.count()))
     half = _half_width(spread.to_numpy(), size.to_numpy())
     columns = {}
-    for place, name in enumerate(metrics):
+    for i, name in enumerate(metrics):
         columns[name] = mean[name]
-        columns[f"{name}{CI95}"] = half[:, place]
+        columns[f"{name}{CI95}"] = half[:, i]
     return pd.concat([found, pd.DataFrame(columns, index=found.index)], axis=1)
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How much more of a metric one design has than another, over the seeds that both finished.
+    """The difference of a metric between two designs, over the seeds that both finished.
 
     Attributes:
         mean: mean of the differences, first design minus second, in the units of the metric.
-        ci95: half the width of its two-sided 95 % Student-t interval; None with one pair only.
-        pairs: seeds compared.
+        ci95: half the width of its two-sided 95 % Student-t interval; None for a single pair.
+        pairs: number of seeds compared.
     """
 
     mean: float
@@ -87,18 +88,18 @@ def paired_difference(
 ) -> PairedDifference:
     """The mean difference of a metric between two designs, seed by seed.
 
-    Both designs met the same workloads. What makes one workload harder than another for both cancels in each difference, so the interval
-    is far narrower than those of the two means suggest.
+    Both designs were simulated with the same workloads. Effects of a workload that both designs share cancel in each difference, so the
+    interval is far narrower than those of the two means suggest.
 
     Args:
-        table: results, a row a point.
-        design_a: values of swept keys, such as {"scheduler.max_num_seqs": 64}; as many as tell the design from all others.
+        table: results, one row per point.
+        design_a: values of swept keys, such as {"scheduler.max_num_seqs": 64}, enough to identify one design.
         design_b: likewise.
         metric: a metric's column, such as ttft_p99_s.
         seed_key: the column of the seeds.
 
     Raises:
-        SimjaxError: the table lacks a column, a design is not in it or not told from others, or no seed finished with both.
+        SimjaxError: the table lacks a column, a design is not in it or not unique, or no seed finished with both.
     """
     _need(table, [metric, seed_key, "status", *design_a, *design_b])
     if metric not in METRICS:
@@ -106,7 +107,9 @@ def paired_difference(
     a, b = (_by_seed(table, design, metric, seed_key) for design in (design_a, design_b))
     difference = (a - b).dropna().to_numpy(np.float64)
     if len(difference) == 0:
-        raise SimjaxError(f"{_told(design_a)} and {_told(design_b)}: no seed for which both finished with a value of {metric}")
+        raise SimjaxError(
+            f"{_format_design(design_a)} and {_format_design(design_b)}: no seed for which both finished with a value of {metric}"
+        )
     if len(difference) == 1:
         return PairedDifference(float(difference[0]), None, 1)
     half = _half_width(np.std(difference, ddof=1), np.array(len(difference)))
@@ -114,7 +117,7 @@ def paired_difference(
 
 
 def _half_width(spread: Any, size: np.ndarray) -> np.ndarray:
-    """Of the 95 % Student-t interval of a mean of `size` values with the sample standard deviation `spread`; NaN where size < 2."""
+    """Half-width of the 95 % Student-t interval of a mean of `size` values with sample standard deviation `spread`; NaN where size < 2."""
     enough = np.maximum(np.nan_to_num(size), 2)
     return np.where(size >= 2, stdtrit(enough - 1, 0.975) * spread / np.sqrt(enough), np.nan)
 
@@ -125,11 +128,11 @@ def _numbers(column: Any) -> np.ndarray:
 
 
 def _numbered(table: pd.DataFrame, names: list[str]) -> np.ndarray:
-    """The number of each row's design, int64[rows], counted in the order in which they appear."""
+    """The number of each row's design, int64[rows], in the order in which designs first appear."""
     number = np.zeros(len(table), np.int64)
     for name in names:
         column = table[name]
-        # By what they look like: 1, 1.0, true and "1" are different values to a sweep, and lists cannot be hashed.
+        # Compared by repr: 1, 1.0, true and "1" are different values of a sweep, and lists cannot be hashed.
         codes = pd.factorize(column.map(repr) if column.dtype == object else column, use_na_sentinel=False)[0]
         number = pd.factorize(number * (int(codes.max(initial=0)) + 1) + codes)[0]
     return number
@@ -139,18 +142,18 @@ def _by_seed(table: pd.DataFrame, design: Mapping[str, Any], metric: str, seed_k
     """The metric of the finished replicates of a design, by seed."""
     chosen = pd.Series(True, index=table.index)
     for key, value in design.items():
-        text = format_value(value)  # tables read from files hold other values than numbers as overrides write them
+        text = format_value(value)  # tables read from files hold values other than numbers in the override grammar
         chosen &= np.array([cell is not pd.NA and cell in (value, text) for cell in table[key]], bool)
     rows = table.loc[chosen]
     if len(rows) == 0:
-        raise SimjaxError(f"no point of the table has {_told(design)}")
+        raise SimjaxError(f"no point of the table has {_format_design(design)}")
     if rows[seed_key].duplicated().any():
-        raise SimjaxError(f"{_told(design)} fits several points of a seed; give values of more of the swept keys")
+        raise SimjaxError(f"{_format_design(design)} fits several points of a seed; give values of more of the swept keys")
     rows = rows.loc[(rows["status"] == _FINISHED).to_numpy(bool)]
     return pd.Series(_numbers(rows[metric]), index=rows[seed_key].to_numpy())
 
 
-def _told(design: Mapping[str, Any]) -> str:
+def _format_design(design: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={format_value(value)}" for key, value in design.items()) or "a design of no values"
 
 

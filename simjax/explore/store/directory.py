@@ -1,4 +1,4 @@
-"""What lies where in the directory of a sweep, in one part or in several, and how its owner goes on with it."""
+"""Layout of a sweep's directory, in one part or in several (shards), and the options that resume the sweep."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from simjax.explore.text import option
 
 RESULTS, DESIGNS, SWEEP, POINTS = "results.csv", "designs.csv", "sweep.json", "points.csv"
 _SHARD = re.compile(r"shard-([1-9]\d*)-of-([1-9]\d*)")
-_LISTED = 16  # parts
+_LISTED = 16  # parts listed in messages
 
 
 def sweep_directory(directory: str | Path) -> Path:
     """The path of a directory that holds a sweep, or parts of one.
 
     Raises:
-        SimjaxError: it does not exist, is a file, or holds none.
+        SimjaxError: the path does not exist, is a file, or holds no sweep.
     """
     path = Path(directory).expanduser()
     if path.is_file():
@@ -25,7 +25,7 @@ def sweep_directory(directory: str | Path) -> Path:
     if not path.is_dir():
         raise SimjaxError(f"{path}: no such directory")
     if not any(files_of(path, name) for name in (SWEEP, RESULTS)):
-        raise SimjaxError(f"{path}: not a sweep: there is neither {SWEEP} nor {RESULTS} in it")
+        raise SimjaxError(f"{path}: not a sweep: it has neither {SWEEP} nor {RESULTS}")
     return path
 
 
@@ -35,41 +35,41 @@ def files_of(directory: Path, name: str) -> list[Path]:
 
 
 def shard_directory(directory: str | Path, shard: str | None) -> Path:
-    """Where a part "k/n" of a sweep has its files; None is the whole sweep, which has them in the directory itself."""
+    """The directory of part "k/n" of a sweep; for None, the whole sweep, the sweep's directory itself."""
     path = Path(directory).expanduser()
     return path if shard is None else path / "shard-{}-of-{}".format(*shard.split("/"))
 
 
 def check_resume(directory: str | Path, shard: str | None) -> None:
-    """Raise unless the sweep in a directory is one that goes on with this `sweep.shard`; a part of it need not be there yet.
+    """Raise unless the sweep in a directory can be resumed with this `sweep.shard`; the part itself need not exist yet.
 
     Raises:
-        SimjaxError: the directory holds no sweep, or it does in one part and not in several, or the other way round.
+        SimjaxError: the directory holds no sweep, or it holds one part where several were expected, or vice versa.
     """
     path = sweep_directory(directory)
     if _shard_of(path) and (path / SWEEP).is_file():
-        raise SimjaxError(f"{path}: one part of a sweep; {resume_words(path)} goes on with it")
+        raise SimjaxError(f"{path}: one part of a sweep; resume it with {resume_options(path)}")
     there = {number: found for number, found in _shards_in(path).items() if (found / SWEEP).is_file()}
     if (path / SWEEP).is_file():
         if shard is not None and not shard_directory(path, shard).is_dir():
             raise SimjaxError(f"{path}: this sweep has no parts; leave out sweep.shard={shard}")
     elif there and (shard is None or int(shard.partition("/")[2]) not in {parts for _, parts in there}):
-        said = ", ".join([f"{part}/{parts}" for part, parts in there][:_LISTED]) + (" ..." if len(there) > _LISTED else "")
-        raise SimjaxError(f"{path}: it holds parts of a sweep ({said}); {resume_words(path)} goes on with all")
+        listed = ", ".join([f"{part}/{parts}" for part, parts in there][:_LISTED]) + (" ..." if len(there) > _LISTED else "")
+        raise SimjaxError(f"{path}: it holds parts of a sweep ({listed}); resume all with {resume_options(path)}")
 
 
-def resume_words(directory: Path) -> str:
-    """The options that go on with the sweep in a directory, to be pasted behind `simjax run`."""
+def resume_options(directory: Path) -> str:
+    """The options that resume the sweep in a directory, to be pasted after `simjax run`."""
     if shard := _shard_of(directory):
         outer = directory.parent if directory.name else directory.resolve().parent
         return f"{option('sweep.resume', str(outer))} sweep.shard={shard[0]}/{shard[1]}"
-    words = option("sweep.resume", str(directory))
+    resume = option("sweep.resume", str(directory))
     shards = {} if (directory / SWEEP).is_file() else _shards_in(directory)
     if not shards:
-        return words
+        return resume
     parts = next(iter(shards))[1]
     listed = [f"{part}/{parts}" for part in range(1, parts + 1)]
-    return f"-m {words} sweep.shard={','.join(listed if parts <= _LISTED else [*listed[:2], '...', listed[-1]])}"
+    return f"-m {resume} sweep.shard={','.join(listed if parts <= _LISTED else [*listed[:2], '...', listed[-1]])}"
 
 
 def has_parts(directory: str | Path) -> bool:

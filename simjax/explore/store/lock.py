@@ -1,4 +1,4 @@
-"""One writer a directory: a lock file that names its holder and that no dead process can hold."""
+"""A lock file that admits one writer per directory, names its holder, and cannot be held by a dead process."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ except ImportError:  # Windows
 
 
 class DirectoryLock:
-    """Held from its making until `release`, or until the process ends in any way.
+    """A lock that is held from its creation until `release`, or until the process ends in any way.
 
-    The file holds {"pid", "host"} of the holder. What locks is the operating system's lock on the open file (`flock`), which ends with its
-    process: a file that a killed process left is taken over at once, even when another process has its id by now. Where the file system
-    has no such locks, a file with a live process of this host, or with any process of another host, counts as locked.
+    The file holds {"pid", "host"} of the holder. The lock itself is the operating system's lock on the open file (`flock`), which ends with
+    its process: a file that a killed process left is taken over at once, even if another process has its id by now. Where the file system
+    has no such locks, a file that names a live process of this host, or any process of another host, counts as locked.
     """
 
     def __init__(self, path: Path) -> None:
         """Take the lock.
 
         Raises:
-            SimjaxError: another process holds it (named), or the file cannot be written.
+            SimjaxError: another process holds it (the message names it), or the file cannot be written.
         """
         self.path = path
         try:
@@ -62,18 +62,18 @@ class DirectoryLock:
         except OSError:
             holder = _holder(file)
             if holder and not _is_dead(holder):
-                raise self._refusal(holder, f"if that process is gone, remove {self.path}") from None
+                raise self._refusal(holder, f"if that process has ended, remove {self.path}") from None
 
     def _refusal(self, holder: dict[str, Any], remedy: str) -> SimjaxError:
         who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
         return SimjaxError(f"{self.path.parent}: {who} is running this sweep; {remedy}")
 
     def release(self) -> None:
-        """Give the lock back and remove its file; nothing happens the second time."""
+        """Release the lock and remove its file; a second call has no effect."""
         if self._file is not None:
             with suppress(OSError):
-                os.ftruncate(self._file, 0)  # where an open file cannot be removed it shall name nobody
-                self.path.unlink()  # before the lock ends: afterwards the file may be another's
+                os.ftruncate(self._file, 0)  # where an open file cannot be removed, it must not name a holder
+                self.path.unlink()  # before the lock ends: afterwards the file may belong to another process
             os.close(self._file)
             self._file = None
 
@@ -86,7 +86,7 @@ def _same_file(file: int, path: Path) -> bool:
 
 
 def _holder(file: int) -> dict[str, Any]:
-    """What the file says of its holder; nothing when it is empty or half written."""
+    """The holder according to the file; empty if the file is empty or incomplete."""
     try:
         os.lseek(file, 0, os.SEEK_SET)
         found = json.loads(os.read(file, 1000))
@@ -96,7 +96,7 @@ def _holder(file: int) -> dict[str, Any]:
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
-    """Whether the holder is known to have ended: a process of this host that is not there."""
+    """Whether the holder is known to have ended: a process id of this host that does not exist."""
     if holder["host"] != socket.gethostname() or os.name != "posix":
         return False
     try:
@@ -104,5 +104,5 @@ def _is_dead(holder: dict[str, Any]) -> bool:
     except ProcessLookupError:
         return True
     except OSError:
-        pass  # another user's
+        pass  # a process of another user
     return False

@@ -1,4 +1,4 @@
-"""`sweep.json`: what a sweep was asked for, and whether a later run asks for the same. Nothing else reads or writes the file."""
+"""`sweep.json`: the definition of a sweep, and checks that a resumed sweep has the same. No other module reads or writes the file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _list_of(kind: type) -> Callable[[Any], bool]:
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "base": (_list_of(str), "a list of overrides"),
     "keys": (_list_of(str), "a list of swept keys"),
-    "points": (lambda value: isinstance(value, int), "how many there are"),
+    "points": (lambda value: isinstance(value, int), "the number of points"),
     "points_sha256": (lambda value: isinstance(value, str), f"the hash of {POINTS}"),
     "seeds": (lambda value: value is None or _list_of(int)(value), "a list of integers, or null"),
     "objective": (
@@ -35,7 +35,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "lists under maximize, minimize and subject_to",
     ),
 }
-"""What must be in the file beside its version, and how it must look."""
+"""Required fields besides the version, each with a check and a description of valid values."""
 
 
 def write_manifest(
@@ -46,10 +46,10 @@ def write_manifest(
     seeds: Sequence[int] | None,
     objective: Mapping[str, Sequence[str]] | None,
 ) -> dict[str, Any]:
-    """Write `sweep.json` and return its content; the arguments are those of `SweepStore.create`.
+    """Write `sweep.json` and return its content; arguments as in `SweepStore.create`.
 
     Raises:
-        SimjaxError: it cannot be written.
+        SimjaxError: the file cannot be written.
     """
     info = {
         "version": _VERSION,
@@ -68,19 +68,19 @@ def write_manifest(
 
 
 def read_sweep(directory: str | Path) -> dict[str, Any]:
-    """What `sweep.json` says of a sweep (of its first shard, when only the shards have one), be it little; empty when there is none.
+    """The content of a sweep's `sweep.json` (its first shard's if only shards have one), complete or not; empty if there is none.
 
     Raises:
-        SimjaxError: there is no such directory, it holds no sweep, or the file is damaged.
+        SimjaxError: the directory does not exist or holds no sweep, or the file is damaged.
     """
     return next(map(_read, files_of(sweep_directory(directory), SWEEP)), {})
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The content of `sweep.json`, with all that a sweep writes there.
+    """The content of `sweep.json`, with all required fields.
 
     Raises:
-        SimjaxError: the directory holds no sweep, or none that this simjax can go on with.
+        SimjaxError: the directory holds no sweep, or none that this version of simjax can resume.
     """
     file = directory / SWEEP
     if not file.is_file():
@@ -88,7 +88,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise SimjaxError(f"sweep.resume={directory}: {missing}")
     info = _read(file)
     if lacking := [name for name in ("version", *_FIELDS) if name not in info]:
-        raise SimjaxError(f"{file}: damaged: it does not say {', '.join(lacking)}; start the sweep anew in another directory")
+        raise SimjaxError(f"{file}: damaged: it lacks {', '.join(lacking)}; start the sweep anew in another directory")
     return info
 
 
@@ -100,7 +100,7 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(info, dict):
         raise SimjaxError(f"{file}: it must hold a mapping")
     if info.get("version", _VERSION) != _VERSION:
-        raise SimjaxError(f"{file}: not written by a sweep of this simjax; start the sweep anew in another directory")
+        raise SimjaxError(f"{file}: not written by this version of simjax; start the sweep anew in another directory")
     for name, (fits, wanted) in _FIELDS.items():
         if name in info and not fits(info[name]):
             raise SimjaxError(f"{file}: damaged: {name} must be {wanted}")
@@ -108,10 +108,10 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def checked_points(directory: Path, info: Mapping[str, Any], points: Points | None) -> Points:
-    """The points of the sweep: the given ones, or those of `points.csv` beside its `sweep.json`.
+    """The points of the sweep: the given ones, or those of the `points.csv` next to its `sweep.json`.
 
     Raises:
-        SimjaxError: they are not those that the sweep began with.
+        SimjaxError: the points differ from those with which the sweep began.
     """
     if points is None:
         path = directory / POINTS
@@ -122,31 +122,31 @@ def checked_points(directory: Path, info: Mapping[str, Any], points: Points | No
         return read_points(path)
     if sha256(points) != info["points_sha256"]:
         there, now = (info["points"], info["keys"]), (len(points.rows), list(points.keys))
-        said = [f"{counted(count, 'points')} of {' '.join(keys) or 'no key'}" for count, keys in (there, now)]
-        how = f"it has {said[0]}, and {said[1]} are asked for now" if there != now else "the same keys, but other values or another order"
-        raise SimjaxError(f"sweep.resume={directory}: other points than this sweep's ({how}); leave its axes as they were")
+        shown = [f"{counted(count, 'points')} of {' '.join(keys) or 'no key'}" for count, keys in (there, now)]
+        how = f"it has {shown[0]}, the options give {shown[1]}" if there != now else "the same keys, but other values or another order"
+        raise SimjaxError(f"sweep.resume={directory}: other points than this sweep's ({how}); leave its axes unchanged")
     return points
 
 
 def check_base(directory: Path, info: Mapping[str, Any], base: Sequence[str]) -> None:
-    """Raise unless the overrides that are the same for all points say what they said when the sweep began, in whatever order.
+    """Raise unless the overrides shared by all points are those with which the sweep began, in any order.
 
     Raises:
-        SimjaxError: naming those that differ.
+        SimjaxError: the message names those that differ.
     """
     there, now = _last_of_each_key(info["base"]), _last_of_each_key(base)
     if there != now:
-        said = [
+        shown = [
             " ".join(f"{key}={side[key]}" for key in side if side[key] != other.get(key)) for side, other in ((there, now), (now, there))
         ]
         raise SimjaxError(
-            f"sweep.resume={directory}: other settings than this sweep's ({said[0] or 'nothing'} there, {said[1] or 'nothing'} now); "
-            "leave them as they were"
+            f"sweep.resume={directory}: other settings than this sweep's ({shown[0] or 'nothing'} there, {shown[1] or 'nothing'} now); "
+            "leave them unchanged"
         )
 
 
 def changed_versions(info: Mapping[str, Any], names: Sequence[str] = ("simjax", "jax", "python")) -> str:
-    """Which of these programs were others when the sweep began, like "jax 0.9, now 0.10"; empty when none was."""
+    """The programs whose versions have changed since the sweep began, like "jax 0.9, now 0.10"; empty if none."""
     return "; ".join(f"{name} {info.get(name)}, now {now}" for name, now in _versions().items() if name in names and info.get(name) != now)
 
 

@@ -1,4 +1,4 @@
-"""Files that are never half there, and CSV tables as records of bytes."""
+"""Files that are never left incomplete, and CSV tables as records of bytes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from simjax.errors import SimjaxError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment either its old content is there or all of the new one.
+    """Write a file such that at any moment it has either its old content or all of the new one.
 
     Raises:
-        SimjaxError: it cannot be written.
+        SimjaxError: the file cannot be written.
     """
     unfinished = path.with_name(f".{path.name}.unfinished")
     with writing(path):
@@ -30,7 +30,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Tell an `OSError` inside in one line (`SimjaxError`) with the path."""
+    """Turn an `OSError` in the block into a one-line `SimjaxError` with the path."""
     try:
         yield
     except OSError as error:
@@ -41,7 +41,7 @@ def read_bytes(path: Path) -> bytes:
     """The content of a file.
 
     Raises:
-        SimjaxError: it cannot be read.
+        SimjaxError: the file cannot be read.
     """
     try:
         return path.read_bytes()
@@ -50,10 +50,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def append_whole(path: Path, content: bytes, header: bytes) -> None:
-    """Add to a file, after a header when it is new or empty, and return when it is on disk. After an error the file is as it was.
+    """Append to a file, after a header if it is new or empty, and return once it is on disk. After an error the file is unchanged.
 
     Raises:
-        SimjaxError: it cannot be written.
+        SimjaxError: the file cannot be written.
     """
     with writing(path), path.open("ab", buffering=0) as file:
         start = file.seek(0, os.SEEK_END)
@@ -68,14 +68,14 @@ def append_whole(path: Path, content: bytes, header: bytes) -> None:
 
 
 def encode(rows: Iterable[Sequence[Any]]) -> bytes:
-    """Rows as the lines of a CSV; floats as their repr, None as an empty cell."""
+    """Rows as CSV lines; floats as their repr, None as an empty cell."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().encode()
 
 
 def records(content: bytes) -> Iterator[bytes]:
-    """The records of a CSV as they stand, with their ends; a last one without its end is left out. Quoted cells may hold line breaks."""
+    """The records of a CSV, unparsed, with their line ends; an incomplete last one is left out. Quoted cells may hold line breaks."""
     found = b""
     for line in io.BytesIO(content):
         found += line
@@ -85,5 +85,5 @@ def records(content: bytes) -> Iterator[bytes]:
 
 
 def cells(record: bytes) -> list[str]:
-    """The texts in a record."""
+    """The cells of a record."""
     return next(csv.reader([record.decode(errors="replace")]))

@@ -1,4 +1,4 @@
-"""`results.csv` while rows are added to it: a row a point that is done, in the order of completion; cut lines and edits told apart."""
+"""`results.csv` while rows are added to it: one row per completed point, in the order of completion; detects cut lines and edits."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from simjax.metrics.rows import METRICS
 
 ERROR = "error"
 DONE = frozenset({"finished", "tick_limit", "stalled", "invalid"})
-"""Statuses that running the point again would not change."""
+"""Statuses of completed points, which another run would not change."""
 
 
 class ResultsFile:
-    """The file, there or not. Every method reads it anew; only `append`, `mend` and `sort` write.
+    """The file, whether it exists or not. Every method reads it anew; only `append`, `mend` and `sort` write.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         points: all points of the sweep.
-        columns: the header.
+        columns: names of the columns, which are the header.
     """
 
     def __init__(self, path: Path, points: Points) -> None:
@@ -34,12 +34,12 @@ class ResultsFile:
         self._known = frozenset(self.columns)
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows, and return when they are on disk: see `SweepStore.append`."""
+        """Add rows and return once they are on disk, see `SweepStore.append`."""
         if rows:
             append_whole(self.path, encode(map(self._cells, rows)), header=encode([self.columns]))
 
     def done(self) -> set[int]:
-        """The points that need not be run again: all with a row but for errors, which may have passed.
+        """The points that need not be run again: those with a row, except errors, which may not recur.
 
         Raises:
             SimjaxError: the file is damaged.
@@ -48,10 +48,10 @@ class ResultsFile:
         return {point for point, line in self._latest().items() if cells(line)[status] in DONE}
 
     def sort(self) -> bool:
-        """Rewrite the file in the order of the points with the last row of each; whether there is any.
+        """Rewrite the file in the order of the points with the last row of each; returns whether there is any row.
 
         Raises:
-            SimjaxError: it is damaged or cannot be written.
+            SimjaxError: the file is damaged or cannot be written.
         """
         latest = self._latest()
         if latest:
@@ -59,7 +59,7 @@ class ResultsFile:
         return bool(latest)
 
     def mend(self) -> None:
-        """Remove a last line that was cut.
+        """Remove an incomplete last line.
 
         Raises:
             SimjaxError: the file has another header, or cannot be written.
@@ -75,7 +75,7 @@ class ResultsFile:
         self._check_header(lines)
 
     def _cells(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
-        """A row as it is written."""
+        """The cells of a row."""
         point, status, metrics = int(row["point"]), row["status"], [row.get(name) for name in METRICS]
         if not 0 <= point < len(self.points.rows) or not (status in DONE or status == ERROR) or not row.keys() <= self._known:
             raise ValueError(f"not a row of this sweep: {dict(row)}")
@@ -85,7 +85,7 @@ class ResultsFile:
         return (*self._first_cells(point), status, reason, *metrics)
 
     def _first_cells(self, point: int) -> tuple[Any, ...]:
-        """What a row of the point begins with: its number and the values of the swept keys."""
+        """The first cells of a row: the point's number and the values of the swept keys."""
         return (point, *map(format_value, self.points.rows[point]))
 
     def _latest(self) -> dict[int, bytes]:
@@ -94,11 +94,11 @@ class ResultsFile:
         self._check_header(lines)
         latest: dict[int, bytes] = {}
         for number, line in enumerate(lines[1:], 1):
-            if not line.strip():  # as editors leave at the end
+            if not line.strip():  # editors leave such lines at the end
                 continue
             point = line.partition(b",")[0]
             if not (point.isdigit() and int(point) < len(self.points.rows)) or line.count(b",") < len(self.columns) - 1:
-                raise SimjaxError(f"{self.path}: damaged: row {number} is no row of a point ({line[:40]!r}); remove it")
+                raise SimjaxError(f"{self.path}: damaged: row {number} is not the row of a point ({line[:40]!r}); remove it")
             self._check_keys(number, int(point), line)
             latest[int(point)] = line
         return latest
@@ -106,11 +106,11 @@ class ResultsFile:
     def _check_header(self, lines: Sequence[bytes]) -> None:
         if lines and cells(lines[0]) != list(self.columns):
             raise SimjaxError(
-                f"{self.path}: other columns than this simjax writes; the simjax that began it can go on, or start the sweep anew"
+                f"{self.path}: its columns are not those of this version of simjax; resume it with the version that began it, or start anew"
             )
 
     def _check_keys(self, number: int, point: int, line: bytes) -> None:
-        """Raise unless a row has the swept values of its point: someone wrote others into it, or another point's number."""
+        """Raise unless a row has the swept values of its point, that is, if its values or its number were edited."""
         wanted = self._first_cells(point)
         if line.startswith(encode([wanted])[:-1] + b","):
             return

@@ -1,4 +1,4 @@
-"""A sweep on disk: what was asked, the points, the rows that are done; safe against kills, continued by a later run."""
+"""A sweep on disk: its definition, its points and the completed rows; robust against kills, resumable by a later run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from simjax.errors import SimjaxError
 from simjax.explore.keys import SEED
 from simjax.explore.pareto.replicates import aggregate
 from simjax.explore.points import Points, write_points
-from simjax.explore.store.directory import DESIGNS, POINTS, RESULTS, SWEEP, resume_words
+from simjax.explore.store.directory import DESIGNS, POINTS, RESULTS, SWEEP, resume_options
 from simjax.explore.store.lock import DirectoryLock
 from simjax.explore.store.manifest import changed_versions, check_base, checked_points, read_manifest, write_manifest
 from simjax.explore.store.records import write_whole, writing
@@ -26,30 +26,30 @@ PARQUET, LOCK = "results.parquet", "sweep.lock"
 
 
 def refuse_a_sweep(directory: Path) -> None:
-    """Raise where a sweep would overwrite another one.
+    """Raise if a sweep in this directory would overwrite another one.
 
     Raises:
         SimjaxError: the directory holds a sweep.
     """
     if (directory / SWEEP).exists() or (directory / RESULTS).exists():
-        raise SimjaxError(f"{directory}: holds a sweep already; continue it with {resume_words(directory)}, or give another directory")
+        raise SimjaxError(f"{directory}: holds a sweep already; resume it with {resume_options(directory)}, or give another directory")
 
 
 class SweepStore:
     """The directory of a sweep, open for writing by this process alone.
 
-    Made by `create` or `resume`; a context manager that gives the directory back at its end. Rows are on disk when `append` returns. A
-    process killed at any moment leaves whole rows and at most one line that was cut, which readers pass over and `resume` removes.
+    Created by `create` or `resume`; a context manager that releases the directory at its end. Rows are on disk when `append` returns. A
+    process killed at any moment leaves complete rows and at most one incomplete line, which readers ignore and `resume` removes.
 
     Attributes:
-        directory: holds `sweep.json`, `points.csv` and `results.csv`, and after `finish` the other tables.
+        directory: the directory, with `sweep.json`, `points.csv` and `results.csv`, and after `finish` the other tables.
         points: all points of the sweep.
         info: the content of `sweep.json`.
         columns: the header of `results.csv`.
     """
 
     def __init__(self, directory: Path, points: Points, info: dict[str, Any], lock: DirectoryLock) -> None:
-        """Use `create` or `resume`."""
+        """Not for direct use; see `create` and `resume`."""
         self.directory, self.points, self.info, self._lock = directory, points, info, lock
         self._results = ResultsFile(directory / RESULTS, points)
         self.columns = self._results.columns
@@ -65,18 +65,18 @@ class SweepStore:
         seeds: Sequence[int] | None = None,
         objective: Mapping[str, Sequence[str]] | None = None,
     ) -> SweepStore:
-        """Begin a sweep in a directory, which is made when it is missing and may hold other files.
+        """Begin a sweep in a directory, which is created when missing and may hold other files.
 
         Args:
-            directory: where.
-            points: all of its points.
-            base: overrides that are the same for every point.
-            command: whose configuration they override.
-            seeds: the replicate seeds, when every design has the same.
+            directory: the directory.
+            points: all points of the sweep.
+            base: overrides shared by all points.
+            command: the command whose configuration they override.
+            seeds: the replicate seeds, if all designs have the same ones.
             objective: lists under `maximize`, `minimize` and `subject_to`, kept for `simjax pareto`.
 
         Raises:
-            SimjaxError: it holds a sweep already, another process is writing one there, or it cannot be written.
+            SimjaxError: the directory holds a sweep already, is in use by another process, or cannot be written.
         """
         path = Path(directory).expanduser()
         with writing(path):
@@ -85,7 +85,7 @@ class SweepStore:
         try:
             refuse_a_sweep(path)
             write_points(path / POINTS, points)
-            info = write_manifest(path, points, command, base, seeds, objective)  # last: it says that the sweep is there
+            info = write_manifest(path, points, command, base, seeds, objective)  # last, since it marks the directory as a sweep
             return cls(path, points, info, lock)
         except BaseException:
             lock.release()
@@ -93,21 +93,21 @@ class SweepStore:
 
     @classmethod
     def resume(cls, directory: str | Path, points: Points | None = None, base: Sequence[str] | None = None) -> tuple[SweepStore, list[str]]:
-        """Open a sweep to go on with it, after it was stopped or killed.
+        """Open a sweep that was stopped or killed, to continue it.
 
         Args:
-            directory: of the sweep.
-            points: what the sweep to run now asks for; None for whatever the directory says.
-            base: its overrides in any order, or None likewise.
+            directory: the sweep's directory.
+            points: the points that it must have; None accepts those of the directory.
+            base: the shared overrides that it must have, in any order; None accepts those of the directory.
 
         Returns:
-            The store, and lines to warn of.
+            The store, and warnings, one line each.
 
         Raises:
-            SimjaxError: it is no sweep or another one, its files are damaged, or another process is writing it.
+            SimjaxError: the directory holds no sweep or a different one, its files are damaged, or another process is using it.
         """
         path = Path(directory).expanduser()
-        read_manifest(path)  # before the lock: no file is to be left where no sweep is
+        read_manifest(path)  # before the lock, so that no lock file is left in a directory without a sweep
         lock = DirectoryLock(path / LOCK)
         try:
             info = read_manifest(path)
@@ -116,7 +116,7 @@ class SweepStore:
             store = cls(path, checked_points(path, info, points), info, lock)
             store._results.mend()
             changed = changed_versions(info, ("simjax", "jax"))
-            return store, [f"{path}: this sweep began with {changed}: rows of then and of now may not compare"] if changed else []
+            return store, [f"{path}: this sweep began with {changed}: old and new rows may not be comparable"] if changed else []
         except BaseException:
             lock.release()
             raise
@@ -128,34 +128,34 @@ class SweepStore:
         self.close()
 
     def close(self) -> None:
-        """Give the directory back to other processes."""
+        """Release the directory for other processes."""
         self._lock.release()
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows to `results.csv`, and return when they are on disk.
+        """Add rows to `results.csv` and return once they are on disk.
 
         Args:
             rows: `point` (its number), `status` and `reason` (may be left out), and metrics (those left out or None are empty cells). The
-                keys' cells are the store's own business. A row with a NaN is written as an error that names the metric.
+                store adds the cells of the keys. A row with a NaN is written as an error that names the metric.
 
         Raises:
-            SimjaxError: the file cannot be written; what was there before stays as it was.
+            SimjaxError: the file cannot be written; it is unchanged.
             ValueError: a row has a wrong point, status or column.
         """
         self._results.append(rows)
 
     def done(self) -> set[int]:
-        """The points that need not be run again: all with a row but for errors, which may have passed."""
+        """The points that need not be run again: those with a row, except errors, which may not recur."""
         return self._results.done()
 
     def finish(self) -> pd.DataFrame | None:
-        """Write the tables of the rows so far, for good or for a while: more rows may follow.
+        """Write the tables of the rows so far; more rows may follow.
 
-        `results.csv` is rewritten in the order of the points with the last row of each, `results.parquet` is written where pyarrow is
-        installed, and `designs.csv` when there are replicate seeds. Each file is there whole at any moment.
+        `results.csv` is rewritten in the order of the points with the last row of each, `results.parquet` is written if pyarrow is
+        installed, and `designs.csv` if there are replicate seeds. Every file is complete at any moment.
 
         Returns:
-            What `read_results` reads; None when no row is there yet.
+            The table as `read_results` reads it; None if there are no rows yet.
 
         Raises:
             SimjaxError: a file is damaged or cannot be written.
@@ -171,7 +171,7 @@ class SweepStore:
 
 
 def _write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """The table with the same types whatever its rows hold; none without pyarrow."""
+    """Write the table with types that do not depend on its rows; does nothing without pyarrow."""
     if find_spec("pyarrow") is None:
         return
     kinds = {str(name): "string" for name in table.columns if name in ("status", "reason") or table[name].dtype == object}

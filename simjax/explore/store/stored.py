@@ -1,4 +1,4 @@
-"""What a sweep's directory says of its points, to go on with it or to show one."""
+"""The definition of a stored sweep, to resume it or to show one of its points."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from simjax.explore.store.manifest import check_base, checked_points, read_manif
 
 @dataclass(frozen=True)
 class StoredSweep:
-    """A sweep as it was asked for.
+    """The definition of a sweep.
 
     Attributes:
-        directory: of the sweep, or of the first of its parts.
+        directory: directory of the sweep, or of the first of its parts.
         info: the content of its `sweep.json`.
         points: all points of the sweep.
     """
@@ -34,14 +34,14 @@ class StoredSweep:
 
     @property
     def seeds(self) -> tuple[int, ...] | None:
-        """Replicate seeds, None when there are none."""
+        """Replicate seeds, None if there are none."""
         return None if self.info["seeds"] is None else tuple(self.info["seeds"])
 
     def check(self, base: Sequence[str], points: Points) -> None:
-        """Raise unless this is the sweep of these points.
+        """Raise unless the sweep has these points and this base.
 
         Raises:
-            SimjaxError: saying what differs.
+            SimjaxError: the message names the differences.
         """
         check_base(self.directory, self.info, base)
         if points is not self.points:
@@ -52,11 +52,11 @@ def read_stored(directory: str | Path) -> StoredSweep:
     """Read `sweep.json` and `points.csv` of a sweep's directory, or of its first shard.
 
     Raises:
-        SimjaxError: it is no sweep's directory, or they are damaged or do not belong together.
+        SimjaxError: the directory holds no sweep, or the files are damaged or do not belong together.
     """
     path = sweep_directory(directory)
     file = next(iter(files_of(path, SWEEP)), None)
     if file is None:
-        raise SimjaxError(f"{path}: {SWEEP} is missing; without it nobody knows what its points share")
+        raise SimjaxError(f"{path}: {SWEEP} is missing; without it the options that its points share are unknown")
     info = read_manifest(file.parent)
     return StoredSweep(file.parent, info, checked_points(file.parent, info, None))

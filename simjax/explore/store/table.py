@@ -1,4 +1,4 @@
-"""Reading the tables of a sweep's directory, while it runs, after it was killed, or when its shards ran on several hosts."""
+"""Readers of the tables of a sweep's directory, while the sweep runs, after it was killed, or when its shards ran on several hosts."""
 
 from __future__ import annotations
 
@@ -11,44 +11,46 @@ import numpy as np
 import pandas as pd
 
 from simjax.errors import SimjaxError
-from simjax.explore.store.directory import DESIGNS, RESULTS, files_of, resume_words, sweep_directory
+from simjax.explore.store.directory import DESIGNS, RESULTS, files_of, resume_options, sweep_directory
 from simjax.explore.store.records import read_bytes
 
 
 def read_results(directory: str | Path) -> pd.DataFrame:
-    """The points of a sweep that are done, a row each, in the order of their numbers.
+    """The completed points of a sweep, one row each, in the order of their numbers.
 
-    Joins `results.csv` of the directory and of its shards. Of a point that stands there twice the last row counts (the shards' rows come
-    after the directory's own, in the order of their names). A last line without its end, which a killed sweep leaves, is ignored.
+    Joins `results.csv` of the directory and of its shards. If a point occurs twice, the last row counts (the shards' rows come after the
+    directory's own, in the order of their names). An incomplete last line, which a killed sweep leaves, is ignored.
 
     Returns:
-        The columns `point` (int64), the swept keys, `status`, `reason` and the metrics. Floats are exactly those that were written; whole
-        numbers stay whole (Int64 where cells are empty); empty cells are missing values; truth values of keys are strings, `true` and
-        `false`, as in Hydra's overrides.
+        A table with columns `point` (int64), the swept keys, `status`, `reason` and the metrics. Floats are exactly those that were
+        written; whole numbers stay whole (Int64 where cells are empty); empty cells are missing values; truth values of keys are strings,
+        `true` and `false`, as in Hydra's overrides.
 
     Raises:
-        SimjaxError: there is no such directory, it holds no sweep, no point is done yet, or a table is damaged.
+        SimjaxError: the directory does not exist or holds no sweep, no point is completed yet, or a table is damaged.
     """
     path = sweep_directory(directory)
     table = _read(files_of(path, RESULTS))
     if len(table) == 0:
-        raise SimjaxError(f"{path}: no point of this sweep is done yet; {resume_words(path)} starts it again where it stopped")
+        raise SimjaxError(f"{path}: no point of this sweep is done yet; resume it with {resume_options(path)}")
     for name in ("point", "status"):
         if name not in table.columns:
             raise SimjaxError(f"{path}: not the results of a sweep: {RESULTS} has no column '{name}'")
     if table["point"].dtype != np.int64:
-        raise SimjaxError(f"{path}: {RESULTS} is damaged: column 'point' must hold numbers of points; remove the lines where it does not")
+        raise SimjaxError(
+            f"{path}: {RESULTS} is damaged: column 'point' must hold numbers of points; remove the lines in which it does not"
+        )
     return table.drop_duplicates("point", keep="last").sort_values("point", ignore_index=True).astype({"point": "int64"})
 
 
 def read_designs(directory: str | Path) -> pd.DataFrame | None:
-    """The designs of a sweep with replicate seeds, a row each, from its `designs.csv`; None when it has none.
+    """The designs of a sweep with replicate seeds, one row each, from its `designs.csv`; None if there is none.
 
-    Those of shards are not joined: the seeds of a design may lie in several shards. `simjax.explore.pareto.replicates.aggregate` makes
-    designs of what `read_results` joins.
+    Designs of shards are not joined, since the seeds of a design may lie in several shards; instead,
+    `simjax.explore.pareto.replicates.aggregate` makes designs from the table of `read_results`.
 
     Raises:
-        SimjaxError: there is no such directory, it holds no sweep, or the table is damaged.
+        SimjaxError: the directory does not exist or holds no sweep, or the table is damaged.
     """
     own = sweep_directory(directory) / DESIGNS
     table = _read([own]) if own.is_file() else ()
@@ -62,7 +64,7 @@ def swept_keys(table: pd.DataFrame) -> list[str]:
 
 
 def _read(files: list[Path]) -> pd.DataFrame:
-    """CSVs with the same header as one table; a file without a whole header counts as none."""
+    """CSVs with the same header as one table; a file without a complete header is ignored."""
     texts = {file: text for file in files if (text := _whole_lines(file))}
     headers = {file: text.partition(b"\n")[0].rstrip(b"\r") for file, text in texts.items()}
     first = next(iter(texts), None)
@@ -75,16 +77,16 @@ def _read(files: list[Path]) -> pd.DataFrame:
     try:
         return _parse(first, joined)
     except SimjaxError:
-        for file, text in texts.items():  # which of the files it is, and its own line number
+        for file, text in texts.items():  # to name the damaged file and its own line number
             _parse(file, text)
         raise
 
 
 def _whole_lines(file: Path) -> bytes:
-    """A file without a last line that was cut."""
+    """The content of a file without an incomplete last line."""
     content = read_bytes(file)
     end = content.rfind(b"\n") + 1
-    while content.count(b'"', 0, end) % 2:  # that end of a line is one within a cell
+    while content.count(b'"', 0, end) % 2:  # this line end lies within a cell
         end = content.rfind(b"\n", 0, end - 1) + 1
     return content[:end].lstrip()
 
@@ -100,20 +102,20 @@ def _parse(file: Path, text: bytes) -> pd.DataFrame:
     except UnicodeDecodeError as error:
         raise SimjaxError(f"{file}: not a text file") from error
     except pd.errors.ParserWarning as error:
-        raise SimjaxError(f"{file}: damaged: the lines have more fields than the header names") from error
+        raise SimjaxError(f"{file}: damaged: lines have more fields than the header") from error
     except (pd.errors.ParserError, ValueError) as error:
         raise SimjaxError(f"{file}: damaged: {str(error).removeprefix('Error tokenizing data. C error: ').strip()}") from error
     return table.apply(_plain)
 
 
 def _exact_floats() -> dict[str, Any]:
-    """What makes pandas read floats to the last bit: since 3.1 nothing, and the option is deprecated."""
+    """Options with which pandas reads floats to the last bit; none since 3.1, which deprecates the option."""
     version = tuple(int(part) for part in pd.__version__.split(".")[:2])
     return {} if version >= (3, 1) else {"float_precision": "round_trip"}
 
 
 def _plain(column: pd.Series) -> pd.Series:
-    """A nullable column as what pandas users expect: numpy's types but for whole numbers with empty cells."""
+    """A nullable column converted to the type that pandas users expect: numpy's types, except for whole numbers with empty cells."""
     if pd.api.types.is_bool_dtype(column):
         return column.map({True: "true", False: "false"}).astype(object)
     if pd.api.types.is_float_dtype(column) or column.isna().all():

@@ -1,4 +1,4 @@
-"""`config.json` of a measured run: what served it, in LLMServingSim's cluster schema or in simjax's own terms."""
+"""`config.json` of a measured run: the cluster that served it, in LLMServingSim's schema or in simjax's own."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ OWN_CLUSTER_KEYS = ("instances", "tensor_parallel_size", "link_bandwidth_bytes_p
 
 @dataclass(frozen=True)
 class MeasuredCluster:
-    """The one kind of engine that served a run.
+    """The instances, all alike, that served a run.
 
     Attributes:
-        model, device: as the file names them.
-        tensor_parallel_size, instances: GPUs of an engine, engines.
-        mem_util: fraction of the memory that the file states, None without.
-        hardware: what it says about the hardware.
-        flags: engine flags that it states, which count before what the engine recorded.
+        model, device: names, as in the file.
+        tensor_parallel_size, instances: GPUs per instance, and number of instances.
+        mem_util: `gpu_memory_utilization` according to the file, None if absent.
+        hardware: properties of the hardware according to the file.
+        flags: flags of the serving software according to the file, which override those that it recorded itself.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""Reading the files of a measured run: what is missing or malformed becomes one line that names the file and the field."""
+"""Readers for the files of a measured run; errors are one line that names the file and the field."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from simjax.errors import SimjaxError
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A JSON or YAML file that holds one mapping.
+    """The mapping in a JSON or YAML file.
 
     Raises:
         SimjaxError: the file is missing, cannot be parsed, or holds something else.
@@ -41,7 +41,7 @@ def find(mapping: dict[str, Any], dotted: str) -> Any:
 
 
 def require(mapping: dict[str, Any], dotted: str, path: Path) -> Any:
-    """`find`, or a SimjaxError that names the file and the field."""
+    """The value found by `find`; raises a SimjaxError that names the file and the field if it is missing."""
     value = find(mapping, dotted)
     if value is None:
         raise SimjaxError(f"{path}: the field {dotted} is missing")
@@ -49,7 +49,7 @@ def require(mapping: dict[str, Any], dotted: str, path: Path) -> Any:
 
 
 def number(value: Any, name: str, path: Path) -> float:
-    """A finite number, or a SimjaxError; booleans are not numbers."""
+    """`value` as a float; raises a SimjaxError unless it is a finite number (booleans are not numbers)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
         raise SimjaxError(f"{path}: {name} must be a number, found {value!r}")
     return float(value)
@@ -75,7 +75,7 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def numeric(table: pd.DataFrame, column: str, path: Path, rows: np.ndarray | None = None) -> np.ndarray:
-    """The cells of a column as float64, where `rows` (bool) is true; a SimjaxError names the first that is empty or not a number."""
+    """The cells of a column as float64, where `rows` (bool) is true; raises a SimjaxError at the first that is not a finite number."""
     values = np.asarray(pd.to_numeric(table[column], errors="coerce"), dtype=np.float64)
     wanted = np.ones(len(values), bool) if rows is None else rows
     if (bad := np.flatnonzero(~np.isfinite(values) & wanted)).size:

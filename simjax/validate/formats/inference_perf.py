@@ -18,8 +18,8 @@ def read_inference_perf(folder: Path, device: str | None = None) -> MeasuredRun:
     """Read an experiment; its row of `../index.csv` gives the KV blocks and the block size.
 
     Output lengths are the server's nominal ones (the client counts re-tokenised text), and rows with an error are left out. The layout
-    records neither the GPU nor the vLLM version: H100 and 0.15 are assumed, and `device` overrides the first. `prompt_id_mod100`
-    becomes the prefix key: requests with the same value sent the same prompt.
+    records neither the GPU nor the vLLM version: H100 and 0.15 are assumed, and `device` overrides the former. `prompt_id_mod100`
+    becomes the prefix key: requests with the same value had the same prompt.
     """
     config_path, path, index_path = folder / "exp-config.yaml", folder / "requests.csv.gz", folder.parent / "index.csv"
     config = read_mapping(config_path)

@@ -21,9 +21,9 @@ _SERIES = ("t", "prompt_throughput", "gen_throughput", "running", "waiting", "kv
 def read_llmservingsim(folder: Path, device: str | None = None) -> MeasuredRun:
     """Read `config.json`, `vllm/meta.json`, `vllm/requests.jsonl` and `vllm/timeseries.csv`.
 
-    `arrival_time` is on the wall clock and the other stamps are on a monotonic one. The request that the engine queued soonest
-    after its arrival is taken to have been queued at once, which aligns the clocks; the others then queue late by what the API server
-    took. TTFT and E2E start at the arrival.
+    `arrival_time` is on the wall clock and the other stamps are on a monotonic one. The request with the shortest time from arrival to
+    queueing is assumed to have been queued at once, which aligns the clocks; the delays of the others are the time of the API server.
+    TTFT and E2E start at the arrival.
     """
     meta_path, config_path = folder / "vllm" / "meta.json", folder / "config.json"
     meta = read_mapping(meta_path)
@@ -37,17 +37,17 @@ def read_llmservingsim(folder: Path, device: str | None = None) -> MeasuredRun:
         raise SimjaxError(f"{config_path}: tp_size={degree}, but {meta_path} has tensor_parallel_size={tensor_parallel}")
     engine, assumptions = _engine(meta, meta_path, cluster)
     rows = read_lines(folder / "vllm" / "requests.jsonl", ("input_toks", "output_toks", *_STAMPS))
-    served = [row for row in rows if all(row[key] is not None for key in _STAMPS)]
-    if not served:
+    answered = [row for row in rows if all(row[key] is not None for key in _STAMPS)]
+    if not answered:
         raise nothing_succeeded(folder)
-    column = {key: np.array([row[key] for row in served], dtype=np.float64) for key in ("input_toks", "output_toks", *_STAMPS)}
+    column = {key: np.array([row[key] for row in answered], dtype=np.float64) for key in ("input_toks", "output_toks", *_STAMPS)}
     first_arrival = float(column["arrival_time"].min())
-    # Differences first: the clocks' origins cost digits.
+    # Differences first: the large origins of the clocks would lose digits.
     arrival = column["arrival_time"] - first_arrival
     lag = column["queued_ts"] - column["queued_ts"].min() - arrival
     lag = lag - lag.min()
     run = MeasuredRun(
-        name="/".join(folder.resolve().parts[-2:]),  # RTX4090/Llama-3.1-8B: the folder says the model, its parent the GPU
+        name="/".join(folder.resolve().parts[-2:]),  # RTX4090/Llama-3.1-8B: the folder names the model, its parent the GPU
         source=folder,
         model=cluster.model if cluster else require(meta, "model", meta_path),
         device=gpu,
@@ -59,11 +59,11 @@ def read_llmservingsim(folder: Path, device: str | None = None) -> MeasuredRun:
         prompt_tokens=column["input_toks"],
         output_tokens=column["output_toks"],
         ttft_s=column["first_token_ts"] - column["queued_ts"] + lag,
-        tpot_s=np.zeros(len(served)),
+        tpot_s=np.zeros(len(answered)),
         e2e_s=column["last_token_ts"] - column["queued_ts"] + lag,
         queue_delay_s=lag,
         timeseries=_timeseries(folder / "vllm" / "timeseries.csv", meta, meta_path, first_arrival),
-        failed=len(rows) - len(served),
+        failed=len(rows) - len(answered),
         replayed=None if (trace := find(meta, "dataset_path")) is None else str(trace),
         assumptions=assumptions,
     )
@@ -71,19 +71,22 @@ def read_llmservingsim(folder: Path, device: str | None = None) -> MeasuredRun:
 
 
 def _engine(meta: dict[str, Any], path: Path, cluster: MeasuredCluster | None) -> tuple[EngineFacts, tuple[str, ...]]:
-    """The engine's limits: `config.json`, the resolved configuration, what was asked for, then vLLM's defaults, which are noted."""
+    """The limits of an instance and the assumptions made.
+
+    Sources in order: `config.json`, the resolved configuration, the requested flags, and vLLM's defaults, which count as assumptions.
+    """
     assumptions: list[str] = []
     flags, mem_util = (cluster.flags, cluster.mem_util) if cluster else ({}, None)
 
     def known(name: str) -> Any:
-        places = (
+        sections = (
             "resolved_config.scheduler_config",
             "resolved_config.cache_config",
             "resolved_config.model_config",
             "kv_cache",
             "engine_kwargs",
         )
-        recorded = (value for place in places if (value := find(meta, f"{place}.{name}")) is not None)
+        recorded = (value for section in sections if (value := find(meta, f"{section}.{name}")) is not None)
         return flags[name] if name in flags else next(recorded, None)
 
     def limit(name: str) -> int:
@@ -124,7 +127,7 @@ def _engine(meta: dict[str, Any], path: Path, cluster: MeasuredCluster | None) -
 
 
 def _timeseries(path: Path, meta: dict[str, Any], meta_path: Path, first_arrival: float) -> pd.DataFrame | None:
-    """The sampled series on the clock of the first arrival; `t` counts from `started_at` and marks the end of an interval."""
+    """The sampled series, in seconds from the first arrival; `t` counts from `started_at` and marks the end of an interval."""
     if not path.is_file():
         return None
     table = read_table(path, _SERIES)

@@ -1,4 +1,4 @@
-"""Measured runs kept as one `trace.csv.gz` with wall-clock stamps a request, and the server's configuration beside them."""
+"""Measured runs recorded as one `trace.csv.gz` with wall-clock stamps of each request, and the server's configuration."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _COLUMNS = ("input_tokens", "output_tokens", "server_input_tokens", "send_time_u
 def read_request_trace(folder: Path, device: str | None = None) -> MeasuredRun:
     """Read `trace.csv.gz` (or `.csv`) and `server_config.json` from the folder or its parent.
 
-    The arrival is the time the client sent the request, the prompt length is the server's count where it has one (the client's is
-    nominal), and rows whose status is not `ok` are left out. The layout records neither the GPU nor `max_num_seqs`: H100 and 256 are
-    assumed, and `device` overrides the first.
+    The arrival is the time at which the client sent the request, the prompt length is the server's count where it has one (the client's
+    is nominal), and rows whose status is not `ok` are left out. The layout records neither the GPU nor `max_num_seqs`: H100 and 256 are
+    assumed, and `device` overrides the former.
     """
     path = next(candidate for name in ("trace.csv.gz", "trace.csv") if (candidate := folder / name).is_file())
     config_path = next((c for c in (folder / "server_config.json", folder.parent / "server_config.json") if c.is_file()), None)

@@ -1,4 +1,4 @@
-"""What the contents of requests share, as a radix tree."""
+"""Radix tree of the prefixes that the contents of requests share."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from simjax.errors import SimjaxError
 class Prefixes:
     """Radix tree of the contents of R requests, in tokens, so that any block size can be used with it.
 
-    The content of a request is its prompt followed by its output. Node `v` is the run of tokens [start_tokens[v], end_tokens[v]) of every
-    content whose path holds it: two requests share their first t tokens when the last common node of their paths ends at t. What nobody
-    shares, or is not known (outputs without token ids), is a last node of the request's own. Nodes are numbered in the order in which
-    the requests' paths first hold them.
+    The content of a request is its prompt followed by its output. Prefix node `v` is the run of tokens [start_tokens[v], end_tokens[v]) of
+    every content whose path holds it: two requests share their first t tokens when the last common node of their paths ends at t. Tokens
+    that are not shared, or not known (outputs without token ids), form a last node that only this request has. Nodes are numbered in the
+    order of their first appearance on the requests' paths.
 
     Attributes:
-        start_tokens, end_tokens: int32[M], start < end.
-        offsets: int32[R+1].
+        start_tokens, end_tokens: int32[M], positions in the content at which each node starts and ends (exclusive), start < end.
+        offsets: int32[R+1], bounds of each request's path in `nodes`.
         nodes: int32[offsets[-1]]; nodes[offsets[r]:offsets[r+1]] is the path of request r, root first: it covers [0, prompt + output)
             without gaps.
     """
@@ -39,12 +39,12 @@ class Prefixes:
 
     @property
     def requests(self) -> np.ndarray:
-        """int32[offsets[-1]]: the request of each entry of `nodes`."""
+        """int32[offsets[-1]]: the request whose path holds each entry of `nodes`."""
         return np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.offsets))
 
     @property
     def sharers(self) -> np.ndarray:
-        """int64[M]: how many requests share each node."""
+        """int64[M]: number of requests that share each node."""
         return np.bincount(self.nodes, minlength=self.num_nodes)
 
     @property
@@ -57,11 +57,11 @@ class Prefixes:
         return parent
 
     def path(self, request: int) -> np.ndarray:
-        """Nodes of a request's content, root first."""
+        """Prefix nodes of a request's content, root first."""
         return self.nodes[self.offsets[request] : self.offsets[request + 1]]
 
     def shared_tokens(self, a: int, b: int) -> int:
-        """How many tokens the contents of requests `a` and `b` share."""
+        """Number of leading tokens that the contents of requests `a` and `b` share."""
         first, second = self.path(a), self.path(b)
         same = first[: len(second)] == second[: len(first)]
         common = len(same) if same.all() else int(same.argmin())
@@ -87,5 +87,5 @@ class Prefixes:
             raise SimjaxError(f"{source}: request {r}: its path ends at token {ends[self.offsets[r + 1] - 1]} of {total_tokens[r]}")
         parent = self.parents[self.nodes]
         if np.any(parent != np.where(first, -1, np.roll(self.nodes, 1))):
-            raise SimjaxError(f"{source}: a node of the shared prefixes follows two different ones")
+            raise SimjaxError(f"{source}: a node of the shared prefixes has two different parents")
         return self

@@ -1,4 +1,4 @@
-"""From what is known of the requests' contents (ids of tokens, ids of blocks, who continues whom) to the tree of what they share."""
+"""Builds the radix tree of shared prefixes from what is known about contents: token ids, block ids, or which request continues which."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from simjax.workload.contents.prefixes import Prefixes
 
 
 def from_blocks(ids: Sequence[np.ndarray], tokens_per_id: int, known_tokens: np.ndarray, total_tokens: np.ndarray) -> Prefixes:
-    """The tree of contents that are given as ids of successive runs of `tokens_per_id` tokens: 1 for token ids, more for block hashes.
+    """The tree of contents given as ids of successive runs of `tokens_per_id` tokens: 1 for token ids, more for block hashes.
 
-    Equal ids at the same place mean equal tokens only where all ids before them are equal too; ids are never looked at elsewhere.
+    Equal ids at the same position mean equal tokens only where all ids before them are equal too; ids are never compared elsewhere.
 
     Args:
-        ids: int[n_r] of each request.
-        tokens_per_id: tokens that an id stands for.
-        known_tokens: int[R], how many tokens of the content the ids cover, at most n_r * tokens_per_id: the last id may stand for a
-            partial block, of which two requests share what both cover.
-        total_tokens: int[R], prompt + output; what is beyond the known tokens is the request's own.
+        ids: int[n_r] for each request r.
+        tokens_per_id: number of tokens that an id stands for.
+        known_tokens: int[R], number of tokens of the content that the ids cover, at most n_r * tokens_per_id: the last id may stand for a
+            partial block, of which two requests share the tokens that both cover.
+        total_tokens: int[R], prompt + output; the tokens beyond the known ones are not shared.
     """
     counts = -(-np.asarray(known_tokens, np.int64) // tokens_per_id)
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    flat = np.concatenate([of[:n] for of, n in zip(ids, counts, strict=True)]) if len(ids) else np.zeros(0, np.int64)
+    flat = np.concatenate([row[:n] for row, n in zip(ids, counts, strict=True)]) if len(ids) else np.zeros(0, np.int64)
     ends = (np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts) + 1) * tokens_per_id
     some = counts > 0
     ends[offsets[1:][some] - 1] = np.asarray(known_tokens)[some]
@@ -35,8 +35,8 @@ def from_keys(keys: Sequence[Hashable | None], shared_tokens: np.ndarray, total_
     """The tree of contents that start alike where their keys are equal.
 
     Args:
-        keys: of each request; None for one that shares nothing.
-        shared_tokens: int[R], the first tokens that the key stands for; two requests share the smaller number.
+        keys: key of each request; None for one that shares nothing.
+        shared_tokens: int[R], number of leading tokens that the key stands for; two requests share the smaller number.
         total_tokens: int[R], prompt + output.
     """
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
@@ -55,15 +55,15 @@ def from_history(
     """The tree of contents that continue each other.
 
     Args:
-        before: int[R], the request whose content this one starts with; it has a smaller index; -1 for none.
-        shared_tokens: int[R], so many first tokens of it, at most its content.
+        before: int[R], the request whose content this one continues, which has a smaller index; -1 for none.
+        shared_tokens: int[R], number of leading tokens taken over from it, at most its whole content.
         total_tokens: int[R], prompt + output.
-        groups: int[R], of the requests that start with no other's content.
-        group_tokens: int[R], so many first tokens are shared within the group.
+        groups: int[R], group of each request; used where `before` is -1.
+        group_tokens: int[R], number of leading tokens shared within the group.
     """
     n = len(before)
-    owners: list[np.ndarray] = []  # of each request: whose tokens it holds, one after the other ...
-    limits: list[np.ndarray] = []  # ... and up to which token each
+    owners: list[np.ndarray] = []  # for each request: the owners of the successive runs of tokens in its content ...
+    limits: list[np.ndarray] = []  # ... and the token at which each run ends
     for r, (parent, shared, total) in enumerate(zip(before.tolist(), shared_tokens.tolist(), total_tokens.tolist(), strict=True)):
         if parent >= 0 and shared > 0:
             runs = 1 + int(np.searchsorted(limits[parent], shared))
@@ -82,21 +82,21 @@ def from_history(
 
 
 def from_runs(ids: np.ndarray, ends: np.ndarray, offsets: np.ndarray, total_tokens: np.ndarray) -> Prefixes:
-    """The tree of contents that are given as successive runs of tokens.
+    """The tree of contents given as successive runs of tokens.
 
-    Two requests whose runs are the same up to run k share these, and of run k, when it has the same id in both, what both hold of it.
+    Two requests whose runs are equal before run k share those runs, and, where run k has the same id in both, the shorter of the two.
 
     Args:
-        ids: int[N], what the tokens of a run are.
+        ids: int[N], identity of the tokens of each run.
         ends: int[N], the token at which a run ends, rising within a request and at most its `total_tokens`; the next one starts there.
-        offsets: int[R+1]; the runs of request r are offsets[r]:offsets[r+1]. The rest of its content is its own.
+        offsets: int[R+1]; the runs of request r are offsets[r]:offsets[r+1]. The rest of its content is not shared.
         total_tokens: int[R], prompt + output.
     """
     runs = _symbols(ids, ends)
     order = _sorted(runs, offsets)
     shared = _shared_with_next(runs, ends, offsets, order)
     depth, parent, attached = _intervals(shared.tolist())
-    # From the tree of sorted requests to paths: a request ends in a node of its own below the one it is attached to, if it is longer.
+    # From the tree of sorted requests to paths: a request longer than the node it is attached to ends in a leaf of its own below it.
     total = np.asarray(total_tokens)[order]
     own = np.flatnonzero(total > depth[attached])
     n, inner = len(order), len(depth)
@@ -122,7 +122,7 @@ def from_runs(ids: np.ndarray, ends: np.ndarray, offsets: np.ndarray, total_toke
 
 
 def _symbols(ids: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Big-endian uint32[N, 2] of (id, end): sorted as bytes, equal ids come with rising ends."""
+    """Big-endian uint32[N, 2] of (id, end), so that sorting the bytes puts equal ids in the order of rising ends."""
     if len(ids) and (ids.min() < 0 or ids.max() >= 2**32):
         ids = np.unique(ids, return_inverse=True)[1].reshape(-1)
     return np.stack([ids, ends], axis=1).astype(">u4")
@@ -136,7 +136,7 @@ def _sorted(runs: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def _shared_with_next(runs: np.ndarray, ends: np.ndarray, offsets: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """int64[R-1]: tokens that successive requests of `order` share. Any two requests share the least of those between them."""
+    """int64[R-1]: tokens that successive requests of `order` share. Any two requests share the minimum of the entries between them."""
     ids, both = runs[:, 0], runs.view(np.uint64).reshape(-1)
     start, stop = offsets[order], offsets[order + 1]
     shared = np.zeros(max(len(order) - 1, 0), np.int64)
@@ -161,8 +161,8 @@ def _intervals(shared: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The tree of the prefixes that neighbours share (int[R-1] tokens).
 
     Returns:
-        for each node the token at which it ends, and its parent (node 0 is the root and ends at 0); for each of the R sorted requests the
-        deepest node that it shares.
+        The token at which each node ends, each node's parent (node 0 is the root and ends at 0), and for each of the R sorted requests
+        the deepest node that it shares.
     """
     depth, parent, attached = [0], [0], []
     open_nodes = [0]

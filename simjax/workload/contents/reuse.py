@@ -1,9 +1,9 @@
-"""How much of the prompts a prefix cache could serve: requests fed one after the other, without timing.
+"""Prefix-cache hits to expect from a workload: its requests are fed to a cache one after the other, without timing.
 
-The cache holds blocks of `block_size` tokens and evicts the least recently used one; a request looks up its prompt's blocks, then uses all
-blocks of its content, the deepest first, so that the start of a content outlives its continuation. All cache sizes are evaluated at once:
-under LRU a block is found in a cache of C blocks exactly when fewer than C others were used since its last use. Whole nodes of the tree
-move together, so the cost grows with the nodes on the paths, not with the blocks.
+The cache holds blocks of `block_size` tokens and evicts the least recently used one; a request looks up its prompt's blocks, then touches
+all blocks of its content, the deepest first, so that the start of a content outlives its continuation. All cache sizes are evaluated at
+once: under LRU a block is found in a cache of C blocks exactly when fewer than C others were used since its last use. All blocks of a
+prefix node move together, so the run time grows with the nodes on the paths, not with the blocks.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from simjax.workload.workload import Workload
 
 @dataclass(frozen=True)
 class Reuse:
-    """Which blocks of the prompts were used before, and how long ago.
+    """Blocks of the prompts that were used before, with the number of other blocks used since.
 
     Attributes:
-        block_size: tokens.
-        prompt_tokens: of all requests.
-        prompt_blocks: blocks that were looked up.
-        distinct_blocks: different blocks used; a cache of that size never evicts.
-        hit_requests: requests that find at least one block when nothing is evicted.
+        block_size: tokens per block.
+        prompt_tokens: prompt tokens of all requests together.
+        prompt_blocks: number of blocks looked up.
+        distinct_blocks: number of different blocks used; a cache of that size never evicts.
+        hit_requests: number of requests that find at least one block when nothing is evicted.
         others, blocks: int64[K] each: runs of blocks that were used before; `others[k]` different blocks were used since the last use of
             the first of `blocks[k]` blocks, and one more for each next one.
     """
@@ -41,30 +41,29 @@ class Reuse:
     blocks: np.ndarray
 
     def hit_blocks(self, cache_blocks: int | None = None) -> int:
-        """Blocks found in an LRU cache of so many blocks; None: nothing is ever evicted (the ideal)."""
+        """Number of blocks found in an LRU cache of `cache_blocks` blocks; None: nothing is ever evicted (the ideal)."""
         if cache_blocks is None:
             return int(self.blocks.sum())
         return int(np.clip(cache_blocks - self.others, 0, self.blocks).sum())
 
     def token_hit_fraction(self, cache_blocks: int | None = None) -> float:
-        """Tokens of the blocks found, of all prompt tokens: what vLLM reports as its prefix cache hit rate."""
+        """Tokens of the blocks found as a fraction of all prompt tokens, which vLLM reports as its prefix cache hit rate."""
         return self.hit_blocks(cache_blocks) * self.block_size / self.prompt_tokens
 
     def block_hit_fraction(self, cache_blocks: int | None = None) -> float:
-        """Blocks found, of all blocks looked up."""
+        """Blocks found as a fraction of all blocks looked up."""
         return self.hit_blocks(cache_blocks) / self.prompt_blocks if self.prompt_blocks else 0.0
 
 
 def prefix_reuse(workload: Workload, block_size: int = 16, outputs: bool = True, partial_blocks: bool = False) -> Reuse:
-    """Feeds the requests to a prefix cache in their order; calls of sessions in the order in which they would come if all were served at
-    once.
+    """Feeds the requests to a prefix cache in the order of `feeding_order`.
 
     Args:
-        workload: one with known prefixes.
-        block_size: tokens of a block.
+        workload: a workload with known prefixes.
+        block_size: tokens per block.
         outputs: whether outputs are cached too, as far as they are computed (all but the last token), or only prompts.
         partial_blocks: False counts as vLLM does: only whole blocks are found, and never the last token of a prompt. True counts like
-            traces of block hashes: the started last block of a prompt is a block like others (outputs are then left out).
+            traces of block hashes: the partial last block of a prompt is a block like any other (outputs are then left out).
 
     Raises:
         SimjaxError: nothing is known about prefixes, or the block size is below 1.
@@ -100,7 +99,7 @@ def prefix_reuse(workload: Workload, block_size: int = 16, outputs: bool = True,
 
 
 def feeding_order(workload: Workload) -> np.ndarray:
-    """int64[R]: the requests by the time at which they would be sent if all were served at once."""
+    """int64[R]: the requests in the order in which they would be sent if each finished as soon as it was sent."""
     sessions = workload.sessions
     if sessions is None:
         return np.arange(len(workload))
@@ -113,11 +112,11 @@ def feeding_order(workload: Workload) -> np.ndarray:
 
 
 Item = tuple[int, int]
-"""A run of blocks that is always used as a whole, and how many blocks it is."""
+"""Identity and number of blocks of a run of blocks that is always used as a whole."""
 
 
 def _items(workload: Workload, used_tokens: np.ndarray, block_size: int, partial_blocks: bool) -> list[list[Item]]:
-    """Of each request its blocks, root first. A block belongs to the node that holds its last token."""
+    """The runs of blocks of each request, root first. A block belongs to the prefix node that holds its last token."""
     assert workload.prefixes is not None
     prefixes = tree.split_at(workload.prefixes, used_tokens)  # now every request uses nodes as a whole
     ends, starts = prefixes.end_tokens[prefixes.nodes], prefixes.start_tokens[prefixes.nodes]
@@ -138,8 +137,8 @@ def _items(workload: Workload, used_tokens: np.ndarray, block_size: int, partial
 class _Recency:
     """All blocks ever used, by their last use.
 
-    What a request used last is a stretch of its path: its start was used again by later ones. So the blocks are kept as a number a request,
-    in a Fenwick tree that sums them, and their place on the path tells the rest.
+    The blocks whose last user is a given request form one stretch of its path, since later requests reuse paths from their start. So one
+    number of blocks per request is enough; a Fenwick tree sums them, and the order within a stretch follows from the path.
     """
 
     def __init__(self, requests: int) -> None:
@@ -148,7 +147,7 @@ class _Recency:
         self.total = 0
 
     def use(self, items: list[Item], now: int) -> list[Item]:
-        """Use the items of a request; returns those known before: how many blocks were used since each, and how many blocks it is."""
+        """Touch the items of request `now`; returns (blocks used since, number of blocks) for each item that was known before."""
         found: list[Item] = []
         moved: list[Item] = []
         for last, group in groupby(items, key=lambda item: self._last.get(item[0], -1)):

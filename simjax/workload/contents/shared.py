@@ -14,7 +14,7 @@ from simjax.workload.workload import Workload
 
 
 def draw_groups(groups: int, zipf: float | None, rng: np.random.Generator, n: int) -> np.ndarray:
-    """int64[n] in [0, groups): all equally likely, or the k-th (from 1) with probability proportional to k^-zipf.
+    """Random groups, int64[n] in [0, groups): all equally likely, or the k-th (from 1) with probability proportional to k^-zipf.
 
     Raises:
         SimjaxError: no groups, or an exponent that is not positive.
@@ -29,7 +29,7 @@ def draw_groups(groups: int, zipf: float | None, rng: np.random.Generator, n: in
 
 
 def share_prefixes(workload: Workload, groups: np.ndarray, tokens: int) -> Workload:
-    """The same requests, of which those of a group (int[R]) share the first `tokens` tokens of their prompts, or the shorter prompt."""
+    """The same requests, where those of the same group (int[R]) share the first `tokens` tokens of their prompts, or the shorter prompt."""
     shared = np.minimum(workload.prompt_tokens, tokens)
     total = workload.prompt_tokens.astype(np.int64) + workload.output_tokens
     prefixes = from_keys(groups.tolist(), shared, total)

@@ -1,4 +1,4 @@
-"""Operations on the tree of shared prefixes: selecting requests, joining, cutting, splitting where the engine needs it."""
+"""Operations on the tree of shared prefixes: select requests, join trees, limit lengths, split nodes where the engine needs it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simjax.workload.sessions import Sessions
 
 
 def finish(prefixes: Prefixes, prompt_tokens: np.ndarray, sessions: Sessions | None) -> Prefixes:
-    """The smallest tree of the same contents that still splits where a cached prompt's last token stands.
+    """The smallest tree of the same contents that is still split before the last token of prompts that may be cached as a whole.
 
     vLLM recomputes the last block of a prompt that is cached as a whole. So a node is split at `prompt_tokens - 1` and at `prompt_tokens`
     (int32[R]) of a request r where another request also covers token `prompt_tokens - 1`, unless that one waits for r and so cannot have
@@ -21,7 +21,7 @@ def finish(prefixes: Prefixes, prompt_tokens: np.ndarray, sessions: Sessions | N
 
 
 def take(prefixes: Prefixes, index: np.ndarray) -> Prefixes:
-    """The paths of the requests `index` (int[K], in their new order); `finish` makes it a tree of these only."""
+    """The tree of the requests `index` (int[K], in their new order), not yet reduced; `finish` reduces it."""
     counts = np.diff(prefixes.offsets)[index]
     offsets = _offsets(counts)
     entries = np.repeat(prefixes.offsets[index] - offsets[:-1], counts) + np.arange(offsets[-1])
@@ -40,7 +40,7 @@ def join(parts: Sequence[Prefixes]) -> Prefixes:
 
 
 def private(total_tokens: np.ndarray) -> Prefixes:
-    """The tree of contents (int[R] tokens) that share nothing: a node a request."""
+    """The tree of contents (int[R] tokens) that share nothing: one node per request."""
     n = len(total_tokens)
     return Prefixes(
         np.zeros(n, np.int32), np.asarray(total_tokens, np.int32), np.arange(n + 1, dtype=np.int32), np.arange(n, dtype=np.int32)
@@ -48,10 +48,9 @@ def private(total_tokens: np.ndarray) -> Prefixes:
 
 
 def limit(prefixes: Prefixes, known_tokens: np.ndarray, total_tokens: np.ndarray) -> Prefixes:
-    """Contents of other lengths.
+    """The tree after a change of the contents' lengths, not yet reduced; `finish` reduces it.
 
-    The first `known_tokens` (int[R], at most the old length) of each request stay what they were, the rest up to `total_tokens` (int[R]) is
-    its own. `finish` makes the tree small again.
+    The first `known_tokens` (int[R], at most the old length) of each request stay; the rest up to `total_tokens` (int[R]) is not shared.
     """
     cut = split_at(prefixes, known_tokens)
     kept = cut.end_tokens[cut.nodes] <= np.repeat(known_tokens, np.diff(cut.offsets))
@@ -72,7 +71,7 @@ def split_at(prefixes: Prefixes, tokens: np.ndarray) -> Prefixes:
 
 
 def _merged(prefixes: Prefixes) -> Prefixes:
-    """Nodes that are always followed by the same one are one node with it."""
+    """The tree with chains of nodes that always appear together merged into one node each."""
     sharers, parents = prefixes.sharers, prefixes.parents
     head = (parents < 0) | (sharers[parents] != sharers)
     kept = head[prefixes.nodes]
@@ -87,7 +86,7 @@ def _merged(prefixes: Prefixes) -> Prefixes:
 def _split_at_prompts(prefixes: Prefixes, prompt_tokens: np.ndarray, sessions: Sessions | None) -> Prefixes:
     last = np.repeat(prompt_tokens - 1, np.diff(prefixes.offsets))
     starts, ends = prefixes.start_tokens[prefixes.nodes], prefixes.end_tokens[prefixes.nodes]
-    entries = np.flatnonzero((starts <= last) & (last < ends))  # one a request: the node that holds its last prompt token
+    entries = np.flatnonzero((starts <= last) & (last < ends))  # one per request: the node that holds its last prompt token
     holders = prefixes.nodes[entries]
     shared = prefixes.sharers[holders] > 1
     if sessions is not None and len(sessions.then):
@@ -97,15 +96,15 @@ def _split_at_prompts(prefixes: Prefixes, prompt_tokens: np.ndarray, sessions: S
 
 
 def _others_may_be_first(prefixes: Prefixes, request: np.ndarray, node: np.ndarray, sessions: Sessions) -> np.ndarray:
-    """bool[K]: whether a node (int[K]) of a request (int[K]) is shared by one that may come before it, i.e. does not wait for it."""
+    """bool[K]: whether the node (int[K]) of a request (int[K]) is shared by another one that does not wait for it, so may precede it."""
     by_node = np.argsort(prefixes.nodes, kind="stable")
     bounds = _offsets(prefixes.sharers)
-    sharers = prefixes.requests[by_node]  # of node v: sharers[bounds[v]:bounds[v+1]]
+    sharers = prefixes.requests[by_node]  # node v is shared by sharers[bounds[v]:bounds[v+1]]
     lowest = np.minimum.reduceat(sessions.session[sharers], bounds[:-1])
     highest = np.maximum.reduceat(sessions.session[sharers], bounds[:-1])
     first_turn = np.minimum.reduceat(sessions.turn[sharers], bounds[:-1])
     result = (lowest[node] != highest[node]) | (first_turn[node] < sessions.turn[request])
-    # What is left: all sharers are later calls of the session. In a chain these all wait for r; among parallel calls some may not.
+    # In the remaining cases all sharers are later calls of the session. In a chain these all wait for r; among parallel calls some may not.
     graph = _Later(sessions)
     for k in np.flatnonzero(~result & graph.branches[sessions.session[request]]):
         result[k] = graph.any_other(request[k], sharers[bounds[node[k]] : bounds[node[k] + 1]])
@@ -113,12 +112,12 @@ def _others_may_be_first(prefixes: Prefixes, request: np.ndarray, node: np.ndarr
 
 
 class _Later:
-    """Which calls wait for which, directly or not, in sessions that are no plain chain."""
+    """Calls that wait for a given call, directly or not, in sessions that are not a plain chain."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
         calls = np.bincount(sessions.session, minlength=len(sessions.names))
-        # A session of n calls is a chain when each waits for the turn right before it: n - 1 waits over one turn each.
+        # A session of n calls is a chain when each call waits for the turn right before it: n - 1 waits of one turn each.
         order = np.lexsort((sessions.turn, sessions.session))
         rank = np.empty(len(sessions), np.int64)
         rank[order] = np.arange(len(sessions))
@@ -137,7 +136,7 @@ class _Later:
         return any(not (later >> (int(self._rank[other]) - first)) & 1 for other in sharers if other != request)
 
     def _later(self, session: int) -> dict[int, int]:
-        """Bit sets by request, over the session's calls in the order of their turns."""
+        """Bit set for each request of the calls that wait for it; bits are the session's calls in the order of their turns."""
         s, first = self._sessions, int(self._first[session])
         later: dict[int, int] = {}
         for request in self._order[first : self._first[session + 1]][::-1].tolist():
@@ -149,7 +148,7 @@ class _Later:
 
 
 def _cut(prefixes: Prefixes, node: np.ndarray, token: np.ndarray) -> Prefixes:
-    """Nodes cut in two or more at the given tokens (int[K] each), where these lie strictly inside."""
+    """The tree with nodes (int[K]) cut at tokens (int[K]) that lie strictly inside them; a node may be cut more than once."""
     inside = (prefixes.start_tokens[node] < token) & (token < prefixes.end_tokens[node])
     cuts = np.unique(np.stack([node[inside], token[inside]]).astype(np.int64), axis=1)
     if not cuts.size:
@@ -168,7 +167,7 @@ def _cut(prefixes: Prefixes, node: np.ndarray, token: np.ndarray) -> Prefixes:
 
 
 def _renumbered(prefixes: Prefixes) -> Prefixes:
-    """Nodes numbered by their first appearance on the paths; unused ones removed."""
+    """The tree with nodes numbered by their first appearance on the paths, and unused nodes removed."""
     used, first, inverse = np.unique(prefixes.nodes, return_index=True, return_inverse=True)
     order = np.argsort(first)
     number = np.empty(len(used), np.int32)
@@ -180,5 +179,5 @@ def _renumbered(prefixes: Prefixes) -> Prefixes:
 
 
 def _offsets(counts: np.ndarray) -> np.ndarray:
-    """int32[n+1] offsets of int[n] counts."""
+    """int32[n+1] offsets from int[n] counts."""
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Azure LLM inference traces 2023 and 2024 (CC BY 4.0), and a replay shape of the latter.
+"""Azure LLM inference traces 2023 and 2024 (CC BY 4.0), and a CSV variant of the latter for replays.
 
 2023 writes naive stamps with 7 fractional digits, CRLF line ends and no final newline; 2024 writes 6 digits and `+00:00`.
 Source: https://github.com/Azure/AzurePublicDataset (Splitwise, ISCA 2024; DynamoLLM, HPCA 2025).

@@ -1,9 +1,9 @@
 """LLMServingSim workloads: JSON Lines, arrivals in nanoseconds.
 
-`output_toks` is what is generated, not the total. Token ids (`input_tok_ids`, `output_tok_ids`) are optional and tell what requests share.
-Agentic files hold session rows (`sub_requests`), possibly mixed with flat ones: a call is sent `tool_duration_ns` after the one before it
-finished. In a session whose calls have no token ids the conversation is taken to go on: a prompt starts with the prompt and the output of
-the call before it, as far as its length allows.
+`output_toks` counts the generated tokens, not the total. Token ids (`input_tok_ids`, `output_tok_ids`) are optional and show what requests
+share. Agentic files hold session rows (`sub_requests`), possibly mixed with flat ones: a call is sent `tool_duration_ns` after the one
+before it finished. A session whose calls have no token ids is assumed to be a continuing conversation: a prompt starts with the prompt and
+the output of the call before it, as far as its length allows.
 Source: https://github.com/casys-kaist/LLMServingSim (workload generators).
 """
 

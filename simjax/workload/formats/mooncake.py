@@ -1,8 +1,8 @@
 """Mooncake traces (Apache-2.0): JSON Lines, milliseconds.
 
-The conversation trace's stamps are quantised to about 3 s (12,031 requests on 1,180 stamps): replayed as they are, requests come in
-synchronous groups. `simjax.workload.transform.jitter` undoes that on request. `hash_ids` name the prompt's blocks of 512 tokens, of which
-the last is partial; outputs have none.
+The conversation trace's stamps are quantised to about 3 s (12,031 requests on 1,180 stamps): replayed unchanged, requests arrive in
+synchronous groups. `simjax.workload.transform.jitter` undoes that on request. `hash_ids` identify the prompt's blocks of 512 tokens, of
+which the last is partial; outputs have none.
 Source: https://github.com/kvcache-ai/Mooncake (FAST 2025).
 """
 

@@ -1,4 +1,4 @@
-"""Read a trace file of any known format into a workload."""
+"""Reads a trace file of any known format into a workload."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 
 from simjax.errors import SimjaxError, closest
 from simjax.workload.contents import tree
-from simjax.workload.formats import relations
-from simjax.workload.formats.agents import to_workload
 from simjax.workload.formats.azure import AZURE, AZURE_REPLAY
 from simjax.workload.formats.base import TraceFile, TraceFormat
 from simjax.workload.formats.burstgpt import BURSTGPT
-from simjax.workload.formats.calls import DELAY, expand
-from simjax.workload.formats.convert import Requests, convert
-from simjax.workload.formats.kvcache_tester import KVCACHE_TESTER, read_session, session_files
 from simjax.workload.formats.llmservingsim import LLMSERVINGSIM
 from simjax.workload.formats.mooncake import MOONCAKE
 from simjax.workload.formats.plain import PLAIN
-from simjax.workload.formats.rows import Header, read_batches, read_header
+from simjax.workload.formats.sessions.agents import to_workload
+from simjax.workload.formats.sessions.kvcache_tester import KVCACHE_TESTER, read_session, session_files
+from simjax.workload.formats.tables import relations
+from simjax.workload.formats.tables.calls import DELAY, expand
+from simjax.workload.formats.tables.convert import Requests, convert
+from simjax.workload.formats.tables.rows import Header, read_chunks, read_header
 from simjax.workload.formats.vidur import VIDUR
 from simjax.workload.formats.vllm_bench import VLLM_BENCH, VLLM_REQUESTS, VLLM_TRACE
 from simjax.workload.transform import arrange
@@ -30,7 +30,7 @@ from simjax.workload.workload import Workload
 OnBadRow = Literal["error", "skip"]
 
 FORMATS: dict[str, TraceFormat] = {
-    # The order decides what "auto" takes; plain comes last since it asks for the least.
+    # "auto" takes the first that fits; plain comes last since it needs the fewest columns.
     fmt.name: fmt
     for fmt in (LLMSERVINGSIM, VLLM_BENCH, VLLM_TRACE, VLLM_REQUESTS, AZURE, AZURE_REPLAY, BURSTGPT, MOONCAKE, KVCACHE_TESTER, VIDUR, PLAIN)
 }
@@ -51,10 +51,10 @@ class TraceLengths:
 def read_trace(path: str | Path, format: str = "auto", on_bad_row: str = "error") -> TraceFile:
     """The requests of a trace file, sorted by arrival (ties keep the file's order), in seconds from the first arrival.
 
-    What the file tells of shared prefixes and of sessions is in the workload too.
+    Shared prefixes and sessions that the file records are part of the workload.
 
     Args:
-        path: CSV, JSON Lines or Parquet file, or a session file or directory of such; text may be gzipped.
+        path: CSV, JSON Lines or Parquet file, or a session file or a directory of session files; text may be gzipped.
         format: a name of `FORMATS`, or "auto" to recognise it from the columns.
         on_bad_row: "error" stops at the first malformed row, "skip" leaves malformed rows out and counts them. Requests that the source
             documents as failed are dropped and counted either way.
@@ -87,7 +87,7 @@ def read_trace(path: str | Path, format: str = "auto", on_bad_row: str = "error"
 
 
 def read_lengths(path: str | Path, format: str = "auto", on_bad_row: str = "error") -> TraceLengths:
-    """Only the lengths of a trace file, in its order; works for files without arrivals too. Arguments and errors as `read_trace`."""
+    """The lengths of a trace file alone, in its order, also of files without arrivals. Arguments and errors as in `read_trace`."""
     path = Path(path).expanduser()
     fmt, header = _recognise(path, format)
     if fmt.container == "json":
@@ -129,7 +129,7 @@ def _read_sessions(path: Path, fmt: TraceFormat, on_bad_row: str) -> TraceFile:
 
 
 def _recognise(path: Path, name: str) -> tuple[TraceFormat, Header]:
-    # Of a directory nothing is read yet: only session files come in directories.
+    # A directory needs no look inside at this point: only session files come in directories.
     header = Header("json", KVCACHE_TESTER.required) if path.is_dir() else read_header(path)
     columns = set(header.columns)
     if name == "auto":
@@ -152,7 +152,7 @@ def _recognise(path: Path, name: str) -> tuple[TraceFormat, Header]:
 
 
 def _holds(header: Header, fmt: TraceFormat) -> bool:
-    """Whether the file's container can hold the format: Parquet may hold any that is else CSV, and a JSON object may be one line."""
+    """Whether the file's container can hold the format: Parquet may replace CSV, and a JSON object on one line looks like JSON Lines."""
     return header.container == fmt.container or (header.container, fmt.container) in (("parquet", "csv"), ("jsonl", "json"))
 
 
@@ -161,16 +161,16 @@ def _read(path: Path, fmt: TraceFormat, header: Header, on_bad_row: str, with_ar
     parts: list[Requests] = []
     rows = 0
     columns = fmt.columns if with_arrivals else tuple(name for name in fmt.columns if name not in fmt.id_columns)
-    if header.container != "jsonl":  # a header names all columns there are
+    if header.container != "jsonl":  # here the header names all columns of the file, so absent optional ones need no look
         columns = tuple(name for name in columns if name in header.columns or name not in fmt.optional_columns)
     started: set[object] = set()
-    for batch in read_batches(path, header.container, columns, fmt.id_columns):
-        part = convert(expand(batch, fmt), fmt, with_arrivals, started)
+    for chunk in read_chunks(path, header.container, columns, fmt.id_columns):
+        part = convert(expand(chunk, fmt), fmt, with_arrivals, started)
         if part.bad and on_bad_row == "error":
             line, reason = part.bad[0]
-            raise SimjaxError(f"{_place(path, header, line)}: {reason} (on_bad_row=skip leaves such rows out)")
+            raise SimjaxError(f"{_location(path, header, line)}: {reason} (on_bad_row=skip leaves such rows out)")
         parts.append(part)
-        rows += len(batch.lines)
+        rows += len(chunk.lines)
     skipped = sum(len(part.bad) for part in parts)
     dropped = sum(part.dropped for part in parts)
     if rows == skipped + dropped:
@@ -189,9 +189,9 @@ def _read(path: Path, fmt: TraceFormat, header: Header, on_bad_row: str, with_ar
 
 
 def _column(parts: list[Requests], name: str) -> list[object]:
-    """A column of all batches; one that has no value there has none here."""
-    nothing = 0.0 if name == DELAY else None
-    return [value for part in parts for value in part.extra.get(name, [nothing] * len(part.lines))]
+    """A column over all chunks, filled with empty values for the chunks in which it has none."""
+    empty = 0.0 if name == DELAY else None
+    return [value for part in parts for value in part.extra.get(name, [empty] * len(part.lines))]
 
 
 def _check_on_bad_row(on_bad_row: str) -> None:
@@ -199,5 +199,5 @@ def _check_on_bad_row(on_bad_row: str) -> None:
         raise SimjaxError(f"on_bad_row={on_bad_row!r} is not known; use error or skip")
 
 
-def _place(path: Path, header: Header, line: int) -> str:
+def _location(path: Path, header: Header, line: int) -> str:
     return f"{path}: row {line}" if header.container == "parquet" else f"{path}:{line}"

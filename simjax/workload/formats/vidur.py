@@ -1,4 +1,4 @@
-"""Vidur traces (MIT): `arrived_at` in seconds; the processed data sets come without arrivals and give lengths only.
+"""Vidur traces (MIT): `arrived_at` in seconds; the processed data sets have no arrivals and give lengths only.
 
 Source: https://github.com/microsoft/vidur (data/processed_traces).
 """

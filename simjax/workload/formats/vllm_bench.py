@@ -1,4 +1,4 @@
-"""Per-request recordings of vLLM runs, read for what was sent and when; the measured times they also hold are not read here.
+"""Per-request recordings of vLLM runs, read for the requests and their arrivals only; the measured times are read elsewhere.
 
 `vllm_bench` is LLMServingSim's recorder (`requests.jsonl`): `arrival_time` is on the client's epoch clock, the other stamps on the
 server's monotonic one. `vllm_trace` is a load generator's client trace (version 3): `send_time_us` is when the request left

@@ -1,8 +1,8 @@
 """Synthetic arrival times.
 
-Every function returns float64[R] seconds, non-decreasing, and takes how many arrivals to make as `n`, or for how long as `duration_s`
-(arrivals in [0, duration_s)), or both (whichever ends first). Random gaps are drawn one after the other, so the first arrivals are the
-same whatever `n` is, and a change of `rate` only stretches them. The first arrival of a random process comes after its first gap.
+Every function returns float64[R] seconds, non-decreasing, and takes the number of arrivals as `n`, or their time span as `duration_s`
+(arrivals in [0, duration_s)), or both (whichever ends first). Random gaps are drawn one after the other, so the first arrivals do not
+depend on `n`, and a change of `rate` only stretches them. The first arrival of a random process comes after its first gap.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from simjax.errors import SimjaxError
 
 Gaps = Callable[[int], np.ndarray]
 
-_MAX_REQUESTS = 100_000_000  # a duration and a rate that ask for more are a slip of units
+_MAX_REQUESTS = 100_000_000  # a duration and a rate that give more are a mistake in the units
 _WEIBULL_SHAPES = (0.05, 200.0)  # CV 8.6e5 to 0.0064
 
 
@@ -54,7 +54,7 @@ def weibull_shape(cv: float) -> float:
 
     low, high = map(math.log, _WEIBULL_SHAPES)
     if excess(low) < 0 or excess(high) > 0:
-        raise SimjaxError(f"cv={cv:g} is outside what Weibull gaps can have here (0.0065 to 300000); kind=constant gives regular arrivals")
+        raise SimjaxError(f"cv={cv:g} is outside the range of Weibull gaps (0.0065 to 300000); kind=constant gives regular arrivals")
     return math.exp(float(brentq(excess, low, high, xtol=1e-13)))  # type: ignore[arg-type]
 
 
@@ -86,7 +86,7 @@ def pulses(size: int, interval_s: float, count: int | None = None, n: int | None
 def piecewise(
     segments: Sequence[Sequence[float]], rng: np.random.Generator, n: int | None = None, duration_s: float | None = None
 ) -> np.ndarray:
-    """A Poisson process whose rate steps: `segments` are (start_s, rate) in order, the first at 0; the last rate lasts for ever.
+    """A Poisson process with a piecewise constant rate: `segments` are (start_s, rate) in order, the first at 0; the last has no end.
 
     Unit-rate arrivals are mapped through the inverse of the integrated rate Λ(t) = ∫ rate, so a change of rates keeps the random numbers.
     """
@@ -115,7 +115,7 @@ def _renewal(unit_gaps: Gaps, rate: float, n: int | None, duration_s: float | No
 
 
 def _accumulate(unit_gaps: Gaps, n: int | None, limit: float) -> np.ndarray:
-    """Sums of unit-mean gaps: the first `n` of them, as far as they lie below `limit` (up to rounding, see `_before`)."""
+    """Sums of unit-mean gaps: the first `n` of them that lie below `limit` (up to rounding, see `_before`)."""
     if n is not None and not np.isfinite(limit):
         return np.cumsum(unit_gaps(n))
     chunk = _checked_count(limit + 4.0 * np.sqrt(limit) + 16.0) if n is None else n
@@ -127,7 +127,7 @@ def _accumulate(unit_gaps: Gaps, n: int | None, limit: float) -> np.ndarray:
 
 
 def _before(times: np.ndarray, duration_s: float | None) -> np.ndarray:
-    """The arrivals before the end; the test on unit gaps rounds differently, so this one decides."""
+    """The arrivals before the end; the test on unit gaps rounds differently, so this test decides."""
     return times if duration_s is None else times[times < duration_s]
 
 
@@ -141,7 +141,7 @@ def _checked_segments(segments: Sequence[Sequence[float]]) -> tuple[np.ndarray, 
         raise SimjaxError(f"piecewise={segments}; it must be a list of [start_s, rate] pairs, such as [[0, 2], [60, 8]]")
     starts, rates = pairs[:, 0], pairs[:, 1]
     if starts[0] != 0 or not np.all(np.diff(starts) > 0):
-        raise SimjaxError(f"piecewise={segments}; the starts must be 0 and then later and later")
+        raise SimjaxError(f"piecewise={segments}; the starts must rise from 0")
     if not np.all(np.isfinite(rates) & (rates >= 0)) or not np.any(rates > 0):
         raise SimjaxError(f"piecewise={segments}; no rate may be negative, and one must be positive")
     return starts, rates
@@ -163,5 +163,5 @@ def _need_extent(n: int | None, duration_s: float | None) -> None:
 
 def _checked_count(count: float) -> int:
     if count > _MAX_REQUESTS:
-        raise SimjaxError(f"rate and duration_s make {count:.3g} requests, more than {_MAX_REQUESTS:g}; they are in requests/s and seconds")
+        raise SimjaxError(f"rate and duration_s give {count:.3g} requests, more than {_MAX_REQUESTS:g}; units are requests/s and seconds")
     return int(count)

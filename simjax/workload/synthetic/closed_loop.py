@@ -16,15 +16,15 @@ def closed_loop(
     ramp_s: float = 0.0,
     source: str = "closed loop",
 ) -> Workload:
-    """A workload that keeps `concurrency` requests in flight until all R were sent.
+    """A workload that keeps `concurrency` requests in flight until all R have been sent.
 
     Args:
-        prompt_tokens: int[R], in the order they are sent.
-        output_tokens: int[R].
-        concurrency: requests in flight; more than R is the same as R.
-        think_s: pause between a finish and the request that follows it.
-        ramp_s: the first `concurrency` requests are spread evenly over [0, ramp_s) instead of coming all at 0.
-        source: the workload's name.
+        prompt_tokens: int[R], in the order in which the requests are sent.
+        output_tokens: int[R], likewise.
+        concurrency: number of requests in flight; more than R is the same as R.
+        think_s: pause in seconds between a finish and the request that follows it.
+        ramp_s: seconds over which the first `concurrency` requests are spread evenly, [0, ramp_s); 0 sends them all at 0.
+        source: name of the workload.
 
     Raises:
         SimjaxError: concurrency below 1, or a negative time.

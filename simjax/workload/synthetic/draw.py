@@ -1,4 +1,4 @@
-"""The lengths that a configuration asks for, drawn or read."""
+"""Draws lengths from the distributions of a configuration, or reads them from trace files."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from simjax.workload.synthetic import lengths
 from simjax.workload.synthetic.streams import FOLLOWUPS, OUTPUTS, PROMPTS, TURNS, stream
 from simjax.workload.workload import Workload
 
-_log = logging.getLogger("simjax.workload.build")  # whose messages a sweep counts
+_log = logging.getLogger("simjax.workload.build")  # a sweep counts the messages of this logger
 
 DISTRIBUTIONS = ("fixed", "uniform", "lognormal", "zipf", "trace")
 
-# Clipping that moves the mean length by more than this fraction is worth a warning. (A share of clipped lengths is no measure: the shipped
-# options cut 4.5 % of the outputs at 1,024 tokens, as chat servers do, and move the mean by 0.6 %.)
+# Clipping that moves the mean length by more than this fraction is worth a warning. (The fraction of clipped lengths is no criterion: the
+# shipped options cut 4.5 % of the outputs at 1,024 tokens, as chat servers do, and move the mean by 0.6 %.)
 CLIPPING_MATTERS = 0.05
 
 _STREAMS = {"prompt": PROMPTS, "output": OUTPUTS, "turns": TURNS, "followup": FOLLOWUPS}
 _COLUMNS = {"prompt": "prompt_tokens", "output": "output_tokens", "followup": "prompt_tokens"}
-"""Of a trace file, by the field that is drawn from it."""
+"""The column of a trace file that each field of the configuration is drawn from."""
 
 
 def draw_lengths(config: WorkloadConfig, n: int, own: Workload | None) -> tuple[np.ndarray, np.ndarray]:
-    """Prompt and output lengths, int32[n] each; `own` is the trace whose lengths are kept unless something else is asked for."""
+    """Prompt and output lengths, int32[n] each; `own` is a trace whose lengths are kept unless the configuration replaces them."""
     if config.lengths_file is not None:
         table = _read_lengths(config.lengths_file, config.lengths_format, config)
         pairs = np.stack([table.prompt_tokens, table.output_tokens], axis=1)
@@ -40,7 +40,7 @@ def draw_lengths(config: WorkloadConfig, n: int, own: Workload | None) -> tuple[
 
 
 def draw(config: WorkloadConfig, which: str, n: int, own: np.ndarray | None = None) -> np.ndarray:
-    """int32[n] of the field `which` of the configuration (prompt, output, followup, turns); `own` as in `draw_lengths`."""
+    """int32[n] from the field `which` of the configuration (prompt, output, followup, turns); `own`: the trace's own values, if any."""
     return _clipped(config, which, _unclipped(config, which, n, own))
 
 
@@ -53,7 +53,7 @@ def _unclipped(config: WorkloadConfig, which: str, n: int, own: np.ndarray | Non
         raise SimjaxError(f"{where}.dist={dist!r} is not known; {closest(dist, list(DISTRIBUTIONS))}")
     if dist == "trace":
         if which not in _COLUMNS:
-            raise SimjaxError(f"{where}.dist=trace: trace files do not tell them; use another distribution")
+            raise SimjaxError(f"{where}.dist=trace: trace files have no {which}; use another distribution")
         if spec.file is not None:
             table = _read_lengths(spec.file, spec.format, config)
             return lengths.resample(getattr(table, _COLUMNS[which]), rng, n)
@@ -74,9 +74,9 @@ def _unclipped(config: WorkloadConfig, which: str, n: int, own: np.ndarray | Non
 
 
 def _check_within(spec: LengthConfig, name: str, where: str) -> None:
-    """Raise where an explicit length contradicts a bound, which may come from an option file that the user never saw."""
+    """Raise if an explicit length contradicts a bound, which may come from an option file that the user never saw."""
     value = getattr(spec, name)
-    if value is None or value < 1:  # what is wrong with it is said elsewhere
+    if value is None or value < 1:  # reported elsewhere
         return
     for bound, limit, wrong in (("max", spec.max, "exceeds"), ("min", spec.min, "is below")):
         if limit is not None and (value > limit if bound == "max" else value < limit):
@@ -84,7 +84,7 @@ def _check_within(spec: LengthConfig, name: str, where: str) -> None:
 
 
 def _clipped(config: WorkloadConfig, which: str, drawn: np.ndarray) -> np.ndarray:
-    """Lengths within the bounds; a warning in the log where that changes what was drawn, not merely trims a tail."""
+    """Lengths clipped to the bounds; logs a warning if that changes the mean, not merely trims a tail."""
     spec: LengthConfig = getattr(config, which)
     with at(f"workload.{which}"):
         lengths_in = lengths.clip(drawn, 1 if spec.min is None else spec.min, spec.max)
@@ -112,6 +112,7 @@ def _read_lengths(path: str, format: str, config: WorkloadConfig) -> TraceLength
 
 
 def report(path: str, read: TraceFile | TraceLengths) -> None:
+    """Log the numbers of rows that were skipped or dropped when `path` was read."""
     if read.skipped:
         _log.warning("%s: %d of %d rows are malformed and were skipped", path, read.skipped, read.rows)
     if read.dropped:
@@ -120,7 +121,7 @@ def report(path: str, read: TraceFile | TraceLengths) -> None:
 
 @contextmanager
 def at(where: str) -> Iterator[None]:
-    """Name the part of the configuration that an error is about."""
+    """Prefix errors with the part of the configuration that they are about."""
     try:
         yield
     except SimjaxError as error:

@@ -1,7 +1,7 @@
 """Synthetic prompt and output lengths.
 
-Every function returns int32[n] tokens, at least 1. Each length takes one random number of its stream, so the first lengths are the same
-however many are drawn. The bounds `low` and `high` clip, as a server's `max_tokens` does: `mean` and `cv` are those before clipping.
+Every function returns int32[n] tokens, at least 1. Each length takes one random number of its stream, so the first lengths do not depend
+on how many are drawn. The bounds `low` and `high` clip, as a server's `max_tokens` does: `mean` and `cv` are those before clipping.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _MAX_ZIPF = 10_000_000  # the distribution is tabulated
 
 
 def fixed(tokens: int, n: int) -> np.ndarray:
-    """`tokens` each."""
+    """Lengths that are all `tokens`."""
     check_bounds(tokens, tokens, "tokens", "tokens")
     return np.full(n, tokens, np.int32)
 
 
 def uniform(low: int, high: int, rng: np.random.Generator, n: int) -> np.ndarray:
-    """Every whole number in [low, high] equally likely."""
+    """Lengths in [low, high], all equally likely."""
     check_bounds(low, high, "low", "high")
     return (low + np.floor(rng.random(n) * (high - low + 1))).astype(np.int32)
 
@@ -37,12 +37,12 @@ def lognormal(
     low: int = 1,
     high: int | None = None,
 ) -> np.ndarray:
-    """Log-normal lengths of a given mean or median, spread by the coefficient of variation `cv` or by `sigma` of the logarithm.
+    """Log-normal lengths with a given mean or median, and a given coefficient of variation `cv` or standard deviation `sigma` of the log.
 
     sigma² = ln(1 + cv²); the median is exp(µ), the mean exp(µ + sigma²/2). Rounded to whole tokens, then clipped to [low, high].
 
     Raises:
-        SimjaxError: not exactly one of mean and median and one of cv and sigma, or one of them out of range.
+        SimjaxError: not exactly one of mean and median, or not exactly one of cv and sigma, or one of them out of range.
     """
     centre_name, centre = _exactly_one(mean=mean, median=median)
     spread_name, spread = _exactly_one(cv=cv, sigma=sigma)
@@ -72,7 +72,7 @@ def resample(values: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarray
 
 
 def clip(lengths: np.ndarray, low: int = 1, high: int | None = None) -> np.ndarray:
-    """Rounded to whole tokens, raised to `low` and cut to `high`, as int32."""
+    """Lengths rounded to whole tokens and clipped to [low, high], as int32."""
     check_bounds(low, high)
     return np.clip(np.rint(lengths), low, MAX_TOKENS if high is None else high).astype(np.int32)
 

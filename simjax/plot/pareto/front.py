@@ -1,4 +1,4 @@
-"""The figure of a Pareto front."""
+"""The figure of a Pareto front, and its form for two or three metrics."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simjax.explore.pareto.pareto import ParetoResult, numbers
+from simjax.explore.pareto.front import ParetoResult, numbers
 from simjax.plot import style
 from simjax.plot.labels import Label, place_labels
-from simjax.plot.pareto import parts
-from simjax.plot.pareto.more import draw_pairs, draw_ranking
+from simjax.plot.pareto import marks, scales, texts
+from simjax.plot.pareto.pairs import draw_pairs
+from simjax.plot.pareto.ranking import draw_ranking
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,16 +21,16 @@ if TYPE_CHECKING:
 
 
 def plot_pareto(result: ParetoResult, path: str | Path, keys: Sequence[str], title: str = "") -> Path | None:
-    """Draw a front: of one metric the best ten rows, of two the front in their plane, of three a colour beside it, of more all pairs.
+    """Draw a front: the ten best rows for one metric, the front in a plane for two, with a colour for a third, all pairs for more.
 
     Args:
-        result: from `simjax.explore.pareto.pareto.pareto`.
+        result: from `simjax.explore.pareto.front.pareto`.
         path: the PNG to write.
         keys: the swept keys, columns of the result's table; their values label the points.
-        title: what was swept, for the top of the figure.
+        title: title at the top of the figure, such as the swept keys.
 
     Returns:
-        The path; None, and nothing is written, when no row counts.
+        The path; None, and no file is written, if the front is empty.
     """
     if len(result.front) == 0:
         return None
@@ -44,7 +45,7 @@ def plot_pareto(result: ParetoResult, path: str | Path, keys: Sequence[str], tit
 
 
 def _axes_order(result: ParetoResult) -> list[str]:
-    """The metrics as axes: across what is to be low (a latency, a cost), up what is to be high."""
+    """The metrics in the order of the axes: across one to minimise (such as a latency), up one to maximise."""
     up, down = result.objective.maximize, result.objective.minimize
     return [down[0], up[0], *up[1:], *down[1:]] if up and down else [*up, *down]
 
@@ -53,54 +54,54 @@ def _draw_plane(result: ParetoResult, metrics: list[str], keys: Sequence[str], t
     figure = style.new_figure(8.4, 5.4, title)
     axes = figure.subplots()
     across, up = metrics[:2]
-    style.dress(axes, parts.headline(result), parts.axis_label(result, across), parts.axis_label(result, up))
+    style.dress(axes, texts.headline(result), texts.axis_label(result, across), texts.axis_label(result, up))
     x, y = numbers(result.table, across), numbers(result.table, up)
     order = result.front[np.argsort(x[result.front], kind="stable")]
     if len(metrics) == 2:
         curve = _draw_line(axes, result, metrics, x, y, order[::-1] if across in result.objective.maximize else order)
-        parts.draw_cloud(axes, result, x, y)
+        marks.draw_cloud(axes, result, x, y)
     else:
         curve = np.zeros((0, 2))
         _draw_colored(axes, result, metrics, x, y, order)
-        parts.draw_cloud(axes, result, x, y, parts.OUTSIDE)
-    parts.draw_limits(axes, result, across, up)
-    texts = parts.label_texts(result, keys)
-    colors = [parts.KNEE if row == result.knee else parts.BEST for row in parts.marked_rows(result)]
-    parts.draw_marks(axes, result, x, y, colors)
-    parts.scale_axes(axes, result, across, up)
+        marks.draw_cloud(axes, result, x, y, marks.OUTSIDE)
+    marks.draw_limits(axes, result, across, up)
+    names = texts.label_texts(result, keys)
+    colors = [marks.KNEE if row == result.knee else marks.BEST for row in marks.marked_rows(result)]
+    marks.draw_marks(axes, result, x, y, colors)
+    scales.scale_axes(axes, result, across, up)
     style.legend(axes, columns=5)
-    parts.caption(figure, result, keys)
+    texts.caption(figure, result, keys)
     labels = [
-        Label(float(x[row]), float(y[row]), text, color) for row, text, color in zip(parts.marked_rows(result), texts, colors, strict=True)
+        Label(float(x[row]), float(y[row]), text, color) for row, text, color in zip(marks.marked_rows(result), names, colors, strict=True)
     ]
-    beaten, refused = parts.drawn_rows(result, (x, y))
+    beaten, refused = marks.drawn_rows(result, (x, y))
     place_labels(axes, labels, curve, np.stack([x, y], axis=1)[result.front], np.stack([x, y], axis=1)[beaten | refused])
     return figure
 
 
 def _draw_line(axes: Axes, result: ParetoResult, metrics: list[str], x: np.ndarray, y: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """The front of two metrics with its markers and error bars; returns the vertices of its line, float64[n, 2].
+    """Draw the front of two metrics with its markers and error bars; returns the vertices of its line, float64[n, 2].
 
-    The line is the border of what the front dominates: from the best x on, each row holds its y until the next one, which is worse in x,
-    is better in y.
+    The line is the border of the dominated region: from the best x on, the y of each row holds until the next one, which is worse in x and
+    better in y.
     """
     x, y = x[order], y[order]
     corners = np.stack([np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]], axis=1)
-    axes.plot(corners[:, 0], corners[:, 1], color=parts.FRONT, linewidth=1.6, zorder=3, label="_line")
-    axes.plot(x, y, "o", color=parts.FRONT, markersize=5.0, zorder=4, label="front")
+    axes.plot(corners[:, 0], corners[:, 1], color=marks.FRONT, linewidth=1.6, zorder=3, label="_line")
+    axes.plot(x, y, "o", color=marks.FRONT, markersize=5.0, zorder=4, label="front")
     places = {row: place for place, row in enumerate(result.front)}
     picked = [places[row] for row in order]
-    halves = [None if half is None else half[picked] for half in (parts.half_widths(result, name) for name in metrics[:2])]
+    halves = [None if half is None else half[picked] for half in (marks.half_widths(result, name) for name in metrics[:2])]
     if any(half is not None for half in halves):
         axes.errorbar(
-            x, y, xerr=halves[0], yerr=halves[1], fmt="none", ecolor=parts.FRONT, elinewidth=0.9, alpha=0.6, capsize=2.0, zorder=3,
+            x, y, xerr=halves[0], yerr=halves[1], fmt="none", ecolor=marks.FRONT, elinewidth=0.9, alpha=0.6, capsize=2.0, zorder=3,
             label="95 % confidence",
         )  # fmt: skip
     return corners
 
 
 def _draw_colored(axes: Axes, result: ParetoResult, metrics: list[str], x: np.ndarray, y: np.ndarray, order: np.ndarray) -> None:
-    """The front of three metrics: the third is a colour."""
+    """Draw the front of three metrics, the third as a colour."""
     from matplotlib.colors import LogNorm
 
     third = numbers(result.table, metrics[2])[order]
@@ -109,6 +110,6 @@ def _draw_colored(axes: Axes, result: ParetoResult, metrics: list[str], x: np.nd
         x[order], y[order], c=third, cmap="viridis", norm=norm, s=34, edgecolors="white", linewidths=0.5, zorder=4, label="front"
     )
     bar = axes.figure.colorbar(dots, ax=axes, pad=0.02, aspect=30)
-    bar.set_label(parts.axis_label(result, metrics[2]), fontsize=9.5, color=style.INK)
+    bar.set_label(texts.axis_label(result, metrics[2]), fontsize=9.5, color=style.INK)
     bar.ax.tick_params(which="both", colors=style.GREY, labelsize=8.5)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]

@@ -1,23 +1,23 @@
-"""Rows that hold a list of calls, taken apart into a row a call."""
+"""Expansion of rows that hold a list of calls into one row per call."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from simjax.workload.formats.base import TraceFormat
-from simjax.workload.formats.rows import Batch, id_array
+from simjax.workload.formats.tables.rows import Chunk, id_array
 
 LABEL, DELAY = "\0session", "\0delay"
-"""Columns of the calls: (line, name) of their session, None in rows of one request; and the pause after each."""
+"""Added columns: (line, name) of the call's session, None in rows of a single request; and the pause after each call."""
 
 
-def expand(batch: Batch, fmt: TraceFormat) -> Batch:
-    """The same batch with the rows that have `fmt.calls` replaced by their calls, which stand on the same line; unchanged without any."""
-    if fmt.calls is None or all(calls is None for calls in batch.columns[fmt.calls]):
-        return batch
-    of_row = [name for name in batch.columns if name != fmt.calls]
-    of_call = [name for name in (fmt.prompt, fmt.output, *fmt.id_columns) if name in batch.columns]
-    result = Batch(columns={name: [] for name in (*of_row, LABEL, DELAY)})
+def expand(chunk: Chunk, fmt: TraceFormat) -> Chunk:
+    """The chunk with every row that has `fmt.calls` replaced by its calls, which keep its line; unchanged when there are none."""
+    if fmt.calls is None or all(calls is None for calls in chunk.columns[fmt.calls]):
+        return chunk
+    of_row = [name for name in chunk.columns if name != fmt.calls]
+    of_call = [name for name in (fmt.prompt, fmt.output, *fmt.id_columns) if name in chunk.columns]
+    result = Chunk(columns={name: [] for name in (*of_row, LABEL, DELAY)})
 
     def append(line: int, values: dict[str, Any], place: str = "") -> None:
         result.lines.append(line)
@@ -25,13 +25,13 @@ def expand(batch: Batch, fmt: TraceFormat) -> Batch:
         for name, column in result.columns.items():
             column.append(values.get(name))
 
-    for i, (line, calls) in enumerate(zip(batch.lines, batch.columns[fmt.calls], strict=True)):
-        row = {name: batch.columns[name][i] for name in of_row}
+    for i, (line, calls) in enumerate(zip(chunk.lines, chunk.columns[fmt.calls], strict=True)):
+        row = {name: chunk.columns[name][i] for name in of_row}
         if calls is not None and not (isinstance(calls, list) and calls and all(isinstance(call, dict) for call in calls)):
             result.broken[len(result.lines)] = f"{fmt.calls} is not a list of calls"
             calls = None
-        elif i in batch.broken:
-            result.broken[len(result.lines)] = batch.broken[i]
+        elif i in chunk.broken:
+            result.broken[len(result.lines)] = chunk.broken[i]
         if calls is None:
             append(line, row)
             continue

@@ -1,21 +1,21 @@
-"""kv-cache-tester agentic coding sessions (Apache-2.0): a JSON object a session, in a file of its own.
+"""kv-cache-tester agentic coding sessions (Apache-2.0): one JSON object, in its own file, per session.
 
-A session's `requests` are its calls in the order in which they were sent, each waiting for the one before. `t` is seconds from the
-session's start, `api_time` how long the call took, `think_time` the pause before it. `hash_ids` name the whole blocks of the prompt
-(`block_size` tokens each, so `in` rounded down) and are local to the file unless `hash_id_scope` says otherwise. An entry of type
-`subagent` holds calls of its own, whose `t` counts from its start: sub-agents start after the main call before them and run beside each
-other, and the main line's next call waits for those that ended before it. One without a `duration_ms` was launched to run on its own:
-nobody waits for it.
+A session's `requests` are its calls in the order in which they were sent, each waiting for the one before. `t` is the time in seconds from
+the session's start, `api_time` the duration of the call, `think_time` the pause before it. `hash_ids` identify the whole blocks of the
+prompt (`block_size` tokens each, so `in` rounded down) and are local to the file unless `hash_id_scope` is set otherwise. An entry of type
+`subagent` holds calls of its own, whose `t` counts from its start: sub-agents start after the main call before them and run in parallel,
+and the main line's next call waits for those that ended before it. A sub-agent without a `duration_ms` was launched to run on its own: no
+call waits for it.
 
-What the files leave open is read like this (see `simjax.workload.formats.agents`):
+The files leave some things open, which are interpreted as follows (see `simjax.workload.formats.sessions.agents`):
 
 - They have no common clock: every session starts at 0; `simjax.workload.transform.start_sessions` draws other starts.
-- The pause before a call is its `think_time` where that tells the pause behind the call before; where sub-agents ran in between, or that
-  call's end is not known, it is what the recorded times leave.
-- Streamed calls may lack `api_time`: they are taken to have lasted as long a token as the file's other calls (median).
-- The output of a call is what the next prompt goes on with, up to its length, where that prompt holds all of the call's blocks; otherwise
-  nobody shares it.
-- Calls with 0 output tokens were not answered, but their prompts were computed: they are played with 1 output token.
+- The pause before a call is its `think_time` if that is the pause after the previous call; where sub-agents ran in between, or the end of
+  the previous call is not known, the pause is the difference of the recorded times.
+- Streamed calls may lack `api_time`: they are assumed to have taken as long per output token as the file's other calls (median).
+- The output of a call is assumed to be the continuation of the next prompt, up to its length, if that prompt holds all of the call's
+  blocks; otherwise it is not shared.
+- Calls with 0 output tokens were not answered, but their prompts were computed: they are replayed with 1 output token.
 
 Source: https://github.com/callanjfox/kv-cache-tester.
 """
@@ -30,7 +30,7 @@ import numpy as np
 
 from simjax.errors import SimjaxError
 from simjax.workload.formats.base import TraceFormat
-from simjax.workload.formats.rows import id_array, read_json_object
+from simjax.workload.formats.tables.rows import id_array, read_json_object
 
 KVCACHE_TESTER = TraceFormat(
     name="kvcache_tester",
@@ -47,15 +47,15 @@ _MAX_TOKENS = 2**31 - 1
 
 @dataclass(frozen=True)
 class Call:
-    """One call as it was recorded.
+    """A recorded call.
 
     Attributes:
-        number: its place among the calls of the file, those of sub-agents included.
+        number: position among the calls of the file, those of sub-agents included.
         start_s: seconds from the session's start.
-        api_s: how long it took, None where that was not recorded.
-        think_s: the pause before it, None where that was not recorded.
-        prompt_tokens, output_tokens: >= 1.
-        ids: int64[n], of the prompt's whole blocks.
+        api_s: duration in seconds, None where that was not recorded.
+        think_s: pause before the call in seconds, None where that was not recorded.
+        prompt_tokens, output_tokens: numbers of tokens, >= 1.
+        ids: int64[n], ids of the prompt's whole blocks.
     """
 
     number: int
@@ -69,7 +69,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Agent:
-    """A sub-agent: its calls, how many main calls are listed before it, its start, and whether somebody waits for its end."""
+    """A sub-agent.
+
+    Attributes:
+        calls: its calls, in order.
+        after: number of main calls listed before it.
+        start_s: seconds from the session's start.
+        awaited: whether the main line waits for its end.
+    """
 
     calls: list[Call]
     after: int
@@ -79,7 +86,7 @@ class Agent:
 
 @dataclass(frozen=True)
 class Session:
-    """What a file holds; `local`: its ids mean nothing in other files."""
+    """The session in a file; `local` is true when its block ids are not comparable with those of other files."""
 
     name: str
     block_size: int
@@ -94,10 +101,10 @@ class Session:
 
 
 def session_files(path: Path) -> list[Path]:
-    """The file, or the JSON files of the directory by name.
+    """The file itself, or the JSON files of the directory, sorted by name.
 
     Raises:
-        SimjaxError: a directory without any.
+        SimjaxError: a directory without JSON files.
     """
     if not path.is_dir():
         return [path]

@@ -1,4 +1,4 @@
-"""From recorded agent sessions to requests: who waits for whom, and what the contents are."""
+"""Builds a workload from recorded agent sessions: the dependencies between calls, and their contents."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from simjax.workload.contents import tree
 from simjax.workload.contents.prefixes import Prefixes
 from simjax.workload.contents.radix import from_blocks
-from simjax.workload.formats.kvcache_tester import Call, Session
+from simjax.workload.formats.sessions.kvcache_tester import Call, Session
 from simjax.workload.sessions import from_waits
 from simjax.workload.workload import Workload
 
 Wait = tuple[int, int, float]
-"""An earlier call, a call that waits for it, and the seconds in between; calls by their numbers."""
+"""Number of a call, number of a call that waits for it, and the pause in between in seconds."""
 
 
 def to_workload(recorded: Sequence[Session], source: str) -> Workload:
     """The requests of all sessions in the order of the files; every session starts at 0."""
     calls = [session.calls for session in recorded]
-    firsts = np.cumsum([0] + [len(of) for of in calls])
+    firsts = np.cumsum([0] + [len(own) for own in calls])
     session = np.repeat(np.arange(len(recorded)), np.diff(firsts))
     edges = [
         (first + before, first + call, delay_s) for s, first in zip(recorded, firsts, strict=False) for before, call, delay_s in waits(s)
@@ -29,17 +29,17 @@ def to_workload(recorded: Sequence[Session], source: str) -> Workload:
     before, after = (np.array([edge[side] for edge in edges], np.int64) for side in (0, 1))
     turn = np.arange(firsts[-1]) - firsts[session]
     linked = from_waits(session, tuple(s.name for s in recorded), turn, before, after, np.array([edge[2] for edge in edges]))
-    start_s = np.array([call.start_s for of in calls for call in of])
+    start_s = np.array([call.start_s for own in calls for call in own])
     arrival_s = np.where(linked.predecessors == 0, start_s, np.inf)
     first_s = np.minimum.reduceat(arrival_s, firsts[:-1])
-    prompt = np.array([call.prompt_tokens for of in calls for call in of], np.int32)
-    output = np.array([call.output_tokens for of in calls for call in of], np.int32)
+    prompt = np.array([call.prompt_tokens for own in calls for call in own], np.int32)
+    output = np.array([call.output_tokens for own in calls for call in own], np.int32)
     prefixes = tree.finish(_prefixes(recorded), prompt, linked)
     return Workload(arrival_s - first_s[session], prompt, output, source=source, prefixes=prefixes, sessions=linked)
 
 
 def waits(session: Session) -> list[Wait]:
-    """Who waits for whom in a session, and how long."""
+    """The dependencies between the calls of a session, with their pauses."""
     token_s = _seconds_per_token(session.calls)
 
     def end_s(call: Call) -> float:
@@ -68,13 +68,13 @@ def waits(session: Session) -> list[Wait]:
 
 
 def _seconds_per_token(calls: Iterable[Call]) -> float:
-    """The median over the calls whose time was recorded, 0 without any."""
+    """Median seconds per output token over the calls whose time was recorded, 0 without any."""
     rates = [call.api_s / call.output_tokens for call in calls if call.api_s is not None]
     return float(np.median(rates)) if rates else 0.0
 
 
 def _prefixes(recorded: Sequence[Session]) -> Prefixes:
-    """One tree a session whose ids are its own, one for all others of a block size."""
+    """The joined trees: one per session whose ids are local to it, and one per block size for all others."""
     groups: dict[tuple[int, int], list[int]] = {}
     for i, session in enumerate(recorded):
         groups.setdefault((i if session.local else -1, session.block_size), []).append(i)
@@ -90,7 +90,7 @@ def _prefixes(recorded: Sequence[Session]) -> Prefixes:
 
 
 def _contents(session: Session) -> list[tuple[np.ndarray, int, int]]:
-    """Of each call in the file's order: the ids of its content, how many tokens they cover, and how many there are."""
+    """For each call in the file's order: the ids of its content, the number of tokens that they cover, and the total number of tokens."""
     contents: dict[int, tuple[np.ndarray, int, int]] = {}
     for line in (session.main, *(agent.calls for agent in session.agents)):
         for k, call in enumerate(line):

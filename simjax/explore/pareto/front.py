@@ -1,4 +1,4 @@
-"""The Pareto front of a table: which rows count, which of them no other row beats, and which stand out among those."""
+"""The Pareto front of a table: its feasible rows, the non-dominated ones among them, the knee and the best rows."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from simjax.errors import SimjaxError
 from simjax.explore.pareto.dominance import nondominated
 from simjax.explore.pareto.objective import Constraint, Objective, check_columns
 
-_FINISHED = "finished"  # the status of rows that count
+_FINISHED = "finished"  # the status of usable rows
 _FEW = 3  # a front of fewer different rows has no knee
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Rows that do not count, by the first reason that applies: not finished, then a missing value, then a constraint.
+    """Rows that are not feasible, by the first reason that applies: not finished, then a missing value, then a constraint.
 
     Attributes:
-        rows: rows of the table.
-        not_finished: how many, by status.
-        missing: rows without a finite value in a column of the objective, by column; a row may lack several.
-        rows_missing: how many rows that are.
-        violated: rows that miss a constraint, by constraint; a row may miss several.
-        rows_violating: how many rows that are.
-        nearest: for each constraint that no row meets, the value that comes closest; absent when no row has one.
+        rows: number of rows of the table.
+        not_finished: numbers of rows that are not finished, by status.
+        missing: numbers of rows without a finite value in a column of the objective, by column; a row may lack several.
+        rows_missing: number of rows that lack at least one value.
+        violated: numbers of rows that violate a constraint, by constraint; a row may violate several.
+        rows_violating: number of rows that violate at least one constraint.
+        nearest: for each constraint that no row meets, the value that comes closest; absent if no row has a value.
     """
 
     rows: int
@@ -41,11 +41,11 @@ class LeftOut:
 
     @property
     def total(self) -> int:
-        """How many rows were left out."""
+        """Number of rows left out."""
         return sum(self.not_finished.values()) + self.rows_missing + self.rows_violating
 
     def __str__(self) -> str:
-        """The reasons with their counts; empty when no row was left out."""
+        """The reasons with their counts; empty if no row was left out."""
         parts = [f"{count:,} {status.replace('_', ' ')}" for status, count in self.not_finished.items()]
         if self.rows_missing:
             parts.append(f"{self.rows_missing:,} without a value of {_counts(self.missing)}")
@@ -65,12 +65,12 @@ class ParetoResult:
     """The front of a table, as positions of its rows (for `table.iloc`).
 
     Attributes:
-        objective: what was looked for.
+        objective: metrics and constraints.
         table: all rows.
-        feasible: bool[rows], which rows count.
-        left_out: why the others do not.
-        front: int64[m], the rows that no other one dominates, rows of equal values all of them; best in the first metric first.
-        knee: the row of the front that gives the best of all metrics at once (see `pareto`), None where there is none.
+        feasible: bool[rows], the rows that are finished, complete and within the constraints.
+        left_out: reasons why the others are not feasible.
+        front: int64[m], the feasible rows that no other one dominates, including all rows of equal values; best in the first metric first.
+        knee: the row of the front with the best trade-off between all metrics (see `pareto`), None if there is none.
         best: the best row of the front in each metric.
     """
 
@@ -84,30 +84,30 @@ class ParetoResult:
 
     @property
     def rows_are(self) -> str:
-        """What to call the rows: points, or designs where they are means over replicates."""
+        """Name of the rows: points, or designs if they are means over replicates."""
         return "designs" if "replicates" in self.table.columns else "points"
 
     def marks(self, row: int) -> list[str]:
-        """What a row is: "knee", "best <metric>", several or none of them."""
+        """The distinctions of a row: "knee", "best <metric>", several or none of them."""
         return (["knee"] if row == self.knee else []) + [f"best {name}" for name, best in self.best.items() if best == row]
 
     def rows(self) -> pd.DataFrame:
-        """The rows of the front, with a last column `mark` that says which are the knee and the best ones."""
+        """The rows of the front, with a last column `mark` for the knee and the best ones."""
         return self.table.iloc[self.front].assign(mark=["; ".join(self.marks(row)) for row in self.front])
 
 
 def pareto(table: pd.DataFrame, objective: Objective) -> ParetoResult:
-    """The rows of a table that are not dominated, among those that count.
+    """The feasible rows of a table that are not dominated.
 
-    A row counts when its `status` (where the table has one) is "finished", all columns of the objective have a finite value, and all
-    constraints hold. The knee is looked for among the metrics scaled to 0 ... 1 over the front. Of two metrics, it is the row farthest from
+    A row is feasible if its `status` (if the table has one) is "finished", all columns of the objective have a finite value, and all
+    constraints hold. The knee is determined with the metrics scaled to 0 ... 1 over the front. For two metrics, it is the row farthest from
     the line between the two best ones, on its better side (I. Das, "On characterizing the 'knee' of the Pareto curve based on
-    normal-boundary intersection", Structural Optimization 18, 1999); where the front only bulges to the worse side there is none. Of more
-    metrics, it is the row closest to the ideal point that has the best of each (M. Zeleny, "Compromise programming", in Multiple Criteria
-    Decision Making, 1973, with the Euclidean distance). One metric, or a front of fewer than three different rows, has no knee.
+    normal-boundary intersection", Structural Optimization 18, 1999); a front that only bulges to the worse side has none. For more
+    metrics, it is the row closest to the ideal point that has the best value of each (M. Zeleny, "Compromise programming", in Multiple
+    Criteria Decision Making, 1973, with the Euclidean distance). One metric, or a front of fewer than three different rows, has no knee.
 
     Args:
-        table: a row a point or a design, as `simjax.explore.store.table` reads them; 100,000 rows take about a second.
+        table: one row per point or design, as `simjax.explore.store.table` reads them; 100,000 rows take about a second.
         objective: from `parse_objective`.
 
     Raises:
@@ -117,12 +117,12 @@ def pareto(table: pd.DataFrame, objective: Objective) -> ParetoResult:
     values = {name: numbers(table, name) for name in objective.columns}
     feasible, left_out = _feasible(table, objective, values)
     signs = np.array([-1.0] * len(objective.maximize) + [1.0] * len(objective.minimize))
-    costs = np.stack([values[name] for name in objective.metrics], axis=1) * signs
+    losses = np.stack([values[name] for name in objective.metrics], axis=1) * signs
     rows = np.flatnonzero(feasible)
-    front = rows[nondominated(costs[rows])]
-    front = front[np.lexsort(costs[front].T[::-1])]  # stable: equal rows stay in the table's order
-    best = {name: int(front[np.argmin(costs[front, at])]) for at, name in enumerate(objective.metrics)} if len(front) else {}
-    return ParetoResult(objective, table, feasible, left_out, front, _knee(costs, front), best)
+    front = rows[nondominated(losses[rows])]
+    front = front[np.lexsort(losses[front].T[::-1])]  # stable: equal rows stay in the table's order
+    best = {name: int(front[np.argmin(losses[front, at])]) for at, name in enumerate(objective.metrics)} if len(front) else {}
+    return ParetoResult(objective, table, feasible, left_out, front, _knee(losses, front), best)
 
 
 def numbers(table: pd.DataFrame, name: str) -> np.ndarray:
@@ -170,14 +170,14 @@ def _feasible(table: pd.DataFrame, objective: Objective, values: dict[str, np.nd
     return counts & ~out, LeftOut(len(table), not_finished, missing, int(gap.sum()), violated, int(out.sum()), nearest)
 
 
-def _knee(costs: np.ndarray, front: np.ndarray) -> int | None:
+def _knee(losses: np.ndarray, front: np.ndarray) -> int | None:
     """The knee's row, see `pareto`."""
-    on_front = costs[front]
-    if costs.shape[1] < 2 or len(np.unique(on_front, axis=0)) < _FEW:
+    on_front = losses[front]
+    if losses.shape[1] < 2 or len(np.unique(on_front, axis=0)) < _FEW:
         return None
     low, high = on_front.min(0), on_front.max(0)
     scaled = (on_front - low) / np.where(high > low, high - low, 1.0)
-    if costs.shape[1] > 2:
+    if losses.shape[1] > 2:
         return int(front[np.argmin(np.linalg.norm(scaled, axis=1))])
     below = 1.0 - scaled.sum(1)  # the line runs from (0, 1) to (1, 0)
     knee = int(np.argmax(below))

@@ -1,4 +1,4 @@
-"""Raw rows of a file with the line each stands on: CSV, JSON Lines and Parquet, plain or gzipped, in batches of bounded memory."""
+"""Raw rows of a file with their line numbers: CSV, JSON Lines and Parquet, plain or gzipped, in chunks of bounded memory."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ import numpy as np
 
 from simjax.errors import SimjaxError
 
-_BATCH_ROWS = 65_536  # keeps a 27-million-row trace within tens of MB of raw strings
-_SNIFFED_LINES = 20  # JSON objects looked at to learn the keys: the first ones may be malformed
+_CHUNK_ROWS = 65_536  # keeps a 27-million-row trace within tens of MB of raw strings
+_SNIFFED_LINES = 20  # JSON objects read to learn the keys: the first ones may be malformed
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the start of a file tells: its container and the names of its columns."""
+    """The container of a file and the names of its columns."""
 
     container: Literal["csv", "jsonl", "json", "parquet"]
     columns: tuple[str, ...]
 
 
 @dataclass
-class Batch:
+class Chunk:
     """Consecutive rows.
 
     Attributes:
         lines: 1-based physical line of each row.
-        columns: raw values by column name, None where a row has no such field. Lists of whole numbers are int64 arrays in the columns for
-            which that was asked.
-        broken: rows that could not be split into fields: position in the batch -> reason.
-        places: where in its row each call stands, in a batch of calls (see `simjax.workload.formats.calls`); empty otherwise.
+        columns: raw values by column name, None where a row has no such field. In columns of ids, lists of whole numbers are int64 arrays.
+        broken: rows that could not be split into fields: position in the chunk -> reason.
+        places: position of each call within its row, as a prefix for messages, in a chunk of calls (see
+            `simjax.workload.formats.tables.calls`); empty otherwise.
     """
 
     lines: list[int] = field(default_factory=list)
@@ -63,7 +63,7 @@ def read_header(path: Path) -> Header:
             raise SimjaxError(f"{path}: the file is empty")
         start = lines[0].lstrip()
         if start.startswith("["):
-            raise SimjaxError(f"{path}: a JSON array; traces in JSON hold one object a line (JSON Lines)")
+            raise SimjaxError(f"{path}: a JSON array; traces in JSON hold one object per line (JSON Lines)")
         if start.startswith("{"):
             objects = [row for row in map(_json_object, lines) if isinstance(row, dict)]
             if not objects and isinstance(whole := _whole_json(path), dict):
@@ -72,21 +72,21 @@ def read_header(path: Path) -> Header:
         return Header("csv", tuple(name.strip() for name in next(csv.reader([lines[0]]))))
 
 
-def read_batches(path: Path, container: str, columns: tuple[str, ...], ids: tuple[str, ...] = ()) -> Iterator[Batch]:
-    """The rows of a file; `columns` are those wanted, absent ones read as None everywhere; `ids` are those that hold lists of ids.
+def read_chunks(path: Path, container: str, columns: tuple[str, ...], ids: tuple[str, ...] = ()) -> Iterator[Chunk]:
+    """The rows of a file, restricted to `columns` (None where absent); `ids` are those of them that hold lists of ids.
 
     Raises:
         SimjaxError: the file cannot be read to its end.
     """
     with _user_errors(path):
         if container == "jsonl":
-            yield from _jsonl_batches(path, columns, ids)
+            yield from _jsonl_chunks(path, columns, ids)
         else:
-            yield from (_parquet_batches if container == "parquet" else _csv_batches)(path, columns)
+            yield from (_parquet_chunks if container == "parquet" else _csv_chunks)(path, columns)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """A file that holds one JSON object.
+    """The JSON object that makes up a file.
 
     Raises:
         SimjaxError: the file cannot be read, or holds something else.
@@ -110,7 +110,7 @@ def id_array(value: Any) -> Any:
 
 
 def _whole_json(path: Path) -> Any:
-    """What a JSON file holds, or as text why it is none."""
+    """The value in a JSON file, or as text why it is not JSON."""
     with _open_text(path) as text:
         try:
             return json.load(text)
@@ -118,22 +118,22 @@ def _whole_json(path: Path) -> Any:
             return f"not valid JSON at line {error.lineno} column {error.colno}: {error.msg.removesuffix(' at').lower()}"
 
 
-def _csv_batches(path: Path, columns: tuple[str, ...]) -> Iterator[Batch]:
+def _csv_chunks(path: Path, columns: tuple[str, ...]) -> Iterator[Chunk]:
     with _open_text(path) as text:
         reader = csv.reader(text)
         names = [name.strip() for name in next(row for row in reader if any(map(str.strip, row)))]
         numbered = _numbered(reader)
-        while rows := list(itertools.islice(numbered, _BATCH_ROWS)):
-            batch = Batch(lines=[line for line, _ in rows])
+        while rows := list(itertools.islice(numbered, _CHUNK_ROWS)):
+            chunk = Chunk(lines=[line for line, _ in rows])
             fields = [row for _, row in rows]
             for i, row in enumerate(fields):
                 if len(row) != len(names):
-                    batch.broken[i] = f"{len(row)} fields where the header names {len(names)}"
+                    chunk.broken[i] = f"{len(row)} fields where the header names {len(names)}"
                     fields[i] = [""] * len(names)
             for name in columns:
                 at = names.index(name) if name in names else None
-                batch.columns[name] = [None] * len(fields) if at is None else [row[at] for row in fields]
-            yield batch
+                chunk.columns[name] = [None] * len(fields) if at is None else [row[at] for row in fields]
+            yield chunk
 
 
 def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
@@ -145,19 +145,19 @@ def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
         line = reader.line_num + 1
 
 
-def _jsonl_batches(path: Path, columns: tuple[str, ...], ids: tuple[str, ...]) -> Iterator[Batch]:
+def _jsonl_chunks(path: Path, columns: tuple[str, ...], ids: tuple[str, ...]) -> Iterator[Chunk]:
     with _open_text(path) as text:
         numbered = ((number, line) for number, line in enumerate(text, start=1) if line.strip())
-        while rows := list(itertools.islice(numbered, _BATCH_ROWS)):
-            batch = Batch(lines=[line for line, _ in rows], columns={name: [] for name in columns})
+        while rows := list(itertools.islice(numbered, _CHUNK_ROWS)):
+            chunk = Chunk(lines=[line for line, _ in rows], columns={name: [] for name in columns})
             for i, (_, line) in enumerate(rows):
                 row = _json_object(line)
                 if isinstance(row, str):
-                    batch.broken[i] = row
+                    chunk.broken[i] = row
                     row = {}
-                for name, values in batch.columns.items():
+                for name, values in chunk.columns.items():
                     values.append(id_array(row.get(name)) if name in ids else row.get(name))
-            yield batch
+            yield chunk
 
 
 def _json_object(line: str) -> dict[str, Any] | str:
@@ -169,13 +169,13 @@ def _json_object(line: str) -> dict[str, Any] | str:
     return row if isinstance(row, dict) else "not a JSON object"
 
 
-def _parquet_batches(path: Path, columns: tuple[str, ...]) -> Iterator[Batch]:
+def _parquet_chunks(path: Path, columns: tuple[str, ...]) -> Iterator[Chunk]:
     parquet = _open_parquet(path)
     present = [name for name in columns if name in parquet.schema_arrow.names]
     start = 1
-    for rows in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=present):
+    for rows in parquet.iter_batches(batch_size=_CHUNK_ROWS, columns=present):
         values = {name: rows.column(name).to_pylist() if name in present else [None] * rows.num_rows for name in columns}
-        yield Batch(lines=list(range(start, start + rows.num_rows)), columns=values)
+        yield Chunk(lines=list(range(start, start + rows.num_rows)), columns=values)
         start += rows.num_rows
 
 
@@ -192,7 +192,7 @@ def _open_parquet(path: Path) -> Any:
 
 
 def _open_text(path: Path) -> IO[str]:
-    """A text stream that keeps line ends for the csv module; gzip is told by its magic bytes, a byte-order mark is removed."""
+    """A text stream that keeps line ends for the csv module; gzip is recognised by its magic bytes, a byte-order mark is removed."""
     with path.open("rb") as raw:
         zipped = raw.read(2) == b"\x1f\x8b"
     opener: Any = gzip.open if zipped else open
@@ -201,7 +201,7 @@ def _open_text(path: Path) -> IO[str]:
 
 @contextmanager
 def _user_errors(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while reading a file into one line for the user."""
+    """Turn errors while reading a file into one-line messages for the user."""
     try:
         yield
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Raw values to numbers: whole columns at once, with a reason for every row that is no request."""
+"""Conversion of raw values to numbers, whole columns at once, with a reason for every row that is not a request."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from simjax.workload.formats.base import TraceFormat
-from simjax.workload.formats.calls import DELAY, LABEL
-from simjax.workload.formats.rows import Batch
+from simjax.workload.formats.tables.calls import DELAY, LABEL
+from simjax.workload.formats.tables.rows import Chunk
 
 _MAX_TOKENS = 2**31 - 1  # lengths are int32
 _UNPARSED = np.iinfo(np.int64).min  # pandas' NaT
@@ -17,16 +17,16 @@ _UNPARSED = np.iinfo(np.int64).min  # pandas' NaT
 
 @dataclass(frozen=True)
 class Requests:
-    """The requests of one batch, arrays over its usable rows (calls, in rows that hold several).
+    """The requests of one chunk: arrays over its usable rows (or over the calls in rows that hold several).
 
     Attributes:
-        lines: int64, physical line of each.
-        stamps: arrival in the format's own unit, float64 (int64 nanoseconds for date-times); zeros when the arrivals were not asked for.
+        lines: int64, physical line of each request.
+        stamps: arrivals in the format's own unit, float64 (int64 nanoseconds for date-times); zeros if arrivals were not requested.
         prompt_tokens, output_tokens: int32.
-        dropped: rows the source marks as failed.
+        dropped: number of rows that the source marks as failed.
         bad: malformed rows, (line, reason) in file order.
-        extra: by column name, what else the rows tell about sharing and waiting: arrays of ids, numbers (delays in seconds, 0 where there
-            is none; tokens), labels. A column in which no row has a value is left out.
+        extra: columns on shared prefixes and sessions, by name: arrays of ids, numbers (tokens; delays in seconds, 0 where there is none),
+            labels. A column in which no row has a value is left out.
     """
 
     lines: np.ndarray
@@ -38,42 +38,42 @@ class Requests:
     extra: dict[str, list[Any]]
 
 
-def convert(batch: Batch, fmt: TraceFormat, with_arrivals: bool, started: set[Any]) -> Requests:
-    """Check and convert the rows of `batch`; a row's first fault (arrival, prompt, output, the rest) is the one reported.
+def convert(chunk: Chunk, fmt: TraceFormat, with_arrivals: bool, started: set[Any]) -> Requests:
+    """Check and convert the rows of `chunk`; of several faults of a row the first is reported, in the order arrival, prompt, output, rest.
 
     Args:
-        batch: raw rows, those with calls taken apart.
-        fmt: the format they are in.
-        with_arrivals: whether more than the lengths is wanted.
-        started: labels of the sessions that earlier batches started; those of this one are added. A row that waits for another one of its
-            session needs no arrival.
+        chunk: raw rows, with lists of calls expanded.
+        fmt: format of the rows.
+        with_arrivals: whether arrivals, prefixes and sessions are wanted besides the lengths.
+        started: labels of the sessions that earlier chunks started; those of this one are added. Only the first row of a session needs an
+            arrival.
     """
-    rows = len(batch.lines)
+    rows = len(chunk.lines)
     failed = np.zeros(rows, bool)
     if fmt.failed_column is not None and fmt.failed is not None:
-        failed = np.fromiter(map(fmt.failed, batch.columns[fmt.failed_column]), bool, rows)
-    failed[list(batch.broken)] = False
-    late: dict[int, str] = {}  # reasons: without an arrival ...
-    reasons = dict(batch.broken)  # ... and for everything else
+        failed = np.fromiter(map(fmt.failed, chunk.columns[fmt.failed_column]), bool, rows)
+    failed[list(chunk.broken)] = False
+    no_arrival: dict[int, str] = {}  # faults of the arrival, which do not matter in later rows of a session
+    reasons = dict(chunk.broken)  # all other faults
     stamps = np.zeros(rows)
     if with_arrivals:
-        stamps = _stamps(fmt, batch.columns[fmt.arrival], late)
-    prompt = _tokens(fmt.prompt, batch.columns[fmt.prompt], reasons, ~failed, batch.places)
-    output = _tokens(fmt.output, batch.columns[fmt.output], reasons, ~failed, batch.places)
-    extra = _extra(batch, fmt, reasons) if with_arrivals else {}
+        stamps = _stamps(fmt, chunk.columns[fmt.arrival], no_arrival)
+    prompt = _tokens(fmt.prompt, chunk.columns[fmt.prompt], reasons, ~failed, chunk.places)
+    output = _tokens(fmt.output, chunk.columns[fmt.output], reasons, ~failed, chunk.places)
+    extra = _extra(chunk, fmt, reasons) if with_arrivals else {}
     labels = extra.get(LABEL)
-    for i in range(rows) if labels is not None else late:
+    for i in range(rows) if labels is not None else no_arrival:
         label = None if labels is None else labels[i]
         if label is None or label not in started:
-            if i in late and i not in batch.broken:
-                reasons[i] = late[i]  # the arrival is the first fault
+            if i in no_arrival and i not in chunk.broken:
+                reasons[i] = no_arrival[i]  # the arrival is the first fault
             elif i not in reasons and label is not None:
                 started.add(label)
-    # A failure never ran, so what else is wrong with its row does not matter. One malformed call makes its whole row unusable.
+    # A failed request never ran, so other faults of its row do not matter. One malformed call makes its whole row unusable.
     faults: dict[int, str] = {}
     for position in sorted(position for position in reasons if not failed[position]):
-        faults.setdefault(batch.lines[position], reasons[position])
-    lines = np.asarray(batch.lines, np.int64)
+        faults.setdefault(chunk.lines[position], reasons[position])
+    lines = np.asarray(chunk.lines, np.int64)
     good = ~failed
     if faults:
         good &= ~np.isin(lines, list(faults))
@@ -88,12 +88,12 @@ def convert(batch: Batch, fmt: TraceFormat, with_arrivals: bool, started: set[An
     )
 
 
-def _extra(batch: Batch, fmt: TraceFormat, reasons: dict[int, str]) -> dict[str, list[Any]]:
-    """The columns of `Requests.extra` over all rows of the batch; what is wrong with them goes to `reasons`."""
+def _extra(chunk: Chunk, fmt: TraceFormat, reasons: dict[int, str]) -> dict[str, list[Any]]:
+    """The columns of `Requests.extra` over all rows of the chunk; their faults are added to `reasons`."""
     extra: dict[str, list[Any]] = {}
-    places = batch.places or [""] * len(batch.lines)
-    told = [name for name in (*fmt.optional_columns, LABEL, DELAY) if name in batch.columns]
-    filled = {name: batch.columns[name] for name in told if any(value is not None for value in batch.columns[name])}
+    places = chunk.places or [""] * len(chunk.lines)
+    present = [name for name in (*fmt.optional_columns, LABEL, DELAY) if name in chunk.columns]
+    filled = {name: chunk.columns[name] for name in present if any(value is not None for value in chunk.columns[name])}
     for name in fmt.id_columns:
         if name in filled:
             extra[name] = filled[name]
@@ -104,7 +104,7 @@ def _extra(batch: Batch, fmt: TraceFormat, reasons: dict[int, str]) -> dict[str,
         extra[fmt.prefix_key] = [None if _empty(key) else str(key) for key in filled[fmt.prefix_key]]
         if fmt.prefix_tokens in filled:
             given = np.array([not _empty(value) for value in filled[fmt.prefix_tokens]])
-            tokens = _tokens(fmt.prefix_tokens, filled[fmt.prefix_tokens], reasons, given, batch.places)
+            tokens = _tokens(fmt.prefix_tokens, filled[fmt.prefix_tokens], reasons, given, chunk.places)
             extra[fmt.prefix_tokens] = [int(value) if known else None for value, known in zip(tokens, given, strict=True)]
     if LABEL in filled:
         extra[LABEL] = filled[LABEL]
@@ -116,7 +116,7 @@ def _extra(batch: Batch, fmt: TraceFormat, reasons: dict[int, str]) -> dict[str,
 
 
 def _delays(fmt: TraceFormat, name: str, raw: list[Any] | None, reasons: dict[int, str], places: list[str]) -> list[float]:
-    """Seconds; 0 where nothing is said."""
+    """Delays in seconds, 0 where none is given."""
     if raw is None:
         return [0.0] * len(places)
     delays = _numbers([0.0 if _empty(value) else value for value in raw])
@@ -126,7 +126,7 @@ def _delays(fmt: TraceFormat, name: str, raw: list[Any] | None, reasons: dict[in
 
 
 def _empty(value: Any) -> bool:
-    """Whether a cell holds nothing: missing in JSON, blank in CSV, null in Parquet (NaN in columns of numbers)."""
+    """Whether a cell is empty: missing in JSON, blank in CSV, null in Parquet (NaN in columns of numbers)."""
     return value is None or value == "" or value != value
 
 
@@ -165,7 +165,7 @@ def _fault(name: str, raw: Any, fault: str) -> str:
 
 
 def _numbers(raw: list[Any]) -> np.ndarray:
-    """float64, NaN where there is no number; the slow loop runs only when the column has such a value."""
+    """The column as float64, NaN where there is no number; the slow loop runs only when the column has such a value."""
     try:
         numbers = np.asarray(raw, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -183,7 +183,7 @@ def _number(value: Any) -> float:
 
 
 def _datetimes_ns(raw: list[Any]) -> np.ndarray:
-    """int64 nanoseconds since 1970 in UTC, `_UNPARSED` where there is no date-time.
+    """The column as int64 nanoseconds since 1970 in UTC, `_UNPARSED` where there is no date-time.
 
     Takes 0 to 9 fractional digits (Azure 2023 writes 7), with or without an offset, mixed within a file (Azure 2024).
     """
