@@ -14,7 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from simjax.config import calibrate, schema, sweep
+from simjax.config.cluster import ClusterConfig, GroupConfig
 from simjax.config.explain import explain, unknown_option
+from simjax.config.scheduler import SchedulerConfig
 from simjax.errors import SimjaxError
 from simjax.paths import CONF
 from simjax.workload.config import WorkloadConfig
@@ -29,7 +31,15 @@ SCHEMAS: dict[str, type] = {
     "show_point": sweep.ShowPointConfig,
     "pareto": sweep.ParetoConfig,
 }
+"""The schema of every command; conf/COMMAND.yaml has its defaults."""
 
+GROUPS: dict[str, type] = {
+    "cluster": ClusterConfig,
+    "scheduler": SchedulerConfig,
+    "workload": WorkloadConfig,
+    "sweep": sweep.SweepConfig,
+}
+"""The schema of every group of presets, the files conf/GROUP/NAME.yaml of which GROUP=NAME chooses one."""
 
 FREE_MAPPINGS = ("sweep.axes", "profile.parameters", "parameters")
 """Options that are mappings with keys of their own."""
@@ -43,9 +53,8 @@ def register() -> None:
         return  # it takes as long as half a composition
     for name, node in SCHEMAS.items():
         store.store(name=f"base_{name}", node=node)
-    store.store(group="workload", name="base_workload", node=WorkloadConfig)
-    store.store(group="scheduler", name="base_scheduler", node=schema.SchedulerConfig)
-    store.store(group="sweep", name="base_sweep", node=sweep.SweepConfig)
+    for group, node in GROUPS.items():
+        store.store(group=group, name=f"base_{group}", node=node)
 
 
 def compose_config(command: str, overrides: list[str]) -> DictConfig:
@@ -95,22 +104,22 @@ def typed(config: DictConfig) -> Any:
     return OmegaConf.to_object(config)
 
 
-def group_config(number: int, raw: Any) -> schema.GroupConfig:
+def group_config(number: int, raw: Any) -> GroupConfig:
     """An entry of `cluster.groups` (a mapping), checked against its schema.
 
     Raises:
         SimjaxError: it is no mapping, names an unknown key, or has a value of the wrong type.
     """
     where = f"cluster.groups[{number}]"
-    if isinstance(raw, schema.GroupConfig):
+    if isinstance(raw, GroupConfig):
         return raw
     if not isinstance(raw, dict | DictConfig):
         raise SimjaxError(f"{where}: a group is a mapping like {{instances: 2, device: h100}}, got {raw!r}")
     try:
-        group = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema.GroupConfig), raw))
+        group = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(GroupConfig), raw))
     except OmegaConfBaseException as error:
-        raise SimjaxError(explain(schema.GroupConfig, [], error, where)) from error
-    assert isinstance(group, schema.GroupConfig)
+        raise SimjaxError(explain(GroupConfig, [], error, where)) from error
+    assert isinstance(group, GroupConfig)
     return group
 
 

@@ -12,7 +12,9 @@ from simjax.cluster.from_config import build_cluster, engine_limits
 from simjax.cluster.spec import InstanceLimits
 from simjax.config.compose import SCHEMAS, compose_config, group_config, typed
 from simjax.config.explain import group_options
-from simjax.config.schema import GroupConfig, RunConfig, SchedulerConfig, SimConfig
+from simjax.config.cluster import GroupConfig
+from simjax.config.scheduler import SchedulerConfig
+from simjax.config.schema import RunConfig, SimConfig
 from simjax.engine.simulate import DEFAULT_MAX_TICKS
 from simjax.errors import SimjaxError
 from simjax.paths import CONF
