@@ -24,7 +24,7 @@ def option(
 
     Args:
         default: value of the option; None for an option that is unset. Lists and mappings are copied for every instance.
-        words: meaning and unit, a noun phrase or a sentence without a period.
+        words: meaning and unit, a noun phrase or a clause without a period.
         shown: stands for the value in the help of an option that is unset, such as "FILE"; by default it follows from the type.
         bounds: least and greatest integer that the option takes.
         only_for: kinds of workload that read the option; none for all of them.
@@ -73,7 +73,7 @@ def walk(kind: type, prefix: str = "") -> Iterator[Option | Section]:
     """Everything below a dataclass of options in the order of its fields; a section comes before what is in it."""
     for one in fields(kind):
         key, bare, facts = f"{prefix}{one.name}", _bare(one.type), one.metadata
-        if is_dataclass(bare):
+        if isinstance(bare, type) and is_dataclass(bare):
             yield Section(key, bare, facts["words"], facts["only_for"])
             yield from walk(bare, f"{key}.")
         else:

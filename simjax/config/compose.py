@@ -144,7 +144,7 @@ def _quoted_objective(override: str) -> str:
 
 
 def check_form(overrides: list[str]) -> None:
-    """Raise for words that are no options of a single run.
+    """Check that words are options of a single run.
 
     Raises:
         SimjaxError: one does not look like key=value, or is a setting of Hydra.
@@ -154,7 +154,7 @@ def check_form(overrides: list[str]) -> None:
         if not equals or not key.strip("+~ ") or key.startswith(("-", "~")):
             raise SimjaxError(f"'{override}' is not an option: options look like key=value (--help lists them)")
         if key.lstrip("+").startswith(("hydra.", "hydra/")):
-            raise SimjaxError(f"'{override}': Hydra's own settings have an effect on sweeps only (-m); out=DIR says where results go")
+            raise SimjaxError(f"'{override}': Hydra's own settings affect sweeps only (-m); out=DIR names the directory of the results")
 
 
 def _refuse_unknown(kind: type, config: DictConfig) -> None:
@@ -179,7 +179,7 @@ def _refuse_ignored(overrides: list[str], config: DictConfig) -> None:
 
 
 def refuse_ignored(overrides: Iterable[str], file: bool, groups: bool) -> None:
-    """Raise for options (`key` or `key=value`) that have no effect beside `cluster.file` or `cluster.groups`, where one of these is set.
+    """Raise for options (`key` or `key=value`) without effect where `cluster.file` or `cluster.groups` is set.
 
     Raises:
         SimjaxError: naming both.
@@ -189,4 +189,4 @@ def refuse_ignored(overrides: Iterable[str], file: bool, groups: bool) -> None:
     winner, ignored = ("cluster.file", by_file) if file else ("cluster.groups", ("cluster.instances",) if groups else ())
     for override in overrides:
         if override.partition("=")[0].lstrip("+") in ignored:
-            raise SimjaxError(f"{override} has no effect beside {winner}, which says it itself; leave one of them out")
+            raise SimjaxError(f"{override} has no effect with {winner}, which has its own; leave one of them out")

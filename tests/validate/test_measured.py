@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from simjax.cluster.from_config import engine_limits
 from simjax.config.schema import ValidateConfig
 from simjax.engine.host.result import NEVER
 from simjax.errors import SimjaxError
