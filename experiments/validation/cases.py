@@ -18,7 +18,8 @@ from replay import Limits, Timing
 
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming, cluster_timing
-from simjax.config.schema import MeasuredWorkloadConfig, ProfileConfig, SchedulerConfig, ValidateConfig
+from simjax.config.scheduler import SchedulerConfig
+from simjax.config.schema import MeasuredWorkloadConfig, ProfileConfig, ValidateConfig
 from simjax.latency.step_time import StepTime, mixed_step_s, row
 from simjax.validate import MeasuredRun, read_measured
 from simjax.validate.contents import with_contents

@@ -1,4 +1,4 @@
-"""The `simjax` command: picks the command, composes its configuration, prints mistakes in one line."""
+"""The `simjax` program: picks the command, composes its configuration, prints mistakes in one line."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Command(NamedTuple):
     """A command.
 
     Attributes:
-        config: its configuration, a key of `simjax.config.compose.SCHEMAS`.
-        module: where its `execute(config, as_yaml)` is.
+        config: key of its configuration in `simjax.config.compose.SCHEMAS`.
+        module: module of its `execute(config, as_yaml)`.
         arguments: the options that words without `=` set, in their order.
     """
 
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        _fail("out of memory; simulate fewer requests or engines, or set a longer timeline_interval_s")
+        _fail("out of memory; simulate fewer requests or instances, or set a longer timeline_interval_s")
 
 
 def _fail(message: str, code: int = 2) -> None:
@@ -71,7 +71,7 @@ def _fail(message: str, code: int = 2) -> None:
 
 
 def _stop(code: int) -> NoReturn:
-    """Exit, now: the interpreter would wait for the batches that a sweep's threads are simulating, whose rows nobody wants any more."""
+    """Exit at once: the interpreter would wait for the batches that a sweep's threads are simulating, though their rows are not wanted."""
     deadline = time.monotonic() + _GRACE_S
     working = [thread for thread in threading.enumerate() if thread.name.startswith("simjax")]
     try:
@@ -82,7 +82,7 @@ def _stop(code: int) -> NoReturn:
     if any(thread.is_alive() for thread in working):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # what is done is on disk, and the directory of the sweep is given back
+        os._exit(code)  # finished rows are on disk, and the directory of the sweep is unlocked
     sys.exit(code)
 
 
@@ -170,7 +170,7 @@ def _run(command: Command, overrides: list[str], show_config: bool) -> None:
 
 
 def _is_option(word: str) -> bool:
-    """Whether a word sets something: `a=b.csv` does, unless a file of that name is there."""
+    """Whether a word sets an option: `a=b.csv` does, unless a file of that name exists."""
     key, equals, _ = word.partition("=")
     return bool(equals) and ("/" not in key or key.startswith("hydra/")) and not _exists(word)
 

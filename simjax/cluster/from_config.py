@@ -11,17 +11,20 @@ from pathlib import Path
 from simjax.cluster.llmservingsim import read_cluster
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, RouterWeights
 from simjax.cluster.timing import HOST_TIMES, LatencySource
+from simjax.config.cluster import ClusterConfig, GroupConfig
 from simjax.config.compose import group_config
-from simjax.config.schema import ClusterConfig, GroupConfig, ProfileConfig, SchedulerConfig
+from simjax.config.scheduler import SchedulerConfig
+from simjax.config.schema import ProfileConfig
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec, LinkSpec, load_device
 from simjax.model import load_model
 
+_FLAGS = tuple(field.name for field in dataclasses.fields(SchedulerConfig))
+
 
 def engine_limits(config: SchedulerConfig, base: InstanceLimits | None = None) -> InstanceLimits:
-    """The limits that the configuration sets, on top of `base` (vLLM's defaults when None)."""
-    names = [field.name for field in dataclasses.fields(SchedulerConfig)]
-    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    """The limits that the configuration, or a record with its fields, sets on top of `base` (vLLM's defaults when None)."""
+    given = {name: value for name in _FLAGS if (value := getattr(config, name)) is not None}
     return replace(base or InstanceLimits(), **given)
 
 
@@ -89,7 +92,7 @@ def _group(group: GroupConfig, model: str, device: str, cluster: ClusterConfig, 
 
 
 def latency_source(config: ProfileConfig) -> LatencySource:
-    """Where the configuration takes step costs from.
+    """The source from which the configuration takes step times.
 
     Raises:
         SimjaxError: a number is out of its range, a parameter is unknown or set twice, or two sources are mixed.

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from simjax.config.scheduler import FLAG_BOUNDS
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.memory.capacity import kv_blocks
@@ -17,22 +18,13 @@ ROUTERS = ("round_robin", "random", "least_loaded", "least_kv", "longest_prefix"
 # but its attention, up to 512 tokens; beyond that compiled code launches few kernels and the device has much to do.
 CUDAGRAPH_MODES = {"full_and_piecewise": (False, False), "full_decode_only": (False, True), "none": (True, True)}
 
-# Least and most of each limit. The engine counts in int32, and step costs are tabulated up to max_num_batched_tokens and max_num_seqs.
-_INT32 = 2**31 - 1
-BOUNDS = {
-    "max_num_seqs": (1, 2**20),
-    "max_num_batched_tokens": (1, 2**22),
-    "long_prefill_token_threshold": (0, _INT32),
-    "max_model_len": (1, _INT32),
-    "block_size": (1, 2**20),
-    "kv_cache_memory_bytes": (1, 2**50),
-    "num_gpu_blocks_override": (2, _INT32),
-}
+BOUNDS = FLAG_BOUNDS
+"""Least and greatest value of the limits that are integers."""
 
 
 @dataclass(frozen=True)
 class InstanceLimits:
-    """vLLM's flags of one engine; meanings and defaults as in `simjax.config.schema.SchedulerConfig` and conf/scheduler/vllm.yaml.
+    """vLLM's flags of an instance with vLLM's defaults; `simjax.config.scheduler.SchedulerConfig` says what they mean.
 
     Raises:
         SimjaxError: a value is out of its range.
@@ -60,7 +52,7 @@ class InstanceLimits:
         return CUDAGRAPH_MODES["none" if self.enforce_eager else self.cudagraph_mode]
 
     def __post_init__(self) -> None:
-        for name, (least, most) in BOUNDS.items():
+        for name, (least, most) in FLAG_BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not (least <= value <= most and value == int(value)):
                 bound = f"at most {most}" if value > most else f"an integer of at least {least}"

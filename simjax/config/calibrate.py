@@ -1,29 +1,25 @@
 """The schema of `simjax calibrate`."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
-from simjax.config.schema import MeasuredClusterConfig, ProfileConfig, SchedulerConfig
+from simjax.config.cluster import MeasuredClusterConfig
+from simjax.config.scheduler import SchedulerConfig
+from simjax.config.schema import ProfileConfig
 from simjax.errors import SimjaxError, closest
+from simjax.option import option, section
 
 METHODS = ("auto", "lm", "lbfgs", "adam")
 
 
 @dataclass
 class ParameterConfig:
-    """An entry of `parameters`.
+    """An entry of `parameters`."""
 
-    Attributes:
-        free: whether it is fitted; unset: as usual.
-        prior: median of the prior; the value of a parameter that is not fitted.
-        sd: standard deviation of the prior, of the value's logarithm (of a share's logit).
-        tie: another parameter whose value it takes.
-    """
-
-    free: bool | None = None
-    prior: float | None = None
-    sd: float | None = None
-    tie: str | None = None
+    free: bool | None = option(None, "whether the parameter is fitted; unset: as usual")
+    prior: float | None = option(None, "median of the prior; the value of a parameter that is not fitted")
+    sd: float | None = option(None, "standard deviation of the prior, of the value's logarithm (of a share's logit)")
+    tie: str | None = option(None, "another parameter whose value it takes", "NAME")
 
     @staticmethod
     def of(name: str, raw: Any) -> "ParameterConfig":
@@ -46,23 +42,14 @@ class ParameterConfig:
 
 @dataclass
 class FitOptionsConfig:
-    """How to search.
+    """The search for the best parameters."""
 
-    Attributes:
-        method: lm (Levenberg-Marquardt, forward mode), lbfgs or adam (optax, reverse mode); auto: lm for up to `most_for_lm` parameters.
-        starts: points of the prior that the search begins from, side by side; unset: 8 for up to 300 requests, fewer for more, at least 4.
-        max_steps: most steps of each.
-        seed: of the starts.
-        first_fraction: share of each run's requests, the first in time, that the fit looks at; the others are scored as held out.
-        most_for_lm: see method.
-    """
-
-    method: str = "auto"
-    starts: int | None = None
-    max_steps: int = 40
-    seed: int = 0
-    first_fraction: float = 1.0
-    most_for_lm: int = 40
+    method: str = option("auto", "lm: Levenberg-Marquardt; lbfgs, adam: by gradients; auto: lm for few parameters")
+    starts: int | None = option(None, "starting points, side by side; unset: 8 for up to 300 requests, down to 4 for more")
+    max_steps: int = option(40, "most steps of each")
+    seed: int = option(0, "seed of the starting points")
+    first_fraction: float = option(1.0, "share of each run's requests, the first in time, to fit; the others are scored as held out")
+    most_for_lm: int = option(40, "most parameters for which method=auto takes lm")
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -79,15 +66,10 @@ class FitOptionsConfig:
 
 @dataclass
 class LossConfig:
-    """What counts.
+    """The loss of a fit."""
 
-    Attributes:
-        weight: factor on the weight of all measurements against the prior.
-        outlier: residuals beyond so many standard deviations count linearly.
-    """
-
-    weight: float = 1.0
-    outlier: float = 3.0
+    weight: float = option(1.0, "factor on the weight of all measurements against the priors")
+    outlier: float = option(3.0, "standard deviations beyond which residuals count linearly")
 
     def __post_init__(self) -> None:
         for name in ("weight", "outlier"):
@@ -97,29 +79,23 @@ class LossConfig:
 
 @dataclass
 class PointsConfig:
-    """Measured mean points: a table of deployments in closed loops with their mean TTFT and TPOT (`simjax.calibrate.targets.points`).
+    """Measured mean points: a table of deployments in closed loops with their mean TTFT and TPOT (`simjax.calibrate.targets.points`)."""
 
-    Attributes:
-        file: the CSV table.
-        models, backends, precision: rows to keep; unset: all of the device that can be simulated.
-    """
-
-    file: str | None = None
-    models: list[str] | None = None
-    backends: list[str] | None = None
-    precision: str | None = None
+    file: str | None = option(None, "CSV table of mean TTFT and TPOT; beside runs, or alone with device=NAME", "FILE.csv")
+    models: list[str] | None = option(None, "models whose rows to keep; unset: all that can be simulated", "[NAME,...]")
+    backends: list[str] | None = option(None, "backends whose rows to keep, such as vllm; unset: all", "[NAME,...]")
+    precision: str | None = option(None, "precision of the rows to keep, such as bf16; unset: all", "NAME")
 
 
 @dataclass
 class ReplayedConfig:
-    """`workload` of `simjax calibrate`.
+    """`workload` of `simjax calibrate`."""
 
-    Attributes:
-        file: the trace that the runs replayed, or a list of traces: each run takes the one that holds its requests, and from its token ids
-            what they share.
-    """
-
-    file: Any = None
+    file: Any = option(
+        None,
+        "trace that the runs replayed, or a list: each run takes the one with its requests; its token ids show what prompts share",
+        "[FILE,...]",
+    )
 
     def paths(self) -> list[str]:
         """The traces, whether one or several were given."""
@@ -128,34 +104,27 @@ class ReplayedConfig:
 
 @dataclass
 class CalibrateConfig:
-    """`simjax calibrate`; what is unset comes from the measured runs.
+    """`simjax calibrate`; an unset option takes what the measured runs record."""
 
-    Attributes:
-        measured: directories of the measured runs to fit, or one of them.
-        held_out: measured runs that are only scored.
-        model, device, cluster, scheduler, profile, out, plots: as in `simjax validate`; the profile is where the fit begins.
-        workload: see `ReplayedConfig`.
-        tables: directories of measured op tables to fit beside the runs, or alone (with `device`).
-        points: measured mean points likewise.
-        parameters: by name, a mapping with the keys of `ParameterConfig`.
-        fit, loss: how to search, and what counts.
-    """
-
-    measured: Any = None
-    held_out: list[str] = field(default_factory=list)
-    model: str | None = None
-    device: str | None = None
-    cluster: MeasuredClusterConfig = field(default_factory=MeasuredClusterConfig)
-    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
-    workload: ReplayedConfig = field(default_factory=ReplayedConfig)
-    profile: ProfileConfig = field(default_factory=ProfileConfig)
-    tables: list[str] = field(default_factory=list)
-    points: PointsConfig = field(default_factory=PointsConfig)
-    parameters: dict[str, Any] = field(default_factory=dict)
-    fit: FitOptionsConfig = field(default_factory=FitOptionsConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    out: str | None = None
-    plots: bool = True
+    measured: Any = option(None, "directories of the measured runs to fit, all on one device (layouts: validate --help)", "[DIR,...]")
+    held_out: list[str] = option([], "directories of measured runs that are only scored")
+    model: str | None = option(None, "model, as in simjax run; unset: the measured one", "NAME")
+    device: str | None = option(None, "device, as in simjax run; unset: the measured one", "NAME")
+    cluster: MeasuredClusterConfig = section(MeasuredClusterConfig, "deviations from the recorded clusters")
+    scheduler: SchedulerConfig = section(SchedulerConfig, "vLLM's flags, where they differ from the recorded ones")
+    workload: ReplayedConfig = section(ReplayedConfig, "requests")
+    profile: ProfileConfig = section(
+        ProfileConfig, "where the fit begins: a profile, or op tables; host times that are set are known and not fitted"
+    )
+    tables: list[str] = option([], "directories of op tables (with meta.yaml) to fit beside the runs, or alone with device=NAME")
+    points: PointsConfig = section(PointsConfig, "measured mean points: deployments in closed loops")
+    parameters: dict[str, Any] = option(
+        {}, "mappings by name (as in profile.parameters): free, prior (median), sd (of the logarithm), tie (to another)"
+    )
+    fit: FitOptionsConfig = section(FitOptionsConfig, "the search for the best parameters")
+    loss: LossConfig = section(LossConfig, "the weight of the measurements")
+    out: str | None = option(None, "directory of the results; unset: a dated one under outputs/", "DIR")
+    plots: bool = option(True, "whether to draw plots")
 
     def measured_paths(self) -> list[str]:
         """The directories to fit, whether one or several were given."""

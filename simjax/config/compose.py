@@ -14,7 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from simjax.config import calibrate, schema, sweep
+from simjax.config.cluster import ClusterConfig, GroupConfig
 from simjax.config.explain import explain, unknown_option
+from simjax.config.scheduler import SchedulerConfig
 from simjax.errors import SimjaxError
 from simjax.paths import CONF
 from simjax.workload.config import WorkloadConfig
@@ -29,7 +31,15 @@ SCHEMAS: dict[str, type] = {
     "show_point": sweep.ShowPointConfig,
     "pareto": sweep.ParetoConfig,
 }
+"""The schema of every command; conf/COMMAND.yaml has its defaults."""
 
+GROUPS: dict[str, type] = {
+    "cluster": ClusterConfig,
+    "scheduler": SchedulerConfig,
+    "workload": WorkloadConfig,
+    "sweep": sweep.SweepConfig,
+}
+"""The schema of every group of presets, the files conf/GROUP/NAME.yaml of which GROUP=NAME chooses one."""
 
 FREE_MAPPINGS = ("sweep.axes", "profile.parameters", "parameters")
 """Options that are mappings with keys of their own."""
@@ -43,9 +53,8 @@ def register() -> None:
         return  # it takes as long as half a composition
     for name, node in SCHEMAS.items():
         store.store(name=f"base_{name}", node=node)
-    store.store(group="workload", name="base_workload", node=WorkloadConfig)
-    store.store(group="scheduler", name="base_scheduler", node=schema.SchedulerConfig)
-    store.store(group="sweep", name="base_sweep", node=sweep.SweepConfig)
+    for group, node in GROUPS.items():
+        store.store(group=group, name=f"base_{group}", node=node)
 
 
 def compose_config(command: str, overrides: list[str]) -> DictConfig:
@@ -95,22 +104,22 @@ def typed(config: DictConfig) -> Any:
     return OmegaConf.to_object(config)
 
 
-def group_config(number: int, raw: Any) -> schema.GroupConfig:
+def group_config(number: int, raw: Any) -> GroupConfig:
     """An entry of `cluster.groups` (a mapping), checked against its schema.
 
     Raises:
         SimjaxError: it is no mapping, names an unknown key, or has a value of the wrong type.
     """
     where = f"cluster.groups[{number}]"
-    if isinstance(raw, schema.GroupConfig):
+    if isinstance(raw, GroupConfig):
         return raw
     if not isinstance(raw, dict | DictConfig):
         raise SimjaxError(f"{where}: a group is a mapping like {{instances: 2, device: h100}}, got {raw!r}")
     try:
-        group = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema.GroupConfig), raw))
+        group = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(GroupConfig), raw))
     except OmegaConfBaseException as error:
-        raise SimjaxError(explain(schema.GroupConfig, [], error, where)) from error
-    assert isinstance(group, schema.GroupConfig)
+        raise SimjaxError(explain(GroupConfig, [], error, where)) from error
+    assert isinstance(group, GroupConfig)
     return group
 
 
@@ -135,7 +144,7 @@ def _quoted_objective(override: str) -> str:
 
 
 def check_form(overrides: list[str]) -> None:
-    """Raise for words that are no options of a single run.
+    """Check that words are options of a single run.
 
     Raises:
         SimjaxError: one does not look like key=value, or is a setting of Hydra.
@@ -145,7 +154,7 @@ def check_form(overrides: list[str]) -> None:
         if not equals or not key.strip("+~ ") or key.startswith(("-", "~")):
             raise SimjaxError(f"'{override}' is not an option: options look like key=value (--help lists them)")
         if key.lstrip("+").startswith(("hydra.", "hydra/")):
-            raise SimjaxError(f"'{override}': Hydra's own settings have an effect on sweeps only (-m); out=DIR says where results go")
+            raise SimjaxError(f"'{override}': Hydra's own settings affect sweeps only (-m); out=DIR names the directory of the results")
 
 
 def _refuse_unknown(kind: type, config: DictConfig) -> None:
@@ -170,7 +179,7 @@ def _refuse_ignored(overrides: list[str], config: DictConfig) -> None:
 
 
 def refuse_ignored(overrides: Iterable[str], file: bool, groups: bool) -> None:
-    """Raise for options (`key` or `key=value`) that have no effect beside `cluster.file` or `cluster.groups`, where one of these is set.
+    """Raise for options (`key` or `key=value`) without effect where `cluster.file` or `cluster.groups` is set.
 
     Raises:
         SimjaxError: naming both.
@@ -180,4 +189,4 @@ def refuse_ignored(overrides: Iterable[str], file: bool, groups: bool) -> None:
     winner, ignored = ("cluster.file", by_file) if file else ("cluster.groups", ("cluster.instances",) if groups else ())
     for override in overrides:
         if override.partition("=")[0].lstrip("+") in ignored:
-            raise SimjaxError(f"{override} has no effect beside {winner}, which says it itself; leave one of them out")
+            raise SimjaxError(f"{override} has no effect with {winner}, which has its own; leave one of them out")

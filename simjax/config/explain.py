@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf say in a paragraph, as one line with a hint."""
+"""Errors of Hydra and OmegaConf, a paragraph each, as one line with a hint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def explain(kind: type, overrides: list[str], error: Exception, where: str = "")
     Args:
         kind: the schema, for hints.
         overrides: the command line, to find the one that cannot be read.
-        error: what Hydra or OmegaConf raised.
+        error: the exception of Hydra or OmegaConf.
         where: the part of the configuration that was being checked, when it is not the root.
     """
     root: BaseException = error

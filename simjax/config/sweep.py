@@ -1,38 +1,28 @@
-"""The parts of the schema that sweeps have: what to sweep, what to look for, and the commands on a sweep's directory.
+"""The schema of sweeps: swept keys, the objective, and the commands on a sweep's directory.
 
 OmegaConf wants real types, not annotations in strings; None is an unset option.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from simjax.errors import SimjaxError
+from simjax.option import option, section
 
 
 @dataclass
 class SweepConfig:
-    """Many points in one call; what is set here is set for no single run. See `simjax.explore.axes` for how values are written.
+    """Many points in one call; a single run has none of these options set. `simjax.explore.axes` has the grammar of values."""
 
-    Attributes:
-        axes: swept keys with their values, a list or text such as "linspace(1,20,40)"; all combinations are simulated.
-        zip: mappings like `axes` whose keys step together and so need equally many values.
-        points: CSV file with a column a key, instead of or beside the axes.
-        seeds: every point is simulated with each of these workload.seed: how many (0 to n - 1), or a list.
-        resume: directory of a sweep that was stopped; only what it still lacks is simulated.
-        dry_run: print what would be simulated, and stop.
-        shard: "k/n", the k-th (from 1) of n parts of the points, for as many processes or hosts.
-        width: designs simulated side by side; unset: as many as are fastest.
-    """
-
-    axes: dict[str, Any] = field(default_factory=dict)
-    zip: list[Any] = field(default_factory=list)
-    points: str | None = None
-    seeds: Any = None
-    resume: str | None = None
-    dry_run: bool = False
-    shard: str | None = None
-    width: int | None = None
+    axes: dict[str, Any] = option({}, 'swept keys with their values: lists, or text such as "linspace(1,20,40)"')
+    zip: list[Any] = option([], "mappings like axes whose keys step together and have equally many values")
+    points: str | None = option(None, "CSV file of points, a column a key, instead of or in addition to the axes", "FILE.csv")
+    seeds: Any = option(None, "workload.seed of the replicates of every point: their number N (0 to N-1), or a list", "N")
+    resume: str | None = option(None, "directory of a sweep that was stopped; only the missing points are simulated", "DIR")
+    dry_run: bool = option(False, "print what would be simulated (groups, chunks, compilations, memory), and stop")
+    shard: str | None = option(None, "k/n, the k-th of n parts of the points; several shards and a Hydra launcher start n jobs", "K/N")
+    width: int | None = option(None, "designs simulated side by side; unset: as many as are fastest")
 
     def __post_init__(self) -> None:
         match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", self.shard or "1/1")
@@ -49,55 +39,41 @@ class SweepConfig:
 
 @dataclass
 class ObjectiveConfig:
-    """What a sweep's Pareto front is made of; see `simjax.explore.pareto.objective`.
+    """The metrics of a sweep's Pareto front; see `simjax.explore.pareto.objective`."""
 
-    Attributes:
-        maximize, minimize: columns of the sweep's table.
-        subject_to: limits on columns such as "ttft_p99_s<=0.5" (also >=, < and >); points outside of them do not count.
-    """
-
-    maximize: list[str] = field(default_factory=lambda: ["goodput_per_gpu"])
-    minimize: list[str] = field(default_factory=lambda: ["ttft_p99_s"])
-    subject_to: list[str] = field(default_factory=list)
+    maximize: list[str] = option(["goodput_per_gpu"], "columns of results.csv to maximize")
+    minimize: list[str] = option(["ttft_p99_s"], "columns to minimize")
+    subject_to: list[str] = option([], "constraints such as ttft_p99_s<=0.5 (also >=, <, >, in the column's unit)", "[...]")
 
 
 @dataclass
 class OtherObjectiveConfig:
-    """`objective` of `simjax pareto`: as in `ObjectiveConfig`; what is unset is the sweep's own."""
+    """`objective` of `simjax pareto`; an unset option is the sweep's own."""
 
-    maximize: list[str] | None = None
-    minimize: list[str] | None = None
-    subject_to: list[str] | None = None
+    maximize: list[str] | None = option(None, "columns of results.csv to maximize; unset: the sweep's; []: none", "[COLUMN,...]")
+    minimize: list[str] | None = option(None, "columns to minimize; unset: the sweep's; []: none", "[COLUMN,...]")
+    subject_to: list[str] | None = option(
+        None, "constraints such as ttft_p99_s<=0.5 (also >=, <, >, in the column's unit); unset: the sweep's; []: none", "[...]"
+    )
 
 
 @dataclass
 class ParetoConfig:
-    """`simjax pareto`.
+    """`simjax pareto`."""
 
-    Attributes:
-        directory: a sweep's.
-        objective: what to look for instead of what the sweep looked for.
-        out: where pareto.csv and pareto.png go; unset: into the sweep's directory.
-        plots: whether to draw.
-    """
-
-    directory: str | None = None
-    objective: OtherObjectiveConfig = field(default_factory=OtherObjectiveConfig)
-    out: str | None = None
-    plots: bool = True
+    directory: str | None = option(None, "a sweep's directory, complete or not; for several shards the directory that holds them", "DIR")
+    objective: OtherObjectiveConfig = section(
+        OtherObjectiveConfig, "metrics of the Pareto front; with several seeds their means are compared"
+    )
+    out: str | None = option(None, "where pareto.csv and pareto.png go; unset: into the sweep's directory", "DIR")
+    plots: bool = option(True, "whether to draw pareto.png")
 
 
 @dataclass
 class ShowPointConfig:
-    """`simjax show-point`.
+    """`simjax show-point`."""
 
-    Attributes:
-        directory: a sweep's.
-        point: the number of a point, as in the table's first column.
-        out, plots: of its single run, as in `simjax run`.
-    """
-
-    directory: str | None = None
-    point: int | None = None
-    out: str | None = None
-    plots: bool = True
+    directory: str | None = option(None, "a sweep's directory", "DIR")
+    point: int | None = option(None, "number of the point, as in the first column of results.csv")
+    out: str | None = option(None, "directory of the run's results; unset: a dated one under outputs/", "DIR")
+    plots: bool = option(True, "whether to draw plots")

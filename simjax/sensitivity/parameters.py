@@ -14,28 +14,12 @@ from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.latency.attention.roofline import AttentionEfficiency
 from simjax.latency.parameters import PARAMETERS, STEP_CORRECTIONS, parameter, present_value
 from simjax.latency.profile import HostOverheads
+from simjax.sensitivity.names import CLUSTER_PARAMETERS, HARDWARE, LIMITS, LOAD
 from simjax.workload.transform import mean_rate
 from simjax.workload.workload import Workload
 
 _LARGEST_SHARE = 1.0 - 1e-9
 _OF_RANKS = ("collective_bandwidth", "collective_latency", "link_bandwidth", "link_latency")  # no effect without tensor parallelism
-_LIMITS = {
-    "num_gpu_blocks": ("num_gpu_blocks_override", "KV blocks of an engine"),
-    "max_num_seqs": ("max_num_seqs", "most requests that run at once"),
-    "max_num_batched_tokens": ("max_num_batched_tokens", "token budget of a step"),
-}
-_HARDWARE = {
-    "memory_bandwidth": ("bytes/s", "memory bandwidth of the device"),
-    "peak_flops": ("FLOP/s", "peak of the device, in every data type"),
-    "link_bandwidth": ("bytes/s", "bandwidth of the link between an engine's devices"),
-    "link_latency": ("s", "latency of that link"),
-}
-_LOAD = {
-    "arrival_rate": ("requests/s", "the same requests, closer together"),
-    "concurrency": ("requests", "requests in flight of a closed loop"),
-}
-CLUSTER_PARAMETERS = (*_LOAD, *_LIMITS, *_HARDWARE)
-"""Those that are no parameters of a profile."""
 
 
 @dataclass(frozen=True)
@@ -122,22 +106,22 @@ def _knob(name: str, setting: Setting, workload: Workload) -> Knob | str:
     if name == "fp8_compute" and not any(x.model.quantization == "fp8" for x in setting.instances):
         return "it has no effect without a model in fp8"
     tables = setting.sources[0].bundle_root is not None
-    if tables and name not in (*HOST_TIMES, *_LOAD, *_LIMITS, *_OF_RANKS[2:]):
+    if tables and name not in (*HOST_TIMES, *LOAD, *LIMITS, *_OF_RANKS[2:]):
         return "step costs come from measured tables (profile.bundle_root), which it does not change"
-    if name in _LOAD:
+    if name in LOAD:
         return _load(name, setting, workload)
-    if name in _LIMITS:
-        field, text = _LIMITS[name]
+    if name in LIMITS:
+        field, text = LIMITS[name]
         return _of_engines(name, "", text, setting, lambda x, _: float(_limit_now(name, x)), partial(_limit, name, field), smooth=False)
-    if name in _HARDWARE:
-        unit, text = _HARDWARE[name]
+    if name in HARDWARE:
+        unit, text = HARDWARE[name]
         return _of_engines(name, unit, text, setting, lambda x, _: float(_fact(name, x)), partial(_hardware, name))
     p = parameter(name)
     return _of_engines(name, p.unit, p.text, setting, partial(_present, name), partial(_profile, name))
 
 
 def _load(name: str, setting: Setting, workload: Workload) -> Knob | str:
-    unit, text = _LOAD[name]
+    unit, text = LOAD[name]
     if name == "concurrency":
         now = setting.concurrency
         if not now:

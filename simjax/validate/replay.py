@@ -1,4 +1,4 @@
-"""Simulating a measured run: the cluster that was measured, its arrivals, and what the configuration overrides."""
+"""Simulation of a measured run: its cluster and its arrivals, with the overrides of the configuration."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from simjax.cluster.from_config import engine_limits, instance_link, latency_source
-from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.cluster.spec import ClusterSpec, InstanceSpec
 from simjax.config.calibrate import CalibrateConfig
-from simjax.config.schema import ClusterConfig, ValidateConfig
+from simjax.config.cluster import ClusterConfig
+from simjax.config.schema import ValidateConfig
 from simjax.hardware import load_device
 from simjax.job import Progress, Run, simulate_cluster
 from simjax.model import load_model
@@ -41,22 +42,7 @@ def validate(config: ValidateConfig, on_progress: Progress | None = None) -> tup
 
 def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateConfig) -> ClusterSpec:
     """The cluster that was measured, with the configuration's overrides."""
-    facts, wires = measured.engine, measured.hardware
-    recorded = InstanceLimits(
-        max_num_seqs=facts.max_num_seqs,
-        max_num_batched_tokens=facts.max_num_batched_tokens,
-        long_prefill_token_threshold=facts.long_prefill_token_threshold,
-        enable_chunked_prefill=facts.enable_chunked_prefill,
-        async_scheduling=facts.async_scheduling,
-        enable_prefix_caching=facts.enable_prefix_caching,
-        reserve_full_isl=facts.reserve_full_isl,
-        max_model_len=facts.max_model_len,
-        block_size=facts.block_size,
-        gpu_memory_utilization=facts.gpu_memory_utilization or InstanceLimits.gpu_memory_utilization,
-        num_gpu_blocks_override=facts.num_gpu_blocks,
-        kv_cache_dtype=facts.kv_cache_dtype,
-        enforce_eager=facts.enforce_eager,
-    )
+    wires = measured.hardware
     device = load_device(config.device or measured.device)
     if wires.device_memory_bandwidth_bytes_per_s is not None:
         device = replace(device, memory_bandwidth_bytes_per_s=wires.device_memory_bandwidth_bytes_per_s)
@@ -68,7 +54,7 @@ def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateCo
         model=load_model(config.model or measured.model),
         device=device,
         tensor_parallel_size=config.cluster.tensor_parallel_size or measured.tensor_parallel_size,
-        limits=engine_limits(config.scheduler, recorded),
+        limits=engine_limits(config.scheduler, engine_limits(measured.engine)),
         link=instance_link(links, device),
     )
     return ClusterSpec((instance,) * measured.instances, config.cluster.router)

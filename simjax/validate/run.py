@@ -1,14 +1,15 @@
-"""A measured run: what was served, by what, and the latencies its clients saw."""
+"""A measured run: its requests, the configuration that served them, and the latencies that its clients saw."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from simjax.config.scheduler import SchedulerConfig
 from simjax.engine.host.result import NEVER
 from simjax.errors import SimjaxError
 from simjax.workload.contents import tree
@@ -17,50 +18,35 @@ from simjax.workload.contents.radix import from_keys
 from simjax.workload.workload import Workload
 
 
-@dataclass(frozen=True)
-class EngineFacts:
-    """How the measured engine was configured, under vLLM's names; None where the run did not record it and no default is safe.
+@dataclass
+class EngineFacts(SchedulerConfig):
+    """Flags of the measured instances; one that the run did not record and for which vLLM's default is not certain is unset.
 
     Attributes:
         vllm_version: such as "0.19.0".
-        max_num_seqs, max_num_batched_tokens: limits of one step.
-        block_size: tokens a KV block.
-        num_gpu_blocks: KV blocks of an instance.
-        gpu_memory_utilization: fraction of the device memory vLLM was given.
-        max_model_len: None for the model's own.
-        long_prefill_token_threshold: 0 is off.
-        enable_chunked_prefill, enable_prefix_caching, async_scheduling: switches.
-        reserve_full_isl: vLLM's `scheduler_reserve_full_isl`.
-        cudagraph_capture_sizes: batch sizes with a captured CUDA graph.
-        enforce_eager: whether it ran without any.
-        dtype, kv_cache_dtype: "auto" means the model's own, and the same as `dtype`.
+        enable_prefix_caching: on by default, as in vLLM.
+        cudagraph_capture_sizes: batch sizes with a captured CUDA graph; None when they are not recorded.
+        dtype: data type of the model, "auto" for its own.
     """
 
-    vllm_version: str
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    block_size: int = 16
-    num_gpu_blocks: int | None = None
-    gpu_memory_utilization: float | None = None
-    max_model_len: int | None = None
-    long_prefill_token_threshold: int = 0
-    enable_chunked_prefill: bool = True
-    enable_prefix_caching: bool = True
-    async_scheduling: bool = True
-    reserve_full_isl: bool = True
+    vllm_version: str = field(kw_only=True)
+    enable_prefix_caching: bool | None = True
     cudagraph_capture_sizes: tuple[int, ...] | None = None
-    enforce_eager: bool = False
     dtype: str = "auto"
-    kv_cache_dtype: str = "auto"
+
+    @property
+    def num_gpu_blocks(self) -> int | None:
+        """KV blocks of an instance, None when they are not recorded."""
+        return self.num_gpu_blocks_override
 
 
 @dataclass(frozen=True)
 class HardwareFacts:
-    """What the run's own configuration says about its hardware; None where it says nothing.
+    """The run's own record of its hardware; None for facts that it does not hold.
 
     Attributes:
         link_bandwidth_bytes_per_s, link_latency_s: the link between GPUs.
-        device_memory_bytes, device_memory_bandwidth_bytes_per_s: of one GPU.
+        device_memory_bytes, device_memory_bandwidth_bytes_per_s: memory of one GPU.
     """
 
     link_bandwidth_bytes_per_s: float | None = None
@@ -76,7 +62,7 @@ class MeasuredRun:
     Attributes:
         name: the folder's name, for titles.
         source: the folder.
-        model, device: as the run names them (`meta-llama/Llama-3.1-8B`, `RTX4090`).
+        model, device: names that the run gives them (`meta-llama/Llama-3.1-8B`, `RTX4090`).
         tensor_parallel_size, instances: GPUs of an instance; instances behind one front door.
         engine, hardware: configuration facts.
         arrival_s: float64[R], seconds since the first arrival, as the client sent them.
@@ -86,12 +72,12 @@ class MeasuredRun:
         e2e_s: float64[R], last token - arrival.
         queue_delay_s: float64[R], time in the API server before the engine queued the request; None when not recorded.
         prefix_key: int64[R], requests with the same key sent the same prompt; None when unknown.
-        prefixes: what the contents of the requests share, from the trace that was replayed; None when unknown.
+        prefixes: shared contents of the requests, from the trace that was replayed; None when unknown.
         timeseries: columns `t_s` (start of the interval, seconds since the first arrival), `running`, `waiting` (at the interval's end),
             `prompt_tokens_per_s`, `output_tokens_per_s` and, when recorded, `kv_used_fraction`; None when there is none.
         failed: requests that failed and are left out.
         replayed: the trace that was replayed, as the run names it; None when it does not.
-        assumptions: what the files do not say and was filled in, one line each.
+        assumptions: facts that the files do not hold and that were filled in, one line each.
     """
 
     name: str
@@ -157,7 +143,7 @@ def engine_side(run: MeasuredRun) -> MeasuredRun:
 
 
 def finish_run(run: MeasuredRun) -> MeasuredRun:
-    """What every reader ends with: sort by arrival, start the clock at the first one, check the rows, fill in TPOT.
+    """The last step of every reader: sort by arrival, start the clock at the first one, check the rows, fill in TPOT.
 
     Args:
         run: arrays over the successful rows of the source, `arrival_s` from any origin; `tpot_s` is ignored.
@@ -196,7 +182,7 @@ def _ordered(run: MeasuredRun, order: np.ndarray) -> MeasuredRun:
 
 
 def default_async_scheduling(vllm_version: str) -> bool:
-    """Whether a vLLM of this version schedules asynchronously unless told otherwise: from 0.14 on.
+    """Whether a vLLM of this version schedules asynchronously by default: from 0.14 on.
 
     Runs that record their resolved configuration agree (0.19: on without being asked for). A version that cannot be parsed is recent.
     """

@@ -9,8 +9,9 @@ import numpy as np
 
 from simjax.documents import once_per_file
 from simjax.errors import SimjaxError, closest
+from simjax.option import facts_by_name
 from simjax.workload import transform
-from simjax.workload.config import LengthConfig, PrefixConfig, WorkloadConfig
+from simjax.workload.config import KINDS, THINK_KINDS, LengthConfig, PrefixConfig, WorkloadConfig
 from simjax.workload.contents import shared
 from simjax.workload.formats import TraceFile, read_trace
 from simjax.workload.multi_turn import Conversations, multi_turn
@@ -22,22 +23,7 @@ from simjax.workload.workload import Workload
 
 _log = logging.getLogger(__name__)
 
-KINDS = ("trace", "poisson", "gamma", "weibull", "constant", "pulse", "piecewise", "closed_loop", "sessions")
-
-_OPEN = tuple(kind for kind in KINDS if kind != "closed_loop")
-_ONLY_FOR: dict[str, tuple[str, ...]] = {
-    "duration_s": _OPEN,
-    "rate": ("trace", "poisson", "gamma", "weibull", "constant", "sessions"),
-    "cv": ("gamma", "weibull"),
-    **dict.fromkeys(("file", "jitter_s", "start_s", "end_s", "rate_scale", "session_rate"), ("trace",)),
-    **dict.fromkeys(("pulse_size", "pulse_interval_s", "pulse_count"), ("pulse",)),
-    "piecewise": ("piecewise",),
-    **dict.fromkeys(("concurrency", "ramp_s"), ("closed_loop",)),
-    "think_s": ("closed_loop", "sessions"),
-    **dict.fromkeys(("turns", "followup", "think_dist", "max_context_tokens"), ("sessions",)),
-    "num_sessions": ("sessions", "trace"),
-    "lengths_file": tuple(kind for kind in KINDS if kind != "sessions"),
-}
+_ONLY_FOR: dict[str, tuple[str, ...]] = facts_by_name(WorkloadConfig, "only_for")
 _NEEDED: dict[str, tuple[str, ...]] = {
     "trace": ("file",),
     "poisson": ("rate",),
@@ -107,8 +93,8 @@ def _check_fields(config: WorkloadConfig) -> None:
         raise SimjaxError(f"{' and '.join(f'workload.{name}={value:g}' for name, value in rates)} both set the rate; give one")
     if config.kind == "sessions" and config.num_sessions is None and config.duration_s is None:
         raise SimjaxError("workload.num_sessions is not set; kind=sessions needs it (or duration_s)")
-    if config.think_dist not in (None, "exponential", "fixed"):
-        raise SimjaxError(f"workload.think_dist={config.think_dist!r} is not known; use exponential or fixed")
+    if config.think_dist not in (None, *THINK_KINDS):
+        raise SimjaxError(f"workload.think_dist={config.think_dist!r} is not known; use {' or '.join(THINK_KINDS)}")
     _check_prefix(config.prefix)
     if config.seed < 0:
         raise SimjaxError(f"workload.seed={config.seed}; it must not be negative")

@@ -1,11 +1,23 @@
 """The `workload` group of the configuration, as plain dataclasses (OmegaConf structured configs: no string annotations, None for unset)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from simjax.option import option, section
+
+KINDS = ("trace", "poisson", "gamma", "weibull", "constant", "pulse", "piecewise", "closed_loop", "sessions")
+"""Values of `workload.kind`."""
+THINK_KINDS = ("exponential", "fixed")
+"""Values of `workload.think_dist`."""
+BAD_ROWS = ("error", "skip")
+"""Values of `workload.on_bad_row`."""
+
+_OPEN = tuple(kind for kind in KINDS if kind != "closed_loop")
 
 
 @dataclass
 class LengthConfig:
+<<<<<<< HEAD
     """Distribution of the lengths of prompts or outputs.
 
     Attributes:
@@ -32,10 +44,28 @@ class LengthConfig:
     max: int | None = None
     file: str | None = None
     format: str = "auto"
+=======
+    """A distribution of lengths in tokens (of numbers of calls for `turns`)."""
+
+    dist: str | None = option(None, "distribution; unset: a trace's own lengths, else lognormal", "NAME")
+    tokens: int | None = option(None, "fixed: the length")
+    mean: float | None = option(None, "lognormal: mean; give mean or median", "TOKENS")
+    median: float | None = option(None, "lognormal: median", "TOKENS")
+    cv: float | None = option(None, "lognormal: coefficient of variation; give cv or sigma")
+    sigma: float | None = option(None, "lognormal: standard deviation of the logarithm")
+    low: int | None = option(None, "uniform: least length")
+    high: int | None = option(None, "uniform: greatest length")
+    alpha: float | None = option(None, "zipf: exponent; zipf needs max, too")
+    min: int | None = option(None, "lengths are raised to it, those of a trace too")
+    max: int | None = option(None, "lengths are cut to it, those of a trace too")
+    file: str | None = option(None, "trace: file whose lengths are drawn", "FILE")
+    format: str = option("auto", "trace: format of the file, as in workload.format")
+>>>>>>> edges
 
 
 @dataclass
 class PrefixConfig:
+<<<<<<< HEAD
     """Prefixes that prompts share, such as system prompts. Not for traces that record what their requests share.
 
     Attributes:
@@ -47,10 +77,18 @@ class PrefixConfig:
     groups: int | None = None
     tokens: int | None = None
     zipf: float | None = None
+=======
+    """Prefixes that prompts share, such as system prompts. Traces that record what their requests share have their own."""
+
+    groups: int | None = option(None, "distinct prefixes; every prompt (of a session the first) starts with one")
+    tokens: int | None = option(None, "length of each in tokens; a shorter prompt is cut off within it")
+    zipf: float | None = option(None, "popularity: the k-th has probability proportional to k^-zipf; unset: equal")
+>>>>>>> edges
 
 
 @dataclass
 class WorkloadConfig:
+<<<<<<< HEAD
     """Source of the requests. A field that has no effect on the chosen kind must be unset (null).
 
     Attributes:
@@ -110,3 +148,64 @@ class WorkloadConfig:
     output: LengthConfig = field(default_factory=LengthConfig)
     lengths_file: str | None = None
     lengths_format: str = "auto"
+=======
+    """The source of requests. An option that has no effect on the chosen kind must be unset (null)."""
+
+    kind: str = option("poisson", "kind of arrivals; workload=NAME sets it together with fitting defaults")
+    seed: int = option(0, "seed of everything random; arrivals, prompts, outputs and jitter have streams of their own")
+    num_requests: int | None = option(None, "number of requests; of a trace the first ones (of sessions by their starts)")
+    duration_s: float | None = option(
+        None, "seconds in which requests arrive or sessions start; with num_requests whichever ends first", only_for=_OPEN
+    )
+    rate: float | None = option(
+        None,
+        "mean requests/s, or sessions/s that start; a trace is stretched or compressed to it",
+        only_for=("trace", "poisson", "gamma", "weibull", "constant", "sessions"),
+    )
+    cv: float | None = option(None, "coefficient of variation of the gaps between arrivals", only_for=("gamma", "weibull"))
+    file: str | None = option(
+        None, "trace: CSV, JSON Lines or Parquet (gzip too), a session file or a directory of them", "FILE", only_for=("trace",)
+    )
+    format: str = option("auto", "format of the trace; auto recognises it")
+    on_bad_row: str = option("error", "malformed rows of traces stop the command, or are skipped and counted")
+    jitter_s: float | None = option(
+        None, "moves each arrival by uniform(0, jitter_s) seconds, to undo a quantised clock", only_for=("trace",)
+    )
+    start_s: float | None = option(None, "start of a window of the trace, in seconds from its first arrival", only_for=("trace",))
+    end_s: float | None = option(None, "end of that window", only_for=("trace",))
+    rate_scale: float | None = option(
+        None, "factor on the speed of a trace; of sessions only the starts move, the pauses stay", only_for=("trace",)
+    )
+    session_rate: float | None = option(
+        None, "mean sessions/s at which the trace's sessions start at random, instead of when it records", only_for=("trace",)
+    )
+    num_sessions: int | None = option(None, "number of sessions; of a trace the first ones", only_for=("sessions", "trace"))
+    pulse_size: int | None = option(None, "simultaneous requests of a pulse", only_for=("pulse",))
+    pulse_interval_s: float | None = option(None, "seconds from one pulse to the next", only_for=("pulse",))
+    pulse_count: int | None = option(None, "number of pulses", only_for=("pulse",))
+    # Pairs of numbers; as list[list[float]] OmegaConf refuses the integers of [[0, 2]].
+    piecewise: list[Any] | None = option(
+        None, "pairs of a start in seconds (the first 0) and the requests/s from then on", "[[S,RATE],...]", only_for=("piecewise",)
+    )
+    concurrency: int | None = option(None, "requests in flight", only_for=("closed_loop",))
+    think_s: float | None = option(
+        None, "seconds between an answer and the next request; of sessions the mean", only_for=("closed_loop", "sessions")
+    )
+    ramp_s: float | None = option(None, "seconds over which the first requests are spread", only_for=("closed_loop",))
+    prompt: LengthConfig = section(LengthConfig, "prompts in tokens; of a session the first prompt")
+    output: LengthConfig = section(LengthConfig, "outputs in tokens")
+    turns: LengthConfig = section(LengthConfig, "calls of a session", only_for=("sessions",))
+    followup: LengthConfig = section(LengthConfig, "tokens that each later prompt of a session adds", only_for=("sessions",))
+    think_dist: str | None = option(None, "distribution of the pauses of sessions; unset: exponential", "NAME", only_for=("sessions",))
+    max_context_tokens: int | None = option(
+        None, "sessions end before a call whose prompt and output together would be longer", only_for=("sessions",)
+    )
+    prefix: PrefixConfig = section(PrefixConfig, "prefixes that prompts share, such as system prompts")
+    lengths_file: str | None = option(
+        None,
+        "trace file from which pairs (prompt, output) are drawn, instead of the two distributions",
+        "FILE",
+        only_for=tuple(kind for kind in KINDS if kind != "sessions"),
+    )
+    lengths_format: str = option("auto", "format of that file, as in workload.format")
+>>>>>>> edges

@@ -52,7 +52,7 @@ def measured(workload: Workload, truth: Mapping[str, float], of: ClusterSpec | N
         model=MODEL,
         device=DEVICE,
         tensor_parallel_size=1,
-        engine=EngineFacts("0.19.0", limits.max_num_seqs, limits.max_num_batched_tokens),
+        engine=EngineFacts(limits.max_num_seqs, limits.max_num_batched_tokens, vllm_version="0.19.0"),
         arrival_s=workload.arrival_s,
         prompt_tokens=workload.prompt_tokens,
         output_tokens=workload.output_tokens,

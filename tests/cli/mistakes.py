@@ -58,9 +58,9 @@ OPTIONS = cases(
     validate device=h100,h200
     device=h100,h200: several values are a sweep: give one
     run hydra.run.dir=x
-    'hydra.run.dir=x': Hydra's own settings have an effect on sweeps only (-m); out=DIR says where results go
+    'hydra.run.dir=x': Hydra's own settings affect sweeps only (-m); out=DIR names the directory of the results
     run hydra/launcher=basic
-    'hydra/launcher=basic': Hydra's own settings have an effect on sweeps only (-m)
+    'hydra/launcher=basic': Hydra's own settings affect sweeps only (-m)
     run model=${nothing}
     model: Interpolation key 'nothing' not found
     run model=???
@@ -200,7 +200,7 @@ CLUSTERS = cases(
     run cluster.groups=[{device:h900}]
     cluster.groups[0]: unknown device 'h900'
     run cluster.groups=[{},{}] cluster.instances=3
-    cluster.instances=3 has no effect beside cluster.groups
+    cluster.instances=3 has no effect with cluster.groups
     run cluster.file=none.json
     none.json: no such cluster file
     run cluster.file=folder
@@ -214,7 +214,7 @@ CLUSTERS = cases(
     run cluster.file=no_device.json
     no_device.json: instance 0: 'hardware' is missing
     run cluster.file=object.json device=h200
-    device=h200 has no effect beside cluster.file
+    device=h200 has no effect with cluster.file
     run cluster.file=object.json cluster.groups=[{instances:2}]
     cluster.file and cluster.groups are both set
     """
@@ -301,12 +301,18 @@ SWEEPS = cases(
     unknown option 'modle'; did you mean model or profile?
     run -m workload=poison device=h100,h200
     workload=poison: there is no such option; did you mean poisson?
+    run -m slo=a,b
+    'slo' is a group of options here; set its keys one by one
     run -m cluster=a,b
-    'cluster' is a group of options here; set its keys one by one
+    none of the 2 points can be simulated; point 0: cluster=a: there is no such option; known: heterogeneous, one, routed
+    run cluster=rooted
+    cluster=rooted: there is no such option; did you mean routed?
+    validate cluster=one
+    'cluster' is a group of options here; set its keys one by one: cluster.tensor_parallel_size,
     run -m scheduler.max_num_seqs=abc device=h100,h200
     scheduler.max_num_seqs=abc: it must be an integer
     run -m cluster.groups=[{},{}] cluster.instances=3 device=h100,h200
-    cluster.instances=3 has no effect beside cluster.groups
+    cluster.instances=3 has no effect with cluster.groups
     run -m device=h100,h200 device=l40s
     device is given twice: device=h100,h200 and device=l40s
     run -m device=h100,h200 device=l40s,b200

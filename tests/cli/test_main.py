@@ -10,7 +10,7 @@ import yaml
 
 from tests.cli.conftest import Cli, one_line
 
-COMMANDS = ["run", "pareto", "show-point", "validate", "trace describe", "profile fit"]
+COMMANDS = ["run", "pareto", "show-point", "validate", "calibrate", "sensitivity", "trace describe", "profile fit"]
 SMALL = ["workload.num_requests=12", "plots=false"]
 
 
@@ -35,16 +35,29 @@ def test_help_of_a_command(cli: Cli, command: str) -> None:
         assert said.code == 0
         assert said.out.startswith(f"simjax {command}: ")
         assert "usage: simjax " + command in said.out
-        assert "{models}" not in said.out, "a placeholder was left"
-        assert "{formats}" not in said.out, "a placeholder was left"
         assert max(len(line) for line in said.out.splitlines()) <= 120
 
 
 def test_help_of_run_names_the_shipped_choices(cli: Cli) -> None:
     said = cli("run", "--help").out.split()
-    for choice in ("llama-3.1-8b", "h100", "rtx_pro_6000", "least_loaded", "vllm_small", "closed_loop", "scheduler.max_num_seqs=256"):
+    for choice in (
+        "llama-3.1-8b",
+        "h100",
+        "rtx_pro_6000",
+        "least_loaded",
+        "vllm_small",
+        "closed_loop",
+        "scheduler.max_num_seqs=256",
+    ):
         assert choice in said
-    for choice in ("sessions", "shared_prefix", "longest_prefix", "session_affinity", "scheduler.enable_prefix_caching=true"):
+    for choice in (
+        "sessions",
+        "shared_prefix",
+        "heterogeneous",
+        "longest_prefix",
+        "session_affinity",
+        "scheduler.enable_prefix_caching=true|false",
+    ):
         assert choice in said
 
 
@@ -131,7 +144,7 @@ def test_results_that_cannot_be_written_are_one_line(cli: Cli, monkeypatch: pyte
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.")], ids=repr)
 def test_too_large_a_run_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr("simjax.job.run", Raising(error))
-    assert one_line(cli("run")).startswith("out of memory; simulate fewer requests or engines")
+    assert one_line(cli("run")).startswith("out of memory; simulate fewer requests or instances")
 
 
 def test_what_is_no_mistake_of_the_users_is_not_hidden(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

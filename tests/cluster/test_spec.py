@@ -6,7 +6,8 @@ import pytest
 
 from simjax.cluster.from_config import build_cluster, engine_limits
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
-from simjax.config.schema import ClusterConfig, SchedulerConfig
+from simjax.config.cluster import ClusterConfig
+from simjax.config.scheduler import SchedulerConfig
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.model import load_model

@@ -10,9 +10,12 @@ from omegaconf import OmegaConf
 import simjax
 from simjax.cluster.from_config import build_cluster, engine_limits
 from simjax.cluster.spec import InstanceLimits
+from simjax.config.cluster import GroupConfig
+from simjax.config.compose import GROUPS as COMPOSED_GROUPS
 from simjax.config.compose import SCHEMAS, compose_config, group_config, typed
 from simjax.config.explain import group_options
-from simjax.config.schema import GroupConfig, RunConfig, SchedulerConfig, SimConfig
+from simjax.config.scheduler import SchedulerConfig
+from simjax.config.schema import RunConfig, SimConfig
 from simjax.engine.simulate import DEFAULT_MAX_TICKS
 from simjax.errors import SimjaxError
 from simjax.paths import CONF
@@ -29,7 +32,7 @@ def test_every_command_composes_to_its_schema(command: str) -> None:
 
 def test_every_file_under_conf_belongs_to_a_command_or_a_group() -> None:
     assert {path.stem for path in CONF.glob("*.yaml")} == set(SCHEMAS)
-    assert {group for group, _ in GROUPS} == {"scheduler", "sweep", "workload"}
+    assert {group for group, _ in GROUPS} == set(COMPOSED_GROUPS)
 
 
 @pytest.mark.parametrize(("group", "name"), GROUPS)

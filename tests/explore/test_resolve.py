@@ -113,13 +113,13 @@ def test_options_without_effect_are_refused():
     swept = grid([axis("cluster.groups", [[{"instances": 2}], []]), axis("cluster.instances", [1, 2])])
     found = resolve(BASE, swept, range(4))
     assert sorted(found.designs) == [2, 3]
-    assert "cluster.instances=1 has no effect beside cluster.groups" in found.invalid[0]
+    assert "cluster.instances=1 has no effect with cluster.groups" in found.invalid[0]
 
 
 def test_the_base_counts_for_options_without_effect():
     """A sweep refuses what the single run refuses."""
     found = resolve(["cluster.instances=2"], points(cluster__groups=[[{"device": "h100"}], []]), range(2))
-    assert sorted(found.designs) == [1] and "cluster.instances=2 has no effect beside cluster.groups" in found.invalid[0]
+    assert sorted(found.designs) == [1] and "cluster.instances=2 has no effect with cluster.groups" in found.invalid[0]
 
 
 @pytest.mark.parametrize(

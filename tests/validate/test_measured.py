@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from simjax.cluster.from_config import engine_limits
 from simjax.config.schema import ValidateConfig
 from simjax.engine.host.result import NEVER
 from simjax.errors import SimjaxError
@@ -80,7 +81,7 @@ def test_the_resolved_configuration_wins(tmp_path):
     engine = run.engine
     assert (engine.max_num_seqs, engine.num_gpu_blocks, engine.block_size, engine.max_model_len) == (64, 2588, 32, 32768)
     assert not engine.async_scheduling and not engine.enable_prefix_caching and engine.long_prefill_token_threshold == 7
-    assert not engine.reserve_full_isl and EngineFacts("0.19.0", 1, 1).reserve_full_isl
+    assert not engine.reserve_full_isl and engine_limits(EngineFacts(vllm_version="0.19.0")).reserve_full_isl
     assert engine.gpu_memory_utilization == 0.9 and engine.cudagraph_capture_sizes == (1, 2, 4)
     assert run.assumptions == ()
 

@@ -219,13 +219,12 @@ def test_every_shipped_option_builds(name, trace_file):
 
 
 def test_the_options_are_the_kinds_and_the_trace_option_names_every_format():
-    from simjax.workload.build import KINDS
+    from simjax.workload.config import KINDS
 
     assert sorted([*KINDS, *OTHER_KINDS]) == OPTIONS
     text = (CONF / "workload" / "trace.yaml").read_text()
     assert all(name in text for name in FORMATS)
-    documented = WorkloadConfig.__doc__ or ""
-    assert all(field.name in documented for field in fields(WorkloadConfig))
+    assert all(field.metadata["words"] for field in fields(WorkloadConfig))
 
 
 def test_sessions_grow_by_what_is_drawn():

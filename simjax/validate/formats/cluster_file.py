@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from simjax.config.schema import SchedulerConfig
+from simjax.config.scheduler import SchedulerConfig
 from simjax.errors import SimjaxError, closest
 from simjax.validate.formats.fields import find, number, read_mapping, require
 from simjax.validate.run import HardwareFacts

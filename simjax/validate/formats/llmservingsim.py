@@ -110,7 +110,7 @@ def _engine(meta: dict[str, Any], path: Path, cluster: MeasuredCluster | None) -
         max_num_seqs=limit("max_num_seqs"),
         max_num_batched_tokens=limit("max_num_batched_tokens"),
         block_size=16 if known("block_size") is None else limit("block_size"),
-        num_gpu_blocks=None if known("num_gpu_blocks") is None else limit("num_gpu_blocks"),
+        num_gpu_blocks_override=None if known("num_gpu_blocks") is None else limit("num_gpu_blocks"),
         gpu_memory_utilization=None if utilization is None else number(utilization, "gpu_memory_utilization", path),
         max_model_len=None if known("max_model_len") is None else limit("max_model_len"),
         long_prefill_token_threshold=0 if known("long_prefill_token_threshold") is None else limit("long_prefill_token_threshold"),

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from simjax.errors import SimjaxError, closest
+from simjax.workload.config import BAD_ROWS
 from simjax.workload.contents import tree
 from simjax.workload.formats.azure import AZURE, AZURE_REPLAY
 from simjax.workload.formats.base import TraceFile, TraceFormat
@@ -195,8 +196,8 @@ def _column(parts: list[Requests], name: str) -> list[object]:
 
 
 def _check_on_bad_row(on_bad_row: str) -> None:
-    if on_bad_row not in ("error", "skip"):
-        raise SimjaxError(f"on_bad_row={on_bad_row!r} is not known; use error or skip")
+    if on_bad_row not in BAD_ROWS:
+        raise SimjaxError(f"on_bad_row={on_bad_row!r} is not known; use {' or '.join(BAD_ROWS)}")
 
 
 def _location(path: Path, header: Header, line: int) -> str:

@@ -1,0 +1,172 @@
+"""Parts of the help that no schema holds: what a command is for, how it is called, what it writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Page:
+    """The help of a command, without its options.
+
+    Attributes:
+        name: words of the command.
+        title: purpose of the command in one line.
+        usage: ways to call it.
+        common: options below the top level that belong on the first screen.
+        notes: results and exit codes; the end of the page.
+    """
+
+    name: str
+    title: str
+    usage: str
+    common: tuple[str, ...] = ()
+    notes: str = ""
+
+
+MAIN = """\
+simjax: simulate clusters that serve large language models
+
+usage: simjax COMMAND [key=value ...]
+
+commands
+{commands}
+
+  simjax run -m              many clusters in one call: swept keys, one table, its Pareto front
+  simjax COMMAND --help      options of a command, with their defaults
+  simjax COMMAND --cfg       the configuration that a command would use, as YAML
+  simjax --version
+
+examples
+  simjax run
+  simjax run model=qwen3-32b device=h200 cluster.instances=2 cluster.router=least_loaded workload.rate=8
+  simjax run workload=trace workload.file=trace.csv scheduler.max_num_seqs=128 out=results
+  simjax run -m device=h100,h200 scheduler.max_num_seqs=32,64,128 'workload.rate=linspace(1,20,40)'
+  simjax trace describe trace.csv
+
+Options are Hydra overrides: key=value, lists in brackets, null for "unset"; quote what the shell would read.
+Exit code: 0, also when a run stops at sim.max_ticks (see status in summary.json); 1 for a calibration that fits poorly
+and for a point that is not reproduced; 2 for a mistake, explained in one line; 130 after Ctrl-C.
+"""
+
+_SIMULATED = (
+    *("cluster.instances", "cluster.tensor_parallel_size", "cluster.router"),
+    *("scheduler.max_num_seqs", "scheduler.max_num_batched_tokens"),
+    *("workload.num_requests", "workload.rate", "workload.file"),
+    "profile.file",
+)
+
+PAGES = {
+    "run": Page(
+        "run",
+        "simulate a cluster on a workload: latencies, throughput, KV occupancy, plots",
+        """
+usage: simjax run [key=value ...]
+       simjax run -m [key=value,value ...]      a sweep over all combinations; its grammar is at the end
+""",
+        (*_SIMULATED, "slo.ttft_s", "slo.tpot_s", "uncertainty.draws"),
+        """
+results of a run, in the directory out
+  summary.json          status, latencies (mean, p50 ... max), throughput, KV use, sessions
+  requests.csv          one row for each request: arrival, first step, first and last token, ...
+  sessions.csv          one row for each session, if there are any: calls, makespan, tokens, ...
+  timeseries.csv        one row for each bin and instance: running, waiting, KV use, tokens/s, hits
+  draws.csv             one row for each draw of uncertainty.draws: its parameters and numbers
+  config.yaml           the whole configuration
+  latency_cdf.png, timeline.png, sessions.png
+
+sweeps
+  -m key=a,b,c          values of any option but out, plots, timeline_interval_s, uncertainty.*, sweep.*, objective.*
+  -m 'key=range(1,10)'  integers; likewise linspace(1,20,40), geomspace(1,64,7), logspace(-1,2,9) (powers of ten)
+  -m cluster=one,routed presets of a group
+  sweep.axes            the same without -m: 'sweep.axes={device: [h100, h200], workload.rate: "linspace(1,9,9)"}'
+  sweep.zip             'sweep.zip=[{device: [h100, l40s], cluster.instances: [2, 5]}]'
+  sweep.shard           -m sweep.shard=1/4,2/4,3/4,4/4 hydra/launcher=joblib starts all four parts as jobs
+  hydra/sweeper=basic   Hydra's own sweeper: a job and a directory for each point, by hydra/launcher, in hydra.sweep.dir
+  results               results.csv (.parquet), designs.csv, pareto.csv, pareto.png, points.csv, sweep.json
+""",
+    ),
+    "pareto": Page(
+        "pareto",
+        "the best points of a sweep: front, knee, plot",
+        """
+usage: simjax pareto DIR [key=value ...]
+
+  simjax pareto outputs/2026-11-25_09-30-00_sweep 'objective.subject_to=[ttft_p99_s<=0.5]'
+  simjax pareto outputs/2026-11-25_09-30-00_sweep objective.maximize=[] objective.minimize=[gpus,e2e_p95_s] out=cheap
+""",
+        notes="""
+The front holds the points that no other one beats in every metric. Of two metrics, the knee is the point farthest from
+the line between the two best ones; of more, the one closest to the best of each; all scaled to the front.
+""",
+    ),
+    "show_point": Page(
+        "show-point",
+        "one point of a sweep as the single run that it stands for",
+        "usage: simjax show-point DIR NUMBER [key=value ...]",
+        notes="""
+Prints the run's command, runs it, and compares its numbers with the sweep's table, bit for bit.
+Exit code 1 when any differs.
+""",
+    ),
+    "validate": Page(
+        "validate",
+        "replay a measured run and compare: measured / simulated / error",
+        """
+usage: simjax validate DIR [key=value ...]
+
+DIR holds vllm/{requests.jsonl,meta.json,timeseries.csv} and LLMServingSim's config.json; or trace.csv or trace.csv.gz,
+with server_config.json in it or in the parent directory; or inference-perf's exp-config.yaml and requests.csv.gz.
+""",
+        ("cluster.tensor_parallel_size", "profile.file", "profile.bundle_root", "workload.file"),
+        "Results: validation.json, summary.json, requests.csv, timeseries.csv, config.yaml, overlay plots.",
+    ),
+    "calibrate": Page(
+        "calibrate",
+        "fit a latency profile to measured runs, with error bars",
+        "usage: simjax calibrate measured=[DIR,...] [key=value ...]",
+        ("profile.file", "workload.file", "points.file"),
+        """
+Results: profile.yaml, calibration.json, calibration.png, posterior.png, config.yaml.
+Then: simjax validate DIR profile=OUT/profile.yaml, simjax run profile=OUT/profile.yaml uncertainty.draws=64
+Exit code: 1 when the fit is poor or a parameter sits on its bound; everything is written nonetheless.
+""",
+    ),
+    "sensitivity": Page(
+        "sensitivity",
+        "what would help most: effects of parameters on latencies and throughput",
+        "usage: simjax sensitivity [key=value ...]",
+        (*_SIMULATED, "slo.ttft_s", "slo.tpot_s"),
+        """
+Elasticities, in percent of an output for a percent of a parameter, compare simulations of the same requests on both
+sides of a parameter. Gradients are derivatives with the schedule held (same steps, same batches, only longer or
+shorter): where the two differ, scheduling matters.
+Results: sensitivity.csv, sensitivity.json, sensitivity.png, config.yaml.
+""",
+    ),
+    "describe": Page(
+        "trace describe",
+        "statistics and a plot of a request trace",
+        """
+usage: simjax trace describe FILE [key=value ...]
+
+FILE is a CSV, JSON Lines or Parquet file, gzip too, or a session file or a directory of them (workload.file).
+""",
+        (
+            *("workload.num_requests", "workload.rate", "workload.file", "workload.format", "workload.on_bad_row"),
+            *("workload.start_s", "workload.end_s", "workload.jitter_s"),
+        ),
+        "Results: description.json, trace.png, config.yaml.",
+    ),
+    "fit": Page(
+        "profile fit",
+        "turn measured op tables into a compact latency profile",
+        """
+usage: simjax profile fit DIR [out=PROFILE.yaml]
+
+DIR holds meta.yaml and tp<N>/{dense,per_sequence,attention}.csv (moe.csv, skew.csv).
+""",
+        notes="Then: simjax run device=... model=... profile=PROFILE.yaml",
+    ),
+}
+"""The page of every command, by the key of its schema."""

@@ -1,0 +1,58 @@
+"""The `cluster` group of the configuration.
+
+OmegaConf wants real types, not annotations in strings; None is an unset option.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from simjax.config.scheduler import SchedulerConfig
+from simjax.option import option
+
+
+@dataclass
+class GroupConfig(SchedulerConfig):
+    """An entry of `cluster.groups`: instances of one kind, with flags of their own. An unset key has the value of the run."""
+
+    instances: int = option(1, "instances of this kind")
+    model: str | None = option(None, "model, as for the run", "NAME")
+    device: str | None = option(None, "device, as for the run", "NAME")
+    tensor_parallel_size: int | None = option(None, "devices of each instance")
+
+
+@dataclass
+class ClusterConfig:
+    """The instances of a cluster and the router in front of them.
+
+    The routers round_robin and random look at nothing. least_loaded takes the instance with the smallest load, (4 waiting + running) /
+    max_num_seqs: vLLM's weights, divided by the seats so that instances of different sizes compare. least_kv takes the one that uses the
+    smallest share of its KV cache; longest_prefix the one with the most tokens of the prompt in its prefix cache; session_affinity the one
+    of the session's latest call, and the least loaded one for the first; weighted the one with the smallest weighted sum of the share of
+    the prompt that is not cached, the load and the KV cache's use.
+    """
+
+    instances: int = option(1, "instances of the run's model and device")
+    tensor_parallel_size: int = option(1, "devices that each instance is spread over")
+    router: str = option("round_robin", "rule that picks the instance of a request")
+    router_prefix_weight: float = option(1.0, "weighted router: weight of the share of the prompt that is not cached")
+    router_queue_weight: float = option(1.0, "weighted router: weight of the load, (4 waiting + running) / max_num_seqs")
+    router_kv_weight: float = option(1.0, "weighted router: weight of the KV cache's use")
+    router_staleness_s: float = option(0.0, "age in seconds at which the router renews its view of the instances; 0: always fresh")
+    groups: list[Any] = option(
+        [], "kinds of instances instead: mappings with instances, model, device, tensor_parallel_size and vLLM's flags"
+    )
+    file: str | None = option(None, "cluster file in LLMServingSim's schema instead; limits that it sets win over scheduler.*", "FILE.json")
+    link_bandwidth_bytes_per_s: float | None = option(None, "link between an instance's devices, bytes/s; unset: the device's", "BYTES")
+    link_latency_s: float | None = option(None, "latency of that link in seconds; unset: the device's")
+
+
+@dataclass
+class MeasuredClusterConfig:
+    """`cluster` of `simjax validate` and `simjax calibrate`: the measured one where an option is unset."""
+
+    tensor_parallel_size: int | None = option(None, "devices of an instance; unset: as the run records")
+    router: str = option("round_robin", "rule that picks the instance of a request, as in simjax run")
+    link_bandwidth_bytes_per_s: float | None = option(
+        None, "link between an instance's devices, bytes/s; unset: as recorded, else the device's", "BYTES"
+    )
+    link_latency_s: float | None = option(None, "latency of that link in seconds; unset: as recorded, else the device's")

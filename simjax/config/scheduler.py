@@ -1,0 +1,45 @@
+"""Flags of an instance's scheduler under vLLM's names: the one place that says what each of them means and which integers it takes."""
+
+from dataclasses import dataclass
+
+from simjax.option import facts_by_name, option
+
+_INT32 = 2**31 - 1  # the engine counts in int32; step times are tabulated up to max_num_batched_tokens and max_num_seqs
+
+
+@dataclass
+class SchedulerConfig:
+    """Flags of an instance; unset ones take vLLM's default or, in `simjax validate`, the value that the measured run recorded.
+
+    The defaults are those of `simjax.cluster.spec.InstanceLimits`, which has the same fields; conf/scheduler/vllm.yaml writes them out.
+    """
+
+    max_num_seqs: int | None = option(None, "most requests running at once", bounds=(1, 2**20))
+    max_num_batched_tokens: int | None = option(None, "token budget of a step", bounds=(1, 2**22))
+    long_prefill_token_threshold: int | None = option(None, "most tokens of one request in a step; 0: no limit", bounds=(0, _INT32))
+    enable_chunked_prefill: bool | None = option(None, "whether a prompt may be split over steps")
+    reserve_full_isl: bool | None = option(None, "admit a request only if its whole sequence fits the free KV blocks")
+    async_scheduling: bool | None = option(None, "form a step when the one before starts, not when it ends")
+    enable_prefix_caching: bool | None = option(
+        None, "keep the KV blocks of finished work for requests that begin alike; unset: on if the workload records what requests share"
+    )
+    max_model_len: int | None = option(None, "longest prompt + output in tokens; unset: the model's", bounds=(1, _INT32))
+    block_size: int | None = option(None, "tokens of a KV block", bounds=(1, 2**20))
+    gpu_memory_utilization: float | None = option(None, "fraction of the device memory that the instance may use", "SHARE")
+    kv_cache_memory_bytes: int | None = option(
+        None, "size of a device's KV cache, instead of what gpu_memory_utilization leaves", "BYTES", bounds=(1, 2**50)
+    )
+    num_gpu_blocks_override: int | None = option(
+        None, "number of KV blocks as vLLM reports it, whatever fits the device", bounds=(2, _INT32)
+    )
+    kv_cache_dtype: str | None = option(None, "data type of the KV cache; auto: the model's", "NAME")
+    enforce_eager: bool | None = option(
+        None, "run without CUDA graphs: a step takes no less time than the host needs to launch its kernels"
+    )
+    cudagraph_mode: str | None = option(
+        None, "steps that CUDA graphs launch: all, those without a prompt (full_decode_only), or none", "NAME"
+    )
+
+
+FLAG_BOUNDS: dict[str, tuple[int, int]] = facts_by_name(SchedulerConfig, "bounds")
+"""Least and greatest value of every flag that is an integer."""
