@@ -13,7 +13,7 @@ from simjax.engine.host.result import NEVER, RequestLog, Result
 from simjax.metrics.sessions import pauses, sessions_frame
 from simjax.metrics.slo import Slo
 from simjax.metrics.summary import summarize
-from simjax.metrics.timeline import timeline
+from simjax.metrics.timeseries import timeline
 from simjax.workload.sessions import Sessions
 
 _TIMES = ("arrival_s", "scheduled_s", "first_token_s", "finish_s")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -56,18 +58,31 @@ def statistics(values: np.ndarray) -> Statistics:
     """Mean, P50, P90, P95, P99 (numpy's linear interpolation) and maximum; all None for an empty sample."""
     if len(values) == 0:
         return dict.fromkeys(STATISTICS)
-    return {name: float(value) for name, value in statistics_of_rows(values).items()}
+    return {name: float(value) for name, value in statistics_of(values, np.ones(len(values), bool), np).items()}
 
 
-def statistics_of_rows(values: np.ndarray) -> dict[str, np.ndarray]:
-    """`statistics` along the last axis, bit for bit those of each row alone.
+def statistics_of(values: Any, there: Any, xp: ModuleType) -> dict[str, Any]:
+    """The `STATISTICS` of the values that exist, along the last axis: float64[...] each, 0 where there are none.
+
+    In numpy they are bit for bit those of `np.mean` and `np.percentile`, where all values exist. In JAX they have derivatives.
 
     Args:
-        values: float64[..., K], K >= 1, in C order: only then are the sums of the means paired as in one row.
+        values: float64[..., K], K >= 1, in C order: only then does numpy pair the sums of the means as in one row.
+        there: bool[..., K], which of them exist.
+        xp: numpy or jax.numpy.
     """
-    ordered = np.sort(values, axis=-1)  # faster than the four selections that np.percentile makes in unsorted values
-    percentiles = np.percentile(ordered, list(PERCENTILES.values()), axis=-1)
-    return {"mean": np.mean(values, axis=-1), **dict(zip(PERCENTILES, percentiles, strict=True)), "max": ordered[..., -1]}
+    count = xp.sum(there, axis=-1, keepdims=True)
+    some, last = count > 0, xp.maximum(count - 1, 0)
+    ordered = xp.sort(xp.where(there, values, xp.where(some, xp.inf, 0.0)), axis=-1)
+    pick = lambda place: xp.take_along_axis(ordered, place, axis=-1)  # noqa: E731
+    position = last.astype(np.float64) * (np.array(list(PERCENTILES.values())) / 100.0)
+    floor = xp.floor(position)
+    low, weight = floor.astype(last.dtype), position - floor
+    below, above = pick(low), pick(xp.minimum(low + 1, last))
+    step = above - below
+    percentiles = xp.where(weight >= 0.5, above - step * (1.0 - weight), below + step * weight)  # numpy's formula, see its `_lerp`
+    mean = xp.sum(xp.where(there, values, 0.0), axis=-1) / xp.maximum(count, 1)[..., 0].astype(np.float64)
+    return {"mean": mean, **{name: percentiles[..., i] for i, name in enumerate(PERCENTILES)}, "max": pick(last)[..., 0]}
 
 
 def weighted_statistics(values: np.ndarray, counts: np.ndarray) -> Statistics:

@@ -2,51 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from simjax.engine.host.result import NEVER, RequestLog
+from simjax.metrics.calls import Calls, makespans
 from simjax.metrics.latency import Latencies, latencies, statistics
 from simjax.workload.sessions import Sessions
-
-
-@dataclass(frozen=True)
-class Calls:
-    """The R requests in the order of the S sessions that have any: those of a session follow each other.
-
-    Attributes:
-        order: int64[R], the requests.
-        starts: int64[S], where each session begins in `order`.
-        session: int64[S], its index in `Sessions.names`.
-    """
-
-    order: np.ndarray
-    starts: np.ndarray
-    session: np.ndarray
-
-    @staticmethod
-    def of(sessions: Sessions) -> Calls:
-        order = np.argsort(sessions.session, kind="stable")
-        session, starts = np.unique(sessions.session[order], return_index=True)
-        return Calls(order, starts, session)
-
-    def reduced(self, how: np.ufunc, values: np.ndarray) -> np.ndarray:
-        """[..., S] in C order: values of the requests, [..., R], taken together within each session, such as by `np.maximum`."""
-        return how.reduceat(np.take(values, self.order, axis=-1), self.starts, axis=-1)
-
-
-def makespans(requests: RequestLog, calls: Calls) -> np.ndarray:
-    """Seconds from the first arrival to the last finish of each session, float64[..., S]; `NEVER` unless all its calls finished.
-
-    Elementwise like `simjax.metrics.latency.latencies`: logs of B runs stacked into arrays [B, R] give [B, S].
-    """
-    finished = calls.reduced(np.logical_and, requests.finished)
-    first = calls.reduced(np.minimum, np.where(requests.finished, requests.arrival_s, 0.0))
-    last = calls.reduced(np.maximum, np.where(requests.finished, requests.finish_s, 0.0))
-    return np.where(finished, last - first, NEVER)
 
 
 def sessions_frame(requests: RequestLog, sessions: Sessions) -> pd.DataFrame:
@@ -117,13 +81,6 @@ def pauses(requests: RequestLog, sessions: Sessions) -> pd.arrays.FloatingArray:
     return _known(delay_s)
 
 
-def cached_fraction(requests: RequestLog, which: np.ndarray | bool = True) -> float | None:
-    """Cached over prompt tokens of the requests `which` (bool[R]) that were scheduled; None when there are none."""
-    scheduled = (requests.scheduled_s != NEVER) & which
-    prompt = int(requests.prompt_tokens[scheduled].sum())
-    return int(requests.cached_tokens[scheduled].sum()) / prompt if prompt else None
-
-
 def _turns(requests: RequestLog, lat: Latencies, which: np.ndarray) -> dict[str, object]:
     done = which & lat.finished
     return {
@@ -131,8 +88,15 @@ def _turns(requests: RequestLog, lat: Latencies, which: np.ndarray) -> dict[str,
         "finished": int(done.sum()),
         "ttft_s": statistics(lat.ttft_s[done]),
         "e2e_s": statistics(lat.e2e_s[done]),
-        "cached_fraction": cached_fraction(requests, which),
+        "cached_fraction": _cached_fraction(requests, which),
     }
+
+
+def _cached_fraction(requests: RequestLog, which: np.ndarray) -> float | None:
+    """Cached over prompt tokens of the requests `which` (bool[R]) that were scheduled; None when there are none."""
+    scheduled = (requests.scheduled_s != NEVER) & which
+    prompt = int(requests.prompt_tokens[scheduled].sum())
+    return int(requests.cached_tokens[scheduled].sum()) / prompt if prompt else None
 
 
 def _idle(requests: RequestLog, sessions: Sessions) -> np.ndarray:
