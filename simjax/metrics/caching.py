@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from simjax.engine.host.result import LeapLog, RequestLog, Result
+from simjax.metrics.catalog.instances import of_instances
 from simjax.metrics.steps import leap_durations
 
 
@@ -39,7 +40,7 @@ def peak_cached_fraction(result: Result) -> float | None:
     if result.leaps is None or not caches(result):
         return None
     fullest = 0.0
-    for instance, num_blocks in enumerate(result.num_blocks.tolist()):
+    for instance, num_blocks in enumerate(of_instances(result, "num_blocks").tolist()):
         _, _, blocks = kept_blocks(result.leaps, instance, num_blocks)
         fullest = max(fullest, blocks.max(initial=0.0) / max(1, num_blocks))
     return float(fullest)

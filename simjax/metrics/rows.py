@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from simjax.engine.host.result import Result
 from simjax.metrics.catalog import CATALOG, Catalog
 from simjax.metrics.catalog.runs import Runs

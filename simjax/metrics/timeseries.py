@@ -10,6 +10,7 @@ import pandas as pd
 from simjax.engine.host.result import LeapLog, RequestLog, Result
 from simjax.errors import SimjaxError
 from simjax.metrics.caching import caches, hits, kept_blocks
+from simjax.metrics.catalog.instances import of_instances
 from simjax.metrics.steps import Steps, expand_steps, leap_durations
 
 COLUMNS = ["t_s", "instance", "running", "waiting", "kv_used_fraction", "prompt_tokens_per_s", "output_tokens_per_s", "power_w"]
@@ -50,7 +51,7 @@ def timeline(result: Result, interval_s: float | None = None, most_bins: int = 5
     start = math.floor(start / width) * width
     edges = start + width * np.arange(max(1, math.ceil((end - start) / width)) + 1)
     steps = expand_steps(result.leaps)
-    frames = [_instance_timeline(result, result.leaps, steps, i, edges, width) for i in range(len(result.num_blocks))]
+    frames = [_instance_timeline(result, result.leaps, steps, i, edges, width) for i in range(len(of_instances(result, "num_blocks")))]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -116,7 +117,7 @@ def _instance_timeline(result: Result, leaps: LeapLog, steps: Steps, instance: i
     where = np.clip(np.ceil((steps.end_s[emitted] - edges[0]) / width).astype(np.int64) - 1, 0, bins - 1)
     output = np.bincount(where, weights=steps.outputs[emitted], minlength=bins)
     found, asked = hits(result.requests, edges, instance)
-    blocks_in_all = max(1, int(result.num_blocks[instance]))
+    blocks_in_all = max(1, int(of_instances(result, "num_blocks")[instance]))
     kept = _kept(leaps, instance, blocks_in_all, edges) if leaps.cached_blocks[mine].any() else held
     return pd.DataFrame(
         {

@@ -6,7 +6,7 @@ own. Importing this package imports neither JAX nor pandas nor matplotlib.
 
 from simjax.metrics.catalog.entries import CATALOG
 from simjax.metrics.catalog.instances import INSTANCE_CATALOG
-from simjax.metrics.catalog.labels import label, listing, title
+from simjax.metrics.catalog.labels import label, listing, short_label
 from simjax.metrics.catalog.metric import Catalog, Column, Metric
 
-__all__ = ["CATALOG", "INSTANCE_CATALOG", "Catalog", "Column", "Metric", "label", "listing", "title"]
+__all__ = ["CATALOG", "INSTANCE_CATALOG", "Catalog", "Column", "Metric", "label", "listing", "short_label"]

@@ -69,7 +69,9 @@ CATALOG = catalog_of(
             ("requests", "unfinished"),
             True,
         ),
-        _count("preemptions", "lower", "preemptions", lambda runs: runs.requests.preemptions.sum(axis=1), ("requests", "preemptions"), True),
+        _count(
+            "preemptions", "lower", "preemptions", lambda runs: runs.requests.preemptions.sum(axis=1), ("requests", "preemptions"), True
+        ),
         Metric(
             name="duration_s",
             unit="s",
@@ -153,4 +155,4 @@ CATALOG = catalog_of(
         _count("steps", None, "simulated steps", lambda runs: runs.each("steps"), ("sim", "steps")),
     ]
 )
-"""All metrics by name. Rows of sweeps, summary.json, gradients, objectives, figures and `--help` read it: a new metric is one more entry."""
+"""All metrics by name; rows of sweeps, summary.json, gradients, objectives, figures and `--help` read it."""

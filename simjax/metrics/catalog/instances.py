@@ -87,7 +87,9 @@ INSTANCE_CATALOG = catalog_of(
             lambda x, xp: always(x.recorded("peak_blocks") / np.maximum(x.recorded("num_blocks"), 1), xp),
         ),
         Metric("prefix_hit_fraction", "fraction", "higher", "cached prompt tokens", lambda x, xp: x.hit_fraction()),
-        Metric("evicted_blocks", "", "lower", "cached KV blocks evicted", lambda x, xp: always(x.recorded("evicted_blocks"), xp), whole=True),
+        Metric(
+            "evicted_blocks", "", "lower", "cached KV blocks evicted", lambda x, xp: always(x.recorded("evicted_blocks"), xp), whole=True
+        ),
     ]
 )
 """The metrics of an instance, by their keys in the entries of `instances`, in order. Their functions read an `Instances`."""

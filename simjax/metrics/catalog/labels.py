@@ -6,7 +6,7 @@ from simjax.metrics.catalog.entries import CATALOG
 from simjax.metrics.catalog.metric import Catalog
 
 
-def title(column: str, catalog: Catalog = CATALOG) -> str:
+def short_label(column: str, catalog: Catalog = CATALOG) -> str:
     """A column's label without its unit, such as "P99 TTFT"; a swept key, or a column that is not known, keeps its name."""
     return catalog[column].words if column in catalog else column
 
@@ -14,7 +14,7 @@ def title(column: str, catalog: Catalog = CATALOG) -> str:
 def label(column: str, catalog: Catalog = CATALOG) -> str:
     """A column's label with its unit, such as "P99 TTFT, s"; a swept key, or a column that is not known, keeps its name."""
     unit = catalog[column].unit if column in catalog else ""
-    return f"{title(column, catalog)}, {unit}" if unit else title(column, catalog)
+    return f"{short_label(column, catalog)}, {unit}" if unit else short_label(column, catalog)
 
 
 def listing(catalog: Catalog = CATALOG) -> list[tuple[str, str, str, str]]:

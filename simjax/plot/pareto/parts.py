@@ -11,8 +11,8 @@ import numpy as np
 from simjax.explore.labels import describe_design, differing_keys, format_cell, short_keys
 from simjax.explore.pareto.objective import CI95
 from simjax.explore.pareto.pareto import ParetoResult, finished_rows, numbers
+from simjax.metrics.catalog import label, short_label
 from simjax.plot import style
-from simjax.plot.words import in_words, without_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -128,7 +128,7 @@ def label_texts(result: ParetoResult, keys: Sequence[str]) -> list[str]:
     """What to write at each of `marked_rows`: what it is, then the swept values that tell it from the rest of the front."""
     short, texts = names_within(result, result.front, keys), []
     for row in marked_rows(result):
-        best = [f"best {without_unit(name)}" for name, found in result.best.items() if found == row]
+        best = [f"best {short_label(name)}" for name, found in result.best.items() if found == row]
         said = ["knee", *best] if row == result.knee else best
         texts.append("\n".join([*wrapped(said), *design_lines(result, row, short, _LABEL_WIDTH)]))
     return texts
@@ -162,9 +162,9 @@ def wrapped(parts: Sequence[str], width: int = _LABEL_WIDTH) -> list[str]:
 
 def axis_label(result: ParetoResult, name: str, narrow: bool = False) -> str:
     """A metric in words with its unit, and which end of it is the better one; in two lines for a narrow panel."""
-    words = in_words(name)
+    text = label(name)
     better = "(better →)" if name in result.objective.maximize else "(← better)"
-    return f"{words.replace(', ', chr(10), 1)}  {better}" if narrow and len(words) > 16 else f"{words}   {better}"
+    return f"{text.replace(', ', chr(10), 1)}  {better}" if narrow and len(text) > 16 else f"{text}   {better}"
 
 
 def headline(result: ParetoResult) -> str:
