@@ -17,7 +17,7 @@ class Calls:
     Attributes:
         order: int64[R], the requests.
         starts: int64[S], where each session begins in `order`.
-        session: int64[S], its index in `Sessions.names`.
+        session: int64[S], index of the session in `Sessions.names`.
     """
 
     order: np.ndarray
@@ -26,12 +26,13 @@ class Calls:
 
     @staticmethod
     def of(sessions: Sessions) -> Calls:
+        """The requests of a workload's sessions."""
         order = np.argsort(sessions.session, kind="stable")
         session, starts = np.unique(sessions.session[order], return_index=True)
         return Calls(order, starts, session)
 
     def reduced(self, how: np.ufunc, values: np.ndarray) -> np.ndarray:
-        """[..., S] in C order: values of the requests, [..., R], taken together within each session, such as by `np.maximum`."""
+        """Values of the requests, [..., R], reduced within each session, such as by `np.maximum`: [..., S] in C order."""
         return how.reduceat(np.take(values, self.order, axis=-1), self.starts, axis=-1)
 
 

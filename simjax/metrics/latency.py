@@ -13,6 +13,8 @@ from simjax.metrics.steps import expand_steps
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
 STATISTICS = ("mean", *PERCENTILES, "max")
+NAMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E latency"}
+"""The latencies as tables and figures print them."""
 
 Statistics = dict[str, float | None]
 
@@ -22,9 +24,9 @@ class Latencies:
     """Per-request latencies, arrays over the R requests of one run or of many. Where the mask is false the value is `NEVER`.
 
     Attributes:
-        ttft_s: float64[..., R], first token - arrival; valid where `finished`.
-        tpot_s: float64[..., R], (finish - first token) / (output_tokens - 1); valid where `has_tpot`.
-        e2e_s: float64[..., R], finish - arrival; valid where `finished`.
+        ttft_s: float64[..., R], first token - arrival in seconds; valid where `finished`.
+        tpot_s: float64[..., R], (finish - first token) / (output_tokens - 1) in seconds; valid where `has_tpot`.
+        e2e_s: float64[..., R], finish - arrival in seconds; valid where `finished`.
         finished: bool[..., R].
         has_tpot: bool[..., R], finished with more than one output token.
     """
@@ -90,7 +92,7 @@ def weighted_statistics(values: np.ndarray, counts: np.ndarray) -> Statistics:
 
     Args:
         values: float64[P].
-        counts: int64[P], how often each value occurs; zeros are skipped.
+        counts: number of times that each value occurs, int64[P]; zeros are skipped.
     """
     values, counts = values[counts > 0], counts[counts > 0].astype(np.int64)
     if len(values) == 0:
@@ -110,8 +112,8 @@ def weighted_statistics(values: np.ndarray, counts: np.ndarray) -> Statistics:
 def inter_token_gaps(leaps: LeapLog) -> tuple[np.ndarray, np.ndarray]:
     """The gaps between successive tokens of the same request, as (values float64[K] in seconds, counts int64[K]).
 
-    A step gives each token it emits right after the step before a gap of its own duration. Tokens that come after a pause (preemption,
-    or a step that left the request out) share the mean of their leap's recorded pauses: the only approximation here.
+    A token of a request that was in the step before too has a gap as long as its own step. Tokens that come after a pause (preemption,
+    or a step that left the request out) share the mean of their leap's recorded pauses, which is the only approximation here.
     """
     steps = expand_steps(leaps)
     resumed = leaps.resumed > 0
@@ -122,8 +124,8 @@ def inter_token_gaps(leaps: LeapLog) -> tuple[np.ndarray, np.ndarray]:
 def itl_statistics(result: Result) -> Statistics:
     """Statistics of the inter-token latency over all tokens but the first of each request.
 
-    Without a leap log only the mean is known: the time from first to last token of the finished requests over their gaps.
-    Tokens of unfinished requests are included when there is a leap log.
+    Without a leap log only the mean is known: the time from first to last token of the finished requests over the number of their gaps.
+    With a leap log, tokens of unfinished requests are included.
     """
     if result.leaps is not None:
         return weighted_statistics(*inter_token_gaps(result.leaps))

@@ -1,4 +1,4 @@
-"""How the sessions of a run went: a row a session, and the part of the summary that is theirs."""
+"""The sessions of a run: a row a session, and their part of the summary."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from simjax.workload.sessions import Sessions
 
 
 def sessions_frame(requests: RequestLog, sessions: Sessions) -> pd.DataFrame:
-    """The columns of `sessions.csv`, a row a session in the order of `Sessions.names`; what is not known is `pd.NA`.
+    """The columns of `sessions.csv`, a row a session in the order of `Sessions.names`; unknown values are `pd.NA`.
 
     `start_s` and `end_s` are the first arrival and the last finish so far. Only a session whose calls have all finished has a
     `makespan_s`, which is `in_calls_s`, with at least one call under way, plus `waiting_s`, in which its user thinks or its tools work.
-    Tokens are those of all its calls, cached ones of the calls that were scheduled. `instances` counts the engines that served it.
+    Prompt and output tokens are counted over all its calls, cached ones over the calls that were scheduled. `instances` is the number of
+    different instances that served it.
     """
     calls, lat = Calls.of(sessions), latencies(requests)
     done = calls.reduced(np.add, lat.finished.astype(np.int64))
@@ -56,8 +57,9 @@ def session_summary(requests: RequestLog, sessions: Sessions) -> dict[str, Any]:
 
     Returns:
         `total`, `finished` and `unfinished` sessions; statistics of `makespan_s` and `in_calls_s` (see `sessions_frame`) over the finished
-        ones; and of the calls that come first in their session and of the later ones: `calls`, `finished`, statistics of `ttft_s` and
-        `e2e_s` over the finished, and `cached_fraction`, cached over prompt tokens of those that were scheduled.
+        ones. `first_turns` (the calls that come first in their session) and `later_turns` (all other calls) have `calls`, `finished`,
+        statistics of `ttft_s` and `e2e_s` over the finished calls, and `cached_fraction`, cached over prompt tokens of the calls that were
+        scheduled.
     """
     frame, lat = sessions_frame(requests, sessions), latencies(requests)
     spans = {name: frame[name].dropna().to_numpy(np.float64) for name in ("makespan_s", "in_calls_s")}
@@ -73,7 +75,7 @@ def session_summary(requests: RequestLog, sessions: Sessions) -> dict[str, Any]:
 
 
 def pauses(requests: RequestLog, sessions: Sessions) -> pd.arrays.FloatingArray:
-    """[R]: seconds between the answer that a call waited for last and the call; missing where it waits for none."""
+    """Seconds between the answer that a call waited for last and the call, [R]; missing where it waits for none."""
     ready_s = requests.finish_s[sessions.waited_for] + sessions.delay_s
     last = np.lexsort((ready_s, sessions.then))  # of the entries of one call the later ones overwrite the others
     delay_s = np.full(len(sessions), NEVER)
@@ -100,7 +102,7 @@ def _cached_fraction(requests: RequestLog, which: np.ndarray) -> float | None:
 
 
 def _idle(requests: RequestLog, sessions: Sessions) -> np.ndarray:
-    """float64[R]: seconds before each finished call in which no other call of its session was under way; 0 for the first."""
+    """Seconds before each finished call in which no other call of its session was under way, float64[R]; 0 for the first call."""
     by_time = np.lexsort((requests.arrival_s, sessions.session))
     by_time = by_time[requests.finished[by_time]]
     table = pd.DataFrame({"session": sessions.session[by_time], "finish_s": requests.finish_s[by_time]})

@@ -17,7 +17,7 @@ class Slo:
 
     Attributes:
         ttft_s: limit on the time to first token.
-        tpot_s: limit on the time per output token; a request with one output token meets any.
+        tpot_s: limit on the time per output token; a request with one output token meets any limit.
         e2e_s: limit on the end-to-end latency.
     """
 
@@ -41,7 +41,14 @@ NO_LIMITS = Slo()
 
 
 def meets(lat: Latencies, ttft_s: float | np.ndarray, tpot_s: float | np.ndarray, e2e_s: float | np.ndarray) -> dict[str, np.ndarray]:
-    """Which requests finished within each limit, by the limit's name: bool[..., R]; limits of B runs are arrays [B, 1]."""
+    """Which requests finished within each limit, by the limit's name: bool[..., R].
+
+    Args:
+        lat: latencies of the requests, arrays [..., R].
+        ttft_s: limit in seconds, a number or an array [B, 1] for B runs.
+        tpot_s: limit likewise.
+        e2e_s: limit likewise.
+    """
     return {
         "ttft_s": lat.finished & (lat.ttft_s <= ttft_s),
         "tpot_s": lat.finished & (~lat.has_tpot | (lat.tpot_s <= tpot_s)),

@@ -1,4 +1,4 @@
-"""What the cluster did over time: running, waiting, KV use and token rates in bins of fixed width."""
+"""The cluster over time: running and waiting requests, KV use and token rates in bins of fixed width."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def timeline(result: Result, interval_s: float | None = None, most_bins: int = 5
 
     Args:
         result: a run with a leap log.
-        interval_s: bin width; the default is `default_interval` of the run's length.
-        most_bins: for the default width.
+        interval_s: width of a bin in seconds; the default is `default_interval` of the run's length.
+        most_bins: number of bins that the default width does not exceed.
 
     Returns:
         A frame with the columns `COLUMNS`. A bin covers (t_s, t_s + interval_s]; all means and rates are over its full width.
-        `running`: requests in the batch, time-weighted mean. `waiting`: requests sent (`arrival_s`) but not yet in a step
+        `running`: requests in a step, time-weighted mean. `waiting`: requests sent (`arrival_s`) but not yet in a step
         (`scheduled_s`), and preempted ones that wait to resume, time-weighted mean. `kv_used_fraction`: KV blocks held
         by requests over usable blocks, time-weighted mean; inside a leap it grows linearly. `prompt_tokens_per_s`: prefill tokens
         computed (recomputation included), spread over their step. `output_tokens_per_s`: tokens counted at the end of their step.
@@ -69,7 +69,7 @@ def sum_instances(frame: pd.DataFrame, num_blocks: np.ndarray) -> pd.DataFrame:
     """A timeline of the whole cluster: one row a bin.
 
     Args:
-        frame: what `timeline` returned.
+        frame: a frame that `timeline` returned.
         num_blocks: int32[N], KV blocks of each instance.
 
     Returns:
@@ -91,7 +91,7 @@ def sum_instances(frame: pd.DataFrame, num_blocks: np.ndarray) -> pd.DataFrame:
 
 
 def _span(result: Result, leaps: LeapLog) -> tuple[float, float]:
-    """First arrival and the last thing that happened, in seconds."""
+    """The first arrival and the last event, in seconds."""
     sent = result.requests.arrival_s[np.isfinite(result.requests.arrival_s)]
     ends = np.concatenate([leaps.start_s + leap_durations(leaps), result.requests.finish_s[result.requests.finished]])
     start = float(np.min(sent)) if len(sent) else 0.0
@@ -152,7 +152,7 @@ def _pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _binned(edges: np.ndarray, start: np.ndarray, span: np.ndarray, rate: np.ndarray, rate_end: np.ndarray | None = None) -> np.ndarray:
-    """What segments put into each bin: exact integrals of a rate that is linear inside each segment.
+    """Exact integrals over each bin of a rate that is linear inside each segment.
 
     Args:
         edges: float64[B+1]; the outer bins also take what lies beyond the outer edges by rounding.
