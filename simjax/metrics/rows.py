@@ -48,10 +48,11 @@ def result_rows(results: Sequence[Result], slos: Sequence[Slo | None], gpus: Seq
     if not len(results) == len(slos) == len(gpus):
         raise ValueError(f"{len(results)} results, {len(slos)} limits and {len(gpus)} numbers of GPUs: there must be one of each a run")
     rows: dict[int, Row] = {}
+    names = tuple(catalog)
     for block in _blocks(results):
         runs = Runs.of([results[i] for i in block], [slos[i] or NO_LIMITS for i in block], [gpus[i] for i in block])
         columns = [numbers_of(metric, runs) for metric in catalog.values()]
-        rows.update({i: dict(zip(catalog, row, strict=True)) for i, row in zip(block, zip(*columns, strict=True), strict=True)})
+        rows.update({i: dict(zip(names, row, strict=True)) for i, row in zip(block, zip(*columns, strict=True), strict=True)})
     return [rows[i] for i in range(len(results))]
 
 
