@@ -51,8 +51,7 @@ def compare(jobs: Path, sweep: Path) -> tuple[int, int]:
         config = yaml.safe_load((folder / "config.yaml").read_text())
         row = rows.pop((config["scheduler"]["max_num_seqs"], config["workload"]["rate"]))
         summary = json.loads((folder / "summary.json").read_text())
-        found = {"status": summary["status"], **row_of_summary(summary, row["gpus"])}
-        del found["gpus"]  # taken from the row
+        found = {"status": summary["status"], **row_of_summary(summary)}
         count = len(found)
         if wrong := [name for name, value in found.items() if row[name] != value]:
             raise SystemExit(f"hydra_multirun: {folder}: {', '.join(wrong)} differ from point {row['point']} of the table")

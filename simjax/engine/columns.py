@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from simjax.engine.shape import EngineShape
+
+T = TypeVar("T")
 
 _KEY = "column"
 
@@ -73,6 +75,12 @@ def _typed(declared: Column, values: np.ndarray) -> np.ndarray:
 def filled(declared: Column, length: int) -> np.ndarray:
     """A column of which nothing was recorded."""
     return np.full(length, declared.absent, declared.dtype)
+
+
+def completed(record: type[T], length: int, found: Mapping[str, Any]) -> T:
+    """The record of `length` entries with the columns that were found, in their data types; absent ones are filled."""
+    made = {x.name: np.asarray(found[x.name], x.dtype)[:length] if x.name in found else filled(x, length) for x in columns(record)}
+    return record(**made)
 
 
 def in_order(record: type, shape: EngineShape, values: Mapping[str, Any]) -> list[Any]:

@@ -1,26 +1,32 @@
-"""What prefix caching did over time: the blocks that it keeps, and the hits."""
+"""Prefix caching over time: the blocks that it keeps, and its hits."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from simjax.engine.host.result import LeapLog, RequestLog, Result
+from simjax.metrics.catalog.instances import of_instances
 from simjax.metrics.steps import leap_durations
 
 
 def caches(result: Result) -> bool:
-    """Whether any engine kept blocks that no request held; only a run with a leap log can tell."""
+    """Whether any instance kept blocks that no request held; false for a run without a leap log."""
     return result.leaps is not None and bool(result.leaps.cached_blocks.any())
 
 
 def kept_blocks(leaps: LeapLog, instance: int, num_blocks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """KV blocks of an instance that requests hold, or that keep what requests have computed.
+    """KV blocks of an instance that requests hold or that are kept in the prefix cache.
 
-    They are the blocks that have ever been in use, so their number never falls, not even when the engine is idle.
+    They are the blocks that have ever been in use, so their number never falls, not even while the instance is idle.
+
+    Args:
+        leaps: the log of the run.
+        instance: number of the instance.
+        num_blocks: all KV blocks of the instance.
 
     Returns:
-        (start_s float64[K], blocks at the start, blocks at the end), stretches of time that follow each other without a gap: each leap,
-        and what is between it and the next. Blocks grow linearly within a stretch. The last one has no end.
+        (start_s float64[K], blocks at the start float64[K], blocks at the end float64[K]) of stretches of time that follow each other
+        without a gap: each leap, and the pause between it and the next. Blocks grow linearly within a stretch. The last one has no end.
     """
     mine = leaps.instance == instance
     start, took = leaps.start_s[mine], leap_durations(leaps)[mine]
@@ -32,14 +38,14 @@ def kept_blocks(leaps: LeapLog, instance: int, num_blocks: int) -> tuple[np.ndar
 
 
 def peak_cached_fraction(result: Result) -> float | None:
-    """Most blocks that are held or cached, which are those at the end of the run, over all blocks, of the fullest instance.
+    """Blocks that are held or cached at the end of the run, when they are most, over all blocks, on the fullest instance.
 
-    None without a cache or a leap log.
+    None for a run without prefix caching or without a leap log.
     """
     if result.leaps is None or not caches(result):
         return None
     fullest = 0.0
-    for instance, num_blocks in enumerate(result.instances.num_blocks.tolist()):
+    for instance, num_blocks in enumerate(of_instances(result, "num_blocks").tolist()):
         _, _, blocks = kept_blocks(result.leaps, instance, num_blocks)
         fullest = max(fullest, blocks.max(initial=0.0) / max(1, num_blocks))
     return float(fullest)
@@ -49,9 +55,9 @@ def hits(requests: RequestLog, edges: np.ndarray, instance: int | None = None) -
     """Cached and prompt tokens of the requests whose first step starts in each bin, int64[B] both.
 
     Args:
-        requests: of the run.
-        edges: float64[B+1]; a bin ends with its upper edge, and the outer bins take what lies beyond the edges.
-        instance: only its requests; None for all.
+        requests: the log of the run.
+        edges: edges of the bins in seconds, float64[B+1]; a bin ends with its upper edge, and the outer bins take all that lies beyond.
+        instance: number of the instance whose requests count; None for all requests.
     """
     mine = np.isfinite(requests.scheduled_s) & (True if instance is None else requests.instance == instance)
     where = np.clip(np.searchsorted(edges, requests.scheduled_s[mine], side="left") - 1, 0, len(edges) - 2)

@@ -13,7 +13,7 @@ from simjax.engine.host.result import NEVER, RequestLog, Result
 from simjax.metrics.sessions import pauses, sessions_frame
 from simjax.metrics.slo import Slo
 from simjax.metrics.summary import summarize
-from simjax.metrics.timeline import timeline
+from simjax.metrics.timeseries import timeline
 from simjax.workload.sessions import Sessions
 
 _TIMES = ("arrival_s", "scheduled_s", "first_token_s", "finish_s")
@@ -31,11 +31,21 @@ def write_results(
 ) -> dict[str, object]:
     """Write a run's files into `out` (created when missing) and return the summary.
 
-    `summary.json` is strict JSON; its `warnings` are the given ones (of `simjax.job.Run`), then those of `summarize`. `requests.csv` has a
-    row a request and empty cells for times that never came; `instance` is -1 for a request that was never routed. `timeseries.csv` is
-    `timeline(result, interval_s)`; it is left out when the run has no leap log. `sessions.csv` is there when the workload has sessions.
-    `intervals` become a key of the summary (those of `simjax.run_draws`).
-    Floats are written with the fewest digits that read back to the same double.
+    `summary.json` is strict JSON. `requests.csv` has a row a request and empty cells for times that never came; `instance` is -1 for a
+    request that was never routed. `timeseries.csv` is `timeline(result, interval_s)`; it is left out when the run has no leap log.
+    `sessions.csv` is written when the workload has sessions. Floats have the fewest digits that read back to the same double.
+
+    Args:
+        result: the run.
+        out: the folder.
+        slo: limits on the latencies, for attainment and goodput.
+        gpus: GPUs of the cluster, for goodput per GPU.
+        interval_s: width of the bins of `timeseries.csv` in seconds; None for the default of `timeline`.
+        warnings: lines that come before those of `summarize`, such as the warnings of `simjax.job.Run`.
+        intervals: content of the summary's key `intervals` (see `simjax.run_draws`); None to leave it out.
+
+    Raises:
+        SimjaxError: the interval is not positive, or makes too many bins.
     """
     summary = summarize(result, slo, gpus, warnings)
     if intervals is not None:
@@ -52,15 +62,15 @@ def write_results(
 
 
 def write_json(content: dict[str, object], path: Path) -> None:
-    """Strict JSON, one key a line; NaN and infinity are refused (ValueError): they are a bug in whoever built the content."""
+    """Write strict JSON, one key a line; NaN and infinity raise ValueError, because they are a bug in the code that made the content."""
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def requests_frame(requests: RequestLog, sessions: Sessions | None = None) -> pd.DataFrame:
     """The columns of `requests.csv`; times that never came are `pd.NA`.
 
-    With sessions each request has its session's name, its turn and `delay_s`, the pause after the answer that it waited for last
-    (`pd.NA` for those that wait for none). Played as a trace, each call then waits for the one before it in its session.
+    With sessions each request has its session's name, its turn and `delay_s`, the pause in seconds after the answer that it waited for
+    last (`pd.NA` when it waits for none). Played as a trace, each call then waits for the one before it in its session.
     """
     columns: dict[str, object] = {
         "request_id": np.arange(len(requests.finished)),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,8 @@ from simjax.metrics.steps import expand_steps
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
 STATISTICS = ("mean", *PERCENTILES, "max")
+NAMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E latency"}
+"""The latencies as tables and figures print them."""
 
 Statistics = dict[str, float | None]
 
@@ -20,9 +24,9 @@ class Latencies:
     """Per-request latencies, arrays over the R requests of one run or of many. Where the mask is false the value is `NEVER`.
 
     Attributes:
-        ttft_s: float64[..., R], first token - arrival; valid where `finished`.
-        tpot_s: float64[..., R], (finish - first token) / (output_tokens - 1); valid where `has_tpot`.
-        e2e_s: float64[..., R], finish - arrival; valid where `finished`.
+        ttft_s: float64[..., R], first token - arrival in seconds; valid where `finished`.
+        tpot_s: float64[..., R], (finish - first token) / (output_tokens - 1) in seconds; valid where `has_tpot`.
+        e2e_s: float64[..., R], finish - arrival in seconds; valid where `finished`.
         finished: bool[..., R].
         has_tpot: bool[..., R], finished with more than one output token.
     """
@@ -56,18 +60,31 @@ def statistics(values: np.ndarray) -> Statistics:
     """Mean, P50, P90, P95, P99 (numpy's linear interpolation) and maximum; all None for an empty sample."""
     if len(values) == 0:
         return dict.fromkeys(STATISTICS)
-    return {name: float(value) for name, value in statistics_of_rows(values).items()}
+    return {name: float(value) for name, value in statistics_of(values, np.ones(len(values), bool), np).items()}
 
 
-def statistics_of_rows(values: np.ndarray) -> dict[str, np.ndarray]:
-    """`statistics` along the last axis, bit for bit those of each row alone.
+def statistics_of(values: Any, there: Any, xp: ModuleType) -> dict[str, Any]:
+    """The `STATISTICS` of the values that exist, along the last axis: float64[...] each, 0 where there are none.
+
+    In numpy they are bit for bit those of `np.mean` and `np.percentile`, where all values exist. In JAX they have derivatives.
 
     Args:
-        values: float64[..., K], K >= 1, in C order: only then are the sums of the means paired as in one row.
+        values: float64[..., K], K >= 1, in C order: only then does numpy pair the sums of the means as in one row.
+        there: bool[..., K], which of them exist.
+        xp: numpy or jax.numpy.
     """
-    ordered = np.sort(values, axis=-1)  # faster than the four selections that np.percentile makes in unsorted values
-    percentiles = np.percentile(ordered, list(PERCENTILES.values()), axis=-1)
-    return {"mean": np.mean(values, axis=-1), **dict(zip(PERCENTILES, percentiles, strict=True)), "max": ordered[..., -1]}
+    count = xp.sum(there, axis=-1, keepdims=True)
+    some, last = count > 0, xp.maximum(count - 1, 0)
+    ordered = xp.sort(xp.where(there, values, xp.where(some, xp.inf, 0.0)), axis=-1)
+    pick = lambda place: xp.take_along_axis(ordered, place, axis=-1)
+    position = last.astype(np.float64) * (np.array(list(PERCENTILES.values())) / 100.0)
+    floor = xp.floor(position)
+    low, weight = floor.astype(last.dtype), position - floor
+    below, above = pick(low), pick(xp.minimum(low + 1, last))
+    step = above - below
+    percentiles = xp.where(weight >= 0.5, above - step * (1.0 - weight), below + step * weight)  # numpy's formula, see its `_lerp`
+    mean = xp.sum(xp.where(there, values, 0.0), axis=-1) / xp.maximum(count, 1)[..., 0].astype(np.float64)
+    return {"mean": mean, **{name: percentiles[..., i] for i, name in enumerate(PERCENTILES)}, "max": pick(last)[..., 0]}
 
 
 def weighted_statistics(values: np.ndarray, counts: np.ndarray) -> Statistics:
@@ -75,7 +92,7 @@ def weighted_statistics(values: np.ndarray, counts: np.ndarray) -> Statistics:
 
     Args:
         values: float64[P].
-        counts: int64[P], how often each value occurs; zeros are skipped.
+        counts: number of times that each value occurs, int64[P]; zeros are skipped.
     """
     values, counts = values[counts > 0], counts[counts > 0].astype(np.int64)
     if len(values) == 0:
@@ -95,8 +112,8 @@ def weighted_statistics(values: np.ndarray, counts: np.ndarray) -> Statistics:
 def inter_token_gaps(leaps: LeapLog) -> tuple[np.ndarray, np.ndarray]:
     """The gaps between successive tokens of the same request, as (values float64[K] in seconds, counts int64[K]).
 
-    A step gives each token it emits right after the step before a gap of its own duration. Tokens that come after a pause (preemption,
-    or a step that left the request out) share the mean of their leap's recorded pauses: the only approximation here.
+    A token of a request that was in the step before too has a gap as long as its own step. Tokens that come after a pause (preemption,
+    or a step that left the request out) share the mean of their leap's recorded pauses, which is the only approximation here.
     """
     steps = expand_steps(leaps)
     resumed = leaps.resumed > 0
@@ -107,8 +124,8 @@ def inter_token_gaps(leaps: LeapLog) -> tuple[np.ndarray, np.ndarray]:
 def itl_statistics(result: Result) -> Statistics:
     """Statistics of the inter-token latency over all tokens but the first of each request.
 
-    Without a leap log only the mean is known: the time from first to last token of the finished requests over their gaps.
-    Tokens of unfinished requests are included when there is a leap log.
+    Without a leap log only the mean is known: the time from first to last token of the finished requests over the number of their gaps.
+    With a leap log, tokens of unfinished requests are included.
     """
     if result.leaps is not None:
         return weighted_statistics(*inter_token_gaps(result.leaps))

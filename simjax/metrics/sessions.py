@@ -1,60 +1,25 @@
-"""How the sessions of a run went: a row a session, and the part of the summary that is theirs."""
+"""The sessions of a run: a row a session, and their part of the summary."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from simjax.engine.host.result import NEVER, RequestLog
+from simjax.metrics.calls import Calls, makespans
 from simjax.metrics.latency import Latencies, latencies, statistics
 from simjax.workload.sessions import Sessions
 
 
-@dataclass(frozen=True)
-class Calls:
-    """The R requests in the order of the S sessions that have any: those of a session follow each other.
-
-    Attributes:
-        order: int64[R], the requests.
-        starts: int64[S], where each session begins in `order`.
-        session: int64[S], its index in `Sessions.names`.
-    """
-
-    order: np.ndarray
-    starts: np.ndarray
-    session: np.ndarray
-
-    @staticmethod
-    def of(sessions: Sessions) -> Calls:
-        order = np.argsort(sessions.session, kind="stable")
-        session, starts = np.unique(sessions.session[order], return_index=True)
-        return Calls(order, starts, session)
-
-    def reduced(self, how: np.ufunc, values: np.ndarray) -> np.ndarray:
-        """[..., S] in C order: values of the requests, [..., R], taken together within each session, such as by `np.maximum`."""
-        return how.reduceat(np.take(values, self.order, axis=-1), self.starts, axis=-1)
-
-
-def makespans(requests: RequestLog, calls: Calls) -> np.ndarray:
-    """Seconds from the first arrival to the last finish of each session, float64[..., S]; `NEVER` unless all its calls finished.
-
-    Elementwise like `simjax.metrics.latency.latencies`: logs of B runs stacked into arrays [B, R] give [B, S].
-    """
-    finished = calls.reduced(np.logical_and, requests.finished)
-    first = calls.reduced(np.minimum, np.where(requests.finished, requests.arrival_s, 0.0))
-    last = calls.reduced(np.maximum, np.where(requests.finished, requests.finish_s, 0.0))
-    return np.where(finished, last - first, NEVER)
-
-
 def sessions_frame(requests: RequestLog, sessions: Sessions) -> pd.DataFrame:
-    """The columns of `sessions.csv`, a row a session in the order of `Sessions.names`; what is not known is `pd.NA`.
+    """The columns of `sessions.csv`, a row a session in the order of `Sessions.names`; unknown values are `pd.NA`.
 
     `start_s` and `end_s` are the first arrival and the last finish so far. Only a session whose calls have all finished has a
     `makespan_s`, which is `in_calls_s`, with at least one call under way, plus `waiting_s`, in which its user thinks or its tools work.
-    Tokens are those of all its calls, cached ones of the calls that were scheduled. `instances` counts the engines that served it.
+    Prompt and output tokens are counted over all its calls, cached ones over the calls that were scheduled. `instances` is the number of
+    different instances that served it.
     """
     calls, lat = Calls.of(sessions), latencies(requests)
     done = calls.reduced(np.add, lat.finished.astype(np.int64))
@@ -92,8 +57,9 @@ def session_summary(requests: RequestLog, sessions: Sessions) -> dict[str, Any]:
 
     Returns:
         `total`, `finished` and `unfinished` sessions; statistics of `makespan_s` and `in_calls_s` (see `sessions_frame`) over the finished
-        ones; and of the calls that come first in their session and of the later ones: `calls`, `finished`, statistics of `ttft_s` and
-        `e2e_s` over the finished, and `cached_fraction`, cached over prompt tokens of those that were scheduled.
+        ones. `first_turns` (the calls that come first in their session) and `later_turns` (all other calls) have `calls`, `finished`,
+        statistics of `ttft_s` and `e2e_s` over the finished calls, and `cached_fraction`, cached over prompt tokens of the calls that were
+        scheduled.
     """
     frame, lat = sessions_frame(requests, sessions), latencies(requests)
     spans = {name: frame[name].dropna().to_numpy(np.float64) for name in ("makespan_s", "in_calls_s")}
@@ -109,19 +75,12 @@ def session_summary(requests: RequestLog, sessions: Sessions) -> dict[str, Any]:
 
 
 def pauses(requests: RequestLog, sessions: Sessions) -> pd.arrays.FloatingArray:
-    """[R]: seconds between the answer that a call waited for last and the call; missing where it waits for none."""
+    """Seconds between the answer that a call waited for last and the call, [R]; missing where it waits for none."""
     ready_s = requests.finish_s[sessions.waited_for] + sessions.delay_s
     last = np.lexsort((ready_s, sessions.then))  # of the entries of one call the later ones overwrite the others
     delay_s = np.full(len(sessions), NEVER)
     delay_s[sessions.then[last]] = sessions.delay_s[last]
     return _known(delay_s)
-
-
-def cached_fraction(requests: RequestLog, which: np.ndarray | bool = True) -> float | None:
-    """Cached over prompt tokens of the requests `which` (bool[R]) that were scheduled; None when there are none."""
-    scheduled = (requests.scheduled_s != NEVER) & which
-    prompt = int(requests.prompt_tokens[scheduled].sum())
-    return int(requests.cached_tokens[scheduled].sum()) / prompt if prompt else None
 
 
 def _turns(requests: RequestLog, lat: Latencies, which: np.ndarray) -> dict[str, object]:
@@ -131,12 +90,19 @@ def _turns(requests: RequestLog, lat: Latencies, which: np.ndarray) -> dict[str,
         "finished": int(done.sum()),
         "ttft_s": statistics(lat.ttft_s[done]),
         "e2e_s": statistics(lat.e2e_s[done]),
-        "cached_fraction": cached_fraction(requests, which),
+        "cached_fraction": _cached_fraction(requests, which),
     }
 
 
+def _cached_fraction(requests: RequestLog, which: np.ndarray) -> float | None:
+    """Cached over prompt tokens of the requests `which` (bool[R]) that were scheduled; None when there are none."""
+    scheduled = (requests.scheduled_s != NEVER) & which
+    prompt = int(requests.prompt_tokens[scheduled].sum())
+    return int(requests.cached_tokens[scheduled].sum()) / prompt if prompt else None
+
+
 def _idle(requests: RequestLog, sessions: Sessions) -> np.ndarray:
-    """float64[R]: seconds before each finished call in which no other call of its session was under way; 0 for the first."""
+    """Seconds before each finished call in which no other call of its session was under way, float64[R]; 0 for the first call."""
     by_time = np.lexsort((requests.arrival_s, sessions.session))
     by_time = by_time[requests.finished[by_time]]
     table = pd.DataFrame({"session": sessions.session[by_time], "finish_s": requests.finish_s[by_time]})

@@ -1,4 +1,4 @@
-"""Steps out of leaps: durations, ends and outputs of every engine step, vectorised."""
+"""The steps within leaps: duration, end and output of every step, vectorised."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from simjax.engine.host.result import LeapLog
 
 @dataclass(frozen=True)
 class Steps:
-    """Every engine step of a run, arrays over the P steps, leap by leap.
+    """Every step of a run, arrays over the P steps, leap by leap.
 
     Attributes:
-        leap: int64[P], the leap it belongs to.
+        leap: int64[P], the leap that the step belongs to.
         index: int64[P], position inside the leap, 0 for the leap's step 1.
-        duration_s, end_s: float64[P].
+        duration_s, end_s: float64[P], seconds.
         outputs: int64[P], tokens emitted at `end_s`.
-        decodes: int64[P], those of them whose inter-token gap is `duration_s`.
+        decodes: int64[P], tokens among `outputs` whose inter-token gap is `duration_s`.
     """
 
     leap: np.ndarray
@@ -30,7 +30,7 @@ class Steps:
 
 
 def leap_durations(leaps: LeapLog) -> np.ndarray:
-    """float64[L], seconds from the start of step 1 to the end of the last step: n-1 decode steps whose time grows by the slope."""
+    """Seconds from the start of step 1 to the end of the last step, float64[L]: n-1 decode steps whose time grows by the slope."""
     more = leaps.steps.astype(np.float64) - 1.0
     return leaps.first_step_s + more * leaps.next_step_s + leaps.slope_s * more * np.maximum(more - 1.0, 0.0) / 2.0
 

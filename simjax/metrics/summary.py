@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from simjax.engine.host.result import Result, Status
 from simjax.metrics.caching import peak_cached_fraction
-from simjax.metrics.latency import itl_statistics, latencies, statistics
-from simjax.metrics.sessions import cached_fraction, session_summary
-from simjax.metrics.slo import Slo, duration_s, goodput
-from simjax.metrics.steps import leap_durations
+from simjax.metrics.catalog import CATALOG, INSTANCE_CATALOG, Catalog, Metric
+from simjax.metrics.catalog.instances import Instances
+from simjax.metrics.catalog.metric import cells
+from simjax.metrics.catalog.runs import Runs
+from simjax.metrics.latency import itl_statistics
+from simjax.metrics.sessions import session_summary
+from simjax.metrics.slo import NO_LIMITS, Slo
 
 REQUESTS_NEEDED = {"p90": 10, "p95": 20, "p99": 100}
 """Finished requests (or sessions) that a percentile needs: it is worth its name when about one lies beyond it."""
@@ -22,7 +26,9 @@ _CAUSES = {
 }
 
 
-def summarize(result: Result, slo: Slo | None = None, gpus: int | None = None, warnings: Sequence[str] = ()) -> dict[str, object]:
+def summarize(
+    result: Result, slo: Slo | None = None, gpus: int | None = None, warnings: Sequence[str] = (), catalog: Catalog = CATALOG
+) -> dict[str, object]:
     """The summary of a run, ready for strict JSON: no NaN, no infinity, None for what is unknown.
 
     Throughputs are over the finished requests and `duration_s` (first arrival to last finish). `kv.peak_used_fraction` is the fullest
@@ -36,89 +42,113 @@ def summarize(result: Result, slo: Slo | None = None, gpus: int | None = None, w
         result: the run.
         slo: adds the key `slo` with attainment and goodput.
         gpus: GPUs of the cluster, for goodput per GPU.
-        warnings: lines to put before what the run itself gives reason to warn of.
+        warnings: lines to put before those that the run itself gives rise to.
+        catalog: the metrics; each one with a `path` is put there.
     """
-    requests, lat, span = result.requests, latencies(result.requests), duration_s(result)
-    sessions = None if result.sessions is None else session_summary(requests, result.sessions)
-    done = lat.finished
-    tokens = {"prompt": int(requests.prompt_tokens[done].sum()), "output": int(requests.output_tokens[done].sum())}
-    summary: dict[str, object] = {
+    runs = Runs.of([result], [slo or NO_LIMITS], [gpus or 1])
+    sessions = None if result.sessions is None else session_summary(result.requests, result.sessions)
+    finished = int(runs.clients.finished[0])
+    summary: dict[str, Any] = {  # the order of the file; the metrics of the catalogue are filled in below
         "status": result.status.name.lower(),
-        "requests": {
-            "total": len(done),
-            "finished": int(done.sum()),
-            "unfinished": int((~done).sum()),
-            "preemptions": int(requests.preemptions.sum()),
-        },
-        "duration_s": span,
-        "throughput": {
-            "requests_per_s": _rate(int(done.sum()), span),
-            "prompt_tokens_per_s": _rate(tokens["prompt"], span),
-            "output_tokens_per_s": _rate(tokens["output"], span),
-        },
-        "ttft_s": statistics(lat.ttft_s[lat.finished]),
-        "tpot_s": statistics(lat.tpot_s[lat.has_tpot]),
+        "requests": {},
+        "duration_s": None,
+        "throughput": {},
+        "ttft_s": {},
+        "tpot_s": {},
         "itl_s": itl_statistics(result),
-        "e2e_s": statistics(lat.e2e_s[lat.finished]),
-        "kv": {
-            "num_blocks": int(result.instances.num_blocks.sum()),
-            "peak_used_fraction": float(np.max(_peak_fractions(result))),
-            "prefix_hit_fraction": cached_fraction(requests),
-            "evicted_blocks": int(result.instances.evicted_blocks.sum()),
-            "peak_cached_fraction": peak_cached_fraction(result),
-        },
+        "e2e_s": {},
+        "kv": dict.fromkeys(("num_blocks", "peak_used_fraction", "prefix_hit_fraction", "evicted_blocks", "peak_cached_fraction")),
         "energy": {"total_j": None, "per_output_token_j": None, "mean_power_w": None},
         "cost": None,
-        "sim": {"ticks": int(result.ticks), "steps": int(result.steps), "compile_s": float(result.compile_s), "run_s": float(result.run_s)},
-        "instances": [_instance(result, i, span) for i in range(len(result.instances.num_blocks))],
-        "warnings": [*warnings, *_warnings(result, int(done.sum()), 0 if sessions is None else sessions["finished"])],
+        "sim": {"ticks": None, "steps": None, "compile_s": float(result.compile_s), "run_s": float(result.run_s)},
+        "instances": instances_of(result, float(runs.clients.span_s[0])),
+        "warnings": [*warnings, *_warnings(result, finished, 0 if sessions is None else sessions["finished"])],
     }
+    summary["kv"]["peak_cached_fraction"] = peak_cached_fraction(result)
     if sessions is not None:
         summary["sessions"] = sessions
     if slo is not None:
-        summary["slo"] = goodput(result, slo, gpus)
+        summary["slo"] = _limits(runs)
+    given = {"sessions": sessions is not None, "limits": slo is not None, "gpus": gpus is not None}
+    for metric in catalog.values():
+        if metric.path and all(given[name] for name in metric.needs):
+            put(summary, metric.path, numbers_of(metric, runs)[0])
     return summary
 
 
-def _rate(count: int, span: float | None) -> float | None:
-    return count / span if span else None
+def goodput(result: Result, slo: Slo, gpus: int | None = None) -> dict[str, object]:
+    """SLO attainment over all requests and goodput in requests per second.
+
+    Args:
+        result: the run.
+        slo: the limits; a request counts when it finished and meets all of them.
+        gpus: when given, goodput per GPU is reported too.
+
+    Returns:
+        `limits`, `attained` (requests), `attainment_fraction` (of all requests, unfinished ones count as missed),
+        `attainment_by_limit` (the fraction meeting each limit alone), `goodput_requests_per_s` (None when no request finished)
+        and, with `gpus`, `goodput_requests_per_s_per_gpu`.
+    """
+    runs = Runs.of([result], [slo], [gpus or 1])
+    report: dict[str, Any] = {"slo": _limits(runs)}
+    given = {"limits"} if gpus is None else {"limits", "gpus"}
+    for metric in CATALOG.values():
+        if metric.path[:1] == ("slo",) and metric.needs <= given:
+            put(report, metric.path, numbers_of(metric, runs)[0])
+    return report["slo"]
 
 
-def _peak_fractions(result: Result) -> np.ndarray:
-    return result.instances.peak_blocks / np.maximum(result.instances.num_blocks, 1)
+def duration_s(result: Result) -> float | None:
+    """Seconds from the first arrival to the last finish, None when no request finished."""
+    found = numbers_of(CATALOG["duration_s"], Runs.of([result], [NO_LIMITS], [1]))[0]
+    return None if found is None else float(found)
 
 
-def _instance(result: Result, instance: int, span: float | None) -> dict[str, object]:
-    """One instance: the requests routed to it, the tokens of those it finished, and how busy it was."""
-    mine = result.requests.instance == instance
-    done = mine & result.requests.finished
-    busy = None
-    if result.leaps is not None and span:
-        busy = float(leap_durations(result.leaps)[result.leaps.instance == instance].sum()) / span
+def numbers_of(metric: Metric, runs: Runs) -> list[float | int | None]:
+    """A metric of B runs as plain Python numbers; None for a run that does not have it."""
+    return cells(metric.value(runs.clients if metric.smooth else runs, np))
+
+
+def instances_of(result: Result, span_s: float, catalog: Catalog = INSTANCE_CATALOG) -> list[dict[str, object]]:
+    """The entries of `instances`: the number of each instance, then its metrics.
+
+    Args:
+        result: the run.
+        span_s: seconds from the first arrival to the last finish; 0 when no request finished.
+        catalog: the metrics of an instance.
+    """
+    seen = Instances(result, span_s)
+    columns = [cells(metric.value(seen, np)) for metric in catalog.values()]
+    return [{"instance": i, **dict(zip(catalog, row, strict=True))} for i, row in enumerate(zip(*columns, strict=True))]
+
+
+def put(tree: dict[str, Any], path: Sequence[str], value: object) -> None:
+    """Put a value into nested dicts, which are made where they are missing."""
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[path[-1]] = value
+
+
+def _limits(runs: Runs) -> dict[str, object]:
+    """The part of `slo` that is no metric of the catalogue; the fraction's place comes before that of its parts."""
+    limits = runs.slos[0].limits()
     return {
-        "instance": instance,
-        "requests": int(mine.sum()),
-        "finished": int(done.sum()),
-        "prompt_tokens": int(result.requests.prompt_tokens[done].sum()),
-        "output_tokens": int(result.requests.output_tokens[done].sum()),
-        "preemptions": int(result.requests.preemptions[mine].sum()),
-        "busy_fraction": busy,
-        "num_blocks": int(result.instances.num_blocks[instance]),
-        "peak_used_fraction": float(_peak_fractions(result)[instance]),
-        "prefix_hit_fraction": cached_fraction(result.requests, mine),
-        "evicted_blocks": int(result.instances.evicted_blocks[instance]),
+        "limits": limits,
+        "attained": int(runs.attained[0]),
+        "attainment_fraction": None,
+        "attainment_by_limit": {name: float(np.mean(runs.meets[name])) for name in limits},
     }
 
 
 def _warnings(result: Result, finished: int, sessions: int) -> list[str]:
-    """What a reader of the numbers must know, of so many finished requests and sessions."""
-    said = []
+    """Lines for the reader of the numbers, from the counts of finished requests and finished sessions."""
+    lines = []
     if result.status is not Status.FINISHED:
-        said.append(f"{_CAUSES[result.status]}; latencies and throughput cover the {finished} finished requests only")
+        lines.append(f"{_CAUSES[result.status]}; latencies and throughput cover the {finished} finished requests only")
     for what, of, count in (("latencies", "requests", finished), ("makespans", "sessions", sessions)):
         weak = [name for name, needed in REQUESTS_NEEDED.items() if 0 < count < needed]
         if weak:
-            said.append(f"{', '.join(weak)} of the {what} rest on only {count} finished {of}")
+            lines.append(f"{', '.join(weak)} of the {what} rest on only {count} finished {of}")
     if finished == 0:
-        said.append("no request finished: there are no latencies and no throughput")
-    return said
+        lines.append("no request finished: there are no latencies and no throughput")
+    return lines

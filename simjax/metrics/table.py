@@ -11,18 +11,18 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from simjax.metrics.latency import STATISTICS
+from simjax.metrics.latency import NAMES, STATISTICS
 
-LATENCY_NAMES = {"ttft_s": "TTFT", "tpot_s": "TPOT", "itl_s": "ITL", "e2e_s": "E2E latency"}
+LATENCY_NAMES = {f"{latency}_s": name for latency, name in NAMES.items()}
 _RATES = {"requests_per_s": "requests/s", "prompt_tokens_per_s": "prompt tokens/s", "output_tokens_per_s": "output tokens/s"}
 _SESSION_STATISTICS = ("mean", "p50", "p99")
 _STATUS_STYLE = {"finished": "green", "tick_limit": "yellow", "stalled": "red"}
 
 
 def summary_table(summary: dict[str, Any], title: str = "") -> RenderableType:
-    """Render the result of `summarize`: a headline, latencies in milliseconds, then throughput, KV cache, sessions and simulation cost.
+    """Render the result of `summarize`: a headline, latencies in milliseconds, then throughput, KV cache, sessions and simulation time.
 
-    Where the summary has `intervals` (see `simjax.metrics.write_results`) they are beside the numbers, in brackets.
+    Where the summary has `intervals` (see `simjax.metrics.write_results`) they follow the numbers, in brackets.
     """
     parts: list[RenderableType] = [_headline(summary, title), _Latencies(summary), _facts(summary)]
     if (intervals := summary.get("intervals")) is not None:
@@ -33,20 +33,20 @@ def summary_table(summary: dict[str, Any], title: str = "") -> RenderableType:
 
 
 def format_ms(seconds: float | None, decimals: int | None = None) -> str:
-    """Milliseconds, '-' for None; with `ms_decimals(seconds)` digits after the point unless told otherwise."""
+    """Seconds as milliseconds, '-' for None; `decimals` digits after the point, by default `ms_decimals(seconds)`."""
     if seconds is None:
         return "-"
     return f"{seconds * 1e3:,.{ms_decimals(seconds) if decimals is None else decimals}f}"
 
 
 def ms_decimals(seconds: float | None) -> int:
-    """Digits after the point that leave about four significant ones in milliseconds."""
+    """Number of digits after the point that leaves about four significant ones in milliseconds."""
     ms = (seconds or 0.0) * 1e3
     return 0 if ms >= 1e4 else 1 if ms >= 100 else 2 if ms >= 1 else 3
 
 
 def format_interval(interval: list[float] | None, decimals: int) -> str:
-    """`[low, high]`, with as many digits as tell its ends apart, at most `decimals` after the point; '' for None."""
+    """`[low, high]` with the digits that distinguish its ends, at most `decimals` after the point; '' for None."""
     if interval is None:
         return ""
     low, high = interval
@@ -67,8 +67,8 @@ def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{fraction * 100:.1f} %"
 
 
-def _beside(summary: dict[str, Any], *path: str, scale: float = 1.0, decimals: int | None = None) -> str:
-    """` [low, high]` of the number at that path of the summary, '' where there is none."""
+def _drawn(summary: dict[str, Any], *path: str, scale: float = 1.0, decimals: int | None = None) -> str:
+    """The interval ` [low, high]` of the number at that path of the summary, '' where there is none."""
     found: Any = summary.get("intervals")
     number: Any = summary
     for name in path:
@@ -85,15 +85,15 @@ def _headline(summary: dict[str, Any], title: str) -> Text:
     line.append(status.replace("_", " "), style=f"bold {_STATUS_STYLE.get(status, 'white')}")
     line.append(f"  {requests['finished']:,} of {requests['total']:,} requests", style="not bold")
     if summary["duration_s"] is not None:
-        line.append(f" in {_number(summary['duration_s'])}{_beside(summary, 'duration_s')} s", style="not bold")
+        line.append(f" in {_number(summary['duration_s'])}{_drawn(summary, 'duration_s')} s", style="not bold")
     if requests["preemptions"]:
-        line.append(f", {requests['preemptions']:,}{_beside(summary, 'requests', 'preemptions', decimals=0)} preemptions", style="not bold")
+        line.append(f", {requests['preemptions']:,}{_drawn(summary, 'requests', 'preemptions', decimals=0)} preemptions", style="not bold")
     return line
 
 
 @dataclass(frozen=True)
 class _Latencies:
-    """The latencies of a summary: intervals beside the numbers where the terminal is wide enough, else below them."""
+    """The latencies of a summary, with intervals to the right of the numbers where the terminal is wide enough, else below them."""
 
     summary: dict[str, Any]
 
@@ -103,7 +103,7 @@ class _Latencies:
         yield table if wide else self.table("\n")
 
     def table(self, between: str) -> Table:
-        """The table, with something between a number and its interval."""
+        """The table, with `between` between a number and its interval."""
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("latency, ms", style="bold")
         for name in STATISTICS:
@@ -128,11 +128,11 @@ def _facts(summary: dict[str, Any]) -> Table:
     table.add_column()
     table.add_row(
         "throughput",
-        Text(", ".join(f"{_number(rate[name])}{_beside(summary, 'throughput', name)} {unit}" for name, unit in _RATES.items())),
+        Text(", ".join(f"{_number(rate[name])}{_drawn(summary, 'throughput', name)} {unit}" for name, unit in _RATES.items())),
     )
     cached = f", {_percent(kv['prefix_hit_fraction'])} of prompt tokens cached" if kv["prefix_hit_fraction"] else ""
     cached += f", {kv['evicted_blocks']:,} cached blocks evicted" if kv["evicted_blocks"] else ""
-    peak = _percent(kv["peak_used_fraction"]).removesuffix(" %") + _beside(summary, "kv", "peak_used_fraction", scale=100.0, decimals=1)
+    peak = _percent(kv["peak_used_fraction"]).removesuffix(" %") + _drawn(summary, "kv", "peak_used_fraction", scale=100.0, decimals=1)
     table.add_row("KV cache", Text(f"{kv['num_blocks']:,} blocks, peak use {peak} %{cached}"))
     if (sessions := summary.get("sessions")) is not None:
         table.add_row("sessions", _sessions(sessions))
@@ -172,10 +172,10 @@ def _later_turns(later: dict[str, Any]) -> str:
 
 def _goodput(summary: dict[str, Any], slo: dict[str, Any]) -> str:
     limits = ", ".join(f"{LATENCY_NAMES[name]} <= {format_ms(limit)} ms" for name, limit in slo["limits"].items()) or "no limits"
-    met = _percent(slo["attainment_fraction"]).removesuffix(" %") + _beside(summary, "slo", "attainment_fraction", scale=100.0, decimals=1)
-    rate = _number(slo["goodput_requests_per_s"]) + _beside(summary, "slo", "goodput_requests_per_s")
+    met = _percent(slo["attainment_fraction"]).removesuffix(" %") + _drawn(summary, "slo", "attainment_fraction", scale=100.0, decimals=1)
+    rate = _number(slo["goodput_requests_per_s"]) + _drawn(summary, "slo", "goodput_requests_per_s")
     text = f"{rate} requests/s, {met} % of requests meet {limits}"
     per_gpu = slo.get("goodput_requests_per_s_per_gpu")
     if per_gpu is None:
         return text
-    return f"{text}, {_number(per_gpu)}{_beside(summary, 'slo', 'goodput_requests_per_s_per_gpu')} requests/s per GPU"
+    return f"{text}, {_number(per_gpu)}{_drawn(summary, 'slo', 'goodput_requests_per_s_per_gpu')} requests/s per GPU"

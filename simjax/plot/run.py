@@ -11,7 +11,7 @@ import numpy as np
 from simjax.engine.host.result import Result
 from simjax.metrics.caching import caches, hits
 from simjax.metrics.latency import latencies
-from simjax.metrics.timeline import sum_instances, timeline
+from simjax.metrics.timeseries import sum_instances, timeline
 from simjax.plot import style
 from simjax.plot.sessions import plot_sessions
 

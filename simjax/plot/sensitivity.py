@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simjax.metrics.catalog import CATALOG, short_label
 from simjax.plot import style
-from simjax.plot.words import without_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 _PANEL, _LABELS, _LINE = 1.75, 2.6, 0.27  # inches: width of an output's panel and of the parameters' names, height of a parameter's line
 _NONE = 5e-4  # smaller effects round to 0.000
 _MOST = 24  # parameters that are drawn
-_BETTER_UP = ("_per_s", "_per_gpu", "attainment", "hit_fraction", "requests_finished")
 _ROOM = 1.12  # reach of an axis over the longest bar
 
 
@@ -52,14 +51,13 @@ def _draw(axes: Axes, output: str, lines: Sequence[Mapping[str, Any]]) -> None:
     """Draw an output's bars with their standard errors, and the gradients as diamonds."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    style.dress(axes, without_unit(output))
+    style.dress(axes, short_label(output))
     axes.title.set_fontsize(9.0)
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0.0)
     axes.axvline(0.0, color=style.GREY, linewidth=0.9, zorder=2)
-    up_is_better = any(word in output for word in _BETTER_UP)
     bars = [(y, x) for y, x in enumerate(lines) if x["elasticity"] is not None]
-    colors = [style.GREEN if (x["elasticity"] > 0) == up_is_better else style.RUST for _, x in bars]
+    colors = [_color(output, x["elasticity"]) for _, x in bars]
     axes.barh([y for y, _ in bars], [x["elasticity"] for _, x in bars], height=0.66, color=colors, alpha=0.85, zorder=3)
     sure = [(y, x["elasticity"], x["standard_error"]) for y, x in bars if x["standard_error"]]
     if sure:
@@ -74,6 +72,14 @@ def _draw(axes: Axes, output: str, lines: Sequence[Mapping[str, Any]]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(4, symmetric=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+.10g}".replace("-", "−") if x else "0"))
     axes.tick_params(axis="x", labelsize=7.5)
+
+
+def _color(output: str, effect: float) -> str:
+    """Green for a change for the better, rust for the worse; grey where neither end of an output is the better one."""
+    better = CATALOG[output].better if output in CATALOG else None
+    if better is None:
+        return style.GREY
+    return style.GREEN if (effect > 0) == (better == "higher") else style.RUST
 
 
 def _caption(figure: Any, idle: Sequence[str], more: int) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from simjax.engine.host.result import Result
 from simjax.metrics.latency import Latencies, latencies
-from simjax.metrics.timeline import sum_instances, timeline
+from simjax.metrics.timeseries import sum_instances, timeline
 from simjax.plot import style
 from simjax.plot.overlay import MEASURED, SIMULATED, draw_cdfs, has_metric
 from simjax.plot.run import PANELS

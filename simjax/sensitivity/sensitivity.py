@@ -27,7 +27,8 @@ from simjax.engine.host.lower import lower
 from simjax.errors import SimjaxError, closest
 from simjax.explore.resolve import Design
 from simjax.job import service_levels
-from simjax.metrics.rows import METRICS, too_few
+from simjax.metrics.catalog import CATALOG
+from simjax.metrics.rows import too_few
 from simjax.sensitivity.parameters import Knob, Setting, knobs_of
 from simjax.sensitivity.pathwise import NUDGE, PATHWISE, pathwise, tangents_of
 from simjax.sensitivity.replicates import Loads
@@ -35,7 +36,6 @@ from simjax.sensitivity.replicates import Loads
 Progress = Callable[[int, int], None]
 
 DEFAULT_OUTPUTS = ("ttft_mean_s", "ttft_p99_s", "tpot_mean_s", "tpot_p99_s", "e2e_mean_s", "output_tokens_per_s")
-_WITH_LIMITS = ("goodput_requests_per_s", "goodput_per_gpu", "slo_attainment")  # outputs that mean something with slo.* only
 
 
 @dataclass(frozen=True)
@@ -146,11 +146,11 @@ def outputs_of(config: SensitivityConfig) -> list[str]:
     """
     limits = service_levels(config.slo) is not None
     for name in config.outputs:
-        if any(word in name for word in ("energy", "power", "joule", "watt")):
+        if name not in CATALOG and any(word in name for word in ("energy", "power", "joule", "watt")):
             raise SimjaxError(f"outputs: {name}: energy is not simulated in this version; leave it out")
-        if name not in METRICS:
-            raise SimjaxError(f"outputs: there is no output '{name}'; {closest(name, list(METRICS))}")
-        if name in _WITH_LIMITS and not limits:
+        if name not in CATALOG:
+            raise SimjaxError(f"outputs: there is no output '{name}'; {closest(name, list(CATALOG))}")
+        if "limits" in CATALOG[name].needs and not limits:
             raise SimjaxError(f"outputs: {name} needs a limit: set slo.ttft_s, slo.tpot_s or slo.e2e_s")
     return list(dict.fromkeys(config.outputs)) or [*DEFAULT_OUTPUTS, *(["goodput_requests_per_s"] if limits else [])]
 

@@ -17,9 +17,10 @@ from simjax.config.schema import RunConfig, UncertaintyConfig
 from simjax.engine.simulate import DEFAULT_MAX_TICKS
 from simjax.errors import SimjaxError
 from simjax.job import Run, run, service_levels
-from simjax.metrics.latency import STATISTICS
+from simjax.metrics.catalog import CATALOG, Catalog
 from simjax.metrics.rows import METRICS
 from simjax.metrics.slo import Slo
+from simjax.metrics.summary import put
 from simjax.uncertainty.domain import Engines, engines_of, reach, same_profile, widths
 from simjax.uncertainty.draw_batch import DrawnRun, simulate_values
 from simjax.uncertainty.draws import Values, draw_together
@@ -61,22 +62,15 @@ class Draws:
         tail = (1.0 - self.level) / 2.0
         return [float(x) for x in np.quantile(np.array(known, np.float64), [tail, 1.0 - tail], method="median_unbiased")]
 
-    def intervals(self) -> dict[str, Any]:
+    def intervals(self, catalog: Catalog = CATALOG) -> dict[str, Any]:
         """The content of `intervals` in summary.json: as in the summary, with [low, high] in place of numbers.
 
-        What a run alone can tell is left out, the inter-token latency among it: draws keep no log of their steps.
+        Only metrics with `interval` are there. The inter-token latency is not among them: draws keep no log of their steps.
         """
-        of = self.interval
         found: dict[str, Any] = {"level": self.level, "draws": len(self)}
-        found["requests"] = {name: of(f"requests_{name}") for name in ("finished", "unfinished")} | {"preemptions": of("preemptions")}
-        found["duration_s"] = of("duration_s")
-        found["throughput"] = {name: of(name) for name in ("requests_per_s", "prompt_tokens_per_s", "output_tokens_per_s")}
-        for latency in ("ttft", "tpot", "e2e"):
-            found[f"{latency}_s"] = {name: of(f"{latency}_{name}_s") for name in STATISTICS}
-        found["kv"] = {"peak_used_fraction": of("kv_peak_used_fraction")}
-        if self.slo:
-            rates = {"goodput_requests_per_s": "goodput_requests_per_s", "goodput_requests_per_s_per_gpu": "goodput_per_gpu"}
-            found["slo"] = {"attainment_fraction": of("slo_attainment")} | {name: of(column) for name, column in rates.items()}
+        for metric in catalog.values():
+            if metric.interval and metric.path and (self.slo or "limits" not in metric.needs):
+                put(found, metric.path, self.interval(metric.name))
         return found
 
     def frame(self) -> pd.DataFrame:

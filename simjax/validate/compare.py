@@ -9,7 +9,7 @@ import numpy as np
 from simjax.engine.host.result import Result
 from simjax.errors import SimjaxError
 from simjax.metrics.latency import Latencies, Statistics, latencies, statistics
-from simjax.metrics.slo import duration_s
+from simjax.metrics.summary import duration_s
 from simjax.validate.run import MeasuredRun
 
 METRICS = ("ttft_s", "tpot_s", "e2e_s")

@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from simjax.engine.host.result import NEVER, LeapLog, RequestLog, Result, Status
+from simjax.engine.columns import completed
+from simjax.engine.host.result import NEVER, InstanceLog, LeapLog, RequestLog, Result, Status
 from simjax.workload.sessions import Sessions, from_waits
 
 _FLOATS = {"arrival_s", "scheduled_s", "first_token_s", "finish_s", "start_s", "first_step_s", "next_step_s", "slope_s", "resumed_gap_s"}
@@ -43,10 +44,8 @@ def make_result(requests, leaps=None, num_blocks=(10,), status=Status.FINISHED) 
     peak = np.zeros(len(num_blocks), np.int32)
     if leaps is not None:
         np.maximum.at(peak, leaps.instance, np.maximum(leaps.kv_blocks, leaps.kv_blocks_last))
-    evicted = np.zeros_like(peak)
-    return Result(
-        status, requests, leaps, np.array(num_blocks, np.int32), peak, 11, steps, compile_s=1.5, run_s=0.25, evicted_blocks=evicted
-    )
+    instances = completed(InstanceLog, len(num_blocks), {"num_blocks": num_blocks, "peak_blocks": peak})
+    return Result(status, requests, leaps, instances, 11, steps, compile_s=1.5, run_s=0.25)
 
 
 def tiny() -> Result:

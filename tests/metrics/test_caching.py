@@ -5,7 +5,7 @@ import pytest
 
 from simjax.metrics.caching import caches, hits, kept_blocks, peak_cached_fraction
 from simjax.metrics.summary import summarize
-from simjax.metrics.timeline import timeline
+from simjax.metrics.timeseries import timeline
 from tests.engine.scenario import Limits, Scenario
 from tests.metrics.factory import leap_log, make_result, request_log, tiny, without_leaps
 from tests.reference.pool import BlockPool

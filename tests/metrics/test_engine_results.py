@@ -5,7 +5,7 @@ import pytest
 
 from simjax.metrics.latency import STATISTICS, inter_token_gaps, itl_statistics
 from simjax.metrics.summary import summarize
-from simjax.metrics.timeline import timeline
+from simjax.metrics.timeseries import timeline
 from tests.engine.scenario import Limits, Scenario
 
 

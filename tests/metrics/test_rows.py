@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simjax.engine.host.result import NEVER, RequestLog, Result, Status
+from simjax.engine.columns import completed
+from simjax.engine.host.result import NEVER, InstanceLog, RequestLog, Result, Status
 from simjax.metrics import rows as rows_module
 from simjax.metrics.rows import METRICS, WHOLE_METRICS, result_row, result_rows, too_few
 from simjax.metrics.slo import Slo
@@ -43,13 +44,13 @@ def seeded_result(rng: np.random.Generator, load: Load, cut: bool, instances: in
             finished=finished,
         ),
         leaps=None,
-        num_blocks=rng.integers(0, 500, instances, dtype=np.int32),
-        peak_blocks=rng.integers(0, 500, instances, dtype=np.int32),
+        instances=completed(
+            InstanceLog, instances, {name: rng.integers(0, 500, instances) for name in ("num_blocks", "peak_blocks", "evicted_blocks")}
+        ),
         ticks=int(rng.integers(1, 9999)),
         steps=int(rng.integers(1, 9999)),
         compile_s=0.0,
         run_s=0.1,
-        evicted_blocks=rng.integers(0, 500, instances, dtype=np.int32),
         sessions=sessions,
     )
 

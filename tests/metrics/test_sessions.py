@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from simjax.engine.host.result import NEVER
+from simjax.metrics.calls import Calls, makespans
 from simjax.metrics.latency import STATISTICS
-from simjax.metrics.sessions import Calls, makespans, pauses, sessions_frame
+from simjax.metrics.sessions import pauses, sessions_frame
 from simjax.metrics.summary import summarize
 from tests.metrics.factory import make_result, request_log, tiny, two_sessions, waiting
 

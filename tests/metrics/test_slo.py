@@ -2,7 +2,8 @@ import pytest
 
 from simjax.engine.host.result import NEVER
 from simjax.errors import SimjaxError
-from simjax.metrics.slo import Slo, duration_s, goodput
+from simjax.metrics.slo import Slo
+from simjax.metrics.summary import duration_s, goodput
 from tests.metrics.factory import make_result, request_log, tiny
 
 

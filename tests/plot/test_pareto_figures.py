@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 
 from simjax.explore.pareto.front import ParetoResult, pareto
 from simjax.explore.pareto.objective import parse_objective
+from simjax.metrics.catalog import label, short_label
 from simjax.metrics.rows import METRICS
 from simjax.plot import style
 from simjax.plot.pareto.front import plot_pareto
-from simjax.plot.words import in_words, without_unit
 
 KEYS = ["model", "device", "scheduler.max_num_seqs", "workload.rate"]
 Draw = Callable[..., Figure]
@@ -281,12 +281,12 @@ def test_nothing_global_is_changed(draw: Draw) -> None:
     assert matplotlib.rcParams.copy() == settings
 
 
-def test_every_metric_has_words() -> None:
-    assert in_words("ttft_p99_s") == "P99 TTFT, s"
-    assert in_words("e2e_mean_s") == "mean E2E latency, s"
-    assert in_words("tpot_max_s") == "maximum TPOT, s"
-    assert without_unit("goodput_per_gpu") == "goodput per GPU"
-    assert in_words("scheduler.max_num_seqs") == "scheduler.max_num_seqs"
-    words = [in_words(name) for name in METRICS]
-    assert len(set(words)) == len(METRICS)
-    assert not [name for name, said in zip(METRICS, words, strict=True) if said == name and name != "preemptions"]
+def test_every_metric_has_a_label() -> None:
+    assert label("ttft_p99_s") == "P99 TTFT, s"
+    assert label("e2e_mean_s") == "mean E2E latency, s"
+    assert label("tpot_max_s") == "maximum TPOT, s"
+    assert short_label("goodput_per_gpu") == "goodput per GPU"
+    assert label("scheduler.max_num_seqs") == "scheduler.max_num_seqs"
+    labels = [label(name) for name in METRICS]
+    assert len(set(labels)) == len(METRICS)
+    assert not [name for name, said in zip(METRICS, labels, strict=True) if said == name and name != "preemptions"]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def execute(config: ParetoConfig, as_yaml: str) -> None:
     """Find the front of a sweep's table, write and draw it, print it."""
     from simjax.cli.sweep_report import pareto_report, write_pareto
+    from simjax.explore.pareto.objective import against_direction
     from simjax.explore.store.directory import SWEEP, resume_options, sweep_directory
     from simjax.explore.store.manifest import read_sweep
     from simjax.explore.store.table import read_results, swept_keys
@@ -35,6 +36,7 @@ def execute(config: ParetoConfig, as_yaml: str) -> None:
         part = (directory / SWEEP).is_file() and title.startswith("shard-")  # which may have all of its own
         hint = "" if part else f"; {resume_options(directory)} goes on"
         warn([f"the table has {len(results):,} of the {planned:,} points of this sweep{hint}"])
+    warn(against_direction(objective))
     console().print(pareto_report(result, keys, title))
     say(f"results in {out}")
 

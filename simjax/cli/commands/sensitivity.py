@@ -53,18 +53,18 @@ def _title(config: SensitivityConfig, done: Sensitivity) -> str:
 
 def effects_table(done: Sensitivity) -> Table:
     """A row a parameter, a column an output, and of the first output the standard error and the gradient."""
-    from simjax.plot.words import without_unit
+    from simjax.metrics.catalog import short_label
 
     first, *others = done.outputs
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("parameter", style="bold")
     table.add_column("value", justify="right")
-    table.add_column(without_unit(first), justify="right")
+    table.add_column(short_label(first), justify="right")
     if len(done.seeds) > 1:
         table.add_column("std. error", justify="right", style="dim")
     table.add_column("gradient", justify="right", style="dim")
     for name in others:
-        table.add_column(without_unit(name), justify="right")
+        table.add_column(short_label(name), justify="right")
     for parameter in done.parameters:
         lead = done.effect(first, parameter)
         cells: list[str | Text] = [parameter, with_unit(lead.value, lead.unit), _cell(lead)]

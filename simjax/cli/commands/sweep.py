@@ -83,16 +83,16 @@ def execute_sweep(base: list[str], points: Points, config: RunConfig, seeds: tup
         seeds: replicate seeds, None when there are none.
     """
     use_compilation_cache()
-    from simjax.explore.pareto.objective import CI95, check_columns, parse_objective
+    from simjax.explore.pareto.objective import against_direction, check_columns, columns_of, parse_objective
     from simjax.explore.plan import plan_sweep
     from simjax.explore.store.directory import RESULTS, shard_directory
     from simjax.explore.store.results_file import ResultsFile
     from simjax.explore.store.store import refuse_a_sweep
-    from simjax.metrics.rows import METRICS
 
     goal, sweep = config.objective, config.sweep
     objective = parse_objective(goal.maximize, goal.minimize, goal.subject_to)
-    check_columns(objective, [*points.keys, *METRICS, *(f"{name}{CI95}" for name in METRICS if seeds is not None)])
+    check_columns(objective, columns_of(points.keys, seeds is not None))
+    warn(against_direction(objective))
     done: set[int] = set()
     if sweep.resume is not None:
         done = ResultsFile(shard_directory(sweep.resume, sweep.shard) / RESULTS, points).done()

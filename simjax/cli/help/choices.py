@@ -30,9 +30,9 @@ def preset_titles(group: str) -> dict[str, str]:
 
 def metric_names() -> Sequence[str]:
     """The columns of results.csv that are metrics."""
-    from simjax.metrics.rows import METRICS
+    from simjax.metrics.catalog import CATALOG
 
-    return METRICS
+    return tuple(CATALOG)
 
 
 def _title(text: str) -> str:

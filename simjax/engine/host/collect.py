@@ -8,7 +8,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from simjax.engine.columns import columns, filled, read_rows
+from simjax.engine.columns import completed, read_rows
 from simjax.engine.host.batch import Batch
 from simjax.engine.host.lower import Lowered
 from simjax.engine.host.result import NEVER, InstanceLog, LeapLog, RequestLog, Result, Status
@@ -25,11 +25,7 @@ def leap_log(shape: EngineShape, pieces: list[np.ndarray]) -> LeapLog:
 
 def instance_log(shape: EngineShape, limits: RankParams, state: ClusterState) -> InstanceLog:
     """Totals of the instances, the ranks in their order; 0 where a subsystem that would count is not there."""
-    found = {"num_blocks": limits.num_blocks, **state.instance_columns()}
-    length = len(np.asarray(limits.num_blocks))
-    return InstanceLog(
-        **{x.name: np.asarray(found[x.name], x.dtype)[:length] if x.name in found else filled(x, length) for x in columns(InstanceLog)}
-    )
+    return completed(InstanceLog, len(np.asarray(limits.num_blocks)), {"num_blocks": limits.num_blocks, **state.instance_columns()})
 
 
 def batch_results(batch: Batch, designs: Mapping[int, Lowered], state: ClusterState, going: np.ndarray) -> list[Result]:

@@ -1,4 +1,4 @@
-"""What a sweep looks for: columns to maximise, columns to minimise, and constraints, as the user writes them."""
+"""The objective of a sweep: columns to maximise, columns to minimise, and constraints, as the user writes them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from simjax.errors import SimjaxError, closest
+from simjax.metrics.catalog import CATALOG, Catalog
 
 _CONSTRAINT = re.compile(r"\s*([^<>=\s]+)\s*(<=|>=|<|>)(?!=)\s*(.*?)\s*")
 _COMPARE = {"<=": np.less_equal, ">=": np.greater_equal, "<": np.less, ">": np.greater}
-NOT_METRICS = ("point", "status", "reason")  # columns of a sweep's table that nobody optimises
-CI95 = "_ci95"  # what a column of half-widths is called after its metric
+NOT_METRICS = ("point", "status", "reason")  # columns of a sweep's table that cannot be optimised
+CI95 = "_ci95"  # suffix that makes the name of a column of half-widths from that of its metric
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Objective:
-    """What to look for in a table.
+    """Columns of a table to optimise, and limits to keep.
 
     Attributes:
         maximize, minimize: columns, at least one of them in all; none twice.
@@ -59,7 +60,7 @@ class Objective:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All columns that are read: the metrics, then those of the constraints; each once."""
+        """All columns that are read: the metrics, then the columns of the constraints; each once."""
         return tuple(dict.fromkeys(self.metrics + tuple(limit.column for limit in self.constraints)))
 
     def __str__(self) -> str:
@@ -71,8 +72,8 @@ def parse_objective(maximize: Sequence[str] | str, minimize: Sequence[str] | str
     """The objective that lists of strings describe.
 
     Args:
-        maximize: names of columns; one that stands there twice counts once.
-        minimize: the same.
+        maximize: names of columns to maximise; a name that is there twice counts once.
+        minimize: names of columns to minimise, likewise.
         subject_to: constraints such as "ttft_p99_s<=0.5"; also >=, < and >.
 
     Raises:
@@ -83,7 +84,7 @@ def parse_objective(maximize: Sequence[str] | str, minimize: Sequence[str] | str
         raise SimjaxError("nothing to optimise: objective.maximize and objective.minimize are both empty; name a column in one of them")
     for name in up:
         if name in down:
-            raise SimjaxError(f"objective: '{name}' is to be maximised and minimised; leave it out of one of the two lists")
+            raise SimjaxError(f"objective: '{name}' is to be maximised and minimised; leave it out of one of the two lists{_better(name)}")
     return Objective(up, down, tuple(dict.fromkeys(parse_constraint(text) for text in _names(subject_to))))
 
 
@@ -106,11 +107,29 @@ def parse_constraint(text: str) -> Constraint:
     return Constraint(column, relation, value)
 
 
+def columns_of(keys: Iterable[str], replicates: bool, catalog: Catalog = CATALOG) -> list[str]:
+    """The columns that the objective of a sweep may name.
+
+    Args:
+        keys: the swept keys.
+        replicates: whether the sweep has replicate seeds: then the half-widths of all metrics are columns too.
+        catalog: the metrics.
+    """
+    return [*keys, *catalog, *(f"{name}{CI95}" for name in catalog if replicates)]
+
+
+def against_direction(objective: Objective, catalog: Catalog = CATALOG) -> list[str]:
+    """A line for each metric that the objective would drive to its worse end: that is allowed, and is rarely meant."""
+    wrong = [("maximize", name) for name in objective.maximize if name in catalog and catalog[name].better == "lower"]
+    wrong += [("minimize", name) for name in objective.minimize if name in catalog and catalog[name].better == "higher"]
+    return [f"objective.{option} has {name}, of which {catalog[name].better} is better" for option, name in wrong]
+
+
 def check_columns(objective: Objective, columns: Iterable[str]) -> None:
     """Raise unless all columns of an objective are among those of a table.
 
     Raises:
-        SimjaxError: there is no such column; the message says which option names it, and what it may have been meant to be.
+        SimjaxError: there is no such column; the message has the option that names it, and the nearest name that is known.
     """
     known = [name for name in columns if name not in NOT_METRICS]
     named = [("maximize", objective.maximize), ("minimize", objective.minimize)]
@@ -123,10 +142,16 @@ def check_columns(objective: Objective, columns: Iterable[str]) -> None:
 
 def _hint(name: str, known: list[str]) -> str:
     if name == "itl" or name.startswith("itl_"):
-        beside = name.replace("itl", "tpot", 1)
-        said = f"; {beside} does without" if beside in known else ""
-        return f"sweeps do not keep the log of steps that ITL percentiles need{said}"
+        tpot = name.replace("itl", "tpot", 1)
+        instead = f"; {tpot} does without" if tpot in known else ""
+        return f"sweeps do not keep the log of steps that ITL percentiles need{instead}"
     return closest(name, [column for column in known if not column.endswith(CI95)])
+
+
+def _better(name: str) -> str:
+    """Which end of a metric is the better one, in brackets; empty where neither is."""
+    better = CATALOG[name].better if name in CATALOG else None
+    return f" ({better} is better)" if better else ""
 
 
 def _names(given: Sequence[str] | str) -> tuple[str, ...]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from simjax.explore.labels import describe_design, differing_keys, format_cell, short_keys
 from simjax.explore.pareto.front import ParetoResult
+from simjax.metrics.catalog import label, short_label
 from simjax.plot import style
 from simjax.plot.pareto import marks
-from simjax.plot.words import in_words, without_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ def label_texts(result: ParetoResult, keys: Sequence[str]) -> list[str]:
     """The label of each of `marked_rows`: its distinction, then the swept values that distinguish it from the rest of the front."""
     short, texts = names_within(result, result.front, keys), []
     for row in marks.marked_rows(result):
-        best = [f"best {without_unit(name)}" for name, found in result.best.items() if found == row]
+        best = [f"best {short_label(name)}" for name, found in result.best.items() if found == row]
         distinctions = ["knee", *best] if row == result.knee else best
         texts.append("\n".join([*wrapped(distinctions), *design_lines(result, row, short, _LABEL_WIDTH)]))
     return texts
@@ -59,7 +59,7 @@ def wrapped(parts: Sequence[str], width: int = _LABEL_WIDTH) -> list[str]:
 
 def axis_label(result: ParetoResult, name: str, narrow: bool = False) -> str:
     """A metric in words with its unit and the direction of better values; in two lines for a narrow panel."""
-    words = in_words(name)
+    words = label(name)
     better = "(better →)" if name in result.objective.maximize else "(← better)"
     return f"{words.replace(', ', chr(10), 1)}  {better}" if narrow and len(words) > 16 else f"{words}   {better}"
 

@@ -1,4 +1,4 @@
-"""What the cluster did over time: running, waiting, KV use and token rates in bins of fixed width."""
+"""The cluster over time: running and waiting requests, KV use and token rates in bins of fixed width."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 from simjax.engine.host.result import LeapLog, RequestLog, Result
 from simjax.errors import SimjaxError
 from simjax.metrics.caching import caches, hits, kept_blocks
+from simjax.metrics.catalog.instances import of_instances
 from simjax.metrics.steps import Steps, expand_steps, leap_durations
 
 COLUMNS = ["t_s", "instance", "running", "waiting", "kv_used_fraction", "prompt_tokens_per_s", "output_tokens_per_s", "power_w"]
@@ -22,12 +23,12 @@ def timeline(result: Result, interval_s: float | None = None, most_bins: int = 5
 
     Args:
         result: a run with a leap log.
-        interval_s: bin width; the default is `default_interval` of the run's length.
-        most_bins: for the default width.
+        interval_s: width of a bin in seconds; the default is `default_interval` of the run's length.
+        most_bins: number of bins that the default width does not exceed.
 
     Returns:
         A frame with the columns `COLUMNS`. A bin covers (t_s, t_s + interval_s]; all means and rates are over its full width.
-        `running`: requests in the batch, time-weighted mean. `waiting`: requests sent (`arrival_s`) but not yet in a step
+        `running`: requests in a step, time-weighted mean. `waiting`: requests sent (`arrival_s`) but not yet in a step
         (`scheduled_s`), and preempted ones that wait to resume, time-weighted mean. `kv_used_fraction`: KV blocks held
         by requests over usable blocks, time-weighted mean; inside a leap it grows linearly. `prompt_tokens_per_s`: prefill tokens
         computed (recomputation included), spread over their step. `output_tokens_per_s`: tokens counted at the end of their step.
@@ -50,7 +51,7 @@ def timeline(result: Result, interval_s: float | None = None, most_bins: int = 5
     start = math.floor(start / width) * width
     edges = start + width * np.arange(max(1, math.ceil((end - start) / width)) + 1)
     steps = expand_steps(result.leaps)
-    frames = [_instance_timeline(result, result.leaps, steps, i, edges, width) for i in range(len(result.instances.num_blocks))]
+    frames = [_instance_timeline(result, result.leaps, steps, i, edges, width) for i in range(len(of_instances(result, "num_blocks")))]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -68,7 +69,7 @@ def sum_instances(frame: pd.DataFrame, num_blocks: np.ndarray) -> pd.DataFrame:
     """A timeline of the whole cluster: one row a bin.
 
     Args:
-        frame: what `timeline` returned.
+        frame: a frame that `timeline` returned.
         num_blocks: int32[N], KV blocks of each instance.
 
     Returns:
@@ -90,7 +91,7 @@ def sum_instances(frame: pd.DataFrame, num_blocks: np.ndarray) -> pd.DataFrame:
 
 
 def _span(result: Result, leaps: LeapLog) -> tuple[float, float]:
-    """First arrival and the last thing that happened, in seconds."""
+    """The first arrival and the last event, in seconds."""
     sent = result.requests.arrival_s[np.isfinite(result.requests.arrival_s)]
     ends = np.concatenate([leaps.start_s + leap_durations(leaps), result.requests.finish_s[result.requests.finished]])
     start = float(np.min(sent)) if len(sent) else 0.0
@@ -116,7 +117,7 @@ def _instance_timeline(result: Result, leaps: LeapLog, steps: Steps, instance: i
     where = np.clip(np.ceil((steps.end_s[emitted] - edges[0]) / width).astype(np.int64) - 1, 0, bins - 1)
     output = np.bincount(where, weights=steps.outputs[emitted], minlength=bins)
     found, asked = hits(result.requests, edges, instance)
-    blocks_in_all = max(1, int(result.instances.num_blocks[instance]))
+    blocks_in_all = max(1, int(of_instances(result, "num_blocks")[instance]))
     kept = _kept(leaps, instance, blocks_in_all, edges) if leaps.cached_blocks[mine].any() else held
     return pd.DataFrame(
         {
@@ -151,7 +152,7 @@ def _pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _binned(edges: np.ndarray, start: np.ndarray, span: np.ndarray, rate: np.ndarray, rate_end: np.ndarray | None = None) -> np.ndarray:
-    """What segments put into each bin: exact integrals of a rate that is linear inside each segment.
+    """Exact integrals over each bin of a rate that is linear inside each segment.
 
     Args:
         edges: float64[B+1]; the outer bins also take what lies beyond the outer edges by rounding.

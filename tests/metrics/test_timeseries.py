@@ -6,7 +6,7 @@ import pytest
 
 from simjax.engine.host.result import NEVER
 from simjax.errors import SimjaxError
-from simjax.metrics.timeline import COLUMNS, default_interval, timeline
+from simjax.metrics.timeseries import COLUMNS, default_interval, timeline
 from tests.metrics.factory import leap_log, make_result, random_result, request_log, tiny, without_leaps
 
 

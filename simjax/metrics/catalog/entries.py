@@ -1,0 +1,158 @@
+"""The metrics of a run, in the order of the columns of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from simjax.metrics.catalog.clients import Clients
+from simjax.metrics.catalog.metric import Better, Column, Metric, always, catalog_of, ratio
+from simjax.metrics.catalog.runs import Runs
+from simjax.metrics.latency import NAMES, STATISTICS
+
+_LATENCIES = ("ttft", "tpot", "e2e")  # ITL has no column: rows are made without a leap log, which its percentiles need
+_STATISTICS = {name: name.upper() for name in STATISTICS} | {"mean": "mean", "max": "maximum"}
+_SESSIONS, _LIMITS = frozenset({"sessions"}), frozenset({"limits"})
+
+
+def _count(
+    name: str,
+    better: Better,
+    words: str,
+    count: Callable[[Runs], np.ndarray],
+    path: tuple[str, ...] = (),
+    interval: bool = False,
+    needs: frozenset[str] = frozenset(),
+) -> Metric:
+    """A whole number that every run has."""
+    return Metric(name, "", better, words, lambda runs, xp: always(count(runs), xp), True, False, path, needs, interval)
+
+
+def _rate(name: str, unit: str, words: str, count: Callable[[Clients], Any]) -> Metric:
+    """A count of finished requests or their tokens over the span."""
+    value = lambda clients, xp: clients.per_s(count(clients), xp)
+    return Metric(name, unit, "higher", words, value, smooth=True, path=("throughput", name), interval=True)
+
+
+def _latencies() -> Iterable[Metric]:
+    """All statistics of all latencies."""
+    for latency in _LATENCIES:
+        for statistic, of in _STATISTICS.items():
+
+            def value(clients: Clients, xp: ModuleType, latency: str = latency, statistic: str = statistic) -> Column:
+                return clients.latencies[latency][statistic]
+
+            name, path = f"{latency}_{statistic}_s", (f"{latency}_s", statistic)
+            yield Metric(name, "s", "lower", f"{of} {NAMES[latency]}", value, smooth=True, path=path, interval=True)
+
+
+def _makespan(statistic: str) -> Metric:
+    """A statistic of the sessions' makespans."""
+    words, path = f"{_STATISTICS[statistic]} session makespan", ("sessions", "makespan_s", statistic)
+    value = lambda runs, xp: runs.makespans[statistic]
+    return Metric(f"session_makespan_{statistic}_s", "s", "lower", words, value, path=path, needs=_SESSIONS)
+
+
+CATALOG = catalog_of(
+    [
+        _count("gpus", "lower", "GPUs", lambda runs: runs.gpus),
+        _count("requests_total", None, "requests", lambda runs: np.full(*runs.shape), ("requests", "total")),
+        _count("requests_finished", "higher", "requests finished", lambda runs: runs.clients.finished, ("requests", "finished"), True),
+        _count(
+            "requests_unfinished",
+            "lower",
+            "requests unfinished",
+            lambda runs: runs.shape[1] - runs.clients.finished,
+            ("requests", "unfinished"),
+            True,
+        ),
+        _count(
+            "preemptions", "lower", "preemptions", lambda runs: runs.requests.preemptions.sum(axis=1), ("requests", "preemptions"), True
+        ),
+        Metric(
+            name="duration_s",
+            unit="s",
+            better="lower",
+            words="duration",
+            value=lambda clients, xp: Column(clients.span_s, clients.finished > 0),
+            smooth=True,
+            path=("duration_s",),
+            interval=True,
+        ),
+        _rate("requests_per_s", "requests/s", "throughput", lambda clients: clients.finished),
+        _rate("prompt_tokens_per_s", "tokens/s", "prompt throughput", lambda clients: clients.prompt_tokens),
+        _rate("output_tokens_per_s", "tokens/s", "output throughput", lambda clients: clients.output_tokens),
+        Metric(
+            name="output_tokens_per_s_per_gpu",
+            unit="tokens/s",
+            better="higher",
+            words="output throughput per GPU",
+            value=lambda clients, xp: clients.per_s_and_gpu(clients.output_tokens, xp),
+            smooth=True,
+        ),
+        *_latencies(),
+        _makespan("mean"),
+        _makespan("p99"),
+        _count("kv_num_blocks", None, "KV blocks", lambda runs: runs.instances("num_blocks", np.add), ("kv", "num_blocks")),
+        Metric(
+            name="kv_peak_used_fraction",
+            unit="fraction",
+            better=None,
+            words="peak KV use",
+            value=lambda runs, xp: always(runs.instances("peak_blocks", np.maximum, per="num_blocks"), xp),
+            path=("kv", "peak_used_fraction"),
+            interval=True,
+        ),
+        _count(
+            "kv_evicted_blocks",
+            "lower",
+            "cached KV blocks evicted",
+            lambda runs: runs.instances("evicted_blocks", np.add),
+            ("kv", "evicted_blocks"),
+        ),
+        Metric(
+            name="prefix_hit_fraction",
+            unit="fraction",
+            better="higher",
+            words="cached prompt tokens",
+            value=lambda runs, xp: ratio(runs.total("cached_tokens", runs.scheduled), runs.total("prompt_tokens", runs.scheduled), xp),
+            path=("kv", "prefix_hit_fraction"),
+        ),
+        Metric(
+            name="slo_attainment",
+            unit="fraction",
+            better="higher",
+            words="SLO attainment",
+            value=lambda runs, xp: ratio(runs.attained, np.full(*runs.shape), xp),
+            path=("slo", "attainment_fraction"),
+            needs=_LIMITS,
+            interval=True,
+        ),
+        Metric(
+            name="goodput_requests_per_s",
+            unit="requests/s",
+            better="higher",
+            words="goodput",
+            value=lambda runs, xp: runs.clients.per_s(runs.attained, xp),
+            path=("slo", "goodput_requests_per_s"),
+            needs=_LIMITS,
+            interval=True,
+        ),
+        Metric(
+            name="goodput_per_gpu",
+            unit="requests/s",
+            better="higher",
+            words="goodput per GPU",
+            value=lambda runs, xp: runs.clients.per_s_and_gpu(runs.attained, xp),
+            path=("slo", "goodput_requests_per_s_per_gpu"),
+            needs=_LIMITS | {"gpus"},
+            interval=True,
+        ),
+        _count("ticks", None, "simulated ticks", lambda runs: runs.each("ticks"), ("sim", "ticks")),
+        _count("steps", None, "simulated steps", lambda runs: runs.each("steps"), ("sim", "steps")),
+    ]
+)
+"""All metrics by name; rows of sweeps, summary.json, gradients, objectives, figures and `--help` read it."""

@@ -1,0 +1,95 @@
+"""The metrics of each instance of a run: the entries of `instances` in summary.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from simjax.engine.host.result import NEVER, Result
+from simjax.metrics.catalog.metric import Column, Metric, always, catalog_of, ratio
+from simjax.metrics.steps import leap_durations
+
+
+def of_instances(result: Result, name: str) -> np.ndarray:
+    """An array of a result over its N instances, by name: the one place that knows where the result keeps them."""
+    return getattr(result.instances, name)
+
+
+@dataclass(frozen=True)
+class Instances:
+    """One run, seen instance by instance.
+
+    Attributes:
+        result: the run.
+        span_s: seconds from the first arrival to the last finish; 0 when no request finished.
+    """
+
+    result: Result
+    span_s: float
+
+    @property
+    def count(self) -> int:
+        """The number N of instances."""
+        return len(of_instances(self.result, "num_blocks"))
+
+    def recorded(self, name: str) -> np.ndarray:
+        """An array of the result, number[N]; whole numbers as int64."""
+        values = of_instances(self.result, name)
+        return values.astype(np.int64) if values.dtype.kind in "iu" else values
+
+    def total(self, values: np.ndarray | int, which: np.ndarray | bool = True) -> np.ndarray:
+        """The sum of whole numbers over the requests of each instance, int64[N].
+
+        Args:
+            values: whole numbers [R], or one for all requests.
+            which: bool[R], the requests that count.
+        """
+        requests = self.result.requests
+        mine = (requests.instance >= 0) & (requests.instance < self.count) & which
+        totals = np.zeros(self.count, np.int64)
+        np.add.at(totals, requests.instance[mine], np.broadcast_to(values, mine.shape)[mine])
+        return totals
+
+    def total_finished(self, name: str) -> np.ndarray:
+        """The sum of an array of the log over the finished requests of each instance, int64[N]."""
+        return self.total(getattr(self.result.requests, name), self.result.requests.finished)
+
+    def busy_fraction(self) -> Column:
+        """The share of the span in which an instance has a step under way, float64[N]; known of a run with a leap log."""
+        leaps = self.result.leaps
+        if leaps is None or not self.span_s:
+            return Column(np.zeros(self.count), np.zeros(self.count, bool))
+        took = leap_durations(leaps)
+        return always(np.array([took[leaps.instance == i].sum() for i in range(self.count)]) / self.span_s, np)
+
+    def hit_fraction(self) -> Column:
+        """Cached over prompt tokens of the requests that have been scheduled, float64[N]."""
+        requests = self.result.requests
+        scheduled = requests.scheduled_s != NEVER
+        return ratio(self.total(requests.cached_tokens, scheduled), self.total(requests.prompt_tokens, scheduled), np)
+
+
+INSTANCE_CATALOG = catalog_of(
+    [
+        Metric("requests", "", None, "requests", lambda x, xp: always(x.total(1), xp), whole=True),
+        Metric("finished", "", "higher", "requests finished", lambda x, xp: always(x.total(1, x.result.requests.finished), xp), whole=True),
+        Metric("prompt_tokens", "", None, "prompt tokens", lambda x, xp: always(x.total_finished("prompt_tokens"), xp), whole=True),
+        Metric("output_tokens", "", None, "output tokens", lambda x, xp: always(x.total_finished("output_tokens"), xp), whole=True),
+        Metric("preemptions", "", "lower", "preemptions", lambda x, xp: always(x.total(x.result.requests.preemptions), xp), whole=True),
+        Metric("busy_fraction", "fraction", None, "busy", lambda x, xp: x.busy_fraction()),
+        Metric("num_blocks", "", None, "KV blocks", lambda x, xp: always(x.recorded("num_blocks"), xp), whole=True),
+        Metric(
+            "peak_used_fraction",
+            "fraction",
+            None,
+            "peak KV use",
+            lambda x, xp: always(x.recorded("peak_blocks") / np.maximum(x.recorded("num_blocks"), 1), xp),
+        ),
+        Metric("prefix_hit_fraction", "fraction", "higher", "cached prompt tokens", lambda x, xp: x.hit_fraction()),
+        Metric(
+            "evicted_blocks", "", "lower", "cached KV blocks evicted", lambda x, xp: always(x.recorded("evicted_blocks"), xp), whole=True
+        ),
+    ]
+)
+"""The metrics of an instance, by their keys in the entries of `instances`, in order. Their functions read an `Instances`."""
