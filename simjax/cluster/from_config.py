@@ -8,14 +8,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from simjax.cluster.latency_source import HOST_TIMES, LatencySource
 from simjax.cluster.llmservingsim import read_cluster
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, RouterWeights
-from simjax.cluster.timing import HOST_TIMES, LatencySource
 from simjax.config.compose import group_config
 from simjax.config.schema import ClusterConfig, GroupConfig, ProfileConfig, SchedulerConfig
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec, LinkSpec, load_device
 from simjax.model import load_model
+from simjax.parallel.parallelism import Parallelism
 
 
 def engine_limits(config: SchedulerConfig, base: InstanceLimits | None = None) -> InstanceLimits:
@@ -81,7 +82,7 @@ def _group(group: GroupConfig, model: str, device: str, cluster: ClusterConfig, 
     one = InstanceSpec(
         model=load_model(model if group.model is None else group.model),
         device=spec,
-        tensor_parallel_size=1 if degree is None else degree,
+        parallelism=Parallelism(tensor=1 if degree is None else degree),
         limits=engine_limits(group, limits),
         link=instance_link(cluster, spec),
     )
@@ -89,7 +90,7 @@ def _group(group: GroupConfig, model: str, device: str, cluster: ClusterConfig, 
 
 
 def latency_source(config: ProfileConfig) -> LatencySource:
-    """Where the configuration takes step costs from.
+    """The source of step times that the configuration sets.
 
     Raises:
         SimjaxError: a number is out of its range, a parameter is unknown or set twice, or two sources are mixed.

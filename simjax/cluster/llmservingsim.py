@@ -12,6 +12,7 @@ from simjax.cluster.spec import BOUNDS, InstanceLimits, InstanceSpec
 from simjax.errors import SimjaxError
 from simjax.hardware import LinkSpec, load_device
 from simjax.model import load_model
+from simjax.parallel.parallelism import Parallelism
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def _instance(raw: dict[str, Any], cluster: dict[str, Any], limits: InstanceLimi
     one = InstanceSpec(
         model=load_model(raw["model_name"]),
         device=device,
-        tensor_parallel_size=degree,
+        parallelism=Parallelism(tensor=degree),
         limits=replace(limits, **flags),
         link=LinkSpec(bandwidth * 2**30, latency * 1e-9, device.node.intra_link.endpoint_s),
     )

@@ -12,6 +12,7 @@ from simjax.config.schema import ClusterConfig, ValidateConfig
 from simjax.hardware import load_device
 from simjax.job import Progress, Run, simulate_cluster
 from simjax.model import load_model
+from simjax.parallel.parallelism import Parallelism
 from simjax.validate.contents import unknown_contents, with_contents
 from simjax.validate.measured import read_measured
 from simjax.validate.run import MeasuredRun
@@ -67,7 +68,7 @@ def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateCo
     instance = InstanceSpec(
         model=load_model(config.model or measured.model),
         device=device,
-        tensor_parallel_size=config.cluster.tensor_parallel_size or measured.tensor_parallel_size,
+        parallelism=Parallelism(config.cluster.tensor_parallel_size or measured.tensor_parallel_size),
         limits=engine_limits(config.scheduler, recorded),
         link=instance_link(links, device),
     )

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from simjax.hardware import DeviceSpec
+from simjax.deployment import Deployment
 from simjax.latency.attention.coefficients import TILE, AttentionCoefficients
-from simjax.model import ModelSpec, kv_bytes_per_token, shard
+from simjax.model import kv_bytes_per_token, shard
 from simjax.model.ops import attention_flops
 
 
@@ -57,18 +57,17 @@ class AttentionEfficiency:
     spill_sequences: Any
 
 
-def attention_coefficients(
-    e: AttentionEfficiency, model: ModelSpec, device: DeviceSpec, tensor_parallel_size: int = 1, xp: Any = np, kv_cache_dtype: str = "auto"
-) -> AttentionCoefficients:
-    """Coefficients of the whole stack on one rank, scalars; xp is jax.numpy when the efficiencies are traced.
+def attention_coefficients(e: AttentionEfficiency, deployment: Deployment, xp: Any = np) -> AttentionCoefficients:
+    """Coefficients of all layers on one rank, scalars; xp is jax.numpy when the efficiencies are traced.
 
-    Keys and values are read as they are stored (`kv_cache_dtype`, "auto" is the model's type) and multiplied in the model's type.
+    Keys and values are read as they are stored (the deployment's `kv_cache_dtype`) and multiplied in the model's type.
     """
+    model, device, degree = deployment.model, deployment.device, deployment.parallelism.tensor
     layers = model.num_hidden_layers
-    token_bytes = kv_bytes_per_token(model, tensor_parallel_size, kv_cache_dtype)
+    token_bytes = kv_bytes_per_token(model, degree, deployment.kv_cache_dtype)
     read_s = token_bytes / (device.memory_bandwidth_bytes_per_s * e.decode_bandwidth_efficiency)
-    tile_key_s = TILE * attention_flops(model, tensor_parallel_size) / (device.peak(model.dtype) * e.prefill_compute_efficiency)
-    heads = shard(model, tensor_parallel_size).heads
+    tile_key_s = TILE * attention_flops(model, degree) / (device.peak(model.dtype) * e.prefill_compute_efficiency)
+    heads = shard(model, degree).heads
     return AttentionCoefficients(
         decode_floor_s=layers * e.decode_floor_s,
         decode_sequence_s=layers * e.decode_sequence_s,
@@ -87,14 +86,13 @@ def attention_coefficients(
     )
 
 
-def attention_efficiency(
-    a: AttentionCoefficients, model: ModelSpec, device: DeviceSpec, tensor_parallel_size: int = 1
-) -> AttentionEfficiency:
+def attention_efficiency(a: AttentionCoefficients, deployment: Deployment) -> AttentionEfficiency:
     """The efficiencies that would give these coefficients of one layer: the inverse of `attention_coefficients`."""
+    model, device, degree = deployment.model, deployment.device, deployment.parallelism.tensor
     layers = model.num_hidden_layers
-    read_s = kv_bytes_per_token(model, tensor_parallel_size) / layers / device.memory_bandwidth_bytes_per_s
-    tile_key_s = TILE * attention_flops(model, tensor_parallel_size) / layers / device.peak(model.dtype)
-    lone = device.multiprocessors / shard(model, tensor_parallel_size).heads * a.chunk_kv_s
+    read_s = kv_bytes_per_token(model, degree) / layers / device.memory_bandwidth_bytes_per_s
+    tile_key_s = TILE * attention_flops(model, degree) / layers / device.peak(model.dtype)
+    lone = device.multiprocessors / shard(model, degree).heads * a.chunk_kv_s
     return AttentionEfficiency(
         decode_floor_s=a.decode_floor_s,
         decode_sequence_s=a.decode_sequence_s,
