@@ -56,7 +56,7 @@ class PreparedRun:
     Attributes:
         cluster: the engines.
         shape: static sizes.
-        params: host arrays; costs and API times are those of the profile it was prepared with.
+        params: host arrays; step times and API times are those of the profile it was prepared with.
         requests: how many of them are real.
         ticks: enough for reverse mode, see `ticks_needed`.
     """
@@ -158,7 +158,7 @@ def step_times_of(deployments: Sequence[Deployment], sizes: Sequence[tuple[int, 
 
 
 def timed(params: ClusterParams, step_time: StepTime, api_pre_s: Any, api_post_s: Any) -> ClusterParams:
-    """Host arrays on the device, with these costs and API times (of the shape of the engines, or one that spreads to it); call it inside
+    """Host arrays on the device, with these step times and API times (of the shape of the ranks, or one that spreads to it); call it inside
     `jax.enable_x64(True)`.
     """
     params = jax.tree.map(jnp.asarray, params)

@@ -15,11 +15,11 @@ from simjax.parallel.parallelism import Parallelism
 
 ROUTERS = ("round_robin", "random", "least_loaded", "least_kv", "longest_prefix", "session_affinity", "weighted")
 
-# vLLM's modes: are the kernels of decode-only steps, and of steps with a prompt, launched one by one? Piecewise graphs hold all of a layer
-# but its attention, up to 512 tokens; beyond that compiled code launches few kernels and the device has much to do.
+# vLLM's modes: whether the kernels of decode-only steps, and of steps with a prompt, are launched one by one. Piecewise graphs hold all of
+# a layer but its attention, up to 512 tokens; beyond that compiled code launches few kernels and the device has much to do.
 CUDAGRAPH_MODES = {"full_and_piecewise": (False, False), "full_decode_only": (False, True), "none": (True, True)}
 
-# Least and most of each limit. The engine counts in int32, and step costs are tabulated up to max_num_batched_tokens and max_num_seqs.
+# Least and most of each limit. The engine counts in int32, and step times are tabulated up to max_num_batched_tokens and max_num_seqs.
 _INT32 = 2**31 - 1
 BOUNDS = {
     "max_num_seqs": (1, 2**20),
@@ -34,7 +34,7 @@ BOUNDS = {
 
 @dataclass(frozen=True)
 class InstanceLimits:
-    """vLLM's flags of one engine; meanings and defaults as in `simjax.config.schema.SchedulerConfig` and conf/scheduler/vllm.yaml.
+    """vLLM's flags of one instance; meanings and defaults as in `simjax.config.schema.SchedulerConfig` and conf/scheduler/vllm.yaml.
 
     Raises:
         SimjaxError: a value is out of its range.
@@ -58,7 +58,7 @@ class InstanceLimits:
 
     @property
     def launches(self) -> tuple[bool, bool]:
-        """Whether the host launches the kernels one by one, of decode-only steps and of steps with a prompt."""
+        """Whether the host launches kernels one by one in decode-only steps, and in steps with a prompt."""
         return CUDAGRAPH_MODES["none" if self.enforce_eager else self.cudagraph_mode]
 
     def __post_init__(self) -> None:
@@ -149,7 +149,7 @@ class InstanceSpec:
 
 @dataclass(frozen=True)
 class RouterWeights:
-    """What counts how much for the weighted router: the part of a prompt that is not cached, the queue and the KV cache's use.
+    """Weights of the weighted router: the part of a prompt that is not cached, the queue and the KV cache's use.
 
     Raises:
         SimjaxError: a weight is negative or not finite.

@@ -74,12 +74,12 @@ def kernels(ops: Sequence[Op], deployment: Deployment) -> int:
 
 
 def total_s(ops: Sequence[Op], rank: RankCoefficients, source: str, device: DeviceSpec, dtype: str, rows: np.ndarray, xp: Any) -> Any:
-    """Seconds of all calls of some operations in a step with so many rows, f[N]; `source` is for messages."""
+    """Seconds of all calls of some operations in steps with `rows` rows, f[N]; `source` is for messages."""
     return sum(op.count * op_seconds(op, op_efficiency(rank, op, source), device, dtype, rows, xp) for op in ops)
 
 
 def step_correction(factors: Any, most: int, xp: Any = np) -> Any:
-    """What steps of 1 to `most` scheduled tokens take more than their parts do alone, f[most]; 1 without factors.
+    """Factor by which steps of 1 to `most` scheduled tokens take longer than the sum of their parts, f[most]; 1 without factors.
 
     The logarithm of the factor is linear in the logarithm of the tokens between those of `CORRECTION_TOKENS`, and stays as it is outside.
     """

@@ -37,10 +37,10 @@ LAUNCHES = (
     "one all-reduce of 256 bytes launched from Python takes 19 to 33 us on H100 and 2 to 5 us within a CUDA graph, whatever the backend "
     "(tables of aiconfigurator-core 0.12.0)"
 )
-FP8 = "fp8 matrix products of vLLM, SGLang and TensorRT-LLM reach between 0.8 and 1.25 times what the generic profile says (same tables)"
+FP8 = "fp8 matrix products of vLLM, SGLang and TensorRT-LLM reach between 0.8 and 1.25 times the generic profile (same tables)"
 SERVER = "idle vLLM servers answer 8 to 20 ms after the prefill step"
 COMPILED = (
-    "spread between kernels timed one by one and compiled, captured engines: steps are late by jumps of up to 16 % with the batch, 2 to 6 "
+    "spread between kernels timed one by one and compiled, captured models: steps are late by jumps of up to 16 % with the batch, 2 to 6 "
     "% in the mean of a kind of step (experiments/validation/README.md, what explains the errors, 4)"
 )
 STEP_CORRECTIONS = tuple(f"step_{tokens}" for tokens in CORRECTION_TOKENS)

@@ -1,4 +1,4 @@
-"""How many KV-cache blocks fit beside the weights on one device.
+"""Number of KV-cache blocks that fit in the device memory that the weights leave.
 
 vLLM loads the weights, runs a step of `max_num_batched_tokens` tokens and the sampler on `max_num_seqs` sequences without a KV cache, and
 gives the cache what is then left (`determine_available_memory` in its vllm/v1/worker/gpu_worker.py). All of one rank, in bytes:
@@ -6,7 +6,7 @@ gives the cache what is then left (`determine_available_memory` in its vllm/v1/w
     blocks = (memory · gpu_memory_utilization - weights - overhead) // (block_size · bytes of a token's keys and values)
     overhead = rotary table + max(a layer's activations, the sampler) + runtime + communication
 
-- memory: what CUDA reports, which is less than the data sheet says (the device file states it and how it is known).
+- memory: the size that CUDA reports, which is less than the data sheet's (the device file states it and how it is known).
 - rotary table: a cosine and a sine of every position of the model's context, whatever `max_model_len` is. With the weights it gives the
   14.9889 GiB that vLLM logs for Llama-3.1-8B.
 - activations and sampler: the tensors that are alive at once in vLLM 0.19. Versions differ in the sampler: 14 bytes per logit in 0.19, more

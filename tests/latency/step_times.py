@@ -1,4 +1,4 @@
-"""Step costs for tests: round numbers, with and without a measured attention table. Call inside `jax.enable_x64(True)`."""
+"""Step times for tests: round numbers, with and without a measured attention table. Call inside `jax.enable_x64(True)`."""
 
 import jax.numpy as jnp
 import numpy as np

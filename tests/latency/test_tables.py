@@ -78,7 +78,7 @@ def test_golden_experts(new, computed, tokens, activated, golden_ns):
 
 
 def test_unequal_decodes_beside_a_chunk_as_measured():
-    """Nothing was fitted to these batches but one number for those without a chunk: the coefficients know how long the longest decode takes."""
+    """Nothing was fitted to these batches but one number for those without a chunk: coefficients know how long the longest decode takes."""
     profile = bundle("Llama-3.1-8B")
     step_time = compile_tables(profile, Deployment(replace(LLAMA.model, num_hidden_layers=1), RTX), 16, 16)
     skew, fits = profile.skew, profile.skew.many * profile.skew.longest < 300e3

@@ -83,14 +83,14 @@ class Means(NamedTuple):
 
 @dataclass(frozen=True)
 class PointsTarget:
-    """Mean points of any models, degrees and devices that one profile prices.
+    """Mean points of any models, degrees and devices that one profile times.
 
     Attributes:
         name: for messages.
         points: what was measured, B of them.
         options: how they are simulated.
         kinds: instances with step times of their own: the backend whose host times they have (`MeanPoint.engine`), and the deployment.
-        shape, params: of the batch, host arrays; its costs and API times are replaced by the profile's.
+        shape, params: of the batch, host arrays; its step times and API times are replaced by the profile's.
         share: f64[B, R], weight of each request in the means of its point; rows sum to 1.
         max_ticks: where the batch is cut.
     """
@@ -136,7 +136,7 @@ class PointsTarget:
                     step_times.append(jax.tree.map(np.asarray, compiled))
                 designs.append(_lowered(point, o, step_times[kinds.index(kind)]))
             batch = stack(designs)
-        # `stack` counts the costs in order of appearance, which is the order of `kinds`.
+        # `stack` counts the step times in order of appearance, which is the order of `kinds`.
         share = np.zeros((len(points), batch.shape.requests))
         for b, point in enumerate(points):
             own = _shares(point.concurrency, o.rounds)

@@ -2,7 +2,7 @@
 
 Coefficients fitted one by one to seven profiles of three models on two devices differ by up to 10 times between models of one device;
 expressed as below they agree within a tenth or two (RTX PRO 6000: decodes reach 0.83 to 0.90 of the bandwidth, prefill 0.68 to 0.75 of the
-peak, the start of a tile costs 220 to 330 keys, one key of a decode 1.08 to 1.14 keys of a tile).
+peak, the start of a tile takes 220 to 330 keys, one key of a decode 1.08 to 1.14 keys of a tile).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from simjax.model.ops import attention_flops
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AttentionEfficiency:
-    """How well a device does attention. "Keys" are multiples of the time a tile of queries needs for one key.
+    """Efficiencies of attention on a device. "Keys" are multiples of the time a tile of queries needs for one key.
 
     Attributes:
         decode_floor_s: seconds per layer of a decode-only step.
@@ -31,13 +31,13 @@ class AttentionEfficiency:
         decode_skew: see `AttentionCoefficients`.
         mixed_floor_s: seconds per layer of a step with a chunk.
         prefill_compute_efficiency: fraction of the peak FLOP/s of a tile that walks many keys.
-        tile_keys: start of a tile of queries, in keys.
-        sequence_keys: start of a decode in a mixed step, in keys.
-        empty_keys: an empty block, in keys.
-        mixed_decode_share: keys of a tile that one key of a decode costs in a mixed step: about 1 where a decode fills a tile alone
+        tile_keys: time to start a tile of queries, in keys.
+        sequence_keys: time to start a decode in a mixed step, in keys.
+        empty_keys: time of an empty block, in keys.
+        mixed_decode_share: time of one key of a decode in a mixed step, in keys: about 1 where a decode fills a tile alone
             (FlashAttention 2), 0 where it only has to read its keys (kernels that split and pack decodes).
         longest_share: time of a lone block per key over that of an evenly loaded device with as many blocks as multiprocessors.
-        spill_share: keys' extra cost once they outgrow the cache, in keys.
+        spill_share: extra time of a key once the keys outgrow the cache, in keys.
         spill_tokens, spill_sequences: see `AttentionCoefficients`.
     """
 

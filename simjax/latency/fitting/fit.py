@@ -83,8 +83,8 @@ def fit_bundle(bundle_dir: str | Path, model: ModelSpec | None = None, device: D
 
     Args:
         bundle_dir: the folder that holds `meta.yaml`.
-        model: what was measured; looked up by the name in `meta.yaml` when None.
-        device: on what; likewise.
+        model: measured model; looked up by the name in `meta.yaml` when None.
+        device: measured device; likewise.
 
     Raises:
         SimjaxError: the folder is no bundle, or its device or model is unknown.
@@ -207,7 +207,7 @@ def _fit_rank(rank: RankData, gemm: OpEfficiency, rows: OpEfficiency) -> tuple[R
 
 
 def _fit_attention(rank: RankData) -> tuple[AttentionCoefficients, dict[str, Any]]:
-    """Attention where engines work: on contexts that the device holds beside the model, decoding a few sequences or more."""
+    """Attention as servers use it: on contexts that the device holds in addition to the model, decoding a few sequences or more."""
     points, skew = rank.bundle.attention, rank.bundle.skew
     kept = (points.chunk > 0) | (points.decodes >= LEAST_DECODES)
     coefficients, errors = fit_attention(AttentionPoints(*(x[kept] for x in points)), kv_tokens(rank))
@@ -224,7 +224,7 @@ def _fit_attention(rank: RankData) -> tuple[AttentionCoefficients, dict[str, Any
 
 
 def kv_tokens(rank: RankData) -> float:
-    """Tokens of KV cache that fit beside the weights; a rank that does not fit at all was profiled for its shapes only."""
+    """Tokens of KV cache that fit in addition to the weights; a rank that does not fit at all was profiled for its shapes only."""
     free = GPU_MEMORY_UTILIZATION * rank.device.memory_bytes - weight_bytes(rank.model, rank.degree)
     tokens = free / kv_bytes_per_token(rank.model, rank.degree)
     return tokens if tokens > 0 else MOST_KV_TOKENS
