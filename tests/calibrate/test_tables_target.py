@@ -132,8 +132,8 @@ def test_shipped_profiles_on_the_bundles_they_were_fitted_to(folder, most):
     """The model's own coefficients: work by tokens within `most`, attention within 11 % (rms), and about as good as the sds say."""
     target = TablesTarget.of(data_path(f"llmservingsim/profiles/{folder}/bf16"))
     first = target.ranks[0]
-    own = find_profile(first.device, first.model)
-    generic = load_profile(PROFILES / "latency" / first.device.name / "generic.yaml")
+    own = find_profile(first.deployment.device, first.deployment.model)
+    generic = load_profile(PROFILES / "latency" / first.deployment.device.name / "generic.yaml")
     errors = target.errors(own)
     assert errors["tp1 work by tokens"][1] < most
     assert max(rms for name, (_, rms) in errors.items() if "attention" in name) < 0.11

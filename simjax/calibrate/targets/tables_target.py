@@ -88,10 +88,15 @@ class _Rank:
     mixed: AttentionPoints
     blocks: tuple[Block, ...]
 
+    @property
+    def degree(self) -> int:
+        """Tensor-parallel degree."""
+        return self.deployment.parallelism.tensor
+
     def predicted(self, profile: LatencyProfile) -> list[Array]:
         """Seconds of every block, f64[N] each."""
         model, device = self.deployment.model, self.deployment.device
-        rank = profile.rank(self.deployment.parallelism.tensor, model)
+        rank = profile.rank(self.degree, model)
         attention = all_layers_attention(rank, self.deployment, jnp)
         times_s = partial(total_s, rank=rank, source=profile.source, device=device, dtype=model.dtype, xp=jnp)
         return [
@@ -174,7 +179,7 @@ class TablesTarget:
                     if not len(block.log_s):
                         continue
                     off, share = np.log(np.asarray(seconds)) - block.log_s, block.weight / np.sum(block.weight)
-                    found[f"tp{rank.deployment.parallelism.tensor} {block.name}"] = float(share @ off), float(np.sqrt(share @ off**2))
+                    found[f"tp{rank.degree} {block.name}"] = float(share @ off), float(np.sqrt(share @ off**2))
         return found
 
 
