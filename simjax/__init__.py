@@ -15,10 +15,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from simjax.cluster.latency_source import LatencySource as LatencySource
     from simjax.cluster.spec import ClusterSpec as ClusterSpec
     from simjax.cluster.spec import InstanceLimits as InstanceLimits
     from simjax.cluster.spec import InstanceSpec as InstanceSpec
-    from simjax.cluster.timing import LatencySource as LatencySource
     from simjax.config.schema import RunConfig as RunConfig
     from simjax.engine.host.result import Result as Result
     from simjax.errors import SimjaxError as SimjaxError
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _RENAMED = {"CostSource": "LatencySource", "EngineLimits": "InstanceLimits"}  # old names that keep working
 _PUBLIC = {
     "ClusterSpec": "simjax.cluster.spec",
-    "LatencySource": "simjax.cluster.timing",
+    "LatencySource": "simjax.cluster.latency_source",
     "InstanceLimits": "simjax.cluster.spec",
     "InstanceSpec": "simjax.cluster.spec",
     "Result": "simjax.engine.host.result",

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from simjax.cluster.from_config import build_cluster, latency_source
+from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
-from simjax.cluster.timing import LatencySource, cluster_timing
+from simjax.cluster.timing import cluster_timing
 from simjax.cluster.warnings import beyond_context, refused_by_vllm
 from simjax.config.schema import RunConfig, SloConfig
 from simjax.engine.host.lower import lower

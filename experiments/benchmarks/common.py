@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
-from simjax.cluster.timing import LatencySource, cluster_timing
+from simjax.cluster.timing import cluster_timing
 from simjax.engine.host.lower import Lowered, lower
 from simjax.engine.shape import EngineShape
 from simjax.engine.simulate import advance, start

@@ -16,8 +16,8 @@ import hlo
 import jax
 import numpy as np
 
+from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
-from simjax.cluster.timing import LatencySource
 from simjax.engine.host.lower import Lowered
 from simjax.workload.workload import Workload
 

@@ -18,8 +18,9 @@ import jax
 import reference_run
 from common import Times
 
+from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
-from simjax.cluster.timing import LatencySource, cluster_timing
+from simjax.cluster.timing import cluster_timing
 from simjax.engine.host.lower import Lowered, lower
 from simjax.engine.simulate import simulate
 from simjax.workload.workload import Workload

@@ -24,7 +24,8 @@ def measure(case: str, options: Any) -> dict[str, Any]:
     """One row, in this process; the imports have happened."""
     import jax
 
-    from simjax.cluster.timing import LatencySource, cluster_timing
+    from simjax.cluster.latency_source import LatencySource
+    from simjax.cluster.timing import cluster_timing
     from simjax.engine.host.lower import lower
     from simjax.engine.simulate import simulate
 

@@ -22,7 +22,7 @@ from simjax.calibrate.posterior import laplace, parameter_rows
 from simjax.calibrate.prepared_run import prepare_measured, simulated
 from simjax.calibrate.space import space_of
 from simjax.calibrate.targets.measured_run import LossWeights, RunTarget
-from simjax.cluster.timing import LatencySource
+from simjax.cluster.latency_source import LatencySource
 from simjax.config.compose import compose_config, typed
 from simjax.config.schema import UncertaintyConfig, ValidateConfig
 from simjax.latency.parameters import with_parameters
@@ -102,7 +102,7 @@ def recovery() -> list[Row]:
     (recorded,) = with_contents([read_measured(DATA / LLAMA)], [Path(str(TRACES[LLAMA]))])
     cluster = measured_cluster(recorded, ValidateConfig(measured=str(DATA / LLAMA)))
     base = generic_profile(cluster.instances[0].device)
-    space = space_of(base, several_ranks=False)
+    space = space_of(base)
     rng = np.random.default_rng(7)
     truth = space.values(rng.normal(0.0, 0.8, len(space)))
     with jax.enable_x64(True):

@@ -22,8 +22,8 @@ from guided import CAPTURED, Guided, Interval, follow, last_leavers, single_step
 from replay import Timing
 
 from simjax.latency.attention.fit import fit_decode_skew
-from simjax.latency.bundle import Bundle, find_bundle, read_bundle
 from simjax.latency.step_time import StepTime
+from simjax.latency.tables.bundle import Bundle, find_bundle, read_bundle
 from simjax.plot.style import BLUE, RUST, dress, new_figure
 
 Variant = Callable[[Work], float]
@@ -37,7 +37,7 @@ def variants(ready: Setup) -> dict[str, Variant]:
     step_time, spec = ready.timings.step_time, ready.cluster.instances[0]
     timing, tokens_s, sequences_s = timing_of(step_time), np.asarray(step_time.tokens_s[0]), np.asarray(step_time.sequences_s[0])
     names = (spec.device.name, *spec.device.aliases)
-    bundle = read_bundle(find_bundle(TABLES, names, spec.model.name, "bf16", spec.tensor_parallel_size))
+    bundle = read_bundle(find_bundle(TABLES, names, spec.model.name, "bf16", spec.parallelism.tensor))
     grid = bundle.dense["qkv_proj"].size.astype(int)
     captured = CAPTURED[: np.searchsorted(CAPTURED, 2 * ready.limits.max_num_seqs, side="right")]
 

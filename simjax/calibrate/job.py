@@ -19,22 +19,22 @@ from simjax.calibrate.gradient_fit import fit_by_gradient
 from simjax.calibrate.posterior import Posterior, laplace, log_sd, parameter_rows, transformed_covariance
 from simjax.calibrate.prepared_run import prepare_measured
 from simjax.calibrate.scores import poor, scored
-from simjax.calibrate.space import Space, space_of
+from simjax.calibrate.space import Choices, Coverage, Space, space_of
 from simjax.calibrate.targets.measured_run import LossWeights, RunTarget, Target
 from simjax.calibrate.targets.points import MeanPoint, read_points
 from simjax.calibrate.targets.points_target import PointsTarget
 from simjax.calibrate.targets.tables_target import TablesTarget
 from simjax.cluster.from_config import latency_source
+from simjax.cluster.latency_source import HOST_TIMES, LatencySource
 from simjax.cluster.spec import ClusterSpec, InstanceSpec
-from simjax.cluster.timing import HOST_TIMES, LatencySource
 from simjax.config.calibrate import CalibrateConfig, ParameterConfig
 from simjax.config.schema import ProfileConfig
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec, load_device
 from simjax.job import Run, simulate_cluster
-from simjax.latency.calibration import Calibration, Seen
-from simjax.latency.parameters import VLLM, with_parameters
-from simjax.latency.profile import LatencyProfile, ValidRange
+from simjax.latency.parameters import with_parameters
+from simjax.latency.priors import VLLM
+from simjax.latency.profile import Calibration, LatencyProfile, Seen, ValidRange
 from simjax.latency.profile_file import load_profile, save_profile
 from simjax.metrics.latency import latencies
 from simjax.uncertainty.domain import PRIOR_SD, reach
@@ -176,18 +176,20 @@ def _without_parameters(config: ProfileConfig) -> LatencySource:
 def _space(base: LatencyProfile, engines: Sequence[tuple[str, InstanceSpec]], config: CalibrateConfig) -> Space:
     options = {name: ParameterConfig.of(name, raw) for name, raw in config.parameters.items()}
     given = {name: value for name in HOST_TIMES if (value := getattr(config.profile, name)) is not None}
-    return space_of(
-        base,
-        several_ranks=any(x.tensor_parallel_size > 1 for _, x in engines),
-        engines=tuple(dict.fromkeys(name for name, _ in engines)) or (VLLM,),
+    coverage = Coverage(
+        several_ranks=any(x.parallelism.tensor > 1 for _, x in engines),
+        backends=tuple(dict.fromkeys(name for name, _ in engines)) or (VLLM,),
         launched=tuple(dict.fromkeys(name for name, x in engines if any(x.limits.launches))),
         fp8=any(x.model.quantization == "fp8" for _, x in engines),
-        freeze=[*(name for name, p in options.items() if p.free is False), *given],
-        free=[name for name, p in options.items() if p.free],
+    )
+    choices = Choices(
+        freeze=(*(name for name, p in options.items() if p.free is False), *given),
+        free=tuple(name for name, p in options.items() if p.free),
         tie={name: p.tie for name, p in options.items() if p.tie is not None},
         medians={name: p.prior for name, p in options.items() if p.prior is not None} | given,
         sds={name: p.sd for name, p in options.items() if p.sd is not None},
     )
+    return space_of(base, coverage, choices)
 
 
 def _target(x: MeasuredCluster, base: LatencyProfile, weights: LossWeights, fraction: float) -> RunTarget:

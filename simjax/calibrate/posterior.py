@@ -14,7 +14,8 @@ import numpy as np
 
 from simjax.calibrate.fit import Fit
 from simjax.calibrate.space import MOST, NEAR_BOUND, Space
-from simjax.latency.parameters import PARAMETERS, STEP_CORRECTIONS, present_value
+from simjax.latency.parameters import present_value
+from simjax.latency.priors import PARAMETERS, STEP_CORRECTIONS
 from simjax.latency.profile import LatencyProfile
 
 Z90 = 1.6448536269514722  # of a normal distribution: 90 % within

@@ -14,13 +14,15 @@ from jax import Array
 
 from simjax.calibrate.reference_frames import arrivals
 from simjax.cluster.spec import ClusterSpec
-from simjax.cluster.timing import ClusterTiming, Kind, kind_of
+from simjax.cluster.timing import ClusterTiming
+from simjax.deployment import Deployment
 from simjax.engine.differentiate import Outcome, outcome, outcome_reverse, ticks_needed
 from simjax.engine.host.lower import Lowered, lower
 from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape, power_of_two
 from simjax.engine.simulate import simulate
 from simjax.errors import SimjaxError
+from simjax.latency.compile_profile import compile_profile
 from simjax.latency.join import join_step_times
 from simjax.latency.profile import LatencyProfile
 from simjax.latency.step_time import StepTime
@@ -54,7 +56,7 @@ class PreparedRun:
     Attributes:
         cluster: the engines.
         shape: static sizes.
-        params: host arrays; costs and API times are those of the profile it was prepared with.
+        params: host arrays; step times and API times are those of the profile it was prepared with.
         requests: how many of them are real.
         ticks: enough for reverse mode, see `ticks_needed`.
     """
@@ -82,9 +84,9 @@ def prepare(cluster: ClusterSpec, workload: Workload, profile: LatencyProfile) -
     Raises:
         SimjaxError: the profile does not fit, or a request can never be served.
     """
-    kinds, sizes, row = _kinds(cluster)
+    deployments, sizes, row = _deployments(cluster)
     with jax.enable_x64(True):
-        step_time = jax.tree.map(np.asarray, costs_of(kinds, sizes, profile, np))
+        step_time = jax.tree.map(np.asarray, step_times_of(deployments, sizes, profile, np))
     pre, post = (np.full(len(row), float(getattr(profile.host, name))) for name in ("api_pre_s", "api_post_s"))
     timings = ClusterTiming(step_time, row, pre, post, ())
     lowered = lower(cluster, timings, workload, log=False)
@@ -118,8 +120,8 @@ def prepare_measured(run: MeasuredRun, cluster: ClusterSpec, profile: LatencyPro
 
 def with_profile(served: PreparedRun, profile: LatencyProfile) -> ClusterParams:
     """The parameters of the run under a profile, whose numbers may be traced; call it inside `jax.enable_x64(True)`."""
-    kinds, sizes, _ = _kinds(served.cluster)
-    return timed(served.params, costs_of(kinds, sizes, profile, jnp), profile.host.api_pre_s, profile.host.api_post_s)
+    deployments, sizes, _ = _deployments(served.cluster)
+    return timed(served.params, step_times_of(deployments, sizes, profile, jnp), profile.host.api_pre_s, profile.host.api_post_s)
 
 
 def simulated(served: PreparedRun, profile: LatencyProfile, reverse: bool = False) -> Latencies:
@@ -149,14 +151,14 @@ def latencies(served: PreparedRun, params: ClusterParams, o: Outcome) -> Latenci
     return Latencies(some(ttft_s, True), some(tpot_s, output > 1), some(e2e_s, True), o.finished[: served.requests])
 
 
-def costs_of(kinds: Sequence[Kind], sizes: Sequence[tuple[int, int]], profile: LatencyProfile, xp: ModuleType) -> StepTime:
-    """The costs of kinds of engines, by row; of each the most tokens and most sequences of a step."""
-    step_times = [kind.step_time(profile, *most, xp) for kind, most in zip(kinds, sizes, strict=True)]
+def step_times_of(deployments: Sequence[Deployment], sizes: Sequence[tuple[int, int]], profile: LatencyProfile, xp: ModuleType) -> StepTime:
+    """The step times of deployments, one row each; `sizes` holds the most tokens and the most sequences of a step of each."""
+    step_times = [compile_profile(profile, deployment, *most, xp) for deployment, most in zip(deployments, sizes, strict=True)]
     return step_times[0] if len(step_times) == 1 else join_step_times(step_times)
 
 
 def timed(params: ClusterParams, step_time: StepTime, api_pre_s: Any, api_post_s: Any) -> ClusterParams:
-    """Host arrays on the device, with these costs and API times (of the shape of the engines, or one that spreads to it); call it inside
+    """Host arrays on the device, with these step times and API times (of the shape of the ranks, or one that spreads to it); call it inside
     `jax.enable_x64(True)`.
     """
     params = jax.tree.map(jnp.asarray, params)
@@ -165,18 +167,18 @@ def timed(params: ClusterParams, step_time: StepTime, api_pre_s: Any, api_post_s
     return replace(params, ranks=instances, step_time=step_time)
 
 
-def _kinds(cluster: ClusterSpec) -> tuple[list[Kind], list[tuple[int, int]], np.ndarray]:
-    """The kinds of a cluster's engines, the most tokens and sequences of their steps, and which kind each engine is, i32[N]."""
-    kinds: list[Kind] = []
+def _deployments(cluster: ClusterSpec) -> tuple[list[Deployment], list[tuple[int, int]], np.ndarray]:
+    """The distinct deployments of a cluster, the most tokens and sequences of their steps, and which of them each instance is, i32[N]."""
+    deployments: list[Deployment] = []
     sizes: list[tuple[int, int]] = []
     row = []
     for instance in cluster.instances:
-        kind, limits = kind_of(instance), instance.limits
+        deployment, limits = instance.deployment.with_times_only(), instance.limits
         most = power_of_two(limits.max_num_batched_tokens), power_of_two(limits.max_num_seqs)
-        if kind not in kinds:
-            kinds.append(kind)
+        if deployment not in deployments:
+            deployments.append(deployment)
             sizes.append(most)
-        place = kinds.index(kind)
+        place = deployments.index(deployment)
         sizes[place] = (max(sizes[place][0], most[0]), max(sizes[place][1], most[1]))
         row.append(place)
-    return kinds, sizes, np.array(row, np.int32)
+    return deployments, sizes, np.array(row, np.int32)

@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from simjax.cluster.latency_source import HOST_TIMES, LatencySource
 from simjax.cluster.llmservingsim import read_cluster
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, RouterWeights
-from simjax.cluster.timing import HOST_TIMES, LatencySource
 from simjax.config.cluster import ClusterConfig, GroupConfig
 from simjax.config.compose import group_config
 from simjax.config.scheduler import SchedulerConfig
@@ -18,6 +18,7 @@ from simjax.config.schema import ProfileConfig
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec, LinkSpec, load_device
 from simjax.model import load_model
+from simjax.parallel.parallelism import Parallelism
 
 _FLAGS = tuple(field.name for field in dataclasses.fields(SchedulerConfig))
 
@@ -84,7 +85,7 @@ def _group(group: GroupConfig, model: str, device: str, cluster: ClusterConfig, 
     one = InstanceSpec(
         model=load_model(model if group.model is None else group.model),
         device=spec,
-        tensor_parallel_size=1 if degree is None else degree,
+        parallelism=Parallelism(tensor=1 if degree is None else degree),
         limits=engine_limits(group, limits),
         link=instance_link(cluster, spec),
     )

@@ -12,6 +12,7 @@ from simjax.cluster.spec import BOUNDS, InstanceLimits, InstanceSpec
 from simjax.errors import SimjaxError
 from simjax.hardware import LinkSpec, load_device
 from simjax.model import load_model
+from simjax.parallel.parallelism import Parallelism
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ FLAGS = (
     "enable_chunked_prefill",
     "reserve_full_isl",
 )
-# What simjax does not simulate (yet), by key, with the values that ask for nothing.
+# Keys that ask for what simjax does not simulate yet, with the values that ask for nothing.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "pp_size": (1, None),
     "npu_group": (1, None),
@@ -36,13 +37,14 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "enable_sub_batch_interleaving": (False, None),
     "enable_local_offloading": (False, None),
 }
-# 0 of one of these means "no limit" there: as many tokens as the model's context, and as many sequences as fit a step (at most so many).
+# 0 of one of these means "no limit" there: as many tokens as the model's context, and as many sequences as fit a step, at most
+# MOST_SEQUENCES.
 MAY_BE_UNLIMITED = ("max_num_seqs", "max_num_batched_tokens")
 MOST_SEQUENCES = 2**16
 
 
 def read_cluster(path: Path, limits: InstanceLimits) -> tuple[InstanceSpec, ...]:
-    """The engines of a cluster file, in the file's order.
+    """The instances of a cluster file, in the file's order.
 
     Args:
         path: the JSON file.
@@ -109,7 +111,7 @@ def _instance(raw: dict[str, Any], cluster: dict[str, Any], limits: InstanceLimi
     one = InstanceSpec(
         model=load_model(raw["model_name"]),
         device=device,
-        tensor_parallel_size=degree,
+        parallelism=Parallelism(tensor=degree),
         limits=replace(limits, **flags),
         link=LinkSpec(bandwidth * 2**30, latency * 1e-9, device.node.intra_link.endpoint_s),
     )
@@ -117,7 +119,7 @@ def _instance(raw: dict[str, Any], cluster: dict[str, Any], limits: InstanceLimi
 
 
 def _without(unlimited: list[str], one: InstanceSpec) -> InstanceSpec:
-    """The engine without those limits.
+    """The instance without those limits.
 
     vLLM measures what its KV cache may take by a dummy step at its limits, which would leave nothing of a device without any: the cache
     keeps the blocks that the limits of the configuration (`one`) leave it.

@@ -1,21 +1,23 @@
-"""What a cluster is made of: engines with their model, device and limits, and a router in front."""
+"""The parts of a cluster: instances with their model, device and limits, and a router in front."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 from simjax.config.scheduler import FLAG_BOUNDS
+from simjax.deployment import Deployment, Role
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, LinkSpec
-from simjax.memory.capacity import kv_blocks
+from simjax.memory.capacity import MemoryLimits, kv_blocks
 from simjax.model import ModelSpec, dtype_bytes
+from simjax.parallel.parallelism import Parallelism
 
 ROUTERS = ("round_robin", "random", "least_loaded", "least_kv", "longest_prefix", "session_affinity", "weighted")
 
-# vLLM's modes: are the kernels of decode-only steps, and of steps with a prompt, launched one by one? Piecewise graphs hold all of a layer
-# but its attention, up to 512 tokens; beyond that compiled code launches few kernels and the device has much to do.
+# vLLM's modes: whether the kernels of decode-only steps, and of steps with a prompt, are launched one by one. Piecewise graphs hold all of
+# a layer but its attention, up to 512 tokens; beyond that compiled code launches few kernels and the device has much to do.
 CUDAGRAPH_MODES = {"full_and_piecewise": (False, False), "full_decode_only": (False, True), "none": (True, True)}
 
 BOUNDS = FLAG_BOUNDS
@@ -48,7 +50,7 @@ class InstanceLimits:
 
     @property
     def launches(self) -> tuple[bool, bool]:
-        """Whether the host launches the kernels one by one, of decode-only steps and of steps with a prompt."""
+        """Whether the host launches kernels one by one in decode-only steps, and in steps with a prompt."""
         return CUDAGRAPH_MODES["none" if self.enforce_eager else self.cudagraph_mode]
 
     def __post_init__(self) -> None:
@@ -71,45 +73,58 @@ class InstanceLimits:
 
 @dataclass(frozen=True)
 class InstanceSpec:
-    """One engine.
+    """One instance: a deployed model with its flags.
 
     Attributes:
-        model, device: what runs, on what.
-        tensor_parallel_size: devices it is spread over.
-        limits: its flags.
-        link: between its devices, None for the device's own link within a node.
+        model: architecture that runs.
+        device: kind of device it runs on.
+        parallelism: number of devices and how they share the work.
+        limits: vLLM's flags.
+        link: link between its devices, None for the device's own link within a node.
+        role: phases of a request that it runs.
+
+    Raises:
+        SimjaxError: its parallelism or its role is not simulated.
     """
 
     model: ModelSpec
     device: DeviceSpec
-    tensor_parallel_size: int = 1
+    parallelism: Parallelism = field(default_factory=Parallelism)
     limits: InstanceLimits = field(default_factory=InstanceLimits)
     link: LinkSpec | None = None
+    role: Role = Role.BOTH
 
     def __post_init__(self) -> None:
-        if self.tensor_parallel_size < 1:
-            raise SimjaxError(f"cluster.tensor_parallel_size={self.tensor_parallel_size}: it must be at least 1")
+        if not isinstance(self.parallelism, Parallelism):
+            raise SimjaxError(f"InstanceSpec: parallelism={self.parallelism!r} is now a record, such as Parallelism(tensor=2)")
+        self.parallelism.require_simulated()
+        self.role.require_simulated()
+
+    @cached_property
+    def deployment(self) -> Deployment:
+        """The properties on which its memory and its step times depend."""
+        return Deployment(
+            model=self.model,
+            device=self.device,
+            parallelism=self.parallelism,
+            link=self.link or self.device.node.intra_link,
+            kv_cache_dtype=self.limits.kv_cache_dtype,
+            launches=self.limits.launches,
+            async_scheduling=self.limits.async_scheduling,
+            role=self.role,
+        )
 
     @cached_property
     def num_gpu_blocks(self) -> int:
-        """KV blocks of the engine as vLLM reports them.
+        """KV blocks of the instance as vLLM reports them.
 
         Raises:
             SimjaxError: the model does not fit the device.
         """
         if self.limits.num_gpu_blocks_override is not None:
             return self.limits.num_gpu_blocks_override
-        return kv_blocks(
-            self.model,
-            self.device,
-            self.tensor_parallel_size,
-            self.limits.block_size,
-            self.limits.gpu_memory_utilization,
-            self.limits.kv_cache_dtype,
-            self.limits.max_num_batched_tokens,
-            self.limits.max_num_seqs,
-            kv_cache_memory_bytes=self.limits.kv_cache_memory_bytes,
-        )
+        limits = {flag.name: getattr(self.limits, flag.name) for flag in fields(MemoryLimits)}
+        return kv_blocks(self.deployment, MemoryLimits(**limits))
 
     @property
     def usable_blocks(self) -> int:
@@ -118,7 +133,7 @@ class InstanceSpec:
 
     @property
     def longest_request_tokens(self) -> int:
-        """Longest prompt + output the engine accepts by its limits, whatever its KV cache holds."""
+        """Longest prompt + output that the instance accepts by its limits, whatever its KV cache holds."""
         longest = self.limits.max_model_len or self.model.max_position_embeddings
         # A prompt that cannot be split, and a preempted request that comes back, must fit a step.
         return longest if self.limits.enable_chunked_prefill else min(longest, self.limits.max_num_batched_tokens)
@@ -126,7 +141,7 @@ class InstanceSpec:
 
 @dataclass(frozen=True)
 class RouterWeights:
-    """What counts how much for the weighted router: the part of a prompt that is not cached, the queue and the KV cache's use.
+    """Weights of the weighted router: the part of a prompt that is not cached, the queue and the KV cache's use.
 
     Raises:
         SimjaxError: a weight is negative or not finite.
@@ -144,10 +159,10 @@ class RouterWeights:
 
 @dataclass(frozen=True)
 class ClusterSpec:
-    """Engines behind one router (one of `ROUTERS`), which renews its view of them when it is `router_staleness_s` old.
+    """Instances behind one router (one of `ROUTERS`), which renews its view of them when it is `router_staleness_s` old.
 
     Raises:
-        SimjaxError: there is no engine, or no such router, or its view cannot be that old.
+        SimjaxError: there is no instance, or no such router, or its view cannot be that old.
     """
 
     instances: tuple[InstanceSpec, ...]
@@ -166,4 +181,4 @@ class ClusterSpec:
     @property
     def num_devices(self) -> int:
         """Devices in the cluster."""
-        return sum(instance.tensor_parallel_size for instance in self.instances)
+        return sum(instance.parallelism.num_devices for instance in self.instances)

@@ -1,4 +1,4 @@
-"""What a user must know of a simulated cluster: costs used outside what they were measured on, flags that vLLM would refuse."""
+"""Warnings about a simulated cluster: step times used outside the range that they were measured on, flags that vLLM would refuse."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Iterable, Sequence
 from math import isclose
 
 from simjax.cluster.spec import InstanceLimits, InstanceSpec
+from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
-from simjax.hardware import DeviceSpec, load_device
+from simjax.hardware import load_device
 from simjax.latency.profile import LatencyProfile
-from simjax.model import ModelSpec, dtype_bytes, same_architecture
+from simjax.model import dtype_bytes, same_architecture
 
 
-def foreign(profile: LatencyProfile, model: ModelSpec, device: DeviceSpec) -> list[str]:
+def foreign(profile: LatencyProfile, deployment: Deployment) -> list[str]:
     """One line each, where a profile that the user chose was measured on another device or another model."""
-    lines = []
+    lines, model, device = [], deployment.model, deployment.device
     if profile.device not in (device.name, *device.aliases):
         lines.append(f"{profile.source}: measured on {profile.device}, used for {device.name}")
     if profile.model is not None and not same_architecture(profile.model, model):
@@ -22,20 +23,18 @@ def foreign(profile: LatencyProfile, model: ModelSpec, device: DeviceSpec) -> li
     return lines
 
 
-def as_measured(source: str, what: str, model: ModelSpec, device: DeviceSpec, kv_cache_dtype: str) -> list[str]:
-    """One line for each property of the engine that measured times do not follow.
+def as_measured(source: str, subject: str, deployment: Deployment) -> list[str]:
+    """One line for each property of a deployment that measured times do not follow.
 
     Args:
         source: where the times come from.
-        what: which of them are in seconds, rather than fractions of what the device can do.
-        model: what runs.
-        device: on what; it may differ from the shipped one of its name, as cluster files state their own memory.
-        kv_cache_dtype: data type of keys and values.
+        subject: the part of a step whose times are in seconds, rather than fractions of what the device can do, with its verb.
+        deployment: its device may differ from the shipped one of the same name, as cluster files state their own memory.
     """
-    lines = []
-    if dtype_bytes(kv_cache_dtype) != model.dtype_bytes:
-        stored = f"kv_cache_dtype={kv_cache_dtype} changes the capacity of the KV cache only"
-        lines.append(f"{source}: {stored}; its reads are priced as measured ({8 * model.dtype_bytes}-bit)")
+    lines, model, device = [], deployment.model, deployment.device
+    if dtype_bytes(deployment.kv_cache_dtype) != model.dtype_bytes:
+        stored = f"kv_cache_dtype={deployment.kv_cache_dtype} changes the capacity of the KV cache only"
+        lines.append(f"{source}: {stored}; its reads are timed as measured ({8 * model.dtype_bytes}-bit)")
     try:
         known = load_device(device.name).memory_bandwidth_bytes_per_s
     except SimjaxError:
@@ -43,7 +42,7 @@ def as_measured(source: str, what: str, model: ModelSpec, device: DeviceSpec, kv
     given = device.memory_bandwidth_bytes_per_s
     if not isclose(given, known, rel_tol=1e-6):
         instead = f"{given / 1e9:g} GB/s of memory bandwidth instead of {device.name}'s {known / 1e9:g} GB/s"
-        lines.append(f"{source}: {what} priced as measured, whatever the {instead}")
+        lines.append(f"{source}: {subject} timed as measured, whatever the {instead}")
     return lines
 
 
@@ -59,7 +58,7 @@ def beyond_context(measured: Iterable[tuple[str, int]], longest_tokens: int) -> 
 def refused_by_vllm(instances: Sequence[InstanceSpec]) -> list[str]:
     """One line for each combination of flags with which vLLM would not start, though it can be simulated.
 
-    Limits left at their defaults say nothing: vLLM lowers its default `max_num_seqs` to the token budget by itself.
+    Limits left at their defaults cause no line: vLLM lowers its default `max_num_seqs` to the token budget by itself.
     """
     lines = []
     for one in {id(one): one for one in instances}.values():

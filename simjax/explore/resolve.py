@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from simjax.cluster.from_config import build_cluster, latency_source
+from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
-from simjax.cluster.timing import ClusterTiming, LatencySource, cluster_timings
+from simjax.cluster.timing import ClusterTiming, cluster_timings
 from simjax.cluster.warnings import beyond_context, refused_by_vllm
 from simjax.config.schema import RunConfig
 from simjax.engine.host.lower import Lowered, lower

@@ -1,4 +1,4 @@
-"""What a device, the links between devices and a node can do, as their data sheets say."""
+"""Capabilities of a device, of the links between devices and of a node, from their data sheets."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class LinkSpec:
     """One direction of a link between two devices.
 
     Attributes:
-        bandwidth_bytes_per_s: of one direction.
-        latency_s: of a message, software included.
-        endpoint_s: extra time a device needs for each message it starts or receives.
+        bandwidth_bytes_per_s: bandwidth of one direction.
+        latency_s: latency of a message in seconds, software included.
+        endpoint_s: extra seconds that a device needs for each message it starts or receives.
     """
 
     bandwidth_bytes_per_s: float
@@ -29,9 +29,9 @@ class NodeSpec:
 
     Attributes:
         devices_per_node: devices of one server.
-        intra_link: between devices of one server.
-        inter_link: between servers, per device.
-        cpu_memory_bytes, cpu_memory_bandwidth_bytes_per_s: of the server's own memory, None without a source.
+        intra_link: link between devices of one server.
+        inter_link: link between servers, per device.
+        cpu_memory_bytes, cpu_memory_bandwidth_bytes_per_s: size and bandwidth of the server's own memory, None without a source.
     """
 
     devices_per_node: int
@@ -49,13 +49,13 @@ class DeviceSpec:
         name: short name, the stem of its file in `profiles/hardware`.
         aliases: other names that `load_device` accepts, lower case.
         memory_bytes: memory as the runtime reports it, a little less than the data sheet's.
-        memory_bandwidth_bytes_per_s: of the device's own memory.
+        memory_bandwidth_bytes_per_s: bandwidth of the device's own memory.
         peak_flops: dense (no sparsity) matrix FLOP/s by data type.
         multiprocessors: units that each work on one tile of a matrix product at a time (streaming multiprocessors, tensor cores of a TPU).
-        tdp_w: board power limit, None when the maker does not publish it.
-        idle_w: power when idle, None without a source.
+        tdp_w: board power limit in watts, None when the maker does not publish it.
+        idle_w: power when idle in watts, None without a source.
         node: the server it usually sits in.
-        sources: where each fact comes from, by field.
+        sources: origin of each fact, by field.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Put the cost models of different instances side by side, so that one array program prices the whole cluster."""
+"""Join the step-time models of different deployments, so that one array program times the steps of the whole cluster."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,21 +13,27 @@ from simjax.latency.step_time import StepTime
 
 
 def join_step_times(step_times: Sequence[StepTime]) -> StepTime:
-    """One `StepTime` whose rows are those of `costs`, in order; call it inside `jax.enable_x64(True)`.
+    """One `StepTime` whose rows are those of `step_times`, in order; call it inside `jax.enable_x64(True)`.
 
     Shorter lookups are padded with their last entry, which their instances never reach, and attention tables by lines that change nothing.
-    Either all of them have measured attention or none has (ValueError otherwise): a cluster takes its costs from one kind of source.
+    Either all of them have measured attention or none has (ValueError otherwise): a cluster takes its step times from one kind of source.
     """
-    if any(c.table is not None for c in step_times):
-        if any(c.table is None for c in step_times):
-            raise ValueError("costs with and without measured attention cannot be stacked")
-        lengths = [max(getattr(c.table, axis).shape[1] for c in step_times) for axis in AXES]
-        step_times = [replace(c, table=padded(_numpy(c.table), lengths)) for c in step_times]
-    tokens, sequences = (max(getattr(c, name).shape[1] for c in step_times) for name in ("tokens_s", "sequences_s"))
-    if any(c.launch_s is not None for c in step_times):
-        step_times = [replace(c, launch_s=jnp.zeros((c.host_s.shape[0], 2)) if c.launch_s is None else c.launch_s) for c in step_times]
-    step_times = [replace(c, tokens_s=_reaching(c.tokens_s, tokens), sequences_s=_reaching(c.sequences_s, sequences)) for c in step_times]
+    if any(one.table is not None for one in step_times):
+        if any(one.table is None for one in step_times):
+            raise ValueError("step times with and without measured attention cannot be joined")
+        lengths = [max(getattr(one.table, axis).shape[1] for one in step_times) for axis in AXES]
+        step_times = [replace(one, table=padded(_numpy(one.table), lengths)) for one in step_times]
+    tokens, sequences = (max(getattr(one, name).shape[1] for one in step_times) for name in ("tokens_s", "sequences_s"))
+    if any(one.launch_s is not None for one in step_times):
+        step_times = [replace(one, launch_s=_launch_s(one)) for one in step_times]
+    reaching = {"tokens_s": tokens, "sequences_s": sequences}
+    step_times = [replace(one, **{name: _reaching(getattr(one, name), most) for name, most in reaching.items()}) for one in step_times]
     return jax.tree.map(lambda *rows: jnp.concatenate([jnp.asarray(x) for x in rows]), *step_times)
+
+
+def _launch_s(one: StepTime) -> jax.Array:
+    """Least seconds of launched steps, f64[C, 2]: 0 where CUDA graphs launch every step."""
+    return jnp.zeros((one.host_s.shape[0], 2)) if one.launch_s is None else one.launch_s
 
 
 def _reaching(lookup: jax.Array, length: int) -> jax.Array:

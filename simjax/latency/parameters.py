@@ -1,4 +1,4 @@
-"""What the parameters by which a profile is calibrated do to it, whatever coefficients it holds; see `simjax.latency.priors`."""
+"""Effects of the parameters by which a profile is calibrated, whatever coefficients it holds; see `simjax.latency.priors`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,11 @@ from simjax.errors import SimjaxError, closest
 from simjax.latency.attention.coefficients import AttentionCoefficients
 from simjax.latency.attention.roofline import AttentionEfficiency
 from simjax.latency.fitting.efficiency import OpEfficiency
-from simjax.latency.priors import ENGINE_TIMES, STEP_CORRECTIONS, split_name
-from simjax.latency.priors import PARAMETERS as PARAMETERS
-from simjax.latency.priors import Parameter as Parameter
-from simjax.latency.priors import check_value as check_value
-from simjax.latency.priors import parameter as parameter
+from simjax.latency.priors import BACKEND_TIMES, STEP_CORRECTIONS, VLLM, parameter, split_name
 from simjax.latency.profile import HostOverheads, LatencyProfile, RankCoefficients
 
-# Operations, and the kind that stands for them, which are no matrix products.
+# Operations that are no matrix products, and the kind that stands for them.
 ROW_OPERATIONS = ("elementwise", "embedding", "layernorm", "qk_norm", "rotary_emb", "act_fn", "final_layernorm", "sampler")
-VLLM = "vllm"
 _HOST = ("step_s", "layer_s", "sequence_s", "overlap", "api_pre_s", "api_post_s", "launch_s")
 # Attention times that change with the factor, by kind of step.
 _DECODE_S = ("decode_sequence_s", "decode_kv_s")
@@ -30,9 +25,9 @@ _FLOORS_S = ("decode_floor_s", "mixed_floor_s")
 
 def present_value(profile: LatencyProfile, name: str) -> float:
     """The value of a parameter in a profile, 1 for a factor; 0 where the profile leaves it out."""
-    plain, engine = split_name(name)
+    plain, backend = split_name(name)
     if plain in _HOST:
-        return float(getattr(profile.of_engine(engine or VLLM).host, plain))
+        return float(getattr(profile.for_backend(backend or VLLM).host, plain))
     if name == "decode_skew":
         skews = [float(rank.attention.decode_skew) for rank in _all_ranks(profile)]
         return math.exp(sum(math.log(max(x, 1e-6)) for x in skews) / len(skews))
@@ -40,7 +35,7 @@ def present_value(profile: LatencyProfile, name: str) -> float:
 
 
 def matters(profile: LatencyProfile, name: str) -> bool:
-    """Whether a parameter can change anything that a profile says: a host that launches in no time, or no fp8 products, have none."""
+    """Whether a parameter can change any time of a profile: `launch_s` needs a host that takes time, `fp8_compute` fp8 products."""
     if name == "launch_s":
         return present_value(profile, name) > 0
     return name != "fp8_compute" or any(op.endswith("_fp8") for rank in _all_ranks(profile) for op in rank.ops)
@@ -69,18 +64,18 @@ def with_parameters(profile: LatencyProfile, values: Mapping[str, Any]) -> Laten
         models={name: changed(ranks, name) for name, ranks in profile.models.items()},
         host=host,
         collectives=collectives,
-        engines=_engines(profile, host, values),
+        backends=_backends(profile, host, values),
     )
 
 
-def _engines(profile: LatencyProfile, host: HostOverheads, values: Mapping[str, Any]) -> dict[str, HostOverheads]:
-    """The host times of other engines, with those that have parameters for themselves."""
-    engines = dict(profile.engines)
+def _backends(profile: LatencyProfile, host: HostOverheads, values: Mapping[str, Any]) -> dict[str, HostOverheads]:
+    """The host times of other backends, with the values of parameters that are theirs alone."""
+    backends = dict(profile.backends)
     for name, value in values.items():
-        plain, engine = split_name(name)
-        if engine is not None and plain in ENGINE_TIMES:
-            engines[engine] = replace(engines.get(engine, host), **{plain: value})
-    return engines
+        plain, backend = split_name(name)
+        if backend is not None and plain in BACKEND_TIMES:
+            backends[backend] = replace(backends.get(backend, host), **{plain: value})
+    return backends
 
 
 def _own_corrections(profile: LatencyProfile, values: Mapping[str, Any]) -> dict[str | None, dict[str, Any]]:
@@ -89,7 +84,7 @@ def _own_corrections(profile: LatencyProfile, values: Mapping[str, Any]) -> dict
     for name, value in values.items():
         parameter(name)
         plain, model = split_name(name)
-        if model is None or plain in ENGINE_TIMES:
+        if model is None or plain in BACKEND_TIMES:
             continue
         if model not in profile.models:
             known = closest(model, list(profile.models)) if profile.models else "it has coefficients for any model only"

@@ -1,15 +1,15 @@
-"""The few physical parameters by which a profile is calibrated, whatever coefficients it holds: their names, meaning and priors.
+"""The few physical parameters by which a profile is calibrated, whatever coefficients it holds: their names, meanings and priors.
 
 A factor multiplies an efficiency of every operation it belongs to, so that it carries over to all models on the device; its value in any
 profile is 1 by definition. Other parameters are numbers that the profile holds itself. Fits and posteriors live in transformed values,
 where a prior is a normal distribution: the logarithm of a positive number, the logit of a share.
 
-Beside the physical ones there are corrections of a step's time by its number of tokens, `step_8` to `step_2048`, for what no efficiency
-explains. With a model in brackets, `step_8[meta-llama/Llama-3.1-8B]`, one holds for the model's own ranks in the profile only. Times of the
-host belong to the engine that runs on it, and simjax simulates vLLM; with another engine in brackets, `step_s[trtllm]`, they are that
-one's, which is how measurements of other engines can tell of the device without telling of vLLM.
+In addition to the physical ones there are corrections of a step's time by its number of tokens, `step_8` to `step_2048`, for effects
+that no efficiency explains. With a model in brackets, `step_8[meta-llama/Llama-3.1-8B]`, a correction holds for the model's own ranks in
+the profile only. Times of the host belong to the backend that runs on it, and simjax simulates vLLM; with another backend in brackets,
+`step_s[trtllm]`, they are that backend's, so that its measurements constrain the device and leave vLLM's host times alone.
 
-What parameters do to a profile is in `simjax.latency.parameters`; this module needs no JAX.
+`simjax.latency.parameters` applies parameters to a profile; this module needs no JAX.
 """
 
 from __future__ import annotations
@@ -34,21 +34,23 @@ SWITCH = (
     "ranks that wait for each other add to it"
 )
 LAUNCHES = (
-    "one all-reduce of 256 bytes launched from Python takes 19 to 33 us on H100 and 2 to 5 us within a CUDA graph, whatever the engine "
+    "one all-reduce of 256 bytes launched from Python takes 19 to 33 us on H100 and 2 to 5 us within a CUDA graph, whatever the backend "
     "(tables of aiconfigurator-core 0.12.0)"
 )
-FP8 = "fp8 matrix products of vLLM, SGLang and TensorRT-LLM reach between 0.8 and 1.25 times what the generic profile says (same tables)"
+FP8 = "fp8 matrix products of vLLM, SGLang and TensorRT-LLM reach between 0.8 and 1.25 times the generic profile (same tables)"
 SERVER = "idle vLLM servers answer 8 to 20 ms after the prefill step"
-ENGINES = (
-    "spread between kernels timed one by one and compiled, captured engines: steps are late by jumps of up to 16 % with the batch, 2 to 6 "
+COMPILED = (
+    "spread between kernels timed one by one and compiled, captured models: steps are late by jumps of up to 16 % with the batch, 2 to 6 "
     "% in the mean of a kind of step (experiments/validation/README.md, what explains the errors, 4)"
 )
 STEP_CORRECTIONS = tuple(f"step_{tokens}" for tokens in CORRECTION_TOKENS)
-"""Names of the corrections of steps by their number of tokens; a fit leaves them alone unless it is told to free them."""
+"""Names of the corrections of steps by their number of tokens; a fit leaves them alone unless they are freed."""
 
-ENGINE_TIMES = ("step_s", "sequence_s", "launch_s")
-"""Parameters that engines other than vLLM have for themselves."""
-OTHER_ENGINES = ("trtllm", "sglang")
+BACKEND_TIMES = ("step_s", "sequence_s", "launch_s")
+"""Parameters that backends other than vLLM have for themselves."""
+VLLM = "vllm"
+"""The backend that simjax simulates."""
+OTHER_BACKENDS = ("trtllm", "sglang")
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,12 @@ class Parameter:
     """A parameter of a profile.
 
     Attributes:
-        name: as in configurations and reports.
+        name: name in configurations and reports.
         unit: "factor", "s" or "share".
-        prior: median.
-        prior_sd: standard deviation of the transformed value.
+        prior: median of the prior.
+        prior_sd: standard deviation of the prior of the transformed value.
         source: where the prior comes from.
-        text: what it is.
+        text: description in a few words.
     """
 
     name: str
@@ -85,7 +87,7 @@ PARAMETERS: dict[str, Parameter] = {
     for p in (
         Parameter("gemm_bandwidth", "factor", 1.0, 0.04, TABLES, "memory bandwidth that matrix products reach"),
         Parameter("gemm_compute", "factor", 1.0, 0.04, TABLES, "FLOP/s that large matrix products reach"),
-        Parameter("fp8_compute", "factor", 1.0, 0.15, FP8, "FLOP/s that fp8 matrix products reach, beside gemm_compute"),
+        Parameter("fp8_compute", "factor", 1.0, 0.15, FP8, "FLOP/s that fp8 matrix products reach, in addition to gemm_compute"),
         Parameter("gemm_tile", "factor", 1.0, 0.15, TABLES, "size of the tiles at which a matrix product reaches half of them"),
         Parameter("elementwise_bandwidth", "factor", 1.0, 0.15, TABLES, "memory bandwidth of norms, activations, rotary embedding"),
         Parameter("kernel_floor", "factor", 1.0, 0.15, TABLES, "least time of a kernel"),
@@ -99,10 +101,10 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("layer_s", "s", 1e-6, 1.5, HOST, "gap between kernels, a layer"),
         Parameter("sequence_s", "s", 3e-6, 1.5, HOST, "host time of a sequence in a step"),
         Parameter("overlap", "share", 0.5, 1.5, "no evidence either way", "share of the host's time that asynchronous scheduling hides"),
-        Parameter("api_pre_s", "s", 4e-3, 0.7, SERVER, "from the client's request to the engine's queue"),
+        Parameter("api_pre_s", "s", 4e-3, 0.7, SERVER, "from the client's request to the instance's queue"),
         Parameter("api_post_s", "s", 2e-3, 0.7, SERVER, "from the end of a step to the client's token"),
         *(
-            Parameter(name, "factor", 1.0, 0.05, ENGINES, f"time of the token-wise work of a step of {tokens} tokens")
+            Parameter(name, "factor", 1.0, 0.05, COMPILED, f"time of the token-wise work of a step of {tokens} tokens")
             for name, tokens in zip(STEP_CORRECTIONS, CORRECTION_TOKENS, strict=True)
         ),
     )
@@ -110,7 +112,7 @@ PARAMETERS: dict[str, Parameter] = {
 
 
 def parameter(name: str) -> Parameter:
-    """The parameter of that name, which may be a step correction of one model or a time of another engine than vLLM.
+    """The parameter of that name, which may be a step correction of one model or a time of a backend other than vLLM.
 
     Raises:
         SimjaxError: there is none.
@@ -120,9 +122,9 @@ def parameter(name: str) -> Parameter:
         raise SimjaxError(f"there is no parameter '{plain}'; {closest(plain, list(PARAMETERS))}")
     if model is None:
         return PARAMETERS[plain]
-    if plain in ENGINE_TIMES and model not in OTHER_ENGINES:
-        raise SimjaxError(f"{name}: in brackets stands an engine other than vLLM, one of {', '.join(OTHER_ENGINES)}")
-    if plain not in ENGINE_TIMES and plain not in STEP_CORRECTIONS:
+    if plain in BACKEND_TIMES and model not in OTHER_BACKENDS:
+        raise SimjaxError(f"{name}: in brackets stands a backend other than vLLM, one of {', '.join(OTHER_BACKENDS)}")
+    if plain not in BACKEND_TIMES and plain not in STEP_CORRECTIONS:
         raise SimjaxError(
             f"{name}: {plain} is shared by all models; only {STEP_CORRECTIONS[0]} to {STEP_CORRECTIONS[-1]} can be a model's own"
         )
@@ -130,7 +132,7 @@ def parameter(name: str) -> Parameter:
 
 
 def check_value(name: str, value: float) -> None:
-    """Raise for a value that a parameter cannot have.
+    """Refuse a value that a parameter cannot have.
 
     Raises:
         SimjaxError: there is no such parameter, or the value is not positive or, of a share, not below 1.
@@ -141,6 +143,6 @@ def check_value(name: str, value: float) -> None:
 
 
 def split_name(name: str) -> tuple[str, str | None]:
-    """A name without the model or engine in brackets, and what these hold."""
+    """A name without the model or backend in brackets, and the text in the brackets."""
     match = re.fullmatch(r"([^\[\]]+)\[([^\[\]]+)\]", name)
     return (name, None) if match is None else (match[1], match[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -15,20 +16,23 @@ from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec
 from simjax.latency.attention.coefficients import AttentionCoefficients
 from simjax.latency.attention.roofline import AttentionEfficiency
-from simjax.latency.calibration import Calibration, Seen
 from simjax.latency.fitting.efficiency import OpEfficiency
 from simjax.latency.priors import CORRECTION_TOKENS, parameter
 from simjax.latency.profile import (
     ANY_DEGREE,
+    Calibration,
     CollectiveEfficiency,
     HostOverheads,
     LatencyProfile,
     RankCoefficients,
+    Seen,
     ValidRange,
 )
 from simjax.latency.roofline import roofline_profile
 from simjax.model import ModelSpec, same_architecture
 from simjax.paths import PROFILES
+
+_log = logging.getLogger(__name__)
 
 GENERIC = "generic"
 
@@ -60,7 +64,7 @@ def _load(path: Path) -> LatencyProfile:
             models={name: _ranks(ranks) for name, ranks in raw.get("models", {}).items()},
             collectives=_record(CollectiveEfficiency, raw.get("collectives", {})),
             calibration=_calibration(raw["calibration"]) if "calibration" in raw else None,
-            engines={name: _record(HostOverheads, host) for name, host in raw.get("engines", {}).items()},
+            backends={name: _record(HostOverheads, host) for name, host in _backends(path, raw).items()},
         )
     except KeyError as error:
         raise SimjaxError(f"latency profile {path}: field {error} is missing") from error
@@ -78,8 +82,8 @@ def save_profile(profile: LatencyProfile, path: str | Path) -> None:
         "valid": {axis: list(bounds) for axis, bounds in asdict(profile.valid).items()},
         "host": _rounded(asdict(profile.host)),
     }
-    if profile.engines:
-        raw["engines"] = {name: _rounded(asdict(host)) for name, host in profile.engines.items()}
+    if profile.backends:
+        raw["backends"] = {name: _rounded(asdict(host)) for name, host in profile.backends.items()}
     if profile.collectives != CollectiveEfficiency():
         raw["collectives"] = _rounded(asdict(profile.collectives))
     if profile.calibration is not None:
@@ -115,6 +119,13 @@ def generic_profile(device: DeviceSpec) -> LatencyProfile:
 
 def _own_files(device: DeviceSpec) -> list[Path]:
     return [path for path in sorted((PROFILES / "latency" / device.name).glob("*.yaml")) if path.stem != GENERIC]
+
+
+def _backends(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
+    """The host times of other backends, which files called `engines` once."""
+    if "engines" in raw:
+        _log.warning("%s: 'engines' is called 'backends' now; rename it", _short(path))
+    return raw.get("engines", {}) | raw.get("backends", {})
 
 
 def _short(path: Path) -> str:

@@ -22,17 +22,17 @@ class Achieved:
     """Fractions of the data sheet that the kernels of a device reach, and the least time of each kind of kernel.
 
     Attributes:
-        gemm_bandwidth: of the memory bandwidth, by matrix products of up to 16 rows.
-        gemm_compute: of the peak, by large square matrix products.
+        gemm_bandwidth: fraction of the memory bandwidth that matrix products of up to 16 rows reach.
+        gemm_compute: fraction of the peak that large square matrix products reach.
         gemm_floor_s: least seconds of a matrix product.
-        rows_bandwidth: of the memory bandwidth, by element-wise operations.
+        rows_bandwidth: fraction of the memory bandwidth that element-wise operations reach.
         rows_floor_s: least seconds of an element-wise operation.
-        decode_bandwidth: of the memory bandwidth, by decode attention on much context.
+        decode_bandwidth: fraction of the memory bandwidth that decode attention reaches on much context.
         decode_floor_s: least seconds of decode attention in one layer.
-        prefill_compute: of the peak, by prefill attention.
+        prefill_compute: fraction of the peak that prefill attention reaches.
         prefill_floor_s: least seconds of prefill attention in one layer.
         packed_decodes: whether the attention kernel of mixed steps splits and packs decodes (FlashAttention 3, Blackwell kernels).
-        source: where these numbers come from.
+        source: origin of these numbers.
     """
 
     gemm_bandwidth: float = 0.75

@@ -1,9 +1,9 @@
-"""What one engine step costs, in a few array operations: the only part of the latency model that the engine sees.
+"""The time of one step, in a few array operations: the only part of the latency model that the engine sees.
 
-A step is `host + tokens_s[T] + sequences_s[n] + attention`, or what the host needs to launch it if that is more. Everything that depends
-on the number of scheduled tokens or of sequences alone is looked up in a table with one entry per integer, compiled on the host. Attention
-depends on every request's context: coefficients (`attention`), and where kernels were measured a table that the coefficients correct
-(`attention_table`).
+A step takes `host + tokens_s[T] + sequences_s[n] + attention`, or the time that the host needs to launch it if that is longer. Everything
+that depends on the number of scheduled tokens or of sequences alone is looked up in a table with one entry per integer, compiled on the
+host. Attention depends on every request's context: coefficients (`attention`), and where kernels were measured a table that the
+coefficients correct (`table`).
 """
 
 from dataclasses import dataclass
@@ -23,22 +23,22 @@ from simjax.latency.attention.coefficients import (
 from simjax.latency.attention.table import AttentionTable, table_decode_s, table_mixed_s
 from simjax.latency.rounding import product
 
-LEAST_S = 1e-12  # what a step is divided by at least
+LEAST_S = 1e-12  # least divisor, so that a step of no time divides nothing by zero
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StepTime:
-    """Step costs of C distinct cost models (one per kind of instance in the cluster). All leaves are traced and differentiable.
+    """C step-time models, one for each distinct deployment in the cluster. All leaves are traced and differentiable.
 
     tokens_s: f64[C, T+1], seconds of all work that depends on the number of scheduled tokens only; entry 0 is 0. T must reach the largest
         `max_num_batched_tokens` that uses it: larger indices read the last entry.
     sequences_s: f64[C, S+1], seconds of the work per scheduled sequence (lm_head and sampler), by number of sequences; entry 0 is 0.
-    host_s: f64[C], seconds of host time per step that the device does not hide.
-    attention: coefficients of the attention of the whole stack, leaves f64[C].
-    table: measured attention, or None (its absence is part of the tree structure, so it costs nothing).
+    host_s: f64[C], seconds of host time per step that the device's work does not hide.
+    attention: coefficients of the attention of all layers, leaves f64[C].
+    table: measured attention, or None (its absence is part of the tree structure, so nothing is computed for it).
     launch_s: f64[C, 2], least seconds of a decode-only step and of a step with a chunk, because the host launches their kernels one by
-        one; 0 where it does not. None, as of the table, where no step of any of them is so.
+        one; 0 where it does not. None, like the table, where no model has such steps.
     """
 
     tokens_s: jax.Array
@@ -52,44 +52,44 @@ class StepTime:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StepTimeRow:
-    """One of the C cost models of a `StepTime`: a view, so that nothing is copied until a number is looked up."""
+    """One of the C models of a `StepTime`: a view, so that nothing is copied until a number is looked up."""
 
-    step_time: StepTime
+    times: StepTime
     index: jax.Array | int
 
 
 def row(step_time: StepTime, index: jax.Array | int) -> StepTimeRow:
-    """The cost model that `mixed_step_s` and `decode_steps` should use; index is an integer scalar in [0, C), traced or not."""
+    """The model that `mixed_step_s` and `decode_steps` should use; index is an integer scalar in [0, C), traced or not."""
     return StepTimeRow(step_time, index)
 
 
-def mixed_step_s(step_time: StepTimeRow, new: jax.Array, computed: jax.Array) -> jax.Array:
+def mixed_step_s(model: StepTimeRow, new: jax.Array, computed: jax.Array) -> jax.Array:
     """Seconds of a step in which slot i computes new[i] tokens on top of computed[i] tokens already in the KV cache.
 
     new, computed: i32[S]; new 0 = slot not in the step, 1 = decode, more = a prefill chunk. Returns f64[]; 0 when nothing is scheduled.
     """
     chunks, decodes = step_batch(new, computed)
     tokens, sequences = (x.astype(jnp.int32) for x in (chunks.queries + decodes.n, chunks.count + decodes.n))
-    attention_s = jnp.where(chunks.count > 0, _mixed_s(step_time, chunks, decodes), _decode_s(step_time, decodes)[0])
-    step_s = _shared_s(step_time, tokens, sequences) + attention_s
-    if step_time.step_time.launch_s is not None:
-        alone_s, chunk_s = step_time.step_time.launch_s[_index(step_time), 0], step_time.step_time.launch_s[_index(step_time), 1]
+    attention_s = jnp.where(chunks.count > 0, _mixed_s(model, chunks, decodes), _decode_s(model, decodes)[0])
+    step_s = _shared_s(model, tokens, sequences) + attention_s
+    if model.times.launch_s is not None:
+        alone_s, chunk_s = model.times.launch_s[_index(model), 0], model.times.launch_s[_index(model), 1]
         step_s = jnp.where(chunks.count > 0, _longer_s(step_s, chunk_s), jnp.maximum(step_s, alone_s))
     return jnp.where(tokens > 0, step_s, 0.0)
 
 
-def decode_steps(step_time: StepTimeRow, n: jax.Array, kv_sum: jax.Array, kv_max: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Consecutive decode-only steps of the same n >= 1 sequences: step j costs exactly `first_s + slope_s * j` for j < valid_steps.
+def decode_steps(model: StepTimeRow, n: jax.Array, kv_sum: jax.Array, kv_max: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Consecutive decode-only steps of the same n >= 1 sequences: step j takes exactly `first_s + slope_s * j` for j < valid_steps.
 
     n, kv_max: integer scalars, sequences and longest context; kv_sum: sum of the n contexts before the first step (int64 or f64).
     Returns (first_s f64[], slope_s f64[], valid_steps i32[] >= 1); first_s equals `mixed_step_s` of the same batch.
     """
     batch = DecodeBatch(*(jnp.asarray(x, jnp.float64) for x in (n, kv_sum, kv_max)))
-    attention_s, slope_s, valid_steps = _decode_s(step_time, batch)
-    first_s = _shared_s(step_time, n, n) + attention_s
-    if step_time.step_time.launch_s is None:
+    attention_s, slope_s, valid_steps = _decode_s(model, batch)
+    first_s = _shared_s(model, n, n) + attention_s
+    if model.times.launch_s is None:
         return first_s, slope_s, valid_steps
-    return _launched(first_s, slope_s, valid_steps, step_time.step_time.launch_s[_index(step_time), 0])
+    return _launched(first_s, slope_s, valid_steps, model.times.launch_s[_index(model), 0])
 
 
 def _longer_s(device_s: jax.Array, launch_s: jax.Array) -> jax.Array:
@@ -113,28 +113,28 @@ def _launched(
     return jnp.maximum(first_s, launch_s), jnp.where(bound, 0.0, slope_s), jnp.where(bound, alike, valid_steps)
 
 
-def _shared_s(step_time: StepTimeRow, tokens: jax.Array, sequences: jax.Array) -> jax.Array:
-    c = _index(step_time)
-    return step_time.step_time.tokens_s[c, tokens] + step_time.step_time.sequences_s[c, sequences] + step_time.step_time.host_s[c]
+def _shared_s(model: StepTimeRow, tokens: jax.Array, sequences: jax.Array) -> jax.Array:
+    c = _index(model)
+    return model.times.tokens_s[c, tokens] + model.times.sequences_s[c, sequences] + model.times.host_s[c]
 
 
-def _decode_s(step_time: StepTimeRow, decodes: DecodeBatch) -> tuple[jax.Array, jax.Array, jax.Array]:
-    a, c, table = _coefficients(step_time), _index(step_time), step_time.step_time.table
+def _decode_s(model: StepTimeRow, decodes: DecodeBatch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    a, c, table = _coefficients(model), _index(model), model.times.table
     if table is not None:
         return table_decode_s(table, c, a.decode_skew, decodes)
     return decode_attention_s(a, decodes), a.decode_kv_s * decodes.n, jnp.asarray(ENDLESS, jnp.int32)
 
 
-def _mixed_s(step_time: StepTimeRow, chunks: ChunkBatch, decodes: DecodeBatch) -> jax.Array:
-    a, c, table = _coefficients(step_time), _index(step_time), step_time.step_time.table
+def _mixed_s(model: StepTimeRow, chunks: ChunkBatch, decodes: DecodeBatch) -> jax.Array:
+    a, c, table = _coefficients(model), _index(model), model.times.table
     return mixed_attention_s(a, chunks, decodes) if table is None else table_mixed_s(table, c, a, chunks, decodes)
 
 
-def _coefficients(step_time: StepTimeRow) -> AttentionCoefficients:
-    c = _index(step_time)
-    return jax.tree.map(lambda leaf: leaf[c], step_time.step_time.attention)
+def _coefficients(model: StepTimeRow) -> AttentionCoefficients:
+    c = _index(model)
+    return jax.tree.map(lambda leaf: leaf[c], model.times.attention)
 
 
-def _index(step_time: StepTimeRow) -> jax.Array | int:
-    """A cluster of one cost model needs no gather."""
-    return 0 if step_time.step_time.host_s.shape[0] == 1 else step_time.index
+def _index(model: StepTimeRow) -> jax.Array | int:
+    """The row of the model; a cluster with a single model needs no gather."""
+    return 0 if model.times.host_s.shape[0] == 1 else model.index

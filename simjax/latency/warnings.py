@@ -1,20 +1,24 @@
-"""How a simulation would leave what a profile was measured or calibrated on: one line each, for the user."""
+"""Ways in which a simulation leaves the range that a profile was measured or calibrated on: one line each, for the user."""
 
 from __future__ import annotations
 
-from simjax.latency.calibration import Seen
-from simjax.latency.profile import LatencyProfile, ValidRange
+from simjax.deployment import Deployment
+from simjax.latency.profile import LatencyProfile, Seen, ValidRange
 from simjax.model import ModelSpec, same_architecture
 
 
-def profile_warnings(
-    profile: LatencyProfile, model: ModelSpec, tensor_parallel_size: int, max_tokens: int, max_sequences: int
-) -> list[str]:
-    """One line for each way in which a simulation would leave what the profile was measured on, or calibrated on.
+def profile_warnings(profile: LatencyProfile, deployment: Deployment, max_tokens: int, max_sequences: int) -> list[str]:
+    """One line for each way in which a simulation would leave the range that the profile was measured on, or calibrated on.
 
-    How far beyond the runs of a calibration the steps of a simulation go is known after it only: see `simjax.uncertainty.domain`.
+    How far the steps of a simulation go beyond the runs of a calibration is known after it only: see `simjax.uncertainty.domain`.
+
+    Args:
+        profile: where the step times come from.
+        deployment: the model that runs, and how.
+        max_tokens: most tokens of a step (`max_num_batched_tokens`).
+        max_sequences: most sequences of a step (`max_num_seqs`).
     """
-    lines = []
+    lines, model, tensor_parallel_size = [], deployment.model, deployment.parallelism.tensor
     own = profile.own_ranks(model)
     if profile.calibration is not None:
         lines += _not_seen(profile, profile.calibration.seen, model, tensor_parallel_size)
@@ -34,7 +38,7 @@ def profile_warnings(
 def _not_seen(profile: LatencyProfile, seen: Seen, model: ModelSpec, tensor_parallel_size: int) -> list[str]:
     """One line each, where the model or the degree took no part in the calibration."""
     lines = []
-    foreign = profile.model is not None and not same_architecture(profile.model, model)  # which is said anyway
+    foreign = profile.model is not None and not same_architecture(profile.model, model)  # which has a line of its own
     if not foreign and not any(same_architecture(name, model) for name in seen.models):
         lines.append(f"{profile.source}: calibrated on {', '.join(seen.models)}, used for {model.name}; intervals are widened")
     if tensor_parallel_size not in seen.tensor_parallel_sizes:

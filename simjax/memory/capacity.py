@@ -1,4 +1,4 @@
-"""How many KV-cache blocks fit beside the weights on one device.
+"""Number of KV-cache blocks that fit in the device memory that the weights leave.
 
 vLLM loads the weights, runs a step of `max_num_batched_tokens` tokens and the sampler on `max_num_seqs` sequences without a KV cache, and
 gives the cache what is then left (`determine_available_memory` in its vllm/v1/worker/gpu_worker.py). All of one rank, in bytes:
@@ -6,7 +6,7 @@ gives the cache what is then left (`determine_available_memory` in its vllm/v1/w
     blocks = (memory · gpu_memory_utilization - weights - overhead) // (block_size · bytes of a token's keys and values)
     overhead = rotary table + max(a layer's activations, the sampler) + runtime + communication
 
-- memory: what CUDA reports, which is less than the data sheet says (the device file states it and how it is known).
+- memory: the size that CUDA reports, which is less than the data sheet's (the device file states it and how it is known).
 - rotary table: a cosine and a sine of every position of the model's context, whatever `max_model_len` is. With the weights it gives the
   14.9889 GiB that vLLM logs for Llama-3.1-8B.
 - activations and sampler: the tensors that are alive at once in vLLM 0.19. Versions differ in the sampler: 14 bytes per logit in 0.19, more
@@ -20,9 +20,12 @@ default in vLLM up to 0.19, 0.92 from 0.20 on. The count is vLLM's `num_gpu_bloc
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
-from simjax.model import ModelSpec, kv_bytes_per_token, shard, weight_bytes
+from simjax.model import kv_bytes_per_token, shard, weight_bytes
 
 _MIB, _GIB = 2**20, 2**30
 
@@ -37,108 +40,100 @@ _FLOAT32_PER_LOGIT, _FLOAT32_BYTES = 3, 4
 _FEWEST_BLOCKS = 2  # the null block and one for requests
 
 
-def activation_bytes(
-    model: ModelSpec,
-    device: DeviceSpec,
-    tensor_parallel_size: int = 1,
-    max_num_batched_tokens: int = 2048,
-    max_num_seqs: int = 256,
-    expert_parallel_size: int = 1,
-) -> int:
+@dataclass(frozen=True)
+class MemoryLimits:
+    """vLLM's flags of one instance that decide how much memory its KV cache has.
+
+    Attributes:
+        block_size: tokens of one KV block.
+        gpu_memory_utilization: fraction of the device memory that the instance may use, in (0, 1].
+        kv_cache_memory_bytes: bytes of the KV cache of one rank, whatever `gpu_memory_utilization` is; None: the bytes that that leaves.
+        max_num_batched_tokens: token budget of a step, for the activation peak.
+        max_num_seqs: most sequences in a step, for the activation peak.
+
+    Raises:
+        SimjaxError: a value is out of range.
+    """
+
+    block_size: int = 16
+    gpu_memory_utilization: float = 0.9
+    kv_cache_memory_bytes: int | None = None
+    max_num_batched_tokens: int = 2048
+    max_num_seqs: int = 256
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.gpu_memory_utilization <= 1.0:
+            raise SimjaxError(f"gpu_memory_utilization must lie in (0, 1], got {self.gpu_memory_utilization}")
+        if self.block_size < 1:
+            raise SimjaxError(f"block_size must be at least 1, got {self.block_size}")
+
+
+def activation_bytes(deployment: Deployment, limits: MemoryLimits) -> int:
     """Peak bytes of one rank's tensors in the two dummy runs: the widest layer on all tokens, the sampler on all sequences.
 
     A layer holds the residual, the input of its MLP, both halves of the gated product and what the gate leaves of them; one of experts
     holds these for each of a token's experts in two workspaces, each wide enough for the experts' output as well, and the sum of them. The
     sampler holds the hidden states of the step, and logits of the whole vocabulary on every rank.
     """
-    part = shard(model, tensor_parallel_size, expert_parallel_size)
-    hidden, gated = model.hidden_size, part.moe_intermediate
+    model, device, parallelism = deployment.model, deployment.device, deployment.parallelism
+    part = shard(model, parallelism.tensor, parallelism.expert)
+    hidden, gated, tokens = model.hidden_size, part.moe_intermediate, limits.max_num_batched_tokens
     width = 3 * part.intermediate if model.num_dense_layers else 0
     if model.is_moe:
         workspaces = max(gated, hidden) + max(2 * gated, hidden)
         width = max(width, model.num_experts_per_tok * workspaces + hidden + 3 * part.shared_intermediate)
-    layer = max_num_batched_tokens * (2 * hidden + width) * model.dtype_bytes
-    rows = min(max_num_seqs, max_num_batched_tokens)
+    layer = tokens * (2 * hidden + width) * model.dtype_bytes
+    rows = min(limits.max_num_seqs, tokens)
     logit = model.dtype_bytes + _FLOAT32_PER_LOGIT * _FLOAT32_BYTES
     filtered = min(rows, device.multiprocessors) * _FLOAT32_BYTES
-    sampler = model.vocab_size * (rows * logit + filtered) + max_num_batched_tokens * hidden * model.dtype_bytes
+    sampler = model.vocab_size * (rows * logit + filtered) + tokens * hidden * model.dtype_bytes
     return max(layer, sampler)
 
 
-def overhead_bytes(
-    model: ModelSpec,
-    device: DeviceSpec,
-    tensor_parallel_size: int = 1,
-    max_num_batched_tokens: int = 2048,
-    max_num_seqs: int = 256,
-    expert_parallel_size: int = 1,
-) -> int:
+def overhead_bytes(deployment: Deployment, limits: MemoryLimits) -> int:
     """Bytes of one rank that are neither weights nor KV cache; see the head of this file."""
+    model, parallelism = deployment.model, deployment.parallelism
     rotary = model.max_position_embeddings * model.head_dim * model.dtype_bytes
-    limits = (max_num_batched_tokens, max_num_seqs, expert_parallel_size)
-    activations = activation_bytes(model, device, tensor_parallel_size, *limits)
-    ranks = max(tensor_parallel_size, expert_parallel_size)
+    ranks = max(parallelism.tensor, parallelism.expert)
     communication = next((size for most, size in NCCL_BYTES.items() if ranks <= most), max(NCCL_BYTES.values()))
-    return rotary + activations + RUNTIME_BYTES + communication
+    return rotary + activation_bytes(deployment, limits) + RUNTIME_BYTES + communication
 
 
-def kv_blocks(
-    model: ModelSpec,
-    device: DeviceSpec,
-    tensor_parallel_size: int = 1,
-    block_size: int = 16,
-    gpu_memory_utilization: float = 0.9,
-    kv_cache_dtype: str = "auto",
-    max_num_batched_tokens: int = 2048,
-    max_num_seqs: int = 256,
-    expert_parallel_size: int = 1,
-    overhead: int | None = None,
-    kv_cache_memory_bytes: int | None = None,
-) -> int:
+def kv_blocks(deployment: Deployment, limits: MemoryLimits | None = None, overhead: int | None = None) -> int:
     """Number of KV-cache blocks of one instance, as vLLM reports it (`num_gpu_blocks`): the formula at the head of this file.
 
     Args:
-        model: the architecture.
-        device: its memory is what `gpu_memory_utilization` is a fraction of.
-        tensor_parallel_size: ranks that share each matrix and the KV heads; a rank holds at least one head of keys and values.
-        block_size: tokens of one block.
-        gpu_memory_utilization: fraction of the device memory that the engine may use, in (0, 1].
-        kv_cache_dtype: data type of keys and values, `auto` for the model's own.
-        max_num_batched_tokens: token budget of a step, for the activation peak.
-        max_num_seqs: most sequences in a step, for the activation peak.
-        expert_parallel_size: ranks that share the experts.
+        deployment: model, device, parallelism and data type of the KV cache.
+        limits: the flags that size the cache; vLLM's defaults when None.
         overhead: bytes that are neither weights nor KV cache; `overhead_bytes` when None, 0 reproduces LLMServingSim.
-        kv_cache_memory_bytes: bytes of the KV cache of one rank, whatever `gpu_memory_utilization` is; None: what that leaves.
 
     Raises:
-        SimjaxError: a value is out of range, no block fits beside the null block, or the device does not hold `kv_cache_memory_bytes` more.
+        SimjaxError: no block fits besides the null block, or the device does not hold `kv_cache_memory_bytes` more.
     """
-    if not 0.0 < gpu_memory_utilization <= 1.0:
-        raise SimjaxError(f"gpu_memory_utilization must lie in (0, 1], got {gpu_memory_utilization}")
-    if block_size < 1:
-        raise SimjaxError(f"block_size must be at least 1, got {block_size}")
+    limits = limits or MemoryLimits()
+    model, device, parallelism = deployment.model, deployment.device, deployment.parallelism
     if overhead is None:
-        limits = (max_num_batched_tokens, max_num_seqs, expert_parallel_size)
-        overhead = overhead_bytes(model, device, tensor_parallel_size, *limits)
-    weights = weight_bytes(model, tensor_parallel_size, expert_parallel_size)
-    block = block_size * kv_bytes_per_token(model, tensor_parallel_size, kv_cache_dtype)
-    beside = f"weights {weights / _GIB:.1f} GiB and overhead {overhead / _GIB:.1f} GiB"
-    if kv_cache_memory_bytes is not None:
-        return _stated_blocks(kv_cache_memory_bytes, block, device, device.memory_bytes - weights - overhead, beside)
-    blocks = (int(device.memory_bytes * gpu_memory_utilization) - weights - overhead) // block
+        overhead = overhead_bytes(deployment, limits)
+    weights = weight_bytes(model, parallelism.tensor, parallelism.expert)
+    block = limits.block_size * kv_bytes_per_token(model, parallelism.tensor, deployment.kv_cache_dtype)
+    others = f"weights {weights / _GIB:.1f} GiB and overhead {overhead / _GIB:.1f} GiB"
+    if limits.kv_cache_memory_bytes is not None:
+        return _stated_blocks(limits.kv_cache_memory_bytes, block, device, device.memory_bytes - weights - overhead, others)
+    utilization = limits.gpu_memory_utilization
+    blocks = (int(device.memory_bytes * utilization) - weights - overhead) // block
     if blocks < _FEWEST_BLOCKS:
         raise SimjaxError(
-            f"{model.name} does not fit {device.name} with tensor_parallel_size={tensor_parallel_size}: {beside} "
-            f"leave no KV block of {gpu_memory_utilization:g} x {device.memory_bytes / _GIB:.1f} GiB; "
+            f"{model.name} does not fit {device.name} with tensor_parallel_size={parallelism.tensor}: {others} "
+            f"leave no KV block of {utilization:g} x {device.memory_bytes / _GIB:.1f} GiB; "
             "use more ranks, a larger device or a higher gpu_memory_utilization"
         )
     return blocks
 
 
-def _stated_blocks(stated: int, block: int, device: DeviceSpec, left: int, beside: str) -> int:
-    """Blocks of a KV cache of `stated` bytes, where `left` bytes of the device are not taken by what is `beside` it."""
+def _stated_blocks(stated: int, block: int, device: DeviceSpec, left: int, others: str) -> int:
+    """Blocks of a KV cache of `stated` bytes, where weights and overhead (`others`, for messages) leave `left` bytes of the device."""
     if stated > left:
-        room = f"more than {beside} leave of the {device.memory_bytes / _GIB:.1f} GiB of {device.name}"
+        room = f"more than {others} leave of the {device.memory_bytes / _GIB:.1f} GiB of {device.name}"
         raise SimjaxError(f"kv_cache_memory_bytes={stated} is {stated / _GIB:.1f} GiB, {room}; it can be at most {max(left, 0)}")
     if stated < _FEWEST_BLOCKS * block:
         least = f"{_FEWEST_BLOCKS * block}, two blocks, of which vLLM keeps one"

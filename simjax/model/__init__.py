@@ -1,4 +1,4 @@
-"""What a language model is made of: parameters, bytes and arithmetic, independent of any hardware."""
+"""Language models: parameters, bytes and arithmetic, independent of any hardware."""
 
 from simjax.model.dtypes import dtype_bytes
 from simjax.model.registry import load_model, model_names, same_architecture

@@ -1,6 +1,6 @@
 """The operations of one forward step: how often each runs, how many bytes it moves and how many FLOPs it does.
 
-Names are those of the op catalogues in latency bundles (vLLM's attribute names). Attention is not in the list: its cost depends on
+Names are those of the op catalogues in latency bundles (vLLM's attribute names). Attention is not in the list: its time depends on
 every request's context, see `attention_flops` and `kv_bytes_per_token`.
 """
 

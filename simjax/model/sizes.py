@@ -1,4 +1,4 @@
-"""How many parameters and bytes a model has, in total and on one rank of its tensor- and expert-parallel group."""
+"""Parameters and bytes of a model, in total and on one rank of its tensor- and expert-parallel group."""
 
 from __future__ import annotations
 

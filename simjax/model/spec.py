@@ -12,7 +12,7 @@ from simjax.model.dtypes import canonical_dtype, dtype_bytes
 # Grouped-query attention and a gated MLP (or gated experts), which is all that the arithmetic below describes.
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "mixtral", "phimoe")
 _QK_NORM = ("qwen3", "qwen3_moe")
-_QKV_BIAS_ONLY = ("qwen2", "qwen2_moe")  # bias on q, k and v whatever the config says, none on o
+_QKV_BIAS_ONLY = ("qwen2", "qwen2_moe")  # bias on q, k and v whatever the config has, none on o
 _NORM_BIAS = ("phimoe",)  # nn.LayerNorm instead of RMSNorm
 
 
@@ -25,13 +25,13 @@ class ModelSpec:
     Attributes:
         name: Hugging Face id or the name of the file it came from.
         model_type: one of `MODEL_TYPES`.
-        dtype: of weights and activations.
+        dtype: data type of weights and activations.
         quantization: data type in which the matrix products of the layers keep their weights and read their inputs (attention projections,
             MLP, experts), None for `dtype`. What they write, keys and values, embedding and output head stay in `dtype`.
         num_experts: routed experts of a mixture-of-experts layer, 0 in a dense model.
         num_moe_layers: layers whose MLP is a mixture of experts; the others have a dense MLP of `intermediate_size`.
         shared_expert_intermediate_size: width of the always-active expert, 0 when there is none.
-        qkv_bias, o_bias, norm_bias, lm_head_bias, qk_norm: which small parameters exist.
+        qkv_bias, o_bias, norm_bias, lm_head_bias, qk_norm: whether these small parameters exist.
         shared_expert_gate: whether a gate of `hidden_size` weights scales the shared expert.
     """
 

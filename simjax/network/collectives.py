@@ -4,9 +4,9 @@ With B the bandwidth of one direction of a link, L its latency, e the endpoint t
 write where partial sums are added), N ranks and a payload of D bytes, a ring all-reduce takes
 2 (N-1) (L + D/(N B)) + 3 (N-1) D/(N M) + e (2 (N-1) + 1).
 
-Engines on devices behind a switch do not walk the ring: every rank reads the others' buffers at once, and a small message takes the same
+Servers on devices behind a switch do not walk the ring: every rank reads the others' buffers at once, and a small message takes the same
 few link latencies whatever N is (`hops`). On H100 that time is 4.3, 4.6 and 4.7 us for 2, 4 and 8 ranks; the formula with 2 (N-1) hops of
-1.5 us says 3, 9 and 21.
+1.5 us gives 3, 9 and 21.
 
 This is ASTRA-sim's analytical, congestion-unaware model as LLMServingSim uses it, but for its rounding of every hop and every addition
 down to whole nanoseconds.
@@ -22,7 +22,7 @@ from simjax.hardware import LinkSpec
 def all_reduce_s(payload_bytes: Any, ranks: int, link: LinkSpec, memory_bandwidth_bytes_per_s: float, hops: Any = None) -> Any:
     """Seconds of an all-reduce of `payload_bytes` (the full buffer, any shape); 0 on a single rank.
 
-    hops: link latencies that it takes, whatever the number of ranks; None for those of a ring.
+    hops: number of link latencies that it takes, whatever the number of ranks; None for those of a ring.
     """
     if ranks == 1:
         return 0.0 * payload_bytes

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from simjax.cluster.latency_source import HOST_TIMES, LatencySource
 from simjax.cluster.spec import BOUNDS, InstanceSpec
-from simjax.cluster.timing import HOST_TIMES, LatencySource
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.latency.attention.roofline import AttentionEfficiency
-from simjax.latency.parameters import PARAMETERS, STEP_CORRECTIONS, parameter, present_value
+from simjax.latency.parameters import present_value
+from simjax.latency.priors import PARAMETERS, STEP_CORRECTIONS, parameter
 from simjax.latency.profile import HostOverheads
 from simjax.sensitivity.names import CLUSTER_PARAMETERS, HARDWARE, LIMITS, LOAD
 from simjax.workload.transform import mean_rate
@@ -99,7 +100,7 @@ _IS_ZERO = "it is 0 here, and a percent of 0 is 0"
 
 def _knob(name: str, setting: Setting, workload: Workload) -> Knob | str:
     """The knob of that name, or why there is none."""
-    if name in _OF_RANKS and all(x.tensor_parallel_size == 1 for x in setting.instances):
+    if name in _OF_RANKS and all(x.parallelism.tensor == 1 for x in setting.instances):
         return "it has no effect without tensor parallelism (cluster.tensor_parallel_size)"
     if name == "launch_s" and not any(any(x.limits.launches) for x in setting.instances):
         return "it has no effect where CUDA graphs launch all steps (scheduler.enforce_eager, scheduler.cudagraph_mode)"
@@ -209,9 +210,9 @@ def _present(name: str, x: InstanceSpec, source: LatencySource) -> float:
         return dict(source.parameters).get(name, 1.0)
     if source.bundle_root is not None:
         return float(getattr(source.host(HostOverheads(**dict(source.parameters))), name))
-    profile = source.profile_of(x)
+    profile = source.profile_of(x.deployment)
     if name == "decode_skew":  # of the ranks that the engine uses; a profile may have others
-        return float(profile.rank(x.tensor_parallel_size, x.model).attention.decode_skew)
+        return float(profile.rank(x.parallelism.tensor, x.model).attention.decode_skew)
     return present_value(profile, name)
 
 
@@ -226,6 +227,6 @@ def _profile(name: str, x: InstanceSpec, source: LatencySource, factor: float) -
 
 def _measured_attention(setting: Setting) -> bool:
     return any(
-        not isinstance(source.profile_of(x).rank(x.tensor_parallel_size, x.model).attention, AttentionEfficiency)
+        not isinstance(source.profile_of(x.deployment).rank(x.parallelism.tensor, x.model).attention, AttentionEfficiency)
         for x, source in {id(x): (x, source) for x, source in zip(setting.instances, setting.sources, strict=True)}.values()
     )

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
-from simjax.cluster.timing import LatencySource
 from simjax.cluster.warnings import beyond_context
 from simjax.engine.host.result import NEVER
 from simjax.job import Run
-from simjax.latency.calibration import Bounds, Seen
 from simjax.latency.priors import CORRECTION_TOKENS
-from simjax.latency.profile import LatencyProfile
+from simjax.latency.profile import Bounds, LatencyProfile, Seen
 from simjax.latency.warnings import range_warnings
 from simjax.model import ModelSpec, same_architecture
 
@@ -67,8 +66,8 @@ def engines_of(cluster: ClusterSpec, source: LatencySource) -> tuple[Engines, ..
     """
     found: list[Engines] = []
     for place, instance in enumerate(cluster.instances):
-        degree = instance.tensor_parallel_size
-        profile = source.profile_of(instance)
+        degree = instance.parallelism.tensor
+        profile = source.profile_of(instance.deployment)
         for number, known in enumerate(found):
             if same_profile(known.profile, profile) and known.tensor_parallel_size == degree and known.model == instance.model:
                 found[number] = replace(known, places=(*known.places, place))
@@ -107,7 +106,7 @@ def reach(run: Run, places: Iterable[int] | None = None) -> Seen | None:
         sequences=_bounds(sequences),
         context=_bounds(context),
         models=tuple(dict.fromkeys(instances[place].model.name for place in chosen)),
-        tensor_parallel_sizes=tuple(sorted({instances[place].tensor_parallel_size for place in chosen})),
+        tensor_parallel_sizes=tuple(sorted({instances[place].parallelism.tensor for place in chosen})),
     )
 
 

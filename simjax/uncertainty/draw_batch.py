@@ -12,7 +12,8 @@ import numpy as np
 from simjax.batch.execute import Row, run_designs
 from simjax.batch.groups import MEMORY_BYTES, REQUEST_BYTES, SLOT_BYTES, Group
 from simjax.batch.workers import Workers, local_workers
-from simjax.cluster.timing import ClusterTiming, LatencySource, cluster_timings
+from simjax.cluster.latency_source import LatencySource
+from simjax.cluster.timing import ClusterTiming, cluster_timings
 from simjax.engine.host.batch import joint_shape
 from simjax.engine.host.lower import Lowered, lower
 from simjax.engine.host.lower_requests import request_params

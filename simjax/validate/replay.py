@@ -13,6 +13,7 @@ from simjax.config.schema import ValidateConfig
 from simjax.hardware import load_device
 from simjax.job import Progress, Run, simulate_cluster
 from simjax.model import load_model
+from simjax.parallel.parallelism import Parallelism
 from simjax.validate.contents import unknown_contents, with_contents
 from simjax.validate.measured import read_measured
 from simjax.validate.run import MeasuredRun
@@ -53,7 +54,7 @@ def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateCo
     instance = InstanceSpec(
         model=load_model(config.model or measured.model),
         device=device,
-        tensor_parallel_size=config.cluster.tensor_parallel_size or measured.tensor_parallel_size,
+        parallelism=Parallelism(config.cluster.tensor_parallel_size or measured.tensor_parallel_size),
         limits=engine_limits(config.scheduler, engine_limits(measured.engine)),
         link=instance_link(links, device),
     )

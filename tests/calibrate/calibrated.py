@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simjax.latency.calibration import Calibration, Seen
-from simjax.latency.profile import LatencyProfile
+from simjax.latency.profile import Calibration, LatencyProfile, Seen
 from simjax.latency.profile_file import load_profile, save_profile
 from simjax.paths import PROFILES
 

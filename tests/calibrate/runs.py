@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
-from simjax.cluster.timing import LatencySource
 from simjax.hardware import load_device
 from simjax.job import simulate_cluster
 from simjax.latency.profile import LatencyProfile

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from simjax.calibrate.base import base_profile
-from simjax.cluster.timing import LatencySource
+from simjax.cluster.latency_source import LatencySource
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.latency.profile_file import generic_profile, load_profile, save_profile, shipped_profiles

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 
 import simjax
-from simjax.cluster.timing import LatencySource, cluster_timing
+from simjax.cluster.latency_source import LatencySource
+from simjax.cluster.timing import cluster_timing
 from simjax.engine.programs import compile_count
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
+from simjax.latency.compile_profile import compile_profile, step_correction
 from simjax.latency.parameters import with_parameters
 from simjax.latency.priors import CORRECTION_TOKENS, STEP_CORRECTIONS, parameter
-from simjax.latency.profile import LatencyProfile, compile_profile, step_correction
+from simjax.latency.profile import LatencyProfile
 from simjax.latency.profile_file import load_profile, save_profile
 from simjax.model import load_model
+from simjax.parallel.parallelism import Parallelism
 from simjax.paths import PROFILES
 from tests.calibrate.calibrated import LLAMA
 from tests.cli.conftest import Cli, one_line
@@ -32,7 +35,9 @@ def generic() -> LatencyProfile:
 
 
 def tokens_s(profile: LatencyProfile, degree: int = 1) -> np.ndarray:
-    return np.asarray(compile_profile(profile, H100.model, H100.device, degree, max_tokens=4096, max_sequences=4).tokens_s[0])
+    return np.asarray(
+        compile_profile(profile, replace(H100, parallelism=Parallelism(degree)).deployment, max_tokens=4096, max_sequences=4).tokens_s[0]
+    )
 
 
 def test_corrections_hold_at_their_tokens_and_are_log_linear_between() -> None:
@@ -55,7 +60,7 @@ def test_all_work_by_tokens_is_corrected_collectives_included(generic: LatencyPr
 def test_corrections_have_derivatives(generic: LatencyProfile) -> None:
     def at(log: jax.Array) -> jax.Array:
         profile = with_parameters(generic, {"step_32": jnp.exp(log)})
-        return jnp.log(compile_profile(profile, H100.model, H100.device, max_tokens=256, max_sequences=4, xp=jnp).tokens_s[0, 1:])
+        return jnp.log(compile_profile(profile, H100.deployment, max_tokens=256, max_sequences=4, xp=jnp).tokens_s[0, 1:])
 
     with jax.enable_x64(True):
         slope = jax.jacfwd(at)(jnp.zeros(()))

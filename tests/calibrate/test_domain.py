@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 import simjax
-from simjax.cluster.timing import LatencySource
+from simjax.cluster.latency_source import LatencySource
 from simjax.job import Run
-from simjax.latency.calibration import Seen
 from simjax.latency.priors import CORRECTION_TOKENS
+from simjax.latency.profile import Seen
 from simjax.model import load_model
+from simjax.parallel.parallelism import Parallelism
 from simjax.uncertainty.domain import OCTAVE_SD, PRIOR_SD, STRANGER_SD, Engines, engines_of, reach, widths, with_domain_warnings
 from tests.calibrate.calibrated import LLAMA, SEEN, calibrated, saved
 
@@ -143,7 +144,7 @@ def test_engines_are_told_apart_by_profile_model_and_degree() -> None:
     h100, l40s = (simjax.load_device(name) for name in ("h100", "l40s"))
     llama, qwen = (simjax.load_model(name) for name in ("llama-3.1-8b", "qwen3-8b"))
     one = simjax.InstanceSpec(llama, h100, limits=LIMITS)
-    many = (one, simjax.InstanceSpec(llama, l40s), simjax.InstanceSpec(qwen, h100), one, simjax.InstanceSpec(llama, h100, 2))
+    many = (one, simjax.InstanceSpec(llama, l40s), simjax.InstanceSpec(qwen, h100), one, simjax.InstanceSpec(llama, h100, Parallelism(2)))
     found = engines_of(simjax.ClusterSpec(many), LatencySource())
     assert [x.places for x in found] == [(0, 3), (1,), (2,), (4,)]
     assert [x.profile.device for x in found] == ["h100", "l40s", "h100", "h100"]

@@ -11,7 +11,7 @@ from simjax.calibrate.fit import FitOptions, fit
 from simjax.calibrate.gradient_fit import fit_by_gradient
 from simjax.calibrate.posterior import laplace, parameter_rows
 from simjax.calibrate.prepared_run import prepare_measured
-from simjax.calibrate.space import space_of
+from simjax.calibrate.space import Choices, space_of
 from simjax.calibrate.targets.measured_run import LossWeights, RunTarget
 from tests.calibrate.runs import cluster, measured, poisson, profile
 
@@ -41,7 +41,7 @@ def target() -> RunTarget:
 
 def test_recovers_what_the_data_tell(caplog: pytest.LogCaptureFixture) -> None:
     compiled: list[int] = []
-    space = space_of(profile(), False)
+    space = space_of(profile())
     assert set(space.names) == set(TRUTH)
     count = lambda *_: compiled.append(sum("Finished XLA compilation" in r.getMessage() for r in caplog.records))
     with jax.log_compiles():
@@ -66,7 +66,7 @@ def test_both_modes_find_the_same() -> None:
     # Two parameters from their priors, all others at the truth. Requests are served alone, so that the schedule never changes: with a busy
     # engine the loss has several valleys, and one start may end in another one than the next.
     rest = {name: value for name, value in TRUTH.items() if name not in FEW}
-    space = space_of(profile(), False, freeze=list(rest), medians=rest)
+    space = space_of(profile(), choices=Choices(freeze=tuple(rest), medians=rest))
     run = measured(replace(poisson(12.0, 40), arrival_s=5.0 * np.arange(40)), TRUTH)
     alone = RunTarget(run, prepare_measured(run, cluster(), profile()), LossWeights())
     forward = fit([alone], profile(), space, FitOptions(starts=1, max_steps=15))

@@ -14,8 +14,9 @@ import simjax
 from simjax.batch import execute
 from simjax.batch.groups import make_groups
 from simjax.cluster.from_config import build_cluster
+from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
-from simjax.cluster.timing import ClusterTiming, LatencySource, cluster_timing
+from simjax.cluster.timing import ClusterTiming, cluster_timing
 from simjax.config.schema import RunConfig, UncertaintyConfig
 from simjax.engine.host.lower import lower
 from simjax.engine.host.result import Result

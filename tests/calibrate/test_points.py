@@ -15,10 +15,11 @@ from simjax.engine.host.lower import lower
 from simjax.engine.simulate import simulate
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
+from simjax.latency.compile_profile import compile_profile
 from simjax.latency.parameters import with_parameters
-from simjax.latency.profile import compile_profile
 from simjax.latency.profile_file import load_profile
 from simjax.model import load_model
+from simjax.parallel.parallelism import Parallelism
 from simjax.paths import PROFILES
 from simjax.workload.synthetic.closed_loop import closed_loop
 from tests.data import data_path
@@ -159,13 +160,13 @@ def one_by_one(point, rounds):
     """Mean TTFT and TPOT of a point's own simulation: the first two rounds, the rounds that are alike and the last, as of ten."""
     limits = InstanceLimits(max_num_seqs=point.max_num_seqs, max_num_batched_tokens=point.max_num_batched_tokens)
     limits = replace(limits, kv_cache_dtype=point.kv_cache_dtype)
-    degree = point.tensor_parallel_size
     profile = changed(np.zeros(len(NAMES)))
-    step_time = compile_profile(profile, point.model, H100, degree, max_tokens=512, max_sequences=8, kv_cache_dtype=point.kv_cache_dtype)
+    instance = InstanceSpec(point.model, H100, Parallelism(point.tensor_parallel_size), limits)
+    step_time = compile_profile(profile, instance.deployment, max_tokens=512, max_sequences=8)
     host = (np.array([float(x)]) for x in (profile.host.api_pre_s, profile.host.api_post_s))
     timings = ClusterTiming(jax.tree.map(np.asarray, step_time), np.zeros(1, np.int32), *host, ())
     workload = closed_loop(*point_lengths(point, rounds), point.concurrency)
-    design = lower(ClusterSpec((InstanceSpec(point.model, H100, degree, limits),)), timings, workload)
+    design = lower(ClusterSpec((instance,)), timings, workload)
     done = simulate(design.shape, design.params).requests
     ttft_s = done.first_token_s - done.arrival_s
     tpot_s = (done.finish_s - done.first_token_s) / (done.output_tokens - 1)

@@ -5,15 +5,15 @@ import pytest
 
 from simjax.calibrate.fit import Fit
 from simjax.calibrate.posterior import Z90, Posterior, laplace, log_sd, parameter_rows, transformed_covariance, unconstrained
-from simjax.calibrate.space import MOST, Space, space_of
+from simjax.calibrate.space import MOST, Choices, Space, space_of
 from tests.calibrate.runs import profile
 
 FREE = ("gemm_bandwidth", "gemm_compute", "step_s")
 
 
 def space() -> Space:
-    names = space_of(profile(), False).names
-    return space_of(profile(), False, freeze=[name for name in names if name not in FREE])
+    names = space_of(profile()).names
+    return space_of(profile(), choices=Choices(freeze=tuple(name for name in names if name not in FREE)))
 
 
 def linear(jacobian: np.ndarray, data: np.ndarray) -> Fit:

@@ -5,35 +5,35 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simjax.calibrate.space import MOST, NEVER_BY_THEMSELVES, ONLY_FP8, ONLY_LAUNCHED, ONLY_WITH_RANKS, Space, space_of
+from simjax.calibrate.space import MOST, NEVER_BY_THEMSELVES, ONLY_FP8, ONLY_LAUNCHED, ONLY_WITH_RANKS, Choices, Coverage, Space, space_of
 from simjax.errors import SimjaxError
-from simjax.latency.parameters import PARAMETERS, parameter, present_value
-from simjax.latency.priors import ENGINE_TIMES
+from simjax.latency.parameters import present_value
+from simjax.latency.priors import BACKEND_TIMES, PARAMETERS, parameter
 from tests.calibrate.runs import profile
 
 
-def space(several_ranks: bool = False, **options: Any) -> Space:
-    return space_of(profile(), several_ranks, **options)
+def space(coverage: Coverage | None = None, **choices: Any) -> Space:
+    return space_of(profile(), coverage, Choices(**choices))
 
 
 def test_usual_parameters() -> None:
-    alone, sharded = set(space().names), set(space(True).names)
-    every = space(True, launched=["vllm"], fp8=True)
+    alone, sharded = set(space().names), set(space(Coverage(several_ranks=True)).names)
+    every = space(Coverage(several_ranks=True, launched=("vllm",), fp8=True))
     assert set(every.names) == set(PARAMETERS) - set(NEVER_BY_THEMSELVES)
     assert sharded - alone == set(ONLY_WITH_RANKS)
     assert set(every.names) - sharded == {ONLY_LAUNCHED, ONLY_FP8}
 
 
-def test_another_engine_has_host_times_of_its_own() -> None:
-    mixed = set(space(engines=["vllm", "trtllm"], launched=["trtllm"]).names)
-    assert mixed - set(space().names) == {f"{name}[trtllm]" for name in ENGINE_TIMES}
-    foreign = set(space(engines=["sglang"]).names)
-    assert {name for name in foreign if name.partition("[")[0] in ENGINE_TIMES} == {"step_s[sglang]", "sequence_s[sglang]"}
+def test_another_backend_has_host_times_of_its_own() -> None:
+    mixed = set(space(Coverage(backends=("vllm", "trtllm"), launched=("trtllm",))).names)
+    assert mixed - set(space().names) == {f"{name}[trtllm]" for name in BACKEND_TIMES}
+    foreign = set(space(Coverage(backends=("sglang",))).names)
+    assert {name for name in foreign if name.partition("[")[0] in BACKEND_TIMES} == {"step_s[sglang]", "sequence_s[sglang]"}
 
 
-def test_brackets_hold_an_engine_that_there_is() -> None:
+def test_brackets_hold_a_backend_that_there_is() -> None:
     for name in ("step_s[vllm]", "launch_s[meta-llama/Llama-3.1-8B]"):
-        with pytest.raises(SimjaxError, match="an engine other than vLLM, one of trtllm, sglang"):
+        with pytest.raises(SimjaxError, match="a backend other than vLLM, one of trtllm, sglang"):
             parameter(name)
     with pytest.raises(SimjaxError, match="shared by all models"):
         parameter("gemm_tile[trtllm]")
@@ -47,7 +47,7 @@ def test_priors_are_those_of_the_parameters_except_the_skew_that_the_profile_kno
 
 
 def test_freeze_free_and_tie() -> None:
-    some = space(freeze=["step_s", "gemm_tile"], free=["overlap"], tie={"gemm_compute": "gemm_bandwidth"}, medians={"gemm_tile": 1.2})
+    some = space(freeze=("step_s", "gemm_tile"), free=("overlap",), tie={"gemm_compute": "gemm_bandwidth"}, medians={"gemm_tile": 1.2})
     assert set(space().names) - set(some.names) == {"step_s", "gemm_tile", "gemm_compute"}
     assert "overlap" in some.names
     values = some.values(np.linspace(-1, 1, len(some)))

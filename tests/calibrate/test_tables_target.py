@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 
 from simjax.calibrate.targets.tables_target import TablesTarget, TableWeights
+from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.latency.attention.coefficients import decode_attention_s, mixed_attention_s
 from simjax.latency.attention.fit import AttentionPoints, chunks_of, decodes_of
 from simjax.latency.attention.roofline import attention_coefficients
+from simjax.latency.compile_profile import op_efficiency
 from simjax.latency.fitting.efficiency import op_seconds
 from simjax.latency.parameters import with_parameters
-from simjax.latency.profile import op_efficiency
 from simjax.latency.profile_file import find_profile, load_profile
 from simjax.model import load_model
 from simjax.model.ops import step_ops
+from simjax.parallel.parallelism import Parallelism
 from simjax.paths import PROFILES
 from tests.data import data_path
 
@@ -44,7 +46,7 @@ def write(folder, degree):
     grid = [(0, 0, n, kv) for n in (4, 16, 64) for kv in (128, 1024, 4096)]
     grid += [(q, k, n, 1024) for q in (64, 512, 2048) for k in (0, 2048) for n in (0, 16)] + [(0, 0, 1, 64), (0, 0, 256, 32768)]
     points = AttentionPoints(*np.array(grid).T, seconds=np.zeros(len(grid)))
-    a = attention_coefficients(rank.attention, LLAMA, H100, degree)
+    a = attention_coefficients(rank.attention, Deployment(LLAMA, H100, Parallelism(degree)))
     decode_s = decode_attention_s(a, decodes_of(points), np)
     seconds = np.where(points.chunk > 0, mixed_attention_s(a, chunks_of(points), decodes_of(points), np), decode_s) / 32
     seconds[-2:] *= 7.0
@@ -130,8 +132,8 @@ def test_shipped_profiles_on_the_bundles_they_were_fitted_to(folder, most):
     """The model's own coefficients: work by tokens within `most`, attention within 11 % (rms), and about as good as the sds say."""
     target = TablesTarget.of(data_path(f"llmservingsim/profiles/{folder}/bf16"))
     first = target.ranks[0]
-    own = find_profile(first.device, first.model)
-    generic = load_profile(PROFILES / "latency" / first.device.name / "generic.yaml")
+    own = find_profile(first.deployment.device, first.deployment.model)
+    generic = load_profile(PROFILES / "latency" / first.deployment.device.name / "generic.yaml")
     errors = target.errors(own)
     assert errors["tp1 work by tokens"][1] < most
     assert max(rms for name, (_, rms) in errors.items() if "attention" in name) < 0.11

@@ -87,7 +87,7 @@ def test_a_poor_fit_says_so_and_is_written(cli: Cli, folder: Path) -> None:
     from simjax.calibrate.space import space_of
     from tests.calibrate.runs import profile
 
-    frozen = [f"parameters.{name}.free=false" for name in space_of(profile(), False).names if name != "gemm_tile"]
+    frozen = [f"parameters.{name}.free=false" for name in space_of(profile()).names if name != "gemm_tile"]
     said = cli("calibrate", str(folder), "out=poor", *QUICK, *frozen)
     assert said.code == 1
     assert "the fit to agg_2rps is poor: mean TPOT" in said.err.replace("\n", " ")

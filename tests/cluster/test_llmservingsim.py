@@ -36,7 +36,7 @@ def write(tmp_path, content) -> object:
 
 def test_units_and_overrides(tmp_path):
     (instance,) = read_cluster(write(tmp_path, minimal()), InstanceLimits(max_num_batched_tokens=2048))
-    assert instance.tensor_parallel_size == 2
+    assert instance.parallelism.tensor == 2
     assert instance.device.memory_bytes == 96 * 2**30
     assert instance.device.memory_bandwidth_bytes_per_s == 1597e9
     assert instance.link is not None

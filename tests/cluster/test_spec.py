@@ -72,7 +72,7 @@ def test_groups_differ_in_model_device_degree_and_flags():
         {"model": "qwen3-32b", "device": "h200", "tensor_parallel_size": 2},
     ]
     cluster = build(ClusterConfig(groups=groups, router="least_kv"), block_size=32)
-    found = [(x.model.name, x.device.name, x.tensor_parallel_size, x.limits.max_num_seqs, x.limits.block_size) for x in cluster.instances]
+    found = [(x.model.name, x.device.name, x.parallelism.tensor, x.limits.max_num_seqs, x.limits.block_size) for x in cluster.instances]
     assert found == [
         (LLAMA.name, "h100", 1, 256, 32),
         (LLAMA.name, "h100", 1, 256, 32),

@@ -111,7 +111,7 @@ def test_what_a_group_does_not_say_comes_from_the_run() -> None:
         ]
     )
     built = build_cluster(config.model, config.device, config.cluster, config.scheduler)
-    said = [(x.model.name, x.device.name, x.tensor_parallel_size, x.limits.max_num_seqs) for x in built.instances]
+    said = [(x.model.name, x.device.name, x.parallelism.tensor, x.limits.max_num_seqs) for x in built.instances]
     assert said == [("Qwen/Qwen3-14B", "h200", 2, 31)] + 2 * [("Qwen/Qwen3-14B", "l40s", 4, 5)]
     assert built.num_devices == 2 + 2 * 4
 

@@ -19,7 +19,7 @@ from simjax.latency.join import join_step_times
 from simjax.latency.step_time import StepTime
 from tests.engine.scenario import Limits, Scenario
 from tests.engine.test_engine import busy_scenario
-from tests.latency.step_times import step_cost
+from tests.latency.step_times import example_step_time
 
 ATTENTION = tuple(f.name for f in fields(AttentionCoefficients))
 OTHERS = ("work", "host_s", "api_pre_s", "api_post_s", "arrival_s", "think_s", "table", "router")
@@ -81,7 +81,7 @@ def step_time(rows: int, measured: bool) -> StepTime:
     """Step costs of different speed, all coefficients at work."""
     with jax.enable_x64(True):
         attention = AttentionCoefficients(**{name: jnp.array([value]) for name, value in COEFFICIENTS.items()})
-        models = [replace(step_cost(1.0 + 0.3 * i, measured), attention=attention) for i in range(rows)]
+        models = [replace(example_step_time(1.0 + 0.3 * i, measured), attention=attention) for i in range(rows)]
         stacked = join_step_times(models)
         if stacked.table is not None:
             stacked = replace(stacked, table=replace(stacked.table, mixed_s=10 * stacked.table.mixed_s))

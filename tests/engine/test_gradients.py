@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from simjax.deployment import Deployment
 from simjax.engine.differentiate import guarded, outcome, outcome_reverse, ticks_needed
 from simjax.engine.programs import compile_count
 from simjax.hardware import load_device
-from simjax.latency.profile import ANY_DEGREE, compile_profile
+from simjax.latency.compile_profile import compile_profile
+from simjax.latency.profile import ANY_DEGREE
 from simjax.latency.profile_file import load_profile
 from simjax.model import load_model
 from simjax.paths import PROFILES
@@ -211,7 +213,7 @@ def test_a_profile_is_differentiated_through_its_compilation_and_the_run():
     def weighted_s(leaves, weights, params):
         rank, host = unravel(leaves)
         fitted = replace(profile, ranks={ANY_DEGREE: rank}, host=host)
-        step = compile_profile(fitted, model, device, max_tokens=MAX_TOKENS, max_sequences=MAX_SEQUENCES, xp=jnp)
+        step = compile_profile(fitted, Deployment(model, device), max_tokens=MAX_TOKENS, max_sequences=MAX_SEQUENCES, xp=jnp)
         api = {name: jnp.asarray(getattr(host, name))[None] for name in ("api_pre_s", "api_post_s")}
         o = outcome_reverse(shape, TICKS, replace(params, step_time=step, ranks=replace(params.ranks, **api)))
         return jnp.sum(weights * times(o)), o

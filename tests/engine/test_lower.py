@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, RouterWeights
-from simjax.cluster.timing import LatencySource, cluster_timing
+from simjax.cluster.timing import cluster_timing
 from simjax.engine.host.lower import Lowered, lower
 from simjax.engine.host.lower_requests import request_params
 from simjax.engine.shape import REQUEST_BUCKETS, bucket, seat_bucket, slots_for

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
-from simjax.memory.capacity import RUNTIME_BYTES, activation_bytes, kv_blocks, overhead_bytes
+from simjax.memory.capacity import RUNTIME_BYTES, MemoryLimits, activation_bytes, kv_blocks, overhead_bytes
 from simjax.model import kv_bytes_per_token, load_model, weight_bytes
+from simjax.parallel.parallelism import Parallelism
 from tests.data import data_path
 
 MIB, GIB = 2**20, 2**30
@@ -26,6 +28,14 @@ RECORDED = [
     # vLLM 0.23, whose default utilization is 0.92: weights and these blocks alone exceed 0.9 of the memory that an H100 reports.
     (QWEN, "h100", 1, 8192, 256, 0.92, 18_038, -0.47),
 ]
+
+
+def deployed(model, device=H100, tensor=1, expert=1, kv_cache_dtype="auto"):
+    return Deployment(model, device, Parallelism(tensor=tensor, expert=expert), kv_cache_dtype=kv_cache_dtype)
+
+
+def limits_of(tokens, sequences):
+    return MemoryLimits(max_num_batched_tokens=tokens, max_num_seqs=sequences)
 
 
 def logged(pattern: str, log: str) -> str:
@@ -47,14 +57,14 @@ def logged(pattern: str, log: str) -> str:
 )
 def test_golden_blocks_without_overhead(model, tp, ep, gib, utilization, blocks):
     device = replace(load_device("rtx_pro_6000"), memory_bytes=gib * GIB)
-    found = kv_blocks(load_model(model), device, tp, gpu_memory_utilization=utilization, expert_parallel_size=ep, overhead=0)
+    found = kv_blocks(deployed(load_model(model), device, tp, ep), MemoryLimits(gpu_memory_utilization=utilization), overhead=0)
     assert found == blocks
 
 
 @pytest.mark.parametrize(("model", "device", "tp", "tokens", "sequences", "utilization", "blocks", "error_pct"), RECORDED)
 def test_recorded_block_counts_are_predicted_within_2_percent(model, device, tp, tokens, sequences, utilization, blocks, error_pct):
     flags = {"gpu_memory_utilization": utilization, "max_num_batched_tokens": tokens, "max_num_seqs": sequences}
-    found = kv_blocks(model, load_device(device), tp, **flags)
+    found = kv_blocks(deployed(model, load_device(device), tp), MemoryLimits(**flags))
     assert abs(found / blocks - 1) < 0.02
     assert 100 * (found / blocks - 1) == pytest.approx(error_pct, abs=0.01)
 
@@ -90,71 +100,78 @@ def test_weights_and_rotary_table_are_what_vllm_loads():
     log = data_path("ispass26/figure_7/raw_SD+PC/SD_pulse_vllm.txt").read_text()
     loaded = float(logged(r"Model loading took ([\d.]+) GiB", log))
     assert (weight_bytes(LLAMA) + rotary) / GIB == pytest.approx(loaded, abs=2e-4)
-    parts = activation_bytes(LLAMA, H100) + RUNTIME_BYTES
-    assert overhead_bytes(LLAMA, H100) == rotary + parts
+    parts = activation_bytes(deployed(LLAMA), MemoryLimits()) + RUNTIME_BYTES
+    assert overhead_bytes(deployed(LLAMA), MemoryLimits()) == rotary + parts
 
 
 def test_activations_by_hand():
     # 2048 tokens in a layer: residual and input of 4096, the halves of the gate and what it leaves, of 11008 each
-    assert activation_bytes(LLAMA2, H100, 1, 2048, 128) == 2048 * (2 * 4096 + 3 * 11_008) * 2
-    assert activation_bytes(LLAMA2, H100, 2, 2048, 128) == 2048 * (2 * 4096 + 3 * 5_504) * 2
+    assert activation_bytes(deployed(LLAMA2), limits_of(2048, 128)) == 2048 * (2 * 4096 + 3 * 11_008) * 2
+    assert activation_bytes(deployed(LLAMA2, tensor=2), limits_of(2048, 128)) == 2048 * (2 * 4096 + 3 * 5_504) * 2
     # 256 sequences of 128256 logits: bfloat16, three times float32; 132 rows of the filter; hidden states of the step
-    assert activation_bytes(LLAMA, H100, 1, 2048, 256) == 256 * 128_256 * 14 + 132 * 128_256 * 4 + 2048 * 4096 * 2
+    assert activation_bytes(deployed(LLAMA), limits_of(2048, 256)) == 256 * 128_256 * 14 + 132 * 128_256 * 4 + 2048 * 4096 * 2
     # two experts of 7168 on a rank
-    assert activation_bytes(MIXTRAL, H100, 2, 2048, 128) == 2048 * (2 * 4096 + 2 * (7168 + 14_336) + 4096) * 2
+    assert activation_bytes(deployed(MIXTRAL, tensor=2), limits_of(2048, 128)) == 2048 * (2 * 4096 + 2 * (7168 + 14_336) + 4096) * 2
     # eight of 768, whose output of 2048 is wider; whole on a rank, or halved where they stay below that
     wide = load_model("qwen3-30b-a3b")
     expected = 8192 * (2 * 2048 + 8 * (2048 + 2048) + 2048) * 2
-    assert {activation_bytes(wide, H100, *ranks, 8192, 64) for ranks in ((1,), (2,))} == {expected}
-    assert activation_bytes(wide, H100, 1, 8192, 64, 2) == expected
+    assert {activation_bytes(deployed(wide, tensor=ranks), limits_of(8192, 64)) for ranks in (1, 2)} == {expected}
+    assert activation_bytes(deployed(wide, expert=2), limits_of(8192, 64)) == expected
 
 
 def test_the_sampler_runs_on_no_more_sequences_than_a_step_has_tokens():
-    assert overhead_bytes(LLAMA, H100, 1, 512, 65536) == overhead_bytes(LLAMA, H100, 1, 512, 512)
-    assert overhead_bytes(LLAMA, H100, 1, 512, 512) > overhead_bytes(LLAMA, H100, 1, 512, 256)
+    assert overhead_bytes(deployed(LLAMA), limits_of(512, 65536)) == overhead_bytes(deployed(LLAMA), limits_of(512, 512))
+    assert overhead_bytes(deployed(LLAMA), limits_of(512, 512)) > overhead_bytes(deployed(LLAMA), limits_of(512, 256))
 
 
 @pytest.mark.parametrize(("tp", "mib"), [(1, 0), (2, 342), (4, 392), (8, 392), (16, 392)])
 def test_buffers_of_nccl(tp, mib):
     model = load_model("llama-3.1-405b")
     rotary = model.max_position_embeddings * 128 * 2
-    found = overhead_bytes(model, H100, tp) - activation_bytes(model, H100, tp) - RUNTIME_BYTES - rotary
+    one, limits = deployed(model, tensor=tp), MemoryLimits()
+    found = overhead_bytes(one, limits) - activation_bytes(one, limits) - RUNTIME_BYTES - rotary
     assert found == mib * MIB
 
 
 def test_a_cache_of_one_byte_elements_has_twice_the_blocks():
-    found = kv_blocks(LLAMA, H100)
+    found = kv_blocks(deployed(LLAMA))
     for name in ("fp8", "fp8_e4m3", "fp8_e5m2"):
         assert kv_bytes_per_token(LLAMA, kv_cache_dtype=name) == 2 * 8 * 128 * 32  # keys and values, heads, their width, layers
-        assert kv_blocks(LLAMA, H100, kv_cache_dtype=name) in (2 * found, 2 * found + 1)
+        assert kv_blocks(deployed(LLAMA, kv_cache_dtype=name)) in (2 * found, 2 * found + 1)
     with pytest.raises(SimjaxError, match="unknown dtype 'fp9'; did you mean fp8"):
-        kv_blocks(LLAMA, H100, kv_cache_dtype="fp9")
+        kv_blocks(deployed(LLAMA, kv_cache_dtype="fp9"))
 
 
 def test_stated_bytes_of_the_cache():
     # a block of Llama-3.1-8B: 16 tokens, keys and values, 8 heads of 128, 32 layers, 2 bytes: 2 MiB
+    def blocks(stated, one=deployed(LLAMA), **flags):  # noqa: B008
+        return kv_blocks(one, MemoryLimits(kv_cache_memory_bytes=stated, **flags))
+
     for utilization in (0.5, 0.9):
-        assert kv_blocks(LLAMA, H100, gpu_memory_utilization=utilization, kv_cache_memory_bytes=10 * GIB) == 5_120
-    assert kv_blocks(LLAMA, H100, kv_cache_memory_bytes=10 * GIB + 2 * MIB - 1) == 5_120
-    assert kv_blocks(LLAMA, H100, 2, 32, kv_cache_dtype="fp8", kv_cache_memory_bytes=10 * GIB) == 10_240  # a block is 1 MiB
-    left = H100.memory_bytes - weight_bytes(LLAMA) - overhead_bytes(LLAMA, H100)
-    assert kv_blocks(LLAMA, H100, kv_cache_memory_bytes=left) == left // (2 * MIB)
+        assert blocks(10 * GIB, gpu_memory_utilization=utilization) == 5_120
+    assert blocks(10 * GIB + 2 * MIB - 1) == 5_120
+    assert blocks(10 * GIB, deployed(LLAMA, tensor=2, kv_cache_dtype="fp8"), block_size=32) == 10_240  # a block is 1 MiB
+    left = H100.memory_bytes - weight_bytes(LLAMA) - overhead_bytes(deployed(LLAMA), MemoryLimits())
+    assert blocks(left) == left // (2 * MIB)
     with pytest.raises(SimjaxError, match=rf"kv_cache_memory_bytes={left + 1} is .* GiB of h100; it can be at most {left}$"):
-        kv_blocks(LLAMA, H100, kv_cache_memory_bytes=left + 1)
+        blocks(left + 1)
     with pytest.raises(SimjaxError, match=rf"leaves no KV block to requests; it must be at least {4 * MIB}"):
-        kv_blocks(LLAMA, H100, kv_cache_memory_bytes=4 * MIB - 1)
+        blocks(4 * MIB - 1)
 
 
-def test_a_model_that_does_not_fit_is_told_so():
+def test_a_model_that_does_not_fit_is_refused():
     with pytest.raises(SimjaxError, match=r"Llama-3\.1-70B does not fit h100 with tensor_parallel_size=1: weights 131\.4 GiB") as error:
-        kv_blocks(load_model("llama-3.1-70b"), H100)
+        kv_blocks(deployed(load_model("llama-3.1-70b")))
     assert "\n" not in str(error.value)
     with pytest.raises(SimjaxError, match=r"gpu_memory_utilization must lie in \(0, 1\], got 90"):
-        kv_blocks(LLAMA, H100, gpu_memory_utilization=90)
+        kv_blocks(deployed(LLAMA), MemoryLimits(gpu_memory_utilization=90))
 
 
 def test_one_block_is_vllms_own():
     one_block = weight_bytes(LLAMA) + 2 * MIB
     with pytest.raises(SimjaxError, match="leave no KV block"):
-        kv_blocks(LLAMA, replace(H100, memory_bytes=one_block), gpu_memory_utilization=1.0, overhead=0)
-    assert kv_blocks(LLAMA, replace(H100, memory_bytes=one_block + 2 * MIB), gpu_memory_utilization=1.0, overhead=0) == 2
+        kv_blocks(deployed(LLAMA, replace(H100, memory_bytes=one_block)), MemoryLimits(gpu_memory_utilization=1.0), overhead=0)
+    assert (
+        kv_blocks(deployed(LLAMA, replace(H100, memory_bytes=one_block + 2 * MIB)), MemoryLimits(gpu_memory_utilization=1.0), overhead=0)
+        == 2
+    )

@@ -1,4 +1,4 @@
-"""Step costs for tests: round numbers, with and without a measured attention table. Call inside `jax.enable_x64(True)`."""
+"""Step times for tests: round numbers, with and without a measured attention table. Call inside `jax.enable_x64(True)`."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +29,7 @@ def attention(scale: float = 1.0) -> AttentionCoefficients:
     return AttentionCoefficients(**{name: jnp.asarray([value * scale], jnp.float64) for name, value in COEFFICIENTS.items()})
 
 
-def step_cost(scale: float = 1.0, measured: bool = False) -> StepTime:
+def example_step_time(scale: float = 1.0, measured: bool = False) -> StepTime:
     tokens, sequences = np.arange(513), np.arange(65)
     return StepTime(
         tokens_s=jnp.asarray(scale * (tokens > 0) * (2e-3 + 1e-5 * tokens))[None],

@@ -26,7 +26,7 @@ from simjax.latency.attention.fit import (
     fit_attention,
     fit_decode_skew,
 )
-from simjax.latency.bundle import read_bundle
+from simjax.latency.tables.bundle import read_bundle
 from tests.data import data_path
 from tests.latency.step_times import COEFFICIENTS
 

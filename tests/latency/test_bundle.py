@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from simjax.errors import SimjaxError
-from simjax.latency.bundle import find_bundle, op_sequence, read_bundle
+from simjax.latency.tables.bundle import find_bundle, op_sequence, read_bundle
 from tests.data import data_path
 
 LAYERS = ("embedding", "layernorm", "qkv_proj", "rotary_emb", "o_proj", "gate_up_proj", "act_fn", "down_proj", "final_layernorm")

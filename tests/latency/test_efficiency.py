@@ -33,7 +33,7 @@ def test_whole_waves_run_at_the_peak():
 def test_one_row_more_starts_another_row_of_tiles():
     op = gemm(row_bytes=1e-9)
     at = seconds(op, PERFECT, [128, 129, 144, 145])
-    # 16 rows fit in the smallest tile, whose second row costs a wave of 16-row tiles: 25,600 / 64 = 400 tiles, 4 waves.
+    # 16 rows fit in the smallest tile, whose second row takes a wave of 16-row tiles: 25,600 / 64 = 400 tiles, 4 waves.
     small_tiles = 9 * 400 / 100 * (2 * 16 * 64 * 1024) / 1e12
     assert at[1] == at[2] == pytest.approx(small_tiles, rel=1e-6)
     assert at[3] > at[2]

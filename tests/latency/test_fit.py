@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import yaml
 
+from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
+from simjax.latency.compile_profile import compile_profile
 from simjax.latency.fitting.fit import fit_bundle, fit_generic
-from simjax.latency.profile import compile_profile
 from simjax.latency.profile_file import load_profile, save_profile
 from simjax.model import load_model
 from simjax.paths import PROFILES
@@ -49,7 +50,7 @@ def test_a_saved_profile_comes_back(tmp_path):
 def test_the_shipped_profile_prices_steps_as_a_fresh_fit_does():
     shipped = load_profile(PROFILES / "latency" / "rtx_4090" / "llama-3.1-8b.yaml")
     model, device = load_model("llama-3.1-8b"), load_device("rtx_4090")
-    one, other = (compile_profile(profile, model, device) for profile in (shipped, fitted()))
+    one, other = (compile_profile(profile, Deployment(model, device)) for profile in (shipped, fitted()))
     np.testing.assert_allclose(one.tokens_s, other.tokens_s, rtol=2e-3)
     np.testing.assert_allclose(one.sequences_s, other.sequences_s, rtol=2e-3)
     np.testing.assert_allclose(one.attention.decode_kv_s, other.attention.decode_kv_s, rtol=2e-3)

@@ -1,4 +1,4 @@
-"""Latency profiles: the shipped ones compile, and what they price is near to what was measured."""
+"""Latency profiles: the shipped ones compile, and the step times that they give are near to the measured ones."""
 
 from dataclasses import replace
 
@@ -7,19 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import device_names, load_device
-from simjax.latency.profile import ANY_DEGREE, compile_profile
+from simjax.latency.compile_profile import compile_profile
+from simjax.latency.profile import ANY_DEGREE
 from simjax.latency.profile_file import find_profile, load_profile, save_profile
 from simjax.latency.roofline import roofline_profile
 from simjax.latency.step_time import mixed_step_s, row
 from simjax.latency.warnings import profile_warnings
 from simjax.model import load_model
 from simjax.network.collectives import all_reduce_s
+from simjax.parallel.parallelism import Parallelism
 from simjax.paths import PROFILES
 
 LLAMA = load_model("llama-3.1-8b")
 H100 = load_device("h100")
+TWO = Parallelism(tensor=2)
 
 
 def step_ms(step_time, new, computed):
@@ -28,10 +32,10 @@ def step_ms(step_time, new, computed):
 
 
 @pytest.mark.parametrize("name", device_names())
-def test_every_shipped_device_prices_any_model(name):
+def test_every_shipped_device_has_step_times_of_any_model(name):
     device = load_device(name)
     for model in (LLAMA, load_model("mixtral-8x7b")):
-        step_time = compile_profile(find_profile(device, model, 2), model, device, 2, max_tokens=300, max_sequences=10)
+        step_time = compile_profile(find_profile(device, model, 2), Deployment(model, device, TWO), max_tokens=300, max_sequences=10)
         tokens_s, sequences_s = np.asarray(step_time.tokens_s[0]), np.asarray(step_time.sequences_s[0])
         assert tokens_s.shape == (301,) and sequences_s.shape == (11,) and tokens_s.dtype == np.float64
         assert tokens_s[0] == sequences_s[0] == 0.0
@@ -58,9 +62,9 @@ def test_every_shipped_device_prices_any_model(name):
         ("mixtral-8x7b", 2, [1] * 104, [700] * 104, 20.5),
     ],
 )
-def test_data_sheet_and_kernel_fractions_alone_price_h100_steps_within_twelve_percent(model, tp, new, computed, measured_ms):
+def test_data_sheet_and_kernel_fractions_alone_time_h100_steps_within_twelve_percent(model, tp, new, computed, measured_ms):
     spec = load_model(model)
-    step_time = compile_profile(find_profile(H100, spec, tp), spec, H100, tp, max_tokens=2048, max_sequences=128)
+    step_time = compile_profile(find_profile(H100, spec, tp), Deployment(spec, H100, Parallelism(tp)), max_tokens=2048, max_sequences=128)
     assert step_ms(step_time, new, computed) == pytest.approx(measured_ms, rel=0.12)
 
 
@@ -68,8 +72,8 @@ def test_tensor_parallelism_adds_two_all_reduces_a_layer():
     device = load_device("rtx_pro_6000")
     profile = find_profile(device, LLAMA, 2)
     free = replace(device.node.intra_link, bandwidth_bytes_per_s=1e30, latency_s=0.0, endpoint_s=0.0)
-    slow = compile_profile(profile, LLAMA, device, 2, max_tokens=64, max_sequences=1).tokens_s
-    fast = compile_profile(profile, LLAMA, device, 2, free, max_tokens=64, max_sequences=1).tokens_s
+    slow = compile_profile(profile, Deployment(LLAMA, device, TWO), max_tokens=64, max_sequences=1).tokens_s
+    fast = compile_profile(profile, Deployment(LLAMA, device, TWO, free), max_tokens=64, max_sequences=1).tokens_s
     message = 64 * 4096 * 2
     one = all_reduce_s(message, 2, device.node.intra_link, device.memory_bandwidth_bytes_per_s)
     free_one = all_reduce_s(message, 2, free, device.memory_bandwidth_bytes_per_s)
@@ -92,29 +96,30 @@ def test_a_profile_at_another_degree_is_refused():
     with pytest.raises(
         SimjaxError, match="profile for another tensor-parallel degree: asked for tensor_parallel_size=2, measured 1"
     ) as error:
-        compile_profile(profile, LLAMA, device, 2)
+        compile_profile(profile, Deployment(LLAMA, device, TWO))
     assert "\n" not in str(error.value)
 
 
 def test_a_profile_of_another_kind_of_model_is_refused():
     profile = load_profile(PROFILES / "latency" / "rtx_4090" / "llama-3.1-8b.yaml")
     with pytest.raises(SimjaxError, match="no coefficients for qk_norm"):
-        compile_profile(profile, load_model("qwen3-8b"), load_device("rtx_4090"))
+        compile_profile(profile, Deployment(load_model("qwen3-8b"), load_device("rtx_4090")))
 
 
 def test_warnings_name_what_leaves_the_measured_range():
     device = load_device("rtx_pro_6000")
-    assert profile_warnings(find_profile(device, LLAMA), LLAMA, 1, 2048, 256) == []
-    lines = profile_warnings(find_profile(device, LLAMA), LLAMA, 1, 8192, 300)
+    one, four = Deployment(LLAMA, device), Deployment(LLAMA, device, Parallelism(4))
+    assert profile_warnings(find_profile(device, LLAMA), one, 2048, 256) == []
+    lines = profile_warnings(find_profile(device, LLAMA), one, 8192, 300)
     assert any("max_num_batched_tokens=8192 exceeds the measured 2048" in line for line in lines)
     assert any("max_num_seqs=300 exceeds the measured 256" in line for line in lines)
-    generic = profile_warnings(find_profile(device, LLAMA, 4), LLAMA, 4, 2048, 256)
+    generic = profile_warnings(find_profile(device, LLAMA, 4), four, 2048, 256)
     assert any("not measured for meta-llama/Llama-3.1-8B" in line for line in generic)
     assert any("tensor_parallel_size=4 is extrapolated" in line for line in generic)
 
 
 @pytest.mark.parametrize("generic", [True, False])
-def test_step_costs_are_differentiable_in_the_coefficients(generic):
+def test_step_times_are_differentiable_in_the_coefficients(generic):
     device = load_device("rtx_pro_6000")
     profile = roofline_profile(device) if generic else find_profile(device, LLAMA)
     degree = ANY_DEGREE if generic else 1
@@ -124,7 +129,7 @@ def test_step_costs_are_differentiable_in_the_coefficients(generic):
         rank = profile.ranks[degree]
         ops = rank.ops | {name: replace(rank.ops[name], bandwidth_efficiency=value)}
         changed = replace(profile, ranks={degree: replace(rank, ops=ops)})
-        return jnp.sum(compile_profile(changed, LLAMA, device, max_tokens=64, max_sequences=8, xp=xp).tokens_s)
+        return jnp.sum(compile_profile(changed, Deployment(LLAMA, device), max_tokens=64, max_sequences=8, xp=xp).tokens_s)
 
     value = profile.ranks[degree].ops[name].bandwidth_efficiency
     with jax.enable_x64(True):
@@ -140,7 +145,7 @@ def test_coefficients_are_leaves_of_a_pytree():
     assert doubled.attention.decode_floor_s == 2.0 * profile.ranks[ANY_DEGREE].attention.decode_floor_s
 
 
-def test_a_wrong_file_is_told_in_one_line(tmp_path):
+def test_a_wrong_file_is_refused_in_one_line(tmp_path):
     path = tmp_path / "p.yaml"
     save_profile(find_profile(H100, LLAMA), path)
     good = path.read_text()

@@ -7,21 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
-from simjax.hardware import LinkSpec
+from simjax.hardware import LinkSpec, load_device
 from simjax.latency.attention.coefficients import DecodeBatch, equal_contexts, step_batch
 from simjax.latency.attention.grid import padded
 from simjax.latency.attention.table import table_decode_s, table_mixed_s
-from simjax.latency.bundle import Curve, MoePoints, find_bundle, read_bundle
 from simjax.latency.join import join_step_times
 from simjax.latency.profile import ValidRange
 from simjax.latency.step_time import decode_steps, mixed_step_s, row
-from simjax.latency.tables import Stack, at_sizes, compile_bundle, distinct_experts, moe_s, valid_range
-from simjax.network.collectives import all_reduce_s
+from simjax.latency.tables.bundle import Curve, MoePoints, find_bundle, read_bundle
+from simjax.latency.tables.compile_tables import compile_tables
+from simjax.latency.tables.curves import at_sizes, distinct_experts, moe_s, valid_range
+from simjax.model import load_model
+from simjax.parallel.parallelism import Parallelism
 from tests.data import data_path
-from tests.latency.step_times import step_cost
+from tests.latency.step_times import example_step_time
 
-LLAMA, QWEN, EXPERTS = Stack(32, 4096), Stack(64, 5120), Stack(48, 2048, experts=128, experts_per_token=8)
+RTX = load_device("rtx_pro_6000")
+LLAMA, QWEN, EXPERTS = (Deployment(load_model(name), RTX) for name in ("llama-3.1-8b", "qwen3-32b", "qwen3-30b-a3b"))
+TWO = Parallelism(tensor=2)
 SLOTS = 8
 MIXED = jax.jit(mixed_step_s)
 
@@ -42,15 +47,11 @@ def seconds_of(step_time, new, computed):
     return float(MIXED(row(step_time, 0), *slots))
 
 
-def all_reduce_on_two(payload_bytes):
-    return all_reduce_s(payload_bytes, 2, LinkSpec(16 * 2**30, 20e-6, 10e-9), 1597e9)
-
-
 # LLMServingSim truncates every kernel's time to whole nanoseconds, hence "to the microsecond"
 
 
 def test_golden_llama_steps():
-    step_time = compile_bundle(bundle("Llama-3.1-8B"), LLAMA, 2048, 256)
+    step_time = compile_tables(bundle("Llama-3.1-8B"), LLAMA, 2048, 256)
     for new, computed, golden_ns in ((2048, 0, 82_945_344), (310, 2048, 19_496_205), (1, 2358, 11_506_465), (1, 2359, 11_506_529)):
         assert seconds_of(step_time, [new], [computed]) == pytest.approx(golden_ns * 1e-9, abs=1e-6)
     first_s, slope_s, _ = decode_steps(row(step_time, 0), 1, 2358, 2358)
@@ -58,7 +59,9 @@ def test_golden_llama_steps():
 
 
 def test_golden_qwen_on_two_ranks():
-    step_time = compile_bundle(bundle("Qwen3-32B", 2), QWEN, 2048, 256, all_reduce_on_two)
+    device = replace(RTX, memory_bandwidth_bytes_per_s=1597e9)
+    two = Deployment(QWEN.model, device, TWO, LinkSpec(16 * 2**30, 20e-6, 10e-9))
+    step_time = compile_tables(bundle("Qwen3-32B", 2), two, 2048, 256)
     assert seconds_of(step_time, [2048], [0]) == pytest.approx((184_646_666 + 128 * (1_260_702 + 19_695 + 30)) * 1e-9, abs=1e-6)
 
 
@@ -70,14 +73,14 @@ def test_golden_experts(new, computed, tokens, activated, golden_ns):
     profile = bundle("Qwen3-30B-A3B-Instruct-2507")
     theirs_s = moe_s(profile.moe, np.array([float(tokens)]), np.array([float(activated)]))
     ours_s = moe_s(profile.moe, np.array([float(new)]), distinct_experts(np.array([new]), 128, 8))
-    step_s = seconds_of(compile_bundle(profile, EXPERTS, 2048, 256), [new], [computed])
+    step_s = seconds_of(compile_tables(profile, EXPERTS, 2048, 256), [new], [computed])
     assert step_s + 48 * (theirs_s - ours_s).item() == pytest.approx(golden_ns * 1e-9, abs=1e-6)
 
 
 def test_unequal_decodes_beside_a_chunk_as_measured():
-    """Nothing was fitted to these batches but one number for those without a chunk: the coefficients know what the longest decode costs."""
+    """Nothing was fitted to these batches but one number for those without a chunk: coefficients know how long the longest decode takes."""
     profile = bundle("Llama-3.1-8B")
-    step_time = compile_bundle(profile, Stack(1, 4096), 16, 16)
+    step_time = compile_tables(profile, Deployment(replace(LLAMA.model, num_hidden_layers=1), RTX), 16, 16)
     skew, fits = profile.skew, profile.skew.many * profile.skew.longest < 300e3
     some = np.flatnonzero(fits)[::5]
     sums = skew.many * skew.longest + (skew.decodes - skew.many) * skew.shortest
@@ -112,20 +115,24 @@ def test_experts_between_measurements():
 
 
 def test_experts_are_shared_among_tensor_parallel_ranks():
-    no_network = lambda payload_bytes: 0.0 * payload_bytes
-    one, two = (compile_bundle(bundle("Qwen3-30B-A3B-Instruct-2507", n), EXPERTS, 512, 8, no_network) for n in (1, 2))
+    device = replace(RTX, memory_bandwidth_bytes_per_s=np.inf)
+    name, no_network = "Qwen3-30B-A3B-Instruct-2507", LinkSpec(np.inf, 0.0)
+    deployments = (Deployment(EXPERTS.model, device, Parallelism(n), no_network) for n in (1, 2))
+    one, two = (compile_tables(bundle(name, x.parallelism.tensor), x, 512, 8) for x in deployments)
     assert 0.5 < (two.tokens_s[0, 512] / one.tokens_s[0, 512]).item() < 0.6
 
 
 def test_what_a_compilation_needs():
-    with pytest.raises(SimjaxError, match="tensor_parallel_size 2 needs the cost of an all-reduce"):
-        compile_bundle(bundle("Qwen3-32B", 2), QWEN, 64, 8)
+    with pytest.raises(SimjaxError, match="measured at tensor_parallel_size=2, asked for tensor_parallel_size=1"):
+        compile_tables(bundle("Qwen3-32B", 2), QWEN, 64, 8)
     with pytest.raises(SimjaxError, match="number of experts"):
-        compile_bundle(bundle("Qwen3-30B-A3B-Instruct-2507"), Stack(48, 2048), 64, 8)
+        compile_tables(bundle("Qwen3-30B-A3B-Instruct-2507"), LLAMA, 64, 8)
+    with pytest.raises(SimjaxError, match="pipeline_parallel_size=2: not simulated yet"):
+        compile_tables(bundle("Qwen3-32B"), replace(QWEN, parallelism=Parallelism(pipeline=2)), 64, 8)
 
 
 def test_beyond_the_profile_time_still_grows():
-    step_time = compile_bundle(bundle("Qwen3-32B"), QWEN, 8192, 512)
+    step_time = compile_tables(bundle("Qwen3-32B"), QWEN, 8192, 512)
     tokens_s, sequences_s = np.asarray(step_time.tokens_s[0]), np.asarray(step_time.sequences_s[0])
     assert len(tokens_s) == 8193 and len(sequences_s) == 513
     # matrix multiplications of thousands of tokens: the time per token has settled
@@ -138,14 +145,14 @@ def test_beyond_the_profile_time_still_grows():
 
 def test_coefficients_alone_are_near_the_table():
     profile = bundle("Llama-3.1-8B", device="RTX 4090")
-    with_table, without = (compile_bundle(profile, LLAMA, 2048, 64, measured_attention=m) for m in (True, False))
+    with_table, without = (compile_tables(profile, LLAMA, 2048, 64, measured_attention=m) for m in (True, False))
     assert without.table is None
     for new, computed in (([1] * 8, [1500] * 8), ([512, 1, 1, 1], [0, 1000, 2000, 700]), ([2048], [0])):
         assert seconds_of(without, new, computed) == pytest.approx(seconds_of(with_table, new, computed), rel=0.03)
 
 
 def test_tables_of_other_sizes_in_one_cluster():
-    small, large = step_cost(measured=True), step_cost(2.0, measured=True)
+    small, large = example_step_time(measured=True), example_step_time(2.0, measured=True)
     longer = padded(jax.tree.map(np.asarray, large.table), (6, 7, 8, 9))
     both = join_step_times([small, replace(large, table=longer)])
     assert both.table is not None and both.table.mixed_s.shape == (2, 6, 7, 8, 9)
@@ -156,9 +163,9 @@ def test_tables_of_other_sizes_in_one_cluster():
             assert float(timing(both, i, new, computed)) == pytest.approx(float(MIXED(row(alone, 0), new, computed)), rel=1e-12)
 
 
-def test_costs_from_tables_and_from_coefficients_do_not_stack():
+def test_step_times_from_tables_and_from_coefficients_are_not_joined():
     with pytest.raises(ValueError, match="with and without measured attention"):
-        join_step_times([step_cost(), step_cost(measured=True)])
+        join_step_times([example_step_time(), example_step_time(measured=True)])
 
 
 def test_the_measured_range_is_where_every_operator_was_measured():

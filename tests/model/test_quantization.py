@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from simjax.deployment import Deployment
 from simjax.hardware import load_device
-from simjax.latency.profile import compile_profile
+from simjax.latency.compile_profile import compile_profile
 from simjax.latency.profile_file import load_profile
 from simjax.latency.warnings import profile_warnings
 from simjax.memory.capacity import kv_blocks
@@ -43,21 +44,23 @@ def test_what_fits_beside_qwen3_32b():
     assert weight_bytes(FP8) == pytest.approx(31.2e9 + 2 * 2 * QWEN.vocab_size * QWEN.hidden_size, rel=0.005)
     assert kv_bytes_per_token(FP8) == kv_bytes_per_token(QWEN) == 2 * kv_bytes_per_token(FP8, kv_cache_dtype="fp8")
     # TensorRT-LLM on an H100 held 64 requests of 4,352 tokens without a queue, and 128 of 2,560 with one
-    assert 64 * 4352 < 16 * kv_blocks(FP8, H100, kv_cache_dtype="fp8") < 128 * 2560
+    assert 64 * 4352 < 16 * kv_blocks(Deployment(FP8, H100, kv_cache_dtype="fp8")) < 128 * 2560
 
 
 def test_decodes_are_faster_by_the_bytes_and_prompts_by_the_flops():
-    plain, small = (np.asarray(compile_profile(GENERIC, m, H100, max_tokens=4096, max_sequences=2).tokens_s[0]) for m in (QWEN, FP8))
+    plain, small = (
+        np.asarray(compile_profile(GENERIC, Deployment(m, H100), max_tokens=4096, max_sequences=2).tokens_s[0]) for m in (QWEN, FP8)
+    )
     assert 0.5 < small[1] / plain[1] < 0.6
     assert 0.5 < small[4096] / plain[4096] < 0.8  # fp8 products reach less of their peak
     alike = replace(
         GENERIC, ranks={d: replace(r, ops={k: v for k, v in r.ops.items() if k != "gemm_fp8"}) for d, r in GENERIC.ranks.items()}
     )
-    other = np.asarray(compile_profile(alike, FP8, H100, max_tokens=4096, max_sequences=2).tokens_s[0])
+    other = np.asarray(compile_profile(alike, Deployment(FP8, H100), max_tokens=4096, max_sequences=2).tokens_s[0])
     assert other[4096] < 0.9 * small[4096]
     taken = "fp8 matrix products are taken to be as efficient as bfloat16 ones"
-    assert not any(taken in line for line in profile_warnings(GENERIC, FP8, 1, 4096, 2))
-    assert any(taken in line for line in profile_warnings(alike, FP8, 1, 4096, 2))
+    assert not any(taken in line for line in profile_warnings(GENERIC, Deployment(FP8, H100), 4096, 2))
+    assert any(taken in line for line in profile_warnings(alike, Deployment(FP8, H100), 4096, 2))
 
 
 def test_quantization_makes_no_other_architecture():

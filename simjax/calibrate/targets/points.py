@@ -17,9 +17,9 @@ import pandas as pd
 from simjax.cluster.spec import InstanceLimits, InstanceSpec
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, load_device
-from simjax.latency.parameters import VLLM
-from simjax.latency.priors import OTHER_ENGINES
+from simjax.latency.priors import OTHER_BACKENDS, VLLM
 from simjax.model import ModelSpec, load_model
+from simjax.parallel.parallelism import Parallelism
 
 NEEDED = ("id", "system", "model_path", "true_tp", "concurrency", "isl", "osl", "ttft_ms", "tpot_ms")
 DEFAULTS = {"backend": "vllm", "precision": "", "mode": "agg", "true_ep": "", "true_dp": "", "pp_size": "", "source_kind": ""}
@@ -69,7 +69,7 @@ class MeanPoint:
     @property
     def engine(self) -> str:
         """Whose host times it has: another engine's, or vLLM's."""
-        return self.backend if self.backend in OTHER_ENGINES else VLLM
+        return self.backend if self.backend in OTHER_BACKENDS else VLLM
 
     @property
     def instance(self) -> InstanceSpec:
@@ -80,7 +80,7 @@ class MeanPoint:
             kv_cache_dtype=self.kv_cache_dtype,
             cudagraph_mode=self.cudagraph_mode,
         )
-        return InstanceSpec(self.model, self.device, self.tensor_parallel_size, limits)
+        return InstanceSpec(self.model, self.device, Parallelism(self.tensor_parallel_size), limits)
 
     @property
     def output_tokens_per_s(self) -> float:

@@ -24,7 +24,8 @@ from simjax.calibrate.prepared_run import timed
 from simjax.calibrate.targets.points import MeanPoint
 from simjax.calibrate.targets.residuals import UNFINISHED, robust
 from simjax.cluster.spec import ClusterSpec
-from simjax.cluster.timing import ClusterTiming, Kind, kind_of
+from simjax.cluster.timing import ClusterTiming
+from simjax.deployment import Deployment
 from simjax.engine.arrivals.closed_loop import ClosedLoop
 from simjax.engine.batch import BATCH_AXES, run_batch
 from simjax.engine.columns import recorded
@@ -35,6 +36,7 @@ from simjax.engine.host.result import RequestLog
 from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape, power_of_two
 from simjax.errors import SimjaxError
+from simjax.latency.compile_profile import compile_profile
 from simjax.latency.join import join_step_times
 from simjax.latency.profile import LatencyProfile
 from simjax.latency.step_time import StepTime
@@ -83,14 +85,14 @@ class Means(NamedTuple):
 
 @dataclass(frozen=True)
 class PointsTarget:
-    """Mean points of any models, degrees and devices that one profile prices.
+    """Mean points of any models, degrees and devices that one profile times.
 
     Attributes:
         name: for messages.
         points: what was measured, B of them.
         options: how they are simulated.
-        kinds: engines with a cost of their own: whose host times they have (`MeanPoint.engine`), and the rest.
-        shape, params: of the batch, host arrays; its costs and API times are replaced by the profile's.
+        kinds: instances with step times of their own: the backend whose host times they have (`MeanPoint.engine`), and the deployment.
+        shape, params: of the batch, host arrays; its step times and API times are replaced by the profile's.
         share: f64[B, R], weight of each request in the means of its point; rows sum to 1.
         max_ticks: where the batch is cut.
     """
@@ -98,7 +100,7 @@ class PointsTarget:
     name: str
     points: tuple[MeanPoint, ...]
     options: PointOptions
-    kinds: tuple[tuple[str, Kind], ...]
+    kinds: tuple[tuple[str, Deployment], ...]
     shape: EngineShape
     params: ClusterParams
     share: np.ndarray
@@ -124,18 +126,19 @@ class PointsTarget:
             raise SimjaxError(
                 f"rounds={o.rounds}: mean points need at least {FEWEST_ROUNDS}, the first two and the last are not like the rest"
             )
-        kinds: list[tuple[str, Kind]] = []
+        kinds: list[tuple[str, Deployment]] = []
         step_times: list[StepTime] = []
         designs = []
         with jax.enable_x64(True):
             for point in points:
-                kind = (point.engine, kind_of(point.instance))
+                kind = (point.engine, point.instance.deployment.with_times_only())
                 if kind not in kinds:
                     kinds.append(kind)
-                    step_times.append(jax.tree.map(np.asarray, kind[1].step_time(profile.of_engine(point.engine), *_sizes(points))))
+                    compiled = compile_profile(profile.for_backend(point.engine), kind[1], *_sizes(points))
+                    step_times.append(jax.tree.map(np.asarray, compiled))
                 designs.append(_lowered(point, o, step_times[kinds.index(kind)]))
             batch = make_batch(designs)
-        # `stack` counts the costs in order of appearance, which is the order of `kinds`.
+        # `make_batch` counts the step times in order of appearance, which is the order of `kinds`.
         share = np.zeros((len(points), batch.shape.requests))
         for b, point in enumerate(points):
             own = _shares(point.concurrency, o.rounds)
@@ -205,8 +208,8 @@ class PointsTarget:
 
     def _with(self, profile: LatencyProfile) -> ClusterParams:
         """The batch under a profile."""
-        sizes, hosts = _sizes(self.points), [profile.of_engine(point.engine).host for point in self.points]
-        step_time = join_step_times([kind.step_time(profile.of_engine(engine), *sizes, jnp) for engine, kind in self.kinds])
+        sizes, hosts = _sizes(self.points), [profile.for_backend(point.engine).host for point in self.points]
+        step_time = join_step_times([compile_profile(profile.for_backend(engine), kind, *sizes, jnp) for engine, kind in self.kinds])
         pre, post = (jnp.stack([jnp.asarray(getattr(h, name), jnp.float64) for h in hosts]) for name in ("api_pre_s", "api_post_s"))
         return timed(self.params, step_time, pre[:, None], post[:, None])
 

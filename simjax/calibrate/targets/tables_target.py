@@ -19,14 +19,16 @@ import numpy as np
 from jax import Array
 
 from simjax.calibrate.targets.residuals import robust
+from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
 from simjax.latency.attention.coefficients import decode_attention_s, mixed_attention_s
 from simjax.latency.attention.fit import AttentionPoints, chunks_of, decodes_of
-from simjax.latency.bundle import Curve
+from simjax.latency.compile_profile import all_layers_attention, total_s
 from simjax.latency.fitting.fit import CACHED_EXPERT_BYTES, LEAST_DECODES, RankData, kv_tokens, read_ranks
-from simjax.latency.profile import LatencyProfile, stack_attention, total_s
-from simjax.latency.tables import at_sizes, moe_s
+from simjax.latency.profile import LatencyProfile
+from simjax.latency.tables.bundle import Curve
+from simjax.latency.tables.curves import at_sizes, moe_s
 from simjax.model import ModelSpec
 from simjax.model.ops import Op, step_ops
 
@@ -77,9 +79,7 @@ class Block:
 class _Rank:
     """What of a bundle one tensor-parallel degree holds, ready to be compared."""
 
-    model: ModelSpec
-    device: DeviceSpec
-    degree: int
+    deployment: Deployment
     by_tokens: tuple[Op, ...]
     by_sequences: tuple[Op, ...]
     tokens: np.ndarray
@@ -88,11 +88,17 @@ class _Rank:
     mixed: AttentionPoints
     blocks: tuple[Block, ...]
 
+    @property
+    def degree(self) -> int:
+        """Tensor-parallel degree."""
+        return self.deployment.parallelism.tensor
+
     def predicted(self, profile: LatencyProfile) -> list[Array]:
         """Seconds of every block, f64[N] each."""
-        rank = profile.rank(self.degree, self.model)
-        attention = stack_attention(rank, self.model, self.device, self.degree, jnp)
-        times_s = partial(total_s, rank=rank, source=profile.source, device=self.device, dtype=self.model.dtype, xp=jnp)
+        model, device = self.deployment.model, self.deployment.device
+        rank = profile.rank(self.degree, model)
+        attention = all_layers_attention(rank, self.deployment, jnp)
+        times_s = partial(total_s, rank=rank, source=profile.source, device=device, dtype=model.dtype, xp=jnp)
         return [
             jnp.asarray(times_s(self.by_tokens, rows=self.tokens)),
             jnp.asarray(times_s(self.by_sequences, rows=self.sequences)),
@@ -196,7 +202,7 @@ def _prepared(rank: RankData, w: TableWeights) -> _Rank:
         "mixed attention": (layers * mixed.seconds, w.mixed_sd, np.ones(len(mixed.seconds))),
     }
     blocks = tuple(_block(name, s, sd, share, w.block_weight) for name, (s, sd, share) in seconds.items())
-    return _Rank(rank.model, rank.device, rank.degree, by_tokens, by_sequences, tokens, sequences, decodes, mixed, blocks)
+    return _Rank(rank.deployment, by_tokens, by_sequences, tokens, sequences, decodes, mixed, blocks)
 
 
 def _block(name: str, seconds: Any, sd: float, share: np.ndarray, weight: float) -> Block:

@@ -74,7 +74,7 @@ def describe_cluster(cluster: ClusterSpec) -> str:
     """A cluster in a few words: its kinds of engines with their counts."""
     kinds: dict[str, int] = {}
     for instance in cluster.instances:
-        degree = f" TP{instance.tensor_parallel_size}" if instance.tensor_parallel_size > 1 else ""
+        degree = f" TP{instance.parallelism.tensor}" if instance.parallelism.tensor > 1 else ""
         name = f"{instance.model.name.rpartition('/')[2]} on {instance.device.name}{degree}"
         kinds[name] = kinds.get(name, 0) + 1
     return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in kinds.items())

@@ -1,12 +1,12 @@
 """Attention time of a step from a handful of coefficients.
 
-Two kernels serve a step. A decode-only step runs split-KV decoding: a floor, a cost per sequence and a cost per KV token read. A step
-with any prefill chunk runs the prefill kernel for everybody: its grid is one block of threads per (tile of `TILE` queries, sequence,
-head), and each block walks all keys of its sequence alone. So a decode costs as much per key as a whole tile of queries; short batches
-last as long as their longest sequence, large ones as long as the work spread over the device; and keys that several heads share come
-from memory once per head when they outgrow the cache. That is what vLLM 0.19 shows on RTX 4090 and RTX PRO 6000 (seven profiles;
-`attention_fit` states the errors). Other kernels may split or pack the decodes of mixed steps: decodes and chunks have their own
-coefficients, so that a fit can say so.
+A step runs one of two kernels. A decode-only step runs split-KV decoding: a floor, a time per sequence and a time per KV token read. A step
+with any prefill chunk runs the prefill kernel for all its requests: its grid is one block of threads per (tile of `TILE` queries, sequence,
+head), and each block walks all keys of its sequence alone. So a decode takes as long per key as a whole tile of queries; short batches last
+as long as their longest sequence, large ones as long as the work spread over the device; and keys that several heads share come from memory
+once per head when they outgrow the cache. That is what vLLM 0.19 shows on RTX 4090 and RTX PRO 6000 (seven profiles; `fit.py` states the
+errors). Other kernels may split or pack the decodes of mixed steps: decodes and chunks have their own coefficients, so that a fit can
+follow either.
 
 Functions take `xp` so that the host fits coefficients and fills tables with numpy through the very formulas that the device runs.
 """
@@ -24,14 +24,14 @@ from simjax.latency.rounding import product, rounded
 TILE = 64  # queries of one block of the prefill kernel at head size 128
 TAIL = 0.65  # share of the longest block added to the evenly spread work: 1/2 if blocks start in random order, 1 if the longest starts last
 SHARING_POWER = 4  # how sharply heads stop sharing key reads as sequences fill the device
-ENDLESS = 2**30  # valid steps of a cost that is affine without bound
+ENDLESS = 2**30  # valid steps of a time that is affine without bound
 DIMENSIONLESS = ("decode_skew", "spill_tokens", "spill_sequences")
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AttentionCoefficients:
-    """Attention of the whole stack of layers; every leaf f64[C] (f64[] once a row is picked), non-negative, differentiable.
+    """Attention of all layers; every leaf f64[C] (f64[] once a row is picked), non-negative, differentiable.
 
     Decode-only steps:
     decode_floor_s: seconds per step; decode_sequence_s: per sequence; decode_kv_s: per KV token.
@@ -43,7 +43,7 @@ class AttentionCoefficients:
     empty_tile_s: per empty block: every sequence is launched with as many tiles as the longest chunk has.
     longest_s: per key of the longest sequence, which one block walks alone.
     spill_s: extra per KV token of the decodes beyond spill_tokens (tokens whose keys fit the cache), in full when many more than
-    spill_sequences decodes (so many that the heads of one KV group no longer run side by side) are in the step.
+    spill_sequences decodes (from which the heads of one KV group no longer run side by side) are in the step.
     """
 
     decode_floor_s: Any
@@ -63,12 +63,12 @@ class AttentionCoefficients:
 
 
 def scaled(a: AttentionCoefficients, factor: float) -> AttentionCoefficients:
-    """Coefficients times `factor` (one layer to a stack, microseconds to seconds); counts and shares stay."""
+    """Coefficients times `factor` (one layer to all layers, microseconds to seconds); counts and shares stay."""
     return replace(a, **{f.name: getattr(a, f.name) * factor for f in fields(a) if f.name not in DIMENSIONLESS})
 
 
 class DecodeBatch(NamedTuple):
-    """The decodes of a step: how many, and sum and largest of their contexts; f64 of one shape (all 0 without decodes)."""
+    """The decodes of a step: their number, and the sum and the largest of their contexts; f64 of one shape (all 0 without decodes)."""
 
     n: Any
     kv_sum: Any
@@ -93,7 +93,8 @@ class ChunkBatch(NamedTuple):
 
 
 def step_batch(new: Any, computed: Any, xp: ModuleType = jnp) -> tuple[ChunkBatch, DecodeBatch]:
-    """What a step holds: slot i computes new[i] tokens (0: not in the step, 1: decode, more: a chunk) on top of computed[i].
+    """The chunks and decodes of a step in which slot i computes new[i] tokens (0: not in the step, 1: decode, more: a chunk) on top of
+    computed[i].
 
     new, computed: i32[..., S], reduced over the last axis. Sums are integers: exact in any order.
     """
@@ -148,7 +149,7 @@ def equal_contexts(d: DecodeBatch, xp: ModuleType = jnp) -> DecodeBatch:
 def effective_context(decode_skew: Any, d: DecodeBatch, xp: ModuleType = jnp) -> Any:
     """Context (tokens) of the equal decode batch that takes as long as this one.
 
-    While all contexts grow by one a step it grows by exactly one too, as max - mean does not change: a cost affine in it is affine over
+    While all contexts grow by one a step it grows by exactly one too, as max - mean does not change: a time affine in it is affine over
     a leap.
     """
     mean = d.kv_sum / xp.maximum(d.n, 1.0)

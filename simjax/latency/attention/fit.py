@@ -41,7 +41,7 @@ class AttentionPoints(NamedTuple):
     """Measured attention times; arrays of one length.
 
     chunk: queries of the one prefill chunk (0: none); chunk_kv: its earlier tokens; decodes: number of decodes, all with context
-    `decode_kv`; seconds: measured time, of one layer or of a stack (the fit has the same meaning).
+    `decode_kv`; seconds: measured time, of one layer or of all (the fit has the same meaning).
     """
 
     chunk: np.ndarray
@@ -141,7 +141,7 @@ def _linear_start(p: AttentionPoints, c: ChunkBatch, d: DecodeBatch) -> np.ndarr
     found = _nnls(features / p.seconds[:, None], np.ones_like(d.n))
     typical = np.median(p.seconds) / np.maximum(np.mean(features, axis=0), 1e-30)  # a term alone would explain the typical time
     found = np.maximum(found, 1e-3 * typical)
-    return np.append(found, found[2])  # spilled keys cost about as much again
+    return np.append(found, found[2])  # spilled keys take about as long again
 
 
 def _nnls(features: np.ndarray, target: np.ndarray) -> np.ndarray:

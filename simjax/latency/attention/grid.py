@@ -3,7 +3,7 @@
 A profile has holes: sizes that were not measured (the grid is not a product) and batches that no device holds. Holes between two measured
 points of a line along the decode context, then of a line along the chunk's history, are filled linearly: the rule of LLMServingSim (each
 (chunk, decodes) pair interpolates its own rows). All others take the fitted coefficients times the ratio measured / fitted of the nearest
-filled entry, and so do two entries beyond each axis, because an attention chunk costs more than the line through the last two sizes.
+filled entry, and so do two entries beyond each axis, because an attention chunk takes longer than the line through the last two sizes.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ BEYOND = 2  # entries, each twice the one before, that continue an axis by the c
 
 
 def attention_table(points: AttentionPoints, a: AttentionCoefficients) -> AttentionTable:
-    """The full grid of one cost model (a leading axis of 1, numpy) in the time unit of the points and of the coefficients a."""
+    """The full grid of one step-time model (a leading axis of 1, numpy) in the time unit of the points and of the coefficients a."""
     mixed, decoding = points.chunk > 0, points.decodes > 0
     chunk = _axis(points.chunk[mixed])
     history = _axis(points.chunk_kv[mixed])

@@ -2,7 +2,7 @@
 
 Coefficients fitted one by one to seven profiles of three models on two devices differ by up to 10 times between models of one device;
 expressed as below they agree within a tenth or two (RTX PRO 6000: decodes reach 0.83 to 0.90 of the bandwidth, prefill 0.68 to 0.75 of the
-peak, the start of a tile costs 220 to 330 keys, one key of a decode 1.08 to 1.14 keys of a tile).
+peak, the start of a tile takes 220 to 330 keys, one key of a decode 1.08 to 1.14 keys of a tile).
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from simjax.hardware import DeviceSpec
+from simjax.deployment import Deployment
 from simjax.latency.attention.coefficients import TILE, AttentionCoefficients
-from simjax.model import ModelSpec, kv_bytes_per_token, shard
+from simjax.model import kv_bytes_per_token, shard
 from simjax.model.ops import attention_flops
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AttentionEfficiency:
-    """How well a device does attention. "Keys" are multiples of the time a tile of queries needs for one key.
+    """Efficiencies of attention on a device. "Keys" are multiples of the time a tile of queries needs for one key.
 
     Attributes:
         decode_floor_s: seconds per layer of a decode-only step.
@@ -31,13 +31,13 @@ class AttentionEfficiency:
         decode_skew: see `AttentionCoefficients`.
         mixed_floor_s: seconds per layer of a step with a chunk.
         prefill_compute_efficiency: fraction of the peak FLOP/s of a tile that walks many keys.
-        tile_keys: start of a tile of queries, in keys.
-        sequence_keys: start of a decode in a mixed step, in keys.
-        empty_keys: an empty block, in keys.
-        mixed_decode_share: keys of a tile that one key of a decode costs in a mixed step: about 1 where a decode fills a tile alone
+        tile_keys: time to start a tile of queries, in keys.
+        sequence_keys: time to start a decode in a mixed step, in keys.
+        empty_keys: time of an empty block, in keys.
+        mixed_decode_share: time of one key of a decode in a mixed step, in keys: about 1 where a decode fills a tile alone
             (FlashAttention 2), 0 where it only has to read its keys (kernels that split and pack decodes).
         longest_share: time of a lone block per key over that of an evenly loaded device with as many blocks as multiprocessors.
-        spill_share: keys' extra cost once they outgrow the cache, in keys.
+        spill_share: extra time of a key once the keys outgrow the cache, in keys.
         spill_tokens, spill_sequences: see `AttentionCoefficients`.
     """
 
@@ -57,18 +57,17 @@ class AttentionEfficiency:
     spill_sequences: Any
 
 
-def attention_coefficients(
-    e: AttentionEfficiency, model: ModelSpec, device: DeviceSpec, tensor_parallel_size: int = 1, xp: Any = np, kv_cache_dtype: str = "auto"
-) -> AttentionCoefficients:
-    """Coefficients of the whole stack on one rank, scalars; xp is jax.numpy when the efficiencies are traced.
+def attention_coefficients(e: AttentionEfficiency, deployment: Deployment, xp: Any = np) -> AttentionCoefficients:
+    """Coefficients of all layers on one rank, scalars; xp is jax.numpy when the efficiencies are traced.
 
-    Keys and values are read as they are stored (`kv_cache_dtype`, "auto" is the model's type) and multiplied in the model's type.
+    Keys and values are read as they are stored (the deployment's `kv_cache_dtype`) and multiplied in the model's type.
     """
+    model, device, degree = deployment.model, deployment.device, deployment.parallelism.tensor
     layers = model.num_hidden_layers
-    token_bytes = kv_bytes_per_token(model, tensor_parallel_size, kv_cache_dtype)
+    token_bytes = kv_bytes_per_token(model, degree, deployment.kv_cache_dtype)
     read_s = token_bytes / (device.memory_bandwidth_bytes_per_s * e.decode_bandwidth_efficiency)
-    tile_key_s = TILE * attention_flops(model, tensor_parallel_size) / (device.peak(model.dtype) * e.prefill_compute_efficiency)
-    heads = shard(model, tensor_parallel_size).heads
+    tile_key_s = TILE * attention_flops(model, degree) / (device.peak(model.dtype) * e.prefill_compute_efficiency)
+    heads = shard(model, degree).heads
     return AttentionCoefficients(
         decode_floor_s=layers * e.decode_floor_s,
         decode_sequence_s=layers * e.decode_sequence_s,
@@ -87,14 +86,13 @@ def attention_coefficients(
     )
 
 
-def attention_efficiency(
-    a: AttentionCoefficients, model: ModelSpec, device: DeviceSpec, tensor_parallel_size: int = 1
-) -> AttentionEfficiency:
+def attention_efficiency(a: AttentionCoefficients, deployment: Deployment) -> AttentionEfficiency:
     """The efficiencies that would give these coefficients of one layer: the inverse of `attention_coefficients`."""
+    model, device, degree = deployment.model, deployment.device, deployment.parallelism.tensor
     layers = model.num_hidden_layers
-    read_s = kv_bytes_per_token(model, tensor_parallel_size) / layers / device.memory_bandwidth_bytes_per_s
-    tile_key_s = TILE * attention_flops(model, tensor_parallel_size) / layers / device.peak(model.dtype)
-    lone = device.multiprocessors / shard(model, tensor_parallel_size).heads * a.chunk_kv_s
+    read_s = kv_bytes_per_token(model, degree) / layers / device.memory_bandwidth_bytes_per_s
+    tile_key_s = TILE * attention_flops(model, degree) / layers / device.peak(model.dtype)
+    lone = device.multiprocessors / shard(model, degree).heads * a.chunk_kv_s
     return AttentionEfficiency(
         decode_floor_s=a.decode_floor_s,
         decode_sequence_s=a.decode_sequence_s,

@@ -1,8 +1,8 @@
-"""Attention time of a step from measured kernels: four-axis interpolation, corrected where the axes cannot say what the batch is.
+"""Attention time of a step from measured kernels: four-axis interpolation, corrected where the axes cannot describe the step.
 
-The table knows one chunk (its queries, its earlier tokens) beside equal decodes (their number, their context). Real steps hold several
-chunks and unequal decodes: the coefficients of `attention`, which know both, give the ratio of the real chunks to the single chunk of the
-table and the time that the unequal decodes add. With one chunk and equal decodes the table's number comes back unchanged.
+The table knows one chunk (its queries, its earlier tokens) together with equal decodes (their number, their context). Real steps hold
+several chunks and unequal decodes: the coefficients, which know both, give the ratio of the real chunks to the single chunk of the table
+and the time that the unequal decodes add. With one chunk and equal decodes the table's number comes back unchanged.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from simjax.latency.rounding import product
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AttentionTable:
-    """Measured attention of the whole stack for C cost models; axes are strictly increasing and at least two long.
+    """Measured attention of all layers for C step-time models; axes are strictly increasing and at least two long.
 
     chunk: f64[C, P] queries of the chunk; history: f64[C, K] tokens before it; decodes: f64[C, N] number of decodes;
     context: f64[C, D] context of each decode.
@@ -44,7 +44,7 @@ class AttentionTable:
 
 
 def table_decode_s(table: AttentionTable, c: Any, decode_skew: Any, d: DecodeBatch) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(seconds, seconds added by each further step, steps for which that holds exactly) of a decode-only step of cost model c."""
+    """(seconds, seconds added by each further step, steps for which that holds exactly) of a decode-only step of model c."""
     context = effective_context(decode_skew, d)
     n, n_weight, _ = _bracket(table.decodes[c], d.n)
     k, k_weight, until = _bracket(table.context[c], context)
@@ -58,7 +58,7 @@ def table_decode_s(table: AttentionTable, c: Any, decode_skew: Any, d: DecodeBat
 
 
 def table_mixed_s(table: AttentionTable, c: Any, a: AttentionCoefficients, chunks: ChunkBatch, d: DecodeBatch) -> jax.Array:
-    """Seconds of a step with at least one chunk under cost model c, whose coefficients are a."""
+    """Seconds of a step with at least one chunk of model c, whose coefficients are a."""
     equal, single = equal_contexts(d), merged(chunks)
     measured_s = _interpolate(table, c, single.queries, single.history / jnp.maximum(single.queries, 1.0), d.n, equal.kv_max)
     of_chunks_s = mixed_attention_s(a, chunks, equal)

@@ -38,7 +38,7 @@ SPILL_WIDTH = 0.25  # the cache overflows gradually, over about this fraction of
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class OpEfficiency:
-    """How well a device does one operation; every leaf is a float (or a scalar array) and differentiable.
+    """Efficiencies of one operation on a device; every leaf is a float (or a scalar array) and differentiable.
 
     Attributes:
         floor_s: seconds of a call that moves and computes nothing (launch and latency).
@@ -65,8 +65,8 @@ def op_seconds(op: Op, e: OpEfficiency, device: DeviceSpec, dtype: str, rows: An
     """Seconds of one call on one rank.
 
     Args:
-        op: what is computed.
-        e: how well.
+        op: computed operation.
+        e: its efficiencies.
         device: bandwidth, peak and number of multiprocessors.
         dtype: data type whose peak counts, unless the operation has its own.
         rows: tokens (or sequences) of the call, at least 1, integers of shape [N].

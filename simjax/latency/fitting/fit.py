@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec, load_device
 from simjax.latency.attention.coefficients import AttentionCoefficients
 from simjax.latency.attention.fit import AttentionPoints, fit_attention, fit_decode_skew
 from simjax.latency.attention.roofline import AttentionEfficiency, attention_efficiency
-from simjax.latency.bundle import Bundle, read_bundle
+from simjax.latency.compile_profile import op_efficiency
 from simjax.latency.fitting.efficiency import OpEfficiency
 from simjax.latency.fitting.fit_ops import (
     EXPERTS_START,
@@ -31,11 +32,13 @@ from simjax.latency.fitting.fit_ops import (
     solve,
     with_kernel_factors,
 )
-from simjax.latency.profile import ANY_DEGREE, HostOverheads, LatencyProfile, RankCoefficients, op_efficiency
+from simjax.latency.profile import ANY_DEGREE, HostOverheads, LatencyProfile, RankCoefficients
 from simjax.latency.roofline import EXPERTS_FLOOR_S
-from simjax.latency.tables import valid_range
+from simjax.latency.tables.bundle import Bundle, read_bundle
+from simjax.latency.tables.curves import valid_range
 from simjax.model import ModelSpec, kv_bytes_per_token, load_model, weight_bytes
 from simjax.model.ops import step_ops
+from simjax.parallel.parallelism import Parallelism
 
 # The profiler runs one layer over and over, so experts of fewer bytes than this stay in a large cache, which they never do in a model.
 CACHED_EXPERT_BYTES = 128e6
@@ -47,17 +50,32 @@ MOST_KV_TOKENS = 700e3
 
 @dataclass(frozen=True)
 class RankData:
-    """What was measured of one rank at one tensor-parallel degree."""
+    """Measurements of one rank at one tensor-parallel degree.
 
-    model: ModelSpec
-    device: DeviceSpec
+    Attributes:
+        deployment: model, device and degree.
+        bundle: the measured tables.
+        kernels: times of the operations that `simjax.model.ops` knows, by name.
+    """
+
+    deployment: Deployment
     bundle: Bundle
     kernels: dict[str, Measured]
 
     @property
+    def model(self) -> ModelSpec:
+        """The model that was measured."""
+        return self.deployment.model
+
+    @property
+    def device(self) -> DeviceSpec:
+        """The device that it was measured on."""
+        return self.deployment.device
+
+    @property
     def degree(self) -> int:
         """Tensor-parallel degree."""
-        return self.bundle.tensor_parallel_size
+        return self.deployment.parallelism.tensor
 
 
 def fit_bundle(bundle_dir: str | Path, model: ModelSpec | None = None, device: DeviceSpec | None = None) -> LatencyProfile:
@@ -65,8 +83,8 @@ def fit_bundle(bundle_dir: str | Path, model: ModelSpec | None = None, device: D
 
     Args:
         bundle_dir: the folder that holds `meta.yaml`.
-        model: what was measured; looked up by the name in `meta.yaml` when None.
-        device: on what; likewise.
+        model: measured model; looked up by the name in `meta.yaml` when None.
+        device: measured device; likewise.
 
     Raises:
         SimjaxError: the folder is no bundle, or its device or model is unknown.
@@ -110,7 +128,7 @@ def fit_generic(bundle_dirs: Sequence[str | Path]) -> LatencyProfile:
     experts = [_uncached(rank.kernels["moe"]) for rank in data if "moe" in rank.kernels and rank.degree == 1]
     # Without a measured mixture of experts its products are taken to be as efficient as the others.
     ops["experts"] = solve(experts, EXPERTS_START, SHARED + OWN, device, dtype) if experts else replace(gemm, floor_s=EXPERTS_FLOOR_S)
-    efficiencies = [attention_efficiency(_fit_attention(rank)[0], rank.model, device, rank.degree) for rank in data]
+    efficiencies = [attention_efficiency(_fit_attention(rank)[0], rank.deployment) for rank in data]
     coefficients = RankCoefficients(ops=ops, attention=_mean_efficiency(efficiencies))
     errors = {f"{rank.model.name} tp{rank.degree}": _step_errors(rank, coefficients) for rank in data}
     return LatencyProfile(
@@ -147,7 +165,7 @@ def _read_rank(folder: Path, model: ModelSpec | None, device: DeviceSpec | None)
         # Measured on one rank only, whatever the degree.
         op = next(op for op in step_ops(model) if op.experts)
         kernels["moe"] = Measured(op, bundle.moe.tokens, bundle.moe.seconds, bundle.moe.activated)
-    return RankData(model, device, bundle, kernels)
+    return RankData(Deployment(model, device, Parallelism(bundle.tensor_parallel_size)), bundle, kernels)
 
 
 def _gemms(rank: RankData) -> list[Measured]:
@@ -189,7 +207,7 @@ def _fit_rank(rank: RankData, gemm: OpEfficiency, rows: OpEfficiency) -> tuple[R
 
 
 def _fit_attention(rank: RankData) -> tuple[AttentionCoefficients, dict[str, Any]]:
-    """Attention where engines work: on contexts that the device holds beside the model, decoding a few sequences or more."""
+    """Attention as servers use it: on contexts that the device holds in addition to the model, decoding a few sequences or more."""
     points, skew = rank.bundle.attention, rank.bundle.skew
     kept = (points.chunk > 0) | (points.decodes >= LEAST_DECODES)
     coefficients, errors = fit_attention(AttentionPoints(*(x[kept] for x in points)), kv_tokens(rank))
@@ -206,7 +224,7 @@ def _fit_attention(rank: RankData) -> tuple[AttentionCoefficients, dict[str, Any
 
 
 def kv_tokens(rank: RankData) -> float:
-    """Tokens of KV cache that fit beside the weights; a rank that does not fit at all was profiled for its shapes only."""
+    """Tokens of KV cache that fit in addition to the weights; a rank that does not fit at all was profiled for its shapes only."""
     free = GPU_MEMORY_UTILIZATION * rank.device.memory_bytes - weight_bytes(rank.model, rank.degree)
     tokens = free / kv_bytes_per_token(rank.model, rank.degree)
     return tokens if tokens > 0 else MOST_KV_TOKENS

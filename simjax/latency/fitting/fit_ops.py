@@ -37,9 +37,9 @@ class Measured:
     """Measured times of one operation.
 
     Attributes:
-        op: what was measured.
+        op: measured operation.
         rows: f64[N], tokens (or sequences).
-        seconds: f64[N], of one call.
+        seconds: f64[N], time of one call.
         distinct: f64[N], experts hit, None for other operations.
     """
 

@@ -48,7 +48,7 @@ class MoePoints(NamedTuple):
 class SkewPoints(NamedTuple):
     """Decode batches of two lengths: `many` of `decodes` sequences have context `longest`, the others `shortest`.
 
-    chunk, chunk_kv: the prefill chunk beside them (0: none). mean_s, longest_s, skewed_s: seconds with all contexts at the (integer)
+    chunk, chunk_kv: the prefill chunk in the same step (0: none). mean_s, longest_s, skewed_s: seconds with all contexts at the (integer)
     mean, all at the longest, and as described.
     """
 
@@ -79,7 +79,7 @@ class Bundle:
 
 @dataclass(frozen=True)
 class OpSequence:
-    """Operators of a step in order: once before the stack, in every layer (`attention`, `moe` among them), once after it, per sequence."""
+    """Operators of a step in order: once before the layers, in every layer (`attention`, `moe` among them), once after it, per sequence."""
 
     prologue: tuple[str, ...]
     layer: tuple[str, ...]
@@ -92,7 +92,7 @@ def find_bundle(root: Path, device: str | Sequence[str], model: str | Sequence[s
 
     device and model may be several names of the same thing; case, spaces, dashes and dots do not count, nor the organisation before a
     model's name.
-    Raises SimjaxError that says what exists.
+    Raises SimjaxError, which lists the nearest existing names.
     """
     device_dir = _match(root, device, {p.name: p for p in sorted(root.iterdir()) if p.is_dir()} if root.is_dir() else {}, "device")
     models = {f"{p.parent.name}/{p.name}": p for p in sorted(device_dir.glob("*/*")) if any(p.glob("*/meta.yaml"))}
@@ -140,7 +140,7 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def op_sequence(bundle: Bundle) -> OpSequence:
-    """The operators of a step, from the layers that the bundle has: a Llama-like stack, with or without qk_norm, dense or with experts."""
+    """The operators of a step, from the layers that the bundle has: a Llama-like model, with or without qk_norm, dense or with experts."""
     known = {*PROLOGUE, *LAYER, *DENSE_MLP, *HEAD}
     for name in bundle.dense:
         if name not in known:

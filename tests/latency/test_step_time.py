@@ -9,7 +9,7 @@ import pytest
 
 from simjax.latency.join import join_step_times
 from simjax.latency.step_time import decode_steps, mixed_step_s, row
-from tests.latency.step_times import COEFFICIENTS, step_cost
+from tests.latency.step_times import COEFFICIENTS, example_step_time
 
 SLOTS = 64
 MIXED, DECODE = jax.jit(mixed_step_s), jax.jit(decode_steps)
@@ -39,7 +39,7 @@ def mixed_of(step_time, new, computed):
 
 def test_an_empty_step_costs_nothing():
     for measured in (False, True):
-        assert mixed_of(step_cost(measured=measured), [0, 0, 0], [5, 0, 700]) == 0.0
+        assert mixed_of(example_step_time(measured=measured), [0, 0, 0], [5, 0, 700]) == 0.0
 
 
 def test_a_decode_step_is_the_sum_of_its_parts():
@@ -48,13 +48,13 @@ def test_a_decode_step_is_the_sum_of_its_parts():
     effective = 400 + c["decode_skew"] * (2 * 300 - 400)
     attention_s = c["decode_floor_s"] + 2 * c["decode_sequence_s"] + c["decode_kv_s"] * effective
     expected = 1e-3 + (2e-3 + 2e-5) + (5e-4 + 4e-6) + attention_s
-    assert mixed_of(step_cost(), [1, 0, 1], [100, 999, 300]) == pytest.approx(expected, rel=1e-14)
-    assert float(decode_step_of(step_cost(), contexts)[0]) == pytest.approx(expected, rel=1e-14)
+    assert mixed_of(example_step_time(), [1, 0, 1], [100, 999, 300]) == pytest.approx(expected, rel=1e-14)
+    assert float(decode_step_of(example_step_time(), contexts)[0]) == pytest.approx(expected, rel=1e-14)
 
 
 @pytest.mark.parametrize("measured", [False, True])
 def test_decode_steps_are_exactly_affine_while_valid(measured):
-    step_time, rng = step_cost(measured=measured), np.random.default_rng(3)
+    step_time, rng = example_step_time(measured=measured), np.random.default_rng(3)
     for n in (1, 2, 5, 33, 64):
         for top in (20, 1500, 60000):
             contexts = rng.integers(1, top, n)
@@ -66,7 +66,7 @@ def test_decode_steps_are_exactly_affine_while_valid(measured):
 
 
 def test_a_leap_ends_where_the_table_bends():
-    step_time = step_cost(measured=True)
+    step_time = example_step_time(measured=True)
     _, slope_s, valid = (x.item() for x in decode_step_of(step_time, [90]))
     assert valid == 100 - 90 + 1  # the entry at 100 belongs to both cells
     assert decode_step_of(step_time, [101])[1].item() != slope_s
@@ -76,15 +76,15 @@ def test_a_leap_ends_where_the_table_bends():
 
 @pytest.mark.parametrize("measured", [False, True])
 def test_rows_are_the_stacked_models(measured):
-    both = join_step_times([step_cost(measured=measured), step_cost(3.0, measured=measured)])
+    both = join_step_times([example_step_time(measured=measured), example_step_time(3.0, measured=measured)])
     new, computed = i32(1, 200, 0, 90, 1), i32(500, 0, 4, 1000, 2000)
-    alone = mixed_of(step_cost(3.0, measured=measured), new, computed)
+    alone = mixed_of(example_step_time(3.0, measured=measured), new, computed)
     assert float(jax.jit(lambda c, i: mixed_step_s(row(c, i), new, computed))(both, jnp.int32(1))) == pytest.approx(alone, rel=1e-14)
 
 
 @pytest.mark.parametrize("measured", [False, True])
 def test_many_batches_at_once_cost_what_each_costs(measured):
-    step_time = step_cost(measured=measured)
+    step_time = example_step_time(measured=measured)
     new = jnp.stack([i32(1, 1, 0, 0), i32(1, 64, 30, 0), i32(0, 0, 0, 0)])
     computed = jnp.stack([i32(10, 90, 0, 0), i32(700, 0, 16, 0), i32(1, 2, 3, 4)])
     at_once = jax.jit(jax.vmap(lambda n, k: mixed_step_s(row(step_time, 0), n, k)))(new, computed)
@@ -97,7 +97,7 @@ def test_many_batches_at_once_cost_what_each_costs(measured):
     ("new", "computed"), [([0, 0, 0], [0, 0, 0]), ([1, 1, 0], [9000, 40, 0]), ([300, 0, 20], [0, 0, 800]), ([1, 64, 1], [3000, 10, 4000])]
 )
 def test_gradients_are_those_of_finite_differences(measured, new, computed):
-    step_time = step_cost(measured=measured)
+    step_time = example_step_time(measured=measured)
     gradient = GRADIENT(step_time, i32(*new), i32(*computed))
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient))
     for name in COEFFICIENTS:
@@ -131,11 +131,11 @@ def test_gradients_pass_through_a_loop(measured):
 
         return jax.lax.fori_loop(0, 3, body, (jnp.zeros(()), i32(5, 900, 0)))[0]
 
-    step_time = step_cost(measured=measured)
+    step_time = example_step_time(measured=measured)
     _, tangent = jax.jvp(total_s, (step_time,), (dataclasses.replace(jax.tree.map(jnp.zeros_like, step_time), host_s=jnp.ones(1)),))
     assert float(tangent) == 3.0
 
 
 def test_an_absent_table_is_no_part_of_the_tree():
-    assert len(jax.tree.leaves(step_cost())) == 3 + len(COEFFICIENTS)
-    assert jax.tree.structure(step_cost()) != jax.tree.structure(step_cost(measured=True))
+    assert len(jax.tree.leaves(example_step_time())) == 3 + len(COEFFICIENTS)
+    assert jax.tree.structure(example_step_time()) != jax.tree.structure(example_step_time(measured=True))

@@ -1,0 +1,70 @@
+"""One model on one kind of device in one way: the properties of an instance on which its memory and its step times depend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from simjax.errors import SimjaxError
+from simjax.hardware import DeviceSpec, LinkSpec
+from simjax.model import ModelSpec
+from simjax.model.dtypes import canonical_dtype
+from simjax.parallel.parallelism import Parallelism
+
+
+class Role(Enum):
+    """The phases of a request that an instance runs; only `BOTH` is simulated so far."""
+
+    BOTH = "both"
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+    def require_simulated(self) -> None:
+        """Check that simjax simulates the role.
+
+        Raises:
+            SimjaxError: it does not.
+        """
+        if self is not Role.BOTH:
+            raise SimjaxError(f"role={self.value}: not simulated yet; it must be {Role.BOTH.value}")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A deployed model.
+
+    Deployments are compared rather than hashed, because a device holds mappings. Fields that are left out are filled in when the record is
+    made, so that equal deployments compare equal however they were described.
+
+    Attributes:
+        model: architecture that runs.
+        device: kind of device it runs on.
+        parallelism: number of devices and how they share the work.
+        link: link between the devices; None on input means the device's own link within a node.
+        kv_cache_dtype: data type of keys and values; "auto" on input means the model's own.
+        launches: whether the host launches kernels one by one in decode-only steps, and in steps with a prompt (no CUDA graph does it).
+        async_scheduling: whether the host schedules a step while the device runs the one before (vLLM's `async_scheduling`).
+        role: phases of a request that it runs.
+
+    Raises:
+        SimjaxError: the data type is unknown.
+    """
+
+    model: ModelSpec
+    device: DeviceSpec
+    parallelism: Parallelism = field(default_factory=Parallelism)
+    link: LinkSpec = None  # type: ignore[assignment]  # filled in below
+    kv_cache_dtype: str = "auto"
+    launches: tuple[bool, bool] = (False, False)
+    async_scheduling: bool = True
+    role: Role = Role.BOTH
+
+    def __post_init__(self) -> None:
+        dtype = self.model.dtype if self.kv_cache_dtype == "auto" else canonical_dtype(self.kv_cache_dtype)
+        object.__setattr__(self, "kv_cache_dtype", dtype)
+        if self.link is None:
+            object.__setattr__(self, "link", self.device.node.intra_link)
+
+    def with_times_only(self) -> Deployment:
+        """The deployment without the properties that change no step time, the size of the memory and the role: for comparisons."""
+        return replace(self, device=replace(self.device, memory_bytes=0), role=Role.BOTH)

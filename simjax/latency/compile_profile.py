@@ -1,0 +1,114 @@
+"""Compile a latency profile for one deployment into a `StepTime`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from simjax.deployment import Deployment
+from simjax.errors import SimjaxError
+from simjax.hardware import DeviceSpec
+from simjax.latency.attention.coefficients import AttentionCoefficients, scaled
+from simjax.latency.attention.roofline import AttentionEfficiency, attention_coefficients
+from simjax.latency.fitting.efficiency import OpEfficiency, op_seconds
+from simjax.latency.priors import CORRECTION_TOKENS
+from simjax.latency.profile import LatencyProfile, RankCoefficients
+from simjax.latency.step_time import StepTime
+from simjax.latency.terms import ALL_REDUCES_PER_LAYER, StepTerms, assemble, layer_collectives_s
+from simjax.model.ops import Op, step_ops
+
+EXPERTS_KERNELS = 5
+
+
+def compile_profile(
+    profile: LatencyProfile, deployment: Deployment, max_tokens: int = 2048, max_sequences: int = 256, xp: Any = np
+) -> StepTime:
+    """The `StepTime` (C = 1) of one deployment.
+
+    Coefficients that were fitted for a model were measured with the model's own type of keys and values; only efficiencies take the
+    deployment's `kv_cache_dtype` into account.
+
+    Args:
+        profile: the coefficients.
+        deployment: model, device and how they are run.
+        max_tokens: most tokens of a step (`max_num_batched_tokens`).
+        max_sequences: most sequences of a step (`max_num_seqs`).
+        xp: numpy, or jax.numpy to take gradients with respect to the profile's coefficients.
+
+    Raises:
+        SimjaxError: the profile is for another model's operations or another degree, the model cannot be divided so, or the deployment's
+            parallelism is not simulated.
+    """
+    deployment.parallelism.require_simulated()
+    model, degree = deployment.model, deployment.parallelism.tensor
+    rank, ops = profile.rank(degree, model), step_ops(model, degree)
+    # Float64 locally: importing or calling this must not change the user's global setting.
+    with jax.enable_x64(True):
+        timed = partial(total_s, rank=rank, source=profile.source, device=deployment.device, dtype=model.dtype, xp=xp)
+        terms = StepTerms(
+            dense_s=timed([op for op in ops if not op.per_sequence], rows=np.arange(1, max_tokens + 1)),
+            layer_s=0.0,
+            collectives_s=layer_collectives_s(deployment, max_tokens, profile.collectives),
+            sequences_s=timed([op for op in ops if op.per_sequence], rows=np.arange(1, max_sequences + 1)),
+            attention=all_layers_attention(rank, deployment, xp),
+            host=profile.host,
+            correction=step_correction(rank.correction, max_tokens, xp),
+            kernels=kernels(ops, deployment),
+        )
+        return assemble(terms, deployment)
+
+
+def kernels(ops: Sequence[Op], deployment: Deployment) -> int:
+    """Number of kernels in a step: its operations, writing to the KV cache and attention of each layer, and all-reduces between ranks.
+
+    Matrix products in a data type other than the model's have their input converted first; experts are five kernels (router, sort, two
+    grouped products, sum).
+    """
+    of_ops = sum(op.count * (EXPERTS_KERNELS if op.experts else 1 + (op.dtype is not None)) for op in ops)
+    all_reduces = ALL_REDUCES_PER_LAYER if deployment.parallelism.tensor > 1 else 0
+    return of_ops + deployment.model.num_hidden_layers * (2 + all_reduces)
+
+
+def total_s(ops: Sequence[Op], rank: RankCoefficients, source: str, device: DeviceSpec, dtype: str, rows: np.ndarray, xp: Any) -> Any:
+    """Seconds of all calls of some operations in steps with `rows` rows, f[N]; `source` is for messages."""
+    return sum(op.count * op_seconds(op, op_efficiency(rank, op, source), device, dtype, rows, xp) for op in ops)
+
+
+def step_correction(factors: Any, most: int, xp: Any = np) -> Any:
+    """Factor by which steps of 1 to `most` scheduled tokens take longer than the sum of their parts, f[most]; 1 without factors.
+
+    The logarithm of the factor is linear in the logarithm of the tokens between those of `CORRECTION_TOKENS`, and stays as it is outside.
+    """
+    if len(factors) == 0:
+        return 1.0
+    known = np.log(CORRECTION_TOKENS)
+    at = np.interp(np.log(np.arange(1, most + 1)), known, np.arange(len(known)))
+    weights = np.maximum(1.0 - np.abs(at[:, None] - np.arange(len(known))), 0.0)
+    return xp.exp(weights @ xp.log(xp.asarray(factors, dtype=float)))
+
+
+def op_kind(op: Op) -> str:
+    """The kind under which coefficients for any model are kept."""
+    return "experts" if op.experts else "gemm" if op.is_gemm else "elementwise"
+
+
+def op_efficiency(rank: RankCoefficients, op: Op, source: str) -> OpEfficiency:
+    """The coefficients of an operation: of its kind in its data type if that is not the model's own, else by its name, else by its kind."""
+    names = (*([f"{op_kind(op)}_{op.dtype}"] if op.dtype else []), op.name, op_kind(op))
+    found = next((rank.ops[name] for name in names if name in rank.ops), None)
+    if found is None:
+        raise SimjaxError(
+            f"{source}: no coefficients for {op.name} (it has {', '.join(rank.ops)}); is the profile for another kind of model?"
+        )
+    return found
+
+
+def all_layers_attention(rank: RankCoefficients, deployment: Deployment, xp: Any = np) -> AttentionCoefficients:
+    """Coefficients of the attention of all layers, scalars; xp is jax.numpy when the rank's coefficients are traced."""
+    if isinstance(rank.attention, AttentionEfficiency):
+        return attention_coefficients(rank.attention, deployment, xp)
+    return scaled(rank.attention, deployment.model.num_hidden_layers)

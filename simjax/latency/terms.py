@@ -1,0 +1,97 @@
+"""The terms of a step's time, as any latency source states them, and their assembly into a `StepTime`.
+
+A fitted profile, a roofline and measured tables differ in where their seconds come from. They have in common the parts of a step: work that
+depends on the number of scheduled tokens, collectives between ranks, work that depends on the number of scheduled sequences, attention and
+the host. A compiler (`simjax.latency.compile_profile` or `simjax.latency.tables.compile_tables`) fills in `StepTerms`, and `assemble` turns
+them into a `StepTime`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from simjax.deployment import Deployment
+from simjax.latency.attention.coefficients import AttentionCoefficients
+from simjax.latency.attention.table import AttentionTable
+from simjax.latency.profile import CollectiveEfficiency, HostOverheads
+from simjax.latency.step_time import StepTime
+from simjax.network.collectives import all_reduce_s
+
+ALL_REDUCES_PER_LAYER = 2  # after o_proj and after the MLP
+
+
+@dataclass(frozen=True)
+class StepTerms:
+    """Seconds of the parts of a step of one deployment; numpy arrays, or JAX arrays where they are traced.
+
+    Attributes:
+        dense_s: f[T], token-wise operations of a step of 1 to T tokens, all calls together.
+        layer_s: f[T], token-wise operations of one layer where a source measures a layer as a whole; they come on top of `dense_s`.
+        collectives_s: f[T], collectives of one layer; 0 on a single rank.
+        sequences_s: f[S], operations per sequence (lm_head and sampler) of a step of 1 to S sequences.
+        attention: coefficients of all layers, scalars.
+        host: time outside the kernels.
+        table: measured attention of all layers with a leading axis of 1, None where the coefficients stand alone.
+        correction: factor f[T] on the token-wise terms for the time that they take together and none of them takes alone.
+        kernels: kernels of a step, for steps that the host launches one by one.
+    """
+
+    dense_s: Any
+    layer_s: Any
+    collectives_s: Any
+    sequences_s: Any
+    attention: AttentionCoefficients
+    host: HostOverheads
+    table: AttentionTable | None = None
+    correction: Any = 1.0
+    kernels: int = 0
+
+
+def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
+    """The `StepTime` (C = 1) of the terms; call it inside `jax.enable_x64(True)`."""
+    host, layers = terms.host, deployment.model.num_hidden_layers
+    tokens_s = (terms.dense_s + layers * (terms.layer_s + terms.collectives_s)) * terms.correction
+    sequences_s = terms.sequences_s + host.sequence_s * np.arange(1, len(terms.sequences_s) + 1)
+    exposed_s = host.step_s * (1.0 - host.overlap) if deployment.async_scheduling else host.step_s
+    return StepTime(
+        tokens_s=_lookup(tokens_s),
+        sequences_s=_lookup(sequences_s),
+        host_s=jnp.asarray(exposed_s + host.layer_s * layers, jnp.float64)[None],
+        attention=jax.tree.map(lambda x: jnp.asarray(x, jnp.float64)[None], terms.attention),
+        table=jax.tree.map(jnp.asarray, terms.table),
+        launch_s=_launch_s(terms, exposed_s, deployment.launches),
+    )
+
+
+def layer_collectives_s(deployment: Deployment, max_tokens: int, efficiency: CollectiveEfficiency | None = None) -> Any:
+    """Seconds of the collectives of one layer in steps of 1 to `max_tokens` tokens, f[max_tokens]; 0 on a single rank.
+
+    Args:
+        deployment: model, link and number of ranks.
+        max_tokens: most tokens of a step.
+        efficiency: how the collectives compare with the link's data sheet; as the data sheet says when None.
+    """
+    model, efficiency = deployment.model, efficiency or CollectiveEfficiency()
+    message_bytes = np.arange(1, max_tokens + 1) * float(model.hidden_size * model.dtype_bytes)
+    memory_bytes_per_s = deployment.device.memory_bandwidth_bytes_per_s
+    link, ranks = efficiency.of(deployment.link), deployment.parallelism.tensor
+    return ALL_REDUCES_PER_LAYER * all_reduce_s(message_bytes, ranks, link, memory_bytes_per_s, efficiency.hops)
+
+
+def _lookup(seconds: Any) -> jax.Array:
+    """A lookup by number; entry 0 is 0 because an empty step takes no time."""
+    return jnp.concatenate([jnp.zeros(1), jnp.asarray(seconds, jnp.float64)])[None]
+
+
+def _launch_s(terms: StepTerms, exposed_s: Any, launches: tuple[bool, bool]) -> jax.Array | None:
+    """`StepTime.launch_s`; None where CUDA graphs launch every step, or launching takes no time."""
+    launch_s = terms.host.launch_s
+    if not any(launches) or (isinstance(launch_s, float | int) and launch_s == 0):
+        return None
+    least_s = jnp.asarray(launch_s * terms.kernels + exposed_s, jnp.float64)
+    return (least_s * jnp.asarray(launches, jnp.float64))[None]
