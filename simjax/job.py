@@ -14,6 +14,8 @@ from simjax.engine.host.lower import lower
 from simjax.engine.host.result import Result
 from simjax.engine.simulate import DEFAULT_MAX_TICKS, simulate
 from simjax.metrics.slo import Slo
+from simjax.validity.groups import calibrated_groups
+from simjax.validity.left import LeftRanges
 from simjax.workload import build_workload
 from simjax.workload.workload import Workload
 
@@ -22,7 +24,15 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: what was simulated, how it went, and what a reader of its numbers must know of the cluster."""
+    """A finished run.
+
+    Attributes:
+        cluster: the instances and their router.
+        workload: the requests.
+        result: the outcome.
+        warnings: what a reader of the numbers must know, one line each: flags that vLLM would refuse, and step times used outside what they
+            were measured or calibrated on.
+    """
 
     cluster: ClusterSpec
     workload: Workload
@@ -43,22 +53,25 @@ def simulate_cluster(
     """Simulate a workload on a cluster.
 
     Args:
-        cluster: engines and router.
-        workload: requests.
-        source: step costs; the shipped profiles when None.
-        seed: of the random router.
+        cluster: instances and router.
+        workload: the requests.
+        source: where step times come from; the shipped profiles when None.
+        seed: seed of the random router.
         leap: take pure-decode steps many at a time (same results, faster).
-        max_ticks: bound on the length of the run.
-        on_progress: called now and then with (requests finished, requests in all).
+        max_ticks: bound on the length of the run, in ticks.
+        on_progress: called now and then with (requests finished, all requests).
 
     Raises:
-        SimjaxError: a model does not fit its device, a cost is missing, or a request can never be served.
+        SimjaxError: a model does not fit its device, there are no step times for it, or a request can never be served.
     """
-    timings = cluster_timing(cluster.instances, source or LatencySource())
+    source = source or LatencySource()
+    timings = cluster_timing(cluster.instances, source)
     lowered = lower(cluster, timings, workload, seed=seed, leap=leap)
     result = replace(simulate(lowered.shape, lowered.params, max_ticks, on_progress), sessions=workload.sessions)
     warnings = [*refused_by_vllm(cluster.instances), *timings.warnings, *beyond_context(timings.measured, workload.longest_tokens)]
-    return Run(cluster, workload, result, tuple(warnings))
+    left = LeftRanges()
+    left.add(calibrated_groups(cluster, source), result)
+    return Run(cluster, workload, result, left.warnings_of_run(warnings))
 
 
 def service_levels(config: SloConfig) -> Slo | None:

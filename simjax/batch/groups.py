@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from simjax.batch.design import Design
 from simjax.batch.forecast import forecast
 from simjax.batch.workers import Workers
 from simjax.engine.host.batch import joint_shape, program_key
 from simjax.engine.shape import EngineShape, power_of_two, slots_for
-from simjax.explore.resolve import Design
-from simjax.explore.text import counted
+from simjax.text import counted
 
 # For choices only: seconds of a CPU core a tick, design and slot, seconds to compile a program, and how much faster an accelerator is.
 SLOT_S, COMPILE_S, ACCELERATION = 5.5e-9, 2.0, 100.0
@@ -24,7 +24,7 @@ CACHING_CPU_WIDTH = (
 )
 SLOT_BYTES, REQUEST_BYTES, ROW_BYTES = 2 * 60, 44, 24  # of a slot (twice: the old and the new state), of an outcome, of a table's row
 CACHE_BYTES = 2 * 12  # of an entry of a prefix cache
-LARGE = 4_096  # workloads of more requests do not share a program with smaller ones: outcomes are as long as the longest
+OWN_PROGRAM_REQUESTS = 4_096  # workloads of more requests do not share a program with smaller ones: outcomes are as long as the longest
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def make_groups(designs: dict[int, Design], workers: Workers, width: int | None 
     alike: dict[tuple, list[int]] = {}
     for point, design in designs.items():
         shape = design.lowered.shape
-        large = shape.requests if shape.requests > LARGE else 0
+        large = shape.requests if shape.requests > OWN_PROGRAM_REQUESTS else 0
         alike.setdefault((*program_key(design.lowered), large, design.max_ticks), []).append(point)
     groups = [
         _group({point: designs[point] for point in together}, likely, workers, width)

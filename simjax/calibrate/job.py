@@ -37,11 +37,12 @@ from simjax.latency.parameters import VLLM, with_parameters
 from simjax.latency.profile import LatencyProfile, ValidRange
 from simjax.latency.profile_file import load_profile, save_profile
 from simjax.metrics.latency import latencies
-from simjax.uncertainty.domain import PRIOR_SD, reach
+from simjax.uncertainty.widths import PRIOR_SD
 from simjax.validate.contents import unknown_contents, with_contents
 from simjax.validate.measured import read_measured
 from simjax.validate.replay import measured_cluster
 from simjax.validate.run import MeasuredRun
+from simjax.validity.reach import reach
 
 logger = logging.getLogger(__name__)
 
@@ -251,7 +252,7 @@ def _described(
 
 def _seen(runs: Sequence[Run], points: Sequence[MeanPoint], base: LatencyProfile) -> Seen:
     """What the runs and the points held; of tables alone, what the profile was measured on."""
-    found = [seen for run in runs if (seen := reach(run)) is not None]
+    found = [seen for run in runs if (seen := reach(run.cluster.instances, run.result)) is not None]
     for p in points:
         tokens, longest = (1, p.max_num_batched_tokens), p.prompt_tokens + p.output_tokens
         sequences = (1, min(p.concurrency, p.max_num_seqs))

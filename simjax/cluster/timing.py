@@ -15,7 +15,7 @@ import numpy as np
 
 from simjax.cluster.spec import InstanceSpec
 from simjax.cluster.warnings import as_measured, foreign
-from simjax.errors import SimjaxError, attempt
+from simjax.errors import SimjaxError, value_or_error
 from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.latency.attention.roofline import AttentionEfficiency
 from simjax.latency.bundle import find_bundle, read_bundle
@@ -238,7 +238,7 @@ def _assembled(timings: list[_Timing | SimjaxError], rows: list[list[int]]) -> l
 def _timing(source: LatencySource, kind: Kind, sizes: tuple[int, int], members: list[InstanceSpec]) -> _Timing | SimjaxError:
     own = max(x.limits.max_num_batched_tokens for x in members), max(x.limits.max_num_seqs for x in members)
     timing = _from_tables if source.bundle_root is not None else _from_profile
-    return attempt(lambda: timing(kind, source, _Sizes(*sizes, *own)))
+    return value_or_error(lambda: timing(kind, source, _Sizes(*sizes, *own)))
 
 
 def _largest(limit: str, instances: Sequence[InstanceSpec], most: int | None) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from simjax.batch.design import Design
 from simjax.batch.groups import Group, make_groups
 from simjax.batch.workers import Workers, local_workers
 from simjax.config.compose import normal
@@ -17,8 +18,8 @@ from simjax.config.sweep import SweepConfig
 from simjax.errors import SimjaxError
 from simjax.explore.from_config import points_of
 from simjax.explore.points import Points
-from simjax.explore.resolve import Design, resolve
-from simjax.explore.text import counted
+from simjax.explore.resolve import resolve
+from simjax.text import counted
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ def profile_warnings(
 ) -> list[str]:
     """One line for each way in which a simulation would leave what the profile was measured on, or calibrated on.
 
-    How far beyond the runs of a calibration the steps of a simulation go is known after it only: see `simjax.uncertainty.domain`.
+    How far beyond the runs of a calibration the steps of a simulation go is known after it only: see `simjax.validity.left`.
     """
     lines = []
     own = profile.own_ranks(model)

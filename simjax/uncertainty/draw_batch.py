@@ -23,8 +23,8 @@ from simjax.job import Run
 from simjax.latency.priors import parameter
 from simjax.latency.step_time import StepTime
 from simjax.metrics.slo import Slo
-from simjax.uncertainty.domain import Engines
 from simjax.uncertainty.draws import Values
+from simjax.validity.groups import InstanceGroup
 
 TOGETHER, TOGETHER_ACCELERATED = 64, 1_024  # draws that are priced at a time, and share one table of costs
 
@@ -36,14 +36,14 @@ class DrawnRun:
     Attributes:
         done: the run, with its leap log.
         source: its step costs, a profile.
-        engines: those of its cluster, by profile, model and degree.
+        groups: the instances of its cluster, by profile, model and tensor-parallel degree.
         seed, leap, max_ticks: as for `simjax.simulate_cluster`.
         slo: limits for goodput.
     """
 
     done: Run
     source: LatencySource
-    engines: tuple[Engines, ...]
+    groups: tuple[InstanceGroup, ...]
     seed: int
     leap: bool
     max_ticks: int
@@ -80,7 +80,7 @@ def _designs(batch: DrawnRun, values: Sequence[tuple[Values, ...]], rows: int) -
         if isinstance(timing, SimjaxError):
             raise timing
         timings.append(timing)
-    step_time = _with_rows(timings[0].step_time, power_of_two(rows * len(batch.engines)))
+    step_time = _with_rows(timings[0].step_time, power_of_two(rows * len(batch.groups)))
     requests = request_params([workload], len(workload), [batch.seed])
     base = lower(
         cluster, replace(timings[0], step_time=step_time), workload, seed=batch.seed, leap=batch.leap, log=False, requests=requests
@@ -96,7 +96,7 @@ def _designs(batch: DrawnRun, values: Sequence[tuple[Values, ...]], rows: int) -
 def _sources(batch: DrawnRun, draw: tuple[Values, ...]) -> list[LatencySource]:
     """Where each engine of a cluster takes its step costs from in a draw."""
     of_kind = [_source(batch.source, values) for values in draw]
-    kind_at = {place: source for kind, source in zip(batch.engines, of_kind, strict=True) for place in kind.places}
+    kind_at = {place: source for kind, source in zip(batch.groups, of_kind, strict=True) for place in kind.indices}
     return [kind_at[place] for place in range(len(kind_at))]
 
 

@@ -17,7 +17,7 @@ from simjax.errors import SimjaxError
 from simjax.latency.parameters import matters, present_value
 from simjax.latency.priors import CORRECTION_TOKENS, PARAMETERS, STEP_CORRECTIONS, parameter
 from simjax.latency.profile import LatencyProfile
-from simjax.uncertainty.domain import PRIOR_SD, Widths
+from simjax.uncertainty.widths import PRIOR_SD, Widths
 
 CORRELATED_OCTAVES = 4.0  # see above
 COLLECTIVES = ("collective_bandwidth", "collective_latency")

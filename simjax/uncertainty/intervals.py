@@ -20,9 +20,11 @@ from simjax.job import Run, run, service_levels
 from simjax.metrics.latency import STATISTICS
 from simjax.metrics.rows import METRICS
 from simjax.metrics.slo import Slo
-from simjax.uncertainty.domain import Engines, engines_of, reach, same_profile, widths
 from simjax.uncertainty.draw_batch import DrawnRun, simulate_values
 from simjax.uncertainty.draws import Values, draw_together
+from simjax.uncertainty.widths import widths
+from simjax.validity.groups import InstanceGroup, instance_groups, same_profile
+from simjax.validity.reach import reach
 
 Progress = Callable[[int, int], None]
 
@@ -35,7 +37,7 @@ class Draws:
 
     Attributes:
         level: probability of the intervals.
-        values: the parameters of each draw; where several kinds of engines have their own, names begin with the engines' kind.
+        values: the parameters of each draw; where several kinds of groups have their own, names begin with the engines' kind.
         rows: of each draw, `status` and the numbers `simjax.metrics.rows.METRICS`.
         slo: whether the rows' attainment and goodput are those of limits that the user set.
         warnings: what a reader of the intervals must know.
@@ -142,7 +144,7 @@ def simulate_draws(
     host times (`profile.step_s` and the like) are taken to be known.
 
     Args:
-        done: the run as it was simulated, with its leap log: it says how far beyond a calibration its engines go, and how many requests
+        done: the run as it was simulated, with its leap log: it says how far beyond a calibration its groups go, and how many requests
             they hold.
         source: its step costs, a profile.
         asked: how many draws, the level, and their seed.
@@ -155,13 +157,13 @@ def simulate_draws(
     Raises:
         SimjaxError: a draw cannot be simulated.
     """
-    engines = engines_of(done.cluster, source)
+    groups = instance_groups(done.cluster, source)
     values = [
         tuple({name: value for name, value in of_kind.items() if getattr(source, name, None) is None} for of_kind in draw)
-        for draw in _values(done, engines, asked)
+        for draw in _values(done, groups, asked)
     ]
     rows: dict[int, Row] = {}
-    for some in simulate_values(DrawnRun(done, source, engines, seed, leap, max_ticks, slo), values):
+    for some in simulate_values(DrawnRun(done, source, groups, seed, leap, max_ticks, slo), values):
         for row in some:
             if row["status"] == "error":
                 raise SimjaxError(f"draw {row['point']}: {row['reason']}")
@@ -169,32 +171,32 @@ def simulate_draws(
         if on_progress is not None:
             on_progress(len(rows), len(values))
     ordered = tuple(rows[draw] for draw in range(len(values)))
-    named = tuple(_named(draw, engines) for draw in values)
-    return Draws(asked.level, named, ordered, slo is not None, tuple(_warnings(ordered, engines, asked)))
+    named = tuple(_named(draw, groups) for draw in values)
+    return Draws(asked.level, named, ordered, slo is not None, tuple(_warnings(ordered, groups, asked)))
 
 
-def _values(done: Run, engines: Sequence[Engines], asked: UncertaintyConfig) -> list[tuple[Values, ...]]:
+def _values(done: Run, groups: Sequence[InstanceGroup], asked: UncertaintyConfig) -> list[tuple[Values, ...]]:
     """Of each draw the values of each kind of engine."""
     drawn: dict[int, list[Values]] = {}
-    firsts = [x for number, x in enumerate(engines) if not any(same_profile(x.profile, y.profile) for y in engines[:number])]
+    firsts = [x for number, x in enumerate(groups) if not any(same_profile(x.profile, y.profile) for y in groups[:number])]
     for number, first in enumerate(firsts):
-        kinds = [k for k, x in enumerate(engines) if same_profile(x.profile, first.profile)]
-        wide = [widths(engines[k], reach(done, engines[k].places)) for k in kinds]
+        kinds = [k for k, x in enumerate(groups) if same_profile(x.profile, first.profile)]
+        wide = [widths(groups[k], reach(done.cluster.instances, done.result, groups[k].indices)) for k in kinds]
         found = draw_together(first.profile, asked.draws, (asked.seed, number), wide)
         drawn |= {k: [draw[place] for draw in found] for place, k in enumerate(kinds)}
-    return list(zip(*(drawn[k] for k in range(len(engines))), strict=True))
+    return list(zip(*(drawn[k] for k in range(len(groups))), strict=True))
 
 
-def _named(draw: tuple[Values, ...], engines: Sequence[Engines]) -> Values:
-    if len(engines) == 1:
+def _named(draw: tuple[Values, ...], groups: Sequence[InstanceGroup]) -> Values:
+    if len(groups) == 1:
         return draw[0]
-    kinds = [f"{x.model.name} TP{x.tensor_parallel_size} on {x.profile.device}" for x in engines]
+    kinds = [f"{x.model.name} TP{x.tensor_parallel_size} on {x.profile.device}" for x in groups]
     return {f"{kind}: {name}": value for kind, values in zip(kinds, draw, strict=True) for name, value in values.items()}
 
 
-def _warnings(rows: Sequence[Row], engines: Sequence[Engines], asked: UncertaintyConfig) -> list[str]:
+def _warnings(rows: Sequence[Row], groups: Sequence[InstanceGroup], asked: UncertaintyConfig) -> list[str]:
     lines = []
-    for source in dict.fromkeys(x.profile.source for x in engines if x.profile.calibration is None):
+    for source in dict.fromkeys(x.profile.source for x in groups if x.profile.calibration is None):
         lines.append(f"{source}: not calibrated, so intervals are those of its priors; `simjax calibrate` fits it to measured runs")
     needed = math.ceil(round(4.0 / 3.0 / (1.0 - asked.level) - 1.0 / 3.0, 6))  # below, quantiles in `Draws.interval` are extremes
     if len(rows) < needed:

@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 def execute(config: RunConfig, as_yaml: str) -> Run:
     """Simulate, print the summary, write the results."""
     use_compilation_cache()
-    from simjax.cluster.from_config import latency_source
     from simjax.job import run, service_levels
     from simjax.metrics import summary_table, write_results
-    from simjax.uncertainty.domain import with_domain_warnings
 
     if config.uncertainty.draws:
         from simjax.uncertainty.intervals import check_source
@@ -29,7 +27,6 @@ def execute(config: RunConfig, as_yaml: str) -> Run:
     with results_in(config.out, "run") as out:
         with progress("compiling the simulator") as update:
             done = run(config, update)
-        done = with_domain_warnings(done, latency_source(config.profile))
         draws = _draws(config, done) if config.uncertainty.draws else None
         if draws is not None:
             done = replace(done, warnings=(*done.warnings, *draws.warnings))

@@ -18,7 +18,7 @@ from simjax.config.schema import RunConfig
 from simjax.explore.axes import Axis
 from simjax.explore.from_config import base_of, check_base, points_of
 from simjax.explore.points import Points
-from simjax.explore.text import counted, ranges
+from simjax.text import counted, ranges
 
 if TYPE_CHECKING:
     import pandas as pd
