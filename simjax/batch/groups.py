@@ -90,8 +90,15 @@ def make_groups(designs: dict[int, Design], workers: Workers, width: int | None 
     return tuple(sorted(groups, key=lambda group: -group.ticks * group.shape.slots))
 
 
+def design_bytes(shape: EngineShape) -> int:
+    """Bytes that a design of this shape holds while its batch runs, about."""
+    routes = shape.ranks * shape.requests * 4 if shape.ranks > 1 else 0
+    caches = shape.ranks * shape.prefix_entries * CACHE_BYTES if shape.prefix_nodes else 0
+    return shape.ranks * shape.seats * SLOT_BYTES + shape.requests * REQUEST_BYTES + routes + caches
+
+
 class _Likely(NamedTuple):
-    """What a run is expected to need."""
+    """Slots and ticks that a run is expected to need."""
 
     slots: int
     ticks: int
@@ -116,14 +123,12 @@ def _by_slots(designs: dict[int, _Likely], workers: Workers) -> list[list[int]]:
 
 def _group(designs: dict[int, Design], likely: dict[int, _Likely], workers: Workers, width: int | None) -> Group:
     shape = joint_shape([design.lowered for design in designs.values()], max(likely[point].slots for point in designs))
-    design_bytes = shape.ranks * shape.seats * SLOT_BYTES + shape.requests * REQUEST_BYTES
-    design_bytes += shape.ranks * shape.requests * 4 if shape.ranks > 1 else 0
-    design_bytes += shape.ranks * shape.prefix_entries * CACHE_BYTES if shape.prefix_nodes else 0
+    each_bytes = design_bytes(shape)
     tables = len({id(design.lowered.params.requests) for design in designs.values()})
     table_bytes = power_of_two(tables) * shape.requests * ROW_BYTES
     shared = table_bytes <= TABLE_BYTES
     wanted = width or (ACCELERATOR_WIDTH if workers.accelerated else CACHING_CPU_WIDTH if shape.prefix_nodes else CPU_WIDTH)
-    fits = max(1, MEMORY_BYTES // workers.count // design_bytes)
+    fits = max(1, MEMORY_BYTES // workers.count // each_bytes)
     count = workers.count * -(-len(designs) // (workers.count * min(wanted, fits)))  # of chunks, such that the workers end together
     share = -(-len(designs) // count)
     step = 1 if share <= 4 else 4 if share <= 16 else 8  # a program is made for each width
@@ -131,5 +136,5 @@ def _group(designs: dict[int, Design], likely: dict[int, _Likely], workers: Work
     order = sorted(designs, key=lambda point: -likely[point].ticks)
     chunks = tuple(tuple(order[i : i + share]) for i in range(0, len(order), share))
     table_of_chunks = workers.count * power_of_two(side_by_side) * shape.requests * ROW_BYTES
-    held = workers.count * side_by_side * design_bytes + (table_bytes if shared else table_of_chunks)
+    held = workers.count * side_by_side * each_bytes + (table_bytes if shared else table_of_chunks)
     return Group(shape, chunks, side_by_side, shared, sum(likely[point].ticks for point in designs), held)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from simjax.batch.design import RunOptions
 from simjax.batch.execute import Row
 from simjax.cluster.from_config import latency_source
 from simjax.cluster.timing import LatencySource
@@ -163,7 +164,7 @@ def simulate_draws(
         for draw in _values(done, groups, asked)
     ]
     rows: dict[int, Row] = {}
-    for some in simulate_values(DrawnRun(done, source, groups, seed, leap, max_ticks, slo), values):
+    for some in simulate_values(DrawnRun(done, source, groups, RunOptions(seed, leap, max_ticks, slo)), values):
         for row in some:
             if row["status"] == "error":
                 raise SimjaxError(f"draw {row['point']}: {row['reason']}")

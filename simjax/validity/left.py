@@ -6,7 +6,7 @@ see `simjax.latency.warnings`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -59,9 +59,6 @@ class _Record:
         return f"{self.profile.source}: calibrated on {calibrated}, {who} went {' and '.join(went)}"
 
 
-_Text = Callable[[_Record, str], str]
-
-
 class LeftRanges:
     """The ranges that some runs have left, a record for each calibrated profile; threads may add to it at once."""
 
@@ -91,21 +88,24 @@ class LeftRanges:
                     self._record(profile).add(point, found)
 
     def warnings_of_run(self, lines: Sequence[str]) -> tuple[str, ...]:
-        """The warnings of a single run: `lines`, known before it, without those that a line of `LeftRanges` replaces, then the latter."""
-        return self._warnings(lines, lambda record, axis: record.line(axis, "this run") + "; intervals are widened")
+        """The warnings of a single run: `lines`, known before it, without those that a line about a range replaces; then the latter."""
+        kept, found = self._replaced(lines)
+        return (*kept, *(f"{record.line(axis, 'this run')}; intervals are widened" for record, axis in found))
 
     def warnings_of_sweep(self, lines: Sequence[str]) -> tuple[str, ...]:
-        """Those of a sweep: one line for each profile and range, with the number of points that left it."""
+        """The warnings of a sweep: one line for each profile and range with the number of points that left it; then `lines`, as for a run.
 
-        def line(record: _Record, axis: str) -> str:
-            return record.line(axis, f"{len(record.left[axis]):,} of {counted(len(record.ran), 'points')}")
+        They come first because a sweep may have dozens of other lines, of which only the first few are shown.
+        """
+        kept, found = self._replaced(lines)
+        who = [f"{len(record.left[axis]):,} of {counted(len(record.ran), 'points')}" for record, axis in found]
+        return (*(record.line(axis, points) for (record, axis), points in zip(found, who, strict=True)), *kept)
 
-        return self._warnings(lines, line)
-
-    def _warnings(self, lines: Sequence[str], text: _Text) -> tuple[str, ...]:
-        left = [(record, axis) for record in self._records for axis in _RANGES if record.left[axis]]
-        replaced = tuple(f"{record.profile.source}: {_RANGES[axis][1]}" for record, axis in left)
-        return (*(line for line in lines if not line.startswith(replaced)), *(text(record, axis) for record, axis in left))
+    def _replaced(self, lines: Sequence[str]) -> tuple[list[str], list[tuple[_Record, str]]]:
+        """The lines that still hold, and the ranges that were left."""
+        found = [(record, axis) for record in self._records for axis in _RANGES if record.left[axis]]
+        replaced = tuple(f"{record.profile.source}: {_RANGES[axis][1]}" for record, axis in found)
+        return [line for line in lines if not line.startswith(replaced)], found
 
     def _record(self, profile: LatencyProfile) -> _Record:
         for record in self._records:
