@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from simjax.cluster.spec import ClusterSpec, InstanceSpec
 from simjax.cluster.timing import ClusterTiming, LatencySource, cluster_timings
+from simjax.cluster.warnings import beyond_context, refused_by_vllm
 from simjax.engine.host.lower import Lowered, lower
 from simjax.engine.params import RequestParams
 from simjax.engine.simulate import DEFAULT_MAX_TICKS
@@ -33,6 +34,9 @@ class RunOptions(NamedTuple):
     slo: Slo | None = None
 
 
+DEFAULT_OPTIONS = RunOptions()
+
+
 @dataclass(frozen=True)
 class Design:
     """A cluster under a workload, ready to be simulated in a batch.
@@ -56,11 +60,12 @@ def design_of(
     cluster: ClusterSpec,
     timing: ClusterTiming,
     workload: Workload,
-    options: RunOptions,
+    options: RunOptions = DEFAULT_OPTIONS,
     requests: RequestParams | None = None,
     calibrated: tuple[InstanceGroup, ...] = (),
+    log: bool = False,
 ) -> Design:
-    """The design of a cluster under a workload. It keeps no log of its steps.
+    """The design of a cluster under a workload.
 
     Args:
         cluster: instances and router.
@@ -69,12 +74,13 @@ def design_of(
         options: how it is run and judged.
         requests: arrays of the workload, which designs of one batch share; None to make them.
         calibrated: the groups of instances whose ranges are watched.
+        log: record a leap log, from which time series and inter-token latencies are made; batches have none.
 
     Raises:
         SimjaxError: the workload is malformed, or a request can never be served by any instance.
     """
     # A design with `calibrated` groups needs the smallest and largest steps of its run: see `simjax.validity.reach.recorded_extremes`.
-    lowered = lower(cluster, timing, workload, seed=options.seed, leap=options.leap, log=False, requests=requests)
+    lowered = lower(cluster, timing, workload, seed=options.seed, leap=options.leap, log=log, requests=requests)
     return Design(lowered, cluster.num_devices, options.slo, options.max_ticks, calibrated)
 
 
@@ -106,3 +112,14 @@ def required_timings(
         SimjaxError: one has none.
     """
     return [value_or_raise(timing) for timing in timings_for(clusters, sources, workloads)]
+
+
+def known_warnings(instances: Sequence[InstanceSpec], timing: ClusterTiming, longest_tokens: int) -> list[str]:
+    """The warnings that are known before a run: flags that vLLM would refuse, and step times used outside what they were measured on.
+
+    Args:
+        instances: the instances of a cluster.
+        timing: their step times.
+        longest_tokens: tokens of the longest request, prompt and output.
+    """
+    return [*refused_by_vllm(instances), *timing.warnings, *beyond_context(timing.measured, longest_tokens)]

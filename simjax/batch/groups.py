@@ -14,16 +14,14 @@ from simjax.engine.host.batch import joint_shape, program_key
 from simjax.engine.shape import EngineShape, power_of_two, slots_for
 from simjax.text import counted
 
-# For choices only: seconds of a CPU core a tick, design and slot, seconds to compile a program, and how much faster an accelerator is.
+# Only for choices: seconds per tick, design and slot on a CPU core, seconds to compile a program, and how much faster an accelerator is.
 SLOT_S, COMPILE_S, ACCELERATION = 5.5e-9, 2.0, 100.0
-MEMORY_BYTES = 1 << 30  # most that all batches that run at once may hold
-TABLE_BYTES = 256 << 20  # a larger table of workloads is cut to those of a batch
+MEMORY_BYTES = 1 << 30  # limit for all batches that run at once
+TABLE_BYTES = 256 << 20  # a larger table of workloads is replaced by one for each batch
 CPU_WIDTH, ACCELERATOR_WIDTH = 64, 8_192  # a batch that fits the cache of a core; enough designs to fill an accelerator
-CACHING_CPU_WIDTH = (
-    4  # with prefix caching: what one design evicts is looked for in the caches of all (measured: 1, 4, 16 take 25, 23, 38 s)
-)
-SLOT_BYTES, REQUEST_BYTES, ROW_BYTES = 2 * 60, 44, 24  # of a slot (twice: the old and the new state), of an outcome, of a table's row
-CACHE_BYTES = 2 * 12  # of an entry of a prefix cache
+CACHING_CPU_WIDTH = 4  # with prefix caching an eviction of one design searches the caches of all (widths 1, 4, 16 take 25, 23, 38 s)
+# Bytes of a slot (twice: the old and the new state), of an outcome, of a row of a table, and of an entry of a prefix cache (twice as well).
+SLOT_BYTES, REQUEST_BYTES, ROW_BYTES, CACHE_BYTES = 2 * 60, 44, 24, 2 * 12
 OWN_PROGRAM_REQUESTS = 4_096  # workloads of more requests do not share a program with smaller ones: outcomes are as long as the longest
 
 
@@ -34,10 +32,10 @@ class Group:
     Attributes:
         shape: sizes that hold all of them.
         chunks: numbers of points, those of a chunk side by side; longest runs first.
-        width: designs of a batch; a shorter chunk is filled up.
-        shared_table: whether one table holds the workloads of the whole group, or one for each chunk.
-        ticks: what the runs of the group are expected to take in all.
-        memory_bytes: of the batches that run at once and the table, about.
+        width: designs of a batch; a shorter chunk is padded with its last design.
+        shared_table: whether one table holds the workloads of the whole group, rather than one for each chunk.
+        ticks: total number of ticks that the runs of the group are expected to take.
+        memory_bytes: approximate memory of the batches that run at once and of the table.
     """
 
     shape: EngineShape
@@ -49,7 +47,7 @@ class Group:
 
     @property
     def designs(self) -> int:
-        """How many."""
+        """Number of designs."""
         return sum(map(len, self.chunks))
 
     def __str__(self) -> str:
@@ -63,13 +61,13 @@ class Group:
 
 
 def make_groups(designs: dict[int, Design], workers: Workers, width: int | None = None, roomy: bool = False) -> tuple[Group, ...]:
-    """Groups of the designs, given by the number of their point; the most work first.
+    """Groups of designs that run through one program each, those with the most work first.
 
     Args:
-        designs: what to run.
-        workers: where.
+        designs: the designs by the number of their point.
+        workers: what they run on.
         width: designs side by side, None for what suits the devices.
-        roomy: give every engine the slots that its limits allow, not only those that it is expected to need.
+        roomy: give every instance the slots that its limits allow, not only those that it is expected to need.
     """
     if not designs:
         return ()
@@ -105,7 +103,7 @@ class _Likely(NamedTuple):
 
 
 def _by_slots(designs: dict[int, _Likely], workers: Workers) -> list[list[int]]:
-    """Split designs by their number of slots, of which every tick passes over all, where that saves more time than a program costs."""
+    """Designs split by their number of slots, all of which every tick reads, where that saves more time than compiling a program takes."""
     classes: dict[int, list[int]] = {}
     for point, likely in designs.items():
         classes.setdefault(likely.slots, []).append(point)
@@ -129,7 +127,7 @@ def _group(designs: dict[int, Design], likely: dict[int, _Likely], workers: Work
     shared = table_bytes <= TABLE_BYTES
     wanted = width or (ACCELERATOR_WIDTH if workers.accelerated else CACHING_CPU_WIDTH if shape.prefix_nodes else CPU_WIDTH)
     fits = max(1, MEMORY_BYTES // workers.count // each_bytes)
-    count = workers.count * -(-len(designs) // (workers.count * min(wanted, fits)))  # of chunks, such that the workers end together
+    count = workers.count * -(-len(designs) // (workers.count * min(wanted, fits)))  # number of chunks, such that the workers end together
     share = -(-len(designs) // count)
     step = 1 if share <= 4 else 4 if share <= 16 else 8  # a program is made for each width
     side_by_side = min(-(-share // step) * step, wanted, fits)

@@ -118,7 +118,7 @@ def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress
     models = [x.cluster.instances[0].model for x in (*fitted, *held_out)]
     base = base_profile(_without_parameters(config.profile), device, models)
     base = with_parameters(base, {name: float(value) for name, value in config.profile.parameters.items()})
-    engines = [(VLLM, x) for run in fitted for x in run.cluster.instances] + [(x.engine, x.instance) for x in points]
+    engines = [(VLLM, x) for run in fitted for x in run.cluster.instances] + [(x.known_backend, x.instance) for x in points]
     space = _space(base, engines or [(VLLM, x) for run in held_out for x in run.cluster.instances], config)
     weights = LossWeights(outlier=config.loss.outlier).scaled(config.loss.weight)
     targets = [_target(x, base, weights, config.fit.first_fraction) for x in fitted]

@@ -63,7 +63,7 @@ def simulate_values(batch: DrawnRun, values: Sequence[tuple[Values, ...]]) -> It
 
 
 def _designs(batch: DrawnRun, values: Sequence[tuple[Values, ...]], draws: int) -> dict[int, Design]:
-    """The designs of some draws: they differ in their rows of one table of step times, which has room for `draws` of them, and in API times."""
+    """The designs of some draws: they differ in API times and in their rows of one table of step times, which has room for `draws`."""
     cluster, workload = batch.done.cluster, batch.done.workload
     timings = required_timings([cluster.instances] * len(values), [_sources(batch, draw) for draw in values], [workload])
     step_time = padded_rows(timings[0].step_time, power_of_two(draws * len(batch.groups)))

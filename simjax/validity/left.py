@@ -92,13 +92,14 @@ class LeftRanges:
         kept, found = self._replaced(lines)
         return (*kept, *(f"{record.line(axis, 'this run')}; intervals are widened" for record, axis in found))
 
-    def warnings_of_sweep(self, lines: Sequence[str]) -> tuple[str, ...]:
+    def warnings_of_sweep(self, lines: Sequence[str], things: str = "points") -> tuple[str, ...]:
         """The warnings of a sweep: one line for each profile and range with the number of points that left it; then `lines`, as for a run.
 
-        They come first because a sweep may have dozens of other lines, of which only the first few are shown.
+        They come first because a sweep may have dozens of other lines, of which only the first few are shown. `things` is the plural of
+        the word for a point.
         """
         kept, found = self._replaced(lines)
-        who = [f"{len(record.left[axis]):,} of {counted(len(record.ran), 'points')}" for record, axis in found]
+        who = [f"{len(record.left[axis]):,} of {counted(len(record.ran), things)}" for record, axis in found]
         return (*(record.line(axis, points) for (record, axis), points in zip(found, who, strict=True)), *kept)
 
     def _replaced(self, lines: Sequence[str]) -> tuple[list[str], list[tuple[_Record, str]]]:

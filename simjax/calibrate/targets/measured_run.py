@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from simjax.calibrate.prepared_run import Latencies, PreparedRun, simulated
-from simjax.calibrate.targets.residuals import UNFINISHED, robust
+from simjax.calibrate.targets.residuals import UNFINISHED, pseudo_huber
 from simjax.latency.profile import LatencyProfile
 from simjax.metrics.latency import PERCENTILES
 from simjax.validate.compare import METRICS
@@ -78,13 +78,13 @@ class RunTarget:
 
     Attributes:
         run: what was measured.
-        served: its simulation.
+        prepared: its simulation.
         weights: of its views.
         first: requests, in order of arrival, that the fit may look at; None for all.
     """
 
     run: MeasuredRun
-    served: PreparedRun
+    prepared: PreparedRun
     weights: LossWeights
     first: int | None = None
 
@@ -101,7 +101,7 @@ class RunTarget:
 
     def residuals(self, profile: LatencyProfile, reverse: bool = False) -> Array:
         """Residuals of requests, statistics and progress."""
-        return self.of(simulated(self.served, profile, reverse))
+        return self.of(simulated(self.prepared, profile, reverse))
 
     def of(self, latencies: Latencies) -> Array:
         """Residuals of simulated latencies."""
@@ -113,7 +113,7 @@ class RunTarget:
                 continue
             measured, ours = (getattr(x, metric)[shown][there] for x in (self.run, latencies))
             ratio = jnp.where(done[there], jnp.log(ours) - np.log(measured), UNFINISHED)
-            parts.append(robust(ratio / w.request_sd[metric], w.outlier) * np.sqrt(w.request_weight / len(measured)))
+            parts.append(pseudo_huber(ratio / w.request_sd[metric], w.outlier) * np.sqrt(w.request_weight / len(measured)))
             off = jnp.where(done.all(), jnp.log(_statistics(ours, jnp) / _statistics(measured, np)), UNFINISHED)
             parts.append(off / w.statistic_sd[metric] * np.sqrt(w.statistic_weight))
         for metric in ("ttft_s", "e2e_s"):

@@ -67,13 +67,13 @@ class MeanPoint:
     group: str = ""
 
     @property
-    def engine(self) -> str:
-        """Whose host times it has: another engine's, or vLLM's."""
+    def known_backend(self) -> str:
+        """The backend whose host times it has: its own where they are known, else vLLM."""
         return self.backend if self.backend in OTHER_ENGINES else VLLM
 
     @property
     def instance(self) -> InstanceSpec:
-        """Its engine."""
+        """The instance that was measured."""
         limits = InstanceLimits(
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,

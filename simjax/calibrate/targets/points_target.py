@@ -20,22 +20,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from simjax.calibrate.prepared_run import timed
+from simjax.batch.design import design_of
+from simjax.calibrate.profile_timing import ProfileTiming
 from simjax.calibrate.targets.points import MeanPoint
-from simjax.calibrate.targets.residuals import UNFINISHED, robust
+from simjax.calibrate.targets.residuals import UNFINISHED, pseudo_huber
 from simjax.cluster.spec import ClusterSpec
-from simjax.cluster.timing import ClusterTiming, Kind, kind_of
+from simjax.cluster.timing import ClusterTiming
 from simjax.engine.batch import BATCH_AXES, run_batch
 from simjax.engine.differentiate import outcome_reverse
 from simjax.engine.host.batch import stack
-from simjax.engine.host.lower import Lowered, lower
+from simjax.engine.host.lower import Lowered
 from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape, power_of_two
 from simjax.engine.state import OUTCOME_FIELDS
 from simjax.errors import SimjaxError
-from simjax.latency.join import join_step_times
 from simjax.latency.profile import LatencyProfile
-from simjax.latency.step_time import StepTime
 from simjax.workload.synthetic.closed_loop import closed_loop
 
 if TYPE_CHECKING:
@@ -87,8 +86,8 @@ class PointsTarget:
         name: for messages.
         points: what was measured, B of them.
         options: how they are simulated.
-        kinds: engines with a cost of their own: whose host times they have (`MeanPoint.engine`), and the rest.
-        shape, params: of the batch, host arrays; its costs and API times are replaced by the profile's.
+        timing: step times and API times of the points' instances by a profile.
+        shape, params: the batch, host arrays; its step times and API times are replaced by those of the profile that is tried.
         share: f64[B, R], weight of each request in the means of its point; rows sum to 1.
         max_ticks: where the batch is cut.
     """
@@ -96,7 +95,7 @@ class PointsTarget:
     name: str
     points: tuple[MeanPoint, ...]
     options: PointOptions
-    kinds: tuple[tuple[str, Kind], ...]
+    timing: ProfileTiming
     shape: EngineShape
     params: ClusterParams
     share: np.ndarray
@@ -122,18 +121,10 @@ class PointsTarget:
             raise SimjaxError(
                 f"rounds={o.rounds}: mean points need at least {FEWEST_ROUNDS}, the first two and the last are not like the rest"
             )
-        kinds: list[tuple[str, Kind]] = []
-        step_times: list[StepTime] = []
-        designs = []
-        with jax.enable_x64(True):
-            for point in points:
-                kind = (point.engine, kind_of(point.instance))
-                if kind not in kinds:
-                    kinds.append(kind)
-                    step_times.append(jax.tree.map(np.asarray, kind[1].step_time(profile.of_engine(point.engine), *_sizes(points))))
-                designs.append(_lowered(point, o, step_times[kinds.index(kind)]))
-            batch = stack(designs)
-        # `stack` counts the costs in order of appearance, which is the order of `kinds`.
+        timing = ProfileTiming.of([point.instance for point in points], *_sizes(points), [point.known_backend for point in points])
+        times = timing.on_host(profile)
+        with jax.enable_x64(True):  # all designs share one table of step times, so the batch keeps its rows
+            batch = stack([_lowered(point, o, _alone(times, b)) for b, point in enumerate(points)])
         share = np.zeros((len(points), batch.shape.requests))
         for b, point in enumerate(points):
             own = _shares(point.concurrency, o.rounds)
@@ -141,7 +132,7 @@ class PointsTarget:
         ticks = TICKS_PER_REQUEST * max(point.concurrency for point in points) * o.rounds
         groups = dict.fromkeys(point.group or point.id for point in points)
         name = name or ", ".join(groups)
-        return cls(name, tuple(points), o, tuple(kinds), batch.shape, batch.params, share, ticks)
+        return cls(name, tuple(points), o, timing, batch.shape, batch.params, share, ticks)
 
     def means(self, profile: LatencyProfile, reverse: bool = False) -> Means:
         """Simulated means under a profile, whose numbers may be traced; call it inside `jax.enable_x64(True)` and a `jax.jit`.
@@ -150,7 +141,7 @@ class PointsTarget:
             profile: of the device.
             reverse: for `jax.grad`, one point after the other; else for values and forward mode, side by side.
         """
-        params = self._with(profile)
+        params = self.timing.timed(self.params, profile)
         arrival_s, first_s, finish_s = self._in_reverse(params) if reverse else self._side_by_side(params)
         output = params.requests.output_tokens[params.workload]
         done = jnp.isfinite(finish_s)
@@ -174,7 +165,7 @@ class PointsTarget:
         for name, sd in (("ttft_s", o.ttft_sd), ("tpot_s", o.tpot_sd)):
             measured = np.array([getattr(point, name) for point in self.points])
             ratio = jnp.where(means.finished, jnp.log(getattr(means, name)) - np.log(measured), UNFINISHED)
-            parts.append(robust(ratio / sd, o.outlier) * np.sqrt(weight))
+            parts.append(pseudo_huber(ratio / sd, o.outlier) * np.sqrt(weight))
         return jnp.concatenate(parts)
 
     @property
@@ -199,13 +190,6 @@ class PointsTarget:
             return o.arrival_s, o.first_token_s, o.finish_s
 
         return jax.lax.map(one, {name: getattr(params, name) for name in own})
-
-    def _with(self, profile: LatencyProfile) -> ClusterParams:
-        """The batch under a profile."""
-        sizes, hosts = _sizes(self.points), [profile.of_engine(point.engine).host for point in self.points]
-        step_time = join_step_times([kind.step_time(profile.of_engine(engine), *sizes, jnp) for engine, kind in self.kinds])
-        pre, post = (jnp.stack([jnp.asarray(getattr(h, name), jnp.float64) for h in hosts]) for name in ("api_pre_s", "api_post_s"))
-        return timed(self.params, step_time, pre[:, None], post[:, None])
 
 
 def point_lengths(point: MeanPoint, rounds: int) -> tuple[np.ndarray, np.ndarray]:
@@ -237,11 +221,14 @@ def _sizes(points: Sequence[MeanPoint]) -> tuple[int, int]:
     return power_of_two(max(point.max_num_batched_tokens for point in points)), power_of_two(most_seqs)
 
 
-def _lowered(point: MeanPoint, options: PointOptions, step_time: StepTime) -> Lowered:
-    nothing = np.zeros(1)
-    timings = ClusterTiming(step_time, np.zeros(1, np.int32), nothing, nothing, ())
+def _alone(times: ClusterTiming, b: int) -> ClusterTiming:
+    """The times of one of many instances, by rows of the same table."""
+    return replace(times, row=times.row[b : b + 1], api_pre_s=times.api_pre_s[b : b + 1], api_post_s=times.api_post_s[b : b + 1])
+
+
+def _lowered(point: MeanPoint, options: PointOptions, timing: ClusterTiming) -> Lowered:
     try:
         workload = closed_loop(*point_lengths(point, options.rounds), point.concurrency, source=point.id)
-        return lower(ClusterSpec((point.instance,)), timings, workload, log=False)
+        return design_of(ClusterSpec((point.instance,)), timing, workload).lowered
     except SimjaxError as error:
         raise SimjaxError(f"mean point {point.id}: {error}") from None

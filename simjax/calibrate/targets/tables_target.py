@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from simjax.calibrate.targets.residuals import robust
+from simjax.calibrate.targets.residuals import pseudo_huber
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
 from simjax.latency.attention.coefficients import decode_attention_s, mixed_attention_s
@@ -158,7 +158,7 @@ class TablesTarget:
         """
         with jax.enable_x64(True):
             parts = [
-                robust((jnp.log(seconds) - block.log_s) / block.sd, self.weights.outlier) * np.sqrt(block.weight)
+                pseudo_huber((jnp.log(seconds) - block.log_s) / block.sd, self.weights.outlier) * np.sqrt(block.weight)
                 for rank in self.ranks
                 for block, seconds in zip(rank.blocks, rank.predicted(profile), strict=True)
             ]
