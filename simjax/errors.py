@@ -46,7 +46,7 @@ def value_or_error(make: Callable[[], T]) -> T | SimjaxError:
         return error
     except MemoryError as error:
         log_traceback(error)
-        return SimjaxError("it does not fit the memory of this machine; simulate fewer requests or engines")
+        return SimjaxError("it does not fit the memory of this machine; simulate fewer requests or instances")
     except Exception as error:
         log_traceback(error)
         return SimjaxError(in_one_line(error))

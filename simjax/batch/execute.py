@@ -109,7 +109,7 @@ def _rows_or_reasons(batches: Batches, points: Sequence[int], device: Device) ->
         if not is_out_of_memory(error):
             return [failed(point, in_one_line(error)) for point in points]
     if len(points) == 1:
-        return [failed(points[0], "out of memory; simulate fewer requests or engines")]
+        return [failed(points[0], "out of memory; simulate fewer requests or instances")]
     middle = (len(points) + 1) // 2
     batches.width = min(batches.width, middle)  # later chunks are cut into parts of this size from the start
     return _rows_or_reasons(batches, points[:middle], device) + _rows_or_reasons(batches, points[middle:], device)

@@ -52,9 +52,9 @@ class Group:
 
     def __str__(self) -> str:
         shape = self.shape
-        engines = "1 engine" if shape.ranks == 1 else f"up to {shape.ranks} engines"
+        instances = "1 instance" if shape.ranks == 1 else f"up to {shape.ranks} instances"
         router = ", closed loop" if shape.clients else ", live router" if shape.live_routing else ""
-        sizes = f"{engines}{router}, {shape.requests:,} requests, {shape.slots} slots"
+        sizes = f"{instances}{router}, {shape.requests:,} requests, {shape.slots} slots"
         batches = f"{len(self.chunks):,} x {self.width}" if len(self.chunks) > 1 else f"{self.width}"
         expected = f"{self.ticks:,} ticks, {self.memory_bytes / 2**20:,.0f} MiB"
         return f"{counted(self.designs, 'designs')} in batches of {batches}: {sizes}; {expected}"

@@ -29,8 +29,8 @@ ROOMY = 0.5  # share of the KV blocks that a run without preemptions uses at mos
 TICKS_TO_SPARE = 20  # a run that takes this many times the ticks of the first profile is cut: its profile is far from any measurement
 
 
-class Latencies(NamedTuple):
-    """Latencies that the clients of a simulated run saw; 1 in place of a time that does not exist, so that a logarithm is safe.
+class ClientLatencies(NamedTuple):
+    """ClientLatencies that the clients of a simulated run saw; 1 in place of a time that does not exist, so that a logarithm is safe.
 
     Attributes:
         ttft_s, tpot_s, e2e_s: f64[R], seconds.
@@ -120,7 +120,7 @@ def with_profile(prepared: PreparedRun, profile: LatencyProfile) -> ClusterParam
     return _timing(prepared.cluster).timed(prepared.params, profile)
 
 
-def simulated(prepared: PreparedRun, profile: LatencyProfile, reverse: bool = False) -> Latencies:
+def simulated(prepared: PreparedRun, profile: LatencyProfile, reverse: bool = False) -> ClientLatencies:
     """Latencies of the run, differentiable with respect to the profile as `simjax.calibrate.reference_frames` says.
 
     Args:
@@ -133,7 +133,7 @@ def simulated(prepared: PreparedRun, profile: LatencyProfile, reverse: bool = Fa
     return latencies(prepared, params, o)
 
 
-def latencies(prepared: PreparedRun, params: ClusterParams, o: Outcome) -> Latencies:
+def latencies(prepared: PreparedRun, params: ClusterParams, o: Outcome) -> ClientLatencies:
     """Latencies of the requests of a run, padding excluded, from the times of its outcome."""
     of = lambda x: x[jnp.maximum(o.instance, 0)]  # noqa: E731
     arrival_s = arrivals(o, of(params.ranks.api_pre_s), of(params.ranks.api_post_s))
@@ -144,4 +144,4 @@ def latencies(prepared: PreparedRun, params: ClusterParams, o: Outcome) -> Laten
     ttft_s, e2e_s = safe(o.first_token_s) - safe(arrival_s), safe(o.finish_s) - safe(arrival_s)
     tpot_s = (safe(o.finish_s) - safe(o.first_token_s)) / jnp.maximum(output - 1, 1)
     some = lambda x, there: jnp.where(o.finished & there & (x > 0), x, 1.0)[: prepared.requests]  # noqa: E731
-    return Latencies(some(ttft_s, True), some(tpot_s, output > 1), some(e2e_s, True), o.finished[: prepared.requests])
+    return ClientLatencies(some(ttft_s, True), some(tpot_s, output > 1), some(e2e_s, True), o.finished[: prepared.requests])

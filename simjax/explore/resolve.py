@@ -29,9 +29,9 @@ from simjax.workload.workload import Workload
 
 _T = TypeVar("_T")
 
-# The roots of the options that each part of a design depends on.
+# Roots of the options that each part of a design depends on.
 WORKLOAD, CLUSTER, RUN = ("workload",), ("model", "device", "cluster", "scheduler", "profile"), ("sim", "slo")
-_LOGGED = 3  # messages of a kind before the rest is only counted
+_LOGGED = 3  # messages of a kind that are logged; the rest are only counted
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _cluster_warnings(
 
 @contextmanager
 def _few_messages() -> Iterator[None]:
-    """Let the workloads of a sweep log the first few messages of each kind; thousands of points may say the same."""
+    """Limit the messages of each kind that the workloads of a sweep log: thousands of points may log the same."""
     logger = logging.getLogger("simjax.workload.build")
     seen: dict[str, int] = {}
 

@@ -1,4 +1,4 @@
-"""Intervals beside the numbers of a run: simulations with drawn parameters, all of them side by side, and their quantiles."""
+"""Intervals for the metrics of a run: simulations with drawn parameters, all of them side by side, and their quantiles."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Draws:
 
     Attributes:
         level: probability of the intervals.
-        values: the parameters of each draw; where several kinds of groups have their own, names begin with the engines' kind.
-        rows: of each draw, `status` and the numbers `simjax.metrics.rows.METRICS`.
-        slo: whether the rows' attainment and goodput are those of limits that the user set.
-        warnings: what a reader of the intervals must know.
+        values: the parameters of each draw; where several groups of instances have their own, names begin with the group.
+        rows: `status` and the metrics `simjax.metrics.rows.METRICS` of each draw.
+        slo: whether the rows' attainment and goodput refer to limits that the user set.
+        warnings: what a reader of the intervals must know, one line each.
     """
 
     level: float
@@ -54,9 +54,9 @@ class Draws:
         return len(self.rows)
 
     def interval(self, metric: str) -> list[float] | None:
-        """[low, high] of a metric over the draws that have it, of equal probability on both sides; None when no draw has it.
+        """[low, high] of a metric over the draws that have it, with equal probability on both sides; None when no draw has it.
 
-        Quantiles are the median-unbiased ones: numpy's linear ones would make a 90 % interval of 64 draws one of 88 %.
+        Quantiles are the median-unbiased ones: with numpy's linear ones a 90 % interval of 64 draws would cover 88 %.
         """
         known = [row[metric] for row in self.rows if row[metric] is not None]
         if not known:
@@ -67,7 +67,7 @@ class Draws:
     def intervals(self) -> dict[str, Any]:
         """The content of `intervals` in summary.json: as in the summary, with [low, high] in place of numbers.
 
-        What a run alone can tell is left out, the inter-token latency among it: draws keep no log of their steps.
+        Metrics that need a log of the steps, such as the inter-token latency, are left out: draws keep none.
         """
         of = self.interval
         found: dict[str, Any] = {"level": self.level, "draws": len(self)}
@@ -83,7 +83,7 @@ class Draws:
         return found
 
     def frame(self) -> pd.DataFrame:
-        """The columns of draws.csv: the number of the draw, its parameters, status and metrics."""
+        """The table draws.csv: number of the draw, its parameters, status and metrics."""
         columns = ("status", *METRICS)
         rows = [{**values, **{name: row[name] for name in columns}} for values, row in zip(self.values, self.rows, strict=True)]
         return pd.DataFrame(rows).rename_axis("draw").reset_index()
@@ -96,12 +96,12 @@ def run_draws(config: RunConfig, done: Run | None = None, on_progress: Progress 
         simjax.run_draws(config, done).intervals()["ttft_s"]["p99"]
 
     Args:
-        config: where `uncertainty.draws` is 0, 64 are drawn.
+        config: the configuration; 64 draws where `uncertainty.draws` is 0.
         done: its run; None to simulate it here.
-        on_progress: called now and then with (draws done, in all).
+        on_progress: called now and then with (draws done, all draws).
 
     Raises:
-        SimjaxError: step costs come from tables, which have no uncertain parameters, or the run itself is impossible.
+        SimjaxError: step times come from tables, which have no uncertain parameters, or the run itself is impossible.
     """
     check_source(config)
     asked = config.uncertainty if config.uncertainty.draws else replace(config.uncertainty, draws=DEFAULT_DRAWS)
@@ -118,10 +118,10 @@ def run_draws(config: RunConfig, done: Run | None = None, on_progress: Progress 
 
 
 def check_source(config: RunConfig) -> None:
-    """Raise where step costs come from tables.
+    """Check that a configuration takes its step times from a profile.
 
     Raises:
-        SimjaxError: they do.
+        SimjaxError: they come from measured tables, which have no uncertain parameters.
     """
     if config.profile.bundle_root is not None:
         raise SimjaxError(
@@ -145,22 +145,21 @@ def simulate_draws(
     host times (`profile.step_s` and the like) are taken to be known.
 
     Args:
-        done: the run as it was simulated, with its leap log: it says how far beyond a calibration its groups go, and how many requests
-            they hold.
-        source: its step costs, a profile.
-        asked: how many draws, the level, and their seed.
-        seed: of the random router.
+        done: the run with its leap log, which shows how far it goes beyond a calibration and how many requests its instances hold.
+        source: where its step times come from, a profile.
+        asked: number of draws, level of the intervals, and seed of the draws.
+        seed: seed of the random router.
         leap: take pure-decode steps many at a time.
-        max_ticks: bound on the length of each draw.
+        max_ticks: bound on the length of each draw, in ticks.
         slo: limits for goodput.
-        on_progress: called now and then with (draws done, in all).
+        on_progress: called now and then with (draws done, all draws).
 
     Raises:
         SimjaxError: a draw cannot be simulated.
     """
     groups = instance_groups(done.cluster, source)
     values = [
-        tuple({name: value for name, value in of_kind.items() if getattr(source, name, None) is None} for of_kind in draw)
+        tuple({name: value for name, value in of_group.items() if getattr(source, name, None) is None} for of_group in draw)
         for draw in _values(done, groups, asked)
     ]
     rows: dict[int, Row] = {}
@@ -177,7 +176,7 @@ def simulate_draws(
 
 
 def _values(done: Run, groups: Sequence[InstanceGroup], asked: UncertaintyConfig) -> list[tuple[Values, ...]]:
-    """Of each draw the values of each kind of engine."""
+    """The values of each group of instances in each draw."""
     drawn: dict[int, list[Values]] = {}
     firsts = [x for number, x in enumerate(groups) if not any(same_profile(x.profile, y.profile) for y in groups[:number])]
     for number, first in enumerate(firsts):

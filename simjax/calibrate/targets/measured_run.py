@@ -1,4 +1,4 @@
-"""What a profile must reproduce: targets, as residuals that a fit squares and sums."""
+"""Targets, the measurements that a profile must reproduce, as residuals that a fit squares and sums; and measured runs as targets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from simjax.calibrate.prepared_run import Latencies, PreparedRun, simulated
+from simjax.calibrate.prepared_run import ClientLatencies, PreparedRun, simulated
 from simjax.calibrate.targets.residuals import UNFINISHED, pseudo_huber
 from simjax.latency.profile import LatencyProfile
 from simjax.metrics.latency import PERCENTILES
@@ -19,20 +19,20 @@ from simjax.validate.run import MeasuredRun
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
-FRACTIONS = np.arange(0.1, 1.01, 0.1)  # of the requests that have got so far: the points of the progress curves
+FRACTIONS = np.arange(0.1, 1.01, 0.1)  # shares of the requests at which the progress curves are compared
 
 
 class Target(Protocol):
-    """Something measured."""
+    """A measurement that a fit reproduces."""
 
     @property
     def name(self) -> str:
-        """For messages and reports."""
+        """Name for messages and reports."""
         ...
 
     @property
     def observations(self) -> float:
-        """Independent numbers that the residuals stand for: the sum of their weights."""
+        """Number of independent observations that the residuals stand for: the sum of their weights."""
         ...
 
     def residuals(self, profile: LatencyProfile, reverse: bool = False) -> Float64[Array, " K"]:
@@ -42,20 +42,21 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class LossWeights:
-    """How much each view of a measured run counts.
+    """Weights of the views of a measured run.
 
-    Standard deviations say how far a good profile may be off: a single request of a busy server meets another batch when a step is a
-    millisecond late, so requests are judged more loosely than what they have in common. Weights are numbers of independent observations:
-    requests of one run share its steps, and 300 of them are not 300 pieces of evidence.
+    Standard deviations are how far a good profile may be off: a single request of a busy server meets another batch when a step is a
+    millisecond late, so single requests are judged more loosely than their statistics. Weights are numbers of independent observations:
+    requests of one run share its steps, so 300 of them are not 300 pieces of evidence.
 
     Attributes:
-        request_sd: of the logarithm of single requests' TTFT, TPOT and E2E.
-        request_weight: independent observations a run's requests stand for.
-        statistic_sd: of the logarithm of means and percentiles.
-        statistic_weight: of each of them.
-        progress_sd: of the logarithm of the times by which 10, 20, ... 100 % of the requests have had their first and last token.
-        progress_weight: of each curve.
-        outlier: beyond so many standard deviations a residual counts linearly, not squared: another schedule, not another profile.
+        request_sd: standard deviations of the logarithm of single requests' TTFT, TPOT and E2E.
+        request_weight: independent observations that a run's requests stand for.
+        statistic_sd: standard deviations of the logarithm of means and percentiles.
+        statistic_weight: weight of each of them.
+        progress_sd: standard deviation of the logarithm of the times by which 10, 20, ... 100 % of the requests have had their first and
+            last token.
+        progress_weight: weight of each curve.
+        outlier: standard deviations beyond which a residual counts linearly, not squared: a sign of another schedule, not another profile.
     """
 
     request_sd: dict[str, float] = field(default_factory=lambda: {"ttft_s": 0.08, "tpot_s": 0.015, "e2e_s": 0.015})
@@ -77,9 +78,9 @@ class RunTarget:
     """A measured run.
 
     Attributes:
-        run: what was measured.
+        run: the recording.
         prepared: its simulation.
-        weights: of its views.
+        weights: weights of its views.
         first: requests, in order of arrival, that the fit may look at; None for all.
     """
 
@@ -95,7 +96,7 @@ class RunTarget:
 
     @property
     def observations(self) -> float:
-        """Independent numbers that the residuals stand for."""
+        """Number of independent observations that the residuals stand for."""
         w = self.weights
         return len(METRICS) * (w.request_weight + (1 + len(PERCENTILES)) * w.statistic_weight) + 2 * w.progress_weight
 
@@ -103,7 +104,7 @@ class RunTarget:
         """Residuals of requests, statistics and progress."""
         return self.of(simulated(self.prepared, profile, reverse))
 
-    def of(self, latencies: Latencies) -> Array:
+    def of(self, latencies: ClientLatencies) -> Array:
         """Residuals of simulated latencies."""
         w, done, shown = self.weights, latencies.finished[: self.first], slice(0, self.first)
         parts = []
@@ -130,5 +131,5 @@ def _statistics(x: Array, xp: object) -> Array:
 
 
 def _progress(at_s: Array, xp: object) -> Array:
-    """When each of `FRACTIONS` of the requests has got there, in seconds since the first arrival."""
+    """Times by which each of `FRACTIONS` of the requests has reached an event, in seconds since the first arrival."""
     return xp.quantile(at_s, xp.array(FRACTIONS))  # pyright: ignore[reportAttributeAccessIssue]

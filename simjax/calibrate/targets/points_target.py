@@ -2,11 +2,11 @@
 
 In a closed loop clients move with the engine's clock, so latencies have no phase to hold and their pathwise derivative is the right one.
 
-Benchmark clients start all at once and send ten prompts each. Their mean is made of a first round, in which everybody waits for
-everybody's prompt, a second one that still feels it, rounds that are alike, and a last one in which the engine empties. Fewer rounds tell
-the same when one of those that are alike stands for all that are not simulated. What four rounds leave in place of ten, on 75 rows of H100
-and H200: 1.4 to 2.2 % rms of mean TTFT (6 % at worst) and 0.3 to 0.4 % of mean TPOT. On two cores 40 points of 8 deployments take 0.2 s,
-1.1 s with twelve tangents, after 5 and 15 s of compilation.
+Benchmark clients start all at once and send ten prompts each. Their mean is over a first round, in which every client waits for the
+prompts of all, a second one that still shows it, rounds that are alike, and a last one in which the instance empties. Fewer rounds give the
+same means when one of those that are alike stands for all that are not simulated. Four rounds in place of ten leave an error, on 75 rows of
+H100 and H200, of 1.4 to 2.2 % rms in mean TTFT (6 % at worst) and of 0.3 to 0.4 % in mean TPOT. On two cores 40 points of 8 deployments
+take 0.2 s, 1.1 s with twelve tangents, after 5 and 15 s of compilation.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ if TYPE_CHECKING:
 
 BENCHMARK_ROUNDS = 10  # prompts that each client of the benchmark sends
 FEWEST_ROUNDS = 4
-TICKS_PER_REQUEST = 64  # a run that needs more is hopeless: it is cut; 2 is usual
+TICKS_PER_REQUEST = 64  # 2 are usual; a run that needs more is cut, for its profile is far from any measurement
 LENGTHS_SEED = 0
 
 
 @dataclass(frozen=True)
 class PointOptions:
-    """How points are simulated and how much they count.
+    """Options of how points are simulated and how much they count.
 
     Attributes:
         rounds: prompts that each client sends, at least 4.
-        ttft_sd, tpot_sd: of the logarithm of the means. Means repeat within 10 to 20 % (TTFT) and 3 to 5 % (TPOT) from one run of a server
-            to the next; kernels and schedulers of other engines than vLLM are in it, too.
-        group_weight: independent numbers that the points of a group stand for, of each of the two means: they share harness, kernels and
-            host, and one fault moves all of them.
-        outlier: beyond so many standard deviations a residual counts linearly, not squared.
+        ttft_sd, tpot_sd: standard deviations of the logarithm of the means. Means repeat within 10 to 20 % (TTFT) and 3 to 5 % (TPOT) from
+            one run of a server to the next; they also cover the kernels and schedulers of backends other than vLLM.
+        group_weight: independent observations that the points of a group stand for, for each of the two means: they share harness, kernels
+            and host, and one fault moves all of them.
+        outlier: standard deviations beyond which a residual counts linearly, not squared.
     """
 
     rounds: int = 4
@@ -70,7 +70,8 @@ class Means(NamedTuple):
     """Simulated means of B points; 1 where a request has not finished.
 
     Attributes:
-        ttft_s, tpot_s: f64[B]. finished: bool[B], whether all requests of the point have.
+        ttft_s, tpot_s: f64[B], seconds.
+        finished: bool[B], whether all requests of the point have finished.
     """
 
     ttft_s: Float64[Array, " B"]
@@ -80,16 +81,16 @@ class Means(NamedTuple):
 
 @dataclass(frozen=True)
 class PointsTarget:
-    """Mean points of any models, degrees and devices that one profile prices.
+    """Mean points of any models and tensor-parallel degrees whose step times one profile gives.
 
     Attributes:
-        name: for messages.
-        points: what was measured, B of them.
-        options: how they are simulated.
+        name: name for messages.
+        points: the B measured points.
+        options: options of how they are simulated.
         timing: step times and API times of the points' instances by a profile.
         shape, params: the batch, host arrays; its step times and API times are replaced by those of the profile that is tried.
         share: f64[B, R], weight of each request in the means of its point; rows sum to 1.
-        max_ticks: where the batch is cut.
+        max_ticks: ticks after which the batch is cut.
     """
 
     name: str
@@ -106,10 +107,10 @@ class PointsTarget:
         """Prepare points.
 
         Args:
-            points: of the profile's device.
-            profile: only tells whether it has what the points need.
-            options: how to simulate them.
-            name: for messages; by default the groups of the points.
+            points: measured points of the profile's device.
+            profile: a profile, to check that it holds for the points.
+            options: options of how they are simulated.
+            name: name for messages; by default the groups of the points.
 
         Raises:
             SimjaxError: there is no point, or one cannot be simulated: its model does not fit, or the profile does not hold for it.
@@ -138,8 +139,8 @@ class PointsTarget:
         """Simulated means under a profile, whose numbers may be traced; call it inside `jax.enable_x64(True)` and a `jax.jit`.
 
         Args:
-            profile: of the device.
-            reverse: for `jax.grad`, one point after the other; else for values and forward mode, side by side.
+            profile: a profile of the device.
+            reverse: simulate one point after the other, for `jax.grad`; else side by side, for values and forward mode.
         """
         params = self.timing.timed(self.params, profile)
         arrival_s, first_s, finish_s = self._in_reverse(params) if reverse else self._side_by_side(params)
@@ -154,11 +155,11 @@ class PointsTarget:
 
     @property
     def observations(self) -> float:
-        """Independent numbers that the residuals stand for."""
+        """Number of independent observations that the residuals stand for."""
         return 2.0 * float(np.sum(self.weights))
 
     def residuals(self, profile: LatencyProfile, reverse: bool = False) -> Array:
-        """f64[2 B], (log simulated - log measured) / sd times the root of the point's weight: TTFT of all points, then TPOT."""
+        """Residuals (log simulated - log measured) / sd times the root of the point's weight, f64[2 B]: TTFT of all points, then TPOT."""
         means, o = self.means(profile, reverse), self.options
         weight = self.weights
         parts = []
@@ -170,7 +171,7 @@ class PointsTarget:
 
     @property
     def weights(self) -> np.ndarray:
-        """f64[B], independent numbers that each point stands for, of each of its means."""
+        """Independent observations that each point stands for, for each of its means, f64[B]."""
         groups = [point.group or point.id for point in self.points]
         return np.array([min(1.0, self.options.group_weight / groups.count(group)) for group in groups])
 
@@ -182,7 +183,7 @@ class PointsTarget:
         return state.loop.arrival_s[:, : self.shape.requests], column("first_token_s"), column("finish_s")
 
     def _in_reverse(self, params: ClusterParams) -> tuple[Array, Array, Array]:
-        """The same for `jax.grad`: a loop over points leaves each of them when it has ended, which many side by side could not."""
+        """The same for `jax.grad`: a loop over points ends each of them in its own time, which points side by side cannot."""
         own = [name for name in ClusterParams.__dataclass_fields__ if getattr(BATCH_AXES, name) == 0]
 
         def one(mine: dict[str, Any]) -> tuple[Array, Array, Array]:
@@ -195,7 +196,7 @@ class PointsTarget:
 def point_lengths(point: MeanPoint, rounds: int) -> tuple[np.ndarray, np.ndarray]:
     """Prompt and output tokens of the requests of a point, int[rounds * concurrency] each, in the order they are sent.
 
-    Every round holds one length of each of `concurrency` equal parts of the distribution, in random order: it is like many rounds.
+    Every round holds one length of each of `concurrency` equal parts of the distribution, in random order: so it is like many rounds.
     """
     rng = np.random.default_rng([LENGTHS_SEED, point.concurrency])
     n = point.concurrency
