@@ -29,7 +29,7 @@ class Run:
         cluster: the instances and their router.
         workload: the requests.
         result: the outcome.
-        warnings: what a reader of the numbers must know, one line each: flags that vLLM would refuse, and step times used outside what they
+        warnings: caveats for a reader of the numbers, one line each: flags that vLLM would refuse, and step times used outside what they
             were measured or calibrated on.
     """
 
@@ -54,7 +54,7 @@ def simulate_cluster(
     Args:
         cluster: instances and router.
         workload: the requests.
-        source: where step times come from; the shipped profiles when None.
+        source: source of step times; the shipped profiles when None.
         seed: seed of the random router.
         leap: take pure-decode steps many at a time (same results, faster).
         max_ticks: bound on the length of the run, in ticks.

@@ -19,7 +19,7 @@ from simjax.workload.workload import Workload
 
 
 class RunOptions(NamedTuple):
-    """How a simulation is run and judged.
+    """Options of how a simulation is run and judged.
 
     Attributes:
         seed: seed of the random router.
@@ -71,7 +71,7 @@ def design_of(
         cluster: instances and router.
         timing: their step times.
         workload: the requests.
-        options: how it is run and judged.
+        options: options of how it is run and judged.
         requests: arrays of the workload, which designs of one batch share; None to make them.
         calibrated: the groups of instances whose ranges are watched.
         log: record a leap log, from which time series and inter-token latencies are made; batches have none.
@@ -93,7 +93,7 @@ def timings_for(
 
     Args:
         clusters: the instances of each cluster.
-        sources: where the step times of each cluster come from, for all of its instances or one by one.
+        sources: sources of the step times of each cluster, one for all of its instances or one for each.
         workloads: all workloads that any of the clusters serves.
     """
     every = list(workloads)

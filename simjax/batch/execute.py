@@ -42,8 +42,8 @@ def run_designs(
 
     Args:
         designs: the designs by the number of their point.
-        groups: what runs together.
-        workers: what to run on.
+        groups: designs that run together.
+        workers: devices to run on.
         width: designs side by side, for those that are run again; None for what suits the devices.
         left: record of the calibrated ranges that the designs leave; it is complete when the iterator has ended.
     """

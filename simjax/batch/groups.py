@@ -65,7 +65,7 @@ def make_groups(designs: dict[int, Design], workers: Workers, width: int | None 
 
     Args:
         designs: the designs by the number of their point.
-        workers: what they run on.
+        workers: devices that they run on.
         width: designs side by side, None for what suits the devices.
         roomy: give every instance the slots that its limits allow, not only those that it is expected to need.
     """

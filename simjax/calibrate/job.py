@@ -104,7 +104,7 @@ def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress
 
     Args:
         config: measurements, parameters and options of the fit.
-        profile_path: where the profile is written; the scores are those of the numbers in that file.
+        profile_path: file to which the profile is written; the scores are those of the numbers in that file.
         on_progress: called with (trial steps, most trial steps, best loss).
 
     Raises:

@@ -36,7 +36,7 @@ class SweepPlan:
         groups: designs that run together.
         designs: designs by point.
         invalid: by point, why it cannot be simulated.
-        warnings: what a reader of the numbers must know, one line each.
+        warnings: caveats for a reader of the numbers, one line each.
     """
 
     base: tuple[str, ...]

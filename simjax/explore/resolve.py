@@ -41,7 +41,7 @@ class Resolved:
     Attributes:
         designs: the designs of the points that can be simulated.
         invalid: why the others cannot be.
-        warnings: what a reader of the numbers must know, one line each.
+        warnings: caveats for a reader of the numbers, one line each.
     """
 
     designs: dict[int, Design]

@@ -29,7 +29,7 @@ def run_plan(
     """Simulate a sweep into a directory, chunk by chunk; its tables can be read at any moment, and a later run can resume it.
 
     Args:
-        plan: what to simulate.
+        plan: the sweep to simulate.
         out: the directory; for a shard, its parent.
         objective: kept there for `simjax pareto`.
         on_progress: called now and then with (points done, all points).
@@ -80,7 +80,7 @@ def run_sweep(
     known only once the points have run.
 
     Args:
-        plan: what to simulate.
+        plan: the sweep to simulate.
         out: a directory for the tables, see `run_plan`; None for the table alone.
         objective: kept in the directory for `simjax pareto`.
         on_progress: called now and then with (points done, all points).

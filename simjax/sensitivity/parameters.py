@@ -44,7 +44,7 @@ class Setting:
 
     Attributes:
         instances: the instances of the cluster.
-        sources: where the step times of each come from.
+        sources: source of the step times of each.
         rate: arrival rate relative to that of the workload.
         concurrency: requests in flight in a closed loop, 0 for an open one.
     """

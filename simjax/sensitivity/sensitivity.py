@@ -69,7 +69,7 @@ class Sensitivity:
         texts: descriptions of the parameters, by name.
         step: relative change of a parameter, in both directions.
         seeds: seeds of the workloads that the numbers are means over.
-        warnings: what a reader of the numbers must know, one line each.
+        warnings: caveats for a reader of the numbers, one line each.
     """
 
     effects: tuple[Effect, ...]

@@ -30,9 +30,9 @@ class DrawnRun:
 
     Attributes:
         done: the run, with its leap log.
-        source: where its step times come from, a profile.
+        source: source of its step times, a profile.
         groups: the instances of its cluster, by profile, model and tensor-parallel degree.
-        options: how each draw is run and judged.
+        options: options of how each draw is run and judged.
     """
 
     done: Run
@@ -77,7 +77,7 @@ def _designs(batch: DrawnRun, values: Sequence[tuple[Values, ...]], draws: int) 
 
 
 def _sources(batch: DrawnRun, draw: tuple[Values, ...]) -> list[LatencySource]:
-    """Where each instance of the cluster takes its step times from in a draw."""
+    """The sources of step times of the cluster's instances in a draw."""
     of_group = [_source(batch.source, values) for values in draw]
     at = {index: source for group, source in zip(batch.groups, of_group, strict=True) for index in group.indices}
     return [at[index] for index in range(len(at))]

@@ -41,7 +41,7 @@ class Draws:
         values: the parameters of each draw; where several groups of instances have their own, names begin with the group.
         rows: `status` and the metrics `simjax.metrics.rows.METRICS` of each draw.
         slo: whether the rows' attainment and goodput refer to limits that the user set.
-        warnings: what a reader of the intervals must know, one line each.
+        warnings: caveats for a reader of the intervals, one line each.
     """
 
     level: float
@@ -146,7 +146,7 @@ def simulate_draws(
 
     Args:
         done: the run with its leap log, which shows how far it goes beyond a calibration and how many requests its instances hold.
-        source: where its step times come from, a profile.
+        source: source of its step times, a profile.
         asked: number of draws, level of the intervals, and seed of the draws.
         seed: seed of the random router.
         leap: take pure-decode steps many at a time.

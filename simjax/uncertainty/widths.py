@@ -20,7 +20,7 @@ PRIOR_SD = 0.05  # for a profile that was never compared with a run: the prior o
 
 @dataclass(frozen=True)
 class Widths:
-    """How far step times may be off for reasons that no value of the parameters explains: standard deviations of their logarithms.
+    """Standard deviations of the logarithms of step times, for errors that no value of the parameters explains.
 
     Attributes:
         steps: widths of the token-wise work of a step, at `CORRECTION_TOKENS`.
@@ -35,7 +35,7 @@ class Widths:
 
 
 def widths(group: InstanceGroup, reached: Seen | None) -> Widths:
-    """How far the step times of a group of instances may be off.
+    """The widths of a group of instances.
 
     Independent causes add up as variances: the profile's discrepancy, a model or degree that it has not seen, and octaves of tokens,
     sequences and context beyond what it has. Tokens and sequences widen the corrections of steps of that size only, context and sequences
@@ -43,7 +43,7 @@ def widths(group: InstanceGroup, reached: Seen | None) -> Widths:
 
     Args:
         group: the instances.
-        reached: what they held; None where that is all within what was seen.
+        reached: the ranges that they reached; None where these are all within those that were seen.
     """
     calibration, degree = group.profile.calibration, group.tensor_parallel_size
     if calibration is None:

@@ -37,7 +37,7 @@ def instance_groups(cluster: ClusterSpec, source: LatencySource, known: Profiles
 
     Args:
         cluster: the instances; they must be kept alive as long as `known`, which identifies their models and devices by object.
-        source: where their step times come from, a profile.
+        source: source of their step times, a profile.
         known: profiles read for other clusters; those of this one are added.
 
     Raises:

@@ -27,7 +27,7 @@ _RANGES = {
 
 @dataclass
 class _Record:
-    """What the points that use a profile held: all that ran, and for each range those that left it and how far they went."""
+    """The points that use a profile: all that ran, and for each range those that left it and how far they went."""
 
     profile: LatencyProfile
     ran: set[int] = field(default_factory=set)

@@ -78,7 +78,7 @@ def extent(result: Result, indices: Iterable[int]) -> Extent | None:
 
 
 def reach(instances: Sequence[InstanceSpec], result: Result, indices: Iterable[int] | None = None) -> Seen | None:
-    """What a calibration to a run would have seen; None if no instance took a step, or it is not known.
+    """The ranges that a calibration to a run would have seen; None if no instance took a step, or it is not known.
 
     Args:
         instances: the instances of the cluster.
