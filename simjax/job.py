@@ -1,20 +1,21 @@
-"""The main job: from a configuration to a simulated result, for the command line and for notebooks."""
+"""Single runs: from a configuration, or a cluster and a workload, to a simulated result."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
+from simjax.batch.design import RunOptions, design_of, known_warnings
 from simjax.cluster.from_config import build_cluster, latency_source
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import cluster_timing
-from simjax.cluster.warnings import beyond_context, refused_by_vllm
 from simjax.config.schema import RunConfig, SloConfig
-from simjax.engine.host.lower import lower
 from simjax.engine.host.result import Result
 from simjax.engine.simulate import DEFAULT_MAX_TICKS, simulate
 from simjax.metrics.slo import Slo
+from simjax.validity.groups import calibrated_groups
+from simjax.validity.left import LeftRanges
 from simjax.workload import build_workload
 from simjax.workload.workload import Workload
 
@@ -23,7 +24,15 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: what was simulated, how it went, and what a reader of its numbers must know of the cluster."""
+    """A finished run.
+
+    Attributes:
+        cluster: the instances and their router.
+        workload: the requests.
+        result: the outcome.
+        warnings: caveats for a reader of the numbers, one line each: flags that vLLM would refuse, and step times used outside what they
+            were measured or calibrated on.
+    """
 
     cluster: ClusterSpec
     workload: Workload
@@ -44,32 +53,45 @@ def simulate_cluster(
     """Simulate a workload on a cluster.
 
     Args:
-        cluster: engines and router.
-        workload: requests.
-        source: step costs; the shipped profiles when None.
-        seed: of the random router.
+        cluster: instances and router.
+        workload: the requests.
+        source: source of step times; the shipped profiles when None.
+        seed: seed of the random router.
         leap: take pure-decode steps many at a time (same results, faster).
-        max_ticks: bound on the length of the run.
-        on_progress: called now and then with (requests finished, requests in all).
+        max_ticks: bound on the length of the run, in ticks.
+        on_progress: called now and then with (requests finished, all requests).
 
     Raises:
-        SimjaxError: a model does not fit its device, a cost is missing, or a request can never be served.
+        SimjaxError: a model does not fit its device, there are no step times for it, or a request can never be served.
     """
-    timings = cluster_timing(cluster.instances, source or LatencySource())
-    lowered = lower(cluster, timings, workload, seed=seed, leap=leap)
-    result = replace(simulate(lowered.shape, lowered.params, max_ticks, on_progress), sessions=workload.sessions)
-    warnings = [*refused_by_vllm(cluster.instances), *timings.warnings, *beyond_context(timings.measured, workload.longest_tokens)]
-    return Run(cluster, workload, result, tuple(warnings))
+    source = source or LatencySource()
+    timing = cluster_timing(cluster.instances, source)
+    design = design_of(
+        cluster, timing, workload, RunOptions(seed, leap, max_ticks), calibrated=calibrated_groups(cluster, source), log=True
+    )
+    result = simulate(design.lowered.shape, design.lowered.params, max_ticks, on_progress)
+    result = replace(result, sessions=workload.sessions)
+    left = LeftRanges()
+    left.add(design.calibrated, result)
+    return Run(cluster, workload, result, left.warnings_of_run(known_warnings(cluster.instances, timing, workload.longest_tokens)))
 
 
 def service_levels(config: SloConfig) -> Slo | None:
-    """The limits that a configuration sets, None when it sets none."""
+    """The service-level limits that a configuration sets, None when it sets none."""
     limits = {name: limit for name, limit in asdict(config).items() if limit is not None}
     return Slo(**limits) if limits else None
 
 
 def run(config: RunConfig, on_progress: Progress | None = None) -> Run:
-    """Simulate what a configuration describes (`simjax.compose` makes one from command-line overrides)."""
+    """Simulate the cluster and workload of a configuration (`simjax.compose` makes one from command-line overrides).
+
+    Args:
+        config: the configuration.
+        on_progress: called now and then with (requests finished, all requests).
+
+    Raises:
+        SimjaxError: as for `simulate_cluster`, or a file or value of the configuration is wrong.
+    """
     cluster = build_cluster(config.model, config.device, config.cluster, config.scheduler)
     workload = build_workload(config.workload)
     source = latency_source(config.profile)

@@ -1,4 +1,4 @@
-"""Running the chunks of a plan on the local devices, several at once, and turning them into rows."""
+"""Running the chunks of a plan on the local devices, several at once, and turning their results into rows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
+from simjax.batch.design import Design
 from simjax.batch.groups import Group, make_groups
 from simjax.batch.workers import Device, Workers
 from simjax.engine.batch import compiled_batch
@@ -19,33 +20,47 @@ from simjax.engine.host.batch import Batch, make_batch
 from simjax.engine.host.collect import batch_results
 from simjax.engine.params import ClusterParams
 from simjax.engine.state import ClusterState
-from simjax.errors import SimjaxError, attempt, in_one_line, is_out_of_memory
-from simjax.explore.resolve import Design
+from simjax.errors import SimjaxError, in_one_line, is_out_of_memory, log_traceback, value_or_error
 from simjax.metrics.rows import result_rows
+from simjax.validity.left import LeftRanges
 
 Row: TypeAlias = dict[str, Any]
 
-STRIDE = 32  # ticks between two looks of an accelerator's host
+STRIDE = 32  # ticks between two times that an accelerator reports whether its batch has finished
 
 
-def run_designs(designs: dict[int, Design], groups: Sequence[Group], workers: Workers, width: int | None = None) -> Iterator[list[Row]]:
+def run_designs(
+    designs: dict[int, Design],
+    groups: Sequence[Group],
+    workers: Workers,
+    width: int | None = None,
+    left: LeftRanges | None = None,
+) -> Iterator[list[Row]]:
     """Rows of the designs as they finish: point, status, reason and `simjax.metrics.rows.METRICS`.
 
     Designs that turn out to need more slots than their group has are run again, with all that their limits allow.
+
+    Args:
+        designs: the designs by the number of their point.
+        groups: designs that run together.
+        workers: devices to run on.
+        width: designs side by side, for those that are run again; None for what suits the devices.
+        left: record of the calibrated ranges that the designs leave; it is complete when the iterator has ended.
     """
+    left = LeftRanges() if left is None else left
     seen: set[int] = set()
-    for rows in _run_groups(groups, designs, workers):
+    for rows in _run_groups(groups, designs, workers, left):
         seen.update(row["point"] for row in rows)
         yield rows
-    left = {point: design for point, design in designs.items() if point not in seen}
-    for rows in _run_groups(make_groups(left, workers, width, roomy=True), left, workers):
+    again = {point: design for point, design in designs.items() if point not in seen}
+    for rows in _run_groups(make_groups(again, workers, width, roomy=True), again, workers, left):
         seen.update(row["point"] for row in rows)
         yield rows
-    if lost := [failed(point, "it has no result: please report this") for point in left if point not in seen]:
+    if lost := [failed(point, "it has no result: please report this") for point in again if point not in seen]:
         yield lost
 
 
-def _run_groups(groups: Sequence[Group], designs: dict[int, Design], workers: Workers) -> Iterator[list[Row]]:
+def _run_groups(groups: Sequence[Group], designs: dict[int, Design], workers: Workers, left: LeftRanges) -> Iterator[list[Row]]:
     """Rows of chunks as they finish, without those of designs that need more slots.
 
     A chunk that does not fit the memory is run in halves. Any other failure of a chunk is the reason in its rows, of status "error".
@@ -64,7 +79,7 @@ def _run_groups(groups: Sequence[Group], designs: dict[int, Design], workers: Wo
     pool = ThreadPoolExecutor(workers.count, thread_name_prefix="simjax")
     waiting: set[Future[list[Row]]] = set()
     try:
-        for batches, chunk in _in_order(groups, designs, workers):
+        for batches, chunk in _in_order(groups, designs, workers, left):
             waiting.add(pool.submit(on_a_device, batches, chunk))
             if len(waiting) >= 2 * workers.count:  # a few chunks ahead and no more: rows are written before many others are made
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -76,10 +91,12 @@ def _run_groups(groups: Sequence[Group], designs: dict[int, Design], workers: Wo
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _in_order(groups: Sequence[Group], designs: dict[int, Design], workers: Workers) -> Iterator[tuple[Batches, Sequence[int]]]:
-    """All chunks. First those that compile a program, as many groups at a time as there are workers: each lane compiles another one."""
+def _in_order(
+    groups: Sequence[Group], designs: dict[int, Design], workers: Workers, left: LeftRanges
+) -> Iterator[tuple[Batches, Sequence[int]]]:
+    """All chunks; first those that compile a program, as many groups at a time as batches run at once, so that each compiles its own."""
     for i in range(0, len(groups), workers.count):
-        together = [Batches(group, designs) for group in groups[i : i + workers.count]]
+        together = [Batches(group, designs, left) for group in groups[i : i + workers.count]]
         yield from ((batches, batches.group.chunks[0]) for batches in together)
         yield from ((batches, chunk) for batches in together for chunk in batches.group.chunks[1:])
 
@@ -88,12 +105,13 @@ def _rows_or_reasons(batches: Batches, points: Sequence[int], device: Device) ->
     try:
         return batches.run(points, device)
     except Exception as error:
+        log_traceback(error)
         if not is_out_of_memory(error):
             return [failed(point, in_one_line(error)) for point in points]
     if len(points) == 1:
-        return [failed(points[0], "out of memory; simulate fewer requests or engines")]
+        return [failed(points[0], "out of memory; simulate fewer requests or instances")]
     middle = (len(points) + 1) // 2
-    batches.width = min(batches.width, middle)  # later chunks come in such parts at once
+    batches.width = min(batches.width, middle)  # later chunks are cut into parts of this size from the start
     return _rows_or_reasons(batches, points[:middle], device) + _rows_or_reasons(batches, points[middle:], device)
 
 
@@ -101,12 +119,12 @@ class Batches:
     """The batches of a group: its table of workloads, made once and put on each device once, and its program.
 
     Attributes:
-        group: what is run.
-        width: designs side by side; less than planned once that did not fit the memory.
+        group: the group that is run.
+        width: designs side by side; fewer than planned once those did not fit the memory.
     """
 
-    def __init__(self, group: Group, designs: dict[int, Design]) -> None:
-        self.group, self.width, self._designs = group, group.width, designs
+    def __init__(self, group: Group, designs: dict[int, Design], left: LeftRanges) -> None:
+        self.group, self.width, self._designs, self._left = group, group.width, designs, left
         self._whole: tuple[Batch, dict[int, int]] | None = None
         self._on: dict[Device, Any] = {}
         self._stacking = Lock()
@@ -114,7 +132,7 @@ class Batches:
     def run(self, points: Sequence[int], device: Device) -> list[Row]:
         """Rows of some of the group's points."""
         rows: list[Row] = []
-        width = self.width  # another thread may make it less meanwhile
+        width = self.width  # another thread may reduce it meanwhile
         for i in range(0, len(points), width):
             part = points[i : i + width]
             with jax.enable_x64(True):
@@ -155,16 +173,19 @@ class Batches:
             designs = [self._designs[point] for point in some.values()]
             results = batch_results(batch, {b: self._designs[point].lowered for b, point in some.items()}, state, going)
             found = result_rows(results, [design.slo for design in designs], [design.gpus for design in designs])
+            for point, design, result in zip(some.values(), designs, results, strict=True):
+                if design.calibrated:
+                    self._left.add(design.calibrated, result, point)
             statuses = [result.status.name.lower() for result in results]
             return [{"point": p, "status": s, "reason": "", **row} for p, s, row in zip(some.values(), statuses, found, strict=True)]
 
         try:
             return rows(enough)
-        except Exception:  # of one design: the others have their rows
-            each = [(point, attempt(lambda b=b, point=point: rows({b: point})[0])) for b, point in enough.items()]
+        except Exception:  # the fault of one design: the others get their rows
+            each = [(point, value_or_error(lambda b=b, point=point: rows({b: point})[0])) for b, point in enough.items()]
             return [failed(point, str(row)) if isinstance(row, SimjaxError) else row for point, row in each]
 
 
 def failed(point: int, reason: str) -> Row:
-    """The row of a point whose simulation failed, for a reason that may pass."""
+    """The row of a point whose simulation failed, for a reason that another attempt may not meet."""
     return {"point": point, "status": "error", "reason": reason}

@@ -1,7 +1,7 @@
-"""What a run will be like, guessed before it: how many requests an engine holds at once, and how many ticks it takes.
+"""A forecast of a run: how many requests an instance holds at once, and how many ticks the run takes.
 
-Only for choices that change no result: how long to make the slot arrays, and which runs to put side by side. A fluid instead of
-requests: arrivals flow into an engine, and out of it at the pace at which a batch of that size decodes.
+It serves choices that change no result: how long to make the slot arrays, and which runs to put side by side. It takes requests for a
+fluid: arrivals flow into an instance, and out of it at the pace at which that many requests decode.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import numpy as np
 from simjax.engine.host.lower import Lowered
 from simjax.engine.params import RequestParams
 
-STEPS = 64  # of the fluid, over the time of the arrivals
+STEPS = 64  # time steps of the fluid, over the time of the arrivals
 LEAST_FREE = 0.1  # share of the time that prefill leaves for decoding, at least
-STARVED, SPARSE = 0.6, 0.3  # more ticks, relative, of an engine that preempts, and of one that serves one request at a time
+STARVED, SPARSE = 0.6, 0.3  # relative number of extra ticks of an instance that preempts, and of one that runs one request at a time
 
 
 class Forecast(NamedTuple):
-    """Arrays over D designs: requests that the fullest engine holds at once, margin included, int; ticks of the run, int."""
+    """Arrays over D designs: requests that the fullest instance holds at once, margin included, int; ticks of the run, int."""
 
     held: np.ndarray
     ticks: np.ndarray
 
 
-class _Load(NamedTuple):
-    """A workload: requests, those that arrive in each of `STEPS` steps, seconds of a step, mean lengths."""
+class _Arrivals(NamedTuple):
+    """A workload as a fluid: its requests, how many arrive in each of `STEPS` steps, seconds of a step, mean lengths in tokens."""
 
     count: int
     arrivals: np.ndarray
@@ -38,34 +38,34 @@ class _Load(NamedTuple):
 
 def forecast(designs: Sequence[Lowered]) -> Forecast:
     """The forecast of each design."""
-    known: dict[int, _Load] = {}
+    known: dict[int, _Arrivals] = {}
     for requests in (design.params.requests for design in designs):
         if id(requests) not in known:
-            known[id(requests)] = _load(requests)
-    loads = [known[id(design.params.requests)] for design in designs]
-    engines = [_engines(design) for design in designs]
-    owner = np.repeat(np.arange(len(designs)), [len(x) for x in engines])
-    peak, pressure = _fluid([x for design in engines for x in design], [loads[d] for d in owner])
+            known[id(requests)] = _arrivals(requests)
+    workloads = [known[id(design.params.requests)] for design in designs]
+    instances = [_instances(design) for design in designs]
+    owner = np.repeat(np.arange(len(designs)), [len(x) for x in instances])
+    peak, pressure = _fluid([x for design in instances for x in design], [workloads[d] for d in owner])
     most, tight = np.zeros(len(designs)), np.zeros(len(designs))
     np.maximum.at(most, owner, peak)
     np.maximum.at(tight, owner, pressure)
-    count = np.array([load.count for load in loads], float)
+    count = np.array([x.count for x in workloads], float)
     ticks = 2.0 * count * (1.0 + STARVED * np.minimum(tight, 1.0) + SPARSE / (1.0 + most))
     return Forecast(np.ceil(1.25 * most + 3.0 * np.sqrt(most) + 8.0).astype(np.int64), ticks.astype(np.int64))
 
 
-def _load(requests: RequestParams) -> _Load:
+def _arrivals(requests: RequestParams) -> _Arrivals:
     count = int(requests.count[0])
     arrival_s = np.asarray(requests.arrival_s)[0, :count]
     known = arrival_s[np.isfinite(arrival_s)]
     last = max(float(known[-1]), 1e-3)
-    arrivals = np.histogram(known, STEPS, (0.0, last))[0].astype(float)  # of a closed loop: those in flight, which then stay
+    arrivals = np.histogram(known, STEPS, (0.0, last))[0].astype(float)  # in a closed loop: the requests in flight, which then stay
     prompt, output = (float(np.asarray(x)[0, :count].mean()) for x in (requests.prompt_tokens, requests.output_tokens))
-    return _Load(count, arrivals, last / STEPS, prompt, output)
+    return _Arrivals(count, arrivals, last / STEPS, prompt, output)
 
 
-def _engines(design: Lowered) -> list[tuple[float, ...]]:
-    """Distinct engines of a design: share of the requests, seats, blocks in tokens, and the coefficients of a decode step."""
+def _instances(design: Lowered) -> list[tuple[float, ...]]:
+    """Distinct instances of a design: share of the requests, seats, blocks in tokens, and the coefficients of a decode step."""
     limits, step_time = design.params.ranks, design.params.step_time
     a = step_time.attention
     found: dict[tuple[float, ...], None] = {}
@@ -83,11 +83,11 @@ def _engines(design: Lowered) -> list[tuple[float, ...]]:
     return list(found)
 
 
-def _fluid(engines: list[tuple[float, ...]], loads: list[_Load]) -> tuple[np.ndarray, np.ndarray]:
-    """Most requests that hold a seat of each engine, and the share of its KV cache that they would fill (beyond 1: they do not fit)."""
-    share, seats, capacity, floor_s, each_s, kv_s, token_s = np.array(engines).T
-    step_s, prompt, output = (np.array([getattr(load, name) for load in loads]) for name in ("step_s", "prompt", "output"))
-    arrivals = np.array([load.arrivals for load in loads]).T * share
+def _fluid(instances: list[tuple[float, ...]], workloads: list[_Arrivals]) -> tuple[np.ndarray, np.ndarray]:
+    """Most requests that hold a seat of each instance, and the share of its KV cache that they would fill (beyond 1: they do not fit)."""
+    share, seats, capacity, floor_s, each_s, kv_s, token_s = np.array(instances).T
+    step_s, prompt, output = (np.array([getattr(x, name) for x in workloads]) for name in ("step_s", "prompt", "output"))
+    arrivals = np.array([x.arrivals for x in workloads]).T * share
     context = prompt + 0.5 * output
     seats = np.minimum(seats, np.maximum(capacity / prompt, 1.0))
     inside, peak = np.zeros(len(share)), np.zeros(len(share))
@@ -95,7 +95,7 @@ def _fluid(engines: list[tuple[float, ...]], loads: list[_Load]) -> tuple[np.nda
         running = np.minimum(inside + arriving, seats)
         step = floor_s + running * (each_s + kv_s * context)
         free = np.maximum(1.0 - arriving * prompt * token_s / step_s, LEAST_FREE)
-        # Implicit in the number inside, so that steps longer than a request's stay do not overshoot.
+        # Implicit in the number of requests inside, so that steps longer than a request's stay do not overshoot.
         served = np.where(running > 0, running / np.maximum(inside + arriving, 1e-9), 1.0) * free * step_s / (step * output)
         inside = (inside + arriving) / (1.0 + served)
         peak = np.maximum(peak, inside)

@@ -7,24 +7,22 @@ from typing import NamedTuple
 
 import numpy as np
 
+from simjax.batch.design import Design
 from simjax.batch.forecast import forecast
 from simjax.batch.workers import Workers
 from simjax.engine.host.batch import joint_shape, program_key
 from simjax.engine.shape import EngineShape, power_of_two, slots_for
-from simjax.explore.resolve import Design
-from simjax.explore.text import counted
+from simjax.text import counted
 
-# For choices only: seconds of a CPU core a tick, design and slot, seconds to compile a program, and how much faster an accelerator is.
+# Only for choices: seconds per tick, design and slot on a CPU core, seconds to compile a program, and how much faster an accelerator is.
 SLOT_S, COMPILE_S, ACCELERATION = 5.5e-9, 2.0, 100.0
-MEMORY_BYTES = 1 << 30  # most that all batches that run at once may hold
-TABLE_BYTES = 256 << 20  # a larger table of workloads is cut to those of a batch
+MEMORY_BYTES = 1 << 30  # limit for all batches that run at once
+TABLE_BYTES = 256 << 20  # a larger table of workloads is replaced by one for each batch
 CPU_WIDTH, ACCELERATOR_WIDTH = 64, 8_192  # a batch that fits the cache of a core; enough designs to fill an accelerator
-CACHING_CPU_WIDTH = (
-    4  # with prefix caching: what one design evicts is looked for in the caches of all (measured: 1, 4, 16 take 25, 23, 38 s)
-)
-SLOT_BYTES, REQUEST_BYTES, ROW_BYTES = 2 * 60, 44, 24  # of a slot (twice: the old and the new state), of an outcome, of a table's row
-CACHE_BYTES = 2 * 12  # of an entry of a prefix cache
-LARGE = 4_096  # workloads of more requests do not share a program with smaller ones: outcomes are as long as the longest
+CACHING_CPU_WIDTH = 4  # with prefix caching an eviction of one design searches the caches of all (widths 1, 4, 16 take 25, 23, 38 s)
+# Bytes of a slot (twice: the old and the new state), of an outcome, of a row of a table, and of an entry of a prefix cache (twice as well).
+SLOT_BYTES, REQUEST_BYTES, ROW_BYTES, CACHE_BYTES = 2 * 60, 44, 24, 2 * 12
+OWN_PROGRAM_REQUESTS = 4_096  # workloads of more requests do not share a program with smaller ones: outcomes are as long as the longest
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,10 @@ class Group:
     Attributes:
         shape: sizes that hold all of them.
         chunks: numbers of points, those of a chunk side by side; longest runs first.
-        width: designs of a batch; a shorter chunk is filled up.
-        shared_table: whether one table holds the workloads of the whole group, or one for each chunk.
-        ticks: what the runs of the group are expected to take in all.
-        memory_bytes: of the batches that run at once and the table, about.
+        width: designs of a batch; a shorter chunk is padded with its last design.
+        shared_table: whether one table holds the workloads of the whole group, rather than one for each chunk.
+        ticks: total number of ticks that the runs of the group are expected to take.
+        memory_bytes: approximate memory of the batches that run at once and of the table.
     """
 
     shape: EngineShape
@@ -49,27 +47,27 @@ class Group:
 
     @property
     def designs(self) -> int:
-        """How many."""
+        """Number of designs."""
         return sum(map(len, self.chunks))
 
     def __str__(self) -> str:
         shape = self.shape
-        engines = "1 engine" if shape.ranks == 1 else f"up to {shape.ranks} engines"
+        instances = "1 instance" if shape.ranks == 1 else f"up to {shape.ranks} instances"
         router = ", closed loop" if shape.clients else ", live router" if shape.live_routing else ""
-        sizes = f"{engines}{router}, {shape.requests:,} requests, {shape.slots} slots"
+        sizes = f"{instances}{router}, {shape.requests:,} requests, {shape.slots} slots"
         batches = f"{len(self.chunks):,} x {self.width}" if len(self.chunks) > 1 else f"{self.width}"
         expected = f"{self.ticks:,} ticks, {self.memory_bytes / 2**20:,.0f} MiB"
         return f"{counted(self.designs, 'designs')} in batches of {batches}: {sizes}; {expected}"
 
 
 def make_groups(designs: dict[int, Design], workers: Workers, width: int | None = None, roomy: bool = False) -> tuple[Group, ...]:
-    """Groups of the designs, given by the number of their point; the most work first.
+    """Groups of designs that run through one program each, those with the most work first.
 
     Args:
-        designs: what to run.
-        workers: where.
+        designs: the designs by the number of their point.
+        workers: devices that they run on.
         width: designs side by side, None for what suits the devices.
-        roomy: give every engine the slots that its limits allow, not only those that it is expected to need.
+        roomy: give every instance the slots that its limits allow, not only those that it is expected to need.
     """
     if not designs:
         return ()
@@ -80,7 +78,7 @@ def make_groups(designs: dict[int, Design], workers: Workers, width: int | None 
     alike: dict[tuple, list[int]] = {}
     for point, design in designs.items():
         shape = design.lowered.shape
-        large = shape.requests if shape.requests > LARGE else 0
+        large = shape.requests if shape.requests > OWN_PROGRAM_REQUESTS else 0
         alike.setdefault((*program_key(design.lowered), large, design.max_ticks), []).append(point)
     groups = [
         _group({point: designs[point] for point in together}, likely, workers, width)
@@ -90,15 +88,22 @@ def make_groups(designs: dict[int, Design], workers: Workers, width: int | None 
     return tuple(sorted(groups, key=lambda group: -group.ticks * group.shape.slots))
 
 
+def design_bytes(shape: EngineShape) -> int:
+    """Bytes that a design of this shape holds while its batch runs, about."""
+    routes = shape.ranks * shape.requests * 4 if shape.ranks > 1 else 0
+    caches = shape.ranks * shape.prefix_entries * CACHE_BYTES if shape.prefix_nodes else 0
+    return shape.ranks * shape.seats * SLOT_BYTES + shape.requests * REQUEST_BYTES + routes + caches
+
+
 class _Likely(NamedTuple):
-    """What a run is expected to need."""
+    """Slots and ticks that a run is expected to need."""
 
     slots: int
     ticks: int
 
 
 def _by_slots(designs: dict[int, _Likely], workers: Workers) -> list[list[int]]:
-    """Split designs by their number of slots, of which every tick passes over all, where that saves more time than a program costs."""
+    """Designs split by their number of slots, all of which every tick reads, where that saves more time than compiling a program takes."""
     classes: dict[int, list[int]] = {}
     for point, likely in designs.items():
         classes.setdefault(likely.slots, []).append(point)
@@ -116,20 +121,18 @@ def _by_slots(designs: dict[int, _Likely], workers: Workers) -> list[list[int]]:
 
 def _group(designs: dict[int, Design], likely: dict[int, _Likely], workers: Workers, width: int | None) -> Group:
     shape = joint_shape([design.lowered for design in designs.values()], max(likely[point].slots for point in designs))
-    design_bytes = shape.ranks * shape.seats * SLOT_BYTES + shape.requests * REQUEST_BYTES
-    design_bytes += shape.ranks * shape.requests * 4 if shape.ranks > 1 else 0
-    design_bytes += shape.ranks * shape.prefix_entries * CACHE_BYTES if shape.prefix_nodes else 0
+    each_bytes = design_bytes(shape)
     tables = len({id(design.lowered.params.requests) for design in designs.values()})
     table_bytes = power_of_two(tables) * shape.requests * ROW_BYTES
     shared = table_bytes <= TABLE_BYTES
     wanted = width or (ACCELERATOR_WIDTH if workers.accelerated else CACHING_CPU_WIDTH if shape.prefix_nodes else CPU_WIDTH)
-    fits = max(1, MEMORY_BYTES // workers.count // design_bytes)
-    count = workers.count * -(-len(designs) // (workers.count * min(wanted, fits)))  # of chunks, such that the workers end together
+    fits = max(1, MEMORY_BYTES // workers.count // each_bytes)
+    count = workers.count * -(-len(designs) // (workers.count * min(wanted, fits)))  # number of chunks, such that the workers end together
     share = -(-len(designs) // count)
     step = 1 if share <= 4 else 4 if share <= 16 else 8  # a program is made for each width
     side_by_side = min(-(-share // step) * step, wanted, fits)
     order = sorted(designs, key=lambda point: -likely[point].ticks)
     chunks = tuple(tuple(order[i : i + share]) for i in range(0, len(order), share))
     table_of_chunks = workers.count * power_of_two(side_by_side) * shape.requests * ROW_BYTES
-    held = workers.count * side_by_side * design_bytes + (table_bytes if shared else table_of_chunks)
+    held = workers.count * side_by_side * each_bytes + (table_bytes if shared else table_of_chunks)
     return Group(shape, chunks, side_by_side, shared, sum(likely[point].ticks for point in designs), held)

@@ -1,4 +1,4 @@
-"""What batches run on: the local devices, and how many batches at once on each."""
+"""The workers that batches run on: the local devices, and how many batches run at once on each."""
 
 from __future__ import annotations
 
@@ -11,24 +11,29 @@ Device: TypeAlias = Any  # a jax.Device, which type checkers take for a variable
 
 
 class Workers(NamedTuple):
-    """What batches run on: devices of one kind, and how many batches at once on each of them."""
+    """Devices of one kind on which batches run.
+
+    Attributes:
+        devices: the devices.
+        each: batches that run at once on each of them.
+    """
 
     devices: tuple[Device, ...]
     each: int
 
     @property
     def count(self) -> int:
-        """Batches at once."""
+        """Batches that run at once on all devices."""
         return len(self.devices) * self.each
 
     @property
     def accelerated(self) -> bool:
-        """Whether the devices are no CPUs."""
+        """Whether the devices are accelerators rather than CPUs."""
         return self.devices[0].platform != "cpu"
 
 
 def local_workers() -> Workers:
-    """All local devices; a CPU takes a batch for each of its cores, which beats splitting each kernel of one batch over them."""
+    """All local devices. A CPU runs a batch on each of its cores, which is faster than splitting each kernel of one batch over them."""
     devices = tuple(jax.local_devices())
     if devices[0].platform != "cpu":
         return Workers(devices, 1)

@@ -1,4 +1,4 @@
-"""The profile that a calibration begins with: whatever is known of the device, for the measured model and for others."""
+"""The profile that a calibration starts from: all that is known about the device, for the measured model and for others."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def base_profile(source: LatencySource, device: DeviceSpec, models: Sequence[Mod
     """A profile of one device for any model, with the own coefficients of those models that were measured.
 
     Args:
-        source: a profile file; or op tables, of which all of the device are fitted; or neither, for what is shipped.
-        device: what was measured.
-        models: what ran on it.
+        source: a profile file; or op tables, of which all those of the device are fitted; or neither, for the shipped profiles.
+        device: the device that was measured.
+        models: the models that ran on it.
 
     Raises:
         SimjaxError: the file is for another device, there are no tables of it, or a file is malformed.

@@ -24,16 +24,17 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How to search.
+    """Options of the search.
 
     Attributes:
-        starts: points of the prior from which the fit begins, side by side; the first is the prior's median. A saturated run changes its
-            schedule with every change of a step's time, so the loss has many shallow valleys, and the best of several is worth its time.
-        spread: of the other starts, in prior standard deviations.
+        starts: number of points of the prior from which the fit begins, side by side; the first is the prior's median. A saturated run
+            changes its schedule with every change of a step's time, so the loss has many shallow valleys, and several starts are worth
+            their time.
+        spread: standard deviation of the other starts, in prior standard deviations.
         max_steps: most trial steps of each start.
         patience: trial steps without an improvement of `tolerance` after which a start is given up.
         tolerance: relative improvement of the loss that counts.
-        seed: of the starts.
+        seed: seed of the starts.
     """
 
     starts: int = 8
@@ -46,16 +47,17 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class Fit:
-    """Where a fit ended.
+    """The end of a fit.
 
     Attributes:
         u: whitened coordinates of the best start, f64[P].
-        loss: 1/2 sum of squares there, the prior's included; loss_before: at the prior's median.
-        residuals: there, f64[K + P]; the last P are the prior's.
-        jacobian: there, f64[K + P, P].
-        losses: of all starts.
+        loss: 1/2 sum of squares at `u`, those of the prior included.
+        loss_before: the loss at the prior's median.
+        residuals: residuals at `u`, f64[K + P]; the last P are the prior's.
+        jacobian: Jacobian at `u`, f64[K + P, P].
+        losses: losses of all starts.
         steps: trial steps taken by all starts.
-        seconds: all of it took, compilation included.
+        seconds: wall time, compilation included.
         history: best loss after each round of trial steps.
     """
 
@@ -73,7 +75,10 @@ class Fit:
 def residual_function(
     targets: Sequence[Target], profile: LatencyProfile, space: Space, reverse: bool = False
 ) -> Callable[[jax.Array], jax.Array]:
-    """All residuals at whitened coordinates: the targets' in their order, then the prior's; f64[K + P]. `reverse`: for `jax.grad`."""
+    """All residuals at whitened coordinates: the targets' in their order, then the prior's; f64[K + P].
+
+    With `reverse` for `jax.grad`, else for forward mode.
+    """
 
     def residuals(u: jax.Array) -> jax.Array:
         changed = with_parameters(profile, space.values(u, jnp))
@@ -102,10 +107,10 @@ def fit(
     """Fit the free parameters of a profile.
 
     Args:
-        targets: what must be reproduced.
+        targets: measurements to reproduce.
         profile: the start, and the base that factors multiply.
         space: the free parameters and their priors.
-        options: how to search.
+        options: options of the search.
         on_progress: called with (trial steps, most trial steps, best loss).
 
     Raises:
@@ -155,15 +160,15 @@ def _starts(parameters: int, o: FitOptions) -> np.ndarray:
 
 
 class _Solver:
-    """optimistix's Levenberg-Marquardt, a trial step of the starts at a time, so that the host sees how it goes.
+    """optimistix's Levenberg-Marquardt, a trial step of the starts at a time, so that the host sees its progress.
 
     The starts share a program and take turns on the cores. In a batch (`vmap`) they would step through their ticks together, and choose
-    between an old and a new state of each of them in every tick: four starts of a run of 1,212 requests take 2.6 s so, one by one 1.3 s,
-    and 0.9 s on two cores.
+    between an old and a new state of each of them in every tick: four starts of a run of 1,212 requests take 2.6 s that way, 1.3 s one by
+    one, and 0.9 s on two cores.
     """
 
     def __init__(self, both: Callable[[jax.Array], tuple[jax.Array, jax.Array]], starts: np.ndarray) -> None:
-        import equinox as eqx  # here, not at the top: nothing but a fit needs them
+        import equinox as eqx  # here, not at the top: only a fit needs them
         import optimistix as optx
 
         @jax.custom_jvp

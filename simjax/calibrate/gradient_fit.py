@@ -1,4 +1,4 @@
-"""Fitting many parameters by gradients in reverse mode: optax's L-BFGS or Adam, whose step costs the same however many there are."""
+"""Fitting many parameters by gradients in reverse mode: optax's L-BFGS or Adam, whose steps take no longer for more parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simjax.calibrate.targets.measured_run import Target
 from simjax.latency.profile import LatencyProfile
 
 ADAM_RATE = 0.1  # prior standard deviations a step
-STEPS_PER_TRIAL = {"lbfgs": 2, "adam": 5}  # of what Levenberg-Marquardt would need at most
+STEPS_PER_TRIAL = {"lbfgs": 2, "adam": 5}  # steps for each trial step that Levenberg-Marquardt may take
 LINE_SEARCH_STEPS = 8  # a change of schedule makes the loss jump: longer searches find nothing
 
 

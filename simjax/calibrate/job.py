@@ -1,4 +1,4 @@
-"""The calibration job: measured runs in, a calibrated profile and its report out."""
+"""Calibrations: from measured runs to a calibrated profile and how well it reproduces them."""
 
 from __future__ import annotations
 
@@ -37,22 +37,23 @@ from simjax.latency.priors import VLLM
 from simjax.latency.profile import Calibration, LatencyProfile, Seen, ValidRange
 from simjax.latency.profile_file import load_profile, save_profile
 from simjax.metrics.latency import latencies
-from simjax.uncertainty.domain import PRIOR_SD, reach
+from simjax.uncertainty.widths import PRIOR_SD
 from simjax.validate.contents import unknown_contents, with_contents
 from simjax.validate.measured import read_measured
 from simjax.validate.replay import measured_cluster
 from simjax.validate.run import MeasuredRun
+from simjax.validity.reach import reach
 
 logger = logging.getLogger(__name__)
 
-# Starts of a fit: as many as keep it in seconds; half of them may end in a valley that is not the deepest.
+# Number of starts of a fit: as many as take seconds; half of them may end in a valley that is not the deepest.
 LEAST_STARTS, MOST_STARTS, STARTED_REQUESTS = 4, 8, 2400
 FITTED, HELD_OUT = "fitted", "held out"
-LEAST_DISCREPANCY = 0.01  # of a step's time: kernels of neighbouring sizes differ by more than that from any smooth curve
+LEAST_DISCREPANCY = 0.01  # of the logarithm of a step's time: kernels of neighbouring sizes are farther than that from any smooth curve
 
 
 @dataclass(frozen=True)
-class MeasuredCluster:
+class MeasuredDeployment:
     """A measured run and the cluster that served it."""
 
     run: MeasuredRun
@@ -64,8 +65,10 @@ class Scored:
     """A measured run under the calibrated profile.
 
     Attributes:
-        measured: the recording. run: its simulation. role: `FITTED` or `HELD_OUT`.
-        before, after: comparisons with the profile the calibration began with and with the calibrated one.
+        measured: the recording.
+        run: its simulation with the calibrated profile.
+        role: `FITTED` or `HELD_OUT`.
+        before, after: comparisons by the profile that the calibration started from and by the calibrated one.
     """
 
     measured: MeasuredRun
@@ -80,11 +83,11 @@ class Calibrated:
     """A finished calibration.
 
     Attributes:
-        profile: calibrated, as its file gives it back.
-        fit, space, posterior: how it was found, in which coordinates, how sure it is.
-        rows: one mapping a parameter, see `parameter_rows`.
-        scores: the fitted runs (their parts that were fitted, and the others), then those held out.
-        problems: why this is no success, one line each; empty when it is one.
+        profile: the calibrated profile, as read back from its file.
+        fit, space, posterior: the end of the fit, the coordinates in which it was found, and its uncertainty.
+        rows: one mapping for each parameter, see `parameter_rows`.
+        scores: the fitted runs (the parts that were fitted, and the others), then those held out.
+        problems: reasons why this is no success, one line each; empty when it is one.
     """
 
     profile: LatencyProfile
@@ -100,8 +103,8 @@ def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress
     """Fit a profile to measured runs and write it.
 
     Args:
-        config: what to fit to what.
-        profile_path: where the profile goes; the scores are those of the numbers that the file holds.
+        config: measurements, parameters and options of the fit.
+        profile_path: file to which the profile is written; the scores are those of the numbers in that file.
         on_progress: called with (trial steps, most trial steps, best loss).
 
     Raises:
@@ -117,7 +120,7 @@ def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress
     models = [x.cluster.instances[0].model for x in (*fitted, *held_out)]
     base = base_profile(_without_parameters(config.profile), device, models)
     base = with_parameters(base, {name: float(value) for name, value in config.profile.parameters.items()})
-    engines = [(VLLM, x) for run in fitted for x in run.cluster.instances] + [(x.engine, x.instance) for x in points]
+    engines = [(VLLM, x) for run in fitted for x in run.cluster.instances] + [(x.known_backend, x.instance) for x in points]
     space = _space(base, engines or [(VLLM, x) for run in held_out for x in run.cluster.instances], config)
     weights = LossWeights(outlier=config.loss.outlier).scaled(config.loss.weight)
     targets = [_target(x, base, weights, config.fit.first_fraction) for x in fitted]
@@ -141,12 +144,12 @@ def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress
     return Calibrated(profile, found, space, posterior, rows, scores, _problems(scores, rows, found))
 
 
-def _read(paths: Sequence[str], config: CalibrateConfig) -> list[MeasuredCluster]:
+def _read(paths: Sequence[str], config: CalibrateConfig) -> list[MeasuredDeployment]:
     runs = with_contents([read_measured(Path(path), config.device) for path in paths], [Path(path) for path in config.workload.paths()])
-    return [MeasuredCluster(run, measured_cluster(run, config)) for run in runs]
+    return [MeasuredDeployment(run, measured_cluster(run, config)) for run in runs]
 
 
-def _one_device(runs: Sequence[MeasuredCluster], given: str | None) -> DeviceSpec:
+def _one_device(runs: Sequence[MeasuredDeployment], given: str | None) -> DeviceSpec:
     if not runs:
         if given is None:
             raise SimjaxError("which device? give device=NAME, or measured=[DIR,...]")
@@ -192,7 +195,7 @@ def _space(base: LatencyProfile, engines: Sequence[tuple[str, InstanceSpec]], co
     return space_of(base, coverage, choices)
 
 
-def _target(x: MeasuredCluster, base: LatencyProfile, weights: LossWeights, fraction: float) -> RunTarget:
+def _target(x: MeasuredDeployment, base: LatencyProfile, weights: LossWeights, fraction: float) -> RunTarget:
     first = None if fraction >= 1 else max(1, round(fraction * len(x.run)))
     return RunTarget(x.run, prepare_measured(x.run, x.cluster, base), weights, first)
 
@@ -214,7 +217,7 @@ def _fit(
     return fit_by_gradient(targets, base, space, options, "lbfgs" if o.method == "auto" else o.method, on_progress)
 
 
-def _simulate(x: MeasuredCluster, profile: Path) -> Run:
+def _simulate(x: MeasuredDeployment, profile: Path) -> Run:
     return simulate_cluster(x.cluster, x.run.workload(), LatencySource(profile=profile))
 
 
@@ -223,13 +226,13 @@ def _described(
     base: LatencyProfile,
     space: Space,
     posterior: Posterior,
-    fitted: Sequence[MeasuredCluster],
+    fitted: Sequence[MeasuredDeployment],
     runs: Sequence[Run],
     targets: Sequence[RunTarget],
     points: Sequence[MeanPoint],
     config: CalibrateConfig,
 ) -> LatencyProfile:
-    """The profile with what the calibration knows of itself."""
+    """The profile with the record of its calibration."""
     errors = []
     for x, run, target in zip(fitted, runs, targets, strict=True):
         lat = latencies(run.result.requests)
@@ -252,8 +255,8 @@ def _described(
 
 
 def _seen(runs: Sequence[Run], points: Sequence[MeanPoint], base: LatencyProfile) -> Seen:
-    """What the runs and the points held; of tables alone, what the profile was measured on."""
-    found = [seen for run in runs if (seen := reach(run)) is not None]
+    """The ranges that the runs and the points covered; with tables alone, those that the profile was measured on."""
+    found = [seen for run in runs if (seen := reach(run.cluster.instances, run.result)) is not None]
     for p in points:
         tokens, longest = (1, p.max_num_batched_tokens), p.prompt_tokens + p.output_tokens
         sequences = (1, min(p.concurrency, p.max_num_seqs))
@@ -272,7 +275,7 @@ def _span(bounds: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 
 def _scores(measured: Sequence[MeasuredRun], runs: Sequence[tuple[Run, Run]], targets: Sequence[RunTarget]) -> list[Scored]:
-    """The fitted runs, of which there is a target each, and after them those held out; `runs` are their simulations before and after."""
+    """Scores of the fitted runs, each of which has a target, and then of those held out; `runs` are simulations before and after."""
     scores = []
     firsts = [target.first for target in targets] + [0] * (len(measured) - len(targets))
     for run, (before, after), first in zip(measured, runs, firsts, strict=True):

@@ -1,7 +1,7 @@
-"""How sure a fit is: Laplace's approximation, and which directions the data leave open.
+"""The posterior of a fit by Laplace's approximation, and the directions that the data leave open.
 
 Around the best fit the loss is taken as quadratic, J^T J from the Jacobian of the residuals. Residuals that stay larger than they were
-meant to be say that the model does not tell the whole truth; the data then count for less by their mean square.
+meant to be show that the model is incomplete; the data then count for less by their mean square.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from simjax.latency.parameters import present_value
 from simjax.latency.priors import PARAMETERS, STEP_CORRECTIONS
 from simjax.latency.profile import LatencyProfile
 
-Z90 = 1.6448536269514722  # of a normal distribution: 90 % within
+Z90 = 1.6448536269514722  # standard deviations: a normal distribution has 90 % within
 OPEN = 0.5  # share of the prior's variance that a direction keeps to be called unconstrained
 LOADING = 0.4  # least share of a parameter in a direction to be named
 
@@ -28,7 +28,8 @@ class Posterior:
     """A normal distribution over whitened coordinates.
 
     Attributes:
-        mean: f64[P]. covariance: f64[P, P]; the prior's is the unit matrix.
+        mean: f64[P].
+        covariance: f64[P, P]; the prior's is the unit matrix.
         misfit: mean square of the data's residuals where it exceeds 1, else 1.
     """
 
@@ -38,7 +39,7 @@ class Posterior:
 
     @property
     def correlation(self) -> np.ndarray:
-        """f64[P, P]."""
+        """Correlation matrix, f64[P, P]."""
         sd = np.sqrt(np.diag(self.covariance))
         return self.covariance / np.outer(sd, sd)
 
@@ -52,8 +53,8 @@ def laplace(fit: Fit, observations: float) -> Posterior:
     """The posterior around a fit.
 
     Args:
-        fit: its residuals end with those of the prior.
-        observations: independent numbers that the data's residuals stand for.
+        fit: the fit, whose residuals end with those of the prior.
+        observations: number of independent observations that the data's residuals stand for.
     """
     parameters = len(fit.u)
     data, jacobian = fit.residuals[:-parameters], fit.jacobian[:-parameters]
@@ -68,8 +69,8 @@ def transformed_covariance(space: Space, posterior: Posterior) -> np.ndarray:
 
 
 def parameter_rows(space: Space, posterior: Posterior, profile: LatencyProfile) -> list[dict[str, Any]]:
-    """One mapping a parameter, for reports: `name`, `unit`, `text`, `source`, `prior` (median), `prior_sd` and `sd` (of the transformed
-    value), `value`, `low`, `high` (90 % interval), `fitted`, `at_bound`, `constrained`.
+    """One mapping for each parameter, for reports: `name`, `unit`, `text`, `source`, `prior` (median), `prior_sd` and `sd` (of the
+    transformed value), `value`, `low`, `high` (90 % interval), `fitted`, `at_bound`, `constrained`.
     """
     values, rows = space.values(posterior.mean), []
     sd_u = np.sqrt(np.diag(posterior.covariance))

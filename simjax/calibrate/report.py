@@ -1,4 +1,4 @@
-"""The report of a calibration: `calibration.json` and what the terminal shows."""
+"""The report of a calibration: `calibration.json`, and the tables on the terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def report_of(calibrated: Calibrated) -> dict[str, Any]:
     """The content of `calibration.json`.
 
     Returns:
-        `status` ("calibrated", or "poor" with `problems`), `loss` (before, after, of all starts), `seconds`, `steps`,
+        `status` ("calibrated", or "poor" with `problems`), `loss` (before, after, and those of all starts), `seconds`, `steps`,
         `misfit`, `parameters` (see `parameter_rows`), `correlation` (of the fitted ones), `unconstrained` directions, `discrepancy`,
         `seen`, and `runs`: name, role, `before` and `after` as in `validation.json`.
     """
@@ -47,7 +47,7 @@ def report_of(calibrated: Calibrated) -> dict[str, Any]:
 
 
 def tables(calibrated: Calibrated) -> RenderableType:
-    """Errors of every run, and the parameters."""
+    """Tables of the errors of every run and of the parameters."""
     return Group(_errors(calibrated), Text(""), _parameters(calibrated))
 
 
@@ -67,7 +67,7 @@ def _errors(calibrated: Calibrated) -> Table:
 
 def _parameters(calibrated: Calibrated) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("parameter", "value", "90 % interval", "prior", "told by the data"):
+    for name in ("parameter", "value", "90 % interval", "prior", "known from data"):
         table.add_column(name, justify="left" if name == "parameter" else "right")
     for row in calibrated.rows:
         if row["fitted"]:

@@ -1,4 +1,4 @@
-"""Measured against simulated for a part of a run's requests, and whether that is a good fit."""
+"""Comparison of measured and simulated requests of a run, or of a part of it, and whether that is a good fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simjax.engine.host.result import RequestLog, Result
 from simjax.validate.compare import compare
 from simjax.validate.run import MeasuredRun
 
-# Errors of means beyond which a fit is called poor, in percent: a calibrated profile does far better where the model tells the truth.
+# Errors of means, in percent, beyond which a fit is called poor: a calibrated profile does far better where the model holds.
 POOR_PCT = {"ttft_s": 10.0, "tpot_s": 3.0, "e2e_s": 3.0}
 
 
@@ -26,7 +26,7 @@ def scored(measured: MeasuredRun, result: Result, requests: slice = slice(None))
 
 
 def poor(report: dict[str, Any]) -> list[str]:
-    """Why a comparison is no good fit, a few words each; empty when it is one."""
+    """Reasons why a fit is poor, a few words each; empty when it is good."""
     reasons = []
     for metric, limit in POOR_PCT.items():
         error = report[metric]["mean"]["error_pct"]

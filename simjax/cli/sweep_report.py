@@ -14,7 +14,7 @@ from rich.text import Text
 from simjax.explore.labels import differing_keys, format_cell, short_keys
 from simjax.explore.pareto.front import ParetoResult, pareto
 from simjax.explore.pareto.objective import CI95, Objective
-from simjax.explore.text import counted
+from simjax.text import counted
 
 PARETO_TABLE, PARETO_FIGURE = "pareto.csv", "pareto.png"
 _ROWS = 15  # rows of the table on the terminal

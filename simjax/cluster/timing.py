@@ -14,7 +14,7 @@ from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import InstanceSpec
 from simjax.cluster.warnings import as_measured, foreign
 from simjax.deployment import Deployment
-from simjax.errors import SimjaxError, attempt
+from simjax.errors import SimjaxError, value_or_error
 from simjax.latency.attention.roofline import AttentionEfficiency
 from simjax.latency.compile_profile import compile_profile
 from simjax.latency.join import join_step_times
@@ -156,7 +156,7 @@ def _assembled(timings: list[_Timing | SimjaxError], rows: list[list[int]]) -> l
 def _timing(source: LatencySource, deployment: Deployment, sizes: tuple[int, int], members: list[InstanceSpec]) -> _Timing | SimjaxError:
     own = max(x.limits.max_num_batched_tokens for x in members), max(x.limits.max_num_seqs for x in members)
     timing = _from_tables if source.bundle_root is not None else _from_profile
-    return attempt(lambda: timing(deployment, source, _Sizes(*sizes, *own)))
+    return value_or_error(lambda: timing(deployment, source, _Sizes(*sizes, *own)))
 
 
 def _largest(limit: str, instances: Sequence[InstanceSpec], most: int | None) -> int:

@@ -1,4 +1,4 @@
-"""The configurations of many points: composed once for each choice of option groups, then only the swept fields are set."""
+"""Configurations of many points: composed once for each choice of option groups, after which only the swept fields are set."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from simjax.explore.values import format_value
 class Options:
     """Typed configurations of points that share the base overrides and differ in some keys.
 
-    Composing takes Hydra about 70 ms, setting a field of the composed dataclass microseconds. Every value is converted by the schema, as
-    composing would, once.
+    Composing takes Hydra about 70 ms, setting a field of the composed dataclass microseconds. The schema converts every
+    value once, as composing would.
     """
 
     def __init__(self, base: Sequence[str], keys: Sequence[str]) -> None:
         self.base = list(base)
         self.groups = tuple(key for key in keys if group_options(key))
-        # Of each choice of groups: what Hydra composes, a copy in which values are set and read back, and the dataclasses.
+        # By choice of groups: the configuration that Hydra composes, a copy in which values are set and read back, and the dataclasses.
         self._composed: dict[tuple[str, ...], tuple[DictConfig, DictConfig, RunConfig]] = {}
         self._converted: dict[tuple[str, str], Any] = {}
 
@@ -45,8 +45,8 @@ class Options:
         for key, value in values.items():
             if key not in self.groups:
                 config = _with(config, key.split("."), self._convert(scratch, key, value))
-        said = [*self.base, *(f"{key}={format_value(value)}" for key, value in values.items())]
-        refuse_ignored(said, config.cluster.file is not None, bool(config.cluster.groups))
+        overrides = [*self.base, *(f"{key}={format_value(value)}" for key, value in values.items())]
+        refuse_ignored(overrides, config.cluster.file is not None, bool(config.cluster.groups))
         return config
 
     def _base(self, values: Mapping[str, Any]) -> tuple[DictConfig, DictConfig, RunConfig]:
@@ -70,7 +70,7 @@ class Options:
 
 
 def _with(config: Any, path: Sequence[str], value: Any) -> Any:
-    """The dataclass or mapping with what is at the end of the path replaced; checks of ranges run again."""
+    """The dataclass or mapping with the value at the end of the path replaced; checks of ranges run again."""
     name, *rest = path
     if isinstance(config, dict):
         return {**config, ".".join(path): value}

@@ -1,4 +1,4 @@
-"""The plan of a sweep: which designs run together, how many side by side, in what order; made, and printed, before anything runs."""
+"""The plan of a sweep: which designs run together, how many side by side, and in which order; it is made before anything runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from simjax.batch.design import Design
 from simjax.batch.groups import Group, make_groups
 from simjax.batch.workers import Workers, local_workers
 from simjax.config.compose import normal
@@ -17,8 +18,8 @@ from simjax.config.sweep import SweepConfig
 from simjax.errors import SimjaxError
 from simjax.explore.from_config import points_of
 from simjax.explore.points import Points
-from simjax.explore.resolve import Design, resolve
-from simjax.explore.text import counted
+from simjax.explore.resolve import resolve
+from simjax.text import counted
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,13 @@ class SweepPlan:
         base: overrides that all points share.
         points: all points.
         seeds: replicate seeds, None when there are none.
-        shard: the part of the points that this plan holds, "k/n"; None for all.
+        shard: the part of the points that this plan holds, "k/n"; None for all points.
         width: designs side by side, None for what suits the devices.
-        workers: what it is to run on.
-        groups: what runs together.
-        designs: by point.
-        invalid: why a point cannot be simulated, by point.
-        warnings: what a reader of the numbers must know.
+        workers: devices that it is made for.
+        groups: designs that run together.
+        designs: designs by point.
+        invalid: by point, why it cannot be simulated.
+        warnings: caveats for a reader of the numbers, one line each.
     """
 
     base: tuple[str, ...]
@@ -69,8 +70,8 @@ class SweepPlan:
             base: overrides that all points share, in Hydra's grammar, as for `simjax.compose`.
             axes: values of each swept key: a list, an array, or text such as "linspace(1, 20, 40)", "geomspace(1, 64, 7)", "range(1, 9)".
             zipped: axes whose keys step together, each a mapping with equally many values a key.
-            points: CSV file with a column a key, beside or instead of the axes.
-            seeds: every design is simulated with so many workload seeds (or those of a list): replicates.
+            points: CSV file with a column for each key, in addition to the axes or instead of them.
+            seeds: number of workload seeds (or a list of them) with which every design is simulated: its replicates.
             width: designs simulated side by side; None for what suits the devices.
             shard: "k/n" keeps the k-th of n parts of the designs.
 
@@ -96,7 +97,7 @@ class SweepPlan:
         return replace(self, designs=designs, invalid=invalid, groups=groups)
 
     def describe(self) -> str:
-        """The plan in words: groups, batch sizes, programs to compile, memory."""
+        """A description of the plan: groups, batch sizes, programs to compile, memory."""
         points = counted(len(self.designs) + len(self.invalid), "points")
         lines = [f"{points}: {len(self.designs):,} to simulate, {len(self.invalid):,} invalid"]
         programs = f"{counted(len(self.groups), 'programs')} to compile"
@@ -116,7 +117,7 @@ class SweepPlan:
 
 
 def _plan_bytes(designs: Mapping[int, Design]) -> int:
-    """What the arrays of a plan hold: workloads, costs, limits."""
+    """Bytes of the arrays of a plan: workloads, step times, limits."""
     tables = {id(x): x for design in designs.values() for x in (design.lowered.params.requests, design.lowered.params.step_time)}
     rest = sum(x.nbytes for design in designs.values() for x in jax.tree.leaves(design.lowered.params.ranks))
     return rest + sum(x.nbytes for table in tables.values() for x in jax.tree.leaves(table))
@@ -124,7 +125,7 @@ def _plan_bytes(designs: Mapping[int, Design]) -> int:
 
 def _listed(values: Any) -> Any:
     if isinstance(values, str) or not isinstance(values, Iterable):
-        return values  # which `points_of` reads, or says what is wrong with
+        return values  # `points_of` reads it or reports what is wrong
     return [x.item() if isinstance(x, np.generic) else x for x in values]
 
 
@@ -141,8 +142,8 @@ def plan_sweep(
 
     Args:
         base: overrides that all points share, in Hydra's grammar.
-        points: what differs.
-        seeds: replicate seeds, which are in the points already.
+        points: values of the swept keys of each point.
+        seeds: replicate seeds, which the points contain already.
         width: designs side by side; None for what suits the devices.
         shard: "k/n" keeps every n-th design, starting with the k-th.
         workers: devices to plan for; None for all local ones.
@@ -152,7 +153,7 @@ def plan_sweep(
     """
     part, parts = (int(x) for x in (shard or "1/1").split("/"))
     together = len(seeds or (0,))  # the seeds of a design, side by side in the points, go to the same part
-    turn = np.random.default_rng(0).permutation(len(points) // together)  # so that no axis is dealt out in step with the parts
+    turn = np.random.default_rng(0).permutation(len(points) // together)  # at random, so that no axis is in step with the parts
     which = [point for point in range(len(points)) if turn[point // together] % parts == part - 1]
     resolved = resolve(base, points, which)
     if resolved.invalid and not resolved.designs and shard is None:

@@ -1,4 +1,4 @@
-"""From points to designs: what each point simulates, as arrays; or why it cannot be simulated."""
+"""From points to designs: the arrays that each point simulates, or why it cannot be simulated."""
 
 from __future__ import annotations
 
@@ -9,79 +9,63 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+from simjax.batch.design import Design, RunOptions, design_of, timings_for
 from simjax.cluster.from_config import build_cluster, latency_source
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
-from simjax.cluster.timing import ClusterTiming, cluster_timings
+from simjax.cluster.timing import ClusterTiming
 from simjax.cluster.warnings import beyond_context, refused_by_vllm
 from simjax.config.schema import RunConfig
-from simjax.engine.host.lower import Lowered, lower
 from simjax.engine.host.lower_requests import request_params
 from simjax.engine.params import RequestParams
-from simjax.errors import SimjaxError, attempt
+from simjax.errors import SimjaxError, value_or_error
 from simjax.explore.from_config import check_base
 from simjax.explore.options import Options
 from simjax.explore.points import Points
 from simjax.explore.values import format_value
 from simjax.job import service_levels
-from simjax.metrics.slo import Slo
+from simjax.validity.groups import InstanceGroup, Profiles, calibrated_groups
 from simjax.workload import build_workload
 from simjax.workload.workload import Workload
 
 _T = TypeVar("_T")
 
-# The roots of the options that each part of a design depends on.
-LOAD, ENGINES, RUN = ("workload",), ("model", "device", "cluster", "scheduler", "profile"), ("sim", "slo")
-_LOGGED = 3  # messages of a kind before the rest is only counted
-
-
-@dataclass(frozen=True)
-class Design:
-    """A point that can be simulated.
-
-    Attributes:
-        lowered: its arrays; tables of equal workloads, and of all costs, are the same objects.
-        slo: limits for its goodput.
-        gpus: devices of its cluster.
-        max_ticks: bound on the length of its run.
-    """
-
-    lowered: Lowered
-    slo: Slo | None
-    gpus: int
-    max_ticks: int
+# Roots of the options that each part of a design depends on.
+WORKLOAD, CLUSTER, RUN = ("workload",), ("model", "device", "cluster", "scheduler", "profile"), ("sim", "slo")
+_LOGGED = 3  # messages of a kind that are logged; the rest are only counted
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """The designs of a sweep by point, the reasons of those points that have none, and what a reader of the numbers must know."""
+    """The points of a sweep, resolved.
+
+    Attributes:
+        designs: the designs of the points that can be simulated.
+        invalid: why the others cannot be.
+        warnings: caveats for a reader of the numbers, one line each.
+    """
 
     designs: dict[int, Design]
     invalid: dict[int, str]
     warnings: tuple[str, ...]
 
 
-class _Load(NamedTuple):
+class _Requests(NamedTuple):
     workload: Workload
-    requests: RequestParams
+    params: RequestParams
 
 
-class _Engines(NamedTuple):
-    cluster: ClusterSpec
+class _Cluster(NamedTuple):
+    spec: ClusterSpec
     source: LatencySource
-
-
-class _Run(NamedTuple):
-    leap: bool
-    max_ticks: int
-    slo: Slo | None
+    calibrated: tuple[InstanceGroup, ...]
 
 
 def resolve(base: Sequence[str], points: Points, which: Sequence[int]) -> Resolved:
     """The designs of the points numbered in `which`.
 
-    A configuration has parts that do not see each other: the workload, the engines with their costs, and the rest. Each part is built once
-    for each combination of the values that it depends on.
+    A configuration has parts that do not depend on each other: the workload, the cluster with its step times, and the rest. Each part is
+    built once for each combination of the values that it depends on.
 
     Raises:
         SimjaxError: the base itself is wrong.
@@ -90,49 +74,47 @@ def resolve(base: Sequence[str], points: Points, which: Sequence[int]) -> Resolv
     check_base(base, points, options.unresolved())
     if options.config({}).uncertainty.draws:
         raise SimjaxError("uncertainty.draws: a sweep has no intervals; leave it out, and simulate a point of it as a single run with it")
-    unread = [key for key in points.keys if key.split(".")[0] not in (*LOAD, *ENGINES, *RUN)]
+    unread = [key for key in points.keys if key.split(".")[0] not in (*WORKLOAD, *CLUSTER, *RUN)]
     if unread:
         raise SimjaxError(f"{unread[0]} cannot be swept: no part of a design depends on it")
     with _few_messages():
-        engines = _part(options, points, which, ENGINES, _engines)
-        loads = _part(options, points, which, LOAD, partial(_load, _caching(engines.values())))
+        clusters = _part(options, points, which, CLUSTER, partial(_cluster, {}))
+        requests = _part(options, points, which, WORKLOAD, partial(_requests, _caching(clusters.values())))
         runs = _part(options, points, which, RUN, _run)
-    distinct = {id(built): built for built in engines.values() if isinstance(built, _Engines)}
-    workloads = {id(load): load.workload for load in loads.values() if isinstance(load, _Load)}.values()
-    found = cluster_timings(
-        [built.cluster.instances for built in distinct.values()],
-        [built.source for built in distinct.values()],
-        most_tokens=max((workload.tokens for workload in workloads), default=None),
-        most_seqs=max(map(len, workloads), default=None),
-    )
+    distinct = {id(built): built for built in clusters.values() if isinstance(built, _Cluster)}
+    workloads = {id(built): built.workload for built in requests.values() if isinstance(built, _Requests)}
+    found = timings_for([x.spec.instances for x in distinct.values()], [x.source for x in distinct.values()], workloads.values())
     timings = dict(zip(distinct, found, strict=True))
     designs, invalid = {}, {}
     for point in which:
-        made = _design(engines[point], loads[point], runs[point], timings.get(id(engines[point])))
+        made = _design(clusters[point], requests[point], runs[point], timings.get(id(clusters[point])))
         if isinstance(made, Design):
             designs[point] = made
         else:
             invalid[point] = str(made)
     warned = [line for timing in found if isinstance(timing, ClusterTiming) for line in timing.warnings]
-    warned += _cluster_warnings(engines, loads, timings, designs)
+    warned += _cluster_warnings(clusters, requests, timings, designs)
     return Resolved(designs, invalid, tuple(dict.fromkeys(warned)))
 
 
 def _design(
-    engines: _Engines | SimjaxError, load: _Load | SimjaxError, run: _Run | SimjaxError, timings: ClusterTiming | SimjaxError | None
+    cluster: _Cluster | SimjaxError,
+    requests: _Requests | SimjaxError,
+    run: RunOptions | SimjaxError,
+    timing: ClusterTiming | SimjaxError | None,
 ) -> Design | SimjaxError:
-    for part in (engines, load, run, timings):
+    for part in (cluster, requests, run, timing):
         if isinstance(part, SimjaxError):
             return part
-    assert isinstance(engines, _Engines) and isinstance(load, _Load) and isinstance(run, _Run) and isinstance(timings, ClusterTiming)
-    lowered = attempt(lambda: lower(engines.cluster, timings, load.workload, leap=run.leap, log=False, requests=load.requests))
-    return lowered if isinstance(lowered, SimjaxError) else Design(lowered, run.slo, engines.cluster.num_devices, run.max_ticks)
+    assert isinstance(cluster, _Cluster) and isinstance(requests, _Requests)
+    assert isinstance(run, RunOptions) and isinstance(timing, ClusterTiming)
+    return value_or_error(lambda: design_of(cluster.spec, timing, requests.workload, run, requests.params, cluster.calibrated))
 
 
 def _part(
     options: Options, points: Points, which: Sequence[int], roots: tuple[str, ...], build: Callable[[RunConfig], _T]
 ) -> dict[int, _T | SimjaxError]:
-    """What `build` makes of each point's configuration, of which it reads the options under `roots` only; or the mistake in them."""
+    """The part that `build` makes of each point's configuration, of which it reads the options under `roots` only, or its error."""
     columns = [number for number, key in enumerate(points.keys) if key.split(".")[0] in roots]
     built: dict[tuple, _T | SimjaxError] = {}
     found: dict[int, _T | SimjaxError] = {}
@@ -140,51 +122,56 @@ def _part(
         values = {points.keys[number]: points.rows[point][number] for number in columns}
         key = tuple(map(_hashable, values.values()))
         if key not in built:
-            built[key] = attempt(lambda values=values: build(options.config(values)))
+            built[key] = value_or_error(lambda values=values: build(options.config(values)))
         found[point] = built[key]
     return found
 
 
 def _hashable(value: Any) -> Any:
-    """A value to tell apart what it builds: 1 and True and 1.0 are different."""
+    """A value as a key that keeps 1, True and 1.0 apart."""
     return (type(value), value) if isinstance(value, int | float | str | None) else format_value(value)
 
 
-def _caching(engines: Iterable[_Engines | SimjaxError]) -> bool:
-    """Whether an engine caches prefixes whatever it serves."""
-    clusters = [built.cluster for built in engines if isinstance(built, _Engines)]
-    return any(instance.limits.enable_prefix_caching for cluster in clusters for instance in cluster.instances)
+def _caching(clusters: Iterable[_Cluster | SimjaxError]) -> bool:
+    """Whether an instance caches prefixes whatever workload it serves."""
+    specs = [built.spec for built in clusters if isinstance(built, _Cluster)]
+    return any(instance.limits.enable_prefix_caching for spec in specs for instance in spec.instances)
 
 
-def _load(contents: bool, config: RunConfig) -> _Load:
+def _requests(contents: bool, config: RunConfig) -> _Requests:
     workload = build_workload(config.workload).validate()
-    return _Load(workload, request_params([workload], len(workload), [config.workload.seed], contents))
+    return _Requests(workload, request_params([workload], len(workload), [config.workload.seed], contents))
 
 
-def _engines(config: RunConfig) -> _Engines:
-    return _Engines(build_cluster(config.model, config.device, config.cluster, config.scheduler), latency_source(config.profile))
+def _cluster(known: Profiles, config: RunConfig) -> _Cluster:
+    spec, source = build_cluster(config.model, config.device, config.cluster, config.scheduler), latency_source(config.profile)
+    calibrated = value_or_error(lambda: calibrated_groups(spec, source, known))  # an error here is reported with the step times
+    return _Cluster(spec, source, () if isinstance(calibrated, SimjaxError) else calibrated)
 
 
-def _run(config: RunConfig) -> _Run:
-    return _Run(config.sim.leap, config.sim.max_ticks, service_levels(config.slo))
+def _run(config: RunConfig) -> RunOptions:
+    return RunOptions(leap=config.sim.leap, max_ticks=config.sim.max_ticks, slo=service_levels(config.slo))  # requests hold the draws
 
 
 def _cluster_warnings(
-    engines: Mapping[int, Any], loads: Mapping[int, Any], timings: Mapping[int, ClusterTiming | SimjaxError], designs: Mapping[int, Design]
+    clusters: Mapping[int, Any],
+    requests: Mapping[int, Any],
+    timings: Mapping[int, ClusterTiming | SimjaxError],
+    designs: Mapping[int, Design],
 ) -> list[str]:
-    """What single runs warn of: flags that vLLM would refuse, and once for each source of costs, requests longer than what was measured."""
+    """The warnings of single runs: flags that vLLM would refuse, and for each source of step times, requests beyond what was measured."""
     lines: list[str] = []
-    refused: dict[int, _Engines] = {}
+    refused: dict[int, _Cluster] = {}
     longest: dict[tuple[str, int], int] = {}
     for point in designs:
-        built, timing = engines[point], timings[id(engines[point])]
+        built, timing = clusters[point], timings[id(clusters[point])]
         refused[id(built)] = built
         assert isinstance(timing, ClusterTiming)
         for source in timing.measured:
-            longest[source] = max(longest.get(source, 0), loads[point].workload.longest_tokens)
+            longest[source] = max(longest.get(source, 0), requests[point].workload.longest_tokens)
     for source, tokens in longest.items():
         lines += beyond_context([source], tokens)
-    never = [line for built in refused.values() for line in refused_by_vllm(built.cluster.instances)]
+    never = [line for built in refused.values() for line in refused_by_vllm(built.spec.instances)]
     never = list(dict.fromkeys(never))
     more = [f"and {len(never) - _LOGGED} more designs with which vLLM would not start"] if len(never) > _LOGGED else []
     return [*lines, *never[:_LOGGED], *more]
@@ -192,7 +179,7 @@ def _cluster_warnings(
 
 @contextmanager
 def _few_messages() -> Iterator[None]:
-    """Let the workloads of a sweep log the first few messages of each kind; thousands of points may say the same."""
+    """Limit the messages of each kind that the workloads of a sweep log: thousands of points may log the same."""
     logger = logging.getLogger("simjax.workload.build")
     seen: dict[str, int] = {}
 

@@ -1,4 +1,4 @@
-"""Running a plan: into a directory that a later run can go on from, or into a table in memory."""
+"""Running a plan: into a directory from which a later run can resume, or into a table in memory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from simjax.explore.pareto.objective import Objective
 from simjax.explore.plan import SweepPlan
 from simjax.explore.store.directory import has_parts, shard_directory
 from simjax.explore.store.store import SweepStore
+from simjax.validity.left import LeftRanges
 
 Progress = Callable[[int, int], None]
 
@@ -25,42 +26,44 @@ def run_plan(
     on_progress: Progress | None = None,
     resume: bool = False,
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Simulate a sweep into a directory, chunk by chunk; what is there at any moment can be read, and a later run can go on from it.
+    """Simulate a sweep into a directory, chunk by chunk; its tables can be read at any moment, and a later run can resume it.
 
     Args:
-        plan: what to simulate.
-        out: the directory; of a shard, its parent.
+        plan: the sweep to simulate.
+        out: the directory; for a shard, its parent.
         objective: kept there for `simjax pareto`.
-        on_progress: called now and then with (points done, points in all).
-        resume: go on with the sweep in the directory: only points that have no row yet are simulated.
+        on_progress: called now and then with (points done, all points).
+        resume: resume the sweep in the directory: only points that have no row yet are simulated.
 
     Returns:
-        The table of all points so far (columns: point, swept keys, status, reason, metrics), and lines to warn of.
+        The table of all points so far (columns: point, swept keys, status, reason, metrics), and its warnings, one line each: those of the
+        plan, and one for each range of a calibration that the points simulated here have left.
 
     Raises:
         SimjaxError: the directory holds a sweep already, or none or another one to resume, or cannot be written.
     """
     directory = shard_directory(out, plan.shard)
     warnings: list[str] = []
-    # A part that was never begun, though others were, begins when the sweep goes on.
+    # A shard that was never begun, though others were, begins when the sweep is resumed.
     if resume and not (plan.shard is not None and not directory.exists() and has_parts(out)):
         store, warnings = SweepStore.resume(directory, plan.points, plan.base)
     else:
         store = SweepStore.create(directory, plan.points, base=plan.base, seeds=plan.seeds, objective=_as_lists(objective))
+    left = LeftRanges()
     with store:
         total, done = len(plan.designs) + len(plan.invalid), store.done()
         finished = len(done)
         try:
-            for rows in _rows(plan.without(done)):
+            for rows in _rows(plan.without(done), left):
                 store.append(rows)
                 finished += len(rows)
                 if on_progress is not None:
                     on_progress(finished, total)
         finally:
             table = store.finish()
-    if table is None:  # a part of more parts than there are points
+    if table is None:  # a shard of more shards than there are points
         table = pd.DataFrame(columns=list(store.columns))
-    return table, [*warnings, *plan.warnings]
+    return table, [*warnings, *left.warnings_of_sweep(plan.warnings)]
 
 
 def run_sweep(
@@ -73,22 +76,28 @@ def run_sweep(
 ) -> pd.DataFrame:
     """Simulate a sweep: one row a point, with its number, the swept keys, status, reason and `simjax.metrics.rows.METRICS`.
 
-    What to know of the numbers is in `plan.warnings`.
+    What a reader of the numbers must know is in the table's `attrs["warnings"]`, one line each: the plan's warnings, and those that are
+    known only once the points have run.
 
     Args:
-        plan: what to simulate.
+        plan: the sweep to simulate.
         out: a directory for the tables, see `run_plan`; None for the table alone.
         objective: kept in the directory for `simjax pareto`.
-        on_progress: called now and then with (points done, points in all).
-        resume: go on with the sweep in the directory.
+        on_progress: called now and then with (points done, all points).
+        resume: resume the sweep in the directory.
 
     Raises:
         SimjaxError: the directory cannot be used, see `run_plan`.
     """
     if out is not None:
-        return run_plan(plan, out, objective, on_progress=on_progress, resume=resume)[0]
+        return _with_warnings(*run_plan(plan, out, objective, on_progress=on_progress, resume=resume))
     with TemporaryDirectory(prefix="simjax-") as kept:
-        return run_plan(plan, kept, objective, on_progress=on_progress)[0]
+        return _with_warnings(*run_plan(plan, kept, objective, on_progress=on_progress))
+
+
+def _with_warnings(table: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
+    table.attrs["warnings"] = warnings
+    return table
 
 
 def _as_lists(objective: Objective | None) -> dict[str, list[str]] | None:
@@ -98,8 +107,8 @@ def _as_lists(objective: Objective | None) -> dict[str, list[str]] | None:
     return {"maximize": list(objective.maximize), "minimize": list(objective.minimize), "subject_to": limits}
 
 
-def _rows(plan: SweepPlan) -> Iterator[list[Row]]:
-    """Rows of all points of the plan: first of those that cannot be simulated."""
+def _rows(plan: SweepPlan, left: LeftRanges) -> Iterator[list[Row]]:
+    """Rows of all points of the plan, first those of points that cannot be simulated; `left` records the ranges that the others leave."""
     if plan.invalid:
         yield [{"point": point, "status": "invalid", "reason": reason} for point, reason in plan.invalid.items()]
-    yield from run_designs(plan.designs, plan.groups, plan.workers, plan.width)
+    yield from run_designs(plan.designs, plan.groups, plan.workers, plan.width, left)

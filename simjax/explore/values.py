@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -85,6 +86,15 @@ def parse_value(text: str) -> Any:
     if override.is_sweep_override():
         raise SimjaxError(f"{text}: several values where one is expected; put a value that holds a comma in quotes: 'a,b'")
     return plain(override.value())
+
+
+def option(key: str, text: str) -> str:
+    """`key=text` quoted for a shell, so that Hydra reads exactly this text, whatever spaces, quotes or letters it has."""
+    try:
+        plain = parse_value(text) == text
+    except SimjaxError:
+        plain = False
+    return shlex.quote(f"{key}={text if plain else QuotedString(text, Quote.double).with_quotes()}")
 
 
 def plain(parsed: Any) -> Any:

@@ -36,6 +36,12 @@ def _launch_s(one: StepTime) -> jax.Array:
     return jnp.zeros((one.host_s.shape[0], 2)) if one.launch_s is None else one.launch_s
 
 
+def padded_rows(step_time: StepTime, rows: int) -> StepTime:
+    """The table (numpy) with its last row repeated until it has `rows` rows; as it is if it has as many."""
+    missing = rows - step_time.host_s.shape[0]
+    return jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing > 0 else x, step_time)
+
+
 def _reaching(lookup: jax.Array, length: int) -> jax.Array:
     return jnp.pad(lookup, ((0, 0), (0, length - lookup.shape[1])), mode="edge")
 

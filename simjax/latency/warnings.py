@@ -10,7 +10,7 @@ from simjax.model import ModelSpec, same_architecture
 def profile_warnings(profile: LatencyProfile, deployment: Deployment, max_tokens: int, max_sequences: int) -> list[str]:
     """One line for each way in which a simulation would leave the range that the profile was measured on, or calibrated on.
 
-    How far the steps of a simulation go beyond the runs of a calibration is known after it only: see `simjax.uncertainty.domain`.
+    How far the steps of a simulation go beyond the runs of a calibration is known after it only: see `simjax.validity.left`.
 
     Args:
         profile: where the step times come from.

@@ -1,4 +1,4 @@
-"""What can be turned to see what a cluster's numbers depend on: parameters of the profile, limits of the engines, hardware, load."""
+"""The parameters whose effect on a run is asked for: those of the profile, limits of the instances, hardware, and the workload."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _OF_RANKS = ("collective_bandwidth", "collective_latency", "link_bandwidth", "li
 
 @dataclass(frozen=True)
 class Setting:
-    """What is simulated, but for the requests themselves.
+    """A variant of a cluster and its workload, without the requests themselves.
 
     Attributes:
-        instances: the engines.
-        sources: where each takes its step costs from.
-        rate: how many times as fast the requests arrive.
-        concurrency: requests in flight of a closed loop, 0 for an open one.
+        instances: the instances of the cluster.
+        sources: source of the step times of each.
+        rate: arrival rate relative to that of the workload.
+        concurrency: requests in flight in a closed loop, 0 for an open one.
     """
 
     instances: tuple[InstanceSpec, ...]
@@ -41,16 +41,16 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Knob:
-    """A parameter that can be turned.
+class SensitivityParameter:
+    """A parameter that can be scaled.
 
     Attributes:
-        name, unit: as in reports.
-        value: what it is; None where engines differ in it.
-        text: what it is, in words.
-        smooth: whether steps get longer or shorter with it, smoothly: the ones whose derivative goes through the engine.
-        turn: the setting with this parameter so many times what it is, and the logarithm of the factor that it became: integers move by 1
-            at least, and nothing leaves its bounds.
+        name, unit: name and unit, as in reports.
+        value: the present value; None where instances differ in it.
+        text: description for reports.
+        smooth: whether step times depend on it smoothly, so that it has a derivative through the engine.
+        scale: function of a setting and a factor that gives the setting with this parameter times the factor, and the logarithm of the
+            factor that was reached: integers move by at least 1, and nothing leaves its bounds.
     """
 
     name: str
@@ -58,39 +58,39 @@ class Knob:
     value: float | None
     text: str
     smooth: bool
-    turn: Callable[[Setting, float], tuple[Setting, float]]
+    scale: Callable[[Setting, float], tuple[Setting, float]]
 
 
 _One = Callable[[InstanceSpec, LatencySource, float], tuple[InstanceSpec, LatencySource, float]]
 _Value = Callable[[InstanceSpec, LatencySource], float]
 
 
-def knobs_of(setting: Setting, workload: Workload, names: Sequence[str] = ()) -> tuple[list[Knob], list[str]]:
-    """The parameters of a cluster, and a line for what a reader must know of those that are not among them.
+def sensitivity_parameters(setting: Setting, workload: Workload, names: Sequence[str] = ()) -> tuple[list[SensitivityParameter], list[str]]:
+    """The parameters of a cluster, and warnings about those that are left out, one line each.
 
     Args:
         setting: the cluster as it is.
-        workload: what it serves.
-        names: which ones, in this order; empty for all but the corrections of steps, which stand for what no parameter explains.
+        workload: the workload that it serves.
+        names: names of parameters, in the wanted order; empty for all but the corrections of steps, which no parameter explains.
 
     Raises:
         SimjaxError: there is no such parameter, or it can have no effect here.
     """
     known = [*(name for name in PARAMETERS if name not in STEP_CORRECTIONS), *CLUSTER_PARAMETERS]
-    found: list[Knob] = []
+    found: list[SensitivityParameter] = []
     nothing: list[str] = []
     for name in dict.fromkeys(names or known):
         if name.partition("[")[0] not in PARAMETERS and name not in CLUSTER_PARAMETERS:
             raise SimjaxError(f"parameters: there is no parameter '{name}'; {closest(name, [*known, *STEP_CORRECTIONS])}")
-        knob = _knob(name, setting, workload)
-        if isinstance(knob, Knob):
-            found.append(knob)
+        made = _parameter(name, setting, workload)
+        if isinstance(made, SensitivityParameter):
+            found.append(made)
         elif names:
-            raise SimjaxError(f"parameters: {name}: {knob}")
-        elif knob == _IS_ZERO:
+            raise SimjaxError(f"parameters: {name}: {made}")
+        elif made == _IS_ZERO:
             nothing.append(name)
     lines = [f"left out, for a percent of 0 is 0: {', '.join(nothing)}"] if nothing else []
-    if any(knob.name == "memory_bandwidth" for knob in found) and _measured_attention(setting):
+    if any(x.name == "memory_bandwidth" for x in found) and _measured_attention(setting):
         lines.append("memory_bandwidth and peak_flops leave attention as it is: the profile has it in seconds (see decode_attention)")
     return found, lines
 
@@ -98,8 +98,8 @@ def knobs_of(setting: Setting, workload: Workload, names: Sequence[str] = ()) ->
 _IS_ZERO = "it is 0 here, and a percent of 0 is 0"
 
 
-def _knob(name: str, setting: Setting, workload: Workload) -> Knob | str:
-    """The knob of that name, or why there is none."""
+def _parameter(name: str, setting: Setting, workload: Workload) -> SensitivityParameter | str:
+    """The parameter of that name, or why there is none."""
     if name in _OF_RANKS and all(x.parallelism.tensor == 1 for x in setting.instances):
         return "it has no effect without tensor parallelism (cluster.tensor_parallel_size)"
     if name == "launch_s" and not any(any(x.limits.launches) for x in setting.instances):
@@ -108,62 +108,64 @@ def _knob(name: str, setting: Setting, workload: Workload) -> Knob | str:
         return "it has no effect without a model in fp8"
     tables = setting.sources[0].bundle_root is not None
     if tables and name not in (*HOST_TIMES, *LOAD, *LIMITS, *_OF_RANKS[2:]):
-        return "step costs come from measured tables (profile.bundle_root), which it does not change"
+        return "step times come from measured tables (profile.bundle_root), which it does not change"
     if name in LOAD:
-        return _load(name, setting, workload)
+        return _of_workload(name, setting, workload)
     if name in LIMITS:
         field, text = LIMITS[name]
-        return _of_engines(name, "", text, setting, lambda x, _: float(_limit_now(name, x)), partial(_limit, name, field), smooth=False)
+        return _of_instances(name, "", text, setting, lambda x, _: float(_limit_now(name, x)), partial(_limit, name, field), smooth=False)
     if name in HARDWARE:
         unit, text = HARDWARE[name]
-        return _of_engines(name, unit, text, setting, lambda x, _: float(_fact(name, x)), partial(_hardware, name))
+        return _of_instances(name, unit, text, setting, lambda x, _: float(_fact(name, x)), partial(_hardware, name))
     p = parameter(name)
-    return _of_engines(name, p.unit, p.text, setting, partial(_present, name), partial(_profile, name))
+    return _of_instances(name, p.unit, p.text, setting, partial(_present, name), partial(_profile, name))
 
 
-def _load(name: str, setting: Setting, workload: Workload) -> Knob | str:
+def _of_workload(name: str, setting: Setting, workload: Workload) -> SensitivityParameter | str:
     unit, text = LOAD[name]
     if name == "concurrency":
         now = setting.concurrency
         if not now:
             return "arrivals are known here; it belongs to a closed loop (workload=closed_loop)"
 
-        def turn(setting: Setting, factor: float) -> tuple[Setting, float]:
+        def scale(setting: Setting, factor: float) -> tuple[Setting, float]:
             new = _integer(now, factor, 1, len(workload))
             return replace(setting, concurrency=new), math.log(new / now)
 
-        return Knob(name, unit, float(now), text, False, turn)
+        return SensitivityParameter(name, unit, float(now), text, False, scale)
     if setting.concurrency:
-        return "in a closed loop the finishes make the arrivals; see concurrency"
+        return "in a closed loop a request arrives when another one finishes; see concurrency"
     if len(workload) < 2 or workload.arrival_s[-1] == workload.arrival_s[0]:
         return "all requests arrive at once"
     faster = lambda setting, factor: (replace(setting, rate=setting.rate * factor), math.log(factor))
-    return Knob(name, unit, mean_rate(workload), text, False, faster)
+    return SensitivityParameter(name, unit, mean_rate(workload), text, False, faster)
 
 
-def _of_engines(name: str, unit: str, text: str, setting: Setting, value: _Value, one: _One, smooth: bool = True) -> Knob | str:
-    """A knob that turns something of every engine."""
+def _of_instances(
+    name: str, unit: str, text: str, setting: Setting, value: _Value, one: _One, smooth: bool = True
+) -> SensitivityParameter | str:
+    """A parameter that scales something of every instance."""
     values = {value(instance, source) for instance, source in zip(setting.instances, setting.sources, strict=True)}
     if values == {0.0}:
         return _IS_ZERO
 
-    def turn(setting: Setting, factor: float) -> tuple[Setting, float]:
+    def scale(setting: Setting, factor: float) -> tuple[Setting, float]:
         known: dict[tuple[int, LatencySource], tuple[InstanceSpec, LatencySource, float]] = {}
-        turned = []
+        scaled = []
         for instance, source in zip(setting.instances, setting.sources, strict=True):
             key = (id(instance), source)
-            if key not in known:  # engines that are one record stay one: they are priced once
+            if key not in known:  # instances that share a record still do: their step times are made once
                 known[key] = one(instance, source, factor)
-            turned.append(known[key])
-        instances, sources, logs = zip(*turned, strict=True)
+            scaled.append(known[key])
+        instances, sources, logs = zip(*scaled, strict=True)
         moved = [x for x in logs if x]
         return replace(setting, instances=instances, sources=sources), sum(moved) / len(moved) if moved else 0.0
 
-    return Knob(name, unit, values.pop() if len(values) == 1 else None, text, smooth, turn)
+    return SensitivityParameter(name, unit, values.pop() if len(values) == 1 else None, text, smooth, scale)
 
 
 def _integer(now: int, factor: float, least: int, most: int) -> int:
-    """An integer times a factor, at least one away from what it is, within bounds."""
+    """An integer times a factor, at least 1 away from its present value, within bounds."""
     new = round(now * factor)
     if new == now:
         new += 1 if factor > 1.0 else -1
@@ -205,13 +207,13 @@ def _hardware(name: str, x: InstanceSpec, source: LatencySource, factor: float) 
 
 
 def _present(name: str, x: InstanceSpec, source: LatencySource) -> float:
-    """The value of a profile's parameter for an engine."""
+    """The value of a profile's parameter for an instance."""
     if parameter(name).unit == "factor":
         return dict(source.parameters).get(name, 1.0)
     if source.bundle_root is not None:
         return float(getattr(source.host(HostOverheads(**dict(source.parameters))), name))
     profile = source.profile_of(x.deployment)
-    if name == "decode_skew":  # of the ranks that the engine uses; a profile may have others
+    if name == "decode_skew":  # that of the tensor-parallel degree in use; a profile may have others
         return float(profile.rank(x.parallelism.tensor, x.model).attention.decode_skew)
     return present_value(profile, name)
 
@@ -221,7 +223,7 @@ def _profile(name: str, x: InstanceSpec, source: LatencySource, factor: float) -
     if now == 0.0:
         return x, source, 0.0
     new = min(now * factor, _LARGEST_SHARE) if parameter(name).unit == "share" else now * factor
-    given = {name: None} if name in HOST_TIMES else {}  # what the configuration sets apart would win
+    given = {name: None} if name in HOST_TIMES else {}  # a host time that the configuration sets would take precedence
     return x, replace(source, parameters=tuple((dict(source.parameters) | {name: new}).items()), **given), math.log(new / now)
 
 

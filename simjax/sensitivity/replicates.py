@@ -1,4 +1,4 @@
-"""The requests of a run with several seeds, in every setting that changes them."""
+"""The workloads of a run with several seeds, in every setting that changes them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from simjax.workload.workload import Workload
 _ARRAYS = ("arrival_s", "prompt_tokens", "output_tokens")
 
 
-class Loads:
+class SeededWorkloads:
     """Workloads by seed and setting; the arrays of equal ones are the same objects, which a batch holds once.
 
     Attributes:
-        seeds: the workloads' seeds; one where the others would give the same requests, as for a trace.
-        first: the workload of the first of them.
+        seeds: seeds of the workloads; only one where the others would give the same requests, as for a trace.
+        first: the workload of the first seed.
     """
 
     def __init__(self, config: WorkloadConfig, seeds: int, random_router: bool) -> None:
-        """Build the workloads of so many seeds, from that of the configuration on; errors as of `build_workload`."""
+        """Build the workloads of `seeds` consecutive seeds from that of the configuration on; errors are those of `build_workload`."""
         self._config = config
         self.first = build_workload(config)
         workloads = [self.first]
@@ -41,19 +41,14 @@ class Loads:
         self._known: dict[tuple[int, float, int], tuple[Workload, RequestParams]] = {}
 
     @property
+    def all(self) -> list[Workload]:
+        """The workloads of all seeds in the present setting."""
+        return list(self._workloads.values())
+
+    @property
     def longest_tokens(self) -> int:
-        """Prompt and output of the longest request."""
+        """Prompt and output tokens of the longest request."""
         return max(workload.longest_tokens for workload in self._workloads.values())
-
-    @property
-    def tokens(self) -> int:
-        """Of the largest workload."""
-        return max(workload.tokens for workload in self._workloads.values())
-
-    @property
-    def requests(self) -> int:
-        """Of the largest workload."""
-        return max(map(len, self._workloads.values()))
 
     def of(self, seed: int, setting: Setting) -> tuple[Workload, RequestParams]:
         """The requests of a seed in a setting, and their arrays."""

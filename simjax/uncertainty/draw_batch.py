@@ -1,4 +1,4 @@
-"""Simulating many draws of a cluster's step costs side by side: they differ in rows of one table of costs, and in API times."""
+"""Simulating many draws of a cluster's step times side by side: they differ in rows of one table of step times, and in API times."""
 
 from __future__ import annotations
 
@@ -6,62 +6,52 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import jax
-import numpy as np
-
+from simjax.batch.design import Design, RunOptions, design_of, required_timings
 from simjax.batch.execute import Row, run_designs
-from simjax.batch.groups import MEMORY_BYTES, REQUEST_BYTES, SLOT_BYTES, Group
+from simjax.batch.groups import MEMORY_BYTES, Group, design_bytes
 from simjax.batch.workers import Workers, local_workers
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.timing import ClusterTiming, cluster_timings
 from simjax.engine.host.batch import joint_shape
-from simjax.engine.host.lower import Lowered, lower
+from simjax.engine.host.lower import Lowered
 from simjax.engine.host.lower_requests import request_params
 from simjax.engine.shape import EngineShape, power_of_two, slots_for
-from simjax.errors import SimjaxError
-from simjax.explore.resolve import Design
 from simjax.job import Run
+from simjax.latency.join import padded_rows
 from simjax.latency.priors import parameter
-from simjax.latency.step_time import StepTime
-from simjax.metrics.slo import Slo
-from simjax.uncertainty.domain import Engines
 from simjax.uncertainty.draws import Values
+from simjax.validity.groups import InstanceGroup
 
-TOGETHER, TOGETHER_ACCELERATED = 64, 1_024  # draws that are priced at a time, and share one table of costs
+TOGETHER, TOGETHER_ACCELERATED = 64, 1_024  # draws that share one table of step times, on CPUs and on accelerators
 
 
 @dataclass(frozen=True)
 class DrawnRun:
-    """What all draws of a run have in common.
+    """All that the draws of a run have in common.
 
     Attributes:
         done: the run, with its leap log.
-        source: its step costs, a profile.
-        engines: those of its cluster, by profile, model and degree.
-        seed, leap, max_ticks: as for `simjax.simulate_cluster`.
-        slo: limits for goodput.
+        source: source of its step times, a profile.
+        groups: the instances of its cluster, by profile, model and tensor-parallel degree.
+        options: options of how each draw is run and judged.
     """
 
     done: Run
     source: LatencySource
-    engines: tuple[Engines, ...]
-    seed: int
-    leap: bool
-    max_ticks: int
-    slo: Slo | None
+    groups: tuple[InstanceGroup, ...]
+    options: RunOptions
 
 
 def simulate_values(batch: DrawnRun, values: Sequence[tuple[Values, ...]]) -> Iterator[list[Row]]:
     """Rows of the draws as they finish, as `simjax.batch.execute.run_designs` gives them; `point` is the number of the draw.
 
-    One program serves any number of draws, for tables and batches have sizes of their own.
+    One program serves any number of draws: the sizes of tables and batches do not depend on it.
 
     Args:
-        batch: what is drawn.
-        values: parameters, of each draw for each kind of engine.
+        batch: the run that is drawn.
+        values: parameters, for each draw and each group of instances.
 
     Raises:
-        SimjaxError: a draw has no price.
+        SimjaxError: a draw has no step times.
     """
     workers = local_workers()
     together = min(max(power_of_two(len(values)), TOGETHER), TOGETHER_ACCELERATED) if workers.accelerated else TOGETHER
@@ -72,33 +62,25 @@ def simulate_values(batch: DrawnRun, values: Sequence[tuple[Values, ...]]) -> It
             yield [{**row, "point": first + row["point"]} for row in rows]
 
 
-def _designs(batch: DrawnRun, values: Sequence[tuple[Values, ...]], rows: int) -> dict[int, Design]:
-    """Some draws, priced: their engines differ in the row of one table of costs, which has room for so many draws, and in API times."""
+def _designs(batch: DrawnRun, values: Sequence[tuple[Values, ...]], draws: int) -> dict[int, Design]:
+    """The designs of some draws: they differ in API times and in their rows of one table of step times, which has room for `draws`."""
     cluster, workload = batch.done.cluster, batch.done.workload
-    sources = [_sources(batch, draw) for draw in values]
-    timings: list[ClusterTiming] = []
-    for timing in cluster_timings([cluster.instances] * len(values), sources, workload.tokens, len(workload)):
-        if isinstance(timing, SimjaxError):
-            raise timing
-        timings.append(timing)
-    step_time = _with_rows(timings[0].step_time, power_of_two(rows * len(batch.engines)))
-    requests = request_params([workload], len(workload), [batch.seed])
-    base = lower(
-        cluster, replace(timings[0], step_time=step_time), workload, seed=batch.seed, leap=batch.leap, log=False, requests=requests
-    )
+    timings = required_timings([cluster.instances] * len(values), [_sources(batch, draw) for draw in values], [workload])
+    step_time = padded_rows(timings[0].step_time, power_of_two(draws * len(batch.groups)))
+    requests = request_params([workload], len(workload), [batch.options.seed])
+    base = design_of(cluster, replace(timings[0], step_time=step_time), workload, batch.options, requests)
     designs = {}
     for number, timing in enumerate(timings):
-        own = replace(base.params.ranks, step_time=timing.row, api_pre_s=timing.api_pre_s, api_post_s=timing.api_post_s)  # pyright: ignore[reportArgumentType]
-        lowered = replace(base, params=replace(base.params, ranks=own))
-        designs[number] = Design(lowered, batch.slo, cluster.num_devices, batch.max_ticks)
+        own = replace(base.lowered.params.ranks, step_time=timing.row, api_pre_s=timing.api_pre_s, api_post_s=timing.api_post_s)  # pyright: ignore[reportArgumentType]
+        designs[number] = replace(base, lowered=replace(base.lowered, params=replace(base.lowered.params, ranks=own)))
     return designs
 
 
 def _sources(batch: DrawnRun, draw: tuple[Values, ...]) -> list[LatencySource]:
-    """Where each engine of a cluster takes its step costs from in a draw."""
-    of_kind = [_source(batch.source, values) for values in draw]
-    kind_at = {place: source for kind, source in zip(batch.engines, of_kind, strict=True) for place in kind.places}
-    return [kind_at[place] for place in range(len(kind_at))]
+    """The sources of step times of the cluster's instances in a draw."""
+    of_group = [_source(batch.source, values) for values in draw]
+    at = {index: source for group, source in zip(batch.groups, of_group, strict=True) for index in group.indices}
+    return [at[index] for index in range(len(at))]
 
 
 def _source(source: LatencySource, drawn: Values) -> LatencySource:
@@ -108,12 +90,6 @@ def _source(source: LatencySource, drawn: Values) -> LatencySource:
     return replace(source, parameters=tuple((given | values).items()))
 
 
-def _with_rows(step_time: StepTime, rows: int) -> StepTime:
-    """The table filled up with its last row."""
-    missing = rows - step_time.host_s.shape[0]
-    return jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing > 0 else x, step_time)
-
-
 def _group(batch: DrawnRun, lowered: Lowered, designs: int, together: int, workers: Workers) -> Group:
     """The draws through one program, with as many slots as the run needed and some to spare: a draw that needs more is run again."""
     leaps = batch.done.result.leaps
@@ -121,7 +97,7 @@ def _group(batch: DrawnRun, lowered: Lowered, designs: int, together: int, worke
     held = float((leaps.running + leaps.preempted).max(initial=1))
     spare = math.ceil(1.25 * held + 3.0 * math.sqrt(held) + 8.0)
     shape = joint_shape([lowered], slots_for(spare, 2**31, EngineShape.window))
-    bytes_each = shape.ranks * (shape.seats * SLOT_BYTES + shape.requests * 4) + shape.requests * REQUEST_BYTES
-    width = max(1, min(-(-together // workers.count), MEMORY_BYTES // workers.count // bytes_each))
+    each_bytes = design_bytes(shape)
+    width = max(1, min(-(-together // workers.count), MEMORY_BYTES // workers.count // each_bytes))
     chunks = tuple(tuple(range(i, min(i + width, designs))) for i in range(0, designs, width))
-    return Group(shape, chunks, width, True, designs * batch.done.result.ticks, workers.count * width * bytes_each)
+    return Group(shape, chunks, width, True, designs * batch.done.result.ticks, workers.count * width * each_bytes)

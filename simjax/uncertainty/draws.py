@@ -1,9 +1,9 @@
-"""Parameter values drawn from what is known of a profile: the posterior of its calibration, or priors where it has none.
+"""Parameter values drawn from the posterior of a profile's calibration, or from priors where it has none.
 
-Two things make a profile uncertain. Its parameters have a posterior, a normal distribution of their transformed values. And steps are off
-by more than any values explain: by `Widths`, as corrections of the token-wise work of a step and as speeds of attention. Corrections at
-sizes x and y are correlated by exp(-|log2 x - log2 y| / 4): sizes of an octave share most of their kernels, sizes far apart few. So the
-corrections of neighbouring knots, two octaves apart, have a correlation of 0.61.
+Two things make a profile uncertain. Its parameters have a posterior, a normal distribution of their transformed values. And step times
+are off by more than any values explain: by `Widths`, as corrections of the token-wise work of a step and as speeds of attention.
+Corrections at sizes x and y are correlated by exp(-|log2 x - log2 y| / 4): sizes of an octave share most of their kernels, sizes far apart
+few. So the corrections of neighbouring knots, two octaves apart, have a correlation of 0.61.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from simjax.errors import SimjaxError
 from simjax.latency.parameters import matters, present_value
 from simjax.latency.priors import CORRECTION_TOKENS, PARAMETERS, STEP_CORRECTIONS, parameter
 from simjax.latency.profile import LatencyProfile
-from simjax.uncertainty.domain import PRIOR_SD, Widths
+from simjax.uncertainty.widths import PRIOR_SD, Widths
 
-CORRELATED_OCTAVES = 4.0  # see above
+CORRELATED_OCTAVES = 4.0  # octaves over which the correlation of corrections falls by a factor e
 COLLECTIVES = ("collective_bandwidth", "collective_latency")
 _ATTENTION = ("decode_attention", "prefill_attention")
-_OWN = len(STEP_CORRECTIONS) + len(_ATTENTION) + len(COLLECTIVES)  # dimensions of one kind of engine
-_LEAST_SHARE = 1e-6  # that a share is away from 1
-_NEGLIGIBLE = 1e-9  # of the largest eigenvalue: a covariance in a file has six digits
+_OWN = len(STEP_CORRECTIONS) + len(_ATTENTION) + len(COLLECTIVES)  # dimensions that each group of instances has for itself
+_LEAST_SHARE = 1e-6  # least distance of a share from 1
+_NEGLIGIBLE = 1e-9  # relative to the largest eigenvalue: a covariance in a file has six digits
 
 Values = dict[str, float]
 
 
 def draw_values(profile: LatencyProfile, draws: int, seed: int | Sequence[int] = 0, widths: Widths | None = None) -> list[Values]:
-    """Values for `simjax.latency.parameters.with_parameters`, a mapping a draw; no draw is special.
+    """Values for `simjax.latency.parameters.with_parameters`, one mapping for each draw; no draw is special.
 
-    Transformed parameters are normal around their present value in the profile (times: so that it is their mean) with the covariance of
-    its calibration. Without a calibration all physical parameters are, with the spread of their priors. One that the profile has as 0
-    has its prior's median in place of that value.
+    Transformed parameters are normal around their present value in the profile (for a time, such that this value is its mean) with the
+    covariance of its calibration. Without a calibration all physical parameters are drawn, with the spread of their priors. A parameter
+    that is 0 in the profile is drawn around its prior's median.
 
     Args:
         profile: the profile.
-        draws: how many.
-        seed: of the draws.
-        widths: of what no parameter explains; None for what the profile has seen.
+        draws: number of draws.
+        seed: seed of the draws.
+        widths: widths that no parameter explains; None for those within the ranges that the profile has seen.
     """
     if widths is None:
         calibration = profile.calibration
@@ -50,10 +50,16 @@ def draw_values(profile: LatencyProfile, draws: int, seed: int | Sequence[int] =
 
 
 def draw_together(profile: LatencyProfile, draws: int, seed: int | Sequence[int], widths: Sequence[Widths]) -> list[tuple[Values, ...]]:
-    """`draw_values` for several kinds of engines that share a profile: parameters are theirs together, what none explains is their own.
+    """`draw_values` for several groups of instances that share a profile: they share parameters, but not what no parameter explains.
+
+    Args:
+        profile: the profile.
+        draws: number of draws.
+        seed: seed of the draws.
+        widths: widths of each group.
 
     Returns:
-        A tuple a draw, with the values of each kind.
+        A tuple for each draw, with the values of each group.
     """
     names, center, root = _posterior(profile)
     z = normals(draws, len(names) + _OWN * len(widths), seed)
@@ -62,12 +68,12 @@ def draw_together(profile: LatencyProfile, draws: int, seed: int | Sequence[int]
     for draw in range(draws):
         values = {name: float(parameter(name).value(shared[draw, i])) for i, name in enumerate(names)}
         own = z[draw, len(names) :].reshape(len(widths), _OWN)
-        found.append(tuple(_of_kind(values, width, mine) for width, mine in zip(widths, own, strict=True)))
+        found.append(tuple(_of_group(values, width, mine) for width, mine in zip(widths, own, strict=True)))
     return found
 
 
 def normals(draws: int, dimensions: int, seed: int | Sequence[int]) -> np.ndarray:
-    """Standard normal numbers that tell more than independent ones would, f64[draws, dimensions].
+    """Standard normal numbers whose statistics are closer to the normal than those of independent ones, f64[draws, dimensions].
 
     A Latin hypercube (each of `draws` equally likely strata of a dimension has one point), turned and stretched until means are 0,
     variances 1 and, with twice as many draws as dimensions, correlations 0. The spread of a nearly linear output is then right in itself:
@@ -96,22 +102,22 @@ def _posterior(profile: LatencyProfile) -> tuple[list[str], np.ndarray, np.ndarr
         if len(names) and not variances.min() >= -_NEGLIGIBLE * max(variances.max(), 0.0):
             raise SimjaxError(f"{profile.source}: calibration.covariance is no covariance: it has negative variances")
         root = axes * np.sqrt(np.maximum(variances, 0.0))
-    # What a profile says of a time is the mean of its draws. Times that the data do not tell have wide logarithms, and the median of the
-    # draws in the profile's place would have every draw's steps late: by 3 % for gaps of 1 us between layers.
+    # A time in a profile is the mean of its draws. Times that the data leave open have wide logarithms; if the profile held the median of
+    # the draws, steps would be too long on average: by 3 % for gaps of 1 us between layers.
     bias = np.array([0.5 if parameter(name).unit == "s" else 0.0 for name in names]) * np.sum(root**2, axis=1)
     return names, np.array([_center(profile, name) for name in names]) - bias, root
 
 
 def _center(profile: LatencyProfile, name: str) -> float:
-    """The transformed value that draws are around."""
+    """The transformed value around which draws lie."""
     known, value = parameter(name), present_value(profile, name)
     if known.unit == "share":
         value = min(value, 1.0 - _LEAST_SHARE)
     return float(known.transform(value or known.prior))
 
 
-def _of_kind(shared: Values, width: Widths, z: np.ndarray) -> Values:
-    """The values of one kind of engine: the shared ones, and what is its own, from standard normal numbers f64[_OWN]."""
+def _of_group(shared: Values, width: Widths, z: np.ndarray) -> Values:
+    """The values of one group of instances: the shared ones, and its own from standard normal numbers f64[_OWN]."""
     values = dict(shared)
     steps, attention, collectives = np.split(z, [len(STEP_CORRECTIONS), len(STEP_CORRECTIONS) + len(_ATTENTION)])
     off = [*(np.array(width.steps) * (_step_root() @ steps)), *(np.array([width.decode, width.prefill]) * attention)]

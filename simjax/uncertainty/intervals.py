@@ -1,4 +1,4 @@
-"""Intervals beside the numbers of a run: simulations with drawn parameters, all of them side by side, and their quantiles."""
+"""Intervals for the metrics of a run: simulations with drawn parameters, all of them side by side, and their quantiles."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from simjax.batch.design import RunOptions
 from simjax.batch.execute import Row
 from simjax.cluster.from_config import latency_source
 from simjax.cluster.latency_source import LatencySource
@@ -21,9 +22,11 @@ from simjax.metrics.catalog import CATALOG, Catalog
 from simjax.metrics.rows import METRICS
 from simjax.metrics.slo import Slo
 from simjax.metrics.summary import put
-from simjax.uncertainty.domain import Engines, engines_of, reach, same_profile, widths
 from simjax.uncertainty.draw_batch import DrawnRun, simulate_values
 from simjax.uncertainty.draws import Values, draw_together
+from simjax.uncertainty.widths import widths
+from simjax.validity.groups import InstanceGroup, instance_groups, same_profile
+from simjax.validity.reach import reach
 
 Progress = Callable[[int, int], None]
 
@@ -36,10 +39,10 @@ class Draws:
 
     Attributes:
         level: probability of the intervals.
-        values: the parameters of each draw; where several kinds of engines have their own, names begin with the engines' kind.
-        rows: of each draw, `status` and the numbers `simjax.metrics.rows.METRICS`.
-        slo: whether the rows' attainment and goodput are those of limits that the user set.
-        warnings: what a reader of the intervals must know.
+        values: the parameters of each draw; where several groups of instances have their own, names begin with the group.
+        rows: `status` and the metrics `simjax.metrics.rows.METRICS` of each draw.
+        slo: whether the rows' attainment and goodput refer to limits that the user set.
+        warnings: caveats for a reader of the intervals, one line each.
     """
 
     level: float
@@ -52,9 +55,9 @@ class Draws:
         return len(self.rows)
 
     def interval(self, metric: str) -> list[float] | None:
-        """[low, high] of a metric over the draws that have it, of equal probability on both sides; None when no draw has it.
+        """[low, high] of a metric over the draws that have it, with equal probability on both sides; None when no draw has it.
 
-        Quantiles are the median-unbiased ones: numpy's linear ones would make a 90 % interval of 64 draws one of 88 %.
+        Quantiles are the median-unbiased ones: with numpy's linear ones a 90 % interval of 64 draws would cover 88 %.
         """
         known = [row[metric] for row in self.rows if row[metric] is not None]
         if not known:
@@ -74,7 +77,7 @@ class Draws:
         return found
 
     def frame(self) -> pd.DataFrame:
-        """The columns of draws.csv: the number of the draw, its parameters, status and metrics."""
+        """The table draws.csv: number of the draw, its parameters, status and metrics."""
         columns = ("status", *METRICS)
         rows = [{**values, **{name: row[name] for name in columns}} for values, row in zip(self.values, self.rows, strict=True)]
         return pd.DataFrame(rows).rename_axis("draw").reset_index()
@@ -87,12 +90,12 @@ def run_draws(config: RunConfig, done: Run | None = None, on_progress: Progress 
         simjax.run_draws(config, done).intervals()["ttft_s"]["p99"]
 
     Args:
-        config: where `uncertainty.draws` is 0, 64 are drawn.
+        config: the configuration; 64 draws where `uncertainty.draws` is 0.
         done: its run; None to simulate it here.
-        on_progress: called now and then with (draws done, in all).
+        on_progress: called now and then with (draws done, all draws).
 
     Raises:
-        SimjaxError: step costs come from tables, which have no uncertain parameters, or the run itself is impossible.
+        SimjaxError: step times come from tables, which have no uncertain parameters, or the run itself is impossible.
     """
     check_source(config)
     asked = config.uncertainty if config.uncertainty.draws else replace(config.uncertainty, draws=DEFAULT_DRAWS)
@@ -109,10 +112,10 @@ def run_draws(config: RunConfig, done: Run | None = None, on_progress: Progress 
 
 
 def check_source(config: RunConfig) -> None:
-    """Raise where step costs come from tables.
+    """Check that a configuration takes its step times from a profile.
 
     Raises:
-        SimjaxError: they do.
+        SimjaxError: they come from measured tables, which have no uncertain parameters.
     """
     if config.profile.bundle_root is not None:
         raise SimjaxError(
@@ -136,26 +139,25 @@ def simulate_draws(
     host times (`profile.step_s` and the like) are taken to be known.
 
     Args:
-        done: the run as it was simulated, with its leap log: it says how far beyond a calibration its engines go, and how many requests
-            they hold.
-        source: its step costs, a profile.
-        asked: how many draws, the level, and their seed.
-        seed: of the random router.
+        done: the run with its leap log, which shows how far it goes beyond a calibration and how many requests its instances hold.
+        source: source of its step times, a profile.
+        asked: number of draws, level of the intervals, and seed of the draws.
+        seed: seed of the random router.
         leap: take pure-decode steps many at a time.
-        max_ticks: bound on the length of each draw.
+        max_ticks: bound on the length of each draw, in ticks.
         slo: limits for goodput.
-        on_progress: called now and then with (draws done, in all).
+        on_progress: called now and then with (draws done, all draws).
 
     Raises:
         SimjaxError: a draw cannot be simulated.
     """
-    engines = engines_of(done.cluster, source)
+    groups = instance_groups(done.cluster, source)
     values = [
-        tuple({name: value for name, value in of_kind.items() if getattr(source, name, None) is None} for of_kind in draw)
-        for draw in _values(done, engines, asked)
+        tuple({name: value for name, value in of_group.items() if getattr(source, name, None) is None} for of_group in draw)
+        for draw in _values(done, groups, asked)
     ]
     rows: dict[int, Row] = {}
-    for some in simulate_values(DrawnRun(done, source, engines, seed, leap, max_ticks, slo), values):
+    for some in simulate_values(DrawnRun(done, source, groups, RunOptions(seed, leap, max_ticks, slo)), values):
         for row in some:
             if row["status"] == "error":
                 raise SimjaxError(f"draw {row['point']}: {row['reason']}")
@@ -163,32 +165,32 @@ def simulate_draws(
         if on_progress is not None:
             on_progress(len(rows), len(values))
     ordered = tuple(rows[draw] for draw in range(len(values)))
-    named = tuple(_named(draw, engines) for draw in values)
-    return Draws(asked.level, named, ordered, slo is not None, tuple(_warnings(ordered, engines, asked)))
+    named = tuple(_named(draw, groups) for draw in values)
+    return Draws(asked.level, named, ordered, slo is not None, tuple(_warnings(ordered, groups, asked)))
 
 
-def _values(done: Run, engines: Sequence[Engines], asked: UncertaintyConfig) -> list[tuple[Values, ...]]:
-    """Of each draw the values of each kind of engine."""
+def _values(done: Run, groups: Sequence[InstanceGroup], asked: UncertaintyConfig) -> list[tuple[Values, ...]]:
+    """The values of each group of instances in each draw."""
     drawn: dict[int, list[Values]] = {}
-    firsts = [x for number, x in enumerate(engines) if not any(same_profile(x.profile, y.profile) for y in engines[:number])]
+    firsts = [x for number, x in enumerate(groups) if not any(same_profile(x.profile, y.profile) for y in groups[:number])]
     for number, first in enumerate(firsts):
-        kinds = [k for k, x in enumerate(engines) if same_profile(x.profile, first.profile)]
-        wide = [widths(engines[k], reach(done, engines[k].places)) for k in kinds]
+        kinds = [k for k, x in enumerate(groups) if same_profile(x.profile, first.profile)]
+        wide = [widths(groups[k], reach(done.cluster.instances, done.result, groups[k].indices)) for k in kinds]
         found = draw_together(first.profile, asked.draws, (asked.seed, number), wide)
         drawn |= {k: [draw[place] for draw in found] for place, k in enumerate(kinds)}
-    return list(zip(*(drawn[k] for k in range(len(engines))), strict=True))
+    return list(zip(*(drawn[k] for k in range(len(groups))), strict=True))
 
 
-def _named(draw: tuple[Values, ...], engines: Sequence[Engines]) -> Values:
-    if len(engines) == 1:
+def _named(draw: tuple[Values, ...], groups: Sequence[InstanceGroup]) -> Values:
+    if len(groups) == 1:
         return draw[0]
-    kinds = [f"{x.model.name} TP{x.tensor_parallel_size} on {x.profile.device}" for x in engines]
+    kinds = [f"{x.model.name} TP{x.tensor_parallel_size} on {x.profile.device}" for x in groups]
     return {f"{kind}: {name}": value for kind, values in zip(kinds, draw, strict=True) for name, value in values.items()}
 
 
-def _warnings(rows: Sequence[Row], engines: Sequence[Engines], asked: UncertaintyConfig) -> list[str]:
+def _warnings(rows: Sequence[Row], groups: Sequence[InstanceGroup], asked: UncertaintyConfig) -> list[str]:
     lines = []
-    for source in dict.fromkeys(x.profile.source for x in engines if x.profile.calibration is None):
+    for source in dict.fromkeys(x.profile.source for x in groups if x.profile.calibration is None):
         lines.append(f"{source}: not calibrated, so intervals are those of its priors; `simjax calibrate` fits it to measured runs")
     needed = math.ceil(round(4.0 / 3.0 / (1.0 - asked.level) - 1.0 / 3.0, 6))  # below, quantiles in `Draws.interval` are extremes
     if len(rows) < needed:

@@ -9,8 +9,8 @@ import pytest
 from simjax.errors import SimjaxError
 from simjax.latency.parameters import present_value
 from simjax.latency.priors import CORRECTION_TOKENS, PARAMETERS, STEP_CORRECTIONS, parameter
-from simjax.uncertainty.domain import PRIOR_SD, Widths
 from simjax.uncertainty.draws import COLLECTIVES, CORRELATED_OCTAVES, draw_together, draw_values, normals
+from simjax.uncertainty.widths import PRIOR_SD, Widths
 from tests.calibrate.calibrated import NAMES, calibrated, covariance
 
 NONE = Widths((0.0,) * len(STEP_CORRECTIONS), 0.0, 0.0)

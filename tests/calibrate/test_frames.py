@@ -31,10 +31,10 @@ class Ttft(NamedTuple):
 
 
 @functools.cache
-def program(served_shape: object) -> Callable:
+def program(prepared_shape: object) -> Callable:
     """One program for all workloads of a size."""
     first = prepare(cluster(), poisson(6.0, REQUESTS), profile())
-    assert first.shape == served_shape
+    assert first.shape == prepared_shape
 
     def at(x: jax.Array) -> LatencyProfile:
         return with_parameters(profile(), {name: jnp.exp(x[i]) for i, name in enumerate(NAMES)})
@@ -43,9 +43,9 @@ def program(served_shape: object) -> Callable:
         return simulated(replace(first, params=params), at(x)).ttft_s
 
     def plain(params, x: jax.Array) -> jax.Array:
-        served = replace(first, params=params)
-        now = with_profile(served, at(x))
-        o = outcome(served.shape, now, served.max_ticks)
+        prepared = replace(first, params=params)
+        now = with_profile(prepared, at(x))
+        o = outcome(prepared.shape, now, prepared.max_ticks)
         return (o.first_token_s - o.arrival_s)[:REQUESTS]
 
     def both(params, x: jax.Array) -> list:
@@ -56,9 +56,9 @@ def program(served_shape: object) -> Callable:
 
 
 def ttft(workload: Workload, x: np.ndarray = AT) -> Ttft:
-    served: PreparedRun = prepare(cluster(), workload, profile())
+    prepared: PreparedRun = prepare(cluster(), workload, profile())
     with jax.enable_x64(True):
-        return Ttft(*(np.asarray(y) for y in program(served.shape)(served.params, jnp.asarray(x))))
+        return Ttft(*(np.asarray(y) for y in program(prepared.shape)(prepared.params, jnp.asarray(x))))
 
 
 def arriving(at_s: np.ndarray) -> Workload:

@@ -205,10 +205,10 @@ def test_residuals_are_logarithms_over_their_sd(target, monkeypatch):
     there = Means(jnp.asarray(1.02 * ttft_s), jnp.asarray(tpot_s / 1.5), jnp.array([True, True, False]))
     monkeypatch.setattr(PointsTarget, "means", lambda *_: there)
     found = np.asarray(target.residuals(PROFILE)).reshape(2, -1)
-    robust = lambda r: r * np.sqrt(2 / (1 + np.sqrt(1 + (r / 3) ** 2)))
-    np.testing.assert_allclose(found[0, :2], robust(np.log(1.02) / 0.2), rtol=1e-5)
-    np.testing.assert_allclose(found[1, :2], robust(-np.log(1.5) / 0.05), rtol=1e-5)
-    np.testing.assert_allclose(found[:, 2], [robust(5 / 0.2), robust(5 / 0.05)], rtol=1e-5)  # requests were left over
+    pseudo_huber = lambda r: r * np.sqrt(2 / (1 + np.sqrt(1 + (r / 3) ** 2)))
+    np.testing.assert_allclose(found[0, :2], pseudo_huber(np.log(1.02) / 0.2), rtol=1e-5)
+    np.testing.assert_allclose(found[1, :2], pseudo_huber(-np.log(1.5) / 0.05), rtol=1e-5)
+    np.testing.assert_allclose(found[:, 2], [pseudo_huber(5 / 0.2), pseudo_huber(5 / 0.05)], rtol=1e-5)  # requests were left over
 
 
 def test_the_points_of_a_group_share_its_weight(target):

@@ -126,7 +126,7 @@ def test_a_design_that_never_fits_is_a_row_with_the_reason(monkeypatch):
     assert (table.drop(index=3)["status"] == "finished").all()
 
 
-def test_a_chunk_that_fails_says_why_and_the_rest_goes_on(monkeypatch):
+def test_a_chunk_that_fails_says_why_and_the_rest_goes_on(monkeypatch, caplog):
     run = execute.Batches.run
 
     def broken(self, points, device):
@@ -135,7 +135,9 @@ def test_a_chunk_that_fails_says_why_and_the_rest_goes_on(monkeypatch):
         return run(self, points, device)
 
     monkeypatch.setattr(execute.Batches, "run", broken)
-    table = simjax.run_sweep(SweepPlan.of(SMALL, {"workload.rate": [1.0, 2.0, 3.0, 4.0]}, width=1)).set_index("point")
+    with caplog.at_level("DEBUG", "simjax.errors"):
+        table = simjax.run_sweep(SweepPlan.of(SMALL, {"workload.rate": [1.0, 2.0, 3.0, 4.0]}, width=1)).set_index("point")
+    assert "in broken" in caplog.text, "the traceback, for developers"
     assert table.at[0, "status"] == "error" and table.at[0, "reason"] == "RuntimeError: the compiler gave up"
     assert (table.drop(index=0)["status"] == "finished").all()
 
@@ -169,9 +171,9 @@ def test_a_sweep_that_was_stopped_goes_on(tmp_path, monkeypatch):
         run_plan(sweep, tmp_path)
     simulated, rows = [], execute._run_groups
 
-    def watched(groups, designs, workers):
+    def watched(groups, designs, workers, left):
         simulated.extend(designs)
-        return rows(groups, designs, workers)
+        return rows(groups, designs, workers, left)
 
     monkeypatch.setattr(execute, "_run_groups", watched)
     table, _ = run_plan(sweep, tmp_path, resume=True)

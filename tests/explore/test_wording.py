@@ -5,7 +5,8 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from simjax.explore.text import counted, option, ranges
+from simjax.explore.values import option
+from simjax.text import counted, ranges
 
 NAMES = [
     "s",

@@ -1,4 +1,4 @@
-"""What a profile must reproduce: targets, as residuals that a fit squares and sums."""
+"""Targets, the measurements that a profile must reproduce, as residuals that a fit squares and sums; and measured runs as targets."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from simjax.calibrate.prepared_run import Latencies, PreparedRun, simulated
-from simjax.calibrate.targets.residuals import UNFINISHED, robust
+from simjax.calibrate.prepared_run import ClientLatencies, PreparedRun, simulated
+from simjax.calibrate.targets.residuals import UNFINISHED, pseudo_huber
 from simjax.latency.profile import LatencyProfile
 from simjax.metrics.latency import PERCENTILES
 from simjax.validate.compare import METRICS
@@ -19,20 +19,20 @@ from simjax.validate.run import MeasuredRun
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
-FRACTIONS = np.arange(0.1, 1.01, 0.1)  # of the requests that have got so far: the points of the progress curves
+FRACTIONS = np.arange(0.1, 1.01, 0.1)  # shares of the requests at which the progress curves are compared
 
 
 class Target(Protocol):
-    """Something measured."""
+    """A measurement that a fit reproduces."""
 
     @property
     def name(self) -> str:
-        """For messages and reports."""
+        """Name for messages and reports."""
         ...
 
     @property
     def observations(self) -> float:
-        """Independent numbers that the residuals stand for: the sum of their weights."""
+        """Number of independent observations that the residuals stand for: the sum of their weights."""
         ...
 
     def residuals(self, profile: LatencyProfile, reverse: bool = False) -> Float64[Array, " K"]:
@@ -42,20 +42,21 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class LossWeights:
-    """How much each view of a measured run counts.
+    """Weights of the views of a measured run.
 
-    Standard deviations say how far a good profile may be off: a single request of a busy server meets another batch when a step is a
-    millisecond late, so requests are judged more loosely than what they have in common. Weights are numbers of independent observations:
-    requests of one run share its steps, and 300 of them are not 300 pieces of evidence.
+    Standard deviations are how far a good profile may be off: a single request of a busy server meets another batch when a step is a
+    millisecond late, so single requests are judged more loosely than their statistics. Weights are numbers of independent observations:
+    requests of one run share its steps, so 300 of them are not 300 pieces of evidence.
 
     Attributes:
-        request_sd: of the logarithm of single requests' TTFT, TPOT and E2E.
-        request_weight: independent observations a run's requests stand for.
-        statistic_sd: of the logarithm of means and percentiles.
-        statistic_weight: of each of them.
-        progress_sd: of the logarithm of the times by which 10, 20, ... 100 % of the requests have had their first and last token.
-        progress_weight: of each curve.
-        outlier: beyond so many standard deviations a residual counts linearly, not squared: another schedule, not another profile.
+        request_sd: standard deviations of the logarithm of single requests' TTFT, TPOT and E2E.
+        request_weight: independent observations that a run's requests stand for.
+        statistic_sd: standard deviations of the logarithm of means and percentiles.
+        statistic_weight: weight of each of them.
+        progress_sd: standard deviation of the logarithm of the times by which 10, 20, ... 100 % of the requests have had their first and
+            last token.
+        progress_weight: weight of each curve.
+        outlier: standard deviations beyond which a residual counts linearly, not squared: a sign of another schedule, not another profile.
     """
 
     request_sd: dict[str, float] = field(default_factory=lambda: {"ttft_s": 0.08, "tpot_s": 0.015, "e2e_s": 0.015})
@@ -77,14 +78,14 @@ class RunTarget:
     """A measured run.
 
     Attributes:
-        run: what was measured.
-        served: its simulation.
-        weights: of its views.
+        run: the recording.
+        prepared: its simulation.
+        weights: weights of its views.
         first: requests, in order of arrival, that the fit may look at; None for all.
     """
 
     run: MeasuredRun
-    served: PreparedRun
+    prepared: PreparedRun
     weights: LossWeights
     first: int | None = None
 
@@ -95,15 +96,15 @@ class RunTarget:
 
     @property
     def observations(self) -> float:
-        """Independent numbers that the residuals stand for."""
+        """Number of independent observations that the residuals stand for."""
         w = self.weights
         return len(METRICS) * (w.request_weight + (1 + len(PERCENTILES)) * w.statistic_weight) + 2 * w.progress_weight
 
     def residuals(self, profile: LatencyProfile, reverse: bool = False) -> Array:
         """Residuals of requests, statistics and progress."""
-        return self.of(simulated(self.served, profile, reverse))
+        return self.of(simulated(self.prepared, profile, reverse))
 
-    def of(self, latencies: Latencies) -> Array:
+    def of(self, latencies: ClientLatencies) -> Array:
         """Residuals of simulated latencies."""
         w, done, shown = self.weights, latencies.finished[: self.first], slice(0, self.first)
         parts = []
@@ -113,7 +114,7 @@ class RunTarget:
                 continue
             measured, ours = (getattr(x, metric)[shown][there] for x in (self.run, latencies))
             ratio = jnp.where(done[there], jnp.log(ours) - np.log(measured), UNFINISHED)
-            parts.append(robust(ratio / w.request_sd[metric], w.outlier) * np.sqrt(w.request_weight / len(measured)))
+            parts.append(pseudo_huber(ratio / w.request_sd[metric], w.outlier) * np.sqrt(w.request_weight / len(measured)))
             off = jnp.where(done.all(), jnp.log(_statistics(ours, jnp) / _statistics(measured, np)), UNFINISHED)
             parts.append(off / w.statistic_sd[metric] * np.sqrt(w.statistic_weight))
         for metric in ("ttft_s", "e2e_s"):
@@ -130,5 +131,5 @@ def _statistics(x: Array, xp: object) -> Array:
 
 
 def _progress(at_s: Array, xp: object) -> Array:
-    """When each of `FRACTIONS` of the requests has got there, in seconds since the first arrival."""
+    """Times by which each of `FRACTIONS` of the requests has reached an event, in seconds since the first arrival."""
     return xp.quantile(at_s, xp.array(FRACTIONS))  # pyright: ignore[reportAttributeAccessIssue]

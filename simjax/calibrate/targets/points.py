@@ -1,4 +1,4 @@
-"""Measured mean points: deployments of which a table states mean TTFT and TPOT at a number of requests in flight.
+"""Measured mean points: deployments for which a table gives mean TTFT and TPOT at a number of requests in flight.
 
 The columns are those of aiconfigurator's and InferenceX's collections: id, system, model_path, backend, precision, mode, true_tp, true_ep,
 true_dp, pp_size, concurrency, isl, osl, ttft_ms, tpot_ms, source_kind; other columns are ignored.
@@ -35,18 +35,18 @@ class MeanPoint:
     """A deployment in a closed loop and the means that a client measured.
 
     Attributes:
-        id: as in the table.
-        model, device: what ran, on what.
-        tensor_parallel_size: devices it was spread over.
+        id: name of the point in the table.
+        model, device: the model, and the device that it ran on.
+        tensor_parallel_size: number of devices that it was spread over.
         concurrency: requests in flight.
         prompt_tokens, output_tokens: nominal lengths.
         ttft_s, tpot_s: measured means over requests.
         uniform_from: lengths are uniform between this fraction of the nominal one and all of it; 1 where all are equal.
         kv_cache_dtype: data type of keys and values, "auto" for the model's own.
-        max_num_batched_tokens, max_num_seqs: limits of the engine.
+        max_num_batched_tokens, max_num_seqs: limits of the scheduler.
         backend: vllm, sglang or trtllm.
-        cudagraph_mode: steps that its CUDA graphs launch, as in `InstanceLimits`.
-        group: what a table of errors calls the points of one deployment.
+        cudagraph_mode: which steps its CUDA graphs launch, as in `InstanceLimits`.
+        group: name that the points of one deployment share in a table of errors.
     """
 
     id: str
@@ -67,13 +67,13 @@ class MeanPoint:
     group: str = ""
 
     @property
-    def engine(self) -> str:
-        """Whose host times it has: another engine's, or vLLM's."""
+    def known_backend(self) -> str:
+        """The backend whose host times it has: its own where they are known, else vLLM."""
         return self.backend if self.backend in OTHER_BACKENDS else VLLM
 
     @property
     def instance(self) -> InstanceSpec:
-        """Its engine."""
+        """The instance that was measured."""
         limits = InstanceLimits(
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
@@ -93,19 +93,19 @@ class MeanPoint:
         return self.concurrency * tokens / (ttft_s + tpot_s * (tokens - 1.0))
 
 
-class LeftOut(NamedTuple):
-    """A row that simjax cannot simulate: its line in the file, its id, and why."""
+class SkippedRow(NamedTuple):
+    """A row that simjax cannot simulate: its line in the file, its id, and the reason."""
 
     line: int
     id: str
     reason: str
 
 
-class Points(NamedTuple):
-    """The points of a table and the chosen rows that are none."""
+class PointTable(NamedTuple):
+    """The points of a table, and the chosen rows that simjax cannot simulate."""
 
     points: list[MeanPoint]
-    left_out: list[LeftOut]
+    left_out: list[SkippedRow]
 
 
 def read_points(
@@ -114,7 +114,7 @@ def read_points(
     models: Sequence[str] | None = None,
     backends: Sequence[str] | None = None,
     precision: str | None = None,
-) -> Points:
+) -> PointTable:
     """Read a table of measured means.
 
     Args:
@@ -137,8 +137,8 @@ def read_points(
         if isinstance(found, MeanPoint):
             points.append(found)
         else:
-            left_out.append(LeftOut(line, row["id"], found))
-    return Points(points, left_out)
+            left_out.append(SkippedRow(line, row["id"], found))
+    return PointTable(points, left_out)
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -251,21 +251,22 @@ def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
 
 
 def _kv_cache_dtype(backend: str, fp8: bool) -> str:
-    """TensorRT-LLM keeps keys and values of fp8 checkpoints in fp8; the other engines in the model's type unless told otherwise.
+    """TensorRT-LLM keeps keys and values of fp8 checkpoints in fp8; the other backends keep them in the model's type unless configured
+    otherwise.
 
     The H100 rows show it: Qwen3-32B in fp8 on one of them held 64 requests of 4,352 tokens, 278 thousand, without a queue, and 64 of 4,608
-    with one. Beside its weights there is room for about 150 thousand tokens of 16 bits and 300 thousand of 8.
+    with one. In addition to its weights there is room for about 150 thousand tokens of 16 bits and 300 thousand of 8.
     """
     return "fp8" if fp8 and backend == "trtllm" else "auto"
 
 
 def _limits(row: Mapping[str, str], model: str, prompt: int, concurrency: int) -> tuple[int, int]:
-    """Most tokens of a step and most requests, where the measurements give them away.
+    """Most tokens and most requests of a step, where the measurements reveal them.
 
-    The rows of the gap analysis have constant lengths, so clients that start together stay together, and TTFT tells how many prompts
+    The rows of the gap analysis have constant lengths, so clients that start together stay together, and TTFT shows how many prompts
     share a step. With one prompt a step simulated TTFT has the same ratio to the measured one at all prompt lengths and concurrencies up
     to 64; with 8,192 tokens the ratio is twice as large at 1,024 prompt tokens as at 4,096. TTFT of its Llama-3.1-8B also grows by
-    1/concurrency of what an answer takes: there one request always waits for a seat.
+    1/concurrency of the time of an answer: there one request always waits for a seat.
     """
     if not row["source_kind"].startswith(GAP_ANALYSIS):
         return MeanPoint.max_num_batched_tokens, max(MeanPoint.max_num_seqs, concurrency)

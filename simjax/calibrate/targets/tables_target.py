@@ -1,6 +1,6 @@
-"""A measured bundle of kernel times as a target: what a profile makes of the sums that the engine needs.
+"""A measured bundle of kernel times as a target: the sums of them that a step's time consists of.
 
-A bundle holds some ten thousand times of a few dozen kernels. What separates them from any smooth formula is no noise: kernels come in
+A bundle holds some ten thousand times of a few dozen kernels. Their distance from any smooth formula is not noise: kernel times form
 staircases, one step for every wave of tiles and for every switch to another kernel, so neighbours are off together. Matrix products switch
 about twice an octave, and there are eleven octaves from 1 to 2,048 tokens: a block of such times counts as some twenty independent numbers
 (`TableWeights.block_weight`), however densely it was measured, and each octave as much as any other.
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from simjax.calibrate.targets.residuals import robust
+from simjax.calibrate.targets.residuals import pseudo_huber
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
@@ -35,19 +35,19 @@ from simjax.model.ops import Op, step_ops
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
-MOST_POINTS = 500  # of attention in a block: more of the same grid change nothing but the time
+MOST_POINTS = 500  # points of attention in a block: more points of the same grid only take more time
 
 
 @dataclass(frozen=True)
 class TableWeights:
-    """How much each block of a bundle counts.
+    """Weights of the blocks of a bundle.
 
     Attributes:
-        dense_sd, head_sd, decode_sd, mixed_sd: of the logarithm of the work by tokens, of head and sampler, of the attention of decodes and
-            of steps with a chunk: what the shipped generic profiles leave on the bundles that they are fitted to (root mean squares 3 to 4,
-            2 to 4, 6 to 12 and 7 to 10 %).
-        block_weight: independent numbers that a block stands for.
-        outlier: beyond so many standard deviations a residual counts linearly, not squared: another kernel, not another device.
+        dense_sd, head_sd, decode_sd, mixed_sd: standard deviations of the logarithm of the work by tokens, of head and sampler, and of the
+            attention of decodes and of steps with a chunk: about the errors of the shipped generic profiles on the bundles that they are
+            fitted to (root mean squares 3 to 4, 2 to 4, 6 to 12 and 7 to 10 %).
+        block_weight: independent observations that a block stands for.
+        outlier: standard deviations beyond which a residual counts linearly, not squared: a sign of another kernel, not another device.
     """
 
     dense_sd: float = 0.04
@@ -63,10 +63,10 @@ class Block:
     """Measured times of one kind on one rank.
 
     Attributes:
-        name: of what.
-        log_s: f64[N], their logarithm.
-        sd: of it.
-        weight: f64[N], independent numbers that each point stands for.
+        name: name of the kind.
+        log_s: f64[N], logarithms of the times in seconds.
+        sd: standard deviation of a logarithm.
+        weight: f64[N], independent observations that each point stands for.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Block:
 
 @dataclass(frozen=True)
 class _Rank:
-    """What of a bundle one tensor-parallel degree holds, ready to be compared."""
+    """The part of a bundle for one tensor-parallel degree, ready to be compared."""
 
     deployment: Deployment
     by_tokens: tuple[Op, ...]
@@ -94,7 +94,7 @@ class _Rank:
         return self.deployment.parallelism.tensor
 
     def predicted(self, profile: LatencyProfile) -> list[Array]:
-        """Seconds of every block, f64[N] each."""
+        """Predicted times of every block, f64[N] in seconds each."""
         model, device = self.deployment.model, self.deployment.device
         rank = profile.rank(self.degree, model)
         attention = all_layers_attention(rank, self.deployment, jnp)
@@ -112,9 +112,9 @@ class TablesTarget:
     """The kernel times of a bundle.
 
     Attributes:
-        name: for messages.
-        ranks: one for each tensor-parallel degree.
-        weights: of the blocks.
+        name: name for messages.
+        ranks: one part for each tensor-parallel degree.
+        weights: weights of the blocks.
     """
 
     name: str
@@ -133,9 +133,9 @@ class TablesTarget:
 
         Args:
             folder: the folder that holds `meta.yaml`, or one of its tpN folders for that degree alone.
-            model: what was measured; looked up by the name in `meta.yaml` when None.
-            device: on what; likewise.
-            weights: of the blocks.
+            model: the model that was measured; looked up by the name in `meta.yaml` when None.
+            device: the device that it was measured on; likewise.
+            weights: weights of the blocks.
 
         Raises:
             SimjaxError: the folder is no bundle, or its device or model is unknown.
@@ -152,26 +152,26 @@ class TablesTarget:
 
     @property
     def observations(self) -> float:
-        """Independent numbers that the residuals stand for."""
+        """Number of independent observations that the residuals stand for."""
         return float(sum(np.sum(block.weight) for rank in self.ranks for block in rank.blocks))
 
     def residuals(self, profile: LatencyProfile, reverse: bool = False) -> Float64[Array, " K"]:
-        """(log simulated - log measured) / sd times the root of each point's weight; the profile's numbers may be traced.
+        """Residuals (log simulated - log measured) / sd times the root of each point's weight.
 
         Args:
-            profile: of the device, for any model or this one.
-            reverse: no simulation takes place; ignored.
+            profile: a profile of the device, for any model or this one; its numbers may be traced.
+            reverse: ignored, for nothing is simulated.
         """
         with jax.enable_x64(True):
             parts = [
-                robust((jnp.log(seconds) - block.log_s) / block.sd, self.weights.outlier) * np.sqrt(block.weight)
+                pseudo_huber((jnp.log(seconds) - block.log_s) / block.sd, self.weights.outlier) * np.sqrt(block.weight)
                 for rank in self.ranks
                 for block, seconds in zip(rank.blocks, rank.predicted(profile), strict=True)
             ]
             return jnp.concatenate(parts)
 
     def errors(self, profile: LatencyProfile) -> dict[str, tuple[float, float]]:
-        """By block: weighted mean and root mean square of log simulated - log measured."""
+        """Weighted mean and root mean square of log simulated - log measured, by the name of the block."""
         found = {}
         with jax.enable_x64(True):
             for rank in self.ranks:
@@ -188,7 +188,7 @@ def _prepared(rank: RankData, w: TableWeights) -> _Rank:
     by_tokens, by_sequences = (tuple(op for op in ops if op.per_sequence == kind) for kind in (False, True))
     tokens = next(m.rows for op in by_tokens if not op.experts for m in [rank.kernels[op.name]])
     for op in by_tokens:
-        if op.experts:  # of few tokens the experts stayed in the profiler's cache, which they never do in a model
+        if op.experts:  # with few tokens the experts stayed in the profiler's cache, which they never do in a model
             tokens = tokens[op.distinct_experts(tokens, np) * op.expert_bytes > CACHED_EXPERT_BYTES]
     if rank.model.is_moe and rank.degree > 1:  # experts were measured on one rank only, and without them there is little to sum
         tokens = tokens[:0]
@@ -219,13 +219,13 @@ def _measured_s(rank: RankData, op: Op, sizes: np.ndarray) -> np.ndarray:
 
 
 def _attention_points(rank: RankData) -> tuple[AttentionPoints, AttentionPoints]:
-    """Decode-only points and points with a chunk, of contexts that the device holds; few decodes alone are measured out of the cache."""
+    """Decode-only points and points with a chunk, with contexts that fit the device; a few decodes alone were measured in the cache."""
     p = rank.bundle.attention
     fits = p.decodes * p.decode_kv + p.chunk_kv <= kv_tokens(rank)
     found = []
     for kind in ((p.chunk == 0) & (p.decodes >= LEAST_DECODES), p.chunk > 0):
         chosen = np.flatnonzero(fits & kind)
-        # evenly spread, and never in step with the nested axes of the grid, as every n-th would be
+        # at random: every n-th point would be in step with the nested axes of the grid
         chosen = np.sort(np.random.default_rng(0).permutation(chosen)[:MOST_POINTS])
         found.append(AttentionPoints(*(x[chosen] for x in p)))
     for part, name in zip(found, ("decode-only", "mixed"), strict=True):

@@ -8,10 +8,10 @@ from simjax.errors import PoorFitError, SimjaxError
 
 
 def execute(config: CalibrateConfig, as_yaml: str) -> None:
-    """Fit a profile to measured runs, print how well, write the profile and its report.
+    """Fit a profile to measured runs, print the errors, write the profile and its report.
 
     Raises:
-        PoorFitError: everything is written, but it is no success.
+        PoorFitError: the results are written, but the fit is poor.
     """
     if not (config.measured_paths() or config.tables or config.points.file):
         raise SimjaxError("nothing to fit to: simjax calibrate measured=[DIR,...], tables=[DIR,...] or points.file=FILE")

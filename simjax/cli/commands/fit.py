@@ -35,7 +35,7 @@ def execute(config: FitConfig, as_yaml: str) -> None:
 
 
 def fit_table(profile: LatencyProfile) -> Table:
-    """How far the fitted times are from the measured ones, an operation a row: median and 90th percentile of the absolute errors, bias."""
+    """Errors of the fitted times, a row for each operation: median and 90th percentile of the absolute errors, and the mean error."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("TP", "operation", "median, %", "p90, %", "mean, %"):
         table.add_column(name, justify="left" if name == "operation" else "right")

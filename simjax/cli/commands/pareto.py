@@ -33,7 +33,7 @@ def execute(config: ParetoConfig, as_yaml: str) -> None:
         keys, title = swept_keys(results), directory.resolve().name
         result = write_pareto(_rows(directory, sweep, results, keys), objective, keys, out, config.plots, title)
     if (planned := sweep.get("points", 0)) > len(results):
-        part = (directory / SWEEP).is_file() and title.startswith("shard-")  # which may have all of its own
+        part = (directory / SWEEP).is_file() and title.startswith("shard-")  # a shard may be complete
         hint = "" if part else f"; {resume_options(directory)} goes on"
         warn([f"the table has {len(results):,} of the {planned:,} points of this sweep{hint}"])
     warn(against_direction(objective))
@@ -42,20 +42,20 @@ def execute(config: ParetoConfig, as_yaml: str) -> None:
 
 
 def _rows(directory: Path, sweep: dict[str, Any], results: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """What is compared: the designs, means over the seeds, where the sweep has replicates; else the points."""
+    """The rows that are compared: designs (means over the seeds) where the sweep has replicates, else points."""
     from simjax.explore.keys import SEED
     from simjax.explore.pareto.replicates import aggregate
     from simjax.explore.store.table import read_designs
 
     seeds = sweep.get("seeds")
-    if seeds is not None and SEED in keys:  # not designs.csv: a sweep that was killed, or has shards, has no whole one
+    if seeds is not None and SEED in keys:  # not designs.csv: that of a killed or sharded sweep is incomplete
         return aggregate(results, keys, expected=len(seeds))
     designs = read_designs(directory)
     return results if designs is None else designs
 
 
 def _objective(config: ParetoConfig, sweep: dict[str, Any]) -> Objective:
-    """What the user asks for; for what is unset, what the sweep looked for."""
+    """The objective of the user; where it is unset, that of the sweep."""
     from simjax.explore.pareto.objective import parse_objective
 
     default, saved = ObjectiveConfig(), sweep.get("objective", {})

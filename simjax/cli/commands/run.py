@@ -17,19 +17,16 @@ if TYPE_CHECKING:
 def execute(config: RunConfig, as_yaml: str) -> Run:
     """Simulate, print the summary, write the results."""
     use_compilation_cache()
-    from simjax.cluster.from_config import latency_source
     from simjax.job import run, service_levels
     from simjax.metrics import summary_table, write_results
-    from simjax.uncertainty.domain import with_domain_warnings
 
     if config.uncertainty.draws:
         from simjax.uncertainty.intervals import check_source
 
-        check_source(config)  # now, and not after the run
+        check_source(config)  # before the run, not after it
     with results_in(config.out, "run") as out:
         with progress("compiling the simulator") as update:
             done = run(config, update)
-        done = with_domain_warnings(done, latency_source(config.profile))
         draws = _draws(config, done) if config.uncertainty.draws else None
         if draws is not None:
             done = replace(done, warnings=(*done.warnings, *draws.warnings))
@@ -50,28 +47,28 @@ def execute(config: RunConfig, as_yaml: str) -> Run:
 
             plot_run(done.result, out, title)
     warn(done.warnings)
-    console().print(summary_table(summary | {"warnings": _unsaid(summary, done.warnings)}, title))
+    console().print(summary_table(summary | {"warnings": _own_warnings(summary, done.warnings)}, title))
     say(f"results in {out}")
     return done
 
 
 def _draws(config: RunConfig, done: Run) -> Draws:
-    """The run's draws, with a bar."""
+    """The draws of a run, with a progress bar."""
     from simjax.uncertainty.intervals import run_draws
 
     with moving_bar("simulating draws") as move:
         return run_draws(config, done, lambda drawn, total: move(completed=drawn, total=total, count=f"{drawn:,} of {total:,}"))
 
 
-def _unsaid(summary: dict[str, object], said: tuple[str, ...]) -> list[str]:
-    """The warnings of the summary without those that are printed apart, and which come first."""
+def _own_warnings(summary: dict[str, object], printed: tuple[str, ...]) -> list[str]:
+    """The warnings of the summary itself: all but the first ones, which are printed on their own."""
     lines = summary["warnings"]
     assert isinstance(lines, list)
-    return lines[len(said) :]
+    return lines[len(printed) :]
 
 
 def describe_cluster(cluster: ClusterSpec) -> str:
-    """A cluster in a few words: its kinds of engines with their counts."""
+    """A short description of a cluster: its kinds of instances with their counts."""
     kinds: dict[str, int] = {}
     for instance in cluster.instances:
         degree = f" TP{instance.parallelism.tensor}" if instance.parallelism.tensor > 1 else ""

@@ -14,13 +14,13 @@ from simjax.config.schema import SensitivityConfig
 if TYPE_CHECKING:
     from simjax.sensitivity.sensitivity import Effect, Sensitivity
 
-_SURE = 2.0  # standard errors from 0 that tell an effect from noise
-_NONE = 5e-4  # what rounds to 0.000
+_SURE = 2.0  # standard errors from 0 beyond which an effect is not noise
+_NONE = 5e-4  # effects below round to 0.000
 _SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
 def execute(config: SensitivityConfig, as_yaml: str) -> Sensitivity:
-    """Simulate on both sides of every parameter, print what matters most, write the results."""
+    """Simulate on both sides of every parameter, print the largest effects, write the results."""
     use_compilation_cache()
     from simjax.sensitivity.sensitivity import sensitivity
 
@@ -52,7 +52,7 @@ def _title(config: SensitivityConfig, done: Sensitivity) -> str:
 
 
 def effects_table(done: Sensitivity) -> Table:
-    """A row a parameter, a column an output, and of the first output the standard error and the gradient."""
+    """A row for each parameter and a column for each output; for the first output also the standard error and the gradient."""
     from simjax.metrics.catalog import short_label
 
     first, *others = done.outputs
@@ -76,7 +76,7 @@ def effects_table(done: Sensitivity) -> Table:
 
 
 def _cell(effect: Effect) -> Text:
-    """The elasticity; dim where it may as well be 0."""
+    """The elasticity; dim where it is not distinguishable from 0."""
     error = effect.standard_error or 0.0
     sure = effect.elasticity is not None and abs(effect.elasticity) > max(_SURE * error, _NONE)
     return Text(_number(effect.elasticity), style="" if sure else "dim")
@@ -87,7 +87,7 @@ def _number(value: float | None) -> str:
 
 
 def with_unit(value: float | None, unit: str) -> str:
-    """A parameter's value in few characters, such as "3.35 TB/s"; "mixed" where engines differ."""
+    """A parameter's value in few characters, such as "3.35 TB/s"; "mixed" where instances differ."""
     if value is None:
         return "mixed"
     if unit in ("bytes/s", "FLOP/s"):

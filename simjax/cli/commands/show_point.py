@@ -1,4 +1,4 @@
-"""`simjax show-point`: a point of a sweep as the single run that it stands for, and whether that gives the table's numbers."""
+"""`simjax show-point`: a point of a sweep as a single run, and whether that reproduces the numbers of the table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def execute(config: ShowPointConfig, as_yaml: str) -> None:
 
     Raises:
         SimjaxError: there is no such sweep or point.
-        SystemExit: with 1, the run gives other numbers.
+        SystemExit: with status 1, the run gives other numbers.
     """
     if config.directory is None or config.point is None:
         raise SimjaxError("say which point of which sweep: simjax show-point DIR NUMBER")
@@ -66,7 +66,7 @@ def execute(config: ShowPointConfig, as_yaml: str) -> None:
 
 
 def same(cell: Any, value: Any) -> bool:
-    """Whether a cell of the table, missing where it is empty, is a number to the last bit."""
+    """Whether a cell of the table (NA where it is empty) equals a value to the last bit."""
     if value is None or pd.isna(cell):
         return value is None and bool(pd.isna(cell))
     return cell == value
@@ -76,12 +76,12 @@ def _row(table: pd.DataFrame, points: Points, point: int) -> Mapping[str, Any] |
     """The point's row; None when there is none yet.
 
     Raises:
-        SimjaxError: it says other values of the swept keys than the point has.
+        SimjaxError: it has other values of the swept keys than the point.
     """
     for _, row in table[table["point"] == point].astype(object).iterrows():
         for key, value in zip(points.keys, points.rows[point], strict=True):
             cell = row.get(key)
-            if cell is pd.NA or cell not in (value, format_value(value)):  # tables hold other values than numbers as overrides write them
+            if cell is pd.NA or cell not in (value, format_value(value)):  # tables hold values that are not numbers as overrides write them
                 raise SimjaxError(f"{RESULTS}: the row of point {point} was changed: {key} is {cell} there, {value} in {POINTS}")
         return {str(name): cell for name, cell in row.items()}
     return None

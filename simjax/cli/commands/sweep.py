@@ -1,4 +1,4 @@
-"""Sweeps of `simjax run`: from the configuration and the swept keys to tables, with a bar that says how long it takes."""
+"""Sweeps of `simjax run`: from the configuration and the swept keys to tables, with a progress bar that shows the time left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from simjax.config.schema import RunConfig
 from simjax.explore.axes import Axis
 from simjax.explore.from_config import base_of, check_base, points_of
 from simjax.explore.points import Points
-from simjax.explore.text import counted, ranges
+from simjax.text import counted, ranges
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from simjax.explore.pareto.objective import Objective
     from simjax.explore.plan import SweepPlan
 
-WARNINGS = 5  # shown at the end of a sweep, whose devices and degrees may give dozens of one kind
+WARNINGS = 5  # number shown at the end of a sweep, whose devices and degrees may give dozens of one kind
 
 
 def execute(raw: DictConfig, overrides: Sequence[str], axes: Sequence[Axis] = (), out: str | None = None) -> None:
@@ -34,7 +34,7 @@ def execute(raw: DictConfig, overrides: Sequence[str], axes: Sequence[Axis] = ()
 
     Args:
         raw: the composed configuration of `simjax run`, interpolations unresolved.
-        overrides: what it was composed from; swept keys are not among them.
+        overrides: overrides that it was composed from, without the swept keys.
         axes: swept keys of the command line.
         out: directory of the results where `out` is unset; None for a dated one.
 
@@ -53,7 +53,7 @@ def execute(raw: DictConfig, overrides: Sequence[str], axes: Sequence[Axis] = ()
 
 
 def _resume(raw: DictConfig, config: RunConfig, overrides: Sequence[str], axes: Sequence[Axis]) -> None:
-    """Go on with a sweep: with what its directory says, or with what is asked for here, which must be the same then."""
+    """Resume a sweep: with the settings in its directory, or with those given here, which must then be the same."""
     from simjax.explore.store.directory import check_resume
     from simjax.explore.store.stored import read_stored
 
@@ -67,7 +67,7 @@ def _resume(raw: DictConfig, config: RunConfig, overrides: Sequence[str], axes: 
         check_base(base, points, raw)
     elif not base:
         base = list(stored.base)
-    stored.check(base, points)  # for a part that is not there yet, too
+    stored.check(base, points)  # also for a shard that does not exist yet
     if not any(override.startswith("objective.") for override in overrides):
         config = replace(config, objective=replace(config.objective, **stored.info["objective"]))
     execute_sweep(base, points, config, seeds)
@@ -78,8 +78,8 @@ def execute_sweep(base: list[str], points: Points, config: RunConfig, seeds: tup
 
     Args:
         base: overrides that all points share.
-        points: the points, one for every seed too.
-        config: says where results go, the objective, and how to sweep.
+        points: the points; with replicates, one for each seed.
+        config: the directory of the results, the objective, and the options of the sweep.
         seeds: replicate seeds, None when there are none.
     """
     use_compilation_cache()
@@ -97,7 +97,7 @@ def execute_sweep(base: list[str], points: Points, config: RunConfig, seeds: tup
     if sweep.resume is not None:
         done = ResultsFile(shard_directory(sweep.resume, sweep.shard) / RESULTS, points).done()
     elif config.out is not None and not sweep.dry_run:
-        refuse_a_sweep(shard_directory(config.out, sweep.shard))  # now, and not after a plan that takes a minute
+        refuse_a_sweep(shard_directory(config.out, sweep.shard))  # before the plan, which may take a minute
     with progress(f"planning {counted(len(points), 'points')}"):
         plan = plan_sweep(base, points, seeds=seeds, width=sweep.width, shard=sweep.shard)
     if sweep.dry_run:
@@ -107,12 +107,12 @@ def execute_sweep(base: list[str], points: Points, config: RunConfig, seeds: tup
 
 
 def _describe(plan: SweepPlan, done: set[int], resumed: str | None) -> None:
-    """Print what would be simulated: of a sweep to resume, what is left of it."""
+    """Print what would be simulated; for a sweep to resume, what is left of it."""
     if resumed is not None:
         mine = {*plan.designs, *plan.invalid}
         there = done & mine
-        said = f"{len(there):,} of {counted(len(mine), 'points')} done" + (f" ({ranges(there)})" if there else "")
-        say(f"{resumed}: {said}, {len(mine) - len(there):,} left")
+        progress_line = f"{len(there):,} of {counted(len(mine), 'points')} done" + (f" ({ranges(there)})" if there else "")
+        say(f"{resumed}: {progress_line}, {len(mine) - len(there):,} left")
         if there == mine:
             return
         plan = plan.without(there)
@@ -139,7 +139,7 @@ def _simulate(plan: SweepPlan, done: set[int], objective: Objective, config: Run
 
 
 def conclude(table: pd.DataFrame, out: Path, objective: Objective, plots: bool) -> None:
-    """Find and draw the front of a sweep's table; print it, and how many points came out how."""
+    """Find and draw the front of a sweep's table; print it, and the number of points by status."""
     from simjax.cli.sweep_report import pareto_report, write_pareto
     from simjax.explore.store.table import read_designs, swept_keys
     from simjax.metrics.rows import too_few
@@ -164,7 +164,7 @@ def conclude(table: pd.DataFrame, out: Path, objective: Objective, plots: bool) 
 def points_progress(before: int = 0) -> Iterator[Callable[[int, int], None]]:
     """A callback (points done, in all) that moves a `moving_bar`, with points a second and the time left.
 
-    Both are counted from the first simulated points on: what comes before is compilation.
+    Both are counted from the first simulated points on: the time before is compilation.
 
     Args:
         before: points that are done without simulation, or were earlier.
@@ -188,7 +188,7 @@ def points_progress(before: int = 0) -> Iterator[Callable[[int, int], None]]:
 
 
 def _pace(seconds: float, done: int, left: int) -> str:
-    """Points a second and the time left, once there is something to tell them from."""
+    """Points a second and the time left, once some points have run."""
     if seconds < 0.5 or not done:
         return ""
     speed = done / seconds

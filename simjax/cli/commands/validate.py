@@ -12,15 +12,12 @@ def execute(config: ValidateConfig, as_yaml: str) -> None:
     if not config.measured:
         raise SimjaxError("no measured run given: simjax validate DIR")
     use_compilation_cache()
-    from simjax.cluster.from_config import latency_source
     from simjax.metrics import write_json, write_results
-    from simjax.uncertainty.domain import with_domain_warnings
     from simjax.validate import compare, comparison_table, validate
 
     with results_in(config.out, "validate") as out:
         with progress("reading the measured run, compiling the simulator") as update:
             measured, done = validate(config, update)
-        done = with_domain_warnings(done, latency_source(config.profile))
         report = compare(measured, done.result)
         write_json(report, out / "validation.json")
         write_results(done.result, out, gpus=done.cluster.num_devices, warnings=done.warnings)

@@ -12,7 +12,7 @@ import numpy as np
 from simjax.engine.host.lower import Lowered
 from simjax.engine.params import ClusterParams, PrefixParams, RankParams, RequestParams, SessionParams
 from simjax.engine.shape import EngineShape, power_of_two
-from simjax.latency.join import join_step_times
+from simjax.latency.join import join_step_times, padded_rows
 from simjax.latency.step_time import StepTime
 
 RANK_BUCKETS = (1, 2, 4, 8)
@@ -155,5 +155,4 @@ def _request_table(records: Sequence[RequestParams], shape: EngineShape, rows: i
 def _step_time_table(step_times: Sequence[StepTime]) -> StepTime:
     """All step costs in one table; the padding repeats its last row."""
     table = jax.tree.map(np.asarray, step_times[0] if len(step_times) == 1 else join_step_times(step_times))
-    padding = power_of_two(_rows(table)) - _rows(table)
-    return jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[-1:], padding, axis=0)]) if padding else x, table)
+    return padded_rows(table, power_of_two(_rows(table)))

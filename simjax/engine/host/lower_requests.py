@@ -10,7 +10,7 @@ import numpy as np
 
 from simjax.engine.params import PrefixParams, RequestParams, SessionParams
 from simjax.engine.shape import power_of_two
-from simjax.workload.contents.prefixes import Prefixes
+from simjax.workload.contents.tree import private
 from simjax.workload.sessions import Sessions
 from simjax.workload.workload import Workload
 
@@ -45,7 +45,7 @@ def largest_fanout(requests: RequestParams) -> int:
 
 def prefix_params(workloads: Sequence[Workload], size: int) -> PrefixParams:
     """The trees of contents of V workloads; where one knows nothing of its contents, each request has its own."""
-    trees = [alone(workload) if workload.prefixes is None else workload.prefixes for workload in workloads]
+    trees = [private(x.prompt_tokens.astype(np.int64) + x.output_tokens) if x.prefixes is None else x.prefixes for x in workloads]
     nodes = power_of_two(max(tree.num_nodes for tree in trees) + 1)  # the last one stays empty
     longest = power_of_two(max(int(np.diff(tree.offsets).max()) for tree in trees))
     entries = power_of_two(max(len(tree.nodes) for tree in trees) + longest)
@@ -56,13 +56,6 @@ def prefix_params(workloads: Sequence[Workload], size: int) -> PrefixParams:
         offset=_table([tree.offsets[:-1] for tree in trees], size, np.int32),
         length=_table([np.diff(tree.offsets) for tree in trees], size, np.int32),
     )
-
-
-def alone(workload: Workload) -> Prefixes:
-    """Contents of which nothing is known: no request shares anything."""
-    n = len(workload)
-    total = (workload.prompt_tokens.astype(np.int64) + workload.output_tokens).astype(np.int32)
-    return Prefixes(np.zeros(n, np.int32), total, np.arange(n + 1, dtype=np.int32), np.arange(n, dtype=np.int32))
 
 
 def session_params(workloads: Sequence[Workload], size: int) -> SessionParams:

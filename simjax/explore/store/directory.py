@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from simjax.errors import SimjaxError
-from simjax.explore.text import option
+from simjax.explore.values import option
 
 RESULTS, DESIGNS, SWEEP, POINTS = "results.csv", "designs.csv", "sweep.json", "points.csv"
 _SHARD = re.compile(r"shard-([1-9]\d*)-of-([1-9]\d*)")

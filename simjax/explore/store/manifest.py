@@ -15,7 +15,8 @@ from simjax.errors import SimjaxError
 from simjax.explore.points import Points, read_points, sha256
 from simjax.explore.store.directory import POINTS, SWEEP, files_of, sweep_directory
 from simjax.explore.store.records import read_bytes, write_whole
-from simjax.explore.text import counted, option
+from simjax.explore.values import option
+from simjax.text import counted
 
 _VERSION = 1
 

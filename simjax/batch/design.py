@@ -1,0 +1,126 @@
+"""Designs: clusters under workloads as the engine's arrays, wired together here for everything that simulates many of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from simjax.cluster.latency_source import LatencySource
+from simjax.cluster.spec import ClusterSpec, InstanceSpec
+from simjax.cluster.timing import ClusterTiming, cluster_timings
+from simjax.cluster.warnings import beyond_context, refused_by_vllm
+from simjax.engine.host.lower import Lowered, lower
+from simjax.engine.params import RequestParams
+from simjax.engine.simulate import DEFAULT_MAX_TICKS
+from simjax.errors import SimjaxError, value_or_raise
+from simjax.metrics.slo import Slo
+from simjax.validity.groups import InstanceGroup
+from simjax.workload.workload import Workload
+
+
+class RunOptions(NamedTuple):
+    """Options of how a simulation is run and judged.
+
+    Attributes:
+        seed: seed of the random router.
+        leap: take pure-decode steps many at a time (same results, faster).
+        max_ticks: bound on the length of the run, in ticks.
+        slo: limits for goodput, None for none.
+    """
+
+    seed: int = 0
+    leap: bool = True
+    max_ticks: int = DEFAULT_MAX_TICKS
+    slo: Slo | None = None
+
+
+DEFAULT_OPTIONS = RunOptions()
+
+
+@dataclass(frozen=True)
+class Design:
+    """A cluster under a workload, ready to be simulated in a batch.
+
+    Attributes:
+        lowered: its arrays; tables of equal workloads, and of all step times, are the same objects.
+        gpus: devices of its cluster.
+        slo: limits for its goodput.
+        max_ticks: bound on the length of its run, in ticks.
+        calibrated: the groups of its instances whose profile has a calibration, and so ranges that the run may leave.
+    """
+
+    lowered: Lowered
+    gpus: int
+    slo: Slo | None
+    max_ticks: int
+    calibrated: tuple[InstanceGroup, ...] = ()
+
+
+def design_of(
+    cluster: ClusterSpec,
+    timing: ClusterTiming,
+    workload: Workload,
+    options: RunOptions = DEFAULT_OPTIONS,
+    requests: RequestParams | None = None,
+    calibrated: tuple[InstanceGroup, ...] = (),
+    log: bool = False,
+) -> Design:
+    """The design of a cluster under a workload.
+
+    Args:
+        cluster: instances and router.
+        timing: their step times.
+        workload: the requests.
+        options: options of how it is run and judged.
+        requests: arrays of the workload, which designs of one batch share; None to make them.
+        calibrated: the groups of instances whose ranges are watched.
+        log: record a leap log, from which time series and inter-token latencies are made; batches have none.
+
+    Raises:
+        SimjaxError: the workload is malformed, or a request can never be served by any instance.
+    """
+    # A design with `calibrated` groups needs the smallest and largest steps of its run: see `simjax.validity.reach.recorded_extremes`.
+    lowered = lower(cluster, timing, workload, seed=options.seed, leap=options.leap, log=log, requests=requests)
+    return Design(lowered, cluster.num_devices, options.slo, options.max_ticks, calibrated)
+
+
+def timings_for(
+    clusters: Sequence[tuple[InstanceSpec, ...]],
+    sources: Sequence[LatencySource | Sequence[LatencySource]],
+    workloads: Iterable[Workload],
+) -> list[ClusterTiming | SimjaxError]:
+    """Step times of clusters that serve some of the workloads, or why a cluster has none; one table, no longer than the workloads need.
+
+    Args:
+        clusters: the instances of each cluster.
+        sources: sources of the step times of each cluster, one for all of its instances or one for each.
+        workloads: all workloads that any of the clusters serves.
+    """
+    every = list(workloads)
+    most_tokens, most_requests = max((x.tokens for x in every), default=None), max(map(len, every), default=None)
+    return cluster_timings(clusters, sources, most_tokens, most_requests)
+
+
+def required_timings(
+    clusters: Sequence[tuple[InstanceSpec, ...]],
+    sources: Sequence[LatencySource | Sequence[LatencySource]],
+    workloads: Iterable[Workload],
+) -> list[ClusterTiming]:
+    """As `timings_for`, where every cluster must have step times.
+
+    Raises:
+        SimjaxError: one has none.
+    """
+    return [value_or_raise(timing) for timing in timings_for(clusters, sources, workloads)]
+
+
+def known_warnings(instances: Sequence[InstanceSpec], timing: ClusterTiming, longest_tokens: int) -> list[str]:
+    """The warnings that are known before a run: flags that vLLM would refuse, and step times used outside what they were measured on.
+
+    Args:
+        instances: the instances of a cluster.
+        timing: their step times.
+        longest_tokens: tokens of the longest request, prompt and output.
+    """
+    return [*refused_by_vllm(instances), *timing.warnings, *beyond_context(timing.measured, longest_tokens)]
