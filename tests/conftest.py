@@ -1,13 +1,16 @@
-"""What all tests share."""
+"""What all tests share: which of them run, in which order, with which random examples, and when compiled programs are forgotten."""
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 from absl import logging
+from hypothesis import settings
 
 from simjax.engine import simulate
 
@@ -15,8 +18,41 @@ from simjax.engine import simulate
 # handlers, and absl's closes any stream but Python's own ones.
 logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
+# The same examples in every run on a commit: what fails there can be repeated, and fails because of the commit. `tests.soak` draws others.
+settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
+
+# These take longest, first come first: what is left for the end, when one worker may wait for the other, is short.
+LONGEST = ()
+
 # A process may map 65,530 areas of memory (Linux's vm.max_map_count), every compiled program takes dozens, and XLA crashes at the limit.
 MOST_MAPS = 30_000
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave slow tests out, unless SLOW=1 or -m or the name of a test asks for them."""
+    named = any("::" in word for word in config.args)
+    if os.environ.get("SLOW") != "1" and not config.option.markexpr and not named:
+        config.option.markexpr = "not slow"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In workers of pytest-xdist, the longest files first; in one process the order of the files is easier to follow."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = {name: k for k, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(LONGEST)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n` alone, a file is the work of one worker, so that its programs and fixtures are made once, and files keep their order."""
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="module", autouse=True)
