@@ -17,7 +17,7 @@ import zlib
 from importlib.metadata import version
 from pathlib import Path
 
-LARGEST = 2**31  # bytes; beyond it the programs that were written first go
+LARGEST = 2**30  # bytes; beyond it the programs that were written first go
 SETTINGS = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
