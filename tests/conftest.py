@@ -24,7 +24,27 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 # These take longest, first come first: what is left for the end, when one worker may wait for the other, is short.
-LONGEST = ()
+LONGEST = (
+    "tests/engine/test_gradients.py",
+    "tests/engine/test_against_reference.py",
+    "tests/calibrate/test_fit.py",
+    "tests/engine/test_batch.py",
+    "tests/calibrate/test_sensitivity.py",
+    "tests/test_notebooks.py",
+    "tests/test_readme.py",
+    "tests/calibrate/test_points.py",
+    "tests/cli/test_run.py",
+    "tests/cli/test_calibrate.py",
+    "tests/cli/test_multirun.py",
+    "tests/calibrate/test_intervals.py",
+    "tests/cli/test_bad_input.py",
+    "tests/cli/test_resume.py",
+    "tests/cli/test_measured_data.py",
+    "tests/explore/test_sweep.py",
+    "tests/engine/test_engine.py",
+    "tests/calibrate/test_tables_target.py",
+    "tests/calibrate/test_base.py",
+)
 
 # A process may map 65,530 areas of memory (Linux's vm.max_map_count), every compiled program takes dozens, and XLA crashes at the limit.
 MOST_MAPS = 30_000

@@ -1,8 +1,8 @@
 """Random clusters and workloads, engine against reference, for as long as there is time: `python -m tests.soak --minutes 30`.
 
-The tests compare small scenarios that are the same in every run; these are new ones, and some several times as large. A round is one kind of
-scenario with one seed, chosen from --seed. A mismatch is made as small as Hypothesis can, printed with the command that repeats it, and the
-soak continues; at the end the exit code is 1. Ties that rounding decides are left out, as in `tests.engine.test_against_reference`.
+The tests compare small scenarios that are the same in every run; these are new ones, and some several times as large. A round is one
+kind of scenario with one seed, chosen from --seed. A mismatch is made as small as Hypothesis can, printed with the command that repeats it,
+and the soak continues; at the end the exit code is 1. Ties that rounding decides are left out, as in `tests.engine.test_against_reference`.
 """
 
 from __future__ import annotations
