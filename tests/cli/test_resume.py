@@ -152,17 +152,16 @@ def test_ctrl_c_waits_for_no_batch(tmp_path: Path) -> None:
     """Batches that would run for a minute and a half; the point that is no design has its row at once."""
     points = ["scheduler.max_num_seqs=0,256,250", "workload.rate=0.5", "sim.leap=false", "workload.num_requests=50_000"]
     command = [sys.executable, "-m", "simjax", "run", "-m", *points, "plots=false", "out=my sweep"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "my sweep" / "results.csv").exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)  # it may be compiling, which nothing interrupts
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not (tmp_path / "my sweep" / "results.csv").exists():
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)  # it may be compiling, which nothing interrupts
+        finally:
+            process.kill()
     assert process.returncode == 130, err
     assert out == ""
     assert err.splitlines()[-2:] == [
