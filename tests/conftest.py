@@ -25,6 +25,7 @@ if os.environ.get("CI"):
 
 # These take longest, first come first: what is left for the end, when one worker may wait for the other, is short.
 LONGEST = (
+    "tests/explore/test_sweep.py",
     "tests/engine/test_gradients.py",
     "tests/engine/test_against_reference.py",
     "tests/calibrate/test_fit.py",
@@ -40,7 +41,6 @@ LONGEST = (
     "tests/cli/test_bad_input.py",
     "tests/cli/test_resume.py",
     "tests/cli/test_measured_data.py",
-    "tests/explore/test_sweep.py",
     "tests/engine/test_engine.py",
     "tests/calibrate/test_tables_target.py",
     "tests/calibrate/test_base.py",
