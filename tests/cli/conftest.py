@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import pytest
 
-from simjax.cli.commands import run, sweep, validate
 from simjax.cli.main import main
 
 
@@ -21,10 +20,8 @@ Cli = Callable[..., Said]
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Calls `simjax ...`; the compilation cache, a setting of the whole process, is tested in a process of its own."""
+    """Calls `simjax ...`. The compilation cache is that of all tests; where the command line has its own is tested in processes."""
     monkeypatch.chdir(tmp_path)
-    for module in (run, sweep, validate):
-        monkeypatch.setattr(module, "use_compilation_cache", lambda: None)
 
     def call(*words: str) -> Said:
         capsys.readouterr()

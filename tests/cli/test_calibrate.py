@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from simjax.cli.commands import calibrate
 from simjax.latency.profile_file import load_profile
 from simjax.validate.run import MeasuredRun
 from tests.calibrate.runs import MODEL, measured, poisson
@@ -25,8 +24,7 @@ def known() -> MeasuredRun:
 
 
 @pytest.fixture
-def folder(known: MeasuredRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(calibrate, "use_compilation_cache", lambda: None)
+def folder(known: MeasuredRun, tmp_path: Path) -> Path:
     us = lambda x: (1e6 * (1000.0 + known.arrival_s + x)).round().astype("int64")
     table = pd.DataFrame(
         {

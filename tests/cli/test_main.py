@@ -9,14 +9,17 @@ import pytest
 import yaml
 
 from tests.cli.conftest import Cli, one_line
+from tests.compilation_cache import without_shared_cache
 
 COMMANDS = ["run", "pareto", "show-point", "validate", "calibrate", "sensitivity", "trace describe", "profile fit"]
 SMALL = ["workload.num_requests=12", "plots=false"]
 
 
-def process(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def process(*words: str, cwd: Path, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """`simjax ...` in a process of its own, with the compilation cache that users get below `cache`, or that of the tests."""
     command = [sys.executable, "-W", "error", "-m", "simjax", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    environment = {**os.environ} if cache is None else {**without_shared_cache(), "XDG_CACHE_HOME": str(cache)}
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]], ids=" ".join)
@@ -95,13 +98,13 @@ def test_cfg_prints_the_configuration_and_runs_nothing(cli: Cli) -> None:
 
 def test_module_and_command_work_from_any_directory(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    first = process("run", *SMALL, "out=a", cwd=tmp_path, XDG_CACHE_HOME=str(cache))
+    first = process("run", *SMALL, "out=a", cwd=tmp_path, cache=cache)
     assert first.returncode == 0, first.stderr
     assert "12 of 12 requests" in first.stdout
     assert all(line.startswith("warning: ") for line in first.stderr.splitlines())
     stored = list((cache / "simjax").rglob("*-cache"))
     assert any("advance" in path.name for path in stored), "the engine's program is not in the persistent compilation cache"
-    second = process("run", *SMALL, "out=b", cwd=tmp_path, XDG_CACHE_HOME=str(cache))
+    second = process("run", *SMALL, "out=b", cwd=tmp_path, cache=cache)
     assert sorted((cache / "simjax").rglob("*-cache")) == sorted(stored), "the second process compiled again"
     assert (tmp_path / "a" / "requests.csv").read_bytes() == (tmp_path / "b" / "requests.csv").read_bytes()
     assert second.stderr == first.stderr
@@ -110,7 +113,7 @@ def test_module_and_command_work_from_any_directory(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.touch()
-    said = process("run", *SMALL, cwd=tmp_path, XDG_CACHE_HOME=str(blocked))
+    said = process("run", *SMALL, cwd=tmp_path, cache=blocked)
     assert said.returncode == 0, said.stderr
 
 

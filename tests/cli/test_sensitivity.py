@@ -12,11 +12,6 @@ from tests.cli.conftest import Cli, one_line
 SMALL = ("workload.num_requests=20", "seeds=2", "parameters=[gemm_bandwidth,api_pre_s,max_num_seqs]", "outputs=[tpot_mean_s,ttft_mean_s]")
 
 
-@pytest.fixture(autouse=True)
-def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sensitivity, "use_compilation_cache", lambda: None)
-
-
 def test_end_to_end(cli: Cli, tmp_path: Path) -> None:
     said = cli("sensitivity", *SMALL, "out=found")
     assert said.code == 0, said

@@ -56,10 +56,10 @@ class Timing:
     mixed_s: tuple[float, float] = (5e-3, 4e-5)  # floor, per KV token of the decodes
 
     @staticmethod
-    def drawn(seed: int) -> Timing:
+    def drawn(seed: int, max_tokens: int = MAX_TOKENS, max_sequences: int = MAX_SEQUENCES) -> Timing:
         rng = np.random.default_rng(seed)
         grow = lambda n, scale: np.concatenate([[0.0], np.cumsum(rng.uniform(0.2, 1.0, n)) * scale])
-        return Timing(grow(MAX_TOKENS, 1.1e-3), grow(MAX_SEQUENCES, 3.1e-4))
+        return Timing(grow(max_tokens, 1.1e-3), grow(max_sequences, 3.1e-4))
 
     def step_time(self, batch: list[tuple[int, int]]) -> float:
         """The price of a step, in plain Python for the reference: (new, computed) of every request in it."""
@@ -137,15 +137,18 @@ class Scenario:
         return Workload(arrival_s, self.prompt, self.output, prefixes=prefixes, sessions=sessions)
 
     def params(self) -> ClusterParams:
+        shape = self.shape()
+        larger = shape.requests // SHAPE.requests  # than most scenarios, so are the tables
+
         def padded(values: np.ndarray, fill: float, dtype: type) -> np.ndarray:
-            return np.concatenate([values, np.full(SHAPE.requests - len(values), fill)]).astype(dtype)[None]
+            return np.concatenate([values, np.full(shape.requests - len(values), fill)]).astype(dtype)[None]
 
         columns = {name: [getattr(limits, name) for limits in self.limits] for name in (f.name for f in dataclasses.fields(Limits))}
         flags = {"enable_chunked_prefill", "reserve_full_isl", "async_scheduling", "enable_prefix_caching"}
         dtype = lambda name: np.float64 if name.endswith("_s") else bool if name in flags else np.int32
         instances = RankParams(
             **{name: np.array(values, dtype(name)) for name, values in columns.items()},
-            slots=np.full(len(self.limits), SHAPE.slots, np.int32),
+            slots=np.full(len(self.limits), shape.slots, np.int32),
             step_time=np.zeros(len(self.limits), np.int32),
         )
         workload = self.workload()
@@ -159,8 +162,8 @@ class Scenario:
             router_draw=padded(self.draws, 0.0, np.float64),
             count=np.array([len(self.prompt)], np.int32),
             think_s=np.array([self.think_s]),
-            prefix=_widened(prefix_params([workload], SHAPE.requests), NODES, ENTRIES) if self.caching else None,
-            sessions=_widened(session_params([workload], SHAPE.requests), 0, 256) if self.waits is not None else None,
+            prefix=_widened(prefix_params([workload], shape.requests), NODES * larger, ENTRIES * larger) if self.caching else None,
+            sessions=_widened(session_params([workload], shape.requests), 0, 256 * larger) if self.waits is not None else None,
         )
         return ClusterParams(
             ranks=instances,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from hypothesis import strategies as st
@@ -11,16 +11,33 @@ from simjax.engine.params import RouterPolicy
 from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, Limits, Scenario, Timing
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """The largest of everything that is drawn, and the scenarios whose program holds it."""
+
+    scenario: type[Scenario] = Scenario
+    tokens: int = MAX_TOKENS
+    sequences: int = MAX_SEQUENCES
+    blocks: tuple[int, ...] = (60,)
+    requests: int = 30
+    prompt: int = 60
+    outputs: tuple[int, ...] = (2, 12, 40)
+    clients: int = 8
+
+
+SMALL = Sizes()
+
+
 @st.composite
-def limits(draw: st.DrawFn) -> Limits:
+def limits(draw: st.DrawFn, sizes: Sizes = SMALL) -> Limits:
     chunked = draw(st.booleans()) or draw(st.booleans())
     return Limits(
-        num_blocks=draw(st.integers(12, 60)),
+        num_blocks=draw(st.sampled_from(sizes.blocks).flatmap(lambda most: st.integers(12, most))),
         block_size=draw(st.sampled_from([1, 2, 3, 4, 7, 16])),
-        max_num_seqs=draw(st.integers(1, MAX_SEQUENCES)),
-        max_num_batched_tokens=draw(st.integers(1, MAX_TOKENS)) if chunked else MAX_TOKENS,
+        max_num_seqs=draw(st.integers(1, sizes.sequences)),
+        max_num_batched_tokens=draw(st.integers(1, sizes.tokens)) if chunked else sizes.tokens,
         long_prefill_token_threshold=draw(st.sampled_from([0, 0, 1, 3, 9])),
-        max_model_len=draw(st.sampled_from([10_000, 10_000, 30])) if chunked else MAX_TOKENS,  # what cannot be split must fit a step
+        max_model_len=draw(st.sampled_from([10_000, 10_000, 30])) if chunked else sizes.tokens,  # what cannot be split must fit a step
         enable_chunked_prefill=chunked,
         reserve_full_isl=draw(st.booleans()),
         async_scheduling=draw(st.booleans()),
@@ -30,21 +47,21 @@ def limits(draw: st.DrawFn) -> Limits:
 
 
 @st.composite
-def scenarios(draw: st.DrawFn, instances: int = 1, closed: bool = False) -> Scenario:
-    cluster = tuple(draw(limits()) for _ in range(instances))
+def scenarios(draw: st.DrawFn, instances: int = 1, closed: bool = False, sizes: Sizes = SMALL) -> Scenario:
+    cluster = tuple(draw(limits(sizes)) for _ in range(instances))
     # Every request fits some engine, not every engine: the last token needs no place in the cache.
     capacity = max(min(x.num_blocks * x.block_size + 1, x.max_model_len) for x in cluster)
-    count = draw(st.integers(1, 30))
+    count = draw(st.integers(1, sizes.requests))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    longest = draw(st.integers(2, min(capacity, 60)))
+    longest = draw(st.integers(2, min(capacity, sizes.prompt)))
     prompt = rng.integers(1, longest, count)
-    output = np.minimum(rng.integers(1, draw(st.sampled_from([2, 12, 40])), count), capacity - prompt)
+    output = np.minimum(rng.integers(1, draw(st.sampled_from(sizes.outputs)), count), capacity - prompt)
     gap_s = draw(st.sampled_from([0.0, 0.003, 0.03, 0.3]))
     arrival_s = np.cumsum(rng.exponential(gap_s, count) * rng.integers(0, 2, count)) if gap_s else np.zeros(count)
-    concurrency = draw(st.integers(1, min(8, count))) if closed else 0
+    concurrency = draw(st.integers(1, min(sizes.clients, count))) if closed else 0
     if closed and draw(st.booleans()):
         arrival_s = np.zeros(count)
-    return Scenario(
+    return sizes.scenario(
         limits=cluster,
         arrival_s=arrival_s,
         prompt=prompt,
@@ -52,18 +69,18 @@ def scenarios(draw: st.DrawFn, instances: int = 1, closed: bool = False) -> Scen
         router=draw(st.sampled_from(list(RouterPolicy))) if instances > 1 else RouterPolicy.ROUND_ROBIN,
         concurrency=concurrency,
         think_s=draw(st.sampled_from([0.0, 0.021])) if closed else 0.0,
-        timing=Timing.drawn(draw(st.integers(0, 2**16))),
+        timing=Timing.drawn(draw(st.integers(0, 2**16)), sizes.tokens, sizes.sequences),
     )
 
 
 @st.composite
-def sharing(draw: st.DrawFn, instances: int = 1, sessions: bool = False) -> Scenario:
+def sharing(draw: st.DrawFn, instances: int = 1, sessions: bool = False, sizes: Sizes = SMALL) -> Scenario:
     """Scenarios with prefix caches: prompts with common beginnings, some of them equal, and calls of sessions that continue others.
 
     Nobody computes the same blocks of a run at the same time as another (see `simjax.engine.kv.prefix_cache`): there is no
     `long_prefill_token_threshold`, and only a call that waits for another has that one's output in its prompt.
     """
-    drawn = draw(scenarios(instances=instances))
+    drawn = draw(scenarios(instances=instances, sizes=sizes))
     flags = [True, *(draw(st.booleans()) for _ in drawn.limits[1:])]
     cluster = tuple(
         replace(x, enable_prefix_caching=flag, long_prefill_token_threshold=0) for x, flag in zip(drawn.limits, flags, strict=True)

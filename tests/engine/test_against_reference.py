@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 from simjax.engine.host.result import Result, Status
 from simjax.engine.params import RouterPolicy
@@ -15,8 +15,8 @@ from tests.reference.simulator import RefResult
 RTOL = 1e-9  # of design §9; the two sum the same step times in different orders
 # These see the caches as they were when an engine's leap began, not as they are in the middle of it.
 SEEING = (RouterPolicy.LONGEST_PREFIX, RouterPolicy.WEIGHTED)
-FEWER = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-LIMITED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEWER = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+LIMITED = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def assert_same(ours: Result, theirs: RefResult) -> None:
@@ -43,52 +43,60 @@ def undecided(scenario: Scenario, theirs: RefResult) -> bool:
     return bool(np.any(np.abs(queued_s.reshape(-1, 1) - ends_s) < 1e-9))
 
 
-def check(scenario: Scenario, leap: bool) -> None:
+def check(scenario: Scenario, mode: str) -> None:
+    """In several steps at once, or step by step, which those routers need that see the caches of several engines."""
+    leap = mode == "leap" and not (len(scenario.limits) > 1 and scenario.caching and scenario.router in SEEING)
     theirs = scenario.run_reference()
     assume(not undecided(scenario, theirs))
     assert_same(scenario.run(leap=leap), theirs)
 
 
-@pytest.mark.parametrize("leap", [True, False], ids=["leap", "step"])
-class TestAgainstReference:
-    @given(scenario=scenarios())
-    @LIMITED
-    def test_one_instance(self, scenario: Scenario, leap: bool):
-        check(scenario, leap)
+MODE = st.sampled_from(["leap", "step"])
 
-    @given(scenario=scenarios(instances=3))
-    @LIMITED
-    def test_three_instances(self, scenario: Scenario, leap: bool):
-        check(scenario, leap)
 
-    @given(scenario=scenarios(closed=True))
-    @LIMITED
-    def test_closed_loop(self, scenario: Scenario, leap: bool):
-        check(scenario, leap)
+@given(scenario=scenarios(), mode=MODE)
+@LIMITED
+def test_one_instance(scenario: Scenario, mode: str):
+    check(scenario, mode)
 
-    @given(scenario=scenarios(instances=2, closed=True))
-    @LIMITED
-    def test_closed_loop_on_two_instances(self, scenario: Scenario, leap: bool):
-        check(scenario, leap)
 
-    @given(scenario=sharing())
-    @FEWER
-    def test_prefix_cache(self, scenario: Scenario, leap: bool):
-        check(scenario, leap)
+@given(scenario=scenarios(instances=3), mode=MODE)
+@LIMITED
+def test_three_instances(scenario: Scenario, mode: str):
+    check(scenario, mode)
 
-    @given(scenario=sharing(sessions=True))
-    @FEWER
-    def test_sessions(self, scenario: Scenario, leap: bool):
-        check(scenario, leap)
 
-    @given(scenario=sharing(instances=2))
-    @FEWER
-    def test_prefix_caches_behind_a_router(self, scenario: Scenario, leap: bool):
-        assume(not (leap and scenario.router in SEEING))
-        check(scenario, leap)
+@given(scenario=scenarios(closed=True), mode=MODE)
+@LIMITED
+def test_closed_loop(scenario: Scenario, mode: str):
+    check(scenario, mode)
 
-    @given(scenario=sharing(instances=2, sessions=True))
-    @FEWER
-    def test_sessions_on_two_instances(self, scenario: Scenario, leap: bool):
-        assume(not (leap and scenario.router in SEEING))
-        check(scenario, leap)
+
+@given(scenario=scenarios(instances=2, closed=True), mode=MODE)
+@LIMITED
+def test_closed_loop_on_two_instances(scenario: Scenario, mode: str):
+    check(scenario, mode)
+
+
+@given(scenario=sharing(), mode=MODE)
+@FEWER
+def test_prefix_cache(scenario: Scenario, mode: str):
+    check(scenario, mode)
+
+
+@given(scenario=sharing(sessions=True), mode=MODE)
+@FEWER
+def test_sessions(scenario: Scenario, mode: str):
+    check(scenario, mode)
+
+
+@given(scenario=sharing(instances=2), mode=MODE)
+@FEWER
+def test_prefix_caches_behind_a_router(scenario: Scenario, mode: str):
+    check(scenario, mode)
+
+
+@given(scenario=sharing(instances=2, sessions=True), mode=MODE)
+@FEWER
+def test_sessions_on_two_instances(scenario: Scenario, mode: str):
+    check(scenario, mode)

@@ -51,7 +51,7 @@ def assert_row_is(batch, state, i: int, alone: Result) -> None:
 
 @pytest.mark.parametrize(
     "instances, router",
-    [(1, RouterPolicy.ROUND_ROBIN), (3, RouterPolicy.ROUND_ROBIN), (3, RouterPolicy.LEAST_KV), (2, RouterPolicy.RANDOM)],
+    [(1, RouterPolicy.ROUND_ROBIN), (3, RouterPolicy.ROUND_ROBIN), (3, RouterPolicy.RANDOM), (3, RouterPolicy.LEAST_KV)],
 )
 @given(data=st.data())
 @settings(max_examples=15, deadline=None)

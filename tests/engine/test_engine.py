@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -133,27 +135,33 @@ def test_preemption_waits_its_turn_in_the_log():
     assert (leaps.resumed_gap_s[leaps.resumed > 0] > 0).all() and (leaps.resumed_gap_s[leaps.resumed == 0] == 0).all()
 
 
-@pytest.mark.parametrize("leaf", ["tokens_s", "decode_kv_s"])
-def test_derivatives_through_a_run(leaf: str):
-    """Forward mode through leaps and preemptions equals finite differences small enough to leave the schedule alone."""
+SCALED = ("tokens_s", "decode_kv_s")
+
+
+@functools.cache
+def scaled_finishes() -> tuple[Callable, Callable]:
+    """Finish times of `busy_scenario` with factors on its step times, and their derivative: (scales), (scales, their tangents)."""
     scenario = busy_scenario()
     shape = dataclasses.replace(scenario.shape(), log_rows=0)
+    params = jax.tree.map(jnp.asarray, scenario.params())
 
-    def finish_s(scale, params):
-        step_time = params.step_time
-        if leaf == "tokens_s":
-            step_time = dataclasses.replace(step_time, tokens_s=step_time.tokens_s * scale)
-        else:
-            attention = dataclasses.replace(step_time.attention, decode_kv_s=step_time.attention.decode_kv_s * scale)
-            step_time = dataclasses.replace(step_time, attention=attention)
-        params = dataclasses.replace(params, step_time=step_time)
-        return advance(shape, params, start(shape, params), jnp.asarray(10**6, jnp.int32)).state.outcome[:28, FINISH]
+    def finish_s(scales):
+        step_time, attention = params.step_time, params.step_time.attention
+        attention = dataclasses.replace(attention, decode_kv_s=attention.decode_kv_s * scales[1])
+        step_time = dataclasses.replace(step_time, tokens_s=step_time.tokens_s * scales[0], attention=attention)
+        scaled = dataclasses.replace(params, step_time=step_time)
+        return advance(shape, scaled, start(shape, scaled), jnp.asarray(10**6, jnp.int32)).state.outcome[:28, FINISH]
 
+    return jax.jit(finish_s), jax.jit(lambda scales, tangents: jax.jvp(finish_s, (scales,), (tangents,))[1])
+
+
+@pytest.mark.parametrize("leaf", SCALED)
+def test_derivatives_through_a_run(leaf: str):
+    """Forward mode through leaps and preemptions equals finite differences small enough to leave the schedule alone."""
     with jax.enable_x64(True):
-        params, one, h = jax.tree.map(jnp.asarray, scenario.params()), jnp.ones((), jnp.float64), 1e-7
-        f = jax.jit(lambda scale: finish_s(scale, params))
-        _, slope = jax.jit(lambda scale: jax.jvp(f, (scale,), (one,)))(one)
-        slope, difference = np.asarray(slope), np.asarray((f(one + h) - f(one - h)) / (2 * h))
+        f, derivative = scaled_finishes()
+        ones, along, h = jnp.ones(2, jnp.float64), jnp.asarray([leaf == name for name in SCALED], jnp.float64), 1e-7
+        slope, difference = np.asarray(derivative(ones, along)), np.asarray((f(ones + h * along) - f(ones - h * along)) / (2 * h))
     assert np.isfinite(slope).all() and (slope > 0).sum() > 20  # a request of one token feels no decode
     np.testing.assert_allclose(slope, difference, rtol=1e-5, atol=1e-8)
 

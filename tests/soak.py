@@ -1,0 +1,148 @@
+"""Random clusters and workloads, engine against reference, for as long as there is time: `python -m tests.soak --minutes 30`.
+
+The tests compare small scenarios that are the same in every run; these are new ones, and some several times as large. A round is one
+kind of scenario with one seed, chosen from --seed. A mismatch is made as small as Hypothesis can, printed with the command that repeats it,
+and the soak continues; at the end the exit code is 1. Ties that rounding decides are left out, as in `tests.engine.test_against_reference`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from simjax.engine.shape import EngineShape, slots_for
+from tests.engine.scenario import FANOUT, NODES, PATH, SHAPE, Scenario
+from tests.engine.strategies import SMALL, Sizes, scenarios, sharing
+from tests.engine.test_against_reference import check
+
+REQUESTS, SEQUENCES, CLIENTS = 128, 64, 64
+
+
+@dataclass(frozen=True)
+class WideScenario(Scenario):
+    """A scenario of up to `REQUESTS` requests, on programs of that size."""
+
+    def shape(self, **changes) -> EngineShape:
+        small = super().shape()
+        larger = REQUESTS // SHAPE.requests
+        sized = dataclasses.replace(
+            small,
+            requests=REQUESTS,
+            slots=slots_for(SEQUENCES, REQUESTS, small.window),
+            clients=CLIENTS if self.concurrency else 0,
+            prefix_nodes=NODES * larger if self.caching else 0,
+            prefix_path=PATH * larger if self.caching else 0,
+            fanout=FANOUT * larger if self.waits is not None else 0,
+        )
+        return dataclasses.replace(sized, **changes)
+
+
+WIDE = Sizes(
+    scenario=WideScenario,
+    tokens=512,
+    sequences=SEQUENCES,
+    blocks=(60, 300, 2000),
+    requests=REQUESTS,
+    prompt=400,
+    outputs=(2, 12, 80),
+    clients=CLIENTS,
+)
+
+
+class Kind(NamedTuple):
+    """Scenarios that share a program in each mode."""
+
+    scenarios: st.SearchStrategy[Scenario]
+    examples: int  # of a round
+
+
+def kinds() -> dict[str, Kind]:
+    found = {}
+    for prefix, sizes, examples in (("", SMALL, 60), ("wide_", WIDE, 15)):
+        found |= {
+            f"{prefix}one": Kind(scenarios(sizes=sizes), examples),
+            f"{prefix}three": Kind(scenarios(instances=3, sizes=sizes), examples),
+            f"{prefix}closed_loop": Kind(scenarios(closed=True, sizes=sizes), examples),
+            f"{prefix}closed_loop_on_two": Kind(scenarios(instances=2, closed=True, sizes=sizes), examples),
+            f"{prefix}prefix_cache": Kind(sharing(sizes=sizes), examples),
+            f"{prefix}sessions": Kind(sharing(sessions=True, sizes=sizes), examples),
+            f"{prefix}prefix_caches_on_three": Kind(sharing(instances=3, sizes=sizes), examples),
+            f"{prefix}sessions_on_three": Kind(sharing(instances=3, sessions=True, sizes=sizes), examples),
+        }
+    return found
+
+
+def one_round(kind: Kind, number: int, seen: Counter[str]) -> None:
+    """Compare the scenarios of one kind and seed; raises on the smallest one found that differs."""
+
+    @seed(number)
+    @settings(
+        max_examples=kind.examples,
+        derandomize=False,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+    )
+    @given(scenario=kind.scenarios, mode=st.sampled_from(["leap", "step"]))
+    def compare(scenario: Scenario, mode: str) -> None:
+        check(scenario, mode)
+        seen.update({"scenarios": 1, "requests": len(scenario.prompt), mode: 1})
+
+    compare()
+
+
+def soak(minutes: float, first: int, names: list[str], rounds: int | None, show: Callable[[str], None] = print) -> list[str]:
+    """Rounds until the time is over, or so many; the commands that repeat those that failed."""
+    all_kinds, rng, seen, failed = kinds(), np.random.default_rng(first), Counter(), []
+    began, done = time.monotonic(), 0
+    while time.monotonic() - began < 60 * minutes and done != rounds:
+        name = names[done % len(names)]
+        number = first if rounds == 1 else int(rng.integers(2**31))
+        try:
+            one_round(all_kinds[name], number, seen)
+        except Exception:
+            failed.append(f"python -m tests.soak --kind {name} --seed {number} --rounds 1")
+            show(f"{traceback.format_exc()}\nto repeat it: {failed[-1]}\n")
+        done += 1
+        if done % len(names) == 0:
+            show(_state(began, done, seen, failed))
+    if done % len(names):
+        show(_state(began, done, seen, failed))
+    return failed
+
+
+def _state(began: float, done: int, seen: Counter[str], failed: list[str]) -> str:
+    counts = ", ".join(
+        f"{seen[name]:,} {word}" for name, word in (("scenarios", "scenarios"), ("requests", "requests"), ("leap", "with leaps"))
+    )
+    return f"{(time.monotonic() - began) / 60:.1f} min, {done} rounds: {counts}; {len(failed)} rounds failed"
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description="Random scenarios, engine against reference.")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long; a round that has begun is finished")
+    parser.add_argument("--seed", type=int, default=None, help="the first seed; default: another one each time")
+    parser.add_argument("--kind", action="append", choices=list(kinds()), help="only this kind of scenarios; may be repeated")
+    parser.add_argument("--rounds", type=int, default=None, help="at most so many rounds")
+    asked = parser.parse_args(words)
+    first = int(np.random.SeedSequence().generate_state(1)[0] >> 1) if asked.seed is None else asked.seed
+    print(f"seed {first}", flush=True)
+    failed = soak(asked.minutes, first, asked.kind or list(kinds()), asked.rounds, lambda line: print(line, flush=True))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
