@@ -48,6 +48,7 @@ def simulate_cluster(
     seed: int = 0,
     leap: bool = True,
     max_ticks: int = DEFAULT_MAX_TICKS,
+    activity: bool = False,
     on_progress: Progress | None = None,
 ) -> Run:
     """Simulate a workload on a cluster.
@@ -59,6 +60,7 @@ def simulate_cluster(
         seed: seed of the random router.
         leap: take pure-decode steps many at a time (same results, faster).
         max_ticks: bound on the length of the run, in ticks.
+        activity: record busy seconds and tokens by phase of each instance (`Result.instances`).
         on_progress: called now and then with (requests finished, all requests).
 
     Raises:
@@ -66,9 +68,8 @@ def simulate_cluster(
     """
     source = source or LatencySource()
     timing = cluster_timing(cluster.instances, source)
-    design = design_of(
-        cluster, timing, workload, RunOptions(seed, leap, max_ticks), calibrated=calibrated_groups(cluster, source), log=True
-    )
+    options = RunOptions(seed, leap, max_ticks, activity=activity)
+    design = design_of(cluster, timing, workload, options, calibrated=calibrated_groups(cluster, source), log=True)
     result = simulate(design.lowered.shape, design.lowered.params, max_ticks, on_progress)
     result = replace(result, sessions=workload.sessions)
     left = LeftRanges()
@@ -94,7 +95,13 @@ def run(config: RunConfig, on_progress: Progress | None = None) -> Run:
     """
     cluster = build_cluster(config.model, config.device, config.cluster, config.scheduler)
     workload = build_workload(config.workload)
-    source = latency_source(config.profile)
     return simulate_cluster(
-        cluster, workload, source, seed=config.workload.seed, leap=config.sim.leap, max_ticks=config.sim.max_ticks, on_progress=on_progress
+        cluster,
+        workload,
+        latency_source(config.profile),
+        seed=config.workload.seed,
+        leap=config.sim.leap,
+        max_ticks=config.sim.max_ticks,
+        activity=config.sim.activity,
+        on_progress=on_progress,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from simjax.cluster.latency_source import LatencySource
@@ -27,12 +27,14 @@ class RunOptions(NamedTuple):
         leap: take pure-decode steps many at a time (same results, faster).
         max_ticks: bound on the length of the run, in ticks.
         slo: limits for goodput, None for none.
+        activity: record busy seconds, tokens by phase and extremes of the steps of each instance.
     """
 
     seed: int = 0
     leap: bool = True
     max_ticks: int = DEFAULT_MAX_TICKS
     slo: Slo | None = None
+    activity: bool = False
 
 
 DEFAULT_OPTIONS = RunOptions()
@@ -80,8 +82,10 @@ def design_of(
     Raises:
         SimjaxError: the workload is malformed, or a request can never be served by any instance.
     """
-    # A design with `calibrated` groups needs the smallest and largest steps of its run: see `simjax.validity.reach.recorded_extremes`.
     lowered = lower(cluster, timing, workload, seed=options.seed, leap=options.leap, log=log, requests=requests)
+    # Groups whose ranges are watched need the smallest and largest steps of the run: from its leap log, or else from its activity.
+    if options.activity or (calibrated and not log):
+        lowered = replace(lowered, shape=replace(lowered.shape, activity=True))
     return Design(lowered, cluster.num_devices, options.slo, options.max_ticks, calibrated)
 
 

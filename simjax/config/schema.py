@@ -59,6 +59,7 @@ class SimConfig:
     """The way a simulation is carried out."""
 
     leap: bool = option(True, "take pure-decode steps many at a time; false gives the same results more slowly")
+    activity: bool = option(False, "record busy time, and tokens by phase, of each instance: columns of a sweep, entries of a summary")
     max_ticks: int = option(50_000_000, "bound on the length of a run, which then ends with status tick_limit")
 
     def __post_init__(self) -> None:

@@ -33,6 +33,7 @@ class EngineShape:
             run (one rank, or round robin or random in an open loop), arrivals are no events of their own, and the router's stage is empty.
         tight: whether the slots may be fewer than the limits ask for: a rank that needs more ends the run, with an overflow in the state.
         leap: whether pure-decode steps are taken many at a time.
+        activity: whether busy seconds, tokens by phase and extremes of the steps are accumulated in the state.
         log_rows: ticks whose leaps are logged before the host collects them; 0 keeps no log.
     """
 
@@ -48,6 +49,7 @@ class EngineShape:
     live_routing: bool = system(False)
     tight: bool = False
     leap: bool = system(True)
+    activity: bool = system(False)
     log_rows: int = 4_096
 
     def __post_init__(self) -> None:

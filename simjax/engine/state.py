@@ -7,12 +7,13 @@ A subsystem that a program does not have is a record without leaves whose method
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.accounting.activity import Activity, NoActivity, initial_activity
 from simjax.engine.arrivals.arrivals import Arrivals, initial_arrivals
 from simjax.engine.columns import recorded
 from simjax.engine.host.result import RequestLog
@@ -37,6 +38,7 @@ class ClusterState:
         arrivals: times of requests, known or made by the run.
         kv: contents of the KV caches.
         view: ranks as the router saw them.
+        activity: what the ranks have done so far.
         num_sent: requests that have arrived.
         num_finished: requests written to `outcome`.
         outcome: engine's columns of `RequestLog` for every request that has departed; row R takes what is not read.
@@ -51,6 +53,7 @@ class ClusterState:
     arrivals: Arrivals
     kv: PrefixCache | NoPrefixCache
     view: RouterView | FreshView
+    activity: Activity | NoActivity
     num_sent: Int32[Array, ""]
     num_finished: Int32[Array, ""]
     outcome: Float64[Array, "R+1 F"]
@@ -59,9 +62,9 @@ class ClusterState:
     peak_blocks: Int32[Array, " N"]
     overflow: Int32[Array, ""]
 
-    def instance_columns(self) -> dict[str, Array]:
+    def instance_columns(self) -> dict[str, Any]:
         """Columns of `InstanceLog` that the engine records, with a leading axis N."""
-        return {"peak_blocks": self.peak_blocks, **self.kv.instance_columns()}
+        return {"peak_blocks": self.peak_blocks, **self.kv.instance_columns(), **self.activity.instance_columns()}
 
 
 def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
@@ -74,6 +77,7 @@ def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
         arrivals=initial_arrivals(shape, params),
         kv=kv,
         view=RouterView.none_yet(shape, kv.contents()) if shape.stale_view else FreshView(),
+        activity=initial_activity(shape),
         num_sent=zero,
         num_finished=zero,
         outcome=jnp.full((R + 1, len(recorded(RequestLog, shape))), NEVER, jnp.float64),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 
+from simjax.engine.accounting.activity import account
 from simjax.engine.accounting.leap_log import LeapRows, NoLog, record
 from simjax.engine.accounting.totals import count
 from simjax.engine.arrivals.arrivals import answer
@@ -35,6 +36,7 @@ STAGES = (
     plan_next,  # step and leap
     end_turn,  # the rank goes back among the others
     count,  # ticks, steps, blocks
+    account,  # busy seconds and tokens by phase
     record,  # the leap that was committed
 )
 """`stage(shape, params, turn) -> turn`, in order."""

@@ -150,7 +150,8 @@ def _cluster(known: Profiles, config: RunConfig) -> _Cluster:
 
 
 def _run(config: RunConfig) -> RunOptions:
-    return RunOptions(leap=config.sim.leap, max_ticks=config.sim.max_ticks, slo=service_levels(config.slo))  # requests hold the draws
+    sim, slo = config.sim, service_levels(config.slo)
+    return RunOptions(leap=sim.leap, max_ticks=sim.max_ticks, slo=slo, activity=sim.activity)  # requests hold the draws
 
 
 def _cluster_warnings(

@@ -177,7 +177,8 @@ def _simulated(
     `left` records the calibrated ranges that the first setting, the run itself, leaves.
     """
     designs: dict[int, Design] = {}
-    options, count = RunOptions(leap=config.sim.leap, max_ticks=config.sim.max_ticks, slo=service_levels(config.slo)), len(workloads.seeds)
+    sim, slo, count = config.sim, service_levels(config.slo), len(workloads.seeds)
+    options = RunOptions(leap=sim.leap, max_ticks=sim.max_ticks, slo=slo, activity=sim.activity)
     impossible: set[int] = set()
     for i, (setting, timing) in enumerate(zip(settings, timings, strict=True)):
         spec = replace(cluster, instances=setting.instances)

@@ -35,6 +35,7 @@ def validate(config: ValidateConfig, on_progress: Progress | None = None) -> tup
         latency_source(config.profile),
         leap=config.sim.leap,
         max_ticks=config.sim.max_ticks,
+        activity=config.sim.activity,
         on_progress=on_progress,
     )
     unknown = unknown_contents(measured, cluster)

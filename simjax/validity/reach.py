@@ -52,8 +52,7 @@ def step_extremes(result: Result) -> StepExtremes:
 
 def recorded_extremes(result: Result) -> StepExtremes:
     """The extremes that a run without a leap log (a point of a sweep) recorded in its results per instance; zeros where it has none."""
-    # ENGINE COLUMNS GO HERE: step_tokens_min, step_tokens_max, step_sequences_min, step_sequences_max of result.instances, int[N] each.
-    return StepExtremes(*(np.zeros(len(result.instances.num_blocks), np.int64) for _ in StepExtremes._fields))
+    return StepExtremes(*(getattr(result.instances, f"step_{name}").astype(np.int64) for name in StepExtremes._fields))
 
 
 def extent(result: Result, indices: Iterable[int]) -> Extent | None:

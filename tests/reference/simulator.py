@@ -62,7 +62,34 @@ class RefOutcome:
 
 
 @dataclass(frozen=True)
+class RefActivity:
+    """Totals of one instance over its ended steps; 0 where it took none."""
+
+    busy_s: float
+    prefill_tokens: int
+    decode_tokens: int
+    step_tokens_min: int
+    step_tokens_max: int
+    step_sequences_min: int
+    step_sequences_max: int
+
+    @staticmethod
+    def of(steps: Sequence[RefStep]) -> RefActivity:
+        tokens, sequences = [sum(step.new_tokens) for step in steps], [step.running for step in steps]
+        return RefActivity(
+            busy_s=sum(step.end_s - step.start_s for step in steps),
+            prefill_tokens=sum(step.prefill_tokens for step in steps),
+            decode_tokens=sum(step.decodes for step in steps),
+            step_tokens_min=min(tokens, default=0),
+            step_tokens_max=max(tokens, default=0),
+            step_sequences_min=min(sequences, default=0),
+            step_sequences_max=max(sequences, default=0),
+        )
+
+
+@dataclass(frozen=True)
 class RefResult:
+    activity: list[RefActivity]  # by instance
     requests: list[RefOutcome]
     steps: list[RefStep]  # every step that ended, in order of start time, then instance
     evictions: list[int]  # by instance: number of names of cached blocks that were lost because the block was needed
@@ -271,4 +298,5 @@ def simulate(
     cluster.run(max_steps)
     steps = sorted((step for engine in cluster.engines for step in engine.ended), key=lambda step: (step.start_s, step.instance))
     outcomes = [cluster.outcome(index) for index in range(len(requests))]
-    return RefResult(outcomes, steps, [engine.pool.evictions for engine in cluster.engines])
+    activity = [RefActivity.of(engine.ended) for engine in cluster.engines]
+    return RefResult(activity, outcomes, steps, [engine.pool.evictions for engine in cluster.engines])

@@ -62,9 +62,18 @@ def test_a_record_in_place_of_the_log_gives_the_same_reach(path: Path, monkeypat
         assert reach.reach(done.cluster.instances, without, indices) == reach.reach(done.cluster.instances, done.result, indices)
 
 
+def test_a_sweep_gives_the_lines_of_its_single_run(path: Path) -> None:
+    base = [f"profile={path}", *SMALL]
+    single = simjax.run(simjax.compose([*base, "workload.rate=200"])).warnings
+    table = simjax.run_sweep(SweepPlan.of(base, {"workload.rate": [200.0]}))
+    assert len(single) == 3
+    expected = [line.replace("this run went", "1 of 1 point went").removesuffix("; intervals are widened") for line in single]
+    assert sorted(table.attrs["warnings"]) == sorted(expected)
+
+
 def recorded(result: Result) -> StepExtremes:
     """A record made by hand: steps of 1 to 512 tokens where 16 requests or more ran, of 2 to 100 where fewer did; 3 sequences a step."""
-    count, most = len(result.num_blocks), 512 if len(result.requests.finished) > 16 else 100
+    count, most = len(result.instances.num_blocks), 512 if len(result.requests.finished) > 16 else 100
     least = 1 if most == 512 else 2
     return StepExtremes(*(np.full(count, x) for x in (least, most, 1, 3)))
 

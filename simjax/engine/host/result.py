@@ -106,11 +106,22 @@ class InstanceLog:
         peak_blocks: int32[N], most KV blocks ever allocated to requests.
         evicted_blocks: int32[N], cached blocks that were taken for something else; 0 without prefix caching. Blocks that the running
             requests of a step, or the one it admits, take and compute again themselves are not counted.
+        busy_s: float64[N], seconds in which a step was under way. This and all below are 0 unless `EngineShape.activity` is on.
+        prefill_tokens, decode_tokens: int64[N], tokens computed by requests with more than one token in a step, and by those with one.
+        step_tokens_min, step_tokens_max: int32[N], fewest and most scheduled tokens of a step.
+        step_sequences_min, step_sequences_max: int32[N], fewest and most requests of a step.
     """
 
     num_blocks: np.ndarray = column(np.int32, engine=False)
     peak_blocks: np.ndarray = column(np.int32)
     evicted_blocks: np.ndarray = column(np.int32, needs="prefix_nodes")
+    busy_s: np.ndarray = column(np.float64, "s", needs="activity")
+    prefill_tokens: np.ndarray = column(np.int64, needs="activity")
+    decode_tokens: np.ndarray = column(np.int64, needs="activity")
+    step_tokens_min: np.ndarray = column(np.int32, needs="activity")
+    step_tokens_max: np.ndarray = column(np.int32, needs="activity")
+    step_sequences_min: np.ndarray = column(np.int32, needs="activity")
+    step_sequences_max: np.ndarray = column(np.int32, needs="activity")
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,12 @@ def _rate(name: str, unit: str, words: str, count: Callable[[Clients], Any]) -> 
     return Metric(name, unit, "higher", words, value, smooth=True, path=("throughput", name), interval=True)
 
 
+def _activity(name: str, words: str) -> Metric:
+    """A total over the instances of the activity that a run recorded (`sim.activity`)."""
+    value = lambda runs, xp: Column(runs.instances(name, np.add), runs.instances("step_tokens_max", np.maximum) > 0)
+    return Metric(name, "", None, words, value, whole=True)
+
+
 def _latencies() -> Iterable[Metric]:
     """All statistics of all latencies."""
     for latency in _LATENCIES:
@@ -151,6 +157,15 @@ CATALOG = catalog_of(
             needs=_LIMITS | {"gpus"},
             interval=True,
         ),
+        Metric(
+            name="busy_fraction",
+            unit="fraction",
+            better=None,
+            words="busy time of the instances",
+            value=lambda runs, xp: runs.busy_fraction(),
+        ),
+        _activity("prefill_tokens", "prefill tokens"),
+        _activity("decode_tokens", "decode tokens"),
         _count("ticks", None, "simulated ticks", lambda runs: runs.each("ticks"), ("sim", "ticks")),
         _count("steps", None, "simulated steps", lambda runs: runs.each("steps"), ("sim", "steps")),
     ]

@@ -55,11 +55,18 @@ class Instances:
         """The sum of an array of the log over the finished requests of each instance, int64[N]."""
         return self.total(getattr(self.result.requests, name), self.result.requests.finished)
 
+    def active(self, name: str) -> Column:
+        """An array of the activity that the run recorded (`sim.activity`), number[N]; known where an instance took a step."""
+        return Column(self.recorded(name), self.recorded("step_tokens_max") > 0)
+
     def busy_fraction(self) -> Column:
-        """The share of the span in which an instance has a step under way, float64[N]; known of a run with a leap log."""
+        """The share of the span in which an instance has a step under way, float64[N]; known of a run with a leap log or its activity."""
         leaps = self.result.leaps
-        if leaps is None or not self.span_s:
+        if not self.span_s:
             return Column(np.zeros(self.count), np.zeros(self.count, bool))
+        if leaps is None:
+            busy = self.active("busy_s")
+            return Column(busy.values / self.span_s, busy.known)
         took = leap_durations(leaps)
         return always(np.array([took[leaps.instance == i].sum() for i in range(self.count)]) / self.span_s, np)
 
@@ -78,6 +85,8 @@ INSTANCE_CATALOG = catalog_of(
         Metric("output_tokens", "", None, "output tokens", lambda x, xp: always(x.total_finished("output_tokens"), xp), whole=True),
         Metric("preemptions", "", "lower", "preemptions", lambda x, xp: always(x.total(x.result.requests.preemptions), xp), whole=True),
         Metric("busy_fraction", "fraction", None, "busy", lambda x, xp: x.busy_fraction()),
+        Metric("prefill_tokens", "", None, "prefill tokens", lambda x, xp: x.active("prefill_tokens"), whole=True),
+        Metric("decode_tokens", "", None, "decode tokens", lambda x, xp: x.active("decode_tokens"), whole=True),
         Metric("num_blocks", "", None, "KV blocks", lambda x, xp: always(x.recorded("num_blocks"), xp), whole=True),
         Metric(
             "peak_used_fraction",

@@ -61,6 +61,12 @@ class Runs:
             values = values / np.maximum(np.concatenate([of_instances(result, per) for result in self.results]), 1)
         return reduce.reduceat(values.astype(np.int64 if values.dtype.kind in "iu" else np.float64), starts)
 
+    def busy_fraction(self) -> Column:
+        """The share of the span in which an instance has a step under way, mean over the instances: known of runs with their activity."""
+        busy_s, count = self.instances("busy_s", np.add), [len(of_instances(result, "busy_s")) for result in self.results]
+        known = (self.instances("step_tokens_max", np.maximum) > 0) & (self.clients.span_s > 0)
+        return Column(busy_s / np.where(known, self.clients.span_s * count, 1.0), known)
+
     def total(self, name: str, which: np.ndarray) -> np.ndarray:
         """The sum of an array of the log over the requests `which` (bool[B, R]): int64[B]."""
         values = getattr(self.requests, name)
