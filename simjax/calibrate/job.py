@@ -120,8 +120,8 @@ def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress
     models = [x.cluster.instances[0].model for x in (*fitted, *held_out)]
     base = base_profile(_without_parameters(config.profile), device, models)
     base = with_parameters(base, {name: float(value) for name, value in config.profile.parameters.items()})
-    engines = [(VLLM, x) for run in fitted for x in run.cluster.instances] + [(x.known_backend, x.instance) for x in points]
-    space = _space(base, engines or [(VLLM, x) for run in held_out for x in run.cluster.instances], config)
+    instances = [(VLLM, x) for run in fitted for x in run.cluster.instances] + [(x.known_backend, x.instance) for x in points]
+    space = _space(base, instances or [(VLLM, x) for run in held_out for x in run.cluster.instances], config)
     weights = LossWeights(outlier=config.loss.outlier).scaled(config.loss.weight)
     targets = [_target(x, base, weights, config.fit.first_fraction) for x in fitted]
     others: list[Target] = [TablesTarget.of(folder, device=device) for folder in config.tables]
@@ -176,14 +176,14 @@ def _without_parameters(config: ProfileConfig) -> LatencySource:
     return latency_source(replace(config, parameters={}))
 
 
-def _space(base: LatencyProfile, engines: Sequence[tuple[str, InstanceSpec]], config: CalibrateConfig) -> Space:
+def _space(base: LatencyProfile, instances: Sequence[tuple[str, InstanceSpec]], config: CalibrateConfig) -> Space:
     options = {name: ParameterConfig.of(name, raw) for name, raw in config.parameters.items()}
     given = {name: value for name in HOST_TIMES if (value := getattr(config.profile, name)) is not None}
     coverage = Coverage(
-        several_ranks=any(x.parallelism.tensor > 1 for _, x in engines),
-        backends=tuple(dict.fromkeys(name for name, _ in engines)) or (VLLM,),
-        launched=tuple(dict.fromkeys(name for name, x in engines if any(x.limits.launches))),
-        fp8=any(x.model.quantization == "fp8" for _, x in engines),
+        several_ranks=any(x.parallelism.tensor > 1 for _, x in instances),
+        backends=tuple(dict.fromkeys(name for name, _ in instances)) or (VLLM,),
+        launched=tuple(dict.fromkeys(name for name, x in instances if any(x.limits.launches))),
+        fp8=any(x.model.quantization == "fp8" for _, x in instances),
     )
     choices = Choices(
         freeze=(*(name for name, p in options.items() if p.free is False), *given),

@@ -1,7 +1,7 @@
 """The times of all requests as a differentiable function of the cluster's parameters.
 
 The derivative is the pathwise one: the schedule is held. Which requests share a step, who is preempted, where a request is routed and how
-long a leap is are integers, found by comparisons, and carry no gradient; what is left is a sum of step costs and API times along that
+long a leap is are integers, found by comparisons, and carry no gradient; what is left is a sum of step times and API times along that
 schedule, whose derivative is exact almost everywhere, leaps and preemptions included. It does not see that a slower step lets one more
 request in, or that an arrival a moment later misses a step: across such a change of schedule the times jump, and a finite difference
 taken there says something else, however right both are. Where times tie (two clients whose pauses end together, an arrival at the very

@@ -38,7 +38,7 @@ class ClusterState:
         arrivals: times of requests, known or made by the run.
         kv: contents of the KV caches.
         view: ranks as the router saw them.
-        activity: what the ranks have done so far.
+        activity: totals of the ranks' work so far.
         num_sent: requests that have arrived.
         num_finished: requests written to `outcome`.
         outcome: engine's columns of `RequestLog` for every request that has departed; row R takes what is not read.

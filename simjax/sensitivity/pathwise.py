@@ -115,7 +115,7 @@ def _metrics(cluster: ClusterSpec, shape: EngineShape, params: ClusterParams, o:
 
 
 def _clients(cluster: ClusterSpec, shape: EngineShape, params: ClusterParams, o: Outcome) -> Clients:
-    """What clients of one simulated run saw, with the derivatives that the module describes."""
+    """Observations of the clients of one simulated run, with the derivatives that the module describes."""
     prepared = PreparedRun(cluster, shape, params, shape.requests, 0)  # padding has not finished
     lat = latencies(prepared, params, o)
     prompts, outputs = (getattr(params.requests, f"{x}_tokens")[params.served] for x in ("prompt", "output"))

@@ -115,7 +115,7 @@ def test_means_over_seeds(cli: Cli) -> None:
     table = rows(seeds=(0, 1, 2))
     write_sweep(Path("s"), table.iloc[:-1], seeds=[0, 1, 2], points=len(table))
     said = cli("pareto", "s")
-    assert said.err == "warning: the table has 59 of the 60 points of this sweep; sweep.resume=s goes on\n"
+    assert said.err == "warning: the table has 59 of the 60 points of this sweep; sweep.resume=s continues it\n"
     assert said.out.splitlines()[0].startswith("s  4 of 15 designs on the front: ")
     assert said.out.count("±") == 4 * 3
     assert "left out: 2 incomplete;" in said.out
@@ -144,7 +144,7 @@ def test_while_it_runs(cli: Cli) -> None:
     with Path("s/results.csv").open("a") as file:
         file.write("18,h200,256,8.0,finished,,1,0.0")
     said = cli("pareto", "s", "plots=false")
-    assert said.err == "warning: the table has 4 of the 20 points of this sweep; sweep.resume=s goes on\n"
+    assert said.err == "warning: the table has 4 of the 20 points of this sweep; sweep.resume=s continues it\n"
     assert "4 points on the front" in said.out
 
 

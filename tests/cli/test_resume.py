@@ -175,7 +175,7 @@ def test_ctrl_c_waits_for_no_batch(tmp_path: Path) -> None:
     assert process.returncode == 130, err
     assert out == ""
     assert err.splitlines()[-2:] == [
-        "warning: stopped; what is done is in my sweep; 'sweep.resume=my sweep' goes on",
+        "warning: stopped; what is done is in my sweep; 'sweep.resume=my sweep' continues it",
         "simjax: interrupted",
     ]
     assert read_results(tmp_path / "my sweep")["status"].tolist() == ["invalid"]

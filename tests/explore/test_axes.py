@@ -142,7 +142,7 @@ def test_refused(key: str, given: Any, line: str) -> None:
         ("scheduler.max_num_seq", "unknown option 'scheduler.max_num_seq'; did you mean max_num_seqs"),
         ("modle", "unknown option 'modle'; did you mean model"),
         ("workload.prompt", "unknown option 'workload.prompt'"),
-        ("cluster", "'cluster' is a group of options here; set its keys one by one: cluster.instances,"),
+        ("slo", "'slo' is a group of options here; set its keys one by one: slo.ttft_s,"),
         ("model.name", "unknown option 'model.name'"),
         ("+model", "'+model' cannot be swept: a key looks like scheduler.max_num_seqs"),
         ("scheduler@x", "'scheduler@x' cannot be swept"),

@@ -34,7 +34,7 @@ def execute(config: ParetoConfig, as_yaml: str) -> None:
         result = write_pareto(_rows(directory, sweep, results, keys), objective, keys, out, config.plots, title)
     if (planned := sweep.get("points", 0)) > len(results):
         part = (directory / SWEEP).is_file() and title.startswith("shard-")  # a shard may be complete
-        hint = "" if part else f"; {resume_options(directory)} goes on"
+        hint = "" if part else f"; {resume_options(directory)} continues it"
         warn([f"the table has {len(results):,} of the {planned:,} points of this sweep{hint}"])
     warn(against_direction(objective))
     console().print(pareto_report(result, keys, title))

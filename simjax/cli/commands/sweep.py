@@ -131,7 +131,7 @@ def _simulate(plan: SweepPlan, done: set[int], objective: Objective, config: Run
                 table, warnings = run_plan(plan, out, objective, on_progress=update, resume=sweep.resume is not None)
         except KeyboardInterrupt:
             if (where / SWEEP).exists():
-                warn([f"stopped; what is done is in {where}; {resume_options(where)} goes on"])
+                warn([f"stopped; what is done is in {where}; {resume_options(where)} continues it"])
             raise
     more = [f"and {len(warnings) - WARNINGS} more; sweep.dry_run=true prints all of them"] if len(warnings) > WARNINGS else []
     warn([*warnings[:WARNINGS], *more])

@@ -41,7 +41,7 @@ class NoActivity:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Activity:
-    """What every rank has done so far.
+    """Totals of every rank so far.
 
     Attributes:
         busy_s: seconds in which a step was under way.

@@ -76,7 +76,7 @@ def make_batch(designs: Sequence[Lowered], shape: EngineShape | None = None, wor
     Args:
         designs: single simulations.
         shape: sizes that hold them; None for the least.
-        workloads: the table of workloads has room for so many at least.
+        workloads: least number of rows of the table of workloads.
     """
     shape = shape or joint_shape(designs)
     # Lowering may have left out of one design's requests what another needs of them: the arrivals are the same array nevertheless.
@@ -153,6 +153,6 @@ def _request_table(records: Sequence[RequestParams], shape: EngineShape, rows: i
 
 
 def _step_time_table(step_times: Sequence[StepTime]) -> StepTime:
-    """All step costs in one table; the padding repeats its last row."""
+    """All step times in one table; the padding repeats its last row."""
     table = jax.tree.map(np.asarray, step_times[0] if len(step_times) == 1 else join_step_times(step_times))
     return padded_rows(table, power_of_two(_rows(table)))

@@ -100,8 +100,12 @@ def memory_s(op: Op, e: OpEfficiency, device: DeviceSpec, rows: Any, xp: Any, di
 def compute_s(op: Op, e: OpEfficiency, peak_per_unit: float, units: int, rows: Any, xp: Any, distinct: Any = None) -> Any:
     """Seconds of the matrix product with the best of the tiles and splits, f[N]."""
     tile_rows, tile_columns, split = (x[:, None] for x in _configurations())
-    # Experts see equal shares of the pairs; a fraction of an expert is the chance that it is hit.
-    row_tiles = distinct * xp.ceil(rows * op.pairs / distinct / tile_rows) if op.experts else xp.ceil(rows / tile_rows)
+    rows = rows[None, :]
+    if op.experts:  # they see equal shares of the pairs; a fraction of an expert is the chance that it is hit
+        distinct = distinct[None, :]
+        row_tiles = distinct * xp.ceil(rows * op.pairs / distinct / tile_rows)
+    else:
+        row_tiles = xp.ceil(rows / tile_rows)
     waves = xp.ceil(row_tiles * np.ceil(op.n / tile_columns) * split / units)
     tile_flops = 2.0 * tile_rows * tile_columns * op.k / split
     slowdown = 1.0 + e.tile_penalty * (1.0 / tile_rows + 1.0 / tile_columns)

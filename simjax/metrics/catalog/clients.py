@@ -1,4 +1,4 @@
-"""What the clients of runs saw, in numpy or JAX: all that a metric with a derivative may read."""
+"""Observations of the clients of runs, in numpy or JAX: all that a metric with a derivative may read."""
 
 from __future__ import annotations
 

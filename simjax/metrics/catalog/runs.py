@@ -81,7 +81,7 @@ class Runs:
 
     @cached_property
     def clients(self) -> Clients:
-        """What the clients of the B runs saw."""
+        """Observations of the clients of the B runs."""
         lat, requests = self.latencies, self.requests
         some = lat.finished.any(axis=1)
         last_s = np.where(lat.finished, requests.finish_s, -NEVER).max(axis=1, initial=-NEVER)
