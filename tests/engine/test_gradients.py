@@ -213,7 +213,8 @@ def test_a_profile_is_differentiated_through_its_compilation_and_the_run():
     def weighted_s(leaves, weights, params):
         rank, host = unravel(leaves)
         fitted = replace(profile, ranks={ANY_DEGREE: rank}, host=host)
-        step = compile_profile(fitted, Deployment(model, device), max_tokens=MAX_TOKENS, max_sequences=MAX_SEQUENCES, xp=jnp)
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # profiles are compiled outside the engine
+            step = compile_profile(fitted, Deployment(model, device), max_tokens=MAX_TOKENS, max_sequences=MAX_SEQUENCES, xp=jnp)
         api = {name: jnp.asarray(getattr(host, name))[None] for name in ("api_pre_s", "api_post_s")}
         o = outcome_reverse(shape, TICKS, replace(params, step_time=step, ranks=replace(params.ranks, **api)))
         return jnp.sum(weights * times(o)), o
