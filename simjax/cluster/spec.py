@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 
+from simjax.cluster.routers import ROUTERS
 from simjax.config.scheduler import FLAG_BOUNDS
 from simjax.deployment import Deployment, Role
 from simjax.errors import SimjaxError, closest
@@ -13,8 +14,6 @@ from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.memory.capacity import MemoryLimits, kv_blocks
 from simjax.model import ModelSpec, dtype_bytes
 from simjax.parallel.parallelism import Parallelism
-
-ROUTERS = ("round_robin", "random", "least_loaded", "least_kv", "longest_prefix", "session_affinity", "weighted")
 
 # vLLM's modes: whether the kernels of decode-only steps, and of steps with a prompt, are launched one by one. Piecewise graphs hold all of
 # a layer but its attention, up to 512 tokens; beyond that compiled code launches few kernels and the device has much to do.

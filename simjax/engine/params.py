@@ -9,29 +9,17 @@ Legend: N ranks, V workloads, R requests, M prefix nodes, K entries of all paths
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 from jax import Array
 
+from simjax.cluster.routers import ROUTERS
 from simjax.latency.step_time import StepTime
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32
-
-
-class RouterPolicy(IntEnum):
-    """Rule by which an arriving request finds its instance (see `simjax.engine.routing.route`)."""
-
-    ROUND_ROBIN = 0
-    RANDOM = 1
-    LEAST_LOADED = 2
-    LEAST_KV = 3
-    LONGEST_PREFIX = 4
-    SESSION_AFFINITY = 5
-    WEIGHTED = 6
 
 
 @jax.tree_util.register_dataclass
@@ -152,17 +140,14 @@ class RouterParams:
     staleness_s: Float64[Array, ""]
 
     @staticmethod
-    def of(policy: RouterPolicy, weights: tuple[float, float, float] = (1.0, 1.0, 1.0), staleness_s: float = 0.0) -> RouterParams:
-        """The parameters of a policy, as arrays on the host; the weights, in the order of the attributes, are for the weighted policy."""
-        fixed = {
-            RouterPolicy.LONGEST_PREFIX: (1.0, 0.0, 0.0),
-            RouterPolicy.LEAST_LOADED: (0.0, 1.0, 0.0),
-            RouterPolicy.SESSION_AFFINITY: (0.0, 1.0, 0.0),
-            RouterPolicy.LEAST_KV: (0.0, 0.0, 1.0),
-            RouterPolicy.WEIGHTED: weights,
-        }
-        flags = (np.bool_(policy == RouterPolicy.RANDOM), np.bool_(policy == RouterPolicy.SESSION_AFFINITY))
-        numbers = (np.float64(x) for x in (*fixed.get(policy, (0.0, 0.0, 0.0)), staleness_s))
+    def of(router: str, weights: tuple[float, float, float] = (1.0, 1.0, 1.0), staleness_s: float = 0.0) -> RouterParams:
+        """The parameters of a router by its name in `ROUTERS`, as arrays on the host.
+
+        The weights, in the order of the attributes, are for routers whose weights the user gives.
+        """
+        rule = ROUTERS[router]
+        used = weights if rule.weighted else (rule.prefix_weight, rule.queue_weight, rule.kv_weight)
+        flags, numbers = (np.bool_(rule.random), np.bool_(rule.affinity)), (np.float64(x) for x in (*used, staleness_s))
         return RouterParams(*flags, *numbers)  # pyright: ignore[reportArgumentType]
 
 

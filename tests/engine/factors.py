@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from simjax.engine.differentiate import Outcome, outcome, outcome_reverse
-from simjax.engine.params import ClusterParams, RouterPolicy
+from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape
 from simjax.latency.attention.coefficients import AttentionCoefficients
 from simjax.latency.join import join_step_times
 from simjax.latency.step_time import StepTime
-from tests.engine.scenario import Limits, Scenario
+from tests.engine.scenario import Limits, RouterPolicy, Scenario
 from tests.engine.test_engine import busy_scenario
 from tests.latency.step_times import example_step_time
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 import numpy as np
 
-from simjax.engine.host.lower import BLIND
+from simjax.cluster.routers import ROUTERS
 from simjax.engine.host.lower_requests import prefix_params, session_params
 from simjax.engine.host.result import Result
-from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams, RouterPolicy
+from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams
 from simjax.engine.shape import EngineShape
 from simjax.engine.simulate import simulate
 from simjax.latency.attention.coefficients import AttentionCoefficients
@@ -22,6 +23,7 @@ from simjax.workload.workload import Workload
 from tests.reference import instance as reference_instance
 from tests.reference import simulator as reference
 
+RouterPolicy = IntEnum("RouterPolicy", [name.upper() for name in ROUTERS], start=0)
 MAX_TOKENS, MAX_SEQUENCES = 64, 16
 SHAPE = EngineShape(requests=32, slots=24, ranks=1, window=4, log_rows=256)
 NODES, ENTRIES, PATH, FANOUT = 128, 2048, 32, 32  # of scenarios with contents and with sessions
@@ -109,7 +111,7 @@ class Scenario:
     def shape(self, **changes) -> EngineShape:
         """As few different ones as possible, for each is a program to compile."""
         sharing = len(self.limits) > 1 and self.contents is not None
-        looks = len(self.limits) > 1 and self.router not in BLIND
+        looks = len(self.limits) > 1 and ROUTERS[self.router.name.lower()].looks
         live = sharing or looks or self.concurrency > 0 or self.waits is not None
         clients = max(CLIENTS, self.concurrency) if self.concurrency else 0
         sized = dataclasses.replace(SHAPE, ranks=len(self.limits), clients=clients, live_routing=live)
@@ -168,7 +170,7 @@ class Scenario:
         return ClusterParams(
             ranks=instances,
             num_ranks=np.int32(len(self.limits)),
-            router=RouterParams.of(self.router, self.weights, self.staleness_s),
+            router=RouterParams.of(self.router.name.lower(), self.weights, self.staleness_s),
             requests=requests,
             workload=np.int32(0),
             step_time=self.timing.step_time_table(),

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from hypothesis import strategies as st
 
-from simjax.engine.params import RouterPolicy
-from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, Limits, Scenario, Timing
+from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, Limits, RouterPolicy, Scenario, Timing
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from simjax.engine.host.result import Result, Status
-from simjax.engine.params import RouterPolicy
-from tests.engine.scenario import Scenario
+from tests.engine.scenario import RouterPolicy, Scenario
 from tests.engine.strategies import scenarios, sharing
 from tests.reference.simulator import RefResult
 

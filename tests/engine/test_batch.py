@@ -16,11 +16,11 @@ from simjax.engine.host.batch import make_batch, program_key, rank_bucket
 from simjax.engine.host.collect import request_log
 from simjax.engine.host.lower import Lowered
 from simjax.engine.host.result import Result, Status
-from simjax.engine.params import RouterParams, RouterPolicy
+from simjax.engine.params import RouterParams
 from simjax.engine.programs import compile_count
 from simjax.engine.simulate import simulate
 from tests.engine.factors import SMALL, TIGHT, caching_scenario
-from tests.engine.scenario import Limits, Scenario, Timing
+from tests.engine.scenario import Limits, RouterPolicy, Scenario, Timing
 from tests.engine.strategies import scenarios, sharing
 from tests.engine.test_engine import busy_scenario
 
@@ -151,7 +151,7 @@ def test_rows_do_not_see_their_neighbours():
 def test_shared_records_are_stored_once():
     scenario = busy_scenario()
     one = lowered(scenario)
-    twin = dataclasses.replace(one, params=dataclasses.replace(one.params, router=RouterParams.of(RouterPolicy.RANDOM)))
+    twin = dataclasses.replace(one, params=dataclasses.replace(one.params, router=RouterParams.of("random")))
     batch = make_batch([one, twin, lowered(scenario), lowered(scenario)])
     assert batch.params.workload.tolist() == [0, 0, 1, 2]
     assert batch.params.requests.count.tolist() == [28, 28, 28, 0]  # three tables' rows, padded to four

@@ -10,8 +10,7 @@ import pytest
 
 from simjax.engine.batch import compiled_batch
 from simjax.engine.host.batch import Batch, make_batch
-from simjax.engine.params import RouterPolicy
-from tests.engine.scenario import Limits, Timing
+from tests.engine.scenario import Limits, RouterPolicy, Timing
 from tests.engine.test_batch import lowered
 from tests.engine.test_engine import busy_scenario
 

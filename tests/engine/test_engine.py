@@ -14,10 +14,9 @@ from hypothesis import given, settings
 
 from simjax.engine.columns import recorded
 from simjax.engine.host.result import NEVER, RequestLog, Status
-from simjax.engine.params import RouterPolicy
 from simjax.engine.programs import compile_count
 from simjax.engine.simulate import advance, simulate, start
-from tests.engine.scenario import SHAPE, Limits, Scenario, Timing
+from tests.engine.scenario import SHAPE, Limits, RouterPolicy, Scenario, Timing
 from tests.engine.strategies import scenarios
 
 FINISH = recorded(RequestLog, SHAPE).index("finish_s")

@@ -53,9 +53,9 @@ def _devices() -> Sequence[str]:
 
 
 def _routers() -> Sequence[str]:
-    from simjax.cluster.spec import ROUTERS
+    from simjax.cluster.routers import ROUTERS
 
-    return ROUTERS
+    return tuple(ROUTERS)
 
 
 def _cudagraph_modes() -> Sequence[str]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from simjax.cluster.routers import ROUTERS
 from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
 from simjax.engine.host.lower_requests import largest_fanout, longest_path, prefix_params, request_params
-from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams, RouterPolicy
+from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams
 from simjax.engine.shape import EngineShape, requests_bucket, seat_bucket, slots_for
 from simjax.errors import SimjaxError
 from simjax.workload.sessions import Sessions
@@ -27,7 +28,6 @@ def _same_named(dtype: str) -> tuple[str, ...]:
 
 
 FLAGS, LIMITS = _same_named("Bool"), _same_named("Int32")
-BLIND = (RouterPolicy.ROUND_ROBIN, RouterPolicy.RANDOM)  # policies that do not look at the ranks
 CACHING_WINDOW = 2  # window of ranks with a prefix cache: one request is admitted, and the next one seen
 
 
@@ -69,7 +69,7 @@ def lower(
     caching = caches(cluster, workload)
     instances = instance_params(cluster, timings, size, caching)
     refuse_impossible(cluster, instances, workload)
-    policy, several = RouterPolicy[cluster.router.upper()], len(cluster.instances) > 1
+    looks = len(cluster.instances) > 1 and ROUTERS[cluster.router].looks
     requests = request_params([workload], size, [seed], any(caching)) if requests is None else requests
     if any(caching) and requests.prefix is None:
         requests = replace(requests, prefix=prefix_params([workload], requests.arrival_s.shape[1]))
@@ -84,14 +84,14 @@ def lower(
         prefix_nodes=0 if requests.prefix is None else requests.prefix.start_tokens.shape[1],
         prefix_path=longest_path(requests),
         fanout=largest_fanout(requests),
-        stale_view=several and policy not in BLIND and cluster.router_staleness_s > 0,
-        live_routing=workload.concurrency > 0 or workload.sessions is not None or (several and policy not in BLIND),
+        stale_view=looks and cluster.router_staleness_s > 0,
+        live_routing=workload.concurrency > 0 or workload.sessions is not None or looks,
         leap=leap,
         log_rows=EngineShape.log_rows if log else 0,
     )
     weights = (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv)
     scalars: dict[str, Any] = {"num_ranks": np.int32(len(cluster.instances)), "workload": np.int32(0)}
-    router = RouterParams.of(policy, weights, cluster.router_staleness_s)
+    router = RouterParams.of(cluster.router, weights, cluster.router_staleness_s)
     params = ClusterParams(ranks=instances, router=router, requests=requests, step_time=timings.step_time, **scalars)
     return Lowered(shape, params, workload.sessions)
 

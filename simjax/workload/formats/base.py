@@ -25,6 +25,7 @@ class TraceFormat:
         arrival, prompt, output: names of the columns that hold the arrival, the prompt tokens and the output tokens.
         stamps_per_second: units of the arrival column in a second; None for ISO 8601 date-times.
         arrival_optional: whether files without arrivals exist (usable for lengths only).
+        fallback: whether the format is tried after all others.
         also: further columns that a file must have to be recognised.
         failed_column, failed: column that marks requests which failed when they were recorded, and the test of its value; such requests
             are dropped.
@@ -46,6 +47,7 @@ class TraceFormat:
     output: str
     stamps_per_second: float | None = 1.0
     arrival_optional: bool = False
+    fallback: bool = False
     also: tuple[str, ...] = ()
     failed_column: str | None = None
     failed: Callable[[object], bool] | None = None

@@ -18,6 +18,7 @@ PLAIN = TraceFormat(
     prompt="prompt_tokens",
     output="output_tokens",
     arrival_optional=True,
+    fallback=True,
     prefix_key="prefix_key",
     prefix_tokens="prefix_tokens",
     session="session",

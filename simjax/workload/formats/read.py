@@ -11,30 +11,21 @@ import numpy as np
 from simjax.errors import SimjaxError, closest
 from simjax.workload.config import BAD_ROWS
 from simjax.workload.contents import tree
-from simjax.workload.formats.azure import AZURE, AZURE_REPLAY
 from simjax.workload.formats.base import TraceFile, TraceFormat
-from simjax.workload.formats.burstgpt import BURSTGPT
-from simjax.workload.formats.llmservingsim import LLMSERVINGSIM
-from simjax.workload.formats.mooncake import MOONCAKE
-from simjax.workload.formats.plain import PLAIN
+from simjax.workload.formats.discover import formats_in
 from simjax.workload.formats.sessions.agents import to_workload
 from simjax.workload.formats.sessions.kvcache_tester import KVCACHE_TESTER, read_session, session_files
 from simjax.workload.formats.tables import relations
 from simjax.workload.formats.tables.calls import DELAY, expand
 from simjax.workload.formats.tables.convert import Requests, convert
 from simjax.workload.formats.tables.rows import Header, read_chunks, read_header
-from simjax.workload.formats.vidur import VIDUR
-from simjax.workload.formats.vllm_bench import VLLM_BENCH, VLLM_REQUESTS, VLLM_TRACE
 from simjax.workload.transform import arrange
 from simjax.workload.workload import Workload
 
 OnBadRow = Literal["error", "skip"]
 
-FORMATS: dict[str, TraceFormat] = {
-    # "auto" takes the first that fits; plain comes last since it needs the fewest columns.
-    fmt.name: fmt
-    for fmt in (LLMSERVINGSIM, VLLM_BENCH, VLLM_TRACE, VLLM_REQUESTS, AZURE, AZURE_REPLAY, BURSTGPT, MOONCAKE, KVCACHE_TESTER, VIDUR, PLAIN)
-}
+FORMATS: dict[str, TraceFormat] = formats_in("simjax.workload.formats")
+"""Every format by name, in the order in which "auto" tries them."""
 
 
 @dataclass(frozen=True)
