@@ -35,7 +35,7 @@ class RouterPolicy(IntEnum):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RankParams:
-    """Limits of the engines, vLLM's names; every leaf has a leading axis N.
+    """Limits of the engines, vLLM's names; leaves with a leading axis N in `ClusterParams`.
 
     Attributes:
         slots: places for running requests and finished ones on their way out, at most `EngineShape.slots`.
@@ -48,20 +48,20 @@ class RankParams:
         cost: row of the `StepTime`.
     """
 
-    slots: Int32[Array, " N"]
-    max_num_seqs: Int32[Array, " N"]
-    max_num_batched_tokens: Int32[Array, " N"]
-    long_prefill_token_threshold: Int32[Array, " N"]
-    max_model_len: Int32[Array, " N"]
-    num_blocks: Int32[Array, " N"]
-    block_size: Int32[Array, " N"]
-    enable_chunked_prefill: Bool[Array, " N"]
-    reserve_full_isl: Bool[Array, " N"]
-    async_scheduling: Bool[Array, " N"]
-    enable_prefix_caching: Bool[Array, " N"]
-    api_pre_s: Float64[Array, " N"]
-    api_post_s: Float64[Array, " N"]
-    step_time: Int32[Array, " N"]
+    slots: Int32[Array, "*N"]
+    max_num_seqs: Int32[Array, "*N"]
+    max_num_batched_tokens: Int32[Array, "*N"]
+    long_prefill_token_threshold: Int32[Array, "*N"]
+    max_model_len: Int32[Array, "*N"]
+    num_blocks: Int32[Array, "*N"]
+    block_size: Int32[Array, "*N"]
+    enable_chunked_prefill: Bool[Array, "*N"]
+    reserve_full_isl: Bool[Array, "*N"]
+    async_scheduling: Bool[Array, "*N"]
+    enable_prefix_caching: Bool[Array, "*N"]
+    api_pre_s: Float64[Array, "*N"]
+    api_post_s: Float64[Array, "*N"]
+    step_time: Int32[Array, "*N"]
 
 
 @jax.tree_util.register_dataclass
