@@ -53,7 +53,7 @@ from tests.reference.simulator import Cluster
 
 RTOL = 1e-12
 FEW = settings(
-    max_examples=12, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=40, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )
 EVENTS = 3  # of one scenario, spread over its run
 
@@ -337,7 +337,7 @@ class TestATurn:
         check_cases(without_caches(scenario), data, stale_view=True)
 
     @given(scenario=sharing(), data=st.data())
-    @FEW
+    @settings(FEW, max_examples=12)  # each runs the engine from the start
     def test_with_a_prefix_cache(self, scenario: Scenario, data: st.DataObject):
         """The engine comes to the event by its own ticks; its cache holds, frees and loses as many blocks as the reference's pool."""
         theirs = scenario.run_reference()
