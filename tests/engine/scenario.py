@@ -180,18 +180,10 @@ class Scenario:
         return simulate(self.shape(**changes), self.params())
 
     def run_reference(self) -> reference.RefResult:
-        instances = [
-            reference_instance.RefInstance(**dataclasses.asdict(limits), step_time=self.timing.step_time) for limits in self.limits
-        ]
-        n = len(self.prompt)
-        contents = [None] * n if self.contents is None else [tuple(content.tolist()) for content in self.contents]
-        waits = [()] * n if self.waits is None else self.waits
-        session = [-1] * n if self.session is None else self.session.tolist()
-        columns = (self.arrival_s.tolist(), self.prompt.tolist(), self.output.tolist(), self.draws.tolist(), contents, waits, session)
         prefix_weight, queue_weight, kv_weight = self.weights
         return reference.simulate(
-            instances,
-            [reference.RefRequest(*row) for row in zip(*columns, strict=True)],
+            self.reference_instances(),
+            self.reference_requests(),
             self.router.name.lower(),
             self.concurrency or None,
             self.think_s,
@@ -200,6 +192,22 @@ class Scenario:
             kv_weight=kv_weight,
             router_staleness_s=self.staleness_s,
         )
+
+    def reference_cluster(self) -> reference.Cluster:
+        """The reference before its first event."""
+        router = reference.RefRouter(self.router.name.lower(), *self.weights, self.staleness_s)
+        return reference.Cluster(self.reference_instances(), self.reference_requests(), router, self.concurrency or None, self.think_s)
+
+    def reference_instances(self) -> list[reference_instance.RefInstance]:
+        return [reference_instance.RefInstance(**dataclasses.asdict(limits), step_time=self.timing.step_time) for limits in self.limits]
+
+    def reference_requests(self) -> list[reference.RefRequest]:
+        n = len(self.prompt)
+        contents = [None] * n if self.contents is None else [tuple(content.tolist()) for content in self.contents]
+        waits = [()] * n if self.waits is None else self.waits
+        session = [-1] * n if self.session is None else self.session.tolist()
+        columns = (self.arrival_s.tolist(), self.prompt.tolist(), self.output.tolist(), self.draws.tolist(), contents, waits, session)
+        return [reference.RefRequest(*row) for row in zip(*columns, strict=True)]
 
 
 def _widened(tables, nodes: int, entries: int):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int32
 
 
-def blocks_of(tokens: Int32[Array, "*A"], block_size: Int32[Array, ""]) -> Int32[Array, "*A"]:
+def blocks_of(tokens: Int32[Array, "*#A"], block_size: Int32[Array, "*#A"]) -> Int32[Array, "*#A"]:
     """Number of blocks that hold the given tokens (>= 0), ceil(tokens / block_size).
 
     In float64, which vectorises on CPUs where integer division does not. Half a token less keeps the quotient away from the integers: XLA
@@ -20,6 +20,6 @@ def blocks_of(tokens: Int32[Array, "*A"], block_size: Int32[Array, ""]) -> Int32
     return jnp.ceil((tokens.astype(jnp.float64) - 0.5) / block_size.astype(jnp.float64)).astype(jnp.int32)
 
 
-def full_blocks(tokens: Int32[Array, "*A"], block_size: Int32[Array, "*A"]) -> Int32[Array, "*A"]:
+def full_blocks(tokens: Int32[Array, "*#A"], block_size: Int32[Array, "*#A"]) -> Int32[Array, "*#A"]:
     """Number of blocks that the given tokens (>= 0) fill, floor(tokens / block_size)."""
     return jnp.floor((tokens.astype(jnp.float64) + 0.5) / block_size.astype(jnp.float64)).astype(jnp.int32)
