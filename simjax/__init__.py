@@ -14,6 +14,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from simjax.renamed import renamed
+
 if TYPE_CHECKING:
     from simjax.cluster.latency_source import LatencySource as LatencySource
     from simjax.cluster.spec import ClusterSpec as ClusterSpec
@@ -98,15 +100,13 @@ def compose(overrides: list[str] | None = None) -> RunConfig:
     return typed(compose_config("run", overrides or []))
 
 
-def __getattr__(name: str) -> Any:
-    if name in _RENAMED:
-        import warnings
-
-        warnings.warn(f"simjax.{name} is called simjax.{_RENAMED[name]} now", DeprecationWarning, stacklevel=2)
-        name = _RENAMED[name]
+def _public(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'simjax' has no attribute '{name}'")
+
+
+__getattr__ = renamed("simjax", _RENAMED, _public)
 
 
 def __dir__() -> list[str]:

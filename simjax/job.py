@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from simjax.batch.design import RunOptions, design_of, known_warnings
 from simjax.cluster.from_config import build_cluster, latency_source
@@ -14,6 +15,7 @@ from simjax.config.schema import RunConfig, SloConfig
 from simjax.engine.host.result import Result
 from simjax.engine.simulate import DEFAULT_MAX_TICKS, simulate
 from simjax.metrics.slo import Slo
+from simjax.renamed import renamed
 from simjax.validity.groups import calibrated_groups
 from simjax.validity.left import LeftRanges
 from simjax.workload import build_workload
@@ -105,3 +107,12 @@ def run(config: RunConfig, on_progress: Progress | None = None) -> Run:
         activity=config.sim.activity,
         on_progress=on_progress,
     )
+
+
+def _current(name: str) -> Any:
+    if name in globals():
+        return globals()[name]
+    raise AttributeError(f"module 'simjax.job' has no attribute '{name}'")
+
+
+__getattr__ = renamed("simjax.job", {"cost_source": "latency_source"}, _current)
