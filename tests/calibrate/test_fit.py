@@ -39,6 +39,7 @@ def target() -> RunTarget:
     return RunTarget(run, prepare_measured(run, cluster(), profile()), LossWeights())
 
 
+@pytest.mark.slow
 def test_recovers_what_the_data_tell(caplog: pytest.LogCaptureFixture) -> None:
     compiled: list[int] = []
     space = space_of(profile())
@@ -62,6 +63,7 @@ def test_recovers_what_the_data_tell(caplog: pytest.LogCaptureFixture) -> None:
     assert not any(row["at_bound"] for row in rows)
 
 
+@pytest.mark.slow
 def test_both_modes_find_the_same() -> None:
     # Two parameters from their priors, all others at the truth. Requests are served alone, so that the schedule never changes: with a busy
     # engine the loss has several valleys, and one start may end in another one than the next.
