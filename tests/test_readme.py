@@ -198,7 +198,7 @@ def test_accuracy_in_short() -> None:
     *shipped, (run, source, numbers) = IN_SHORT
     assert len(shipped) == 3
     for name, profile, means in shipped:
-        assert of_the_study(means, "errors.tsv", run=name, **{"step costs": profile}), name
+        assert of_the_study(means, "errors.tsv", run=name, **{"step times": profile}), name
     assert (run, source) == ("H100, Qwen3-14B, 6 req/s", "calibrated at 2 req/s")
     assert of_the_study(numbers, "calibration.tsv", fit="Qwen3-14B, H100, 2 req/s", scored="agg_6rps", role="held out")
 

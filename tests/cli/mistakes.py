@@ -243,7 +243,7 @@ READING = cases(
     run workload=trace workload.file=long.csv
     long.csv: request 0 (100000 prompt + 100000 output tokens) can never be served
     run workload=trace workload.file=other.csv
-    other.csv: cannot tell the format from its columns (a, b, c); known formats: llmservingsim
+    other.csv: cannot tell the format from its columns (a, b, c); known formats: kvcache_tester
     run workload=trace workload.file=good.csv workload.format=azzure
     unknown trace format 'azzure'; did you mean azure
     run workload=trace workload.file=good.csv workload.on_bad_row=ignore
@@ -414,7 +414,7 @@ SWEEPS = cases(
     run sweep.resume=folder
     folder: not a sweep
     run -m device=h100,h200 objective.maximize=foo
-    objective.maximize: there is no column 'foo'; known: device, duration_s
+    objective.maximize: there is no column 'foo'; known: busy_fraction, decode_tokens, device, duration_s
     run -m device=h100,h200 objective.subject_to=[gpus]
     objective.subject_to: cannot read 'gpus'
     run -m device=h100,h200 out=good.csv

@@ -16,12 +16,12 @@ from simjax.engine.batch import BATCH_AXES, run_batch
 from simjax.engine.host.batch import make_batch
 from simjax.engine.host.lower import Lowered
 from simjax.engine.kv.blocks import blocks_of
-from simjax.engine.params import ClusterParams, RouterPolicy
+from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape
 from simjax.engine.simulate import Chunk, advance, start
 from simjax.engine.turn import Turn
 from tests.engine.factors import caching_scenario
-from tests.engine.scenario import Limits
+from tests.engine.scenario import Limits, RouterPolicy
 from tests.engine.shapes import check_record, checked_functions, checked_stage
 from tests.engine.test_engine import busy_scenario
 

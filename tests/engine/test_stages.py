@@ -25,7 +25,7 @@ from simjax.engine.arrivals.sessions import SessionCalls
 from simjax.engine.columns import recorded
 from simjax.engine.host.result import LeapLog, RequestLog
 from simjax.engine.kv.prefix_cache import PrefixCache
-from simjax.engine.params import ClusterParams, RouterPolicy
+from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape
 from simjax.engine.simulate import start
 from simjax.engine.state import ClusterState
@@ -45,7 +45,7 @@ from tests.engine.inject import (
     tick_once,
     unseen,
 )
-from tests.engine.scenario import CLIENTS, Scenario
+from tests.engine.scenario import CLIENTS, RouterPolicy, Scenario
 from tests.engine.strategies import scenarios, sharing
 from tests.engine.test_against_reference import undecided
 from tests.reference.instance import RefEngine

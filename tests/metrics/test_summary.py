@@ -67,6 +67,8 @@ def test_numbers_of_the_hand_made_run():
             "output_tokens": 6,
             "preemptions": 0,
             "busy_fraction": pytest.approx(3.5 / 20.5),
+            "prefill_tokens": None,
+            "decode_tokens": None,
             "num_blocks": 10,
             "peak_used_fraction": 0.4,
             "prefix_hit_fraction": 0.0,
