@@ -24,7 +24,7 @@ from simjax.engine.simulate import pending, start
 from simjax.engine.state import ClusterState
 from simjax.engine.tick import tick
 
-BATCH_AXES: Any = ClusterParams(ranks=0, num_ranks=0, router=0, requests=None, workload=0, step_time=None)  # pyright: ignore[reportArgumentType]
+BATCH_AXES: Any = ClusterParams(ranks=0, router=0, requests=None, workload=0, step_time=None)  # pyright: ignore[reportArgumentType]
 """`in_axes` of a batch: every design has its own limits, router and rows of the tables."""
 
 

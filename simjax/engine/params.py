@@ -157,15 +157,13 @@ class ClusterParams:
     """Everything a run depends on in addition to its `EngineShape`.
 
     Attributes:
-        ranks: limits of the N ranks.
-        num_ranks: number of ranks; those beyond are padding, which no request is routed to.
+        ranks: limits of the N ranks; padding is ranks of `max_model_len` 0, which can hold no request.
         router: rule by which requests are spread.
         requests, workload: workloads, and row of the one that this cluster serves.
         step_time: step times; `RankParams.step_time` is the row of each rank.
     """
 
     ranks: RankParams
-    num_ranks: Int32[Array, ""]
     router: RouterParams
     requests: RequestParams
     workload: Int32[Array, ""]

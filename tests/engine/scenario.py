@@ -169,7 +169,6 @@ class Scenario:
         )
         return ClusterParams(
             ranks=instances,
-            num_ranks=np.int32(len(self.limits)),
             router=RouterParams.of(self.router.name.lower(), self.weights, self.staleness_s),
             requests=requests,
             workload=np.int32(0),

@@ -86,7 +86,6 @@ def make_batch(designs: Sequence[Lowered], shape: EngineShape | None = None, wor
     instances = [_with_ranks(design.params.ranks, shape.ranks, row) for design, row in zip(designs, first_row, strict=True)]
     params = ClusterParams(
         ranks=_side_by_side(instances),
-        num_ranks=np.array([design.params.num_ranks for design in designs], np.int32),  # pyright: ignore[reportArgumentType]
         router=jax.tree.map(lambda *x: np.stack(x), *(design.params.router for design in designs)),
         requests=_request_table(requests, shape, workloads),
         workload=np.array(workload, np.int32),  # pyright: ignore[reportArgumentType]

@@ -90,9 +90,9 @@ def lower(
         log_rows=EngineShape.log_rows if log else 0,
     )
     weights = (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv)
-    scalars: dict[str, Any] = {"num_ranks": np.int32(len(cluster.instances)), "workload": np.int32(0)}
+    served: Any = np.int32(0)
     router = RouterParams.of(cluster.router, weights, cluster.router_staleness_s)
-    params = ClusterParams(ranks=instances, router=router, requests=requests, step_time=timings.step_time, **scalars)
+    params = ClusterParams(ranks=instances, router=router, requests=requests, step_time=timings.step_time, workload=served)
     return Lowered(shape, params, workload.sessions)
 
 
