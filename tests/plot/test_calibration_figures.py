@@ -71,7 +71,8 @@ def titles(axes):
     return axes.get_title(loc="left"), axes.get_title(loc="right")
 
 
-def test_both_figures_and_no_global_state(tmp_path, run):
+def test_both_figures_and_no_global_state(tmp_path, run, monkeypatch):
+    monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)  # a notebook may have run in this process
     settings = matplotlib.rcParams.copy()  # with the backend
     paths = plot_calibration([(run, samples.answer(run, 1.1))], [parameter(), parameter("b")], tmp_path / "new", correlation=np.eye(2))
     assert [path.name for path in paths] == ["calibration.png", "posterior.png"] and all(map(looks_drawn, paths))
