@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from simjax.cluster.spec import BOUNDS, InstanceLimits, InstanceSpec
+from simjax.cluster.spec import InstanceLimits, InstanceSpec
+from simjax.config.scheduler import FLAG_BOUNDS
 from simjax.errors import SimjaxError
 from simjax.hardware import LinkSpec, load_device
 from simjax.model import load_model
@@ -127,7 +128,7 @@ def _without(unlimited: list[str], one: InstanceSpec) -> InstanceSpec:
     limits = one.limits
     tokens, sequences = limits.max_num_batched_tokens, limits.max_num_seqs
     if "max_num_batched_tokens" in unlimited:
-        tokens = min(one.model.max_position_embeddings, BOUNDS["max_num_batched_tokens"][1])
+        tokens = min(one.model.max_position_embeddings, FLAG_BOUNDS["max_num_batched_tokens"][1])
     if "max_num_seqs" in unlimited:  # every running request takes a token of each step, so this many never bind
         sequences = min(tokens, MOST_SEQUENCES)
     flags = {"max_num_batched_tokens": tokens, "max_num_seqs": sequences, "num_gpu_blocks_override": one.num_gpu_blocks}

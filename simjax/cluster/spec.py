@@ -19,9 +19,6 @@ from simjax.parallel.parallelism import Parallelism
 # a layer but its attention, up to 512 tokens; beyond that compiled code launches few kernels and the device has much to do.
 CUDAGRAPH_MODES = {"full_and_piecewise": (False, False), "full_decode_only": (False, True), "none": (True, True)}
 
-BOUNDS = FLAG_BOUNDS
-"""Least and greatest value of the limits that are integers."""
-
 
 @dataclass(frozen=True)
 class InstanceLimits:

@@ -13,10 +13,10 @@ HARDWARE = {
     "link_latency": ("s", "latency of that link"),
 }
 """Facts of the device: unit and meaning."""
-LOAD = {
+WORKLOAD = {
     "arrival_rate": ("requests/s", "the same requests, closer together"),
     "concurrency": ("requests", "requests in flight of a closed loop"),
 }
 """Facts of the workload: unit and meaning."""
-CLUSTER_PARAMETERS = (*LOAD, *LIMITS, *HARDWARE)
+CLUSTER_PARAMETERS = (*WORKLOAD, *LIMITS, *HARDWARE)
 """All of them."""

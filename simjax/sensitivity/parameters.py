@@ -8,19 +8,25 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from simjax.cluster.latency_source import HOST_TIMES, LatencySource
-from simjax.cluster.spec import BOUNDS, InstanceSpec
+from simjax.cluster.spec import InstanceSpec
+from simjax.config.scheduler import FLAG_BOUNDS
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.latency.attention.roofline import AttentionEfficiency
 from simjax.latency.parameters import present_value
 from simjax.latency.priors import PARAMETERS, STEP_CORRECTIONS, parameter
 from simjax.latency.profile import HostOverheads
-from simjax.sensitivity.names import CLUSTER_PARAMETERS, HARDWARE, LIMITS, LOAD
+from simjax.sensitivity.names import CLUSTER_PARAMETERS, HARDWARE, LIMITS, WORKLOAD
 from simjax.workload.transform import mean_rate
 from simjax.workload.workload import Workload
 
 _LARGEST_SHARE = 1.0 - 1e-9
-_OF_RANKS = ("collective_bandwidth", "collective_latency", "link_bandwidth", "link_latency")  # no effect without tensor parallelism
+_OF_TENSOR_PARALLELISM = (
+    "collective_bandwidth",
+    "collective_latency",
+    "link_bandwidth",
+    "link_latency",
+)  # no effect without tensor parallelism
 
 
 @dataclass(frozen=True)
@@ -100,16 +106,16 @@ _IS_ZERO = "it is 0 here, and a percent of 0 is 0"
 
 def _parameter(name: str, setting: Setting, workload: Workload) -> SensitivityParameter | str:
     """The parameter of that name, or why there is none."""
-    if name in _OF_RANKS and all(x.parallelism.tensor == 1 for x in setting.instances):
+    if name in _OF_TENSOR_PARALLELISM and all(x.parallelism.tensor == 1 for x in setting.instances):
         return "it has no effect without tensor parallelism (cluster.tensor_parallel_size)"
     if name == "launch_s" and not any(any(x.limits.launches) for x in setting.instances):
         return "it has no effect where CUDA graphs launch all steps (scheduler.enforce_eager, scheduler.cudagraph_mode)"
     if name == "fp8_compute" and not any(x.model.quantization == "fp8" for x in setting.instances):
         return "it has no effect without a model in fp8"
     tables = setting.sources[0].bundle_root is not None
-    if tables and name not in (*HOST_TIMES, *LOAD, *LIMITS, *_OF_RANKS[2:]):
+    if tables and name not in (*HOST_TIMES, *WORKLOAD, *LIMITS, *_OF_TENSOR_PARALLELISM[2:]):
         return "step times come from measured tables (profile.bundle_root), which it does not change"
-    if name in LOAD:
+    if name in WORKLOAD:
         return _of_workload(name, setting, workload)
     if name in LIMITS:
         field, text = LIMITS[name]
@@ -122,7 +128,7 @@ def _parameter(name: str, setting: Setting, workload: Workload) -> SensitivityPa
 
 
 def _of_workload(name: str, setting: Setting, workload: Workload) -> SensitivityParameter | str:
-    unit, text = LOAD[name]
+    unit, text = WORKLOAD[name]
     if name == "concurrency":
         now = setting.concurrency
         if not now:
@@ -178,7 +184,7 @@ def _limit_now(name: str, x: InstanceSpec) -> int:
 
 def _limit(name: str, field: str, x: InstanceSpec, source: LatencySource, factor: float) -> tuple[InstanceSpec, LatencySource, float]:
     now = _limit_now(name, x)
-    new = _integer(now, factor, *BOUNDS[field])
+    new = _integer(now, factor, *FLAG_BOUNDS[field])
     return replace(x, limits=replace(x.limits, **{field: new})), source, math.log(new / now)
 
 
