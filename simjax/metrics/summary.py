@@ -33,8 +33,9 @@ def summarize(
     slo: Slo | None = None,
     gpus: int | None = None,
     warnings: Sequence[str] = (),
-    window: Window = AUTOMATIC,
     catalog: Catalog = CATALOG,
+    *,
+    window: Window = AUTOMATIC,
 ) -> dict[str, object]:
     """The summary of a run, ready for strict JSON: no NaN, no infinity, None for what is unknown.
 
@@ -52,8 +53,8 @@ def summarize(
         slo: adds the key `slo` with attainment and goodput.
         gpus: GPUs of the cluster, for goodput per GPU.
         warnings: lines to put before those that the run itself gives rise to.
-        window: what is left out of the metrics.
         catalog: the metrics; each one with a `path` is put there.
+        window: what is left out of the metrics.
     """
     runs = Runs.of([result], [slo or NO_LIMITS], [gpus or 1], [window])
     sessions = None if result.sessions is None else session_summary(result.requests, result.sessions)
