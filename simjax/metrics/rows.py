@@ -63,7 +63,8 @@ def result_rows(
     rows: dict[int, Row] = {}
     names = tuple(catalog)
     for block in _blocks(results):
-        runs = Runs.of(*([x[i] for i in block] for x in (results, [slo or NO_LIMITS for slo in slos], gpus, windows)))
+        limits, left_out = [slos[i] or NO_LIMITS for i in block], [windows[i] for i in block]
+        runs = Runs.of([results[i] for i in block], limits, [gpus[i] for i in block], left_out)
         columns = [numbers_of(metric, runs) for metric in catalog.values()]
         rows.update({i: dict(zip(names, row, strict=True)) for i, row in zip(block, zip(*columns, strict=True), strict=True)})
     return [rows[i] for i in range(len(results))]

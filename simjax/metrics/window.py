@@ -98,7 +98,8 @@ def measure(
         finished: bool[..., R], whether they did.
         roots: bool[..., R], the requests that wait for no other one.
         stationary: bool[...], whether the load is stationary.
-        warmup_s, cooldown_s: float64[...], as in `Window`; NaN stands for automatic.
+        warmup_s: float64[...], as in `Window`; NaN stands for automatic.
+        cooldown_s: likewise.
         xp: numpy or jax.numpy.
     """
     last = lambda there, times: xp.max(xp.where(there, times, -NEVER), axis=-1, initial=-NEVER)

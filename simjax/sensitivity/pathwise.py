@@ -1,8 +1,8 @@
 """Derivatives of a run's metrics with respect to its step times and API times, by forward mode through the engine.
 
 The schedule is held, and latencies move in the frame of `simjax.calibrate.reference_frames`. The span of a run is from the first arrival
-to the end of the request that finishes last, which arrives when it does: its latency moves, in the same frame. So do the two finishes between
-which a measurement window counts. How a parameter moves the
+to the end of the request that finishes last, which arrives when it does: its latency moves, in the same frame. So do the two finishes
+between which a measurement window counts. How a parameter moves the
 step times is a difference over a relative change of 1e-4 in both directions, which is accurate to 1e-8. So the parameter may be any one
 that changes step times, a profile's or the hardware's, whether step times come from profiles or from tables.
 """
