@@ -139,15 +139,13 @@ def plot_timeline(result: Result, path: Path, title: str = "", measured_s: tuple
     if caching:
         style.legend(kv, columns=2)
         _draw_hits(below[0], result, edges / scale, scale, [None] if len(groups) == 1 else list(range(len(groups))))
-    panels[-1].set_xlabel(f"time, {unit}")
+    panels[-1].set_xlabel(f"time, {unit}" + ("" if measured_s is None else " (grey: outside the measurement window)"))
     for axes in panels:
         axes.set_ylim(bottom=0.0)
         style.plain_thousands(axes)
         if measured_s is not None:
             for low, high in ((edges[0], measured_s[0] * scale), (measured_s[1] * scale, edges[-1])):
                 axes.axvspan(low, high, color=style.GREY, alpha=0.12, linewidth=0.0, zorder=0)
-    if measured_s is not None:
-        style.note(prompt, "grey: not measured", style.GREY)
     # A nearly empty cache gets a closer view, a well-used one is drawn against its capacity.
     kv.set_ylim(top=105.0 if kv.get_ylim()[1] > 40.0 else None)
     kv.set_xlim(edges[0], edges[-1])
