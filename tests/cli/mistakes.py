@@ -36,7 +36,7 @@ OPTIONS = cases(
     run scheduler.max_num_seq=4
     unknown option 'scheduler.max_num_seq'; did you mean max_num_seqs
     run +foo=1
-    unknown option 'foo'; known: cluster, device, model,
+    unknown option 'foo'; known: cluster, device, metrics, model,
     run ++workload.xyz.bar=1
     unknown option 'workload.xyz'; known: concurrency, cv,
     run foo
@@ -414,7 +414,7 @@ SWEEPS = cases(
     run sweep.resume=folder
     folder: not a sweep
     run -m device=h100,h200 objective.maximize=foo
-    objective.maximize: there is no column 'foo'; known: busy_fraction, decode_tokens, device, duration_s
+    objective.maximize: there is no column 'foo'; known: backlog_growth_per_s, busy_fraction, decode_tokens, device, duration_s
     run -m device=h100,h200 objective.subject_to=[gpus]
     objective.subject_to: cannot read 'gpus'
     run -m device=h100,h200 out=good.csv
