@@ -356,9 +356,9 @@ def test_a_trace_of_single_requests_has_no_sessions(trace_file):
 def test_automatic_lengths_follow_rate_and_stay_and_not_the_seed():
     output = LengthConfig(dist="fixed", tokens=800)  # 40 s at 50 ms a token
     of = lambda **changes: len(build_workload(replace(POISSON, num_requests=None, output=output, **changes)))
-    assert of(rate=1.0) == 4_000 and of(rate=10.0) == of(rate=10.0, seed=5) == 4_800 and of(rate=20.0) == 9_600 and of(rate=1e3) == 20_000
+    assert of(rate=1.0) == 4_000 and of(rate=10.0) == of(rate=10.0, seed=5) == 4_800 and of(rate=20.0) == of(rate=1e3) == 6_000
     closed = replace(CLOSED, num_requests=None)
-    assert len(build_workload(closed)) == 4_000 and len(build_workload(replace(closed, concurrency=1_000))) == 12_000
+    assert len(build_workload(closed)) == 4_000 and len(build_workload(replace(closed, concurrency=450))) == 5_400
     sessions = replace(SESSIONS, num_sessions=None, output=output, turns=LengthConfig(dist="fixed", tokens=5))  # 5 x 48 s
     built = build_workload(sessions)
     assert built.sessions is not None and len(built.sessions.names) == 480
@@ -374,6 +374,5 @@ def test_only_automatic_lengths_can_be_lengthened():
     longer = longest(automatic)
     assert longer is not None and longer.num_requests == 20_000 and longest(longer) is None
     assert longest(POISSON) is None and longest(replace(automatic, duration_s=10.0)) is None
-    assert longest(replace(automatic, rate=1e3)) is None, "it is as long as can be"
     first = build_workload(automatic)
     np.testing.assert_array_equal(build_workload(longer).arrival_s[: len(first)], first.arrival_s)
