@@ -150,10 +150,12 @@ Results: sensitivity.csv, sensitivity.json, sensitivity.png, config.yaml.
         """
 usage: simjax trace describe FILE [key=value ...]
 
-FILE is a CSV, JSON Lines or Parquet file, gzip too, or a session file or a directory of them (workload.file).
+FILE is a CSV, JSON Lines or Parquet file (gzip and zstd too), the result file of a load generator (vllm bench, SGLang,
+guidellm, aiperf, inference-perf), or a session file or a directory of them (workload.file).
 """,
         (
             *("workload.num_requests", "workload.rate", "workload.file", "workload.format", "workload.on_bad_row"),
+            *("workload.unanswered", "workload.trace_clock", "workload.block_tokens", "workload.only_model"),
             *("workload.start_s", "workload.end_s", "workload.jitter_s"),
         ),
         "Results: description.json, trace.png, config.yaml.",
