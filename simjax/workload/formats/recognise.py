@@ -17,6 +17,8 @@ FORMATS: dict[str, TraceFormat] = formats_in("simjax.workload.formats")
 _SAME_ROWS = {("parquet", "csv"), ("parquet", "jsonl"), ("jsonl", "json"), ("array", "jsonl"), ("array", "csv"), ("jsonl", "csv")}
 """Containers of a file -> of a format whose rows it can hold; a JSON object on one line looks like JSON Lines."""
 
+_SUMMARY = "mean_ttft_ms"
+
 
 def recognise(path: Path, name: str) -> tuple[TraceFormat, Header, dict[str, str]]:
     """The format of a file, its header, and the columns of the format in it: name in the format -> name in the file.
@@ -34,6 +36,8 @@ def recognise(path: Path, name: str) -> tuple[TraceFormat, Header, dict[str, str
                 found = _spelling(fmt, header, spelt)
                 if _holds(header, fmt) and fmt.recognises(set(found)):
                     return fmt, header, found
+        if _SUMMARY in header.columns:
+            raise SimjaxError(f"{path}: a summary of a benchmark without its requests; vllm bench writes them with --save-detailed")
         shown = ", ".join(header.columns[:12]) + (", ..." if len(header.columns) > 12 else "")
         raise SimjaxError(
             f"{path}: cannot tell the format from its columns ({shown}); known formats: {', '.join(FORMATS)}; "

@@ -25,8 +25,9 @@ def read_vllm_bench(path: Path) -> Recorded:
     """
     document = one_object(path)
     where = str(path)
-    prompt, output = (counts(_list(document, name, where), name, where) for name in ("input_lens", "output_lens"))
+    prompt = counts(_list(document, "input_lens", where), "input_lens", where)
     n = len(prompt)
+    output = counts(_list(document, "output_lens", where, n), "output_lens", where)
     unknown = np.full(n, np.nan)
 
     def column(name: str) -> np.ndarray:
