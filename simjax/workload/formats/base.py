@@ -116,6 +116,7 @@ class Recorded:
         lines: int64[R], 1-based line of each request in the file, or its number where the file is one object.
         unused: names of values in the file that are not read.
         notes: what was assumed, one line each.
+        model: model that was served; None where it is not recorded.
         redraw: options that draw arrivals as the benchmark did, for files without them.
     """
 
@@ -128,6 +129,7 @@ class Recorded:
     lines: np.ndarray
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    model: str | None = None
     redraw: str = ""
 
 

@@ -47,7 +47,7 @@ def read_vllm_bench(path: Path) -> Recorded:
     elif cap:
         notes.append(
             f"the client kept at most {cap} requests in flight, so its arrivals depend on the measured server; "
-            f"workload=closed_loop workload.concurrency={cap} workload.lengths_file={path} keeps the cap instead of the arrivals"
+            f"workload.max_concurrency={cap} keeps that cap"
         )
     return Recorded(
         arrival_s=start_s,
@@ -58,6 +58,7 @@ def read_vllm_bench(path: Path) -> Recorded:
         failed=np.array([bool(error) for error in errors]),
         lines=np.arange(1, n + 1),
         notes=tuple(notes),
+        model=str(document["model_id"]) if document.get("model_id") else None,
         redraw=_redraw(path, rate, document.get("burstiness"), cap, n),
     )
 
