@@ -97,7 +97,9 @@ def rescale_to_rate(workload: Workload, rate: float) -> Workload:
 
 
 def cap_requests(workload: Workload, n: int) -> Workload:
-    """The first `n` requests, or all when there are fewer. Sessions are taken in the order of their starts; the last may be cut short.
+    """The first `n` requests, or all when there are fewer.
+
+    Sessions are taken in the order of their starts, and the last may be cut short, unless the arrivals of all calls are recorded.
 
     Raises:
         SimjaxError: n is below 1.
@@ -107,7 +109,9 @@ def cap_requests(workload: Workload, n: int) -> Workload:
     kept = np.arange(len(workload)) < n
     if workload.sessions is not None:
         kept = np.zeros(len(workload), bool)
-        kept[np.lexsort((workload.sessions.turn, session_ranks(workload)[workload.sessions.session]))[:n]] = True
+        by_session = np.lexsort((workload.sessions.turn, session_ranks(workload)[workload.sessions.session]))
+        recorded = np.isfinite(workload.arrival_s).all()
+        kept[(np.argsort(workload.arrival_s, kind="stable") if recorded else by_session)[:n]] = True
     return select(workload, kept)
 
 

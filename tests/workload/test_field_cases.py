@@ -8,9 +8,10 @@ import pytest
 
 import simjax
 from simjax.errors import SimjaxError
+from simjax.metrics.files import requests_frame
 from simjax.workload import WorkloadConfig, build_workload, describe, prefix_reuse, read_trace
 from simjax.workload.formats import ReadOptions, read_lengths
-from simjax.workload.transform import jitter, rescale_to_rate, start_sessions, window
+from simjax.workload.transform import cap_requests, jitter, rescale_to_rate, start_sessions, window
 from tests.data import data_path
 from tests.workload.test_shared_formats import shares, waits, write
 
@@ -293,6 +294,7 @@ def test_recorded_arrivals_of_sessions_move_with_the_others(tmp_path):
     inside = window(workload, 4.0, 50.0)  # the call at 30 s no longer waits for one that is not played
     assert inside.arrival_s.tolist() == [1.0, 26.0] and inside.known_arrivals == 2
     assert window(workload, 0.0, 40.0).arrival_s.tolist() == [0.0, 5.0, 30.0]
+    assert cap_requests(workload, 3).arrival_s.tolist() == [0.0, 5.0, 30.0] and cap_requests(workload, 1).arrival_s.tolist() == [0.0]
 
 
 # ---- requests that answered nothing
@@ -357,9 +359,19 @@ def test_columns_without_effect_are_named_once_whatever_the_container(tmp_path, 
     rows[29]["late"] = 1  # not among the rows from which the columns are learnt
     _, lines = told(write(tmp_path, rows), caplog)
     assert lines == ["columns that are not used: user, late"]
+    calls = [{"input_toks": 5, "output_toks": 6, "tool_duration_ns": 1, "tool": "ls"}]
+    _, lines = told(write(tmp_path, [{"session_id": "a", "arrival_time_ns": 0, "sub_requests": calls}]), caplog)
+    assert lines == ["columns that are not used: tool"]
     many = ",".join(f"c{i}" for i in range(12))
     _, lines = told(write(tmp_path, f"{many},{PLAIN}\n{'1,' * 12}0,5,6\n", "trace.csv"), caplog)
     assert lines == ["columns that are not used: c0, c1, c2, c3, c4, c5, c6, c7 and 4 more"]
+
+
+def test_results_of_a_simulation_are_no_strangers(tmp_path, caplog):
+    run = simjax.run(simjax.compose(["workload=trace", f"workload.file={write(tmp_path, SESSIONS, 's.csv')}"]))
+    (path := tmp_path / "requests.csv").write_text(requests_frame(run.result.requests, run.result.sessions).to_csv(index=False))
+    workload, lines = told(path, caplog)
+    assert lines == [] and waits(workload) == [(0, 2, pytest.approx(29.9, abs=0.1)), (1, 3, pytest.approx(59.9, abs=0.1))]
 
 
 def test_rows_of_several_models_are_told_and_one_can_be_chosen(tmp_path, caplog):

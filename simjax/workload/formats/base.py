@@ -43,6 +43,7 @@ class TraceFormat:
             same columns.
         calls, call_delay, calls_name: column with a list of calls (objects with the columns above), each of which waits for the one before
             it; the key of the pause after a call, in the unit of the arrivals; and the column with the name of that session.
+        results: columns with which a file is a simulation's result; where it has them all, it need not be said that they are not used.
         reader: function that reads the result file of a load generator, which is no table.
     """
 
@@ -73,6 +74,7 @@ class TraceFormat:
     calls: str | None = None
     call_delay: str | None = None
     calls_name: str | None = None
+    results: frozenset[str] = frozenset()
     reader: Callable[[Path], Recorded] | None = None
 
     @property

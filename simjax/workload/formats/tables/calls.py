@@ -38,6 +38,7 @@ def expand(chunk: Chunk, fmt: TraceFormat) -> Chunk:
         name = None if fmt.calls_name is None else row.get(fmt.calls_name)
         label = (line, f"line {line}" if name is None else str(name))
         for k, call in enumerate(calls):
+            result.keys.update(call)
             values = {name: id_array(call.get(name)) if name in fmt.id_columns else call.get(name) for name in of_call}
             delay = None if fmt.call_delay is None else call.get(fmt.call_delay)
             append(line, {**row, **values, LABEL: label, DELAY: delay}, f"{fmt.calls}[{k}]: ")

@@ -77,20 +77,23 @@ def read_table(
     parts: list[Requests] = []
     rows, keys, started = 0, set(header.columns), set[object]()
     for chunk in read_chunks(path, header, wanted, fmt.id_columns):
-        part = convert(expand(chunk, fmt), fmt, with_arrivals, started, unanswered)
+        expanded = expand(chunk, fmt)
+        part = convert(expanded, fmt, with_arrivals, started, unanswered)
         if part.bad and on_bad_row == "error":
             line, reason = part.bad[0]
             where = f"{path}: row {line}" if header.container in ("parquet", "array") else f"{path}:{line}"
             raise SimjaxError(f"{where}: {reason} (on_bad_row=skip leaves such rows out)")
         parts.append(part)
         rows += len(chunk.lines)
-        keys |= chunk.keys
+        keys |= expanded.keys
     skipped, dropped = sum(len(part.bad) for part in parts), sum(part.dropped for part in parts)
     if not sum(len(part.lines) for part in parts):
         why = f": {skipped} malformed and {dropped} failed rows" if rows else ""
         raise SimjaxError(f"{path}: the trace has no usable request{why}")
     # A column that is only wanted with the arrivals is no stranger where lengths are read.
-    known = {columns.get(name, name) for name in (*fmt.columns, *fmt.also)}
+    known = {columns.get(name, name) for name in (*fmt.columns, *fmt.also, fmt.call_delay or "")} | (
+        fmt.results if fmt.results <= keys else frozenset()
+    )
     reading = Reading(
         format=fmt.name,
         rows=rows,
