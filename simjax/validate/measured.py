@@ -53,7 +53,9 @@ def read_measured(path: str | Path, device: str | None = None) -> MeasuredRun:
     inside = sorted(child.name for child in folder.iterdir() if child.is_dir() and _reader(child) is not None)
     if inside:
         raise SimjaxError(f"{folder}: holds {len(inside)} measured runs, name one of them: {', '.join(inside[:8])}")
-    raise SimjaxError(f"{folder}: not a measured run; it has none of {', '.join(_LAYOUTS)}")
+    files = sorted(child.name for child in folder.iterdir() if child.suffix in (".json", ".jsonl"))
+    results = f"; name the result file of a load generator itself: {', '.join(files[:8])}" if files else ""
+    raise SimjaxError(f"{folder}: not a measured run; it has none of {', '.join(_LAYOUTS)}{results}")
 
 
 def _reader(folder: Path) -> Reader | None:

@@ -67,6 +67,12 @@ def test_what_is_missing_is_told(tmp_path, content, reason):
         read_measured(write(tmp_path, content))
 
 
+def test_a_folder_of_results_is_told_apart_from_a_run(tmp_path):
+    write(tmp_path, VLLM)
+    with pytest.raises(SimjaxError, match=r"not a measured run; .*; name the result file of a load generator itself: result\.json"):
+        read_measured(tmp_path)
+
+
 def test_requests_that_failed_or_answered_nothing_are_counted(tmp_path):
     run = read_measured(write(tmp_path, {**VLLM, "output_lens": [64, 0, 200], "errors": ["", "", "timeout"]}))
     assert len(run) == 1 and run.failed == 2

@@ -371,7 +371,8 @@ def test_results_of_a_simulation_are_no_strangers(tmp_path, caplog):
     run = simjax.run(simjax.compose(["workload=trace", f"workload.file={write(tmp_path, SESSIONS, 's.csv')}"]))
     (path := tmp_path / "requests.csv").write_text(requests_frame(run.result.requests, run.result.sessions).to_csv(index=False))
     workload, lines = told(path, caplog)
-    assert lines == [] and waits(workload) == [(0, 2, pytest.approx(29.9, abs=0.1)), (1, 3, pytest.approx(59.9, abs=0.1))]
+    assert lines == [] and waits(workload) == [(0, 2, 0.0), (1, 3, 0.0)]
+    np.testing.assert_allclose(workload.arrival_s, [0.0, 5.0, 30.0, 65.0])  # the same requests again
 
 
 def test_rows_of_several_models_are_told_and_one_can_be_chosen(tmp_path, caplog):
