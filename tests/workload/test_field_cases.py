@@ -97,6 +97,14 @@ def test_block_sizes_are_those_that_fit_all_rows(tmp_path, size, clock, second_s
     assert (trace.reading.tokens_per_id, trace.reading.clock, trace.workload.arrival_s[1]) == (size, clock, second_s)
 
 
+@pytest.mark.parametrize(("gap", "clock"), [(20_000, "ms"), (3, "s")])
+def test_blocks_of_16_are_no_seconds_where_these_would_be_weeks(tmp_path, gap, clock):
+    rows = [{"timestamp": gap * i, "input_length": 32, "output_length": 5, "hash_ids": [i, 90 + i]} for i in range(20)]
+    trace = read_trace(write(tmp_path, rows))
+    assert (trace.reading.tokens_per_id, trace.reading.clock) == (16, clock)
+    assert trace.workload.arrival_s[1] == gap / {"ms": 1000, "s": 1}[clock]
+
+
 def test_files_that_leave_out_the_partial_block_are_read(tmp_path):
     row = {"output_length": 5, "timestamp": 0}
     trace = read_trace(write(tmp_path, [{**row, "input_length": 1000, "hash_ids": [1]}, {**row, "input_length": 600, "hash_ids": [1]}]))
@@ -252,6 +260,15 @@ def test_a_delay_counts_where_a_stamp_is_given_too(tmp_path, own):
     path = write(tmp_path, STAMPED) if own else data_path("cases/mooncake_sessions_delay/with_stamps.jsonl")
     requests = simulated(path)
     assert requests.arrival_s[1] == pytest.approx(requests.finish_s[0] + 5.0) and requests.arrival_s[1] == pytest.approx(11.8, abs=0.05)
+
+
+def test_sessions_without_any_stamp_start_at_once(tmp_path, caplog):
+    rows = [{key: value for key, value in row.items() if key != "timestamp"} for row in DELAYS]
+    workload, lines = told(write(tmp_path, rows), caplog)
+    assert workload.arrival_s.tolist() == [0.0, 0.0, np.inf, np.inf] and waits(workload) == [(0, 2, 5.0), (1, 3, 1.0)]
+    assert lines == ["no timestamp is recorded: all sessions start at once; workload.session_rate=RATE draws their starts"]
+    with pytest.raises(SimjaxError, match=r"no arrivals \(no column timestamp\), only lengths"):
+        read_trace(write(tmp_path, [{"input_length": 5, "output_length": 6}]))
 
 
 SESSIONS = "session,arrival_s,prompt_tokens,output_tokens\na,0,100,10\na,30,250,10\nb,5,100,10\nb,65,300,10\n"

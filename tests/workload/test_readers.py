@@ -79,7 +79,7 @@ def test_equal_json_lists_in_every_row_are_no_numbers(tmp_path):
         read_trace(path)
 
 
-@pytest.mark.parametrize("stamp", ["yesterday", "2023-13-16 18:15:46.0", ""])
+@pytest.mark.parametrize("stamp", ["yesterday", "2023-13-16 18:15:46.0", "2424-11-16 18:15:46.0", ""])
 def test_an_unparsable_date_time_is_an_error_with_its_line(tmp_path, stamp):
     path = write(tmp_path, f"{AZURE}2023-11-16 18:15:46.6805900,374,44\n{stamp},1,2\n")
     with pytest.raises(SimjaxError, match=r"trace\.csv:3: TIMESTAMP"):

@@ -4,7 +4,8 @@ Mooncake's own are in milliseconds, with blocks of 512 tokens. The conversation 
 on 1,180 stamps): replayed unchanged, requests arrive in synchronous groups. `simjax.workload.transform.jitter` undoes that on request.
 
 - A row with `session_id` continues the one before it of the same session: it is sent `delay` milliseconds after that one finished, or,
-  without a delay, at its `timestamp` (when the one before has finished, if that is later).
+  without a delay, at its `timestamp` (when the one before has finished, if that is later). In a file without stamps all sessions start
+  at once.
 - Bailian's (Alibaba) are in seconds, with blocks of 16 tokens; `parent_chat_id` names the request that a row continues (-1: none), which
   must have finished when the row is sent. `vllm bench serve` replays such files (`timed_trace`) with the same clock and blocks.
 
@@ -22,6 +23,7 @@ MOONCAKE = TraceFormat(
     prompt="input_length",
     output="output_length",
     stamps_per_second=1e3,
+    arrival_optional=True,
     prompt_ids="hash_ids",
     tokens_per_id=512,
     block_clocks={16: 1.0},

@@ -77,7 +77,8 @@ def read_trace(path: str | Path, format: str = "auto", on_bad_row: str = "error"
         if options.only_model is not None or options.block_tokens is not None:
             raise SimjaxError(f"{path}: only_model and block_tokens have no effect on the {fmt.name} format; null unsets them")
         return read_sessions(path, fmt.name, options.on_bad_row, options.unanswered)
-    if fmt.arrival not in columns and fmt.calls not in columns:
+    untimed = fmt.arrival not in columns
+    if untimed and fmt.session not in columns:
         raise SimjaxError(f"{path}: no arrivals (no column {fmt.arrival}), only lengths; use it as a source of lengths instead of a trace")
     table = read_table(path, fmt, header, columns, options.on_bad_row, options.unanswered, options.only_model)
     order = relations.session_order(table.extra, fmt, table.stamps)
@@ -101,11 +102,13 @@ def read_trace(path: str | Path, format: str = "auto", on_bad_row: str = "error"
             notes.append(note)
     elif options.block_tokens is not None:
         raise SimjaxError(f"workload.block_tokens={options.block_tokens} has no effect: {path} has no ids of blocks; null unsets it")
-    if options.clock is None:
+    if options.clock is None and not untimed:
         fmt, note = clock_by_blocks(fmt, table.stamps, per_id or fmt.tokens_per_id)
         notes.append(note)
     fmt = fmt if per_id is None else replace(fmt, tokens_per_id=per_id)
-    workload, order = arrange(_workload(path, fmt, table, chained))
+    if untimed:
+        notes.append(f"no {fmt.arrival} is recorded: all sessions start at once; workload.session_rate=RATE draws their starts")
+    workload, order = arrange(_workload(path, fmt, table, chained, untimed))
     notes += implausible(fmt, workload.arrival_s, workload.prompt_tokens.astype(np.int64) + workload.output_tokens)
     reading = replace(table.reading, clock=clock_name(fmt), tokens_per_id=per_id, notes=(*table.reading.notes, *_said(notes)))
     return TraceFile(workload.validate(), table.lines[order], reading)
@@ -127,12 +130,12 @@ def read_lengths(path: str | Path, format: str = "auto", on_bad_row: str = "erro
     return TraceLengths(table.prompt_tokens, table.output_tokens, table.reading)
 
 
-def _workload(path: Path, fmt: TraceFormat, table: Table, chained: relations.Chains | None) -> Workload:
+def _workload(path: Path, fmt: TraceFormat, table: Table, chained: relations.Chains | None, untimed: bool) -> Workload:
     """The requests in the order of the table; those that wait have their recorded arrivals where no pause is recorded."""
     sessions = None if chained is None else chained.sessions
     waits = np.zeros(len(table.lines), bool) if sessions is None else sessions.predecessors > 0
     arrival_s = (table.stamps - table.stamps[~waits].min()) / (fmt.stamps_per_second or 1e9)
-    free = np.zeros(len(table.lines), bool) if chained is None else chained.free & np.isfinite(arrival_s)
+    free = np.zeros(len(table.lines), bool) if chained is None or untimed else chained.free & np.isfinite(arrival_s)
     prefixes = relations.prefixes(table.extra, fmt, table.prompt_tokens, table.output_tokens, chained)
     return Workload(
         arrival_s=np.where(waits & ~free, np.inf, arrival_s),

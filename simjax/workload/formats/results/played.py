@@ -47,8 +47,8 @@ def read_result(path: Path, fmt: TraceFormat, on_bad_row: str, unanswered: str, 
     kept = np.flatnonzero(~bad & ~dropped)
     if not len(kept):
         raise SimjaxError(f"{path}: the trace has no usable request: {int(bad.sum())} malformed and {int(dropped.sum())} failed rows")
-    lengths = [np.clip(values[kept], 1, _MAX_TOKENS).astype(np.int32) for values in (prompt, output)]
-    workload, order = arrange(Workload(arrival_s[kept] - arrival_s[kept].min(), *lengths, source=path.name))
+    prompt, output = (np.clip(values[kept], 1, _MAX_TOKENS).astype(np.int32) for values in (prompt, output))
+    workload, order = arrange(Workload(arrival_s[kept] - arrival_s[kept].min(), prompt, output, source=path.name))
     reading = Reading(
         format=fmt.name,
         rows=len(found.lines),

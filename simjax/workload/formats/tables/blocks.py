@@ -9,7 +9,7 @@ import numpy as np
 from simjax.errors import SimjaxError
 from simjax.workload.formats.base import TraceFormat
 
-_POWERS = 2 ** np.arange(14)
+_POWERS = [2**power for power in range(14)]
 
 
 def tokens_per_id(
@@ -39,7 +39,7 @@ def tokens_per_id(
         return own, f"{wrong} of {len(count)} rows have not one id in {fmt.prompt_ids} for {own} tokens" if wrong else None
     if _fits_all(own, count, tokens):
         return own, None
-    fitting = [int(size) for size in _POWERS if _fits_all(size, count, tokens)]
+    fitting = [size for size in _POWERS if _fits_all(size, count, tokens)]
     if not fitting:
         r = int(np.argmin(_fits(own, count, tokens)))
         raise SimjaxError(

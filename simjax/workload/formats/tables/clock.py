@@ -48,6 +48,8 @@ def clock_by_blocks(fmt: TraceFormat, stamps: np.ndarray, size: int) -> tuple[Tr
     """
     if size != fmt.tokens_per_id and size in fmt.block_clocks:
         found = replace(fmt, stamps_per_second=fmt.block_clocks[size])
+        if _too_slow(stamps / fmt.block_clocks[size]) and not _too_slow(stamps / (fmt.stamps_per_second or 1.0)):
+            return fmt, None  # blocks of the other maker, but stamps that make sense in the format's own unit only
         how = f"as in Bailian's traces with blocks of {size} tokens"
         return found, f"{fmt.arrival} is read as {clock_name(found)}, {how}; workload.trace_clock={clock_name(fmt)} reads {clock_name(fmt)}"
     broken = stamps[np.isfinite(stamps)] % 1.0 != 0.0
@@ -55,6 +57,12 @@ def clock_by_blocks(fmt: TraceFormat, stamps: np.ndarray, size: int) -> tuple[Tr
         ours = clock_name(fmt)
         return fmt, f"{fmt.arrival} has fractions and is read as {ours}, as the {fmt.name} format says; workload.trace_clock=s reads s"
     return fmt, None
+
+
+def _too_slow(arrival_s: np.ndarray) -> bool:
+    """Whether the requests are farther apart than those of a server in use."""
+    known = arrival_s[np.isfinite(arrival_s)]
+    return len(known) > _SOME_REQUESTS and float(np.ptp(known)) / (len(known) - 1) > _LONG_GAP_S
 
 
 def implausible(fmt: TraceFormat, arrival_s: np.ndarray, tokens: np.ndarray) -> list[str]:
@@ -66,7 +74,7 @@ def implausible(fmt: TraceFormat, arrival_s: np.ndarray, tokens: np.ndarray) -> 
     other = "another clock: workload.trace_clock=s, ms, us or ns"
     if span_s > 0 and len(known) > _SOME_REQUESTS and (len(known) - 1) / span_s > _MANY_PER_S:
         lines.append(f"{(len(known) - 1) / span_s:,.0f} requests/s if {fmt.arrival} is in {unit}; it may have {other}")
-    elif span_s > _LONG_SPAN_S or (len(known) > _SOME_REQUESTS and span_s / (len(known) - 1) > _LONG_GAP_S):
+    elif span_s > _LONG_SPAN_S or _too_slow(known):
         span = f"{span_s / 86_400:,.1f} days" if span_s < 2 * 365 * 86_400 else f"{span_s / 86_400 / 365:,.1f} years"
         lines.append(f"{len(known):,} requests in {span} if {fmt.arrival} is in {unit}; it may have {other}")
     if len(tokens) and tokens.max() > _MANY_TOKENS:

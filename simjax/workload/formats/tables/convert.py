@@ -63,7 +63,7 @@ def convert(chunk: Chunk, fmt: TraceFormat, with_arrivals: bool, started: set[An
     no_arrival: dict[int, str] = {}  # faults of the arrival, which may be missing in later rows of a session
     reasons = dict(chunk.broken)  # all other faults
     stamps = np.zeros(rows)
-    if with_arrivals:
+    if with_arrivals and fmt.arrival in chunk.columns:
         stamps = _stamps(fmt, chunk.columns[fmt.arrival], no_arrival)
     prompt = _tokens(fmt.prompt, chunk.columns[fmt.prompt], reasons, np.ones(rows, bool), chunk.places)
     unusable = failed & np.isin(np.arange(rows), [*no_arrival, *reasons])  # it never ran, or nothing is known about what it asked for
@@ -75,7 +75,9 @@ def convert(chunk: Chunk, fmt: TraceFormat, with_arrivals: bool, started: set[An
     labels = extra.get(LABEL)
     for i in range(rows) if labels is not None else no_arrival:
         label = None if labels is None else labels[i]
-        may_lack = label is not None and label in started and _empty(chunk.columns[fmt.arrival][i])
+        may_lack = (
+            label is not None and label in started and _empty(chunk.columns[fmt.arrival][i] if fmt.arrival in chunk.columns else None)
+        )
         if i in no_arrival and i not in chunk.broken and not may_lack:
             reasons[i] = no_arrival[i]  # the arrival is the first fault
         elif i not in reasons and label is not None and not left_out[i]:
@@ -179,7 +181,7 @@ def _tokens(name: str, raw: list[Any], reasons: dict[int, str], wanted: np.ndarr
 def _fault(name: str, raw: Any, fault: str) -> str:
     if raw is None or raw == "":
         return f"{name} is missing"
-    text = str(raw)
+    text = " ".join(str(raw).split())
     return f"{name}={text if len(text) <= 40 else text[:37] + '...'} {fault}"
 
 
@@ -209,4 +211,6 @@ def _datetimes_ns(raw: list[Any]) -> np.ndarray:
     import pandas as pd  # here, not at the top: it takes longer to import than most traces take to read
 
     parsed = pd.to_datetime(pd.Index(raw, dtype=object), format="ISO8601", utc=True, errors="coerce")
-    return pd.DatetimeIndex(parsed).as_unit("ns").asi8
+    index = pd.DatetimeIndex(parsed)
+    representable = (index > pd.Timestamp.min.tz_localize("UTC")) & (index < pd.Timestamp.max.tz_localize("UTC"))  # years 1677 to 2262
+    return index.where(representable).as_unit("ns").asi8

@@ -69,6 +69,8 @@ def read_table(
         wanted = {name: columns.get(name, name) for name in fmt.columns}
     if not with_arrivals:
         wanted = {name: in_file for name, in_file in wanted.items() if name not in fmt.id_columns}
+    if fmt.arrival not in columns:  # the sessions of such a file start at once
+        wanted.pop(fmt.arrival, None)
     of_models = next((name for name in header.columns if name.lower() in _MODEL_COLUMNS), None)
     if of_models is not None:
         wanted[MODEL] = of_models
