@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from simjax.errors import SimjaxError
-from simjax.workload.formats.tables.rows import json_value, user_errors
+from simjax.workload.formats.tables.json_text import json_value
+from simjax.workload.formats.tables.rows import user_errors
 from simjax.workload.formats.tables.text import is_comment, open_text
 
 

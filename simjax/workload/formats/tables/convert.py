@@ -212,5 +212,6 @@ def _datetimes_ns(raw: list[Any]) -> np.ndarray:
 
     parsed = pd.to_datetime(pd.Index(raw, dtype=object), format="ISO8601", utc=True, errors="coerce")
     index = pd.DatetimeIndex(parsed)
-    representable = (index > pd.Timestamp.min.tz_localize("UTC")) & (index < pd.Timestamp.max.tz_localize("UTC"))  # years 1677 to 2262
-    return index.where(representable).as_unit("ns").asi8
+    # Nanoseconds reach from 1677 to 2262.
+    inside = np.asarray(index > pd.Timestamp.min.tz_localize("UTC")) & np.asarray(index < pd.Timestamp.max.tz_localize("UTC"))
+    return pd.DatetimeIndex(index.where(inside)).as_unit("ns").asi8

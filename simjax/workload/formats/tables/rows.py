@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import itertools
-import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from simjax.errors import SimjaxError
+from simjax.workload.formats.tables.json_text import array, json_lines, json_object, whole_json
 from simjax.workload.formats.tables.text import Dialect, dialect_of, is_comment, open_text
 
 _CHUNK_ROWS = 65_536  # keeps a 27-million-row trace within tens of MB of raw strings
@@ -73,11 +73,11 @@ def read_header(path: Path) -> Header:
             raise SimjaxError(f"{path}: the file is empty")
         start = lines[0].lstrip()
         if start.startswith("["):
-            objects = [row for row in _array(path)[:_SNIFFED_LINES] if isinstance(row, dict)]
+            objects = [row for row in array(path)[:_SNIFFED_LINES] if isinstance(row, dict)]
             return Header("array", tuple(dict.fromkeys(key for row in objects for key in row)))
         if start.startswith("{"):
-            objects = [row for row in map(_json_object, lines) if isinstance(row, dict)]
-            if not objects and isinstance(whole := _whole_json(path), dict):
+            objects = [row for row in map(json_object, lines) if isinstance(row, dict)]
+            if not objects and isinstance(whole := whole_json(path), dict):
                 return Header("json", tuple(whole))
             return Header("jsonl", tuple(dict.fromkeys(key for row in objects for key in row)))
         with open_text(path) as text:
@@ -109,7 +109,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         SimjaxError: the file cannot be read, or holds something else.
     """
     with user_errors(path):
-        whole = _whole_json(path)
+        whole = whole_json(path)
     if not isinstance(whole, dict):
         raise SimjaxError(f"{path}: {whole if isinstance(whole, str) else 'not a JSON object'}")
     return whole
@@ -129,36 +129,6 @@ def id_array(value: Any) -> Any:
     except (ValueError, OverflowError):  # ragged, or beyond 64 bits
         return value
     return ids.astype(np.int64) if ids.ndim == 1 and ids.dtype.kind in "iu" else value
-
-
-def json_value(text: str) -> Any:
-    """The value that a text holds.
-
-    Raises:
-        ValueError: the text is not JSON (json.JSONDecodeError), or nested too deeply.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def _whole_json(path: Path) -> Any:
-    """The value in a JSON file, or as text why it is not JSON."""
-    with open_text(path) as text:
-        try:
-            return json_value(text.read())
-        except json.JSONDecodeError as error:
-            return f"not valid JSON at line {error.lineno} column {error.colno}: {error.msg.removesuffix(' at').lower()}"
-        except ValueError as error:
-            return f"not valid JSON: {error}"
-
-
-def _array(path: Path) -> list[Any]:
-    whole = _whole_json(path)
-    if not isinstance(whole, list):
-        raise SimjaxError(f"{path}: {whole}")
-    return whole
 
 
 def _csv_chunks(path: Path, header: Header, columns: Mapping[str, str], ids: tuple[str, ...]) -> Iterator[Chunk]:
@@ -199,7 +169,7 @@ def _numbered(reader: Any, skipped: int, width: int) -> Iterator[tuple[int, list
 
 
 def _json_chunks(path: Path, header: Header, columns: Mapping[str, str], ids: tuple[str, ...]) -> Iterator[Chunk]:
-    numbered = enumerate(_array(path), start=1) if header.container == "array" else _json_lines(path)
+    numbered = enumerate(array(path), start=1) if header.container == "array" else json_lines(path)
     while rows := list(itertools.islice(numbered, _CHUNK_ROWS)):
         chunk = Chunk(lines=[line for line, _ in rows], columns={name: [] for name in columns})
         for i, (_, row) in enumerate(rows):
@@ -211,24 +181,6 @@ def _json_chunks(path: Path, header: Header, columns: Mapping[str, str], ids: tu
                 value = row.get(columns[name])
                 values.append(id_array(value) if name in ids else value)
         yield chunk
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    with open_text(path) as text:
-        for number, line in enumerate(text, start=1):
-            if line.strip() and not is_comment(line):
-                yield number, _json_object(line)
-
-
-def _json_object(line: str) -> dict[str, Any] | str:
-    """The object on a line, or why there is none."""
-    try:
-        row = json_value(line.rstrip("\r\n"))
-    except json.JSONDecodeError as error:
-        return f"not valid JSON at column {error.colno}: {error.msg.removesuffix(' at').lower()}"
-    except ValueError as error:
-        return f"not valid JSON: {error}"
-    return row if isinstance(row, dict) else "not a JSON object"
 
 
 def _parquet_chunks(path: Path, header: Header, columns: Mapping[str, str], ids: tuple[str, ...]) -> Iterator[Chunk]:
