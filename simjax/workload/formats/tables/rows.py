@@ -172,14 +172,15 @@ def _json_chunks(path: Path, header: Header, columns: Mapping[str, str], ids: tu
     numbered = enumerate(array(path), start=1) if header.container == "array" else json_lines(path)
     while rows := list(itertools.islice(numbered, _CHUNK_ROWS)):
         chunk = Chunk(lines=[line for line, _ in rows], columns={name: [] for name in columns})
+        fields = [(in_file, name in ids, chunk.columns[name]) for name, in_file in columns.items()]
         for i, (_, row) in enumerate(rows):
             if not isinstance(row, dict):
                 chunk.broken[i] = row if isinstance(row, str) else "not a JSON object"
                 row = {}
             chunk.keys.update(row)
-            for name, values in chunk.columns.items():
-                value = row.get(columns[name])
-                values.append(id_array(value) if name in ids else value)
+            for in_file, has_ids, values in fields:
+                value = row.get(in_file)
+                values.append(id_array(value) if has_ids else value)
         yield chunk
 
 
