@@ -117,8 +117,8 @@ usage: simjax validate DIR [key=value ...]
 
 DIR holds vllm/{requests.jsonl,meta.json,timeseries.csv} and LLMServingSim's config.json; or trace.csv or trace.csv.gz,
 with server_config.json in it or in the parent directory; or inference-perf's exp-config.yaml and requests.csv.gz.
-DIR may also be a result file of vllm bench serve --save-detailed, guidellm, aiperf or inference-perf; options then state
-what it does not record: device=, model=, cluster.tensor_parallel_size= and scheduler.*.
+DIR may also be a result file of vllm bench serve --save-detailed, guidellm, aiperf or inference-perf; options then
+state what it does not record: device=, model=, cluster.tensor_parallel_size= and scheduler.*.
 """,
         ("cluster.tensor_parallel_size", "profile.file", "profile.bundle_root", "workload.file"),
         "Results: validation.json, summary.json, requests.csv, timeseries.csv, config.yaml, overlay plots.",
