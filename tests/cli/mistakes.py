@@ -38,7 +38,7 @@ OPTIONS = cases(
     run +foo=1
     unknown option 'foo'; known: cluster, device, metrics, model,
     run ++workload.xyz.bar=1
-    unknown option 'workload.xyz'; known: concurrency, cv,
+    unknown option 'workload.xyz'; known: block_tokens, concurrency, cv,
     run foo
     'foo' is not an option of simjax run; options look like key=value (simjax run --help lists them)
     run --foo
@@ -243,7 +243,7 @@ READING = cases(
     run workload=trace workload.file=long.csv
     long.csv: request 0 (100000 prompt + 100000 output tokens) can never be served
     run workload=trace workload.file=other.csv
-    other.csv: cannot tell the format from its columns (a, b, c); known formats: kvcache_tester
+    other.csv: cannot tell the format from its columns (a, b, c); known formats: bailian, inference_perf, kvcache_tester
     run workload=trace workload.file=good.csv workload.format=azzure
     unknown trace format 'azzure'; did you mean azure
     run workload=trace workload.file=good.csv workload.on_bad_row=ignore

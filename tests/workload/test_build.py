@@ -120,11 +120,14 @@ def test_lengths_drawn_from_a_file_stay_pairs_or_are_drawn_apart(trace_file):
 
 def test_left_out_rows_are_told_in_the_log(tmp_path, caplog):
     path = tmp_path / "burst.csv"
-    path.write_text("Timestamp,Request tokens,Response tokens\n1,5,6\n2,0,0\n3,-1,4\n4,5,6\n")
+    path.write_text("Timestamp,Request tokens,Response tokens\n1,5,6\n2,0,0\n3,-1,4\n4,5,6\n5,7,0\n")
+    config = WorkloadConfig(kind="trace", file=str(path), on_bad_row="skip")
     with caplog.at_level(logging.INFO, logger="simjax"):
-        workload = build_workload(WorkloadConfig(kind="trace", file=str(path), on_bad_row="skip"))
-    assert len(workload) == 2
-    assert "1 of 4 rows are malformed and were skipped" in caplog.text and "1 of 4 requests failed" in caplog.text
+        workload = build_workload(config)
+    assert workload.prompt_tokens.tolist() == [5, 5, 7] and workload.output_tokens.tolist() == [6, 6, 1]
+    assert "1 of 5 rows are malformed and were skipped" in caplog.text and "1 of 5 requests failed or answered nothing" in caplog.text
+    assert "1 of 5 requests failed when they were recorded; they are played as load" in caplog.text
+    assert len(build_workload(replace(config, unanswered="drop"))) == 2
 
 
 @pytest.mark.parametrize(
