@@ -3,35 +3,60 @@
 from dataclasses import dataclass
 from typing import Any
 
+from simjax.condition import Condition, is_set, is_unset, needs
 from simjax.option import option, section
 
 KINDS = ("trace", "poisson", "gamma", "weibull", "constant", "pulse", "piecewise", "closed_loop", "sessions")
 """Values of `workload.kind`."""
 THINK_KINDS = ("exponential", "fixed")
 """Values of `workload.think_dist`."""
+DISTRIBUTIONS = ("fixed", "uniform", "lognormal", "zipf", "trace")
+"""Values of the `dist` of lengths."""
 BAD_ROWS = ("error", "skip")
 """Values of `workload.on_bad_row`."""
 
 _OPEN = tuple(kind for kind in KINDS if kind != "closed_loop")
+_PAIRS = is_unset("workload.lengths_file", words="")  # it has both lengths of a request; min and max apply to them
+
+
+def _drawn(*wanted: str) -> tuple[Condition, ...]:
+    """Conditions of an option of the distributions `wanted`."""
+
+    def obstacle(dist: str | None, kind: str) -> str | None:
+        dist = dist or ("trace" if kind == "trace" else "lognormal")
+        return None if dist in wanted or dist not in DISTRIBUTIONS else f"with dist={dist}, only with {' or '.join(wanted)}"
+
+    return Condition(("dist", "workload.kind"), obstacle, ", ".join(wanted)), _PAIRS
+
+
+def _reads(kind: str, *files: str | None) -> bool:
+    return kind == "trace" or any(file is not None for file in files)
+
+
+_READS = needs(
+    ("workload.kind", "workload.lengths_file", *(f"workload.{which}.file" for which in ("prompt", "output", "followup"))),
+    _reads,
+    "without a file of requests or lengths",
+)
 
 
 @dataclass
 class LengthConfig:
     """A distribution of lengths in tokens (of numbers of calls for `turns`)."""
 
-    dist: str | None = option(None, "distribution; unset: a trace's own lengths, else lognormal", "NAME")
-    tokens: int | None = option(None, "fixed: the length")
-    mean: float | None = option(None, "lognormal: mean; give mean or median", "TOKENS")
-    median: float | None = option(None, "lognormal: median", "TOKENS")
-    cv: float | None = option(None, "lognormal: coefficient of variation; give cv or sigma")
-    sigma: float | None = option(None, "lognormal: standard deviation of the logarithm")
-    low: int | None = option(None, "uniform: least length")
-    high: int | None = option(None, "uniform: greatest length")
-    alpha: float | None = option(None, "zipf: exponent; zipf needs max, too")
+    dist: str | None = option(None, "distribution; unset: a trace's own lengths, else lognormal", "NAME", only=(_PAIRS,))
+    tokens: int | None = option(None, "length of all", only=_drawn("fixed"))
+    mean: float | None = option(None, "mean; give mean or median", "TOKENS", only=_drawn("lognormal"))
+    median: float | None = option(None, "median", "TOKENS", only=_drawn("lognormal"))
+    cv: float | None = option(None, "coefficient of variation; give cv or sigma", only=_drawn("lognormal"))
+    sigma: float | None = option(None, "standard deviation of the logarithm", only=_drawn("lognormal"))
+    low: int | None = option(None, "least length", only=_drawn("uniform"))
+    high: int | None = option(None, "greatest length", only=_drawn("uniform"))
+    alpha: float | None = option(None, "exponent; max is needed, too", only=_drawn("zipf"))
     min: int | None = option(None, "lengths are raised to it, those of a trace too")
     max: int | None = option(None, "lengths are cut to it, those of a trace too")
-    file: str | None = option(None, "trace: file whose lengths are drawn", "FILE")
-    format: str = option("auto", "trace: format of the file, as in workload.format")
+    file: str | None = option(None, "file whose lengths are drawn", "FILE", only=_drawn("trace"))
+    format: str = option("auto", "format of the file, as in workload.format", only=(*_drawn("trace"), is_set("file")))
 
 
 @dataclass
@@ -62,8 +87,8 @@ class WorkloadConfig:
     file: str | None = option(
         None, "trace: CSV, JSON Lines or Parquet (gzip too), a session file or a directory of them", "FILE", only_for=("trace",)
     )
-    format: str = option("auto", "format of the trace; auto recognises it")
-    on_bad_row: str = option("error", "malformed rows of traces stop the command, or are skipped and counted")
+    format: str = option("auto", "format of the trace; auto recognises it", only_for=("trace",))
+    on_bad_row: str = option("error", "malformed rows of traces stop the command, or are skipped and counted", only=(_READS,))
     jitter_s: float | None = option(
         None, "moves each arrival by uniform(0, jitter_s) seconds, to undo a quantised clock", only_for=("trace",)
     )
@@ -103,4 +128,4 @@ class WorkloadConfig:
         "FILE",
         only_for=tuple(kind for kind in KINDS if kind != "sessions"),
     )
-    lengths_format: str = option("auto", "format of that file, as in workload.format")
+    lengths_format: str = option("auto", "format of that file, as in workload.format", only=(is_set("lengths_file"),))

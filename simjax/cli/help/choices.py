@@ -95,7 +95,7 @@ def _pauses() -> Sequence[str]:
 
 
 def _distributions() -> Sequence[str]:
-    from simjax.workload.synthetic.draw import DISTRIBUTIONS
+    from simjax.workload.config import DISTRIBUTIONS
 
     return DISTRIBUTIONS
 
