@@ -36,12 +36,16 @@ class SchedulerConfig:
     num_gpu_blocks_override: int | None = option(
         None, "number of KV blocks as vLLM reports it, whatever fits the device", bounds=(2, _INT32)
     )
+    dtype: str | None = option(None, "data type of weights and activations; auto: the checkpoint's, bfloat16 for float32", "NAME")
     kv_cache_dtype: str | None = option(None, "data type of the KV cache; auto: the model's", "NAME")
     enforce_eager: bool | None = option(
         None, "run without CUDA graphs: a step takes no less time than the host needs to launch its kernels"
     )
     cudagraph_mode: str | None = option(
-        None, "steps that CUDA graphs launch: all, those without a prompt (full_decode_only), or none", "NAME", only=(is_unset("enforce_eager"),)
+        None,
+        "steps that CUDA graphs launch: all, those without a prompt (full_decode_only), or none",
+        "NAME",
+        only=(is_unset("enforce_eager"),),
     )
 
 
