@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from simjax.condition import ABSENT, Absent, Condition
 from simjax.errors import SimjaxError
-from simjax.option import Section, walk
+from simjax.option import Option, Section, options, walk
 
 Look = Callable[[str], Any]
 
@@ -123,6 +123,22 @@ def without_effect(found: Iterable[Conditional], look: Look) -> list[str]:
             if blocked is not None:
                 lines.append(f"{equals(one.key, value)} has no effect {blocked[1]}")
     return lines
+
+
+def implausible(kind: type, look: Look) -> list[str]:
+    """One line for each number of the options below a dataclass that lies outside its plausible range."""
+    lines = []
+    for one in _ranged(kind):
+        value = look(one.key)
+        doubt = one.plausible.doubt(one.key, value) if one.plausible is not None and isinstance(value, int | float) else None
+        if doubt is not None:
+            lines.append(doubt)
+    return lines
+
+
+@cache
+def _ranged(kind: type) -> tuple[Option, ...]:
+    return tuple(one for one in options(kind) if one.plausible is not None)
 
 
 def looking_at(config: Any, prefix: str = "") -> Look:

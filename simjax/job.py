@@ -7,11 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from simjax.batch.design import RunOptions, design_of, known_warnings
+from simjax.caveat import grouped
 from simjax.cluster.from_config import build_cluster, latency_source
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import cluster_timing
-from simjax.config.schema import RunConfig, SloConfig
+from simjax.cluster.warnings import idle_router
+from simjax.config.conditional import conditional_options
+from simjax.config.schema import RunConfig, SimulatedConfig, SloConfig
+from simjax.effect import implausible, looking_at, without_effect
 from simjax.engine.host.result import Result
 from simjax.engine.simulate import DEFAULT_MAX_TICKS, simulate
 from simjax.metrics.slo import Slo
@@ -32,8 +36,8 @@ class Run:
         cluster: the instances and their router.
         workload: the requests.
         result: the outcome.
-        warnings: caveats for a reader of the numbers, one line each: flags that vLLM would refuse, and step times used outside what they
-            were measured or calibrated on.
+        warnings: caveats for a reader of the numbers, one line each: options without effect or in doubt, flags that vLLM would refuse, and
+            step times used outside what they were measured or calibrated on; what the step times rest on comes last, in one line.
     """
 
     cluster: ClusterSpec
@@ -76,7 +80,8 @@ def simulate_cluster(
     result = replace(result, sessions=workload.sessions)
     left = LeftRanges()
     left.add(design.calibrated, result)
-    return Run(cluster, workload, result, left.warnings_of_run(known_warnings(cluster.instances, timing, workload.longest_tokens)))
+    known = [*idle_router(cluster, workload), *known_warnings(cluster.instances, timing, workload.longest_tokens)]
+    return Run(cluster, workload, result, grouped(left.warnings_of_run(known)))
 
 
 def service_levels(config: SloConfig) -> Slo | None:
@@ -97,7 +102,7 @@ def run(config: RunConfig, on_progress: Progress | None = None) -> Run:
     """
     cluster = build_cluster(config.model, config.device, config.cluster, config.scheduler)
     workload = build_workload(config.workload)
-    return simulate_cluster(
+    done = simulate_cluster(
         cluster,
         workload,
         latency_source(config.profile),
@@ -107,6 +112,13 @@ def run(config: RunConfig, on_progress: Progress | None = None) -> Run:
         activity=config.sim.activity,
         on_progress=on_progress,
     )
+    return replace(done, warnings=(*about_options(config), *done.warnings))
+
+
+def about_options(config: SimulatedConfig) -> list[str]:
+    """One line for each option of a configuration that has no effect, or whose number was probably given in another unit."""
+    kind, look = type(config), looking_at(config)
+    return [*without_effect(conditional_options(kind), look), *implausible(kind, look)]
 
 
 def _current(name: str) -> Any:

@@ -9,6 +9,7 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
 from simjax.condition import Condition, one_of
+from simjax.plausible import Plausible
 
 _T = TypeVar("_T")
 _PLACEHOLDERS = {int: "N", float: "X", bool: "true|false", str: "TEXT"}
@@ -22,6 +23,7 @@ def option(
     bounds: tuple[int, int] | None = None,
     only_for: tuple[str, ...] = (),
     only: tuple[Condition, ...] = (),
+    plausible: Plausible | None = None,
 ) -> _T:
     """A field that is one option.
 
@@ -32,8 +34,16 @@ def option(
         bounds: least and greatest integer that the option takes.
         only_for: kinds of workload that read the option; none for all of them.
         only: conditions under which the option has effect, in addition to `only_for`.
+        plausible: range in which its number usually lies; a warning names one outside.
     """
-    facts = {"words": words, "shown": shown, "bounds": bounds, "only_for": only_for, "only": _conditions(only_for, only)}
+    facts = {
+        "words": words,
+        "shown": shown,
+        "bounds": bounds,
+        "only_for": only_for,
+        "only": _conditions(only_for, only),
+        "plausible": plausible,
+    }
     if isinstance(default, list | dict):
         return field(default_factory=lambda: deepcopy(default), metadata=facts)  # type: ignore[return-value]
     return field(default=default, metadata=facts)  # type: ignore[return-value]
@@ -59,6 +69,7 @@ class Option:
         default: value of the schema, which a file under conf/ may replace.
         words, shown, only_for: as given to `option`.
         only: conditions under which it has effect.
+        plausible: range in which its number usually lies, None for any.
     """
 
     key: str
@@ -68,6 +79,7 @@ class Option:
     shown: str
     only_for: tuple[str, ...]
     only: tuple[Condition, ...]
+    plausible: Plausible | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,7 @@ def walk(kind: type, prefix: str = "") -> Iterator[Option | Section]:
             yield from walk(bare, f"{key}.")
         else:
             shown = facts["shown"] or _shown(one.name, bare)
-            yield Option(key, bare, _default(one), facts["words"], shown, facts["only_for"], facts["only"])
+            yield Option(key, bare, _default(one), facts["words"], shown, facts["only_for"], facts["only"], facts["plausible"])
 
 
 def options(kind: type) -> list[Option]:

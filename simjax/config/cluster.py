@@ -9,6 +9,7 @@ from typing import Any
 from simjax.condition import is_unset, needs, one_of
 from simjax.config.scheduler import SchedulerConfig
 from simjax.option import option
+from simjax.plausible import Plausible
 
 _NO_FILE = is_unset("cluster.file", words="")
 _NO_GROUPS = is_unset("cluster.groups", words="")
@@ -63,6 +64,7 @@ class ClusterConfig:
     router_staleness_s: float = option(
         0.0,
         "age in seconds at which the router renews its view of the instances; 0: always fresh",
+        plausible=Plausible(1e-4, 300, "seconds (not ms)"),
         only=(one_of("router", *_LOOKING, words=""), _CHOICE),
     )
     groups: list[Any] = option(

@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from simjax.config import calibrate, schema, sweep
 from simjax.config.cluster import ClusterConfig, GroupConfig
-from simjax.config.explain import explain, unknown_option
 from simjax.config.conditional import conditional_options
+from simjax.config.explain import explain, unknown_option
 from simjax.config.scheduler import SchedulerConfig
 from simjax.effect import looking_at, unset_by_choice
 from simjax.errors import SimjaxError

@@ -1,4 +1,4 @@
-"""All options of a schema that have effect under conditions: those that say so, and those that every entry of `cluster.groups` may replace."""
+"""All options of a schema that have effect under conditions: those that state them, and those that `cluster.groups` may replace."""
 
 from __future__ import annotations
 

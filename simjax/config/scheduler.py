@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from simjax.condition import is_unset
 from simjax.option import facts_by_name, option
+from simjax.plausible import Plausible
 
 _INT32 = 2**31 - 1  # the engine counts in int32; step times are tabulated up to max_num_batched_tokens and max_num_seqs
 _NO_BLOCKS = is_unset("num_gpu_blocks_override")
@@ -31,7 +32,12 @@ class SchedulerConfig:
         None, "fraction of the device memory that the instance may use", "SHARE", only=(_NO_BLOCKS, is_unset("kv_cache_memory_bytes"))
     )
     kv_cache_memory_bytes: int | None = option(
-        None, "size of a device's KV cache, instead of what gpu_memory_utilization leaves", "BYTES", bounds=(1, 2**50), only=(_NO_BLOCKS,)
+        None,
+        "size of a device's KV cache, instead of what gpu_memory_utilization leaves",
+        "BYTES",
+        bounds=(1, 2**50),
+        only=(_NO_BLOCKS,),
+        plausible=Plausible(2**20, 2**42, "bytes (not GB)"),
     )
     num_gpu_blocks_override: int | None = option(
         None, "number of KV blocks as vLLM reports it, whatever fits the device", bounds=(2, _INT32)

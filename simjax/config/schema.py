@@ -12,9 +12,11 @@ from simjax.config.scheduler import SchedulerConfig
 from simjax.config.sweep import ObjectiveConfig, SweepConfig
 from simjax.errors import SimjaxError
 from simjax.option import option, section
+from simjax.plausible import Plausible
 from simjax.workload.config import WorkloadConfig
 
 _NO_FILE = is_unset("cluster.file", words="")
+_HOST = Plausible(1e-7, 1, "seconds (not ms or microseconds)")
 FEWEST_DRAWS, MOST_DRAWS = 8, 4_096
 MOST_SEEDS = 256
 """Most workloads of `simjax sensitivity`."""
@@ -31,9 +33,9 @@ class ProfileConfig:
     )
     bundle_root: str | None = option(None, "measured op tables instead, in DIR/<device>/<model>/<variant>/tp<N>", "DIR")
     variant: str = option("bf16", "variant of the op tables", only=(is_set("bundle_root"),))
-    step_s: float | None = option(None, "host seconds of a step that the device does not hide; unset: the profile's")
-    api_pre_s: float | None = option(None, "API seconds of a request before it is queued; unset: the profile's")
-    api_post_s: float | None = option(None, "API seconds of a token on its way to the client; unset: the profile's")
+    step_s: float | None = option(None, "host seconds of a step that the device does not hide; unset: the profile's", plausible=_HOST)
+    api_pre_s: float | None = option(None, "API seconds of a request before it is queued; unset: the profile's", plausible=_HOST)
+    api_post_s: float | None = option(None, "API seconds of a token on its way to the client; unset: the profile's", plausible=_HOST)
     parameters: dict[str, float] = option({}, "parameters on top of the profile: factors on efficiencies, or values instead of its own")
 
 
@@ -73,9 +75,9 @@ class SimConfig:
 class SloConfig:
     """Service levels in seconds that a request must meet to count for goodput; unset ones do not matter."""
 
-    ttft_s: float | None = option(None, "greatest time to first token")
-    tpot_s: float | None = option(None, "greatest mean time per output token")
-    e2e_s: float | None = option(None, "greatest end-to-end latency")
+    ttft_s: float | None = option(None, "greatest time to first token", plausible=Plausible(1e-3, 120, "seconds (not ms)"))
+    tpot_s: float | None = option(None, "greatest mean time per output token", plausible=Plausible(1e-4, 5, "seconds (not ms)"))
+    e2e_s: float | None = option(None, "greatest end-to-end latency", plausible=Plausible(1e-2, 3600, "seconds (not ms)"))
 
     def __post_init__(self) -> None:
         for name in ("ttft_s", "tpot_s", "e2e_s"):

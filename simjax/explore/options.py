@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from simjax.config.compose import compose_config, given_keys, normal, typed, unset
-from simjax.config.explain import explain, group_options
 from simjax.config.conditional import conditional_options
+from simjax.config.explain import explain, group_options
 from simjax.config.schema import RunConfig
 from simjax.effect import Conditional, looking_at, unset_by_choice
 from simjax.errors import SimjaxError

@@ -10,6 +10,7 @@ import yaml
 
 from simjax.documents import once_per_file, read_document
 from simjax.errors import SimjaxError, closest
+from simjax.hardware.ranges import RANGES
 from simjax.hardware.spec import DeviceSpec, LinkSpec, NodeSpec
 from simjax.paths import PROFILES
 
@@ -58,7 +59,7 @@ def _read(path: Path) -> DeviceSpec:
             aliases=tuple(str(alias).lower() for alias in raw["aliases"]),
             memory_bytes=int(_number(raw, "memory_bytes")),
             memory_bandwidth_bytes_per_s=_number(raw, "memory_bandwidth_bytes_per_s"),
-            peak_flops={dtype: float(peak) for dtype, peak in raw["peak_flops"].items()},
+            peak_flops={str(dtype): _peak(str(dtype), peak) for dtype, peak in raw["peak_flops"].items()},
             multiprocessors=int(_number(raw, "multiprocessors")),
             tdp_w=_optional(raw, "tdp_w"),
             idle_w=_optional(raw, "idle_w"),
@@ -78,7 +79,13 @@ def _number(raw: dict[str, Any], key: str) -> float:
         value = -1.0
     if value < 0:
         raise ValueError(f"{key} must be a number that is not negative, got {raw[key]!r}")
+    RANGES[key].check(key, value)
     return value
+
+
+def _peak(dtype: str, peak: Any) -> float:
+    RANGES["peak_flops"].check(f"peak_flops.{dtype}", float(peak))
+    return float(peak)
 
 
 def _optional(raw: dict[str, Any], key: str) -> float | None:
@@ -97,4 +104,4 @@ def _node(raw: dict[str, Any]) -> NodeSpec:
 
 def _link(node: dict[str, Any], key: str) -> LinkSpec:
     raw = node[key]
-    return LinkSpec(_number(raw, "bandwidth_bytes_per_s"), _number(raw, "latency_s"), float(raw.get("endpoint_s", 0.0)))
+    return LinkSpec(_number(raw, "bandwidth_bytes_per_s"), _number(raw, "latency_s"), _optional(raw, "endpoint_s") or 0.0)

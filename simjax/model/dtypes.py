@@ -44,4 +44,5 @@ def check_name(flag: str, name: str, known: tuple[str, ...]) -> None:
         SimjaxError: it has none.
     """
     if name not in known:
-        raise SimjaxError(f"scheduler.{flag}={name}: vLLM's --{flag.replace('_', '-')} has no such type here; {closest(name, list(known))}")
+        hint = closest(name, list(known))
+        raise SimjaxError(f"scheduler.{flag}={name}: not one of vLLM's --{flag.replace('_', '-')} that are simulated; {hint}")

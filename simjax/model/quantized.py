@@ -1,8 +1,8 @@
-"""Quantization of a checkpoint: what its `quantization_config`, or ModelOpt's file beside `config.json`, says in terms of a `ModelSpec`.
+"""Quantization of a checkpoint: what its `quantization_config`, or ModelOpt's file beside `config.json`, means for a `ModelSpec`.
 
-FP8 is simulated for checkpoints whose layers' matrices are all in it, with one scale for a tensor, a channel or a block: a weight is a byte,
-and a matrix product reads bytes and has the FLOP/s of FP8. Scales (a 0.02 % of a matrix in blocks of 128 x 128) and the time in which inputs
-are quantised are left out. All else is refused.
+FP8 is simulated for checkpoints whose layers' matrices are all in it, with one scale for a tensor, a channel or a block: a weight is one
+byte, and a matrix product reads bytes and has the FLOP/s of FP8. The scales (0.02 % of a matrix in blocks of 128 x 128) and the time in
+which inputs are quantised are left out. All else is refused.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from simjax.model.quantized import BESIDE, read_beside
 from simjax.model.spec import ModelSpec
 from simjax.paths import PROFILES
 
-
 _NO_OPERATIONS = ("name", "max_position_embeddings", "sliding_window", "dtype", "quantization", "kv_cache_dtype")
 """Fields of a model that change none of its operations."""
 

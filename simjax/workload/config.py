@@ -5,6 +5,7 @@ from typing import Any
 
 from simjax.condition import Condition, is_set, is_unset, needs
 from simjax.option import option, section
+from simjax.plausible import Plausible
 
 KINDS = ("trace", "poisson", "gamma", "weibull", "constant", "pulse", "piecewise", "closed_loop", "sessions")
 """Values of `workload.kind`."""
@@ -81,6 +82,7 @@ class WorkloadConfig:
     rate: float | None = option(
         None,
         "mean requests/s, or sessions/s that start; a trace is stretched or compressed to it",
+        plausible=Plausible(1e-4, 1e5, "requests/s"),
         only_for=("trace", "poisson", "gamma", "weibull", "constant", "sessions"),
     )
     cv: float | None = option(None, "coefficient of variation of the gaps between arrivals", only_for=("gamma", "weibull"))
@@ -102,7 +104,9 @@ class WorkloadConfig:
     )
     num_sessions: int | None = option(None, "number of sessions; of a trace the first ones", only_for=("sessions", "trace"))
     pulse_size: int | None = option(None, "simultaneous requests of a pulse", only_for=("pulse",))
-    pulse_interval_s: float | None = option(None, "seconds from one pulse to the next", only_for=("pulse",))
+    pulse_interval_s: float | None = option(
+        None, "seconds from one pulse to the next", only_for=("pulse",), plausible=Plausible(1e-3, 86_400, "seconds (not ms)")
+    )
     pulse_count: int | None = option(None, "number of pulses", only_for=("pulse",))
     # Pairs of numbers; as list[list[float]] OmegaConf refuses the integers of [[0, 2]].
     piecewise: list[Any] | None = option(
@@ -110,9 +114,17 @@ class WorkloadConfig:
     )
     concurrency: int | None = option(None, "requests in flight", only_for=("closed_loop",))
     think_s: float | None = option(
-        None, "seconds between an answer and the next request; of sessions the mean", only_for=("closed_loop", "sessions")
+        None,
+        "seconds between an answer and the next request; of sessions the mean",
+        only_for=("closed_loop", "sessions"),
+        plausible=Plausible(1e-3, 86_400, "seconds (not ms)"),
     )
-    ramp_s: float | None = option(None, "seconds over which the first requests are spread", only_for=("closed_loop",))
+    ramp_s: float | None = option(
+        None,
+        "seconds over which the first requests are spread",
+        only_for=("closed_loop",),
+        plausible=Plausible(1e-3, 86_400, "seconds (not ms)"),
+    )
     prompt: LengthConfig = section(LengthConfig, "prompts in tokens; of a session the first prompt")
     output: LengthConfig = section(LengthConfig, "outputs in tokens")
     turns: LengthConfig = section(LengthConfig, "calls of a session", only_for=("sessions",))
