@@ -14,6 +14,9 @@ from simjax.hardware.ranges import RANGES
 from simjax.hardware.spec import DeviceSpec, LinkSpec, NodeSpec
 from simjax.paths import PROFILES
 
+_REQUIRED = ("aliases", "memory_bytes", "memory_bandwidth_bytes_per_s", "peak_flops", "multiprocessors", "node", "sources")
+_REQUIRED_OF_NODE = ("devices_per_node", "intra_link", "inter_link")
+
 
 def load_device(name_or_path: str | Path) -> DeviceSpec:
     """The device of that name (`h100`, `RTXPRO6000`; case, spaces, `-` and `_` do not matter) or YAML file.
@@ -53,6 +56,7 @@ def _read(path: Path) -> DeviceSpec:
     raw = read_document(path, "device file")
     if not isinstance(raw, dict):
         raise SimjaxError(f"device file {path} must hold a mapping like the files in profiles/hardware")
+    _refuse_missing(path, raw)
     try:
         return DeviceSpec(
             name=path.stem,
@@ -70,6 +74,18 @@ def _read(path: Path) -> DeviceSpec:
         raise SimjaxError(f"device file {path}: field {error} is missing") from error
     except (TypeError, ValueError, AttributeError) as error:
         raise SimjaxError(f"device file {path}: {error}") from error
+
+
+def _refuse_missing(path: Path, raw: dict[str, Any]) -> None:
+    """Raise for the fields that the file lacks, all of them at once."""
+    node = raw.get("node")
+    missing = [name for name in _REQUIRED if name not in raw]
+    missing += [f"node.{name}" for name in _REQUIRED_OF_NODE if isinstance(node, dict) and name not in node]
+    if len(missing) == 1:
+        raise SimjaxError(f"device file {path}: field '{missing[0]}' is missing")
+    if missing:
+        names = ", ".join(f"'{name}'" for name in missing)
+        raise SimjaxError(f"device file {path}: fields {names} are missing; profiles/hardware/h100.yaml has all of them")
 
 
 def _number(raw: dict[str, Any], key: str) -> float:

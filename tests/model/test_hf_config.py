@@ -187,7 +187,7 @@ def test_wrappers_whose_text_stack_is_known(outer: str, inner: str, kind: str) -
 
 def test_other_architectures_are_refused_without_advice_to_rename_them() -> None:
     for config in ({"model_type": "qwen3_next"}, {"model_type": "x_vl", "text_config": {"model_type": "qwen3_next"}}):
-        with pytest.raises(SimjaxError, match="'qwen3_next'.* is not supported; known: llama, mistral") as error:
+        with pytest.raises(SimjaxError, match=r"'qwen3_next'.* is not supported; known: llama, mistral") as error:
             from_hf_config(BASE | config)
         assert "did you mean" not in str(error.value)
 
