@@ -19,7 +19,7 @@ from simjax.config.cluster import ClusterConfig, GroupConfig
 from simjax.config.conditional import conditional_options
 from simjax.config.explain import explain, unknown_option
 from simjax.config.scheduler import SchedulerConfig
-from simjax.effect import looking_at, unset_by_choice
+from simjax.effect import conditionals, looking_at, refuse_without_effect, unset_by_choice
 from simjax.errors import SimjaxError
 from simjax.paths import CONF
 from simjax.workload.config import WorkloadConfig
@@ -124,7 +124,7 @@ def group_config(number: int, raw: Any) -> GroupConfig:
     """An entry of `cluster.groups` (a mapping), checked against its schema.
 
     Raises:
-        SimjaxError: it is no mapping, names an unknown key, or has a value of the wrong type.
+        SimjaxError: it is no mapping, names an unknown key, or has a value of the wrong type or without effect.
     """
     where = f"cluster.groups[{number}]"
     if isinstance(raw, GroupConfig):
@@ -136,6 +136,7 @@ def group_config(number: int, raw: Any) -> GroupConfig:
     except OmegaConfBaseException as error:
         raise SimjaxError(explain(GroupConfig, [], error, where)) from error
     assert isinstance(group, GroupConfig)
+    refuse_without_effect(conditionals(GroupConfig, f"{where}."), looking_at(group, f"{where}."))
     return group
 
 

@@ -23,8 +23,7 @@ from simjax.option import Option, options, walk
 FULL = (
     "{model: qwen3-8b, device: h200, tensor_parallel_size: 1, max_num_seqs: 4, max_num_batched_tokens: 64, block_size: 16, "
     "long_prefill_token_threshold: 0, enable_chunked_prefill: true, reserve_full_isl: true, async_scheduling: true, max_model_len: 900, "
-    "enable_prefix_caching: false, gpu_memory_utilization: 0.9, kv_cache_memory_bytes: 99999999, num_gpu_blocks_override: 99, dtype: auto, "
-    "kv_cache_dtype: auto, enforce_eager: false, cudagraph_mode: none}"
+    "enable_prefix_caching: false, gpu_memory_utilization: 0.9, dtype: auto, kv_cache_dtype: auto, cudagraph_mode: none}"
 )
 CONTEXTS = [
     [],
@@ -34,6 +33,8 @@ CONTEXTS = [
     ["workload.lengths_file=x.csv"],
     ["cluster.file=x.json"],
     [f"cluster.groups=[{FULL}]"],
+    ["cluster.groups=[{enforce_eager: true, kv_cache_memory_bytes: 99999999}]"],
+    ["cluster.groups=[{num_gpu_blocks_override: 99}]"],
     ["scheduler.num_gpu_blocks_override=9"],
     ["scheduler.kv_cache_memory_bytes=99999999"],
     ["scheduler.enforce_eager=true"],
@@ -74,6 +75,13 @@ def test_every_option_with_a_condition_is_refused_where_it_does_not_hold(one: Co
     with pytest.raises(SimjaxError, match=r" has no effect ") as error:
         simjax.compose([*CONTEXTS[hindered[0]], word])
     assert str(error.value).startswith(one.key)
+
+
+def test_flags_of_a_group_are_checked_among_themselves() -> None:
+    with pytest.raises(
+        SimjaxError, match=r"^cluster\.groups\[1\]\.gpu_memory_utilization=0\.8 has no effect with num_gpu_blocks_override=9"
+    ):
+        simjax.compose(["cluster.groups=[{},{gpu_memory_utilization: 0.8, num_gpu_blocks_override: 9}]"])
 
 
 def test_an_option_of_another_distribution_is_refused() -> None:
