@@ -66,9 +66,9 @@ def build_cluster(model: str, device: str, cluster: ClusterConfig, scheduler: Sc
     if cluster.file is not None:
         if cluster.groups:
             raise SimjaxError("cluster.file and cluster.groups are both set; the cluster comes from one of them")
-        instances = read_cluster(Path(cluster.file), limits)
-        _refuse_overridden(limits, instances)
-        return behind(instances)
+        of_file = read_cluster(Path(cluster.file), limits)
+        _refuse_overridden(limits, of_file)
+        return behind(of_file)
     if not cluster.groups:
         if cluster.instances < 1:
             raise SimjaxError(f"cluster.instances={cluster.instances}: it must be at least 1")
