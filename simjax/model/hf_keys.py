@@ -24,7 +24,7 @@ _IDLE = """
     norm_topk_prob output_router_logits router_aux_loss_coef router_jitter_noise input_jitter_noise
     image_token_id image_token_index video_token_id vision_start_token_id vision_end_token_id vision_token_id video_token_index
     projector_hidden_act multimodal_projector_bias spatial_merge_size vision_feature_layer vision_feature_select_strategy
-    image_seq_length ignore_index return_dict output_attentions output_hidden_states is_encoder_decoder problem_type task_specific_params
+    image_seq_length ignore_index return_dict output_attentions output_hidden_states problem_type task_specific_params
     id2label label2id finetuning_task torchscript use_bfloat16 chunk_size_feed_forward pruned_heads prefix
 """
 _KNOWN = frozenset(_READ.split()) | frozenset(_IDLE.split())
