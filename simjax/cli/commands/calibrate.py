@@ -5,6 +5,7 @@ from __future__ import annotations
 from simjax.cli.output import console, moving_bar, results_in, say, use_compilation_cache, warn
 from simjax.config.calibrate import CalibrateConfig
 from simjax.errors import PoorFitError, SimjaxError
+from simjax.files import write_file, write_json
 
 
 def execute(config: CalibrateConfig, as_yaml: str) -> None:
@@ -18,7 +19,6 @@ def execute(config: CalibrateConfig, as_yaml: str) -> None:
     use_compilation_cache()
     from simjax.calibrate.job import calibrate
     from simjax.calibrate.report import report_of, tables
-    from simjax.metrics import write_json
 
     with results_in(config.out, "calibrate") as out:
         with moving_bar("reading the measured runs, compiling the simulator") as move:
@@ -28,7 +28,7 @@ def execute(config: CalibrateConfig, as_yaml: str) -> None:
                 lambda step, most, loss: move(description="fitting", completed=step, total=most, count=f"loss {loss:,.1f}"),
             )
         write_json(report_of(done), out / "calibration.json")
-        (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
+        write_file(out / "config.yaml", as_yaml)
         if config.plots:
             from simjax.plot.calibration import plot_calibration
 

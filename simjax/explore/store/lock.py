@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simjax.errors import SimjaxError
+from simjax.files import NO_FOLLOW, refuse_links
 
 try:
     import fcntl
@@ -35,12 +36,15 @@ class DirectoryLock:
         try:
             self._file: int | None = self._take()
         except OSError as error:
-            raise SimjaxError(f"{path}: cannot write it: {error.strerror}") from error
+            why = "it is a symbolic link; remove it" if path.is_symlink() else error.strerror
+            raise SimjaxError(f"{path}: cannot write it: {why}") from error
 
     def _take(self) -> int:
         while True:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o644)
             try:
+                if _same_file(file, self.path):
+                    refuse_links(file, self.path)
                 self._lock(file)
                 if _same_file(file, self.path):  # else its holder removed it between our opening and locking
                     os.ftruncate(file, 0)
