@@ -25,8 +25,8 @@ _BINARY = getattr(os, "O_BINARY", 0)
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
-_unfinished: set[Path] = set()
-"""Temporary files of this process, for `remove_unfinished`."""
+temporary: set[Path] = set()
+"""Files of this process that are not to outlive it."""
 
 
 def write_file(path: str | Path, content: str | bytes, *, sync: bool = False) -> None:
@@ -45,7 +45,7 @@ def write_file(path: str | Path, content: str | bytes, *, sync: bool = False) ->
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     with writing(path):
         mode = _mode_of(path)
-        _unfinished.add(unfinished)
+        temporary.add(unfinished)
         try:
             unfinished.unlink(missing_ok=True)  # of a killed process that had this number
             file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW | _BINARY, 0o666)
@@ -60,7 +60,7 @@ def write_file(path: str | Path, content: str | bytes, *, sync: bool = False) ->
         finally:
             with suppress(OSError):
                 unfinished.unlink(missing_ok=True)
-            _unfinished.discard(unfinished)
+            temporary.discard(unfinished)
 
 
 def _mode_of(path: Path) -> int | None:
@@ -80,9 +80,9 @@ def _mode_of(path: Path) -> int | None:
     return stat.S_IMODE(found.st_mode)
 
 
-def remove_unfinished() -> None:
+def remove_temporary() -> None:
     """Remove the temporary files of this process, which is about to end at once."""
-    for path in list(_unfinished):
+    for path in list(temporary):
         with suppress(OSError):
             path.unlink(missing_ok=True)
 

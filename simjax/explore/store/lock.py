@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simjax.errors import SimjaxError
-from simjax.files import NO_FOLLOW, refuse_links
+from simjax.files import NO_FOLLOW, refuse_links, temporary
 
 try:
     import fcntl
@@ -50,6 +50,7 @@ class DirectoryLock:
                     os.ftruncate(file, 0)
                     os.lseek(file, 0, os.SEEK_SET)
                     os.write(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+                    temporary.add(self.path)
                     return file
             except BaseException:
                 os.close(file)
@@ -80,6 +81,7 @@ class DirectoryLock:
                 self.path.unlink()  # before the lock ends: afterwards the file may belong to another process
             os.close(self._file)
             self._file = None
+            temporary.discard(self.path)
 
 
 def _same_file(file: int, path: Path) -> bool:

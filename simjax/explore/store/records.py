@@ -27,8 +27,11 @@ def records(content: bytes) -> Iterator[bytes]:
 
 
 def cells(record: bytes) -> list[str]:
-    """The cells of a record."""
-    return next(csv.reader([record.decode(errors="replace")]))
+    """The cells of a record; none if it is no CSV."""
+    try:
+        return next(csv.reader([record.decode(errors="replace")]), [])
+    except csv.Error:
+        return []
 
 
 CHECK = "crc32"

@@ -16,6 +16,7 @@ from simjax.explore.store.manifest import check_header
 from simjax.explore.store.records import CHECK, records, unsealed
 from simjax.explore.store.results_file import CHANGED
 from simjax.files import read_bytes, text_of_cell
+from simjax.metrics.rows import METRICS
 
 
 def read_results(directory: str | Path) -> pd.DataFrame:
@@ -43,6 +44,9 @@ def read_results(directory: str | Path) -> pd.DataFrame:
         raise SimjaxError(
             f"{path}: {RESULTS} is damaged: column 'point' must hold numbers of points; remove the lines in which it does not"
         )
+    for name in (name for name in METRICS if name in table.columns):
+        if table[name].dtype == object and (words := [value for value in table[name] if value is not None and value == value]):
+            raise SimjaxError(f"{path}: {RESULTS} is damaged: {name} must hold numbers, not {str(words[0])[:40]!r}")
     if "reason" in table.columns:
         table["reason"] = [text_of_cell(reason) if isinstance(reason, str) else reason for reason in table["reason"]]
     return table.drop_duplicates("point", keep="last").sort_values("point", ignore_index=True).astype({"point": "int64"})
