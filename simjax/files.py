@@ -6,6 +6,7 @@ itself replaced: a folder of results from somebody else may hold links to files 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has neither it nor links that everybody may make
 _BINARY = getattr(os, "O_BINARY", 0)
+_CHUNK = 2**20  # bytes read at once
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -161,6 +163,25 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SimjaxError(f"{path}: cannot read it: {error.strerror}") from error
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, or of the files in a folder with their names.
+
+    Raises:
+        SimjaxError: a file cannot be read.
+    """
+    found = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(inner for inner in path.rglob("*") if inner.is_file()):
+        if file != path:
+            found.update(str(file.relative_to(path)).encode() + b"\0")
+        try:
+            with file.open("rb") as content:
+                while chunk := content.read(_CHUNK):
+                    found.update(chunk)
+        except OSError as error:
+            raise SimjaxError(f"{file}: cannot read it: {error.strerror}") from error
+    return found.hexdigest()
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:

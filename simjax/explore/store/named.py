@@ -6,7 +6,6 @@ sweep began, with the content that they had then.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +15,10 @@ from simjax.errors import SimjaxError
 from simjax.explore.from_config import base_of
 from simjax.explore.points import Points
 from simjax.explore.values import plain, read_override, shortened
+from simjax.files import sha256_of
 
 _REFERENCE = re.compile(r"\$\{\.*\w+(\.\w+|\[\w+\])*\}")  # to another option; whatever else is interpolated reads more than that
 _GROUPS = ("cluster", "scheduler", "workload")
-_CHUNK = 2**20
 
 
 def named_files(base: Sequence[str], points: Points) -> dict[str, str]:
@@ -31,7 +30,7 @@ def named_files(base: Sequence[str], points: Points) -> dict[str, str]:
     for text in sorted(_texts(base, points)):
         path = _path(text)
         if path is not None and (path.is_file() or path.is_dir()):
-            found[text] = _sha256(path)
+            found[text] = sha256_of(path)
     return found
 
 
@@ -62,7 +61,7 @@ def check_recorded(file: Path, info: Mapping[str, Any], points: Points) -> None:
             continue  # whoever reads it says so
         if text not in info["files"] or not (path.is_file() or path.is_dir()):
             raise SimjaxError(f"{file}: it names {text}, which was not there when the sweep began; sweep anew, with the file or without it")
-        if info["files"][text] != _sha256(path):
+        if info["files"][text] != sha256_of(path):
             raise SimjaxError(f"{text}: changed since the sweep in {file.parent} began; put it back, or sweep anew in another directory")
 
 
@@ -98,18 +97,3 @@ def _path(text: str) -> Path | None:
         return path if path.exists() and (path.name != text or not path.is_dir()) else None
     except (OSError, ValueError, RuntimeError):
         return None
-
-
-def _sha256(path: Path) -> str:
-    """The hash of a file, or of the files in a folder with their names."""
-    found = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(inner for inner in path.rglob("*") if inner.is_file()):
-        if file != path:
-            found.update(str(file.relative_to(path)).encode() + b"\0")
-        try:
-            with file.open("rb") as content:
-                while chunk := content.read(_CHUNK):
-                    found.update(chunk)
-        except OSError as error:
-            raise SimjaxError(f"{file}: cannot read it: {error.strerror}") from error
-    return found.hexdigest()
