@@ -2,6 +2,7 @@
 
 import ast
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,9 @@ import simjax
 from simjax.documents import read_document, with_digest
 from simjax.errors import SimjaxError
 from simjax.files import append_file, cell, text_of_cell, write_file, write_json, write_table
+from simjax.metrics.files import write_results
+from simjax.workload import read_trace
+from tests.metrics.factory import two_sessions
 
 PACKAGE = Path(simjax.__file__).parent
 WRITERS = {"write_text", "write_bytes", "to_csv", "to_json", "savefig", "savez", "savez_compressed", "savetxt", "touch", "truncate"}
@@ -27,7 +31,7 @@ def stray_writers(source: str) -> list[str]:
         name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
         of = called.value.id if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) else ""
         target = ast.unparse(node.args[0]) if node.args else ""
-        in_memory = name in ("to_csv", "savefig") and (not node.args or target in ("drawn", "file"))
+        in_memory = name in ("to_csv", "savefig", "savez") and (not node.args or target in ("drawn", "packed"))
         modes = [x.value for x in [*node.args, *(k.value for k in node.keywords if k.arg == "mode")] if isinstance(x, ast.Constant)]
         opened = name == "open" and any(isinstance(mode, str) and len(mode) <= 3 and set(mode) & set("wax+") for mode in modes)
         wrote = name in WRITERS and isinstance(called, ast.Attribute) and not in_memory
@@ -127,6 +131,17 @@ def test_formulas_are_no_cells(tmp_path: Path) -> None:
     assert [text_of_cell(name) for name in read["session"]] == names
     assert not [name for name in read["session"] if name[:1] in tuple("=@\t") or name in ("+1+2", "-cmd")]
     assert set(read["x"]) == {"-1.5"}
+
+
+def test_names_of_sessions_come_back_as_they_were(tmp_path: Path) -> None:
+    result = two_sessions()
+    names = ("=cmd|' /C calc'!A0", "'@plain")
+    write_results(replace(result, sessions=replace(result.sessions, names=names)), tmp_path)
+    for file in ("requests.csv", "sessions.csv"):
+        cells = set(pd.read_csv(tmp_path / file, dtype=str)["session"])
+        assert cells == {"'=cmd|' /C calc'!A0", "''@plain"}
+    read = read_trace(tmp_path / "requests.csv", format="plain").workload.sessions
+    assert read is not None and set(read.names) == set(names)
 
 
 def test_a_changed_document_is_noticed(tmp_path: Path) -> None:

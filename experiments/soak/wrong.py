@@ -29,7 +29,7 @@ WRONG = {
     dict: ("[1]", "7"),
 }
 TRACE = "arrival_s,prompt_tokens,output_tokens\n0,10,10\n1,3,2\n2,30,4\n"
-ROW = '{"timestamp": 0, "input_length": 30, "output_length": 4, "hash_ids": [0]}\n'
+ROW = '{"timestamp": 0, "input_length": 31, "output_length": 4, "hash_ids": [0]}\n'
 FILES = {  # name: content, and the words that read it
     "t.csv": (TRACE, ["trace", "describe", "t.csv", "out=o"]),
     "t.jsonl": (ROW * 3, ["trace", "describe", "t.jsonl", "out=o"]),
@@ -40,7 +40,7 @@ FILES = {  # name: content, and the words that read it
         '{"nodes": [{"instances": [{"model_name": "meta-llama/Llama-3.1-8B", "hardware": "H100", "npu_num": 1}]}]}',
         ["run", "cluster.file=c.json", *QUICK, "out=o"],
     ),
-    "points.csv": ("workload.rate\n2\n4\n", ["run", "-m", "sweep.points=points.csv", *QUICK, "sweep.dry_run=true"]),
+    "points.csv": ("workload.rate\n1\n4\n", ["run", "-m", "sweep.points=points.csv", *QUICK, "sweep.dry_run=true"]),
 }
 DAMAGES = ("empty", "binary", "cut", "deep", "nan", "huge", "utf16", "folder", "missing", "list", "text", "loop", "nul", "long line")
 

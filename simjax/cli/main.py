@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +40,8 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("profile", "fit"): Command("fit", "simjax.cli.commands.fit", ("bundle",)),
 }
 _MULTIRUN = ("-m", "--multirun")
+_MOST_DIGITS = 400  # no float has more
+_HUGE = re.compile(rf"\d{{{_MOST_DIGITS + 1}}}")
 _HYDRAS_CFG = ("job", "hydra", "all")
 
 
@@ -131,6 +134,8 @@ def _execute(words: tuple[str, ...], rest: list[str]) -> None:
     for word in rest:
         if word in _MULTIRUN:
             continue
+        if _HUGE.search(word):
+            raise SimjaxError(f"{word.partition('=')[0][:100]}: a number of more than {_MOST_DIGITS} digits")
         if not _is_option(word) and not word.startswith("-") and free:
             word = f"{free.pop(0)}={format_value(word)}"
         elif not _is_option(word):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from simjax.files import text_of_cell
 from simjax.workload.contents import tree
 from simjax.workload.contents.prefixes import Prefixes
 from simjax.workload.contents.radix import from_blocks, from_history, from_keys
@@ -34,7 +35,7 @@ def sessions(extra: Extra, fmt: TraceFormat, lines: np.ndarray) -> Sessions | No
         turn[i] = turn[before[i]] + 1
     pause = np.array(extra.get(DELAY, np.zeros(len(labels))))
     delay_s = pause[before[waits]] if fmt.session is None else pause[waits]  # given as the pause after a call, or before one
-    names = tuple(label if isinstance(label, str) else label[1] for label in numbers)
+    names = tuple(text_of_cell(label) if isinstance(label, str) else label[1] for label in numbers)
     return from_waits(session, names, turn, before[waits], waits, delay_s)
 
 
