@@ -71,12 +71,14 @@ def run(soak: Soak, count: int, seed: int) -> None:
         if process.returncode == 0 or sent_at - began < wait - 0.01:
             lengths[name] = sent_at - began
             soak.count("interrupts_after_the_end")
+        elif process.returncode == -sent and not err:  # as the signal itself ends a program; nothing has begun
+            soak.count("interrupts_before_simjax_listens")
         else:
             told = err.splitlines()[-1:] and err.splitlines()[-1].startswith(("simjax: interrupted; ", "simjax: terminated; "))
             soak.count("interrupts_without_their_line", not told or process.returncode != 128 + sent, what)
             soak.figures["interrupts_slowest_s"] = max(soak.figures["interrupts_slowest_s"], round(took))
         soak.count("interrupts_with_traceback", "Traceback" in err or "internal error" in err, what)
-        soak.count("interrupts_that_crash", process.returncode < 0, what)
+        soak.count("interrupts_that_crash", process.returncode < 0 and process.returncode != -sent, what)
         left = [str(path) for path in soak.work.rglob("*") if path.name.endswith((".unfinished", ".lock")) and path.name[0] in ".s"]
         soak.count("interrupts_with_files_left_behind", bool(left), f"{what}: {left}")
         soak.check_outside(what)
