@@ -50,9 +50,7 @@ def run(soak: Soak, count: int, seed: int) -> None:
     draw = random.Random(seed)
     options = [*_options(draw)]
     draw.shuffle(options)
-    files = [
-        (name, damage) for name in FILES for damage in DAMAGES if (name, damage) != ("points.csv", "nan")
-    ]  # a point, if an invalid one
+    files = [(name, damage) for name in FILES for damage in DAMAGES if (name, damage) != ("points.csv", "nan")]
     draw.shuffle(files)
     for number in range(count):
         soak.count("mistakes")

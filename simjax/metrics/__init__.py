@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from simjax.metrics.files import write_json as write_json
     from simjax.metrics.files import write_results as write_results
     from simjax.metrics.latency import Latencies as Latencies
     from simjax.metrics.latency import latencies as latencies
@@ -26,9 +27,10 @@ _PUBLIC = {
     "summarize": "summary",
     "summary_table": "table",
     "timeline": "timeseries",
+    "write_json": "files",
     "write_results": "files",
 }
-__all__ = ["Latencies", "Slo", "goodput", "latencies", "summarize", "summary_table", "timeline", "write_results"]
+__all__ = ["Latencies", "Slo", "goodput", "latencies", "summarize", "summary_table", "timeline", "write_json", "write_results"]
 
 
 def __getattr__(name: str) -> Any:
