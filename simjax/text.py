@@ -22,3 +22,8 @@ def ranges(numbers: Iterable[int]) -> str:
             found.append((number, number))
     said = [str(first) if first == last else f"{first}-{last}" for first, last in found[:_RANGES]]
     return ", ".join([*said, *([f"and {len(found) - _RANGES:,} more ranges"] if len(found) > _RANGES else [])])
+
+
+def printable(text: str) -> str:
+    """A text whose control characters, which a terminal would obey, are written as escapes; line breaks and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)

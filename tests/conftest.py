@@ -38,6 +38,8 @@ LONGEST = (
     "tests/test_notebooks.py",
     "tests/test_readme.py",
     "tests/calibrate/test_points.py",
+    "tests/test_soak_mistakes.py",
+    "tests/cli/test_foreign.py",
     "tests/cli/test_run.py",
     "tests/cli/test_calibrate.py",
     "tests/cli/test_multirun.py",

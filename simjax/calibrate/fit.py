@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 
 from simjax.calibrate.space import Space
 from simjax.calibrate.targets.measured_run import Target
+from simjax.checkpoint import NoCheckpoint
 from simjax.errors import SimjaxError
 from simjax.latency.parameters import with_parameters
 from simjax.latency.profile import LatencyProfile
@@ -103,6 +104,7 @@ def fit(
     space: Space,
     options: FitOptions | None = None,
     on_progress: Progress | None = None,
+    checkpoint: NoCheckpoint | None = None,
 ) -> Fit:
     """Fit the free parameters of a profile.
 
@@ -112,11 +114,12 @@ def fit(
         space: the free parameters and their priors.
         options: options of the search.
         on_progress: called with (trial steps, most trial steps, best loss).
+        checkpoint: the state of an interrupted fit, and where that of this one is kept.
 
     Raises:
         SimjaxError: the loss is not a number where the fit begins.
     """
-    o = options or FitOptions()
+    o, kept = options or FitOptions(), checkpoint or NoCheckpoint()
     with jax.enable_x64(True):
         began = time.perf_counter()
         both = with_jacobian(residual_function(targets, profile, space))
@@ -125,7 +128,12 @@ def fit(
         history: list[float] = []
         best, since, steps = np.full(o.starts, np.inf), np.zeros(o.starts, int), 0
         loss_before = np.inf
-        for steps in range(1, o.max_steps + 1):
+        if (state := kept.load()) is not None:
+            solve.restore(state)
+            best, since, steps = state["best"], state["since"], int(state["steps"])
+            history, loss_before = state["history"].tolist(), float(state["loss_before"])
+        while steps < o.max_steps and not (steps and (since >= o.patience).all()):
+            steps += 1
             losses = solve.step(since < o.patience)
             if steps == 1:
                 loss_before = finite_start(float(losses[0]))
@@ -134,8 +142,7 @@ def fit(
             history.append(float(best.min()))
             if on_progress is not None:
                 on_progress(steps, o.max_steps, history[-1])
-            if (since >= o.patience).all():
-                break
+            kept.save(steps, best=best, since=since, history=history, loss_before=loss_before, **solve.state())
         at = np.asarray(solve.u[int(np.argmin(best))])
         residuals, jacobian = (np.asarray(x) for x in solve.evaluate(jnp.asarray(at)))
     loss = 0.5 * float(residuals @ residuals)
@@ -204,6 +211,34 @@ class _Solver:
                 self.u[k], self._states[k], loss = self._one(self.u[k], self._states[k])
                 self._losses[k] = float(loss)
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="simjax")
+        try:
             list(pool.map(step, np.flatnonzero(active).tolist()))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # after an interrupt, steps that still run are not waited for
         return self._losses.copy()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that the next steps depend on, as arrays."""
+        found = {f"u{k}": np.asarray(u) for k, u in enumerate(self.u)} | {"losses": self._losses}
+        for k, state in enumerate(self._states):
+            found |= {f"s{k}_{name}": leaf for name, leaf in leaves_of(state).items()}
+        return found
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take over what `state` gave."""
+        for k in range(len(self.u)):
+            self.u[k] = jnp.asarray(arrays[f"u{k}"])
+            self._states[k] = with_leaves(self._states[k], {name: arrays[f"s{k}_{name}"] for name in leaves_of(self._states[k])})
+        self._losses = arrays["losses"].copy()
+
+
+def leaves_of(tree: Any) -> dict[str, np.ndarray]:
+    """The arrays of a tree by their places."""
+    return {str(k): np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(tree)) if isinstance(leaf, jax.Array)}
+
+
+def with_leaves(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """A tree with these arrays, which `leaves_of` gave, in their places."""
+    leaves, kind = jax.tree.flatten(tree)
+    return jax.tree.unflatten(kind, [jnp.asarray(arrays[str(k)]) if str(k) in arrays else leaf for k, leaf in enumerate(leaves)])

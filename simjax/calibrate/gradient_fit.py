@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simjax.calibrate.fit import Fit, FitOptions, Progress, finite_start, residual_function, with_jacobian
+from simjax.calibrate.fit import Fit, FitOptions, Progress, finite_start, leaves_of, residual_function, with_jacobian, with_leaves
 from simjax.calibrate.space import Space
 from simjax.calibrate.targets.measured_run import Target
+from simjax.checkpoint import NoCheckpoint
 from simjax.latency.profile import LatencyProfile
 
 ADAM_RATE = 0.1  # prior standard deviations a step
@@ -27,6 +28,7 @@ def fit_by_gradient(
     options: FitOptions,
     method: str,
     on_progress: Progress | None = None,
+    checkpoint: NoCheckpoint | None = None,
 ) -> Fit:
     """As `simjax.calibrate.fit.fit`, from the prior's median only; method is "lbfgs" or "adam".
 
@@ -60,8 +62,14 @@ def fit_by_gradient(
         state = optimizer.init(u)
         state = like(state, state)
         best, best_u, history, since, most = np.inf, u, [], 0, STEPS_PER_TRIAL[method] * options.max_steps
-        steps, before = 0, np.inf
-        for steps in range(1, most + 1):
+        steps, before, patience = 0, np.inf, STEPS_PER_TRIAL[method] * options.patience
+        kept = checkpoint or NoCheckpoint()
+        if (arrays := kept.load()) is not None:
+            u, best_u, best, before = jnp.asarray(arrays["u"]), arrays["best_u"], float(arrays["best"]), float(arrays["before"])
+            state = with_leaves(state, {name: arrays[f"s_{name}"] for name in leaves_of(state)})
+            steps, since, history = int(arrays["steps"]), int(arrays["since"]), arrays["history"].tolist()
+        while steps < most and not (steps and since >= patience):
+            steps += 1
             here = u
             u, state, value = step(u, state)
             before = finite_start(float(value)) if steps == 1 else before
@@ -71,10 +79,11 @@ def fit_by_gradient(
             history.append(best)
             if on_progress is not None:
                 on_progress(steps, most, best)
-            if since >= STEPS_PER_TRIAL[method] * options.patience:
-                break
+            numbers = {"best": best, "before": before, "since": since, "history": history}
+            leaves = {f"s_{name}": leaf for name, leaf in leaves_of(state).items()}
+            kept.save(steps, u=np.asarray(u), best_u=np.asarray(best_u), **numbers, **leaves)
         both = jax.jit(with_jacobian(residual_function(targets, profile, space)))
-        r, jacobian = (np.asarray(x) for x in both(best_u))
+        r, jacobian = (np.asarray(x) for x in both(jnp.asarray(best_u)))
     at = np.asarray(best_u)
     seconds = time.perf_counter() - began
     return Fit(at, 0.5 * float(r @ r), before, r, jacobian, np.array([best]), steps, seconds, history)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,12 +26,14 @@ from simjax.calibrate.targets.measured_run import LossWeights, RunTarget, Target
 from simjax.calibrate.targets.points import MeanPoint, read_points
 from simjax.calibrate.targets.points_target import PointsTarget
 from simjax.calibrate.targets.tables_target import TablesTarget
+from simjax.checkpoint import Checkpoint, NoCheckpoint
 from simjax.cluster.from_config import latency_source
 from simjax.cluster.latency_source import HOST_TIMES, LatencySource
 from simjax.cluster.spec import ClusterSpec, InstanceSpec
 from simjax.config.calibrate import CalibrateConfig, ParameterConfig
 from simjax.config.schema import ProfileConfig
 from simjax.errors import SimjaxError
+from simjax.files import sha256_of
 from simjax.hardware import DeviceSpec, load_device
 from simjax.job import Run, simulate_cluster
 from simjax.latency.parameters import with_parameters
@@ -99,13 +103,16 @@ class Calibrated:
     problems: tuple[str, ...]
 
 
-def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress | None = None) -> Calibrated:
+def calibrate(
+    config: CalibrateConfig, profile_path: Path, on_progress: Progress | None = None, state_path: Path | None = None
+) -> Calibrated:
     """Fit a profile to measured runs and write it.
 
     Args:
         config: measurements, parameters and options of the fit.
         profile_path: file to which the profile is written; the scores are those of the numbers in that file.
         on_progress: called with (trial steps, most trial steps, best loss).
+        state_path: file in which the state of the fit is kept until its end; the same call goes on from it after an interrupt.
 
     Raises:
         SimjaxError: a run, a profile or an option is missing or malformed, or the runs are not of one device.
@@ -128,7 +135,8 @@ def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress
     others += [PointsTarget.of(points, base)] if points else []
     if not targets and not others:
         raise SimjaxError("nothing to fit to: give measured=[DIR,...], tables=[DIR,...] or points.file=FILE")
-    found = _fit(targets, others, base, space, config, on_progress)
+    checkpoint = NoCheckpoint() if state_path is None else Checkpoint(state_path, _problem(config, base, space))
+    found = _fit(targets, others, base, space, config, on_progress, checkpoint)
     posterior = laplace(found, sum(target.observations for target in (*targets, *others)))
     profile = with_parameters(base, {k: float(v) for k, v in space.values(found.u).items()})
     with TemporaryDirectory() as folder:
@@ -138,10 +146,19 @@ def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress
         runs = [(_simulate(x, before), _simulate(x, after)) for x in (*fitted, *held_out)]
         of_fitted = [done for _, done in runs[: len(fitted)]]
         save_profile(_described(profile, base, space, posterior, fitted, of_fitted, targets, points, config), profile_path)
+    checkpoint.remove()
     profile = load_profile(profile_path)
     scores = _scores([x.run for x in (*fitted, *held_out)], runs, targets)
     rows = parameter_rows(space, posterior, profile)
     return Calibrated(profile, found, space, posterior, rows, scores, _problems(scores, rows, found))
+
+
+def _problem(config: CalibrateConfig, base: LatencyProfile, space: Space) -> str:
+    """A hash of all that the fit depends on: its options, its measurements, the profile that it begins with, and the programs."""
+    files = [*config.measured_paths(), *config.tables, *config.workload.paths(), *([config.points.file] if config.points.file else [])]
+    options = replace(config, out=None, plots=False)
+    parts = [repr(options), repr(base), repr(space), *map(sha256_of, map(Path, files)), version("simjax"), version("jax")]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _read(paths: Sequence[str], config: CalibrateConfig) -> list[MeasuredDeployment]:
@@ -207,14 +224,15 @@ def _fit(
     space: Space,
     config: CalibrateConfig,
     on_progress: Progress | None,
+    checkpoint: NoCheckpoint,
 ) -> Fit:
     o, targets = config.fit, (*runs, *others)
     requests = max(sum(len(target.run) for target in runs), 1)
     starts = o.starts or min(MOST_STARTS, max(LEAST_STARTS, STARTED_REQUESTS // requests))
     options = FitOptions(starts=starts, max_steps=o.max_steps, seed=o.seed)
     if o.method == "lm" or (o.method == "auto" and len(space) <= o.most_for_lm):
-        return fit(targets, base, space, options, on_progress)
-    return fit_by_gradient(targets, base, space, options, "lbfgs" if o.method == "auto" else o.method, on_progress)
+        return fit(targets, base, space, options, on_progress, checkpoint)
+    return fit_by_gradient(targets, base, space, options, "lbfgs" if o.method == "auto" else o.method, on_progress, checkpoint)
 
 
 def _simulate(x: MeasuredDeployment, profile: Path) -> Run:

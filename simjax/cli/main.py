@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
-import threading
-import time
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
-from simjax.cli import help as help_text
+from simjax.cli import interrupts
+from simjax.cli.internal import internal
 from simjax.errors import PoorFitError, SimjaxError, closest, is_out_of_memory
+from simjax.text import printable
 
 
 class Command(NamedTuple):
@@ -39,15 +40,28 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("profile", "fit"): Command("fit", "simjax.cli.commands.fit", ("bundle",)),
 }
 _MULTIRUN = ("-m", "--multirun")
+_MOST_DIGITS = 400  # no float has more
+_HUGE = re.compile(rf"\d{{{_MOST_DIGITS + 1}}}")
 _HYDRAS_CFG = ("job", "hydra", "all")
-_GRACE_S = 0.5  # for the threads of a sweep that was interrupted
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point; exits with 0, with 1 for a calibration that fits poorly, with 2 for a user's mistake, with 130 after Ctrl-C."""
+    """Entry point.
+
+    Exits with 0; with 1 for a calibration that fits poorly; with 2 for a user's mistake; with 3 for a bug, whose traceback is in a file;
+    with 130 after Ctrl-C and 143 after SIGTERM.
+
+    Args:
+        arguments: the words of the command; None for those of this program, which then handles its signals.
+    """
+    program = arguments is None
     try:
+        if program:
+            interrupts.listen()
         _dispatch(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()  # a closed pipe shows here, not at exit
+        if program:
+            interrupts.done()
     except PoorFitError as error:
         _fail(str(error), 1)
     except SimjaxError as error:
@@ -56,33 +70,27 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk, a folder without write permission
         _fail(f"{error.filename or 'input/output'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        print("simjax: interrupted", file=sys.stderr)
-        _stop(130)
+    except KeyboardInterrupt as error:
+        _stop(error, program)
+    except RecursionError:
+        _fail("an option or a file is nested too deeply")
     except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        _fail("out of memory; simulate fewer requests or instances, or set a longer timeline_interval_s")
+        if interrupts.received():
+            _stop(error, program)
+        if is_out_of_memory(error):
+            _fail("out of memory; simulate fewer requests or instances, or set a longer timeline_interval_s")
+        _fail(f"{internal(error)}; please report it with the command", 3)
 
 
 def _fail(message: str, code: int = 2) -> None:
-    print(f"simjax: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"simjax: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)
 
 
-def _stop(code: int) -> NoReturn:
-    """Exit at once: the interpreter would wait for the batches that a sweep's threads are simulating, though their rows are not wanted."""
-    deadline = time.monotonic() + _GRACE_S
-    working = [thread for thread in threading.enumerate() if thread.name.startswith("simjax")]
-    try:
-        for thread in working:
-            thread.join(max(0.0, deadline - time.monotonic()))
-    except KeyboardInterrupt:
-        pass  # asked twice
-    if any(thread.is_alive() for thread in working):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # finished rows are on disk, and the directory of the sweep is unlocked
+def _stop(error: BaseException, program: bool) -> None:
+    code = interrupts.report(error)
+    if program:
+        interrupts.leave(code)
     sys.exit(code)
 
 
@@ -96,6 +104,8 @@ def _dispatch(arguments: list[str]) -> None:
     if arguments[:1] == ["help"]:
         asked, arguments = True, arguments[1:]
     if not arguments or (asked and arguments[0].startswith("-")):
+        from simjax.cli import help as help_text
+
         print(help_text.text(None), end="")
         return
     words = next((words for words in COMMANDS if tuple(arguments[: len(words)]) == words), None)
@@ -105,6 +115,8 @@ def _dispatch(arguments: list[str]) -> None:
         given = " ".join(word for word in arguments[:2] if "=" not in word and not word.startswith("-"))
         raise SimjaxError(f"unknown command '{given or arguments[0]}'; {closest(given, [' '.join(words) for words in COMMANDS])}")
     if asked:
+        from simjax.cli import help as help_text
+
         print(help_text.text(COMMANDS[words].config), end="")
         return
     _execute(words, arguments[len(words) :])
@@ -122,6 +134,8 @@ def _execute(words: tuple[str, ...], rest: list[str]) -> None:
     for word in rest:
         if word in _MULTIRUN:
             continue
+        if _HUGE.search(word):
+            raise SimjaxError(f"{word.partition('=')[0][:100]}: a number of more than {_MOST_DIGITS} digits")
         if not _is_option(word) and not word.startswith("-") and free:
             word = f"{free.pop(0)}={format_value(word)}"
         elif not _is_option(word):

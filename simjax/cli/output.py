@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import re
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from simjax.caveat import Estimate
+from simjax.cli.checked_cache import check_entries
+from simjax.cli.interrupts import NOTHING, hint
 from simjax.errors import SimjaxError
+from simjax.text import printable
 
 
 def console(stderr: bool = False) -> Console:
@@ -27,7 +31,7 @@ def console(stderr: bool = False) -> Console:
 
 def say(line: str) -> None:
     """Print a line verbatim."""
-    console().print(line, highlight=False, markup=False, soft_wrap=True)
+    console().print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -44,7 +48,7 @@ def results_in(out: str | None, command: str) -> Iterator[Path]:
     path = _dated(command) if out is None else Path(out).expanduser()
     if out is not None and not out.strip():
         raise SimjaxError("out= is empty; give a directory, or leave it out for a dated one under outputs/")
-    made = not path.exists()
+    made, began = not path.exists(), time.time()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -53,12 +57,21 @@ def results_in(out: str | None, command: str) -> Iterator[Path]:
         raise SimjaxError(f"out={path}: cannot make this directory: {error.strerror}") from None
     if not os.access(path, os.W_OK):
         raise SimjaxError(f"out={path}: no permission to write into this directory")
-    try:
-        yield path
-    except BaseException:
-        if made and not any(path.iterdir()):
+    if (path / "config.yaml").exists():
+        warn([f"out={path}: it holds results already; those of the same names are replaced"])
+
+    def clean_up() -> str:
+        if made and path.exists() and not any(path.iterdir()):
             path.rmdir()
-        raise
+        written = path.exists() and any(file.stat().st_mtime >= began for file in path.iterdir())
+        return f"{path} holds a part of the results; the same command writes them anew" if written else NOTHING
+
+    with hint(clean_up):
+        try:
+            yield path
+        except BaseException:
+            clean_up()
+            raise
 
 
 def _dated(command: str) -> Path:
@@ -80,7 +93,8 @@ def use_compilation_cache() -> None:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import jax
 
-    if not jax.config.values["jax_compilation_cache_dir"]:
+    own = not jax.config.values["jax_compilation_cache_dir"]
+    if own:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "simjax" / f"xla-{jax.__version__}-{_processor()}"
         try:
             home.mkdir(parents=True, exist_ok=True)
@@ -88,6 +102,7 @@ def use_compilation_cache() -> None:
             return  # no writable directory: every process compiles
         jax.config.update("jax_compilation_cache_dir", str(home))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a run has a dozen small programs besides the engine
+    check_entries(own)
 
 
 def _processor() -> str:
@@ -122,7 +137,7 @@ def warn(lines: tuple[str, ...] | list[str]) -> None:
     out = console(stderr=True)
     for line in lines:
         word, style = ("estimates:", "dim") if isinstance(line, Estimate) else ("warning:", "yellow")
-        out.print(word, line, style=style, markup=False, highlight=False, soft_wrap=True)
+        out.print(word, printable(line), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Warnings(logging.Handler):

@@ -15,6 +15,7 @@ from simjax.explore.labels import differing_keys, format_cell, short_keys
 from simjax.explore.pareto.caveats import caveats
 from simjax.explore.pareto.front import ParetoResult, pareto
 from simjax.explore.pareto.objective import CI95, Objective
+from simjax.files import make_folder, write_table
 from simjax.text import counted
 
 PARETO_TABLE, PARETO_FIGURE = "pareto.csv", "pareto.png"
@@ -42,8 +43,8 @@ def write_pareto(
     """
     result = pareto(table, objective)
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    result.rows().to_csv(folder / PARETO_TABLE, index=False, lineterminator="\n")
+    make_folder(folder)
+    write_table(result.rows(), folder / PARETO_TABLE)
     figure = folder / PARETO_FIGURE
     if plots and len(result.front):
         from simjax.plot.pareto.front import plot_pareto

@@ -55,13 +55,17 @@ def read_cluster(path: Path, limits: InstanceLimits) -> tuple[InstanceSpec, ...]
         SimjaxError: the file is missing or malformed, names an unknown model or device, or asks for what is not simulated.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise SimjaxError(f"{path}: no such cluster file") from None
     except json.JSONDecodeError as error:
         raise SimjaxError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
     except UnicodeDecodeError:
         raise SimjaxError(f"{path}: not a text file; a cluster file is JSON in LLMServingSim's schema") from None
+    except RecursionError:
+        raise SimjaxError(f"cluster file {path} is nested too deeply") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise SimjaxError(f"{path}: not valid JSON: {error}") from None
     except OSError as error:
         raise SimjaxError(f"cannot read cluster file {path}: {error.strerror}") from None
     nodes = raw.get("nodes") if isinstance(raw, dict) else None

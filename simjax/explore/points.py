@@ -15,8 +15,8 @@ from typing import Any
 from simjax.errors import SimjaxError
 from simjax.explore.axes import Axis
 from simjax.explore.keys import SEED, canonical, check_key, takes_integers
-from simjax.explore.store.records import write_whole
 from simjax.explore.values import format_value, parse_value
+from simjax.files import write_file
 
 MAX_POINTS = 5_000_000
 _NUMBER = "point"  # the column with the numbers of the rows
@@ -120,7 +120,7 @@ def write_points(path: Path, points: Points) -> None:
     Raises:
         SimjaxError: the file cannot be written.
     """
-    write_whole(path, points_csv(points).encode())
+    write_file(path, points_csv(points), sync=True)
 
 
 def read_points(path: Path) -> Points:

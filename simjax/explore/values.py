@@ -24,6 +24,7 @@ _POINT = rf"(?:{_WHOLE}\.|{_WHOLE}?\.[0-9](?:_?[0-9])*)"
 _INT = re.compile(rf"[+-]?{_WHOLE}")
 _FLOAT = re.compile(rf"[+-]?(?:{_POINT}|(?:{_WHOLE}|{_POINT})[eE][+-]?[0-9](?:_?[0-9])*)")
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_\-/.]*")
+MOST_DIGITS = 400  # of a number; no float has more
 _SHOWN = 100  # characters of a text in a message
 _WORDS: dict[str, Any] = {"true": True, "false": False, "null": None, "inf": float("inf"), "nan": float("nan")}
 
@@ -76,6 +77,8 @@ def parse_value(text: str) -> Any:
         SimjaxError: Hydra cannot read the text, or reads several values.
     """
     text = text.strip()
+    if len(text) > MOST_DIGITS and text.lstrip("+-").isdigit():
+        raise SimjaxError(f"{shortened(text)}: a number of more than {MOST_DIGITS} digits")
     if _INT.fullmatch(text):
         return int(text)
     if _FLOAT.fullmatch(text):

@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from simjax.documents import once_per_file, read_document
+from simjax.documents import once_per_file, read_document, with_digest
 from simjax.errors import SimjaxError, closest
+from simjax.files import make_folder, write_file
 from simjax.hardware import DeviceSpec
 from simjax.latency.attention.coefficients import AttentionCoefficients
 from simjax.latency.attention.roofline import AttentionEfficiency
@@ -73,7 +74,10 @@ def _load(path: Path) -> LatencyProfile:
 
 
 def save_profile(profile: LatencyProfile, path: str | Path) -> None:
-    """Write a profile; `load_profile` gives it back, coefficients rounded to five significant digits."""
+    """Write a profile; `load_profile` gives it back, coefficients rounded to five significant digits.
+
+    The first line is a comment with the checksum of the others; a file without it is read as it is.
+    """
     raw: dict[str, Any] = {
         "device": profile.device,
         "model": profile.model,
@@ -92,8 +96,9 @@ def save_profile(profile: LatencyProfile, path: str | Path) -> None:
     if profile.models:
         raw["models"] = {name: _plain_ranks(ranks) for name, ranks in profile.models.items()}
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.dump(raw, Dumper=_Dumper, sort_keys=False, width=140, allow_unicode=True))
+    make_folder(path.parent)
+    text = yaml.dump(raw, Dumper=_Dumper, sort_keys=False, width=140, allow_unicode=True)
+    write_file(path, with_digest(text), sync=True)
 
 
 def find_profile(device: DeviceSpec, model: ModelSpec, tensor_parallel_size: int = 1) -> LatencyProfile:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from simjax.engine.host.result import NEVER, RequestLog, Result
+from simjax.files import make_folder, write_json, write_table
 from simjax.metrics.sessions import pauses, sessions_frame
 from simjax.metrics.slo import Slo
 from simjax.metrics.summary import summarize
@@ -54,19 +54,14 @@ def write_results(
     if intervals is not None:
         summary["intervals"] = dict(intervals)
     bins = None if result.leaps is None else timeline(result, interval_s)  # before anything is written: the interval may be impossible
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_json(summary, out / "summary.json")
     tables = {"requests.csv": requests_frame(result.requests, result.sessions), "timeseries.csv": bins}
     tables["sessions.csv"] = None if result.sessions is None else sessions_frame(result.requests, result.sessions)
     for name, table in tables.items():
         if table is not None:
-            table.to_csv(out / name, index=False, lineterminator="\n")
+            write_table(table, out / name)
     return summary
-
-
-def write_json(content: dict[str, object], path: Path) -> None:
-    """Write strict JSON, one key a line; NaN and infinity raise ValueError, because they are a bug in the code that made the content."""
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def requests_frame(requests: RequestLog, sessions: Sessions | None = None) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simjax.plot.style import BLUE, GREY, RUST
+from simjax.plot.style import BLUE, GREY, RUST, save
 from simjax.workload.describe import describe
 from simjax.workload.workload import Workload
 
@@ -46,9 +46,7 @@ def plot_trace(workload: Workload, path: str | Path) -> Path:
     if workload.sessions is not None:
         loop = f" in {len(workload.sessions.names):,} sessions"
     figure.suptitle(f"{workload.source}: {len(workload):,} requests{loop}", x=0.01, ha="left", fontsize=11)
-    path = Path(path)
-    figure.savefig(path, dpi=130, format="png")
-    return path
+    return save(figure, Path(path), dpi=130)
 
 
 def _rate_panel(axes: Axes, workload: Workload, mean_rate: float) -> None:

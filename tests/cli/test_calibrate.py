@@ -124,3 +124,52 @@ def test_runs_of_two_devices(cli: Cli, folder: Path, tmp_path: Path) -> None:
     line = one_line(cli("calibrate", f"measured=[{folder},{other}]"))
     assert line.startswith("the runs are of several devices (")
     assert line.endswith("); calibrate one device at a time")
+
+
+@pytest.mark.parametrize("method", ["lm", "lbfgs"])
+def test_an_interrupted_fit_goes_on_and_ends_as_if_nothing_had_been(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    from simjax.cli.commands import calibrate as command
+
+    words = ("calibrate", str(folder), "fit.starts=2", "fit.max_steps=4", "plots=false", f"fit.method={method}")
+    monkeypatch.setattr("simjax.checkpoint.INTERVAL_S", 0.0)
+    whole = cli(*words, "out=whole")
+    assert not Path("whole", command.STATE).exists()
+
+    class Bar:
+        """A progress bar at whose third step somebody presses Ctrl-C."""
+
+        def __enter__(self):
+            return self.move
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def move(self, completed: int, **_: object) -> None:
+            if completed == 3:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "moving_bar", lambda _: Bar())
+        said = cli(*words, "out=part")
+    assert (said.code, said.err.splitlines()[-1]) == (
+        130, "simjax: interrupted; what is done is in part; the same command goes on from there",
+    )  # fmt: skip
+    assert [path.name for path in Path("part").iterdir()] == [command.STATE]
+    kept = Path("part", command.STATE).read_bytes()
+    said = cli(*words, "out=part")
+    assert said.code == whole.code
+    assert f"part/{command.STATE}: the interrupted fit goes on after 2 steps" in said.err
+    assert Path("part/profile.yaml").read_bytes() == Path("whole/profile.yaml").read_bytes()
+    reports = [json.loads(Path(name, "calibration.json").read_text()) for name in ("whole", "part")]
+    for report in reports:
+        report["fit"] = {name: value for name, value in report.get("fit", {}).items() if name != "seconds"}
+        report.pop("seconds", None)
+    assert reports[0] == reports[1]
+    assert not Path("part", command.STATE).exists()
+
+    for content, why in ((kept[:-1] + b"x", "damaged"), (kept, "of other measurements, options or versions")):
+        Path("part", command.STATE).write_bytes(content)
+        said = cli(*words, "fit.seed=1", "fit.max_steps=1", "out=part")
+        assert f"part/{command.STATE}: {why}; the fit begins anew" in said.err.replace("\n", " ")

@@ -151,13 +151,26 @@ def test_too_large_a_run_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_what_is_no_mistake_of_the_users_is_not_hidden(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simjax.job.run", Raising(RuntimeError("a bug")))
-    with pytest.raises(RuntimeError, match="a bug"):
-        cli("run")
+    monkeypatch.setattr("simjax.job.run", Raising(RuntimeError("a\nbug")))
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    said = cli("run")
+    (file,) = Path("cache/simjax").glob("traceback-*.txt")
+    line = f"simjax: error: internal error: RuntimeError: a bug; its traceback is in {file}; please report it with the command\n"
+    assert (said.code, said.err) == (3, line)
+    assert "in __call__\n    raise self.error" in file.read_text()
+
+
+def test_deep_nesting_is_one_line(cli: Cli) -> None:
+    Path("deep.json").write_text("[" * 200_000 + "]" * 200_000)
+    Path("deep.yaml").write_text("a: " + "[" * 3000 + "]" * 3000)
+    assert one_line(cli("run", "model=deep.json")) == "model file deep.json is nested too deeply"
+    assert one_line(cli("run", "device=deep.yaml")) == "device file deep.yaml is nested too deeply"
+    assert one_line(cli("run", "cluster.file=deep.json")) == "cluster file deep.json is nested too deeply"
+    assert "nested too deeply" in one_line(cli("run", "cluster.groups=" + "[" * 3000 + "]" * 3000))
 
 
 def test_interrupted(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simjax.job.run", Raising(KeyboardInterrupt()))
     said = cli("run")
-    assert (said.code, said.err) == (130, "simjax: interrupted\n")
+    assert (said.code, said.err) == (130, "simjax: interrupted; nothing was written\n")
     assert not list(Path("outputs").iterdir())

@@ -191,7 +191,7 @@ def test_interrupted(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("simjax.explore.run.run_plan", stopped)
     said = cli("run", "-m", "workload.rate=2,20", *SMALL, "out=s")
-    assert (said.code, said.err) == (130, "simjax: interrupted\n")
+    assert (said.code, said.err) == (130, "simjax: interrupted; nothing was written\n")
     assert not Path("s").exists(), "an empty directory was left behind"
 
 

@@ -180,10 +180,7 @@ def test_ctrl_c_waits_for_no_batch(tmp_path: Path) -> None:
             process.kill()
     assert process.returncode == 130, err
     assert out == ""
-    assert err.splitlines()[-2:] == [
-        "warning: stopped; what is done is in my sweep; 'sweep.resume=my sweep' continues it",
-        "simjax: interrupted",
-    ]
+    assert err.splitlines()[-1] == "simjax: interrupted; what is done is in my sweep; simjax run 'sweep.resume=my sweep' continues it"
     assert read_results(tmp_path / "my sweep")["status"].tolist() == ["invalid"]
     assert json.loads((tmp_path / "my sweep" / "sweep.json").read_text())["points"] == 3
     assert not (tmp_path / "my sweep" / "sweep.lock").exists()

@@ -8,6 +8,7 @@ import pytest
 
 from simjax.cli.commands.show_point import same
 from tests.cli.conftest import Cli, one_line
+from tests.explore.forged import reseal, sign
 
 
 @pytest.fixture
@@ -36,9 +37,10 @@ def test_numbers_that_differ_are_named(swept: Cli) -> None:
     table, sweep = Path("s/results.csv"), Path("s/sweep.json")
     header, *rows = table.read_text().splitlines()
     cells = dict(zip(header.split(","), rows[1].split(","), strict=True))
+    before = ",".join(cells.values())
     cells |= {"requests_finished": "11", "ttft_p99_s": repr(float(cells["ttft_p99_s"]) * (1 + 1e-15))}
-    table.write_text("\n".join([header, rows[0], ",".join(cells.values()), *rows[2:], ""]))
-    sweep.write_text(json.dumps(json.loads(sweep.read_text()) | {"jax": "0.1"}))
+    reseal(table, {before.rpartition(",")[0].encode(): ",".join(cells.values()).rpartition(",")[0].encode()})
+    sign(sweep, jax="0.1")
     said = swept("show-point", "s", "1", "out=x", "plots=false")
     assert said.code == 1
     *_, first, second, last = said.out.splitlines()
@@ -49,7 +51,7 @@ def test_numbers_that_differ_are_named(swept: Cli) -> None:
 
 def test_a_row_of_other_values_is_no_row_of_the_point(swept: Cli) -> None:
     table = Path("s/results.csv")
-    table.write_text(table.read_text().replace("\n1,8,", "\n1,9,"))
+    reseal(table, {b"1,8,": b"1,9,"})
     line = "results.csv: the row of point 1 was changed: scheduler.max_num_seqs is 9 there, 8 in points.csv"
     assert one_line(swept("show-point", "s", "1")) == line
     assert swept("show-point", "s", "0", "out=x", "plots=false").code == 0

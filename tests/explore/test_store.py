@@ -71,7 +71,7 @@ def test_rows_come_back_exactly_and_sorted(tmp_path):
         assert [line["point"] for line in lines_of(tmp_path / "results.csv")] == ["4", "1", "0", "5"]
         found = store.finish()
     lines = lines_of(tmp_path / "results.csv")
-    assert list(lines[0]) == ["point", *KEYS, "status", "reason", *METRICS]
+    assert list(lines[0]) == ["point", *KEYS, "status", "reason", *METRICS, "crc32"]
     assert [line["point"] for line in lines] == ["0", "1", "4", "5"]
     overrides = {f"{key}={lines[2][key]}" for key in KEYS}
     assert overrides == set(points.overrides(4))
@@ -167,7 +167,7 @@ def test_a_chunk_that_cannot_be_written_leaves_the_file_as_it_was(tmp_path, monk
         store.append([row_of(0)])
         before = (tmp_path / "results.csv").read_bytes()
         with monkeypatch.context() as patch:
-            patch.setattr(records.os, "fsync", _FullDisk(error))
+            patch.setattr("simjax.files.os.fsync", _FullDisk(error))
             with pytest.raises(SimjaxError if isinstance(error, OSError) else KeyboardInterrupt) as told:
                 store.append([row_of(1), row_of(2)])
         assert isinstance(error, KeyboardInterrupt) or "results.csv: cannot write it: No space left on device" in str(told.value)

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from simjax.engine.host.result import NEVER
-from simjax.metrics.files import requests_frame, write_json, write_results
+from simjax.files import write_json
+from simjax.metrics.files import requests_frame, write_results
 from simjax.metrics.summary import summarize
 from simjax.metrics.timeseries import timeline
 from tests.metrics.factory import make_result, random_result, request_log, tiny, two_sessions, without_leaps

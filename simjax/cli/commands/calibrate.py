@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from simjax.cli.interrupts import NOTHING, hint
 from simjax.cli.output import console, moving_bar, results_in, say, use_compilation_cache, warn
 from simjax.config.calibrate import CalibrateConfig
 from simjax.errors import PoorFitError, SimjaxError
+from simjax.files import write_file, write_json
+
+STATE = "fit.unfinished"  # until the fit is done
 
 
 def execute(config: CalibrateConfig, as_yaml: str) -> None:
@@ -18,17 +22,20 @@ def execute(config: CalibrateConfig, as_yaml: str) -> None:
     use_compilation_cache()
     from simjax.calibrate.job import calibrate
     from simjax.calibrate.report import report_of, tables
-    from simjax.metrics import write_json
 
     with results_in(config.out, "calibrate") as out:
-        with moving_bar("reading the measured runs, compiling the simulator") as move:
+        state = out / STATE
+        go_on = f"what is done is in {out}; the same command{'' if config.out else f' with out={out}'} goes on from there"
+        working = hint(lambda: go_on if state.exists() else NOTHING)
+        with working, moving_bar("reading the measured runs, compiling the simulator") as move:
             done = calibrate(
                 config,
                 out / "profile.yaml",
                 lambda step, most, loss: move(description="fitting", completed=step, total=most, count=f"loss {loss:,.1f}"),
+                state,
             )
         write_json(report_of(done), out / "calibration.json")
-        (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
+        write_file(out / "config.yaml", as_yaml)
         if config.plots:
             from simjax.plot.calibration import plot_calibration
 

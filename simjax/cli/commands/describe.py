@@ -5,11 +5,11 @@ from __future__ import annotations
 from simjax.cli.output import console, progress, results_in, say, warn
 from simjax.config.schema import DescribeConfig
 from simjax.errors import SimjaxError
+from simjax.files import write_file, write_json
 
 
 def execute(config: DescribeConfig, as_yaml: str) -> None:
     """Print statistics of a trace, write them and a plot."""
-    from simjax.metrics import write_json
     from simjax.plot.trace import plot_trace
     from simjax.workload import build_workload, describe, describe_table, trace_reading
 
@@ -20,7 +20,7 @@ def execute(config: DescribeConfig, as_yaml: str) -> None:
             workload = build_workload(config.workload)
             description = describe(workload, config.block_size, config.cache_blocks, trace_reading(config.workload))
         write_json(description.to_dict(), out / "description.json")
-        (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
+        write_file(out / "config.yaml", as_yaml)
         plot_trace(workload, out / "trace.png")
     given = [
         name for name, default in (("block_size", DescribeConfig.block_size), ("cache_blocks", None)) if getattr(config, name) != default

@@ -9,6 +9,7 @@ from simjax.caveat import grouped
 from simjax.cli.output import console, moving_bar, progress, results_in, say, use_compilation_cache, warn
 from simjax.cluster.spec import ClusterSpec
 from simjax.config.schema import RunConfig
+from simjax.files import write_file, write_table
 
 if TYPE_CHECKING:
     from simjax.job import Run
@@ -32,7 +33,7 @@ def execute(config: RunConfig, as_yaml: str) -> Run:
         draws = _draws(config, done) if config.uncertainty.draws else None
         if draws is not None:
             done = replace(done, warnings=grouped([*done.warnings, *draws.warnings]))
-            draws.frame().to_csv(out / "draws.csv", index=False, lineterminator="\n")
+            write_table(draws.frame(), out / "draws.csv")
         summary = write_results(
             done.result,
             out,
@@ -43,7 +44,7 @@ def execute(config: RunConfig, as_yaml: str) -> Run:
             intervals=None if draws is None else draws.intervals(),
             window=window,
         )
-        (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
+        write_file(out / "config.yaml", as_yaml)
         title = f"{describe_cluster(done.cluster)} · {done.workload.source}"
         if config.plots:
             from simjax.plot.run import plot_run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -10,6 +9,7 @@ from rich.text import Text
 
 from simjax.cli.output import console, moving_bar, results_in, say, use_compilation_cache, warn
 from simjax.config.schema import SensitivityConfig
+from simjax.files import write_file, write_json, write_table
 
 if TYPE_CHECKING:
     from simjax.sensitivity.sensitivity import Effect, Sensitivity
@@ -29,9 +29,9 @@ def execute(config: SensitivityConfig, as_yaml: str) -> Sensitivity:
             done = sensitivity(
                 config, lambda k, n: move(description="simulating", completed=k, total=n, count=f"{k:,} of {n:,} simulations")
             )
-        done.frame().to_csv(out / "sensitivity.csv", index=False)
-        (out / "sensitivity.json").write_text(json.dumps(done.report(), indent=2) + "\n", encoding="utf-8")
-        (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
+        write_table(done.frame(), out / "sensitivity.csv")
+        write_json(done.report(), out / "sensitivity.json")
+        write_file(out / "config.yaml", as_yaml)
         if config.plots:
             from simjax.plot.sensitivity import plot_sensitivity
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from simjax.caveat import Estimate
+from simjax.cli.interrupts import NOTHING, hint
 from simjax.cli.output import console, moving_bar, progress, results_in, say, use_compilation_cache, warn
 from simjax.config.compose import typed
 from simjax.config.schema import RunConfig
@@ -131,13 +132,9 @@ def _simulate(plan: SweepPlan, done: set[int], objective: Objective, config: Run
     sweep = config.sweep
     with results_in(sweep.resume or config.out, "sweep") as out:
         where = shard_directory(out, sweep.shard)
-        try:
-            with points_progress(len(done | plan.invalid.keys())) as update:
-                table, warnings = run_plan(plan, out, objective, on_progress=update, resume=sweep.resume is not None)
-        except KeyboardInterrupt:
-            if (where / SWEEP).exists():
-                warn([f"stopped; what is done is in {where}; {resume_options(where)} continues it"])
-            raise
+        go_on = lambda: f"what is done is in {where}; simjax run {resume_options(where)} continues it"
+        with hint(lambda: go_on() if (where / SWEEP).exists() else NOTHING), points_progress(len(done | plan.invalid.keys())) as update:
+            table, warnings = run_plan(plan, out, objective, on_progress=update, resume=sweep.resume is not None)
     own = [line for line in warnings if not isinstance(line, Estimate)]
     more = [f"and {len(own) - WARNINGS} more; sweep.dry_run=true prints all of them"] if len(own) > WARNINGS else []
     warn([*own[:WARNINGS], *more, *(line for line in warnings if isinstance(line, Estimate))])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from simjax.cli.output import console, progress, results_in, say, use_compilation_cache, warn
 from simjax.config.schema import ValidateConfig
 from simjax.errors import SimjaxError
+from simjax.files import write_file, write_json
 
 
 def execute(config: ValidateConfig, as_yaml: str) -> None:
@@ -12,7 +13,7 @@ def execute(config: ValidateConfig, as_yaml: str) -> None:
     if not config.measured:
         raise SimjaxError("no measured run given: simjax validate DIR")
     use_compilation_cache()
-    from simjax.metrics import write_json, write_results
+    from simjax.metrics import write_results
     from simjax.validate import compare, comparison_table, validate
 
     with results_in(config.out, "validate") as out:
@@ -21,7 +22,7 @@ def execute(config: ValidateConfig, as_yaml: str) -> None:
         report = compare(measured, done.result)
         write_json(report, out / "validation.json")
         write_results(done.result, out, gpus=done.cluster.num_devices, warnings=done.warnings)
-        (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
+        write_file(out / "config.yaml", as_yaml)
         if config.plots:
             from simjax.plot.validation import plot_validation
 

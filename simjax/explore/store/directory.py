@@ -40,6 +40,16 @@ def shard_directory(directory: str | Path, shard: str | None) -> Path:
     return path if shard is None else path / "shard-{}-of-{}".format(*shard.split("/"))
 
 
+def refuse_linked_part(directory: Path) -> None:
+    """Raise if a directory of a part is a symbolic link, which may lead out of the sweep's directory.
+
+    Raises:
+        SimjaxError: it is one.
+    """
+    if _shard_of(directory) and directory.is_symlink():
+        raise SimjaxError(f"{directory}: it is a symbolic link; put the directory itself there")
+
+
 def check_resume(directory: str | Path, shard: str | None) -> None:
     """Raise unless the sweep in a directory can be resumed with this `sweep.shard`; the part itself need not exist yet.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simjax.errors import SimjaxError
+from simjax.files import NO_FOLLOW, refuse_links, temporary
 
 try:
     import fcntl
@@ -35,17 +36,21 @@ class DirectoryLock:
         try:
             self._file: int | None = self._take()
         except OSError as error:
-            raise SimjaxError(f"{path}: cannot write it: {error.strerror}") from error
+            why = "it is a symbolic link; remove it" if path.is_symlink() else error.strerror
+            raise SimjaxError(f"{path}: cannot write it: {why}") from error
 
     def _take(self) -> int:
         while True:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o644)
             try:
+                if _same_file(file, self.path):
+                    refuse_links(file, self.path)
                 self._lock(file)
                 if _same_file(file, self.path):  # else its holder removed it between our opening and locking
                     os.ftruncate(file, 0)
                     os.lseek(file, 0, os.SEEK_SET)
                     os.write(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+                    temporary.add(self.path)
                     return file
             except BaseException:
                 os.close(file)
@@ -76,6 +81,7 @@ class DirectoryLock:
                 self.path.unlink()  # before the lock ends: afterwards the file may belong to another process
             os.close(self._file)
             self._file = None
+            temporary.discard(self.path)
 
 
 def _same_file(file: int, path: Path) -> bool:

@@ -11,14 +11,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from simjax.documents import parse_json
 from simjax.errors import SimjaxError
 from simjax.explore.points import Points, read_points, sha256
-from simjax.explore.store.directory import POINTS, SWEEP, files_of, sweep_directory
-from simjax.explore.store.records import read_bytes, write_whole
+from simjax.explore.store.directory import POINTS, RESULTS, SWEEP, files_of, sweep_directory
+from simjax.explore.store.named import named_files
 from simjax.explore.values import option
+from simjax.files import read_bytes, write_file
 from simjax.text import counted
 
 _VERSION = 1
+_OBJECTIVE = ("maximize", "minimize", "subject_to")
+_OTHERS = ("version", "simjax", "jax", "python", "command", "created")
 
 
 def _list_of(kind: type) -> Callable[[Any], bool]:
@@ -28,13 +32,16 @@ def _list_of(kind: type) -> Callable[[Any], bool]:
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "base": (_list_of(str), "a list of overrides"),
     "keys": (_list_of(str), "a list of swept keys"),
-    "points": (lambda value: isinstance(value, int), "the number of points"),
+    "points": (lambda value: type(value) is int and value >= 0, "the number of points"),
     "points_sha256": (lambda value: isinstance(value, str), f"the hash of {POINTS}"),
     "seeds": (lambda value: value is None or _list_of(int)(value), "a list of integers, or null"),
     "objective": (
-        lambda value: isinstance(value, dict) and all(map(_list_of(str), value.values())),
-        "lists under maximize, minimize and subject_to",
+        lambda value: isinstance(value, dict) and {*value} <= {*_OBJECTIVE} and all(map(_list_of(str), value.values())),
+        f"lists under {', '.join(_OBJECTIVE)}, and nothing else",
     ),
+    "files": (lambda value: isinstance(value, dict), "the hashes of the files that the points read"),
+    "header_sha256": (lambda value: isinstance(value, str), f"the hash of the first line of {RESULTS}"),
+    "sha256": (lambda value: isinstance(value, str), "the hash of everything else"),
 }
 """Required fields besides the version, each with a check and a description of valid values."""
 
@@ -46,8 +53,9 @@ def write_manifest(
     base: Sequence[str],
     seeds: Sequence[int] | None,
     objective: Mapping[str, Sequence[str]] | None,
+    header: bytes,
 ) -> dict[str, Any]:
-    """Write `sweep.json` and return its content; arguments as in `SweepStore.create`.
+    """Write `sweep.json` and return its content; arguments as in `SweepStore.create`, and the first line of `results.csv`.
 
     Raises:
         SimjaxError: the file cannot be written.
@@ -61,11 +69,30 @@ def write_manifest(
         "points": len(points.rows),
         "points_sha256": sha256(points),
         "seeds": None if seeds is None else list(seeds),
-        "objective": {name: list((objective or {}).get(name, [])) for name in ("maximize", "minimize", "subject_to")},
+        "objective": {name: list((objective or {}).get(name, [])) for name in _OBJECTIVE},
+        "files": named_files(base, points),
+        "header_sha256": hashlib.sha256(header).hexdigest(),
         "created": datetime.now().isoformat(timespec="seconds"),
     }
-    write_whole(directory / SWEEP, (json.dumps(info, indent=2) + "\n").encode())
+    info["sha256"] = digest(info)
+    write_file(directory / SWEEP, json.dumps(info, indent=2) + "\n", sync=True)
     return info
+
+
+def digest(info: Mapping[str, Any]) -> str:
+    """The hash of a content of `sweep.json`, its own hash left out."""
+    return hashlib.sha256(json.dumps({name: info[name] for name in sorted(info) if name != "sha256"}, sort_keys=True).encode()).hexdigest()
+
+
+def check_header(file: Path, header: bytes) -> None:
+    """Raise unless the first line of a `results.csv` is that with which the sweep beside it began; does nothing without a sweep.
+
+    Raises:
+        SimjaxError: it is another line.
+    """
+    info = _read(file.with_name(SWEEP)) if file.with_name(SWEEP).is_file() else {}
+    if info.get("header_sha256", "") not in ("", hashlib.sha256(header).hexdigest()):
+        raise SimjaxError(f"{file}: its first line, with the names of the columns, was changed since the sweep began; put it back")
 
 
 def read_sweep(directory: str | Path) -> dict[str, Any]:
@@ -94,10 +121,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        info = json.loads(read_bytes(file))
-    except ValueError as error:
-        raise SimjaxError(f"{file}: cannot read it: {error}") from error
+    info = parse_json(read_bytes(file), f"{file}: cannot read it: it")
     if not isinstance(info, dict):
         raise SimjaxError(f"{file}: it must hold a mapping")
     if info.get("version", _VERSION) != _VERSION:
@@ -105,6 +129,10 @@ def _read(file: Path) -> dict[str, Any]:
     for name, (fits, wanted) in _FIELDS.items():
         if name in info and not fits(info[name]):
             raise SimjaxError(f"{file}: damaged: {name} must be {wanted}")
+    if unknown := sorted(info.keys() - {*_FIELDS, *_OTHERS}):
+        raise SimjaxError(f"{file}: damaged: {unknown[0]!r} is no part of it; put the file back as it was")
+    if "sha256" in info and info["sha256"] != digest(info):
+        raise SimjaxError(f"{file}: changed since the sweep began; put it back as it was, or sweep anew in another directory")
     return info
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,16 @@ from typing import Any
 from simjax.errors import SimjaxError
 from simjax.explore.points import Points
 from simjax.explore.store.directory import POINTS
-from simjax.explore.store.records import append_whole, cells, encode, read_bytes, records, write_whole, writing
+from simjax.explore.store.records import CHECK, cells, encode, records, sealed, unsealed
 from simjax.explore.values import format_value, shortened
+from simjax.files import append_file, cell, is_link, read_bytes, write_file
 from simjax.metrics.rows import METRICS
 
 ERROR = "error"
+_DIGITS = 10  # of the number of a point, at most
 DONE = frozenset({"finished", "tick_limit", "stalled", "invalid"})
 """Statuses of completed points, which another run would not change."""
+CHANGED = "row {} was changed: its checksum is not that of its cells; put it back, or remove the row to simulate the point again"
 
 
 class ResultsFile:
@@ -25,18 +27,21 @@ class ResultsFile:
     Attributes:
         path: path of the file.
         points: all points of the sweep.
-        columns: names of the columns, which are the header.
+        columns: names of the columns; in the file, a column of checksums follows them.
+        header: the first line of the file, without its end.
     """
 
     def __init__(self, path: Path, points: Points) -> None:
         self.path, self.points = path, points
         self.columns = ("point", *points.keys, "status", "reason", *METRICS)
+        self.header = encode([(*self.columns, CHECK)])[:-1]
         self._known = frozenset(self.columns)
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows and return once they are on disk, see `SweepStore.append`."""
         if rows:
-            append_whole(self.path, encode(map(self._cells, rows)), header=encode([self.columns]))
+            added = b"".join(sealed(encode([self._cells(row)])) for row in rows)
+            append_file(self.path, added, header=self.header + b"\n")
 
     def done(self) -> set[int]:
         """The points that need not be run again: those with a row, except errors, which may not recur.
@@ -55,11 +60,11 @@ class ResultsFile:
         """
         latest = self._latest()
         if latest:
-            write_whole(self.path, encode([self.columns]) + b"".join(latest[point] for point in sorted(latest)))
+            write_file(self.path, self.header + b"\n" + b"".join(latest[point] for point in sorted(latest)), sync=True)
         return bool(latest)
 
     def mend(self) -> None:
-        """Remove an incomplete last line.
+        """Remove an incomplete last line, and put a copy in the place of a link.
 
         Raises:
             SimjaxError: the file has another header, or cannot be written.
@@ -69,9 +74,8 @@ class ResultsFile:
         content = read_bytes(self.path)
         lines = list(records(content))
         whole = sum(map(len, lines))
-        if whole < len(content):
-            with writing(self.path):
-                os.truncate(self.path, whole)
+        if whole < len(content) or is_link(self.path):
+            write_file(self.path, content[:whole], sync=True)
         self._check_header(lines)
 
     def _cells(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -82,7 +86,7 @@ class ResultsFile:
         reason = " ".join((row.get("reason") or "").split())
         if wrong := [name for name, value in zip(METRICS, metrics, strict=True) if value != value]:
             status, reason, metrics = ERROR, f"{', '.join(wrong)}: not a number (NaN)", [None] * len(METRICS)
-        return (*self._first_cells(point), status, reason, *metrics)
+        return (*self._first_cells(point), status, cell(reason), *metrics)
 
     def _first_cells(self, point: int) -> tuple[Any, ...]:
         """The first cells of a row: the point's number and the values of the swept keys."""
@@ -97,14 +101,17 @@ class ResultsFile:
             if not line.strip():  # editors leave such lines at the end
                 continue
             point = line.partition(b",")[0]
-            if not (point.isdigit() and int(point) < len(self.points.rows)) or line.count(b",") < len(self.columns) - 1:
+            known = point.isdigit() and len(point) < _DIGITS and int(point) < len(self.points.rows)
+            if not known or line.count(b",") < len(self.columns):
                 raise SimjaxError(f"{self.path}: damaged: row {number} is not the row of a point ({line[:40]!r}); remove it")
             self._check_keys(number, int(point), line)
+            if unsealed(line) is None:
+                raise SimjaxError(f"{self.path}: {CHANGED.format(number)}")
             latest[int(point)] = line
         return latest
 
     def _check_header(self, lines: Sequence[bytes]) -> None:
-        if lines and cells(lines[0]) != list(self.columns):
+        if lines and cells(lines[0]) != [*self.columns, CHECK]:
             raise SimjaxError(
                 f"{self.path}: its columns are not those of this version of simjax; resume it with the version that began it, or start anew"
             )
@@ -114,9 +121,9 @@ class ResultsFile:
         wanted = self._first_cells(point)
         if line.startswith(encode([wanted])[:-1] + b","):
             return
-        for key, cell, value in zip(self.points.keys, cells(line)[1:], wanted[1:], strict=False):
-            if cell != value:
+        for key, there, value in zip(self.points.keys, cells(line)[1:], wanted[1:], strict=False):
+            if there != value:
                 raise SimjaxError(
-                    f"{self.path}: row {number} was changed: {key} is {shortened(' '.join(cell.split()) or 'empty')} there, "
+                    f"{self.path}: row {number} was changed: {key} is {shortened(' '.join(there.split()) or 'empty')} there, "
                     f"{shortened(value)} in {POINTS} for point {point}; put it back, or remove the row to simulate the point again"
                 )

@@ -14,12 +14,12 @@ from simjax.errors import SimjaxError
 from simjax.explore.keys import SEED
 from simjax.explore.pareto.replicates import aggregate
 from simjax.explore.points import Points, write_points
-from simjax.explore.store.directory import DESIGNS, POINTS, RESULTS, SWEEP, resume_options
+from simjax.explore.store.directory import DESIGNS, POINTS, RESULTS, SWEEP, refuse_linked_part, resume_options
 from simjax.explore.store.lock import DirectoryLock
 from simjax.explore.store.manifest import changed_versions, check_base, checked_points, read_manifest, write_manifest
-from simjax.explore.store.records import write_whole, writing
 from simjax.explore.store.results_file import ResultsFile
 from simjax.explore.store.table import read_results
+from simjax.files import make_folder, write_file
 from simjax.metrics.rows import METRICS, WHOLE_METRICS
 
 PARQUET, LOCK = "results.parquet", "sweep.lock"
@@ -79,13 +79,14 @@ class SweepStore:
             SimjaxError: the directory holds a sweep already, is in use by another process, or cannot be written.
         """
         path = Path(directory).expanduser()
-        with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
+        refuse_linked_part(path)
+        make_folder(path)
+        header = ResultsFile(path / RESULTS, points).header
         lock = DirectoryLock(path / LOCK)
         try:
             refuse_a_sweep(path)
             write_points(path / POINTS, points)
-            info = write_manifest(path, points, command, base, seeds, objective)  # last, since it marks the directory as a sweep
+            info = write_manifest(path, points, command, base, seeds, objective, header)  # last: it marks the directory as a sweep
             return cls(path, points, info, lock)
         except BaseException:
             lock.release()
@@ -107,6 +108,7 @@ class SweepStore:
             SimjaxError: the directory holds no sweep or a different one, its files are damaged, or another process is using it.
         """
         path = Path(directory).expanduser()
+        refuse_linked_part(path)
         read_manifest(path)  # before the lock, so that no lock file is left in a directory without a sweep
         lock = DirectoryLock(path / LOCK)
         try:
@@ -166,7 +168,7 @@ class SweepStore:
         _write_parquet(self.directory / PARQUET, table)
         if (seeds := self.info.get("seeds")) is not None:
             designs = aggregate(table, self.points.keys, SEED, expected=len(seeds))
-            write_whole(self.directory / DESIGNS, designs.to_csv(index=False, lineterminator="\n").encode())
+            write_file(self.directory / DESIGNS, designs.to_csv(index=False, lineterminator="\n"), sync=True)
         return table
 
 
@@ -178,4 +180,4 @@ def _write_parquet(path: Path, table: pd.DataFrame) -> None:
     kinds |= {name: "Int64" if name in WHOLE_METRICS else "float64" for name in METRICS}
     file = io.BytesIO()
     table.astype(kinds).to_parquet(file, index=False)
-    write_whole(path, file.getvalue())
+    write_file(path, file.getvalue(), sync=True)

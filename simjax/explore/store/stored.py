@@ -11,6 +11,7 @@ from simjax.errors import SimjaxError
 from simjax.explore.points import Points
 from simjax.explore.store.directory import SWEEP, files_of, sweep_directory
 from simjax.explore.store.manifest import check_base, checked_points, read_manifest
+from simjax.explore.store.named import check_recorded
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,14 @@ def read_stored(directory: str | Path) -> StoredSweep:
     """Read `sweep.json` and `points.csv` of a sweep's directory, or of its first shard.
 
     Raises:
-        SimjaxError: the directory holds no sweep, or the files are damaged or do not belong together.
+        SimjaxError: the directory holds no sweep, the files are damaged or do not belong together, or they ask for more than a point may
+            (see `simjax.explore.store.named`).
     """
     path = sweep_directory(directory)
     file = next(iter(files_of(path, SWEEP)), None)
     if file is None:
         raise SimjaxError(f"{path}: {SWEEP} is missing; without it the options that its points share are unknown")
     info = read_manifest(file.parent)
-    return StoredSweep(file.parent, info, checked_points(file.parent, info, None))
+    points = checked_points(file.parent, info, None)
+    check_recorded(file, info, points)
+    return StoredSweep(file.parent, info, points)

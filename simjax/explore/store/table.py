@@ -12,7 +12,11 @@ import pandas as pd
 
 from simjax.errors import SimjaxError
 from simjax.explore.store.directory import DESIGNS, RESULTS, files_of, resume_options, sweep_directory
-from simjax.explore.store.records import read_bytes
+from simjax.explore.store.manifest import check_header
+from simjax.explore.store.records import CHECK, records, unsealed
+from simjax.explore.store.results_file import CHANGED
+from simjax.files import read_bytes, text_of_cell
+from simjax.metrics.rows import METRICS
 
 
 def read_results(directory: str | Path) -> pd.DataFrame:
@@ -40,6 +44,11 @@ def read_results(directory: str | Path) -> pd.DataFrame:
         raise SimjaxError(
             f"{path}: {RESULTS} is damaged: column 'point' must hold numbers of points; remove the lines in which it does not"
         )
+    for name in (name for name in METRICS if name in table.columns):
+        if table[name].dtype == object and (words := [value for value in table[name] if value is not None and value == value]):
+            raise SimjaxError(f"{path}: {RESULTS} is damaged: {name} must hold numbers, not {str(words[0])[:40]!r}")
+    if "reason" in table.columns:
+        table["reason"] = [text_of_cell(reason) if isinstance(reason, str) else reason for reason in table["reason"]]
     return table.drop_duplicates("point", keep="last").sort_values("point", ignore_index=True).astype({"point": "int64"})
 
 
@@ -65,7 +74,7 @@ def swept_keys(table: pd.DataFrame) -> list[str]:
 
 def _read(files: list[Path]) -> pd.DataFrame:
     """CSVs with the same header as one table; a file without a complete header is ignored."""
-    texts = {file: text for file in files if (text := _whole_lines(file))}
+    texts = {file: _checked(file, text) for file in files if (text := _whole_lines(file))}
     headers = {file: text.partition(b"\n")[0].rstrip(b"\r") for file, text in texts.items()}
     first = next(iter(texts), None)
     if first is None:
@@ -80,6 +89,27 @@ def _read(files: list[Path]) -> pd.DataFrame:
         for file, text in texts.items():  # to name the damaged file and its own line number
             _parse(file, text)
         raise
+
+
+def _checked(file: Path, text: bytes) -> bytes:
+    """The lines of a CSV without the column of checksums; those of a table that has none are taken as they are.
+
+    Raises:
+        SimjaxError: a checksum is not that of its row, or the header is not that of the sweep beside the file.
+    """
+    header, _, rest = text.partition(b"\n")
+    if file.name == RESULTS:
+        check_header(file, header.rstrip(b"\r"))
+    columns, _, last = header.rstrip(b"\r").rpartition(b",")
+    if last != CHECK.encode():
+        return text
+    lines = []
+    for number, line in enumerate(records(rest), 1):
+        found = unsealed(line) if line.strip() else line
+        if found is None:
+            raise SimjaxError(f"{file}: {CHANGED.format(number)}")
+        lines.append(found)
+    return b"".join([columns, b"\n", *lines])
 
 
 def _whole_lines(file: Path) -> bytes:

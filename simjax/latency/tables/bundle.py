@@ -173,10 +173,14 @@ def _plain(name: str) -> str:
 
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
-        meta = yaml.safe_load(path.read_text())
+        meta = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise SimjaxError(f"{path}: file not found; a profile bundle needs it") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise SimjaxError(f"{path}: cannot read it: {error.strerror}") from None
+    except RecursionError:
+        raise SimjaxError(f"{path}: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, a date that is none
         raise SimjaxError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(meta, dict):
         raise SimjaxError(f"{path}: expected a mapping")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from simjax.files import text_of_cell
 from simjax.workload.contents import tree
 from simjax.workload.contents.prefixes import Prefixes
 from simjax.workload.contents.radix import from_blocks, from_history, from_keys
@@ -72,7 +73,7 @@ def chains(extra: Extra, fmt: TraceFormat, lines: np.ndarray) -> Chains | None:
         turn[i] = turn[before[i]] + 1
     pause = np.array(extra[DELAY], np.float64)
     delay_s = pause[before[waits]] if fmt.session is None else pause[waits]  # given as the pause after a call, or before one
-    names = tuple(label if isinstance(label, str) else label[1] for label in numbers)
+    names = tuple(text_of_cell(label) if isinstance(label, str) else label[1] for label in numbers)
     free = np.zeros(len(labels), bool)
     free[waits] = np.isnan(delay_s) & (fmt.session is not None)
     return Chains(from_waits(session, names, turn, before[waits], waits, np.nan_to_num(delay_s)), before, free)
@@ -95,7 +96,7 @@ def _by_parents(extra: Extra, fmt: TraceFormat, lines: np.ndarray) -> Chains | N
     waits = np.flatnonzero(before >= 0)
     if not len(waits):
         return None
-    names = tuple(f"line {lines[i]}" if calls[i] is None else str(calls[i]) for i in np.flatnonzero(before < 0))
+    names = tuple(f"line {lines[i]}" if calls[i] is None else text_of_cell(str(calls[i])) for i in np.flatnonzero(before < 0))
     return Chains(from_waits(session, names, turn, before[waits], waits, np.zeros(len(waits))), before, before >= 0)
 
 
