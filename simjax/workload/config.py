@@ -12,6 +12,7 @@ THINK_KINDS = ("exponential", "fixed")
 BAD_ROWS = ("error", "skip")
 """Values of `workload.on_bad_row`."""
 
+_SCHEDULED = tuple(kind for kind in KINDS if kind not in ("closed_loop", "sessions"))
 _OPEN = tuple(kind for kind in KINDS if kind != "closed_loop")
 
 
@@ -55,7 +56,7 @@ class WorkloadConfig:
     )
     rate: float | None = option(
         None,
-        "mean requests/s, or sessions/s that start; a trace is stretched or compressed to it",
+        "mean requests/s, or sessions/s that start; a trace is stretched or compressed to it; inf: all requests at once",
         only_for=("trace", "poisson", "gamma", "weibull", "constant", "sessions"),
     )
     cv: float | None = option(None, "coefficient of variation of the gaps between arrivals", only_for=("gamma", "weibull"))
@@ -87,7 +88,16 @@ class WorkloadConfig:
     think_s: float | None = option(
         None, "seconds between an answer and the next request; of sessions the mean", only_for=("closed_loop", "sessions")
     )
-    ramp_s: float | None = option(None, "seconds over which the first requests are spread", only_for=("closed_loop",))
+    ramp_s: float | None = option(
+        None,
+        "seconds over which the first requests are spread, or over which max_concurrency grows from 1 to its value",
+        only_for=("closed_loop", *_SCHEDULED),
+    )
+    max_concurrency: int | None = option(
+        None,
+        "most requests in flight: one whose time has come waits, in order, until fewer are, as with vllm bench serve --max-concurrency",
+        only_for=_SCHEDULED,
+    )
     prompt: LengthConfig = section(LengthConfig, "prompts in tokens; of a session the first prompt")
     output: LengthConfig = section(LengthConfig, "outputs in tokens")
     turns: LengthConfig = section(LengthConfig, "calls of a session", only_for=("sessions",))

@@ -46,7 +46,7 @@ def limits(draw: st.DrawFn, sizes: Sizes = SMALL) -> Limits:
 
 
 @st.composite
-def scenarios(draw: st.DrawFn, instances: int = 1, closed: bool = False, sizes: Sizes = SMALL) -> Scenario:
+def scenarios(draw: st.DrawFn, instances: int = 1, closed: bool = False, sizes: Sizes = SMALL, capped: bool = False) -> Scenario:
     cluster = tuple(draw(limits(sizes)) for _ in range(instances))
     # Every request fits some engine, not every engine: the last token needs no place in the cache.
     capacity = max(min(x.num_blocks * x.block_size + 1, x.max_model_len) for x in cluster)
@@ -68,18 +68,20 @@ def scenarios(draw: st.DrawFn, instances: int = 1, closed: bool = False, sizes: 
         router=draw(st.sampled_from(list(RouterPolicy))) if instances > 1 else RouterPolicy.ROUND_ROBIN,
         concurrency=concurrency,
         think_s=draw(st.sampled_from([0.0, 0.021])) if closed else 0.0,
+        max_concurrency=draw(st.integers(1, min(sizes.clients, count))) if capped else 0,
+        ramp_s=draw(st.sampled_from([0.0, 0.0, 0.17])) if capped else 0.0,
         timing=Timing.drawn(draw(st.integers(0, 2**16)), sizes.tokens, sizes.sequences),
     )
 
 
 @st.composite
-def sharing(draw: st.DrawFn, instances: int = 1, sessions: bool = False, sizes: Sizes = SMALL) -> Scenario:
+def sharing(draw: st.DrawFn, instances: int = 1, sessions: bool = False, sizes: Sizes = SMALL, capped: bool = False) -> Scenario:
     """Scenarios with prefix caches: prompts with common beginnings, some of them equal, and calls of sessions that continue others.
 
     Nobody computes the same blocks of a run at the same time as another (see `simjax.engine.kv.prefix_cache`): there is no
     `long_prefill_token_threshold`, and only a call that waits for another has that one's output in its prompt.
     """
-    drawn = draw(scenarios(instances=instances, sizes=sizes))
+    drawn = draw(scenarios(instances=instances, sizes=sizes, capped=capped))
     flags = [True, *(draw(st.booleans()) for _ in drawn.limits[1:])]
     cluster = tuple(
         replace(x, enable_prefix_caching=flag, long_prefill_token_threshold=0) for x, flag in zip(drawn.limits, flags, strict=True)

@@ -137,6 +137,7 @@ class Result:
         steps: engine steps simulated, all instances together.
         compile_s, run_s: host wall time in seconds spent on compilation (tracing included) and on running.
         sessions: sessions of the workload, None when it has none.
+        due_s: float64[R], when a client with a cap on its requests in flight would have sent each without the cap; None without a cap.
     """
 
     status: Status
@@ -148,6 +149,7 @@ class Result:
     compile_s: float = 0.0
     run_s: float = 0.0
     sessions: Sessions | None = None
+    due_s: np.ndarray | None = None
 
 
 NEVER = float("inf")
