@@ -116,13 +116,13 @@ def _metrics(cluster: ClusterSpec, shape: EngineShape, params: ClusterParams, o:
 
 def _clients(cluster: ClusterSpec, shape: EngineShape, params: ClusterParams, o: Outcome) -> Clients:
     """Observations of the clients of one simulated run, with the derivatives that the module describes."""
-    prepared = PreparedRun(cluster, shape, params, shape.requests, 0)  # padding has not finished
+    prepared = PreparedRun(cluster, shape, params, shape.requests, 0, np.arange(shape.requests))  # padding has not finished
     lat = latencies(prepared, params, o)
     prompts, outputs = (getattr(params.requests, f"{x}_tokens")[params.served] for x in ("prompt", "output"))
     there = {"ttft": lat.finished, "tpot": lat.finished & (outputs > 1), "e2e": lat.finished}
     last = jnp.argmax(jnp.where(o.finished, o.finish_s, -jnp.inf))
     arrival_s = jnp.where(o.finished, o.arrival_s, 0.0)
-    waits = prepared.closed_loop or params.requests.sessions is not None
+    waits = prepared.closed_loop or shape.capped or params.requests.sessions is not None
     end_s = o.finish_s[last] if waits else jax.lax.stop_gradient(arrival_s[last]) + lat.e2e_s[last]
     some = jnp.any(o.finished)
     begin_s = jax.lax.stop_gradient(jnp.min(params.requests.arrival_s[params.served]))

@@ -252,4 +252,5 @@ def _synthetic_arrivals(config: WorkloadConfig) -> np.ndarray:
 def _title(config: WorkloadConfig, what: str) -> str:
     rate = f", {config.rate:g} {what}/s" if config.rate is not None else ""
     cv = f", CV {config.cv:g}" if config.cv is not None else ""
-    return f"{config.kind}{rate}{cv}"
+    cap = f", at most {config.max_concurrency} in flight" if config.max_concurrency is not None else ""
+    return f"{config.kind}{rate}{cv}{cap}"
