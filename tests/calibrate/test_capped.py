@@ -41,9 +41,9 @@ def test_a_saturated_run_under_its_cap_tells_the_speed_of_the_server() -> None:
         return jnp.max(found.sent_s + found.e2e_s)
 
     with jax.enable_x64(True):
-        now, slope = jax.jvp(jax.jit(end_s), (jnp.zeros(()),), (jnp.ones(()),))
+        now, slope = map(float, jax.jvp(jax.jit(end_s), (jnp.zeros(()),), (jnp.ones(()),)))
         step = 0.02
-        difference = (jax.jit(end_s)(jnp.asarray(step)) - jax.jit(end_s)(jnp.asarray(-step))) / (2 * step)
+        difference = float(jax.jit(end_s)(jnp.asarray(step)) - jax.jit(end_s)(jnp.asarray(-step))) / (2 * step)
         residuals = np.asarray(target.of(simulated(prepared, profile())))
     assert now > 5.0 and slope < 0.0
     np.testing.assert_allclose(slope, difference, rtol=0.1)

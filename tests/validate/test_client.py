@@ -26,9 +26,9 @@ CAP = 24
 FASTER = {"gemm_bandwidth": 1.1}  # than the shipped profile, which replays it
 
 
-def client(rate: float, cap: int = 0, requests: int = 400) -> MeasuredRun:
+def client(rate: float, cap: int = 0, requests: int = 400, ramp_s: float = 0.0) -> MeasuredRun:
     """A run of a client, with a cap if there is one, whose server is simulated; stamps are a little off, as those of a client are."""
-    workload = replace(runs.poisson(rate, requests), max_concurrency=cap)
+    workload = replace(runs.poisson(rate, requests), max_concurrency=cap, ramp_s=ramp_s)
     result = simulate_cluster(runs.cluster(), workload, LatencySource(parameters=tuple(FASTER.items()))).result
     log, lat = result.requests, latencies(result.requests)
     run = replace(
@@ -70,6 +70,16 @@ def test_the_schedule_is_replayed_under_the_cap(capped: MeasuredRun):
     loop = as_its_client_sent(replace(capped, due_s=None))
     assert "replayed as a closed loop" in loop.assumptions[-1]
     assert (loop.workload().arrival_s <= loop.arrival_s).all() and (loop.workload().arrival_s < loop.arrival_s).mean() > 0.5
+
+
+def test_a_start_ramp_is_replayed_as_it_was_sent():
+    """A closed loop whose first requests are spread over 3 s: without a schedule these keep their times, and all others wait."""
+    ramped = replace(client(1e9, CAP, ramp_s=3.0), due_s=None)
+    assert found_cap(ramped) == CAP
+    run = as_its_client_sent(ramped)
+    np.testing.assert_array_equal(run.workload().arrival_s[:CAP], run.arrival_s[:CAP])
+    log = simulate_cluster(runs.cluster(), run.workload(), LatencySource(parameters=tuple(FASTER.items()))).result.requests
+    assert np.abs(log.arrival_s - run.arrival_s).mean() < 0.01  # within a step: stamps are off by 0.1 ms
 
 
 def test_the_option_has_the_last_word(capped: MeasuredRun):
