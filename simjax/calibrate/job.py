@@ -114,6 +114,8 @@ def calibrate(config: CalibrateConfig, profile_path: Path, on_progress: Progress
     fitted, held_out = runs[: len(config.measured_paths())], runs[len(config.measured_paths()) :]
     device = _one_device(runs, config.device)
     for x in runs:
+        for line in x.run.replay_notes:
+            logger.warning("%s: %s", x.run.name, line)
         if (unknown := unknown_contents(x.run, x.cluster)) is not None:
             logger.warning("%s", unknown)
     points = _points(config, device)

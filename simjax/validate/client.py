@@ -21,7 +21,7 @@ AT_THE_CAP = 0.2  # share of all sends that a cap must hold back to be told with
 
 
 def as_its_client_sent(run: MeasuredRun, max_concurrency: int | None = None) -> MeasuredRun:
-    """The run with the cap of its client, in the order of the schedule, and a line about it among the assumptions.
+    """The run with the cap of its client, in the order of the schedule, and a line about a cap that was found.
 
     Args:
         run: the recording.
@@ -48,8 +48,8 @@ def as_its_client_sent(run: MeasuredRun, max_concurrency: int | None = None) -> 
     begin_s = min(float(x.min()) for x in (capped.due_s, capped.arrival_s, *others) if x is not None)
     failed = None if run.failed_requests is None else run.failed_requests.since(begin_s)
     capped = replace(capped, due_s=capped.due_s - begin_s, arrival_s=capped.arrival_s - begin_s, failed_requests=failed)
-    lines = run.assumptions if max_concurrency is not None else (*run.assumptions, line)
-    return replace(capped, max_concurrency=cap, assumptions=lines)
+    lines = run.replay_notes if max_concurrency is not None else (*run.replay_notes, line)
+    return replace(capped, max_concurrency=cap, replay_notes=lines)
 
 
 def found_cap(run: MeasuredRun) -> int | None:

@@ -16,6 +16,7 @@ from simjax.hardware import load_device
 from simjax.job import Progress, Run, simulate_cluster
 from simjax.model import load_model
 from simjax.parallel.parallelism import Parallelism
+from simjax.text import counted
 from simjax.validate.client import as_its_client_sent
 from simjax.validate.compare import compare
 from simjax.validate.contents import unknown_contents, with_contents
@@ -81,9 +82,9 @@ def _with_failures_told(run: MeasuredRun) -> MeasuredRun:
     if not run.failed:
         return run
     others = run.replayed_failed
-    replayed = "none is replayed" if others is None else f"{len(others)} are replayed as load, as far as the record tells"
-    line = f"{run.failed} requests failed: {replayed}, and the others are compared"
-    return replace(run, assumptions=(*run.assumptions, line))
+    replayed = "none" if others is None else "all" if len(others) == run.failed else f"{len(others):,} of them"
+    line = f"{counted(run.failed, 'requests')} failed: {replayed} replayed as load, as far as the record tells; the others are compared"
+    return replace(run, replay_notes=(*run.replay_notes, line))
 
 
 def _drift(measured: MeasuredRun, run: Run) -> str | None:

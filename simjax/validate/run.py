@@ -86,6 +86,7 @@ class MeasuredRun:
         unsimulated: recorded settings that ask for what is not simulated.
         replayed: the trace that was replayed, as the run names it; None when it does not.
         assumptions: facts that the files do not hold and that were filled in, one line each.
+        replay_notes: how its client and its failed requests are replayed, one line each.
     """
 
     name: str
@@ -113,6 +114,7 @@ class MeasuredRun:
     max_concurrency: int | None = None
     replayed: str | None = None
     assumptions: tuple[str, ...] = ()
+    replay_notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.arrival_s)

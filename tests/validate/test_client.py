@@ -66,9 +66,9 @@ def test_the_schedule_is_replayed_under_the_cap(capped: MeasuredRun):
     assert run.due_s is not None
     np.testing.assert_array_equal(run.workload().arrival_s, run.due_s)
     assert run.due_s[0] == 0.0 and np.all(np.diff(run.due_s) >= 0)
-    assert run.assumptions[-1].startswith(f"the client had at most {CAP} requests in flight: its schedule is replayed under that cap")
+    assert run.replay_notes[-1].startswith(f"the client had at most {CAP} requests in flight: its schedule is replayed under that cap")
     loop = as_its_client_sent(replace(capped, due_s=None))
-    assert "replayed as a closed loop" in loop.assumptions[-1]
+    assert "replayed as a closed loop" in loop.replay_notes[-1]
     assert (loop.workload().arrival_s <= loop.arrival_s).all() and (loop.workload().arrival_s < loop.arrival_s).mean() > 0.5
 
 
@@ -87,7 +87,7 @@ def test_the_option_has_the_last_word(capped: MeasuredRun):
     assert sent.max_concurrency is None
     np.testing.assert_array_equal(sent.workload().arrival_s, capped.arrival_s)
     other = as_its_client_sent(capped, 7)
-    assert other.workload().max_concurrency == 7 and other.assumptions == capped.assumptions
+    assert other.workload().max_concurrency == 7 and other.replay_notes == ()
     assert as_its_client_sent(replace(client(4.0), max_concurrency=9)).workload().max_concurrency == 9  # the run's own record
     with pytest.raises(SimjaxError, match="max_concurrency=-1; it must be at least 1, or 0 for no cap"):
         as_its_client_sent(capped, -1)

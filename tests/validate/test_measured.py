@@ -228,7 +228,7 @@ def test_failed_requests_are_replayed_as_load(tmp_path):
     assert workload.prompt_tokens.tolist() == [1024, 900, 1010] and workload.output_tokens.tolist() == [3, 1, 3]
     assert run.places.tolist() == [0, 2]
     (told,) = read_to_replay([tmp_path / "agg_2rps"])
-    assert told.assumptions[-1] == "1 requests failed: 1 are replayed as load, as far as the record tells, and the others are compared"
+    assert told.replay_notes == ("1 request failed: all replayed as load, as far as the record tells; the others are compared",)
 
 
 def test_a_failed_request_that_had_its_first_token_asked_for_all(tmp_path):
@@ -242,7 +242,7 @@ def test_failed_requests_without_contents_are_not_replayed_beside_those_that_sha
     run = read_measured(samples.inference_perf(tmp_path))
     assert run.failed == 1 and run.prefix_key is not None and len(run.workload()) == len(run) == 2
     (told,) = read_to_replay([tmp_path / "exp-1"])
-    assert "1 requests failed: none is replayed" in told.assumptions[-1]
+    assert told.replay_notes[-1].startswith("1 request failed: none replayed as load")
 
 
 def test_a_recorded_schedule_is_on_the_clock_of_the_sends(tmp_path):

@@ -71,7 +71,9 @@ def read_inference_perf(folder: Path, device: str | None = None) -> MeasuredRun:
         e2e_s=column["e2e_s"],
         prefix_key=keys,
         failed=int((~ok).sum()),
-        failed_requests=FailedRequests.of(*(failed(name) for name in _COLUMNS[:3]), np.isfinite(failed("ttft_s"))),
+        failed_requests=FailedRequests.of(
+            failed("arrival_s"), failed("input_tokens"), failed("server_output_tokens_nominal"), np.isfinite(failed("ttft_s"))
+        ),
         unsimulated=unsimulated(config),
         assumptions=tuple(assumptions),
     )
