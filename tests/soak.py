@@ -77,7 +77,6 @@ def kinds() -> dict[str, Kind]:
             f"{prefix}closed_loop_on_two": Kind(scenarios(instances=2, closed=True, sizes=sizes), examples),
             f"{prefix}capped": Kind(scenarios(capped=True, sizes=sizes), examples),
             f"{prefix}capped_on_three": Kind(scenarios(instances=3, capped=True, sizes=sizes), examples),
-            f"{prefix}capped_with_prefix_caches": Kind(sharing(instances=2, capped=True, sizes=sizes), examples),
             f"{prefix}prefix_cache": Kind(sharing(sizes=sizes), examples),
             f"{prefix}sessions": Kind(sharing(sessions=True, sizes=sizes), examples),
             f"{prefix}prefix_caches_on_three": Kind(sharing(instances=3, sizes=sizes), examples),

@@ -75,13 +75,13 @@ def scenarios(draw: st.DrawFn, instances: int = 1, closed: bool = False, sizes: 
 
 
 @st.composite
-def sharing(draw: st.DrawFn, instances: int = 1, sessions: bool = False, sizes: Sizes = SMALL, capped: bool = False) -> Scenario:
+def sharing(draw: st.DrawFn, instances: int = 1, sessions: bool = False, sizes: Sizes = SMALL) -> Scenario:
     """Scenarios with prefix caches: prompts with common beginnings, some of them equal, and calls of sessions that continue others.
 
     Nobody computes the same blocks of a run at the same time as another (see `simjax.engine.kv.prefix_cache`): there is no
     `long_prefill_token_threshold`, and only a call that waits for another has that one's output in its prompt.
     """
-    drawn = draw(scenarios(instances=instances, sizes=sizes, capped=capped))
+    drawn = draw(scenarios(instances=instances, sizes=sizes))
     flags = [True, *(draw(st.booleans()) for _ in drawn.limits[1:])]
     cluster = tuple(
         replace(x, enable_prefix_caching=flag, long_prefill_token_threshold=0) for x, flag in zip(drawn.limits, flags, strict=True)
