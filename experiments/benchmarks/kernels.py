@@ -36,6 +36,7 @@ def variants() -> dict[str, Lowered]:
         "one instance": common.lowered(one, chat),
         "one instance, no leaps": common.lowered(one, chat, leap=False),
         "one instance, closed loop": common.lowered(one, closed),
+        "one instance, client with a cap": common.lowered(one, replace(chat, max_concurrency=64)),
     }
     for instances in (2, 8):
         for router in ("round_robin", "least_loaded"):

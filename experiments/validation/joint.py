@@ -115,7 +115,7 @@ def found_parameters(done: Calibrated) -> list[Row]:
 
 
 def main() -> None:
-    points, _ = read_points(TABLE, "h100")
+    points = read_points(TABLE, "h100").points
     with tempfile.TemporaryDirectory() as folder:
         alone, joint = Path(folder) / "alone.yaml", Path(folder) / "joint.yaml"
         calibrated(alone)

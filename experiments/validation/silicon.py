@@ -70,7 +70,7 @@ def main() -> None:
     options = OPTIONS | given
     device = load_device(options["system"])
     profile = load_profile(options["profile"] or PROFILES / "latency" / device.name / "generic.yaml")
-    points, left_out = read_points(TABLE, options["system"])
+    points, left_out, _ = read_points(TABLE, options["system"])
     for reason, count in Counter(x.reason.split(";")[0] for x in left_out).most_common():
         print(f"left out: {count:4d} rows, {reason}")
     measured = with_throughput(points, np.array([(p.ttft_s, p.tpot_s) for p in points]))

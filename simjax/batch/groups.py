@@ -53,7 +53,7 @@ class Group:
     def __str__(self) -> str:
         shape = self.shape
         instances = "1 instance" if shape.ranks == 1 else f"up to {shape.ranks} instances"
-        router = ", closed loop" if shape.clients else ", live router" if shape.live_routing else ""
+        router = ", capped clients" if shape.capped else ", closed loop" if shape.clients else ", live router" if shape.live_routing else ""
         sizes = f"{instances}{router}, {shape.requests:,} requests, {shape.slots} slots"
         batches = f"{len(self.chunks):,} x {self.width}" if len(self.chunks) > 1 else f"{self.width}"
         expected = f"{self.ticks:,} ticks, {self.memory_bytes / 2**20:,.0f} MiB"

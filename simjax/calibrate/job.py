@@ -42,9 +42,9 @@ from simjax.latency.profile import Calibration, LatencyProfile, Seen, ValidRange
 from simjax.latency.profile_file import load_profile, save_profile
 from simjax.metrics.latency import latencies
 from simjax.uncertainty.widths import PRIOR_SD
-from simjax.validate.contents import unknown_contents, with_contents
-from simjax.validate.measured import read_measured
-from simjax.validate.replay import measured_cluster
+from simjax.validate.compare import measured_requests
+from simjax.validate.contents import unknown_contents
+from simjax.validate.replay import asked_for, measured_cluster, read_to_replay
 from simjax.validate.run import MeasuredRun
 from simjax.validity.reach import reach
 
@@ -121,6 +121,8 @@ def calibrate(
     fitted, held_out = runs[: len(config.measured_paths())], runs[len(config.measured_paths()) :]
     device = _one_device(runs, config.device)
     for x in runs:
+        for line in x.run.replay_notes:
+            logger.warning("%s: %s", x.run.name, line)
         if (unknown := unknown_contents(x.run, x.cluster)) is not None:
             logger.warning("%s", unknown)
     points = _points(config, device)
@@ -162,8 +164,19 @@ def _problem(config: CalibrateConfig, base: LatencyProfile, space: Space) -> str
 
 
 def _read(paths: Sequence[str], config: CalibrateConfig) -> list[MeasuredDeployment]:
-    runs = with_contents([read_measured(Path(path), config.device) for path in paths], [Path(path) for path in config.workload.paths()])
-    return [MeasuredDeployment(run, measured_cluster(run, config)) for run in runs]
+    traces = [Path(path) for path in config.workload.paths()]
+    runs = read_to_replay([Path(path) for path in paths], config.device, traces, config.workload.max_concurrency)
+    found = [MeasuredDeployment(run, measured_cluster(run, config)) for run in runs]
+    for x in found:
+        if (settings := asked_for(x.run, x.cluster)) and not config.allow_unsimulated:
+            named = ", ".join(map(str, settings))
+            raise SimjaxError(
+                f"{x.run.source}: {named} is recorded but not simulated: a fit would take its effect for the device's; leave the run out, "
+                "or allow_unsimulated=true"
+            )
+        for setting in settings:
+            logger.warning("%s: %s is recorded but not simulated; the fit takes its effect for the device's", x.run.name, setting)
+    return found
 
 
 def _one_device(runs: Sequence[MeasuredDeployment], given: str | None) -> DeviceSpec:
@@ -186,6 +199,8 @@ def _points(config: CalibrateConfig, device: DeviceSpec) -> list[MeanPoint]:
     reasons = Counter(row.reason for row in found.left_out)
     for reason, count in reasons.items():
         logger.warning("%s: %d rows left out: %s", p.file, count, reason)
+    if found.versions:
+        logger.warning("%s: backend_version is ignored: the fit takes %s for one", p.file, ", ".join(found.versions))
     return found.points
 
 
@@ -253,7 +268,7 @@ def _described(
     """The profile with the record of its calibration."""
     errors = []
     for x, run, target in zip(fitted, runs, targets, strict=True):
-        lat = latencies(run.result.requests)
+        lat = latencies(measured_requests(x.run, run.result).requests)
         both = (x.run.has_tpot & lat.has_tpot)[: target.first]
         errors.append(np.log(lat.tpot_s[: target.first][both] / x.run.tpot_s[: target.first][both]))
     seen = _seen(runs, points, base)

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.lax import stop_gradient
 
 from simjax.batch.design import design_of
 from simjax.calibrate.profile_timing import ProfileTiming
@@ -33,10 +35,12 @@ class ClientLatencies(NamedTuple):
     """ClientLatencies that the clients of a simulated run saw; 1 in place of a time that does not exist, so that a logarithm is safe.
 
     Attributes:
+        sent_s: f64[R], when the client sent the request, seconds.
         ttft_s, tpot_s, e2e_s: f64[R], seconds.
         finished: bool[R], whether the request finished.
     """
 
+    sent_s: Float64[Array, " R"]
     ttft_s: Float64[Array, " R"]
     tpot_s: Float64[Array, " R"]
     e2e_s: Float64[Array, " R"]
@@ -52,6 +56,7 @@ class PreparedRun:
         shape: static sizes.
         params: host arrays; step times and API times are those of the profile it was prepared with.
         requests: number of requests, padding excluded.
+        measured: int[R], those of them that were measured; the others failed then, and are load alone.
         ticks: ticks that suffice for reverse mode, see `ticks_needed`.
     """
 
@@ -60,6 +65,7 @@ class PreparedRun:
     params: ClusterParams
     requests: int
     ticks: int
+    measured: np.ndarray
 
     @property
     def max_ticks(self) -> int:
@@ -69,7 +75,7 @@ class PreparedRun:
     @property
     def closed_loop(self) -> bool:
         """Whether clients wait for their answers."""
-        return self.shape.clients > 0
+        return self.shape.clients > 0 and not self.shape.capped
 
 
 def prepare(cluster: ClusterSpec, workload: Workload, profile: LatencyProfile) -> PreparedRun:
@@ -83,7 +89,7 @@ def prepare(cluster: ClusterSpec, workload: Workload, profile: LatencyProfile) -
     if workload.prefixes is None and lowered.shape.prefix_nodes:
         lowered = _with_caches_if_needed(lowered, design_of(_without_caches(cluster), timing, workload).lowered)
     ticks = ticks_needed(lowered.shape, lowered.params)
-    return PreparedRun(cluster, lowered.shape, lowered.params, len(workload), ticks)
+    return PreparedRun(cluster, lowered.shape, lowered.params, len(workload), ticks, np.arange(len(workload)))
 
 
 def _timing(cluster: ClusterSpec) -> ProfileTiming:
@@ -110,7 +116,7 @@ def _with_caches_if_needed(caching: Lowered, plain: Lowered) -> Lowered:
 def prepare_measured(run: MeasuredRun, cluster: ClusterSpec, profile: LatencyProfile) -> PreparedRun:
     """The arrays of a measured run; its errors are those of `prepare`, with the name of the run."""
     try:
-        return prepare(cluster, run.workload(), profile)
+        return replace(prepare(cluster, run.workload(), profile), measured=run.places)
     except SimjaxError as error:
         raise SimjaxError(f"{run.source}: {error}") from None
 
@@ -139,9 +145,15 @@ def latencies(prepared: PreparedRun, params: ClusterParams, o: Outcome) -> Clien
     arrival_s = arrivals(o, of(params.ranks.api_pre_s), of(params.ranks.api_post_s))
     if prepared.closed_loop:  # without a pause a client sends at the end of a step, however long the steps are
         arrival_s = jnp.where(params.requests.think_s[params.served] > 0, arrival_s, o.arrival_s)
+    sent_s = stop_gradient(o.arrival_s)
+    if prepared.shape.capped:  # and so does a client whose request waited for a seat; all others come when their time has come
+        waited = o.arrival_s > params.requests.arrival_s[params.served]
+        arrival_s, sent_s = jnp.where(waited, o.arrival_s, arrival_s), jnp.where(waited, o.arrival_s, sent_s)
     output = params.requests.output_tokens[params.served]
     safe = lambda x: jnp.where(o.finished, x, 0.0)
     ttft_s, e2e_s = safe(o.first_token_s) - safe(arrival_s), safe(o.finish_s) - safe(arrival_s)
     tpot_s = (safe(o.finish_s) - safe(o.first_token_s)) / jnp.maximum(output - 1, 1)
-    some = lambda x, there: jnp.where(o.finished & there & (x > 0), x, 1.0)[: prepared.requests]
-    return ClientLatencies(some(ttft_s, True), some(tpot_s, output > 1), some(e2e_s, True), o.finished[: prepared.requests])
+    some = lambda x, there: jnp.where(o.finished & there & (x > 0), x, 1.0)[prepared.measured]
+    return ClientLatencies(
+        safe(sent_s)[prepared.measured], some(ttft_s, True), some(tpot_s, output > 1), some(e2e_s, True), o.finished[prepared.measured]
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from simjax.engine.host.result import RequestLog, Result
-from simjax.validate.compare import compare
+from simjax.validate.compare import compare, measured_requests
 from simjax.validate.run import MeasuredRun
 
 # Errors of means, in percent, beyond which a fit is called poor: a calibrated profile does far better where the model holds.
@@ -19,6 +19,7 @@ def scored(measured: MeasuredRun, result: Result, requests: slice = slice(None))
     """`compare` of some of the requests, in order of arrival."""
     if requests == slice(None):
         return compare(measured, result)
+    result = measured_requests(measured, result)
     names = [f.name for f in fields(MeasuredRun) if isinstance(getattr(measured, f.name), np.ndarray)]
     part = replace(measured, **{name: getattr(measured, name)[requests] for name in names})
     log = RequestLog(**{f.name: getattr(result.requests, f.name)[requests] for f in fields(RequestLog)})

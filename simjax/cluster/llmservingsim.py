@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from simjax.cluster.spec import InstanceLimits, InstanceSpec
+from simjax.cluster.unsimulated import unsimulated
 from simjax.config.scheduler import FLAG_BOUNDS
 from simjax.errors import SimjaxError
 from simjax.hardware import LinkSpec, load_device
@@ -27,17 +28,6 @@ FLAGS = (
     "enable_chunked_prefill",
     "reserve_full_isl",
 )
-# Keys that ask for what simjax does not simulate yet, with the values that ask for nothing.
-UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "pp_size": (1, None),
-    "npu_group": (1, None),
-    "pd_type": (None,),
-    "dp_group": (None,),
-    "placement": (None,),
-    "enable_attn_offloading": (False, None),
-    "enable_sub_batch_interleaving": (False, None),
-    "enable_local_offloading": (False, None),
-}
 # 0 of one of these means "no limit" there: as many tokens as the model's context, and as many sequences as fit a step, at most
 # MOST_SEQUENCES.
 MAY_BE_UNLIMITED = ("max_num_seqs", "max_num_batched_tokens")
@@ -92,10 +82,8 @@ def read_cluster(path: Path, limits: InstanceLimits) -> tuple[InstanceSpec, ...]
 
 
 def _instance(raw: dict[str, Any], cluster: dict[str, Any], limits: InstanceLimits) -> InstanceSpec:
-    for key, harmless in UNSUPPORTED.items():
-        if raw.get(key) not in harmless:
-            asked = "" if isinstance(raw[key], dict | list) else f"={raw[key]!r}"
-            raise SimjaxError(f"{key}{asked} is not simulated yet; remove it to run without")
+    for setting in unsimulated(raw):
+        raise SimjaxError(f"{setting} is not simulated yet; remove it to run without")
     npus = raw.get("num_npus", raw.get("npu_num"))  # npu_num: the name before version 2
     degree = int(raw.get("tp_size") or npus or 1)
     if raw.get("ep_size") not in (None, 1, degree) or npus not in (None, degree):

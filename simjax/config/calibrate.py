@@ -98,6 +98,10 @@ class ReplayedConfig:
         "trace that the runs replayed, or a list: each run takes the one with its requests; its token ids show what prompts share",
         "[FILE,...]",
     )
+    max_concurrency: int | None = option(
+        None,
+        "most requests in flight of the clients, under which schedules are replayed; unset: as recorded or found; 0: as they were sent",
+    )
 
     def paths(self) -> list[str]:
         """The traces, whether one or several were given."""
@@ -110,6 +114,7 @@ class CalibrateConfig:
 
     measured: Any = option(None, "directories of the measured runs to fit, all on one device (layouts: validate --help)", "[DIR,...]")
     held_out: list[str] = option([], "directories of measured runs that are only scored")
+    allow_unsimulated: bool = option(False, "whether to fit runs whose recorded settings ask for what is not simulated")
     model: str | None = option(None, "model, as in simjax run; unset: the measured one", "NAME")
     device: str | None = option(None, "device, as in simjax run; unset: the measured one", "NAME")
     cluster: MeasuredClusterConfig = section(MeasuredClusterConfig, "deviations from the recorded clusters")

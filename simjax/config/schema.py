@@ -169,6 +169,10 @@ class MeasuredWorkloadConfig:
     file: str | None = option(
         None, "trace that the measured run replayed, checked against it; its token ids show what prompts share", "FILE"
     )
+    max_concurrency: int | None = option(
+        None,
+        "most requests in flight of the client, under which its schedule is replayed; unset: as recorded or found; 0: as they were sent",
+    )
 
 
 @dataclass

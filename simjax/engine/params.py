@@ -3,7 +3,7 @@
 Requests and step times are tables of which a cluster uses some rows, so that a batch of clusters shares them: the clusters of a batch
 differ in a few numbers for each rank.
 
-Legend: N ranks, V workloads, R requests, M prefix nodes, K entries of all paths, X waits of all calls.
+Legend: N ranks, V workloads, R requests, C clients, M prefix nodes, K entries of all paths, X waits of all calls.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ class RequestParams:
         router_draw: draws of the random router, in [0, 1).
         count: number of requests that are no padding.
         think_s: pause of a closed-loop client between an answer and its next request.
+        open_s: time from which each seat of a client with a cap may be taken, infinity for those beyond the cap; None without a cap.
         prefix: contents that requests share; None when no rank caches prefixes.
         sessions: calls that wait for calls; None when there are none.
     """
@@ -117,6 +118,7 @@ class RequestParams:
     router_draw: Float64[Array, "V R"]
     count: Int32[Array, " V"]
     think_s: Float64[Array, " V"]
+    open_s: Float64[Array, "V C"] | None = None
     prefix: PrefixParams | None = None
     sessions: SessionParams | None = None
 

@@ -8,6 +8,7 @@ from typing import Any
 _SYSTEM = "system"
 
 REQUEST_BUCKETS = (512, 4_096, 16_384, 32_768, 131_072)
+CAP_BUCKETS = (256, 1_024, 4_096, 16_384)
 
 
 def system(default: Any) -> Any:
@@ -24,7 +25,8 @@ class EngineShape:
         slots: S, requests a rank can hold at once: at least the largest `max_num_seqs`, with room for finished ones on their way out.
         ranks: N.
         window: W, waiting requests a tick looks at; a formation that admits more continues in the next tick.
-        clients: C, requests in flight of a closed loop; 0 when arrivals are known (open loop).
+        clients: C, most requests in flight of a closed loop or of a client with a cap; 0 when arrivals are known (open loop).
+        capped: whether the requests have a schedule, which a client with a cap on its requests in flight keeps to as far as it can.
         prefix_nodes: M, nodes of the tree of the requests' contents; 0 when no rank caches prefixes.
         prefix_path: P, prefix nodes of the longest path through that tree.
         fanout: D, most calls that wait for one call; 0 when there are no sessions.
@@ -42,6 +44,7 @@ class EngineShape:
     ranks: int
     window: int = 4
     clients: int = system(0)
+    capped: bool = system(False)
     prefix_nodes: int = system(0)
     prefix_path: int = 0
     fanout: int = system(0)
@@ -54,9 +57,11 @@ class EngineShape:
 
     def __post_init__(self) -> None:
         if (self.clients or self.fanout) and not self.live_routing:
-            raise ValueError("a closed loop and sessions make their arrivals while they run: they need live_routing")
+            raise ValueError("closed loops, caps and sessions make their arrivals while they run: they need live_routing")
         if self.clients and self.fanout:
             raise ValueError("a workload is a closed loop of clients or made of sessions, not both")
+        if self.capped and not self.clients:
+            raise ValueError("a client with a cap needs seats: clients must not be 0")
         if self.prefix_nodes and self.window != 2:
             raise ValueError("with prefix caching a tick admits one request and sees the next: window must be 2")
 
@@ -97,6 +102,11 @@ def power_of_two(n: int) -> int:
 def requests_bucket(n: int) -> int:
     """R for a workload of n requests."""
     return bucket(n, REQUEST_BUCKETS)
+
+
+def cap_bucket(n: int) -> int:
+    """C for a client with at most n requests in flight: coarse, so that another cap is rarely another program."""
+    return bucket(n, CAP_BUCKETS)
 
 
 def seat_bucket(n: int) -> int:

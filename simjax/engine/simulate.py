@@ -14,7 +14,7 @@ from jax import Array
 
 from simjax.engine.accounting.leap_log import LeapRows, NoLog, empty_log
 from simjax.engine.arrivals.arrivals import next_arrival_s
-from simjax.engine.host.collect import instance_log, leap_log, request_log
+from simjax.engine.host.collect import instance_log, leap_log, request_log, schedule
 from simjax.engine.host.result import Result, Status
 from simjax.engine.params import ClusterParams
 from simjax.engine.programs import compiled
@@ -113,4 +113,5 @@ def simulate(
             steps=int(state.steps),
             compile_s=compile_s,
             run_s=run_s,
+            due_s=schedule(shape, params),
         )

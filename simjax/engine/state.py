@@ -1,6 +1,7 @@
 """The state of a cluster: one fixed-shape pytree, stepped by `simjax.engine.tick`.
 
-Legend: R requests, S slots (A = S+W array entries), N ranks, W window, C clients of a closed loop, E entries of a prefix cache.
+Legend: R requests, S slots (A = S+W array entries), N ranks, W window, C clients of a closed loop or seats of a cap, E entries of a prefix
+cache.
 A subsystem that a program does not have is a record without leaves whose methods do nothing.
 """
 

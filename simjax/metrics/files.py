@@ -56,7 +56,7 @@ def write_results(
     bins = None if result.leaps is None else timeline(result, interval_s)  # before anything is written: the interval may be impossible
     make_folder(out)
     write_json(summary, out / "summary.json")
-    tables = {"requests.csv": requests_frame(result.requests, result.sessions), "timeseries.csv": bins}
+    tables = {"requests.csv": requests_frame(result.requests, result.sessions, result.due_s), "timeseries.csv": bins}
     tables["sessions.csv"] = None if result.sessions is None else sessions_frame(result.requests, result.sessions)
     for name, table in tables.items():
         if table is not None:
@@ -64,8 +64,10 @@ def write_results(
     return summary
 
 
-def requests_frame(requests: RequestLog, sessions: Sessions | None = None) -> pd.DataFrame:
+def requests_frame(requests: RequestLog, sessions: Sessions | None = None, due_s: np.ndarray | None = None) -> pd.DataFrame:
     """The columns of `requests.csv`; times that never came are `pd.NA`.
+
+    Of a client with a cap on its requests in flight, `due_s` is when its schedule asked for a request and `arrival_s` when it was sent.
 
     With sessions each request has its session's name, its turn and `delay_s`, the pause in seconds after the answer that it waited for
     last (`pd.NA` when it waits for none). Played as a trace, each call then waits for the one before it in its session.
@@ -77,6 +79,8 @@ def requests_frame(requests: RequestLog, sessions: Sessions | None = None) -> pd
         "output_tokens": requests.output_tokens,
         "cached_tokens": requests.cached_tokens,
     }
+    if due_s is not None:
+        columns["due_s"] = due_s
     for name in _TIMES:
         times = getattr(requests, name)
         columns[name] = pd.arrays.FloatingArray(np.where(times == NEVER, 0.0, times), times == NEVER)

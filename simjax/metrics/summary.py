@@ -46,7 +46,8 @@ def summarize(
     which keeps one block as the null block. `kv.prefix_hit_fraction` is cached over prompt tokens of the requests that were scheduled,
     `kv.evicted_blocks` counts cached blocks that were taken for something else, and `kv.peak_cached_fraction` is
     `simjax.metrics.caching.peak_cached_fraction`. `sessions` is there when the workload has sessions
-    (`simjax.metrics.sessions.session_summary`). `energy` and `cost` hold None: they are not modelled yet.
+    (`simjax.metrics.sessions.session_summary`). `send_lag_s` is there when the client has a cap on its requests in flight: mean and maximum
+    of how far behind its schedule it sent them. `energy` and `cost` hold None: they are not modelled yet.
 
     Args:
         result: the run.
@@ -90,7 +91,7 @@ def summarize(
         summary["sessions"] = sessions
     if slo is not None:
         summary["slo"] = _limits(runs)
-    given = {"sessions": sessions is not None, "limits": slo is not None, "gpus": gpus is not None}
+    given = {"sessions": sessions is not None, "cap": result.due_s is not None, "limits": slo is not None, "gpus": gpus is not None}
     for metric in catalog.values():
         if metric.path and all(given[name] for name in metric.needs):
             put(summary, metric.path, numbers_of(metric, runs)[0])

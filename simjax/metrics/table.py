@@ -151,6 +151,8 @@ def _facts(summary: dict[str, Any]) -> Table:
         table.add_row("sessions", _sessions(sessions))
         if (later := sessions["later_turns"])["finished"]:
             table.add_row("later turns", _later_turns(later))
+    if (lag := summary.get("send_lag_s")) is not None:
+        table.add_row("sends", f"behind the schedule by {_number(lag['mean'])} s (mean), {_number(lag['max'])} s (max)")
     if len(summary["instances"]) > 1:
         table.add_row("instances", _instances(summary["instances"]))
     if (slo := summary.get("slo")) is not None:

@@ -14,7 +14,7 @@ from simjax.metrics.latency import Latencies, latencies
 from simjax.plot import style
 from simjax.plot.overlay import MEASURED, draw_cdfs, has_metric
 from simjax.plot.posterior import plot_posterior
-from simjax.validate.compare import error_pct
+from simjax.validate.compare import error_pct, measured_requests
 from simjax.validate.run import MeasuredRun
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _plot_runs(runs: Sequence[tuple[MeasuredRun, Result]], roles: Sequence[str],
     # One grid for all runs, not one subfigure each, so that their panels are exactly aligned.
     grid = figure.add_gridspec(len(heights), 5, height_ratios=heights, width_ratios=(1.0, 1.0, 1.0, 1.25, 1.6))
     for at, ((measured, result), role) in zip(range(0, len(heights), 4), zip(runs, roles, strict=True), strict=True):
-        lat = latencies(result.requests)
+        lat = latencies(measured_requests(measured, result).requests)
         _headline(figure.add_subplot(grid[at, 0]), measured, lat, role)
         for column, (metric, name, color) in enumerate(_METRICS):
             _draw_distribution(figure.add_subplot(grid[at + 1 : at + 4, column]), measured, lat, metric, name, color)

@@ -14,7 +14,7 @@ from simjax.metrics.timeseries import sum_instances, timeline
 from simjax.plot import style
 from simjax.plot.overlay import MEASURED, SIMULATED, draw_cdfs, has_metric
 from simjax.plot.run import PANELS
-from simjax.validate.compare import mape_pct
+from simjax.validate.compare import mape_pct, measured_requests
 from simjax.validate.run import MeasuredRun
 
 if TYPE_CHECKING:
@@ -42,11 +42,12 @@ def plot_validation(measured: MeasuredRun, result: Result, out_dir: str | Path, 
         The paths written. If no request finished in the simulation, only the timeline can be drawn.
     """
     out, title = Path(out_dir), title or f"{measured.name}: {measured.model} on {measured.device}"
-    lat = latencies(result.requests)
+    compared = measured_requests(measured, result)
+    lat = latencies(compared.requests)
     paths = []
     if lat.finished.any():
         paths.append(_plot_cdf(measured, lat, out / "validation_cdf.png", title))
-        paths.append(_plot_requests(measured, result, lat, out / "validation_requests.png", title))
+        paths.append(_plot_requests(measured, compared, lat, out / "validation_requests.png", title))
     if measured.timeseries is not None and len(measured.timeseries) > 1 and result.leaps is not None:
         paths.append(_plot_timeline(measured.timeseries, result, out / "validation_timeline.png", title))
     return paths

@@ -143,7 +143,7 @@ def _clients(cluster: ClusterSpec, shape: EngineShape, params: ClusterParams, o:
 
     `load`: whether the load is stationary, and the seconds that the window leaves out (NaN: automatic).
     """
-    prepared = PreparedRun(cluster, shape, params, shape.requests, 0)  # padding has not finished
+    prepared = PreparedRun(cluster, shape, params, shape.requests, 0, np.arange(shape.requests))  # padding has not finished
     lat = latencies(prepared, params, o)
     prompts, outputs = (getattr(params.requests, f"{x}_tokens")[params.served] for x in ("prompt", "output"))
     held = lambda x, otherwise: jax.lax.stop_gradient(jnp.where(o.finished, x, otherwise))
@@ -151,7 +151,7 @@ def _clients(cluster: ClusterSpec, shape: EngineShape, params: ClusterParams, o:
     roots = jnp.ones_like(o.finished) if sessions is None else sessions.predecessors[params.served] == 0
     part = measure(held(o.arrival_s, jnp.inf), held(o.finish_s, jnp.inf), o.finished, roots, *load, jnp)
     there = {"ttft": lat.finished & part.arrived, "tpot": lat.finished & (outputs > 1) & part.arrived, "e2e": lat.finished & part.arrived}
-    waits = prepared.closed_loop or sessions is not None
+    waits = prepared.closed_loop or shape.capped or sessions is not None
     arrival_s = held(o.arrival_s, 0.0)
 
     def last_finish(until_s: Array) -> tuple[Array, Array]:

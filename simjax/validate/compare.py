@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
-from simjax.engine.host.result import Result
+from simjax.engine.host.result import RequestLog, Result
 from simjax.errors import SimjaxError
 from simjax.metrics.latency import Latencies, Statistics, latencies, statistics
 from simjax.metrics.summary import duration_s
+from simjax.validate.client import in_flight
 from simjax.validate.run import MeasuredRun
 
 METRICS = ("ttft_s", "tpot_s", "e2e_s")
@@ -21,18 +23,22 @@ Triple = dict[str, float | None]
 def compare(measured: MeasuredRun, result: Result) -> dict[str, Any]:
     """Statistics and per-request errors of a simulation of the measured workload.
 
-    Requests are paired by position: both sides are in arrival order. Each side's latencies count from its own arrivals. An error is
+    Requests are paired by position: both sides are in arrival order, and of a simulation that replayed failed requests too, only the others
+    are compared. Each side's latencies count from its own arrivals. An error is
     100 (simulated - measured) / measured; a per-request error is the mean of its absolute value over the pairs (MAPE).
 
     Returns:
         `ttft_s`, `tpot_s`, `e2e_s`: mean, p50, p90, p95, p99, each `{"measured", "simulated", "error_pct"}`; `per_request`:
         `ttft_mape_pct`, `tpot_mape_pct`, `e2e_mape_pct`; `makespan` (first arrival to last token, seconds) and `throughput`
-        (`requests_per_s`, `output_tokens_per_s`) as triples; `requests`: the numbers `measured`, and `finished` in the simulation.
-        Numbers that do not exist, for example because no request finished, are None.
+        (`requests_per_s`, `output_tokens_per_s`) as triples; `in_flight`: `mean` and `peak` number of requests in flight as triples, and
+        `drift_pct`, the mean over time of the absolute difference in percent of the measured mean; `requests`: the numbers `measured`,
+        `finished` in the simulation, `failed` in the measured run, and `failed_replayed`. Numbers that do not exist, for example because
+        no request finished, are None.
 
     Raises:
         SimjaxError: the two do not hold the same requests.
     """
+    result = measured_requests(measured, result)
     _same_requests(measured, result)
     lat = latencies(result.requests)
     report: dict[str, Any] = {}
@@ -48,8 +54,24 @@ def compare(measured: MeasuredRun, result: Result) -> dict[str, Any]:
             int(measured.output_tokens.sum()) / measured.makespan_s, int(result.requests.output_tokens[done].sum()) / span if span else None
         ),
     }
-    report["requests"] = {"measured": len(measured), "finished": int(done.sum())}
+    report["in_flight"] = _in_flight(measured, result)
+    others = measured.replayed_failed
+    report["requests"] = {
+        "measured": len(measured),
+        "finished": int(done.sum()),
+        "failed": measured.failed,
+        "failed_replayed": 0 if others is None else len(others),
+    }
     return report
+
+
+def measured_requests(measured: MeasuredRun, result: Result) -> Result:
+    """The result with only the requests that succeeded in the measured run, in its order; those that failed there are load alone."""
+    others = measured.replayed_failed
+    if others is None or len(result.requests.finished) != len(measured) + len(others):
+        return result
+    log = RequestLog(**{x.name: getattr(result.requests, x.name)[measured.places] for x in fields(RequestLog)})
+    return replace(result, requests=log, due_s=None if result.due_s is None else result.due_s[measured.places])
 
 
 def error_pct(measured: float | None, simulated: float | None) -> float | None:
@@ -72,6 +94,25 @@ def mape_pct(measured: MeasuredRun, lat: Latencies, metric: str) -> float | None
     if not both.any():
         return None
     return float(100.0 * np.mean(np.abs(guess[both] - truth[both]) / truth[both]))
+
+
+def _in_flight(measured: MeasuredRun, result: Result) -> dict[str, Any]:
+    """Numbers of requests in flight on both sides, each by its own clock that starts at the first arrival."""
+    log, moments = result.requests, 2_000
+    done = log.finished
+    if not done.any():
+        return {"mean": triple(None, None), "peak": triple(None, None), "drift_pct": None}
+    begin_s = log.arrival_s[done].min()
+    sent_s = measured.arrival_s - measured.arrival_s.min()
+    at_s = np.linspace(0.0, measured.makespan_s, moments, endpoint=False)
+    truth = in_flight(sent_s, sent_s + measured.e2e_s, at_s)
+    guess = in_flight(log.arrival_s[done] - begin_s, log.finish_s[done] - begin_s, at_s)
+    drift = 100.0 * float(np.abs(guess - truth).mean()) / float(truth.mean()) if truth.any() else None
+    return {
+        "mean": triple(float(truth.mean()), float(guess.mean())),
+        "peak": triple(float(truth.max()), float(guess.max())),
+        "drift_pct": drift,
+    }
 
 
 def _masks(metric: str, measured: MeasuredRun, lat: Latencies) -> tuple[np.ndarray, np.ndarray]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from simjax.cluster.from_config import engine_limits, instance_link, latency_source
 from simjax.cluster.spec import ClusterSpec, InstanceSpec
+from simjax.cluster.unsimulated import Setting
 from simjax.config.calibrate import CalibrateConfig
 from simjax.config.cluster import ClusterConfig
 from simjax.config.schema import ValidateConfig
@@ -14,10 +16,16 @@ from simjax.hardware import load_device
 from simjax.job import Progress, Run, simulate_cluster
 from simjax.model import load_model
 from simjax.parallel.parallelism import Parallelism
+from simjax.text import counted
+from simjax.validate.client import as_its_client_sent
+from simjax.validate.compare import compare
 from simjax.validate.contents import unknown_contents, with_contents
 from simjax.validate.formats.results import stated
 from simjax.validate.measured import read_measured
 from simjax.validate.run import MeasuredRun
+
+DRIFT_PCT, TIMES_TPOT = 5.0, 3.0  # a backlog is not the measured one if it is farther off than this, and than so many errors of mean TPOT
+FEW_IN_FLIGHT = 8  # a smaller number in flight is no backlog
 
 
 def validate(config: ValidateConfig, on_progress: Progress | None = None) -> tuple[MeasuredRun, Run]:
@@ -26,9 +34,8 @@ def validate(config: ValidateConfig, on_progress: Progress | None = None) -> tup
     Raises:
         SimjaxError: the run or a profile is missing or malformed, or `workload.file` is not what was replayed.
     """
-    measured = read_measured(Path(str(config.measured)), config.device)
-    if config.workload.file is not None:
-        (measured,) = with_contents([measured], [Path(config.workload.file)])
+    files = [] if config.workload.file is None else [Path(config.workload.file)]
+    (measured,) = read_to_replay([Path(str(config.measured))], config.device, files, config.workload.max_concurrency)
     cluster = measured_cluster(measured, config)
     run = simulate_cluster(
         cluster,
@@ -39,8 +46,62 @@ def validate(config: ValidateConfig, on_progress: Progress | None = None) -> tup
         activity=config.sim.activity,
         on_progress=on_progress,
     )
-    unknown = unknown_contents(measured, cluster)
-    return measured, run if unknown is None else replace(run, warnings=(unknown, *run.warnings))
+    notes = [
+        unknown_contents(measured, cluster),
+        *(f"{measured.name}: {x} is recorded but not simulated; it is replayed without" for x in asked_for(measured, cluster)),
+        _drift(measured, run),
+    ]
+    return measured, replace(run, warnings=(*(line for line in notes if line is not None), *run.warnings))
+
+
+def read_to_replay(
+    paths: Sequence[Path], device: str | None = None, traces: Sequence[Path] = (), max_concurrency: int | None = None
+) -> list[MeasuredRun]:
+    """Measured runs as they are replayed: with what their requests share, the caps of their clients, and their failed requests as load.
+
+    Args:
+        paths: their folders.
+        device: the GPU, which overrides those in the files.
+        traces: traces that they replayed.
+        max_concurrency: cap of the clients, see `as_its_client_sent`.
+
+    Raises:
+        SimjaxError: a run cannot be read, a trace is not what any run replayed, or the cap is negative.
+    """
+    runs = with_contents([read_measured(path, device) for path in paths], traces)
+    return [_with_failures_told(as_its_client_sent(run, max_concurrency)) for run in runs]
+
+
+def asked_for(measured: MeasuredRun, cluster: ClusterSpec) -> list[Setting]:
+    """Recorded settings that the simulation of a run does not have; a data type that its model has anyway is none."""
+    model = cluster.instances[0].model
+    known = {"quantization": model.quantization, "dtype": model.dtype}
+    return [x for x in measured.unsimulated if x.name not in known or str(x.value).lower() != known[x.name]]
+
+
+def _with_failures_told(run: MeasuredRun) -> MeasuredRun:
+    if not run.failed:
+        return run
+    others = run.replayed_failed
+    replayed = "none" if others is None else "all" if len(others) == run.failed else f"{len(others):,} of them"
+    line = f"{counted(run.failed, 'requests')} failed: {replayed} replayed as load, as far as the record tells; the others are compared"
+    return replace(run, replay_notes=(*run.replay_notes, line))
+
+
+def _drift(measured: MeasuredRun, run: Run) -> str | None:
+    """A warning if the number of requests in flight drifts away from the measured one."""
+    report = compare(measured, run.result)
+    seen, of_steps = report["in_flight"], abs(report["tpot_s"]["mean"]["error_pct"] or 0.0)
+    if seen["drift_pct"] is None or seen["drift_pct"] <= max(DRIFT_PCT, TIMES_TPOT * of_steps):
+        return None
+    mean, peak = seen["mean"], seen["peak"]
+    if max(peak["measured"], peak["simulated"]) < FEW_IN_FLIGHT:
+        return None
+    return (
+        f"{measured.name}: the number of requests in flight drifts from the measured one by {seen['drift_pct']:.0f} % on average "
+        f"(mean {mean['simulated']:.0f}, measured {mean['measured']:.0f}): near its capacity a server piles up the smallest errors of step "
+        "times, so TTFT and E2E errors are those of the backlog, not of the step times"
+    )
 
 
 def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateConfig) -> ClusterSpec:

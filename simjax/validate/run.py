@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from simjax.cluster.unsimulated import Setting
 from simjax.config.scheduler import SchedulerConfig
 from simjax.engine.host.result import NEVER
 from simjax.errors import SimjaxError
+from simjax.validate.failed import FailedRequests
 from simjax.workload.contents import tree
 from simjax.workload.contents.prefixes import Prefixes
 from simjax.workload.contents.radix import from_keys
@@ -59,6 +61,8 @@ class HardwareFacts:
 class MeasuredRun:
     """One measured deployment under one workload, arrays over the R successful requests sorted by arrival.
 
+    With `max_concurrency` they are sorted by `due_s` instead.
+
     Attributes:
         name: the folder's name, for titles.
         source: the folder.
@@ -66,6 +70,8 @@ class MeasuredRun:
         tensor_parallel_size, instances: GPUs of an instance; instances behind one front door.
         engine, hardware: configuration facts.
         arrival_s: float64[R], seconds since the first arrival, as the client sent them.
+        due_s: float64[R], when the client's schedule asked for them; None when it is not recorded.
+        max_concurrency: cap on the client's requests in flight, under which the schedule is replayed; None for none.
         prompt_tokens, output_tokens: int32[R].
         ttft_s: float64[R], first token - arrival.
         tpot_s: float64[R], (last token - first token) / (output_tokens - 1); `NEVER` where `has_tpot` is false.
@@ -75,9 +81,12 @@ class MeasuredRun:
         prefixes: shared contents of the requests, from the trace that was replayed; None when unknown.
         timeseries: columns `t_s` (start of the interval, seconds since the first arrival), `running`, `waiting` (at the interval's end),
             `prompt_tokens_per_s`, `output_tokens_per_s` and, when recorded, `kv_used_fraction`; None when there is none.
-        failed: requests that failed and are left out.
+        failed: number of requests that failed, which no latency counts.
+        failed_requests: those of them whose load on the server is replayed; None when none is.
+        unsimulated: recorded settings that ask for what is not simulated.
         replayed: the trace that was replayed, as the run names it; None when it does not.
         assumptions: facts that the files do not hold and that were filled in, one line each.
+        replay_notes: how its client and its failed requests are replayed, one line each.
     """
 
     name: str
@@ -99,8 +108,13 @@ class MeasuredRun:
     prefixes: Prefixes | None = None
     timeseries: pd.DataFrame | None = None
     failed: int = 0
+    failed_requests: FailedRequests | None = None
+    unsimulated: tuple[Setting, ...] = ()
+    due_s: np.ndarray | None = None
+    max_concurrency: int | None = None
     replayed: str | None = None
     assumptions: tuple[str, ...] = ()
+    replay_notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -116,12 +130,41 @@ class MeasuredRun:
         return float(np.max(self.arrival_s + self.e2e_s) - np.min(self.arrival_s))
 
     def workload(self) -> Workload:
-        """The requests to replay in a simulation, in the same order, with what is known of their contents."""
-        prefixes = self.prefixes
+        """The requests to replay in a simulation, with what is known of their contents: `places` says which of them were measured.
+
+        The failed ones are among them, unless it is known what the others share: then they would have no contents.
+        """
+        prefixes, times_s = self.prefixes, self._replayed_s(self)
         if prefixes is None and self.prefix_key is not None:
             total = self.prompt_tokens.astype(np.int64) + self.output_tokens
             prefixes = tree.finish(from_keys(self.prefix_key.tolist(), self.prompt_tokens, total), self.prompt_tokens, None)
-        return Workload(self.arrival_s, self.prompt_tokens, self.output_tokens, source=str(self.source), prefixes=prefixes).validate()
+        prompt_tokens, output_tokens = self.prompt_tokens, self.output_tokens
+        if (others := self.replayed_failed) is not None:
+            places, size = self.places, len(self) + len(others)
+            rest = np.setdiff1d(np.arange(size), places)
+            order = np.argsort(self._replayed_s(others), kind="stable")
+            join = lambda mine, theirs: _placed(size, (places, mine), (rest, theirs[order]))
+            times_s = join(times_s, self._replayed_s(others))
+            prompt_tokens, output_tokens = join(prompt_tokens, others.prompt_tokens), join(output_tokens, others.output_tokens)
+        workload = Workload(times_s, prompt_tokens, output_tokens, source=str(self.source), prefixes=prefixes)
+        return dataclasses.replace(workload, max_concurrency=min(self.max_concurrency or 0, len(workload))).validate()
+
+    @property
+    def replayed_failed(self) -> FailedRequests | None:
+        """The failed requests that are replayed as load."""
+        known = self.prefixes is not None or self.prefix_key is not None
+        return None if known else self.failed_requests
+
+    @property
+    def places(self) -> np.ndarray:
+        """int[R], where the measured requests are among those of `workload()`."""
+        if (others := self.replayed_failed) is None:
+            return np.arange(len(self))
+        return np.arange(len(self)) + np.searchsorted(np.sort(self._replayed_s(others)), self._replayed_s(self), side="left")
+
+    def _replayed_s(self, of: MeasuredRun | FailedRequests) -> np.ndarray:
+        """Times at which requests are replayed: those of the schedule under a cap, else those at which they were sent."""
+        return of.due_s if self.max_concurrency and of.due_s is not None else of.arrival_s
 
 
 def engine_side(run: MeasuredRun) -> MeasuredRun:
@@ -139,7 +182,9 @@ def engine_side(run: MeasuredRun) -> MeasuredRun:
     moved = dataclasses.replace(
         run, ttft_s=run.ttft_s - run.queue_delay_s, e2e_s=run.e2e_s - run.queue_delay_s, arrival_s=queued - queued.min()
     )
-    return _ordered(dataclasses.replace(moved, queue_delay_s=np.zeros(len(run))), order)
+    # Its schedule was the client's, and so was the clock of the failed requests.
+    moved = dataclasses.replace(moved, queue_delay_s=np.zeros(len(run)), due_s=None, failed_requests=None)
+    return reordered(moved, order)
 
 
 def finish_run(run: MeasuredRun) -> MeasuredRun:
@@ -163,8 +208,16 @@ def finish_run(run: MeasuredRun) -> MeasuredRun:
             raise SimjaxError(f"{run.source}: successful request {np.argmax(bad)} (from 0, in file order) has {name}")
     gaps = np.maximum(run.output_tokens - 1, 1)
     tpot = np.where(run.output_tokens > 1, (run.e2e_s - run.ttft_s) / gaps, NEVER)
-    order = np.argsort(run.arrival_s, kind="stable")
-    return _ordered(dataclasses.replace(run, tpot_s=tpot, arrival_s=run.arrival_s - run.arrival_s[order[0]]), order)
+    order, others = np.argsort(run.arrival_s, kind="stable"), run.failed_requests
+    origin_s = float(run.arrival_s[order[0]] if others is None else min(run.arrival_s.min(), others.arrival_s.min()))
+    moved = dataclasses.replace(
+        run,
+        tpot_s=tpot,
+        arrival_s=run.arrival_s - origin_s,
+        due_s=None if run.due_s is None else run.due_s - origin_s,
+        failed_requests=None if others is None else others.since(origin_s),
+    )
+    return reordered(moved, order)
 
 
 def nothing_succeeded(source: Path) -> SimjaxError:
@@ -172,11 +225,19 @@ def nothing_succeeded(source: Path) -> SimjaxError:
     return SimjaxError(f"{source}: no request succeeded, so there is nothing to compare with")
 
 
-def _ordered(run: MeasuredRun, order: np.ndarray) -> MeasuredRun:
+def _placed(size: int, *parts: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """One array of parts that are (places, values)."""
+    whole = np.empty(size, parts[0][1].dtype)
+    for places, values in parts:
+        whole[places] = values
+    return whole
+
+
+def reordered(run: MeasuredRun, order: np.ndarray) -> MeasuredRun:
     """The run with its per-request arrays picked by `order`."""
     tokens = {name: getattr(run, name)[order].astype(np.int32) for name in ("prompt_tokens", "output_tokens")}
     times = {name: getattr(run, name)[order].astype(np.float64) for name in ("arrival_s", "ttft_s", "tpot_s", "e2e_s")}
-    optional = {name: getattr(run, name)[order] for name in ("queue_delay_s", "prefix_key") if getattr(run, name) is not None}
+    optional = {name: getattr(run, name)[order] for name in ("queue_delay_s", "prefix_key", "due_s") if getattr(run, name) is not None}
     prefixes = None if run.prefixes is None else tree.take(run.prefixes, order)
     return dataclasses.replace(run, **tokens, **times, **optional, prefixes=prefixes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def build_workload(config: WorkloadConfig) -> Workload:
         return _sessions(config).validate()  # its prompts grow out of the shared prefixes
     else:
         workload = _independent(config)
-    return _sharing(config, workload).validate()
+    return _sharing(config, _capped(config, workload)).validate()
 
 
 def load_trace(config: WorkloadConfig) -> TraceFile:
@@ -148,7 +149,9 @@ def _independent(config: WorkloadConfig) -> Workload:
     if times is None:
         with at("workload"):
             return closed_loop(prompt, output, config.concurrency or 0, config.think_s or 0.0, config.ramp_s or 0.0)
-    return Workload(times, prompt, output, source=_title(config, "requests"), stationary=config.kind in STATIONARY)
+    # Requests that are all there at once have no steady state, unless a client hands them over one after another.
+    lasting = config.rate != np.inf or config.max_concurrency is not None
+    return Workload(times, prompt, output, source=_title(config, "requests"), stationary=config.kind in STATIONARY and lasting)
 
 
 def _sessions(config: WorkloadConfig) -> Workload:
@@ -215,9 +218,29 @@ def _groups(config: WorkloadConfig, prompt_tokens: np.ndarray) -> np.ndarray | N
         return shared.draw_groups(prefix.groups, prefix.zipf, stream(config.seed, GROUPS), len(prompt_tokens))
 
 
+def _capped(config: WorkloadConfig, workload: Workload) -> Workload:
+    """The workload as a client with the configuration's cap on its requests in flight sends it."""
+    if config.max_concurrency is None:
+        if config.ramp_s is not None and config.kind != "closed_loop":
+            raise SimjaxError(f"workload.ramp_s={config.ramp_s:g} has no effect without workload.max_concurrency, the cap that it ramps up")
+        return workload
+    if config.max_concurrency < 1:
+        raise SimjaxError(f"workload.max_concurrency={config.max_concurrency}; it must be at least 1 (null: no cap)")
+    if workload.sessions is not None:
+        raise SimjaxError(
+            f"workload.max_concurrency={config.max_concurrency} has no effect on {workload.source}, whose calls wait for each other; "
+            "workload.max_concurrency=null unsets it"
+        )
+    with at("workload"):
+        capped = replace(workload, max_concurrency=min(config.max_concurrency, len(workload)), ramp_s=float(config.ramp_s or 0.0))
+        return capped.validate()
+
+
 def _synthetic_arrivals(config: WorkloadConfig) -> np.ndarray:
     rng = stream(config.seed, ARRIVALS)
     rate, cv, n, duration_s = config.rate or 0.0, config.cv or 0.0, config.num_requests, config.duration_s
+    if rate == np.inf:
+        return arrivals.at_once(n)
     if config.kind == "poisson":
         return arrivals.poisson(rate, rng, n, duration_s)
     if config.kind == "gamma":
@@ -234,4 +257,5 @@ def _synthetic_arrivals(config: WorkloadConfig) -> np.ndarray:
 def _title(config: WorkloadConfig, what: str) -> str:
     rate = f", {config.rate:g} {what}/s" if config.rate is not None else ""
     cv = f", CV {config.cv:g}" if config.cv is not None else ""
-    return f"{config.kind}{rate}{cv}"
+    cap = f", at most {config.max_concurrency} in flight" if config.max_concurrency is not None else ""
+    return f"{config.kind}{rate}{cv}{cap}"

@@ -20,6 +20,7 @@ UNANSWERED = ("play", "drop")
 CLOCKS = ("s", "ms", "us", "ns")
 """Values of `workload.trace_clock`."""
 
+_SCHEDULED = tuple(kind for kind in KINDS if kind not in ("closed_loop", "sessions"))
 _OPEN = tuple(kind for kind in KINDS if kind != "closed_loop")
 _PAIRS = is_unset("workload.lengths_file", words="")  # it has both lengths of a request; min and max apply to them
 
@@ -89,7 +90,7 @@ class WorkloadConfig:
     )
     rate: float | None = option(
         None,
-        "mean requests/s, or sessions/s that start; a trace is stretched or compressed to it",
+        "mean requests/s, or sessions/s that start; a trace is stretched or compressed to it; inf: all requests at once",
         plausible=Plausible(1e-4, 1e5, "requests/s"),
         only_for=("trace", "poisson", "gamma", "weibull", "constant", "sessions"),
     )
@@ -144,9 +145,14 @@ class WorkloadConfig:
     )
     ramp_s: float | None = option(
         None,
-        "seconds over which the first requests are spread",
-        only_for=("closed_loop",),
+        "seconds over which the first requests are spread, or over which max_concurrency grows from 1 to its value",
+        only_for=("closed_loop", *_SCHEDULED),
         plausible=Plausible(1e-3, 86_400, "seconds (not ms)"),
+    )
+    max_concurrency: int | None = option(
+        None,
+        "most requests in flight: one whose time has come waits, in order, until fewer are, as with vllm bench serve --max-concurrency",
+        only_for=_SCHEDULED,
     )
     prompt: LengthConfig = section(LengthConfig, "prompts in tokens; of a session the first prompt")
     output: LengthConfig = section(LengthConfig, "outputs in tokens")

@@ -122,6 +122,7 @@ class WorkloadDescription:
     requests: int
     concurrency: int
     think_s: float
+    max_concurrency: int
     arrivals: ArrivalStats | None
     prompt_tokens: LengthStats
     output_tokens: LengthStats
@@ -151,6 +152,7 @@ def describe(
         requests=len(workload),
         concurrency=workload.concurrency,
         think_s=workload.think_s,
+        max_concurrency=workload.max_concurrency,
         arrivals=_arrivals(workload),
         prompt_tokens=_lengths(prompt),
         output_tokens=_lengths(output),
@@ -210,6 +212,8 @@ def _facts(description: WorkloadDescription) -> list[tuple[str, str]]:
         if sessions.mean_pause_s is not None:
             pauses = (sessions.mean_pause_s, sessions.p50_pause_s, sessions.p90_pause_s, sessions.max_pause_s)
             facts.append(("pause between calls", "mean {:,.4g}, p50 {:,.4g}, p90 {:,.4g}, max {:,.6g} s".format(*pauses)))
+    if description.max_concurrency:
+        facts.append(("client", f"keeps to the arrivals with at most {description.max_concurrency:,} in flight"))
     if description.concurrency:
         return [*facts, ("closed loop", f"{description.concurrency:,} in flight"), ("think time", f"{description.think_s:g} s")]
     if arrivals is None:

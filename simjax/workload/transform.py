@@ -86,13 +86,16 @@ def scale_rate(workload: Workload, factor: float) -> Workload:
 
 
 def rescale_to_rate(workload: Workload, rate: float) -> Workload:
-    """The same requests at a mean rate of `rate` requests/s (see `mean_rate`).
+    """The same requests at a mean rate of `rate` requests/s (see `mean_rate`); infinity: all of them at once, at 0.
 
     Raises:
         SimjaxError: the rate is not positive, all requests arrive at once, or a closed loop.
     """
-    if not (rate > 0 and np.isfinite(rate)):
+    if not rate > 0:
         raise SimjaxError(f"{workload.source}: the rate is {rate:g} requests/s; it must be positive")
+    if np.isinf(rate):
+        _need_open_loop(workload, "a rate")
+        return replace(workload, arrival_s=np.where(np.isfinite(workload.arrival_s), 0.0, workload.arrival_s))
     return scale_rate(workload, rate / mean_rate(workload))
 
 
@@ -240,6 +243,7 @@ def _taken(workload: Workload, index: np.ndarray) -> Workload:
         prompt_tokens=prompt_tokens,
         output_tokens=workload.output_tokens[index],
         concurrency=min(workload.concurrency, len(index)),
+        max_concurrency=min(workload.max_concurrency, len(index)),
         prefixes=prefixes,
         sessions=sessions,
     )

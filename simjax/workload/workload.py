@@ -15,8 +15,9 @@ from simjax.workload.sessions import Sessions
 class Workload:
     """R requests, sorted by arrival (ties keep the order of the source).
 
-    In an open-loop workload every arrival is known. In a closed loop (`concurrency` > 0) the first `concurrency` requests arrive at
-    `arrival_s` and each later one is sent `think_s` seconds after a request finished, so the later entries of `arrival_s` are unused
+    In an open-loop workload every arrival is known; a client with a cap (`max_concurrency` > 0) takes them for its schedule, and sends a
+    request later if as many are in flight when its time comes. In a closed loop (`concurrency` > 0) the first `concurrency` requests arrive
+    at `arrival_s` and each later one is sent `think_s` seconds after a request finished, so the later entries of `arrival_s` are unused
     and set to `np.inf`. In a workload with `sessions`, the requests that wait for other calls come after all others, in the source's order;
     their `arrival_s` is `np.inf`, or the recorded time before which they are not sent even if they have nothing to wait for any more.
 
@@ -26,6 +27,8 @@ class Workload:
         output_tokens: int32[R], >= 1.
         concurrency: number of requests in flight in a closed loop, 0 for an open loop.
         think_s: pause in seconds between a finish and the request that follows it in a closed loop.
+        max_concurrency: most requests in flight of a client that keeps to the arrivals as far as the cap lets it, 0 for no cap.
+        ramp_s: seconds over which the cap grows from 1 to `max_concurrency`, a request at a time.
         source: origin of the workload, for titles and error messages.
         prefixes: prefixes that the requests share; None when nothing is known, and requests then share nothing.
         sessions: dependencies between calls; None when no request waits for another.
@@ -38,6 +41,8 @@ class Workload:
     output_tokens: np.ndarray
     concurrency: int = 0
     think_s: float = 0.0
+    max_concurrency: int = 0
+    ramp_s: float = 0.0
     source: str = "workload"
     prefixes: Prefixes | None = None
     sessions: Sessions | None = None
@@ -57,6 +62,11 @@ class Workload:
     def scheduled_s(self) -> np.ndarray:
         """float64[K], sorted: the arrivals of all requests where the source has them all, else of those that wait for no other."""
         return np.sort(self.arrival_s) if np.isfinite(self.arrival_s).all() else self.arrival_s[: self.known_arrivals]
+
+    @property
+    def waits_for_answers(self) -> bool:
+        """Whether the time at which a request is sent may depend on answers to others."""
+        return self.concurrency > 0 or self.max_concurrency > 0 or self.sessions is not None
 
     @property
     def longest_tokens(self) -> int:
@@ -79,12 +89,24 @@ class Workload:
                 raise SimjaxError(f"{self.source}: request {bad[0]} has {name}={values[bad[0]]}; every request needs at least 1")
         if self.sessions is not None:
             self._validate_sessions(self.sessions)
+        if self.max_concurrency:
+            self._validate_cap()
         known = self.arrival_s[: self.known_arrivals]
         if not np.all(np.isfinite(known)) or np.any(known < 0) or np.any(np.diff(known) < 0):
             raise SimjaxError(f"{self.source}: arrivals must be finite, non-negative and sorted")
         if self.prefixes is not None:
             self.prefixes.validate(self.prompt_tokens.astype(np.int64) + self.output_tokens, self.source)
         return self
+
+    def _validate_cap(self) -> None:
+        if self.max_concurrency < 1:
+            raise SimjaxError(f"{self.source}: max_concurrency={self.max_concurrency}; a client has at least 1 request in flight")
+        if self.concurrency:
+            raise SimjaxError(f"{self.source}: in a closed loop concurrency is the cap on requests in flight; max_concurrency must be 0")
+        if self.sessions is not None:
+            raise SimjaxError(f"{self.source}: calls of sessions wait for answers, not for a cap; max_concurrency must be 0")
+        if not (self.ramp_s >= 0 and np.isfinite(self.ramp_s)):
+            raise SimjaxError(f"{self.source}: ramp_s={self.ramp_s:g}; it must not be negative")
 
     def _validate_sessions(self, sessions: Sessions) -> None:
         if self.concurrency:

@@ -53,7 +53,7 @@ def measured(workload: Workload, truth: Mapping[str, float], of: ClusterSpec | N
         device=DEVICE,
         tensor_parallel_size=1,
         engine=EngineFacts(limits.max_num_seqs, limits.max_num_batched_tokens, vllm_version="0.19.0"),
-        arrival_s=workload.arrival_s,
+        arrival_s=log.arrival_s,
         prompt_tokens=workload.prompt_tokens,
         output_tokens=workload.output_tokens,
         ttft_s=lat.ttft_s,

@@ -64,6 +64,12 @@ def test_rows_that_can_be_simulated(table):
     assert (plain.max_num_batched_tokens, plain.max_num_seqs) == (1024 + 8, 7)
 
 
+def test_versions_of_the_backends_are_told_for_the_fit_ignores_them(table):
+    assert read_points(table).versions == ()
+    table.write_text(table.read_text().replace("source_kind,ignored", "source_kind,backend_version"))
+    assert read_points(table).versions == ("x",)
+
+
 def test_other_rows_say_why_they_are_left_out(table):
     reasons = {row.id: (row.line, row.reason) for row in read_points(table).left_out}
     assert reasons.pop("stranger")[1].startswith("unknown model 'openai/gpt-oss-120b'")

@@ -32,7 +32,7 @@ def test_a_part_of_the_requests(run: MeasuredRun) -> None:
         assert first[metric]["mean"]["error_pct"] == pytest.approx(0.0, abs=1e-6)
         assert second[metric]["mean"]["error_pct"] == pytest.approx(20.0)
     assert first["ttft_s"]["mean"]["measured"] == pytest.approx(run.ttft_s[:50].mean())
-    assert second["requests"] == {"measured": 50, "finished": 50}
+    assert second["requests"] == {"measured": 50, "finished": 50, "failed": 0, "failed_replayed": 0}
     assert scored(run, result) == compare(run, result)
 
 

@@ -107,6 +107,7 @@ def cases() -> dict[str, Case]:
         "synchronous": case(replace(alone, limits=(replace(limits, async_scheduling=False),)), measured=True),
         "one step at a time": case(alone, measured=True, leap=False),
         "closed loop": case(loop, clients=16),
+        "capped": case(replace(loop, concurrency=0, think_s=0.0, max_concurrency=7)),
         "shared prefixes": case(caching_scenario(False, router=RouterPolicy.LONGEST_PREFIX, staleness_s=0.0), stale_view=True),
         "sessions": case(caching_scenario(True)),
         "closed loop, tied": case(replace(loop, arrival_s=np.zeros(28), think_s=0.0), clients=16),

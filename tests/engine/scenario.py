@@ -9,10 +9,10 @@ from enum import IntEnum
 import numpy as np
 
 from simjax.cluster.routers import ROUTERS
-from simjax.engine.host.lower_requests import prefix_params, session_params
+from simjax.engine.host.lower_requests import opening_times, prefix_params, session_params
 from simjax.engine.host.result import Result
 from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams
-from simjax.engine.shape import EngineShape
+from simjax.engine.shape import EngineShape, cap_bucket
 from simjax.engine.simulate import simulate
 from simjax.latency.attention.coefficients import AttentionCoefficients
 from simjax.latency.step_time import StepTime
@@ -27,7 +27,7 @@ RouterPolicy = IntEnum("RouterPolicy", [name.upper() for name in ROUTERS], start
 MAX_TOKENS, MAX_SEQUENCES = 64, 16
 SHAPE = EngineShape(requests=32, slots=24, ranks=1, window=4, log_rows=256)
 NODES, ENTRIES, PATH, FANOUT = 128, 2048, 32, 32  # of scenarios with contents and with sessions
-CLIENTS = 8  # of scenarios with a closed loop
+CLIENTS = 8  # of scenarios with a closed loop or a cap
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,8 @@ class Scenario:
     router: RouterPolicy = RouterPolicy.ROUND_ROBIN
     concurrency: int = 0
     think_s: float = 0.0
+    max_concurrency: int = 0
+    ramp_s: float = 0.0
     timing: Timing = field(default_factory=lambda: Timing.drawn(0))
     contents: tuple[np.ndarray, ...] | None = None
     waits: tuple[tuple[tuple[int, float], ...], ...] | None = None
@@ -114,9 +116,10 @@ class Scenario:
         """As few different ones as possible, for each is a program to compile."""
         sharing = len(self.limits) > 1 and self.contents is not None
         looks = len(self.limits) > 1 and ROUTERS[self.router.name.lower()].looks
-        live = sharing or looks or self.concurrency > 0 or self.waits is not None
-        clients = max(CLIENTS, self.concurrency) if self.concurrency else 0
-        sized = dataclasses.replace(SHAPE, ranks=len(self.limits), clients=clients, live_routing=live)
+        capped = self.max_concurrency > 0
+        live = sharing or looks or self.concurrency > 0 or capped or self.waits is not None
+        clients = cap_bucket(self.max_concurrency) if capped else max(CLIENTS, self.concurrency) if self.concurrency else 0
+        sized = dataclasses.replace(SHAPE, ranks=len(self.limits), clients=clients, capped=capped, live_routing=live)
         if self.caching:
             sized = dataclasses.replace(sized, window=2, prefix_nodes=NODES, prefix_path=PATH)
         if self.waits is not None:
@@ -139,7 +142,8 @@ class Scenario:
             arrival_s = np.where(sessions.predecessors > 0, np.where(recorded_s > 0, recorded_s, np.inf), arrival_s)
         if self.contents is not None:
             prefixes = finish(from_blocks(self.contents, 1, total, total), self.prompt, sessions).validate(total)
-        return Workload(arrival_s, self.prompt, self.output, prefixes=prefixes, sessions=sessions)
+        cap = {"max_concurrency": self.max_concurrency, "ramp_s": self.ramp_s}
+        return Workload(arrival_s, self.prompt, self.output, prefixes=prefixes, sessions=sessions, **cap)
 
     def params(self) -> ClusterParams:
         shape = self.shape()
@@ -167,6 +171,7 @@ class Scenario:
             router_draw=padded(self.draws, 0.0, np.float64),
             count=np.array([len(self.prompt)], np.int32),
             think_s=np.array([self.think_s]),
+            open_s=opening_times([workload]) if self.max_concurrency else None,
             prefix=_widened(prefix_params([workload], shape.requests), NODES * larger, ENTRIES * larger) if self.caching else None,
             sessions=_widened(session_params([workload], shape.requests), 0, 256 * larger) if self.waits is not None else None,
         )
@@ -193,6 +198,8 @@ class Scenario:
             queue_weight=queue_weight,
             kv_weight=kv_weight,
             router_staleness_s=self.staleness_s,
+            max_concurrency=self.max_concurrency or None,
+            ramp_s=self.ramp_s,
         )
 
     def reference_cluster(self) -> reference.Cluster:

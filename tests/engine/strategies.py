@@ -46,7 +46,7 @@ def limits(draw: st.DrawFn, sizes: Sizes = SMALL) -> Limits:
 
 
 @st.composite
-def scenarios(draw: st.DrawFn, instances: int = 1, closed: bool = False, sizes: Sizes = SMALL) -> Scenario:
+def scenarios(draw: st.DrawFn, instances: int = 1, closed: bool = False, sizes: Sizes = SMALL, capped: bool = False) -> Scenario:
     cluster = tuple(draw(limits(sizes)) for _ in range(instances))
     # Every request fits some engine, not every engine: the last token needs no place in the cache.
     capacity = max(min(x.num_blocks * x.block_size + 1, x.max_model_len) for x in cluster)
@@ -68,6 +68,8 @@ def scenarios(draw: st.DrawFn, instances: int = 1, closed: bool = False, sizes: 
         router=draw(st.sampled_from(list(RouterPolicy))) if instances > 1 else RouterPolicy.ROUND_ROBIN,
         concurrency=concurrency,
         think_s=draw(st.sampled_from([0.0, 0.021])) if closed else 0.0,
+        max_concurrency=draw(st.integers(1, min(sizes.clients, count))) if capped else 0,
+        ramp_s=draw(st.sampled_from([0.0, 0.0, 0.17])) if capped else 0.0,
         timing=Timing.drawn(draw(st.integers(0, 2**16)), sizes.tokens, sizes.sequences),
     )
 

@@ -80,6 +80,18 @@ def test_closed_loop_on_two_instances(scenario: Scenario, mode: str):
     check(scenario, mode)
 
 
+@given(scenario=scenarios(capped=True), mode=MODE)
+@LIMITED
+def test_client_with_a_cap(scenario: Scenario, mode: str):
+    check(scenario, mode)
+
+
+@given(scenario=scenarios(instances=3, capped=True), mode=MODE)
+@LIMITED
+def test_client_with_a_cap_on_three_instances(scenario: Scenario, mode: str):
+    check(scenario, mode)
+
+
 @given(scenario=sharing(), mode=MODE)
 @FEWER
 def test_prefix_cache(scenario: Scenario, mode: str):

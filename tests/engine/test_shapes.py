@@ -37,6 +37,7 @@ def programs() -> dict[str, tuple[EngineShape, ClusterParams]]:
         "a router that looks": (dataclasses.replace(one, limits=two, router=RouterPolicy.LEAST_KV), {}),
         "a router with an old view": (dataclasses.replace(one, limits=two, router=RouterPolicy.LEAST_KV, staleness_s=0.1), {}),
         "a closed loop": (dataclasses.replace(one, limits=two, concurrency=4), {}),
+        "a client with a cap": (dataclasses.replace(one, limits=two, max_concurrency=4), {}),
         "a prefix cache": (alone, {}),
         "sessions": (sessions, {}),
     }

@@ -101,3 +101,9 @@ def test_sessions(tmp_path):
 def test_json_refuses_what_is_not_json(tmp_path):
     with pytest.raises(ValueError):
         write_json({"x": float("nan")}, tmp_path / "x.json")
+
+
+def test_the_schedule_of_a_client_with_a_cap_is_a_column():
+    requests = tiny().requests
+    assert "due_s" not in requests_frame(requests)
+    assert requests_frame(requests, due_s=np.array([0.0, 0.5, 12.0])).due_s.tolist() == [0.0, 0.5, 12.0]

@@ -115,8 +115,9 @@ def test_the_hand_made_run():
     assert row["kv_num_blocks"] == 10 and row["kv_peak_used_fraction"] == 0.4 and row["prefix_hit_fraction"] == 0.0
     assert row["slo_attainment"] == 2 / 3 and row["goodput_requests_per_s"] == 2 / 20.5 and row["goodput_per_gpu"] == 2 / 20.5 / 4
     assert row["session_makespan_mean_s"] is row["session_makespan_p99_s"] is None and row["kv_evicted_blocks"] == 0
+    assert row["send_lag_mean_s"] is row["send_lag_max_s"] is None
     assert row["ticks"] == 11 and row["steps"] == 5
-    assert list(row) == list(METRICS) and len(set(METRICS)) == 45
+    assert list(row) == list(METRICS) and len(set(METRICS)) == 47
 
 
 def test_every_number_is_that_of_the_summary():

@@ -113,3 +113,10 @@ def test_values_are_plain_python_numbers():
     summary = summarize(random_result(2))
     assert type(summary["requests"]["preemptions"]) is int and type(summary["ttft_s"]["p99"]) is float
     assert not any(isinstance(v, np.generic) for v in summary["instances"][0].values())
+
+
+def test_the_lag_of_a_client_with_a_cap_is_there_if_it_has_one():
+    assert "send_lag_s" not in summarize(tiny())
+    due_s = np.array([0.0, 0.5, 12.0])  # tiny's requests are sent at 0, 1.5 and 20
+    capped = dataclasses.replace(tiny(), due_s=due_s)
+    assert summarize(capped)["send_lag_s"] == {"mean": 3.0, "max": 8.0}

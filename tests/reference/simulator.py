@@ -143,8 +143,16 @@ class Cluster:
     """The state of a run."""
 
     def __init__(
-        self, instances: Sequence[RefInstance], requests: Sequence[RefRequest], router: RefRouter, concurrency: int | None, think_s: float
+        self,
+        instances: Sequence[RefInstance],
+        requests: Sequence[RefRequest],
+        router: RefRouter,
+        concurrency: int | None,
+        think_s: float,
+        max_concurrency: int | None = None,
+        ramp_s: float = 0.0,
     ):
+        assert max_concurrency is None or (max_concurrency >= 1 and concurrency is None and not any(x.waits_for for x in requests))
         assert think_s >= 0 and (concurrency is None or concurrency >= 1)
         assert concurrency is None or not any(request.waits_for for request in requests), "a closed loop or sessions, not both"
         self.engines = [RefEngine(index, config) for index, config in enumerate(instances)]
@@ -152,6 +160,7 @@ class Cluster:
         self.router = router
         self.closed_loop = concurrency is not None
         self.think_s = think_s
+        self.max_concurrency, self.ramp_s, self.last_reply_s = max_concurrency, ramp_s, -inf
         # What clients will send, and when. In a closed loop any client may send any request: they are numbered in the order they are sent.
         self.sends = [(request.arrival_s, index) for index, request in enumerate(requests[:concurrency]) if not request.waits_for]
         heapq.heapify(self.sends)
@@ -173,7 +182,7 @@ class Cluster:
         clock = -inf
         while sum(len(engine.ended) for engine in self.engines) < max_steps:
             reply_s = self.replies[0][0] if self.replies else inf
-            send_s = self.sends[0][0] if self.sends and self.num_sent < len(self.requests) else inf
+            send_s = self._next_send_s()
             engine = min(self.engines, key=lambda engine: engine.next_event_s())  # on ties the lowest index
             now = min(reply_s, send_s, engine.next_event_s())
             if now == inf:
@@ -193,13 +202,29 @@ class Cluster:
                 for request in engine.advance(now):
                     self._reply(now + engine.config.api_post_s, engine.index, request.index)
 
+    def _next_send_s(self) -> float:
+        """When the next request is sent. With a cap that is when its time has come and fewer requests are in flight than the cap allows.
+
+        The cap is 1 at first and one more every `ramp_s / max_concurrency`, so it allows one more than `in_flight` from
+        `in_flight * ramp_s / max_concurrency` on; and a number in flight that has just fallen did so at the last reply.
+        """
+        if not self.sends or self.num_sent == len(self.requests):
+            return inf
+        due_s, _ = self.sends[0]
+        if self.max_concurrency is None:
+            return due_s
+        in_flight = self.num_sent - len(self.reply_s)
+        if in_flight == self.max_concurrency:
+            return inf
+        return max(due_s, self.last_reply_s, self.ramp_s * in_flight / self.max_concurrency)
+
     def _reply(self, client_s: float, instance: int, index: int) -> None:
         heapq.heappush(self.replies, (client_s, instance, self.num_replies, index))
         self.num_replies += 1
 
     def _answered(self, now: float, index: int) -> None:
         """A client gets a reply: it sends the requests that wait for it, or, in a closed loop, the next request after its think time."""
-        self.reply_s[index] = now
+        self.reply_s[index] = self.last_reply_s = now
         if self.closed_loop:
             heapq.heappush(self.sends, (now + self.think_s, 0))
         for follower in self.followers[index]:
@@ -289,15 +314,18 @@ def simulate(
     queue_weight: float = 1.0,
     kv_weight: float = 1.0,
     router_staleness_s: float = 0.0,
+    max_concurrency: int | None = None,
+    ramp_s: float = 0.0,
 ) -> RefResult:
     """Run `requests` through a cluster of `instances` behind one router (see `RefRouter`).
 
-    Open loop (`concurrency` None): every request arrives at its `arrival_s`, or after those that it waits for. Closed loop: the first
+    Open loop (`concurrency` None): every request arrives at its `arrival_s`, or after those that it waits for; with `max_concurrency` a
+    client whose requests wait, in order, while as many are in flight, a cap that grows evenly from 1 over `ramp_s`. Closed loop: the first
     `concurrency` requests arrive at theirs, and each reply at the client sends the next one `think_s` later. The run stops when there are
     no more events or when `max_steps` steps have ended in the cluster.
     """
     router = RefRouter(policy, prefix_weight, queue_weight, kv_weight, router_staleness_s)
-    cluster = Cluster(instances, requests, router, concurrency, think_s)
+    cluster = Cluster(instances, requests, router, concurrency, think_s, max_concurrency, ramp_s)
     cluster.run(max_steps)
     steps = sorted((step for engine in cluster.engines for step in engine.ended), key=lambda step: (step.start_s, step.instance))
     outcomes = [cluster.outcome(index) for index in range(len(requests))]

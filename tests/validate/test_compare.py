@@ -21,14 +21,15 @@ def run(tmp_path):
 
 def test_a_run_compared_with_itself_has_no_error(run):
     report = compare(run, samples.answer(run))
-    assert set(report) == {*METRICS, "per_request", "makespan", "throughput", "requests"}
+    assert set(report) == {*METRICS, "per_request", "makespan", "throughput", "in_flight", "requests"}
     for metric in METRICS:
         assert list(report[metric]) == list(COMPARED)
         for row in report[metric].values():
             assert set(row) == {"measured", "simulated", "error_pct"} and abs(row["error_pct"]) < 1e-9
     assert set(report["per_request"]) == {"ttft_mape_pct", "tpot_mape_pct", "e2e_mape_pct"}
     assert max(report["per_request"].values()) < 1e-9 and abs(report["makespan"]["error_pct"]) < 1e-9
-    assert report["requests"] == {"measured": 2, "finished": 2}
+    assert report["requests"] == {"measured": 2, "finished": 2, "failed": 0, "failed_replayed": 0}
+    assert report["in_flight"]["drift_pct"] == 0.0 and report["in_flight"]["peak"]["measured"] == 2
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 

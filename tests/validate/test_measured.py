@@ -1,15 +1,17 @@
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from simjax.cluster.from_config import engine_limits
+from simjax.config.scheduler import SchedulerConfig
 from simjax.config.schema import ValidateConfig
 from simjax.engine.host.result import NEVER
 from simjax.errors import SimjaxError
 from simjax.validate.measured import read_measured
-from simjax.validate.replay import measured_cluster
+from simjax.validate.replay import asked_for, measured_cluster, read_to_replay
 from simjax.validate.run import EngineFacts, default_async_scheduling, engine_side
 from tests.validate import samples
 
@@ -156,14 +158,16 @@ def trace(tmp_path, old="", new="", **server):
         (lambda t: broken(t, meta={**samples.META, "started_at": "yesterday"}), "started_at='yesterday' is not an ISO date"),
         (lambda t: broken(t, cluster={}), r"config\.json: it has neither nodes"),
         (lambda t: broken(t, cluster={"nodes": [{"instances": []}]}), "has 0 instances"),
-        (lambda t: broken(t, cluster={"nodes": [{"instances": [{"pd_type": "prefill"}]}]}), "cannot be validated yet"),
         (lambda t: broken(t, rows=[]), "has no rows"),
         (lambda t: broken(t, rows=[{"input_toks": 1}]), r"requests\.jsonl:1: the field output_toks is missing"),
         (lambda t: broken(t, rows=[{**samples.ROWS[0], "input_toks": "many"}]), r"requests\.jsonl:1: input_toks must be a number"),
+        (lambda t: broken(t, rows=[*samples.ROWS, {**samples.ROWS[0], "first_token_ts": float("nan")}]), r"jsonl:3: first_token_ts is nan"),
+        (lambda t: broken(t, rows=[{**samples.ROWS[0], "arrival_time": float("inf")}]), r"jsonl:1: arrival_time is inf"),
         (lambda t: broken(t, rows=[{**samples.ROWS[0], "output_toks": 0}]), "request 0 .* has output_tokens < 1"),
         (lambda t: broken(t, rows=[{**samples.ROWS[0], "last_token_ts": 1.0}]), "last token before its first"),
         (lambda t: trace(t, "status", "state"), r"trace\.csv\.gz: the column status is missing; it has input_tokens"),
-        (lambda t: trace(t, "1782183938050000", "soon"), "row 2 has first_chunk_time_us='soon'"),
+        (lambda t: trace(t, "1782183938050000", "soon"), r"trace\.csv\.gz:3: first_chunk_time_us=soon is not a number"),
+        (lambda t: trace(t, "1782183938050000", ""), r"trace\.csv\.gz:3: first_chunk_time_us is empty"),
         (lambda t: trace(t, ",ok", ",timeout"), "no request succeeded"),
         (lambda t: trace(t, block_size="big"), "block_size must be a number, found 'big'"),
     ],
@@ -212,3 +216,93 @@ def test_a_recorded_admission_rule_reaches_the_simulated_engine(tmp_path):
         folder = samples.llmservingsim(tmp_path / str(expected), cluster={**own, "scheduler": flags | asked})
         (instance,) = measured_cluster(read_measured(folder), ValidateConfig()).instances
         assert instance.limits.reserve_full_isl is expected
+
+
+def test_failed_requests_are_replayed_as_load(tmp_path):
+    """The row with an error has a prompt and a time of sending, and no token came."""
+    run = read_measured(samples.request_trace(tmp_path))
+    assert run.failed_requests is not None and run.failed == len(run.failed_requests) == 1
+    np.testing.assert_allclose(run.failed_requests.arrival_s, [0.1], atol=1e-6)
+    workload = run.workload()
+    np.testing.assert_allclose(workload.arrival_s, [0.0, 0.1, 0.5], atol=1e-6)
+    assert workload.prompt_tokens.tolist() == [1024, 900, 1010] and workload.output_tokens.tolist() == [3, 1, 3]
+    assert run.places.tolist() == [0, 2]
+    (told,) = read_to_replay([tmp_path / "agg_2rps"])
+    assert told.replay_notes == ("1 request failed: all replayed as load, as far as the record tells; the others are compared",)
+
+
+def test_a_failed_request_that_had_its_first_token_asked_for_all(tmp_path):
+    rows = [*samples.ROWS, {**samples.ROWS[0], "output_toks": 9, "last_token_ts": None}, {**samples.ROWS[0], "arrival_time": None}]
+    run = read_measured(samples.llmservingsim(tmp_path / "run", rows=rows))
+    assert (run.failed, len(run.failed_requests or ())) == (2, 1)  # of the other one it is not known when it came
+    assert run.workload().output_tokens.tolist() == [5, 1, 9] and run.places.tolist() == [0, 1]
+
+
+def test_failed_requests_without_contents_are_not_replayed_beside_those_that_share(tmp_path):
+    run = read_measured(samples.inference_perf(tmp_path))
+    assert run.failed == 1 and run.prefix_key is not None and len(run.workload()) == len(run) == 2
+    (told,) = read_to_replay([tmp_path / "exp-1"])
+    assert told.replay_notes[-1].startswith("1 request failed: none replayed as load")
+
+
+def test_a_recorded_schedule_is_on_the_clock_of_the_sends(tmp_path):
+    """Its own clock starts elsewhere: the least late request was on time."""
+    header, *rows = samples.TRACE.splitlines()
+    scheduled = [f"{header},arrival_time_us", *(f"{row},{at}" for row, at in zip(rows, (510_000, 7_000, 100_000), strict=True))]
+    run = read_measured(samples.request_trace(tmp_path, trace="\n".join(scheduled) + "\n"))
+    assert run.due_s is not None and run.failed_requests is not None and run.failed_requests.due_s is not None
+    np.testing.assert_allclose(run.due_s, [-0.003, 0.5], atol=1e-6)  # sent 0 and 0.5 s after the first send
+    np.testing.assert_allclose(run.failed_requests.due_s, [0.09], atol=1e-6)
+
+
+def recorded(tmp_path, **kwargs):
+    meta = copy.deepcopy(samples.META)
+    meta["engine_kwargs"] |= kwargs
+    return read_measured(samples.llmservingsim(tmp_path / "run", meta=meta, cluster=None), device="h100")
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"quantization": "fp8"}, "quantization='fp8'"),
+        ({"pipeline_parallel_size": 2}, "pipeline_parallel_size=2"),
+        ({"data-parallel-size": 2}, "data_parallel_size=2"),
+        ({"speculative_config": {"method": "eagle"}}, "speculative_config"),
+        ({"dtype": "torch.float32"}, "dtype='torch.float32'"),
+        ({"enable_lora": True}, "enable_lora=True"),
+        ({"kv_transfer_config": {"kv_connector": "OffloadingConnector"}}, "kv_transfer_config"),
+        ({"enable_expert_parallel": True}, "enable_expert_parallel=True"),
+    ],
+)
+def test_a_recorded_setting_that_is_not_simulated_is_named(tmp_path, setting, told):
+    assert [str(x) for x in recorded(tmp_path, **setting).unsimulated] == [told]
+
+
+def test_settings_that_ask_for_nothing_are_not_named(tmp_path):
+    nothing = {
+        "quantization": None,
+        "pipeline_parallel_size": 1,
+        "speculative_config": None,
+        "dtype": "torch.bfloat16",
+        "enable_lora": False,
+    }
+    assert recorded(tmp_path, **nothing).unsimulated == ()
+
+
+def test_every_reader_names_what_is_not_simulated(tmp_path):
+    cluster = copy.deepcopy(samples.CLUSTER)
+    cluster["nodes"][0]["instances"][0]["pd_type"] = "prefill"
+    assert [x.name for x in read_measured(samples.llmservingsim(tmp_path / "run", cluster=cluster)).unsimulated] == ["pd_type"]
+    server = {**samples.SERVER, "quantization": "awq"}
+    assert [x.name for x in read_measured(samples.request_trace(tmp_path / "a", server=server)).unsimulated] == ["quantization"]
+    folder = samples.inference_perf(tmp_path)
+    (folder / "exp-config.yaml").write_text((folder / "exp-config.yaml").read_text() + "pipeline_parallel_size: 4\n")
+    assert [x.name for x in read_measured(folder).unsimulated] == ["pipeline_parallel_size"]
+
+
+def test_a_data_type_that_the_model_has_is_simulated(tmp_path):
+    run = recorded(tmp_path, quantization="fp8")
+    cluster = measured_cluster(replace(run, model="llama-3.1-8b"), ValidateConfig(scheduler=SchedulerConfig(gpu_memory_utilization=0.9)))
+    instance = cluster.instances[0]
+    fp8 = replace(cluster, instances=(replace(instance, model=replace(instance.model, quantization="fp8")),))
+    assert [str(x) for x in asked_for(run, cluster)] == ["quantization='fp8'"] and asked_for(run, fp8) == []

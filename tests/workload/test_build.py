@@ -379,3 +379,57 @@ def test_only_automatic_lengths_can_be_lengthened():
     assert longest(POISSON) is None and longest(replace(automatic, duration_s=10.0)) is None
     first = build_workload(automatic)
     np.testing.assert_array_equal(build_workload(longer).arrival_s[: len(first)], first.arrival_s)
+
+
+def test_a_client_with_a_cap_keeps_the_arrivals_for_its_schedule(trace_file):
+    for config in (
+        POISSON,
+        replace(POISSON, kind="gamma", cv=2.0),
+        replace(POISSON, kind="weibull", cv=2.0),
+        replace(POISSON, kind="constant"),
+        replace(POISSON, kind="pulse", rate=None, pulse_size=5, pulse_interval_s=1.0),
+        replace(POISSON, kind="piecewise", rate=None, piecewise=[[0, 2], [60, 8]]),
+        trace(trace_file),
+    ):
+        free, capped = build_workload(config), build_workload(replace(config, max_concurrency=4, ramp_s=2.0))
+        np.testing.assert_array_equal(capped.arrival_s, free.arrival_s)
+        assert (capped.max_concurrency, capped.ramp_s, capped.concurrency) == (4, 2.0, 0)
+        assert (free.max_concurrency, free.waits_for_answers, capped.waits_for_answers) == (0, False, True)
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (replace(POISSON, max_concurrency=0), "max_concurrency=0; it must be at least 1"),
+        (replace(POISSON, max_concurrency=4, ramp_s=-1.0), "ramp_s=-1; it must not be negative"),
+        (replace(POISSON, ramp_s=1.0), "ramp_s=1 has no effect without workload.max_concurrency"),
+        (replace(CLOSED, max_concurrency=4), "max_concurrency=4 has no effect with kind=closed_loop, only with trace or poisson"),
+        (replace(SESSIONS, max_concurrency=4), "max_concurrency=4 has no effect with kind=sessions"),
+        (replace(POISSON, rate=np.inf, num_requests=None, duration_s=9.0), "rate=inf sends all requests at once: how many"),
+        (replace(POISSON, rate=np.inf, num_requests=None), "how many requests"),
+    ],
+)
+def test_a_cap_that_cannot_be(config, message):
+    with pytest.raises(SimjaxError, match=message):
+        build_workload(config)
+
+
+def test_a_trace_of_sessions_takes_no_cap(tmp_path):
+    path = tmp_path / "sessions.csv"
+    path.write_text("session,arrival_s,delay_s,prompt_tokens,output_tokens\na,0,,10,2\na,5,1,20,2\n")
+    assert build_workload(trace(str(path))).sessions is not None
+    with pytest.raises(SimjaxError, match=r"max_concurrency=4 has no effect on .*sessions\.csv, whose calls wait for each other"):
+        build_workload(trace(str(path), max_concurrency=4))
+
+
+@pytest.mark.parametrize("kind, cv", [("poisson", None), ("gamma", 2.0), ("weibull", 2.0), ("constant", None)])
+def test_an_infinite_rate_sends_all_requests_at_once(kind, cv):
+    pulse = replace(POISSON, kind="pulse", rate=None, num_requests=None, pulse_size=10, pulse_interval_s=1.0, pulse_count=1)
+    at_once, alike = build_workload(replace(POISSON, kind=kind, cv=cv, rate=np.inf, num_requests=10)), build_workload(pulse)
+    for name in ("arrival_s", "prompt_tokens", "output_tokens"):
+        np.testing.assert_array_equal(getattr(at_once, name), getattr(alike, name))
+    assert (at_once.arrival_s == 0).all()
+
+
+def test_a_trace_at_an_infinite_rate_arrives_at_once(trace_file):
+    assert (build_workload(trace(trace_file, rate=np.inf)).arrival_s == 0).all()

@@ -119,7 +119,8 @@ class RunTarget:
             parts.append(off / w.statistic_sd[metric] * np.sqrt(w.statistic_weight))
         for metric in ("ttft_s", "e2e_s"):
             measured, ours = (
-                _progress((self.run.arrival_s + getattr(x, metric))[shown], xp) for x, xp in ((self.run, np), (latencies, jnp))
+                _progress((sent_s + getattr(x, metric))[shown], xp)
+                for sent_s, x, xp in ((self.run.arrival_s, self.run, np), (latencies.sent_s, latencies, jnp))
             )
             off = jnp.where(done.all(), jnp.log(ours / measured), UNFINISHED)
             parts.append(off / w.progress_sd * np.sqrt(w.progress_weight / len(FRACTIONS)))

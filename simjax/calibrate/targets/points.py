@@ -23,6 +23,7 @@ from simjax.parallel.parallelism import Parallelism
 
 NEEDED = ("id", "system", "model_path", "true_tp", "concurrency", "isl", "osl", "ttft_ms", "tpot_ms")
 DEFAULTS = {"backend": "vllm", "precision": "", "mode": "agg", "true_ep": "", "true_dp": "", "pp_size": "", "source_kind": ""}
+VERSION = "backend_version"
 UNQUANTIZED = ("", "bf16", "bfloat16", "fp16", "float16")
 INFERENCEX = "inferencex"  # start of its source_kind
 GAP_ANALYSIS = "nvidia_dynamo_gap_analysis"
@@ -102,10 +103,11 @@ class SkippedRow(NamedTuple):
 
 
 class PointTable(NamedTuple):
-    """The points of a table, and the chosen rows that simjax cannot simulate."""
+    """The points of a table, the chosen rows that simjax cannot simulate, and the backends' versions, which it does not tell apart."""
 
     points: list[MeanPoint]
     left_out: list[SkippedRow]
+    versions: tuple[str, ...] = ()
 
 
 def read_points(
@@ -130,6 +132,7 @@ def read_points(
     path = Path(path)
     frame = _chosen(path, _read(path), system, models, backends, precision)
     points, left_out = [], []
+    versions = set(frame[VERSION]) - {""} if VERSION in frame else set[str]()
     for index, row in enumerate(frame.to_dict("records")):
         line = int(frame.index[index]) + 2  # pyright: ignore[reportArgumentType]
         row = {str(key): str(value) for key, value in row.items()}
@@ -138,11 +141,11 @@ def read_points(
             points.append(found)
         else:
             left_out.append(SkippedRow(line, row["id"], found))
-    return PointTable(points, left_out)
+    return PointTable(points, left_out, tuple(sorted(versions)))
 
 
 def _read(path: Path) -> pd.DataFrame:
-    wanted = {*NEEDED, *DEFAULTS}
+    wanted = {*NEEDED, *DEFAULTS, VERSION}
     try:
         frame = pd.read_csv(path, usecols=lambda c: c in wanted, dtype=str, keep_default_na=False, skip_blank_lines=False)
     except FileNotFoundError:

@@ -29,5 +29,5 @@ def execute(config: ValidateConfig, as_yaml: str) -> None:
             plot_validation(measured, done.result, out)
     warn(done.warnings)
     title = f"{measured.name}: {measured.model} on {measured.device}, TP{measured.tensor_parallel_size}"
-    console().print(comparison_table(report, title, notes=measured.assumptions))
+    console().print(comparison_table(report, title, notes=(*measured.assumptions, *measured.replay_notes)))
     say(f"results in {out}")

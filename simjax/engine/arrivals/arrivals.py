@@ -1,6 +1,6 @@
 """Arrivals: times at which requests are sent, given beforehand or made by the run itself.
 
-The three kinds have the same methods: `next_s` and `next_request` for the arrival that comes next, `arrival_s` for those of given requests,
+The four kinds have the same methods: `next_s` and `next_request` for the arrival that comes next, `arrival_s` for those of given requests,
 `sent` when one has been handed out, `answer` when requests have finished.
 """
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from jax import Array
 
+from simjax.engine.arrivals.capped import CappedClient
 from simjax.engine.arrivals.closed_loop import ClosedLoop
 from simjax.engine.arrivals.open_loop import OpenLoop
 from simjax.engine.arrivals.sessions import SessionCalls
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
     from simjax.engine.state import ClusterState
     from simjax.engine.turn import Turn
 
-Arrivals: TypeAlias = OpenLoop | ClosedLoop | SessionCalls
+Arrivals: TypeAlias = OpenLoop | ClosedLoop | CappedClient | SessionCalls
 
 
 def initial_arrivals(shape: EngineShape, params: ClusterParams) -> Arrivals:
     """Arrivals before the run."""
+    if shape.capped:
+        return CappedClient.begin(shape, params)
     if shape.clients:
         return ClosedLoop.begin(shape, params)
     return SessionCalls.begin(shape, params) if shape.fanout else OpenLoop()

@@ -55,7 +55,8 @@ class ClosedLoop:
     def sent(self, params: ClusterParams, request: Array, t_s: Array, i: Array, arrives: Bool[Array, ""]) -> ClosedLoop:
         """The record once the client whose turn it is has sent a request at t_s, if it has."""
         client = jnp.argmin(self.send_s).astype(jnp.int32)
-        return ClosedLoop(
+        return dataclasses.replace(
+            self,
             send_s=self.send_s.at[client].set(jnp.where(arrives, NEVER, self.send_s[client])),
             client=self.client.at[request].set(jnp.where(arrives, client, self.client[request])),
             arrived_s=self.arrived_s.at[request].set(jnp.where(arrives, t_s, self.arrived_s[request])),

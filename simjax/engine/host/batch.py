@@ -141,9 +141,10 @@ def _request_table(records: Sequence[RequestParams], shape: EngineShape, rows: i
     longest = lambda tables: max((x.shape[1] for x in tables), default=0)
     entries = power_of_two(1 + shape.prefix_path + longest(x.prefix.nodes for x in records if x.prefix is not None))
     edges = power_of_two(1 + shape.fanout + longest(x.sessions.then for x in records if x.sessions is not None))
-    names = [name for name in RequestParams.__dataclass_fields__ if name not in ("prefix", "sessions")]
+    names = [name for name in RequestParams.__dataclass_fields__ if name not in ("open_s", "prefix", "sessions")]
     return RequestParams(
         **{name: table(records, name, shape.requests, fill.get(name, 0)) for name in names},
+        open_s=table(records, "open_s", shape.clients, np.inf) if shape.capped else None,
         prefix=part(
             PrefixParams, [x.prefix for x in records], start_tokens=shape.prefix_nodes, end_tokens=shape.prefix_nodes, nodes=entries
         ),

@@ -23,6 +23,12 @@ def leap_log(shape: EngineShape, pieces: list[np.ndarray]) -> LeapLog:
     return LeapLog(**read_rows(LeapLog, shape, np.concatenate(pieces)))
 
 
+def schedule(shape: EngineShape, params: ClusterParams) -> np.ndarray | None:
+    """Times at which a client with a cap would have sent the requests without it, float64[R]; None without a cap."""
+    served = int(params.workload)
+    return np.array(params.requests.arrival_s[served, : int(params.requests.count[served])]) if shape.capped else None
+
+
 def instance_log(shape: EngineShape, limits: RankParams, state: ClusterState) -> InstanceLog:
     """Totals of the instances, the ranks in their order; 0 where a subsystem that would count is not there."""
     return completed(InstanceLog, len(np.asarray(limits.num_blocks)), {"num_blocks": limits.num_blocks, **state.instance_columns()})
@@ -55,9 +61,8 @@ def batch_results(batch: Batch, designs: Mapping[int, Lowered], state: ClusterSt
         prompt, output = lengths.setdefault(id(params.requests), (log.prompt_tokens, log.output_tokens))
         log = replace(log, prompt_tokens=prompt, output_tokens=output)
         totals = instance_log(batch.shape, design.params.ranks, mine)
-        results.append(
-            Result(status, log, None, totals, int(mine.ticks), int(mine.steps), sessions=design.sessions, stationary=design.stationary)
-        )
+        facts = {"sessions": design.sessions, "stationary": design.stationary, "due_s": schedule(batch.shape, design.params)}
+        results.append(Result(status, log, None, totals, int(mine.ticks), int(mine.steps), **facts))
     return results
 
 

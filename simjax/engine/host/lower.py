@@ -81,12 +81,13 @@ def lower(
         slots=int(instances.slots.max()),
         ranks=len(cluster.instances),
         window=CACHING_WINDOW if any(caching) else EngineShape.window,
-        clients=min(seat_bucket(workload.concurrency), size) if workload.concurrency else 0,
+        clients=_clients(workload, requests, size),
+        capped=workload.max_concurrency > 0,
         prefix_nodes=0 if requests.prefix is None else requests.prefix.start_tokens.shape[1],
         prefix_path=longest_path(requests),
         fanout=largest_fanout(requests),
         stale_view=looks and cluster.router_staleness_s > 0,
-        live_routing=workload.concurrency > 0 or workload.sessions is not None or looks,
+        live_routing=workload.waits_for_answers or looks,
         leap=leap,
         log_rows=EngineShape.log_rows if log else 0,
     )
@@ -95,6 +96,13 @@ def lower(
     router = RouterParams.of(cluster.router, weights, cluster.router_staleness_s)
     params = ClusterParams(ranks=instances, router=router, requests=requests, step_time=timings.step_time, workload=served)
     return Lowered(shape, params, workload.sessions, workload.stationary)
+
+
+def _clients(workload: Workload, requests: RequestParams, size: int) -> int:
+    """C: clients of a closed loop, or seats of a client with a cap."""
+    if requests.open_s is not None:
+        return requests.open_s.shape[1]
+    return min(seat_bucket(workload.concurrency), size) if workload.concurrency else 0
 
 
 def caches(cluster: ClusterSpec, workload: Workload) -> list[bool]:

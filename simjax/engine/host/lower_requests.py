@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from simjax.engine.params import PrefixParams, RequestParams, SessionParams
-from simjax.engine.shape import power_of_two
+from simjax.engine.shape import cap_bucket, power_of_two
 from simjax.workload.contents.tree import private
 from simjax.workload.sessions import Sessions
 from simjax.workload.workload import Workload
@@ -28,9 +28,18 @@ def request_params(workloads: Sequence[Workload], size: int, seeds: Sequence[int
         params = _padded(workloads, size, seeds)
     if contents or any(workload.prefixes is not None for workload in workloads):
         params = replace(params, prefix=prefix_params(workloads, size))
+    if any(workload.max_concurrency for workload in workloads):
+        params = replace(params, open_s=opening_times(workloads))
     if any(workload.sessions is not None for workload in workloads):
         params = replace(params, sessions=session_params(workloads, size))
     return params
+
+
+def opening_times(workloads: Sequence[Workload]) -> Any:
+    """Times in seconds at which the seats of V clients with caps open, float64[V, C]; infinity beyond the cap."""
+    caps = [workload.max_concurrency or len(workload) for workload in workloads]
+    opening = [workload.ramp_s * np.arange(cap) / cap for workload, cap in zip(workloads, caps, strict=True)]
+    return _table(opening, cap_bucket(max(caps)), np.float64, np.inf)
 
 
 def longest_path(requests: RequestParams) -> int:

@@ -138,6 +138,7 @@ class Result:
         compile_s, run_s: host wall time in seconds spent on compilation (tracing included) and on running.
         sessions: sessions of the workload, None when it has none.
         stationary: whether its load is stationary (`Workload.stationary`).
+        due_s: float64[R], when a client with a cap on its requests in flight would have sent each without the cap; None without a cap.
     """
 
     status: Status
@@ -150,6 +151,7 @@ class Result:
     run_s: float = 0.0
     sessions: Sessions | None = None
     stationary: bool = False
+    due_s: np.ndarray | None = None
 
 
 NEVER = float("inf")

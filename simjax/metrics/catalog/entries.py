@@ -15,7 +15,7 @@ from simjax.metrics.latency import NAMES, STATISTICS
 
 _LATENCIES = ("ttft", "tpot", "e2e")  # ITL has no column: rows are made without a leap log, which its percentiles need
 _STATISTICS = {name: name.upper() for name in STATISTICS} | {"mean": "mean", "max": "maximum"}
-_SESSIONS, _LIMITS = frozenset({"sessions"}), frozenset({"limits"})
+_SESSIONS, _LIMITS, _CAP = frozenset({"sessions"}), frozenset({"limits"}), frozenset({"cap"})
 
 
 def _count(
@@ -60,6 +60,13 @@ def _makespan(statistic: str) -> Metric:
     words, path = f"{_STATISTICS[statistic]} session makespan", ("sessions", "makespan_s", statistic)
     value = lambda runs, xp: runs.makespans[statistic]
     return Metric(f"session_makespan_{statistic}_s", "s", "lower", words, value, path=path, needs=_SESSIONS)
+
+
+def _send_lag(statistic: str) -> Metric:
+    """A statistic of how far a client with a cap on its requests in flight sends behind its schedule."""
+    words, path = f"{_STATISTICS[statistic]} lag of sends behind the schedule", ("send_lag_s", statistic)
+    value = lambda runs, xp: runs.send_lags[statistic]
+    return Metric(f"send_lag_{statistic}_s", "s", "lower", words, value, path=path, needs=_CAP)
 
 
 CATALOG = catalog_of(
@@ -120,6 +127,8 @@ CATALOG = catalog_of(
         *_latencies(),
         _makespan("mean"),
         _makespan("p99"),
+        _send_lag("mean"),
+        _send_lag("max"),
         _count("kv_num_blocks", None, "KV blocks", lambda runs: runs.instances("num_blocks", np.add), ("kv", "num_blocks")),
         Metric(
             name="kv_peak_used_fraction",

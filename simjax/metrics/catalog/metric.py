@@ -39,8 +39,8 @@ class Metric:
         smooth: whether it has a derivative while the schedule is held. Counts of requests, blocks or steps have none: the schedule alone
             decides them.
         path: keys that lead to its place in summary.json; empty when the summary does not have it.
-        needs: conditions for its place in the summary: "sessions" (the workload has sessions), "limits" (some `slo.*` is set), "gpus" (the
-            number of GPUs is given).
+        needs: conditions for its place in the summary: "sessions" (the workload has sessions), "cap" (its client has a cap on requests in
+            flight), "limits" (some `slo.*` is set), "gpus" (the number of GPUs is given).
         interval: whether the summary gives it an interval over draws of the profile's parameters.
     """
 

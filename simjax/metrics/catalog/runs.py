@@ -143,6 +143,17 @@ class Runs:
         return self.requests.scheduled_s != NEVER
 
     @cached_property
+    def send_lags(self) -> Mapping[str, Column]:
+        """Mean and maximum of the seconds by which a client with a cap sent its requests behind its schedule; known of runs with a cap."""
+        columns = {name: Column(np.zeros(len(self.results)), np.zeros(len(self.results), bool)) for name in ("mean", "max")}
+        for i, result in enumerate(self.results):
+            if result.due_s is not None and (sent := result.requests.arrival_s != NEVER).any():
+                lag_s = result.requests.arrival_s[sent] - result.due_s[sent]
+                for name, value in (("mean", lag_s.mean()), ("max", lag_s.max())):
+                    columns[name].values[i], columns[name].known[i] = value, True
+        return columns
+
+    @cached_property
     def makespans(self) -> Mapping[str, Column]:
         """Statistics of the makespans in seconds of the sessions that finished; runs with the same sessions are taken together."""
         columns = _nothing(len(self.results))

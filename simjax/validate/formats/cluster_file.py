@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from simjax.cluster.unsimulated import Setting, unsimulated
 from simjax.config.scheduler import SchedulerConfig
 from simjax.errors import SimjaxError, closest
 from simjax.validate.formats.fields import find, number, read_mapping, require
@@ -26,6 +27,7 @@ class MeasuredCluster:
         mem_util: `gpu_memory_utilization` according to the file, None if absent.
         hardware: properties of the hardware according to the file.
         flags: flags of the serving software according to the file, which override those that it recorded itself.
+        unsimulated: what the file asks for that is not simulated.
     """
 
     model: str
@@ -35,6 +37,7 @@ class MeasuredCluster:
     mem_util: float | None = None
     hardware: HardwareFacts = field(default_factory=HardwareFacts)
     flags: dict[str, Any] = field(default_factory=dict)
+    unsimulated: tuple[Setting, ...] = ()
 
 
 def read_measured_cluster(path: Path) -> MeasuredCluster:
@@ -86,8 +89,6 @@ def _llmservingsim(config: dict[str, Any], path: Path) -> MeasuredCluster:
     if not instances or any(other != instances[0] for other in instances):
         raise SimjaxError(f"{path}: it has {len(instances)} instances, not all alike; a measured run is served by one kind")
     one = instances[0]
-    if find(one, "pd_type") is not None or (find(one, "pp_size") or 1) != 1:
-        raise SimjaxError(f"{path}: prefill/decode split and pipeline parallelism cannot be validated yet")
 
     def known(mapping: dict[str, Any], name: str) -> float | None:
         value = find(mapping, name)
@@ -111,4 +112,5 @@ def _llmservingsim(config: dict[str, Any], path: Path) -> MeasuredCluster:
             device_memory_bytes=scaled(known(one, "npu_mem.mem_size"), 2.0**30),
             device_memory_bandwidth_bytes_per_s=scaled(known(one, "npu_mem.mem_bw"), 1e9),
         ),
+        unsimulated=unsimulated(one),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ def numeric(table: pd.DataFrame, column: str, path: Path, rows: np.ndarray | Non
     values = np.asarray(pd.to_numeric(table[column], errors="coerce"), dtype=np.float64)
     wanted = np.ones(len(values), bool) if rows is None else rows
     if (bad := np.flatnonzero(~np.isfinite(values) & wanted)).size:
-        raise SimjaxError(f"{path}: row {bad[0] + 1} has {column}={table[column].iloc[bad[0]]!r}, which is not a number")
+        cell, where = table[column].iloc[bad[0]], f"{path}:{bad[0] + 2}"  # line 1 holds the names
+        empty = cell is None or (isinstance(cell, float) and math.isnan(cell))
+        raise SimjaxError(f"{where}: {column} is empty" if empty else f"{where}: {column}={cell} is not a number")
     return values[wanted]
 
 
@@ -110,4 +113,6 @@ def _row(line: str, keys: Sequence[str], where: str) -> dict[str, Any]:
     for key in keys:
         if row[key] is not None and (isinstance(row[key], bool) or not isinstance(row[key], int | float)):
             raise SimjaxError(f"{where}: {key} must be a number, found {row[key]!r}")
+        if row[key] is not None and not math.isfinite(row[key]):  # Python writes NaN and Infinity into JSON
+            raise SimjaxError(f"{where}: {key} is {row[key]}, not a number; a request without it has null there")
     return row

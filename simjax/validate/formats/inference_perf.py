@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from simjax.cluster.unsimulated import unsimulated
 from simjax.errors import SimjaxError
+from simjax.validate.failed import FailedRequests
 from simjax.validate.formats.fields import find, number, numeric, read_mapping, read_table, require
 from simjax.validate.run import EngineFacts, MeasuredRun, default_async_scheduling, finish_run
 
@@ -17,7 +20,7 @@ _VLLM_VERSION = "0.15"
 def read_inference_perf(folder: Path, device: str | None = None) -> MeasuredRun:
     """Read an experiment; its row of `../index.csv` gives the KV blocks and the block size.
 
-    Output lengths are the server's nominal ones (the client counts re-tokenised text), and rows with an error are left out. The layout
+    Output lengths are the server's nominal ones (the client counts re-tokenised text), and rows with an error count as failed. The layout
     records neither the GPU nor the vLLM version: H100 and 0.15 are assumed, and `device` overrides the former. `prompt_id_mod100`
     becomes the prefix key: requests with the same value had the same prompt.
     """
@@ -31,6 +34,9 @@ def read_inference_perf(folder: Path, device: str | None = None) -> MeasuredRun:
     ok = numeric(table, "error", path) == 0
     column = {name: numeric(table, name, path, ok) for name in _COLUMNS}
     keys = numeric(table, "prompt_id_mod100", path, ok).astype(np.int64) if "prompt_id_mod100" in table.columns else None
+
+    def failed(name: str) -> np.ndarray:
+        return np.asarray(pd.to_numeric(table[name][~ok], errors="coerce"), np.float64)
 
     def limit(name: str) -> int:
         return int(number(require(config, name, config_path), name, config_path))
@@ -65,6 +71,10 @@ def read_inference_perf(folder: Path, device: str | None = None) -> MeasuredRun:
         e2e_s=column["e2e_s"],
         prefix_key=keys,
         failed=int((~ok).sum()),
+        failed_requests=FailedRequests.of(
+            failed("arrival_s"), failed("input_tokens"), failed("server_output_tokens_nominal"), np.isfinite(failed("ttft_s"))
+        ),
+        unsimulated=unsimulated(config),
         assumptions=tuple(assumptions),
     )
     return finish_run(run)

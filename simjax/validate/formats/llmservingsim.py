@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from simjax.cluster.unsimulated import Setting, unsimulated
 from simjax.errors import SimjaxError
+from simjax.validate.failed import FailedRequests
 from simjax.validate.formats.cluster_file import MeasuredCluster, read_measured_cluster
 from simjax.validate.formats.fields import find, number, numeric, read_lines, read_mapping, read_table, require
 from simjax.validate.run import EngineFacts, HardwareFacts, MeasuredRun, default_async_scheduling, finish_run, nothing_succeeded
@@ -41,7 +43,7 @@ def read_llmservingsim(folder: Path, device: str | None = None) -> MeasuredRun:
     if not answered:
         raise nothing_succeeded(folder)
     column = {key: np.array([row[key] for row in answered], dtype=np.float64) for key in ("input_toks", "output_toks", *_STAMPS)}
-    first_arrival = float(column["arrival_time"].min())
+    first_arrival = float(min(row["arrival_time"] for row in rows if row["arrival_time"] is not None))
     # Differences first: the large origins of the clocks would lose digits.
     arrival = column["arrival_time"] - first_arrival
     lag = column["queued_ts"] - column["queued_ts"].min() - arrival
@@ -64,10 +66,25 @@ def read_llmservingsim(folder: Path, device: str | None = None) -> MeasuredRun:
         queue_delay_s=lag,
         timeseries=_timeseries(folder / "vllm" / "timeseries.csv", meta, meta_path, first_arrival),
         failed=len(rows) - len(answered),
+        failed_requests=_failed([row for row in rows if any(row[key] is None for key in _STAMPS)], first_arrival),
+        unsimulated=_unsimulated(meta, cluster),
         replayed=None if (trace := find(meta, "dataset_path")) is None else str(trace),
         assumptions=assumptions,
     )
     return finish_run(run)
+
+
+def _failed(rows: list[dict[str, Any]], first_arrival: float) -> FailedRequests | None:
+    """The requests that lack a stamp, as far as their rows tell."""
+    column = {key: np.array([np.nan if row[key] is None else row[key] for row in rows]) for key in ("input_toks", "output_toks", *_STAMPS)}
+    arrival_s = column["arrival_time"] - first_arrival
+    return FailedRequests.of(arrival_s, column["input_toks"], column["output_toks"], np.isfinite(column["first_token_ts"]))
+
+
+def _unsimulated(meta: dict[str, Any], cluster: MeasuredCluster | None) -> tuple[Setting, ...]:
+    """What either file asks for that is not simulated, each name once."""
+    both = (*unsimulated(meta), *(cluster.unsimulated if cluster else ()))
+    return tuple({setting.name: setting for setting in both}.values())
 
 
 def _engine(meta: dict[str, Any], path: Path, cluster: MeasuredCluster | None) -> tuple[EngineFacts, tuple[str, ...]]:

@@ -20,6 +20,14 @@ _MAX_REQUESTS = 100_000_000  # a duration and a rate that give more are a mistak
 _WEIBULL_SHAPES = (0.05, 200.0)  # CV 8.6e5 to 0.0064
 
 
+def at_once(n: int | None) -> np.ndarray:
+    """`n` arrivals at 0: the limit of every process as its rate grows."""
+    if n is None:
+        raise SimjaxError("rate=inf sends all requests at once: how many? give num_requests")
+    _need_extent(n, None)
+    return np.zeros(n)
+
+
 def poisson(rate: float, rng: np.random.Generator, n: int | None = None, duration_s: float | None = None) -> np.ndarray:
     """A Poisson process of `rate` arrivals/s."""
     return _renewal(rng.standard_exponential, rate, n, duration_s)

@@ -49,7 +49,7 @@ def longest(config: WorkloadConfig) -> WorkloadConfig | None:
 def is_automatic(config: WorkloadConfig) -> bool:
     """Whether the length of a workload is chosen automatically."""
     number = config.num_sessions if config.kind == "sessions" else config.num_requests
-    return config.kind in STATIONARY and number is None and config.duration_s is None
+    return config.kind in STATIONARY and number is None and config.duration_s is None and config.rate != math.inf
 
 
 def _mean(config: WorkloadConfig, which: str) -> float:
