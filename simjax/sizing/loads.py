@@ -1,0 +1,185 @@
+"""Designs under loads whose rate is still open: one request (of sessions: one start) a second, to be made faster or slower.
+
+Arrivals are drawn for the rate 1 and divided by each rate that is tried, so that all rates of a seed see the same requests in the same
+order, and differences between rates are not luck. Nothing but arrival times changes, so no rate needs a program of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from simjax.batch.design import Design
+from simjax.batch.forecast import forecast
+from simjax.config.capacity import SearchConfig
+from simjax.config.schema import RunConfig
+from simjax.engine.shape import power_of_two
+from simjax.errors import SimjaxError, value_or_error
+from simjax.explore.keys import SEED
+from simjax.explore.options import Options
+from simjax.explore.points import Points
+from simjax.explore.resolve import resolve
+from simjax.explore.values import format_value
+
+FEWEST, MOST = 2_048, 65_536  # requests of a workload, where the user gives no number
+_TIMES_HELD = 8  # requests of a workload, in requests that the cluster holds at once
+_BURST = 1e9  # requests/s at which all of them arrive at once
+_RATE, _SESSION_RATE, _REQUESTS, _SESSIONS, _DURATION = (
+    f"workload.{name}" for name in ("rate", "session_rate", "num_requests", "num_sessions", "duration_s")
+)
+_SET_BY_SEARCH = (_RATE, _SESSION_RATE, _REQUESTS, _SESSIONS, _DURATION)
+_OPEN = ("poisson", "gamma", "weibull", "constant", "sessions", "trace")
+
+
+@dataclass(frozen=True)
+class Load:
+    """A design under one seed's requests at a rate of 1/s.
+
+    Attributes:
+        design: the design.
+        starts: arrivals that the rate counts: requests, or starts of sessions.
+    """
+
+    design: Design
+    starts: int
+
+    def at(self, rate: float) -> Design:
+        """The design under the same requests at another rate."""
+        lowered = self.design.lowered
+        requests = lowered.params.requests
+        faster: Any = np.asarray(requests.arrival_s) / rate
+        params = replace(lowered.params, requests=replace(requests, arrival_s=faster))
+        return replace(self.design, lowered=replace(lowered, params=params))
+
+    @property
+    def burst(self) -> Design:
+        """The design with all requests at once."""
+        return self.at(_BURST)
+
+    @property
+    def requests(self) -> int:
+        """Number of requests."""
+        return int(self.design.lowered.params.requests.count[0])
+
+
+@dataclass(frozen=True)
+class Loads:
+    """The loads of many designs.
+
+    Attributes:
+        of: loads by point, one for each seed that gives other requests.
+        invalid: why the other points cannot be simulated, by point.
+        warnings: caveats for a reader of the numbers, one line each.
+    """
+
+    of: dict[int, tuple[Load, ...]]
+    invalid: dict[int, str]
+    warnings: tuple[str, ...]
+
+
+def loads_of(base: Sequence[str], points: Points, which: Sequence[int], search: SearchConfig) -> Loads:
+    """The loads of the points numbered in `which`.
+
+    Args:
+        base: overrides that all points share.
+        points: values of the swept keys.
+        which: numbers of points.
+        search: how many seeds and requests.
+
+    Raises:
+        SimjaxError: the base is wrong, or it or the points set what the search sets.
+    """
+    options = Options(base, points.keys)
+    _refuse_set(base, points, options.config({}))
+    configs = {point: value_or_error(lambda p=point: _checked(options.config(dict(zip(points.keys, points.rows[p], strict=True)))))
+               for point in which}  # fmt: skip
+    invalid = {point: str(found) for point, found in configs.items() if isinstance(found, SimjaxError)}
+    good = {point: found for point, found in configs.items() if isinstance(found, RunConfig)}
+    counts = dict.fromkeys(good, search.num_requests or FEWEST)
+    if search.num_requests is None:
+        once = _resolved(base, points, good, counts, 1)
+        invalid |= once.invalid
+        good = {point: config for point, config in good.items() if point not in invalid}
+        held = forecast([loads[0].burst.lowered for loads in once.of.values()]) if once.of else None
+        for i, (point, loads) in enumerate(once.of.items()):
+            assert held is not None
+            calls = loads[0].requests / loads[0].starts
+            wanted = _TIMES_HELD * loads[0].design.lowered.shape.ranks * int(held.held[i]) / 1.3 / calls
+            counts[point] = min(max(power_of_two(int(wanted)), int(FEWEST / calls)), MOST)
+    found = _resolved(base, points, good, counts, search.seeds)
+    return Loads(found.of, invalid | found.invalid, found.warnings)
+
+
+def _resolved(base: Sequence[str], points: Points, configs: Mapping[int, RunConfig], counts: Mapping[int, int], seeds: int) -> Loads:
+    rows, owner = [], []
+    for point, config in configs.items():
+        for seed in range(config.workload.seed, config.workload.seed + seeds):
+            own = dict(zip(points.keys, points.rows[point], strict=True)) | _settings(config, counts[point], seed)
+            rows.append(tuple(own.values()))
+            owner.append(point)
+    if not rows:
+        return Loads({}, {}, ())
+    keys = tuple(dict.fromkeys([*points.keys, *_SET_BY_SEARCH, SEED]))
+    fixed = [x for x in base if x.partition("=")[0].lstrip("+") not in (*_SET_BY_SEARCH, SEED)]
+    resolved = resolve(fixed, Points(keys, tuple(rows)), range(len(rows)))
+    of: dict[int, list[Load]] = {}
+    for row, design in resolved.designs.items():
+        requests = design.lowered.params.requests
+        starts = int(np.isfinite(np.asarray(requests.arrival_s)).sum())
+        of.setdefault(owner[row], []).append(Load(design, starts))
+    invalid = {owner[row]: reason for row, reason in resolved.invalid.items()}
+    good = {point: _distinct(loads) for point, loads in of.items() if point not in invalid}
+    return Loads(good, invalid, resolved.warnings)
+
+
+def _settings(config: RunConfig, count: int, seed: int) -> dict[str, Any]:
+    """Values of the options that the search sets: a rate of 1/s, and how long the workload is. A trace is as long as its user wants it."""
+    workload = config.workload
+    starts = workload.session_rate is not None
+    own = {_RATE: None if starts else 1.0, _SESSION_RATE: 1.0 if starts else None}
+    if workload.kind == "trace":
+        length = {_REQUESTS: workload.num_requests, _SESSIONS: workload.num_sessions, _DURATION: workload.duration_s}
+    else:
+        sessions = workload.kind == "sessions"
+        length = {_REQUESTS: None if sessions else count, _SESSIONS: count if sessions else None, _DURATION: None}
+    return own | length | {SEED: seed}
+
+
+def _distinct(loads: Sequence[Load]) -> tuple[Load, ...]:
+    """The loads of all seeds, or only the first where the others are the same: a trace has no randomness of its own."""
+    first, *others = (load.design.lowered.params for load in loads)
+    same = lambda x, name: np.array_equal(getattr(x.requests, name), getattr(first.requests, name))
+    alike = all(same(x, name) for x in others for name in ("arrival_s", "prompt_tokens", "output_tokens"))
+    return (loads[0],) if alike and not bool(first.router.random) else tuple(loads)
+
+
+def _checked(config: RunConfig) -> RunConfig:
+    """The configuration, if its workload has a rate.
+
+    Raises:
+        SimjaxError: it has none.
+    """
+    kind = config.workload.kind
+    if kind not in _OPEN:
+        other = "give an open workload, or sweep workload.concurrency" if kind == "closed_loop" else f"use {', '.join(_OPEN)}"
+        raise SimjaxError(f"workload.kind={kind} has no one rate to search for; {other}")
+    return config
+
+
+def _refuse_set(base: Sequence[str], points: Points, config: RunConfig) -> None:
+    trace = config.workload.kind == "trace"
+    allowed = (_REQUESTS, _SESSIONS, _DURATION, _SESSION_RATE) if trace else ()
+    given = {x.partition("=")[0].lstrip("+"): x for x in base} | {key: f"{key}=..." for key in points.keys}
+    for key, shown in given.items():
+        if key in (*_SET_BY_SEARCH, "workload.rate_scale") and key not in allowed and not shown.endswith("=null"):
+            instead = "capacity.num_requests sets how long a workload is" if key in (_REQUESTS, _SESSIONS, _DURATION) else "leave it out"
+            raise SimjaxError(f"{shown} has no effect: the search sets the rate and the length of the workload; {instead}")
+    if SEED in points.keys:
+        raise SimjaxError(f"{SEED} is swept; capacity.seeds tries every rate on several workloads")
+    if config.uncertainty.draws:
+        raise SimjaxError(
+            f"uncertainty.draws={format_value(config.uncertainty.draws)}: a capacity has an interval over workloads, not draws"
+        )

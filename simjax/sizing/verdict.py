@@ -1,0 +1,73 @@
+"""Whether a rate passes: the verdict on the runs of one design at one rate, a run for each workload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from simjax.metrics.latency import NAMES
+from simjax.metrics.slo import Slo
+
+MET = {f"{name}_s": f"{name}_attainment" for name in ("ttft", "tpot", "e2e")}
+"""Columns with the share of the measured requests that meet a limit, by the limit's name."""
+STEADY, ATTAINED = "steady", "slo_attainment"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run at a rate.
+
+    Attributes:
+        steady: whether the system kept up with the arrivals.
+        attained: share of the measured requests that met all limits.
+        met: share that met each of the limits that are set, by the limit's name.
+    """
+
+    steady: bool
+    attained: float
+    met: Mapping[str, float]
+
+    @staticmethod
+    def of(row: Mapping[str, float | None], slo: Slo) -> Outcome:
+        """From a row; a run whose steadiness is not known has not shown that it keeps up."""
+        met = {name: float(row[MET[name]] or 0.0) for name in slo.limits()}
+        return Outcome(row[STEADY] == 1, float(row[ATTAINED] or 0.0) if met else 1.0, met)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a design does at a rate, over its workloads.
+
+    Attributes:
+        passes: whether most runs are steady and the share of all measured requests that met the limits is large enough.
+        attained: that share.
+        steady: share of the runs that are steady.
+        reason: why it does not pass; empty if it does.
+    """
+
+    passes: bool
+    attained: float
+    steady: float
+    reason: str
+
+
+def verdict(runs: Sequence[Outcome], attainment: float, slo: Slo) -> Verdict:
+    """The verdict on the runs of a rate.
+
+    Args:
+        runs: a run for each workload.
+        attainment: share of requests that must meet all limits.
+        slo: the limits.
+    """
+    steady = float(np.mean([run.steady for run in runs]))
+    attained = float(np.mean([run.attained for run in runs]))
+    if steady <= 0.5:
+        return Verdict(False, attained, steady, "not steady")
+    if attained >= attainment:
+        return Verdict(True, attained, steady, "")
+    met = {name: float(np.mean([run.met[name] for run in runs])) for name in slo.limits()}
+    worst = min(met, key=lambda name: met[name])
+    label = NAMES[worst.removesuffix("_s")]
+    return Verdict(False, attained, steady, f"{label}: {met[worst] * 100:.1f} % within {slo.limits()[worst]:g} s")
