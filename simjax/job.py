@@ -11,10 +11,11 @@ from simjax.cluster.from_config import build_cluster, latency_source
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import cluster_timing
-from simjax.config.schema import RunConfig, SloConfig
+from simjax.config.schema import MetricsConfig, RunConfig, SloConfig
 from simjax.engine.host.result import Result
 from simjax.engine.simulate import DEFAULT_MAX_TICKS, simulate
 from simjax.metrics.slo import Slo
+from simjax.metrics.window import Window
 from simjax.renamed import renamed
 from simjax.validity.groups import calibrated_groups
 from simjax.validity.left import LeftRanges
@@ -73,7 +74,7 @@ def simulate_cluster(
     options = RunOptions(seed, leap, max_ticks, activity=activity)
     design = design_of(cluster, timing, workload, options, calibrated=calibrated_groups(cluster, source), log=True)
     result = simulate(design.lowered.shape, design.lowered.params, max_ticks, on_progress)
-    result = replace(result, sessions=workload.sessions)
+    result = replace(result, sessions=workload.sessions, stationary=workload.stationary)
     left = LeftRanges()
     left.add(design.calibrated, result)
     return Run(cluster, workload, result, left.warnings_of_run(known_warnings(cluster.instances, timing, workload.longest_tokens)))
@@ -83,6 +84,11 @@ def service_levels(config: SloConfig) -> Slo | None:
     """The service-level limits that a configuration sets, None when it sets none."""
     limits = {name: limit for name, limit in asdict(config).items() if limit is not None}
     return Slo(**limits) if limits else None
+
+
+def measurement_window(config: MetricsConfig) -> Window:
+    """The measurement window that a configuration describes."""
+    return Window(**asdict(config))
 
 
 def run(config: RunConfig, on_progress: Progress | None = None) -> Run:

@@ -15,6 +15,7 @@ from simjax.engine.params import RequestParams
 from simjax.engine.simulate import DEFAULT_MAX_TICKS
 from simjax.errors import SimjaxError, value_or_raise
 from simjax.metrics.slo import Slo
+from simjax.metrics.window import AUTOMATIC, Window
 from simjax.validity.groups import InstanceGroup
 from simjax.workload.workload import Workload
 
@@ -27,6 +28,7 @@ class RunOptions(NamedTuple):
         leap: take pure-decode steps many at a time (same results, faster).
         max_ticks: bound on the length of the run, in ticks.
         slo: limits for goodput, None for none.
+        window: what is left out of the metrics.
         activity: record busy seconds, tokens by phase and extremes of the steps of each instance.
     """
 
@@ -35,6 +37,7 @@ class RunOptions(NamedTuple):
     max_ticks: int = DEFAULT_MAX_TICKS
     slo: Slo | None = None
     activity: bool = False
+    window: Window = AUTOMATIC
 
 
 DEFAULT_OPTIONS = RunOptions()
@@ -48,6 +51,7 @@ class Design:
         lowered: its arrays; tables of equal workloads, and of all step times, are the same objects.
         gpus: devices of its cluster.
         slo: limits for its goodput.
+        window: what is left out of its metrics.
         max_ticks: bound on the length of its run, in ticks.
         calibrated: the groups of its instances whose profile has a calibration, and so ranges that the run may leave.
     """
@@ -55,6 +59,7 @@ class Design:
     lowered: Lowered
     gpus: int
     slo: Slo | None
+    window: Window
     max_ticks: int
     calibrated: tuple[InstanceGroup, ...] = ()
 
@@ -86,7 +91,7 @@ def design_of(
     # Groups whose ranges are watched need the smallest and largest steps of the run: from its leap log, or else from its activity.
     if options.activity or (calibrated and not log):
         lowered = replace(lowered, shape=replace(lowered.shape, activity=True))
-    return Design(lowered, cluster.num_devices, options.slo, options.max_ticks, calibrated)
+    return Design(lowered, cluster.num_devices, options.slo, options.window, options.max_ticks, calibrated)
 
 
 def timings_for(

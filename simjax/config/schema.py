@@ -81,6 +81,25 @@ class SloConfig:
 
 
 @dataclass
+class MetricsConfig:
+    """The measurement window: the part of a run over which latencies, throughput and attainment are taken."""
+
+    warmup_s: float | None = option(
+        None, "seconds from the first arrival that are left out; unset: two times the stay of a request, 0 for traces, pulses and bursts"
+    )
+    cooldown_s: float | None = option(
+        None,
+        "seconds before the last finish that are left out; unset: all after the last arrival and one stay before it, 0 as above",
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("warmup_s", "cooldown_s"):
+            seconds = getattr(self, name)
+            if seconds is not None and not (seconds >= 0 and math.isfinite(seconds)):
+                raise SimjaxError(f"metrics.{name}={seconds}: it must be a number of seconds that is not negative")
+
+
+@dataclass
 class SimulatedConfig:
     """Options that the commands which simulate a configuration have in common."""
 
@@ -92,6 +111,7 @@ class SimulatedConfig:
     profile: ProfileConfig = section(ProfileConfig, "step times")
     sim: SimConfig = section(SimConfig, "the simulation itself")
     slo: SloConfig = section(SloConfig, "service levels; with them results have attainment and goodput")
+    metrics: MetricsConfig = section(MetricsConfig, "measurement window; warmup_s=0 and cooldown_s=0 measure the whole run")
     out: str | None = option(None, "directory of the results; unset: a dated one under outputs/", "DIR")
     plots: bool = option(True, "whether to draw plots")
 

@@ -23,7 +23,7 @@ from simjax.explore.from_config import check_base
 from simjax.explore.options import Options
 from simjax.explore.points import Points
 from simjax.explore.values import format_value
-from simjax.job import service_levels
+from simjax.job import measurement_window, service_levels
 from simjax.validity.groups import InstanceGroup, Profiles, calibrated_groups
 from simjax.workload import build_workload
 from simjax.workload.workload import Workload
@@ -31,7 +31,7 @@ from simjax.workload.workload import Workload
 _T = TypeVar("_T")
 
 # Roots of the options that each part of a design depends on.
-WORKLOAD, CLUSTER, RUN = ("workload",), ("model", "device", "cluster", "scheduler", "profile"), ("sim", "slo")
+WORKLOAD, CLUSTER, RUN = ("workload",), ("model", "device", "cluster", "scheduler", "profile"), ("sim", "slo", "metrics")
 _LOGGED = 3  # messages of a kind that are logged; the rest are only counted
 
 
@@ -150,8 +150,8 @@ def _cluster(known: Profiles, config: RunConfig) -> _Cluster:
 
 
 def _run(config: RunConfig) -> RunOptions:
-    sim, slo = config.sim, service_levels(config.slo)
-    return RunOptions(leap=sim.leap, max_ticks=sim.max_ticks, slo=slo, activity=sim.activity)  # requests hold the draws
+    sim, slo, window = config.sim, service_levels(config.slo), measurement_window(config.metrics)
+    return RunOptions(leap=sim.leap, max_ticks=sim.max_ticks, slo=slo, activity=sim.activity, window=window)  # requests hold the draws
 
 
 def _cluster_warnings(

@@ -14,6 +14,7 @@ from simjax.metrics.sessions import pauses, sessions_frame
 from simjax.metrics.slo import Slo
 from simjax.metrics.summary import summarize
 from simjax.metrics.timeseries import timeline
+from simjax.metrics.window import AUTOMATIC, Window
 from simjax.workload.sessions import Sessions
 
 _TIMES = ("arrival_s", "scheduled_s", "first_token_s", "finish_s")
@@ -28,6 +29,7 @@ def write_results(
     interval_s: float | None = None,
     warnings: Sequence[str] = (),
     intervals: Mapping[str, object] | None = None,
+    window: Window = AUTOMATIC,
 ) -> dict[str, object]:
     """Write a run's files into `out` (created when missing) and return the summary.
 
@@ -43,11 +45,12 @@ def write_results(
         interval_s: width of the bins of `timeseries.csv` in seconds; None for the default of `timeline`.
         warnings: lines that come before those of `summarize`, such as the warnings of `simjax.job.Run`.
         intervals: content of the summary's key `intervals` (see `simjax.run_draws`); None to leave it out.
+        window: what is left out of the metrics.
 
     Raises:
         SimjaxError: the interval is not positive, or makes too many bins.
     """
-    summary = summarize(result, slo, gpus, warnings)
+    summary = summarize(result, slo, gpus, warnings, window)
     if intervals is not None:
         summary["intervals"] = dict(intervals)
     bins = None if result.leaps is None else timeline(result, interval_s)  # before anything is written: the interval may be impossible

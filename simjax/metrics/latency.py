@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any
 
@@ -109,29 +109,38 @@ def weighted_statistics(values: np.ndarray, counts: np.ndarray) -> Statistics:
     return {"mean": mean, **dict(zip(PERCENTILES, map(float, percentiles), strict=True)), "max": float(values[-1])}
 
 
-def inter_token_gaps(leaps: LeapLog) -> tuple[np.ndarray, np.ndarray]:
+def inter_token_gaps(leaps: LeapLog, within_s: tuple[float, float] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The gaps between successive tokens of the same request, as (values float64[K] in seconds, counts int64[K]).
 
     A token of a request that was in the step before too has a gap as long as its own step. Tokens that come after a pause (preemption,
     or a step that left the request out) share the mean of their leap's recorded pauses, which is the only approximation here.
+
+    Args:
+        leaps: the log.
+        within_s: only those of leaps that start between these times; None for all.
     """
+    if within_s is not None:
+        some = (leaps.start_s >= within_s[0]) & (leaps.start_s <= within_s[1])
+        leaps = LeapLog(**{field.name: getattr(leaps, field.name)[some] for field in fields(LeapLog)})
     steps = expand_steps(leaps)
     resumed = leaps.resumed > 0
     pauses = leaps.resumed_gap_s[resumed] / leaps.resumed[resumed]
     return np.concatenate([steps.duration_s, pauses]), np.concatenate([steps.decodes, leaps.resumed[resumed].astype(np.int64)])
 
 
-def itl_statistics(result: Result) -> Statistics:
+def itl_statistics(result: Result, within_s: tuple[float, float] | None = None) -> Statistics:
     """Statistics of the inter-token latency over all tokens but the first of each request.
 
     Without a leap log only the mean is known: the time from first to last token of the finished requests over the number of their gaps.
-    With a leap log, tokens of unfinished requests are included.
+    With a leap log, tokens of unfinished requests are included. `within_s` limits it to requests that arrive, or leaps that start, between
+    two times.
     """
     if result.leaps is not None:
-        return weighted_statistics(*inter_token_gaps(result.leaps))
-    lat = latencies(result.requests)
-    gaps = result.requests.output_tokens[lat.has_tpot].astype(np.float64) - 1.0
+        return weighted_statistics(*inter_token_gaps(result.leaps, within_s))
+    lat, arrival_s = latencies(result.requests), result.requests.arrival_s
+    some = lat.has_tpot if within_s is None else lat.has_tpot & (arrival_s >= within_s[0]) & (arrival_s <= within_s[1])
+    gaps = result.requests.output_tokens[some].astype(np.float64) - 1.0
     found: Statistics = dict.fromkeys(STATISTICS)
     if len(gaps):
-        found["mean"] = float(np.dot(lat.tpot_s[lat.has_tpot], gaps) / gaps.sum())
+        found["mean"] = float(np.dot(lat.tpot_s[some], gaps) / gaps.sum())
     return found

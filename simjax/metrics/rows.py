@@ -10,6 +10,7 @@ from simjax.metrics.catalog import CATALOG, Catalog
 from simjax.metrics.catalog.runs import Runs
 from simjax.metrics.slo import NO_LIMITS, Slo
 from simjax.metrics.summary import REQUESTS_NEEDED, numbers_of
+from simjax.metrics.window import AUTOMATIC, Window
 
 Row = dict[str, float | int | None]
 
@@ -21,19 +22,26 @@ WHOLE_METRICS = frozenset(name for name, metric in CATALOG.items() if metric.who
 _BLOCK_ELEMENTS = 1 << 18  # requests of all runs taken together: bounds the memory (a dozen arrays of 2 MiB)
 
 
-def result_row(result: Result, slo: Slo | None, gpus: int, catalog: Catalog = CATALOG) -> Row:
+def result_row(result: Result, slo: Slo | None, gpus: int, window: Window = AUTOMATIC, catalog: Catalog = CATALOG) -> Row:
     """A run as a row: the metrics of the catalogue in its order, None for what is unknown.
 
     Args:
         result: the run.
         slo: limits for attainment and goodput; without them every finished request counts.
         gpus: GPUs of the cluster.
+        window: what is left out of the metrics.
         catalog: the metrics.
     """
-    return result_rows([result], [slo], [gpus], catalog)[0]
+    return result_rows([result], [slo], [gpus], [window], catalog)[0]
 
 
-def result_rows(results: Sequence[Result], slos: Sequence[Slo | None], gpus: Sequence[int], catalog: Catalog = CATALOG) -> list[Row]:
+def result_rows(
+    results: Sequence[Result],
+    slos: Sequence[Slo | None],
+    gpus: Sequence[int],
+    windows: Sequence[Window] | None = None,
+    catalog: Catalog = CATALOG,
+) -> list[Row]:
     """`result_row` of many runs, bit for bit, about ten times faster.
 
     Runs of the same number of requests are worked out together. It helps when runs of one workload share the very same `prompt_tokens`
@@ -43,14 +51,19 @@ def result_rows(results: Sequence[Result], slos: Sequence[Slo | None], gpus: Seq
         results: the runs.
         slos: the limits of each, see `result_row`.
         gpus: the GPUs of each.
+        windows: what is left out of the metrics of each; None for the automatic windows.
         catalog: the metrics.
     """
-    if not len(results) == len(slos) == len(gpus):
-        raise ValueError(f"{len(results)} results, {len(slos)} limits and {len(gpus)} numbers of GPUs: there must be one of each a run")
+    windows = [AUTOMATIC] * len(results) if windows is None else windows
+    if not len(results) == len(slos) == len(gpus) == len(windows):
+        raise ValueError(
+            f"{len(results)} results, {len(slos)} limits, {len(gpus)} numbers of GPUs and {len(windows)} windows: "
+            "there must be one of each a run"
+        )
     rows: dict[int, Row] = {}
     names = tuple(catalog)
     for block in _blocks(results):
-        runs = Runs.of([results[i] for i in block], [slos[i] or NO_LIMITS for i in block], [gpus[i] for i in block])
+        runs = Runs.of(*([x[i] for i in block] for x in (results, [slo or NO_LIMITS for slo in slos], gpus, windows)))
         columns = [numbers_of(metric, runs) for metric in catalog.values()]
         rows.update({i: dict(zip(names, row, strict=True)) for i, row in zip(block, zip(*columns, strict=True), strict=True)})
     return [rows[i] for i in range(len(results))]
@@ -64,13 +77,13 @@ def row_of_summary(summary: Mapping[str, Any], catalog: Catalog = CATALOG) -> Ro
             found: Any = summary
             for key in metric.path:
                 found = None if found is None else found.get(key)
-            row[metric.name] = found
+            row[metric.name] = int(found) if isinstance(found, bool) else found
     return row
 
 
 def too_few(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """At most one line for a whole table: at how many of its points the latency percentiles rest on too few finished requests."""
-    finished = [count for row in rows if (count := row.get("requests_finished")) is not None]
+    finished = [min(count, row["requests_measured"]) for row in rows if (count := row.get("requests_finished")) is not None]
     weak = {name: sum(0 < count < needed for count in finished) for name, needed in REQUESTS_NEEDED.items()}
     found = [f"{name} at {weak[name]:,} (it needs {needed})" for name, needed in REQUESTS_NEEDED.items() if weak[name]]
     if not found:

@@ -16,6 +16,8 @@ from simjax.metrics.catalog.runs import Runs
 from simjax.metrics.latency import itl_statistics
 from simjax.metrics.sessions import session_summary
 from simjax.metrics.slo import NO_LIMITS, Slo
+from simjax.metrics.verdict import Verdict, verdict_of
+from simjax.metrics.window import AUTOMATIC, Window
 
 REQUESTS_NEEDED = {"p90": 10, "p95": 20, "p99": 100}
 """Finished requests (or sessions) that a percentile needs: it is worth its name when about one lies beyond it."""
@@ -27,11 +29,18 @@ _CAUSES = {
 
 
 def summarize(
-    result: Result, slo: Slo | None = None, gpus: int | None = None, warnings: Sequence[str] = (), catalog: Catalog = CATALOG
+    result: Result,
+    slo: Slo | None = None,
+    gpus: int | None = None,
+    warnings: Sequence[str] = (),
+    window: Window = AUTOMATIC,
+    catalog: Catalog = CATALOG,
 ) -> dict[str, object]:
     """The summary of a run, ready for strict JSON: no NaN, no infinity, None for what is unknown.
 
-    Throughputs are over the finished requests and `duration_s` (first arrival to last finish). `kv.peak_used_fraction` is the fullest
+    Latencies, throughputs and attainment are those of the measurement window (`simjax.metrics.window`), which `window` describes; counts,
+    sessions, instances and the KV cache are those of the whole run, whose `duration_s` is from the first arrival to the last finish.
+    `steady` and `backlog_growth_per_s` say whether there is a steady state (`simjax.metrics.steadiness`). `kv.peak_used_fraction` is the fullest
     moment of the fullest instance; `kv.num_blocks` counts what requests can use: one less on each instance than vLLM reports, which keeps
     one block as the null block. `kv.prefix_hit_fraction` is cached over prompt tokens of the requests that were scheduled,
     `kv.evicted_blocks` counts cached blocks that were taken for something else, and `kv.peak_cached_fraction` is
@@ -43,26 +52,37 @@ def summarize(
         slo: adds the key `slo` with attainment and goodput.
         gpus: GPUs of the cluster, for goodput per GPU.
         warnings: lines to put before those that the run itself gives rise to.
+        window: what is left out of the metrics.
         catalog: the metrics; each one with a `path` is put there.
     """
-    runs = Runs.of([result], [slo or NO_LIMITS], [gpus or 1])
+    runs = Runs.of([result], [slo or NO_LIMITS], [gpus or 1], [window])
     sessions = None if result.sessions is None else session_summary(result.requests, result.sessions)
-    finished = int(runs.clients.finished[0])
+    part, verdict = runs.measured, verdict_of(runs)
     summary: dict[str, Any] = {  # the order of the file; the metrics of the catalogue are filled in below
         "status": result.status.name.lower(),
         "requests": {},
         "duration_s": None,
+        "steady": None,
+        "backlog_growth_per_s": None,
+        "window": {
+            "start_s": float(part.start_s[0] - part.first_s[0]),
+            "end_s": float(part.end_s[0] - part.first_s[0]),
+            "whole_run": bool(part.whole[0]),
+            "requests": None,
+            "stay_s": float(part.stay_s[0]),
+            "saturated_requests_per_s": verdict.saturated_per_s,
+        },
         "throughput": {},
         "ttft_s": {},
         "tpot_s": {},
-        "itl_s": itl_statistics(result),
+        "itl_s": itl_statistics(result, None if part.whole[0] else (float(part.start_s[0]), float(part.end_s[0]))),
         "e2e_s": {},
         "kv": dict.fromkeys(("num_blocks", "peak_used_fraction", "prefix_hit_fraction", "evicted_blocks", "peak_cached_fraction")),
         "energy": {"total_j": None, "per_output_token_j": None, "mean_power_w": None},
         "cost": None,
         "sim": {"ticks": None, "steps": None, "compile_s": float(result.compile_s), "run_s": float(result.run_s)},
-        "instances": instances_of(result, float(runs.clients.span_s[0])),
-        "warnings": [*warnings, *_warnings(result, finished, 0 if sessions is None else sessions["finished"])],
+        "instances": instances_of(result, float(runs.clients.duration_s[0])),
+        "warnings": [*warnings, *_warnings(runs, verdict, 0 if sessions is None else sessions["finished"])],
     }
     summary["kv"]["peak_cached_fraction"] = peak_cached_fraction(result)
     if sessions is not None:
@@ -73,23 +93,25 @@ def summarize(
     for metric in catalog.values():
         if metric.path and all(given[name] for name in metric.needs):
             put(summary, metric.path, numbers_of(metric, runs)[0])
+    summary["steady"] = verdict.steady  # true or false here, 1 or 0 in tables
     return summary
 
 
-def goodput(result: Result, slo: Slo, gpus: int | None = None) -> dict[str, object]:
-    """SLO attainment over all requests and goodput in requests per second.
+def goodput(result: Result, slo: Slo, gpus: int | None = None, window: Window = AUTOMATIC) -> dict[str, object]:
+    """SLO attainment over the requests of the measurement window, and goodput in requests per second.
 
     Args:
         result: the run.
         slo: the limits; a request counts when it finished and meets all of them.
         gpus: when given, goodput per GPU is reported too.
+        window: what is left out of the run.
 
     Returns:
-        `limits`, `attained` (requests), `attainment_fraction` (of all requests, unfinished ones count as missed),
+        `limits`, `attained` (requests), `attainment_fraction` (of all requests that arrived in the window, unfinished ones count as missed),
         `attainment_by_limit` (the fraction meeting each limit alone), `goodput_requests_per_s` (None when no request finished)
         and, with `gpus`, `goodput_requests_per_s_per_gpu`.
     """
-    runs = Runs.of([result], [slo], [gpus or 1])
+    runs = Runs.of([result], [slo], [gpus or 1], [window])
     report: dict[str, Any] = {"slo": _limits(runs)}
     given = {"limits"} if gpus is None else {"limits", "gpus"}
     for metric in CATALOG.values():
@@ -134,21 +156,29 @@ def _limits(runs: Runs) -> dict[str, object]:
     limits = runs.slos[0].limits()
     return {
         "limits": limits,
-        "attained": int(runs.attained[0]),
+        "attained": int((runs.good & runs.measured.arrived)[0].sum()),
         "attainment_fraction": None,
-        "attainment_by_limit": {name: float(np.mean(runs.meets[name])) for name in limits},
+        "attainment_by_limit": {name: cells(runs.attainment(runs.meets[name]))[0] for name in limits},
     }
 
 
-def _warnings(result: Result, finished: int, sessions: int) -> list[str]:
-    """Lines for the reader of the numbers, from the counts of finished requests and finished sessions."""
-    lines = []
+def _warnings(runs: Runs, verdict: Verdict, sessions: int) -> list[str]:
+    """Lines for the reader of the numbers of one run; `sessions`: how many of them finished."""
+    result, part = runs.results[0], runs.measured
+    finished = int(runs.latencies.finished[0].sum())
+    counted = int((runs.latencies.finished & part.arrived)[0].sum())
+    lines = [] if verdict.line is None or result.status is Status.STALLED else [verdict.line]
     if result.status is not Status.FINISHED:
         lines.append(f"{_CAUSES[result.status]}; latencies and throughput cover the {finished} finished requests only")
-    for what, of, count in (("latencies", "requests", finished), ("makespans", "sessions", sessions)):
+    for what, of, count in (("latencies", "requests", counted), ("makespans", "sessions", sessions)):
         weak = [name for name, needed in REQUESTS_NEEDED.items() if 0 < count < needed]
         if weak:
             lines.append(f"{', '.join(weak)} of the {what} rest on only {count} finished {of}")
     if finished == 0:
         lines.append("no request finished: there are no latencies and no throughput")
+    elif counted == 0:
+        lines.append(
+            f"the window from {part.start_s[0] - part.first_s[0]:.4g} to {part.end_s[0] - part.first_s[0]:.4g} s has no finished request: "
+            "make the run longer, or metrics.warmup_s and metrics.cooldown_s shorter"
+        )
     return lines

@@ -24,7 +24,7 @@ def summary_table(summary: dict[str, Any], title: str = "") -> RenderableType:
 
     Where the summary has `intervals` (see `simjax.metrics.write_results`) they follow the numbers, in brackets.
     """
-    parts: list[RenderableType] = [_headline(summary, title), _Latencies(summary), _facts(summary)]
+    parts: list[RenderableType] = [_headline(summary, title), _window(summary), _Latencies(summary), _facts(summary)]
     if (intervals := summary.get("intervals")) is not None:
         drawn = f"{intervals['draws']:,} draws of the profile's parameters"
         parts.append(Text(f"in brackets: {intervals['level'] * 100:g} % intervals from {drawn}", style="dim"))
@@ -89,6 +89,18 @@ def _headline(summary: dict[str, Any], title: str) -> Text:
     if requests["preemptions"]:
         line.append(f", {requests['preemptions']:,}{_drawn(summary, 'requests', 'preemptions', decimals=0)} preemptions", style="not bold")
     return line
+
+
+def _window(summary: dict[str, Any]) -> Text:
+    """The part of the run that is measured, and whether the run is steady."""
+    window, count = summary["window"], summary["window"]["requests"]
+    state = {True: ("steady", "green"), False: ("not steady", "bold red"), None: ("too short to tell whether steady", "yellow")}
+    line = Text("measured  ", style="dim")
+    if window["whole_run"]:
+        line.append("the whole run", style="not dim")
+    else:
+        line.append(f"{window['start_s']:,.4g} to {window['end_s']:,.4g} s, {count:,} requests that arrive then", style="not dim")
+    return line.append(", ", style="not dim").append(*state[summary["steady"]])
 
 
 @dataclass(frozen=True)

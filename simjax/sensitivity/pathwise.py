@@ -1,7 +1,8 @@
 """Derivatives of a run's metrics with respect to its step times and API times, by forward mode through the engine.
 
 The schedule is held, and latencies move in the frame of `simjax.calibrate.reference_frames`. The span of a run is from the first arrival
-to the end of the request that finishes last, which arrives when it does: its latency moves, in the same frame. How a parameter moves the
+to the end of the request that finishes last, which arrives when it does: its latency moves, in the same frame. So do the two finishes between
+which a measurement window counts. How a parameter moves the
 step times is a difference over a relative change of 1e-4 in both directions, which is accurate to 1e-8. So the parameter may be any one
 that changes step times, a profile's or the hardware's, whether step times come from profiles or from tables.
 """
@@ -29,6 +30,7 @@ from simjax.engine.shape import EngineShape
 from simjax.metrics.catalog import CATALOG, Catalog, Column, Metric
 from simjax.metrics.catalog.clients import Clients
 from simjax.metrics.latency import statistics_of
+from simjax.metrics.window import AUTOMATIC, Window, measure
 
 NUDGE = 1e-4  # see above
 PATHWISE = tuple(name for name, metric in CATALOG.items() if metric.smooth)
@@ -62,7 +64,13 @@ def tangents_of(base: ClusterTiming, turned: Sequence[tuple[ClusterTiming, Clust
 
 
 def pathwise(
-    cluster: ClusterSpec, lowered: Lowered, tangents: Tangents, names: Sequence[str], max_ticks: int, catalog: Catalog = CATALOG
+    cluster: ClusterSpec,
+    lowered: Lowered,
+    tangents: Tangents,
+    names: Sequence[str],
+    max_ticks: int,
+    window: Window = AUTOMATIC,
+    catalog: Catalog = CATALOG,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Metrics of a run and their derivatives.
 
@@ -72,6 +80,7 @@ def pathwise(
         tangents: tangents of that timing.
         names: names of M metrics among `PATHWISE`.
         max_ticks: bound on the number of ticks.
+        window: what is left out of the metrics.
         catalog: the metrics.
 
     Returns:
@@ -79,7 +88,9 @@ def pathwise(
     """
     metrics = tuple(catalog[name] for name in names)
     with jax.enable_x64(True):
-        arguments = jax.tree.map(jnp.asarray, (lowered.params, tangents, np.int32(min(max_ticks, 2**31 - 1))))
+        left_out = tuple(np.float64(np.nan if x is None else x) for x in (window.warmup_s, window.cooldown_s))
+        load = (np.bool_(lowered.stationary), *left_out)
+        arguments = jax.tree.map(jnp.asarray, (lowered.params, tangents, np.int32(min(max_ticks, 2**31 - 1)), load))
         run = partial(_derivatives, cluster, lowered.shape, metrics)
         program = compiled(run, ("pathwise", lowered.shape, metrics, cluster.num_devices), arguments)
         values, derivatives = program(*arguments)
@@ -87,7 +98,13 @@ def pathwise(
 
 
 def _derivatives(
-    cluster: ClusterSpec, shape: EngineShape, metrics: tuple[Metric, ...], params: ClusterParams, tangents: Tangents, max_ticks: Array
+    cluster: ClusterSpec,
+    shape: EngineShape,
+    metrics: tuple[Metric, ...],
+    params: ClusterParams,
+    tangents: Tangents,
+    max_ticks: Array,
+    load: tuple[Array, Array, Array],
 ) -> tuple[Array, Array]:
     leaves, structure = jax.tree.flatten(params.step_time)
     step_times, pre, post = tangents
@@ -100,33 +117,55 @@ def _derivatives(
         known = params.ranks
         instances = replace(known, api_pre_s=known.api_pre_s + along(pre), api_post_s=known.api_post_s + along(post))
         moved = replace(params, step_time=step_time, ranks=instances)
-        values = _metrics(cluster, shape, moved, outcome(shape, moved, max_ticks), metrics)  # pyright: ignore[reportArgumentType]
+        values = _metrics(cluster, shape, moved, outcome(shape, moved, max_ticks), metrics, load)  # pyright: ignore[reportArgumentType]
         return values, values
 
     derivatives, values = jax.jacfwd(of, has_aux=True)(jnp.zeros(pre.shape[0]))
     return values, derivatives
 
 
-def _metrics(cluster: ClusterSpec, shape: EngineShape, params: ClusterParams, o: Outcome, metrics: tuple[Metric, ...]) -> Array:
+def _metrics(
+    cluster: ClusterSpec,
+    shape: EngineShape,
+    params: ClusterParams,
+    o: Outcome,
+    metrics: tuple[Metric, ...],
+    load: tuple[Array, Array, Array],
+) -> Array:
     """The values of smooth metrics, float64[M]; 0 where no request has the metric."""
-    clients = _clients(cluster, shape, params, o)
+    clients = _clients(cluster, shape, params, o, load)
     columns = [metric.value(clients, jnp) for metric in metrics]
     return jnp.stack([jnp.where(column.known, column.values, 0.0) for column in columns])
 
 
-def _clients(cluster: ClusterSpec, shape: EngineShape, params: ClusterParams, o: Outcome) -> Clients:
-    """Observations of the clients of one simulated run, with the derivatives that the module describes."""
+def _clients(cluster: ClusterSpec, shape: EngineShape, params: ClusterParams, o: Outcome, load: tuple[Array, Array, Array]) -> Clients:
+    """Observations of the clients of one simulated run, with the derivatives that the module describes.
+
+    `load`: whether the load is stationary, and the seconds that the window leaves out (NaN: automatic).
+    """
     prepared = PreparedRun(cluster, shape, params, shape.requests, 0)  # padding has not finished
     lat = latencies(prepared, params, o)
     prompts, outputs = (getattr(params.requests, f"{x}_tokens")[params.served] for x in ("prompt", "output"))
-    there = {"ttft": lat.finished, "tpot": lat.finished & (outputs > 1), "e2e": lat.finished}
-    last = jnp.argmax(jnp.where(o.finished, o.finish_s, -jnp.inf))
-    arrival_s = jnp.where(o.finished, o.arrival_s, 0.0)
-    waits = prepared.closed_loop or params.requests.sessions is not None
-    end_s = o.finish_s[last] if waits else jax.lax.stop_gradient(arrival_s[last]) + lat.e2e_s[last]
-    some = jnp.any(o.finished)
-    begin_s = jax.lax.stop_gradient(jnp.min(params.requests.arrival_s[params.served]))
-    total = lambda x: jnp.sum(jnp.where(o.finished, x, 0)).astype(jnp.float64)
+    held = lambda x, otherwise: jax.lax.stop_gradient(jnp.where(o.finished, x, otherwise))
+    sessions = params.requests.sessions
+    roots = jnp.bool_(True) if sessions is None else sessions.predecessors[params.served] == 0
+    part = measure(held(o.arrival_s, jnp.inf), held(o.finish_s, jnp.inf), o.finished, roots, *load, jnp)
+    there = {"ttft": lat.finished & part.arrived, "tpot": lat.finished & (outputs > 1) & part.arrived, "e2e": lat.finished & part.arrived}
+    waits = prepared.closed_loop or sessions is not None
+    arrival_s = held(o.arrival_s, 0.0)
+
+    def last_finish(until_s: Array) -> tuple[Array, Array]:
+        """The last finish that is not later than a time, in its frame, and whether there is one."""
+        counts = o.finished & (held(o.finish_s, jnp.inf) <= until_s)
+        last = jnp.argmax(jnp.where(counts, o.finish_s, -jnp.inf))
+        end_s = o.finish_s[last] if waits else arrival_s[last] + lat.e2e_s[last]
+        return jnp.where(jnp.any(counts), end_s, 0.0), jnp.any(counts)
+
+    run_end_s, some = last_finish(jnp.float64(jnp.inf))
+    begin_s, before = last_finish(part.start_s)
+    begin_s = jnp.where(part.whole | ~before, part.start_s, begin_s)
+    stop_s, _ = last_finish(jnp.where(part.whole, jnp.inf, part.end_s))
+    total = lambda x: jnp.sum(jnp.where(part.finished, x, 0)).astype(jnp.float64)
 
     def statistics(latency: str) -> dict[str, Column]:
         found = statistics_of(getattr(lat, f"{latency}_s"), there[latency], jnp)
@@ -137,6 +176,7 @@ def _clients(cluster: ClusterSpec, shape: EngineShape, params: ClusterParams, o:
         finished=total(1),
         prompt_tokens=total(prompts),
         output_tokens=total(outputs),
-        span_s=jnp.where(some, jnp.where(some, end_s, 0.0) - jnp.where(some, begin_s, 0.0), 0.0),
+        span_s=jnp.where(jnp.any(part.finished), stop_s - begin_s, 0.0),
+        duration_s=jnp.where(some, run_end_s - part.first_s, 0.0),
         latencies={latency: statistics(latency) for latency in there},
     )

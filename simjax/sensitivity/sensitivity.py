@@ -25,7 +25,7 @@ from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming
 from simjax.config.schema import SensitivityConfig
 from simjax.errors import SimjaxError, closest
-from simjax.job import service_levels
+from simjax.job import measurement_window, service_levels
 from simjax.metrics.catalog import CATALOG
 from simjax.metrics.rows import too_few
 from simjax.sensitivity.parameters import SensitivityParameter, Setting, sensitivity_parameters
@@ -178,7 +178,8 @@ def _simulated(
     """
     designs: dict[int, Design] = {}
     sim, slo, count = config.sim, service_levels(config.slo), len(workloads.seeds)
-    options = RunOptions(leap=sim.leap, max_ticks=sim.max_ticks, slo=slo, activity=sim.activity)
+    window = measurement_window(config.metrics)
+    options = RunOptions(leap=sim.leap, max_ticks=sim.max_ticks, slo=slo, activity=sim.activity, window=window)
     impossible: set[int] = set()
     for i, (setting, timing) in enumerate(zip(settings, timings, strict=True)):
         spec = replace(cluster, instances=setting.instances)
@@ -224,7 +225,7 @@ def _gradients(
     for seed in workloads.seeds:
         workload, requests = workloads.of(seed, base)
         lowered = design_of(cluster, timings, workload, RunOptions(seed=seed, leap=config.sim.leap), requests).lowered
-        values, derivatives = pathwise(cluster, lowered, tangents, names, config.sim.max_ticks)
+        values, derivatives = pathwise(cluster, lowered, tangents, names, config.sim.max_ticks, measurement_window(config.metrics))
         relative.append(derivatives / np.where(values > 0.0, values, 1.0)[:, None])
     mean = np.mean(relative, axis=0) + 0.0  # no negative zeros
     return {(name, x.name): float(mean[i, k]) for i, name in enumerate(names) for k, x in enumerate(smooth)}

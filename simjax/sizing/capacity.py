@@ -12,7 +12,6 @@ from simjax.config.sweep import SweepConfig
 from simjax.errors import SimjaxError
 from simjax.explore.from_config import base_of, points_of
 from simjax.explore.points import Points
-from simjax.job import service_levels
 from simjax.metrics.catalog import CATALOG
 from simjax.metrics.slo import NO_LIMITS, Slo
 from simjax.sizing.interval import interval
@@ -180,7 +179,7 @@ class _Asked:
             return Capacity(self.point, design, gpus, low=highest, limited_by=f"all rates up to {highest:.4g}/s pass", **about)
         assert search.low is not None and search.high is not None
         bracket = search.low, search.high
-        low, high = interval({x.rate: x.runs for x in tried}, bracket, options.attainment, options.level)
+        low, high = interval({x.rate: x.runs for x in tried}, bracket, options.attainment, self.slo, options.level)
         covers = f"bracket of the search and {options.level * 100:g} % over {len(self.loads)} workloads"
         if len(self.loads) == 1:
             covers = "bracket of the search; one workload, so not the randomness of the load"

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from simjax.sizing.verdict import Outcome
+from simjax.metrics.slo import Slo
+from simjax.sizing.verdict import Outcome, Verdict, verdict
 
 
 def interval(
-    tried: Mapping[float, Sequence[Outcome]], bracket: tuple[float, float], attainment: float, level: float
+    tried: Mapping[float, Sequence[Outcome]], bracket: tuple[float, float], attainment: float, slo: Slo, level: float
 ) -> tuple[float, float]:
     """The interval of a capacity in requests/s.
 
@@ -23,6 +24,7 @@ def interval(
         tried: outcomes by rate, one for each workload, of all rates that were tried on all of them.
         bracket: highest rate that passed and lowest one that did not.
         attainment: share of requests that must meet all limits.
+        slo: the limits.
         level: probability of the interval.
     """
     count = len(next(iter(tried.values())))
@@ -30,28 +32,22 @@ def interval(
         return bracket
     from scipy.stats import t  # here, not at the top: importing the package stays quick
 
-    rates = np.array(sorted(tried))
-    steady = np.array([[run.steady for run in tried[rate]] for rate in rates], float)
-    attained = np.array([[run.attained for run in tried[rate]] for rate in rates])
+    rates = sorted(tried)
     without = [
-        math.log(_crossing(rates, steady[:, others].mean(axis=1), attained[:, others].mean(axis=1), attainment, bracket))
-        for others in (np.arange(count) != left_out for left_out in range(count))
+        math.log(_crossing(rates, [verdict([*tried[rate][:i], *tried[rate][i + 1 :]], attainment, slo) for rate in rates], attainment))
+        for i in range(count)
     ]
     error = math.sqrt((count - 1) * float(np.var(without)))
     factor = math.exp(float(t.ppf(0.5 + level / 2.0, count - 1)) * error)
     return bracket[0] / factor, bracket[1] * factor
 
 
-def _crossing(rates: np.ndarray, steady: np.ndarray, attained: np.ndarray, attainment: float, bracket: tuple[float, float]) -> float:
+def _crossing(rates: Sequence[float], verdicts: Sequence[Verdict], attainment: float) -> float:
     """The rate at which some workloads stop passing, between those tried: where the attainment, taken for linear in log rate, crosses."""
-    passes = (steady > 0.5) & (attained >= attainment)
-    inside = int(np.argmin(passes)) if not passes.all() else len(rates)  # the lowest rate that fails
-    if inside == 0:
-        return float(rates[0])
-    if inside == len(rates):
-        return float(rates[-1])
-    low, high = float(rates[inside - 1]), float(rates[inside])
-    share = 0.5
-    if steady[inside] > 0.5:
-        share = float((attained[inside - 1] - attainment) / max(attained[inside - 1] - attained[inside], 1e-12))
-    return low * (high / low) ** share
+    inside = next((i for i, found in enumerate(verdicts) if not found.passes), len(rates))
+    if inside in (0, len(rates)):
+        return rates[min(inside, len(rates) - 1)]
+    below, above = verdicts[inside - 1].attained, verdicts[inside].attained
+    by_limits = below >= attainment > above
+    share = (below - attainment) / (below - above) if by_limits else 0.5
+    return rates[inside - 1] * (rates[inside] / rates[inside - 1]) ** share

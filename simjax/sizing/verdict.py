@@ -20,20 +20,21 @@ class Outcome:
     """A run at a rate.
 
     Attributes:
-        steady: whether the system kept up with the arrivals.
+        steady: whether the system kept up with the arrivals; None where the run cannot tell.
         attained: share of the measured requests that met all limits.
         met: share that met each of the limits that are set, by the limit's name.
     """
 
-    steady: bool
+    steady: bool | None
     attained: float
     met: Mapping[str, float]
 
     @staticmethod
     def of(row: Mapping[str, float | None], slo: Slo) -> Outcome:
-        """From a row; a run whose steadiness is not known has not shown that it keeps up."""
+        """From a row."""
         met = {name: float(row[MET[name]] or 0.0) for name in slo.limits()}
-        return Outcome(row[STEADY] == 1, float(row[ATTAINED] or 0.0) if met else 1.0, met)
+        steady = row[STEADY]
+        return Outcome(None if steady is None else steady == 1, float(row[ATTAINED] or 0.0) if met else 1.0, met)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Verdict:
     """What a design does at a rate, over its workloads.
 
     Attributes:
-        passes: whether most runs are steady and the share of all measured requests that met the limits is large enough.
+        passes: whether more runs are steady than are not, and the share of all measured requests that met the limits is large enough.
+            Where no run can tell whether it is steady, the limits decide; without limits the rate does not pass.
         attained: that share.
         steady: share of the runs that are steady.
         reason: why it does not pass; empty if it does.
@@ -61,13 +63,15 @@ def verdict(runs: Sequence[Outcome], attainment: float, slo: Slo) -> Verdict:
         attainment: share of requests that must meet all limits.
         slo: the limits.
     """
-    steady = float(np.mean([run.steady for run in runs]))
-    attained = float(np.mean([run.attained for run in runs]))
-    if steady <= 0.5:
-        return Verdict(False, attained, steady, "not steady")
+    steady, drifting = (sum(run.steady is kind for run in runs) for kind in (True, False))
+    share, attained = steady / len(runs), float(np.mean([run.attained for run in runs]))
+    if drifting and drifting >= steady:
+        return Verdict(False, attained, share, "not steady")
+    if not steady and not slo.limits():
+        return Verdict(False, attained, share, "too short to tell whether it is steady; raise capacity.num_requests")
     if attained >= attainment:
-        return Verdict(True, attained, steady, "")
+        return Verdict(True, attained, share, "")
     met = {name: float(np.mean([run.met[name] for run in runs])) for name in slo.limits()}
     worst = min(met, key=lambda name: met[name])
     label = NAMES[worst.removesuffix("_s")]
-    return Verdict(False, attained, steady, f"{label}: {met[worst] * 100:.1f} % within {slo.limits()[worst]:g} s")
+    return Verdict(False, attained, share, f"{label}: {met[worst] * 100:.1f} % within {slo.limits()[worst]:g} s")

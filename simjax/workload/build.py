@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from simjax.workload.multi_turn import Conversations, multi_turn
 from simjax.workload.synthetic import arrivals
 from simjax.workload.synthetic.closed_loop import closed_loop
 from simjax.workload.synthetic.draw import at, draw, draw_lengths, report
+from simjax.workload.synthetic.extent import STATIONARY, automatic_requests, automatic_sessions
 from simjax.workload.synthetic.streams import ARRIVALS, GROUPS, THINKING, stream
 from simjax.workload.workload import Workload
 
@@ -32,7 +34,7 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "constant": ("rate",),
     "pulse": ("pulse_size", "pulse_interval_s"),
     "piecewise": ("piecewise",),
-    "closed_loop": ("concurrency", "num_requests"),
+    "closed_loop": ("concurrency",),
     "sessions": ("rate", "think_s"),
 }
 
@@ -91,8 +93,6 @@ def _check_fields(config: WorkloadConfig) -> None:
     rates = [(name, value) for name in ("rate", "rate_scale", "session_rate") if (value := getattr(config, name)) is not None]
     if len(rates) > 1:
         raise SimjaxError(f"{' and '.join(f'workload.{name}={value:g}' for name, value in rates)} both set the rate; give one")
-    if config.kind == "sessions" and config.num_sessions is None and config.duration_s is None:
-        raise SimjaxError("workload.num_sessions is not set; kind=sessions needs it (or duration_s)")
     if config.think_dist not in (None, *THINK_KINDS):
         raise SimjaxError(f"workload.think_dist={config.think_dist!r} is not known; use {' or '.join(THINK_KINDS)}")
     _check_prefix(config.prefix)
@@ -135,6 +135,7 @@ def _trace(config: WorkloadConfig) -> Workload:
 
 def _independent(config: WorkloadConfig) -> Workload:
     """Requests without sessions: an open loop of arrivals, or a closed loop."""
+    config = _with_length(config)
     with at("workload"):
         times = None if config.kind == "closed_loop" else _synthetic_arrivals(config)
     n = config.num_requests if times is None else len(times)
@@ -146,11 +147,21 @@ def _independent(config: WorkloadConfig) -> Workload:
     if times is None:
         with at("workload"):
             return closed_loop(prompt, output, config.concurrency or 0, config.think_s or 0.0, config.ramp_s or 0.0)
-    return Workload(times, prompt, output, source=_title(config, "requests"))
+    return Workload(times, prompt, output, source=_title(config, "requests"), stationary=config.kind in STATIONARY)
+
+
+def _with_length(config: WorkloadConfig) -> WorkloadConfig:
+    """The configuration with an automatic number of requests or sessions, where it gives neither number nor duration."""
+    if config.kind not in STATIONARY or config.duration_s is not None:
+        return config
+    if config.kind == "sessions":
+        return config if config.num_sessions is not None else replace(config, num_sessions=automatic_sessions(config))
+    return config if config.num_requests is not None else replace(config, num_requests=automatic_requests(config))
 
 
 def _sessions(config: WorkloadConfig) -> Workload:
     """Conversations, drawn session by session, so that the first ones do not depend on how many there are."""
+    config = _with_length(config)
     think_s = config.think_s or 0.0
     with at("workload"):
         if not (think_s >= 0 and np.isfinite(think_s)):

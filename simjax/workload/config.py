@@ -49,7 +49,11 @@ class WorkloadConfig:
 
     kind: str = option("poisson", "kind of arrivals; workload=NAME sets it together with fitting defaults")
     seed: int = option(0, "seed of everything random; arrivals, prompts, outputs and jitter have streams of their own")
-    num_requests: int | None = option(None, "number of requests; of a trace the first ones (of sessions by their starts)")
+    num_requests: int | None = option(
+        None,
+        "number of requests; of a trace the first ones (of sessions by their starts); unset: all of a trace, else enough for a steady "
+        "state at the given rate or concurrency",
+    )
     duration_s: float | None = option(
         None, "seconds in which requests arrive or sessions start; with num_requests whichever ends first", only_for=_OPEN
     )
@@ -75,7 +79,9 @@ class WorkloadConfig:
     session_rate: float | None = option(
         None, "mean sessions/s at which the trace's sessions start at random, instead of when it records", only_for=("trace",)
     )
-    num_sessions: int | None = option(None, "number of sessions; of a trace the first ones", only_for=("sessions", "trace"))
+    num_sessions: int | None = option(
+        None, "number of sessions; of a trace the first ones; unset: as for num_requests", only_for=("sessions", "trace")
+    )
     pulse_size: int | None = option(None, "simultaneous requests of a pulse", only_for=("pulse",))
     pulse_interval_s: float | None = option(None, "seconds from one pulse to the next", only_for=("pulse",))
     pulse_count: int | None = option(None, "number of pulses", only_for=("pulse",))

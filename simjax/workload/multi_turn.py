@@ -83,6 +83,7 @@ def multi_turn(conversations: Conversations, max_context_tokens: int | None = No
         source=source,
         prefixes=tree.finish(prefixes, prompt, sessions),
         sessions=sessions,
+        stationary=True,
     )
     return arrange(workload)[0].validate()
 

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 def execute(config: RunConfig, as_yaml: str) -> Run:
     """Simulate, print the summary, write the results."""
     use_compilation_cache()
-    from simjax.job import run, service_levels
+    from simjax.job import measurement_window, run, service_levels
     from simjax.metrics import summary_table, write_results
 
     if config.uncertainty.draws:
         from simjax.uncertainty.intervals import check_source
 
         check_source(config)  # before the run, not after it
+    window = measurement_window(config.metrics)
     with results_in(config.out, "run") as out:
         with progress("compiling the simulator") as update:
             done = run(config, update)
@@ -39,6 +40,7 @@ def execute(config: RunConfig, as_yaml: str) -> Run:
             interval_s=config.timeline_interval_s,
             warnings=done.warnings,
             intervals=None if draws is None else draws.intervals(),
+            window=window,
         )
         (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
         title = f"{describe_cluster(done.cluster)} · {done.workload.source}"

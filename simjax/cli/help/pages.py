@@ -64,10 +64,10 @@ PAGES = {
 usage: simjax run [key=value ...]
        simjax run -m [key=value,value ...]      a sweep over all combinations; its grammar is at the end
 """,
-        (*_SIMULATED, "slo.ttft_s", "slo.tpot_s", "uncertainty.draws"),
+        (*_SIMULATED, "slo.ttft_s", "slo.tpot_s", "metrics.warmup_s", "uncertainty.draws"),
         """
 results of a run, in the directory out
-  summary.json          status, latencies (mean, p50 ... max), throughput, KV use, sessions
+  summary.json          status, steady or not, latencies (mean, p50 ... max), throughput, KV use, sessions
   requests.csv          one row for each request: arrival, first step, first and last token, ...
   sessions.csv          one row for each session, if there are any: calls, makespan, tokens, ...
   timeseries.csv        one row for each bin and instance: running, waiting, KV use, tokens/s, hits

@@ -33,11 +33,12 @@ CACHING_WINDOW = 2  # window of ranks with a prefix cache: one request is admitt
 
 @dataclass(frozen=True)
 class Lowered:
-    """A simulation ready to run: static sizes, traced arrays (numpy), and the workload's sessions, which readers of the results need."""
+    """A simulation ready to run: static sizes, traced arrays (numpy), and the facts of the workload that readers of the results need."""
 
     shape: EngineShape
     params: ClusterParams
     sessions: Sessions | None = None
+    stationary: bool = False
 
 
 def lower(
@@ -93,7 +94,7 @@ def lower(
     served: Any = np.int32(0)
     router = RouterParams.of(cluster.router, weights, cluster.router_staleness_s)
     params = ClusterParams(ranks=instances, router=router, requests=requests, step_time=timings.step_time, workload=served)
-    return Lowered(shape, params, workload.sessions)
+    return Lowered(shape, params, workload.sessions, workload.stationary)
 
 
 def caches(cluster: ClusterSpec, workload: Workload) -> list[bool]:

@@ -137,6 +137,7 @@ class Result:
         steps: engine steps simulated, all instances together.
         compile_s, run_s: host wall time in seconds spent on compilation (tracing included) and on running.
         sessions: sessions of the workload, None when it has none.
+        stationary: whether its load is stationary (`Workload.stationary`).
     """
 
     status: Status
@@ -148,6 +149,7 @@ class Result:
     compile_s: float = 0.0
     run_s: float = 0.0
     sessions: Sessions | None = None
+    stationary: bool = False
 
 
 NEVER = float("inf")

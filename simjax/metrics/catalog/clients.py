@@ -16,11 +16,12 @@ class Clients:
 
     Attributes:
         gpus: GPUs of the cluster, number[...].
-        finished: number of finished requests, number[...].
-        prompt_tokens, output_tokens: tokens of the finished requests, number[...].
-        span_s: seconds from the first arrival to the last finish, float64[...]; 0 where no request finished.
-        latencies: statistics in seconds of "ttft", "tpot" and "e2e" over the finished requests that have them, by the names of
-            `simjax.metrics.latency.STATISTICS`.
+        finished: number of requests that throughputs count (see `simjax.metrics.window.Measured`), number[...].
+        prompt_tokens, output_tokens: tokens of these, number[...].
+        span_s: seconds over which they are counted, float64[...]; 0 where no request finished.
+        duration_s: seconds from the first arrival to the last finish of the whole run, float64[...]; 0 where no request finished.
+        latencies: statistics in seconds of "ttft", "tpot" and "e2e" over the requests that arrived within the window and have them, by the
+            names of `simjax.metrics.latency.STATISTICS`.
     """
 
     gpus: Any
@@ -28,6 +29,7 @@ class Clients:
     prompt_tokens: Any
     output_tokens: Any
     span_s: Any
+    duration_s: Any
     latencies: Mapping[str, Mapping[str, Column]]
 
     def per_s(self, count: Any, xp: ModuleType) -> Column:

@@ -32,7 +32,7 @@ def _count(
 
 
 def _rate(name: str, unit: str, words: str, count: Callable[[Clients], Any]) -> Metric:
-    """A count of finished requests or their tokens over the span."""
+    """A count of requests that finish in the window, or of their tokens, over its span."""
     value = lambda clients, xp: clients.per_s(count(clients), xp)
     return Metric(name, unit, "higher", words, value, smooth=True, path=("throughput", name), interval=True)
 
@@ -66,12 +66,12 @@ CATALOG = catalog_of(
     [
         _count("gpus", "lower", "GPUs", lambda runs: runs.gpus),
         _count("requests_total", None, "requests", lambda runs: np.full(*runs.shape), ("requests", "total")),
-        _count("requests_finished", "higher", "requests finished", lambda runs: runs.clients.finished, ("requests", "finished"), True),
+        _count("requests_finished", "higher", "requests finished", lambda runs: runs.latencies.finished.sum(axis=1), ("requests", "finished"), True),
         _count(
             "requests_unfinished",
             "lower",
             "requests unfinished",
-            lambda runs: runs.shape[1] - runs.clients.finished,
+            lambda runs: runs.shape[1] - runs.latencies.finished.sum(axis=1),
             ("requests", "unfinished"),
             True,
         ),
@@ -83,10 +83,30 @@ CATALOG = catalog_of(
             unit="s",
             better="lower",
             words="duration",
-            value=lambda clients, xp: Column(clients.span_s, clients.finished > 0),
+            value=lambda clients, xp: Column(clients.duration_s, clients.duration_s > 0),
             smooth=True,
             path=("duration_s",),
             interval=True,
+        ),
+        Metric(
+            name="steady",
+            unit="",
+            better="higher",
+            words="steady state (1) or not (0)",
+            value=lambda runs, xp: runs.steadiness.steady,
+            whole=True,
+            path=("steady",),
+        ),
+        Metric(
+            name="backlog_growth_per_s",
+            unit="requests/s",
+            better="lower",
+            words="growth of the backlog",
+            value=lambda runs, xp: runs.steadiness.backlog_growth_per_s,
+            path=("backlog_growth_per_s",),
+        ),
+        _count(
+            "requests_measured", "higher", "requests measured", lambda runs: runs.measured.arrived.sum(axis=1), ("window", "requests")
         ),
         _rate("requests_per_s", "requests/s", "throughput", lambda clients: clients.finished),
         _rate("prompt_tokens_per_s", "tokens/s", "prompt throughput", lambda clients: clients.prompt_tokens),
@@ -132,7 +152,7 @@ CATALOG = catalog_of(
             unit="fraction",
             better="higher",
             words="SLO attainment",
-            value=lambda runs, xp: ratio(runs.attained, np.full(*runs.shape), xp),
+            value=lambda runs, xp: runs.attainment(runs.good),
             path=("slo", "attainment_fraction"),
             needs=_LIMITS,
             interval=True,
@@ -142,7 +162,7 @@ CATALOG = catalog_of(
             unit="requests/s",
             better="higher",
             words="goodput",
-            value=lambda runs, xp: runs.clients.per_s(runs.attained, xp),
+            value=lambda runs, xp: runs.clients.per_s(runs.goodput, xp),
             path=("slo", "goodput_requests_per_s"),
             needs=_LIMITS,
             interval=True,
@@ -152,7 +172,7 @@ CATALOG = catalog_of(
             unit="requests/s",
             better="higher",
             words="goodput per GPU",
-            value=lambda runs, xp: runs.clients.per_s_and_gpu(runs.attained, xp),
+            value=lambda runs, xp: runs.clients.per_s_and_gpu(runs.goodput, xp),
             path=("slo", "goodput_requests_per_s_per_gpu"),
             needs=_LIMITS | {"gpus"},
             interval=True,

@@ -12,9 +12,11 @@ from simjax.engine.host.result import NEVER, RequestLog, Result
 from simjax.metrics.calls import Calls, makespans
 from simjax.metrics.catalog.clients import Clients
 from simjax.metrics.catalog.instances import of_instances
-from simjax.metrics.catalog.metric import Column, always
+from simjax.metrics.catalog.metric import Column, always, ratio
 from simjax.metrics.latency import STATISTICS, Latencies, latencies, statistics_of
 from simjax.metrics.slo import Slo, meets
+from simjax.metrics.steadiness import Steadiness, steadiness
+from simjax.metrics.window import AUTOMATIC, Measured, Window, measured
 
 
 @dataclass(frozen=True)
@@ -25,18 +27,21 @@ class Runs:
         results: the runs.
         slos: limits on the latencies, one record a run.
         gpus: GPUs of each run's cluster, int64[B].
+        windows: what is left out of the metrics of each run.
         requests: one log with arrays [B, R]; `prompt_tokens` and `output_tokens` are [1, R] where all runs share the same arrays.
     """
 
     results: Sequence[Result]
     slos: Sequence[Slo]
     gpus: np.ndarray
+    windows: Sequence[Window]
     requests: RequestLog
 
     @staticmethod
-    def of(results: Sequence[Result], slos: Sequence[Slo], gpus: Sequence[int]) -> Runs:
-        """Runs with equally many requests, as many limits and numbers of GPUs."""
-        return Runs(results, slos, np.array(gpus), _stacked([result.requests for result in results]))
+    def of(results: Sequence[Result], slos: Sequence[Slo], gpus: Sequence[int], windows: Sequence[Window] | None = None) -> Runs:
+        """Runs with equally many requests, as many limits, numbers of GPUs, and windows (by default automatic ones)."""
+        windows = [AUTOMATIC] * len(results) if windows is None else windows
+        return Runs(results, slos, np.array(gpus), windows, _stacked([result.requests for result in results]))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -62,10 +67,10 @@ class Runs:
         return reduce.reduceat(values.astype(np.int64 if values.dtype.kind in "iu" else np.float64), starts)
 
     def busy_fraction(self) -> Column:
-        """The share of the span in which an instance has a step under way, mean over the instances: known of runs with their activity."""
+        """The share of the run in which an instance has a step under way, mean over the instances: known of runs with their activity."""
         busy_s, count = self.instances("busy_s", np.add), [len(of_instances(result, "busy_s")) for result in self.results]
-        known = (self.instances("step_tokens_max", np.maximum) > 0) & (self.clients.span_s > 0)
-        return Column(busy_s / np.where(known, self.clients.span_s * count, 1.0), known)
+        known = (self.instances("step_tokens_max", np.maximum) > 0) & (self.clients.duration_s > 0)
+        return Column(busy_s / np.where(known, self.clients.duration_s * count, 1.0), known)
 
     def total(self, name: str, which: np.ndarray) -> np.ndarray:
         """The sum of an array of the log over the requests `which` (bool[B, R]): int64[B]."""
@@ -80,22 +85,33 @@ class Runs:
         return latencies(self.requests)
 
     @cached_property
+    def measured(self) -> Measured:
+        """The part of each run that is measured."""
+        return measured(self.results, self.windows, self.requests, self.latencies)
+
+    @cached_property
+    def steadiness(self) -> Steadiness:
+        """Whether each run has come to a steady state."""
+        return steadiness(self.requests, self.measured)
+
+    @cached_property
     def clients(self) -> Clients:
         """Observations of the clients of the B runs."""
-        lat, requests = self.latencies, self.requests
+        lat, part = self.latencies, self.measured
         some = lat.finished.any(axis=1)
-        last_s = np.where(lat.finished, requests.finish_s, -NEVER).max(axis=1, initial=-NEVER)
-        first_s = requests.arrival_s.min(axis=1, initial=NEVER)
+        last_s = np.where(lat.finished, self.requests.finish_s, -NEVER).max(axis=1, initial=-NEVER)
+        counts, has_tpot = (lat.finished, lat.has_tpot) if part.whole.all() else (lat.finished & part.arrived, lat.has_tpot & part.arrived)
         return Clients(
             gpus=self.gpus,
-            finished=lat.finished.sum(axis=1),
-            prompt_tokens=self.total("prompt_tokens", lat.finished),
-            output_tokens=self.total("output_tokens", lat.finished),
-            span_s=np.where(some, last_s, 0.0) - np.where(some, first_s, 0.0),
+            finished=part.finished.sum(axis=1),
+            prompt_tokens=self.total("prompt_tokens", part.finished),
+            output_tokens=self.total("output_tokens", part.finished),
+            span_s=part.span_s,
+            duration_s=np.where(some, last_s - part.first_s, 0.0),
             latencies={
-                "ttft": _statistics(lat.ttft_s, lat.finished),
-                "tpot": _statistics(lat.tpot_s, lat.has_tpot),
-                "e2e": _statistics(lat.e2e_s, lat.finished),
+                "ttft": _statistics(lat.ttft_s, counts),
+                "tpot": _statistics(lat.tpot_s, has_tpot),
+                "e2e": _statistics(lat.e2e_s, counts),
             },
         )
 
@@ -106,9 +122,19 @@ class Runs:
         return meets(self.latencies, *limits)
 
     @cached_property
-    def attained(self) -> np.ndarray:
-        """Requests that finished within all limits: int64[B]."""
-        return np.logical_and.reduce(list(self.meets.values())).sum(axis=1)
+    def good(self) -> np.ndarray:
+        """Which requests finished within all limits: bool[B, R]."""
+        return np.logical_and.reduce(list(self.meets.values()))
+
+    def attainment(self, met: np.ndarray) -> Column:
+        """The share of requests `met` (bool[B, R]) among those that arrived within the window."""
+        arrived = self.measured.arrived
+        return ratio((met & arrived).sum(axis=1), arrived.sum(axis=1), np)
+
+    @cached_property
+    def goodput(self) -> np.ndarray:
+        """Requests that finished within all limits, of those whose finishes throughput counts: int64[B]."""
+        return (self.good & self.measured.finished).sum(axis=1)
 
     @cached_property
     def scheduled(self) -> np.ndarray:

@@ -45,4 +45,5 @@ def closed_loop(
         concurrency=first,
         think_s=float(think_s),
         source=source,
+        stationary=True,
     ).validate()
