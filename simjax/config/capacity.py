@@ -25,6 +25,9 @@ class SearchConfig:
     attainment: float = option(0.99, "share of the measured requests that must meet every slo.* limit: 0.99 holds the P99 under each")
     tolerance: float = option(0.01, "relative width of the bracket in which a search ends")
     seeds: int = option(4, f"workloads, from workload.seed on, on which a rate is tried, up to {MOST_SEEDS}; some traces have one only")
+    precision: float = option(
+        0.03, "half the width of the interval, relative, for which workloads are added: up to eight times capacity.seeds; inf: none are"
+    )
     level: float = option(0.9, "probability of the interval over the workloads")
     num_requests: int | None = option(None, "requests of a workload (of sessions: sessions); unset: eight times as many as fit at once")
     low: float | None = option(None, "least rate that is tried, requests/s; unset: a five-hundredth of the saturated throughput")
@@ -44,6 +47,8 @@ class SearchConfig:
             raise SimjaxError(f"capacity.tolerance={self.tolerance}: it must be a relative width from 0.001 to 0.5, such as 0.01")
         if not 1 <= self.seeds <= MOST_SEEDS:
             raise SimjaxError(f"capacity.seeds={self.seeds}: it must be 1 to {MOST_SEEDS}")
+        if not self.precision > 0:
+            raise SimjaxError(f"capacity.precision={self.precision}: it must be a positive relative width, such as 0.03")
         if not 0 < self.level < 1:
             raise SimjaxError(f"capacity.level={self.level}: it must lie in (0, 1), such as 0.9")
         if self.num_requests is not None and self.num_requests < 16:

@@ -52,7 +52,7 @@ def _designs(found: Capacities, drawn: list[Capacity], path: Path) -> Path:
     shown = drawn[:_MOST]
     figure = style.new_figure(7.6, _LINE * max(len(shown), 3) + 1.3, "Capacity: the highest rate that each design holds")
     axes = figure.subplots()
-    style.dress(axes, xlabel="requests/s per GPU")
+    style.dress(axes, xlabel=f"{drawn[0].unit} per GPU")
     axes.grid(False, axis="y")
     at = np.arange(len(shown))
     values = np.array([x.per_gpu(x.rate_per_s) or 0.0 for x in shown])
@@ -67,7 +67,7 @@ def _designs(found: Capacities, drawn: list[Capacity], path: Path) -> Path:
     for y, one in enumerate(shown):
         text = f"{one.rate_per_s:.3g}/s, {one.gpus} GPU{'' if one.gpus == 1 else 's'}"
         axes.text(high[y] + 0.015 * reach, y, text, va="center", fontsize=8.0, color=style.GREY)
-    notes = [f"bars: {shown[0].covers}"]
+    notes = [f"bars: {min(shown, key=lambda x: x.seeds).covers} or more"]
     notes += [f"{len(drawn) - len(shown):,} more in results.csv"] if len(drawn) > len(shown) else []
     figure.supxlabel("; ".join(notes), x=0.008, ha="left", fontsize=8.0, color=style.GREY)
     return style.save(figure, path)
@@ -77,7 +77,7 @@ def _against_rate(one: Capacity, path: Path, attainment: float, limits: Mapping[
     """SLO attainment, and the P99 of each limited latency, against the rate, with the capacity and its interval."""
     assert one.rate_per_s is not None
     panels = [name for name in ("ttft_s", "tpot_s", "e2e_s") if name in limits] or ["ttft_s"]
-    figure = style.new_figure(7.2, 2.1 * (1 + len(panels)) + 0.5, f"Capacity {one.rate_per_s:.4g} requests/s")
+    figure = style.new_figure(7.2, 2.1 * (1 + len(panels)) + 0.5, f"Capacity {one.rate_per_s:.4g} {one.unit}")
     tried = [x for x in (*one.looked, *one.tried) if _AROUND[0] <= x.rate / one.rate_per_s <= _AROUND[1]]
     tried.sort(key=lambda x: x.rate)
     first, *others = figure.subplots(1 + len(panels), 1, sharex=True)
@@ -99,7 +99,7 @@ def _against_rate(one: Capacity, path: Path, attainment: float, limits: Mapping[
     for axes in (first, *others):
         axes.axvspan(one.low or one.rate_per_s, one.high or one.rate_per_s, color=style.BLUE, alpha=0.13, linewidth=0.0)
         axes.axvline(one.rate_per_s, color=style.BLUE, linewidth=1.3)
-    others[-1].set_xlabel("requests/s", fontsize=9.5, color=style.INK)
+    others[-1].set_xlabel(one.unit, fontsize=9.5, color=style.INK)
     interval = f"capacity {one.rate_per_s:.4g}, interval [{one.low:.4g}, {one.high:.4g}]: {one.covers}"
     figure.supxlabel(f"{interval}\nabove: {one.limited_by}; hollow: one workload", x=0.008, ha="left", fontsize=8.0, color=style.GREY)
     return style.save(figure, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,34 +12,50 @@ from simjax.metrics.slo import Slo
 from simjax.sizing.verdict import Outcome, Verdict, verdict
 
 
-def interval(
-    tried: Mapping[float, Sequence[Outcome]], bracket: tuple[float, float], attainment: float, slo: Slo, level: float
-) -> tuple[float, float]:
-    """The interval of a capacity in requests/s.
+class Spread(NamedTuple):
+    """The randomness of a capacity, on a logarithmic scale of rates.
 
-    The jackknife leaves out each workload in turn and finds where the others would stop passing, on a logarithmic scale of rates. The
-    bracket is widened to both sides by Student's t times the standard error that follows from their spread. With one workload it is
-    the bracket alone.
+    Attributes:
+        error: standard error, by the jackknife.
+        beyond: whether some workloads cross below the lowest rate that was tried, and above the highest: then the error is too small.
+    """
+
+    error: float
+    beyond: tuple[bool, bool]
+
+
+def spread(tried: Mapping[float, Sequence[Outcome]], attainment: float, slo: Slo) -> Spread:
+    """The spread over workloads: each is left out in turn, and the rate found at which the others stop passing; 0 for a single one.
 
     Args:
         tried: outcomes by rate, one for each workload, of all rates that were tried on all of them.
-        bracket: highest rate that passed and lowest one that did not.
         attainment: share of requests that must meet all limits.
         slo: the limits.
+    """
+    rates = sorted(tried)
+    count = len(tried[rates[0]])
+    if count < 2:
+        return Spread(0.0, (False, False))
+    verdicts = [[verdict([*tried[rate][:i], *tried[rate][i + 1 :]], attainment, slo) for rate in rates] for i in range(count)]
+    crossings = [math.log(_crossing(rates, others, attainment)) for others in verdicts]
+    beyond = any(not others[0].passes for others in verdicts), any(all(x.passes for x in others) for others in verdicts)
+    return Spread(math.sqrt((count - 1) * float(np.var(crossings))), beyond)
+
+
+def interval(found: Spread, bracket: tuple[float, float], count: int, level: float) -> tuple[float, float]:
+    """The interval of a capacity in requests/s: the bracket, widened to both sides by Student's t times the standard error.
+
+    Args:
+        found: the spread over workloads.
+        bracket: highest rate that passed and lowest one that did not.
+        count: number of workloads.
         level: probability of the interval.
     """
-    count = len(next(iter(tried.values())))
     if count < 2:
         return bracket
     from scipy.stats import t  # here, not at the top: importing the package stays quick
 
-    rates = sorted(tried)
-    without = [
-        math.log(_crossing(rates, [verdict([*tried[rate][:i], *tried[rate][i + 1 :]], attainment, slo) for rate in rates], attainment))
-        for i in range(count)
-    ]
-    error = math.sqrt((count - 1) * float(np.var(without)))
-    factor = math.exp(float(t.ppf(0.5 + level / 2.0, count - 1)) * error)
+    factor = math.exp(float(t.ppf(0.5 + level / 2.0, count - 1)) * found.error)
     return bracket[0] / factor, bracket[1] * factor
 
 

@@ -25,7 +25,7 @@ from simjax.explore.resolve import resolve
 from simjax.explore.values import format_value
 
 FEWEST, MOST = 2_048, 65_536  # requests of a workload, where the user gives no number
-_TIMES_HELD = 8  # requests of a workload, in requests that the cluster holds at once
+_TIMES_HELD, _MARGIN = 8, 1.3  # requests of a workload, in requests that the cluster holds at once, and the margin of that forecast
 _BURST = 1e9  # requests/s at which all of them arrive at once
 _RATE, _SESSION_RATE, _REQUESTS, _SESSIONS, _DURATION = (
     f"workload.{name}" for name in ("rate", "session_rate", "num_requests", "num_sessions", "duration_s")
@@ -71,11 +71,13 @@ class Loads:
 
     Attributes:
         of: loads by point, one for each seed that gives other requests.
+        counts: requests (of sessions: sessions) of a workload, by point.
         invalid: why the other points cannot be simulated, by point.
         warnings: caveats for a reader of the numbers, one line each.
     """
 
     of: dict[int, tuple[Load, ...]]
+    counts: dict[int, int]
     invalid: dict[int, str]
     warnings: tuple[str, ...]
 
@@ -94,45 +96,80 @@ def loads_of(base: Sequence[str], points: Points, which: Sequence[int], search: 
     """
     options = Options(base, points.keys)
     _refuse_set(base, points, options.config({}))
-    configs = {point: value_or_error(lambda p=point: _checked(options.config(dict(zip(points.keys, points.rows[p], strict=True)))))
-               for point in which}  # fmt: skip
-    invalid = {point: str(found) for point, found in configs.items() if isinstance(found, SimjaxError)}
-    good = {point: found for point, found in configs.items() if isinstance(found, RunConfig)}
-    counts = dict.fromkeys(good, search.num_requests or FEWEST)
+    configs, invalid = _configs(options, points, which)
+    counts = dict.fromkeys(configs, search.num_requests or FEWEST)
     if search.num_requests is None:
-        once = _resolved(base, points, good, counts, 1)
+        once = _resolved(base, points, configs, counts, range(1))
         invalid |= once.invalid
-        good = {point: config for point, config in good.items() if point not in invalid}
-        held = forecast([loads[0].burst.lowered for loads in once.of.values()]) if once.of else None
-        for i, (point, loads) in enumerate(once.of.items()):
-            assert held is not None
-            calls = loads[0].requests / loads[0].starts
-            wanted = _TIMES_HELD * loads[0].design.lowered.shape.ranks * int(held.held[i]) / 1.3 / calls
-            counts[point] = min(max(power_of_two(int(wanted)), int(FEWEST / calls)), MOST)
-    found = _resolved(base, points, good, counts, search.seeds)
-    return Loads(found.of, invalid | found.invalid, found.warnings)
+        configs = {point: config for point, config in configs.items() if point not in invalid}
+        counts |= _lengths(once)
+    found = _resolved(base, points, configs, counts, range(search.seeds))
+    return Loads({point: _distinct(loads) for point, loads in found.of.items()}, counts, invalid | found.invalid, found.warnings)
 
 
-def _resolved(base: Sequence[str], points: Points, configs: Mapping[int, RunConfig], counts: Mapping[int, int], seeds: int) -> Loads:
+def further_loads(base: Sequence[str], points: Points, found: Loads, seeds: Mapping[int, range]) -> dict[int, tuple[Load, ...]]:
+    """Loads of more seeds.
+
+    Args:
+        base: overrides that all points share.
+        points: values of the swept keys.
+        found: the loads of the first seeds.
+        seeds: the seeds by point, counted from `workload.seed`; their number is the same for all points.
+    """
+    more: dict[int, tuple[Load, ...]] = {}
+    for wanted in set(seeds.values()):
+        configs, _ = _configs(Options(base, points.keys), points, [point for point, own in seeds.items() if own == wanted])
+        more |= _resolved(base, points, configs, found.counts, wanted).of
+    return more
+
+
+def _configs(options: Options, points: Points, which: Sequence[int]) -> tuple[dict[int, RunConfig], dict[int, str]]:
+    """Configurations of points, and why the others have none."""
+    configs: dict[int, RunConfig] = {}
+    invalid: dict[int, str] = {}
+    for point in which:
+        values = dict(zip(points.keys, points.rows[point], strict=True))
+        config = value_or_error(lambda values=values: _checked(options.config(values)))
+        if isinstance(config, SimjaxError):
+            invalid[point] = str(config)
+        else:
+            configs[point] = config
+    return configs, invalid
+
+
+def _lengths(once: Loads) -> dict[int, int]:
+    """Requests (sessions) of a workload that is long enough to see a steady state, by point: eight times as many as fit at once."""
+    if not once.of:
+        return {}
+    held = forecast([loads[0].burst.lowered for loads in once.of.values()]).held
+    counts = {}
+    for (point, (load, *_)), fullest in zip(once.of.items(), held, strict=True):
+        calls = load.requests / load.starts
+        wanted = _TIMES_HELD * load.design.lowered.shape.ranks * int(fullest) / _MARGIN / calls
+        counts[point] = min(max(power_of_two(int(wanted)), int(FEWEST / calls)), MOST)
+    return counts
+
+
+def _resolved(base: Sequence[str], points: Points, configs: Mapping[int, RunConfig], counts: Mapping[int, int], seeds: range) -> Loads:
+    """The loads of the points that have a configuration, for the seeds that lie so far from their `workload.seed`."""
     rows, owner = [], []
     for point, config in configs.items():
-        for seed in range(config.workload.seed, config.workload.seed + seeds):
-            own = dict(zip(points.keys, points.rows[point], strict=True)) | _settings(config, counts[point], seed)
+        for seed in seeds:
+            own = dict(zip(points.keys, points.rows[point], strict=True))
+            own |= _settings(config, counts[point], config.workload.seed + seed)
             rows.append(tuple(own.values()))
             owner.append(point)
     if not rows:
-        return Loads({}, {}, ())
+        return Loads({}, {}, {}, ())
     keys = tuple(dict.fromkeys([*points.keys, *_SET_BY_SEARCH, SEED]))
     fixed = [x for x in base if x.partition("=")[0].lstrip("+") not in (*_SET_BY_SEARCH, SEED)]
     resolved = resolve(fixed, Points(keys, tuple(rows)), range(len(rows)))
-    of: dict[int, list[Load]] = {}
+    of: dict[int, tuple[Load, ...]] = {}
     for row, design in resolved.designs.items():
-        requests = design.lowered.params.requests
-        starts = int(np.isfinite(np.asarray(requests.arrival_s)).sum())
-        of.setdefault(owner[row], []).append(Load(design, starts))
+        starts = int(np.isfinite(np.asarray(design.lowered.params.requests.arrival_s)).sum())
+        of[owner[row]] = (*of.get(owner[row], ()), Load(design, starts))
     invalid = {owner[row]: reason for row, reason in resolved.invalid.items()}
-    good = {point: _distinct(loads) for point, loads in of.items() if point not in invalid}
-    return Loads(good, invalid, resolved.warnings)
+    return Loads({point: loads for point, loads in of.items() if point not in invalid}, dict(counts), invalid, resolved.warnings)
 
 
 def _settings(config: RunConfig, count: int, seed: int) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class Capacity:
         design: values of the swept keys.
         gpus: devices of its cluster, None if it cannot be simulated.
         rate_per_s: highest rate that passed, requests/s (of sessions: starts/s); None if no rate passed, or none failed.
+        calls: requests of a start: 1 without sessions.
         low, high: interval of the capacity, see `covers`. Where all rates passed, `low` is the highest of them, and `high` None.
         bracket: the highest rate that passed, and the lowest that did not.
         covers: what the interval covers.
@@ -61,6 +62,7 @@ class Capacity:
     design: Mapping[str, Any]
     gpus: int | None = None
     rate_per_s: float | None = None
+    calls: float = 1.0
     low: float | None = None
     high: float | None = None
     bracket: tuple[float, float] | None = None
@@ -82,6 +84,11 @@ class Capacity:
         """A rate by the number of devices."""
         return None if rate is None or not self.gpus else rate / self.gpus
 
+    @property
+    def unit(self) -> str:
+        """Unit of the rates."""
+        return "requests/s" if self.calls == 1.0 else "sessions/s"
+
     def as_row(self) -> dict[str, Any]:
         """The row of a sweep's table: point, status, reason, the columns `CAPACITY`, and the metrics at the capacity."""
         status, reason = ("finished", "") if self.valid else ("invalid", self.limited_by)
@@ -95,7 +102,20 @@ class Capacity:
 
     def as_json(self) -> dict[str, Any]:
         """The record as it goes into capacity.json."""
-        names = ("point", "gpus", "rate_per_s", "low", "high", "covers", "limited_by", "valid", "seeds", "num_requests", "saturated_per_s")
+        names = (
+            "point",
+            "gpus",
+            "unit",
+            "rate_per_s",
+            "low",
+            "high",
+            "covers",
+            "limited_by",
+            "valid",
+            "seeds",
+            "num_requests",
+            "saturated_per_s",
+        )
         tried = [{"rate_per_s": x.rate, "passes": x.passes, "slo_attainment": x.attained, "steady": x.steady} for x in self.tried]
         bracket = None if self.bracket is None else list(self.bracket)
         return {
@@ -140,10 +160,12 @@ def _column(get: Callable[[Capacity], float | None]) -> Callable[[Sequence[Capac
 
 
 def _rate(suffix: str, words: str, get: Callable[[Capacity], float | None]) -> list[Metric]:
+    """A rate in requests/s, with sessions all of their calls, and the same per GPU."""
     name = f"capacity_requests_per_s{suffix}"
+    calls = lambda x: None if (rate := get(x)) is None else rate * x.calls
     return [
-        Metric(name, "requests/s", "higher", words, _column(get)),
-        Metric(f"{name}_per_gpu", "requests/s", "higher", f"{words} per GPU", _column(lambda x: x.per_gpu(get(x)))),
+        Metric(name, "requests/s", "higher", words, _column(calls)),
+        Metric(f"{name}_per_gpu", "requests/s", "higher", f"{words} per GPU", _column(lambda x: x.per_gpu(calls(x)))),
     ]
 
 
@@ -152,7 +174,13 @@ CAPACITY: Catalog = catalog_of(
         *_rate("", "capacity", lambda x: x.rate_per_s),
         *_rate("_low", "low end of the capacity's interval", lambda x: x.low),
         *_rate("_high", "high end of the capacity's interval", lambda x: x.high),
-        Metric("saturated_requests_per_s", "requests/s", "higher", "saturated throughput", _column(lambda x: x.saturated_per_s)),
+        Metric(
+            "saturated_requests_per_s",
+            "requests/s",
+            "higher",
+            "saturated throughput",
+            _column(lambda x: x.saturated_per_s and x.saturated_per_s * x.calls),
+        ),
     ]
 )
 """Metrics of a capacity: columns of the results.csv of `simjax capacity`, before those of a run at that rate."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from simjax.batch.execute import Row, run_designs
 from simjax.batch.groups import Group, make_groups
 from simjax.batch.workers import local_workers
 from simjax.sizing.loads import Load
 from simjax.sizing.metrics import PROBED
-from simjax.validity.left import LeftRanges
 
 
 class Probe(NamedTuple):
@@ -30,15 +29,23 @@ class Rounds:
 
     Attributes:
         runs: number of runs so far.
-        left: record of the calibrated ranges that runs at rates which passed have left.
     """
 
     def __init__(self, loads: Mapping[int, Sequence[Load]], width: int | None = None) -> None:
-        self._loads, self._workers, self.runs = loads, local_workers(), 0
+        self._loads, self._workers, self.runs = dict(loads), local_workers(), 0
         keys = [(point, seed) for point, seeds in loads.items() for seed in range(len(seeds))]
         bursts = {number: loads[point][seed].burst for number, (point, seed) in enumerate(keys)}
         self._groups: list[Group] = list(make_groups(bursts, self._workers, width))
         self._group_of = {keys[number]: g for g, group in enumerate(self._groups) for chunk in group.chunks for number in chunk}
+
+    def add(self, point: int, loads: Sequence[Load]) -> bool:
+        """Give a point more loads, if they fit the program of its first one; whether they do."""
+        shape = self._groups[self._group_of[point, 0]].shape
+        sizes = ("requests", "prefix_nodes", "prefix_path", "fanout")
+        fits = all(getattr(x.design.lowered.shape, name) <= getattr(shape, name) for x in loads for name in sizes)
+        if fits:
+            self._loads[point] = (*self._loads[point], *loads)
+        return fits
 
     def run(self, probes: Sequence[Probe], on_runs: Callable[[int], None] | None = None) -> dict[Probe, Row]:
         """Rows of the probes: `status`, `reason` and the metrics `PROBED`."""
@@ -47,7 +54,7 @@ class Rounds:
             load = self._loads[probe.point][probe.seed]
             designs[number] = load.burst if probe.rate is None else load.at(probe.rate)
         found: dict[Probe, Row] = {}
-        for rows in run_designs(designs, list(self._chunked(probes)), self._workers, left=LeftRanges(), catalog=PROBED):
+        for rows in run_designs(designs, list(self._chunked(probes)), self._workers, catalog=PROBED):
             found.update({probes[row["point"]]: row for row in rows})
             self.runs += len(rows)
             if on_runs is not None:
@@ -58,9 +65,9 @@ class Rounds:
         """The groups with the probes in chunks, slower ones first so that those side by side end together."""
         members: dict[int, list[int]] = {}
         for number, probe in enumerate(probes):
-            members.setdefault(self._group_of[probe.point, probe.seed], []).append(number)
+            members.setdefault(self._group_of.get((probe.point, probe.seed), self._group_of[probe.point, 0]), []).append(number)
         for g, numbers in members.items():
             group, rate = self._groups[g], lambda number: probes[number].rate or float("inf")
             numbers.sort(key=rate)
-            parts: Any = tuple(tuple(numbers[i : i + group.width]) for i in range(0, len(numbers), group.width))
+            parts = tuple(tuple(numbers[i : i + group.width]) for i in range(0, len(numbers), group.width))
             yield replace(group, chunks=parts, shared_table=False)

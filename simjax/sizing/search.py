@@ -78,6 +78,11 @@ class RateSearch:
             if self.outcome is None and self.low is not None and self.high is not None and high / low <= 1.0 + self.tolerance:
                 self.outcome = "found"
 
+    def reopen(self) -> None:
+        """Search again around the bracket that was found, since there are more workloads on which to try its ends."""
+        assert self.low is not None and self.high is not None
+        self._hints, self.low, self.high, self.outcome = (self.low, self.high), None, None, None
+
     def _ends(self) -> tuple[float, float]:
         assert self._hints is not None
         return (self._hints[0] if self.low is None else self.low, self._hints[1] if self.high is None else self.high)

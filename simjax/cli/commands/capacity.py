@@ -77,7 +77,7 @@ def execute(config: CapacityConfig, as_yaml: str, overrides: Sequence[str]) -> N
 def capacities_table(found: Capacities) -> Table:
     """A row for each design, the highest capacity per GPU first; at most 20 of them."""
     order = sorted(found.designs, key=lambda x: -(x.per_gpu(x.rate_per_s) or -1.0 if x.valid else -2.0))
-    table = _table(found.keys, found.designs, ("capacity, 1/s", "interval", "per GPU", "TTFT p99, ms", "limited by"))
+    table = _table(found.keys, found.designs, (f"capacity, {_unit(found)}", "interval", "per GPU", "TTFT p99, ms", "limited by"))
     for one in order[:_ROWS]:
         interval = "" if one.low is None else f"[{one.low:.4g}, {'…' if one.high is None else f'{one.high:.4g}'}]"
         ttft = one.metrics.get("ttft_p99_s")
@@ -117,9 +117,16 @@ def fleets_answer(found: Fleets) -> str:
     return f"{rate:g}/s: {counted(best.instances or 0, 'instances')}, {counted(best.gpus or 0, 'GPUs')}{f' ({design})' if design else ''}"
 
 
+def _unit(found: Capacities) -> str:
+    """Unit of the rates; "1/s" where designs differ in it."""
+    units = {x.unit for x in found.designs if x.valid}
+    return units.pop() if len(units) == 1 else "1/s"
+
+
 def _covers(found: Capacities) -> str:
-    covered = [x.covers for x in found.designs if x.covers]
-    return covered[0] if covered else "none, since no capacity was found"
+    """What the intervals cover, by the design whose interval rests on the fewest workloads."""
+    covered = sorted((x.seeds, x.covers) for x in found.designs if x.covers)
+    return covered[0][1] if covered else "none, since no capacity was found"
 
 
 def _table(keys: Sequence[str], designs: Sequence[Capacity] | Sequence[Fleet], columns: Sequence[str]) -> Table:
