@@ -54,6 +54,11 @@ class Load:
         params = replace(lowered.params, requests=replace(requests, arrival_s=faster))
         return replace(self.design, lowered=replace(lowered, params=params))
 
+    def on(self, other: Design) -> Load:
+        """The same requests on the cluster of another design, whose table of step times a batch then holds only once."""
+        params = replace(other.lowered.params, requests=self.design.lowered.params.requests)
+        return replace(self, design=replace(other, lowered=replace(self.design.lowered, params=params)))
+
     @property
     def burst(self) -> Design:
         """The design with all requests at once."""

@@ -12,6 +12,8 @@ from simjax.batch.workers import local_workers
 from simjax.sizing.loads import Load
 from simjax.sizing.metrics import PROBED
 
+_SIZES = ("requests", "prefix_nodes", "prefix_path", "fanout")  # of a program, that depend on the workload
+
 
 class Probe(NamedTuple):
     """A run to simulate: a point, the place of a seed among its loads, and a rate (None: all requests at once)."""
@@ -39,13 +41,14 @@ class Rounds:
         self._group_of = {keys[number]: g for g, group in enumerate(self._groups) for chunk in group.chunks for number in chunk}
 
     def add(self, point: int, loads: Sequence[Load]) -> bool:
-        """Give a point more loads, if they fit the program of its first one; whether they do."""
-        shape = self._groups[self._group_of[point, 0]].shape
-        sizes = ("requests", "prefix_nodes", "prefix_path", "fanout")
-        fits = all(getattr(x.design.lowered.shape, name) <= getattr(shape, name) for x in loads for name in sizes)
-        if fits:
-            self._loads[point] = (*self._loads[point], *loads)
-        return fits
+        """Give a point more loads, if they fit the program and the step times of its first one; whether they do."""
+        shape, first = self._groups[self._group_of[point, 0]].shape, self._loads[point][0].design
+        tables = lambda design: (getattr(design.lowered.params.step_time, name).shape[1] for name in ("tokens_s", "sequences_s"))
+        fits = all(getattr(x.design.lowered.shape, name) <= getattr(shape, name) for x in loads for name in _SIZES)
+        if not fits or any(new > old for x in loads for new, old in zip(tables(x.design), tables(first), strict=True)):
+            return False
+        self._loads[point] = (*self._loads[point], *(x.on(first) for x in loads))
+        return True
 
     def run(self, probes: Sequence[Probe], on_runs: Callable[[int], None] | None = None) -> dict[Probe, Row]:
         """Rows of the probes: `status`, `reason` and the metrics `PROBED`."""
