@@ -177,7 +177,8 @@ class Batches:
         def rows(some: Mapping[int, int]) -> list[Row]:
             designs = [self._designs[point] for point in some.values()]
             results = batch_results(batch, {b: self._designs[point].lowered for b, point in some.items()}, state, going)
-            found = result_rows(results, *([getattr(x, name) for x in designs] for name in ("slo", "gpus", "window")), self._catalog)
+            slos, gpus, windows = ([getattr(x, name) for x in designs] for name in ("slo", "gpus", "window"))
+            found = result_rows(results, slos, gpus, catalog=self._catalog, windows=windows)
             for point, design, result in zip(some.values(), designs, results, strict=True):
                 if design.calibrated:
                     self._left.add(design.calibrated, result, point)

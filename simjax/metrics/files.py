@@ -50,7 +50,7 @@ def write_results(
     Raises:
         SimjaxError: the interval is not positive, or makes too many bins.
     """
-    summary = summarize(result, slo, gpus, warnings, window)
+    summary = summarize(result, slo, gpus, warnings, window=window)
     if intervals is not None:
         summary["intervals"] = dict(intervals)
     bins = None if result.leaps is None else timeline(result, interval_s)  # before anything is written: the interval may be impossible

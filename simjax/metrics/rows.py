@@ -22,25 +22,25 @@ WHOLE_METRICS = frozenset(name for name, metric in CATALOG.items() if metric.who
 _BLOCK_ELEMENTS = 1 << 18  # requests of all runs taken together: bounds the memory (a dozen arrays of 2 MiB)
 
 
-def result_row(result: Result, slo: Slo | None, gpus: int, window: Window = AUTOMATIC, catalog: Catalog = CATALOG) -> Row:
+def result_row(result: Result, slo: Slo | None, gpus: int, catalog: Catalog = CATALOG, window: Window = AUTOMATIC) -> Row:
     """A run as a row: the metrics of the catalogue in its order, None for what is unknown.
 
     Args:
         result: the run.
         slo: limits for attainment and goodput; without them every finished request counts.
         gpus: GPUs of the cluster.
-        window: what is left out of the metrics.
         catalog: the metrics.
+        window: what is left out of the metrics.
     """
-    return result_rows([result], [slo], [gpus], [window], catalog)[0]
+    return result_rows([result], [slo], [gpus], catalog, [window])[0]
 
 
 def result_rows(
     results: Sequence[Result],
     slos: Sequence[Slo | None],
     gpus: Sequence[int],
-    windows: Sequence[Window] | None = None,
     catalog: Catalog = CATALOG,
+    windows: Sequence[Window] | None = None,
 ) -> list[Row]:
     """`result_row` of many runs, bit for bit, about ten times faster.
 
@@ -51,8 +51,8 @@ def result_rows(
         results: the runs.
         slos: the limits of each, see `result_row`.
         gpus: the GPUs of each.
-        windows: what is left out of the metrics of each; None for the automatic windows.
         catalog: the metrics.
+        windows: what is left out of the metrics of each; None for the automatic windows.
     """
     windows = [AUTOMATIC] * len(results) if windows is None else windows
     if not len(results) == len(slos) == len(gpus) == len(windows):
@@ -63,7 +63,8 @@ def result_rows(
     rows: dict[int, Row] = {}
     names = tuple(catalog)
     for block in _blocks(results):
-        runs = Runs.of(*([x[i] for i in block] for x in (results, [slo or NO_LIMITS for slo in slos], gpus, windows)))
+        limits, left_out = [slos[i] or NO_LIMITS for i in block], [windows[i] for i in block]
+        runs = Runs.of([results[i] for i in block], limits, [gpus[i] for i in block], left_out)
         columns = [numbers_of(metric, runs) for metric in catalog.values()]
         rows.update({i: dict(zip(names, row, strict=True)) for i, row in zip(block, zip(*columns, strict=True), strict=True)})
     return [rows[i] for i in range(len(results))]
@@ -83,7 +84,7 @@ def row_of_summary(summary: Mapping[str, Any], catalog: Catalog = CATALOG) -> Ro
 
 def too_few(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """At most one line for a whole table: at how many of its points the latency percentiles rest on too few finished requests."""
-    finished = [min(count, row["requests_measured"]) for row in rows if (count := row.get("requests_finished")) is not None]
+    finished = [count for row in rows if (count := _counted(row)) is not None]
     weak = {name: sum(0 < count < needed for count in finished) for name, needed in REQUESTS_NEEDED.items()}
     found = [f"{name} at {weak[name]:,} (it needs {needed})" for name, needed in REQUESTS_NEEDED.items() if weak[name]]
     if not found:
@@ -91,6 +92,12 @@ def too_few(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     points = f"{len(rows):,} point{'' if len(rows) == 1 else 's'}"
     # Not more seeds: a high percentile of few requests is near their largest latency, on average over seeds too.
     return [f"latency percentiles rest on too few finished requests, of {points}: {', '.join(found)}; raise workload.num_requests"]
+
+
+def _counted(row: Mapping[str, Any]) -> int | None:
+    """About how many finished requests the latencies of a row rest on, None where it has no metrics."""
+    finished, measured = row.get("requests_finished"), row.get("requests_measured")
+    return finished if finished is None or measured is None else min(finished, measured)
 
 
 def _blocks(results: Sequence[Result]) -> Iterator[list[int]]:

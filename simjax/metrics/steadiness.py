@@ -86,7 +86,7 @@ def _counts(times_s: np.ndarray, at_s: np.ndarray) -> np.ndarray:
 
 
 def _slope(counts: np.ndarray, x: np.ndarray, independent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The least-squares slopes of counts float64[B, K] over x, and their standard errors for so many independent counts: float64[B] each."""
+    """The least-squares slopes of counts float64[B, K] over x, and their standard errors: float64[B] each; `independent` of the K counts are."""
     square = float(x @ x)
     slope = counts @ x / square
     residual = counts - counts.mean(axis=1, keepdims=True) - slope[:, None] * x

@@ -33,15 +33,16 @@ def summarize(
     slo: Slo | None = None,
     gpus: int | None = None,
     warnings: Sequence[str] = (),
-    window: Window = AUTOMATIC,
     catalog: Catalog = CATALOG,
+    *,
+    window: Window = AUTOMATIC,
 ) -> dict[str, object]:
     """The summary of a run, ready for strict JSON: no NaN, no infinity, None for what is unknown.
 
     Latencies, throughputs and attainment are those of the measurement window (`simjax.metrics.window`), which `window` describes; counts,
     sessions, instances and the KV cache are those of the whole run, whose `duration_s` is from the first arrival to the last finish.
-    `steady` and `backlog_growth_per_s` say whether there is a steady state (`simjax.metrics.steadiness`). `kv.peak_used_fraction` is the fullest
-    moment of the fullest instance; `kv.num_blocks` counts what requests can use: one less on each instance than vLLM reports, which keeps
+    `steady` and `backlog_growth_per_s` say whether there is a steady state (`simjax.metrics.steadiness`). `kv.peak_used_fraction` is the
+    fullest moment of the fullest instance; `kv.num_blocks` counts what requests can use: one less on each instance than vLLM reports, which keeps
     one block as the null block. `kv.prefix_hit_fraction` is cached over prompt tokens of the requests that were scheduled,
     `kv.evicted_blocks` counts cached blocks that were taken for something else, and `kv.peak_cached_fraction` is
     `simjax.metrics.caching.peak_cached_fraction`. `sessions` is there when the workload has sessions
@@ -52,8 +53,8 @@ def summarize(
         slo: adds the key `slo` with attainment and goodput.
         gpus: GPUs of the cluster, for goodput per GPU.
         warnings: lines to put before those that the run itself gives rise to.
-        window: what is left out of the metrics.
         catalog: the metrics; each one with a `path` is put there.
+        window: what is left out of the metrics.
     """
     runs = Runs.of([result], [slo or NO_LIMITS], [gpus or 1], [window])
     sessions = None if result.sessions is None else session_summary(result.requests, result.sessions)
@@ -107,7 +108,7 @@ def goodput(result: Result, slo: Slo, gpus: int | None = None, window: Window = 
         window: what is left out of the run.
 
     Returns:
-        `limits`, `attained` (requests), `attainment_fraction` (of all requests that arrived in the window, unfinished ones count as missed),
+        `limits`, `attained` (requests), `attainment_fraction` (of all requests that arrived in the window; unfinished ones miss),
         `attainment_by_limit` (the fraction meeting each limit alone), `goodput_requests_per_s` (None when no request finished)
         and, with `gpus`, `goodput_requests_per_s_per_gpu`.
     """

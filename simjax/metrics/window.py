@@ -78,7 +78,7 @@ def measured(results: Sequence[Result], windows: Sequence[Window], requests: Req
         requests: their logs stacked into arrays [B, R].
         lat: latencies of these.
     """
-    roots = np.array(True)
+    roots = np.broadcast_to(True, lat.finished.shape)
     if any(result.sessions is not None for result in results):
         every = np.ones(lat.finished.shape[1], bool)
         roots = np.stack([every if x.sessions is None else x.sessions.predecessors == 0 for x in results])
@@ -96,9 +96,10 @@ def measure(
         arrival_s: float64[..., R], when requests were sent; `NEVER` where they were not.
         finish_s: float64[..., R], when they finished.
         finished: bool[..., R], whether they did.
-        roots: bool[..., R] or bool[], the requests that wait for no other one.
+        roots: bool[..., R], the requests that wait for no other one.
         stationary: bool[...], whether the load is stationary.
-        warmup_s, cooldown_s: float64[...], as in `Window`; NaN stands for automatic.
+        warmup_s: float64[...], as in `Window`; NaN stands for automatic.
+        cooldown_s: likewise.
         xp: numpy or jax.numpy.
     """
     last = lambda there, times: xp.max(xp.where(there, times, -NEVER), axis=-1, initial=-NEVER)

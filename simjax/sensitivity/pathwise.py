@@ -1,8 +1,8 @@
 """Derivatives of a run's metrics with respect to its step times and API times, by forward mode through the engine.
 
 The schedule is held, and latencies move in the frame of `simjax.calibrate.reference_frames`. The span of a run is from the first arrival
-to the end of the request that finishes last, which arrives when it does: its latency moves, in the same frame. So do the two finishes between
-which a measurement window counts. How a parameter moves the
+to the end of the request that finishes last, which arrives when it does: its latency moves, in the same frame. So do the two finishes
+between which a measurement window counts. How a parameter moves the
 step times is a difference over a relative change of 1e-4 in both directions, which is accurate to 1e-8. So the parameter may be any one
 that changes step times, a profile's or the hardware's, whether step times come from profiles or from tables.
 """
@@ -69,8 +69,8 @@ def pathwise(
     tangents: Tangents,
     names: Sequence[str],
     max_ticks: int,
-    window: Window = AUTOMATIC,
     catalog: Catalog = CATALOG,
+    window: Window = AUTOMATIC,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Metrics of a run and their derivatives.
 
@@ -80,8 +80,8 @@ def pathwise(
         tangents: tangents of that timing.
         names: names of M metrics among `PATHWISE`.
         max_ticks: bound on the number of ticks.
-        window: what is left out of the metrics.
         catalog: the metrics.
+        window: what is left out of the metrics.
 
     Returns:
         Values, float64[M], and derivatives by the logarithm of each parameter, float64[M, K]; both 0 where no request has the metric.
@@ -148,7 +148,7 @@ def _clients(cluster: ClusterSpec, shape: EngineShape, params: ClusterParams, o:
     prompts, outputs = (getattr(params.requests, f"{x}_tokens")[params.served] for x in ("prompt", "output"))
     held = lambda x, otherwise: jax.lax.stop_gradient(jnp.where(o.finished, x, otherwise))
     sessions = params.requests.sessions
-    roots = jnp.bool_(True) if sessions is None else sessions.predecessors[params.served] == 0
+    roots = jnp.ones_like(o.finished) if sessions is None else sessions.predecessors[params.served] == 0
     part = measure(held(o.arrival_s, jnp.inf), held(o.finish_s, jnp.inf), o.finished, roots, *load, jnp)
     there = {"ttft": lat.finished & part.arrived, "tpot": lat.finished & (outputs > 1) & part.arrived, "e2e": lat.finished & part.arrived}
     waits = prepared.closed_loop or sessions is not None
@@ -177,6 +177,7 @@ def _clients(cluster: ClusterSpec, shape: EngineShape, params: ClusterParams, o:
         prompt_tokens=total(prompts),
         output_tokens=total(outputs),
         span_s=jnp.where(jnp.any(part.finished), stop_s - begin_s, 0.0),
+        served=jnp.sum(o.finished).astype(jnp.float64),
         duration_s=jnp.where(some, run_end_s - part.first_s, 0.0),
         latencies={latency: statistics(latency) for latency in there},
     )

@@ -221,11 +221,11 @@ def _gradients(
     first, *others = _timings([base, *(setting for pair in sides for setting, _ in pair)], workloads)
     logs = [high - low for (_, low), (_, high) in sides]
     timings, tangents = tangents_of(first, list(zip(others[::2], others[1::2], logs, strict=True)))
-    relative = []
+    relative, window = [], measurement_window(config.metrics)
     for seed in workloads.seeds:
         workload, requests = workloads.of(seed, base)
         lowered = design_of(cluster, timings, workload, RunOptions(seed=seed, leap=config.sim.leap), requests).lowered
-        values, derivatives = pathwise(cluster, lowered, tangents, names, config.sim.max_ticks, measurement_window(config.metrics))
+        values, derivatives = pathwise(cluster, lowered, tangents, names, config.sim.max_ticks, window=window)
         relative.append(derivatives / np.where(values > 0.0, values, 1.0)[:, None])
     mean = np.mean(relative, axis=0) + 0.0  # no negative zeros
     return {(name, x.name): float(mean[i, k]) for i, name in enumerate(names) for k, x in enumerate(smooth)}

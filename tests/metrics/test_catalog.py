@@ -90,7 +90,9 @@ def test_entries_are_complete() -> None:
 def test_directions() -> None:
     better = {name: metric.better for name, metric in CATALOG.items()}
     assert {better[name] for name in METRICS if name.startswith(("ttft_", "tpot_", "e2e_", "session_"))} == {"lower"}
-    assert {better[name] for name in METRICS if "_per_s" in name or name.startswith(("goodput", "slo"))} == {"higher"}
+    rates = [name for name in METRICS if "_per_s" in name and name != "backlog_growth_per_s"]
+    assert {better[name] for name in [*rates, "goodput_per_gpu", "slo_attainment"]} == {"higher"}
+    assert better["backlog_growth_per_s"] == "lower" and better["steady"] == "higher"
     assert better["gpus"] == better["preemptions"] == better["duration_s"] == "lower" and better["ticks"] is None
 
 

@@ -1,5 +1,6 @@
 """Metrics with a derivative: the catalogue's functions in JAX give what they give in numpy."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from simjax.metrics.catalog import CATALOG, Metric
 from simjax.metrics.catalog.metric import catalog_of, ratio
 from simjax.metrics.latency import STATISTICS, statistics_of
 from simjax.metrics.rows import result_row
+from simjax.metrics.window import AUTOMATIC, WHOLE, Window
 from simjax.sensitivity.pathwise import PATHWISE, pathwise, tangents_of
 from simjax.workload import build_workload
 
@@ -35,8 +37,9 @@ def test_which_metrics_have_a_derivative() -> None:
     assert ("duration_s", *rates, *(f"{latency}_{name}_s" for latency in ("ttft", "tpot", "e2e") for name in STATISTICS)) == PATHWISE
 
 
+@pytest.mark.parametrize("window", [WHOLE, AUTOMATIC, Window(1.0, None)], ids=["whole", "automatic", "warmup"])
 @pytest.mark.parametrize("max_ticks", [100_000, 60, 1], ids=["finished", "cut", "none finished"])
-def test_values_in_jax_are_those_of_the_row(max_ticks: int) -> None:
+def test_values_in_jax_are_those_of_the_row(max_ticks: int, window: Window) -> None:
     """All of them, of a run whose requests have one output token or several, and of runs that are cut."""
     short = "workload.output={mean: 3, cv: 0.9, min: 1, max: 20}"
     config: Any = typed(compose_config("run", ["workload.num_requests=40", "workload.rate=8", short]))
@@ -46,10 +49,10 @@ def test_values_in_jax_are_those_of_the_row(max_ticks: int) -> None:
     (timing,) = cluster_timings([instances], [(source,) * len(instances)], workload.tokens, len(workload))
     timing, tangents = tangents_of(timing, [(timing, timing, 1.0)])
     lowered = lower(cluster, timing, workload, log=False)
-    result = simulate(lowered.shape, lowered.params, max_ticks)
+    result = replace(simulate(lowered.shape, lowered.params, max_ticks), stationary=workload.stationary)
     names = (*PATHWISE, TOKENS_PER_REQUEST.name)
-    values, derivatives = pathwise(cluster, lowered, tangents, names, max_ticks, CATALOG_OF_TEST)
-    row = result_row(result, None, cluster.num_devices, CATALOG_OF_TEST)
+    values, derivatives = pathwise(cluster, lowered, tangents, names, max_ticks, CATALOG_OF_TEST, window)
+    row = result_row(result, None, cluster.num_devices, CATALOG_OF_TEST, window)
     assert (row["requests_finished"] == 40) == (max_ticks == 100_000)
     np.testing.assert_allclose(values, [row[name] or 0.0 for name in names], rtol=1e-9)
     np.testing.assert_array_equal(derivatives, 0.0)  # the parameter moves nothing

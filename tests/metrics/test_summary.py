@@ -39,7 +39,7 @@ def test_keys_are_the_contract_and_json_is_strict(result):
         assert key in summary
         if inner is not None:
             assert set(summary[key]) == inner, key
-    assert set(summary) == {*CONTRACT, "instances", "warnings", "slo"}
+    assert set(summary) == {*CONTRACT, "instances", "warnings", "slo", "steady", "backlog_growth_per_s", "window"}
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 

@@ -55,7 +55,9 @@ def batch_results(batch: Batch, designs: Mapping[int, Lowered], state: ClusterSt
         prompt, output = lengths.setdefault(id(params.requests), (log.prompt_tokens, log.output_tokens))
         log = replace(log, prompt_tokens=prompt, output_tokens=output)
         totals = instance_log(batch.shape, design.params.ranks, mine)
-        results.append(Result(status, log, None, totals, int(mine.ticks), int(mine.steps), sessions=design.sessions, stationary=design.stationary))
+        results.append(
+            Result(status, log, None, totals, int(mine.ticks), int(mine.steps), sessions=design.sessions, stationary=design.stationary)
+        )
     return results
 
 

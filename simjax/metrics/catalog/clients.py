@@ -19,6 +19,7 @@ class Clients:
         finished: number of requests that throughputs count (see `simjax.metrics.window.Measured`), number[...].
         prompt_tokens, output_tokens: tokens of these, number[...].
         span_s: seconds over which they are counted, float64[...]; 0 where no request finished.
+        served: number of all finished requests, number[...].
         duration_s: seconds from the first arrival to the last finish of the whole run, float64[...]; 0 where no request finished.
         latencies: statistics in seconds of "ttft", "tpot" and "e2e" over the requests that arrived within the window and have them, by the
             names of `simjax.metrics.latency.STATISTICS`.
@@ -29,6 +30,7 @@ class Clients:
     prompt_tokens: Any
     output_tokens: Any
     span_s: Any
+    served: Any
     duration_s: Any
     latencies: Mapping[str, Mapping[str, Column]]
 

@@ -66,12 +66,12 @@ CATALOG = catalog_of(
     [
         _count("gpus", "lower", "GPUs", lambda runs: runs.gpus),
         _count("requests_total", None, "requests", lambda runs: np.full(*runs.shape), ("requests", "total")),
-        _count("requests_finished", "higher", "requests finished", lambda runs: runs.latencies.finished.sum(axis=1), ("requests", "finished"), True),
+        _count("requests_finished", "higher", "requests finished", lambda runs: runs.clients.served, ("requests", "finished"), True),
         _count(
             "requests_unfinished",
             "lower",
             "requests unfinished",
-            lambda runs: runs.shape[1] - runs.latencies.finished.sum(axis=1),
+            lambda runs: runs.shape[1] - runs.clients.served,
             ("requests", "unfinished"),
             True,
         ),
@@ -83,7 +83,7 @@ CATALOG = catalog_of(
             unit="s",
             better="lower",
             words="duration",
-            value=lambda clients, xp: Column(clients.duration_s, clients.duration_s > 0),
+            value=lambda clients, xp: Column(clients.duration_s, clients.served > 0),
             smooth=True,
             path=("duration_s",),
             interval=True,
@@ -105,9 +105,7 @@ CATALOG = catalog_of(
             value=lambda runs, xp: runs.steadiness.backlog_growth_per_s,
             path=("backlog_growth_per_s",),
         ),
-        _count(
-            "requests_measured", "higher", "requests measured", lambda runs: runs.measured.arrived.sum(axis=1), ("window", "requests")
-        ),
+        _count("requests_measured", "higher", "requests measured", lambda runs: runs.measured.arrived.sum(axis=1), ("window", "requests")),
         _rate("requests_per_s", "requests/s", "throughput", lambda clients: clients.finished),
         _rate("prompt_tokens_per_s", "tokens/s", "prompt throughput", lambda clients: clients.prompt_tokens),
         _rate("output_tokens_per_s", "tokens/s", "output throughput", lambda clients: clients.output_tokens),

@@ -107,6 +107,7 @@ class Runs:
             prompt_tokens=self.total("prompt_tokens", part.finished),
             output_tokens=self.total("output_tokens", part.finished),
             span_s=part.span_s,
+            served=lat.finished.sum(axis=1),
             duration_s=np.where(some, last_s - part.first_s, 0.0),
             latencies={
                 "ttft": _statistics(lat.ttft_s, counts),
