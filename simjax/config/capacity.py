@@ -13,6 +13,8 @@ from simjax.option import option, section
 
 MOST_SEEDS = 256
 """Most workloads of a capacity search."""
+PRECISION, FEW = 0.02, 16
+"""Precision of a search for which none is given, and the number of designs up to which it holds."""
 
 
 @dataclass
@@ -25,8 +27,10 @@ class SearchConfig:
     attainment: float = option(0.99, "share of the measured requests that must meet every slo.* limit: 0.99 holds the P99 under each")
     tolerance: float = option(0.01, "relative width of the bracket in which a search ends")
     seeds: int = option(4, f"workloads, from workload.seed on, on which a rate is tried, up to {MOST_SEEDS}; some traces have one only")
-    precision: float = option(
-        0.03, "half the width of the interval, relative, for which workloads are added: up to eight times capacity.seeds; inf: none are"
+    precision: float | None = option(
+        None,
+        "half the width of the interval, relative, for which workloads are added, up to eight times capacity.seeds; inf: none are; unset: "
+        f"{PRECISION:g} for up to {FEW} designs",
     )
     level: float = option(0.9, "probability of the interval over the workloads")
     num_requests: int | None = option(None, "requests of a workload (of sessions: sessions); unset: eight times as many as fit at once")
@@ -47,8 +51,8 @@ class SearchConfig:
             raise SimjaxError(f"capacity.tolerance={self.tolerance}: it must be a relative width from 0.001 to 0.5, such as 0.01")
         if not 1 <= self.seeds <= MOST_SEEDS:
             raise SimjaxError(f"capacity.seeds={self.seeds}: it must be 1 to {MOST_SEEDS}")
-        if not self.precision > 0:
-            raise SimjaxError(f"capacity.precision={self.precision}: it must be a positive relative width, such as 0.03")
+        if self.precision is not None and not self.precision > 0:
+            raise SimjaxError(f"capacity.precision={self.precision}: it must be a positive relative width, such as 0.02")
         if not 0 < self.level < 1:
             raise SimjaxError(f"capacity.level={self.level}: it must lie in (0, 1), such as 0.9")
         if self.num_requests is not None and self.num_requests < 16:

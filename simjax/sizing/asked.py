@@ -19,14 +19,14 @@ from simjax.sizing.search import RateSearch, Trial
 from simjax.sizing.verdict import Outcome, Verdict, verdict
 
 _MOST_TIMES = 8  # workloads that are added until the interval is narrow enough, in those of the beginning
-_WIDENINGS = 4  # rates that are tried beyond the others, where some workloads cross there
+_WIDENINGS = 3  # rates that are tried beyond the others, where some workloads cross there
 
 
 class Asked:
     """A design, its search, and its runs so far."""
 
-    def __init__(self, point: int, loads: Sequence[Load], options: SearchConfig) -> None:
-        self.point, self.options, self.failure = point, options, ""
+    def __init__(self, point: int, loads: Sequence[Load], options: SearchConfig, precision: float) -> None:
+        self.point, self.options, self.failure, self._precision = point, options, "", precision
         self._loads, self._begun_with = list(loads), len(loads)
         self._slo: Slo = loads[0].design.slo or NO_LIMITS
         self._search: RateSearch | None = None
@@ -71,7 +71,7 @@ class Asked:
         if self.failure or self._settled or search is None or search.outcome != "found" or not 1 < count < most:
             return range(0)
         low, high = self._interval()
-        if 0.5 * math.log(high / low) <= self.options.precision:
+        if 0.5 * math.log(high / low) <= self._precision:
             return range(0)
         return range(count, min(2 * count, most))
 
@@ -102,7 +102,7 @@ class Asked:
         """Tell the search which rates of the last trial passed; once it has ended, they only serve the interval."""
         assert self._search is not None
         if self._search.outcome is None:
-            self._search.tell({rate: self._verdict(rate).passes for rate in self._trial.rates})
+            self._search.tell({rate: self._verdict(rate).margin for rate in self._trial.rates})
 
     def _verdict(self, rate: float) -> Verdict:
         return verdict([outcome for outcome, _ in self._runs[rate].values()], self.options.attainment, self._slo)

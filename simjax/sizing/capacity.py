@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from simjax.config.capacity import CapacityConfig, SearchConfig
+from simjax.config.capacity import FEW, PRECISION, CapacityConfig, SearchConfig
 from simjax.config.compose import compose_config, normal, typed
 from simjax.config.sweep import SweepConfig
 from simjax.errors import SimjaxError
@@ -53,6 +54,9 @@ def designs_of(sweep: SweepConfig) -> Points:
         raise SimjaxError("sweep.seeds has no effect on a search; capacity.seeds sets on how many workloads a rate is tried")
     if sweep.shard is not None:
         raise SimjaxError("sweep.shard: a search cannot be split; give each process its own values of an axis")
+    if sweep.resume is not None or sweep.dry_run:
+        name = "sweep.dry_run=true" if sweep.dry_run else f"sweep.resume={sweep.resume}"
+        raise SimjaxError(f"{name} has no effect on a search, whose designs end together; leave it out")
     asked = bool(sweep.axes or sweep.zip or sweep.points is not None)
     return points_of(sweep)[0] if asked else Points((), ((),))
 
@@ -88,7 +92,9 @@ def capacities(
         if on_progress is not None:
             on_progress(done, total, rounds.runs)
 
-    asked = {point: Asked(point, own, search) for point, own in loads.of.items()}
+    precise = PRECISION if total <= FEW else math.inf
+    precision = precise if search.precision is None else search.precision
+    asked = {point: Asked(point, own, search, precision) for point, own in loads.of.items()}
     while True:
         waiting = {point: probes for point, one in asked.items() if (probes := one.probes())}
         seeds = {point: one.further for point, one in asked.items() if point not in waiting and len(one.further)}

@@ -11,13 +11,16 @@ import numpy as np
 from simjax.metrics.slo import Slo
 from simjax.sizing.verdict import Outcome, Verdict, verdict
 
+_FARTHEST = 0.5  # from the rates that were tried to a crossing beyond them, on the scale of logarithms
+
 
 class Spread(NamedTuple):
     """The randomness of a capacity, on a logarithmic scale of rates.
 
     Attributes:
         error: standard error, by the jackknife.
-        beyond: whether some workloads cross below the lowest rate that was tried, and above the highest: then the error is too small.
+        beyond: whether some workloads cross below the lowest rate that was tried, and above the highest, and it is not known where: then
+            the error is too small.
     """
 
     error: float
@@ -37,9 +40,9 @@ def spread(tried: Mapping[float, Sequence[Outcome]], attainment: float, slo: Slo
     if count < 2:
         return Spread(0.0, (False, False))
     verdicts = [[verdict([*tried[rate][:i], *tried[rate][i + 1 :]], attainment, slo) for rate in rates] for i in range(count)]
-    crossings = [math.log(_crossing(rates, others, attainment)) for others in verdicts]
-    beyond = any(not others[0].passes for others in verdicts), any(all(x.passes for x in others) for others in verdicts)
-    return Spread(math.sqrt((count - 1) * float(np.var(crossings))), beyond)
+    crossings, known = zip(*(_crossing(rates, others) for others in verdicts), strict=True)
+    unknown = [others[0].passes for sure, others in zip(known, verdicts, strict=True) if not sure]
+    return Spread(math.sqrt((count - 1) * float(np.var(crossings))), (False in unknown, True in unknown))
 
 
 def interval(found: Spread, bracket: tuple[float, float], count: int, level: float) -> tuple[float, float]:
@@ -59,12 +62,20 @@ def interval(found: Spread, bracket: tuple[float, float], count: int, level: flo
     return bracket[0] / factor, bracket[1] * factor
 
 
-def _crossing(rates: Sequence[float], verdicts: Sequence[Verdict], attainment: float) -> float:
-    """The rate at which some workloads stop passing, between those tried: where the attainment, taken for linear in log rate, crosses."""
+def _crossing(rates: Sequence[float], verdicts: Sequence[Verdict]) -> tuple[float, bool]:
+    """Logarithm of the rate at which some workloads stop passing, where the margin, taken for linear in log rate, crosses 0.
+
+    Beyond the rates that were tried the margin goes on as between the last two of them. Where it is infinite there, the last rate is
+    returned, and False.
+    """
     inside = next((i for i, found in enumerate(verdicts) if not found.passes), len(rates))
-    if inside in (0, len(rates)):
-        return rates[min(inside, len(rates) - 1)]
-    below, above = verdicts[inside - 1].attained, verdicts[inside].attained
-    by_limits = below >= attainment > above
-    share = (below - attainment) / (below - above) if by_limits else 0.5
-    return rates[inside - 1] * (rates[inside] / rates[inside - 1]) ** share
+    right = min(max(inside, 1), len(rates) - 1)
+    above, below = verdicts[right - 1].margin, verdicts[right].margin
+    low, high = math.log(rates[right - 1]), math.log(rates[right])
+    known = math.isfinite(above) and math.isfinite(below) and above > below
+    if 0 < inside < len(rates):
+        return low + (high - low) * (above / (above - below) if known else 0.5), True
+    if not known:
+        return (low if inside == 0 else high), False
+    share = above / (above - below)
+    return min(max(low + (high - low) * share, low - _FARTHEST), high + _FARTHEST), True

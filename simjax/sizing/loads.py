@@ -6,6 +6,7 @@ order, and differences between rates are not luck. Nothing but arrival times cha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +17,6 @@ from simjax.batch.design import Design
 from simjax.batch.forecast import forecast
 from simjax.config.capacity import SearchConfig
 from simjax.config.schema import RunConfig
-from simjax.engine.shape import power_of_two
 from simjax.errors import SimjaxError, value_or_error
 from simjax.explore.keys import SEED
 from simjax.explore.options import Options
@@ -26,6 +26,7 @@ from simjax.explore.values import format_value
 
 FEWEST, MOST = 2_048, 65_536  # requests of a workload, where the user gives no number
 _TIMES_HELD, _MARGIN = 8, 1.3  # requests of a workload, in requests that the cluster holds at once, and the margin of that forecast
+_STEP = 256  # to multiples of which that number is rounded
 _BURST = 1e9  # requests/s at which all of them arrive at once
 _RATE, _SESSION_RATE, _REQUESTS, _SESSIONS, _DURATION = (
     f"workload.{name}" for name in ("rate", "session_rate", "num_requests", "num_sessions", "duration_s")
@@ -151,7 +152,7 @@ def _lengths(once: Loads) -> dict[int, int]:
     for (point, (load, *_)), fullest in zip(once.of.items(), held, strict=True):
         calls = load.requests / load.starts
         wanted = _TIMES_HELD * load.design.lowered.shape.ranks * int(fullest) / _MARGIN / calls
-        counts[point] = min(max(power_of_two(int(wanted)), int(FEWEST / calls)), MOST)
+        counts[point] = min(max(_STEP * math.ceil(wanted / _STEP), math.ceil(FEWEST / calls)), MOST)
     return counts
 
 

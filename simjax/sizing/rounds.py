@@ -12,6 +12,7 @@ from simjax.batch.workers import local_workers
 from simjax.sizing.loads import Load
 from simjax.sizing.metrics import PROBED
 
+_RATES = 8  # that are tried on all workloads in a search, about
 _SIZES = ("requests", "prefix_nodes", "prefix_path", "fanout")  # of a program, that depend on the workload
 
 
@@ -37,7 +38,7 @@ class Rounds:
         self._loads, self._workers, self.runs = dict(loads), local_workers(), 0
         keys = [(point, seed) for point, seeds in loads.items() for seed in range(len(seeds))]
         bursts = {number: loads[point][seed].burst for number, (point, seed) in enumerate(keys)}
-        self._groups: list[Group] = list(make_groups(bursts, self._workers, width))
+        self._groups: list[Group] = list(make_groups(bursts, self._workers, width, repeats=_RATES))
         self._group_of = {keys[number]: g for g, group in enumerate(self._groups) for chunk in group.chunks for number in chunk}
 
     def add(self, point: int, loads: Sequence[Load]) -> bool:

@@ -1,17 +1,22 @@
 """The search for the highest rate that passes: which rates to try next. It simulates nothing, and knows only which rates passed.
 
-A first look, on one workload each, spreads rates over the decades below the saturated throughput. It gives hints between which the rates
-are then split geometrically, now tried on all workloads, until the highest rate that passed and the lowest one that did not are closer
-than the tolerance. A hint that all workloads contradict is moved away, in steps that double.
+A rate has a margin: not negative if it passed, and the larger the further it is from failing; infinite where only the sign is known.
+
+A first look, on one workload, spreads rates below the saturated throughput. The lowest that failed and the one below it are hints: they are
+tried on all workloads, and one that these contradict is moved away, in steps that double. Between a rate that passed and one that did not,
+two rates are tried as far apart as the tolerance, around the place where the margin, taken for linear in the logarithm of the rate,
+crosses 0. If that shrinks the bracket by less than half, or margins are infinite, it is split evenly. The search ends when the highest rate
+that passed and the lowest that did not are closer than the tolerance.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-FIRST = (0.15, 0.35, 0.55, 0.7, 0.82, 0.92, 1.02, 1.12)
+FIRST = (0.3, 0.6, 0.8, 0.92, 1.02, 1.12)
 """Rates of the first look, in saturated throughputs."""
 BELOW, ABOVE = (0.002, 0.01, 0.05), (1.3, 1.7, 2.5, 4.0)
 """Rates of a second look where all of the first ones have failed or passed, in the lowest and the highest of these."""
@@ -51,6 +56,8 @@ class RateSearch:
     _look: tuple[float, ...] = ()
     _looked: dict[float, bool] = field(default_factory=dict)
     _step: float = 0.0
+    _margins: tuple[float, float] = (math.inf, -math.inf)
+    _evenly: bool = False
 
     def __post_init__(self) -> None:
         self._look = self._within([x * self.scale for x in FIRST])
@@ -63,18 +70,28 @@ class RateSearch:
         if self._hints is None:
             return Trial(self._look, everywhere=False)
         low, high = self._ends()
-        if high / low > 1.0 + self.tolerance:
-            return Trial(tuple(low * (high / low) ** ((i + 1) / (self.splits + 1)) for i in range(self.splits)), everywhere=True)
-        return Trial(tuple(rate for rate, known in ((low, self.low), (high, self.high)) if known is None), everywhere=True)
+        unknown = tuple(rate for rate, known in ((low, self.low), (high, self.high)) if known is None)
+        return Trial(unknown or self._inside(low, high), everywhere=True)
 
-    def tell(self, passed: Mapping[float, bool]) -> None:
-        """Go on from what came of the rates of `ask`."""
+    def _inside(self, low: float, high: float) -> tuple[float, ...]:
+        """Rates between a rate that passed and one that did not."""
+        above, below = self._margins
+        if self._evenly or not (math.isfinite(above) and math.isfinite(below)):
+            return tuple(low * (high / low) ** ((i + 1) / (self.splits + 1)) for i in range(self.splits))
+        middle, half = low * (high / low) ** (above / (above - below)), (1.0 + self.tolerance) ** 0.49
+        around = tuple(rate for rate in (middle / half, middle * half) if low < rate < high)
+        return around or ((low * high) ** 0.5,)
+
+    def tell(self, margins: Mapping[float, float]) -> None:
+        """Go on from the margins of the rates of `ask`."""
         if self._hints is None:
-            self._looked |= passed
+            self._looked |= {rate: margin >= 0 for rate, margin in margins.items()}
             self._after_look()
         else:
-            self._after_split(passed)
+            before = self._ends()
+            self._after_trial(margins)
             low, high = self._ends()
+            self._evenly = not self._evenly and math.log(high / low) > 0.5 * math.log(before[1] / before[0])
             if self.outcome is None and self.low is not None and self.high is not None and high / low <= 1.0 + self.tolerance:
                 self.outcome = "found"
 
@@ -82,6 +99,7 @@ class RateSearch:
         """Search again around the bracket that was found, since there are more workloads on which to try its ends."""
         assert self.low is not None and self.high is not None
         self._hints, self.low, self.high, self.outcome = (self.low, self.high), None, None, None
+        self._margins, self._evenly = (math.inf, -math.inf), False
 
     def _ends(self) -> tuple[float, float]:
         assert self._hints is not None
@@ -100,13 +118,13 @@ class RateSearch:
         if not self._look or len(self._looked) > len(FIRST):
             self.outcome = "none" if failed is not None else "all"
 
-    def _after_split(self, passed: Mapping[float, bool]) -> None:
+    def _after_trial(self, margins: Mapping[float, float]) -> None:
         assert self._hints is not None
-        for rate in sorted(passed):
-            if passed[rate]:
-                self.low = rate
+        for rate in sorted(margins):
+            if margins[rate] >= 0:
+                self.low, self._margins = rate, (margins[rate], self._margins[1])
             else:
-                self.high = rate
+                self.high, self._margins = rate, (self._margins[0], margins[rate])
                 break
         low, high = self._hints
         if self.high is None and self.low is not None and self.low >= high:  # all workloads pass where the first one failed

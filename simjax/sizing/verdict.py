@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from simjax.metrics.slo import Slo
 
 MET = {f"{name}_s": f"{name}_attainment" for name in ("ttft", "tpot", "e2e")}
 """Columns with the share of the measured requests that meet a limit, by the limit's name."""
+_LEAST_MISSED = 1e-4  # shares of missed requests below are those of chance
 STEADY, ATTAINED = "steady", "slo_attainment"
 
 
@@ -47,12 +49,15 @@ class Verdict:
         attained: that share.
         steady: share of the runs that are steady.
         reason: why it does not pass; empty if it does.
+        margin: how far the attainment is from what is asked: the logarithm of the share of requests that may miss a limit over that of
+            those that do. Negative if it does not pass; infinite where it is not the attainment that decides.
     """
 
     passes: bool
     attained: float
     steady: float
     reason: str
+    margin: float
 
 
 def verdict(runs: Sequence[Outcome], attainment: float, slo: Slo) -> Verdict:
@@ -66,12 +71,16 @@ def verdict(runs: Sequence[Outcome], attainment: float, slo: Slo) -> Verdict:
     steady, drifting = (sum(run.steady is kind for run in runs) for kind in (True, False))
     share, attained = steady / len(runs), float(np.mean([run.attained for run in runs]))
     if drifting and drifting >= steady:
-        return Verdict(False, attained, share, "not steady")
-    if not steady and not slo.limits():
-        return Verdict(False, attained, share, "too short to tell whether it is steady; raise capacity.num_requests")
+        return Verdict(False, attained, share, "not steady", -math.inf)
+    if not slo.limits():
+        short = "" if steady else "too short to tell whether it is steady; raise capacity.num_requests"
+        return Verdict(not short, attained, share, short, -math.inf if short else math.inf)
+    margin = math.log(max(1.0 - attainment, _LEAST_MISSED) / max(1.0 - attained, _LEAST_MISSED))
     if attained >= attainment:
-        return Verdict(True, attained, share, "")
+        return Verdict(True, attained, share, "", max(margin, 0.0))
     met = {name: float(np.mean([run.met[name] for run in runs])) for name in slo.limits()}
     worst = min(met, key=lambda name: met[name])
     label = NAMES[worst.removesuffix("_s")]
-    return Verdict(False, attained, share, f"{label}: {met[worst] * 100:.1f} % within {slo.limits()[worst]:g} s")
+    return Verdict(
+        False, attained, share, f"{label}: {met[worst] * 100:.1f} % within {slo.limits()[worst]:g} s", min(margin, -_LEAST_MISSED)
+    )

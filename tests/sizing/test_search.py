@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,14 +12,15 @@ from simjax.sizing.fleet import CountSearch
 from simjax.sizing.search import RateSearch, Trial
 
 
-def follow(search: RateSearch, passes, first=None) -> list[Trial]:
-    """Answer a search until it ends; `first` answers where it tries on the first workload only."""
+def follow(search: RateSearch, passes, first=None, margin=None) -> list[Trial]:
+    """Answer a search until it ends; `first` answers where it tries on the first workload only, `margin` how far rates are from failing."""
     trials = []
     while (trial := search.ask()) is not None:
         assert trial.rates and len(trials) < 100, "the search goes in circles"
         trials.append(trial)
         answer = passes if trial.everywhere or first is None else first
-        search.tell({rate: answer(rate) for rate in trial.rates})
+        far = margin or (lambda rate: math.inf)
+        search.tell({rate: abs(far(rate)) if answer(rate) else -abs(far(rate)) or -1e-9 for rate in trial.rates})
     return trials
 
 
@@ -31,6 +34,17 @@ def test_finds_where_rates_stop_passing(share: float, scale: float, tolerance: f
     assert search.low <= truth < search.high <= search.low * (1.0 + tolerance) * (1.0 + 1e-12)
     on_all = [rate for trial in trials if trial.everywhere for rate in trial.rates]
     assert search.low in on_all and search.high in on_all, "an end of the bracket was never tried on all workloads"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(0.1, 2.0), st.floats(0.2, 5.0))
+def test_margins_save_rounds_and_change_no_answer(truth: float, power: float) -> None:
+    """With margins that are nearly linear it takes four rounds after the first look; with any others it still ends at the truth."""
+    for curve, most in ((lambda x: x, 6), (lambda x: math.copysign(abs(x) ** power, x), 60)):
+        search = RateSearch(1.0, 0.003)
+        trials = follow(search, lambda rate: rate <= truth, margin=lambda rate, curve=curve: curve(math.log(truth / rate)))
+        assert search.low is not None and search.high is not None and search.low <= truth < search.high <= search.low * 1.00301
+        assert len(trials) <= most
 
 
 @settings(max_examples=200, deadline=None)

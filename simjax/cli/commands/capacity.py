@@ -48,7 +48,6 @@ def execute(config: CapacityConfig, as_yaml: str, overrides: Sequence[str]) -> N
     if config.out is not None:
         refuse_a_sweep(Path(config.out).expanduser())  # before the search, which may take minutes
     with results_in(config.out, "capacity") as out:
-        (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
         if config.capacity.rate is not None:
             with _progress() as update:
                 fleets = fewest_instances(base, points, config.capacity, on_progress=update)
@@ -71,6 +70,7 @@ def execute(config: CapacityConfig, as_yaml: str, overrides: Sequence[str]) -> N
             _warn(found.warnings)
             console().print(capacities_table(found))
             say(f"interval: {_covers(found)}; {counted(found.runs, 'simulations')} in {counted(found.rounds, 'rounds')}")
+        (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
         say(f"results in {out}")
 
 
