@@ -11,7 +11,7 @@ import numpy as np
 from simjax.metrics.slo import Slo
 from simjax.sizing.verdict import Outcome, Verdict, verdict
 
-_FARTHEST = 0.5  # from the rates that were tried to a crossing beyond them, on the scale of logarithms
+_NEAR = 3.5  # margins of rates that tell the slope: at larger ones hardly a request misses a limit, or most do
 
 
 class Spread(NamedTuple):
@@ -28,7 +28,10 @@ class Spread(NamedTuple):
 
 
 def spread(tried: Mapping[float, Sequence[Outcome]], attainment: float, slo: Slo) -> Spread:
-    """The spread over workloads: each is left out in turn, and the rate found at which the others stop passing; 0 for a single one.
+    """The spread over workloads, by leaving out each in turn; 0 for a single one.
+
+    Where the attainment decides, a workload moves the margins of all others up or down, and the capacity by as much over the slope of the
+    margin. Where it is steadiness, the rate is found at which the others stop passing.
 
     Args:
         tried: outcomes by rate, one for each workload, of all rates that were tried on all of them.
@@ -39,10 +42,17 @@ def spread(tried: Mapping[float, Sequence[Outcome]], attainment: float, slo: Slo
     count = len(tried[rates[0]])
     if count < 2:
         return Spread(0.0, (False, False))
-    verdicts = [[verdict([*tried[rate][:i], *tried[rate][i + 1 :]], attainment, slo) for rate in rates] for i in range(count)]
-    crossings, known = zip(*(_crossing(rates, others) for others in verdicts), strict=True)
-    unknown = [others[0].passes for sure, others in zip(known, verdicts, strict=True) if not sure]
-    return Spread(math.sqrt((count - 1) * float(np.var(crossings))), (False in unknown, True in unknown))
+    margins = np.array([verdict(tried[rate], attainment, slo).margin for rate in rates])
+    without = [[verdict([*tried[rate][:i], *tried[rate][i + 1 :]], attainment, slo) for rate in rates] for i in range(count)]
+    near = np.array([abs(margin) < _NEAR and all(math.isfinite(x[k].margin) for x in without) for k, margin in enumerate(margins)])
+    beyond = (False, False)
+    if near.sum() >= 2 and (slope := float(np.polyfit(np.log(rates)[near], margins[near], 1)[0])) < 0:
+        moved = np.array([[found.margin for found in others] for others in without])[:, near].mean(axis=1) / -slope
+    else:
+        moved, known = zip(*(_crossing(rates, others) for others in without), strict=True)
+        unknown = [others[0].passes for sure, others in zip(known, without, strict=True) if not sure]
+        beyond = False in unknown, True in unknown
+    return Spread(math.sqrt((count - 1) * float(np.var(moved))), beyond)
 
 
 def interval(found: Spread, bracket: tuple[float, float], count: int, level: float) -> tuple[float, float]:
@@ -63,19 +73,8 @@ def interval(found: Spread, bracket: tuple[float, float], count: int, level: flo
 
 
 def _crossing(rates: Sequence[float], verdicts: Sequence[Verdict]) -> tuple[float, bool]:
-    """Logarithm of the rate at which some workloads stop passing, where the margin, taken for linear in log rate, crosses 0.
-
-    Beyond the rates that were tried the margin goes on as between the last two of them. Where it is infinite there, the last rate is
-    returned, and False.
-    """
+    """Logarithm of the rate, between those tried, at which some workloads stop passing; beyond them the last one, and False."""
     inside = next((i for i, found in enumerate(verdicts) if not found.passes), len(rates))
-    right = min(max(inside, 1), len(rates) - 1)
-    above, below = verdicts[right - 1].margin, verdicts[right].margin
-    low, high = math.log(rates[right - 1]), math.log(rates[right])
-    known = math.isfinite(above) and math.isfinite(below) and above > below
-    if 0 < inside < len(rates):
-        return low + (high - low) * (above / (above - below) if known else 0.5), True
-    if not known:
-        return (low if inside == 0 else high), False
-    share = above / (above - below)
-    return min(max(low + (high - low) * share, low - _FARTHEST), high + _FARTHEST), True
+    if inside in (0, len(rates)):
+        return math.log(rates[min(inside, len(rates) - 1)]), False
+    return 0.5 * math.log(rates[inside - 1] * rates[inside]), True
