@@ -15,11 +15,14 @@ from simjax.config.schema import MetricsConfig, RunConfig, SloConfig
 from simjax.engine.host.result import Result
 from simjax.engine.simulate import DEFAULT_MAX_TICKS, simulate
 from simjax.metrics.slo import Slo
+from simjax.metrics.steadiness import is_undecided
 from simjax.metrics.window import Window
 from simjax.renamed import renamed
 from simjax.validity.groups import calibrated_groups
 from simjax.validity.left import LeftRanges
 from simjax.workload import build_workload
+from simjax.workload.config import WorkloadConfig
+from simjax.workload.synthetic.extent import longest
 from simjax.workload.workload import Workload
 
 Progress = Callable[[int, int], None]
@@ -94,6 +97,8 @@ def measurement_window(config: MetricsConfig) -> Window:
 def run(config: RunConfig, on_progress: Progress | None = None) -> Run:
     """Simulate the cluster and workload of a configuration (`simjax.compose` makes one from command-line overrides).
 
+    A workload whose length is automatic is simulated again, as long as can be, if the run turns out too short to say whether it is steady.
+
     Args:
         config: the configuration.
         on_progress: called now and then with (requests finished, all requests).
@@ -101,18 +106,22 @@ def run(config: RunConfig, on_progress: Progress | None = None) -> Run:
     Raises:
         SimjaxError: as for `simulate_cluster`, or a file or value of the configuration is wrong.
     """
-    cluster = build_cluster(config.model, config.device, config.cluster, config.scheduler)
-    workload = build_workload(config.workload)
-    return simulate_cluster(
-        cluster,
-        workload,
-        latency_source(config.profile),
-        seed=config.workload.seed,
-        leap=config.sim.leap,
-        max_ticks=config.sim.max_ticks,
-        activity=config.sim.activity,
-        on_progress=on_progress,
-    )
+    cluster, source = build_cluster(config.model, config.device, config.cluster, config.scheduler), latency_source(config.profile)
+
+    def simulated(workload: WorkloadConfig) -> Run:
+        return simulate_cluster(
+            cluster,
+            build_workload(workload),
+            source,
+            seed=workload.seed,
+            leap=config.sim.leap,
+            max_ticks=config.sim.max_ticks,
+            activity=config.sim.activity,
+            on_progress=on_progress,
+        )
+
+    done, longer = simulated(config.workload), longest(config.workload)
+    return simulated(longer) if longer is not None and is_undecided(done.result) else done
 
 
 def _current(name: str) -> Any:

@@ -36,6 +36,7 @@ class SweepPlan:
         groups: designs that run together.
         designs: designs by point.
         invalid: by point, why it cannot be simulated.
+        extensible: points that `lengthened` makes longer.
         warnings: caveats for a reader of the numbers, one line each.
     """
 
@@ -48,6 +49,7 @@ class SweepPlan:
     groups: tuple[Group, ...]
     designs: dict[int, Design]
     invalid: dict[int, str]
+    extensible: frozenset[int]
     warnings: tuple[str, ...]
 
     @classmethod
@@ -95,6 +97,12 @@ class SweepPlan:
         invalid = {point: reason for point, reason in self.invalid.items() if point not in done}
         groups = self.groups if len(designs) == len(self.designs) else make_groups(designs, self.workers, self.width)
         return replace(self, designs=designs, invalid=invalid, groups=groups)
+
+    def lengthened(self, which: Sequence[int]) -> SweepPlan:
+        """The plan of some of the `extensible` points with workloads as long as can be, for runs that were too short to judge."""
+        longer = resolve(self.base, self.points, which, lengthen=True)
+        groups = make_groups(longer.designs, self.workers, self.width)
+        return replace(self, groups=groups, designs=longer.designs, invalid=longer.invalid, extensible=frozenset())
 
     def describe(self) -> str:
         """A description of the plan: groups, batch sizes, programs to compile, memory."""
@@ -162,4 +170,5 @@ def plan_sweep(
     workers = workers or local_workers()
     groups = make_groups(resolved.designs, workers, width)
     kept = None if seeds is None else tuple(seeds)
-    return SweepPlan(tuple(base), points, kept, shard, width, workers, groups, resolved.designs, resolved.invalid, resolved.warnings)
+    found = (resolved.designs, resolved.invalid, resolved.extensible, resolved.warnings)
+    return SweepPlan(tuple(base), points, kept, shard, width, workers, groups, *found)

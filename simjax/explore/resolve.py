@@ -26,6 +26,7 @@ from simjax.explore.values import format_value
 from simjax.job import measurement_window, service_levels
 from simjax.validity.groups import InstanceGroup, Profiles, calibrated_groups
 from simjax.workload import build_workload
+from simjax.workload.synthetic.extent import longest
 from simjax.workload.workload import Workload
 
 _T = TypeVar("_T")
@@ -42,17 +43,20 @@ class Resolved:
     Attributes:
         designs: the designs of the points that can be simulated.
         invalid: why the others cannot be.
+        extensible: the points whose workload can be lengthened, because its length is automatic.
         warnings: caveats for a reader of the numbers, one line each.
     """
 
     designs: dict[int, Design]
     invalid: dict[int, str]
+    extensible: frozenset[int]
     warnings: tuple[str, ...]
 
 
 class _Requests(NamedTuple):
     workload: Workload
     params: RequestParams
+    extensible: bool
 
 
 class _Cluster(NamedTuple):
@@ -61,8 +65,8 @@ class _Cluster(NamedTuple):
     calibrated: tuple[InstanceGroup, ...]
 
 
-def resolve(base: Sequence[str], points: Points, which: Sequence[int]) -> Resolved:
-    """The designs of the points numbered in `which`.
+def resolve(base: Sequence[str], points: Points, which: Sequence[int], lengthen: bool = False) -> Resolved:
+    """The designs of the points numbered in `which`; with `lengthen` those of automatic length as long as can be.
 
     A configuration has parts that do not depend on each other: the workload, the cluster with its step times, and the rest. Each part is
     built once for each combination of the values that it depends on.
@@ -79,7 +83,7 @@ def resolve(base: Sequence[str], points: Points, which: Sequence[int]) -> Resolv
         raise SimjaxError(f"{unread[0]} cannot be swept: no part of a design depends on it")
     with _few_messages():
         clusters = _part(options, points, which, CLUSTER, partial(_cluster, {}))
-        requests = _part(options, points, which, WORKLOAD, partial(_requests, _caching(clusters.values())))
+        requests = _part(options, points, which, WORKLOAD, partial(_requests, _caching(clusters.values()), lengthen))
         runs = _part(options, points, which, RUN, _run)
     distinct = {id(built): built for built in clusters.values() if isinstance(built, _Cluster)}
     workloads = {id(built): built.workload for built in requests.values() if isinstance(built, _Requests)}
@@ -94,7 +98,8 @@ def resolve(base: Sequence[str], points: Points, which: Sequence[int]) -> Resolv
             invalid[point] = str(made)
     warned = [line for timing in found if isinstance(timing, ClusterTiming) for line in timing.warnings]
     warned += _cluster_warnings(clusters, requests, timings, designs)
-    return Resolved(designs, invalid, tuple(dict.fromkeys(warned)))
+    extensible = frozenset(x for x in designs if isinstance(built := requests[x], _Requests) and built.extensible)
+    return Resolved(designs, invalid, extensible, tuple(dict.fromkeys(warned)))
 
 
 def _design(
@@ -138,9 +143,11 @@ def _caching(clusters: Iterable[_Cluster | SimjaxError]) -> bool:
     return any(instance.limits.enable_prefix_caching for spec in specs for instance in spec.instances)
 
 
-def _requests(contents: bool, config: RunConfig) -> _Requests:
-    workload = build_workload(config.workload).validate()
-    return _Requests(workload, request_params([workload], len(workload), [config.workload.seed], contents))
+def _requests(contents: bool, lengthen: bool, config: RunConfig) -> _Requests:
+    longer = longest(config.workload)
+    workload = build_workload(longer if lengthen and longer is not None else config.workload).validate()
+    params = request_params([workload], len(workload), [config.workload.seed], contents)
+    return _Requests(workload, params, longer is not None and not lengthen)
 
 
 def _cluster(known: Profiles, config: RunConfig) -> _Cluster:

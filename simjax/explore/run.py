@@ -108,7 +108,17 @@ def _as_lists(objective: Objective | None) -> dict[str, list[str]] | None:
 
 
 def _rows(plan: SweepPlan, left: LeftRanges) -> Iterator[list[Row]]:
-    """Rows of all points of the plan, first those of points that cannot be simulated; `left` records the ranges that the others leave."""
+    """Rows of all points of the plan, first those of points that cannot be simulated; `left` records the ranges that the others leave.
+
+    Points of automatic length that are too short to judge are simulated once more, as a single run would be.
+    """
     if plan.invalid:
         yield [{"point": point, "status": "invalid", "reason": reason} for point, reason in plan.invalid.items()]
-    yield from run_designs(plan.designs, plan.groups, plan.workers, plan.width, left)
+    undecided: list[int] = []
+    for rows in run_designs(plan.designs, plan.groups, plan.workers, plan.width, left):
+        short = {row["point"] for row in rows if row["point"] in plan.extensible and row.get("steady", 0) is None}
+        undecided += short
+        if len(short) < len(rows):
+            yield [row for row in rows if row["point"] not in short]
+    if undecided:
+        yield from _rows(plan.lengthened(sorted(undecided)), left)

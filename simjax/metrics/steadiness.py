@@ -3,23 +3,23 @@
 Two counts are sampled from the end of the automatic warm-up to the last arrival: the requests in the system, and those of them that have
 not been in a step yet. Where a server is overloaded, the second one grows without end, because seats or KV blocks run out. The first one
 also swings with chance in a system that keeps up: it is as good as independent after the time that requests stay, not before. So a verdict
-against a run rests on the queue, and one for a run needs a time of several stays, in which the queue becomes empty again.
+against a run rests on the queue, and one for a run needs a time of several stays in which the queue is mostly empty, or of many stays.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from simjax.engine.host.result import RequestLog
-from simjax.metrics.catalog.metric import Column
-from simjax.metrics.window import MOST_WARMUP, WARMUP_STAYS, Measured
+from simjax.engine.host.result import RequestLog, Result
+from simjax.metrics.latency import latencies
+from simjax.metrics.window import AUTOMATIC, MOST_WARMUP, WARMUP_STAYS, Measured, measured
 
 SAMPLES = 33  # moments at which requests are counted
-STAYS_NEEDED, STAYS_ENOUGH = 5.0, 20.0  # time to judge in, in stays: with a queue that becomes empty, and with one that does not
+STAYS_NEEDED, STAYS_ENOUGH = 5.0, 20.0  # time to judge in, in stays: with a queue that is mostly empty, and with one that is not
 GROWTH, MAYBE_GROWTH = 0.005, 0.003  # fractions of the arrivals by which a queue must grow
-SURE, MAYBE = 3.0, 2.0  # standard errors of a slope
+SURE, MAYBE = 4.0, 2.0  # standard errors of a slope
 EMPTY, EMPTY_FRACTION = 2.0, 0.05  # waiting requests, and fraction of those in the system, that count as an empty queue
 FLAT_FRACTION = 0.05  # spread of the number in the system that a fixed number of clients has
 
@@ -29,16 +29,19 @@ class Steadiness:
     """The verdicts on B runs.
 
     Attributes:
-        steady: 1 where the backlog does not grow, 0 where it does; not known of a run that is too short to tell.
-        backlog_growth_per_s: slope of the number of requests in the system, in requests/s; known where requests are sent over some time.
-        saturated_per_s: requests/s that finish in the second half of that time: about the capacity, known where the queue grows.
-        stays: length of that time in stays of a request, float64[B].
+        steady: int64[B], 1 where the backlog does not grow, 0 elsewhere.
+        decided: bool[B], whether that is known; a run can be too short to tell.
+        backlog_growth_per_s: float64[B], slope of the number of requests in the system, in requests/s.
+        sent_over_time: bool[B], whether it is known: not where all requests are sent at once.
+        saturated_per_s: float64[B], requests/s that finish in the second half of the time in which requests are sent: about the capacity,
+            where the queue grows.
     """
 
-    steady: Column
-    backlog_growth_per_s: Column
-    saturated_per_s: Column
-    stays: np.ndarray
+    steady: np.ndarray
+    decided: np.ndarray
+    backlog_growth_per_s: np.ndarray
+    sent_over_time: np.ndarray
+    saturated_per_s: np.ndarray
 
 
 def steadiness(requests: RequestLog, part: Measured) -> Steadiness:
@@ -64,20 +67,22 @@ def steadiness(requests: RequestLog, part: Measured) -> Steadiness:
     queue_growth, queue_noise = _slope(waiting, x, _independent(waiting, x))
     mean_inside = inside.mean(axis=1)
     least_waiting = waiting[:, late].min(axis=1)
-    emptied = least_waiting <= EMPTY + EMPTY_FRACTION * mean_inside
+    emptied = np.median(waiting[:, late], axis=1) <= EMPTY + EMPTY_FRACTION * mean_inside
     flat = np.ptp(inside, axis=1) <= FLAT_FRACTION * mean_inside
 
     grows = (queue_growth > GROWTH * sent) & (queue_growth > SURE * queue_noise) & (least_waiting > EMPTY) & ~flat
     may_grow = (queue_growth > MAYBE_GROWTH * sent) & (queue_growth > MAYBE * queue_noise) & ~flat
-    may_grow |= (growth > GROWTH * sent) & (growth > SURE * noise)
+    may_grow |= (growth > GROWTH * sent) & (growth > MAYBE * noise)
     holds = ~may_grow & (stays >= STAYS_NEEDED) & (emptied | flat | (stays >= STAYS_ENOUGH))
     served = (finished[:, -1] - finished[:, SAMPLES // 2]) / np.where(some, 0.5 * span_s, 1.0)
-    return Steadiness(
-        steady=Column(np.where(holds, 1, 0), some & (grows | holds)),
-        backlog_growth_per_s=Column(growth / np.where(some, span_s, 1.0), some),
-        saturated_per_s=Column(served, some & grows & (served > 0)),
-        stays=stays,
-    )
+    growth_per_s = growth / np.where(some, span_s, 1.0)
+    return Steadiness(np.where(holds, 1, 0), some & (grows | holds), growth_per_s, some, served)
+
+
+def is_undecided(result: Result) -> bool:
+    """Whether a run is too short to say if it is steady."""
+    log = RequestLog(**{field.name: getattr(result.requests, field.name)[None] for field in fields(RequestLog)})
+    return not steadiness(log, measured([result], [AUTOMATIC], log, latencies(log))).decided[0]
 
 
 def _counts(times_s: np.ndarray, at_s: np.ndarray) -> np.ndarray:
@@ -86,7 +91,7 @@ def _counts(times_s: np.ndarray, at_s: np.ndarray) -> np.ndarray:
 
 
 def _slope(counts: np.ndarray, x: np.ndarray, independent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The least-squares slopes of counts float64[B, K] over x, and their standard errors: float64[B] each; `independent` of the K counts are."""
+    """The slopes of counts float64[B, K] over x and their standard errors, float64[B] each, where `independent` counts are independent."""
     square = float(x @ x)
     slope = counts @ x / square
     residual = counts - counts.mean(axis=1, keepdims=True) - slope[:, None] * x

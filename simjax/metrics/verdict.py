@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from simjax.metrics.catalog.metric import cells
-
 if TYPE_CHECKING:
     from simjax.metrics.catalog.runs import Runs
 
@@ -29,10 +27,12 @@ class Verdict:
 def verdict_of(runs: Runs) -> Verdict:
     """The verdict on the one run of `runs`."""
     found = runs.steadiness
-    (steady,), (growth,), (saturated,) = (cells(x) for x in (found.steady, found.backlog_growth_per_s, found.saturated_per_s))
+    steady = bool(found.steady[0]) if found.decided[0] else None
+    growth, served = float(found.backlog_growth_per_s[0]), float(found.saturated_per_s[0])
+    saturated = served if steady is False and served > 0 else None
     load_s, stay_s = float((runs.measured.sent_s - runs.measured.first_s)[0]), float(runs.measured.stay_s[0])
     line = None
-    if steady == 0:
+    if steady is False:
         about = f"; capacity is about {saturated:.3g} requests/s" if saturated is not None else ""
         line = f"not steady: the backlog grows by {growth:.2g} requests a second{about}. Latencies depend on how long the run is"
     elif steady is None and runs.results[0].stationary and stay_s > 0:
@@ -40,4 +40,4 @@ def verdict_of(runs: Runs) -> Verdict:
             f"too short to tell whether the load is steady: requests are sent for {load_s:.4g} s and stay for {stay_s:.3g} s, or the load "
             "is at the edge of what can be served; raise workload.num_requests or workload.duration_s"
         )
-    return Verdict(None if steady is None else bool(steady), saturated, line)
+    return Verdict(steady, saturated, line)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from simjax.workload.multi_turn import Conversations, multi_turn
 from simjax.workload.synthetic import arrivals
 from simjax.workload.synthetic.closed_loop import closed_loop
 from simjax.workload.synthetic.draw import at, draw, draw_lengths, report
-from simjax.workload.synthetic.extent import STATIONARY, automatic_requests, automatic_sessions
+from simjax.workload.synthetic.extent import STATIONARY, with_extent
 from simjax.workload.synthetic.streams import ARRIVALS, GROUPS, THINKING, stream
 from simjax.workload.workload import Workload
 
@@ -135,7 +134,7 @@ def _trace(config: WorkloadConfig) -> Workload:
 
 def _independent(config: WorkloadConfig) -> Workload:
     """Requests without sessions: an open loop of arrivals, or a closed loop."""
-    config = _with_length(config)
+    config = with_extent(config)
     with at("workload"):
         times = None if config.kind == "closed_loop" else _synthetic_arrivals(config)
     n = config.num_requests if times is None else len(times)
@@ -150,18 +149,9 @@ def _independent(config: WorkloadConfig) -> Workload:
     return Workload(times, prompt, output, source=_title(config, "requests"), stationary=config.kind in STATIONARY)
 
 
-def _with_length(config: WorkloadConfig) -> WorkloadConfig:
-    """The configuration with an automatic number of requests or sessions, where it gives neither number nor duration."""
-    if config.kind not in STATIONARY or config.duration_s is not None:
-        return config
-    if config.kind == "sessions":
-        return config if config.num_sessions is not None else replace(config, num_sessions=automatic_sessions(config))
-    return config if config.num_requests is not None else replace(config, num_requests=automatic_requests(config))
-
-
 def _sessions(config: WorkloadConfig) -> Workload:
     """Conversations, drawn session by session, so that the first ones do not depend on how many there are."""
-    config = _with_length(config)
+    config = with_extent(config)
     think_s = config.think_s or 0.0
     with at("workload"):
         if not (think_s >= 0 and np.isfinite(think_s)):

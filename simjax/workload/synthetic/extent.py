@@ -19,23 +19,37 @@ _REQUESTS, _SESSIONS = (4_000, 20_000), (100, 2_000)  # least and most
 _SAMPLE = 1_000  # lengths from which means are taken
 
 
-def automatic_requests(config: WorkloadConfig) -> int:
-    """The number of requests of an open or closed loop whose configuration gives neither number nor duration.
+def with_extent(config: WorkloadConfig) -> WorkloadConfig:
+    """The configuration with an automatic number of requests or sessions, where it gives neither number nor duration.
 
-    It depends on rate or concurrency and on the lengths of outputs, not on their seed, nor on what serves them: designs that are compared
-    meet the same requests.
+    It depends on rate or concurrency and on the lengths, not on their seed, nor on what serves them: designs that are compared meet the
+    same requests.
     """
+    if not is_automatic(config):
+        return config
+    if config.kind == "sessions":
+        stay_s = _mean(config, "turns") * (_mean(config, "output") * NOMINAL_TPOT_S + (config.think_s or 0.0))
+        return replace(config, num_sessions=_round(_SESSION_STAYS * (config.rate or 0.0) * stay_s, *_SESSIONS))
     if config.kind == "closed_loop":
         wanted = _STAYS * (config.concurrency or 0)
     else:
         wanted = _STAYS * (config.rate or 0.0) * _mean(config, "output") * NOMINAL_TPOT_S
-    return _round(wanted, *_REQUESTS)
+    return replace(config, num_requests=_round(wanted, *_REQUESTS))
 
 
-def automatic_sessions(config: WorkloadConfig) -> int:
-    """The number of sessions of a configuration that gives neither number nor duration, likewise."""
-    stay_s = _mean(config, "turns") * (_mean(config, "output") * NOMINAL_TPOT_S + (config.think_s or 0.0))
-    return _round(_SESSION_STAYS * (config.rate or 0.0) * stay_s, *_SESSIONS)
+def longest(config: WorkloadConfig) -> WorkloadConfig | None:
+    """The configuration with the most that is chosen automatically, for a run that has been too short; None where there is no more."""
+    if not is_automatic(config):
+        return None
+    most = {"num_sessions": _SESSIONS[1]} if config.kind == "sessions" else {"num_requests": _REQUESTS[1]}
+    longer = replace(config, **most)
+    return None if longer == with_extent(config) else longer
+
+
+def is_automatic(config: WorkloadConfig) -> bool:
+    """Whether the length of a workload is chosen automatically."""
+    number = config.num_sessions if config.kind == "sessions" else config.num_requests
+    return config.kind in STATIONARY and number is None and config.duration_s is None
 
 
 def _mean(config: WorkloadConfig, which: str) -> float:
