@@ -29,11 +29,13 @@ class SearchConfig:
     seeds: int = option(4, f"workloads, from workload.seed on, on which a rate is tried, up to {MOST_SEEDS}; some traces have one only")
     precision: float | None = option(
         None,
-        "half the width of the interval, relative, for which workloads are added, up to eight times capacity.seeds; inf: none are; unset: "
+        "half the width of the interval, relative, for which workloads are added, up to 16 times capacity.seeds; inf: none are; unset: "
         f"{PRECISION:g} for up to {FEW} designs",
     )
     level: float = option(0.9, "probability of the interval over the workloads")
-    num_requests: int | None = option(None, "requests of a workload (of sessions: sessions); unset: eight times as many as fit at once")
+    num_requests: int | None = option(
+        None, f"requests of a workload (of sessions: sessions); unset: 16 times as many as fit at once, 8 times for more than {FEW} designs"
+    )
     low: float | None = option(None, "least rate that is tried, requests/s; unset: a five-hundredth of the saturated throughput")
     high: float | None = option(None, "highest rate that is tried, requests/s; unset: until a rate does not pass")
     max_instances: int = option(64, "most instances that are tried with capacity.rate")

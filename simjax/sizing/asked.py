@@ -18,7 +18,7 @@ from simjax.sizing.rounds import Probe
 from simjax.sizing.search import RateSearch, Trial
 from simjax.sizing.verdict import Outcome, Verdict, verdict
 
-_MOST_TIMES = 8  # workloads that are added until the interval is narrow enough, in those of the beginning
+_MOST_TIMES = 16  # workloads that are added until the interval is narrow enough, in those of the beginning
 _WIDENINGS = 3  # rates that are tried beyond the others, where some workloads cross there
 
 
@@ -90,9 +90,9 @@ class Asked:
         if not saturated:
             self.failure = "no throughput at saturation: too few requests finished; raise capacity.num_requests"
             return
-        self._saturated = saturated / self._calls
+        self._saturated = scale = saturated / self._calls
         options = self.options
-        self._search = RateSearch(self._saturated, options.tolerance, options.low, options.high)
+        self._search = RateSearch(scale, options.tolerance, options.low, options.high)
 
     @property
     def _calls(self) -> float:

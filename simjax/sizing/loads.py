@@ -15,7 +15,7 @@ import numpy as np
 
 from simjax.batch.design import Design
 from simjax.batch.forecast import forecast
-from simjax.config.capacity import SearchConfig
+from simjax.config.capacity import FEW, SearchConfig
 from simjax.config.schema import RunConfig
 from simjax.errors import SimjaxError, value_or_error
 from simjax.explore.keys import SEED
@@ -25,7 +25,8 @@ from simjax.explore.resolve import resolve
 from simjax.explore.values import format_value
 
 FEWEST, MOST = 2_048, 65_536  # requests of a workload, where the user gives no number
-_TIMES_HELD, _MARGIN = 8, 1.3  # requests of a workload, in requests that the cluster holds at once, and the margin of that forecast
+_TIMES_HELD, _TIMES_HELD_OF_MANY = 16, 8  # requests of a workload, in those that the cluster holds at once; of many designs fewer
+_MARGIN = 1.3  # of the forecast of that number
 _STEP = 256  # to multiples of which that number is rounded
 _BURST = 1e9  # requests/s at which all of them arrive at once
 _RATE, _SESSION_RATE, _REQUESTS, _SESSIONS, _DURATION = (
@@ -108,7 +109,7 @@ def loads_of(base: Sequence[str], points: Points, which: Sequence[int], search: 
         once = _resolved(base, points, configs, counts, range(1))
         invalid |= once.invalid
         configs = {point: config for point, config in configs.items() if point not in invalid}
-        counts |= _lengths(once)
+        counts |= _lengths(once, _TIMES_HELD if len(points) <= FEW else _TIMES_HELD_OF_MANY)
     found = _resolved(base, points, configs, counts, range(search.seeds))
     return Loads({point: _distinct(loads) for point, loads in found.of.items()}, counts, invalid | found.invalid, found.warnings)
 
@@ -143,15 +144,15 @@ def _configs(options: Options, points: Points, which: Sequence[int]) -> tuple[di
     return configs, invalid
 
 
-def _lengths(once: Loads) -> dict[int, int]:
-    """Requests (sessions) of a workload that is long enough to see a steady state, by point: eight times as many as fit at once."""
+def _lengths(once: Loads, times: int) -> dict[int, int]:
+    """Requests (sessions) of a workload that is long enough to see a steady state, by point: so many times as many as fit at once."""
     if not once.of:
         return {}
     held = forecast([loads[0].burst.lowered for loads in once.of.values()]).held
     counts = {}
     for (point, (load, *_)), fullest in zip(once.of.items(), held, strict=True):
         calls = load.requests / load.starts
-        wanted = _TIMES_HELD * load.design.lowered.shape.ranks * int(fullest) / _MARGIN / calls
+        wanted = times * load.design.lowered.shape.ranks * int(fullest) / _MARGIN / calls
         counts[point] = min(max(_STEP * math.ceil(wanted / _STEP), math.ceil(FEWEST / calls)), MOST)
     return counts
 

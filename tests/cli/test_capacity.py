@@ -32,7 +32,7 @@ def test_many_designs_are_a_sweep(cli: Cli, tmp_path: Path) -> None:
     assert set(CAPACITY) <= set(table.columns) and list(table["gpus"]) == [1, 1, 2, 2]
     per_gpu = table["capacity_requests_per_s"] / table["gpus"]
     assert list(table["capacity_requests_per_s_per_gpu"]) == pytest.approx(list(per_gpu))
-    assert (table["capacity_requests_per_s_low"] < table["capacity_requests_per_s"]).all()
+    assert all(table["capacity_requests_per_s_low"] < table["capacity_requests_per_s"])
     front = cli("pareto", "many")
     assert front.code == 0 and "highest capacity_requests_per_s, lowest gpus" in front.out
     best = cli("pareto", "many", "objective.maximize=[capacity_requests_per_s_per_gpu]", "objective.minimize=[]", "out=best")

@@ -45,7 +45,7 @@ def test_a_capacity_is_where_single_runs_stop_passing() -> None:
         assert passes(overrides, one.rate_per_s, 2) and not passes(overrides, one.bracket[1], 2)
         assert one.bracket[1] <= 1.05 * one.rate_per_s and one.low is not None and one.high is not None
         assert one.low <= one.bracket[0] < one.bracket[1] <= one.high
-    by_design = {tuple(one.design.values()): one.rate_per_s for one in found.designs}
+    by_design = {tuple(one.design.values()): one.rate_per_s or 0.0 for one in found.designs}
     assert by_design["h100", 8] > by_design["h100", 4] and by_design["h100", 8] > by_design["l40s", 8]
 
 
@@ -67,7 +67,7 @@ def test_rounds_recompile_nothing() -> None:
     before = compile_count()
     words = [*SMALL, *LIMITS, "capacity.num_requests=320", "capacity.seeds=2", "capacity.precision=0.0001", "capacity.tolerance=0.02"]
     found = simjax.capacity(words, {"scheduler.max_num_batched_tokens": [256, 512, 1024]})
-    assert found.rounds > 8 and {one.seeds for one in found.designs} == {16}, "no workloads were added"
+    assert found.rounds > 8 and {one.seeds for one in found.designs} == {32}, "no workloads were added"
     assert compile_count() - before == 1
 
 

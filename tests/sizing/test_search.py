@@ -87,6 +87,7 @@ def test_bounds_hold(truth: float, outcome: str) -> None:
 def test_a_reopened_search_tries_its_ends_again() -> None:
     search = RateSearch(1.0, 0.01)
     follow(search, lambda rate: rate <= 0.6)
+    assert search.low is not None and search.high is not None
     ends = search.low, search.high
     search.reopen()
     assert search.ask() == Trial(ends, everywhere=True)
