@@ -41,8 +41,8 @@ def blocks(language: str, text: str) -> list[str]:
 
 
 SETUP, TESTS, FIGURE, FIVE_LINES = blocks("sh", README)
-CACHING, CALIBRATE, SWEEPS = (section(GUIDE, x) for x in ("Prefix caching", "Calibrate", "Thousands of designs"))
-TOUR = blocks("sh", GUIDE.replace(SWEEPS, "").replace(CACHING, ""))
+CACHING, CALIBRATE, CAPACITY, SWEEPS = (section(GUIDE, x) for x in ("Prefix caching", "Calibrate", "Capacity", "Thousands of designs"))
+TOUR = blocks("sh", GUIDE.replace(SWEEPS, "").replace(CACHING, "").replace(CAPACITY, ""))
 OVER_DATA = [block for block in TOUR if "$SIMJAX_DATA" in block]
 ALONE = [block for block in TOUR if block not in OVER_DATA]
 SWEEP, AFTERWARDS = blocks("sh", SWEEPS)
@@ -123,6 +123,14 @@ def test_tour(cli: Cli, block: str) -> None:
 def test_tour_over_measured_data(cli: Cli, block: str) -> None:
     data_path("llmservingsim")
     run_all(cli, block)
+
+
+def test_capacity(cli: Cli) -> None:
+    (block,) = blocks("sh", CAPACITY)
+    _, several, best, fewest = run_all(cli, block).values()
+    for printed, shown in zip((several, fewest), blocks("text", CAPACITY), strict=True):
+        assert [line.rstrip() for line in printed.splitlines()] == shown.splitlines(), "the guide shows other capacities than its commands"
+    assert "of 4 points on the front: highest capacity_requests_per_s_per_gpu" in best
 
 
 def test_prefix_caching_sessions_and_routers(cli: Cli) -> None:

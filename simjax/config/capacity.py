@@ -34,7 +34,7 @@ class SearchConfig:
     )
     level: float = option(0.9, "probability of the interval over the workloads")
     num_requests: int | None = option(
-        None, f"requests of a workload (of sessions: sessions); unset: 16 times as many as fit at once, 8 times for more than {FEW} designs"
+        None, f"requests of a workload (of sessions: sessions); unset: 16 times as many as fit at once, for more than {FEW} designs 8 times"
     )
     low: float | None = option(None, "least rate that is tried, requests/s; unset: a five-hundredth of the saturated throughput")
     high: float | None = option(None, "highest rate that is tried, requests/s; unset: until a rate does not pass")
