@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simjax.explore.labels import differing_keys, format_cell, short_keys
+from simjax.explore.pareto.caveats import caveats
 from simjax.explore.pareto.front import ParetoResult, pareto
 from simjax.explore.pareto.objective import CI95, Objective
 from simjax.text import counted
@@ -71,6 +72,7 @@ def pareto_report(result: ParetoResult, keys: Sequence[str], title: str = "") ->
         parts.append(Text(f"{len(front) - len(shown):,} more in {PARETO_TABLE}"))
     if result.left_out.total:
         parts.append(Text(f"left out: {result.left_out}"))
+    parts += [Text(line, style="yellow") for line in caveats(result, keys)]
     return Group(*parts)
 
 

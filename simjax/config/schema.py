@@ -44,6 +44,7 @@ class UncertaintyConfig:
     )
     level: float = option(0.9, "probability of the intervals")
     seed: int = option(0, "seed of the draws")
+    load: bool = option(True, "each draw has requests of its own (further seeds), so that intervals cover their randomness; not of a trace")
 
     def __post_init__(self) -> None:
         if self.draws != 0 and not FEWEST_DRAWS <= self.draws <= MOST_DRAWS:

@@ -26,7 +26,8 @@ def summary_table(summary: dict[str, Any], title: str = "") -> RenderableType:
     """
     parts: list[RenderableType] = [_headline(summary, title), _window(summary), _Latencies(summary), _facts(summary)]
     if (intervals := summary.get("intervals")) is not None:
-        drawn = f"{intervals['draws']:,} draws of the profile's parameters"
+        load = "and of the requests" if intervals.get("covers_load") else "under the same load"
+        drawn = f"{intervals['draws']:,} draws of the profile's parameters {load}"
         parts.append(Text(f"in brackets: {intervals['level'] * 100:g} % intervals from {drawn}", style="dim"))
     parts += [Text(f"note: {line}", style="yellow") for line in summary["warnings"]]
     return Group(*parts)

@@ -10,8 +10,11 @@ import numpy as np
 
 from simjax.engine.host.result import Result
 from simjax.metrics.caching import caches, hits
+from simjax.metrics.catalog.runs import Runs
 from simjax.metrics.latency import latencies
+from simjax.metrics.slo import NO_LIMITS
 from simjax.metrics.timeseries import sum_instances, timeline
+from simjax.metrics.window import AUTOMATIC, Window
 from simjax.plot import style
 from simjax.plot.sessions import plot_sessions
 
@@ -30,34 +33,45 @@ _MOST_BINS = 250
 _HIT_BINS = 50  # bins of the prefix hits: with few requests per bin the line is noisy
 
 
-def plot_run(result: Result, out_dir: str | Path, title: str = "") -> list[Path]:
+def plot_run(result: Result, out_dir: str | Path, title: str = "", window: Window = AUTOMATIC) -> list[Path]:
     """Write `latency_cdf.png`, `timeline.png` if the run has a leap log, and `sessions.png` if it has sessions, into a folder.
 
     Args:
         result: the run.
         out_dir: the folder, created when missing.
         title: title at the top of the figures, such as the names of what was simulated.
+        window: what is left out of the distributions, and pale in the timeline.
 
     Returns:
         The paths written. A run without finished requests has no figures of latencies and sessions.
     """
     out = Path(out_dir)
     paths = []
-    if result.requests.finished.any():
-        paths.append(plot_latency_cdf(result, out / "latency_cdf.png", title))
+    part = Runs.of([result], [NO_LIMITS], [1], [window]).measured
+    if (result.requests.finished & part.arrived[0]).any():
+        paths.append(plot_latency_cdf(result, out / "latency_cdf.png", title, part.arrived[0]))
     if result.leaps is not None:
-        paths.append(plot_timeline(result, out / "timeline.png", title))
+        edges = None if part.whole[0] else (float(part.start_s[0]), float(part.end_s[0]))
+        paths.append(plot_timeline(result, out / "timeline.png", title, edges))
     if result.sessions is not None and result.requests.finished.any():
         paths.append(plot_sessions(result.requests, result.sessions, out / "sessions.png", title))
     return paths
 
 
-def plot_latency_cdf(result: Result, path: Path, title: str = "") -> Path:
-    """Draw the distributions of TTFT, TPOT and E2E latency over the finished requests, with P50, P90 and P99 marked."""
+def plot_latency_cdf(result: Result, path: Path, title: str = "", counts: np.ndarray | None = None) -> Path:
+    """Draw the distributions of TTFT, TPOT and E2E latency over the finished requests, with P50, P90 and P99 marked.
+
+    Args:
+        result: the run.
+        path: the PNG to write.
+        title: title at the top.
+        counts: bool[R], the requests that count; None for all.
+    """
     lat = latencies(result.requests)
+    counts = lat.finished if counts is None else counts
     figure = style.new_figure(10.5, 3.5, title)
     for axes, (metric, mask, label) in zip(figure.subplots(1, 3), PANELS, strict=True):
-        values = getattr(lat, metric)[getattr(lat, mask)]
+        values = getattr(lat, metric)[getattr(lat, mask) & counts]
         scale, unit = style.latency_unit(values)
         style.dress(axes, label, unit, "requests, %" if metric == "ttft_s" else "")
         if len(values) == 0:
@@ -84,10 +98,11 @@ def _decimals(value: float) -> int:
     return 0 if value >= 1000 else 1 if value >= 100 else 2
 
 
-def plot_timeline(result: Result, path: Path, title: str = "") -> Path:
+def plot_timeline(result: Result, path: Path, title: str = "", measured_s: tuple[float, float] | None = None) -> Path:
     """Draw token rates, running and waiting requests, and KV use over time: one line per instance, or sums over more than four of them.
 
-    With prefix caching, cached blocks are drawn above those in use, and the cached fraction of the prompts in a further panel.
+    With prefix caching, cached blocks are drawn above those in use, and the cached fraction of the prompts in a further panel. What lies
+    outside the measurement window `measured_s` (its edges; None for a whole run) has a grey ground.
     """
     frame = timeline(result, most_bins=_MOST_BINS)
     instances = len(result.instances.num_blocks)
@@ -124,10 +139,13 @@ def plot_timeline(result: Result, path: Path, title: str = "") -> Path:
     if caching:
         style.legend(kv, columns=2)
         _draw_hits(below[0], result, edges / scale, scale, [None] if len(groups) == 1 else list(range(len(groups))))
-    panels[-1].set_xlabel(f"time, {unit}")
+    panels[-1].set_xlabel(f"time, {unit}" + ("" if measured_s is None else " (grey: outside the measurement window)"))
     for axes in panels:
         axes.set_ylim(bottom=0.0)
         style.plain_thousands(axes)
+        if measured_s is not None:
+            for low, high in ((edges[0], measured_s[0] * scale), (measured_s[1] * scale, edges[-1])):
+                axes.axvspan(low, high, color=style.GREY, alpha=0.12, linewidth=0.0, zorder=0)
     # A nearly empty cache gets a closer view, a well-used one is drawn against its capacity.
     kv.set_ylim(top=105.0 if kv.get_ylim()[1] > 40.0 else None)
     kv.set_xlim(edges[0], edges[-1])

@@ -1,9 +1,9 @@
-"""Simulating many draws of a cluster's step times side by side: they differ in rows of one table of step times, and in API times."""
+"""Simulating many draws of a run side by side: they differ in rows of one table of step times, in API times, and in their requests."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from simjax.batch.design import Design, RunOptions, design_of, required_timings
@@ -20,6 +20,7 @@ from simjax.latency.join import padded_rows
 from simjax.latency.priors import parameter
 from simjax.uncertainty.draws import Values
 from simjax.validity.groups import InstanceGroup
+from simjax.workload.workload import Workload
 
 TOGETHER, TOGETHER_ACCELERATED = 64, 1_024  # draws that share one table of step times, on CPUs and on accelerators
 
@@ -39,6 +40,15 @@ class DrawnRun:
     source: LatencySource
     groups: tuple[InstanceGroup, ...]
     options: RunOptions
+    seeded: Callable[[int], Workload] | None = None
+    """The workload with another seed; None where all draws meet the same requests."""
+
+    def load(self, draw: int) -> tuple[Workload, int]:
+        """The requests of a draw, and the seed of the random router."""
+        if self.seeded is None:
+            return self.done.workload, self.options.seed
+        seed = self.options.seed + 1 + draw
+        return self.seeded(seed), seed
 
 
 def simulate_values(batch: DrawnRun, values: Sequence[tuple[Values, ...]]) -> Iterator[list[Row]]:
@@ -56,21 +66,25 @@ def simulate_values(batch: DrawnRun, values: Sequence[tuple[Values, ...]]) -> It
     workers = local_workers()
     together = min(max(power_of_two(len(values)), TOGETHER), TOGETHER_ACCELERATED) if workers.accelerated else TOGETHER
     for first in range(0, len(values), together):
-        designs = _designs(batch, values[first : first + together], together)
-        group = _group(batch, next(iter(designs.values())).lowered, len(designs), together, workers)
+        designs = _designs(batch, values[first : first + together], first, together)
+        group = _group(batch, [design.lowered for design in designs.values()], together, workers)
         for rows in run_designs(designs, [group], workers, group.width):
             yield [{**row, "point": first + row["point"]} for row in rows]
 
 
-def _designs(batch: DrawnRun, values: Sequence[tuple[Values, ...]], draws: int) -> dict[int, Design]:
-    """The designs of some draws: they differ in API times and in their rows of one table of step times, which has room for `draws`."""
-    cluster, workload = batch.done.cluster, batch.done.workload
-    timings = required_timings([cluster.instances] * len(values), [_sources(batch, draw) for draw in values], [workload])
+def _designs(batch: DrawnRun, values: Sequence[tuple[Values, ...]], first: int, draws: int) -> dict[int, Design]:
+    """The designs of some draws, of which the first one is number `first`; their table of step times has room for `draws`."""
+    cluster, options = batch.done.cluster, batch.options
+    loads = [batch.load(first + number) for number in range(len(values) if batch.seeded is not None else 1)]
+    timings = required_timings([cluster.instances] * len(values), [_sources(batch, draw) for draw in values], [x for x, _ in loads])
     step_time = padded_rows(timings[0].step_time, power_of_two(draws * len(batch.groups)))
-    requests = request_params([workload], len(workload), [batch.options.seed])
-    base = design_of(cluster, replace(timings[0], step_time=step_time), workload, batch.options, requests)
+    bases = []
+    for workload, seed in loads:
+        requests = request_params([workload], len(workload), [seed])
+        bases.append(design_of(cluster, replace(timings[0], step_time=step_time), workload, options, requests))
     designs = {}
     for number, timing in enumerate(timings):
+        base = bases[number % len(bases)]
         own = replace(base.lowered.params.ranks, step_time=timing.row, api_pre_s=timing.api_pre_s, api_post_s=timing.api_post_s)  # pyright: ignore[reportArgumentType]
         designs[number] = replace(base, lowered=replace(base.lowered, params=replace(base.lowered.params, ranks=own)))
     return designs
@@ -90,14 +104,15 @@ def _source(source: LatencySource, drawn: Values) -> LatencySource:
     return replace(source, parameters=tuple((given | values).items()))
 
 
-def _group(batch: DrawnRun, lowered: Lowered, designs: int, together: int, workers: Workers) -> Group:
+def _group(batch: DrawnRun, lowered: Sequence[Lowered], together: int, workers: Workers) -> Group:
     """The draws through one program, with as many slots as the run needed and some to spare: a draw that needs more is run again."""
     leaps = batch.done.result.leaps
     assert leaps is not None
     held = float((leaps.running + leaps.preempted).max(initial=1))
     spare = math.ceil(1.25 * held + 3.0 * math.sqrt(held) + 8.0)
-    shape = joint_shape([lowered], slots_for(spare, 2**31, EngineShape.window))
+    shape = joint_shape(lowered, slots_for(spare, 2**31, EngineShape.window))
     each_bytes = design_bytes(shape)
     width = max(1, min(-(-together // workers.count), MEMORY_BYTES // workers.count // each_bytes))
+    designs = len(lowered)
     chunks = tuple(tuple(range(i, min(i + width, designs))) for i in range(0, designs, width))
     return Group(shape, chunks, width, True, designs * batch.done.result.ticks, workers.count * width * each_bytes)

@@ -17,16 +17,22 @@ from simjax.cluster.latency_source import LatencySource
 from simjax.config.schema import RunConfig, UncertaintyConfig
 from simjax.engine.simulate import DEFAULT_MAX_TICKS
 from simjax.errors import SimjaxError
-from simjax.job import Run, run, service_levels
+from simjax.job import Run, measurement_window, run, service_levels
 from simjax.metrics.catalog import CATALOG, Catalog
 from simjax.metrics.rows import METRICS
 from simjax.metrics.slo import Slo
 from simjax.metrics.summary import put
+from simjax.metrics.window import AUTOMATIC, Window
 from simjax.uncertainty.draw_batch import DrawnRun, simulate_values
 from simjax.uncertainty.draws import Values, draw_together
 from simjax.uncertainty.widths import widths
 from simjax.validity.groups import InstanceGroup, instance_groups, same_profile
 from simjax.validity.reach import reach
+from simjax.workload import build_workload
+from simjax.workload.config import WorkloadConfig
+from simjax.workload.synthetic.draw import without_messages
+from simjax.workload.synthetic.extent import longest
+from simjax.workload.workload import Workload
 
 Progress = Callable[[int, int], None]
 
@@ -42,6 +48,7 @@ class Draws:
         values: the parameters of each draw; where several groups of instances have their own, names begin with the group.
         rows: `status` and the metrics `simjax.metrics.rows.METRICS` of each draw.
         slo: whether the rows' attainment and goodput refer to limits that the user set.
+        covers_load: whether each draw has requests of its own: then the intervals cover the randomness of the load too.
         warnings: caveats for a reader of the intervals, one line each.
     """
 
@@ -49,6 +56,7 @@ class Draws:
     values: tuple[Values, ...]
     rows: tuple[Row, ...]
     slo: bool
+    covers_load: bool
     warnings: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -70,7 +78,7 @@ class Draws:
 
         Only metrics with `interval` are there. The inter-token latency is not among them: draws keep no log of their steps.
         """
-        found: dict[str, Any] = {"level": self.level, "draws": len(self)}
+        found: dict[str, Any] = {"level": self.level, "draws": len(self), "covers_load": self.covers_load}
         for metric in catalog.values():
             if metric.interval and metric.path and (self.slo or "limits" not in metric.needs):
                 put(found, metric.path, self.interval(metric.name))
@@ -98,17 +106,35 @@ def run_draws(config: RunConfig, done: Run | None = None, on_progress: Progress 
         SimjaxError: step times come from tables, which have no uncertain parameters, or the run itself is impossible.
     """
     check_source(config)
+    done = run(config) if done is None else done
     asked = config.uncertainty if config.uncertainty.draws else replace(config.uncertainty, draws=DEFAULT_DRAWS)
     return simulate_draws(
-        run(config) if done is None else done,
+        done,
         latency_source(config.profile),
         asked,
         seed=config.workload.seed,
         leap=config.sim.leap,
         max_ticks=config.sim.max_ticks,
         slo=service_levels(config.slo),
+        window=measurement_window(config.metrics),
+        seeded=_seeded(config.workload, done) if asked.load else None,
         on_progress=on_progress,
     )
+
+
+def _seeded(config: WorkloadConfig, done: Run) -> Callable[[int], Workload] | None:
+    """The workload of a run with other seeds, as long as it; None for a recorded one, which has no others."""
+    if config.kind == "trace":
+        return None
+
+    def of(config: WorkloadConfig) -> Workload:
+        with without_messages():
+            return build_workload(config)
+
+    longer = longest(config)
+    if longer is not None and len(of(config)) != len(done.workload):
+        config = longer
+    return lambda seed: of(replace(config, seed=seed))
 
 
 def check_source(config: RunConfig) -> None:
@@ -133,6 +159,8 @@ def simulate_draws(
     leap: bool = True,
     max_ticks: int = DEFAULT_MAX_TICKS,
     slo: Slo | None = None,
+    window: Window = AUTOMATIC,
+    seeded: Callable[[int], Workload] | None = None,
     on_progress: Progress | None = None,
 ) -> Draws:
     """Simulate a run with drawn parameters. Parameters of the source itself (`profile.parameters`) are what the draws are around; its
@@ -146,6 +174,8 @@ def simulate_draws(
         leap: take pure-decode steps many at a time.
         max_ticks: bound on the length of each draw, in ticks.
         slo: limits for goodput.
+        window: what is left out of the metrics.
+        seeded: workload of a seed: each draw then has requests of its own. None: all have those of the run.
         on_progress: called now and then with (draws done, all draws).
 
     Raises:
@@ -156,8 +186,9 @@ def simulate_draws(
         tuple({name: value for name, value in of_group.items() if getattr(source, name, None) is None} for of_group in draw)
         for draw in _values(done, groups, asked)
     ]
+    options = RunOptions(seed, leap, max_ticks, slo, window=window)
     rows: dict[int, Row] = {}
-    for some in simulate_values(DrawnRun(done, source, groups, RunOptions(seed, leap, max_ticks, slo)), values):
+    for some in simulate_values(DrawnRun(done, source, groups, options, seeded), values):
         for row in some:
             if row["status"] == "error":
                 raise SimjaxError(f"draw {row['point']}: {row['reason']}")
@@ -166,7 +197,7 @@ def simulate_draws(
             on_progress(len(rows), len(values))
     ordered = tuple(rows[draw] for draw in range(len(values)))
     named = tuple(_named(draw, groups) for draw in values)
-    return Draws(asked.level, named, ordered, slo is not None, tuple(_warnings(ordered, groups, asked)))
+    return Draws(asked.level, named, ordered, slo is not None, seeded is not None, tuple(_warnings(ordered, groups, asked)))
 
 
 def _values(done: Run, groups: Sequence[InstanceGroup], asked: UncertaintyConfig) -> list[tuple[Values, ...]]:

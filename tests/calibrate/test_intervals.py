@@ -69,7 +69,7 @@ def simulated_alone(cluster: ClusterSpec, workload: Workload, values: dict[str, 
         step_time = jax.tree.map(np.asarray, join_step_times([timing.step_time for timing in timings]))
     pre, post = (np.concatenate([getattr(timing, name) for timing in timings]) for name in ("api_pre_s", "api_post_s"))
     lowered = lower(cluster, ClusterTiming(step_time, np.arange(len(timings), dtype=np.int32), pre, post, ()), workload)
-    return simulate(lowered.shape, lowered.params)
+    return replace(simulate(lowered.shape, lowered.params), stationary=workload.stationary)
 
 
 def numbers(rows: tuple[Row, ...] | list[Row]) -> list[Row]:
@@ -83,12 +83,32 @@ CASES = {"one engine": ["slo.ttft_s=0.1"], "engines of two kinds behind a router
 
 @pytest.mark.parametrize("case", CASES)
 def test_draws_side_by_side_are_those_one_by_one(path: Path, case: str) -> None:
-    asked = config(path, *CASES[case], "uncertainty.draws=8")
+    asked = config(path, *CASES[case], "uncertainty.draws=8", "uncertainty.load=false")
     draws = run_draws(asked)
     slo = Slo(ttft_s=0.1) if case == "one engine" else None
     assert numbers(draws.rows) == numbers(one_by_one(asked, draws, path, slo))
     assert len({row["e2e_mean_s"] for row in draws.rows}) == 8
     assert ("slo" in draws.intervals()) == (slo is not None)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_draws_have_requests_of_their_own(path: Path, case: str) -> None:
+    asked = config(path, *CASES[case], "uncertainty.draws=8", "workload.seed=3")
+    draws = run_draws(asked)
+    assert draws.covers_load and draws.intervals()["covers_load"]
+    slo = Slo(ttft_s=0.1) if case == "one engine" else None
+    for i in (0, 5):
+        other = replace(asked, workload=replace(asked.workload, seed=4 + i))
+        alone = replace(draws, values=(draws.values[i],), rows=(draws.rows[i],))
+        assert numbers(alone.rows) == numbers(one_by_one(other, alone, path, slo))
+
+
+def test_intervals_of_a_certain_profile_are_those_of_the_load(tmp_path: Path) -> None:
+    certain = replace(calibrated(sd=1e-10, discrepancy=0.0), host=replace(calibrated().host, step_s=3e-5))
+    path = saved(tmp_path / "my.yaml", certain)
+    low, high = run_draws(config(path, "uncertainty.draws=16")).intervals()["ttft_s"]["mean"]
+    of_seeds = [simjax.summarize(simjax.run(config(path, f"workload.seed={seed}")).result)["ttft_s"]["mean"] for seed in range(1, 17)]
+    assert [low, high] == pytest.approx(np.quantile(of_seeds, [0.05, 0.95], method="median_unbiased"), rel=1e-6)
 
 
 def test_draws_that_hold_more_requests_than_expected_are_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +120,9 @@ def test_draws_that_hold_more_requests_than_expected_are_run_again(tmp_path: Pat
 
     monkeypatch.setattr(execute, "make_groups", with_note)
     path = saved(tmp_path / "my.yaml", calibrated(sd=0.5))
-    asked = config(path, "workload.num_requests=200", "workload.rate=4", "uncertainty.draws=8", "uncertainty.seed=2")
+    asked = config(
+        path, "workload.num_requests=200", "workload.rate=4", "uncertainty.draws=8", "uncertainty.seed=2", "uncertainty.load=false"
+    )
     draws = run_draws(asked)
     assert again, "this test is about draws with several times the load of the run"
     chosen = [again[0], 0]
@@ -110,7 +132,7 @@ def test_draws_that_hold_more_requests_than_expected_are_run_again(tmp_path: Pat
 
 def test_no_uncertainty_gives_the_numbers_of_the_run(tmp_path: Path) -> None:
     certain = replace(calibrated(sd=1e-10, discrepancy=0.0), host=replace(calibrated().host, step_s=3e-5))
-    asked = config(saved(tmp_path / "my.yaml", certain), "uncertainty.draws=16")
+    asked = config(saved(tmp_path / "my.yaml", certain), "uncertainty.draws=16", "uncertainty.load=false")
     run = simjax.run(asked)
     summary, intervals = simjax.summarize(run.result), run_draws(asked, run).intervals()
     for metric in ("ttft_s", "tpot_s", "e2e_s", "throughput"):
@@ -160,7 +182,7 @@ def test_engines_of_several_kinds_have_draws_of_their_own(path: Path) -> None:
 
 def drawn(level: float, values: list[float | None]) -> Draws:
     rows = tuple({"status": "finished", **dict.fromkeys(METRICS), "e2e_mean_s": value} for value in values)
-    return Draws(level, ({},) * len(rows), rows, False, ())
+    return Draws(level, ({},) * len(rows), rows, False, False, ())
 
 
 def test_intervals_are_quantiles_with_equal_tails() -> None:
@@ -197,7 +219,7 @@ def test_run_from_the_command_line(cli: Cli, path: Path) -> None:
             assert [low, high] == pytest.approx(np.quantile(table[f"{metric}_{name}_s"], [0.1, 0.9], method="median_unbiased"))
     assert "itl_s" not in intervals
     assert len(intervals["slo"]["attainment_fraction"]) == len(intervals["duration_s"]) == 2
-    assert "in brackets: 80 % intervals from 16 draws of the profile's parameters" in said.out
+    assert "in brackets: 80 % intervals from 16 draws of the profile's parameters and of the requests" in said.out
     lines = said.out.splitlines()
     below = {name: lines[n + 1] for n, line in enumerate(lines) if (name := line.split(" ")[0]) in ("TTFT", "TPOT", "ITL", "E2E")}
     low, high = intervals["ttft_s"]["mean"]

@@ -13,6 +13,7 @@ from simjax.errors import SimjaxError
 from simjax.paths import CONF
 from simjax.workload import LengthConfig, PrefixConfig, WorkloadConfig, build_workload, prefix_reuse
 from simjax.workload.formats import FORMATS
+from simjax.workload.synthetic.extent import STATIONARY, longest
 
 LOGNORMAL = LengthConfig(dist="lognormal", mean=200.0, cv=0.8)
 FIXED = LengthConfig(dist="fixed", tokens=10)
@@ -132,7 +133,6 @@ def test_left_out_rows_are_told_in_the_log(tmp_path, caplog):
         (replace(POISSON, kind="poison"), "workload.kind='poison' is not known; did you mean poisson?"),
         (replace(POISSON, rate=-1.0), "workload: rate=-1; it must be positive"),
         (replace(POISSON, rate=None), "workload.rate is not set; kind=poisson needs it"),
-        (replace(POISSON, num_requests=None), "workload: how many requests"),
         (replace(POISSON, num_requests=None, duration_s=1e-9), "no request arrives within duration_s=1e-09"),
         (
             replace(POISSON, cv=2.0),
@@ -164,7 +164,6 @@ def test_left_out_rows_are_told_in_the_log(tmp_path, caplog):
         (WorkloadConfig(kind="trace", file="/nowhere.csv"), "/nowhere.csv: no such file"),
         (WorkloadConfig(kind="trace", file="x", rate=1.0, rate_scale=2.0), "workload.rate=1 and workload.rate_scale=2 both set the rate"),
         (WorkloadConfig(kind="piecewise", piecewise=[[0, 1], [5]], num_requests=3), "workload: piecewise=.* must be a list of"),
-        (replace(SESSIONS, num_sessions=None), r"workload\.num_sessions is not set; kind=sessions needs it \(or duration_s\)"),
         (replace(SESSIONS, num_sessions=0), "workload: num_sessions=0; it must be at least 1"),
         (replace(SESSIONS, think_s=None), r"workload\.think_s is not set; kind=sessions needs it"),
         (replace(SESSIONS, think_s=-1.0), "workload: think_s=-1; it must not be negative"),
@@ -207,10 +206,11 @@ def test_every_shipped_option_builds(name, trace_file):
     if name == "trace":
         config.file = trace_file
     workload = build_workload(config)
-    assert len(workload) == {"trace": 10}.get(name, 300) or name in ("piecewise", "sessions")
+    assert len(workload) == {"trace": 10, "pulse": 300}.get(name, 4_000) or name in ("piecewise", "sessions")
+    assert workload.stationary == (options["kind"] in STATIONARY)
     assert (workload.prefixes is not None) == (name in ("sessions", "shared_prefix"))
     if name == "sessions":
-        assert workload.sessions is not None and len(workload.sessions.names) == 60 and 200 < len(workload) < 400
+        assert workload.sessions is not None and len(workload.sessions.names) == 430 and 1_500 < len(workload) < 3_000
         assert workload.longest_tokens <= 32_000
     elif name == "shared_prefix":
         assert prefix_reuse(workload).token_hit_fraction() > 0.4
@@ -351,3 +351,29 @@ def test_a_trace_of_single_requests_has_no_sessions(trace_file):
         build_workload(trace(trace_file, session_rate=2.0))
     with pytest.raises(SimjaxError, match=r"workload: trace\.csv: there are no sessions, only single requests"):
         build_workload(trace(trace_file, num_sessions=2))
+
+
+def test_automatic_lengths_follow_rate_and_stay_and_not_the_seed():
+    output = LengthConfig(dist="fixed", tokens=800)  # 40 s at 50 ms a token
+    of = lambda **changes: len(build_workload(replace(POISSON, num_requests=None, output=output, **changes)))
+    assert of(rate=1.0) == 4_000 and of(rate=10.0) == of(rate=10.0, seed=5) == 4_800 and of(rate=20.0) == 9_600 and of(rate=1e3) == 20_000
+    closed = replace(CLOSED, num_requests=None)
+    assert len(build_workload(closed)) == 4_000 and len(build_workload(replace(closed, concurrency=1_000))) == 12_000
+    sessions = replace(SESSIONS, num_sessions=None, output=output, turns=LengthConfig(dist="fixed", tokens=5))  # 5 x 48 s
+    built = build_workload(sessions)
+    assert built.sessions is not None and len(built.sessions.names) == 480
+
+
+def test_a_duration_is_not_cut_by_a_number_of_requests():
+    workload = build_workload(replace(POISSON, rate=20.0, num_requests=None, duration_s=600.0))
+    assert len(workload) == pytest.approx(12_000, rel=0.03) and workload.arrival_s[-1] > 599.0
+
+
+def test_only_automatic_lengths_can_be_lengthened():
+    automatic = replace(POISSON, num_requests=None)
+    longer = longest(automatic)
+    assert longer is not None and longer.num_requests == 20_000 and longest(longer) is None
+    assert longest(POISSON) is None and longest(replace(automatic, duration_s=10.0)) is None
+    assert longest(replace(automatic, rate=1e3)) is None, "it is as long as can be"
+    first = build_workload(automatic)
+    np.testing.assert_array_equal(build_workload(longer).arrival_s[: len(first)], first.arrival_s)

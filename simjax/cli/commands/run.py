@@ -47,7 +47,7 @@ def execute(config: RunConfig, as_yaml: str) -> Run:
         if config.plots:
             from simjax.plot.run import plot_run
 
-            plot_run(done.result, out, title)
+            plot_run(done.result, out, title, window)
     warn(done.warnings)
     console().print(summary_table(summary | {"warnings": _own_warnings(summary, done.warnings)}, title))
     say(f"results in {out}")

@@ -120,6 +120,16 @@ def report(path: str, read: TraceFile | TraceLengths) -> None:
 
 
 @contextmanager
+def without_messages() -> Iterator[None]:
+    """Log nothing: for the same workload with other seeds, of which the first one has said what there is to say."""
+    before, _log.disabled = _log.disabled, True
+    try:
+        yield
+    finally:
+        _log.disabled = before
+
+
+@contextmanager
 def at(where: str) -> Iterator[None]:
     """Prefix errors with the part of the configuration that they are about."""
     try:
