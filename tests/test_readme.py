@@ -164,7 +164,11 @@ def test_sweeps(cli: Cli) -> None:
     assert "288 points: 276 to simulate, 12 invalid" in plan
 
 
-SNIPPETS = (r"TTFT p99 0\.\d+ s, \d+% of the KV cache used\n", r"36 points: (?s:.*) best goodput_per_gpu\n")
+SNIPPETS = (
+    r"TTFT p99 0\.\d+ s, \d+% of the KV cache used\n",
+    r"\{'scheduler.max_num_seqs': 8\} [\d.]+ \[[\d.]+, [\d.]+\] requests/s: TTFT: [\d.]+ % within 0.5 s\n",
+    r"36 points: (?s:.*) best goodput_per_gpu\n",
+)
 
 
 @pytest.mark.parametrize(("block", "wanted"), list(zip(blocks("python", README + GUIDE), SNIPPETS, strict=True)))
