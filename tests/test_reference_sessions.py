@@ -1,5 +1,7 @@
 """Sessions in the reference: requests that wait for others, and a router that keeps a session on its instance. A step takes 1 s."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.reference.simulator import RefRequest, simulate
@@ -130,3 +132,9 @@ def test_session_affinity_knows_at_once_where_it_sent_what():
     trace = [row(0.0, -1), row(0.5, 3), row(0.75, 3), row(1.0, -1)]
     result = simulate([instance()] * 2, trace, policy="session_affinity", router_staleness_s=1e9)
     assert routes(result) == [0, 1, 1, 1]
+
+
+def test_a_recorded_arrival_is_the_earliest_time_of_a_call_that_waits():
+    # r0 ends at 1, so that both are free at 2: r1 leaves at its recorded time, r2 at once.
+    trace = [call([]), replace(call([(0, 1.0)]), not_before_s=50.0), replace(call([(0, 1.0)]), not_before_s=0.5)]
+    assert arrivals(simulate([instance()], trace)) == [0.0, 50.0, 2.0]

@@ -163,7 +163,7 @@ class MeasuredWorkloadConfig:
 class ValidateConfig:
     """`simjax validate`; an unset option takes what the measured run records."""
 
-    measured: str | None = option(None, "directory of the measured run", "DIR")
+    measured: str | None = option(None, "directory of the measured run, or the result file of a load generator", "DIR")
     model: str | None = option(None, "model, as in simjax run; unset: the measured one", "NAME")
     device: str | None = option(None, "device, as in simjax run; unset: the measured one", "NAME")
     cluster: MeasuredClusterConfig = section(MeasuredClusterConfig, "deviations from the recorded cluster")

@@ -101,7 +101,8 @@ class RequestParams:
     """V workloads on the device, padded to R with requests that never arrive.
 
     Attributes:
-        arrival_s: arrivals, sorted; infinity for padding, for the later requests of a closed loop and for calls that wait for others.
+        arrival_s: arrivals, sorted; infinity for padding, for the later requests of a closed loop and for calls that wait for
+            others and have no recorded arrival, before which they are not sent.
         prompt_tokens, output_tokens: lengths, 1 in the padding.
         router_draw: draws of the random router, in [0, 1).
         count: number of requests that are no padding.

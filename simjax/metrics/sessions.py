@@ -75,11 +75,15 @@ def session_summary(requests: RequestLog, sessions: Sessions) -> dict[str, Any]:
 
 
 def pauses(requests: RequestLog, sessions: Sessions) -> pd.arrays.FloatingArray:
-    """Seconds between the answer that a call waited for last and the call, [R]; missing where it waits for none."""
+    """Seconds between the answer that a call waited for last and the call, [R]; missing where it waits for none.
+
+    Missing, too, for a call that could have been sent before, had its recorded arrival not been later.
+    """
     ready_s = requests.finish_s[sessions.waited_for] + sessions.delay_s
     last = np.lexsort((ready_s, sessions.then))  # of the entries of one call the later ones overwrite the others
     delay_s = np.full(len(sessions), NEVER)
-    delay_s[sessions.then[last]] = sessions.delay_s[last]
+    on_time = requests.arrival_s[sessions.then] > ready_s + 1e-9
+    delay_s[sessions.then[last]] = np.where(on_time, NEVER, sessions.delay_s)[last]
     return _known(delay_s)
 
 

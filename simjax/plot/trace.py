@@ -25,8 +25,8 @@ _DECADES = 30  # lengths that span more than this factor get a logarithmic axis
 def plot_trace(workload: Workload, path: str | Path) -> Path:
     """Write a PNG with the arrival rate over time, the gaps against a Poisson process, and both length distributions.
 
-    With sessions, the arrivals are those of their first calls. A closed loop has no arrivals of its own, so its figure has the two length
-    panels only.
+    With sessions, the arrivals are those of their first calls, unless the source has them all. A closed loop has no arrivals of its own,
+    so its figure has the two length panels only.
 
     Returns:
         The path written.
@@ -52,7 +52,7 @@ def plot_trace(workload: Workload, path: str | Path) -> Path:
 
 
 def _rate_panel(axes: Axes, workload: Workload, mean_rate: float) -> None:
-    times = workload.arrival_s[: workload.known_arrivals] - workload.arrival_s[0]
+    times = workload.scheduled_s - workload.scheduled_s[0]
     wanted_s = max(times[-1] / _RATE_BINS, _PER_BIN / mean_rate)
     width_s = next((width for width in _NICE_BINS_S if width >= wanted_s), _NICE_BINS_S[-1])
     # The last bin is usually cut short by the end of the trace; drawn, it would look like a drop of the rate.
@@ -69,7 +69,7 @@ def _rate_panel(axes: Axes, workload: Workload, mean_rate: float) -> None:
 
 
 def _gap_panel(axes: Axes, workload: Workload, cv: float) -> None:
-    gaps = np.sort(np.diff(workload.arrival_s[: workload.known_arrivals]))
+    gaps = np.sort(np.diff(workload.scheduled_s))
     positive = gaps[gaps > 0]
     share = np.arange(1, len(gaps) + 1) / len(gaps)
     low, high = min(np.quantile(positive, 0.001), gaps.mean() / 100), positive[-1]

@@ -15,6 +15,7 @@ from simjax.job import Progress, Run, simulate_cluster
 from simjax.model import load_model
 from simjax.parallel.parallelism import Parallelism
 from simjax.validate.contents import unknown_contents, with_contents
+from simjax.validate.formats.results import stated
 from simjax.validate.measured import read_measured
 from simjax.validate.run import MeasuredRun
 
@@ -45,7 +46,7 @@ def validate(config: ValidateConfig, on_progress: Progress | None = None) -> tup
 def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateConfig) -> ClusterSpec:
     """The cluster that was measured, with the configuration's overrides."""
     wires = measured.hardware
-    device = load_device(config.device or measured.device)
+    device = load_device(config.device or stated(measured.device, "device", measured))
     if wires.device_memory_bandwidth_bytes_per_s is not None:
         device = replace(device, memory_bandwidth_bytes_per_s=wires.device_memory_bandwidth_bytes_per_s)
     links = ClusterConfig(
@@ -53,7 +54,7 @@ def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateCo
         link_latency_s=wires.link_latency_s if config.cluster.link_latency_s is None else config.cluster.link_latency_s,
     )
     instance = InstanceSpec(
-        model=load_model(config.model or measured.model),
+        model=load_model(config.model or stated(measured.model, "model", measured)),
         device=device,
         parallelism=Parallelism(config.cluster.tensor_parallel_size or measured.tensor_parallel_size),
         limits=engine_limits(config.scheduler, engine_limits(measured.engine)),

@@ -1,11 +1,11 @@
 """Requests: trace formats, synthetic arrivals and lengths, their statistics."""
 
-from simjax.workload.build import build_workload, load_trace
+from simjax.workload.build import build_workload, load_trace, trace_reading
 from simjax.workload.config import LengthConfig, PrefixConfig, WorkloadConfig
 from simjax.workload.contents.prefixes import Prefixes
 from simjax.workload.contents.reuse import Reuse, prefix_reuse
 from simjax.workload.describe import WorkloadDescription, describe, describe_table
-from simjax.workload.formats import TraceFile, read_lengths, read_trace
+from simjax.workload.formats import Reading, ReadOptions, TraceFile, read_lengths, read_trace
 from simjax.workload.sessions import Sessions
 from simjax.workload.workload import Workload
 
@@ -13,6 +13,8 @@ __all__ = [
     "LengthConfig",
     "PrefixConfig",
     "Prefixes",
+    "ReadOptions",
+    "Reading",
     "Reuse",
     "Sessions",
     "TraceFile",
@@ -26,4 +28,5 @@ __all__ = [
     "prefix_reuse",
     "read_lengths",
     "read_trace",
+    "trace_reading",
 ]

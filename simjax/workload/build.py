@@ -13,7 +13,7 @@ from simjax.option import facts_by_name
 from simjax.workload import transform
 from simjax.workload.config import KINDS, THINK_KINDS, LengthConfig, PrefixConfig, WorkloadConfig
 from simjax.workload.contents import shared
-from simjax.workload.formats import TraceFile, read_trace
+from simjax.workload.formats import Reading, ReadOptions, TraceFile, read_trace
 from simjax.workload.multi_turn import Conversations, multi_turn
 from simjax.workload.synthetic import arrivals
 from simjax.workload.synthetic.closed_loop import closed_loop
@@ -58,22 +58,31 @@ def build_workload(config: WorkloadConfig) -> Workload:
 
 
 def load_trace(config: WorkloadConfig) -> TraceFile:
-    """Read the trace file that `config` names, unchanged; the number of rows left out is logged.
+    """Read the trace file that `config` names, unchanged; what there is to say about it is logged.
 
     Raises:
         SimjaxError: no file is named, or it cannot be read (see `read_trace`).
     """
     if not config.file:
         raise SimjaxError("workload.file is not set; kind=trace needs the path of a trace file")
-    trace = _read_trace(Path(config.file), config.format, config.on_bad_row)
-    report(config.file, trace)
+    trace = _read_trace(Path(config.file), _options(config))
+    report(config.file, trace.reading)
     return trace
 
 
+def trace_reading(config: WorkloadConfig) -> Reading | None:
+    """How the trace file of `config` was read, without saying it again; None for other kinds of workload."""
+    return _read_trace(Path(config.file), _options(config)).reading if config.kind == "trace" and config.file else None
+
+
+def _options(config: WorkloadConfig) -> ReadOptions:
+    return ReadOptions(config.format, config.on_bad_row, config.unanswered, config.trace_clock, config.block_tokens, config.only_model)
+
+
 @once_per_file(4)
-def _read_trace(path: Path, format: str, on_bad_row: str) -> TraceFile:
+def _read_trace(path: Path, options: ReadOptions) -> TraceFile:
     """Read a trace file; cached, since the points of a sweep replay the same file with different options."""
-    return read_trace(str(path), format, on_bad_row)
+    return read_trace(str(path), options=options)
 
 
 def _check_fields(config: WorkloadConfig) -> None:

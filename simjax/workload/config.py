@@ -11,6 +11,10 @@ THINK_KINDS = ("exponential", "fixed")
 """Values of `workload.think_dist`."""
 BAD_ROWS = ("error", "skip")
 """Values of `workload.on_bad_row`."""
+UNANSWERED = ("play", "drop")
+"""Values of `workload.unanswered`."""
+CLOCKS = ("s", "ms", "us", "ns")
+"""Values of `workload.trace_clock`."""
 
 _OPEN = tuple(kind for kind in KINDS if kind != "closed_loop")
 
@@ -64,10 +68,21 @@ class WorkloadConfig:
     )
     cv: float | None = option(None, "coefficient of variation of the gaps between arrivals", only_for=("gamma", "weibull"))
     file: str | None = option(
-        None, "trace: CSV, JSON Lines or Parquet (gzip too), a session file or a directory of them", "FILE", only_for=("trace",)
+        None,
+        "trace: CSV, JSON or Parquet (gzip and zstd too), a load generator's result, a session file or a directory of them",
+        "FILE",
+        only_for=("trace",),
     )
     format: str = option("auto", "format of the trace; auto recognises it")
     on_bad_row: str = option("error", "malformed rows of traces stop the command, or are skipped and counted")
+    unanswered: str = option("play", "requests of a trace that failed or answered nothing are played with 1 output token, or dropped")
+    trace_clock: str | None = option(
+        None, "unit of a trace's arrivals (s, ms, us, ns); unset: that of the format, or what the file shows", "UNIT", only_for=("trace",)
+    )
+    block_tokens: int | None = option(
+        None, "tokens that an id of a trace's blocks stands for; unset: as in the format, or as its rows prove", only_for=("trace",)
+    )
+    only_model: str | None = option(None, "model whose rows of a trace are played; unset: all", "NAME", only_for=("trace",))
     jitter_s: float | None = option(
         None, "moves each arrival by uniform(0, jitter_s) seconds, to undo a quantised clock", only_for=("trace",)
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from simjax.errors import SimjaxError
 from simjax.workload.contents.reuse import prefix_reuse
+from simjax.workload.formats.base import Reading
 from simjax.workload.workload import Workload
 
 if TYPE_CHECKING:
@@ -37,11 +38,13 @@ class SessionStats:
         sessions: number of sessions, single requests included.
         waiting_calls: number of requests that wait for others.
         calls: calls per session.
-        mean_pause_s, p50_pause_s, p90_pause_s, max_pause_s: pauses before the waiting calls; None without any.
+        recorded_calls: number of those that are sent at their recorded times, if they have nothing to wait for any more.
+        mean_pause_s, p50_pause_s, p90_pause_s, max_pause_s: pauses before the other waiting calls; None without any.
     """
 
     sessions: int
     waiting_calls: int
+    recorded_calls: int
     calls: LengthStats
     mean_pause_s: float | None
     p50_pause_s: float | None
@@ -78,7 +81,7 @@ class PrefixStats:
 
 @dataclass(frozen=True)
 class ArrivalStats:
-    """Arrivals of an open loop over their span (first to last); with sessions, the arrivals of their first calls.
+    """Arrivals of an open loop over their span (first to last); with sessions, those of their first calls, unless all are recorded.
 
     Bins of 1, 10 and 60 s start at the first arrival; the last one may reach past the span, so 60 s figures mean little for short spans.
 
@@ -90,6 +93,7 @@ class ArrivalStats:
         dispersion_1s, dispersion_60s: variance over mean of the requests per bin; 1 for a Poisson process. None when there is one bin.
         distinct_stamps: number of different arrival times; fewer than requests means ties or a quantised clock.
         prompt_tokens_per_s, output_tokens_per_s: tokens requested over the span; None for sessions, which continue after it.
+        of_sessions: whether these are the starts of sessions.
     """
 
     span_s: float
@@ -103,6 +107,7 @@ class ArrivalStats:
     distinct_stamps: int
     prompt_tokens_per_s: float | None
     output_tokens_per_s: float | None
+    of_sessions: bool
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ class WorkloadDescription:
     """Statistics of a workload, from `describe`.
 
     `arrivals` is None in a closed loop and when all requests arrive at once, `sessions` where no request waits for another, `prefixes`
-    where nothing is known about what requests share.
+    where nothing is known about what requests share, `reading` where they were not read from a file.
     """
 
     source: str
@@ -123,14 +128,19 @@ class WorkloadDescription:
     max_total_tokens: int
     sessions: SessionStats | None
     prefixes: PrefixStats | None
+    reading: Reading | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, ready for JSON."""
         return asdict(self)
 
 
-def describe(workload: Workload, block_size: int = 16, cache_blocks: Sequence[int] | None = None) -> WorkloadDescription:
+def describe(
+    workload: Workload, block_size: int = 16, cache_blocks: Sequence[int] | None = None, reading: Reading | None = None
+) -> WorkloadDescription:
     """Statistics of `workload`, with the hits of prefix caches of `cache_blocks` blocks (default: several sizes) of `block_size` tokens.
+
+    `reading` tells how it was read from a file.
 
     Raises:
         SimjaxError: a block or cache size below 1.
@@ -147,6 +157,7 @@ def describe(workload: Workload, block_size: int = 16, cache_blocks: Sequence[in
         max_total_tokens=int((prompt.astype(np.int64) + output).max()),
         sessions=_sessions(workload),
         prefixes=_prefixes(workload, block_size, cache_blocks),
+        reading=reading,
     )
 
 
@@ -185,7 +196,8 @@ def _cache_table(prefixes: PrefixStats) -> RenderableType:
 
 
 def _facts(description: WorkloadDescription) -> list[tuple[str, str]]:
-    facts = [("requests", f"{description.requests:,}"), ("longest prompt + output", f"{description.max_total_tokens:,} tokens")]
+    facts = [] if description.reading is None else _how_read(description.reading)
+    facts += [("requests", f"{description.requests:,}"), ("longest prompt + output", f"{description.max_total_tokens:,} tokens")]
     arrivals, sessions, prefixes = description.arrivals, description.sessions, description.prefixes
     if prefixes is not None:
         facts.append(("requests that share a prefix block", f"{100 * prefixes.hit_requests_fraction:.1f} %"))
@@ -193,6 +205,8 @@ def _facts(description: WorkloadDescription) -> list[tuple[str, str]]:
         facts.append(("sessions", f"{sessions.sessions:,}; {sessions.waiting_calls:,} calls wait for others"))
         calls = sessions.calls
         facts.append(("calls of a session", f"mean {calls.mean:.1f}, p50 {calls.p50:.0f}, p90 {calls.p90:.0f}, max {calls.max:,}"))
+        if sessions.recorded_calls:
+            facts.append(("calls at recorded times", f"{sessions.recorded_calls:,}, or when the call before has finished, if later"))
         if sessions.mean_pause_s is not None:
             pauses = (sessions.mean_pause_s, sessions.p50_pause_s, sessions.p90_pause_s, sessions.max_pause_s)
             facts.append(("pause between calls", "mean {:,.4g}, p50 {:,.4g}, p90 {:,.4g}, max {:,.6g} s".format(*pauses)))
@@ -200,7 +214,7 @@ def _facts(description: WorkloadDescription) -> list[tuple[str, str]]:
         return [*facts, ("closed loop", f"{description.concurrency:,} in flight"), ("think time", f"{description.think_s:g} s")]
     if arrivals is None:
         return [*facts, ("arrivals" if sessions is None else "session starts", "all at once")]
-    arriving = "requests" if sessions is None else "sessions"
+    arriving = "sessions" if arrivals.of_sessions else "requests"
     dispersion = [f"{value:.2f}" if value is not None else "—" for value in (arrivals.dispersion_1s, arrivals.dispersion_60s)]
     return [
         *facts,
@@ -212,7 +226,7 @@ def _facts(description: WorkloadDescription) -> list[tuple[str, str]]:
         ),
         ("CV of the gaps (1: Poisson)", f"{arrivals.interarrival_cv:.2f}"),
         ("dispersion in 1 / 60 s (1: Poisson)", " / ".join(dispersion)),
-        (f"distinct {'arrival' if sessions is None else 'start'} times", f"{arrivals.distinct_stamps:,}"),
+        (f"distinct {'start' if arrivals.of_sessions else 'arrival'} times", f"{arrivals.distinct_stamps:,}"),
         *(
             (f"{what} tokens", f"{per_s:,.0f} /s")
             for what, per_s in (("prompt", arrivals.prompt_tokens_per_s), ("output", arrivals.output_tokens_per_s))
@@ -221,8 +235,22 @@ def _facts(description: WorkloadDescription) -> list[tuple[str, str]]:
     ]
 
 
+def _how_read(reading: Reading) -> list[tuple[str, str]]:
+    """Facts about how the file was read."""
+    clock = "" if reading.clock is None else f", clock in {reading.clock}" if reading.clock != "date-times" else ", date-times"
+    facts = [("read as", reading.format + clock)]
+    if reading.tokens_per_id is not None:
+        facts.append(("tokens of an id", f"{reading.tokens_per_id:,}"))
+    left_out = [f"{count:,} {what}" for count, what in ((reading.skipped, "malformed"), (reading.dropped, "failed")) if count]
+    facts.append(("rows", f"{reading.rows:,}" + (f"; left out: {', '.join(left_out)}" if left_out else "")))
+    facts.append(("zero outputs", f"{reading.zero_outputs:,}" + (", played with 1 token" if reading.zero_outputs else "")))
+    if reading.failed:
+        facts.append(("failed requests", f"{reading.failed:,}, played"))
+    return facts
+
+
 def _arrivals(workload: Workload) -> ArrivalStats | None:
-    times = workload.arrival_s[: workload.known_arrivals]
+    times = workload.scheduled_s
     if workload.concurrency or times[-1] <= times[0]:
         return None
     span_s = float(times[-1] - times[0])
@@ -240,11 +268,12 @@ def _arrivals(workload: Workload) -> ArrivalStats | None:
         distinct_stamps=1 + int(np.count_nonzero(gaps)),
         prompt_tokens_per_s=_per_s(workload, workload.prompt_tokens, span_s),
         output_tokens_per_s=_per_s(workload, workload.output_tokens, span_s),
+        of_sessions=len(times) < len(workload),
     )
 
 
 def _per_s(workload: Workload, tokens: np.ndarray, span_s: float) -> float | None:
-    return float(tokens.sum(dtype=np.int64) / span_s) if workload.sessions is None else None
+    return float(tokens.sum(dtype=np.int64) / span_s) if np.isfinite(workload.arrival_s).all() else None
 
 
 def _sessions(workload: Workload) -> SessionStats | None:
@@ -252,11 +281,14 @@ def _sessions(workload: Workload) -> SessionStats | None:
     if sessions is None:
         return None
     pauses = (None, None, None, None)
-    if len(sessions.then):
-        p50, p90 = np.percentile(sessions.delay_s, (50, 90))
-        pauses = (float(sessions.delay_s.mean()), float(p50), float(p90), float(sessions.delay_s.max()))
+    waits = sessions.predecessors > 0
+    delay_s = sessions.delay_s[np.isposinf(workload.arrival_s[sessions.then])]
+    if len(delay_s):
+        p50, p90 = np.percentile(delay_s, (50, 90))
+        pauses = (float(delay_s.mean()), float(p50), float(p90), float(delay_s.max()))
     calls = _lengths(np.bincount(sessions.session))
-    return SessionStats(len(sessions.names), int(np.count_nonzero(sessions.predecessors)), calls, *pauses)
+    recorded = int(np.count_nonzero(np.isfinite(workload.arrival_s[waits])))
+    return SessionStats(len(sessions.names), int(np.count_nonzero(waits)), recorded, calls, *pauses)
 
 
 def _prefixes(workload: Workload, block_size: int, cache_blocks: Sequence[int] | None) -> PrefixStats | None:

@@ -1,7 +1,7 @@
 """Changes to an open-loop workload: windows, rates, caps, jitter. Pure functions; the requests stay sorted by arrival.
 
 In a workload with sessions they act on the first calls of the sessions, whose arrivals are known; the calls that wait for others are kept
-or dropped with these. The contents that the remaining requests share do not change.
+or dropped with these, and recorded arrivals of theirs move with them. The contents that the remaining requests share do not change.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ import numpy as np
 
 from simjax.errors import SimjaxError
 from simjax.workload.contents import tree
+from simjax.workload.sessions import from_waits
 from simjax.workload.synthetic.lengths import clip
 from simjax.workload.synthetic.streams import JITTER, stream
 from simjax.workload.workload import Workload
 
 
 def mean_rate(workload: Workload) -> float:
-    """Mean requests/s over the span of the known arrivals (with sessions, those of the first calls): (R - 1) / (last - first).
+    """Mean requests/s over the span of the arrivals (of the first calls of sessions, where only these are known): (R - 1) / (last - first).
 
     Raises:
         SimjaxError: a closed loop, or all requests arrive at once.
     """
     _need_open_loop(workload, "a mean rate")
-    times = workload.arrival_s[: workload.known_arrivals]
+    times = workload.scheduled_s
     span_s = times[-1] - times[0]
     if span_s <= 0:
         hint = "" if workload.sessions is None else "; session_rate draws starts for its sessions"
@@ -35,6 +36,9 @@ def mean_rate(workload: Workload) -> float:
 def window(workload: Workload, start_s: float = 0.0, end_s: float = np.inf) -> Workload:
     """The requests that arrive in [start_s, end_s), with `start_s` as the new time zero, and the calls that wait only for these.
 
+    Of calls that wait for others and have a recorded arrival, those that it puts into the window are kept, too; what ended before the
+    window is not waited for.
+
     Raises:
         SimjaxError: no request arrives in the window, or a closed loop.
     """
@@ -43,15 +47,30 @@ def window(workload: Workload, start_s: float = 0.0, end_s: float = np.inf) -> W
         raise SimjaxError(f"{workload.source}: the window [{start_s:g}, {end_s:g}) s is empty; it needs 0 <= start < end")
     times = workload.arrival_s[: workload.known_arrivals]
     first, last = np.searchsorted(times, [start_s, end_s], side="left")
-    if first == last:
+    if first == last and not np.any((workload.arrival_s >= start_s) & (workload.arrival_s < end_s)):
         raise SimjaxError(
             f"{workload.source}: no request arrives in the window [{start_s:g}, {end_s:g}) s; "
             f"arrivals lie between {times[0]:g} and {times[-1]:g} s"
         )
-    kept = np.zeros(len(workload), bool)
-    kept[first:last] = kept[len(times) :] = True
+    workload = _freed(workload, start_s)
+    kept = (workload.arrival_s >= start_s) & (workload.arrival_s < end_s)
+    if workload.sessions is not None:
+        kept |= (workload.sessions.predecessors > 0) & np.isposinf(workload.arrival_s)
     inside = select(workload, kept)
     return replace(inside, arrival_s=inside.arrival_s - start_s)
+
+
+def _freed(workload: Workload, start_s: float) -> Workload:
+    """The workload in which calls with a recorded arrival do not wait for calls that are recorded before `start_s`."""
+    sessions = workload.sessions
+    if sessions is None:
+        return workload
+    before = sessions.waited_for
+    gone = (workload.arrival_s[before] < start_s) & np.isfinite(workload.arrival_s[sessions.then])
+    if not gone.any():
+        return workload
+    links = (sessions.session, sessions.names, sessions.turn, before[~gone], sessions.then[~gone], sessions.delay_s[~gone])
+    return arrange(replace(workload, sessions=from_waits(*links)))[0]
 
 
 def scale_rate(workload: Workload, factor: float) -> Workload:
@@ -78,7 +97,9 @@ def rescale_to_rate(workload: Workload, rate: float) -> Workload:
 
 
 def cap_requests(workload: Workload, n: int) -> Workload:
-    """The first `n` requests, or all when there are fewer. Sessions are taken in the order of their starts; the last may be cut short.
+    """The first `n` requests, or all when there are fewer.
+
+    Sessions are taken in the order of their starts, and the last may be cut short, unless the arrivals of all calls are recorded.
 
     Raises:
         SimjaxError: n is below 1.
@@ -88,7 +109,9 @@ def cap_requests(workload: Workload, n: int) -> Workload:
     kept = np.arange(len(workload)) < n
     if workload.sessions is not None:
         kept = np.zeros(len(workload), bool)
-        kept[np.lexsort((workload.sessions.turn, session_ranks(workload)[workload.sessions.session]))[:n]] = True
+        by_session = np.lexsort((workload.sessions.turn, session_ranks(workload)[workload.sessions.session]))
+        recorded = np.isfinite(workload.arrival_s).all()
+        kept[(np.argsort(workload.arrival_s, kind="stable") if recorded else by_session)[:n]] = True
     return select(workload, kept)
 
 
@@ -133,7 +156,8 @@ def session_ranks(workload: Workload) -> np.ndarray:
 def _session_starts(workload: Workload) -> np.ndarray:
     assert workload.sessions is not None
     start_s = np.full(len(workload.sessions.names), np.inf)
-    np.minimum.at(start_s, workload.sessions.session, workload.arrival_s)
+    known = workload.known_arrivals
+    np.minimum.at(start_s, workload.sessions.session[:known], workload.arrival_s[:known])
     return start_s
 
 
@@ -145,12 +169,13 @@ def select(workload: Workload, kept: np.ndarray) -> Workload:
 
 
 def arrange(workload: Workload) -> tuple[Workload, np.ndarray]:
-    """The requests in the order that `Workload` asks for: sorted by arrival, those that wait (inf) last, ties as they are.
+    """The requests in the order that `Workload` asks for: sorted by arrival, those that wait last, ties as they are.
 
     Returns:
         the workload, and int64[R], the index of each of its requests in the given one.
     """
-    order = np.argsort(workload.arrival_s, kind="stable")
+    waits = False if workload.sessions is None else workload.sessions.predecessors > 0
+    order = np.argsort(np.where(waits, np.inf, workload.arrival_s), kind="stable")
     return (workload if np.array_equal(order, np.arange(len(order))) else _taken(workload, order)), order
 
 
@@ -200,7 +225,7 @@ def jitter(workload: Workload, width_s: float, seed: int = 0) -> Workload:
         raise SimjaxError(f"{workload.source}: the jitter is {width_s:g} s; it must not be negative")
     known = workload.known_arrivals
     moved = workload.arrival_s.copy()
-    moved[:known] += stream(seed, JITTER).uniform(0.0, width_s, known)
+    moved += stream(seed, JITTER).uniform(0.0, width_s, len(moved))
     return arrange(replace(workload, arrival_s=moved - moved[:known].min()))[0]
 
 

@@ -17,8 +17,8 @@ class Workload:
 
     In an open-loop workload every arrival is known. In a closed loop (`concurrency` > 0) the first `concurrency` requests arrive at
     `arrival_s` and each later one is sent `think_s` seconds after a request finished, so the later entries of `arrival_s` are unused
-    and set to `np.inf`. In a workload with `sessions`, the requests that wait for other calls come after all others, in the source's order,
-    with an `arrival_s` of `np.inf`.
+    and set to `np.inf`. In a workload with `sessions`, the requests that wait for other calls come after all others, in the source's order;
+    their `arrival_s` is `np.inf`, or the recorded time before which they are not sent even if they have nothing to wait for any more.
 
     Attributes:
         arrival_s: float64[R], seconds from the start of the simulation, >= 0, non-decreasing.
@@ -52,6 +52,11 @@ class Workload:
         if self.sessions is not None:
             return int(np.count_nonzero(self.sessions.predecessors == 0))
         return self.concurrency or len(self)
+
+    @property
+    def scheduled_s(self) -> np.ndarray:
+        """float64[K], sorted: the arrivals of all requests where the source has them all, else of those that wait for no other."""
+        return np.sort(self.arrival_s) if np.isfinite(self.arrival_s).all() else self.arrival_s[: self.known_arrivals]
 
     @property
     def longest_tokens(self) -> int:
@@ -90,5 +95,7 @@ class Workload:
         waits = sessions.predecessors > 0
         if np.any(waits[: self.known_arrivals]):
             raise SimjaxError(f"{self.source}: requests that wait for other calls must come after all others")
-        if not np.all(np.isposinf(self.arrival_s[waits])):
-            raise SimjaxError(f"{self.source}: requests that wait for other calls have no arrival of their own; it must be inf")
+        if np.any(np.isnan(self.arrival_s[waits]) | (self.arrival_s[waits] < 0)):
+            raise SimjaxError(
+                f"{self.source}: the arrival of requests that wait for other calls must be a time, or inf where it is unknown"
+            )

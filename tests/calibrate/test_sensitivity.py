@@ -9,6 +9,7 @@ from simjax.config.compose import compose_config, typed
 from simjax.errors import SimjaxError
 from simjax.job import run
 from simjax.metrics.rows import result_row
+from simjax.metrics.window import WHOLE
 from simjax.sensitivity.sensitivity import Sensitivity, sensitivity
 
 # One request at a time, far apart: no request meets another one, so the schedule never changes. All host times are there.
@@ -20,6 +21,7 @@ IDLE = (
     "workload.output={dist: fixed, tokens: 100, cv: null, mean: null}",
     "profile.parameters={step_s: 0.0002, layer_s: 0.000001, sequence_s: 0.000003, overlap: 0.4}",
 )
+WHOLE_RUN = "metrics={warmup_s: 0, cooldown_s: 0}"  # few requests: an edge of a window that moves past one of them would be seen
 SPEEDS = ("gemm_bandwidth", "gemm_compute", "elementwise_bandwidth", "decode_attention", "prefill_attention")
 TIMES = ("kernel_floor", "step_s", "layer_s", "sequence_s", "api_pre_s", "api_post_s")
 
@@ -92,6 +94,7 @@ def test_the_order_is_that_of_the_first_output() -> None:
 
 
 BUSY = (
+    WHOLE_RUN,
     "workload.num_requests=150",
     "workload.rate=20",
     "scheduler.max_num_seqs=24",
@@ -122,7 +125,7 @@ def test_the_elasticity_is_the_difference_of_two_runs() -> None:
     for seed in range(3):
         own = [x for x in BUSY if not x.startswith(("outputs", "parameters", "seeds", "scheduler"))] + [f"workload.seed={seed}"]
         runs = [run(typed(compose_config("run", [*own, f"scheduler.max_num_seqs={limit}"]))) for limit in (23, 25)]
-        low, high = (result_row(done.result, None, 1)["ttft_mean_s"] for done in runs)
+        low, high = (result_row(done.result, None, 1, window=WHOLE)["ttft_mean_s"] for done in runs)
         assert low and high
         slopes.append(math.log(high / low) / math.log(25 / 23))
     assert of(*BUSY).effect("ttft_mean_s", "max_num_seqs").elasticity == pytest.approx(sum(slopes) / 3, rel=1e-9)
@@ -133,6 +136,7 @@ def test_clients_of_a_closed_loop_and_engines_of_two_kinds() -> None:
         "workload=closed_loop",
         "workload.concurrency=8",
         "workload.num_requests=40",
+        WHOLE_RUN,
         "cluster.groups=[{device: h100}, {device: l40s, tensor_parallel_size: 2}]",
         "outputs=[e2e_mean_s,duration_s]",
         "seeds=1",
@@ -156,7 +160,7 @@ def test_clients_of_a_closed_loop_and_engines_of_two_kinds() -> None:
 )
 def test_calls_after_a_pause_are_in_the_frame_of_the_engine(workload: tuple[str, ...]) -> None:
     """Taken literally, the gradients of their TTFT are tens to hundreds of times too large."""
-    found = of(*workload, "step=0.1", "seeds=2", "outputs=[ttft_mean_s,tpot_mean_s]", "parameters=[memory_bandwidth,peak_flops]")
+    found = of(*workload, WHOLE_RUN, "step=0.1", "seeds=2", "outputs=[ttft_mean_s,tpot_mean_s]", "parameters=[memory_bandwidth,peak_flops]")
     for name in found.parameters:
         for output in ("ttft_mean_s", "tpot_mean_s"):
             effect = found.effect(output, name)

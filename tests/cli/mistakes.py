@@ -36,9 +36,9 @@ OPTIONS = cases(
     run scheduler.max_num_seq=4
     unknown option 'scheduler.max_num_seq'; did you mean max_num_seqs
     run +foo=1
-    unknown option 'foo'; known: cluster, device, model,
+    unknown option 'foo'; known: cluster, device, metrics, model,
     run ++workload.xyz.bar=1
-    unknown option 'workload.xyz'; known: concurrency, cv,
+    unknown option 'workload.xyz'; known: block_tokens, concurrency, cv,
     run foo
     'foo' is not an option of simjax run; options look like key=value (simjax run --help lists them)
     run --foo
@@ -243,7 +243,7 @@ READING = cases(
     run workload=trace workload.file=long.csv
     long.csv: request 0 (100000 prompt + 100000 output tokens) can never be served
     run workload=trace workload.file=other.csv
-    other.csv: cannot tell the format from its columns (a, b, c); known formats: kvcache_tester
+    other.csv: cannot tell the format from its columns (a, b, c); known formats: bailian, inference_perf, kvcache_tester
     run workload=trace workload.file=good.csv workload.format=azzure
     unknown trace format 'azzure'; did you mean azure
     run workload=trace workload.file=good.csv workload.on_bad_row=ignore
@@ -414,7 +414,7 @@ SWEEPS = cases(
     run sweep.resume=folder
     folder: not a sweep
     run -m device=h100,h200 objective.maximize=foo
-    objective.maximize: there is no column 'foo'; known: busy_fraction, decode_tokens, device, duration_s
+    objective.maximize: there is no column 'foo'; known: backlog_growth_per_s, busy_fraction, decode_tokens, device, duration_s
     run -m device=h100,h200 objective.subject_to=[gpus]
     objective.subject_to: cannot read 'gpus'
     run -m device=h100,h200 out=good.csv

@@ -1,9 +1,11 @@
 """`simjax run` end to end: the files it writes, and what its options do to them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -27,7 +29,7 @@ def simulate(cli: Cli, out: str, *options: str, code: int = 0) -> tuple[dict[str
 
 
 def test_files_and_their_contract(cli: Cli) -> None:
-    said = cli("run", "workload.num_requests=60", "out=r")
+    said = cli("run", "workload.num_requests=60", "metrics={warmup_s: 0, cooldown_s: 0}", "out=r")
     assert said.code == 0, said.err
     out = Path("r")
     assert {path.name for path in out.iterdir()} == {
@@ -201,8 +203,29 @@ def test_prefix_caching_can_be_turned_off(cli: Cli) -> None:
     assert off["kv"]["peak_cached_fraction"] is None and 0.0 < on["kv"]["peak_cached_fraction"] < 1.0
 
 
+def test_the_measurement_window(cli: Cli) -> None:
+    summary, requests = simulate(cli, "r", "metrics.warmup_s=6", "metrics.cooldown_s=5")
+    start, end = requests.arrival_s.min() + 6.0, requests.finish_s.max() - 5.0
+    inside = requests[requests.arrival_s.between(start, end)]
+    assert 10 < len(inside) < 50 and summary["window"]["requests"] == len(inside)
+    assert summary["ttft_s"]["mean"] == pytest.approx((inside.first_token_s - inside.arrival_s).mean(), rel=1e-12)
+    finish_s = np.sort(requests.finish_s)
+    low, high = finish_s[finish_s <= start].max(), finish_s[finish_s <= end].max()
+    assert summary["throughput"]["requests_per_s"] == pytest.approx(((finish_s > low) & (finish_s <= high)).sum() / (high - low), rel=1e-12)
+
+
+def test_an_overload_is_not_steady_by_default_and_says_what_could_be_served(cli: Cli) -> None:
+    said = cli("run", "workload.rate=40", "workload.num_requests=1000", "scheduler.max_num_seqs=32", "plots=false", "out=r")
+    assert said.code == 0 and "not steady" in said.out
+    summary = json.loads(Path("r/summary.json").read_text())
+    assert summary["steady"] is False and 30 < summary["backlog_growth_per_s"] < 40
+    served = summary["window"]["saturated_requests_per_s"]
+    assert served == pytest.approx(40 - summary["backlog_growth_per_s"], rel=0.2)
+    assert any(line.startswith("not steady: ") and f"capacity is about {served:.3g} requests/s" in line for line in summary["warnings"])
+
+
 def test_service_levels(cli: Cli) -> None:
-    summary, requests = simulate(cli, "r", "slo.ttft_s=0.05", "slo.e2e_s=6")
+    summary, requests = simulate(cli, "r", "slo.ttft_s=0.05", "slo.e2e_s=6", "metrics={warmup_s: 0, cooldown_s: 0}")
     met = (requests.first_token_s - requests.arrival_s <= 0.05) & (requests.finish_s - requests.arrival_s <= 6)
     assert 0 < met.mean() < 1
     assert summary["slo"]["limits"] == {"ttft_s": 0.05, "e2e_s": 6.0}
@@ -240,7 +263,7 @@ def test_warns_where_a_profile_is_used_for_something_else(cli: Cli) -> None:
     assert f"warning: {name}: measured for meta-llama/Llama-3.1-8B, used for codellama/CodeLlama-34b-Instruct-hf\n" in said.err
     warnings = json.loads(Path("r/summary.json").read_text())["warnings"]
     assert f"{name}: measured on rtx_pro_6000, used for h100" in warnings
-    assert any("rest on only 60" in line for line in warnings) and "note: p99" in said.out
+    assert any(re.match(r"p99 of the latencies rest on only \d\d finished requests", line) for line in warnings) and "note: p99" in said.out
     assert "used for h100" not in said.out, "it is said once"
 
 

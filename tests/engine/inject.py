@@ -208,7 +208,7 @@ def _arrivals(shape: EngineShape, params: ClusterParams, cluster: Cluster) -> An
         due_s[index] = time_s
     for index, request in enumerate(cluster.requests):
         answers = [cluster.reply_s[q] + delay_s for q, delay_s in request.waits_for if q in cluster.reply_s]
-        ready_s[index] = max(answers, default=0.0)
+        ready_s[index] = max(answers, default=0.0) if not request.waits_for else max(*answers, request.not_before_s, 0.0)
         missing[index] -= len(answers)
         if (engine := cluster.home.get(request.session)) is not None:
             home[sessions.session[0, index]] = engine.index

@@ -83,7 +83,8 @@ class Timing:
 class Scenario:
     """A cluster, its router and its workload.
 
-    `contents` are token ids of prompt and output; `waits` the calls that each request waits for, with the pauses; `session` its session.
+    `contents` are token ids of prompt and output; `waits` the calls that each request waits for, with the pauses; `session` its session;
+    `not_before_s` the recorded arrivals of those that wait, 0 for none.
     """
 
     limits: tuple[Limits, ...]
@@ -97,6 +98,7 @@ class Scenario:
     contents: tuple[np.ndarray, ...] | None = None
     waits: tuple[tuple[tuple[int, float], ...], ...] | None = None
     session: np.ndarray | None = None
+    not_before_s: np.ndarray | None = None
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     staleness_s: float = 0.0
 
@@ -133,7 +135,8 @@ class Scenario:
             before, after, delay_s = (np.array(x) for x in zip(*edges, strict=True)) if edges else np.zeros((3, 0), int)
             turn = np.array([int(np.sum(self.session[:r] == of)) for r, of in enumerate(self.session)], np.int32)
             sessions = from_waits(self.session.astype(np.int32), names, turn, before, after, delay_s).validate()
-            arrival_s = np.where(sessions.predecessors > 0, np.inf, arrival_s)
+            recorded_s = np.zeros(len(arrival_s)) if self.not_before_s is None else self.not_before_s
+            arrival_s = np.where(sessions.predecessors > 0, np.where(recorded_s > 0, recorded_s, np.inf), arrival_s)
         if self.contents is not None:
             prefixes = finish(from_blocks(self.contents, 1, total, total), self.prompt, sessions).validate(total)
         return Workload(arrival_s, self.prompt, self.output, prefixes=prefixes, sessions=sessions)
@@ -205,7 +208,9 @@ class Scenario:
         contents = [None] * n if self.contents is None else [tuple(content.tolist()) for content in self.contents]
         waits = [()] * n if self.waits is None else self.waits
         session = [-1] * n if self.session is None else self.session.tolist()
-        columns = (self.arrival_s.tolist(), self.prompt.tolist(), self.output.tolist(), self.draws.tolist(), contents, waits, session)
+        recorded_s = [0.0] * n if self.not_before_s is None else self.not_before_s.tolist()
+        lengths = (self.prompt.tolist(), self.output.tolist())
+        columns = (self.arrival_s.tolist(), *lengths, self.draws.tolist(), contents, waits, session, recorded_s)
         return [reference.RefRequest(*row) for row in zip(*columns, strict=True)]
 
 

@@ -110,6 +110,7 @@ def sharing(draw: st.DrawFn, instances: int = 1, sessions: bool = False, sizes: 
             own[:shared] = contents[before[0]][:shared]
         contents.append(own)
         waits.append(tuple((int(q), float(rng.choice([0.0, 0.021, 0.3]))) for q in before))
+    recorded_s = rng.uniform(0.0, 1.5 * float(drawn.arrival_s.max()) + 0.5, n) * (rng.random(n) < 0.3)
     order = np.array(sorted(range(n), key=lambda r: len(waits[r]) > 0))  # those that wait come last
     place = np.argsort(order).tolist()
     return replace(
@@ -121,6 +122,7 @@ def sharing(draw: st.DrawFn, instances: int = 1, sessions: bool = False, sizes: 
         contents=tuple(contents[r] for r in order),
         waits=tuple(tuple((place[q], delay_s) for q, delay_s in waits[r]) for r in order) if sessions else None,
         session=session[order] if sessions else None,
+        not_before_s=recorded_s[order] if sessions else None,
         weights=draw(st.sampled_from([(1.0, 1.0, 1.0), (2.0, 0.5, 0.0)])),
         staleness_s=draw(st.sampled_from([0.0, 0.0, 0.1])),
     )

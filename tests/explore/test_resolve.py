@@ -159,7 +159,7 @@ def test_traces_are_read_once(tmp_path, monkeypatch):
     file = tmp_path / "trace.csv"
     file.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{i},100,5\n" for i in range(9)))
     reads, read = [], build.read_trace
-    monkeypatch.setattr(build, "read_trace", lambda *args: (reads.append(args), read(*args))[1])
+    monkeypatch.setattr(build, "read_trace", lambda *args, **options: (reads.append(args), read(*args, **options))[1])
     found = resolve(["workload=trace", f"workload.file={file}"], points(workload__rate=[1.0, 2.0, 3.0]), range(3))
     assert len(found.designs) == 3 and len(reads) == 1
 

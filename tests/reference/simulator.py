@@ -25,7 +25,8 @@ class RefRequest:
 
     `content`: the token ids of prompt and output; None: not shared with any other request.
     `waits_for`: pairs (request, delay_s). If there are any, the request is sent at the maximum of "reply at the client + delay_s" over
-    them, and `arrival_s` is not used. A refusal counts as an immediate reply. `session`: number shared by the calls of a session; -1: none.
+    them and of `not_before_s`, and `arrival_s` is not used. A refusal counts as an immediate reply. `session`: number shared by the calls
+    of a session; -1: none.
     """
 
     arrival_s: float
@@ -35,6 +36,7 @@ class RefRequest:
     content: tuple[int, ...] | None = None
     waits_for: tuple[tuple[int, float], ...] = ()
     session: int = -1
+    not_before_s: float = 0.0
 
     def __post_init__(self) -> None:
         assert self.prompt_tokens >= 1 and self.output_tokens >= 1, self
@@ -203,7 +205,8 @@ class Cluster:
         for follower in self.followers[index]:
             waits_for = self.requests[follower].waits_for
             if all(before in self.reply_s for before, _ in waits_for):
-                heapq.heappush(self.sends, (max(self.reply_s[before] + delay_s for before, delay_s in waits_for), follower))
+                answers = [self.reply_s[before] + delay_s for before, delay_s in waits_for]
+                heapq.heappush(self.sends, (max(*answers, self.requests[follower].not_before_s), follower))
 
     def _route(self, now: float, index: int) -> None:
         request = self.requests[index]

@@ -31,7 +31,7 @@ def arrivals(path, **options):
         ("2,5,6,7", "4 fields where the header names 3"),
         ("2,,6", "prompt_tokens is missing"),
         ("2,many,6", "prompt_tokens=many is not a number"),
-        ("2,5,-6", "output_tokens=-6 must be at least 1"),
+        ("2,5,-6", "output_tokens=-6 must be at least 0"),
         ("2,0,6", "prompt_tokens=0 must be at least 1"),
         ("2,5.5,6", "prompt_tokens=5.5 is not a whole number"),
         ("2,5,1e12", "output_tokens=1e12 is more than 2147483647"),
@@ -79,7 +79,7 @@ def test_equal_json_lists_in_every_row_are_no_numbers(tmp_path):
         read_trace(path)
 
 
-@pytest.mark.parametrize("stamp", ["yesterday", "2023-13-16 18:15:46.0", ""])
+@pytest.mark.parametrize("stamp", ["yesterday", "2023-13-16 18:15:46.0", "2424-11-16 18:15:46.0", ""])
 def test_an_unparsable_date_time_is_an_error_with_its_line(tmp_path, stamp):
     path = write(tmp_path, f"{AZURE}2023-11-16 18:15:46.6805900,374,44\n{stamp},1,2\n")
     with pytest.raises(SimjaxError, match=r"trace\.csv:3: TIMESTAMP"):
@@ -153,9 +153,9 @@ def test_parquet_holds_the_same_columns(tmp_path):
     trace = read_trace(path)
     assert (trace.format, trace.workload.arrival_s.tolist()) == ("plain", [0.0, 1.5])
     pd.DataFrame(
-        {"TIMESTAMP": pd.to_datetime(["2024-05-12 08:00", "2024-05-12 08:01"]), "ContextTokens": [3, 4], "GeneratedTokens": [5, 0]}
+        {"TIMESTAMP": pd.to_datetime(["2024-05-12 08:00", "2024-05-12 08:01"]), "ContextTokens": [3, 4], "GeneratedTokens": [5, -1]}
     ).to_parquet(path)
-    with pytest.raises(SimjaxError, match=r"trace\.parquet: row 2: GeneratedTokens=0 must be at least 1"):
+    with pytest.raises(SimjaxError, match=r"trace\.parquet: row 2: GeneratedTokens=-1 must be at least 0"):
         read_trace(path)
     assert read_trace(path, on_bad_row="skip").workload.prompt_tokens.tolist() == [3]
     path.write_bytes(path.read_bytes()[:50])
@@ -178,7 +178,8 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
         ("\n\n", "the file is empty"),
         (PLAIN, "the trace has no usable request$"),
         (PLAIN + "x,1,1\n", "the trace has no usable request: 1 malformed and 0 failed rows"),
-        ('[{"timestamp": 0}]', "a JSON array"),
+        ('[{"timestamp": 0}]', r"cannot tell the format from its columns \(timestamp\)"),
+        ("[1, 2", "not valid JSON at line 1 column 6"),
         ("time,prompt\n1,2\n", r"cannot tell the format from its columns \(time, prompt\)"),
     ],
 )
@@ -189,7 +190,7 @@ def test_a_file_without_requests_is_an_error(tmp_path, text, reason):
 
 def test_a_file_that_is_no_text_is_an_error(tmp_path):
     path = tmp_path / "trace.csv"
-    path.write_bytes(b"\xff\xfe\x00\x80")
+    path.write_bytes(b"\x80\x81\xff\xfe")
     with pytest.raises(SimjaxError, match="not a text file"):
         read_trace(path)
 
@@ -219,7 +220,10 @@ def test_a_csv_of_lengths_only_is_read_as_lengths(tmp_path):
     assert lengths.prompt_tokens.tolist() == [3, 5] and lengths.output_tokens.tolist() == [4, 6] and lengths.skipped == 1
 
 
-@pytest.mark.parametrize("fmt", FORMATS.values(), ids=list(FORMATS))
+TABLES = {name: fmt for name, fmt in FORMATS.items() if fmt.reader is None}  # tests/workload/test_results.py writes the others
+
+
+@pytest.mark.parametrize("fmt", TABLES.values(), ids=list(TABLES))
 def test_every_format_is_recognised_from_its_own_columns(tmp_path, fmt):
     """No format's files are mistaken for another's: write the smallest file of each and read it back."""
     stamps = ["2024-01-01 00:00:00", "2024-01-01 00:00:02"] if fmt.stamps_per_second is None else [0, 2 * fmt.stamps_per_second]

@@ -119,7 +119,7 @@ def test_agentic_sessions_are_chains_of_calls(name, calls, sessions):
 def test_vllm_recording_replays_the_trace_it_was_made_from():
     recorded = read_trace(data_path("llmservingsim/bench/RTXPRO6000/Llama-3.1-8B/vllm/requests.jsonl"))
     sent = read_trace(data_path(SHAREGPT))
-    assert recorded.format == "vllm_bench"
+    assert recorded.format == "llmservingsim_bench"
     np.testing.assert_array_equal(recorded.workload.prompt_tokens, sent.workload.prompt_tokens)
     np.testing.assert_array_equal(recorded.workload.output_tokens, sent.workload.output_tokens)
     # The recorder's clock is the real one: late by scheduling jitter, never by much.

@@ -132,7 +132,8 @@ def test_sessions_that_are_none_are_an_error(change, reason):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"arrival_s": np.array([0.0, 4.0, 10.0, 11.0, *[np.inf] * 3])}, "have no arrival of their own; it must be inf"),
+        ({"arrival_s": np.array([0.0, 4.0, 10.0, -1.0, *[np.inf] * 3])}, "must be a time, or inf where it is unknown"),
+        ({"arrival_s": np.array([0.0, 4.0, 10.0, np.nan, *[np.inf] * 3])}, "must be a time, or inf where it is unknown"),
         ({"arrival_s": np.array([5.0, 4.0, 10.0, *[np.inf] * 4])}, "arrivals must be finite, non-negative and sorted"),
         ({"concurrency": 2}, "sessions do not run in a closed loop"),
     ],

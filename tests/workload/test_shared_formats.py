@@ -175,7 +175,8 @@ def test_sessions_of_a_plain_table(tmp_path):
     trace = read_trace(write(tmp_path, text, "trace.csv"))
     workload = trace.workload
     assert trace.lines.tolist() == [3, 5, 2, 4, 6]
-    assert workload.arrival_s.tolist() == [0.0, 2.0, 4.0, np.inf, np.inf]
+    # The last row has no pause, so its recorded arrival counts.
+    assert workload.arrival_s.tolist() == [0.0, 2.0, 4.0, np.inf, 95.0]
     assert waits(workload) == [(2, 3, 2.5), (3, 4, 0.0)]
     assert workload.sessions is not None and workload.sessions.names == ("u", "line 3", "v")
     assert shares(workload) == {(2, 3): 7, (2, 4): 6, (3, 4): 6}

@@ -11,14 +11,14 @@ def execute(config: DescribeConfig, as_yaml: str) -> None:
     """Print statistics of a trace, write them and a plot."""
     from simjax.metrics import write_json
     from simjax.plot.trace import plot_trace
-    from simjax.workload import build_workload, describe, describe_table
+    from simjax.workload import build_workload, describe, describe_table, trace_reading
 
     if not config.workload.file and config.workload.kind == "trace":
         raise SimjaxError("no trace file given: simjax trace describe FILE")
     with results_in(config.out, "trace") as out:
         with progress("reading the trace"):
             workload = build_workload(config.workload)
-            description = describe(workload, config.block_size, config.cache_blocks)
+            description = describe(workload, config.block_size, config.cache_blocks, trace_reading(config.workload))
         write_json(description.to_dict(), out / "description.json")
         (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
         plot_trace(workload, out / "trace.png")

@@ -88,6 +88,18 @@ def _bad_rows() -> Sequence[str]:
     return BAD_ROWS
 
 
+def _unanswered() -> Sequence[str]:
+    from simjax.workload.config import UNANSWERED
+
+    return UNANSWERED
+
+
+def _clocks() -> Sequence[str]:
+    from simjax.workload.config import CLOCKS
+
+    return CLOCKS
+
+
 def _pauses() -> Sequence[str]:
     from simjax.workload.config import THINK_KINDS
 
@@ -127,6 +139,8 @@ _CHOICES: dict[str, Callable[[], Sequence[str]]] = {
     "workload.kind": _kinds,
     "workload.format": _formats,
     "workload.on_bad_row": _bad_rows,
+    "workload.unanswered": _unanswered,
+    "workload.trace_clock": _clocks,
     "workload.think_dist": _pauses,
     "workload.prompt.dist": _distributions,
     "profile.parameters": _parameters,

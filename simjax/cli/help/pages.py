@@ -117,6 +117,8 @@ usage: simjax validate DIR [key=value ...]
 
 DIR holds vllm/{requests.jsonl,meta.json,timeseries.csv} and LLMServingSim's config.json; or trace.csv or trace.csv.gz,
 with server_config.json in it or in the parent directory; or inference-perf's exp-config.yaml and requests.csv.gz.
+DIR may also be a result file of vllm bench serve --save-detailed, guidellm, aiperf or inference-perf; options then
+state what it does not record: device=, model=, cluster.tensor_parallel_size= and scheduler.*.
 """,
         ("cluster.tensor_parallel_size", "profile.file", "profile.bundle_root", "workload.file"),
         "Results: validation.json, summary.json, requests.csv, timeseries.csv, config.yaml, overlay plots.",
@@ -173,10 +175,12 @@ Results: sensitivity.csv, sensitivity.json, sensitivity.png, config.yaml.
         """
 usage: simjax trace describe FILE [key=value ...]
 
-FILE is a CSV, JSON Lines or Parquet file, gzip too, or a session file or a directory of them (workload.file).
+FILE is a CSV, JSON Lines or Parquet file (gzip and zstd too), the result file of a load generator (vllm bench, SGLang,
+guidellm, aiperf, inference-perf), or a session file or a directory of them (workload.file).
 """,
         (
             *("workload.num_requests", "workload.rate", "workload.file", "workload.format", "workload.on_bad_row"),
+            *("workload.unanswered", "workload.trace_clock", "workload.block_tokens", "workload.only_model"),
             *("workload.start_s", "workload.end_s", "workload.jitter_s"),
         ),
         "Results: description.json, trace.png, config.yaml.",

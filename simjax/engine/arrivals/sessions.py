@@ -27,7 +27,7 @@ class SessionCalls:
 
     Attributes:
         due_s: time at which a call is sent; infinity when it was, and while another is not finished that it waits for.
-        ready_s: time at which the latest of those that it waited for allowed it.
+        ready_s: time at which the latest of those that it waited for allowed it, at first its recorded arrival, if it has one.
         missing: number of them that have not finished.
         arrived_s: time at which it was sent.
         home: rank that the latest call of each session went to, -1 for none.
@@ -41,10 +41,12 @@ class SessionCalls:
 
     @staticmethod
     def begin(shape: EngineShape, params: ClusterParams) -> SessionCalls:
-        """Calls before the run: those that wait for none are due at their arrival."""
+        """Calls before the run: those that wait for none are due at their arrival, the others not before it if they have one."""
         never = jnp.full((shape.requests,), NEVER, jnp.float64)
-        due_s, missing = params.requests.arrival_s[params.served], _sessions(params).predecessors[params.served]
-        return SessionCalls(due_s, jnp.zeros_like(never), missing, never, jnp.full((shape.requests,), -1, jnp.int32))
+        arrival_s, missing = params.requests.arrival_s[params.served], _sessions(params).predecessors[params.served]
+        due_s = jnp.where(missing > 0, NEVER, arrival_s)
+        ready_s = jnp.where((missing > 0) & (arrival_s < NEVER), arrival_s, 0.0)
+        return SessionCalls(due_s, ready_s, missing, never, jnp.full((shape.requests,), -1, jnp.int32))
 
     def next_s(self, params: ClusterParams, num_sent: Int32[Array, ""]) -> Float64[Array, ""]:
         """Time at which the next call is sent; infinity when none is due."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,8 +21,8 @@ class TraceFormat:
     Attributes:
         name: the format's name in `format=`.
         title: one line for help texts.
-        container: "csv" (a header line; Parquet columns of the same names work too), "jsonl" (one object per line) or "json" (one object
-            per file, or a directory of such files).
+        container: "csv" (a header line; Parquet columns of the same names work too), "jsonl" (one object per line), "json" (one object
+            per file, or a directory of such files) or "array" (a JSON list of objects).
         arrival, prompt, output: names of the columns that hold the arrival, the prompt tokens and the output tokens.
         stamps_per_second: units of the arrival column in a second; None for ISO 8601 date-times.
         arrival_optional: whether files without arrivals exist (usable for lengths only).
@@ -34,14 +35,21 @@ class TraceFormat:
         prefix_key, prefix_tokens: columns with a key and a number of tokens: requests with the same key share that many leading tokens (of
             two numbers the smaller; without a number the whole prompt).
         session, delay: columns with the session of a request, which waits for the previous row of the same session, and with the pause
-            in between.
+            in between, in the unit of the arrivals. A later row without a pause is sent at its arrival, if the row before has finished.
+        turn: column with the position of a row in its session; without it rows follow each other in the order of their arrivals.
+        adds_tokens: whether the prompt column of a later row counts only what the row adds to everything said so far.
+        call, parent: columns with the name of a request and with the name of the one that it continues.
+        block_clocks: number of tokens that an id stands for -> units of the arrival column in a second, for files of other makers with the
+            same columns.
         calls, call_delay, calls_name: column with a list of calls (objects with the columns above), each of which waits for the one before
             it; the key of the pause after a call, in the unit of the arrivals; and the column with the name of that session.
+        results: columns with which a file is a simulation's result; where it has them all, it need not be said that they are not used.
+        reader: function that reads the result file of a load generator, which is no table.
     """
 
     name: str
     title: str
-    container: Literal["csv", "jsonl", "json"]
+    container: Literal["csv", "jsonl", "json", "array"]
     arrival: str
     prompt: str
     output: str
@@ -58,9 +66,16 @@ class TraceFormat:
     prefix_tokens: str | None = None
     session: str | None = None
     delay: str | None = None
+    turn: str | None = None
+    adds_tokens: bool = False
+    call: str | None = None
+    parent: str | None = None
+    block_clocks: Mapping[int, float] = field(default_factory=dict)
     calls: str | None = None
     call_delay: str | None = None
     calls_name: str | None = None
+    results: frozenset[str] = frozenset()
+    reader: Callable[[Path], Recorded] | None = None
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -78,7 +93,8 @@ class TraceFormat:
     def optional_columns(self) -> tuple[str, ...]:
         """Columns that describe shared prefixes and dependencies."""
         shared = (*self.id_columns, self.prefix_key, self.prefix_tokens)
-        return tuple(name for name in (*shared, self.session, self.delay, self.calls, self.calls_name) if name is not None)
+        sessions = (self.session, self.delay, self.turn, self.call, self.parent, self.calls, self.calls_name)
+        return tuple(name for name in (*shared, *sessions) if name is not None)
 
     @property
     def id_columns(self) -> tuple[str, ...]:
@@ -91,6 +107,64 @@ class TraceFormat:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """The requests of a load generator's result file, in its order; times in seconds on the clock of the file.
+
+    Attributes:
+        arrival_s: float64[R], when the client sent each; NaN in all rows where the file does not hold it.
+        prompt_tokens, output_tokens: int64[R], numbers of tokens; -1 where they are not recorded.
+        first_token_s, finish_s: float64[R], when the client had the first token and the last one; NaN where that is not known.
+        failed: bool[R], requests that failed or were cancelled.
+        lines: int64[R], 1-based line of each request in the file, or its number where the file is one object.
+        unused: names of values in the file that are not read.
+        notes: what was assumed, one line each.
+        model: model that was served; None where it is not recorded.
+        redraw: options that draw arrivals as the benchmark did, for files without them.
+    """
+
+    arrival_s: np.ndarray
+    prompt_tokens: np.ndarray
+    output_tokens: np.ndarray
+    first_token_s: np.ndarray
+    finish_s: np.ndarray
+    failed: np.ndarray
+    lines: np.ndarray
+    unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    model: str | None = None
+    redraw: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file was read.
+
+    Attributes:
+        format: name of the format that it was read as.
+        rows: number of data rows in the file, blank lines not counted.
+        skipped: number of malformed rows that were left out (`on_bad_row="skip"`).
+        dropped: number of requests that failed, or answered nothing, and were left out.
+        zero_outputs: number of requests that answered nothing and are played with 1 output token.
+        failed: number of other requests that the source marks as failed and that are played.
+        clock: unit of the arrivals in the file; None where only lengths were read.
+        tokens_per_id: number of tokens that an id in the file stands for; None in a file without ids.
+        unused: columns that have no effect.
+        notes: what was inferred or looks wrong, one line each.
+    """
+
+    format: str
+    rows: int
+    skipped: int = 0
+    dropped: int = 0
+    zero_outputs: int = 0
+    failed: int = 0
+    clock: str | None = None
+    tokens_per_id: int | None = None
+    unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class TraceFile:
     """The contents of a trace file.
 
@@ -98,15 +172,43 @@ class TraceFile:
         workload: the usable requests, sorted by arrival (ties keep the file's order), seconds from the first arrival.
         lines: int64[R], 1-based physical line of each request of `workload` in the file (1-based row in Parquet, 1-based call in a session
             file).
-        format: name of the format that it was read as.
-        rows: number of data rows in the file, blank lines not counted.
-        skipped: number of malformed rows that were left out (`on_bad_row="skip"`).
-        dropped: number of requests that the source marks as failed.
+        reading: how the file was read.
     """
 
     workload: Workload
     lines: np.ndarray
-    format: str
-    rows: int
-    skipped: int
-    dropped: int
+    reading: Reading
+
+    @property
+    def format(self) -> str:
+        """Name of the format that the file was read as."""
+        return self.reading.format
+
+    @property
+    def rows(self) -> int:
+        """Number of data rows in the file."""
+        return self.reading.rows
+
+    @property
+    def skipped(self) -> int:
+        """Number of malformed rows that were left out."""
+        return self.reading.skipped
+
+    @property
+    def dropped(self) -> int:
+        """Number of failed requests that were left out."""
+        return self.reading.dropped
+
+
+@dataclass(frozen=True)
+class TraceLengths:
+    """Prompt and output lengths of a file in its own order: int32[R] each."""
+
+    prompt_tokens: np.ndarray
+    output_tokens: np.ndarray
+    reading: Reading
+
+    @property
+    def skipped(self) -> int:
+        """Number of malformed rows that were left out."""
+        return self.reading.skipped

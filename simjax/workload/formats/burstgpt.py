@@ -1,4 +1,5 @@
-"""BurstGPT (CC BY 4.0): arrivals in whole seconds, hence ties; failures are rows without a response and are dropped.
+"""BurstGPT (CC BY 4.0): arrivals in whole seconds, hence ties; failures are rows without a response (0 tokens),
+most of them without a prompt.
 
 BurstGPT_3 inserts `Session ID` and `Elapsed time` after the stamp and writes stamps as `19440110.0`.
 Source: https://github.com/HPMLL/BurstGPT (KDD 2025).

@@ -7,7 +7,7 @@ import pkgutil
 
 from simjax.workload.formats.base import TraceFormat
 
-_MACHINERY = ("base", "discover", "read", "tables")
+_MACHINERY = ("base", "discover", "read", "recognise", "tables")
 
 
 def formats_in(package: str) -> dict[str, TraceFormat]:

@@ -1,11 +1,12 @@
-"""The plain table for your own traces: CSV or Parquet with `arrival_s`, `prompt_tokens`, `output_tokens`; other columns are ignored.
+"""The plain table for your own traces: CSV or Parquet with `arrival_s`, `prompt_tokens`, `output_tokens`; others are not used.
 
 The `requests.csv` of a simulation has these columns too, so a run can be replayed. Optional columns describe shared prefixes and sessions:
 
 - `prefix_key`: prompts with the same key share their first `prefix_tokens` tokens (of two numbers the smaller; default the whole prompt).
-- `session`: a request is sent `delay_s` seconds (default 0) after the previous row of the same session finished; only the first one's
-  `arrival_s` counts. Unless the file has `prefix_key`, a session is assumed to be a continuing conversation: a prompt starts with the
-  prompt and the output of the row before it, as far as its length allows.
+- `session`: a row continues the one before it of the same session (by `turn`, else by their arrivals). It is sent
+  `delay_s` seconds after that one finished; without a delay at its `arrival_s`, or when that one has finished, if later; with neither at
+  once. Unless the file has `prefix_key`, a session is assumed to be a continuing conversation: a prompt starts with the prompt and the
+  output of the row before it, as far as its length allows.
 """
 
 from simjax.workload.formats.base import TraceFormat
@@ -23,4 +24,6 @@ PLAIN = TraceFormat(
     prefix_tokens="prefix_tokens",
     session="session",
     delay="delay_s",
+    turn="turn",
+    results=frozenset(("request_id", "instance", "cached_tokens", "scheduled_s", "first_token_s", "finish_s", "preemptions", "status")),
 )

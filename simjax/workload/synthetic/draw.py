@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
 from simjax.errors import SimjaxError, closest
 from simjax.workload.config import LengthConfig, WorkloadConfig
-from simjax.workload.formats import TraceFile, TraceLengths, read_lengths
+from simjax.workload.formats import Reading, ReadOptions, TraceLengths, read_lengths
 from simjax.workload.synthetic import lengths
 from simjax.workload.synthetic.streams import FOLLOWUPS, OUTPUTS, PROMPTS, TURNS, stream
 from simjax.workload.workload import Workload
@@ -22,6 +23,8 @@ DISTRIBUTIONS = ("fixed", "uniform", "lognormal", "zipf", "trace")
 # Clipping that moves the mean length by more than this fraction is worth a warning. (The fraction of clipped lengths is no criterion: the
 # shipped options cut 4.5 % of the outputs at 1,024 tokens, as chat servers do, and move the mean by 0.6 %.)
 CLIPPING_MATTERS = 0.05
+
+_NAMED = 8  # columns that a message lists
 
 _STREAMS = {"prompt": PROMPTS, "output": OUTPUTS, "turns": TURNS, "followup": FOLLOWUPS}
 _COLUMNS = {"prompt": "prompt_tokens", "output": "output_tokens", "followup": "prompt_tokens"}
@@ -106,17 +109,33 @@ def _need(spec: LengthConfig, name: str, where: str) -> int:
 
 
 def _read_lengths(path: str, format: str, config: WorkloadConfig) -> TraceLengths:
-    table = read_lengths(path, format, config.on_bad_row)
-    report(path, table)
+    table = read_lengths(path, options=ReadOptions(format, config.on_bad_row, config.unanswered))
+    report(path, replace(table.reading, unused=(), notes=()))  # of the columns only the lengths were asked for
     return table
 
 
-def report(path: str, read: TraceFile | TraceLengths) -> None:
-    """Log the numbers of rows that were skipped or dropped when `path` was read."""
-    if read.skipped:
-        _log.warning("%s: %d of %d rows are malformed and were skipped", path, read.skipped, read.rows)
-    if read.dropped:
-        _log.info("%s: %d of %d requests failed when they were recorded and were dropped", path, read.dropped, read.rows)
+def report(path: str, reading: Reading) -> None:
+    """Log what there is to say about a file that was read: rows left out or changed, columns without effect, what was inferred."""
+    if reading.skipped:
+        _log.warning("%s: %d of %d rows are malformed and were skipped", path, reading.skipped, reading.rows)
+    if reading.dropped:
+        _log.info("%s: %d of %d requests failed or answered nothing and were dropped", path, reading.dropped, reading.rows)
+    if reading.zero_outputs:
+        _log.warning(
+            "%s: %d of %d requests answered nothing; they are played with 1 output token (workload.unanswered=drop leaves them out)",
+            *(path, reading.zero_outputs, reading.rows),
+        )
+    if reading.failed:
+        _log.warning(
+            "%s: %d of %d requests failed when they were recorded; they are played as load (workload.unanswered=drop leaves them out)",
+            *(path, reading.failed, reading.rows),
+        )
+    for note in reading.notes:
+        _log.warning("%s: %s", path, note)
+    if reading.unused:
+        more = len(reading.unused) - _NAMED
+        shown = ", ".join(reading.unused[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+        _log.info("%s: columns that are not used: %s", path, shown)
 
 
 @contextmanager

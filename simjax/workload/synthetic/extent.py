@@ -15,7 +15,8 @@ NOMINAL_TPOT_S = 0.05
 """Seconds a token that a service may take at most to feel fluent: a request is taken to stay for its output at this pace."""
 _STAYS = 12  # in these a system fills (2), is measured (8 or more) and drains (1)
 _SESSION_STAYS = 4  # sessions stay for minutes, most of it in thought: most of their calls are seen in fewer of them
-_REQUESTS, _SESSIONS = (4_000, 20_000), (100, 2_000)  # least and most
+_REQUESTS, _SESSIONS = (4_000, 6_000), (100, 600)  # least and most at first: an overload shows early, and costs most to simulate
+_LONGEST = {"num_requests": 20_000, "num_sessions": 2_000}  # of a run that was too short to say if it is steady
 _SAMPLE = 1_000  # lengths from which means are taken
 
 
@@ -38,12 +39,11 @@ def with_extent(config: WorkloadConfig) -> WorkloadConfig:
 
 
 def longest(config: WorkloadConfig) -> WorkloadConfig | None:
-    """The configuration with the most that is chosen automatically, for a run that has been too short; None where there is no more."""
+    """The configuration with the most that is chosen automatically, for a run that has been too short; None if it is given."""
     if not is_automatic(config):
         return None
-    most = {"num_sessions": _SESSIONS[1]} if config.kind == "sessions" else {"num_requests": _REQUESTS[1]}
-    longer = replace(config, **most)
-    return None if longer == with_extent(config) else longer
+    name = "num_sessions" if config.kind == "sessions" else "num_requests"
+    return replace(config, **{name: _LONGEST[name]})
 
 
 def is_automatic(config: WorkloadConfig) -> bool:

@@ -4,18 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
+from simjax.errors import SimjaxError
 from simjax.workload.contents import tree
 from simjax.workload.contents.prefixes import Prefixes
 from simjax.workload.contents.radix import from_blocks
-from simjax.workload.formats.sessions.kvcache_tester import Call, Session
+from simjax.workload.formats.base import Reading, TraceFile
+from simjax.workload.formats.sessions.kvcache_tester import Call, Session, read_session, session_files
 from simjax.workload.sessions import from_waits
+from simjax.workload.transform import arrange
 from simjax.workload.workload import Workload
 
 Wait = tuple[int, int, float]
 """Number of a call, number of a call that waits for it, and the pause in between in seconds."""
+
+
+def read_sessions(path: Path, name: str, on_bad_row: str, unanswered: str) -> TraceFile:
+    """The sessions of a file or a directory; a malformed one is left out as a whole and counts as one row.
+
+    Args:
+        path: a session file, or a directory of them.
+        name: name of the format.
+        on_bad_row: as in `simjax.workload.formats.read.ReadOptions`.
+        unanswered: as there; only "play" is possible.
+
+    Raises:
+        SimjaxError: a malformed session, none, or calls that answered nothing are to be left out, on which others may depend.
+    """
+    if unanswered != "play":
+        raise SimjaxError(
+            f"unanswered={unanswered} does not apply to the {name} format: calls wait for calls; unanswered=play is the default"
+        )
+    files = session_files(path)
+    sessions, faults = [], 0
+    for file in files:
+        try:
+            sessions.append(read_session(file))
+        except SimjaxError as error:
+            if on_bad_row == "error":
+                raise SimjaxError(f"{error} (on_bad_row=skip leaves such sessions out)") from None
+            faults += 1
+    if not sessions:
+        raise SimjaxError(f"{path}: the trace has no usable request: {faults} malformed sessions")
+    workload, order = arrange(to_workload(sessions, path.resolve().name))
+    numbers = np.concatenate([np.arange(1, len(session.calls) + 1) for session in sessions])
+    models = sorted(set().union(*(session.models for session in sessions)))
+    sizes = {session.block_size for session in sessions}
+    reading = Reading(
+        format=name,
+        rows=len(files),
+        skipped=faults,
+        zero_outputs=sum(not call.answered for session in sessions for call in session.calls),
+        clock="s",
+        tokens_per_id=sizes.pop() if len(sizes) == 1 else None,
+        unused=tuple(sorted(set().union(*(session.unused for session in sessions)))),
+        notes=(f"calls are of {len(models)} models, {', '.join(models[:4])}; all are served as one",) if len(models) > 1 else (),
+    )
+    return TraceFile(workload.validate(), numbers[order], reading)
 
 
 def to_workload(recorded: Sequence[Session], source: str) -> Workload:

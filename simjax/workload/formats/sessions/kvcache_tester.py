@@ -15,7 +15,7 @@ The files leave some things open, which are interpreted as follows (see `simjax.
 - Streamed calls may lack `api_time`: they are assumed to have taken as long per output token as the file's other calls (median).
 - The output of a call is assumed to be the continuation of the next prompt, up to its length, if that prompt holds all of the call's
   blocks; otherwise it is not shared.
-- Calls with 0 output tokens were not answered, but their prompts were computed: they are replayed with 1 output token.
+- Calls with 0 output tokens were not answered, but their prompts were computed: they are replayed with 1 output token, as in all formats.
 
 Source: https://github.com/callanjfox/kv-cache-tester.
 """
@@ -43,6 +43,7 @@ KVCACHE_TESTER = TraceFormat(
 )
 
 _MAX_TOKENS = 2**31 - 1
+_READ = {"id", "block_size", "hash_id_scope", "requests", "type", "t", "in", "out", "api_time", "think_time", "hash_ids", "duration_ms"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Call:
         think_s: pause before the call in seconds, None where that was not recorded.
         prompt_tokens, output_tokens: numbers of tokens, >= 1.
         ids: int64[n], ids of the prompt's whole blocks.
+        answered: whether it had an output.
     """
 
     number: int
@@ -65,6 +67,7 @@ class Call:
     prompt_tokens: int
     output_tokens: int
     ids: np.ndarray
+    answered: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,13 +89,24 @@ class Agent:
 
 @dataclass(frozen=True)
 class Session:
-    """The session in a file; `local` is true when its block ids are not comparable with those of other files."""
+    """The session in a file.
+
+    Attributes:
+        name: its id.
+        block_size: tokens that a block id stands for.
+        local: whether its block ids are not comparable with those of other files.
+        main, agents: its calls, and its sub-agents with theirs.
+        unused: keys of the file, and of its calls, that are not read.
+        models: models that its calls name.
+    """
 
     name: str
     block_size: int
     local: bool
     main: list[Call]
     agents: list[Agent]
+    unused: frozenset[str] = frozenset()
+    models: frozenset[str] = frozenset()
 
     @property
     def calls(self) -> list[Call]:
@@ -124,10 +138,14 @@ def read_session(path: Path) -> Session:
     main: list[Call] = []
     agents: list[Agent] = []
     count = 0
+    keys, models = set(document), set[str]()
 
     def call(entry: Any, place: str, start_s: float) -> Call:
         nonlocal count
         count += 1
+        if isinstance(entry, dict):
+            keys.update(entry)
+            models.update({str(entry["model"])} if entry.get("model") else set())
         return _call(entry, f"{path}: {place}", count - 1, start_s)
 
     for i, entry in enumerate(_list(document, "requests", f"{path}: ")):
@@ -144,7 +162,8 @@ def read_session(path: Path) -> Session:
         raise SimjaxError(f"{path}: the session has no calls")
     name = document.get("id") or path.name.split(".")[0]
     block_size = int(_number(document, "block_size", f"{path}", whole=True, least=1))
-    return Session(str(name), block_size, document.get("hash_id_scope", "local") == "local", main, agents)
+    local = document.get("hash_id_scope", "local") == "local"
+    return Session(str(name), block_size, local, main, agents, frozenset(keys - _READ), frozenset(models))
 
 
 def _call(entry: Any, place: str, number: int, start_s: float) -> Call:
@@ -159,8 +178,9 @@ def _call(entry: Any, place: str, number: int, start_s: float) -> Call:
         api_s=_number(entry, "api_time", place, optional=True),
         think_s=_number(entry, "think_time", place, optional=True),
         prompt_tokens=int(_number(entry, "in", place, whole=True, least=1)),
-        output_tokens=max(int(_number(entry, "out", place, whole=True)), 1),
+        output_tokens=max(out := int(_number(entry, "out", place, whole=True)), 1),
         ids=ids,
+        answered=out > 0,
     )
 
 

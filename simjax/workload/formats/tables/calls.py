@@ -7,8 +7,8 @@ from typing import Any
 from simjax.workload.formats.base import TraceFormat
 from simjax.workload.formats.tables.rows import Chunk, id_array
 
-LABEL, DELAY = "\0session", "\0delay"
-"""Added columns: (line, name) of the call's session, None in rows of a single request; and the pause after each call."""
+LABEL, DELAY, MODEL = "\0session", "\0delay", "\0model"
+"""Added columns: (line, name) of the call's session, None in rows of a single request; the pause after each call; the model of a row."""
 
 
 def expand(chunk: Chunk, fmt: TraceFormat) -> Chunk:
@@ -17,7 +17,7 @@ def expand(chunk: Chunk, fmt: TraceFormat) -> Chunk:
         return chunk
     of_row = [name for name in chunk.columns if name != fmt.calls]
     of_call = [name for name in (fmt.prompt, fmt.output, *fmt.id_columns) if name in chunk.columns]
-    result = Chunk(columns={name: [] for name in (*of_row, LABEL, DELAY)})
+    result = Chunk(columns={name: [] for name in (*of_row, LABEL, DELAY)}, keys=chunk.keys)
 
     def append(line: int, values: dict[str, Any], place: str = "") -> None:
         result.lines.append(line)
@@ -38,6 +38,7 @@ def expand(chunk: Chunk, fmt: TraceFormat) -> Chunk:
         name = None if fmt.calls_name is None else row.get(fmt.calls_name)
         label = (line, f"line {line}" if name is None else str(name))
         for k, call in enumerate(calls):
+            result.keys.update(call)
             values = {name: id_array(call.get(name)) if name in fmt.id_columns else call.get(name) for name in of_call}
             delay = None if fmt.call_delay is None else call.get(fmt.call_delay)
             append(line, {**row, **values, LABEL: label, DELAY: delay}, f"{fmt.calls}[{k}]: ")

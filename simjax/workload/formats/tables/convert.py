@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from simjax.workload.formats.base import TraceFormat
-from simjax.workload.formats.tables.calls import DELAY, LABEL
+from simjax.workload.formats.tables.calls import DELAY, LABEL, MODEL
 from simjax.workload.formats.tables.rows import Chunk
 
 _MAX_TOKENS = 2**31 - 1  # lengths are int32
@@ -23,10 +23,11 @@ class Requests:
         lines: int64, physical line of each request.
         stamps: arrivals in the format's own unit, float64 (int64 nanoseconds for date-times); zeros if arrivals were not requested.
         prompt_tokens, output_tokens: int32.
-        dropped: number of rows that the source marks as failed.
+        dropped: number of rows that failed, or answered nothing, and are left out.
+        zero_outputs, failed: bool, requests that answered nothing, or otherwise failed, and that are played.
         bad: malformed rows, (line, reason) in file order.
-        extra: columns on shared prefixes and sessions, by name: arrays of ids, numbers (tokens; delays in seconds, 0 where there is none),
-            labels. A column in which no row has a value is left out.
+        extra: columns on shared prefixes, sessions and models, by name: arrays of ids, numbers (tokens; delays in seconds, NaN where there
+            is none), labels. A column in which no row has a value is left out.
     """
 
     lines: np.ndarray
@@ -34,12 +35,17 @@ class Requests:
     prompt_tokens: np.ndarray
     output_tokens: np.ndarray
     dropped: int
+    zero_outputs: np.ndarray
+    failed: np.ndarray
     bad: list[tuple[int, str]]
     extra: dict[str, list[Any]]
 
 
-def convert(chunk: Chunk, fmt: TraceFormat, with_arrivals: bool, started: set[Any]) -> Requests:
+def convert(chunk: Chunk, fmt: TraceFormat, with_arrivals: bool, started: set[Any], unanswered: str = "play") -> Requests:
     """Check and convert the rows of `chunk`; of several faults of a row the first is reported, in the order arrival, prompt, output, rest.
+
+    Requests that answered nothing or failed loaded the server with their prompts: they are played with at least 1 output token. A failed
+    one whose row lacks its arrival or its prompt is left out.
 
     Args:
         chunk: raw rows, with lists of calls expanded.
@@ -47,34 +53,41 @@ def convert(chunk: Chunk, fmt: TraceFormat, with_arrivals: bool, started: set[An
         with_arrivals: whether arrivals, prefixes and sessions are wanted besides the lengths.
         started: labels of the sessions that earlier chunks started; those of this one are added. Only the first row of a session needs an
             arrival.
+        unanswered: "play", or "drop" to leave requests out that answered nothing or failed.
     """
     rows = len(chunk.lines)
     failed = np.zeros(rows, bool)
     if fmt.failed_column is not None and fmt.failed is not None:
         failed = np.fromiter(map(fmt.failed, chunk.columns[fmt.failed_column]), bool, rows)
     failed[list(chunk.broken)] = False
-    no_arrival: dict[int, str] = {}  # faults of the arrival, which do not matter in later rows of a session
+    no_arrival: dict[int, str] = {}  # faults of the arrival, which may be missing in later rows of a session
     reasons = dict(chunk.broken)  # all other faults
     stamps = np.zeros(rows)
-    if with_arrivals:
+    if with_arrivals and fmt.arrival in chunk.columns:
         stamps = _stamps(fmt, chunk.columns[fmt.arrival], no_arrival)
-    prompt = _tokens(fmt.prompt, chunk.columns[fmt.prompt], reasons, ~failed, chunk.places)
-    output = _tokens(fmt.output, chunk.columns[fmt.output], reasons, ~failed, chunk.places)
+    prompt = _tokens(fmt.prompt, chunk.columns[fmt.prompt], reasons, np.ones(rows, bool), chunk.places)
+    unusable = failed & np.isin(np.arange(rows), [*no_arrival, *reasons])  # it never ran, or nothing is known about what it asked for
+    output = _tokens(fmt.output, chunk.columns[fmt.output], reasons, ~failed, chunk.places, least=0)
+    zero = (output == 0) & ~failed
+    output = np.maximum(output, 1)
+    left_out = unusable | ((failed | zero) if unanswered == "drop" else False)
     extra = _extra(chunk, fmt, reasons) if with_arrivals else {}
     labels = extra.get(LABEL)
     for i in range(rows) if labels is not None else no_arrival:
         label = None if labels is None else labels[i]
-        if label is None or label not in started:
-            if i in no_arrival and i not in chunk.broken:
-                reasons[i] = no_arrival[i]  # the arrival is the first fault
-            elif i not in reasons and label is not None:
-                started.add(label)
-    # A failed request never ran, so other faults of its row do not matter. One malformed call makes its whole row unusable.
+        may_lack = (
+            label is not None and label in started and _empty(chunk.columns[fmt.arrival][i] if fmt.arrival in chunk.columns else None)
+        )
+        if i in no_arrival and i not in chunk.broken and not may_lack:
+            reasons[i] = no_arrival[i]  # the arrival is the first fault
+        elif i not in reasons and label is not None and not left_out[i]:
+            started.add(label)
+    # One malformed call makes its whole row unusable.
     faults: dict[int, str] = {}
-    for position in sorted(position for position in reasons if not failed[position]):
+    for position in sorted(position for position in reasons if not left_out[position]):
         faults.setdefault(chunk.lines[position], reasons[position])
     lines = np.asarray(chunk.lines, np.int64)
-    good = ~failed
+    good = ~left_out
     if faults:
         good &= ~np.isin(lines, list(faults))
     return Requests(
@@ -82,7 +95,9 @@ def convert(chunk: Chunk, fmt: TraceFormat, with_arrivals: bool, started: set[An
         stamps=stamps[good],
         prompt_tokens=prompt[good].astype(np.int32),
         output_tokens=output[good].astype(np.int32),
-        dropped=int(failed.sum()),
+        dropped=int(left_out.sum()),
+        zero_outputs=zero[good],
+        failed=failed[good],
         bad=list(faults.items()),
         extra={name: [values[i] for i in np.flatnonzero(good)] for name, values in extra.items()},
     )
@@ -92,7 +107,7 @@ def _extra(chunk: Chunk, fmt: TraceFormat, reasons: dict[int, str]) -> dict[str,
     """The columns of `Requests.extra` over all rows of the chunk; their faults are added to `reasons`."""
     extra: dict[str, list[Any]] = {}
     places = chunk.places or [""] * len(chunk.lines)
-    present = [name for name in (*fmt.optional_columns, LABEL, DELAY) if name in chunk.columns]
+    present = [name for name in (*fmt.optional_columns, LABEL, DELAY, MODEL) if name in chunk.columns]
     filled = {name: chunk.columns[name] for name in present if any(value is not None for value in chunk.columns[name])}
     for name in fmt.id_columns:
         if name in filled:
@@ -112,17 +127,23 @@ def _extra(chunk: Chunk, fmt: TraceFormat, reasons: dict[int, str]) -> dict[str,
     elif fmt.session in filled:
         extra[LABEL] = [None if _empty(label) else str(label) for label in filled[fmt.session]]
         extra[DELAY] = _delays(fmt, fmt.delay or "", filled.get(fmt.delay or ""), reasons, places)
+    if fmt.turn in filled:
+        extra[fmt.turn] = _numbers(filled[fmt.turn]).tolist()
+    for name in (fmt.call, fmt.parent, MODEL):
+        if name is not None and name in filled:
+            extra[name] = [None if _empty(value) else str(value) for value in filled[name]]
     return extra
 
 
 def _delays(fmt: TraceFormat, name: str, raw: list[Any] | None, reasons: dict[int, str], places: list[str]) -> list[float]:
-    """Delays in seconds, 0 where none is given."""
+    """Delays in seconds, NaN where none is given."""
     if raw is None:
-        return [0.0] * len(places)
+        return [np.nan] * len(places)
+    none = np.array([_empty(value) for value in raw])
     delays = _numbers([0.0 if _empty(value) else value for value in raw])
     for i in np.flatnonzero(~(np.isfinite(delays) & (delays >= 0))):
         reasons.setdefault(int(i), places[i] + _fault(name, raw[i], "is negative" if np.isfinite(delays[i]) else "is not a number"))
-    return (delays / (fmt.stamps_per_second or 1.0)).tolist()
+    return np.where(none, np.nan, delays / (fmt.stamps_per_second or 1.0)).tolist()
 
 
 def _empty(value: Any) -> bool:
@@ -143,14 +164,14 @@ def _stamps(fmt: TraceFormat, raw: list[Any], reasons: dict[int, str]) -> np.nda
     return stamps
 
 
-def _tokens(name: str, raw: list[Any], reasons: dict[int, str], wanted: np.ndarray, places: list[str]) -> np.ndarray:
+def _tokens(name: str, raw: list[Any], reasons: dict[int, str], wanted: np.ndarray, places: list[str], least: int = 1) -> np.ndarray:
     values = _numbers(raw)
-    wrong = ~(np.isfinite(values) & (values >= 1) & (values <= _MAX_TOKENS) & (values == np.floor(values)))
+    wrong = ~(np.isfinite(values) & (values >= least) & (values <= _MAX_TOKENS) & (values == np.floor(values)))
     for i in np.flatnonzero(wrong & wanted):
         if not np.isfinite(values[i]):
             fault = "is not a number"
-        elif values[i] < 1:
-            fault = "must be at least 1"
+        elif values[i] < least:
+            fault = f"must be at least {least}"
         else:
             fault = "is not a whole number" if values[i] <= _MAX_TOKENS else f"is more than {_MAX_TOKENS}"
         reasons.setdefault(int(i), (places[i] if places else "") + _fault(name, raw[i], fault))
@@ -160,7 +181,7 @@ def _tokens(name: str, raw: list[Any], reasons: dict[int, str], wanted: np.ndarr
 def _fault(name: str, raw: Any, fault: str) -> str:
     if raw is None or raw == "":
         return f"{name} is missing"
-    text = str(raw)
+    text = " ".join(str(raw).split())
     return f"{name}={text if len(text) <= 40 else text[:37] + '...'} {fault}"
 
 
@@ -190,4 +211,7 @@ def _datetimes_ns(raw: list[Any]) -> np.ndarray:
     import pandas as pd  # here, not at the top: it takes longer to import than most traces take to read
 
     parsed = pd.to_datetime(pd.Index(raw, dtype=object), format="ISO8601", utc=True, errors="coerce")
-    return pd.DatetimeIndex(parsed).as_unit("ns").asi8
+    index = pd.DatetimeIndex(parsed)
+    # Nanoseconds reach from 1677 to 2262.
+    inside = np.asarray(index > pd.Timestamp.min.tz_localize("UTC")) & np.asarray(index < pd.Timestamp.max.tz_localize("UTC"))
+    return pd.DatetimeIndex(index.where(inside)).as_unit("ns").asi8

@@ -1,32 +1,40 @@
-"""Raw rows of a file with their line numbers: CSV, JSON Lines and Parquet, plain or gzipped, in chunks of bounded memory."""
+"""Raw rows of a file with their line numbers: CSV, JSON and Parquet, in chunks of bounded memory."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import itertools
-import json
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from simjax.errors import SimjaxError
+from simjax.workload.formats.tables.json_text import array, json_lines, json_object, whole_json
+from simjax.workload.formats.tables.text import Dialect, dialect_of, is_comment, open_text
 
 _CHUNK_ROWS = 65_536  # keeps a 27-million-row trace within tens of MB of raw strings
 _SNIFFED_LINES = 20  # JSON objects read to learn the keys: the first ones may be malformed
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
+_ID_LIST = re.compile(r"[\[(]?\s*(\d+(?:[\s|;,]+\d+)*)?\s*[\])]?")
 
 
 @dataclass(frozen=True)
 class Header:
-    """The container of a file and the names of its columns."""
+    """The container of a file and the names of its columns; `dialect` is that of a CSV file.
 
-    container: Literal["csv", "jsonl", "json", "parquet"]
+    A "json" file is one object, an "array" a JSON list of objects, a "jsonl" file holds one object per line.
+    """
+
+    container: Literal["csv", "jsonl", "json", "array", "parquet"]
     columns: tuple[str, ...]
+    dialect: Dialect = field(default_factory=lambda: Dialect(()))
 
 
 @dataclass
@@ -34,17 +42,19 @@ class Chunk:
     """Consecutive rows.
 
     Attributes:
-        lines: 1-based physical line of each row.
+        lines: 1-based physical line of each row (1-based row in Parquet and in a JSON array).
         columns: raw values by column name, None where a row has no such field. In columns of ids, lists of whole numbers are int64 arrays.
         broken: rows that could not be split into fields: position in the chunk -> reason.
         places: position of each call within its row, as a prefix for messages, in a chunk of calls (see
             `simjax.workload.formats.tables.calls`); empty otherwise.
+        keys: names of the columns in the file, as far as these rows show them.
     """
 
     lines: list[int] = field(default_factory=list)
     columns: dict[str, list[Any]] = field(default_factory=dict)
     broken: dict[int, str] = field(default_factory=dict)
     places: list[str] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
 
 
 def read_header(path: Path) -> Header:
@@ -53,36 +63,43 @@ def read_header(path: Path) -> Header:
     Raises:
         SimjaxError: the file is missing, empty or not a table.
     """
-    with _user_errors(path):
+    with user_errors(path):
         with path.open("rb") as raw:
             if raw.read(4) == b"PAR1":
                 return Header("parquet", tuple(_open_parquet(path).schema_arrow.names))
-        with _open_text(path) as text:
-            lines = list(itertools.islice((line for line in text if line.strip()), _SNIFFED_LINES))
+        with open_text(path) as text:
+            lines = list(itertools.islice((line for line in text if line.strip() and not is_comment(line)), _SNIFFED_LINES))
         if not lines:
             raise SimjaxError(f"{path}: the file is empty")
         start = lines[0].lstrip()
         if start.startswith("["):
-            raise SimjaxError(f"{path}: a JSON array; traces in JSON hold one object per line (JSON Lines)")
+            objects = [row for row in array(path)[:_SNIFFED_LINES] if isinstance(row, dict)]
+            return Header("array", tuple(dict.fromkeys(key for row in objects for key in row)))
         if start.startswith("{"):
-            objects = [row for row in map(_json_object, lines) if isinstance(row, dict)]
-            if not objects and isinstance(whole := _whole_json(path), dict):
+            objects = [row for row in map(json_object, lines) if isinstance(row, dict)]
+            if not objects and isinstance(whole := whole_json(path), dict):
                 return Header("json", tuple(whole))
             return Header("jsonl", tuple(dict.fromkeys(key for row in objects for key in row)))
-        return Header("csv", tuple(name.strip() for name in next(csv.reader([lines[0]]))))
+        with open_text(path) as text:
+            dialect = dialect_of(text)
+        return Header("csv", dialect.names, dialect)
 
 
-def read_chunks(path: Path, container: str, columns: tuple[str, ...], ids: tuple[str, ...] = ()) -> Iterator[Chunk]:
-    """The rows of a file, restricted to `columns` (None where absent); `ids` are those of them that hold lists of ids.
+def read_chunks(path: Path, header: Header, columns: Mapping[str, str], ids: tuple[str, ...] = ()) -> Iterator[Chunk]:
+    """The rows of a file, restricted to `columns`.
+
+    Args:
+        path: the file.
+        header: what `read_header` found.
+        columns: names in the chunks -> names in the file; values are None where a row has none.
+        ids: those of the columns that hold lists of ids.
 
     Raises:
         SimjaxError: the file cannot be read to its end.
     """
-    with _user_errors(path):
-        if container == "jsonl":
-            yield from _jsonl_chunks(path, columns, ids)
-        else:
-            yield from (_parquet_chunks if container == "parquet" else _csv_chunks)(path, columns)
+    readers = {"csv": _csv_chunks, "parquet": _parquet_chunks}
+    with user_errors(path):
+        yield from readers.get(header.container, _json_chunks)(path, header, columns, ids)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -91,15 +108,20 @@ def read_json_object(path: Path) -> dict[str, Any]:
     Raises:
         SimjaxError: the file cannot be read, or holds something else.
     """
-    with _user_errors(path):
-        whole = _whole_json(path)
+    with user_errors(path):
+        whole = whole_json(path)
     if not isinstance(whole, dict):
         raise SimjaxError(f"{path}: {whole if isinstance(whole, str) else 'not a JSON object'}")
     return whole
 
 
 def id_array(value: Any) -> Any:
-    """A list of whole numbers as int64[n], anything else as it is."""
+    """A list of whole numbers, or a text that lists them ("11|22|33"), as int64[n]; an empty text as None, anything else as it is."""
+    if isinstance(value, str):
+        if not value.strip():
+            return None
+        found = _ID_LIST.fullmatch(value.strip())
+        value = value if found is None else [int(number) for number in re.findall(r"\d+", found[1] or "")]
     if not isinstance(value, list):
         return value
     try:
@@ -109,20 +131,15 @@ def id_array(value: Any) -> Any:
     return ids.astype(np.int64) if ids.ndim == 1 and ids.dtype.kind in "iu" else value
 
 
-def _whole_json(path: Path) -> Any:
-    """The value in a JSON file, or as text why it is not JSON."""
-    with _open_text(path) as text:
-        try:
-            return json.load(text)
-        except json.JSONDecodeError as error:
-            return f"not valid JSON at line {error.lineno} column {error.colno}: {error.msg.removesuffix(' at').lower()}"
-
-
-def _csv_chunks(path: Path, columns: tuple[str, ...]) -> Iterator[Chunk]:
-    with _open_text(path) as text:
-        reader = csv.reader(text)
-        names = [name.strip() for name in next(row for row in reader if any(map(str.strip, row)))]
-        numbered = _numbered(reader)
+def _csv_chunks(path: Path, header: Header, columns: Mapping[str, str], ids: tuple[str, ...]) -> Iterator[Chunk]:
+    dialect, names = header.dialect, header.columns
+    with open_text(path) as text:
+        for _ in range(dialect.skip):
+            next(text)
+        reader = csv.reader(text, delimiter=dialect.delimiter)
+        if dialect.headed:
+            next(reader)
+        numbered = _numbered(reader, dialect.skip, len(names))
         while rows := list(itertools.islice(numbered, _CHUNK_ROWS)):
             chunk = Chunk(lines=[line for line, _ in rows])
             fields = [row for _, row in rows]
@@ -130,51 +147,50 @@ def _csv_chunks(path: Path, columns: tuple[str, ...]) -> Iterator[Chunk]:
                 if len(row) != len(names):
                     chunk.broken[i] = f"{len(row)} fields where the header names {len(names)}"
                     fields[i] = [""] * len(names)
-            for name in columns:
-                at = names.index(name) if name in names else None
-                chunk.columns[name] = [None] * len(fields) if at is None else [row[at] for row in fields]
+            for name, in_file in columns.items():
+                at = names.index(in_file) if in_file in names else None
+                values: list[Any] = [None] * len(fields) if at is None else [row[at] for row in fields]
+                if name in ids:
+                    values = [id_array(value) for value in values]
+                elif dialect.decimal_comma and at is not None:
+                    values = [value.replace(",", ".") if _DECIMAL_COMMA.fullmatch(value.strip()) else value for value in values]
+                chunk.columns[name] = values
             yield chunk
 
 
-def _numbered(reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """Non-blank CSV rows with the physical line each starts on (a quoted field may span several)."""
-    line = reader.line_num + 1
+def _numbered(reader: Any, skipped: int, width: int) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a CSV file with the physical line each starts on (a quoted field may span several), without blank lines and comments."""
+    line = skipped + reader.line_num + 1
     for row in reader:
-        if row and (len(row) > 1 or row[0].strip()):
+        comment = len(row) != width and row and is_comment(row[0])
+        if not comment and row and (len(row) > 1 or row[0].strip()):
             yield line, row
-        line = reader.line_num + 1
+        line = skipped + reader.line_num + 1
 
 
-def _jsonl_chunks(path: Path, columns: tuple[str, ...], ids: tuple[str, ...]) -> Iterator[Chunk]:
-    with _open_text(path) as text:
-        numbered = ((number, line) for number, line in enumerate(text, start=1) if line.strip())
-        while rows := list(itertools.islice(numbered, _CHUNK_ROWS)):
-            chunk = Chunk(lines=[line for line, _ in rows], columns={name: [] for name in columns})
-            for i, (_, line) in enumerate(rows):
-                row = _json_object(line)
-                if isinstance(row, str):
-                    chunk.broken[i] = row
-                    row = {}
-                for name, values in chunk.columns.items():
-                    values.append(id_array(row.get(name)) if name in ids else row.get(name))
-            yield chunk
+def _json_chunks(path: Path, header: Header, columns: Mapping[str, str], ids: tuple[str, ...]) -> Iterator[Chunk]:
+    numbered = enumerate(array(path), start=1) if header.container == "array" else json_lines(path)
+    while rows := list(itertools.islice(numbered, _CHUNK_ROWS)):
+        chunk = Chunk(lines=[line for line, _ in rows], columns={name: [] for name in columns})
+        fields = [(in_file, name in ids, chunk.columns[name]) for name, in_file in columns.items()]
+        for i, (_, row) in enumerate(rows):
+            if not isinstance(row, dict):
+                chunk.broken[i] = row if isinstance(row, str) else "not a JSON object"
+                row = {}
+            chunk.keys.update(row)
+            for in_file, has_ids, values in fields:
+                value = row.get(in_file)
+                values.append(id_array(value) if has_ids else value)
+        yield chunk
 
 
-def _json_object(line: str) -> dict[str, Any] | str:
-    """The object on a line, or why there is none."""
-    try:
-        row = json.loads(line.rstrip("\r\n"))
-    except json.JSONDecodeError as error:
-        return f"not valid JSON at column {error.colno}: {error.msg.removesuffix(' at').lower()}"
-    return row if isinstance(row, dict) else "not a JSON object"
-
-
-def _parquet_chunks(path: Path, columns: tuple[str, ...]) -> Iterator[Chunk]:
+def _parquet_chunks(path: Path, header: Header, columns: Mapping[str, str], ids: tuple[str, ...]) -> Iterator[Chunk]:
     parquet = _open_parquet(path)
-    present = [name for name in columns if name in parquet.schema_arrow.names]
+    present = [in_file for in_file in dict.fromkeys(columns.values()) if in_file in header.columns]
     start = 1
     for rows in parquet.iter_batches(batch_size=_CHUNK_ROWS, columns=present):
-        values = {name: rows.column(name).to_pylist() if name in present else [None] * rows.num_rows for name in columns}
+        values = {name: rows.column(at).to_pylist() if at in present else [None] * rows.num_rows for name, at in columns.items()}
+        values.update({name: [id_array(value) for value in values[name]] for name in ids if name in values})
         yield Chunk(lines=list(range(start, start + rows.num_rows)), columns=values)
         start += rows.num_rows
 
@@ -191,16 +207,8 @@ def _open_parquet(path: Path) -> Any:
         raise SimjaxError(f"{path}: damaged Parquet file") from None
 
 
-def _open_text(path: Path) -> IO[str]:
-    """A text stream that keeps line ends for the csv module; gzip is recognised by its magic bytes, a byte-order mark is removed."""
-    with path.open("rb") as raw:
-        zipped = raw.read(2) == b"\x1f\x8b"
-    opener: Any = gzip.open if zipped else open
-    return opener(path, "rt", encoding="utf-8-sig", newline="")
-
-
 @contextmanager
-def _user_errors(path: Path) -> Iterator[None]:
+def user_errors(path: Path) -> Iterator[None]:
     """Turn errors while reading a file into one-line messages for the user."""
     try:
         yield
@@ -208,8 +216,8 @@ def _user_errors(path: Path) -> Iterator[None]:
         raise SimjaxError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise SimjaxError(f"{path}: a directory, not a trace file") from None
-    except UnicodeDecodeError:
-        raise SimjaxError(f"{path}: not a text file (neither UTF-8 text, gzip nor Parquet)") from None
+    except UnicodeError:
+        raise SimjaxError(f"{path}: not a text file (neither UTF-8 nor UTF-16, plain, gzip or zstd, and no Parquet)") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise SimjaxError(f"{path}: damaged gzip file ({error})") from None
     except csv.Error as error:

@@ -1,6 +1,6 @@
 """Per-request recordings of vLLM runs, read for the requests and their arrivals only; the measured times are read elsewhere.
 
-`vllm_bench` is LLMServingSim's recorder (`requests.jsonl`): `arrival_time` is on the client's epoch clock, the other stamps on the
+`llmservingsim_bench` is LLMServingSim's recorder (`requests.jsonl`): `arrival_time` is on the client's epoch clock, the other stamps on the
 server's monotonic one. `vllm_trace` is a load generator's client trace (version 3): `send_time_us` is when the request left
 (`arrival_time_us` is when it was due), and `server_input_tokens` counts the prompt as the server saw it, chat template included.
 `vllm_requests` is a flat benchmark report whose `server_output_tokens_nominal` is what the server generated; the client's count misses
@@ -9,8 +9,8 @@ tokens.
 
 from simjax.workload.formats.base import TraceFormat
 
-VLLM_BENCH = TraceFormat(
-    name="vllm_bench",
+LLMSERVINGSIM_BENCH = TraceFormat(
+    name="llmservingsim_bench",
     title="LLMServingSim's vLLM recording, requests.jsonl (epoch s)",
     container="jsonl",
     arrival="arrival_time",
