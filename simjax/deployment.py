@@ -41,7 +41,7 @@ class Deployment:
         device: kind of device it runs on.
         parallelism: number of devices and how they share the work.
         link: link between the devices; None on input means the device's own link within a node.
-        kv_cache_dtype: data type of keys and values; "auto" on input means the model's own.
+        kv_cache_dtype: data type of keys and values; "auto" on input means the one of the checkpoint.
         launches: whether the host launches kernels one by one in decode-only steps, and in steps with a prompt (no CUDA graph does it).
         async_scheduling: whether the host schedules a step while the device runs the one before (vLLM's `async_scheduling`).
         role: phases of a request that it runs.
@@ -60,10 +60,19 @@ class Deployment:
     role: Role = Role.BOTH
 
     def __post_init__(self) -> None:
-        dtype = self.model.dtype if self.kv_cache_dtype == "auto" else canonical_dtype(self.kv_cache_dtype)
+        own = self.model.kv_cache_dtype or self.model.dtype
+        dtype = own if self.kv_cache_dtype == "auto" else canonical_dtype(self.kv_cache_dtype)
         object.__setattr__(self, "kv_cache_dtype", dtype)
         if self.link is None:
             object.__setattr__(self, "link", self.device.node.intra_link)
+
+    @property
+    def nodes(self) -> int:
+        """Servers over which the tensor-parallel ranks are spread evenly, as few as hold them; 1 where a link was given for all of them."""
+        ranks, most = self.parallelism.tensor, self.device.node.devices_per_node
+        if self.link != self.device.node.intra_link or most < 1:
+            return 1
+        return next(nodes for nodes in range(1, ranks + 1) if ranks % nodes == 0 and ranks // nodes <= most)
 
     def with_times_only(self) -> Deployment:
         """The deployment without the properties that change no step time, the size of the memory and the role: for comparisons."""

@@ -7,11 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from simjax.batch.design import RunOptions, design_of, known_warnings
+from simjax.caveat import grouped
 from simjax.cluster.from_config import build_cluster, latency_source
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import cluster_timing
-from simjax.config.schema import MetricsConfig, RunConfig, SloConfig
+from simjax.cluster.warnings import idle_router
+from simjax.config.conditional import conditional_options
+from simjax.config.schema import MetricsConfig, RunConfig, SimulatedConfig, SloConfig
+from simjax.effect import implausible, looking_at, without_effect
 from simjax.engine.host.result import Result
 from simjax.engine.simulate import DEFAULT_MAX_TICKS, simulate
 from simjax.metrics.slo import Slo
@@ -36,8 +40,8 @@ class Run:
         cluster: the instances and their router.
         workload: the requests.
         result: the outcome.
-        warnings: caveats for a reader of the numbers, one line each: flags that vLLM would refuse, and step times used outside what they
-            were measured or calibrated on.
+        warnings: caveats for a reader of the numbers, one line each: options without effect or in doubt, flags that vLLM would refuse, and
+            step times used outside what they were measured or calibrated on; what the step times rest on comes last, in one line.
     """
 
     cluster: ClusterSpec
@@ -80,7 +84,8 @@ def simulate_cluster(
     result = replace(result, sessions=workload.sessions, stationary=workload.stationary)
     left = LeftRanges()
     left.add(design.calibrated, result)
-    return Run(cluster, workload, result, left.warnings_of_run(known_warnings(cluster.instances, timing, workload.longest_tokens)))
+    known = [*idle_router(cluster, workload), *known_warnings(cluster.instances, timing, workload.longest_tokens)]
+    return Run(cluster, workload, result, grouped(left.warnings_of_run(known)))
 
 
 def service_levels(config: SloConfig) -> Slo | None:
@@ -121,7 +126,15 @@ def run(config: RunConfig, on_progress: Progress | None = None) -> Run:
         )
 
     done, longer = simulated(config.workload), longest(config.workload)
-    return simulated(longer) if longer is not None and is_undecided(done.result) else done
+    if longer is not None and is_undecided(done.result):
+        done = simulated(longer)
+    return replace(done, warnings=(*about_options(config), *done.warnings))
+
+
+def about_options(config: SimulatedConfig) -> list[str]:
+    """One line for each option of a configuration that has no effect, or whose number was probably given in another unit."""
+    kind, look = type(config), looking_at(config)
+    return [*without_effect(conditional_options(kind), look), *implausible(kind, look)]
 
 
 def _current(name: str) -> Any:

@@ -8,6 +8,9 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
+from simjax.condition import Condition, one_of
+from simjax.plausible import Plausible
+
 _T = TypeVar("_T")
 _PLACEHOLDERS = {int: "N", float: "X", bool: "true|false", str: "TEXT"}
 
@@ -19,6 +22,8 @@ def option(
     *,
     bounds: tuple[int, int] | None = None,
     only_for: tuple[str, ...] = (),
+    only: tuple[Condition, ...] = (),
+    plausible: Plausible | None = None,
 ) -> _T:
     """A field that is one option.
 
@@ -28,16 +33,30 @@ def option(
         shown: stands for the value in the help of an option that is unset, such as "FILE"; by default it follows from the type.
         bounds: least and greatest integer that the option takes.
         only_for: kinds of workload that read the option; none for all of them.
+        only: conditions under which the option has effect, in addition to `only_for`.
+        plausible: range in which its number usually lies; a warning names one outside.
     """
-    facts = {"words": words, "shown": shown, "bounds": bounds, "only_for": only_for}
+    facts = {
+        "words": words,
+        "shown": shown,
+        "bounds": bounds,
+        "only_for": only_for,
+        "only": _conditions(only_for, only),
+        "plausible": plausible,
+    }
     if isinstance(default, list | dict):
         return field(default_factory=lambda: deepcopy(default), metadata=facts)  # type: ignore[return-value]
     return field(default=default, metadata=facts)  # type: ignore[return-value]
 
 
-def section(kind: Callable[[], _T], words: str, *, only_for: tuple[str, ...] = ()) -> _T:
-    """A field that holds a dataclass of options; `words` and `only_for` as in `option`."""
-    return field(default_factory=kind, metadata={"words": words, "only_for": only_for})  # type: ignore[return-value]
+def section(kind: Callable[[], _T], words: str, *, only_for: tuple[str, ...] = (), only: tuple[Condition, ...] = ()) -> _T:
+    """A field that holds a dataclass of options; `words`, `only_for` and `only` as in `option`."""
+    facts = {"words": words, "only_for": only_for, "only": _conditions(only_for, only)}
+    return field(default_factory=kind, metadata=facts)  # type: ignore[return-value]
+
+
+def _conditions(only_for: tuple[str, ...], only: tuple[Condition, ...]) -> tuple[Condition, ...]:
+    return (*((one_of("kind", *only_for, words=""),) if only_for else ()), *only)
 
 
 @dataclass(frozen=True)
@@ -49,6 +68,8 @@ class Option:
         kind: type of a value that is set.
         default: value of the schema, which a file under conf/ may replace.
         words, shown, only_for: as given to `option`.
+        only: conditions under which it has effect.
+        plausible: range in which its number usually lies, None for any.
     """
 
     key: str
@@ -57,6 +78,8 @@ class Option:
     words: str
     shown: str
     only_for: tuple[str, ...]
+    only: tuple[Condition, ...]
+    plausible: Plausible | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +90,7 @@ class Section:
     kind: type
     words: str
     only_for: tuple[str, ...]
+    only: tuple[Condition, ...]
 
 
 def walk(kind: type, prefix: str = "") -> Iterator[Option | Section]:
@@ -74,10 +98,11 @@ def walk(kind: type, prefix: str = "") -> Iterator[Option | Section]:
     for one in fields(kind):
         key, bare, facts = f"{prefix}{one.name}", _bare(one.type), one.metadata
         if isinstance(bare, type) and is_dataclass(bare):
-            yield Section(key, bare, facts["words"], facts["only_for"])
+            yield Section(key, bare, facts["words"], facts["only_for"], facts["only"])
             yield from walk(bare, f"{key}.")
         else:
-            yield Option(key, bare, _default(one), facts["words"], facts["shown"] or _shown(one.name, bare), facts["only_for"])
+            shown = facts["shown"] or _shown(one.name, bare)
+            yield Option(key, bare, _default(one), facts["words"], shown, facts["only_for"], facts["only"], facts["plausible"])
 
 
 def options(kind: type) -> list[Option]:

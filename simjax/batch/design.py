@@ -9,7 +9,7 @@ from typing import NamedTuple
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec, InstanceSpec
 from simjax.cluster.timing import ClusterTiming, cluster_timings
-from simjax.cluster.warnings import beyond_context, refused_by_vllm
+from simjax.cluster.warnings import about_models, beyond_context, refused_by_vllm
 from simjax.engine.host.lower import Lowered, lower
 from simjax.engine.params import RequestParams
 from simjax.engine.simulate import DEFAULT_MAX_TICKS
@@ -132,4 +132,5 @@ def known_warnings(instances: Sequence[InstanceSpec], timing: ClusterTiming, lon
         timing: their step times.
         longest_tokens: tokens of the longest request, prompt and output.
     """
-    return [*refused_by_vllm(instances), *timing.warnings, *beyond_context(timing.measured, longest_tokens)]
+    lines = [*about_models(instances), *refused_by_vllm(instances)]
+    return [*lines, *timing.warnings, *beyond_context(timing.measured, longest_tokens)]

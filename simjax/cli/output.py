@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from simjax.caveat import Estimate
 from simjax.errors import SimjaxError
 
 
@@ -117,10 +118,11 @@ def moving_bar(before: str) -> Iterator[Callable[..., None]]:
 
 
 def warn(lines: tuple[str, ...] | list[str]) -> None:
-    """Print warnings on stderr, one line each."""
+    """Print warnings on stderr, one line each; what is true of nearly every run, in a quieter style."""
     out = console(stderr=True)
     for line in lines:
-        out.print("warning:", line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        word, style = ("estimates:", "dim") if isinstance(line, Estimate) else ("warning:", "yellow")
+        out.print(word, line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Warnings(logging.Handler):

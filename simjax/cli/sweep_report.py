@@ -112,7 +112,7 @@ def _front_table(result: ParetoResult, keys: Sequence[str], shown: np.ndarray) -
     numbered = "point" in rows.columns
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in [*(["point"] if numbered else []), *(short[key] for key in differing), *columns]:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")  # max_num_seqs and max_num_batched_tokens stay apart
     table.add_column("")
     for position, (_, row) in zip(shown, rows.iterrows(), strict=True):
         cells = [str(int(row["point"]))] if numbered else []

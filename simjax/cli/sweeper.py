@@ -39,7 +39,7 @@ def sweep(config: DictConfig, arguments: Sequence[str], params: Sequence[str], l
         )
     fixed_keys = [canonical(override.partition("=")[0]) for override in given.fixed]
     swept = {key: values for key, values in (configured.swept | given.swept).items() if key not in fixed_keys}
-    job = compose.checked("run", _without_hydra(config), given.fixed)
+    job = compose.checked("run", _without_hydra(config), given.fixed, swept=True)
     shards = swept.pop(SHARD, None)
     chosen_dir = [override for override in config.hydra.overrides.hydra if override.startswith("hydra.sweep.dir=")]
     out = str(config.hydra.sweep.dir) if chosen_dir else None

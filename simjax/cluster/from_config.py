@@ -11,12 +11,14 @@ from pathlib import Path
 from simjax.cluster.latency_source import HOST_TIMES, LatencySource
 from simjax.cluster.llmservingsim import read_cluster
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, RouterWeights
+from simjax.cluster.warnings import seats_beyond_budget
 from simjax.config.cluster import ClusterConfig, GroupConfig
 from simjax.config.compose import group_config
 from simjax.config.scheduler import SchedulerConfig
 from simjax.config.schema import ProfileConfig
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec, LinkSpec, load_device
+from simjax.hardware.ranges import RANGES
 from simjax.model import load_model
 from simjax.parallel.parallelism import Parallelism
 
@@ -42,6 +44,9 @@ def instance_link(config: ClusterConfig, device: DeviceSpec) -> LinkSpec | None:
         raise SimjaxError(f"cluster.link_bandwidth_bytes_per_s={bandwidth}: it must be positive")
     if latency is not None and not 0 <= latency < math.inf:
         raise SimjaxError(f"cluster.link_latency_s={latency}: it must be a number of seconds that is not negative")
+    for name, value in (("bandwidth_bytes_per_s", bandwidth), ("latency_s", latency)):
+        if value is not None and math.isfinite(value):
+            RANGES[name].check(f"cluster.link_{name}", value)
     return replace(
         link,
         bandwidth_bytes_per_s=link.bandwidth_bytes_per_s if bandwidth is None else bandwidth,
@@ -61,7 +66,9 @@ def build_cluster(model: str, device: str, cluster: ClusterConfig, scheduler: Sc
     if cluster.file is not None:
         if cluster.groups:
             raise SimjaxError("cluster.file and cluster.groups are both set; the cluster comes from one of them")
-        return behind(read_cluster(Path(cluster.file), limits))
+        of_file = read_cluster(Path(cluster.file), limits)
+        _refuse_overridden(limits, of_file)
+        return behind(of_file)
     if not cluster.groups:
         if cluster.instances < 1:
             raise SimjaxError(f"cluster.instances={cluster.instances}: it must be at least 1")
@@ -79,14 +86,26 @@ def build_cluster(model: str, device: str, cluster: ClusterConfig, scheduler: Sc
     return behind(tuple(instances))
 
 
+def _refuse_overridden(limits: InstanceLimits, instances: tuple[InstanceSpec, ...]) -> None:
+    """Raise for a limit of the configuration, other than vLLM's default, that every instance of a cluster file replaces."""
+    for name in _FLAGS:
+        value = getattr(limits, name)
+        if value != getattr(InstanceLimits(), name) and all(getattr(one.limits, name) != value for one in instances):
+            raise SimjaxError(f"scheduler.{name}={value} has no effect with cluster.file, whose instances all have their own")
+
+
 def _group(group: GroupConfig, model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits) -> tuple[InstanceSpec, ...]:
     spec = load_device(device if group.device is None else group.device)
     degree = cluster.tensor_parallel_size if group.tensor_parallel_size is None else group.tensor_parallel_size
+    limits = engine_limits(group, limits)
+    if seats_beyond_budget(limits):
+        seats, budget = limits.max_num_seqs, limits.max_num_batched_tokens
+        raise SimjaxError(f"scheduler.max_num_seqs={seats}: vLLM refuses more seats than max_num_batched_tokens={budget}")
     one = InstanceSpec(
         model=load_model(model if group.model is None else group.model),
         device=spec,
         parallelism=Parallelism(tensor=1 if degree is None else degree),
-        limits=engine_limits(group, limits),
+        limits=limits,
         link=instance_link(cluster, spec),
     )
     return (one,) * group.instances

@@ -12,7 +12,8 @@ from simjax.deployment import Deployment, Role
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.memory.capacity import MemoryLimits, kv_blocks
-from simjax.model import ModelSpec, dtype_bytes
+from simjax.model import ModelSpec, served_as
+from simjax.model.dtypes import KV_CACHE_DTYPES, SERVED_DTYPES, check_name
 from simjax.parallel.parallelism import Parallelism
 
 # vLLM's modes: whether the kernels of decode-only steps, and of steps with a prompt, are launched one by one. Piecewise graphs hold all of
@@ -40,6 +41,7 @@ class InstanceLimits:
     gpu_memory_utilization: float = 0.9
     kv_cache_memory_bytes: int | None = None
     num_gpu_blocks_override: int | None = None
+    dtype: str = "auto"
     kv_cache_dtype: str = "auto"
     enforce_eager: bool = False
     cudagraph_mode: str = "full_and_piecewise"
@@ -55,11 +57,8 @@ class InstanceLimits:
             if value is not None and not (least <= value <= most and value == int(value)):
                 bound = f"at most {most}" if value > most else f"an integer of at least {least}"
                 raise SimjaxError(f"scheduler.{name}={value}: it must be {bound}")
-        if self.kv_cache_dtype != "auto":
-            try:
-                dtype_bytes(self.kv_cache_dtype)
-            except SimjaxError as error:
-                raise SimjaxError(f"scheduler.kv_cache_dtype: {error} (or auto)") from None
+        check_name("dtype", self.dtype, SERVED_DTYPES)
+        check_name("kv_cache_dtype", self.kv_cache_dtype, KV_CACHE_DTYPES)
         if self.cudagraph_mode not in CUDAGRAPH_MODES:
             known = closest(self.cudagraph_mode, list(CUDAGRAPH_MODES))
             raise SimjaxError(f"scheduler.cudagraph_mode={self.cudagraph_mode}: there is no such mode; {known}")
@@ -72,7 +71,7 @@ class InstanceSpec:
     """One instance: a deployed model with its flags.
 
     Attributes:
-        model: architecture that runs.
+        model: architecture that runs, in the data type of `limits`.
         device: kind of device it runs on.
         parallelism: number of devices and how they share the work.
         limits: vLLM's flags.
@@ -80,7 +79,7 @@ class InstanceSpec:
         role: phases of a request that it runs.
 
     Raises:
-        SimjaxError: its parallelism or its role is not simulated.
+        SimjaxError: its parallelism, its role or a sliding window of its model is not simulated.
     """
 
     model: ModelSpec
@@ -95,6 +94,14 @@ class InstanceSpec:
             raise SimjaxError(f"InstanceSpec: parallelism={self.parallelism!r} is now a record, such as Parallelism(tensor=2)")
         self.parallelism.require_simulated()
         self.role.require_simulated()
+        if self.limits.dtype != "auto":
+            object.__setattr__(self, "model", served_as(self.model, self.limits.dtype))
+        window, longest = self.model.sliding_window, self.limits.max_model_len or self.model.max_position_embeddings
+        if window is not None and longest > window:
+            raise SimjaxError(
+                f"{self.model.name} has a sliding window of {window} tokens, which is not simulated; scheduler.max_model_len={window} "
+                "serves the requests for which it makes no difference (vLLM's --disable-sliding-window)"
+            )
 
     @cached_property
     def deployment(self) -> Deployment:

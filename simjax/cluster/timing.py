@@ -12,7 +12,7 @@ import numpy as np
 
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import InstanceSpec
-from simjax.cluster.warnings import as_measured, foreign
+from simjax.cluster.warnings import as_measured, foreign, over_nodes
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError, value_or_error
 from simjax.latency.attention.roofline import AttentionEfficiency
@@ -174,7 +174,7 @@ def _from_tables(deployment: Deployment, source: LatencySource, sizes: _Sizes) -
     with jax.enable_x64(True):
         step_time = compile_tables(bundle, deployment, sizes.max_tokens, sizes.max_seqs, host)
     name, valid = str(bundle.path.relative_to(source.bundle_root)), valid_range(bundle)
-    warnings = as_measured(name, "kernels are", deployment)
+    warnings = over_nodes(deployment) + as_measured(name, "kernels are", deployment)
     warnings += range_warnings(name, valid, sizes.own_tokens, sizes.own_seqs)
     return _Timing(step_time, host, warnings, (name, valid.context[1]))
 
@@ -182,7 +182,7 @@ def _from_tables(deployment: Deployment, source: LatencySource, sizes: _Sizes) -
 def _from_profile(deployment: Deployment, source: LatencySource, sizes: _Sizes) -> _Timing:
     profile = source.profile_of(deployment)
     step_time = compile_profile(profile, deployment, sizes.max_tokens, sizes.max_seqs)
-    warnings = foreign(profile, deployment)
+    warnings = over_nodes(deployment) + foreign(profile, deployment)
     warnings += profile_warnings(profile, deployment, sizes.own_tokens, sizes.own_seqs)
     attention = profile.rank(deployment.parallelism.tensor, deployment.model).attention
     if not isinstance(attention, AttentionEfficiency):

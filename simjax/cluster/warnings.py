@@ -1,16 +1,17 @@
-"""Warnings about a simulated cluster: step times used outside the range that they were measured on, flags that vLLM would refuse."""
+"""Warnings about a simulated cluster: what its step times leave out, flags that vLLM would refuse, parts that make no difference."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import isclose
 
-from simjax.cluster.spec import InstanceLimits, InstanceSpec
+from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, RouterWeights
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.latency.profile import LatencyProfile
 from simjax.model import dtype_bytes, same_architecture
+from simjax.workload.workload import Workload
 
 
 def foreign(profile: LatencyProfile, deployment: Deployment) -> list[str]:
@@ -46,6 +47,44 @@ def as_measured(source: str, subject: str, deployment: Deployment) -> list[str]:
     return lines
 
 
+def over_nodes(deployment: Deployment) -> list[str]:
+    """A line about tensor parallelism over several servers: how it is priced."""
+    node, ranks, nodes = deployment.device.node, deployment.parallelism.tensor, deployment.nodes
+    if nodes == 1:
+        return []
+    link = f"{node.inter_link.bandwidth_bytes_per_s / 1e9:g} GB/s and {node.inter_link.latency_s * 1e6:g} us a hop"
+    return [
+        f"tensor_parallel_size={ranks} exceeds the {node.devices_per_node} devices of a node of {deployment.device.name}: all-reduces are "
+        f"priced in two levels over {nodes} nodes, between them at {link} (its inter_link as the data sheet says, without congestion)"
+    ]
+
+
+def about_models(instances: Sequence[InstanceSpec]) -> list[str]:
+    """What the files of the models ask for and is not simulated; and that requests have no model where instances have different ones."""
+    models = list({instance.model: None for instance in instances})
+    lines = [f"{model.name}: {note}" for model in models for note in model.notes]
+    if len(models) > 1:
+        names = ", ".join(model.name for model in models)
+        lines.append(f"the instances have different models ({names}) behind one router: any of them serves any request, which has no model")
+    return lines
+
+
+def idle_router(cluster: ClusterSpec, workload: Workload) -> list[str]:
+    """A line if the router looks for something that the workload or the instances do not have."""
+    if len(cluster.instances) == 1:
+        return []
+    cached = [x.limits.enable_prefix_caching for x in cluster.instances]
+    if workload.prefixes is None or all(given is False for given in cached):
+        why = "no requests share a prefix" if workload.prefixes is None else "no instance has a prefix cache"
+        if cluster.router == "longest_prefix":
+            return [f"cluster.router=longest_prefix: {why}, so that it acts as round_robin"]
+        if cluster.router == "weighted" and cluster.router_weights.prefix != RouterWeights.prefix:
+            return [f"cluster.router_prefix_weight={cluster.router_weights.prefix:g} has no effect: {why}"]
+    if cluster.router == "session_affinity" and workload.sessions is None:
+        return ["cluster.router=session_affinity: the workload has no sessions, so that it acts as least_loaded"]
+    return []
+
+
 def beyond_context(measured: Iterable[tuple[str, int]], longest_tokens: int) -> list[str]:
     """One line for each source, given as (name, longest measured context), that the longest request of the workload exceeds."""
     return [
@@ -70,9 +109,17 @@ def refused_by_vllm(instances: Sequence[InstanceSpec]) -> list[str]:
                     f"vLLM would not start: max_model_len={limits.max_model_len} needs {needed} KV blocks, {one.model.name} on "
                     f"{one.device.name} has {one.num_gpu_blocks}"
                 )
-        if limits.max_num_batched_tokens < limits.max_num_seqs != InstanceLimits.max_num_seqs:
+        budget, longest = limits.max_num_batched_tokens, limits.max_model_len or one.model.max_position_embeddings
+        if seats_beyond_budget(limits):
+            lines.append(f"vLLM would not start: max_num_batched_tokens={budget} is less than max_num_seqs={limits.max_num_seqs}")
+        if not limits.enable_chunked_prefill and budget < longest:
             lines.append(
-                f"vLLM would not start: max_num_batched_tokens={limits.max_num_batched_tokens} is less than "
-                f"max_num_seqs={limits.max_num_seqs}"
+                f"vLLM would not start without chunked prefill: max_num_batched_tokens={budget} is less than max_model_len={longest}; "
+                "give both"
             )
     return list(dict.fromkeys(lines))
+
+
+def seats_beyond_budget(limits: InstanceLimits) -> bool:
+    """Whether a step has fewer tokens than the instance has seats, which vLLM refuses; it lowers its own default to the budget."""
+    return limits.max_num_batched_tokens < limits.max_num_seqs != InstanceLimits.max_num_seqs

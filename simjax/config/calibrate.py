@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+from simjax.condition import is_set, one_of
 from simjax.config.cluster import MeasuredClusterConfig
 from simjax.config.scheduler import SchedulerConfig
 from simjax.config.schema import ProfileConfig
@@ -10,6 +11,7 @@ from simjax.errors import SimjaxError, closest
 from simjax.option import option, section
 
 METHODS = ("auto", "lm", "lbfgs", "adam")
+_FILE = (is_set("file"),)
 
 
 @dataclass
@@ -49,7 +51,7 @@ class FitOptionsConfig:
     max_steps: int = option(40, "most steps of each")
     seed: int = option(0, "seed of the starting points")
     first_fraction: float = option(1.0, "share of each run's requests, the first in time, to fit; the others are scored as held out")
-    most_for_lm: int = option(40, "most parameters for which method=auto takes lm")
+    most_for_lm: int = option(40, "most parameters for which method=auto takes lm", only=(one_of("method", "auto", words=""),))
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -82,9 +84,9 @@ class PointsConfig:
     """Measured mean points: a table of deployments in closed loops with their mean TTFT and TPOT (`simjax.calibrate.targets.points`)."""
 
     file: str | None = option(None, "CSV table of mean TTFT and TPOT; beside runs, or alone with device=NAME", "FILE.csv")
-    models: list[str] | None = option(None, "models whose rows to keep; unset: all that can be simulated", "[NAME,...]")
-    backends: list[str] | None = option(None, "backends whose rows to keep, such as vllm; unset: all", "[NAME,...]")
-    precision: str | None = option(None, "precision of the rows to keep, such as bf16; unset: all", "NAME")
+    models: list[str] | None = option(None, "models whose rows to keep; unset: all that can be simulated", "[NAME,...]", only=_FILE)
+    backends: list[str] | None = option(None, "backends whose rows to keep, such as vllm; unset: all", "[NAME,...]", only=_FILE)
+    precision: str | None = option(None, "precision of the rows to keep, such as bf16; unset: all", "NAME", only=_FILE)
 
 
 @dataclass

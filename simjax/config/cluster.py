@@ -6,8 +6,32 @@ OmegaConf wants real types, not annotations in strings; None is an unset option.
 from dataclasses import dataclass
 from typing import Any
 
+from simjax.condition import is_unset, needs, one_of
 from simjax.config.scheduler import SchedulerConfig
 from simjax.option import option
+from simjax.plausible import Plausible
+
+_NO_FILE = is_unset("cluster.file", words="")
+_NO_GROUPS = is_unset("cluster.groups", words="")
+# The routers that look at the instances; simjax.cluster.routers has all of them.
+_LOOKING = ("least_loaded", "least_kv", "longest_prefix", "session_affinity", "weighted")
+_WEIGHTED = (one_of("router", "weighted", words=""),)
+
+
+def _several(instances: int | None, groups: list[Any], file: str | None) -> bool:
+    return instances is None or instances > 1 or bool(groups) or file is not None
+
+
+def _parallel(size: int | None, groups: list[Any]) -> bool:
+    sizes = [size, *(group.get("tensor_parallel_size") for group in groups if hasattr(group, "get"))]
+    return size is None or any(degree is not None and degree > 1 for degree in sizes)
+
+
+_CHOICE = needs(("instances", "groups", "file"), _several, "with one instance, to which every request goes", refused=False)
+_LINK = (
+    _NO_FILE,
+    needs(("tensor_parallel_size", "groups"), _parallel, "with tensor_parallel_size=1: one device has no link", refused=False),
+)
 
 
 @dataclass
@@ -31,19 +55,26 @@ class ClusterConfig:
     the prompt that is not cached, the load and the KV cache's use.
     """
 
-    instances: int = option(1, "instances of the run's model and device")
-    tensor_parallel_size: int = option(1, "devices that each instance is spread over")
-    router: str = option("round_robin", "rule that picks the instance of a request")
-    router_prefix_weight: float = option(1.0, "weighted router: weight of the share of the prompt that is not cached")
-    router_queue_weight: float = option(1.0, "weighted router: weight of the load, (4 waiting + running) / max_num_seqs")
-    router_kv_weight: float = option(1.0, "weighted router: weight of the KV cache's use")
-    router_staleness_s: float = option(0.0, "age in seconds at which the router renews its view of the instances; 0: always fresh")
+    instances: int = option(1, "instances of the run's model and device", only=(_NO_FILE, _NO_GROUPS))
+    tensor_parallel_size: int = option(1, "devices that each instance is spread over", only=(_NO_FILE,))
+    router: str = option("round_robin", "rule that picks the instance of a request", only=(_CHOICE,))
+    router_prefix_weight: float = option(1.0, "weighted router: weight of the share of the prompt that is not cached", only=_WEIGHTED)
+    router_queue_weight: float = option(1.0, "weighted router: weight of the load, (4 waiting + running) / max_num_seqs", only=_WEIGHTED)
+    router_kv_weight: float = option(1.0, "weighted router: weight of the KV cache's use", only=_WEIGHTED)
+    router_staleness_s: float = option(
+        0.0,
+        "age in seconds at which the router renews its view of the instances; 0: always fresh",
+        plausible=Plausible(1e-4, 300, "seconds (not ms)"),
+        only=(one_of("router", *_LOOKING, words=""), _CHOICE),
+    )
     groups: list[Any] = option(
         [], "kinds of instances instead: mappings with instances, model, device, tensor_parallel_size and vLLM's flags"
     )
     file: str | None = option(None, "cluster file in LLMServingSim's schema instead; limits that it sets win over scheduler.*", "FILE.json")
-    link_bandwidth_bytes_per_s: float | None = option(None, "link between an instance's devices, bytes/s; unset: the device's", "BYTES")
-    link_latency_s: float | None = option(None, "latency of that link in seconds; unset: the device's")
+    link_bandwidth_bytes_per_s: float | None = option(
+        None, "link between an instance's devices, bytes/s; unset: the device's", "BYTES", only=_LINK
+    )
+    link_latency_s: float | None = option(None, "latency of that link in seconds; unset: the device's", only=_LINK)
 
 
 @dataclass

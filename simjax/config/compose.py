@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -15,8 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from simjax.config import calibrate, capacity, schema, sweep
 from simjax.config.cluster import ClusterConfig, GroupConfig
+from simjax.config.conditional import conditional_options
 from simjax.config.explain import explain, unknown_option
 from simjax.config.scheduler import SchedulerConfig
+from simjax.effect import conditionals, looking_at, refuse_without_effect, unset_by_choice
 from simjax.errors import SimjaxError
 from simjax.paths import CONF
 from simjax.workload.config import WorkloadConfig
@@ -58,15 +61,16 @@ def register() -> None:
         store.store(group=group, name=f"base_{group}", node=node)
 
 
-def compose_config(command: str, overrides: list[str]) -> DictConfig:
+def compose_config(command: str, overrides: list[str], swept: bool = False) -> DictConfig:
     """The composed configuration of a command, checked against its schema.
 
     Args:
         command: a key of `SCHEMAS`, which is also the name of a file under conf/.
         overrides: Hydra's grammar, `key=value`, with the short forms of `normal`.
+        swept: whether the points of a sweep set further options, so that it is not known yet which of these have an effect.
 
     Raises:
-        SimjaxError: an override is malformed, names an unknown key or option, or has a value of the wrong type.
+        SimjaxError: an override is malformed, names an unknown key or option, has a value of the wrong type or no effect.
     """
     register()
     overrides = [normal(override) for override in overrides]
@@ -80,10 +84,10 @@ def compose_config(command: str, overrides: list[str]) -> DictConfig:
         raise SimjaxError(explain(SCHEMAS[command], overrides, error)) from error
     finally:
         GlobalHydra.instance().hydra = outer
-    return checked(command, config, overrides)
+    return checked(command, config, overrides, swept)
 
 
-def checked(command: str, config: DictConfig, overrides: list[str]) -> DictConfig:
+def checked(command: str, config: DictConfig, overrides: list[str], swept: bool = False) -> DictConfig:
     """A configuration that Hydra composed from overrides, as `compose_config` returns it. Arguments and errors as there."""
     try:
         OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -92,8 +96,20 @@ def checked(command: str, config: DictConfig, overrides: list[str]) -> DictConfi
     _refuse_unknown(SCHEMAS[command], config)
     for number, group in enumerate(OmegaConf.select(config, "cluster.groups") or []):
         group_config(number, group)
-    _refuse_ignored(overrides, config)
+    if not (swept or (command == "run" and typed(config).sweep.asked)):
+        unset(config, unset_by_choice(conditional_options(SCHEMAS[command]), looking_at(typed(config)), given_keys(overrides)))
     return config
+
+
+def given_keys(overrides: Iterable[str]) -> set[str]:
+    """The keys that overrides set, without choices of presets."""
+    return {key for override in overrides if (key := override.partition("=")[0].lstrip("+")) not in GROUPS}
+
+
+def unset(config: DictConfig, defaults: Mapping[str, Any]) -> None:
+    """Set options of a composed configuration, by key, to the defaults of the schema."""
+    for key, default in defaults.items():
+        OmegaConf.update(config, key, OmegaConf.structured(default) if is_dataclass(default) else default, merge=False)
 
 
 def typed(config: DictConfig) -> Any:
@@ -109,7 +125,7 @@ def group_config(number: int, raw: Any) -> GroupConfig:
     """An entry of `cluster.groups` (a mapping), checked against its schema.
 
     Raises:
-        SimjaxError: it is no mapping, names an unknown key, or has a value of the wrong type.
+        SimjaxError: it is no mapping, names an unknown key, or has a value of the wrong type or without effect.
     """
     where = f"cluster.groups[{number}]"
     if isinstance(raw, GroupConfig):
@@ -121,6 +137,7 @@ def group_config(number: int, raw: Any) -> GroupConfig:
     except OmegaConfBaseException as error:
         raise SimjaxError(explain(GroupConfig, [], error, where)) from error
     assert isinstance(group, GroupConfig)
+    refuse_without_effect(conditionals(GroupConfig, f"{where}."), looking_at(group, f"{where}."))
     return group
 
 
@@ -172,22 +189,3 @@ def _refuse_unknown(kind: type, config: DictConfig) -> None:
                 walk(inner, outer, f"{full}.")
 
     walk(known, config, "")
-
-
-def _refuse_ignored(overrides: list[str], config: DictConfig) -> None:
-    file, groups = OmegaConf.select(config, "cluster.file"), OmegaConf.select(config, "cluster.groups")
-    refuse_ignored(overrides, file is not None, bool(groups))
-
-
-def refuse_ignored(overrides: Iterable[str], file: bool, groups: bool) -> None:
-    """Raise for options (`key` or `key=value`) without effect where `cluster.file` or `cluster.groups` is set.
-
-    Raises:
-        SimjaxError: naming both.
-    """
-    by_file = ("model", "device", "cluster.instances", "cluster.tensor_parallel_size", "cluster.link_bandwidth_bytes_per_s")
-    by_file += ("cluster.link_latency_s",)
-    winner, ignored = ("cluster.file", by_file) if file else ("cluster.groups", ("cluster.instances",) if groups else ())
-    for override in overrides:
-        if override.partition("=")[0].lstrip("+") in ignored:
-            raise SimjaxError(f"{override} has no effect with {winner}, which has its own; leave one of them out")

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+from simjax.condition import is_unset
 from simjax.option import facts_by_name, option
+from simjax.plausible import Plausible
 
 _INT32 = 2**31 - 1  # the engine counts in int32; step times are tabulated up to max_num_batched_tokens and max_num_seqs
+_NO_BLOCKS = is_unset("num_gpu_blocks_override")
 
 
 @dataclass
@@ -25,19 +28,30 @@ class SchedulerConfig:
     )
     max_model_len: int | None = option(None, "longest prompt + output in tokens; unset: the model's", bounds=(1, _INT32))
     block_size: int | None = option(None, "tokens of a KV block", bounds=(1, 2**20))
-    gpu_memory_utilization: float | None = option(None, "fraction of the device memory that the instance may use", "SHARE")
+    gpu_memory_utilization: float | None = option(
+        None, "fraction of the device memory that the instance may use", "SHARE", only=(_NO_BLOCKS, is_unset("kv_cache_memory_bytes"))
+    )
     kv_cache_memory_bytes: int | None = option(
-        None, "size of a device's KV cache, instead of what gpu_memory_utilization leaves", "BYTES", bounds=(1, 2**50)
+        None,
+        "size of a device's KV cache, instead of what gpu_memory_utilization leaves",
+        "BYTES",
+        bounds=(1, 2**50),
+        only=(_NO_BLOCKS,),
+        plausible=Plausible(2**20, 2**42, "bytes (not GB)"),
     )
     num_gpu_blocks_override: int | None = option(
         None, "number of KV blocks as vLLM reports it, whatever fits the device", bounds=(2, _INT32)
     )
+    dtype: str | None = option(None, "data type of weights and activations; auto: the checkpoint's, bfloat16 for float32", "NAME")
     kv_cache_dtype: str | None = option(None, "data type of the KV cache; auto: the model's", "NAME")
     enforce_eager: bool | None = option(
         None, "run without CUDA graphs: a step takes no less time than the host needs to launch its kernels"
     )
     cudagraph_mode: str | None = option(
-        None, "steps that CUDA graphs launch: all, those without a prompt (full_decode_only), or none", "NAME"
+        None,
+        "steps that CUDA graphs launch: all, those without a prompt (full_decode_only), or none",
+        "NAME",
+        only=(is_unset("enforce_eager"),),
     )
 
 

@@ -6,13 +6,17 @@ OmegaConf wants real types, not annotations in strings; None is an unset option.
 import math
 from dataclasses import dataclass
 
+from simjax.condition import at_least, is_set, is_unset, needs
 from simjax.config.cluster import ClusterConfig, MeasuredClusterConfig
 from simjax.config.scheduler import SchedulerConfig
 from simjax.config.sweep import ObjectiveConfig, SweepConfig
 from simjax.errors import SimjaxError
 from simjax.option import option, section
+from simjax.plausible import Plausible
 from simjax.workload.config import WorkloadConfig
 
+_NO_FILE = is_unset("cluster.file", words="")
+_HOST = Plausible(1e-7, 1, "seconds (not ms or microseconds)")
 FEWEST_DRAWS, MOST_DRAWS = 8, 4_096
 MOST_SEEDS = 256
 """Most workloads of `simjax sensitivity`."""
@@ -28,10 +32,10 @@ class ProfileConfig:
         "FILE.yaml",
     )
     bundle_root: str | None = option(None, "measured op tables instead, in DIR/<device>/<model>/<variant>/tp<N>", "DIR")
-    variant: str = option("bf16", "variant of the op tables")
-    step_s: float | None = option(None, "host seconds of a step that the device does not hide; unset: the profile's")
-    api_pre_s: float | None = option(None, "API seconds of a request before it is queued; unset: the profile's")
-    api_post_s: float | None = option(None, "API seconds of a token on its way to the client; unset: the profile's")
+    variant: str = option("bf16", "variant of the op tables", only=(is_set("bundle_root"),))
+    step_s: float | None = option(None, "host seconds of a step that the device does not hide; unset: the profile's", plausible=_HOST)
+    api_pre_s: float | None = option(None, "API seconds of a request before it is queued; unset: the profile's", plausible=_HOST)
+    api_post_s: float | None = option(None, "API seconds of a token on its way to the client; unset: the profile's", plausible=_HOST)
     parameters: dict[str, float] = option({}, "parameters on top of the profile: factors on efficiencies, or values instead of its own")
 
 
@@ -42,9 +46,13 @@ class UncertaintyConfig:
     draws: int = option(
         0, f"further runs with drawn parameters, {FEWEST_DRAWS} to {MOST_DRAWS} (from the profile's calibration, else priors); 0: none"
     )
-    level: float = option(0.9, "probability of the intervals")
-    seed: int = option(0, "seed of the draws")
-    load: bool = option(True, "each draw has requests of its own (further seeds), so that intervals cover their randomness; not of a trace")
+    level: float = option(0.9, "probability of the intervals", only=(at_least("draws", 1),))
+    seed: int = option(0, "seed of the draws", only=(at_least("draws", 1),))
+    load: bool = option(
+        True,
+        "each draw has requests of its own (further seeds), so that intervals cover their randomness; not of a trace",
+        only=(at_least("draws", 1),),
+    )
 
     def __post_init__(self) -> None:
         if self.draws != 0 and not FEWEST_DRAWS <= self.draws <= MOST_DRAWS:
@@ -72,9 +80,9 @@ class SimConfig:
 class SloConfig:
     """Service levels in seconds that a request must meet to count for goodput; unset ones do not matter."""
 
-    ttft_s: float | None = option(None, "greatest time to first token")
-    tpot_s: float | None = option(None, "greatest mean time per output token")
-    e2e_s: float | None = option(None, "greatest end-to-end latency")
+    ttft_s: float | None = option(None, "greatest time to first token", plausible=Plausible(1e-3, 120, "seconds (not ms)"))
+    tpot_s: float | None = option(None, "greatest mean time per output token", plausible=Plausible(1e-4, 5, "seconds (not ms)"))
+    e2e_s: float | None = option(None, "greatest end-to-end latency", plausible=Plausible(1e-2, 3600, "seconds (not ms)"))
 
     def __post_init__(self) -> None:
         for name in ("ttft_s", "tpot_s", "e2e_s"):
@@ -104,8 +112,8 @@ class MetricsConfig:
 class SimulatedConfig:
     """Options that the commands which simulate a configuration have in common."""
 
-    model: str = option("llama-3.1-8b", "a shipped name, its Hugging Face id, or the path of a config.json")
-    device: str = option("h100", "a shipped name, or the path of a file like profiles/hardware/h100.yaml")
+    model: str = option("llama-3.1-8b", "a shipped name, its Hugging Face id, or the path of a config.json", only=(_NO_FILE,))
+    device: str = option("h100", "a shipped name, or the path of a file like profiles/hardware/h100.yaml", only=(_NO_FILE,))
     cluster: ClusterConfig = section(ClusterConfig, "instances and their router")
     scheduler: SchedulerConfig = section(SchedulerConfig, "flags of the instances, under vLLM's names")
     workload: WorkloadConfig = section(WorkloadConfig, "requests")
@@ -124,7 +132,11 @@ class RunConfig(SimulatedConfig):
     timeline_interval_s: float | None = option(None, "bin of timeseries.csv in seconds; unset: a round number that gives some hundred bins")
     uncertainty: UncertaintyConfig = section(UncertaintyConfig, "intervals, from the uncertainty of step times")
     sweep: SweepConfig = section(SweepConfig, "many runs in one call, all combinations of the swept values")
-    objective: ObjectiveConfig = section(ObjectiveConfig, "metrics of a sweep's Pareto front")
+    objective: ObjectiveConfig = section(
+        ObjectiveConfig,
+        "metrics of a sweep's Pareto front",
+        only=(needs(("sweep",), lambda sweep: sweep.asked, "without a sweep (-m, or sweep=NAME)"),),
+    )
 
     def __post_init__(self) -> None:
         _check_seconds("timeline_interval_s", self.timeline_interval_s)

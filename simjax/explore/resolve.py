@@ -14,8 +14,10 @@ from simjax.cluster.from_config import build_cluster, latency_source
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming
-from simjax.cluster.warnings import beyond_context, refused_by_vllm
+from simjax.cluster.warnings import about_models, beyond_context, idle_router, refused_by_vllm
+from simjax.config.conditional import conditional_options
 from simjax.config.schema import RunConfig
+from simjax.effect import implausible, looking_at, without_effect
 from simjax.engine.host.lower_requests import request_params
 from simjax.engine.params import RequestParams
 from simjax.errors import SimjaxError, value_or_error
@@ -63,6 +65,7 @@ class _Cluster(NamedTuple):
     spec: ClusterSpec
     source: LatencySource
     calibrated: tuple[InstanceGroup, ...]
+    idle: tuple[str, ...]  # options that have no effect in it
 
 
 def resolve(base: Sequence[str], points: Points, which: Sequence[int], lengthen: bool = False) -> Resolved:
@@ -96,10 +99,33 @@ def resolve(base: Sequence[str], points: Points, which: Sequence[int], lengthen:
             designs[point] = made
         else:
             invalid[point] = str(made)
-    warned = [line for timing in found if isinstance(timing, ClusterTiming) for line in timing.warnings]
+    warned = [*_idle(list(distinct.values())), *_doubts(options, points, which)]
+    warned += _idle_routers(clusters, requests, designs)
+    warned += [line for timing in found if isinstance(timing, ClusterTiming) for line in timing.warnings]
     warned += _cluster_warnings(clusters, requests, timings, designs)
     extensible = frozenset(x for x in designs if isinstance(built := requests[x], _Requests) and built.extensible)
     return Resolved(designs, invalid, extensible, tuple(dict.fromkeys(warned)))
+
+
+def _idle(clusters: Sequence[_Cluster]) -> list[str]:
+    """A line for each option of the clusters that has no effect in any of them."""
+    every = [set(built.idle) for built in clusters]
+    return [line for line in clusters[0].idle if all(line in idle for idle in every)] if clusters else []
+
+
+def _doubts(options: Options, points: Points, which: Sequence[int]) -> list[str]:
+    """A line for each number, of the base or swept, that was probably given in another unit; of an axis the first such value."""
+    lines = implausible(RunConfig, looking_at(options.config({})))
+    for number, key in enumerate(points.keys):
+        doubts = (implausible(RunConfig, {key: points.rows[point][number]}.get) for point in which)
+        lines += next((found for found in doubts if found), [])
+    return lines
+
+
+def _idle_routers(clusters: Mapping[int, Any], requests: Mapping[int, Any], designs: Mapping[int, Design]) -> list[str]:
+    """The lines about routers that look for what is not there."""
+    pairs = {(id(clusters[point]), id(requests[point])): point for point in designs}
+    return [line for point in pairs.values() for line in idle_router(clusters[point].spec, requests[point].workload)]
 
 
 def _design(
@@ -153,7 +179,8 @@ def _requests(contents: bool, lengthen: bool, config: RunConfig) -> _Requests:
 def _cluster(known: Profiles, config: RunConfig) -> _Cluster:
     spec, source = build_cluster(config.model, config.device, config.cluster, config.scheduler), latency_source(config.profile)
     calibrated = value_or_error(lambda: calibrated_groups(spec, source, known))  # an error here is reported with the step times
-    return _Cluster(spec, source, () if isinstance(calibrated, SimjaxError) else calibrated)
+    idle = tuple(without_effect(conditional_options(RunConfig), looking_at(config)))
+    return _Cluster(spec, source, () if isinstance(calibrated, SimjaxError) else calibrated, idle)
 
 
 def _run(config: RunConfig) -> RunOptions:
@@ -179,6 +206,7 @@ def _cluster_warnings(
             longest[source] = max(longest.get(source, 0), requests[point].workload.longest_tokens)
     for source, tokens in longest.items():
         lines += beyond_context([source], tokens)
+    lines += dict.fromkeys(line for built in refused.values() for line in about_models(built.spec.instances))
     never = [line for built in refused.values() for line in refused_by_vllm(built.spec.instances)]
     never = list(dict.fromkeys(never))
     more = [f"and {len(never) - _LOGGED} more designs with which vLLM would not start"] if len(never) > _LOGGED else []

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from simjax.batch.execute import Row, run_designs
+from simjax.caveat import grouped
 from simjax.explore.pareto.objective import Objective
 from simjax.explore.plan import SweepPlan
 from simjax.explore.store.directory import has_parts, shard_directory
@@ -63,7 +64,7 @@ def run_plan(
             table = store.finish()
     if table is None:  # a shard of more shards than there are points
         table = pd.DataFrame(columns=list(store.columns))
-    return table, [*warnings, *left.warnings_of_sweep(plan.warnings)]
+    return table, [*warnings, *grouped(left.warnings_of_sweep(plan.warnings))]
 
 
 def run_sweep(

@@ -10,8 +10,12 @@ import yaml
 
 from simjax.documents import once_per_file, read_document
 from simjax.errors import SimjaxError, closest
+from simjax.hardware.ranges import RANGES
 from simjax.hardware.spec import DeviceSpec, LinkSpec, NodeSpec
 from simjax.paths import PROFILES
+
+_REQUIRED = ("aliases", "memory_bytes", "memory_bandwidth_bytes_per_s", "peak_flops", "multiprocessors", "node", "sources")
+_REQUIRED_OF_NODE = ("devices_per_node", "intra_link", "inter_link")
 
 
 def load_device(name_or_path: str | Path) -> DeviceSpec:
@@ -52,13 +56,14 @@ def _read(path: Path) -> DeviceSpec:
     raw = read_document(path, "device file")
     if not isinstance(raw, dict):
         raise SimjaxError(f"device file {path} must hold a mapping like the files in profiles/hardware")
+    _refuse_missing(path, raw)
     try:
         return DeviceSpec(
             name=path.stem,
             aliases=tuple(str(alias).lower() for alias in raw["aliases"]),
             memory_bytes=int(_number(raw, "memory_bytes")),
             memory_bandwidth_bytes_per_s=_number(raw, "memory_bandwidth_bytes_per_s"),
-            peak_flops={dtype: float(peak) for dtype, peak in raw["peak_flops"].items()},
+            peak_flops={str(dtype): _peak(str(dtype), peak) for dtype, peak in raw["peak_flops"].items()},
             multiprocessors=int(_number(raw, "multiprocessors")),
             tdp_w=_optional(raw, "tdp_w"),
             idle_w=_optional(raw, "idle_w"),
@@ -71,6 +76,18 @@ def _read(path: Path) -> DeviceSpec:
         raise SimjaxError(f"device file {path}: {error}") from error
 
 
+def _refuse_missing(path: Path, raw: dict[str, Any]) -> None:
+    """Raise for the fields that the file lacks, all of them at once."""
+    node = raw.get("node")
+    missing = [name for name in _REQUIRED if name not in raw]
+    missing += [f"node.{name}" for name in _REQUIRED_OF_NODE if isinstance(node, dict) and name not in node]
+    if len(missing) == 1:
+        raise SimjaxError(f"device file {path}: field '{missing[0]}' is missing")
+    if missing:
+        names = ", ".join(f"'{name}'" for name in missing)
+        raise SimjaxError(f"device file {path}: fields {names} are missing; profiles/hardware/h100.yaml has all of them")
+
+
 def _number(raw: dict[str, Any], key: str) -> float:
     try:
         value = float(raw[key])
@@ -78,7 +95,13 @@ def _number(raw: dict[str, Any], key: str) -> float:
         value = -1.0
     if value < 0:
         raise ValueError(f"{key} must be a number that is not negative, got {raw[key]!r}")
+    RANGES[key].check(key, value)
     return value
+
+
+def _peak(dtype: str, peak: Any) -> float:
+    RANGES["peak_flops"].check(f"peak_flops.{dtype}", float(peak))
+    return float(peak)
 
 
 def _optional(raw: dict[str, Any], key: str) -> float | None:
@@ -97,4 +120,4 @@ def _node(raw: dict[str, Any]) -> NodeSpec:
 
 def _link(node: dict[str, Any], key: str) -> LinkSpec:
     raw = node[key]
-    return LinkSpec(_number(raw, "bandwidth_bytes_per_s"), _number(raw, "latency_s"), float(raw.get("endpoint_s", 0.0)))
+    return LinkSpec(_number(raw, "bandwidth_bytes_per_s"), _number(raw, "latency_s"), _optional(raw, "endpoint_s") or 0.0)

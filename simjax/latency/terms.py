@@ -20,7 +20,7 @@ from simjax.latency.attention.coefficients import AttentionCoefficients
 from simjax.latency.attention.table import AttentionTable
 from simjax.latency.profile import CollectiveEfficiency, HostOverheads
 from simjax.latency.step_time import StepTime
-from simjax.network.collectives import all_reduce_s
+from simjax.network.collectives import all_reduce_over_nodes_s, all_reduce_s
 
 ALL_REDUCES_PER_LAYER = 2  # after o_proj and after the MLP
 
@@ -79,8 +79,13 @@ def layer_collectives_s(deployment: Deployment, max_tokens: int, efficiency: Col
     model, efficiency = deployment.model, efficiency or CollectiveEfficiency()
     message_bytes = np.arange(1, max_tokens + 1) * float(model.hidden_size * model.dtype_bytes)
     memory_bytes_per_s = deployment.device.memory_bandwidth_bytes_per_s
-    link, ranks = efficiency.of(deployment.link), deployment.parallelism.tensor
-    return ALL_REDUCES_PER_LAYER * all_reduce_s(message_bytes, ranks, link, memory_bytes_per_s, efficiency.hops)
+    link, ranks, nodes = efficiency.of(deployment.link), deployment.parallelism.tensor, deployment.nodes
+    if nodes == 1:
+        return ALL_REDUCES_PER_LAYER * all_reduce_s(message_bytes, ranks, link, memory_bytes_per_s, efficiency.hops)
+    between = deployment.device.node.inter_link  # as its data sheet says: the efficiency is that of links within a node
+    return ALL_REDUCES_PER_LAYER * all_reduce_over_nodes_s(
+        message_bytes, nodes, ranks // nodes, link, between, memory_bytes_per_s, efficiency.hops
+    )
 
 
 def _lookup(seconds: Any) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simjax.caveat import Estimate
 from simjax.deployment import Deployment
 from simjax.latency.profile import LatencyProfile, Seen, ValidRange
 from simjax.model import ModelSpec, same_architecture
@@ -25,13 +26,16 @@ def profile_warnings(profile: LatencyProfile, deployment: Deployment, max_tokens
     elif tensor_parallel_size in own:
         pass
     elif profile.model is None:
-        lines.append(f"{profile.source}: coefficients for any model on {profile.device}, not measured for {model.name}")
+        lines.append(Estimate(f"{profile.source}: coefficients for any model on {profile.device}, not measured for {model.name}"))
     if tensor_parallel_size not in {*profile.ranks, *own} and tensor_parallel_size > 1 and profile.calibration is None:
-        lines.append(f"{profile.source}: tensor_parallel_size={tensor_parallel_size} is extrapolated from single-rank efficiencies")
+        lines.append(
+            Estimate(f"{profile.source}: tensor_parallel_size={tensor_parallel_size} is extrapolated from single-rank efficiencies")
+        )
     if model.dtype_bytes != 2:
         lines.append(f"{profile.source}: measured in {profile.dtype}, the model is {model.dtype}")
     if model.quantization is not None and f"gemm_{model.quantization}" not in profile.rank(tensor_parallel_size, model).ops:
-        lines.append(f"{profile.source}: {model.quantization} matrix products are taken to be as efficient as {profile.dtype} ones")
+        taken = f"{model.quantization} matrix products are taken to be as efficient as {profile.dtype} ones"
+        lines.append(Estimate(f"{profile.source}: {taken}"))
     return lines + range_warnings(profile.source, profile.valid, max_tokens, max_sequences)
 
 
@@ -53,7 +57,7 @@ def range_warnings(source: str, valid: ValidRange, max_tokens: int, max_sequence
     """One line for each limit of a step that exceeds what was measured."""
     limits = (("max_num_batched_tokens", max_tokens, valid.tokens), ("max_num_seqs", max_sequences, valid.sequences))
     return [
-        f"{source}: {name}={most} exceeds the measured {bounds[1]}; larger steps are extrapolated"
+        Estimate(f"{source}: {name}={most} exceeds the measured {bounds[1]}; larger steps are extrapolated")
         for name, most, bounds in limits
         if most > bounds[1]
     ]

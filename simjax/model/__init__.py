@@ -1,9 +1,10 @@
 """Language models: parameters, bytes and arithmetic, independent of any hardware."""
 
 from simjax.model.dtypes import dtype_bytes
+from simjax.model.hf_config import from_hf_config
 from simjax.model.registry import load_model, model_names, same_architecture
 from simjax.model.sizes import Shard, kv_bytes_per_token, parameters, shard, weight_bytes
-from simjax.model.spec import ModelSpec, from_hf_config
+from simjax.model.spec import ModelSpec, served_as
 
 __all__ = [
     "ModelSpec",
@@ -15,6 +16,7 @@ __all__ = [
     "model_names",
     "parameters",
     "same_architecture",
+    "served_as",
     "shard",
     "weight_bytes",
 ]

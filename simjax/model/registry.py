@@ -10,14 +10,20 @@ import yaml
 
 from simjax.documents import once_per_file, read_document
 from simjax.errors import SimjaxError, closest
-from simjax.model.spec import ModelSpec, from_hf_config
+from simjax.model.hf_config import from_hf_config
+from simjax.model.quantized import BESIDE, read_beside
+from simjax.model.spec import ModelSpec
 from simjax.paths import PROFILES
+
+_NO_OPERATIONS = ("name", "max_position_embeddings", "sliding_window", "dtype", "quantization", "kv_cache_dtype")
+"""Fields of a model that change none of its operations."""
 
 
 def load_model(name_or_path: str | Path) -> ModelSpec:
     """The model of that short name (`llama-3.1-8b`), Hugging Face id (`meta-llama/Llama-3.1-8B`) or file.
 
-    A file is a Hugging Face `config.json`, or YAML with the same fields, or the folder that holds a `config.json`.
+    A file is a Hugging Face `config.json`, or YAML with the same fields, or the folder that holds a `config.json`. A file beside it that
+    states a quantization (`simjax.model.quantized.BESIDE`) belongs to it, as in vLLM.
 
     Raises:
         SimjaxError: no such model or file, or the file does not describe a supported architecture.
@@ -26,7 +32,8 @@ def load_model(name_or_path: str | Path) -> ModelSpec:
     path = Path(text)
     path = path / "config.json" if text and path.is_dir() else path
     if path.suffix in (".json", ".yaml", ".yml"):
-        return _read(path)
+        beside = next((found for name in BESIDE if (found := path.with_name(name)).is_file()), None) if path.name == "config.json" else None
+        return _read(path) if beside is None else _with_quantization(_read(path), beside)
     shipped = _shipped()
     if (found := shipped.get(text.lower())) is not None:
         return _read(found)
@@ -39,7 +46,7 @@ def same_architecture(name: str, model: ModelSpec) -> bool:
         known = load_model(name)
     except SimjaxError:
         return name == model.name
-    alike = {name: getattr(model, name) for name in ("name", "max_position_embeddings", "dtype", "quantization")}
+    alike = {name: getattr(model, name) for name in _NO_OPERATIONS}
     return replace(known, **alike) == model
 
 
@@ -67,3 +74,20 @@ def _read(path: Path) -> ModelSpec:
         raise SimjaxError(f"model file {path} must hold a mapping with the fields of a Hugging Face config.json")
     names = config.get("names") or [str(config.get("_name_or_path") or path.stem)]
     return from_hf_config(config, name=names[0], where=str(path))
+
+
+def _with_quantization(model: ModelSpec, beside: Path) -> ModelSpec:
+    """The model whose `config.json` leaves its quantization to the file beside it."""
+    if model.quantization is not None:
+        return model
+    return _quantized(model, *_read_quantization(beside))
+
+
+@once_per_file(256)
+def _read_quantization(path: Path) -> tuple[str | None, str | None]:
+    return read_beside(read_document(path, "quantization file"), str(path))
+
+
+@lru_cache(maxsize=256)
+def _quantized(model: ModelSpec, quantization: str | None, kv_cache_dtype: str | None) -> ModelSpec:
+    return replace(model, quantization=quantization, kv_cache_dtype=kv_cache_dtype)  # the same object each time: clusters compare by it

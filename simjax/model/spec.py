@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
-from simjax.errors import SimjaxError, closest
 from simjax.model.dtypes import canonical_dtype, dtype_bytes
 
-# Grouped-query attention and a gated MLP (or gated experts), which is all that the arithmetic below describes.
+# Grouped-query attention and a gated MLP (or gated experts), which is all that the arithmetic describes.
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "mixtral", "phimoe")
-_QK_NORM = ("qwen3", "qwen3_moe")
-_QKV_BIAS_ONLY = ("qwen2", "qwen2_moe")  # bias on q, k and v whatever the config has, none on o
-_NORM_BIAS = ("phimoe",)  # nn.LayerNorm instead of RMSNorm
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """A dense or mixture-of-experts decoder; field names are those of a Hugging Face `config.json`.
 
-    Sliding windows are not modelled: attention always sees the whole context.
+    Attention sees the whole context; a model with a sliding window is simulated only where no request exceeds the window.
 
     Attributes:
         name: Hugging Face id or the name of the file it came from.
@@ -28,11 +23,14 @@ class ModelSpec:
         dtype: data type of weights and activations.
         quantization: data type in which the matrix products of the layers keep their weights and read their inputs (attention projections,
             MLP, experts), None for `dtype`. What they write, keys and values, embedding and output head stay in `dtype`.
+        kv_cache_dtype: data type of the KV cache that the checkpoint asks for, None for `dtype`.
+        sliding_window: tokens that attention sees in layers that have a window, None where none has.
         num_experts: routed experts of a mixture-of-experts layer, 0 in a dense model.
         num_moe_layers: layers whose MLP is a mixture of experts; the others have a dense MLP of `intermediate_size`.
         shared_expert_intermediate_size: width of the always-active expert, 0 when there is none.
         qkv_bias, o_bias, norm_bias, lm_head_bias, qk_norm: whether these small parameters exist.
         shared_expert_gate: whether a gate of `hidden_size` weights scales the shared expert.
+        notes: what of the file is not simulated or was changed, one line each; no part of a comparison.
     """
 
     name: str
@@ -47,6 +45,8 @@ class ModelSpec:
     max_position_embeddings: int
     dtype: str = "bfloat16"
     quantization: str | None = None
+    kv_cache_dtype: str | None = None
+    sliding_window: int | None = None
     tie_word_embeddings: bool = False
     num_experts: int = 0
     num_experts_per_tok: int = 0
@@ -59,6 +59,7 @@ class ModelSpec:
     norm_bias: bool = False
     lm_head_bias: bool = False
     qk_norm: bool = False
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def dtype_bytes(self) -> int:
@@ -81,72 +82,15 @@ class ModelSpec:
         return self.num_hidden_layers - self.num_moe_layers
 
 
-def from_hf_config(config: Mapping[str, Any], name: str = "", where: str = "config.json") -> ModelSpec:
-    """Read a Hugging Face `config.json` that is already parsed.
-
-    Args:
-        config: the file's mapping; unknown keys are ignored.
-        name: the model's name; defaults to `_name_or_path` of the file.
-        where: the file's name, for error messages.
+@lru_cache(maxsize=256)
+def served_as(model: ModelSpec, dtype: str) -> ModelSpec:
+    """The model with weights and activations in `dtype`; the same object each time, by which clusters recognise it.
 
     Raises:
-        SimjaxError: a field is missing or not a positive whole number, or the architecture is one that is not described here.
+        SimjaxError: there is no such data type.
     """
-    model_type = str(config.get("model_type", "missing"))
-    if model_type not in MODEL_TYPES:
-        hint = closest(model_type, list(MODEL_TYPES))
-        raise SimjaxError(f"{where}: model_type '{model_type}' is not supported; {hint} (set one of these if the blocks are alike)")
-    if config.get("quantization_config"):
-        raise SimjaxError(f"{where}: quantization_config is not supported yet; use the unquantised model's config")
-
-    def whole(key: str, default: int | None = None) -> int:
-        value = config.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise SimjaxError(f"{where}: {key} must be a positive whole number, got {value!r}")
-        return value
-
-    heads, layers, hidden = whole("num_attention_heads"), whole("num_hidden_layers"), whole("hidden_size")
-    bias = bool(config.get("attention_bias", False))
-    return ModelSpec(
-        name=name or str(config.get("_name_or_path") or where),
-        model_type=model_type,
-        hidden_size=hidden,
-        intermediate_size=whole("intermediate_size"),
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=whole("num_key_value_heads", heads),
-        head_dim=whole("head_dim", max(hidden // heads, 1)),
-        vocab_size=whole("vocab_size"),
-        max_position_embeddings=whole("max_position_embeddings"),
-        dtype=canonical_dtype(config.get("torch_dtype") or config.get("dtype") or "bfloat16"),
-        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-        qkv_bias=bias or model_type in _QKV_BIAS_ONLY,
-        o_bias=bias and model_type not in _QKV_BIAS_ONLY,
-        norm_bias=model_type in _NORM_BIAS,
-        lm_head_bias=bool(config.get("lm_head_bias", False)),
-        qk_norm=model_type in _QK_NORM,
-        **_experts(config, layers, where),
-    )
+    return replace(model, dtype=canonical_dtype(dtype), notes=tuple(note for note in model.notes if not note.startswith(FLOAT32)))
 
 
-def _experts(config: Mapping[str, Any], layers: int, where: str) -> dict[str, Any]:
-    """The mixture-of-experts fields, all absent (zero) in a dense model."""
-    experts = int(config.get("num_experts") or config.get("num_local_experts") or config.get("n_routed_experts") or 0)
-    if experts == 0:
-        return {}
-    top_k = int(config.get("num_experts_per_tok") or 0)
-    if not 1 <= top_k <= experts:
-        raise SimjaxError(f"{where}: num_experts_per_tok must lie between 1 and num_experts={experts}, got {top_k}")
-    width = int(config.get("moe_intermediate_size") or config["intermediate_size"])
-    shared = int(config.get("shared_expert_intermediate_size") or int(config.get("n_shared_experts") or 0) * width)
-    dense = set(config.get("mlp_only_layers") or ()) | set(range(int(config.get("first_k_dense_replace") or 0)))
-    step = int(config.get("decoder_sparse_step") or 1)
-    return {
-        "num_experts": experts,
-        "num_experts_per_tok": top_k,
-        "moe_intermediate_size": width,
-        "num_moe_layers": sum(i not in dense and (i + 1) % step == 0 for i in range(layers)),
-        "shared_expert_intermediate_size": shared,
-        "shared_expert_gate": bool(config.get("shared_expert_intermediate_size")),
-    }
+FLOAT32 = "torch_dtype float32"
+"""Beginning of the note of a model that is served in another data type than the one of its file."""

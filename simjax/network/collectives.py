@@ -31,6 +31,19 @@ def all_reduce_s(payload_bytes: Any, ranks: int, link: LinkSpec, memory_bandwidt
     return transfer + 3 * steps * part / memory_bandwidth_bytes_per_s + link.endpoint_s * (2 * steps + 1)
 
 
+def all_reduce_over_nodes_s(
+    payload_bytes: Any, nodes: int, ranks: int, intra: LinkSpec, inter: LinkSpec, memory_bandwidth_bytes_per_s: float, hops: Any = None
+) -> Any:
+    """Seconds of an all-reduce in two levels over `nodes` servers of `ranks` ranks each.
+
+    The ranks of a node reduce and scatter the buffer among them, each all-reduces its part with its counterparts in the other nodes over
+    its own `inter` link, and the ranks of a node gather the parts: an all-reduce within the node, and one of a part between the nodes.
+    Arguments are otherwise those of `all_reduce_s`; `hops` are those within a node.
+    """
+    within = all_reduce_s(payload_bytes, ranks, intra, memory_bandwidth_bytes_per_s, hops)
+    return within + all_reduce_s(payload_bytes / ranks, nodes, inter, memory_bandwidth_bytes_per_s)
+
+
 def reduce_scatter_s(payload_bytes: Any, ranks: int, link: LinkSpec, memory_bandwidth_bytes_per_s: float) -> Any:
     """Seconds of a ring reduce-scatter of `payload_bytes` (the full buffer, any shape); 0 on a single rank."""
     if ranks == 1:

@@ -19,13 +19,14 @@ from simjax.batch.design import Design, RunOptions, design_of, known_warnings, r
 from simjax.batch.execute import Row, run_designs
 from simjax.batch.groups import make_groups
 from simjax.batch.workers import local_workers
+from simjax.caveat import grouped
 from simjax.cluster.from_config import build_cluster, latency_source
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming
 from simjax.config.schema import SensitivityConfig
 from simjax.errors import SimjaxError, closest
-from simjax.job import measurement_window, service_levels
+from simjax.job import about_options, measurement_window, service_levels
 from simjax.metrics.catalog import CATALOG
 from simjax.metrics.rows import too_few
 from simjax.sensitivity.parameters import SensitivityParameter, Setting, sensitivity_parameters
@@ -132,12 +133,12 @@ def sensitivity(config: SensitivityConfig, on_progress: Progress | None = None) 
             gradient = gradients.get((name, parameter.name))
             effects.append(Effect(name, parameter.name, parameter.unit, parameter.value, mean, error, gradient))
     warnings = left.warnings_of_sweep(known_warnings(cluster.instances, timings[0], workloads.longest_tokens), "runs")
-    warnings = [*warnings, *too_few(here), *left_out, *_not_finished(rows)]
+    warnings = grouped([*about_options(config), *warnings, *too_few(here), *left_out, *_not_finished(rows)])
     ranked = _ranked(effects, outputs)
     texts = {x.name: x.text for x in sorted(parameters, key=lambda x: ranked.index(x.name))}
     ordered = sorted(effects, key=lambda x: (outputs.index(x.output), ranked.index(x.parameter)))
     values = {name: _mean([row[name] for row in here]) for name in outputs}
-    return Sensitivity(tuple(ordered), values, texts, config.step, workloads.seeds, tuple(dict.fromkeys(warnings)))
+    return Sensitivity(tuple(ordered), values, texts, config.step, workloads.seeds, warnings)
 
 
 def outputs_of(config: SensitivityConfig) -> list[str]:

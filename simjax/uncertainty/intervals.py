@@ -12,6 +12,7 @@ import pandas as pd
 
 from simjax.batch.design import RunOptions
 from simjax.batch.execute import Row
+from simjax.caveat import Estimate
 from simjax.cluster.from_config import latency_source
 from simjax.cluster.latency_source import LatencySource
 from simjax.config.schema import RunConfig, UncertaintyConfig
@@ -222,7 +223,9 @@ def _named(draw: tuple[Values, ...], groups: Sequence[InstanceGroup]) -> Values:
 def _warnings(rows: Sequence[Row], groups: Sequence[InstanceGroup], asked: UncertaintyConfig) -> list[str]:
     lines = []
     for source in dict.fromkeys(x.profile.source for x in groups if x.profile.calibration is None):
-        lines.append(f"{source}: not calibrated, so intervals are those of its priors; `simjax calibrate` fits it to measured runs")
+        lines.append(
+            Estimate(f"{source}: not calibrated, so intervals are those of its priors; `simjax calibrate` fits it to measured runs")
+        )
     needed = math.ceil(round(4.0 / 3.0 / (1.0 - asked.level) - 1.0 / 3.0, 6))  # below, quantiles in `Draws.interval` are extremes
     if len(rows) < needed:
         lines.append(f"uncertainty.draws={len(rows)} is too few for level={asked.level:g}, which needs {needed}; intervals are their range")

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from simjax.documents import once_per_file
+from simjax.effect import conditionals, looking_at, refuse_without_effect
 from simjax.errors import SimjaxError, closest
-from simjax.option import facts_by_name
 from simjax.workload import transform
-from simjax.workload.config import KINDS, THINK_KINDS, LengthConfig, PrefixConfig, WorkloadConfig
+from simjax.workload.config import KINDS, THINK_KINDS, PrefixConfig, WorkloadConfig
 from simjax.workload.contents import shared
 from simjax.workload.formats import Reading, ReadOptions, TraceFile, read_trace
 from simjax.workload.multi_turn import Conversations, multi_turn
@@ -24,7 +24,6 @@ from simjax.workload.workload import Workload
 
 _log = logging.getLogger(__name__)
 
-_ONLY_FOR: dict[str, tuple[str, ...]] = facts_by_name(WorkloadConfig, "only_for")
 _NEEDED: dict[str, tuple[str, ...]] = {
     "trace": ("file",),
     "poisson": ("rate",),
@@ -88,13 +87,7 @@ def _read_trace(path: Path, options: ReadOptions) -> TraceFile:
 def _check_fields(config: WorkloadConfig) -> None:
     if config.kind not in KINDS:
         raise SimjaxError(f"workload.kind={config.kind!r} is not known; {closest(config.kind, list(KINDS))}")
-    for name, kinds in _ONLY_FOR.items():
-        value = getattr(config, name)
-        if value is None or value == LengthConfig() or config.kind in kinds:
-            continue
-        others = " or ".join(kinds)
-        shown, unset = ("", "") if isinstance(value, LengthConfig) else (f"={value}", f"; workload.{name}=null unsets it")
-        raise SimjaxError(f"workload.{name}{shown} has no effect with kind={config.kind}, only with {others}{unset}")
+    refuse_without_effect(conditionals(WorkloadConfig, "workload."), looking_at(config, "workload."))
     for name in _NEEDED[config.kind]:
         if getattr(config, name) is None:
             raise SimjaxError(f"workload.{name} is not set; kind={config.kind} needs it")

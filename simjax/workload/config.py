@@ -3,12 +3,16 @@
 from dataclasses import dataclass
 from typing import Any
 
+from simjax.condition import Condition, is_set, is_unset, needs
 from simjax.option import option, section
+from simjax.plausible import Plausible
 
 KINDS = ("trace", "poisson", "gamma", "weibull", "constant", "pulse", "piecewise", "closed_loop", "sessions")
 """Values of `workload.kind`."""
 THINK_KINDS = ("exponential", "fixed")
 """Values of `workload.think_dist`."""
+DISTRIBUTIONS = ("fixed", "uniform", "lognormal", "zipf", "trace")
+"""Values of the `dist` of lengths."""
 BAD_ROWS = ("error", "skip")
 """Values of `workload.on_bad_row`."""
 UNANSWERED = ("play", "drop")
@@ -17,25 +21,47 @@ CLOCKS = ("s", "ms", "us", "ns")
 """Values of `workload.trace_clock`."""
 
 _OPEN = tuple(kind for kind in KINDS if kind != "closed_loop")
+_PAIRS = is_unset("workload.lengths_file", words="")  # it has both lengths of a request; min and max apply to them
+
+
+def _drawn(*wanted: str) -> tuple[Condition, ...]:
+    """Conditions of an option of the distributions `wanted`."""
+
+    def obstacle(dist: str | None, kind: str) -> str | None:
+        dist = dist or ("trace" if kind == "trace" else "lognormal")
+        return None if dist in wanted or dist not in DISTRIBUTIONS else f"with dist={dist}, only with {' or '.join(wanted)}"
+
+    return Condition(("dist", "workload.kind"), obstacle, ", ".join(wanted)), _PAIRS
+
+
+def _reads(kind: str, *files: str | None) -> bool:
+    return kind == "trace" or any(file is not None for file in files)
+
+
+_READS = needs(
+    ("workload.kind", "workload.lengths_file", *(f"workload.{which}.file" for which in ("prompt", "output", "followup"))),
+    _reads,
+    "without a file of requests or lengths",
+)
 
 
 @dataclass
 class LengthConfig:
     """A distribution of lengths in tokens (of numbers of calls for `turns`)."""
 
-    dist: str | None = option(None, "distribution; unset: a trace's own lengths, else lognormal", "NAME")
-    tokens: int | None = option(None, "fixed: the length")
-    mean: float | None = option(None, "lognormal: mean; give mean or median", "TOKENS")
-    median: float | None = option(None, "lognormal: median", "TOKENS")
-    cv: float | None = option(None, "lognormal: coefficient of variation; give cv or sigma")
-    sigma: float | None = option(None, "lognormal: standard deviation of the logarithm")
-    low: int | None = option(None, "uniform: least length")
-    high: int | None = option(None, "uniform: greatest length")
-    alpha: float | None = option(None, "zipf: exponent; zipf needs max, too")
+    dist: str | None = option(None, "distribution; unset: a trace's own lengths, else lognormal", "NAME", only=(_PAIRS,))
+    tokens: int | None = option(None, "length of all", only=_drawn("fixed"))
+    mean: float | None = option(None, "mean; give mean or median", "TOKENS", only=_drawn("lognormal"))
+    median: float | None = option(None, "median", "TOKENS", only=_drawn("lognormal"))
+    cv: float | None = option(None, "coefficient of variation; give cv or sigma", only=_drawn("lognormal"))
+    sigma: float | None = option(None, "standard deviation of the logarithm", only=_drawn("lognormal"))
+    low: int | None = option(None, "least length", only=_drawn("uniform"))
+    high: int | None = option(None, "greatest length", only=_drawn("uniform"))
+    alpha: float | None = option(None, "exponent; max is needed, too", only=_drawn("zipf"))
     min: int | None = option(None, "lengths are raised to it, those of a trace too")
     max: int | None = option(None, "lengths are cut to it, those of a trace too")
-    file: str | None = option(None, "trace: file whose lengths are drawn", "FILE")
-    format: str = option("auto", "trace: format of the file, as in workload.format")
+    file: str | None = option(None, "file whose lengths are drawn", "FILE", only=_drawn("trace"))
+    format: str = option("auto", "format of the file, as in workload.format", only=(*_drawn("trace"), is_set("file")))
 
 
 @dataclass
@@ -64,6 +90,7 @@ class WorkloadConfig:
     rate: float | None = option(
         None,
         "mean requests/s, or sessions/s that start; a trace is stretched or compressed to it",
+        plausible=Plausible(1e-4, 1e5, "requests/s"),
         only_for=("trace", "poisson", "gamma", "weibull", "constant", "sessions"),
     )
     cv: float | None = option(None, "coefficient of variation of the gaps between arrivals", only_for=("gamma", "weibull"))
@@ -73,9 +100,11 @@ class WorkloadConfig:
         "FILE",
         only_for=("trace",),
     )
-    format: str = option("auto", "format of the trace; auto recognises it")
-    on_bad_row: str = option("error", "malformed rows of traces stop the command, or are skipped and counted")
-    unanswered: str = option("play", "requests of a trace that failed or answered nothing are played with 1 output token, or dropped")
+    format: str = option("auto", "format of the trace; auto recognises it", only_for=("trace",))
+    on_bad_row: str = option("error", "malformed rows of traces stop the command, or are skipped and counted", only=(_READS,))
+    unanswered: str = option(
+        "play", "requests of a trace that failed or answered nothing are played with 1 output token, or dropped", only=(_READS,)
+    )
     trace_clock: str | None = option(
         None, "unit of a trace's arrivals (s, ms, us, ns); unset: that of the format, or what the file shows", "UNIT", only_for=("trace",)
     )
@@ -98,7 +127,9 @@ class WorkloadConfig:
         None, "number of sessions; of a trace the first ones; unset: as for num_requests", only_for=("sessions", "trace")
     )
     pulse_size: int | None = option(None, "simultaneous requests of a pulse", only_for=("pulse",))
-    pulse_interval_s: float | None = option(None, "seconds from one pulse to the next", only_for=("pulse",))
+    pulse_interval_s: float | None = option(
+        None, "seconds from one pulse to the next", only_for=("pulse",), plausible=Plausible(1e-3, 86_400, "seconds (not ms)")
+    )
     pulse_count: int | None = option(None, "number of pulses", only_for=("pulse",))
     # Pairs of numbers; as list[list[float]] OmegaConf refuses the integers of [[0, 2]].
     piecewise: list[Any] | None = option(
@@ -106,9 +137,17 @@ class WorkloadConfig:
     )
     concurrency: int | None = option(None, "requests in flight", only_for=("closed_loop",))
     think_s: float | None = option(
-        None, "seconds between an answer and the next request; of sessions the mean", only_for=("closed_loop", "sessions")
+        None,
+        "seconds between an answer and the next request; of sessions the mean",
+        only_for=("closed_loop", "sessions"),
+        plausible=Plausible(1e-3, 86_400, "seconds (not ms)"),
     )
-    ramp_s: float | None = option(None, "seconds over which the first requests are spread", only_for=("closed_loop",))
+    ramp_s: float | None = option(
+        None,
+        "seconds over which the first requests are spread",
+        only_for=("closed_loop",),
+        plausible=Plausible(1e-3, 86_400, "seconds (not ms)"),
+    )
     prompt: LengthConfig = section(LengthConfig, "prompts in tokens; of a session the first prompt")
     output: LengthConfig = section(LengthConfig, "outputs in tokens")
     turns: LengthConfig = section(LengthConfig, "calls of a session", only_for=("sessions",))
@@ -124,4 +163,4 @@ class WorkloadConfig:
         "FILE",
         only_for=tuple(kind for kind in KINDS if kind != "sessions"),
     )
-    lengths_format: str = option("auto", "format of that file, as in workload.format")
+    lengths_format: str = option("auto", "format of that file, as in workload.format", only=(is_set("lengths_file"),))

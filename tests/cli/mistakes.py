@@ -109,7 +109,7 @@ RANGES = cases(
     run scheduler.gpu_memory_utilization=1.5
     scheduler.gpu_memory_utilization=1.5: it must lie in (0, 1]
     run scheduler.kv_cache_dtype=fp3
-    scheduler.kv_cache_dtype: unknown dtype 'fp3'; did you mean fp32 or fp8
+    scheduler.kv_cache_dtype=fp3: not one of vLLM's --kv-cache-dtype that are simulated; did you mean fp8
     run cluster.instances=0
     cluster.instances=0: it must be at least 1
     run cluster.tensor_parallel_size=0
@@ -140,6 +140,20 @@ RANGES = cases(
     workload.prompt.dist='lognorm' is not known; did you mean lognormal
     run workload=closed_loop workload.concurrency=0
     workload: concurrency=0; a closed loop keeps at least 1 request in flight
+    run workload.prompt.tokens=100 workload.output.tokens=50
+    workload.prompt.tokens=100 has no effect with dist=lognormal, only with fixed
+    run -m workload.prompt.tokens=128,1024,8192
+    workload.prompt.tokens=128 has no effect with dist=lognormal, only with fixed
+    run workload.output.file=good.csv
+    workload.output.file=good.csv has no effect with dist=lognormal, only with trace
+    run cluster.router_kv_weight=2
+    cluster.router_kv_weight=2.0 has no effect with router=round_robin, only with weighted
+    run scheduler.num_gpu_blocks_override=1000 scheduler.gpu_memory_utilization=0.8
+    scheduler.gpu_memory_utilization=0.8 has no effect with num_gpu_blocks_override=1000; leave one of them out
+    run objective.maximize=[gpus]
+    objective.maximize has no effect without a sweep
+    run -m device=h100,h200 timeline_interval_s=1
+    timeline_interval_s=1 has no effect in a sweep
     run workload=closed_loop workload.rate=4
     workload.rate=4.0 has no effect with kind=closed_loop
     run profile.step_s=-1
@@ -164,7 +178,7 @@ CLUSTERS = cases(
     run device=none.yaml
     cannot read device file none.yaml: No such file or directory
     run device=field.yaml
-    device file field.yaml: field 'aliases' is missing
+    device file field.yaml: fields 'aliases', 'memory_bytes', 
     run device=list.yaml
     device file list.yaml must hold a mapping
     run model=lama-3.1-8b

@@ -102,8 +102,17 @@ def test_a_link_can_be_given():
         ({}, {"max_num_seqs": 0}, "scheduler.max_num_seqs=0"),
         ({}, {"gpu_memory_utilization": 1.2}, "scheduler.gpu_memory_utilization=1.2"),
         ({}, {"kv_cache_memory_bytes": 0}, "scheduler.kv_cache_memory_bytes=0: it must be an integer of at least 1"),
-        ({}, {"kv_cache_dtype": "fp9"}, r"scheduler.kv_cache_dtype: unknown dtype 'fp9'; did you mean fp8.*\(or auto\)"),
-        ({}, {"kv_cache_dtype": "turboquant_k8v4"}, "scheduler.kv_cache_dtype: unknown dtype 'turboquant_k8v4'; known: .*fp8"),
+        (
+            {},
+            {"kv_cache_dtype": "fp9"},
+            "scheduler.kv_cache_dtype=fp9: not one of vLLM's --kv-cache-dtype that are simulated; did you mean fp8",
+        ),
+        ({}, {"kv_cache_dtype": "int8"}, "scheduler.kv_cache_dtype=int8: .* known: auto, bfloat16, float16, fp8, fp8_e4m3, fp8_e5m2"),
+        ({}, {"kv_cache_dtype": "fp16"}, "scheduler.kv_cache_dtype=fp16: not one of vLLM's"),
+        ({}, {"dtype": "fp8"}, "scheduler.dtype=fp8: not one of vLLM's --dtype that are simulated; known: auto, bfloat16"),
+        ({}, {"max_num_batched_tokens": 64, "max_num_seqs": 65}, "max_num_seqs=65: vLLM refuses more seats than max_num_batched_tokens=64"),
+        ({"link_bandwidth_bytes_per_s": 50.0}, {}, r"cluster.link_bandwidth_bytes_per_s=50 cannot be meant: it is in bytes/s \(not GB/s\)"),
+        ({}, {"kv_cache_dtype": "turboquant_k8v4"}, "scheduler.kv_cache_dtype=turboquant_k8v4: .* known: auto, .*fp8"),
     ],
 )
 def test_mistakes_are_named(cluster: dict, scheduler: dict, message: str):

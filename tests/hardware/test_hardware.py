@@ -58,12 +58,45 @@ def test_unknown_device_and_dtype():
 def test_a_device_file_of_the_users(tmp_path):
     raw = yaml.safe_load((PROFILES / "hardware" / "h100.yaml").read_text())
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(raw | {"memory_bytes": 12}))
-    assert load_device(path).memory_bytes == 12
+    path.write_text(yaml.safe_dump(raw | {"memory_bytes": 12 * 10**9}))
+    assert load_device(path).memory_bytes == 12 * 10**9
     path.write_text(yaml.safe_dump(raw | {"memory_bytes": "much"}))
     with pytest.raises(SimjaxError, match=r"mine.yaml: memory_bytes must be a number that is not negative, got 'much'"):
         load_device(path)
     raw.pop("memory_bytes")
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(SimjaxError, match=r"mine.yaml: field 'memory_bytes' is missing"):
+        load_device(path)
+    raw.pop("multiprocessors")
+    raw["node"].pop("inter_link")
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(SimjaxError, match=r"fields 'memory_bytes', 'multiprocessors', 'node\.inter_link' are missing; profiles/hardware"):
+        load_device(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "unit"),
+    [
+        ("memory_bytes", 80, "bytes \\(not GB\\)"),
+        ("memory_bandwidth_bytes_per_s", 8000, "bytes/s \\(not GB/s\\)"),
+        ("memory_bandwidth_bytes_per_s", float("nan"), "bytes/s"),
+        ("peak_flops.bfloat16", 989, "FLOP/s \\(not TFLOP/s\\)"),
+        ("tdp_w", 7e5, "watts"),
+        ("node.intra_link.bandwidth_bytes_per_s", 450, "bytes/s \\(not GB/s\\)"),
+        ("node.inter_link.latency_s", 10, "seconds \\(not microseconds\\)"),
+        ("node.cpu_memory_bytes", 512, "bytes \\(not GB\\)"),
+        ("node.devices_per_node", 0.5, "devices of a server"),
+    ],
+)
+def test_a_number_in_another_unit_is_refused(tmp_path, field, value, unit):
+    raw = yaml.safe_load((PROFILES / "hardware" / "h100.yaml").read_text())
+    *parents, name = field.split(".")
+    found = raw
+    for parent in parents:
+        found = found[parent]
+    assert name in found
+    found[name] = value
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(SimjaxError, match=rf"mine\.yaml: .*{name}={value:g} cannot be meant: it is in {unit}"):
         load_device(path)

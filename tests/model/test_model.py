@@ -103,7 +103,7 @@ def test_shipped_models_equal_the_configs_of_the_reference_simulator():
         ("llama-3.1-8b", "meta-llama/Llama-3.1-8B"),
         ("llama-3.1-70b", "meta-llama/Llama-3.1-70B"),
         ("qwen3-32b", "Qwen/Qwen3-32B"),
-        ("qwen3-30b-a3b", "Qwen/Qwen3-30B-A3B-Instruct-2507"),
+        ("qwen3-30b-a3b-2507", "Qwen/Qwen3-30B-A3B-Instruct-2507"),
         ("mixtral-8x7b", "mistralai/Mixtral-8x7B-v0.1"),
         ("phi-mini-moe", "microsoft/Phi-mini-MoE-instruct"),
     ):
@@ -118,9 +118,9 @@ def test_shipped_models_equal_the_configs_of_the_reference_simulator():
     [
         ({"hidden_size": None}, "x.json: hidden_size must be a positive whole number, got None"),
         ({"vocab_size": -3}, "x.json: vocab_size must be a positive whole number, got -3"),
-        ({"model_type": "lama"}, "x.json: model_type 'lama' is not supported; did you mean llama"),
+        ({"model_type": "lama"}, "x.json: model_type 'lama' is not supported; known: llama, mistral"),
         ({"torch_dtype": "bf61"}, "unknown dtype 'bf61'; did you mean"),
-        ({"quantization_config": {"bits": 4}}, "x.json: quantization_config is not supported yet"),
+        ({"quantization_config": {"bits": 4}}, "x.json: quantization_config is not supported yet for unknown, only for FP8"),
         ({"num_local_experts": 4, "num_experts_per_tok": 5}, "x.json: num_experts_per_tok must lie between 1 and num_experts=4, got 5"),
     ],
 )

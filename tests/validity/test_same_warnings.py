@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import simjax
+from simjax.caveat import Estimate
 from simjax.engine.host.result import Result
 from simjax.explore.plan import SweepPlan
 from simjax.latency.profile import Seen
@@ -120,3 +121,21 @@ def test_profiles_without_a_calibration_and_tables_have_no_ranges() -> None:
     cluster = simjax.run(simjax.compose([*SMALL, "workload.num_requests=2"])).cluster
     assert calibrated_groups(cluster, simjax.LatencySource()) == ()
     assert calibrated_groups(cluster, simjax.LatencySource(bundle_root=Path("nowhere"))) == ()
+
+
+def test_warnings_of_the_configuration_are_the_same_in_a_run_and_in_a_sweep() -> None:
+    """What is in doubt or without effect comes first, what is true of nearly every run last, in one line."""
+    base = ["device=h200", *SMALL, "cluster.tensor_parallel_size=16", "model=llama-3.1-405b", "slo.ttft_s=500", "cluster.router=least_kv"]
+    single = simjax.run(simjax.compose([*base, "workload.rate=2"])).warnings
+    swept = simjax.run_sweep(SweepPlan.of(base, {"workload.rate": [2.0]})).attrs["warnings"]
+    assert sorted(single) == sorted(swept)
+    parts = ("cluster.router=least_kv has no effect", "slo.ttft_s=500 is implausible", "tensor_parallel_size=16 exceeds the 8 devices")
+    assert all(line.startswith(part) for line, part in zip(single, parts, strict=False))
+    estimates = [line for line in single if isinstance(line, Estimate)]
+    assert estimates == [single[-1]] == [swept[-1]] and "coefficients for any model" in single[-1] and "extrapolated" in single[-1]
+
+
+def test_what_has_an_effect_at_a_point_of_a_sweep_is_not_named() -> None:
+    plan = SweepPlan.of([*SMALL, "cluster.router=least_loaded"], {"cluster.instances": [1, 2], "slo.ttft_s": [0.5, 500.0]})
+    own = [line for line in plan.warnings if not isinstance(line, Estimate)]
+    assert own == ["slo.ttft_s=500 is implausible: it is in seconds (not ms), usually 0.001 to 120"]

@@ -158,7 +158,7 @@ def test_left_out_rows_are_told_in_the_log(tmp_path, caplog):
         ),
         (replace(POISSON, prompt=LengthConfig(dist="uniform", low=10, high=50, min=16)), r"low=10 is below workload\.prompt\.min=16"),
         (replace(POISSON, output=LengthConfig(dist="trace")), "workload.output.file is not set; dist=trace needs a trace file"),
-        (replace(POISSON, lengths_file="/nowhere.csv"), "/nowhere.csv: no such file"),
+        (replace(POISSON, lengths_file="/nowhere.csv", prompt=LengthConfig(), output=LengthConfig()), "/nowhere.csv: no such file"),
         (replace(CLOSED, concurrency=0), "concurrency=0; a closed loop keeps at least 1"),
         (replace(CLOSED, num_requests=0), "num_requests=0; it must be at least 1"),
         (replace(CLOSED, think_s=-1.0), "think_s=-1; it must not be negative"),

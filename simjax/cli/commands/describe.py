@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simjax.cli.output import console, progress, results_in, say
+from simjax.cli.output import console, progress, results_in, say, warn
 from simjax.config.schema import DescribeConfig
 from simjax.errors import SimjaxError
 
@@ -22,5 +22,10 @@ def execute(config: DescribeConfig, as_yaml: str) -> None:
         write_json(description.to_dict(), out / "description.json")
         (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
         plot_trace(workload, out / "trace.png")
+    given = [
+        name for name, default in (("block_size", DescribeConfig.block_size), ("cache_blocks", None)) if getattr(config, name) != default
+    ]
+    if workload.prefixes is None and given:
+        warn([f"{' and '.join(given)} without effect: {workload.source} does not record what its requests share"])
     console().print(describe_table(description))
     say(f"results in {out}")

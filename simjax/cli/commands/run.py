@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from simjax.caveat import grouped
 from simjax.cli.output import console, moving_bar, progress, results_in, say, use_compilation_cache, warn
 from simjax.cluster.spec import ClusterSpec
 from simjax.config.schema import RunConfig
@@ -30,7 +31,7 @@ def execute(config: RunConfig, as_yaml: str) -> Run:
             done = run(config, update)
         draws = _draws(config, done) if config.uncertainty.draws else None
         if draws is not None:
-            done = replace(done, warnings=(*done.warnings, *draws.warnings))
+            done = replace(done, warnings=grouped([*done.warnings, *draws.warnings]))
             draws.frame().to_csv(out / "draws.csv", index=False, lineterminator="\n")
         summary = write_results(
             done.result,

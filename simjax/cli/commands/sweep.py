@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from simjax.caveat import Estimate
 from simjax.cli.output import console, moving_bar, progress, results_in, say, use_compilation_cache, warn
 from simjax.config.compose import typed
 from simjax.config.schema import RunConfig
+from simjax.errors import SimjaxError
 from simjax.explore.axes import Axis
 from simjax.explore.from_config import base_of, check_base, points_of
 from simjax.explore.points import Points
@@ -43,6 +45,9 @@ def execute(raw: DictConfig, overrides: Sequence[str], axes: Sequence[Axis] = ()
     """
     config: RunConfig = typed(raw)
     config = replace(config, out=out if config.out is None else config.out)
+    for override in overrides:
+        if override.partition("=")[0] == "timeline_interval_s":
+            raise SimjaxError(f"{override} has no effect in a sweep, which writes no timelines of single points")
     if config.sweep.resume is not None:
         _resume(raw, config, overrides, axes)
         return
@@ -133,8 +138,9 @@ def _simulate(plan: SweepPlan, done: set[int], objective: Objective, config: Run
             if (where / SWEEP).exists():
                 warn([f"stopped; what is done is in {where}; {resume_options(where)} continues it"])
             raise
-    more = [f"and {len(warnings) - WARNINGS} more; sweep.dry_run=true prints all of them"] if len(warnings) > WARNINGS else []
-    warn([*warnings[:WARNINGS], *more])
+    own = [line for line in warnings if not isinstance(line, Estimate)]
+    more = [f"and {len(own) - WARNINGS} more; sweep.dry_run=true prints all of them"] if len(own) > WARNINGS else []
+    warn([*own[:WARNINGS], *more, *(line for line in warnings if isinstance(line, Estimate))])
     conclude(table, where, objective, config.plots)
 
 

@@ -65,9 +65,15 @@ def _cudagraph_modes() -> Sequence[str]:
 
 
 def _dtypes() -> Sequence[str]:
-    from simjax.model.dtypes import DTYPE_BYTES
+    from simjax.model.dtypes import SERVED_DTYPES
 
-    return "auto", *DTYPE_BYTES
+    return SERVED_DTYPES
+
+
+def _kv_cache_dtypes() -> Sequence[str]:
+    from simjax.model.dtypes import KV_CACHE_DTYPES
+
+    return KV_CACHE_DTYPES
 
 
 def _kinds() -> Sequence[str]:
@@ -107,7 +113,7 @@ def _pauses() -> Sequence[str]:
 
 
 def _distributions() -> Sequence[str]:
-    from simjax.workload.synthetic.draw import DISTRIBUTIONS
+    from simjax.workload.config import DISTRIBUTIONS
 
     return DISTRIBUTIONS
 
@@ -135,7 +141,8 @@ _CHOICES: dict[str, Callable[[], Sequence[str]]] = {
     "device": _devices,
     "cluster.router": _routers,
     "scheduler.cudagraph_mode": _cudagraph_modes,
-    "scheduler.kv_cache_dtype": _dtypes,
+    "scheduler.dtype": _dtypes,
+    "scheduler.kv_cache_dtype": _kv_cache_dtypes,
     "workload.kind": _kinds,
     "workload.format": _formats,
     "workload.on_bad_row": _bad_rows,

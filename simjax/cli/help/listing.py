@@ -42,7 +42,7 @@ def blocks(command: str, common: Sequence[str]) -> list[str]:
             entries[first_of[found.kind]].append(_same(found, first_of[found.kind], config))
         else:
             first_of[found.kind] = found.key
-            headings[found.key] = f"{found.key}: {found.words}{_only(found.only_for)}"
+            headings[found.key] = f"{found.key}: {found.words}{_only(found)}"
             entries[found.key] = [_presets(found.key, chosen[found.key])] if found.key in chosen else []
     return ["\n".join([heading, *entries[key]]) for key, heading in headings.items() if entries[key]]
 
@@ -50,7 +50,7 @@ def blocks(command: str, common: Sequence[str]) -> list[str]:
 def _option(command: str, option: Option, config: DictConfig) -> str:
     value = OmegaConf.select(config, option.key)
     left = f"{option.key}={option.shown if value in (None, [], {}) else _text(value)}"
-    return _entry(left, f"{option.words}{_only(option.only_for)}", choices(command, option.key))
+    return _entry(left, f"{option.words}{_only(option)}", choices(command, option.key))
 
 
 def _same(section: Section, other: str, config: DictConfig) -> str:
@@ -59,7 +59,7 @@ def _same(section: Section, other: str, config: DictConfig) -> str:
     assert isinstance(values, dict)
     given = {key: value for key, value in values.items() if value is not None and not (key == "format" and value == "auto")}
     left = f"{section.key}.*={_text(given) if given else '{...}'}"
-    return _entry(left, f"{section.words}{_only(section.only_for)}; the keys are those of {other}")
+    return _entry(left, f"{section.words}{_only(section)}; the keys are those of {other}")
 
 
 def _presets(group: str, default: str) -> str:
@@ -83,12 +83,18 @@ def _entry(left: str, words: str, values: Sequence[str] = ()) -> str:
     return "\n".join([start, *(room + line for line in lines)])
 
 
-def _only(kinds: Sequence[str]) -> str:
-    """The kinds of workload that read an option, in brackets; nothing when all do."""
+def _only(found: Option | Section) -> str:
+    """The conditions under which an option has effect, in brackets; nothing where there are none to mention."""
+    words = [*_kinds(found.only_for), *(one.words for one in found.only if one.words)]
+    return f" [{', '.join(words)}]" if words else ""
+
+
+def _kinds(kinds: Sequence[str]) -> list[str]:
+    """The kinds of workload that read an option, or those that do not if they are few; nothing when all do."""
     from simjax.workload.config import KINDS
 
     others = [kind for kind in KINDS if kind not in kinds]
-    return "" if not kinds or not others else f" [not {', '.join(others)}]" if len(others) < 3 else f" [{', '.join(kinds)}]"
+    return [] if not kinds or not others else [f"not {', '.join(others)}"] if len(others) < 3 else list(kinds)
 
 
 def _text(value: Any) -> str:

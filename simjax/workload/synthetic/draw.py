@@ -10,15 +10,13 @@ from dataclasses import replace
 import numpy as np
 
 from simjax.errors import SimjaxError, closest
-from simjax.workload.config import LengthConfig, WorkloadConfig
+from simjax.workload.config import DISTRIBUTIONS, LengthConfig, WorkloadConfig
 from simjax.workload.formats import Reading, ReadOptions, TraceLengths, read_lengths
 from simjax.workload.synthetic import lengths
 from simjax.workload.synthetic.streams import FOLLOWUPS, OUTPUTS, PROMPTS, TURNS, stream
 from simjax.workload.workload import Workload
 
 _log = logging.getLogger("simjax.workload.build")  # a sweep counts the messages of this logger
-
-DISTRIBUTIONS = ("fixed", "uniform", "lognormal", "zipf", "trace")
 
 # Clipping that moves the mean length by more than this fraction is worth a warning. (The fraction of clipped lengths is no criterion: the
 # shipped options cut 4.5 % of the outputs at 1,024 tokens, as chat servers do, and move the mean by 0.6 %.)
