@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from simjax.job import simulate_cluster as simulate_cluster
     from simjax.metrics import summarize as summarize
     from simjax.model import load_model as load_model
+    from simjax.sizing.capacity import capacity as capacity
     from simjax.uncertainty.intervals import run_draws as run_draws
     from simjax.workload import read_trace as read_trace
     from simjax.workload.workload import Workload as Workload
@@ -51,6 +52,7 @@ _PUBLIC = {
     "SweepPlan": "simjax.explore.plan",
     "Workload": "simjax.workload.workload",
     "aggregate": "simjax.explore.pareto.replicates",
+    "capacity": "simjax.sizing.capacity",
     "load_device": "simjax.hardware",
     "load_model": "simjax.model",
     "paired_difference": "simjax.explore.pareto.replicates",
@@ -74,6 +76,7 @@ __all__ = [
     "SweepPlan",
     "Workload",
     "aggregate",
+    "capacity",
     "compose",
     "load_device",
     "load_model",

@@ -41,8 +41,8 @@ def blocks(language: str, text: str) -> list[str]:
 
 
 SETUP, TESTS, FIGURE, FIVE_LINES = blocks("sh", README)
-CACHING, CALIBRATE, SWEEPS = (section(GUIDE, x) for x in ("Prefix caching", "Calibrate", "Thousands of designs"))
-TOUR = blocks("sh", GUIDE.replace(SWEEPS, "").replace(CACHING, ""))
+CACHING, CALIBRATE, CAPACITY, SWEEPS = (section(GUIDE, x) for x in ("Prefix caching", "Calibrate", "Capacity", "Thousands of designs"))
+TOUR = blocks("sh", GUIDE.replace(SWEEPS, "").replace(CACHING, "").replace(CAPACITY, ""))
 OVER_DATA = [block for block in TOUR if "$SIMJAX_DATA" in block]
 ALONE = [block for block in TOUR if block not in OVER_DATA]
 SWEEP, AFTERWARDS = blocks("sh", SWEEPS)
@@ -125,6 +125,14 @@ def test_tour_over_measured_data(cli: Cli, block: str) -> None:
     run_all(cli, block)
 
 
+def test_capacity(cli: Cli) -> None:
+    (block,) = blocks("sh", CAPACITY)
+    _, several, best, fewest = run_all(cli, block).values()
+    for printed, shown in zip((several, fewest), blocks("text", CAPACITY), strict=True):
+        assert [line.rstrip() for line in printed.splitlines()] == shown.splitlines(), "the guide shows other capacities than its commands"
+    assert "of 4 points on the front: highest capacity_requests_per_s_per_gpu" in best
+
+
 def test_prefix_caching_sessions_and_routers(cli: Cli) -> None:
     (block,) = blocks("sh", CACHING)
     printed = list(run_all(cli, block).values())
@@ -156,7 +164,11 @@ def test_sweeps(cli: Cli) -> None:
     assert "288 points: 276 to simulate, 12 invalid" in plan
 
 
-SNIPPETS = (r"TTFT p99 0\.\d+ s, \d+% of the KV cache used\n", r"36 points: (?s:.*) best goodput_per_gpu\n")
+SNIPPETS = (
+    r"TTFT p99 0\.\d+ s, \d+% of the KV cache used\n",
+    r"\{'scheduler.max_num_seqs': 8\} [\d.]+ \[[\d.]+, [\d.]+\] requests/s: TTFT: [\d.]+ % within 0.5 s\n",
+    r"36 points: (?s:.*) best goodput_per_gpu\n",
+)
 
 
 @pytest.mark.parametrize(("block", "wanted"), list(zip(blocks("python", README + GUIDE), SNIPPETS, strict=True)))

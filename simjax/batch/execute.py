@@ -21,6 +21,7 @@ from simjax.engine.host.collect import batch_results
 from simjax.engine.params import ClusterParams
 from simjax.engine.state import ClusterState
 from simjax.errors import SimjaxError, in_one_line, is_out_of_memory, log_traceback, value_or_error
+from simjax.metrics.catalog import CATALOG, Catalog
 from simjax.metrics.rows import result_rows
 from simjax.validity.left import LeftRanges
 
@@ -35,8 +36,9 @@ def run_designs(
     workers: Workers,
     width: int | None = None,
     left: LeftRanges | None = None,
+    catalog: Catalog = CATALOG,
 ) -> Iterator[list[Row]]:
-    """Rows of the designs as they finish: point, status, reason and `simjax.metrics.rows.METRICS`.
+    """Rows of the designs as they finish: point, status, reason and the metrics of the catalogue.
 
     Designs that turn out to need more slots than their group has are run again, with all that their limits allow.
 
@@ -46,21 +48,24 @@ def run_designs(
         workers: devices to run on.
         width: designs side by side, for those that are run again; None for what suits the devices.
         left: record of the calibrated ranges that the designs leave; it is complete when the iterator has ended.
+        catalog: the metrics of a row.
     """
     left = LeftRanges() if left is None else left
     seen: set[int] = set()
-    for rows in _run_groups(groups, designs, workers, left):
+    for rows in _run_groups(groups, designs, workers, left, catalog):
         seen.update(row["point"] for row in rows)
         yield rows
     again = {point: design for point, design in designs.items() if point not in seen}
-    for rows in _run_groups(make_groups(again, workers, width, roomy=True), again, workers, left):
+    for rows in _run_groups(make_groups(again, workers, width, roomy=True), again, workers, left, catalog):
         seen.update(row["point"] for row in rows)
         yield rows
     if lost := [failed(point, "it has no result: please report this") for point in again if point not in seen]:
         yield lost
 
 
-def _run_groups(groups: Sequence[Group], designs: dict[int, Design], workers: Workers, left: LeftRanges) -> Iterator[list[Row]]:
+def _run_groups(
+    groups: Sequence[Group], designs: dict[int, Design], workers: Workers, left: LeftRanges, catalog: Catalog
+) -> Iterator[list[Row]]:
     """Rows of chunks as they finish, without those of designs that need more slots.
 
     A chunk that does not fit the memory is run in halves. Any other failure of a chunk is the reason in its rows, of status "error".
@@ -79,7 +84,7 @@ def _run_groups(groups: Sequence[Group], designs: dict[int, Design], workers: Wo
     pool = ThreadPoolExecutor(workers.count, thread_name_prefix="simjax")
     waiting: set[Future[list[Row]]] = set()
     try:
-        for batches, chunk in _in_order(groups, designs, workers, left):
+        for batches, chunk in _in_order(groups, designs, workers, left, catalog):
             waiting.add(pool.submit(on_a_device, batches, chunk))
             if len(waiting) >= 2 * workers.count:  # a few chunks ahead and no more: rows are written before many others are made
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -92,11 +97,11 @@ def _run_groups(groups: Sequence[Group], designs: dict[int, Design], workers: Wo
 
 
 def _in_order(
-    groups: Sequence[Group], designs: dict[int, Design], workers: Workers, left: LeftRanges
+    groups: Sequence[Group], designs: dict[int, Design], workers: Workers, left: LeftRanges, catalog: Catalog
 ) -> Iterator[tuple[Batches, Sequence[int]]]:
     """All chunks; first those that compile a program, as many groups at a time as batches run at once, so that each compiles its own."""
     for i in range(0, len(groups), workers.count):
-        together = [Batches(group, designs, left) for group in groups[i : i + workers.count]]
+        together = [Batches(group, designs, left, catalog) for group in groups[i : i + workers.count]]
         yield from ((batches, batches.group.chunks[0]) for batches in together)
         yield from ((batches, chunk) for batches in together for chunk in batches.group.chunks[1:])
 
@@ -123,8 +128,8 @@ class Batches:
         width: designs side by side; fewer than planned once those did not fit the memory.
     """
 
-    def __init__(self, group: Group, designs: dict[int, Design], left: LeftRanges) -> None:
-        self.group, self.width, self._designs, self._left = group, group.width, designs, left
+    def __init__(self, group: Group, designs: dict[int, Design], left: LeftRanges, catalog: Catalog) -> None:
+        self.group, self.width, self._designs, self._left, self._catalog = group, group.width, designs, left, catalog
         self._whole: tuple[Batch, dict[int, int]] | None = None
         self._on: dict[Device, Any] = {}
         self._stacking = Lock()
@@ -172,7 +177,8 @@ class Batches:
         def rows(some: Mapping[int, int]) -> list[Row]:
             designs = [self._designs[point] for point in some.values()]
             results = batch_results(batch, {b: self._designs[point].lowered for b, point in some.items()}, state, going)
-            found = result_rows(results, [x.slo for x in designs], [x.gpus for x in designs], windows=[x.window for x in designs])
+            slos, gpus, windows = ([getattr(x, name) for x in designs] for name in ("slo", "gpus", "window"))
+            found = result_rows(results, slos, gpus, catalog=self._catalog, windows=windows)
             for point, design, result in zip(some.values(), designs, results, strict=True):
                 if design.calibrated:
                     self._left.add(design.calibrated, result, point)

@@ -60,7 +60,9 @@ class Group:
         return f"{counted(self.designs, 'designs')} in batches of {batches}: {sizes}; {expected}"
 
 
-def make_groups(designs: dict[int, Design], workers: Workers, width: int | None = None, roomy: bool = False) -> tuple[Group, ...]:
+def make_groups(
+    designs: dict[int, Design], workers: Workers, width: int | None = None, roomy: bool = False, repeats: int = 1
+) -> tuple[Group, ...]:
     """Groups of designs that run through one program each, those with the most work first.
 
     Args:
@@ -68,6 +70,7 @@ def make_groups(designs: dict[int, Design], workers: Workers, width: int | None 
         workers: devices that they run on.
         width: designs side by side, None for what suits the devices.
         roomy: give every instance the slots that its limits allow, not only those that it is expected to need.
+        repeats: number of runs of each design, for which it pays to compile more programs.
     """
     if not designs:
         return ()
@@ -83,7 +86,7 @@ def make_groups(designs: dict[int, Design], workers: Workers, width: int | None 
     groups = [
         _group({point: designs[point] for point in together}, likely, workers, width)
         for points in alike.values()
-        for together in _by_slots({point: likely[point] for point in points}, workers)
+        for together in _by_slots({point: likely[point] for point in points}, workers, repeats)
     ]
     return tuple(sorted(groups, key=lambda group: -group.ticks * group.shape.slots))
 
@@ -102,7 +105,7 @@ class _Likely(NamedTuple):
     ticks: int
 
 
-def _by_slots(designs: dict[int, _Likely], workers: Workers) -> list[list[int]]:
+def _by_slots(designs: dict[int, _Likely], workers: Workers, repeats: int) -> list[list[int]]:
     """Designs split by their number of slots, all of which every tick reads, where that saves more time than compiling a program takes."""
     classes: dict[int, list[int]] = {}
     for point, likely in designs.items():
@@ -112,7 +115,7 @@ def _by_slots(designs: dict[int, _Likely], workers: Workers) -> list[list[int]]:
     current: list[int] = []
     for slots, following in zip(sorted(classes), [*sorted(classes)[1:], 0], strict=True):
         current += classes[slots]
-        wasted_s = (following - slots) * slot_s * sum(designs[point].ticks for point in current)
+        wasted_s = repeats * (following - slots) * slot_s * sum(designs[point].ticks for point in current)
         if not following or wasted_s > COMPILE_S:
             done.append(current)
             current = []

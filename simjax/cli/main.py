@@ -35,6 +35,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("show-point",): Command("show_point", "simjax.cli.commands.show_point", ("directory", "point")),
     ("validate",): Command("validate", "simjax.cli.commands.validate", ("measured",)),
     ("calibrate",): Command("calibrate", "simjax.cli.commands.calibrate", ("measured",)),
+    ("capacity",): Command("capacity", "simjax.cli.commands.capacity"),
     ("sensitivity",): Command("sensitivity", "simjax.cli.commands.sensitivity"),
     ("trace", "describe"): Command("describe", "simjax.cli.commands.describe", ("workload.file",)),
     ("profile", "fit"): Command("fit", "simjax.cli.commands.fit", ("bundle",)),
@@ -125,8 +126,8 @@ def _dispatch(arguments: list[str]) -> None:
 def _execute(words: tuple[str, ...], rest: list[str]) -> None:
     command, name = COMMANDS[words], " ".join(words)
     many = any(word in _MULTIRUN for word in rest)
-    if many and command.config != "run":
-        raise SimjaxError(f"simjax {name} has no sweeps; -m goes with simjax run")
+    if many and command.config not in ("run", "capacity"):
+        raise SimjaxError(f"simjax {name} has no sweeps; -m goes with simjax run and simjax capacity")
     from simjax.explore.values import format_value
 
     show_config, rest = _without_cfg(name, rest)
@@ -145,7 +146,11 @@ def _execute(words: tuple[str, ...], rest: list[str]) -> None:
     from simjax.cli.output import logged
 
     with logged():
-        if many:
+        if many and command.config == "capacity":
+            from simjax.cli.commands.capacity import with_axes
+
+            _run(command, with_axes(overrides), show_config)
+        elif many:
             from simjax.cli.multirun import multirun
 
             multirun(overrides, show_config)
@@ -179,6 +184,10 @@ def _run(command: Command, overrides: list[str], show_config: bool) -> None:
         from simjax.cli.commands import sweep
 
         sweep.execute(config, overrides)
+    elif command.config == "capacity":
+        from simjax.cli.commands import capacity
+
+        capacity.execute(typed(config), OmegaConf.to_yaml(config), overrides)
     else:
         importlib.import_module(command.module).execute(typed(config), OmegaConf.to_yaml(config))
 

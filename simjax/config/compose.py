@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from simjax.config import calibrate, schema, sweep
+from simjax.config import calibrate, capacity, schema, sweep
 from simjax.config.cluster import ClusterConfig, GroupConfig
 from simjax.config.conditional import conditional_options
 from simjax.config.explain import explain, unknown_option
@@ -28,6 +28,7 @@ SCHEMAS: dict[str, type] = {
     "run": schema.RunConfig,
     "validate": schema.ValidateConfig,
     "calibrate": calibrate.CalibrateConfig,
+    "capacity": capacity.CapacityConfig,
     "sensitivity": schema.SensitivityConfig,
     "describe": schema.DescribeConfig,
     "fit": schema.FitConfig,

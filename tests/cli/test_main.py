@@ -80,7 +80,7 @@ def test_version(cli: Cli) -> None:
             ["xyzzy"],
             "unknown command 'xyzzy'; known: calibrate, pareto, profile fit, run, sensitivity, show-point, trace describe, validate",
         ),
-        (["validate", "-m", "x"], "simjax validate has no sweeps; -m goes with simjax run"),
+        (["validate", "-m", "x"], "simjax validate has no sweeps; -m goes with simjax run and simjax capacity"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else None,
 )

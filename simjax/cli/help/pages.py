@@ -134,6 +134,29 @@ Then: simjax validate DIR profile=OUT/profile.yaml, simjax run profile=OUT/profi
 Exit code: 1 when the fit is poor or a parameter sits on its bound; everything is written nonetheless.
 """,
     ),
+    "capacity": Page(
+        "capacity",
+        "the highest rate that a cluster holds under its SLO, or the fewest instances for a rate",
+        """
+usage: simjax capacity [key=value ...]
+       simjax capacity -m [key=value,value ...]      all designs in one search
+
+  simjax capacity slo.ttft_s=1 slo.tpot_s=0.05
+  simjax capacity -m device=h100,h200 scheduler.max_num_seqs=64,128,256 slo.ttft_s=1
+  simjax capacity capacity.rate=48 model=qwen3-32b device=h200 slo.ttft_s=1
+""",
+        (
+            *("cluster.instances", "cluster.tensor_parallel_size", "cluster.router", "scheduler.max_num_seqs"),
+            *("workload.file", "profile.file", "slo.ttft_s", "slo.tpot_s", "slo.e2e_s", "capacity.rate", "capacity.seeds"),
+        ),
+        """
+A rate passes when most workloads are steady at it and the requests of all of them that are measured meet every slo.*
+limit but for a share of 1 - capacity.attainment. Without limits the capacity is the highest steady rate. The arrivals of a
+workload are the same at all rates, only faster or slower; the search sets their rate and their number.
+The interval holds the bracket in which the search ended and the randomness of the load; not that of the profile.
+Results: capacity.json, capacity.png, config.yaml; of several designs results.csv (simjax pareto reads it), points.csv.
+""",
+    ),
     "sensitivity": Page(
         "sensitivity",
         "what would help most: effects of parameters on latencies and throughput",

@@ -31,9 +31,9 @@ class ResultsFile:
         header: the first line of the file, without its end.
     """
 
-    def __init__(self, path: Path, points: Points) -> None:
-        self.path, self.points = path, points
-        self.columns = ("point", *points.keys, "status", "reason", *METRICS)
+    def __init__(self, path: Path, points: Points, metrics: Sequence[str] = METRICS) -> None:
+        self.path, self.points, self._metrics = path, points, tuple(metrics)
+        self.columns = ("point", *points.keys, "status", "reason", *metrics)
         self.header = encode([(*self.columns, CHECK)])[:-1]
         self._known = frozenset(self.columns)
 
@@ -80,12 +80,12 @@ class ResultsFile:
 
     def _cells(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
         """The cells of a row."""
-        point, status, metrics = int(row["point"]), row["status"], [row.get(name) for name in METRICS]
+        point, status, metrics = int(row["point"]), row["status"], [row.get(name) for name in self._metrics]
         if not 0 <= point < len(self.points.rows) or not (status in DONE or status == ERROR) or not row.keys() <= self._known:
             raise ValueError(f"not a row of this sweep: {dict(row)}")
         reason = " ".join((row.get("reason") or "").split())
-        if wrong := [name for name, value in zip(METRICS, metrics, strict=True) if value != value]:
-            status, reason, metrics = ERROR, f"{', '.join(wrong)}: not a number (NaN)", [None] * len(METRICS)
+        if wrong := [name for name, value in zip(self._metrics, metrics, strict=True) if value != value]:
+            status, reason, metrics = ERROR, f"{', '.join(wrong)}: not a number (NaN)", [None] * len(metrics)
         return (*self._first_cells(point), status, cell(reason), *metrics)
 
     def _first_cells(self, point: int) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,19 @@ class SweepStore:
         columns: the header of `results.csv`.
     """
 
-    def __init__(self, directory: Path, points: Points, info: dict[str, Any], lock: DirectoryLock) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        points: Points,
+        info: dict[str, Any],
+        lock: DirectoryLock,
+        metrics: Sequence[str] = METRICS,
+        whole: Set[str] = WHOLE_METRICS,
+    ) -> None:
         """Not for direct use; see `create` and `resume`."""
         self.directory, self.points, self.info, self._lock = directory, points, info, lock
-        self._results = ResultsFile(directory / RESULTS, points)
+        self._metrics, self._whole = tuple(metrics), whole
+        self._results = ResultsFile(directory / RESULTS, points, metrics)
         self.columns = self._results.columns
 
     @classmethod
@@ -64,6 +73,8 @@ class SweepStore:
         command: str = "run",
         seeds: Sequence[int] | None = None,
         objective: Mapping[str, Sequence[str]] | None = None,
+        metrics: Sequence[str] = METRICS,
+        whole: Set[str] = WHOLE_METRICS,
     ) -> SweepStore:
         """Begin a sweep in a directory, which is created when missing and may hold other files.
 
@@ -74,6 +85,8 @@ class SweepStore:
             command: the command whose configuration they override.
             seeds: the replicate seeds, if all designs have the same ones.
             objective: lists under `maximize`, `minimize` and `subject_to`, kept for `simjax pareto`.
+            metrics: the columns after the reason.
+            whole: those of them that hold whole numbers.
 
         Raises:
             SimjaxError: the directory holds a sweep already, is in use by another process, or cannot be written.
@@ -81,13 +94,13 @@ class SweepStore:
         path = Path(directory).expanduser()
         refuse_linked_part(path)
         make_folder(path)
-        header = ResultsFile(path / RESULTS, points).header
+        header = ResultsFile(path / RESULTS, points, metrics).header
         lock = DirectoryLock(path / LOCK)
         try:
             refuse_a_sweep(path)
             write_points(path / POINTS, points)
             info = write_manifest(path, points, command, base, seeds, objective, header)  # last: it marks the directory as a sweep
-            return cls(path, points, info, lock)
+            return cls(path, points, info, lock, metrics, whole)
         except BaseException:
             lock.release()
             raise
@@ -165,19 +178,19 @@ class SweepStore:
         if not self._results.sort():
             return None
         table = read_results(self.directory)
-        _write_parquet(self.directory / PARQUET, table)
+        _write_parquet(self.directory / PARQUET, table, self._metrics, self._whole)
         if (seeds := self.info.get("seeds")) is not None:
             designs = aggregate(table, self.points.keys, SEED, expected=len(seeds))
             write_file(self.directory / DESIGNS, designs.to_csv(index=False, lineterminator="\n"), sync=True)
         return table
 
 
-def _write_parquet(path: Path, table: pd.DataFrame) -> None:
+def _write_parquet(path: Path, table: pd.DataFrame, metrics: Sequence[str], whole: Set[str]) -> None:
     """Write the table with types that do not depend on its rows; does nothing without pyarrow."""
     if find_spec("pyarrow") is None:
         return
     kinds = {str(name): "string" for name in table.columns if name in ("status", "reason") or table[name].dtype == object}
-    kinds |= {name: "Int64" if name in WHOLE_METRICS else "float64" for name in METRICS}
+    kinds |= {name: "Int64" if name in whole else "float64" for name in metrics}
     file = io.BytesIO()
     table.astype(kinds).to_parquet(file, index=False)
     write_file(path, file.getvalue(), sync=True)

@@ -50,17 +50,19 @@ class StoredSweep:
 
 
 def read_stored(directory: str | Path) -> StoredSweep:
-    """Read `sweep.json` and `points.csv` of a sweep's directory, or of its first shard.
+    """Read `sweep.json` and `points.csv` of the directory of a sweep of `simjax run`, or of its first shard.
 
     Raises:
-        SimjaxError: the directory holds no sweep, the files are damaged or do not belong together, or they ask for more than a point may
-            (see `simjax.explore.store.named`).
+        SimjaxError: the directory holds no sweep or that of another command, the files are damaged or do not belong together, or they ask
+            for more than a point may (see `simjax.explore.store.named`).
     """
     path = sweep_directory(directory)
     file = next(iter(files_of(path, SWEEP)), None)
     if file is None:
         raise SimjaxError(f"{path}: {SWEEP} is missing; without it the options that its points share are unknown")
     info = read_manifest(file.parent)
+    if (command := info.get("command", "run")) != "run":
+        raise SimjaxError(f"{path}: its rows are no runs but the results of `simjax {command}`; repeat that command instead")
     points = checked_points(file.parent, info, None)
     check_recorded(file, info, points)
     return StoredSweep(file.parent, info, points)
