@@ -15,12 +15,12 @@ from simjax.cluster.timing import cluster_timing
 from simjax.cluster.warnings import idle_router
 from simjax.config.conditional import conditional_options
 from simjax.config.schema import MetricsConfig, RunConfig, SimulatedConfig, SloConfig
-from simjax.effect import implausible, looking_at, without_effect
 from simjax.engine.host.result import Result
 from simjax.engine.simulate import DEFAULT_MAX_TICKS, simulate
 from simjax.metrics.slo import Slo
 from simjax.metrics.steadiness import is_undecided
 from simjax.metrics.window import Window
+from simjax.options.effect import implausible, looking_at, without_effect
 from simjax.renamed import renamed
 from simjax.validity.groups import calibrated_groups
 from simjax.validity.left import LeftRanges

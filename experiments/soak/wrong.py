@@ -73,7 +73,7 @@ def run(soak: Soak, count: int, seed: int) -> None:
 def _options(draw: random.Random) -> Iterator[list[str]]:
     """For every option of every command, a misspelt name and a value of another type."""
     from simjax.config.compose import SCHEMAS
-    from simjax.option import options
+    from simjax.options.option import options
 
     for command, words in COMMANDS.items():
         for option in options(SCHEMAS[command]):

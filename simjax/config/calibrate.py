@@ -3,12 +3,12 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from simjax.condition import is_set, one_of
 from simjax.config.cluster import MeasuredClusterConfig
 from simjax.config.scheduler import SchedulerConfig
 from simjax.config.schema import ProfileConfig
 from simjax.errors import SimjaxError, closest
-from simjax.option import option, section
+from simjax.options.condition import is_set, one_of
+from simjax.options.option import option, section
 
 METHODS = ("auto", "lm", "lbfgs", "adam")
 _FILE = (is_set("file"),)

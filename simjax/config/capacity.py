@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from simjax.config.schema import SimulatedConfig
 from simjax.config.sweep import SweepConfig
 from simjax.errors import SimjaxError
-from simjax.option import option, section
+from simjax.options.option import option, section
 
 MOST_SEEDS = 256
 """Most workloads of a capacity search."""

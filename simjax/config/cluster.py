@@ -6,10 +6,10 @@ OmegaConf wants real types, not annotations in strings; None is an unset option.
 from dataclasses import dataclass
 from typing import Any
 
-from simjax.condition import is_unset, needs, one_of
 from simjax.config.scheduler import SchedulerConfig
-from simjax.option import option
-from simjax.plausible import Plausible
+from simjax.options.condition import is_unset, needs, one_of
+from simjax.options.option import option
+from simjax.options.plausible import Plausible
 
 _NO_FILE = is_unset("cluster.file", words="")
 _NO_GROUPS = is_unset("cluster.groups", words="")

@@ -19,8 +19,8 @@ from simjax.config.cluster import ClusterConfig, GroupConfig
 from simjax.config.conditional import conditional_options
 from simjax.config.explain import explain, unknown_option
 from simjax.config.scheduler import SchedulerConfig
-from simjax.effect import conditionals, looking_at, refuse_without_effect, unset_by_choice
 from simjax.errors import SimjaxError
+from simjax.options.effect import conditionals, looking_at, refuse_without_effect, unset_by_choice
 from simjax.paths import CONF
 from simjax.workload.config import WorkloadConfig
 

@@ -7,10 +7,10 @@ from dataclasses import fields
 from functools import cache, partial
 from typing import Any
 
-from simjax.condition import needs
 from simjax.config.cluster import GroupConfig
-from simjax.effect import Conditional, conditionals
-from simjax.option import options
+from simjax.options.condition import needs
+from simjax.options.effect import Conditional, conditionals
+from simjax.options.option import options
 
 _OF_THE_RUN = {"model": "model", "device": "device", "tensor_parallel_size": "cluster.tensor_parallel_size"}
 """Keys of the run that a key of a group replaces; the others are under `scheduler`."""

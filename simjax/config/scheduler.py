@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from simjax.condition import is_unset
-from simjax.option import facts_by_name, option
-from simjax.plausible import Plausible
+from simjax.options.condition import is_unset
+from simjax.options.option import facts_by_name, option
+from simjax.options.plausible import Plausible
 
 _INT32 = 2**31 - 1  # the engine counts in int32; step times are tabulated up to max_num_batched_tokens and max_num_seqs
 _NO_BLOCKS = is_unset("num_gpu_blocks_override")

@@ -6,13 +6,13 @@ OmegaConf wants real types, not annotations in strings; None is an unset option.
 import math
 from dataclasses import dataclass
 
-from simjax.condition import at_least, is_set, is_unset, needs
 from simjax.config.cluster import ClusterConfig, MeasuredClusterConfig
 from simjax.config.scheduler import SchedulerConfig
 from simjax.config.sweep import ObjectiveConfig, SweepConfig
 from simjax.errors import SimjaxError
-from simjax.option import option, section
-from simjax.plausible import Plausible
+from simjax.options.condition import at_least, is_set, is_unset, needs
+from simjax.options.option import option, section
+from simjax.options.plausible import Plausible
 from simjax.workload.config import WorkloadConfig
 
 _NO_FILE = is_unset("cluster.file", words="")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from simjax.errors import SimjaxError
-from simjax.option import option, section
+from simjax.options.option import option, section
 
 
 @dataclass

@@ -13,10 +13,10 @@ from simjax.config.compose import compose_config, given_keys, normal, typed, uns
 from simjax.config.conditional import conditional_options
 from simjax.config.explain import explain, group_options
 from simjax.config.schema import RunConfig
-from simjax.effect import Conditional, looking_at, unset_by_choice
 from simjax.errors import SimjaxError
 from simjax.explore.keys import PARAMETERS
 from simjax.explore.values import format_value
+from simjax.options.effect import Conditional, looking_at, unset_by_choice
 
 
 class Options:

@@ -17,7 +17,6 @@ from simjax.cluster.timing import ClusterTiming
 from simjax.cluster.warnings import about_models, beyond_context, idle_router, refused_by_vllm
 from simjax.config.conditional import conditional_options
 from simjax.config.schema import RunConfig
-from simjax.effect import implausible, looking_at, without_effect
 from simjax.engine.host.lower_requests import request_params
 from simjax.engine.params import RequestParams
 from simjax.errors import SimjaxError, value_or_error
@@ -26,6 +25,7 @@ from simjax.explore.options import Options
 from simjax.explore.points import Points
 from simjax.explore.values import format_value
 from simjax.job import measurement_window, service_levels
+from simjax.options.effect import implausible, looking_at, without_effect
 from simjax.validity.groups import InstanceGroup, Profiles, calibrated_groups
 from simjax.workload import build_workload
 from simjax.workload.synthetic.extent import longest

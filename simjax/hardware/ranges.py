@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simjax.plausible import Plausible
+from simjax.options.plausible import Plausible
 
 RANGES = {
     "memory_bytes": Plausible(2**28, 2**44, "bytes (not GB)"),

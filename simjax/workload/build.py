@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from simjax.documents import once_per_file
-from simjax.effect import conditionals, looking_at, refuse_without_effect
 from simjax.errors import SimjaxError, closest
+from simjax.options.effect import conditionals, looking_at, refuse_without_effect
 from simjax.workload import transform
 from simjax.workload.config import KINDS, THINK_KINDS, PrefixConfig, WorkloadConfig
 from simjax.workload.contents import shared

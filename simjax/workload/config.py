@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from simjax.condition import Condition, is_set, is_unset, needs
-from simjax.option import option, section
-from simjax.plausible import Plausible
+from simjax.options.condition import Condition, is_set, is_unset, needs
+from simjax.options.option import option, section
+from simjax.options.plausible import Plausible
 
 KINDS = ("trace", "poisson", "gamma", "weibull", "constant", "pulse", "piecewise", "closed_loop", "sessions")
 """Values of `workload.kind`."""

@@ -15,7 +15,7 @@ from simjax.config.calibrate import ParameterConfig
 from simjax.config.cluster import GroupConfig
 from simjax.config.compose import GROUPS, SCHEMAS, compose_config
 from simjax.config.explain import group_options
-from simjax.option import Option, options, walk
+from simjax.options.option import Option, options, walk
 
 FIRST_SCREEN = 50
 

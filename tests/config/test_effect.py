@@ -9,16 +9,16 @@ from omegaconf import OmegaConf
 
 import simjax
 from simjax.cluster.routers import ROUTERS
-from simjax.condition import ABSENT
 from simjax.config import cluster as cluster_options
 from simjax.config.compose import SCHEMAS, compose_config, typed
 from simjax.config.conditional import conditional_options
 from simjax.config.schema import RunConfig
-from simjax.effect import Conditional, implausible, looking_at, without_effect
 from simjax.errors import SimjaxError
 from simjax.explore.options import Options
 from simjax.job import about_options
-from simjax.option import Option, options, walk
+from simjax.options.condition import ABSENT
+from simjax.options.effect import Conditional, implausible, looking_at, without_effect
+from simjax.options.option import Option, options, walk
 
 FULL = (
     "{model: qwen3-8b, device: h200, tensor_parallel_size: 1, max_num_seqs: 4, max_num_batched_tokens: 64, block_size: 16, "

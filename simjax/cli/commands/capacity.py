@@ -16,6 +16,7 @@ from simjax.cli.overrides import axes_override, sort_arguments
 from simjax.config.capacity import CapacityConfig
 from simjax.errors import SimjaxError
 from simjax.explore.labels import differing_keys, format_cell, short_keys
+from simjax.files import write_file
 from simjax.text import counted
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def execute(config: CapacityConfig, as_yaml: str, overrides: Sequence[str]) -> N
             _warn(found.warnings)
             console().print(capacities_table(found))
             say(f"interval: {_covers(found)}; {counted(found.runs, 'simulations')} in {counted(found.rounds, 'rounds')}")
-        (out / "config.yaml").write_text(as_yaml, encoding="utf-8")
+        write_file(out / "config.yaml", as_yaml)
         say(f"results in {out}")
 
 
@@ -158,7 +159,7 @@ def _limits(config: CapacityConfig) -> Mapping[str, float]:
 
 def _write_json(out: Path, found: Capacities | Fleets) -> None:
     report = {"runs": found.runs, "rounds": found.rounds, "warnings": list(found.warnings), "designs": [x.as_json() for x in found.designs]}
-    (out / "capacity.json").write_text(json.dumps(report, indent=2, default=str) + "\n", encoding="utf-8")
+    write_file(out / "capacity.json", json.dumps(report, indent=2, default=str) + "\n")
 
 
 def _warn(lines: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from simjax.cli.help.choices import choices, preset_titles, presets
 from simjax.config.compose import SCHEMAS, compose_config
-from simjax.option import Option, Section, walk
+from simjax.options.option import Option, Section, walk
 
 _COLUMN, _WIDTH = 42, 120  # where the right column starts, and the longest line
 _PRESET, _NAME = 6, 16  # where the presets of a group start, and the columns of their names

@@ -11,9 +11,9 @@ from dataclasses import is_dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
-from simjax.condition import ABSENT, Absent, Condition
 from simjax.errors import SimjaxError
-from simjax.option import Option, Section, options, walk
+from simjax.options.condition import ABSENT, Absent, Condition
+from simjax.options.option import Option, Section, options, walk
 
 Look = Callable[[str], Any]
 

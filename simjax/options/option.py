@@ -8,8 +8,8 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
-from simjax.condition import Condition, one_of
-from simjax.plausible import Plausible
+from simjax.options.condition import Condition, one_of
+from simjax.options.plausible import Plausible
 
 _T = TypeVar("_T")
 _PLACEHOLDERS = {int: "N", float: "X", bool: "true|false", str: "TEXT"}
