@@ -15,7 +15,7 @@ from simjax.engine.params import RequestParams
 from simjax.engine.simulate import DEFAULT_MAX_TICKS
 from simjax.errors import SimjaxError, value_or_raise
 from simjax.metrics.slo import Slo
-from simjax.metrics.window import AUTOMATIC, Window
+from simjax.metrics.steady.window import AUTOMATIC, Window
 from simjax.validity.groups import InstanceGroup
 from simjax.workload.workload import Workload
 

@@ -12,9 +12,9 @@ from simjax.engine.host.result import NEVER, RequestLog, Result
 from simjax.files import make_folder, write_json, write_table
 from simjax.metrics.sessions import pauses, sessions_frame
 from simjax.metrics.slo import Slo
+from simjax.metrics.steady.window import AUTOMATIC, Window
 from simjax.metrics.summary import summarize
 from simjax.metrics.timeseries import timeline
-from simjax.metrics.window import AUTOMATIC, Window
 from simjax.workload.sessions import Sessions
 
 _TIMES = ("arrival_s", "scheduled_s", "first_token_s", "finish_s")

@@ -9,8 +9,8 @@ from simjax.engine.host.result import Result
 from simjax.metrics.catalog import CATALOG, Catalog
 from simjax.metrics.catalog.runs import Runs
 from simjax.metrics.slo import NO_LIMITS, Slo
+from simjax.metrics.steady.window import AUTOMATIC, Window
 from simjax.metrics.summary import REQUESTS_NEEDED, numbers_of
-from simjax.metrics.window import AUTOMATIC, Window
 
 Row = dict[str, float | int | None]
 

@@ -16,8 +16,8 @@ from simjax.metrics.catalog.runs import Runs
 from simjax.metrics.latency import itl_statistics
 from simjax.metrics.sessions import session_summary
 from simjax.metrics.slo import NO_LIMITS, Slo
-from simjax.metrics.verdict import Verdict, verdict_of
-from simjax.metrics.window import AUTOMATIC, Window
+from simjax.metrics.steady.verdict import Verdict, verdict_of
+from simjax.metrics.steady.window import AUTOMATIC, Window
 
 REQUESTS_NEEDED = {"p90": 10, "p95": 20, "p99": 100}
 """Finished requests (or sessions) that a percentile needs: it is worth its name when about one lies beyond it."""
@@ -39,9 +39,9 @@ def summarize(
 ) -> dict[str, object]:
     """The summary of a run, ready for strict JSON: no NaN, no infinity, None for what is unknown.
 
-    Latencies, throughputs and attainment are those of the measurement window (`simjax.metrics.window`), which `window` describes; counts,
+    Latencies, throughputs and attainment are those of the measurement window (`simjax.metrics.steady.window`), which `window` describes; counts,
     sessions, instances and the KV cache are those of the whole run, whose `duration_s` is from the first arrival to the last finish.
-    `steady` and `backlog_growth_per_s` say whether there is a steady state (`simjax.metrics.steadiness`). `kv.peak_used_fraction` is the
+    `steady` and `backlog_growth_per_s` say whether there is a steady state (`simjax.metrics.steady.steadiness`). `kv.peak_used_fraction` is the
     fullest moment of the fullest instance; `kv.num_blocks` counts what requests can use: one less on each instance than vLLM reports,
     which keeps one block as the null block. `kv.prefix_hit_fraction` is cached over prompt tokens of the requests that were scheduled,
     `kv.evicted_blocks` counts cached blocks that were taken for something else, and `kv.peak_cached_fraction` is

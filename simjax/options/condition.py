@@ -1,4 +1,4 @@
-"""Conditions under which an option has effect: part of its declaration (`simjax.options.option.option`), from which checks and help follow."""
+"""Conditions under which an option has effect: stated where it is declared (`option`), and read by checks and help."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from simjax.metrics.caching import caches, hits
 from simjax.metrics.catalog.runs import Runs
 from simjax.metrics.latency import latencies
 from simjax.metrics.slo import NO_LIMITS
+from simjax.metrics.steady.window import AUTOMATIC, Window
 from simjax.metrics.timeseries import sum_instances, timeline
-from simjax.metrics.window import AUTOMATIC, Window
 from simjax.plot import style
 from simjax.plot.sessions import plot_sessions
 

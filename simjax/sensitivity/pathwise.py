@@ -30,7 +30,7 @@ from simjax.engine.shape import EngineShape
 from simjax.metrics.catalog import CATALOG, Catalog, Column, Metric
 from simjax.metrics.catalog.clients import Clients
 from simjax.metrics.latency import statistics_of
-from simjax.metrics.window import AUTOMATIC, Window, measure
+from simjax.metrics.steady.window import AUTOMATIC, Window, measure
 
 NUDGE = 1e-4  # see above
 PATHWISE = tuple(name for name, metric in CATALOG.items() if metric.smooth)

@@ -22,8 +22,8 @@ from simjax.job import Run, measurement_window, run, service_levels
 from simjax.metrics.catalog import CATALOG, Catalog
 from simjax.metrics.rows import METRICS
 from simjax.metrics.slo import Slo
+from simjax.metrics.steady.window import AUTOMATIC, Window
 from simjax.metrics.summary import put
-from simjax.metrics.window import AUTOMATIC, Window
 from simjax.uncertainty.draw_batch import DrawnRun, simulate_values
 from simjax.uncertainty.draws import Values, draw_together
 from simjax.uncertainty.widths import widths

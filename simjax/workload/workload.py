@@ -33,7 +33,7 @@ class Workload:
         prefixes: prefixes that the requests share; None when nothing is known, and requests then share nothing.
         sessions: dependencies between calls; None when no request waits for another.
         stationary: whether requests are sent by one rule from first to last, at one rate or by the same clients. Then a run has a steady
-            state, and what is measured leaves out its start and its end (`simjax.metrics.window`). False of a recorded trace.
+            state, and what is measured leaves out its start and its end (`simjax.metrics.steady.window`). False of a recorded trace.
     """
 
     arrival_s: np.ndarray

@@ -9,7 +9,7 @@ from simjax.config.compose import compose_config, typed
 from simjax.errors import SimjaxError
 from simjax.job import run
 from simjax.metrics.rows import result_row
-from simjax.metrics.window import WHOLE
+from simjax.metrics.steady.window import WHOLE
 from simjax.sensitivity.sensitivity import Sensitivity, sensitivity
 
 # One request at a time, far apart: no request meets another one, so the schedule never changes. All host times are there.

@@ -17,7 +17,7 @@ from simjax.metrics.catalog import CATALOG, Metric
 from simjax.metrics.catalog.metric import catalog_of, ratio
 from simjax.metrics.latency import STATISTICS, statistics_of
 from simjax.metrics.rows import result_row
-from simjax.metrics.window import AUTOMATIC, WHOLE, Window
+from simjax.metrics.steady.window import AUTOMATIC, WHOLE, Window
 from simjax.sensitivity.pathwise import PATHWISE, pathwise, tangents_of
 from simjax.workload import build_workload
 

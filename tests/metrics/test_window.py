@@ -9,8 +9,8 @@ from simjax.engine.host.result import NEVER, Result
 from simjax.metrics.catalog.runs import Runs
 from simjax.metrics.rows import result_row
 from simjax.metrics.slo import NO_LIMITS, Slo
+from simjax.metrics.steady.window import AUTOMATIC, WHOLE, Measured, Window
 from simjax.metrics.summary import summarize
-from simjax.metrics.window import AUTOMATIC, WHOLE, Measured, Window
 from simjax.workload.sessions import from_waits
 from tests.metrics.factory import make_result, request_log, tiny
 

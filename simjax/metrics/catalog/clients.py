@@ -16,7 +16,7 @@ class Clients:
 
     Attributes:
         gpus: GPUs of the cluster, number[...].
-        finished: number of requests that throughputs count (see `simjax.metrics.window.Measured`), number[...].
+        finished: number of requests that throughputs count (see `simjax.metrics.steady.window.Measured`), number[...].
         prompt_tokens, output_tokens: tokens of these, number[...].
         span_s: seconds over which they are counted, float64[...]; 0 where no request finished.
         served: number of all finished requests, number[...].

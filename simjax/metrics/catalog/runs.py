@@ -15,8 +15,8 @@ from simjax.metrics.catalog.instances import of_instances
 from simjax.metrics.catalog.metric import Column, always, ratio
 from simjax.metrics.latency import STATISTICS, Latencies, latencies, statistics_of
 from simjax.metrics.slo import Slo, meets
-from simjax.metrics.steadiness import Steadiness, steadiness
-from simjax.metrics.window import AUTOMATIC, Measured, Window, measured
+from simjax.metrics.steady.steadiness import Steadiness, steadiness
+from simjax.metrics.steady.window import AUTOMATIC, Measured, Window, measured
 
 
 @dataclass(frozen=True)

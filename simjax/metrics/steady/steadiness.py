@@ -14,7 +14,7 @@ import numpy as np
 
 from simjax.engine.host.result import RequestLog, Result
 from simjax.metrics.latency import latencies
-from simjax.metrics.window import AUTOMATIC, MOST_WARMUP, WARMUP_STAYS, Measured, measured
+from simjax.metrics.steady.window import AUTOMATIC, MOST_WARMUP, WARMUP_STAYS, Measured, measured
 
 SAMPLES = 33  # moments at which requests are counted
 STAYS_NEEDED, STAYS_ENOUGH = 5.0, 20.0  # time to judge in, in stays: with a queue that is mostly empty, and with one that is not
