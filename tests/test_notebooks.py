@@ -99,20 +99,17 @@ def test_pareto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert set(table["status"]) == {"finished"}
 
     # the front
-    assert set(front.rows()["device"]) == {"h200"}
-    assert list(front.left_out.violated.values()) == [front.left_out.total, 68]
-    assert front.left_out.total == 111
+    assert front.rows()["device"].value_counts().to_dict() == {"h200": 29, "h100": 8}
+    assert list(front.left_out.violated.values()) == [89, 112, 43] and front.left_out.total == 117
     knee = table.iloc[front.knee]
     assert (knee["gpus"], knee["rate"], round(knee["ttft_p99_s"], 2)) == (8, 12, 0.17)
     half = front.rows().set_index("point").query("gpus == 4 and rate == 12")
-    assert round(half["ttft_p99_s"].max(), 2) == 0.41
-    assert half["goodput_per_gpu"].between(1.8 * knee["goodput_per_gpu"], 2.0 * knee["goodput_per_gpu"]).all()
+    assert round(half["ttft_p99_s"].min(), 2) == 0.34
+    assert half["goodput_per_gpu"].between(2.0 * knee["goodput_per_gpu"], 2.1 * knee["goodput_per_gpu"]).all()
 
     # the smallest clusters, one replica more, seats
-    assert best["gpus"].to_dict() == {
-        **{("h100", rate): 2 if rate < 6 else 4 for rate in (2, 4, 6, 8, 10, 12)},
-        **{("h200", rate): 1 if rate < 4 else 2 if rate < 6 else 4 for rate in (2, 4, 6, 8, 10, 12)},
-    }
+    assert best["gpus"].to_dict() == {(kind, rate): 2 if rate < 6 else 4 for kind in ("h100", "h200") for rate in (2, 4, 6, 8, 10, 12)}
+    assert (best.loc["h200"]["ttft_p99_s"] < best.loc["h100"]["ttft_p99_s"]).all()
     assert (best.loc["h100"]["tensor_parallel_size"] > 1).all()
     capacity = found["capacity"].loc[("h100", 2)]
     assert capacity.to_dict() == {1: 4, 2: 12, 4: 12}
@@ -120,9 +117,10 @@ def test_pareto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert (lone["kv_num_blocks"] * 16).between(32_000, 36_000).all()
     assert (lone["preemptions"] > 0).all()
     four = found["four"].set_index(["instances", "rate"])[["ttft_p99_s", "tpot_p99_s"]]
-    assert (four.loc[1].loc[:8] < four.loc[2].loc[:8]).all(axis=None)
-    assert four.loc[1].loc[10, "ttft_p99_s"] == pytest.approx(four.loc[2].loc[10, "ttft_p99_s"], rel=0.01)
-    assert (four.loc[1].loc[12] > four.loc[2].loc[12]).all()
+    assert (four.loc[1].loc[:10] < four.loc[2].loc[:10]).all(axis=None)
+    assert (four.loc[1].loc[12] > four.loc[2].loc[12]).all() and four.loc[1].loc[12, "tpot_p99_s"] > 0.05 > four.loc[2].loc[
+        12, "tpot_p99_s"
+    ]
     queued = found["one_engine"].set_index(["max_num_seqs", "rate"])["ttft_p99_s"] > 1.0
     assert [place for place, late in queued.items() if late] == [(128, 8), (128, 10), (128, 12), (256, 12)]
     keeps = table.assign(keeps=table["point"].isin(found["kept"]["point"]))
@@ -131,11 +129,11 @@ def test_pareto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert (by_seats[512] >= by_seats[256]).all()
 
     # seeds
-    assert found["designs"]["kept"].tolist() == [0.8, 0.8, 1.0, 1.0, 1.0, 1.0]
+    assert found["designs"]["kept"].tolist() == [0.8, 0.9, 1.0, 1.0, 1.0, 0.0]
     assert not found["both"][found["replicates"]["seed"] == 0][:2].any()
     numbers = re.findall(r"requests/s: two engines instead of one: \w+ (\S+) ± (\S+) ms", said)
     differences = [(float(mean), float(half)) for mean, half in numbers]
-    assert [round(mean) for mean, _ in differences] == [26, 4, -3, -3]
+    assert [round(mean) for mean, _ in differences] == [28, 3, -457, -18]
     assert [abs(mean) > half for mean, half in differences] == [True, True, False, True]
 
     # the single run

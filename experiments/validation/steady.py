@@ -1,19 +1,27 @@
-"""Steady state: the answers that a short run got wrong, and the verdict of automatic runs against runs of 20,000 requests.
+"""Steady state: answers that a short run gets wrong, the verdict of automatic runs around saturation, and the capacity search.
 
-    python experiments/validation/steady.py [--parts examples,grid,...]
+    python experiments/validation/steady.py [--parts examples,grid,calibrated,capacity]      # some fifteen minutes on two cores
 
-Prints one line a figure, `figure<TAB>value`. The long runs are judged here by plain counting, not by simjax.metrics: the backlog of an
-overloaded system grows in the second half of its arrivals, by more than one in a hundred of them.
+Prints one line a figure, `figure<TAB>value`. Verdicts are compared with runs of 20,000 requests, which are judged here by plain counting,
+not by simjax.metrics: the backlog of an overloaded system grows in the second half of its arrivals, by more than one in a hundred of them.
+`calibrated` fits a profile to a measured run (SIMJAX_DATA); `capacity` runs capacity.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+from capacity import DESIGNS as CAPACITIES
+from capacity import capacity_error_percent
+from capped import DEPLOYMENT
 
 import simjax
+from simjax.calibrate.job import calibrate
+from simjax.config.compose import compose_config, typed
 from simjax.engine.host.result import RequestLog
 from simjax.metrics.slo import Slo
 
@@ -91,7 +99,30 @@ def grid() -> Iterator[Figure]:
     yield "grid_verdicts_unknown", unknown
 
 
-PARTS = {"examples": examples, "grid": grid}
+def calibrated() -> Iterator[Figure]:
+    """Qwen3-14B on an H100, calibrated at 2 requests/s, under 8: more than it can serve."""
+    with tempfile.TemporaryDirectory() as folder:
+        profile = Path(folder) / "profile.yaml"
+        calibrate(typed(compose_config("calibrate", [f"measured=[{DEPLOYMENT / 'agg_2rps'}]"])), profile)
+        summary = summary_of([f"profile={profile}", "model=qwen3-14b", "workload.rate=8"])
+        yield "qwen3_14b_8_steady", int(bool(summary["steady"]))
+        yield "qwen3_14b_8_saturated_per_s", round(summary["window"]["saturated_requests_per_s"] or 0.0, 2)
+        yield "qwen3_14b_8_backlog_growth_per_s", round(summary["backlog_growth_per_s"], 3)
+        yield "qwen3_14b_8_ttft_p99_s", round(summary["ttft_s"]["p99"], 1)
+
+
+def capacity() -> Iterator[Figure]:
+    """Capacities against long bisections."""
+    errors = []
+    for name in CAPACITIES:
+        error, inside = capacity_error_percent(name)
+        errors.append(abs(error))
+        yield f"capacity_error_percent[{name}]", round(error, 2)
+        yield f"capacity_interval_covers[{name}]", int(inside)
+    yield "capacity_worst_error_percent", round(max(errors), 2)
+
+
+PARTS = {"examples": examples, "grid": grid, "calibrated": calibrated, "capacity": capacity}
 
 
 def main() -> None:

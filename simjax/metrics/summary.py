@@ -39,15 +39,14 @@ def summarize(
 ) -> dict[str, object]:
     """The summary of a run, ready for strict JSON: no NaN, no infinity, None for what is unknown.
 
-    Latencies, throughputs and attainment are those of the measurement window (`simjax.metrics.steady.window`), which `window` describes; counts,
-    sessions, instances and the KV cache are those of the whole run, whose `duration_s` is from the first arrival to the last finish.
-    `steady` and `backlog_growth_per_s` say whether there is a steady state (`simjax.metrics.steady.steadiness`). `kv.peak_used_fraction` is the
-    fullest moment of the fullest instance; `kv.num_blocks` counts what requests can use: one less on each instance than vLLM reports,
-    which keeps one block as the null block. `kv.prefix_hit_fraction` is cached over prompt tokens of the requests that were scheduled,
+    Latencies, throughputs and attainment are those of the measurement window (`simjax.metrics.steady.window`); counts, sessions, instances
+    and the KV cache are those of the whole run, whose `duration_s` is from the first arrival to the last finish. `steady` and
+    `backlog_growth_per_s` say whether there is a steady state (`simjax.metrics.steady.steadiness`). `kv.peak_used_fraction` is the fullest
+    moment of the fullest instance; `kv.num_blocks` counts what requests can use: one less on each instance than vLLM reports, which keeps
+    one block as the null block. `kv.prefix_hit_fraction` is cached over prompt tokens of the requests that were scheduled,
     `kv.evicted_blocks` counts cached blocks that were taken for something else, and `kv.peak_cached_fraction` is
     `simjax.metrics.caching.peak_cached_fraction`. `sessions` is there when the workload has sessions
-    (`simjax.metrics.sessions.session_summary`). `send_lag_s` is there when the client has a cap on its requests in flight: mean and maximum
-    of how far behind its schedule it sent them. `energy` and `cost` hold None: they are not modelled yet.
+    (`simjax.metrics.sessions.session_summary`). `energy` and `cost` hold None: they are not modelled yet.
 
     Args:
         result: the run.

@@ -171,9 +171,9 @@ def test_a_sweep_that_was_stopped_goes_on(tmp_path, monkeypatch):
         run_plan(sweep, tmp_path)
     simulated, rows = [], execute._run_groups
 
-    def watched(groups, designs, workers, left):
+    def watched(groups, designs, *others):
         simulated.extend(designs)
-        return rows(groups, designs, workers, left)
+        return rows(groups, designs, *others)
 
     monkeypatch.setattr(execute, "_run_groups", watched)
     table, _ = run_plan(sweep, tmp_path, resume=True)

@@ -162,7 +162,7 @@ def test_a_new_metric_is_one_entry() -> None:
     summary = summarize(results[0], SLO, GPUS, catalog=WITH_ENERGY)
     assert summary["energy"] == {"total_j": None, "per_output_token_j": 2.0, "mean_power_w": None}
     assert row_of_summary(summary, WITH_ENERGY)[ENERGY.name] == 2.0
-    draws = Draws(0.9, ({}, {}), tuple({"status": "finished", **row} for row in rows[:2]), slo=True, warnings=())
+    draws = Draws(0.9, ({}, {}), tuple({"status": "finished", **row} for row in rows[:2]), slo=True, covers_load=False, warnings=())
     assert draws.intervals(WITH_ENERGY)["energy"] == {"per_output_token_j": [2.0, 5.0]}
 
     assert label(ENERGY.name, WITH_ENERGY) == "energy per output token, J" and label(ENERGY.name) == ENERGY.name

@@ -406,7 +406,7 @@ def test_a_client_with_a_cap_keeps_the_arrivals_for_its_schedule(trace_file):
         (replace(CLOSED, max_concurrency=4), "max_concurrency=4 has no effect with kind=closed_loop, only with trace or poisson"),
         (replace(SESSIONS, max_concurrency=4), "max_concurrency=4 has no effect with kind=sessions"),
         (replace(POISSON, rate=np.inf, num_requests=None, duration_s=9.0), "rate=inf sends all requests at once: how many"),
-        (replace(POISSON, rate=np.inf, num_requests=None), "how many requests"),
+        (replace(POISSON, rate=np.inf, num_requests=None), "rate=inf sends all requests at once: how many"),
     ],
 )
 def test_a_cap_that_cannot_be(config, message):

@@ -36,8 +36,9 @@ def verdict_of(runs: Runs) -> Verdict:
         about = f"; capacity is about {saturated:.3g} requests/s" if saturated is not None else ""
         line = f"not steady: the backlog grows by {growth:.2g} requests a second{about}. Latencies depend on how long the run is"
     elif steady is None and runs.results[0].stationary and stay_s > 0:
+        number = "num_requests" if runs.results[0].sessions is None else "num_sessions"
         line = (
             f"too short to tell whether the load is steady: requests are sent for {load_s:.4g} s and stay for {stay_s:.3g} s, or the load "
-            "is at the edge of what can be served; raise workload.num_requests or workload.duration_s"
+            f"is at the edge of what can be served; raise workload.{number} or workload.duration_s"
         )
     return Verdict(steady, saturated, line)
