@@ -118,10 +118,16 @@ def test_tour(cli: Cli, block: str) -> None:
     run_all(cli, block)
 
 
-@pytest.mark.parametrize("block", OVER_DATA)
-def test_tour_over_measured_data(cli: Cli, block: str) -> None:
+def test_tour_over_measured_data(cli: Cli) -> None:
     data_path("llmservingsim")
-    run_all(cli, block)
+    run_all(cli, OVER_DATA[0])
+
+
+@pytest.mark.slow
+def test_calibration_of_the_guide(cli: Cli) -> None:
+    data_path("llmservingsim")
+    assert len(OVER_DATA) == 2
+    run_all(cli, OVER_DATA[1])
 
 
 def test_capacity(cli: Cli) -> None:

@@ -9,8 +9,17 @@ import pytest
 SOAK = Path(__file__).parents[1] / "experiments" / "soak" / "mistakes.py"
 
 
-@pytest.mark.parametrize("part", ["mistakes", "flips", "interrupts"])
-def test_quick_soak(part: str) -> None:
+def test_quick_soak() -> None:
+    soak("mistakes")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["flips", "interrupts"])
+def test_quick_soak_of_files_and_signals(part: str) -> None:
+    soak(part)
+
+
+def soak(part: str) -> None:
     said = subprocess.run([sys.executable, str(SOAK), "--quick", "--parts", part], capture_output=True, text=True, check=False)
     figures = dict(line.split("\t") for line in said.stdout.splitlines() if "\t" in line)
     assert said.returncode == 0, said.stdout + said.stderr

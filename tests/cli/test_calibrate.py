@@ -126,10 +126,17 @@ def test_runs_of_two_devices(cli: Cli, folder: Path, tmp_path: Path) -> None:
     assert line.endswith("); calibrate one device at a time")
 
 
-@pytest.mark.parametrize("method", ["lm", "lbfgs"])
-def test_an_interrupted_fit_goes_on_and_ends_as_if_nothing_had_been(
-    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
+def test_an_interrupted_fit_goes_on_and_ends_as_if_nothing_had_been(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(cli, folder, monkeypatch, "lm")
+
+
+@pytest.mark.slow
+def test_an_interrupted_fit_in_reverse_mode_goes_on(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(cli, folder, monkeypatch, "lbfgs")
+
+
+def interrupted(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """A fit that is interrupted, and one that is not, end alike."""
     from simjax.cli.commands import calibrate as command
 
     words = ("calibrate", str(folder), "fit.starts=2", "fit.max_steps=4", "plots=false", f"fit.method={method}")
