@@ -18,7 +18,7 @@ from simjax.config.schema import MetricsConfig, RunConfig, SimulatedConfig, SloC
 from simjax.engine.host.result import Result
 from simjax.engine.simulate import DEFAULT_MAX_TICKS, simulate
 from simjax.metrics.slo import Slo
-from simjax.metrics.steady.steadiness import is_undecided
+from simjax.metrics.steady.verdict import is_undecided
 from simjax.metrics.steady.window import Window
 from simjax.options.effect import implausible, looking_at, without_effect
 from simjax.renamed import renamed

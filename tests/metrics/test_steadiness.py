@@ -9,7 +9,7 @@ from simjax.engine.host.result import RequestLog, Result
 from simjax.metrics.catalog.runs import Runs
 from simjax.metrics.rows import result_row, result_rows
 from simjax.metrics.slo import NO_LIMITS
-from simjax.metrics.steady.steadiness import is_undecided
+from simjax.metrics.steady.verdict import is_undecided
 from simjax.metrics.summary import summarize
 from tests.metrics.factory import make_result
 

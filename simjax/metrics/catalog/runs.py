@@ -98,8 +98,6 @@ class Runs:
     def clients(self) -> Clients:
         """Observations of the clients of the B runs."""
         lat, part = self.latencies, self.measured
-        some = lat.finished.any(axis=1)
-        last_s = np.where(lat.finished, self.requests.finish_s, -NEVER).max(axis=1, initial=-NEVER)
         counts, has_tpot = (lat.finished, lat.has_tpot) if part.whole.all() else (lat.finished & part.arrived, lat.has_tpot & part.arrived)
         return Clients(
             gpus=self.gpus,
@@ -108,7 +106,7 @@ class Runs:
             output_tokens=self.total("output_tokens", part.finished),
             span_s=part.span_s,
             served=lat.finished.sum(axis=1),
-            duration_s=np.where(some, last_s - part.first_s, 0.0),
+            duration_s=part.done_s - part.first_s,
             latencies={
                 "ttft": _statistics(lat.ttft_s, counts),
                 "tpot": _statistics(lat.tpot_s, has_tpot),

@@ -8,13 +8,12 @@ against a run rests on the queue, and one for a run needs a time of several stay
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
-from simjax.engine.host.result import RequestLog, Result
-from simjax.metrics.latency import latencies
-from simjax.metrics.steady.window import AUTOMATIC, MOST_WARMUP, WARMUP_STAYS, Measured, measured
+from simjax.engine.host.result import RequestLog
+from simjax.metrics.steady.window import MOST_WARMUP, WARMUP_STAYS, Measured
 
 SAMPLES = 33  # moments at which requests are counted
 STAYS_NEEDED, STAYS_ENOUGH = 5.0, 20.0  # time to judge in, in stays: with a queue that is mostly empty, and with one that is not
@@ -77,12 +76,6 @@ def steadiness(requests: RequestLog, part: Measured) -> Steadiness:
     served = (finished[:, -1] - finished[:, SAMPLES // 2]) / np.where(some, 0.5 * span_s, 1.0)
     growth_per_s = growth / np.where(some, span_s, 1.0)
     return Steadiness(np.where(holds, 1, 0), some & (grows | holds), growth_per_s, some, served)
-
-
-def is_undecided(result: Result) -> bool:
-    """Whether a run is too short to say if it is steady."""
-    log = RequestLog(**{field.name: getattr(result.requests, field.name)[None] for field in fields(RequestLog)})
-    return not steadiness(log, measured([result], [AUTOMATIC], log, latencies(log))).decided[0]
 
 
 def _counts(times_s: np.ndarray, at_s: np.ndarray) -> np.ndarray:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from simjax.metrics.catalog.runs import Runs
+from simjax.engine.host.result import Result
+from simjax.metrics.catalog.runs import Runs
+from simjax.metrics.slo import NO_LIMITS
 
 
 @dataclass(frozen=True)
@@ -42,3 +42,8 @@ def verdict_of(runs: Runs) -> Verdict:
             f"is at the edge of what can be served; raise workload.{number} or workload.duration_s"
         )
     return Verdict(steady, saturated, line)
+
+
+def is_undecided(result: Result) -> bool:
+    """Whether a run is too short to say if it is steady."""
+    return verdict_of(Runs.of([result], [NO_LIMITS], [1])).steady is None

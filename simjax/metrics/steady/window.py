@@ -50,6 +50,7 @@ class Measured:
 
     Attributes:
         first_s, sent_s: float64[B], first arrival, and the time at which the load ends: the last arrival, with sessions their last start.
+        done_s: float64[B], the last finish; `first_s` where none finished.
         stay_s: float64[B], mean stay of the requests in the system at a moment: long stays count by their length. 0 where none finished.
         start_s, end_s: float64[B], edges of the window in seconds of the run.
         whole: bool[B], whether nothing is left out.
@@ -60,6 +61,7 @@ class Measured:
 
     first_s: Any
     sent_s: Any
+    done_s: Any
     stay_s: Any
     start_s: Any
     end_s: Any
@@ -126,4 +128,4 @@ def measure(
     stop_s = known(last(finished & (finish_s <= edge(end_s)), finish_s), begin_s)
     inside = finished & (edge(whole) | ((finish_s > edge(begin_s)) & (finish_s <= edge(stop_s))))
     span_s = xp.where(whole, done_s - first_s, stop_s - begin_s)
-    return Measured(first_s, sent_s, stay_s, start_s, end_s, whole, arrived, inside, span_s)
+    return Measured(first_s, sent_s, done_s, stay_s, start_s, end_s, whole, arrived, inside, span_s)
