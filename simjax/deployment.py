@@ -13,20 +13,11 @@ from simjax.parallel.parallelism import Parallelism
 
 
 class Role(Enum):
-    """The phases of a request that an instance runs; only `BOTH` is simulated so far."""
+    """The phases of a request that an instance runs."""
 
     BOTH = "both"
     PREFILL = "prefill"
     DECODE = "decode"
-
-    def require_simulated(self) -> None:
-        """Check that simjax simulates the role.
-
-        Raises:
-            SimjaxError: it does not.
-        """
-        if self is not Role.BOTH:
-            raise SimjaxError(f"role={self.value}: not simulated yet; it must be {Role.BOTH.value}")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 
+from simjax.cluster.disaggregation import Disaggregation
 from simjax.cluster.routers import ROUTERS
 from simjax.config.scheduler import FLAG_BOUNDS
 from simjax.deployment import Deployment, Role
@@ -79,7 +80,7 @@ class InstanceSpec:
         role: phases of a request that it runs.
 
     Raises:
-        SimjaxError: its parallelism, its role or a sliding window of its model is not simulated.
+        SimjaxError: its parallelism or a sliding window of its model is not simulated.
     """
 
     model: ModelSpec
@@ -93,7 +94,6 @@ class InstanceSpec:
         if not isinstance(self.parallelism, Parallelism):
             raise SimjaxError(f"InstanceSpec: parallelism={self.parallelism!r} is now a record, such as Parallelism(tensor=2)")
         self.parallelism.require_simulated()
-        self.role.require_simulated()
         if self.limits.dtype != "auto":
             object.__setattr__(self, "model", served_as(self.model, self.limits.dtype))
         window, longest = self.model.sliding_window, self.limits.max_model_len or self.model.max_position_embeddings
@@ -164,14 +164,20 @@ class RouterWeights:
 class ClusterSpec:
     """Instances behind one router (one of `ROUTERS`), which renews its view of them when it is `router_staleness_s` old.
 
+    Attributes:
+        instances: instances in order.
+        router, router_weights, router_staleness_s: router of arriving requests; second legs have `disaggregation.decode_router`.
+        disaggregation: hand-over from prefill to decode instances; without effect where there are none.
+
     Raises:
-        SimjaxError: there is no instance, or no such router, or its view cannot be that old.
+        SimjaxError: there is no instance, or no such router, or its view cannot be that old, or one of two roles is missing.
     """
 
     instances: tuple[InstanceSpec, ...]
     router: str = "round_robin"
     router_weights: RouterWeights = field(default_factory=RouterWeights)
     router_staleness_s: float = 0.0
+    disaggregation: Disaggregation = field(default_factory=Disaggregation)
 
     def __post_init__(self) -> None:
         if not self.instances:
@@ -180,6 +186,15 @@ class ClusterSpec:
             raise SimjaxError(f"cluster.router={self.router}: there is no such router; {closest(self.router, list(ROUTERS))}")
         if not 0 <= self.router_staleness_s < math.inf:
             raise SimjaxError(f"cluster.router_staleness_s={self.router_staleness_s}: it must be a number of seconds that is not negative")
+        roles = {instance.role for instance in self.instances}
+        for one, other in ((Role.PREFILL, Role.DECODE), (Role.DECODE, Role.PREFILL)):
+            if one in roles and other not in roles:
+                raise SimjaxError(f"the cluster has {one.value} instances and no {other.value} instances; it needs both, or neither")
+
+    @property
+    def disaggregated(self) -> bool:
+        """Whether some instances run one phase of a request only."""
+        return any(instance.role is not Role.BOTH for instance in self.instances)
 
     @property
     def num_devices(self) -> int:

@@ -156,6 +156,46 @@ class RouterParams:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class HandoverParams:
+    """Hand-overs from prefill to decode ranks; pairs are [prefill rank, decode rank].
+
+    Attributes:
+        role: of each rank: 0 both phases, 1 prefill, 2 decode (`ROLES`).
+        bytes_per_token: KV cache of a token on the way from one rank to another.
+        setup_s, per_block_s: time of a transfer in addition to that of its bytes, and for each block.
+        path: links between the ranks of a pair; the last link, of infinite capacity, fills the table.
+        capacity: bytes per second that the transfers on a link get together.
+        handover_s: time from the prefill's answer at the proxy to the request on its way to the decode rank.
+        empty_pass_s: sleep of a rank that has requests and can run none.
+        fifo: whether transfers have a link one after the other, not all at once in equal parts.
+        decode_first: whether the decode rank is picked when the request arrives.
+        local_prefill_tokens, local_prefill_ratio: bounds below which a prompt is prefilled by its decode rank.
+        reserve, stream, carried: rule of the connector, see `simjax.cluster.disaggregation`.
+        layers: layers of each rank's model, which are sent one by one when `stream` says so.
+        decode_router: rule by which decode ranks are picked.
+    """
+
+    role: Int32[Array, " N"]
+    bytes_per_token: Float64[Array, "N N"]
+    setup_s: Float64[Array, "N N"]
+    per_block_s: Float64[Array, "N N"]
+    path: Int32[Array, "N N H"]
+    capacity: Float64[Array, " L"]
+    handover_s: Float64[Array, ""]
+    empty_pass_s: Float64[Array, ""]
+    fifo: Bool[Array, ""]
+    decode_first: Bool[Array, ""]
+    local_prefill_tokens: Float64[Array, ""]
+    local_prefill_ratio: Float64[Array, ""]
+    reserve: Int32[Array, ""]
+    stream: Int32[Array, ""]
+    carried: Bool[Array, ""]
+    layers: Float64[Array, " N"]
+    decode_router: RouterParams
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class ClusterParams:
     """Everything a run depends on in addition to its `EngineShape`.
 
@@ -164,6 +204,7 @@ class ClusterParams:
         router: rule by which requests are spread.
         requests, workload: workloads, and row of the one that this cluster serves.
         step_time: step times; `RankParams.step_time` is the row of each rank.
+        handover: hand-overs from prefill to decode ranks; None where every rank runs both phases.
     """
 
     ranks: RankParams
@@ -171,6 +212,7 @@ class ClusterParams:
     requests: RequestParams
     workload: Int32[Array, ""]
     step_time: StepTime
+    handover: HandoverParams | None = None
 
     @property
     def served(self) -> Array | int:

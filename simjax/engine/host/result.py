@@ -52,6 +52,35 @@ class RequestLog:
 
 
 @dataclass(frozen=True)
+class HandoverLog:
+    """Hand-overs from prefill to decode instances, arrays over the R requests in arrival order.
+
+    A request that one instance served has `prefill_instance` -1, and no times. The others have in `RequestLog` the first step and the cached
+    tokens of the prefill instance, and the instance, tokens and preemptions of the decode instance. The parts of the time to first token, which add up to it,
+    are the queue (arrival to `RequestLog.scheduled_s`), the prefill (to `prefill_finish_s`), the hand-over (to `transfer_start_s`), the
+    transfer (to `transfer_end_s`) and the first decode step (to `RequestLog.first_token_s`).
+
+    Attributes:
+        prefill_instance: int32[R]; `RequestLog.instance` is the decode instance.
+        prefill_scheduled_s, decode_scheduled_s: float64[R], start of the first step that held it on either instance.
+        prefill_finish_s: float64[R], end of the step that gave its token there, on that instance's clock.
+        transfer_start_s, transfer_end_s: float64[R], start of the transfer and time at which all of it has landed.
+        transfer_bytes: float64[R].
+        prefill_cached_tokens, decode_cached_tokens: int32[R], prompt tokens found in the prefix cache of either; the latter are not moved.
+    """
+
+    prefill_instance: np.ndarray = column(np.int32, absent=-1)
+    prefill_scheduled_s: np.ndarray = column(np.float64, "s")
+    prefill_finish_s: np.ndarray = column(np.float64, "s")
+    transfer_start_s: np.ndarray = column(np.float64, "s")
+    transfer_end_s: np.ndarray = column(np.float64, "s")
+    transfer_bytes: np.ndarray = column(np.float64, "bytes")
+    prefill_cached_tokens: np.ndarray = column(np.int32)
+    decode_scheduled_s: np.ndarray = column(np.float64, "s", engine=False)
+    decode_cached_tokens: np.ndarray = column(np.int32, engine=False)
+
+
+@dataclass(frozen=True)
 class LeapLog:
     """Leaps of the instances, arrays over the L leaps in the order they ended.
 
@@ -139,6 +168,7 @@ class Result:
         sessions: sessions of the workload, None when it has none.
         stationary: whether its load is stationary (`Workload.stationary`).
         due_s: float64[R], when a client with a cap on its requests in flight would have sent each without the cap; None without a cap.
+        handovers: hand-overs of the requests; None in a cluster whose instances run both phases.
     """
 
     status: Status
@@ -152,6 +182,7 @@ class Result:
     sessions: Sessions | None = None
     stationary: bool = False
     due_s: np.ndarray | None = None
+    handovers: HandoverLog | None = None
 
 
 NEVER = float("inf")

@@ -1,0 +1,104 @@
+"""Prefill/decode disaggregation: which connector moves the KV cache of a request from its prefill to its decode instance, and how.
+
+Connectors differ in three things: when the decode instance reserves blocks, what is sent before the prefill has ended, and whether the
+first token is carried over or computed again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+
+from simjax.cluster.routers import ROUTERS
+from simjax.errors import SimjaxError, closest
+
+
+class Reserve(IntEnum):
+    """When the decode instance gets the request, and so when it reserves blocks for it."""
+
+    AFTER = 0  # the prefill
+    WITH = 1  # at the client's arrival, as the prefill instance does
+    BEFORE = 2  # the prefill instance gets it once blocks are reserved
+
+
+class Stream(IntEnum):
+    """What is sent while the prefill is under way."""
+
+    NOTHING = 0
+    LAYERS = 1  # each layer once it is computed
+    CHUNKS = 2  # each chunk of the prompt once it is computed
+
+
+@dataclass(frozen=True)
+class Connector:
+    """The rule of a hand-over.
+
+    Attributes:
+        reserve: when the decode instance gets the request.
+        stream: what is sent while the prefill is under way.
+        carried: whether the prefill's token is the client's first one; otherwise the decode instance computes the last prompt token again.
+    """
+
+    reserve: Reserve = Reserve.AFTER
+    stream: Stream = Stream.NOTHING
+    carried: bool = False
+
+
+CONNECTORS = {
+    "nixl": Connector(),
+    "nixl_push": Connector(),
+    "mooncake": Connector(reserve=Reserve.WITH),
+    "p2p_nccl": Connector(stream=Stream.LAYERS),
+    "sglang": Connector(reserve=Reserve.BEFORE, stream=Stream.CHUNKS, carried=True),
+}
+"""Connectors by the names that `disaggregation.connector` takes."""
+
+SHARINGS = ("fair", "fifo")
+"""Ways in which transfers share a link: all at once in equal parts, or one after the other."""
+
+
+@dataclass(frozen=True)
+class Disaggregation:
+    """The hand-over of a cluster with prefill and decode instances.
+
+    Attributes:
+        connector: one of `CONNECTORS`.
+        decode_router: rule (one of `ROUTERS`) that picks the decode instance.
+        decode_first: whether the decode instance is picked when the request arrives, not when its prefill has ended.
+        handover_s: seconds from the prefill's answer at the proxy to the request on its way to the decode instance.
+        setup_s: seconds of a transfer that do not depend on its size.
+        per_descriptor_s: seconds for each contiguous piece of KV cache that a transfer moves.
+        link_efficiency: share of a link's bandwidth that transfers attain.
+        sharing: one of `SHARINGS`.
+        local_prefill_tokens, local_prefill_ratio: a prompt is prefilled by its decode instance if fewer tokens, and a smaller share of it,
+            are not cached there.
+        empty_pass_s: seconds that an engine which has requests but can run none sleeps before it looks again.
+
+    Raises:
+        SimjaxError: a name is unknown, or a number out of range.
+    """
+
+    connector: str = "nixl"
+    decode_router: str = "least_loaded"
+    decode_first: bool = False
+    handover_s: float = 0.0
+    setup_s: float = 0.4e-3
+    per_descriptor_s: float = 0.0
+    link_efficiency: float = 0.70
+    sharing: str = "fair"
+    local_prefill_tokens: int = 0
+    local_prefill_ratio: float = math.inf
+    empty_pass_s: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name, known in (("connector", list(CONNECTORS)), ("decode_router", list(ROUTERS)), ("sharing", list(SHARINGS))):
+            if getattr(self, name) not in known:
+                raise SimjaxError(f"disaggregation.{name}={getattr(self, name)}: there is no such one; {closest(getattr(self, name), known)}")
+        for name in ("handover_s", "setup_s", "per_descriptor_s", "empty_pass_s", "local_prefill_tokens"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SimjaxError(f"disaggregation.{name}={getattr(self, name)}: it must be a number that is not negative")
+        if not 0 < self.link_efficiency <= 1:
+            raise SimjaxError(f"disaggregation.link_efficiency={self.link_efficiency}: it must lie in (0, 1]")
+        if not self.local_prefill_ratio >= 0:
+            raise SimjaxError(f"disaggregation.local_prefill_ratio={self.local_prefill_ratio}: it must not be negative")
