@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.model import ModelSpec
 from simjax.model.dtypes import canonical_dtype

@@ -93,8 +93,9 @@ class Disaggregation:
 
     def __post_init__(self) -> None:
         for name, known in (("connector", list(CONNECTORS)), ("decode_router", list(ROUTERS)), ("sharing", list(SHARINGS))):
-            if getattr(self, name) not in known:
-                raise SimjaxError(f"disaggregation.{name}={getattr(self, name)}: there is no such one; {closest(getattr(self, name), known)}")
+            value = getattr(self, name)
+            if value not in known:
+                raise SimjaxError(f"disaggregation.{name}={value}: there is no such {name.split('_')[-1]}; {closest(value, known)}")
         for name in ("handover_s", "setup_s", "per_descriptor_s", "empty_pass_s", "local_prefill_tokens"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SimjaxError(f"disaggregation.{name}={getattr(self, name)}: it must be a number that is not negative")
