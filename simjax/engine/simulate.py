@@ -36,7 +36,7 @@ class Chunk(NamedTuple):
 
 def pending(params: ClusterParams, state: ClusterState) -> Array:
     """Whether requests are left, something can still happen, and no buffer was too small; bool[]."""
-    event_s = jnp.minimum(jnp.min(state.ranks.plan.end_s), next_arrival_s(params, state))
+    event_s = state.handovers.next_event_s(jnp.minimum(jnp.min(state.ranks.plan.end_s), next_arrival_s(params, state)))
     return (state.num_finished < params.request_count) & jnp.isfinite(event_s) & (state.overflow == 0)
 
 
