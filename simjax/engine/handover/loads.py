@@ -46,7 +46,7 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     prompt, output = params.request("prompt_tokens", request), params.request("output_tokens", request)
     carried = handover.carried.astype(jnp.int32)
     more_blocks = blocks_of(prompt + carried, limits.block_size) - blocks_of(prompt, limits.block_size)
-    open_ = turn.due & ~turn.waits & (f.preempted == 0) & (f.seats < limits.max_num_seqs) & (f.token_budget > 0)
+    open_ = turn.due & ~turn.waits & ~f.shut & (f.preempted == 0) & (f.seats < limits.max_num_seqs) & (f.token_budget > 0)
     wanted = open_ & ready[row]
     done = wanted & (carried > 0) & (output == 1)  # its only token was carried: it needs no step
     joins = wanted & (done | (f.blocks + more_blocks <= limits.num_blocks))
@@ -65,7 +65,8 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         token_budget=f.token_budget - takes,
         blocks=f.blocks + jnp.where(takes > 0, more_blocks, 0),
         continues=f.continues | (joins & (jnp.sum(ready, dtype=jnp.int32) > joined)) | done,
-        shut=wanted & ~joins,
+        shut=f.shut | (wanted & ~joins),
+        refused=jnp.any(ready) & ~joins,
         leaving=f.leaving | done,
     )
     outcome = _outcome(shape, table, row)

@@ -126,6 +126,11 @@ class Handovers:
         mine = jnp.where(self.loading(i), self.decode_blocks, 0) + jnp.where(self.keeping(i), self.prefill_blocks, 0)
         return jnp.sum(mine, dtype=jnp.int32)
 
+    def answers(self, params: ClusterParams, i: Array | int) -> Bool[Array, ""]:
+        """Whether requests that finish in rank i are finished for their clients."""
+        assert params.handover is not None
+        return params.handover.role[i] != Role.PREFILL
+
     def held_in(self, i: Array | int) -> tuple[Array, HeldBlocks | NoHeldBlocks]:
         """Requests of all rows, and the blocks that each holds in rank i; arrays over K."""
         keeping, loading = self.keeping(i), self.loading(i)
@@ -160,6 +165,10 @@ class NoHandovers:
     def blocks(self, i: Array | int) -> int:
         """Blocks of rank i that rows hold."""
         return 0
+
+    def answers(self, params: ClusterParams, i: Array | int) -> Bool[Array, ""]:
+        """Whether requests that finish in rank i are finished for their clients."""
+        return jnp.ones((), bool)
 
     def held_in(self, i: Array | int) -> tuple[()]:
         """No rows."""

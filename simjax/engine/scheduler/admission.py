@@ -88,7 +88,7 @@ def _choose(shape: EngineShape, turn: Turn, waiting: Waiting, hits: Hits) -> tup
         token_budget=f.token_budget - jnp.sum(jnp.where(taken, chunk, 0), dtype=jnp.int32),
         blocks=f.blocks + jnp.sum(jnp.where(joins & ~waiting.passed, blocks, 0), dtype=jnp.int32),
         continues=continues,
-        refused=jnp.any(first_out & visible),
+        refused=f.refused | jnp.any(first_out & visible),
         # Seats and blocks are only given back by finishing requests; a preemption or a held seat changes the picture a step later.
         blocked=((seats >= limits.max_num_seqs) | too_big) & (f.preempted == 0) & ~f.holding,
         next_queued_s=jnp.min(jnp.where(first_out & waiting.exists & ~visible, waiting.queued_s, NEVER)),
