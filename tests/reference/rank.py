@@ -84,7 +84,7 @@ class Rank(RefEngine):
         self.device_free_s = -inf
         self.queue: deque[Batch] = deque()  # launched and not delivered, oldest first
         self.just_ended = False  # vLLM schedules once more after the end of a request
-        self.idle = 0  # passes in a row that ran nothing
+        self.idle = 0  # passes in a row that ran nothing and brought no news
         self.sleeps = (-inf, 0)  # first and number of the present row of sleeps
         self.passes: list[RefPass] = []
         self.out: list[Leg] = []  # ended since the rank was last called
@@ -231,6 +231,8 @@ class Rank(RefEngine):
                 self._end(leg)
         if batch.step is not None:
             self.ended.append(batch.step)
+        if batch.arrived or batch.read:
+            self.idle = 0
         for leg in batch.read:
             self.holds.remove(leg)
             self.pool.release(leg.index)

@@ -67,6 +67,7 @@ class Links:
         """End the flow that ends now; of several the one that started first."""
         flow = min(self.flows, key=lambda flow: flow.end_s)
         self._advance(now)
+        assert abs(flow.left) <= 1e-9 * max(flow.bytes, 1.0), "a flow has moved other bytes than its own"
         self.flows.remove(flow)
         flow.landed_s = now + flow.fixed_s
         self._renew()
