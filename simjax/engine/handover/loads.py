@@ -100,6 +100,7 @@ def _inserted(turn: Turn, table: Handovers, row: Array, joins: Array, prompt: Ar
         first_token_s=token_s,
         token_s=token_s,
         held=held,
+        last_tokens=jnp.zeros((), jnp.int32),
         answered=jax.tree.map(lambda x: jnp.zeros((), bool), slots.answered),
     )
     behind, here = joins & (slots.position > at), joins & (slots.position == at)

@@ -11,13 +11,13 @@ from simjax.engine.handover.passes import Passes, news_at, pass_at
 from simjax.engine.handover.table import Handovers
 from simjax.engine.handover.transfers import next_news_s, rules
 from simjax.engine.params import ClusterParams
-from simjax.engine.rank import Plan, Rank
+from simjax.engine.rank import Plan
 from simjax.engine.scheduler.formation import Formation
 from simjax.engine.turn import Turn
 
 
-def plan_looks(params: ClusterParams, turn: Turn, f: Formation, busy: Plan, plan: Plan) -> Rank:
-    """The rank with its plan, the busy one if there is a step to run, and the looks that go with it.
+def plan_looks(params: ClusterParams, turn: Turn, f: Formation, busy: Plan, plan: Plan) -> Turn:
+    """The turn with the rank's plan, the busy one if there is a step to run, and the looks that go with it.
 
     Without a step the formation goes on; or the last step of an asynchronous rank still runs, and its end comes first; or the rank has
     requests (`resumes` after such an end) and sleeps from pass to pass; or it has none and sleeps until one comes.
@@ -46,7 +46,13 @@ def plan_looks(params: ClusterParams, turn: Turn, f: Formation, busy: Plan, plan
 
     ending = dataclasses.replace(idle, start_s=now_s, end_s=now_s, horizon_s=now_s)
     going_on = dataclasses.replace(ending, horizon_s=formed_s, open=no)
+    # The step under way is still the newest one for the router.
+    ending = dataclasses.replace(ending, running=turn.before.plan.running)
     plan = select(runs, busy, select(f.continues, going_on, select(waits, ending, idle)))
     of_wait = Passes(formed_s, no, no, pending)
     passes = select(runs, stepping, select(f.continues, before, select(waits, of_wait, sleeping)))
-    return dataclasses.replace(rank, plan=plan, passes=passes)
+    # When the last request has finished the scheduler is asked once more, and so looks once more.
+    last_look = ~runs & ~f.continues & ~waits & ~pending & turn.due
+    news = last_look & table.keeping(turn.i) & (table.landed_s < now_s) & ~jnp.isfinite(table.prefill_told_s)
+    table = dataclasses.replace(table, prefill_told_s=jnp.where(news, now_s, table.prefill_told_s))
+    return dataclasses.replace(turn, rank=dataclasses.replace(rank, plan=plan, passes=passes)).with_state(handovers=table)
