@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simjax.engine.host.result import Result, Status
-from tests.engine.strategies import scenarios, sharing
+from tests.engine.strategies import scenarios
 from tests.engine.two_legs import TwoLegs, two_legs
 from tests.reference.simulator import RefResult
 
