@@ -13,10 +13,9 @@ from simjax.cluster.disaggregation import Reserve
 from simjax.engine.accounting.totals import Overflow
 from simjax.engine.columns import in_order
 from simjax.engine.control.reduce import INT32_MAX
-from simjax.engine.handover.legs import prefill_cached_tokens, sized
-from simjax.engine.handover.rows import row_mask, settled, with_row
+from simjax.engine.handover.legs import prefill_cached_tokens
+from simjax.engine.handover.rows import row_mask, rules, settled, with_row
 from simjax.engine.handover.table import Handovers, Phase
-from simjax.engine.handover.transfers import begin_transfer, rules
 from simjax.engine.host.result import HandoverLog
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
@@ -146,7 +145,7 @@ def begin_load(
     known = jnp.minimum(request, shape.requests - 1)
     row, room = table.row_of(known)
     begins = begins & turn.due
-    mine, prefilled = row_mask(shape, row, begins), table.request[row] == known
+    mine = row_mask(shape, row, begins)
     prompt = params.request("prompt_tokens", known)
     own_blocks = blocks_of(prompt, size) - jnp.asarray(found)
     early = handover.reserve == Reserve.BEFORE
@@ -162,8 +161,6 @@ def begin_load(
         "moved_blocks": own_blocks,
     }
     table = with_row(table, mine, changes)
-    table, left_bytes = sized(params, table, row, mine)
     table = dataclasses.replace(table, begun=table.begun + begins.astype(jnp.int32))
-    changed = begin_transfer(shape, params, state, table, row, left_bytes, turn.horizon_s, begins & prefilled)
-    turn = turn.with_state(**changed, overflow=state.overflow | jnp.where(begins & ~room, Overflow.HANDOVERS.value, 0))
+    turn = turn.with_state(handovers=table, overflow=state.overflow | jnp.where(begins & ~room, Overflow.HANDOVERS.value, 0))
     return turn.kv.touch(shape, params, turn, known, row, jnp.asarray(found), begins)
