@@ -111,7 +111,8 @@ def run(config: RunConfig, on_progress: Progress | None = None) -> Run:
     Raises:
         SimjaxError: as for `simulate_cluster`, or a file or value of the configuration is wrong.
     """
-    cluster, source = build_cluster(config.model, config.device, config.cluster, config.scheduler), latency_source(config.profile)
+    cluster = build_cluster(config.model, config.device, config.cluster, config.scheduler, config.network)
+    source = latency_source(config.profile)
 
     def simulated(workload: WorkloadConfig) -> Run:
         return simulate_cluster(

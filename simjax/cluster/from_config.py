@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from simjax.cluster.latency_source import HOST_TIMES, LatencySource
 from simjax.cluster.llmservingsim import read_cluster
@@ -14,12 +16,14 @@ from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, Route
 from simjax.cluster.warnings import seats_beyond_budget
 from simjax.config.cluster import ClusterConfig, GroupConfig
 from simjax.config.compose import group_config
+from simjax.config.network import NetworkConfig
 from simjax.config.scheduler import SchedulerConfig
 from simjax.config.schema import ProfileConfig
 from simjax.errors import SimjaxError
-from simjax.hardware import DeviceSpec, LinkSpec, load_device
+from simjax.hardware import DeviceSpec, LinkSpec, load_device, load_node
 from simjax.hardware.ranges import RANGES
 from simjax.model import load_model
+from simjax.network.placement import Network, Nodes
 from simjax.parallel.parallelism import Parallelism
 
 _FLAGS = tuple(field.name for field in dataclasses.fields(SchedulerConfig))
@@ -54,15 +58,66 @@ def instance_link(config: ClusterConfig, device: DeviceSpec) -> LinkSpec | None:
     )
 
 
-def build_cluster(model: str, device: str, cluster: ClusterConfig, scheduler: SchedulerConfig) -> ClusterSpec:
-    """The cluster of a run.
+def network_of(config: NetworkConfig) -> Network:
+    """The nodes that the configuration describes.
+
+    Raises:
+        SimjaxError: a number is out of range, or a node of an instance is none.
+    """
+    return Network(config.nodes, config.placement, tuple(_nodes(i, given) for i, given in enumerate(config.instance_nodes)))
+
+
+def _nodes(instance: int, given: Any) -> Nodes:
+    """The nodes of an instance: one, or a list."""
+    nodes = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if not nodes or not all(isinstance(node, int) and not isinstance(node, bool) for node in nodes):
+        raise SimjaxError(f"network.instance_nodes[{instance}]={given}: it must be the number of a node, or a list of them")
+    return tuple(nodes)
+
+
+def in_network(device: DeviceSpec, config: NetworkConfig) -> DeviceSpec:
+    """The device in the type of node, and on the links, that the configuration describes.
+
+    Raises:
+        SimjaxError: there is no such type, or a number is out of range.
+    """
+    node, link = device.node if config.node is None else load_node(config.node), {}
+    counts = {name: value for name in ("devices_per_node", "nics_per_node") if (value := getattr(config, name)) is not None}
+    for name in ("bandwidth_bytes_per_s", "latency_s"):
+        value = getattr(config, f"inter_{name}")
+        if value is not None:
+            if not (0 <= value < math.inf and (value > 0 or name == "latency_s")):
+                raise SimjaxError(f"network.inter_{name}={value}: it must be a positive number")
+            RANGES[name].check(f"network.inter_{name}", value)
+            link[name] = value
+    for name, value in counts.items():
+        if value < 1:
+            raise SimjaxError(f"network.{name}={value}: it must be at least 1")
+    if config.devices_per_node is not None and config.nics_per_node is None and node.nics_per_node == node.devices_per_node:
+        counts["nics_per_node"] = config.devices_per_node  # still one for each device
+    if config.node is None and not counts and not link:
+        return device
+    return replace(device, node=replace(node, inter_link=replace(node.inter_link, **link), **counts))
+
+
+def build_cluster(
+    model: str, device: str, cluster: ClusterConfig, scheduler: SchedulerConfig, network: NetworkConfig | None = None
+) -> ClusterSpec:
+    """The cluster of a run; without `network` on nodes as its devices usually sit in.
 
     Raises:
         SimjaxError: a name is unknown, a number out of range, or two ways of describing the cluster are mixed.
     """
     limits = engine_limits(scheduler)
     weights = RouterWeights(cluster.router_prefix_weight, cluster.router_queue_weight, cluster.router_kv_weight)
-    behind = partial(ClusterSpec, router=cluster.router, router_weights=weights, router_staleness_s=cluster.router_staleness_s)
+    network = network or NetworkConfig()
+    behind = partial(
+        ClusterSpec,
+        router=cluster.router,
+        router_weights=weights,
+        router_staleness_s=cluster.router_staleness_s,
+        network=network_of(network),
+    )
     if cluster.file is not None:
         if cluster.groups:
             raise SimjaxError("cluster.file and cluster.groups are both set; the cluster comes from one of them")
@@ -73,16 +128,22 @@ def build_cluster(model: str, device: str, cluster: ClusterConfig, scheduler: Sc
         if cluster.instances < 1:
             raise SimjaxError(f"cluster.instances={cluster.instances}: it must be at least 1")
         whole = GroupConfig(instances=cluster.instances)
-        return behind(_group(whole, model, device, cluster, limits))
+        return behind(_group(whole, model, device, cluster, limits, network))
     instances: list[InstanceSpec] = []
     for number, raw in enumerate(cluster.groups):
         group = group_config(number, raw)
         try:
             if group.instances < 1:
                 raise SimjaxError(f"instances={group.instances}: it must be at least 1")
-            instances += _group(group, model, device, cluster, limits)
+            instances += _group(group, model, device, cluster, limits, network)
         except SimjaxError as error:
             raise SimjaxError(f"cluster.groups[{number}]: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
+    kinds = dict.fromkeys(instance.device.name for instance in instances)
+    if network.node is not None and len(kinds) > 1:
+        raise SimjaxError(
+            f"network.node={network.node}: the cluster has devices of several kinds ({', '.join(kinds)}); each sits in the type of node "
+            "that its device file names"
+        )
     return behind(tuple(instances))
 
 
@@ -94,8 +155,10 @@ def _refuse_overridden(limits: InstanceLimits, instances: tuple[InstanceSpec, ..
             raise SimjaxError(f"scheduler.{name}={value} has no effect with cluster.file, whose instances all have their own")
 
 
-def _group(group: GroupConfig, model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits) -> tuple[InstanceSpec, ...]:
-    spec = load_device(device if group.device is None else group.device)
+def _group(
+    group: GroupConfig, model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits, network: NetworkConfig
+) -> tuple[InstanceSpec, ...]:
+    spec = in_network(load_device(device if group.device is None else group.device), network)
     degree = cluster.tensor_parallel_size if group.tensor_parallel_size is None else group.tensor_parallel_size
     limits = engine_limits(group, limits)
     if seats_beyond_budget(limits):

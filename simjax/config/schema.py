@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from simjax.config.cluster import ClusterConfig, MeasuredClusterConfig
+from simjax.config.network import NetworkConfig
 from simjax.config.scheduler import SchedulerConfig
 from simjax.config.sweep import ObjectiveConfig, SweepConfig
 from simjax.errors import SimjaxError
@@ -115,6 +116,7 @@ class SimulatedConfig:
     model: str = option("llama-3.1-8b", "a shipped name, its Hugging Face id, or the path of a config.json", only=(_NO_FILE,))
     device: str = option("h100", "a shipped name, or the path of a file like profiles/hardware/h100.yaml", only=(_NO_FILE,))
     cluster: ClusterConfig = section(ClusterConfig, "instances and their router")
+    network: NetworkConfig = section(NetworkConfig, "nodes and their links", only=(_NO_FILE,))
     scheduler: SchedulerConfig = section(SchedulerConfig, "flags of the instances, under vLLM's names")
     workload: WorkloadConfig = section(WorkloadConfig, "requests")
     profile: ProfileConfig = section(ProfileConfig, "step times")

@@ -34,7 +34,7 @@ from simjax.workload.workload import Workload
 _T = TypeVar("_T")
 
 # Roots of the options that each part of a design depends on.
-WORKLOAD, CLUSTER, RUN = ("workload",), ("model", "device", "cluster", "scheduler", "profile"), ("sim", "slo", "metrics")
+WORKLOAD, CLUSTER, RUN = ("workload",), ("model", "device", "cluster", "network", "scheduler", "profile"), ("sim", "slo", "metrics")
 _LOGGED = 3  # messages of a kind that are logged; the rest are only counted
 
 
@@ -177,7 +177,8 @@ def _requests(contents: bool, lengthen: bool, config: RunConfig) -> _Requests:
 
 
 def _cluster(known: Profiles, config: RunConfig) -> _Cluster:
-    spec, source = build_cluster(config.model, config.device, config.cluster, config.scheduler), latency_source(config.profile)
+    spec = build_cluster(config.model, config.device, config.cluster, config.scheduler, config.network)
+    source = latency_source(config.profile)
     calibrated = value_or_error(lambda: calibrated_groups(spec, source, known))  # an error here is reported with the step times
     idle = tuple(without_effect(conditional_options(RunConfig), looking_at(config)))
     return _Cluster(spec, source, () if isinstance(calibrated, SimjaxError) else calibrated, idle)

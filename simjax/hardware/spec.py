@@ -37,6 +37,8 @@ class NodeSpec:
         inter_link: link of a network adapter to the fabric between servers.
         nics_per_node: network adapters of a server; None on input means one for each device.
         cpu_memory_bytes, cpu_memory_bandwidth_bytes_per_s: size and bandwidth of the server's own memory, None without a source.
+        name: stem of its file in `profiles/nodes`; no part of a comparison.
+        sources: origin of each fact, by field; no part of a comparison.
     """
 
     devices_per_node: int
@@ -45,6 +47,8 @@ class NodeSpec:
     nics_per_node: int = None  # type: ignore[assignment]  # filled in below
     cpu_memory_bytes: int | None = None
     cpu_memory_bandwidth_bytes_per_s: float | None = None
+    name: str = field(default="", compare=False)
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if self.nics_per_node is None:
@@ -77,7 +81,7 @@ class DeviceSpec:
         multiprocessors: units that each work on one tile of a matrix product at a time (streaming multiprocessors, tensor cores of a TPU).
         tdp_w: board power limit in watts, None when the maker does not publish it.
         idle_w: power when idle in watts, None without a source.
-        node: the server it usually sits in.
+        node: the server it sits in.
         sources: origin of each fact, by field.
     """
 

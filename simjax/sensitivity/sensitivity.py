@@ -111,7 +111,7 @@ def sensitivity(config: SensitivityConfig, on_progress: Progress | None = None) 
         SimjaxError: an output or parameter is unknown or has no effect here, or the run itself is impossible.
     """
     outputs = outputs_of(config)
-    cluster = build_cluster(config.model, config.device, config.cluster, config.scheduler)
+    cluster = build_cluster(config.model, config.device, config.cluster, config.scheduler, config.network)
     workloads = SeededWorkloads(config.workload, config.seeds, cluster.router == "random")
     source = latency_source(config.profile)
     base = Setting(cluster.instances, (source,) * len(cluster.instances), 1.0, workloads.first.concurrency)

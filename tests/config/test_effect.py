@@ -38,6 +38,7 @@ CONTEXTS = [
     ["scheduler.num_gpu_blocks_override=9"],
     ["scheduler.kv_cache_memory_bytes=99999999"],
     ["scheduler.enforce_eager=true"],
+    ["network.instance_nodes=[0]"],
 ]
 """Configurations in one of which every option that can be without effect is."""
 
