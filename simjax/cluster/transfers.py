@@ -116,10 +116,9 @@ def _facts(one: InstanceSpec) -> _Facts:
 
 def _capacities(kinds: list[_Facts]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bytes per second each way, by kind, of the links of an instance to its fabric, of its adapters, and of all adapters of its node."""
-    rate = lambda link: link.bandwidth_bytes_per_s * link.efficiency
-    fabric = np.array([one.devices * rate(one.fabric) for one in kinds])
-    nic, node = (np.array([getattr(one, field) * rate(one.network) for one in kinds]) for field in ("nics", "nics_per_node"))
-    return fabric, nic, node
+    fabric = np.array([one.devices * one.fabric.rate_bytes_per_s for one in kinds])
+    adapter = np.array([one.network.rate_bytes_per_s for one in kinds])
+    return fabric, adapter * [one.nics for one in kinds], adapter * [one.nics_per_node for one in kinds]
 
 
 def _duplex(kinds: list[_Facts], of: np.ndarray, first: np.ndarray, used: np.ndarray, last: int) -> np.ndarray:

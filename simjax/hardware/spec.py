@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from simjax.errors import SimjaxError
 
@@ -25,6 +25,11 @@ class LinkSpec:
     endpoint_s: float = 0.0
     efficiency: float = 1.0
     duplex: float = 1.0
+
+    @property
+    def rate_bytes_per_s(self) -> float:
+        """Bandwidth that a stream of large messages attains."""
+        return self.bandwidth_bytes_per_s * self.efficiency
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,10 @@ class NodeSpec:
             return devices * self.nics_per_node / self.devices_per_node
         nodes = self.nodes_for(devices)
         return nodes * min(devices // nodes, self.nics_per_node)
+
+    def inter_link_of(self, devices: int) -> LinkSpec:
+        """Link between servers that each of that many devices of one instance has at its disposal, at most that of one adapter."""
+        return replace(self.inter_link, bandwidth_bytes_per_s=self.inter_link.rate_bytes_per_s * min(self.nics_for(devices) / devices, 1.0))
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,9 @@ def test_a_wrong_file_is_told_in_one_line(tmp_path):
     with pytest.raises(SimjaxError, match=r"must hold a mapping like the files in profiles/nodes"):
         load_node(path)
     path.write_text(yaml.safe_dump(raw_of("hgx_h100") | {"inter_link": 50e9}))
-    with pytest.raises(SimjaxError, match=r"^node file .*mine\.yaml: inter_link must be a mapping with bandwidth_bytes_per_s and latency_s$"):
+    with pytest.raises(
+        SimjaxError, match=r"^node file .*mine\.yaml: inter_link must be a mapping with bandwidth_bytes_per_s and latency_s$"
+    ):
         load_node(path)
 
 
