@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from simjax.cluster.disaggregation import Disaggregation
 from simjax.cluster.latency_source import HOST_TIMES, LatencySource
 from simjax.cluster.llmservingsim import read_cluster
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, RouterWeights
 from simjax.cluster.warnings import seats_beyond_budget
 from simjax.config.cluster import ClusterConfig, GroupConfig
 from simjax.config.compose import group_config
+from simjax.config.disaggregation import DisaggregationConfig
 from simjax.config.network import NetworkConfig
 from simjax.config.scheduler import SchedulerConfig
-from simjax.config.schema import ProfileConfig
-from simjax.errors import SimjaxError
+from simjax.config.schema import ProfileConfig, SimulatedConfig
+from simjax.deployment import Role
+from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, LinkSpec, load_device, load_node
 from simjax.hardware.ranges import RANGES
 from simjax.model import load_model
@@ -56,6 +57,59 @@ def instance_link(config: ClusterConfig, device: DeviceSpec) -> LinkSpec | None:
         bandwidth_bytes_per_s=link.bandwidth_bytes_per_s if bandwidth is None else bandwidth,
         latency_s=link.latency_s if latency is None else latency,
     )
+
+
+def configured_cluster(config: SimulatedConfig) -> ClusterSpec:
+    """The cluster that a configuration describes; errors as of `build_cluster`."""
+    return build_cluster(config.model, config.device, config.cluster, config.scheduler, config.disaggregation, config.network)
+
+
+def build_cluster(
+    model: str,
+    device: str,
+    cluster: ClusterConfig,
+    scheduler: SchedulerConfig,
+    disaggregation: DisaggregationConfig = DisaggregationConfig(),  # noqa: B008  # never changed
+    network: NetworkConfig = NetworkConfig(),  # noqa: B008  # never changed
+) -> ClusterSpec:
+    """The cluster of a run.
+
+    Raises:
+        SimjaxError: a name is unknown, a number out of range, or two ways of describing the cluster are mixed.
+    """
+    limits = engine_limits(scheduler)
+    weights = RouterWeights(cluster.router_prefix_weight, cluster.router_queue_weight, cluster.router_kv_weight)
+    behind = partial(
+        ClusterSpec,
+        router=cluster.router,
+        router_weights=weights,
+        router_staleness_s=cluster.router_staleness_s,
+        disaggregation=handover(disaggregation),
+        network=network_of(network),
+    )
+    if cluster.file is not None:
+        if cluster.groups:
+            raise SimjaxError("cluster.file and cluster.groups are both set; the cluster comes from one of them")
+        of_file = read_cluster(Path(cluster.file), limits)
+        _refuse_overridden(limits, of_file)
+        return behind(of_file)
+    if not cluster.groups and (cluster.prefill.instances or cluster.decode.instances):
+        return behind(_of_one_kind(_pools(model, device, cluster, limits, network), network))
+    if not cluster.groups:
+        if cluster.instances < 1:
+            raise SimjaxError(f"cluster.instances={cluster.instances}: it must be at least 1")
+        whole = GroupConfig(instances=cluster.instances)
+        return behind(_group(whole, model, device, cluster, limits, network))
+    instances: list[InstanceSpec] = []
+    for number, raw in enumerate(cluster.groups):
+        group = group_config(number, raw)
+        try:
+            if group.instances < 1:
+                raise SimjaxError(f"instances={group.instances}: it must be at least 1")
+            instances += _group(group, model, device, cluster, limits, network)
+        except SimjaxError as error:
+            raise SimjaxError(f"cluster.groups[{number}]: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
+    return behind(_of_one_kind(tuple(instances), network))
 
 
 def network_of(config: NetworkConfig) -> Network:
@@ -100,51 +154,15 @@ def in_network(device: DeviceSpec, config: NetworkConfig) -> DeviceSpec:
     return replace(device, node=replace(node, inter_link=replace(node.inter_link, **link), **counts))
 
 
-def build_cluster(
-    model: str, device: str, cluster: ClusterConfig, scheduler: SchedulerConfig, network: NetworkConfig | None = None
-) -> ClusterSpec:
-    """The cluster of a run; without `network` on nodes as its devices usually sit in.
-
-    Raises:
-        SimjaxError: a name is unknown, a number out of range, or two ways of describing the cluster are mixed.
-    """
-    limits = engine_limits(scheduler)
-    weights = RouterWeights(cluster.router_prefix_weight, cluster.router_queue_weight, cluster.router_kv_weight)
-    network = network or NetworkConfig()
-    behind = partial(
-        ClusterSpec,
-        router=cluster.router,
-        router_weights=weights,
-        router_staleness_s=cluster.router_staleness_s,
-        network=network_of(network),
-    )
-    if cluster.file is not None:
-        if cluster.groups:
-            raise SimjaxError("cluster.file and cluster.groups are both set; the cluster comes from one of them")
-        of_file = read_cluster(Path(cluster.file), limits)
-        _refuse_overridden(limits, of_file)
-        return behind(of_file)
-    if not cluster.groups:
-        if cluster.instances < 1:
-            raise SimjaxError(f"cluster.instances={cluster.instances}: it must be at least 1")
-        whole = GroupConfig(instances=cluster.instances)
-        return behind(_group(whole, model, device, cluster, limits, network))
-    instances: list[InstanceSpec] = []
-    for number, raw in enumerate(cluster.groups):
-        group = group_config(number, raw)
-        try:
-            if group.instances < 1:
-                raise SimjaxError(f"instances={group.instances}: it must be at least 1")
-            instances += _group(group, model, device, cluster, limits, network)
-        except SimjaxError as error:
-            raise SimjaxError(f"cluster.groups[{number}]: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
+def _of_one_kind(instances: tuple[InstanceSpec, ...], network: NetworkConfig) -> tuple[InstanceSpec, ...]:
+    """The instances, unless a type of node is given for devices of several kinds."""
     kinds = dict.fromkeys(instance.device.name for instance in instances)
     if network.node is not None and len(kinds) > 1:
         raise SimjaxError(
             f"network.node={network.node}: the cluster has devices of several kinds ({', '.join(kinds)}); each sits in the type of node "
             "that its device file names"
         )
-    return behind(tuple(instances))
+    return instances
 
 
 def _refuse_overridden(limits: InstanceLimits, instances: tuple[InstanceSpec, ...]) -> None:
@@ -153,6 +171,38 @@ def _refuse_overridden(limits: InstanceLimits, instances: tuple[InstanceSpec, ..
         value = getattr(limits, name)
         if value != getattr(InstanceLimits(), name) and all(getattr(one.limits, name) != value for one in instances):
             raise SimjaxError(f"scheduler.{name}={value} has no effect with cluster.file, whose instances all have their own")
+
+
+def handover(config: DisaggregationConfig) -> Disaggregation:
+    """The hand-over that a configuration describes.
+
+    Raises:
+        SimjaxError: a name is unknown, or a number out of range.
+    """
+    given = {field.name: value for field in dataclasses.fields(config) if (value := getattr(config, field.name)) is not None}
+    return Disaggregation(**given)
+
+
+def _pools(model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits, network: NetworkConfig) -> tuple[InstanceSpec, ...]:
+    """The prefill instances, then the decode instances."""
+    instances: list[InstanceSpec] = []
+    for role, pool, other in ((Role.PREFILL, cluster.prefill, Role.DECODE), (Role.DECODE, cluster.decode, Role.PREFILL)):
+        name = f"cluster.{role.value}"
+        if pool.instances < 1:
+            raise SimjaxError(f"{name}.instances={pool.instances}: it must be at least 1, as there are {other.value} instances")
+        group = GroupConfig(**vars(pool), role=role.value)
+        try:
+            instances += _group(group, model, device, cluster, limits, network)
+        except SimjaxError as error:
+            raise SimjaxError(f"{name}: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
+    return tuple(instances)
+
+
+def _role(name: str) -> Role:
+    names = [role.value for role in Role]
+    if name not in names:
+        raise SimjaxError(f"role={name}: there is no such role; {closest(name, names)}")
+    return Role(name)
 
 
 def _group(
@@ -170,6 +220,7 @@ def _group(
         parallelism=Parallelism(tensor=1 if degree is None else degree),
         limits=limits,
         link=instance_link(cluster, spec),
+        role=_role(group.role),
     )
     return (one,) * group.instances
 

@@ -6,23 +6,20 @@ OmegaConf wants real types, not annotations in strings; None is an unset option.
 from dataclasses import dataclass
 from typing import Any
 
+from simjax.config.disaggregation import DISAGGREGATED, have_roles
 from simjax.options.condition import is_unset, needs
 from simjax.options.option import option
 
 
-def _roles(prefill: int, groups: list[Any]) -> bool:
-    return prefill > 0 or any(group.get("role") in ("prefill", "decode") for group in groups if hasattr(group, "get"))
-
-
-def _linked(prefill: int, groups: list[Any], size: int | None) -> bool:
+def _linked(prefill: int, decode: int, groups: list[Any], file: str | None, size: int | None) -> bool:
     sizes = [size, *(group.get("tensor_parallel_size") for group in groups if hasattr(group, "get"))]
-    return _roles(prefill, groups) or any(degree is not None and degree > 1 for degree in sizes)
+    return have_roles(prefill, decode, groups, file) or any(degree is not None and degree > 1 for degree in sizes)
 
 
 # KV caches move between instances only where prefill and decode have instances of their own.
-_MOVES = needs(("cluster.prefill_instances", "cluster.groups"), _roles, "without prefill and decode instances", refused=False)
+_MOVES = needs(DISAGGREGATED.keys, have_roles, "without prefill and decode instances", refused=False)
 _LINKS = needs(
-    ("cluster.prefill_instances", "cluster.groups", "cluster.tensor_parallel_size"),
+    (*DISAGGREGATED.keys, "cluster.tensor_parallel_size"),
     _linked,
     "with tensor_parallel_size=1 and no prefill and decode instances: nothing crosses a link",
     refused=False,

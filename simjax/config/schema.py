@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from simjax.config.cluster import ClusterConfig, MeasuredClusterConfig
+from simjax.config.disaggregation import DISAGGREGATED, DisaggregationConfig
 from simjax.config.network import NetworkConfig
 from simjax.config.scheduler import SchedulerConfig
 from simjax.config.sweep import ObjectiveConfig, SweepConfig
@@ -118,6 +119,9 @@ class SimulatedConfig:
     cluster: ClusterConfig = section(ClusterConfig, "instances and their router")
     network: NetworkConfig = section(NetworkConfig, "nodes and their links", only=(_NO_FILE,))
     scheduler: SchedulerConfig = section(SchedulerConfig, "flags of the instances, under vLLM's names")
+    disaggregation: DisaggregationConfig = section(
+        DisaggregationConfig, "hand-over of requests from prefill to decode instances", only=(DISAGGREGATED,)
+    )
     workload: WorkloadConfig = section(WorkloadConfig, "requests")
     profile: ProfileConfig = section(ProfileConfig, "step times")
     sim: SimConfig = section(SimConfig, "the simulation itself")
