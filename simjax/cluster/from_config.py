@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -87,6 +88,7 @@ def build_cluster(
         disaggregation=handover(disaggregation),
         network=network_of(network),
     )
+    placed = in_network(network)
     if cluster.file is not None:
         if cluster.groups:
             raise SimjaxError("cluster.file and cluster.groups are both set; the cluster comes from one of them")
@@ -94,19 +96,19 @@ def build_cluster(
         _refuse_overridden(limits, of_file)
         return behind(of_file)
     if not cluster.groups and (cluster.prefill.instances or cluster.decode.instances):
-        return behind(_of_one_kind(_pools(model, device, cluster, limits, network), network))
+        return behind(_of_one_kind(_pools(model, device, cluster, limits, placed), network))
     if not cluster.groups:
         if cluster.instances < 1:
             raise SimjaxError(f"cluster.instances={cluster.instances}: it must be at least 1")
         whole = GroupConfig(instances=cluster.instances)
-        return behind(_group(whole, model, device, cluster, limits, network))
+        return behind(_group(whole, model, device, cluster, limits, placed))
     instances: list[InstanceSpec] = []
     for number, raw in enumerate(cluster.groups):
         group = group_config(number, raw)
         try:
             if group.instances < 1:
                 raise SimjaxError(f"instances={group.instances}: it must be at least 1")
-            instances += _group(group, model, device, cluster, limits, network)
+            instances += _group(group, model, device, cluster, limits, placed)
         except SimjaxError as error:
             raise SimjaxError(f"cluster.groups[{number}]: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
     return behind(_of_one_kind(tuple(instances), network))
@@ -129,29 +131,32 @@ def _nodes(instance: int, given: Any) -> Nodes:
     return tuple(nodes)
 
 
-def in_network(device: DeviceSpec, config: NetworkConfig) -> DeviceSpec:
-    """The device in the type of node, and on the links, that the configuration describes.
+def in_network(config: NetworkConfig) -> Callable[[DeviceSpec], DeviceSpec]:
+    """A function that puts a device into the type of node, and on the links, that the configuration describes.
 
     Raises:
         SimjaxError: there is no such type, or a number is out of range.
     """
-    node, link = device.node if config.node is None else load_node(config.node), {}
+    given = None if config.node is None else load_node(config.node)
     counts = {name: value for name in ("devices_per_node", "nics_per_node") if (value := getattr(config, name)) is not None}
-    for name in ("bandwidth_bytes_per_s", "latency_s"):
-        value = getattr(config, f"inter_{name}")
-        if value is not None:
-            if not (0 <= value < math.inf and (value > 0 or name == "latency_s")):
-                raise SimjaxError(f"network.inter_{name}={value}: it must be a positive number")
-            RANGES[name].check(f"network.inter_{name}", value)
-            link[name] = value
+    link = {name: value for name in ("bandwidth_bytes_per_s", "latency_s") if (value := getattr(config, f"inter_{name}")) is not None}
     for name, value in counts.items():
         if value < 1:
             raise SimjaxError(f"network.{name}={value}: it must be at least 1")
-    if config.devices_per_node is not None and config.nics_per_node is None and node.nics_per_node == node.devices_per_node:
-        counts["nics_per_node"] = config.devices_per_node  # still one for each device
-    if config.node is None and not counts and not link:
-        return device
-    return replace(device, node=replace(node, inter_link=replace(node.inter_link, **link), **counts))
+    for name, value in link.items():
+        if name == "latency_s" and not 0 <= value < math.inf:
+            raise SimjaxError(f"network.inter_{name}={value}: it must be a number of seconds that is not negative")
+        if name != "latency_s" and not 0 < value < math.inf:
+            raise SimjaxError(f"network.inter_{name}={value}: it must be a positive number")
+        RANGES[name].check(f"network.inter_{name}", value)
+
+    def placed(device: DeviceSpec) -> DeviceSpec:
+        node = given or device.node
+        one_each = node.nics_per_node == node.devices_per_node and "devices_per_node" in counts
+        still = {"nics_per_node": counts["devices_per_node"]} if one_each else {}
+        return replace(device, node=replace(node, inter_link=replace(node.inter_link, **link), **(still | counts)))
+
+    return placed if given is not None or counts or link else lambda device: device
 
 
 def _of_one_kind(instances: tuple[InstanceSpec, ...], network: NetworkConfig) -> tuple[InstanceSpec, ...]:
@@ -192,7 +197,7 @@ def _pools(model: str, device: str, cluster: ClusterConfig, limits: InstanceLimi
             raise SimjaxError(f"{name}.instances={pool.instances}: it must be at least 1, as there are {other.value} instances")
         group = GroupConfig(**vars(pool), role=role.value)
         try:
-            instances += _group(group, model, device, cluster, limits, network)
+            instances += _group(group, model, device, cluster, limits, placed)
         except SimjaxError as error:
             raise SimjaxError(f"{name}: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
     return tuple(instances)
@@ -206,9 +211,9 @@ def _role(name: str) -> Role:
 
 
 def _group(
-    group: GroupConfig, model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits, network: NetworkConfig
+    group: GroupConfig, model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits, placed: Callable[[DeviceSpec], DeviceSpec]
 ) -> tuple[InstanceSpec, ...]:
-    spec = in_network(load_device(device if group.device is None else group.device), network)
+    spec = placed(load_device(device if group.device is None else group.device))
     degree = cluster.tensor_parallel_size if group.tensor_parallel_size is None else group.tensor_parallel_size
     limits = engine_limits(group, limits)
     if seats_beyond_budget(limits):

@@ -125,9 +125,7 @@ def _spread(network: Network, instances: Sequence[Footprint], packed: Sequence[N
         counts = [most] if len(kinds) == 1 and network.nodes is not None else range(fewest, most + 1)
         dealt = next((found for count in counts if (found := _dealt(instances, mine, count)) is not None), None)
         if dealt is None:
-            raise SimjaxError(
-                f"network.placement=spread: the instances on {kind[0]} do not fit {most} nodes when dealt in turn; use packed"
-            )
+            raise SimjaxError(f"network.placement=spread: dealt in turn, the instances on {kind[0]} do not fit {most} nodes; use packed")
         for i, nodes in dealt.items():
             placed[i] = tuple(first + node for node in nodes)
         first += 1 + max(node for nodes in dealt.values() for node in nodes)
