@@ -188,7 +188,9 @@ def handover(config: DisaggregationConfig) -> Disaggregation:
     return Disaggregation(**given)
 
 
-def _pools(model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits, network: NetworkConfig) -> tuple[InstanceSpec, ...]:
+def _pools(
+    model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits, placed: Callable[[DeviceSpec], DeviceSpec]
+) -> tuple[InstanceSpec, ...]:
     """The prefill instances, then the decode instances."""
     instances: list[InstanceSpec] = []
     for role, pool, other in ((Role.PREFILL, cluster.prefill, Role.DECODE), (Role.DECODE, cluster.decode, Role.PREFILL)):
