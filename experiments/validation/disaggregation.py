@@ -56,14 +56,14 @@ def transfers() -> dict[str, float]:
     tokens, measured_s = column("prompt_tokens").astype(int), column("transfer_ms") * 1e-3
     cluster = configured_cluster(simjax.compose(TRANSFERS))
     figures = transfer_errors(cluster, tokens, measured_s, "pd_transfer")
-    fitted = fit_transfers(cluster, tokens.tolist(), measured_s.tolist())
+    fitted = fit_transfers(cluster, tokens, measured_s)
     figures |= transfer_errors(with_handover(cluster, fitted), tokens, measured_s, "pd_transfer_calibrated")
     figures |= {f"pd_transfer_calibrated_{name}": value for name, value in fitted.items()}
     # Each half of the rows, by the fit to the other half.
     halves = [np.arange(len(tokens)) % 2 == k for k in (0, 1)]
     held_s = np.empty(len(tokens))
     for half in halves:
-        other = with_handover(cluster, fit_transfers(cluster, tokens[~half].tolist(), measured_s[~half].tolist()))
+        other = with_handover(cluster, fit_transfers(cluster, tokens[~half], measured_s[~half]))
         held_s[half] = alone_s(other, tokens[half])
     figures["pd_transfer_held_out_mape_pct"] = mape_pct(held_s, measured_s)
     # Rate times time tells the bytes more exactly than the rounded kv_mb: those of the prompt and of one block more.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from simjax.cluster.disaggregation import Disaggregation
 from simjax.cluster.latency_source import HOST_TIMES, LatencySource

@@ -28,13 +28,13 @@ def test_a_lone_transfer_takes_setup_latency_and_bytes():
 
 @pytest.mark.parametrize("truth", [{"setup_s": 1e-3, "link_efficiency": 0.8}, {"setup_s": 0.2e-3, "link_efficiency": 0.5}])
 def test_the_truth_is_found_again(truth):
-    found = fit_transfers(CLUSTER, TOKENS, alone_s(with_handover(CLUSTER, truth), TOKENS).tolist())
+    found = fit_transfers(CLUSTER, TOKENS, alone_s(with_handover(CLUSTER, truth), TOKENS))
     assert found == {name: pytest.approx(value, rel=1e-2) for name, value in truth.items()}
 
 
 def test_short_transfers_leave_the_bandwidth_to_its_prior():
     truth = with_handover(CLUSTER, {"setup_s": 5e-3, "link_efficiency": 0.4})
-    found = fit_transfers(CLUSTER, [16, 32], alone_s(truth, [16, 32]).tolist())
+    found = fit_transfers(CLUSTER, [16, 32], alone_s(truth, [16, 32]))
     assert found["link_efficiency"] == pytest.approx(0.70, rel=0.02) and found["setup_s"] == pytest.approx(5e-3, rel=0.02)
 
 

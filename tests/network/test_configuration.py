@@ -90,3 +90,16 @@ def test_links_that_nothing_crosses_are_named():
     ]
     assert said("network.inter_latency_s=5e-6", "network.placement=spread", "network.nics_per_node=2", *PD) == []
     assert said("network.inter_latency_s=5e-6", "cluster.groups=[{role: prefill},{role: decode}]") == []
+
+
+def test_the_link_of_devices_matters_to_single_ones_where_caches_move_between_them():
+    said = lambda *words: [line for line in about_options(simjax.compose([*words])) if line.startswith("cluster.link")]
+    assert said("cluster.link_latency_s=5e-6") == [
+        "cluster.link_latency_s=5e-06 has no effect with tensor_parallel_size=1: one device has no link"
+    ]
+    assert (
+        said("cluster.link_latency_s=5e-6", *PD)
+        == said("cluster.link_latency_s=5e-6", "cluster.groups=[{role: prefill},{role: decode}]")
+        == []
+    )
+    assert transfer_paths(built(*PD, "cluster.link_latency_s=5e-3")).setup_s[0, 2] == pytest.approx(0.4e-3 + 5e-3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def decode(*args, **kwargs) -> InstanceSpec:
     return instance(Role.DECODE, *args, **kwargs)
 
 
-def crossed(paths: TransferPaths, sender: int, receiver: int) -> list[tuple[str, float]]:
+def crossed(paths: TransferPaths, sender: int, receiver: int) -> list[tuple[str, Any]]:
     """The links of a path in order, with their capacities in GB/s."""
     links = [link for link in paths.path[sender, receiver] if link != len(paths.capacity) - 1]
     return [(paths.link_names[link], pytest.approx(paths.capacity[link] / 1e9)) for link in links]

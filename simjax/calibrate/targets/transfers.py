@@ -6,10 +6,11 @@ are logarithms, as transfers of 20 MB and of 5 GB should count alike, with a Hub
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.transfers import transfer_paths
@@ -37,7 +38,7 @@ FITTED = ("setup_s", "link_efficiency")
 """Those that transfers alone tell: descriptors grow with the bytes."""
 
 
-def alone_s(cluster: ClusterSpec, prompt_tokens: Sequence[int]) -> np.ndarray:
+def alone_s(cluster: ClusterSpec, prompt_tokens: ArrayLike) -> np.ndarray:
     """Seconds of transfers of whole prompts from the first prefill to the first decode instance, each with its path to itself.
 
     Raises:
@@ -55,7 +56,7 @@ def with_handover(cluster: ClusterSpec, values: Mapping[str, float]) -> ClusterS
     return replace(cluster, disaggregation=replace(cluster.disaggregation, **values))
 
 
-def fit_transfers(cluster: ClusterSpec, prompt_tokens: Sequence[int], seconds: Sequence[float]) -> dict[str, float]:
+def fit_transfers(cluster: ClusterSpec, prompt_tokens: ArrayLike, seconds: ArrayLike) -> dict[str, float]:
     """The values of `FITTED` that are most probable after transfers of whole prompts were measured on a cluster like this one.
 
     Raises:
@@ -64,7 +65,7 @@ def fit_transfers(cluster: ClusterSpec, prompt_tokens: Sequence[int], seconds: S
     from scipy.optimize import least_squares  # here, not at the top: simulating does not need it
 
     measured = np.asarray(seconds, float)
-    if not len(measured) or len(measured) != len(prompt_tokens) or not np.all(measured > 0):
+    if not len(measured) or measured.shape != np.shape(prompt_tokens) or not np.all(measured > 0):
         raise SimjaxError("a fit of transfers needs prompts and as many times, all of them positive")
     parameters = [HANDOVER[name] for name in FITTED]
     priors = np.array([p.transform(p.prior) for p in parameters])
