@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from simjax.cluster.disaggregation import Disaggregation
 from simjax.cluster.latency_source import HOST_TIMES, LatencySource
@@ -16,13 +18,15 @@ from simjax.cluster.warnings import seats_beyond_budget
 from simjax.config.cluster import ClusterConfig, GroupConfig
 from simjax.config.compose import group_config
 from simjax.config.disaggregation import DisaggregationConfig
+from simjax.config.network import NetworkConfig
 from simjax.config.scheduler import SchedulerConfig
 from simjax.config.schema import ProfileConfig, SimulatedConfig
 from simjax.deployment import Role
 from simjax.errors import SimjaxError, closest
-from simjax.hardware import DeviceSpec, LinkSpec, load_device
+from simjax.hardware import DeviceSpec, LinkSpec, load_device, load_node
 from simjax.hardware.ranges import RANGES
 from simjax.model import load_model
+from simjax.network.placement import Network, Nodes
 from simjax.parallel.parallelism import Parallelism
 
 _FLAGS = tuple(field.name for field in dataclasses.fields(SchedulerConfig))
@@ -59,7 +63,7 @@ def instance_link(config: ClusterConfig, device: DeviceSpec) -> LinkSpec | None:
 
 def configured_cluster(config: SimulatedConfig) -> ClusterSpec:
     """The cluster that a configuration describes; errors as of `build_cluster`."""
-    return build_cluster(config.model, config.device, config.cluster, config.scheduler, config.disaggregation)
+    return build_cluster(config.model, config.device, config.cluster, config.scheduler, config.disaggregation, config.network)
 
 
 def build_cluster(
@@ -68,6 +72,7 @@ def build_cluster(
     cluster: ClusterConfig,
     scheduler: SchedulerConfig,
     disaggregation: DisaggregationConfig = DisaggregationConfig(),  # noqa: B008  # never changed
+    network: NetworkConfig = NetworkConfig(),  # noqa: B008  # never changed
 ) -> ClusterSpec:
     """The cluster of a run.
 
@@ -82,7 +87,9 @@ def build_cluster(
         router_weights=weights,
         router_staleness_s=cluster.router_staleness_s,
         disaggregation=handover(disaggregation),
+        network=network_of(network),
     )
+    placed = in_network(network)
     if cluster.file is not None:
         if cluster.groups:
             raise SimjaxError("cluster.file and cluster.groups are both set; the cluster comes from one of them")
@@ -90,22 +97,78 @@ def build_cluster(
         _refuse_overridden(limits, of_file)
         return behind(of_file)
     if not cluster.groups and (cluster.prefill.instances or cluster.decode.instances):
-        return behind(_pools(model, device, cluster, limits))
+        return behind(_of_one_kind(_pools(model, device, cluster, limits, placed), network))
     if not cluster.groups:
         if cluster.instances < 1:
             raise SimjaxError(f"cluster.instances={cluster.instances}: it must be at least 1")
         whole = GroupConfig(instances=cluster.instances)
-        return behind(_group(whole, model, device, cluster, limits))
+        return behind(_group(whole, model, device, cluster, limits, placed))
     instances: list[InstanceSpec] = []
     for number, raw in enumerate(cluster.groups):
         group = group_config(number, raw)
         try:
             if group.instances < 1:
                 raise SimjaxError(f"instances={group.instances}: it must be at least 1")
-            instances += _group(group, model, device, cluster, limits)
+            instances += _group(group, model, device, cluster, limits, placed)
         except SimjaxError as error:
             raise SimjaxError(f"cluster.groups[{number}]: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
-    return behind(tuple(instances))
+    return behind(_of_one_kind(tuple(instances), network))
+
+
+def network_of(config: NetworkConfig) -> Network:
+    """The nodes that the configuration describes.
+
+    Raises:
+        SimjaxError: a number is out of range, or a node of an instance is none.
+    """
+    return Network(config.nodes, config.placement, tuple(_nodes(i, given) for i, given in enumerate(config.instance_nodes)))
+
+
+def _nodes(instance: int, given: Any) -> Nodes:
+    """The nodes of an instance: one, or a list."""
+    nodes = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if not nodes or not all(isinstance(node, int) and not isinstance(node, bool) for node in nodes):
+        raise SimjaxError(f"network.instance_nodes[{instance}]={given}: it must be the number of a node, or a list of them")
+    return tuple(nodes)
+
+
+def in_network(config: NetworkConfig) -> Callable[[DeviceSpec], DeviceSpec]:
+    """A function that puts a device into the type of node, and on the links, that the configuration describes.
+
+    Raises:
+        SimjaxError: there is no such type, or a number is out of range.
+    """
+    given = None if config.node is None else load_node(config.node)
+    counts = {name: value for name in ("devices_per_node", "nics_per_node") if (value := getattr(config, name)) is not None}
+    link = {name: value for name in ("bandwidth_bytes_per_s", "latency_s") if (value := getattr(config, f"inter_{name}")) is not None}
+    for name, value in counts.items():
+        if value < 1:
+            raise SimjaxError(f"network.{name}={value}: it must be at least 1")
+    for name, value in link.items():
+        if name == "latency_s" and not 0 <= value < math.inf:
+            raise SimjaxError(f"network.inter_{name}={value}: it must be a number of seconds that is not negative")
+        if name != "latency_s" and not 0 < value < math.inf:
+            raise SimjaxError(f"network.inter_{name}={value}: it must be a positive number")
+        RANGES[name].check(f"network.inter_{name}", value)
+
+    def placed(device: DeviceSpec) -> DeviceSpec:
+        node = given or device.node
+        one_each = node.nics_per_node == node.devices_per_node and "devices_per_node" in counts
+        still = {"nics_per_node": counts["devices_per_node"]} if one_each else {}
+        return replace(device, node=replace(node, inter_link=replace(node.inter_link, **link), **(still | counts)))
+
+    return placed if given is not None or counts or link else lambda device: device
+
+
+def _of_one_kind(instances: tuple[InstanceSpec, ...], network: NetworkConfig) -> tuple[InstanceSpec, ...]:
+    """The instances, unless a type of node is given for devices of several kinds."""
+    kinds = dict.fromkeys(instance.device.name for instance in instances)
+    if network.node is not None and len(kinds) > 1:
+        raise SimjaxError(
+            f"network.node={network.node}: the cluster has devices of several kinds ({', '.join(kinds)}); each sits in the type of node "
+            "that its device file names"
+        )
+    return instances
 
 
 def _refuse_overridden(limits: InstanceLimits, instances: tuple[InstanceSpec, ...]) -> None:
@@ -126,7 +189,9 @@ def handover(config: DisaggregationConfig) -> Disaggregation:
     return Disaggregation(**given)
 
 
-def _pools(model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits) -> tuple[InstanceSpec, ...]:
+def _pools(
+    model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits, placed: Callable[[DeviceSpec], DeviceSpec]
+) -> tuple[InstanceSpec, ...]:
     """The prefill instances, then the decode instances."""
     instances: list[InstanceSpec] = []
     for role, pool, other in ((Role.PREFILL, cluster.prefill, Role.DECODE), (Role.DECODE, cluster.decode, Role.PREFILL)):
@@ -135,7 +200,7 @@ def _pools(model: str, device: str, cluster: ClusterConfig, limits: InstanceLimi
             raise SimjaxError(f"{name}.instances={pool.instances}: it must be at least 1, as there are {other.value} instances")
         group = GroupConfig(**vars(pool), role=role.value)
         try:
-            instances += _group(group, model, device, cluster, limits)
+            instances += _group(group, model, device, cluster, limits, placed)
         except SimjaxError as error:
             raise SimjaxError(f"{name}: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
     return tuple(instances)
@@ -148,8 +213,10 @@ def _role(name: str) -> Role:
     return Role(name)
 
 
-def _group(group: GroupConfig, model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits) -> tuple[InstanceSpec, ...]:
-    spec = load_device(device if group.device is None else group.device)
+def _group(
+    group: GroupConfig, model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits, placed: Callable[[DeviceSpec], DeviceSpec]
+) -> tuple[InstanceSpec, ...]:
+    spec = placed(load_device(device if group.device is None else group.device))
     degree = cluster.tensor_parallel_size if group.tensor_parallel_size is None else group.tensor_parallel_size
     limits = engine_limits(group, limits)
     if seats_beyond_budget(limits):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from simjax.config.cluster import ClusterConfig, MeasuredClusterConfig
 from simjax.config.disaggregation import DISAGGREGATED, DisaggregationConfig
+from simjax.config.network import NetworkConfig
 from simjax.config.scheduler import SchedulerConfig
 from simjax.config.sweep import ObjectiveConfig, SweepConfig
 from simjax.errors import SimjaxError
@@ -116,6 +117,7 @@ class SimulatedConfig:
     model: str = option("llama-3.1-8b", "a shipped name, its Hugging Face id, or the path of a config.json", only=(_NO_FILE,))
     device: str = option("h100", "a shipped name, or the path of a file like profiles/hardware/h100.yaml", only=(_NO_FILE,))
     cluster: ClusterConfig = section(ClusterConfig, "instances and their router")
+    network: NetworkConfig = section(NetworkConfig, "nodes and their links", only=(_NO_FILE,))
     scheduler: SchedulerConfig = section(SchedulerConfig, "flags of the instances, under vLLM's names")
     disaggregation: DisaggregationConfig = section(
         DisaggregationConfig, "hand-over of requests from prefill to decode instances", only=(DISAGGREGATED,)
