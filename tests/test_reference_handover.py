@@ -86,8 +86,8 @@ def test_the_client_sees_both_ranks_api_and_the_hand_over():
 
 def test_a_full_decode_rank_is_felt_by_the_prefill_rank():
     # The decode rank has room for one prompt of 8 and its output, the prefill rank for two prompts: A and B, until 2.
-    # A is read at 1.5, which the pass at 2 sees, so C starts with the one after. A is decoded until 5.5; only then is B reserved. It is read
-    # at 6, and until that has been seen D waits for the blocks that B and C hold.
+    # A is read at 1.5, which the pass at 2 sees, so C starts with the one after. A is decoded until 5.5; only then is B reserved. It is
+    # read at 6, and until that has been seen D waits for the blocks that B and C hold.
     ranks = [instance(role="prefill", num_blocks=16, max_num_batched_tokens=8), instance(role="decode", num_blocks=12)]
     result = simulate(ranks, requests(*[(0.0, 8, 4)] * 4), handover=handover(2, setup_s=0.5))
     a, b, c, d = result.requests

@@ -123,8 +123,8 @@ class HandoverCluster(Cluster):
         if any(time < inf for time, _ in others):
             return False
         for rank in self.engines:
-            awaited = [leg for leg in rank.loads + rank.holds if not leg.polled and leg.transfer.landed_s < inf]
-            if rank.incoming or (rank.due_s is not None and (awaited or rank.idle <= 3)):
+            awaited = [leg for leg in rank.loads + rank.holds if not leg.told and leg.transfer.landed_s < inf]
+            if rank.incoming or rank.num_running() or (rank.due_s is not None and (awaited or rank.idle <= 3)):
                 return False
         return True
 
