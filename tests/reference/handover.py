@@ -94,7 +94,7 @@ class Pair:
 class HandoverCluster(Cluster):
     """The state of a run. `live` has the requests of one leg, `pairs` those of two."""
 
-    engines: list[Rank]  # pyright: ignore[reportIncompatibleVariableOverride]
+    engines: list[Rank]
 
     def __init__(
         self, handover: RefHandover, instances: Sequence[RefInstance], requests: Sequence[RefRequest], router: RefRouter, *clients

@@ -70,8 +70,8 @@ class Batch:
 class Rank(RefEngine):
     """`on_load(leg, blocks, now)` is called when blocks for a request's KV cache are there, `blocks` of them without content."""
 
-    running: list[Leg]  # pyright: ignore[reportIncompatibleVariableOverride]
-    waiting: list[Leg]  # pyright: ignore[reportIncompatibleVariableOverride]
+    running: list[Leg]
+    waiting: list[Leg]
 
     def __init__(self, index: int, config: RefInstance, empty_pass_s: float, on_load: Callable[[Leg, int, float], None]):
         super().__init__(index, config)
@@ -110,7 +110,7 @@ class Rank(RefEngine):
             return self.due_s
         return self.incoming[0].queue_s if self.incoming else inf
 
-    def advance(self, now: float) -> list[Leg]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def advance(self, now: float) -> list[Leg]:
         """Go on with the loop at `now`. Returns the requests that ended."""
         self.due_s = self.loop.send(now)
         self._check()
@@ -124,7 +124,7 @@ class Rank(RefEngine):
             if not self._has_requests() and not self.queue:
                 self.clock = yield None
             while self.incoming and self.incoming[0].queue_s <= self.clock:
-                self.waiting.append(self.incoming.pop(0))  # pyright: ignore[reportArgumentType]
+                self.waiting.append(self.incoming.pop(0))
             ran = yield from self._pass_with_queue() if self.config.async_scheduling else self._pass()
             self.idle = 0 if ran else self.idle + 1
             if not ran and self._has_unfinished():
@@ -166,7 +166,7 @@ class Rank(RefEngine):
         if not preempted:
             tokens += self._schedule_waiting(budget)
         self.just_ended = False
-        batch = self._batch(now, tokens)  # pyright: ignore[reportArgumentType]
+        batch = self._batch(now, tokens)
         self._count(batch)
         preempted_now = sorted(leg.index for leg in before if leg.preemptions > before[leg])
         arrived, read = sorted(leg.index for leg in batch.arrived), sorted(leg.index for leg in batch.read)
@@ -253,7 +253,7 @@ class Rank(RefEngine):
 
     # ---- the scheduler
 
-    def _schedule_waiting(self, budget: int) -> list[tuple[Leg, int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _schedule_waiting(self, budget: int) -> list[tuple[Leg, int]]:
         """Phase B: loads that have arrived, in the order they began, then preempted requests and the queue in strict FCFS order.
 
         A load that begins takes blocks, and neither a seat nor budget.
