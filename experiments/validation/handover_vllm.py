@@ -86,10 +86,9 @@ def draw(kind: str, number: int, seed: int) -> Row:
         if limits["enable_prefix_caching"]:
             shared = int(rng.integers(0, prompt + 1))
             row["prompt"] = trunk[:shared] + [10_000 * (index + 1) + place for place in range(shared, prompt)]
-        if kind != "holds" and rng.random() < 0.7:
-            row |= {"load_tokens": prompt, "load_s": float(rng.exponential(0.05))}
-        if kind in ("holds", "mixed") and rng.random() < 0.7:
-            row["hold_s"] = float(rng.exponential(0.05)) + 1e-6
+        side = {"holds": 1, "mixed": int(rng.integers(2))}.get(kind, 0)
+        if rng.random() < 0.7:
+            row |= {"hold_s": 1e-6 + rng.exponential(0.05)} if side else {"load_tokens": prompt, "load_s": rng.exponential(0.05)}
         rows.append(row)
     return {"limits": limits, "price": price, "empty_pass_s": 1e-3, "requests": rows, "steps": True}
 

@@ -262,14 +262,11 @@ class Rank(RefEngine):
         for leg in [leg for leg in self.loads if leg.told]:
             if budget == 0 or len(self.running) == self.config.max_num_seqs:
                 return batch
-            new = self._admit_loaded(leg)
-            if new is None:
-                return batch
             self.loads.remove(leg)
-            if new > 0:
+            if self._start_loaded(leg):
                 self.running.append(leg)
-                batch.append((leg, new))
-                budget -= new
+                batch.append((leg, 1))
+                budget -= 1
         while self.waiting and budget > 0 and len(self.running) < self.config.max_num_seqs:
             leg = self.waiting[0]
             if leg.loads:
@@ -286,38 +283,38 @@ class Rank(RefEngine):
         return batch
 
     def _load(self, leg: Leg) -> bool:
-        """Begin to load the KV cache of a prompt, but for the blocks that are cached here; False if there is no room."""
+        """Begin to load the KV cache of a prompt, but for the blocks that are cached here; False if there is no room.
+
+        A carried token gets its place as well: it would need a new block once it is there, when loads may have taken all of them.
+        """
         hits, blocks = self._lookup(leg), self.config.blocks(leg.prompt_tokens)
+        needed = leg.prompt_tokens + (leg.carried and leg.output_tokens > 1)
         self.pool.begin()
-        if not self.pool.grow(leg.index, blocks, hits):
+        if not self.pool.grow(leg.index, self.config.blocks(needed), hits):
             return False
         leg.loads = False  # it moves once only: after a preemption it is computed here
         leg.cached_tokens = len(hits) * self.config.block_size
         self.on_load(leg, blocks - len(hits), self.clock)
         return True
 
-    def _admit_loaded(self, leg: Leg) -> int | None:
-        """Name the blocks of a request whose KV cache is there; returns its new tokens, None if it has to wait.
+    def _start_loaded(self, leg: Leg) -> bool:
+        """Name the blocks of a request whose KV cache is there; False if its first token came with it and is its last.
 
-        Its last prompt token is computed again, unless the first token came with the KV cache. With that the request may be at its end.
+        Its last prompt token is computed again, unless the first token came with the KV cache.
         """
-        if leg.computed == 0:
-            self.pool.begin()
-            leg.computed = leg.cached_tokens
-            self._name_full_blocks(leg, leg.prompt_tokens - leg.cached_tokens)
-            leg.computed = leg.prompt_tokens
+        self.pool.begin()
+        leg.computed = leg.cached_tokens
+        self._name_full_blocks(leg, leg.prompt_tokens - leg.cached_tokens)
         if not leg.carried:
             leg.computed = leg.prompt_tokens - 1
-            return 1
-        if leg.output_tokens > 1 and not self.pool.grow(leg.index, self.config.blocks(leg.prompt_tokens + 1)):
-            return None
-        leg.generated = 1
+            return True
+        leg.computed, leg.generated = leg.prompt_tokens, 1
         leg.token_times_s.append(self.clock)
         if leg.ended:
             self._end(leg)
-            return 0
+            return False
         self._name_full_blocks(leg, 1)
-        return 1
+        return True
 
     # ---- checks
 
