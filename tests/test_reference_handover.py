@@ -163,6 +163,23 @@ def test_a_decode_rank_can_be_picked_when_the_request_arrives():
     assert routes(early) == [1, 2, 1]
 
 
+def test_a_load_counts_as_waiting():
+    # A is on its way to rank 1 for 20 s; B is done on rank 2. Without A's load the turn would give C to rank 1.
+    ranks = [instance(role="prefill"), *[instance(role="decode") for _ in range(2)]]
+    rules = replace(handover(3, decode_policy="least_loaded"), setup_s=[[0.0, 20.0, 0.0]] * 3)
+    result = simulate(ranks, requests((0.0, 4, 1), (1.0, 4, 1), (6.0, 4, 1)), handover=rules)
+    assert routes(result) == [1, 2, 2]
+
+
+def test_a_second_leg_comes_before_an_arrival_of_the_same_time():
+    # Both reach the decode rank at 2, and it has blocks for one of them. B is short enough to be computed there.
+    ranks = [instance(role="prefill"), instance(role="decode", num_blocks=6)]
+    result = simulate(ranks, requests((0.0, 4, 1), (2.0, 3, 1)), handover=handover(2, handover_s=1.0, local_prefill_tokens=4))
+    a, b = result.requests
+    assert (a.prefill_instance, a.transfer_start_s, b.prefill_instance) == (0, 2.0, -1)
+    assert b.scheduled_s == a.finish_s
+
+
 def test_a_request_needs_a_rank_for_either_leg():
     # Five blocks: the prompt of 6 fits no prefill rank, the prompt of 4 with 9 outputs no decode rank.
     ranks = [instance(role="prefill", num_blocks=5), instance(role="decode", num_blocks=10)]
