@@ -8,8 +8,9 @@ from math import inf
 from typing import Any
 
 from tests.reference.instance import RefInstance, StepTime
+from tests.reference.legs import Leg
 from tests.reference.pool import chain_names
-from tests.reference.rank import Leg, Rank
+from tests.reference.rank import Rank
 
 LIMITS = {name: name for name in RefInstance.__dataclass_fields__} | {"num_blocks": "num_gpu_blocks"}
 

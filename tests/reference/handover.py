@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from math import inf
 
 from tests.reference.instance import RefEngine, RefInstance
-from tests.reference.rank import Leg, Rank
+from tests.reference.legs import Leg
+from tests.reference.rank import Rank
 from tests.reference.records import RefOutcome, RefRequest
 from tests.reference.routing import RefRouter, Routing, names_of
 from tests.reference.simulator import Cluster

@@ -13,58 +13,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
 from math import inf
 
-from tests.reference.instance import Live, RefEngine, RefInstance, RefStep
-from tests.reference.transfers import Transfer
+from tests.reference.instance import RefEngine, RefInstance, RefStep
+from tests.reference.legs import Batch, Leg, RefPass
 
 TIE_S = 1e-9  # times this close are equal in the poll of a pass that runs nothing
-
-
-@dataclass(eq=False)
-class Leg(Live):
-    """What a rank does for a request: all of it, its prefill or its decode.
-
-    `loads`: its KV cache is to be moved here before it can run. `holds`: it keeps its blocks after its end until they have been read.
-    `carried`: its first token comes with the KV cache. `generated` counts tokens in flight, `token_times_s` those that have come back.
-    """
-
-    transfer: Transfer = field(default_factory=lambda: Transfer(-1))
-    loads: bool = False
-    holds: bool = False
-    carried: bool = False
-    polled: bool = False
-    told: bool = False
-    computed_at_start: int = 0  # tokens computed before its first step
-    last_new: int = 0  # tokens of its latest step
-    end_s: float | None = None
-
-
-@dataclass(frozen=True)
-class RefPass:
-    """A pass that ran a step, preempted a request, or polled a landing. All but times are request indices, and `free_blocks` a number."""
-
-    formed_s: float
-    start_s: float
-    end_s: float
-    tokens: dict[int, int]
-    preempted: list[int]
-    arrived: list[int]
-    read: list[int]
-    free_blocks: int
-
-
-@dataclass(eq=False)
-class Batch:
-    """A pass on its way through the device."""
-
-    end_s: float
-    step: RefStep | None
-    tokens: list[tuple[Leg, int]]
-    sampled: list[Leg]
-    arrived: list[Leg]  # loads that were there at its launch
-    read: list[Leg]  # ended requests whose blocks had been read by then
 
 
 class Rank(RefEngine):
@@ -160,65 +114,65 @@ class Rank(RefEngine):
         return first + (count + 1) * self.empty_pass_s
 
     def _launch(self) -> Batch:
-        now = self.clock
-        before = {leg: leg.preemptions for leg in self.running}
+        now, before = self.clock, {leg: leg.preemptions for leg in self.running}
         tokens, budget, preempted = self._schedule_running()
         if not preempted:
             tokens += self._schedule_waiting(budget)
         self.just_ended = False
-        batch = self._batch(now, tokens)
-        self._count(batch)
-        preempted_now = sorted(leg.index for leg in before if leg.preemptions > before[leg])
-        arrived, read = sorted(leg.index for leg in batch.arrived), sorted(leg.index for leg in batch.read)
-        if tokens or preempted_now or arrived or read:
-            start_s = batch.step.start_s if batch.step else now
-            by_request = {leg.index: new for leg, new in tokens}
-            self.passes.append(RefPass(now, start_s, batch.end_s, by_request, preempted_now, arrived, read, self.pool.num_free))
+        step = self._step(now, tokens) if tokens else None
+        arrived, read = self._poll(now, ran=bool(tokens))
+        batch = Batch(step.end_s if step else now, step, tokens, self._count(tokens), arrived, read)
+        victims = [leg for leg in before if leg.preemptions > before[leg]]
+        if tokens or victims or arrived or read:
+            indices = [sorted(leg.index for leg in legs) for legs in (victims, arrived, read)]
+            start_s = step.start_s if step else now
+            self.passes.append(RefPass(now, start_s, batch.end_s, {leg.index: new for leg, new in tokens}, *indices, self.pool.num_free))
         return batch
 
-    def _batch(self, now: float, tokens: list[tuple[Leg, int]]) -> Batch:
-        """The step of `tokens`, launched at `now`, and what has landed by then."""
-        step, end_s = None, now
-        if tokens:
-            start_s = max(now, self.device_free_s)
-            duration = self.config.step_time([(new, leg.computed) for leg, new in tokens])
-            assert duration >= 0, "time runs backwards"
-            end_s = self.device_free_s = start_s + duration
-            running = [leg.index for leg in self.running if not leg.finished]
-            step = RefStep(
-                instance=self.index,
-                start_s=start_s,
-                end_s=end_s,
-                horizon_s=now,
-                requests=tuple(leg.index for leg, _ in tokens),
-                new_tokens=tuple(new for _, new in tokens),
-                running=len(running),
-                waiting=self.num_waiting(),
-                blocks=self.pool.num_distinct(running),
-            )
+    def _step(self, now: float, tokens: list[tuple[Leg, int]]) -> RefStep:
+        start_s = max(now, self.device_free_s)
+        duration = self.config.step_time([(new, leg.computed) for leg, new in tokens])
+        assert duration >= 0, "time runs backwards"
+        self.device_free_s = start_s + duration
         for leg, _ in tokens:
             if leg.scheduled_s is None:
-                assert step is not None
-                leg.scheduled_s, leg.computed_at_start = step.start_s, leg.computed
-        there = [leg for leg in self.loads + self.holds if not leg.polled and self._sees(leg.transfer.landed_s, now, bool(tokens))]
-        for leg in there:
-            leg.polled = True
-        arrived, read = [leg for leg in there if leg in self.loads], [leg for leg in there if leg in self.holds]
-        return Batch(end_s, step, tokens, [], arrived, sorted(read, key=lambda leg: leg.index))
+                leg.scheduled_s, leg.computed_at_start = start_s, leg.computed
+        running = [leg.index for leg in self.running if not leg.finished]
+        return RefStep(
+            instance=self.index,
+            start_s=start_s,
+            end_s=self.device_free_s,
+            horizon_s=now,
+            requests=tuple(leg.index for leg, _ in tokens),
+            new_tokens=tuple(new for _, new in tokens),
+            running=len(running),
+            waiting=self.num_waiting(),
+            blocks=self.pool.num_distinct(running),
+        )
+
+    def _poll(self, now: float, ran: bool) -> tuple[list[Leg], list[Leg]]:
+        """The loads that are there, and the ended requests that have been read, by request index; each is found once."""
+
+        def new(legs: list[Leg]) -> list[Leg]:
+            there = [leg for leg in legs if not leg.polled]
+            there = [leg for leg in there if (leg.transfer.landed_s <= now if ran else leg.transfer.landed_s < now - TIE_S)]
+            for leg in there:
+                leg.polled = True
+            return sorted(there, key=lambda leg: leg.index)
+
+        return new(self.loads), new(self.holds)
 
     @staticmethod
-    def _sees(landed_s: float, now: float, ran: bool) -> bool:
-        return landed_s <= now if ran else landed_s < now - TIE_S
-
-    def _count(self, batch: Batch) -> None:
-        """Count the tokens of a step as computed, and those that it samples as generated."""
-        for leg, new in batch.tokens:
+    def _count(tokens: list[tuple[Leg, int]]) -> list[Leg]:
+        """Count the tokens of a step as computed; returns the requests that get a token, which counts as generated."""
+        for leg, new in tokens:
             leg.computed += new
             leg.last_new = new
             assert leg.computed <= leg.target
-            if leg.computed == leg.target:
-                leg.generated += 1
-                batch.sampled.append(leg)
+        sampled = [leg for leg, _ in tokens if leg.computed == leg.target]
+        for leg in sampled:
+            leg.generated += 1
+        return sampled
 
     def _deliver(self) -> Generator[float, float, None]:
         """Wait for the oldest batch; give its tokens to the clients and what it polled to the scheduler."""
