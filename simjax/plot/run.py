@@ -11,6 +11,7 @@ import numpy as np
 from simjax.engine.host.result import Result
 from simjax.metrics.caching import caches, hits
 from simjax.metrics.catalog.runs import Runs
+from simjax.metrics.handover.legs import first_legs
 from simjax.metrics.latency import latencies
 from simjax.metrics.slo import NO_LIMITS
 from simjax.metrics.steady.window import AUTOMATIC, Window
@@ -167,7 +168,7 @@ def _draw_hits(axes: Axes, result: Result, edges_s: np.ndarray, scale: float, in
     style.dress(axes, "prefix cache: cached part of the prompts that are scheduled", "", "prompt tokens, %")
     wide = np.append(edges_s[: -1 : max(1, len(edges_s) // _HIT_BINS)], edges_s[-1])
     for i, instance in enumerate(instances):
-        found, requested = hits(result.requests, wide, instance)
+        found, requested = hits(first_legs(result), wide, instance)
         share = np.where(requested > 0, 100.0 * found / np.maximum(requested, 1), np.nan)
         axes.stairs(share, wide * scale, baseline=None, color=style.SERIES[i], linewidth=1.3)
     axes.set_ylim(top=105.0)

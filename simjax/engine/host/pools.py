@@ -1,0 +1,70 @@
+"""Prefill and decode instances of a cluster and the links between them: what a reader of its hand-overs must know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from simjax.deployment import Role
+
+if TYPE_CHECKING:  # results are read without JAX
+    from simjax.cluster.spec import ClusterSpec
+    from simjax.engine.params import ClusterParams
+
+_ORDER = (Role.BOTH, Role.PREFILL, Role.DECODE)  # as in HandoverParams.role
+
+
+@dataclass(frozen=True)
+class Pools:
+    """The N instances by role, and the L links between them; pairs are [prefill instance, decode instance].
+
+    Attributes:
+        roles: role of each instance.
+        devices: int64[N], devices of each instance.
+        path: int32[N, N, H], links between the instances of a pair; a link of infinite capacity is none.
+        capacity: float64[L], bytes per second.
+        setup_s, per_byte_s: float64[N, N], time of a transfer after that of its bytes on the links, and for each byte.
+        link_names: names of the links; empty where nobody asked for them.
+    """
+
+    roles: tuple[Role, ...]
+    devices: np.ndarray
+    path: np.ndarray
+    capacity: np.ndarray
+    setup_s: np.ndarray
+    per_byte_s: np.ndarray
+    link_names: tuple[str, ...] = ()
+
+    def of_role(self, role: Role) -> np.ndarray:
+        """The numbers of the instances with that role, int64[K]."""
+        return np.flatnonzero([each is role for each in self.roles])
+
+    def gpus(self, role: Role) -> int:
+        """The devices of the instances with that role."""
+        return int(self.devices[self.of_role(role)].sum())
+
+    def link_name(self, link: int) -> str:
+        """The name of a link, "link 3" where it has none."""
+        return self.link_names[link] if link < len(self.link_names) else f"link {link}"
+
+
+def pools_of(cluster: ClusterSpec, params: ClusterParams, link_names: tuple[str, ...] = ()) -> Pools | None:
+    """The pools of a cluster and its arrays, None for one whose instances all run both phases."""
+    handover = params.handover
+    if handover is None:
+        return None
+    count = len(cluster.instances)
+    block_bytes = np.asarray(handover.bytes_per_token) * np.asarray(params.ranks.block_size)[None, :]
+    per_byte_s = np.asarray(handover.per_block_s) / np.where(block_bytes > 0, block_bytes, 1.0)
+    pairs = (slice(count), slice(count))
+    return Pools(
+        roles=tuple(_ORDER[int(role)] for role in np.asarray(handover.role)[:count]),
+        devices=np.array([instance.parallelism.num_devices for instance in cluster.instances]),
+        path=np.asarray(handover.path)[pairs],
+        capacity=np.asarray(handover.capacity),
+        setup_s=np.asarray(handover.setup_s)[pairs],
+        per_byte_s=per_byte_s[pairs],
+        link_names=link_names,
+    )
