@@ -17,6 +17,8 @@ from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32, Int64
 
+    from simjax.engine.handover.passes import NoPasses, Passes
+
 NEVER = float("inf")
 
 
@@ -117,6 +119,7 @@ class Rank:
         head, tail: the queue of requests never admitted is entries [head, tail) of the rank's routing list. Without live routing the
             list is complete from the start, and its later entries have not arrived yet.
         queued_tokens: prompt tokens in that queue (kept by live routing only).
+        passes: looks of the rank at transfers.
     """
 
     slots: Slots
@@ -126,3 +129,4 @@ class Rank:
     head: Int32[Array, "*N"]
     tail: Int32[Array, "*N"]
     queued_tokens: Int64[Array, "*N"]
+    passes: Passes | NoPasses

@@ -11,6 +11,7 @@ import numpy as np
 from simjax.cluster.routers import ROUTERS
 from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
+from simjax.engine.host.lower_handover import ROWS, handover_params
 from simjax.engine.host.lower_requests import largest_fanout, longest_path, prefix_params, request_params
 from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams
 from simjax.engine.shape import EngineShape, requests_bucket, seat_bucket, slots_for
@@ -70,6 +71,7 @@ def lower(
     caching = caches(cluster, workload)
     instances = instance_params(cluster, timings, size, caching)
     refuse_impossible(cluster, instances, workload)
+    handover = handover_params(cluster)
     looks = len(cluster.instances) > 1 and ROUTERS[cluster.router].looks
     requests = request_params([workload], size, [seed], any(caching)) if requests is None else requests
     if any(caching) and requests.prefix is None:
@@ -87,14 +89,16 @@ def lower(
         prefix_path=longest_path(requests),
         fanout=largest_fanout(requests),
         stale_view=looks and cluster.router_staleness_s > 0,
-        live_routing=workload.waits_for_answers or looks,
+        live_routing=workload.waits_for_answers or looks or handover is not None,
+        handovers=0 if handover is None else min(ROWS, size),
+        links=0 if handover is None else len(handover.capacity),
         leap=leap,
         log_rows=EngineShape.log_rows if log else 0,
     )
     weights = (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv)
     served: Any = np.int32(0)
     router = RouterParams.of(cluster.router, weights, cluster.router_staleness_s)
-    params = ClusterParams(ranks=instances, router=router, requests=requests, step_time=timings.step_time, workload=served)
+    params = ClusterParams(instances, router, requests, served, timings.step_time, handover)
     return Lowered(shape, params, workload.sessions, workload.stationary)
 
 

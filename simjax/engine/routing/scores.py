@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.handover.table import Role
 from simjax.engine.kv.blocks import blocks_of
-from simjax.engine.params import ClusterParams
+from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.rank import Rank
 from simjax.engine.scheduler.plan import first_step_reaching
 from simjax.engine.shape import EngineShape
@@ -29,6 +30,16 @@ def eligible(params: ClusterParams, request: Int32[Array, ""]) -> Bool[Array, " 
     return (total <= limits.max_model_len) & (blocks_of(total - 1, limits.block_size) <= limits.num_blocks)
 
 
+def legs_eligible(params: ClusterParams, request: Int32[Array, ""]) -> tuple[Bool[Array, " N"], Bool[Array, " N"]]:
+    """Ranks that can take a request when it arrives, and those that can decode it: a prefill rank holds the prompt and gives one token."""
+    limits, handover = params.ranks, params.handover
+    assert handover is not None
+    prompt, whole = params.request("prompt_tokens", request), eligible(params, request)
+    fits = (prompt + 1 <= limits.max_model_len) & (blocks_of(prompt, limits.block_size) <= limits.num_blocks)
+    prefill = handover.role == Role.PREFILL
+    return (prefill & fits) | ((handover.role == Role.BOTH) & whole), (handover.role == Role.DECODE) & whole
+
+
 def kv_tokens_at(ranks: Rank, t_s: Float64[Array, ""]) -> Int64[Array, " N"]:
     """Tokens in each KV cache at t_s, read from state and plan: a step counts once it has ended before t_s."""
     plan = ranks.plan
@@ -37,9 +48,9 @@ def kv_tokens_at(ranks: Rank, t_s: Float64[Array, ""]) -> Int64[Array, " N"]:
     return plan.kv_tokens + jnp.where(ended > 0, plan.tokens + (ended - 1) * plan.running, 0).astype(jnp.int64)
 
 
-def loads(params: ClusterParams, ranks: Rank) -> Float64[Array, " N"]:
-    """(4 waiting + running) / max_num_seqs of each rank."""
-    waiting = ranks.plan.preempted + ranks.tail - ranks.head
+def loads(params: ClusterParams, ranks: Rank, loading: Int32[Array, " N"] | int = 0) -> Float64[Array, " N"]:
+    """(4 waiting + running) / max_num_seqs of each rank; requests that load their KV cache wait."""
+    waiting = ranks.plan.preempted + ranks.tail - ranks.head + loading
     return (WAITING_WEIGHT * waiting + ranks.plan.running).astype(jnp.float64) / params.ranks.max_num_seqs.astype(jnp.float64)
 
 
@@ -51,20 +62,29 @@ def kv_loads(params: ClusterParams, ranks: Rank, t_s: Float64[Array, ""]) -> Flo
 
 
 def scores(
-    shape: EngineShape, params: ClusterParams, state: ClusterState, request: Int32[Array, ""], t_s: Float64[Array, ""]
-) -> tuple[Float64[Array, " N"], RouterView]:
-    """Scores for a request that arrives at t_s, the lowest wins; and the router's view of the ranks afterwards.
+    shape: EngineShape, params: ClusterParams, router: RouterParams, state: ClusterState, view: RouterView, request: Int32[Array, ""]
+) -> Float64[Array, " N"]:
+    """Scores by a router's weights for a request, as the router sees the ranks; the lowest wins.
 
-    The weighted sum of the part of the prompt that is not in the prefix cache, of `loads` and of `kv_loads`. With session affinity, from
-    the second call of a session on, it is 0 for the rank of its latest call, if that can serve it, and 1 for the others.
+    The weighted sum of the part of the prompt that is not in the prefix cache, of `loads` and of `kv_loads`.
     """
-    router, view = params.router, look(params, state, t_s)
-    score = state.kv.missed_score(shape, params, view.contents, request)
-    score = score + product(router.queue_weight, view.load) + product(router.kv_weight, view.kv_load)
-    return state.arrivals.with_affinity(params, request, score, eligible(params, request)), view
+    score = state.kv.missed_score(shape, params, router, view.contents, request)
+    return score + product(router.queue_weight, view.load) + product(router.kv_weight, view.kv_load)
 
 
 def look(params: ClusterParams, state: ClusterState, t_s: Float64[Array, ""]) -> RouterView:
     """The router's view at t_s: renewed if it is `staleness_s` old; what is not kept in the state is always new."""
-    new = RouterView(t_s, loads(params, state.ranks), kv_loads(params, state.ranks, t_s), state.kv.contents())
+    new = RouterView(
+        t_s,
+        loads(params, state.ranks, state.handovers.num_loading(len(params.ranks.step_time))),
+        kv_loads(params, state.ranks, t_s),
+        state.kv.contents(),
+    )
     return state.view.renewed(new, params.router.staleness_s)
+
+
+def missed_tokens(shape: EngineShape, params: ClusterParams, state: ClusterState, request: Int32[Array, ""], i: Int32[Array, ""]) -> Array:
+    """Tokens of a request's prompt that are not in the prefix cache of rank i, float64[]."""
+    prompt = params.request("prompt_tokens", request).astype(jnp.float64)
+    share = state.kv.missed_share(shape, params, state.kv.contents(), request)
+    return prompt * (share if isinstance(share, float) else share[i])
