@@ -95,7 +95,13 @@ def design_of(
     if options.activity or (calibrated and not log):
         lowered = replace(lowered, shape=replace(lowered.shape, activity=True))
     return Design(
-        lowered, cluster.num_devices, options.slo, options.window, options.max_ticks, calibrated, pools_of(cluster, lowered.params)
+        lowered,
+        cluster.num_devices,
+        options.slo,
+        options.window,
+        options.max_ticks,
+        calibrated,
+        pools_of(cluster, lowered.params, named=log),
     )
 
 

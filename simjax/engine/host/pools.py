@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from simjax.cluster.spec import ClusterSpec
+from simjax.cluster.transfers import transfer_paths
 from simjax.deployment import Role
 
 if TYPE_CHECKING:  # results are read without JAX
-    from simjax.cluster.spec import ClusterSpec
     from simjax.engine.params import ClusterParams
 
-_ORDER = (Role.BOTH, Role.PREFILL, Role.DECODE)  # as in HandoverParams.role
+UNBOUNDED = 1e30
+"""Bytes per second of a link that is none, in the engine: products with it stay finite."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class Pools:
         return self.link_names[link] if link < len(self.link_names) else f"link {link}"
 
 
-def pools_of(cluster: ClusterSpec, params: ClusterParams, link_names: tuple[str, ...] = ()) -> Pools | None:
-    """The pools of a cluster and its arrays, None for one whose instances all run both phases."""
+def pools_of(cluster: ClusterSpec, params: ClusterParams, named: bool = False) -> Pools | None:
+    """The pools of a cluster and its arrays, with the names of links if `named`; None where all instances run both phases."""
     handover = params.handover
     if handover is None:
         return None
@@ -60,11 +62,11 @@ def pools_of(cluster: ClusterSpec, params: ClusterParams, link_names: tuple[str,
     per_byte_s = np.asarray(handover.per_block_s) / np.where(block_bytes > 0, block_bytes, 1.0)
     pairs = (slice(count), slice(count))
     return Pools(
-        roles=tuple(_ORDER[int(role)] for role in np.asarray(handover.role)[:count]),
+        roles=tuple(instance.role for instance in cluster.instances),
         devices=np.array([instance.parallelism.num_devices for instance in cluster.instances]),
         path=np.asarray(handover.path)[pairs],
-        capacity=np.asarray(handover.capacity),
+        capacity=np.where(np.asarray(handover.capacity) < UNBOUNDED, handover.capacity, np.inf),
         setup_s=np.asarray(handover.setup_s)[pairs],
         per_byte_s=per_byte_s[pairs],
-        link_names=link_names,
+        link_names=transfer_paths(cluster).link_names if named else (),
     )
