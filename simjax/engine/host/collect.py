@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from simjax.engine.columns import completed, read_rows
+from simjax.engine.handover.table import NoHandovers
 from simjax.engine.host.batch import Batch
 from simjax.engine.host.lower import Lowered
-from simjax.engine.handover.table import NoHandovers
 from simjax.engine.host.result import NEVER, HandoverLog, InstanceLog, LeapLog, RequestLog, Result, Status
 from simjax.engine.kv.held_blocks import HeldBlocks
 from simjax.engine.params import ClusterParams, RankParams
