@@ -40,6 +40,7 @@ class Slots:
         preemptions: times the request was preempted.
         scheduled_s, first_token_s, token_s: start of the first step, end of the step that gave the first and the latest token.
         held: KV blocks that the request shares through the prefix cache.
+        last_tokens: with hand-overs, tokens computed in the latest step; None without.
         answered: with sessions, whether the calls that wait for a finished request have its answer; None without.
     """
 
@@ -53,6 +54,7 @@ class Slots:
     first_token_s: Float64[Array, "*N A"]
     token_s: Float64[Array, "*N A"]
     held: HeldBlocks | NoHeldBlocks
+    last_tokens: Int32[Array, "*N A"] | None
     answered: Bool[Array, "*N A"] | None
 
     @property

@@ -110,6 +110,7 @@ def _initial_ranks(shape: EngineShape, kv: PrefixCache | NoPrefixCache) -> Rank:
         first_token_s=slots_never,
         token_s=slots_never,
         held=kv.no_holds(shape),
+        last_tokens=slots_i32 if shape.handovers else None,
         answered=jnp.zeros((N, A), bool) if shape.fanout else None,
     )
     plan = Plan(

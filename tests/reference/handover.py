@@ -124,7 +124,8 @@ class HandoverCluster(Cluster):
             return False
         for rank in self.engines:
             awaited = [leg for leg in rank.loads + rank.holds if not leg.polled and leg.transfer.landed_s < inf]
-            if rank.incoming or (rank.due_s is not None and (awaited or rank.idle <= 3)):
+            news = any(batch.arrived or batch.read for batch in rank.queue)
+            if rank.incoming or news or (rank.due_s is not None and (awaited or rank.idle <= 3)):
                 return False
         return True
 
@@ -270,7 +271,8 @@ class HandoverCluster(Cluster):
         if pair.decode is not None:
             leg, rank = pair.decode
             tokens = tuple(time + rank.config.api_post_s for time in leg.token_times_s)
-            values |= {"instance": rank.index, "preemptions": leg.preemptions, "token_times_s": tokens}
+            before = 0 if pair.prefill is None else pair.prefill[0].preemptions
+            values |= {"instance": rank.index, "preemptions": before + leg.preemptions, "token_times_s": tokens}
             values |= {"decode_scheduled_s": leg.scheduled_s, "decode_cached_tokens": leg.cached_tokens}
             values |= {"first_token_s": tokens[0] if tokens else None, "finish_s": tokens[-1] if leg.ended else None}
             values["status"] = "finished" if leg.ended else "unfinished"

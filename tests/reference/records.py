@@ -38,7 +38,7 @@ class RefOutcome:
     """The outcome of a request. Times of events that did not happen are None, and `instance` is -1 if it was not routed.
 
     If prefill and decode ran on two instances, `scheduled_s` and `cached_tokens` are those of the prefill; `instance`, tokens and
-    preemptions those of the decode instance. A request of one instance has none of the fields of a hand-over.
+    preemptions those of both instances. A request of one instance has none of the fields of a hand-over.
 
     `arrival_s`, `first_token_s`, `finish_s` and `token_times_s` are on the client's clock, `scheduled_s` on the instance's.
     `status`: "finished", "unfinished" (the run was cut, or its instance can never schedule it) or "rejected" (no instance can hold it).

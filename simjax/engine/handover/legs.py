@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -16,7 +15,7 @@ from simjax.engine.handover.table import Handovers, Phase, Role
 from simjax.engine.handover.transfers import begin_transfer, rules
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
-from simjax.engine.rank import NEVER, Slots
+from simjax.engine.rank import NEVER, Rank
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
 from simjax.latency.rounding import product
@@ -52,14 +51,14 @@ def loads(shape: EngineShape, turn: Turn, request: Int32[Array, " W"], resumed: 
     return ~resumed & (table.decode_of[request] == turn.i)
 
 
-def end_prefill(shape: EngineShape, params: ClusterParams, turn: Turn, slots: Slots, at: Int32[Array, ""]) -> Turn:
-    """The turn once the departed request, which was in a slot, has a row if its second leg is still to come: its blocks stay.
+def end_prefill(shape: EngineShape, params: ClusterParams, turn: Turn, before: Rank, at: Int32[Array, ""]) -> Turn:
+    """The turn once the departed request, which was in slot `at`, has a row if its second leg is still to come: its blocks stay.
 
-    Further departures wait for the next tick, and the step waits for them.
+    A request that was preempted with its token on the way has none. Further departures wait for the next tick, and the step waits for them.
     """
     if not shape.handovers:
         return turn
-    state, handover, departed = turn.state, rules(params), turn.departed
+    state, handover, departed, slots = turn.state, rules(params), turn.departed, before.slots
     table = state.handovers
     assert isinstance(table, Handovers)
     kept = departed.some & turn.due & (handover.role[turn.i] == Role.PREFILL)
@@ -69,6 +68,7 @@ def end_prefill(shape: EngineShape, params: ClusterParams, turn: Turn, slots: Sl
     request = jnp.minimum(departed.request, shape.requests - 1)
     leg_s = finish_s + turn.limits.api_post_s + handover.handover_s
     own_blocks = blocks_of(departed.num_computed_tokens, turn.limits.block_size) - departed.held.hashed
+    own_blocks = jnp.where(at < before.num_running, own_blocks, 0)
     changes = {
         "request": departed.request,
         "prefill": turn.i,
@@ -80,6 +80,7 @@ def end_prefill(shape: EngineShape, params: ClusterParams, turn: Turn, slots: Sl
         "scheduled_s": scheduled_s,
         "preemptions": slots.preemptions[at],
         "computed_tokens": departed.num_computed_tokens,
+        "last_tokens": 0 if slots.last_tokens is None else slots.last_tokens[at],
         "prefill_blocks": own_blocks,
         "prefill_held": departed.held,
     }
@@ -96,18 +97,14 @@ def sized(params: ClusterParams, table: Handovers, row: Int32[Array, ""], mine: 
     """The table with the bytes of a row's transfer, and those of them that are left when its prefill ends.
 
     What was sent while the prefill was under way is not left: layers go out one by one at the rate of the narrowest link, chunks as soon
-    as they are computed; the last of them is left at least. That the links are shared meanwhile is not seen, and the last chunk is that of
-    a prompt which has the steps for itself.
+    as they are computed; the last of them is left at least. That the links are shared meanwhile is not seen.
     """
     handover, pair = rules(params), (table.prefill[row], table.decode[row])
     bytes_of_token = handover.bytes_per_token[pair]
     whole = product((table.moved_blocks[row] * params.ranks.block_size[pair[1]]).astype(jnp.float64), bytes_of_token)
     sent = product(jnp.min(handover.capacity[handover.path[pair]]), table.finish_s[row] - table.scheduled_s[row])
     layers = jnp.maximum(whole / handover.layers[pair[0]], whole - sent)
-    budget = params.ranks.max_num_batched_tokens[pair[0]]
-    computed = table.computed_tokens[row] - prefill_cached_tokens(table)[row]
-    last_tokens = computed - budget * jax.lax.div(jnp.maximum(computed - 1, 0), budget)
-    chunk = jnp.minimum(whole, product(last_tokens.astype(jnp.float64), bytes_of_token))
+    chunk = jnp.minimum(whole, product(table.last_tokens[row].astype(jnp.float64), bytes_of_token))
     left = jnp.where(handover.stream == Stream.LAYERS, layers, jnp.where(handover.stream == Stream.CHUNKS, chunk, whole))
     table = dataclasses.replace(table, moved_bytes=jnp.where(mine, whole, table.moved_bytes))
     return table, jnp.where(jnp.isfinite(table.finish_s[row]), left, whole)

@@ -81,10 +81,10 @@ class Flows:
 
     def in_turn(
         self, handover: HandoverParams, now_s: Float64[Array, ""], path: Int32[Array, " H"], bytes_: Float64[Array, ""], wanted: Array
-    ) -> tuple[Flows, Float64[Array, ""]]:
-        """The flows with a transfer that has the links of its path to itself once all of them are free, and the time at which it ends."""
+    ) -> tuple[Flows, Float64[Array, ""], Float64[Array, ""]]:
+        """The flows with a transfer that has the links of its path to itself once all of them are free, and its begin and end."""
         begin_s = jnp.maximum(now_s, jnp.max(self.free_s[path]))
         end_s = begin_s + bytes_ / jnp.min(handover.capacity[path])
         fills = path == self.free_s.shape[0] - 1  # the link that fills short paths is always free
         free_s = self.free_s.at[path].set(jnp.where(wanted & ~fills, end_s, self.free_s[path]))
-        return dataclasses.replace(self, free_s=free_s), end_s
+        return dataclasses.replace(self, free_s=free_s), begin_s, end_s

@@ -54,14 +54,14 @@ class Handovers:
         leg_s: time at which the router gets the request for its second leg; infinity before and after.
         kept: whether the prefill rank keeps its blocks.
         finish_s: end of the prefill; infinity before.
-        scheduled_s, preemptions, computed_tokens, prefill_blocks, prefill_held: what the prefill rank knows of it.
+        scheduled_s, preemptions, computed_tokens, last_tokens, prefill_blocks, prefill_held: what the prefill rank knows of it.
         decode_blocks, decode_held: blocks that the decode rank has reserved.
         moved_bytes, moved_blocks: size of its transfer.
         start_s, landed_s: start and end of the transfer.
         prefill_told_s, decode_told_s: times from which either rank knows of that end.
         flows: transfers and links.
         begun: loads so far.
-        second_legs: requests that the decode router has sent so far.
+        routed, decode_routed: requests for which the cluster's router, and the decode router, have picked a rank so far.
         decode_of: decode rank of a request with two legs, once it is known; -1 before.
         second_s: time at which a request reached the router for its second leg; infinity before.
         outcome: engine's columns of `HandoverLog`; row R takes what is not read.
@@ -78,6 +78,7 @@ class Handovers:
     scheduled_s: Float64[Array, " K"]
     preemptions: Int32[Array, " K"]
     computed_tokens: Int32[Array, " K"]
+    last_tokens: Int32[Array, " K"]
     prefill_blocks: Int32[Array, " K"]
     prefill_held: HeldBlocks | NoHeldBlocks
     decode_blocks: Int32[Array, " K"]
@@ -90,7 +91,8 @@ class Handovers:
     decode_told_s: Float64[Array, " K"]
     flows: Flows
     begun: Int32[Array, ""]
-    second_legs: Int32[Array, ""]
+    routed: Int32[Array, ""]
+    decode_routed: Int32[Array, ""]
     decode_of: Int32[Array, " R"]
     second_s: Float64[Array, " R"]
     outcome: Float64[Array, "R+1 G"]
@@ -204,6 +206,7 @@ def initial_handovers(shape: EngineShape, held: HeldBlocks | NoHeldBlocks) -> Ha
         scheduled_s=never,
         preemptions=i32,
         computed_tokens=i32,
+        last_tokens=i32,
         prefill_blocks=i32,
         prefill_held=nothing,
         decode_blocks=i32,
@@ -216,7 +219,8 @@ def initial_handovers(shape: EngineShape, held: HeldBlocks | NoHeldBlocks) -> Ha
         decode_told_s=never,
         flows=Flows.none_yet(K, shape.links),
         begun=zero,
-        second_legs=zero,
+        routed=zero,
+        decode_routed=zero,
         decode_of=jnp.full((R,), -1, jnp.int32),
         second_s=jnp.full((R,), NEVER, jnp.float64),
         outcome=jnp.full((R + 1, len(recorded(HandoverLog, shape))), NEVER, jnp.float64),

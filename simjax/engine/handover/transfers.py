@@ -94,9 +94,9 @@ def begin_transfer(
     path = handover.path[pair]
     shared, alone = wanted & ~handover.fifo, wanted & handover.fifo
     flows = table.flows.changed(handover, now_s, row, path, (table.prefill, table.decode), left_bytes, shared, end=False)
-    flows, end_s = flows.in_turn(handover, now_s, path, left_bytes, alone)
+    flows, begin_s, end_s = flows.in_turn(handover, now_s, path, left_bytes, alone)
     mine = row_mask(shape, row, wanted)
-    table = dataclasses.replace(table, flows=flows, start_s=jnp.where(mine, now_s, table.start_s))
+    table = dataclasses.replace(table, flows=flows, start_s=jnp.where(mine, jnp.where(handover.fifo, begin_s, now_s), table.start_s))
     return landed(shape, params, state, table, row, end_s, alone)
 
 

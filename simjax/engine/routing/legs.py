@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from simjax.cluster.disaggregation import Reserve
 from simjax.engine.arrivals.arrivals import next_arrival_s
+from simjax.engine.control.reduce import argmin
 from simjax.engine.handover.table import Handovers, Role
 from simjax.engine.params import ClusterParams
 from simjax.engine.routing.choice import handed, in_turn
@@ -32,17 +33,18 @@ def route_legs(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     comes = (t_s <= due_s) & (t_s < table.next_landing_s) & jnp.isfinite(t_s)
     second = comes & (leg_s <= client_s)
     first = comes & ~second
-    row = jnp.argmin(table.leg_s).astype(jnp.int32)
+    row = argmin(table.leg_s, table.request)
     request = jnp.minimum(jnp.where(second, table.request[row], state.arrivals.next_request(state.num_sent)), shape.requests - 1)
 
     seen = look(params, state, t_s)
-    prefill_able, decode_able = legs_eligible(params, request)
-    decode_score = scores(shape, params, handover.decode_router, state, seen, request)
-    decode = in_turn(params, decode_score, decode_able, handover.decode_router.random, request, table.second_legs)
-    prefill_score = state.arrivals.with_affinity(params, request, scores(shape, params, params.router, state, seen, request), prefill_able)
-    prefill = in_turn(params, prefill_score, prefill_able, params.router.random, request, state.num_sent)
-
     after, early = handover.reserve == Reserve.AFTER, handover.reserve == Reserve.BEFORE
+    prefill_able, decode_able = legs_eligible(params, request)
+    prefill_able &= (handover.role == Role.PREFILL) | ~early
+    decode_score = scores(shape, params, handover.decode_router, state, seen, request)
+    decode = in_turn(params, decode_score, decode_able, handover.decode_router.random, request, table.decode_routed)
+    prefill_score = state.arrivals.with_affinity(params, request, scores(shape, params, params.router, state, seen, request), prefill_able)
+    prefill = in_turn(params, prefill_score, prefill_able, params.router.random, request, table.routed)
+
     conditional = handover.local_prefill_tokens > 0
     missed = missed_tokens(shape, params, state, request, decode)
     local = conditional & (missed < handover.local_prefill_tokens)
@@ -66,7 +68,8 @@ def route_legs(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         table,
         decode=jnp.where(mine & after, decode, table.decode),
         leg_s=jnp.where(mine, jnp.inf, table.leg_s),
-        second_legs=table.second_legs + counts.astype(jnp.int32),
+        routed=table.routed + at_prefill.astype(jnp.int32),
+        decode_routed=table.decode_routed + counts.astype(jnp.int32),
         decode_of=table.decode_of.at[at].set(jnp.where(decides, decode, table.decode_of[request]), mode="drop"),
         second_s=table.second_s.at[at].set(jnp.where(second, t_s, table.second_s[request]), mode="drop"),
     )

@@ -37,6 +37,7 @@ def legs_eligible(params: ClusterParams, request: Int32[Array, ""]) -> tuple[Boo
     prompt, whole = params.request("prompt_tokens", request), eligible(params, request)
     fits = (prompt + 1 <= limits.max_model_len) & (blocks_of(prompt, limits.block_size) <= limits.num_blocks)
     prefill = handover.role == Role.PREFILL
+    fits &= jnp.any((handover.role == Role.DECODE) & whole)  # there is no first leg without a second
     return (prefill & fits) | ((handover.role == Role.BOTH) & whole), (handover.role == Role.DECODE) & whole
 
 

@@ -60,6 +60,7 @@ def commit(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         num_tokens=num_tokens,
         first_token_s=jnp.where(fresh, first_end_s, slots.first_token_s),
         token_s=jnp.where(token, plan.end_s, slots.token_s),
+        last_tokens=jax.tree.map(lambda x: jnp.where(in_step, slots.num_new_tokens, x), slots.last_tokens),
     )
     blocks = jnp.where(running, blocks_of(computed, turn.limits.block_size) - slots.held.hashed, 0)
     prompt = jnp.where(in_step & ~decode, slots.num_new_tokens, 0)

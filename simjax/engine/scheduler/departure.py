@@ -84,5 +84,5 @@ def depart(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         num_running=rank.num_running - from_running,
         num_preempted=rank.num_preempted - some.astype(jnp.int32) + from_running,
     )
-    turn = end_prefill(shape, params, dataclasses.replace(turn, rank=rank, departed=departed), turn.rank.slots, at)
+    turn = end_prefill(shape, params, dataclasses.replace(turn, rank=rank, departed=departed), turn.rank, at)
     return turn.kv.free(shape, params, turn)

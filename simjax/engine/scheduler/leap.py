@@ -95,7 +95,7 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         plan, steps = leap(turn, step_time, plan, Decoding(running, context, n, kv_sum, kv_max, to_finish, all_behind > 0))
     busy = cut_short(take_steps(plan, steps, limits.async_scheduling), f.next_queued_s, limits.async_scheduling)
     if shape.handovers:
-        return dataclasses.replace(turn, rank=plan_looks(params, turn, f, busy, plan))
+        return plan_looks(params, turn, f, busy, plan)
     return dataclasses.replace(turn, rank=dataclasses.replace(rank, plan=_choose(f, busy, plan)))
 
 
