@@ -130,8 +130,14 @@ def waiting() -> Sessions:
 def pools(roles: tuple[Role, ...], capacity: tuple[float, ...], path: np.ndarray, **more) -> Pools:
     """Pools of instances with a device each; the last link has infinite capacity and stands for none."""
     pairs = np.zeros((len(roles), len(roles)))
-    facts = {"setup_s": pairs, "per_byte_s": pairs, "link_names": tuple(f"wire {i}" for i in range(len(capacity))), **more}
-    return Pools(roles, np.ones(len(roles), int), path, np.array((*capacity, np.inf)), **facts)
+    facts = {
+        "block_size": np.full(len(roles), 4),
+        "setup_s": pairs,
+        "per_byte_s": pairs,
+        "link_names": tuple(f"wire {i}" for i in range(len(capacity))),
+        **more,
+    }
+    return Pools(roles, devices=np.ones(len(roles), int), path=path, capacity=np.array((*capacity, np.inf)), **facts)
 
 
 def handed_over() -> Result:

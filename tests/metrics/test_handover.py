@@ -171,3 +171,12 @@ def test_rows_together_are_the_rows_one_by_one_bit_for_bit(seed: int, sizes: lis
             assert section["ttft_s"]["transfer"]["mean"] == row["ttft_transfer_mean_s"]
             assert sum(link["bytes"] for link in section["links"]) == pytest.approx(2 * row["kv_bytes_moved"])
             assert max((x["peak_transfers"] for x in section["links"]), default=0) == row["link_peak_transfers"]
+
+
+def test_blocks_are_kept_while_an_instance_has_no_step() -> None:
+    """Of 10 blocks of 4 tokens: on 0 two for A from 1.5 to 4 s and six for B from 2.5 to 6 s, on 1 two for A from 2 s until its step."""
+    used = {i: rows["kv_used_fraction"].to_numpy() * 10 for i, rows in timeline(handed_over(), 0.25).groupby("instance")}
+    at = lambda instance, second: used[instance][int(second * 4)]
+    assert [at(0, t) for t in (0.25, 0.75, 1.75, 2.75, 4.25, 6.25)] == pytest.approx([0, 2, 8, 8, 6, 0])
+    assert [at(1, t) for t in (1.75, 2.25, 3.75, 4.0, 4.25, 4.5)] == pytest.approx([0, 2, 2, 0, 3, 0])
+    assert [at(2, t) for t in (2.5, 3.25, 5.75, 6.25)] == pytest.approx([1, 6, 6, 7])

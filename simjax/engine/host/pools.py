@@ -25,6 +25,7 @@ class Pools:
     Attributes:
         roles: role of each instance.
         devices: int64[N], devices of each instance.
+        block_size: int64[N], tokens of a KV block.
         path: int32[N, N, H], links between the instances of a pair; a link of infinite capacity is none.
         capacity: float64[L], bytes per second.
         setup_s, per_byte_s: float64[N, N], time of a transfer after that of its bytes on the links, and for each byte.
@@ -33,6 +34,7 @@ class Pools:
 
     roles: tuple[Role, ...]
     devices: np.ndarray
+    block_size: np.ndarray
     path: np.ndarray
     capacity: np.ndarray
     setup_s: np.ndarray
@@ -58,12 +60,14 @@ def pools_of(cluster: ClusterSpec, params: ClusterParams, named: bool = False) -
     if handover is None:
         return None
     count = len(cluster.instances)
-    block_bytes = np.asarray(handover.bytes_per_token) * np.asarray(params.ranks.block_size)[None, :]
+    block_size = np.asarray(params.ranks.block_size)
+    block_bytes = np.asarray(handover.bytes_per_token) * block_size[None, :]
     per_byte_s = np.asarray(handover.per_block_s) / np.where(block_bytes > 0, block_bytes, 1.0)
     pairs = (slice(count), slice(count))
     return Pools(
         roles=tuple(instance.role for instance in cluster.instances),
         devices=np.array([instance.parallelism.num_devices for instance in cluster.instances]),
+        block_size=block_size[:count].astype(np.int64),
         path=np.asarray(handover.path)[pairs],
         capacity=np.where(np.asarray(handover.capacity) < UNBOUNDED, handover.capacity, np.inf),
         setup_s=np.asarray(handover.setup_s)[pairs],

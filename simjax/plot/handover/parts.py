@@ -35,27 +35,37 @@ def plot_ttft_parts(result: Result, path: Path, title: str, there: np.ndarray) -
     figure = style.new_figure(10.5, 4.2, title)
     left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.35))
     style.dress(left, f"mean of {len(total):,} requests", f"time since the arrival, {unit}")
-    _waterfall(left, {name: float(part.mean()) * scale for name, part in parts.items()}, unit)
+    _waterfall(left, {name: float(part.mean()) for name, part in parts.items()}, scale)
     style.dress(right, "by time to first token (TTFT)", "requests between two percentiles of TTFT", f"mean of the parts, {unit}")
     _stack(right, {name: part * scale for name, part in parts.items()}, total)
     return style.save(figure, path)
 
 
-def _waterfall(axes: Axes, means: dict[str, float], unit: str) -> None:
-    """A bar for each part, which begins where the one above it ends."""
-    begin, whole = 0.0, sum(means.values())
-    for row, (name, mean) in enumerate(means.items()):
-        axes.barh(row, mean, left=begin, color=COLORS[name], height=0.62)
-        text = f"{mean:,.3g} {unit}, {100.0 * mean / whole if whole else 0.0:.0f} %"
-        late = begin + mean > 0.62 * whole  # there is more room to the left of the bar
-        x = begin - 0.012 * whole if late else begin + mean + 0.012 * whole
-        axes.text(x, row, text, ha="right" if late else "left", va="center", fontsize=8.5, color=style.INK)
-        begin += mean
-    axes.set_yticks(range(len(means)), [PARTS[name] for name in means])
+def _waterfall(axes: Axes, means_s: dict[str, float], scale: float) -> None:
+    """A bar for each part, which begins where the one above it ends; `scale` is from seconds to the axis."""
+    begin, whole = 0.0, sum(means_s.values()) * scale
+    for row, (name, mean_s) in enumerate(means_s.items()):
+        end = begin + mean_s * scale
+        axes.barh(row, end - begin, left=begin, color=COLORS[name], height=0.62)
+        text = f"{_time(mean_s)}, {100.0 * (end - begin) / whole if whole else 0.0:.0f} %"
+        if end <= 0.62 * whole:
+            x, side, color = end + 0.012 * whole, "left", style.INK
+        elif begin >= 0.38 * whole:
+            x, side, color = begin - 0.012 * whole, "right", style.INK
+        else:  # the bar is longer than the text
+            x, side, color = (begin + end) / 2.0, "center", "white"
+        axes.text(x, row, text, ha=side, va="center", fontsize=8.5, color=color)
+        begin = end
+    axes.set_yticks(range(len(means_s)), [PARTS[name] for name in means_s])
     axes.tick_params(axis="y", labelsize=9.0, colors=style.INK)
     axes.grid(False, axis="y")
-    axes.set_ylim(len(means) - 0.4, -0.6)
+    axes.set_ylim(len(means_s) - 0.4, -0.6)
     axes.set_xlim(0.0, whole * 1.04 or 1.0)
+
+
+def _time(seconds: float) -> str:
+    """Seconds with three digits, in milliseconds if they are less than one."""
+    return f"{seconds:,.3g} s" if seconds >= 1.0 else f"{seconds * 1e3:,.3g} ms"
 
 
 def _stack(axes: Axes, parts: dict[str, np.ndarray], total: np.ndarray) -> None:
