@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from simjax.backend.releases import DEFAULT, connector_gone, defaults_of
 from simjax.cluster.disaggregation import Disaggregation
 from simjax.cluster.latency_source import HOST_TIMES, LatencySource
 from simjax.cluster.llmservingsim import read_cluster
@@ -38,6 +39,15 @@ def engine_limits(config: SchedulerConfig, base: InstanceLimits | None = None) -
     return replace(base or InstanceLimits(), **given)
 
 
+def release_limits(release: str) -> InstanceLimits:
+    """The limits of an instance by the defaults of a release.
+
+    Raises:
+        SimjaxError: there is no such release.
+    """
+    return InstanceLimits(**defaults_of(release))
+
+
 def instance_link(config: ClusterConfig, device: DeviceSpec) -> LinkSpec | None:
     """The link that the configuration describes, None when it leaves the device's own.
 
@@ -63,7 +73,12 @@ def instance_link(config: ClusterConfig, device: DeviceSpec) -> LinkSpec | None:
 
 def configured_cluster(config: SimulatedConfig) -> ClusterSpec:
     """The cluster that a configuration describes; errors as of `build_cluster`."""
-    return build_cluster(config.model, config.device, config.cluster, config.scheduler, config.disaggregation, config.network)
+    rest = (config.cluster, config.scheduler, config.disaggregation, config.network)
+    built = build_cluster(config.model, config.device, *rest, release=config.backend.release)
+    gone = connector_gone(built.disaggregation.connector, config.backend.release) if built.disaggregated else None
+    if gone is not None:
+        raise SimjaxError(gone)
+    return built
 
 
 def build_cluster(
@@ -73,13 +88,14 @@ def build_cluster(
     scheduler: SchedulerConfig,
     disaggregation: DisaggregationConfig = DisaggregationConfig(),  # noqa: B008  # never changed
     network: NetworkConfig = NetworkConfig(),  # noqa: B008  # never changed
+    release: str = DEFAULT,
 ) -> ClusterSpec:
     """The cluster of a run.
 
     Raises:
         SimjaxError: a name is unknown, a number out of range, or two ways of describing the cluster are mixed.
     """
-    limits = engine_limits(scheduler)
+    limits = engine_limits(scheduler, release_limits(release))
     weights = RouterWeights(cluster.router_prefix_weight, cluster.router_queue_weight, cluster.router_kv_weight)
     behind = partial(
         ClusterSpec,
@@ -94,7 +110,7 @@ def build_cluster(
         if cluster.groups:
             raise SimjaxError("cluster.file and cluster.groups are both set; the cluster comes from one of them")
         of_file = read_cluster(Path(cluster.file), limits)
-        _refuse_overridden(limits, of_file)
+        _refuse_overridden(limits, release_limits(release), of_file)
         return behind(of_file)
     if not cluster.groups and (cluster.prefill.instances or cluster.decode.instances):
         return behind(_of_one_kind(_pools(model, device, cluster, limits, placed), network))
@@ -171,11 +187,11 @@ def _of_one_kind(instances: tuple[InstanceSpec, ...], network: NetworkConfig) ->
     return instances
 
 
-def _refuse_overridden(limits: InstanceLimits, instances: tuple[InstanceSpec, ...]) -> None:
-    """Raise for a limit of the configuration, other than vLLM's default, that every instance of a cluster file replaces."""
+def _refuse_overridden(limits: InstanceLimits, defaults: InstanceLimits, instances: tuple[InstanceSpec, ...]) -> None:
+    """Raise for a limit of the configuration, other than the default, that every instance of a cluster file replaces."""
     for name in _FLAGS:
         value = getattr(limits, name)
-        if value != getattr(InstanceLimits(), name) and all(getattr(one.limits, name) != value for one in instances):
+        if value != getattr(defaults, name) and all(getattr(one.limits, name) != value for one in instances):
             raise SimjaxError(f"scheduler.{name}={value} has no effect with cluster.file, whose instances all have their own")
 
 

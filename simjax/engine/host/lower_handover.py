@@ -10,6 +10,7 @@ from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.transfers import transfer_paths
 from simjax.deployment import Role
+from simjax.engine.host.pools import UNBOUNDED
 from simjax.engine.params import HandoverParams, RouterParams
 from simjax.engine.shape import power_of_two
 
