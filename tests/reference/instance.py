@@ -37,6 +37,7 @@ class RefInstance:
     api_pre_s: float = 0.0
     api_post_s: float = 0.0
     enable_prefix_caching: bool = False
+    model: int = 0
 
     def __post_init__(self) -> None:
         limits = (self.num_blocks, self.block_size, self.max_num_seqs, self.max_num_batched_tokens, self.max_model_len)

@@ -26,7 +26,7 @@ class RefRequest:
     `content`: the token ids of prompt and output; None: not shared with any other request.
     `waits_for`: pairs (request, delay_s). If there are any, the request is sent at the maximum of "reply at the client + delay_s" over
     them and of `not_before_s`, and `arrival_s` is not used. A refusal counts as an immediate reply. `session`: number shared by the calls
-    of a session; -1: none.
+    of a session; -1: none. `model`: number of the model that it is for; -1: any.
     """
 
     arrival_s: float
@@ -37,6 +37,7 @@ class RefRequest:
     waits_for: tuple[tuple[int, float], ...] = ()
     session: int = -1
     not_before_s: float = 0.0
+    model: int = -1
 
     def __post_init__(self) -> None:
         assert self.prompt_tokens >= 1 and self.output_tokens >= 1, self
@@ -239,11 +240,15 @@ class Cluster:
         if self.view is None or now - self.view.time_s >= self.router.staleness_s:
             self.view = View.of(self.engines, now)
         eligible = [engine for engine in self.engines if engine.config.serves(request.prompt_tokens, request.output_tokens)]
+        eligible = [engine for engine in eligible if request.model in (-1, engine.config.model)]
         if not eligible:  # refused at once; it does not count as routed
             self._reply(now, -1, index)
             return
         count = len(eligible)  # an instance that cannot hold the request takes no part in its round
-        start = floor(request.uniform * count) if self.router.policy == "random" else self.num_routed % count
+        # Instances of one model take turns among themselves: a request's turn is its place among those that name the same model.
+        several = len({engine.config.model for engine in self.engines}) > 1
+        turn = sum(other.model == request.model for other in self.requests[:index]) if several else self.num_routed
+        start = floor(request.uniform * count) if self.router.policy == "random" else turn % count
         scores = {engine: self._score(engine, index, self.view) for engine in eligible}
         engine = min(eligible, key=lambda engine: (scores[engine], (eligible.index(engine) - start) % count))
         if self.router.policy == "session_affinity" and self.home.get(request.session) in eligible:

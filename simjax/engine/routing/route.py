@@ -18,7 +18,7 @@ from simjax.engine.arrivals.arrivals import next_arrival_s
 from simjax.engine.control.reduce import argmin, reduce_last
 from simjax.engine.control.select import select
 from simjax.engine.params import ClusterParams
-from simjax.engine.routing.scores import eligible, scores
+from simjax.engine.routing.scores import eligible, scores, turn_of
 from simjax.engine.scheduler.plan import cut_short
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState
@@ -33,7 +33,7 @@ def in_turn(params: ClusterParams, score: Float64[Array, " N"], request: Int32[A
 
     A rank that cannot hold the request takes no part in its round: turns, and draws of the random router, are among the eligible ranks.
     """
-    N, able = score.shape[0], eligible(params, request)
+    N, able, turn = score.shape[0], eligible(params, request), turn_of(params, request, turn)
     # Number of eligible ranks, and of those before each: one reduction over pairs of ranks instead of a scan, which is many kernels.
     able_of_pair = jnp.broadcast_to(able[None, :], (N, N))
     (before, count), _, _ = reduce_last([able_of_pair & np.tri(N, k=-1, dtype=bool), able_of_pair])

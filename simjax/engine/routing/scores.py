@@ -23,10 +23,23 @@ WAITING_WEIGHT = 4  # vLLM's data-parallel load balancer: a waiting request weig
 
 
 def eligible(params: ClusterParams, request: Int32[Array, ""]) -> Bool[Array, " N"]:
-    """Ranks whose KV cache and `max_model_len` can hold the request; its last token is never put into the cache."""
+    """Ranks of the request's model whose KV cache and `max_model_len` can hold it; its last token is never put into the cache."""
     limits = params.ranks
     total = params.request("prompt_tokens", request) + params.request("output_tokens", request)
-    return (total <= limits.max_model_len) & (blocks_of(total - 1, limits.block_size) <= limits.num_blocks)
+    return (total <= limits.max_model_len) & (blocks_of(total - 1, limits.block_size) <= limits.num_blocks) & of_model(params, request)
+
+
+def of_model(params: ClusterParams, request: Int32[Array, ""]) -> Bool[Array, " N"] | bool:
+    """Ranks that serve the model that the request names; all of them where it names none, or no request does."""
+    if params.ranks.model is None:
+        return True
+    model = params.request("model", request)
+    return (model < 0) | (params.ranks.model == model)
+
+
+def turn_of(params: ClusterParams, request: Int32[Array, ""], turn: Int32[Array, ""]) -> Int32[Array, ""]:
+    """The place of a request in the round of the ranks that it can go to: `turn`, or its place among those of its model."""
+    return turn if params.ranks.model is None else params.request("model_turn", request)
 
 
 def kv_tokens_at(ranks: Rank, t_s: Float64[Array, ""]) -> Int64[Array, " N"]:
