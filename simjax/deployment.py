@@ -61,10 +61,8 @@ class Deployment:
     @property
     def nodes(self) -> int:
         """Servers over which the tensor-parallel ranks are spread evenly, as few as hold them; 1 where a link was given for all of them."""
-        ranks, most = self.parallelism.tensor, self.device.node.devices_per_node
-        if self.link != self.device.node.intra_link or most < 1:
-            return 1
-        return next(nodes for nodes in range(1, ranks + 1) if ranks % nodes == 0 and ranks // nodes <= most)
+        node = self.device.node
+        return 1 if self.link != node.intra_link else node.nodes_for(self.parallelism.tensor)
 
     def with_times_only(self) -> Deployment:
         """The deployment without the properties that change no step time, the size of the memory and the role: for comparisons."""

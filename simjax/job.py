@@ -8,7 +8,7 @@ from typing import Any
 
 from simjax.batch.design import RunOptions, design_of, known_warnings
 from simjax.caveat import grouped
-from simjax.cluster.from_config import build_cluster, latency_source
+from simjax.cluster.from_config import configured_cluster, latency_source
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import cluster_timing
@@ -111,7 +111,7 @@ def run(config: RunConfig, on_progress: Progress | None = None) -> Run:
     Raises:
         SimjaxError: as for `simulate_cluster`, or a file or value of the configuration is wrong.
     """
-    cluster, source = build_cluster(config.model, config.device, config.cluster, config.scheduler), latency_source(config.profile)
+    cluster, source = configured_cluster(config), latency_source(config.profile)
 
     def simulated(workload: WorkloadConfig) -> Run:
         return simulate_cluster(

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.reference.simulator import POLICIES, RefRequest, simulate
+from tests.reference.routing import POLICIES
+from tests.reference.simulator import RefRequest, simulate
 from tests.reference.toy import instance
 
 

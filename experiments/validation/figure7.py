@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from cases import DATA, HERE, Row, write
 
-from simjax.cluster.from_config import build_cluster, latency_source
+from simjax.cluster.from_config import configured_cluster, latency_source
 from simjax.config.compose import compose_config, typed
 from simjax.config.schema import RunConfig
 from simjax.engine.host.result import Result
@@ -164,7 +164,7 @@ def simulated(sent: bool) -> Simulated:
     """The run as configured, with the arrivals of the trace or `as_sent`."""
     overrides = ["model=llama-3.1-8b", "device=rtx_a6000", *(f"scheduler.{flag}" for flag in FLAGS.split())]
     config: RunConfig = typed(compose_config("run", [*overrides, "workload=trace", f"workload.file={TRACE}"]))
-    cluster = build_cluster(config.model, config.device, config.cluster, config.scheduler)
+    cluster = configured_cluster(config)
     trace = build_workload(config.workload)
     return Simulated(simulate_cluster(cluster, as_sent(trace) if sent else trace, latency_source(config.profile), leap=False).result)
 

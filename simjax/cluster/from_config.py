@@ -8,15 +8,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from simjax.cluster.disaggregation import Disaggregation
 from simjax.cluster.latency_source import HOST_TIMES, LatencySource
 from simjax.cluster.llmservingsim import read_cluster
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, RouterWeights
 from simjax.cluster.warnings import seats_beyond_budget
 from simjax.config.cluster import ClusterConfig, GroupConfig
 from simjax.config.compose import group_config
+from simjax.config.disaggregation import DisaggregationConfig
 from simjax.config.scheduler import SchedulerConfig
-from simjax.config.schema import ProfileConfig
-from simjax.errors import SimjaxError
+from simjax.config.schema import ProfileConfig, SimulatedConfig
+from simjax.deployment import Role
+from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, LinkSpec, load_device
 from simjax.hardware.ranges import RANGES
 from simjax.model import load_model
@@ -54,7 +57,18 @@ def instance_link(config: ClusterConfig, device: DeviceSpec) -> LinkSpec | None:
     )
 
 
-def build_cluster(model: str, device: str, cluster: ClusterConfig, scheduler: SchedulerConfig) -> ClusterSpec:
+def configured_cluster(config: SimulatedConfig) -> ClusterSpec:
+    """The cluster that a configuration describes; errors as of `build_cluster`."""
+    return build_cluster(config.model, config.device, config.cluster, config.scheduler, config.disaggregation)
+
+
+def build_cluster(
+    model: str,
+    device: str,
+    cluster: ClusterConfig,
+    scheduler: SchedulerConfig,
+    disaggregation: DisaggregationConfig = DisaggregationConfig(),  # noqa: B008  # never changed
+) -> ClusterSpec:
     """The cluster of a run.
 
     Raises:
@@ -62,13 +76,21 @@ def build_cluster(model: str, device: str, cluster: ClusterConfig, scheduler: Sc
     """
     limits = engine_limits(scheduler)
     weights = RouterWeights(cluster.router_prefix_weight, cluster.router_queue_weight, cluster.router_kv_weight)
-    behind = partial(ClusterSpec, router=cluster.router, router_weights=weights, router_staleness_s=cluster.router_staleness_s)
+    behind = partial(
+        ClusterSpec,
+        router=cluster.router,
+        router_weights=weights,
+        router_staleness_s=cluster.router_staleness_s,
+        disaggregation=handover(disaggregation),
+    )
     if cluster.file is not None:
         if cluster.groups:
             raise SimjaxError("cluster.file and cluster.groups are both set; the cluster comes from one of them")
         of_file = read_cluster(Path(cluster.file), limits).instances
         _refuse_overridden(limits, of_file)
         return behind(of_file)
+    if not cluster.groups and (cluster.prefill.instances or cluster.decode.instances):
+        return behind(_pools(model, device, cluster, limits))
     if not cluster.groups:
         if cluster.instances < 1:
             raise SimjaxError(f"cluster.instances={cluster.instances}: it must be at least 1")
@@ -94,6 +116,38 @@ def _refuse_overridden(limits: InstanceLimits, instances: tuple[InstanceSpec, ..
             raise SimjaxError(f"scheduler.{name}={value} has no effect with cluster.file, whose instances all have their own")
 
 
+def handover(config: DisaggregationConfig) -> Disaggregation:
+    """The hand-over that a configuration describes.
+
+    Raises:
+        SimjaxError: a name is unknown, or a number out of range.
+    """
+    given = {field.name: value for field in dataclasses.fields(config) if (value := getattr(config, field.name)) is not None}
+    return Disaggregation(**given)
+
+
+def _pools(model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits) -> tuple[InstanceSpec, ...]:
+    """The prefill instances, then the decode instances."""
+    instances: list[InstanceSpec] = []
+    for role, pool, other in ((Role.PREFILL, cluster.prefill, Role.DECODE), (Role.DECODE, cluster.decode, Role.PREFILL)):
+        name = f"cluster.{role.value}"
+        if pool.instances < 1:
+            raise SimjaxError(f"{name}.instances={pool.instances}: it must be at least 1, as there are {other.value} instances")
+        group = GroupConfig(**vars(pool), role=role.value)
+        try:
+            instances += _group(group, model, device, cluster, limits)
+        except SimjaxError as error:
+            raise SimjaxError(f"{name}: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
+    return tuple(instances)
+
+
+def _role(name: str) -> Role:
+    names = [role.value for role in Role]
+    if name not in names:
+        raise SimjaxError(f"role={name}: there is no such role; {closest(name, names)}")
+    return Role(name)
+
+
 def _group(group: GroupConfig, model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits) -> tuple[InstanceSpec, ...]:
     spec = load_device(device if group.device is None else group.device)
     degree = cluster.tensor_parallel_size if group.tensor_parallel_size is None else group.tensor_parallel_size
@@ -107,6 +161,7 @@ def _group(group: GroupConfig, model: str, device: str, cluster: ClusterConfig, 
         parallelism=Parallelism(tensor=1 if degree is None else degree),
         limits=limits,
         link=instance_link(cluster, spec),
+        role=_role(group.role),
     )
     return (one,) * group.instances
 

@@ -15,6 +15,7 @@ from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.memory.capacity import MemoryLimits, kv_blocks
 from simjax.model import ModelSpec, served_as
 from simjax.model.dtypes import KV_CACHE_DTYPES, SERVED_DTYPES, check_name
+from simjax.network.placement import Network
 from simjax.parallel.parallelism import Parallelism
 
 # vLLM's modes: whether the kernels of decode-only steps, and of steps with a prompt, are launched one by one. Piecewise graphs hold all of
@@ -172,6 +173,7 @@ class ClusterSpec:
         instances: instances in order.
         router, router_weights, router_staleness_s: router of arriving requests; second legs have `disaggregation.decode_router`.
         disaggregation: hand-over from prefill to decode instances; without effect where there are none.
+        network: nodes and the instances on them.
 
     Raises:
         SimjaxError: there is no instance, or no such router, or its view cannot be that old, or one of two roles is missing.
@@ -182,6 +184,7 @@ class ClusterSpec:
     router_weights: RouterWeights = field(default_factory=RouterWeights)
     router_staleness_s: float = 0.0
     disaggregation: Disaggregation = field(default_factory=Disaggregation)
+    network: Network = field(default_factory=Network)
 
     def __post_init__(self) -> None:
         if not self.instances:

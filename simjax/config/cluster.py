@@ -8,7 +8,7 @@ from typing import Any
 
 from simjax.config.scheduler import SchedulerConfig
 from simjax.options.condition import is_unset, needs, one_of
-from simjax.options.option import option
+from simjax.options.option import option, section
 from simjax.options.plausible import Plausible
 
 _NO_FILE = is_unset("cluster.file", words="")
@@ -18,19 +18,31 @@ _LOOKING = ("least_loaded", "least_kv", "longest_prefix", "session_affinity", "w
 _WEIGHTED = (one_of("router", "weighted", words=""),)
 
 
-def _several(instances: int | None, groups: list[Any], file: str | None) -> bool:
-    return instances is None or instances > 1 or bool(groups) or file is not None
+def _several(instances: int | None, groups: list[Any], file: str | None, prefill: int) -> bool:
+    return instances is None or (prefill or instances) > 1 or bool(groups) or file is not None
 
 
-def _parallel(size: int | None, groups: list[Any]) -> bool:
-    sizes = [size, *(group.get("tensor_parallel_size") for group in groups if hasattr(group, "get"))]
+def _parallel(size: int | None, groups: list[Any], *pools: int | None) -> bool:
+    sizes = [size, *(group.get("tensor_parallel_size") for group in groups if hasattr(group, "get")), *pools]
     return size is None or any(degree is not None and degree > 1 for degree in sizes)
 
 
-_CHOICE = needs(("instances", "groups", "file"), _several, "with one instance, to which every request goes", refused=False)
+_CHOICE = needs(
+    ("instances", "groups", "file", "cluster.prefill.instances"), _several, "with one instance, to which every request goes", refused=False
+)
 _LINK = (
     _NO_FILE,
-    needs(("tensor_parallel_size", "groups"), _parallel, "with tensor_parallel_size=1: one device has no link", refused=False),
+    needs(
+        ("tensor_parallel_size", "groups", "cluster.prefill.tensor_parallel_size", "cluster.decode.tensor_parallel_size"),
+        _parallel,
+        "with tensor_parallel_size=1: one device has no link",
+        refused=False,
+    ),
+)
+_NO_POOLS = needs(
+    ("cluster.prefill.instances", "cluster.decode.instances"),
+    lambda prefill, decode: not (prefill or decode),
+    "with cluster.prefill.instances and cluster.decode.instances; leave one of them out",
 )
 
 
@@ -40,6 +52,16 @@ class GroupConfig(SchedulerConfig):
 
     instances: int = option(1, "instances of this kind")
     model: str | None = option(None, "model, as for the run", "NAME")
+    device: str | None = option(None, "device, as for the run", "NAME")
+    tensor_parallel_size: int | None = option(None, "devices of each instance")
+    role: str = option("both", "phases of a request that they run: both, prefill or decode")
+
+
+@dataclass
+class PoolConfig(SchedulerConfig):
+    """The prefill or the decode instances of a cluster, with flags of their own. An unset key has the value of the run."""
+
+    instances: int = option(0, "instances of the pool; 0: none")
     device: str | None = option(None, "device, as for the run", "NAME")
     tensor_parallel_size: int | None = option(None, "devices of each instance")
 
@@ -55,7 +77,7 @@ class ClusterConfig:
     the prompt that is not cached, the load and the KV cache's use.
     """
 
-    instances: int = option(1, "instances of the run's model and device", only=(_NO_FILE, _NO_GROUPS))
+    instances: int = option(1, "instances of the run's model and device", only=(_NO_FILE, _NO_GROUPS, _NO_POOLS))
     tensor_parallel_size: int = option(1, "devices that each instance is spread over", only=(_NO_FILE,))
     router: str = option("round_robin", "rule that picks the instance of a request", only=(_CHOICE,))
     router_prefix_weight: float = option(1.0, "weighted router: weight of the share of the prompt that is not cached", only=_WEIGHTED)
@@ -68,7 +90,13 @@ class ClusterConfig:
         only=(one_of("router", *_LOOKING, words=""), _CHOICE),
     )
     groups: list[Any] = option(
-        [], "kinds of instances instead: mappings with instances, model, device, tensor_parallel_size and vLLM's flags"
+        [], "kinds of instances instead: mappings with instances, model, device, tensor_parallel_size, role and vLLM's flags"
+    )
+    prefill: PoolConfig = section(
+        PoolConfig, "instances that only prefill, of the run's model; the router spreads requests over them", only=(_NO_FILE, _NO_GROUPS)
+    )
+    decode: PoolConfig = section(
+        PoolConfig, "instances that only decode, chosen by disaggregation.decode_router", only=(_NO_FILE, _NO_GROUPS)
     )
     file: str | None = option(None, "cluster file in LLMServingSim's schema instead; limits that it sets win over scheduler.*", "FILE.json")
     link_bandwidth_bytes_per_s: float | None = option(

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from simjax.config.cluster import ClusterConfig, MeasuredClusterConfig
+from simjax.config.disaggregation import DISAGGREGATED, DisaggregationConfig
 from simjax.config.scheduler import SchedulerConfig
 from simjax.config.sweep import ObjectiveConfig, SweepConfig
 from simjax.errors import SimjaxError
@@ -116,6 +117,9 @@ class SimulatedConfig:
     device: str = option("h100", "a shipped name, or the path of a file like profiles/hardware/h100.yaml", only=(_NO_FILE,))
     cluster: ClusterConfig = section(ClusterConfig, "instances and their router")
     scheduler: SchedulerConfig = section(SchedulerConfig, "flags of the instances, under vLLM's names")
+    disaggregation: DisaggregationConfig = section(
+        DisaggregationConfig, "hand-over of requests from prefill to decode instances", only=(DISAGGREGATED,)
+    )
     workload: WorkloadConfig = section(WorkloadConfig, "requests")
     profile: ProfileConfig = section(ProfileConfig, "step times")
     sim: SimConfig = section(SimConfig, "the simulation itself")

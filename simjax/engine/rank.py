@@ -17,6 +17,8 @@ from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32, Int64
 
+    from simjax.engine.handover.passes import NoPasses, Passes
+
 NEVER = float("inf")
 
 
@@ -38,6 +40,7 @@ class Slots:
         preemptions: times the request was preempted.
         scheduled_s, first_token_s, token_s: start of the first step, end of the step that gave the first and the latest token.
         held: KV blocks that the request shares through the prefix cache.
+        last_tokens: with hand-overs, tokens computed in the latest step; None without.
         answered: with sessions, whether the calls that wait for a finished request have its answer; None without.
     """
 
@@ -51,6 +54,7 @@ class Slots:
     first_token_s: Float64[Array, "*N A"]
     token_s: Float64[Array, "*N A"]
     held: HeldBlocks | NoHeldBlocks
+    last_tokens: Int32[Array, "*N A"] | None
     answered: Bool[Array, "*N A"] | None
 
     @property
@@ -117,6 +121,7 @@ class Rank:
         head, tail: the queue of requests never admitted is entries [head, tail) of the rank's routing list. Without live routing the
             list is complete from the start, and its later entries have not arrived yet.
         queued_tokens: prompt tokens in that queue (kept by live routing only).
+        passes: looks of the rank at transfers.
     """
 
     slots: Slots
@@ -126,3 +131,4 @@ class Rank:
     head: Int32[Array, "*N"]
     tail: Int32[Array, "*N"]
     queued_tokens: Int64[Array, "*N"]
+    passes: Passes | NoPasses

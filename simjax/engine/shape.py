@@ -36,6 +36,8 @@ class EngineShape:
             run (one rank, or round robin or random in an open loop), arrivals are no events of their own, and the router's stage is empty.
         tight: whether the slots may be fewer than the limits ask for: a rank that needs more ends the run, with an overflow in the state.
         leap: whether pure-decode steps are taken many at a time.
+        handovers: K, requests that can be on their way from prefill to decode ranks at once; 0 where every rank runs both phases.
+        links: X, links of their transfers.
         activity: whether busy seconds, tokens by phase and extremes of the steps are accumulated in the state.
         log_rows: ticks whose leaps are logged before the host collects them; 0 keeps no log.
     """
@@ -54,12 +56,16 @@ class EngineShape:
     live_routing: bool = system(False)
     tight: bool = False
     leap: bool = system(True)
+    handovers: int = system(0)
+    links: int = 0
     activity: bool = system(False)
     log_rows: int = 4_096
 
     def __post_init__(self) -> None:
         if (self.clients or self.fanout) and not self.live_routing:
             raise ValueError("closed loops, caps and sessions make their arrivals while they run: they need live_routing")
+        if self.handovers and not self.live_routing:
+            raise ValueError("requests reach their decode rank while a cluster runs: hand-overs need live_routing")
         if self.clients and self.fanout:
             raise ValueError("a workload is a closed loop of clients or made of sessions, not both")
         if self.capped and not self.clients:

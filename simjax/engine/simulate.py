@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -13,8 +14,10 @@ import numpy as np
 from jax import Array
 
 from simjax.engine.accounting.leap_log import LeapRows, NoLog, empty_log
+from simjax.engine.accounting.totals import Overflow
 from simjax.engine.arrivals.arrivals import next_arrival_s
-from simjax.engine.host.collect import instance_log, leap_log, request_log, schedule
+from simjax.engine.host.collect import handover_log, instance_log, leap_log, request_log, schedule
+from simjax.engine.host.lower_handover import MORE_ROWS
 from simjax.engine.host.result import Result, Status
 from simjax.engine.params import ClusterParams
 from simjax.engine.programs import compiled
@@ -36,7 +39,7 @@ class Chunk(NamedTuple):
 
 def pending(params: ClusterParams, state: ClusterState) -> Array:
     """Whether requests are left, something can still happen, and no buffer was too small; bool[]."""
-    event_s = jnp.minimum(jnp.min(state.ranks.plan.end_s), next_arrival_s(params, state))
+    event_s = state.handovers.next_event_s(jnp.minimum(jnp.min(state.ranks.plan.end_s), next_arrival_s(params, state)))
     return (state.num_finished < params.request_count) & jnp.isfinite(event_s) & (state.overflow == 0)
 
 
@@ -103,10 +106,13 @@ def simulate(
             if int(state.ticks) >= max_ticks:
                 status = Status.TICK_LIMIT
                 break
+        if int(state.overflow) & Overflow.HANDOVERS:  # more requests were on their way than the table holds
+            return simulate(replace(shape, handovers=shape.handovers * MORE_ROWS), params, max_ticks, on_progress, ticks_per_call)
         run_s = time.perf_counter() - began
+        requests, handovers = handover_log(shape, params, state, request_log(shape, params, state, status))
         return Result(
             status=status,
-            requests=request_log(shape, params, state, status),
+            requests=requests,
             leaps=leap_log(shape, pieces) if shape.log_rows else None,
             instances=instance_log(shape, params.ranks, state),
             ticks=int(state.ticks),
@@ -114,4 +120,5 @@ def simulate(
             compile_s=compile_s,
             run_s=run_s,
             due_s=schedule(shape, params),
+            handovers=handovers,
         )

@@ -17,6 +17,8 @@ from jax import Array
 from simjax.engine.accounting.activity import Activity, NoActivity, initial_activity
 from simjax.engine.arrivals.arrivals import Arrivals, initial_arrivals
 from simjax.engine.columns import recorded
+from simjax.engine.handover.passes import initial_passes
+from simjax.engine.handover.table import Handovers, NoHandovers, initial_handovers
 from simjax.engine.host.result import RequestLog
 from simjax.engine.kv.prefix_cache import NoPrefixCache, PrefixCache, initial_kv
 from simjax.engine.params import ClusterParams
@@ -38,6 +40,7 @@ class ClusterState:
         routes: requests routed to each rank in order; [N, 0] where `EngineShape.has_routes` is off: the list is 0, 1, 2, ...
         arrivals: times of requests, known or made by the run.
         kv: contents of the KV caches.
+        handovers: requests on their way from prefill to decode ranks.
         view: ranks as the router saw them.
         activity: totals of the ranks' work so far.
         num_sent: requests that have arrived.
@@ -53,6 +56,7 @@ class ClusterState:
     routes: Int32[Array, "N L"]
     arrivals: Arrivals
     kv: PrefixCache | NoPrefixCache
+    handovers: Handovers | NoHandovers
     view: RouterView | FreshView
     activity: Activity | NoActivity
     num_sent: Int32[Array, ""]
@@ -77,6 +81,7 @@ def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
         routes=jnp.zeros((N, R + shape.window if shape.has_routes else 0), jnp.int32),
         arrivals=initial_arrivals(shape, params),
         kv=kv,
+        handovers=initial_handovers(shape, kv.no_holds(shape)),
         view=RouterView.none_yet(shape, kv.contents()) if shape.stale_view else FreshView(),
         activity=initial_activity(shape),
         num_sent=zero,
@@ -105,6 +110,7 @@ def _initial_ranks(shape: EngineShape, kv: PrefixCache | NoPrefixCache) -> Rank:
         first_token_s=slots_never,
         token_s=slots_never,
         held=kv.no_holds(shape),
+        last_tokens=slots_i32 if shape.handovers else None,
         answered=jnp.zeros((N, A), bool) if shape.fanout else None,
     )
     plan = Plan(
@@ -124,4 +130,4 @@ def _initial_ranks(shape: EngineShape, kv: PrefixCache | NoPrefixCache) -> Rank:
         preempted_tokens=i64,
         cached_blocks=jax.tree.map(lambda _: i32, kv.num_cached(0)),
     )
-    return Rank(slots, plan, num_running=i32, num_preempted=i32, head=i32, tail=i32, queued_tokens=i64)
+    return Rank(slots, plan, num_running=i32, num_preempted=i32, head=i32, tail=i32, queued_tokens=i64, passes=initial_passes(shape))

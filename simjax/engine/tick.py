@@ -12,6 +12,8 @@ from simjax.engine.accounting.activity import account
 from simjax.engine.accounting.leap_log import LeapRows, NoLog, record
 from simjax.engine.accounting.totals import count
 from simjax.engine.arrivals.arrivals import answer
+from simjax.engine.handover.loads import admit_loaded
+from simjax.engine.handover.transfers import hear, land
 from simjax.engine.params import ClusterParams
 from simjax.engine.routing.route import route
 from simjax.engine.scheduler.admission import admit_waiting
@@ -25,13 +27,16 @@ from simjax.engine.state import ClusterState
 from simjax.engine.turn import Turn, begin_turn, end_turn
 
 STAGES = (
+    land,  # the next transfer that ends
     route,  # the next request, to a rank
     begin_turn,  # of the rank whose plan ends first
     commit,  # the steps of its plan
     answer,  # those that wait for finished requests
+    hear,  # of transfers that have landed
     depart,  # a finished request
     schedule_running,  # requests get their tokens of the next step
     preempt,  # those that the KV cache cannot hold
+    admit_loaded,  # a request whose KV cache has landed
     admit_waiting,  # requests while tokens, seats and blocks last
     plan_next,  # step and leap
     end_turn,  # the rank goes back among the others

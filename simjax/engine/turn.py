@@ -91,11 +91,13 @@ class Turn:
 
 def begin_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """Choose the rank whose plan ends first; it is due if that is before the next arrival."""
-    due_s = turn.state.ranks.plan.due_s()
+    ranks = turn.state.ranks
+    due_s = ranks.passes.due_s(ranks.plan)
     i = jnp.argmin(due_s).astype(jnp.int32) if shape.ranks > 1 else 0
     due = due_s[i] < next_arrival_s(params, turn.state) if shape.live_routing else jnp.ones((), bool)
+    due = turn.state.handovers.after(due, due_s[i])
     limits: RankParams = jax.tree.map(lambda x: x[i], params.ranks)
-    rank: Rank = jax.tree.map(lambda x: x[i], turn.state.ranks)
+    rank: Rank = jax.tree.map(lambda x: x[i], ranks)
     return dataclasses.replace(turn, i=i, due=due, limits=limits, before=rank, rank=rank, waits=jnp.zeros((), bool))
 
 
@@ -103,7 +105,7 @@ def end_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """Put the rank back among the others, and the departed request into the table of outcomes."""
     state, due, departed = turn.state, turn.due, turn.departed
     rank = select(due, turn.rank, turn.before) if shape.live_routing else turn.rank
-    left = due & departed.some
+    left = due & departed.some & ~departed.kept
     return turn.with_state(
         ranks=jax.tree.map(lambda x, new: x.at[turn.i].set(new), state.ranks, rank),
         outcome=state.outcome.at[jnp.where(left, departed.request, shape.requests)].set(departed.outcome),

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from simjax.batch.design import Design, RunOptions, design_of, timings_for
-from simjax.cluster.from_config import build_cluster, latency_source
+from simjax.cluster.from_config import configured_cluster, latency_source
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming
@@ -34,7 +34,7 @@ from simjax.workload.workload import Workload
 _T = TypeVar("_T")
 
 # Roots of the options that each part of a design depends on.
-WORKLOAD, CLUSTER, RUN = ("workload",), ("model", "device", "cluster", "scheduler", "profile"), ("sim", "slo", "metrics")
+WORKLOAD, CLUSTER, RUN = ("workload",), ("model", "device", "cluster", "scheduler", "disaggregation", "profile"), ("sim", "slo", "metrics")
 _LOGGED = 3  # messages of a kind that are logged; the rest are only counted
 
 
@@ -177,7 +177,7 @@ def _requests(contents: bool, lengthen: bool, config: RunConfig) -> _Requests:
 
 
 def _cluster(known: Profiles, config: RunConfig) -> _Cluster:
-    spec, source = build_cluster(config.model, config.device, config.cluster, config.scheduler), latency_source(config.profile)
+    spec, source = configured_cluster(config), latency_source(config.profile)
     calibrated = value_or_error(lambda: calibrated_groups(spec, source, known))  # an error here is reported with the step times
     idle = tuple(without_effect(conditional_options(RunConfig), looking_at(config)))
     return _Cluster(spec, source, () if isinstance(calibrated, SimjaxError) else calibrated, idle)

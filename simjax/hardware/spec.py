@@ -16,29 +16,52 @@ class LinkSpec:
         bandwidth_bytes_per_s: bandwidth of one direction.
         latency_s: latency of a message in seconds, software included.
         endpoint_s: extra seconds that a device needs for each message it starts or receives.
+        efficiency: share of the bandwidth that a stream of large messages attains, where it is less than other links of its kind attain.
+        duplex: share of its bandwidth that a direction keeps while the other one is in use.
     """
 
     bandwidth_bytes_per_s: float
     latency_s: float
     endpoint_s: float = 0.0
+    efficiency: float = 1.0
+    duplex: float = 1.0
 
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """The server that devices of one kind usually sit in.
+    """A server and its devices.
 
     Attributes:
-        devices_per_node: devices of one server.
-        intra_link: link between devices of one server.
-        inter_link: link between servers, per device.
+        devices_per_node: devices of one server, or of a rack whose devices share one fabric.
+        intra_link: link of a device to the fabric within the server.
+        inter_link: link of a network adapter to the fabric between servers.
+        nics_per_node: network adapters of a server; None on input means one for each device.
         cpu_memory_bytes, cpu_memory_bandwidth_bytes_per_s: size and bandwidth of the server's own memory, None without a source.
     """
 
     devices_per_node: int
     intra_link: LinkSpec
     inter_link: LinkSpec
+    nics_per_node: int = None  # type: ignore[assignment]  # filled in below
     cpu_memory_bytes: int | None = None
     cpu_memory_bandwidth_bytes_per_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.nics_per_node is None:
+            object.__setattr__(self, "nics_per_node", self.devices_per_node)
+
+    def nodes_for(self, devices: int) -> int:
+        """Servers over which that many devices of one instance are spread evenly, as few as hold them."""
+        if devices <= self.devices_per_node or self.devices_per_node < 1:
+            return 1
+        return next(nodes for nodes in range(2, devices + 1) if devices % nodes == 0 and devices // nodes <= self.devices_per_node)
+
+    def nics_for(self, devices: int) -> float:
+        """Network adapters that carry the traffic of that many devices of one instance, over all its servers."""
+        if self.nics_per_node >= self.devices_per_node:
+            return devices * self.nics_per_node / self.devices_per_node
+        nodes = self.nodes_for(devices)
+        return nodes * min(devices // nodes, self.nics_per_node)
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,13 @@ def conditionals(kind: type, prefix: str = "") -> tuple[Conditional, ...]:
     return tuple(found)
 
 
+@cache
+def _parents(key: str) -> tuple[str, ...]:
+    """The keys of the sections that hold a key."""
+    parts = key.split(".")
+    return tuple(".".join(parts[:length]) for length in range(1, len(parts)))
+
+
 def _full(key: str, parent: str) -> str:
     return key if "." in key or not parent else f"{parent}.{key}"
 
@@ -77,12 +84,16 @@ def unset_by_choice(found: Iterable[Conditional], look: Look, given: Collection[
         SimjaxError: an option that the command line sets has no effect.
     """
     unset: dict[str, Any] = {}
+    given_in: dict[str, list[str]] = {}
+    for key in given:
+        for name in (key, *_parents(key)):
+            given_in.setdefault(name, []).append(key)
     for one in found:
         value = look(one.key)
         if isinstance(value, Absent) or value is None:
             continue
-        mine = [key for key in given if (key == one.key or key.startswith(f"{one.key}.")) and look(key) is not None]
-        if any(one.key.startswith(f"{key}.") for key in given) and value != one.default:  # key={...} sets the keys in it
+        mine = [key for key in given_in.get(one.key, ()) if look(key) is not None]
+        if value != one.default and any(parent in given for parent in _parents(one.key)):  # key={...} sets the keys in it
             mine.append(one.key)
         if not mine and value == one.default:
             continue
@@ -117,6 +128,8 @@ def without_effect(found: Iterable[Conditional], look: Look) -> list[str]:
     """One line for each option that is set and has no effect although it is no mistake."""
     lines = []
     for one in found:
+        if all(condition.refused for condition in one.conditions):
+            continue
         value = look(one.key)
         if value is not None and value is not ABSENT and value != one.default:
             blocked = one.obstacle(look, refused=False)
@@ -142,8 +155,9 @@ def _ranged(kind: type) -> tuple[Option, ...]:
 
 
 def looking_at(config: Any, prefix: str = "") -> Look:
-    """A function that returns the value of a full key in a dataclass whose own keys begin with `prefix`."""
+    """A function that returns the value of a full key in a dataclass whose own keys begin with `prefix`; it remembers values."""
 
+    @cache  # conditions look at few keys many times
     def look(key: str) -> Any:
         if not key.startswith(prefix):
             return ABSENT

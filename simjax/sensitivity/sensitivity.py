@@ -20,7 +20,7 @@ from simjax.batch.execute import Row, run_designs
 from simjax.batch.groups import make_groups
 from simjax.batch.workers import local_workers
 from simjax.caveat import grouped
-from simjax.cluster.from_config import build_cluster, latency_source
+from simjax.cluster.from_config import configured_cluster, latency_source
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming
@@ -111,7 +111,7 @@ def sensitivity(config: SensitivityConfig, on_progress: Progress | None = None) 
         SimjaxError: an output or parameter is unknown or has no effect here, or the run itself is impossible.
     """
     outputs = outputs_of(config)
-    cluster = build_cluster(config.model, config.device, config.cluster, config.scheduler)
+    cluster = configured_cluster(config)
     workloads = SeededWorkloads(config.workload, config.seeds, cluster.router == "random")
     source = latency_source(config.profile)
     base = Setting(cluster.instances, (source,) * len(cluster.instances), 1.0, workloads.first.concurrency)

@@ -36,7 +36,7 @@ OPTIONS = cases(
     run scheduler.max_num_seq=4
     unknown option 'scheduler.max_num_seq'; did you mean max_num_seqs
     run +foo=1
-    unknown option 'foo'; known: cluster, device, metrics, model,
+    unknown option 'foo'; known: cluster, device, disaggregation,
     run ++workload.xyz.bar=1
     unknown option 'workload.xyz'; known: block_tokens, concurrency, cv,
     run foo
@@ -318,7 +318,7 @@ SWEEPS = cases(
     run -m slo=a,b
     'slo' is a group of options here; set its keys one by one
     run -m cluster=a,b
-    none of the 2 points can be simulated; point 0: cluster=a: there is no such option; known: heterogeneous, one, routed
+    none of the 2 points can be simulated; point 0: cluster=a: there is no such option; known: disaggregated, heterogeneous, one, routed
     run cluster=rooted
     cluster=rooted: there is no such option; did you mean routed?
     validate cluster=one

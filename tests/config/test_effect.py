@@ -25,6 +25,7 @@ FULL = (
     "long_prefill_token_threshold: 0, enable_chunked_prefill: true, reserve_full_isl: true, async_scheduling: true, max_model_len: 900, "
     "enable_prefix_caching: false, gpu_memory_utilization: 0.9, dtype: auto, kv_cache_dtype: auto, cudagraph_mode: none}"
 )
+POOL = "{instances: 1, " + FULL.removeprefix("{model: qwen3-8b, ")
 CONTEXTS = [
     [],
     ["workload=trace", "workload.file=t.csv"],
@@ -38,6 +39,12 @@ CONTEXTS = [
     ["scheduler.num_gpu_blocks_override=9"],
     ["scheduler.kv_cache_memory_bytes=99999999"],
     ["scheduler.enforce_eager=true"],
+    ["cluster=disaggregated", "disaggregation.connector=mooncake"],
+    [f"cluster.prefill={POOL}", f"cluster.decode={POOL}"],
+    *(
+        [f"cluster.prefill={{instances: 1, {flag}}}", f"cluster.decode={{instances: 1, {flag}}}"]
+        for flag in ("enforce_eager: true, kv_cache_memory_bytes: 99999999", "num_gpu_blocks_override: 99")
+    ),
 ]
 """Configurations in one of which every option that can be without effect is."""
 

@@ -16,6 +16,7 @@ from simjax.engine import tick
 from simjax.engine.accounting.leap_log import empty_log
 from simjax.engine.arrivals.closed_loop import ClosedLoop
 from simjax.engine.arrivals.sessions import SessionCalls
+from simjax.engine.handover.passes import NoPasses
 from simjax.engine.kv.held_blocks import NoHeldBlocks
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import Plan, Rank, Slots
@@ -158,6 +159,7 @@ def _rank(shape: EngineShape, engine: RefEngine, left: list[Live], before: list[
         first_token_s=column([x[0] if x else inf for x in times], inf, np.float64),
         token_s=column([x[-1] if x else inf for x in times], inf, np.float64),
         held=NoHeldBlocks(),
+        last_tokens=None,
         answered=column([live.finished for live in inside], False, np.bool_) if shape.fanout else None,
     )
     i32, f64 = np.int32, np.float64
@@ -185,7 +187,7 @@ def _rank(shape: EngineShape, engine: RefEngine, left: list[Live], before: list[
         cached_blocks=None,
     )
     zero = i32(0)
-    return Rank(slots, plan, i32(len(running)), i32(len(preempted)), zero, zero, np.int64(0))
+    return Rank(slots, plan, i32(len(running)), i32(len(preempted)), zero, zero, np.int64(0), NoPasses())
 
 
 def _arrivals(shape: EngineShape, params: ClusterParams, cluster: Cluster) -> Any:

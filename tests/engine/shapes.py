@@ -25,12 +25,13 @@ from jaxtyping import AbstractArray, Bool, jaxtyped
 import simjax.engine
 from simjax.engine.accounting.leap_log import LeapRows
 from simjax.engine.columns import recorded
-from simjax.engine.host.result import LeapLog, RequestLog
+from simjax.engine.host.result import HandoverLog, LeapLog, RequestLog
 from simjax.engine.params import PrefixParams, SessionParams
 from simjax.engine.scheduler.departure import Departed
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState
 from simjax.engine.turn import LATER, Turn
+from simjax.network.paths import LONGEST_PATH
 
 HOST = "simjax.engine.host"  # records of numpy arrays on the host, without shapes in their annotations
 Dims = dict[str, int | tuple[int, ...]]
@@ -100,6 +101,7 @@ def _cluster_dims(shape: EngineShape) -> Dims:
     sizes = {"R": shape.requests, "N": shape.ranks, "A": shape.seats, "W": shape.window, "C": shape.clients, "D": shape.fanout}
     sizes |= {"P": shape.prefix_path, "E": shape.prefix_entries, "L": shape.requests + shape.window if shape.has_routes else 0}
     sizes |= {"F": len(recorded(RequestLog, shape))}
+    sizes |= {"K": shape.handovers, "X": shape.links, "G": len(recorded(HandoverLog, shape)), "H": LONGEST_PATH}
     return {**sizes, "*N": (shape.ranks,), "*A": (shape.ranks, shape.seats)}
 
 
@@ -116,9 +118,8 @@ def _dims_of(record: Any, dims: Dims, shape: EngineShape) -> Dims:
         PrefixParams: {"M": shape.prefix_nodes},
     }
     dims = dims | own.get(type(record), {})
-    if isinstance(record, SessionParams):
-        return {name: size for name, size in dims.items() if name != "E"}  # here the pairs of calls
-    return dims
+    unlike = {PrefixParams: "K", SessionParams: "X"}.get(type(record))  # there the entries of all paths, and the pairs of calls
+    return {name: size for name, size in dims.items() if name != unlike}
 
 
 def _bind(dims: Dims) -> None:

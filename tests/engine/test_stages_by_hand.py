@@ -19,7 +19,8 @@ from simjax.engine.columns import recorded
 from simjax.engine.host.result import LeapLog, RequestLog
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import Plan
-from simjax.engine.routing.route import in_turn
+from simjax.engine.routing.choice import in_turn
+from simjax.engine.routing.scores import eligible
 from simjax.engine.scheduler.commit import commit
 from simjax.engine.scheduler.plan import cut_short
 from simjax.engine.shape import EngineShape
@@ -263,7 +264,8 @@ def test_a_client_sends_its_next_request():
 def test_the_lowest_score_wins_and_of_equals_the_next_in_turn(score: list[float], turn: int, chosen: int):
     _, params, _ = given(ROOMY, *[([decoding(5, 9, generated=1)], [])] * 3)
     params = jax.tree.map(jnp.asarray, params)
-    assert in_turn(params, jnp.array(score), jnp.asarray(0, jnp.int32), jnp.asarray(turn, jnp.int32)) == chosen
+    request, able = jnp.asarray(0, jnp.int32), jnp.ones(3, bool)
+    assert in_turn(params, jnp.array(score), able, params.router.random, request, jnp.asarray(turn, jnp.int32)) == chosen
 
 
 def test_a_rank_that_cannot_hold_a_request_takes_no_part_in_its_round():
@@ -271,7 +273,10 @@ def test_a_rank_that_cannot_hold_a_request_takes_no_part_in_its_round():
     _, params, _ = given(ROOMY, *[([decoding(5, 9, generated=1)], [])] * 3)
     short = replace(params.ranks, max_model_len=np.array([100, 13, 100], np.int32))
     params = jax.tree.map(jnp.asarray, replace(params, ranks=short))
-    chosen = [int(in_turn(params, jnp.zeros(3), jnp.asarray(0, jnp.int32), jnp.asarray(turn, jnp.int32))) for turn in range(4)]
+    request = jnp.asarray(0, jnp.int32)
+    able = eligible(params, request)
+    turns = [jnp.asarray(turn, jnp.int32) for turn in range(4)]
+    chosen = [int(in_turn(params, jnp.zeros(3), able, params.router.random, request, turn)) for turn in turns]
     assert chosen == [0, 2, 0, 2]
 
 

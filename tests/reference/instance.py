@@ -37,20 +37,28 @@ class RefInstance:
     api_pre_s: float = 0.0
     api_post_s: float = 0.0
     enable_prefix_caching: bool = False
+    role: str = "both"  # or "prefill" or "decode"
     model: int = 0
 
     def __post_init__(self) -> None:
         limits = (self.num_blocks, self.block_size, self.max_num_seqs, self.max_num_batched_tokens, self.max_model_len)
         assert min(limits) >= 1 and self.long_prefill_token_threshold >= 0, self
         assert self.api_pre_s >= 0 and self.api_post_s >= 0, self
+        assert self.role in ("both", "prefill", "decode"), self
 
     def blocks(self, tokens: int) -> int:
         """Number of blocks that hold `tokens` tokens."""
         return -(-tokens // self.block_size)
 
-    def serves(self, prompt_tokens: int, output_tokens: int) -> bool:
+    def serves(self, prompt_tokens: int, output_tokens: int, model: int = -1) -> bool:
         total = prompt_tokens + output_tokens
+        if model not in (-1, self.model):
+            return False
         return total <= self.max_model_len and self.blocks(total - 1) <= self.num_blocks  # the last token is never cached
+
+    def prefills(self, prompt_tokens: int, model: int = -1) -> bool:
+        """Whether it can compute a prompt and its first token for another instance."""
+        return self.serves(prompt_tokens, 1, model)
 
 
 @dataclass(eq=False)
@@ -77,6 +85,11 @@ class Live:
     @property
     def finished(self) -> bool:
         return self.generated == self.output_tokens
+
+    @property
+    def ended(self) -> bool:
+        """Whether all its tokens have come back."""
+        return len(self.token_times_s) == self.output_tokens
 
 
 @dataclass(frozen=True)
@@ -241,29 +254,35 @@ class RefEngine:
 
     def _schedule_waiting(self, budget: int) -> list[tuple[Live, int]]:
         """Phase B: admission in strict FCFS order, without overtaking and without preemption."""
-        config = self.config
         batch: list[tuple[Live, int]] = []
-        while self.waiting and budget > 0 and len(self.running) < config.max_num_seqs:
-            request = self.waiting[0]
-            hits = self._lookup(request)
-            hit_tokens = len(hits) * config.block_size
-            need = self._need(request, hit_tokens)
-            if not config.enable_chunked_prefill and need > budget:
+        while self.waiting and budget > 0 and len(self.running) < self.config.max_num_seqs:
+            new = self._admit(self.waiting[0], budget)
+            if new == 0:
                 break
-            new = min(need, budget)
-            if config.reserve_full_isl and not self.pool.has_room(request.index, config.blocks(request.target), hits):
-                break
-            self.pool.begin()
-            if not self.pool.grow(request.index, config.blocks(hit_tokens + new), hits):
-                break
-            request.computed = hit_tokens
-            if request.scheduled_s is None:
-                request.cached_tokens = hit_tokens
-            self._name_full_blocks(request, new)
+            batch.append((self.waiting[0], new))
             self.running.append(self.waiting.pop(0))
-            batch.append((request, new))
             budget -= new
         return batch
+
+    def _admit(self, request: Live, budget: int) -> int:
+        """Take blocks for a waiting request; returns its new tokens, 0 if it has to wait."""
+        config = self.config
+        hits = self._lookup(request)
+        hit_tokens = len(hits) * config.block_size
+        need = self._need(request, hit_tokens)
+        if not config.enable_chunked_prefill and need > budget:
+            return 0
+        new = min(need, budget)
+        if config.reserve_full_isl and not self.pool.has_room(request.index, config.blocks(request.target), hits):
+            return 0
+        self.pool.begin()
+        if not self.pool.grow(request.index, config.blocks(hit_tokens + new), hits):
+            return 0
+        request.computed = hit_tokens
+        if request.scheduled_s is None:
+            request.cached_tokens = hit_tokens
+        self._name_full_blocks(request, new)
+        return new
 
     def _lookup(self, request: Live) -> list[int]:
         """The cached blocks for a waiting request. At least one token is left to compute, since the next token comes out of it."""

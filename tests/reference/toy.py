@@ -1,5 +1,8 @@
 """Shorthands for toy traces: roomy instances whose steps take a second, and views of a result."""
 
+from math import inf
+
+from tests.reference.handover import RefHandover
 from tests.reference.instance import RefInstance
 from tests.reference.simulator import RefRequest, RefResult
 
@@ -27,6 +30,14 @@ def requests(*rows) -> list[RefRequest]:
 def said(arrival_s: float, prompt: str, output: str, **more) -> RefRequest:
     """A request whose token ids are letters."""
     return RefRequest(arrival_s, len(prompt), len(output), content=tuple(map(ord, prompt + output)), **more)
+
+
+def handover(ranks: int, setup_s: float = 0.0, bandwidth: float = inf, **rules) -> RefHandover:
+    """Every token is a byte; every rank has a link out (its index) and one in, of `bandwidth`."""
+    table = {name: [[value] * ranks] * ranks for name, value in (("bytes_per_token", 1.0), ("setup_s", setup_s), ("per_block_s", 0.0))}
+    path = [[(source, ranks + target) for target in range(ranks)] for source in range(ranks)]
+    links = {"path": path, "capacity": [bandwidth] * 2 * ranks, "layers": [4.0] * ranks}
+    return RefHandover(**{**table, **links, "empty_pass_s": 2.0**-10, **rules})
 
 
 def tokens(result: RefResult) -> list[tuple[float, ...]]:

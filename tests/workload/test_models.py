@@ -11,6 +11,7 @@ import pytest
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
 from simjax.cluster.timing import cluster_timing
+from simjax.deployment import Role
 from simjax.engine.host.batch import make_batch, program_key
 from simjax.engine.host.lower import Lowered, lower
 from simjax.errors import SimjaxError
@@ -119,6 +120,16 @@ def test_requests_go_to_instances_of_their_model():
 def test_a_model_that_no_instance_serves():
     with pytest.raises(SimjaxError, match="request 1 names the model gpt-9, which no instance serves; the cluster has meta-llama/Llama"):
         lowered(MIXED, requests(["qwen3-8b", "gpt-9"]))
+
+
+def test_two_legs_need_a_model():
+    instances = tuple(replace(one, role=role) for one in (LLAMA, QWEN) for role in (Role.PREFILL, Role.DECODE))
+    with pytest.raises(SimjaxError, match="request 1 names no model, and the prefill and decode instances have several"):
+        lowered(ClusterSpec(instances), requests(["qwen3-8b", None]))
+    run = simulate_cluster(ClusterSpec(instances), requests(["qwen3-8b", "llama-3.1-8b", "qwen3-8b"]))
+    assert run.result.handovers is not None
+    assert run.result.handovers.prefill_instance.tolist() == [2, 0, 2]
+    assert run.result.requests.instance.tolist() == [3, 1, 3]
 
 
 def test_a_request_too_long_for_its_model_only():

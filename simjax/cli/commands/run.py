@@ -9,6 +9,7 @@ from simjax.caveat import grouped
 from simjax.cli.output import console, moving_bar, progress, results_in, say, use_compilation_cache, warn
 from simjax.cluster.spec import ClusterSpec
 from simjax.config.schema import RunConfig
+from simjax.deployment import Role
 from simjax.files import write_file, write_table
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def describe_cluster(cluster: ClusterSpec) -> str:
     kinds: dict[str, int] = {}
     for instance in cluster.instances:
         degree = f" TP{instance.parallelism.tensor}" if instance.parallelism.tensor > 1 else ""
-        name = f"{instance.model.name.rpartition('/')[2]} on {instance.device.name}{degree}"
+        role = "" if instance.role is Role.BOTH else f" ({instance.role.value})"
+        name = f"{instance.model.name.rpartition('/')[2]} on {instance.device.name}{degree}{role}"
         kinds[name] = kinds.get(name, 0) + 1
     return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in kinds.items())

@@ -58,6 +58,18 @@ def _routers() -> Sequence[str]:
     return tuple(ROUTERS)
 
 
+def _connectors() -> Sequence[str]:
+    from simjax.cluster.disaggregation import CONNECTORS
+
+    return tuple(CONNECTORS)
+
+
+def _sharings() -> Sequence[str]:
+    from simjax.cluster.disaggregation import SHARINGS
+
+    return SHARINGS
+
+
 def _cudagraph_modes() -> Sequence[str]:
     from simjax.cluster.spec import CUDAGRAPH_MODES
 
@@ -140,6 +152,9 @@ _CHOICES: dict[str, Callable[[], Sequence[str]]] = {
     "model": _models,
     "device": _devices,
     "cluster.router": _routers,
+    "disaggregation.connector": _connectors,
+    "disaggregation.decode_router": _routers,
+    "disaggregation.sharing": _sharings,
     "scheduler.cudagraph_mode": _cudagraph_modes,
     "scheduler.dtype": _dtypes,
     "scheduler.kv_cache_dtype": _kv_cache_dtypes,

@@ -15,6 +15,7 @@ class Overflow(IntFlag):
     """Buffers that a run has needed more of than it had: bits of `ClusterState.overflow`."""
 
     SLOTS = 1
+    HANDOVERS = 2
 
 
 def count(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:

@@ -84,6 +84,7 @@ class SessionCalls:
         assert slots.answered is not None
         A, R, D = position.shape[0], shape.requests, shape.fanout
         new = (position < turn.rank.num_running + turn.rank.num_preempted) & slots.finished & ~slots.answered
+        new &= turn.state.handovers.answers(params, turn.i)
         (count,), _, (first,) = reduce_slots([new], minima=[jnp.where(new, position, A)])
         at = jnp.minimum(first, A - 1)
         request = jnp.minimum(slots.request[at], R - 1)

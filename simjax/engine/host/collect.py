@@ -9,9 +9,10 @@ import jax
 import numpy as np
 
 from simjax.engine.columns import completed, read_rows
+from simjax.engine.handover.table import NoHandovers
 from simjax.engine.host.batch import Batch
 from simjax.engine.host.lower import Lowered
-from simjax.engine.host.result import NEVER, InstanceLog, LeapLog, RequestLog, Result, Status
+from simjax.engine.host.result import NEVER, HandoverLog, InstanceLog, LeapLog, RequestLog, Result, Status
 from simjax.engine.kv.held_blocks import HeldBlocks
 from simjax.engine.params import ClusterParams, RankParams
 from simjax.engine.shape import EngineShape
@@ -57,11 +58,12 @@ def batch_results(batch: Batch, designs: Mapping[int, Lowered], state: ClusterSt
         params = design.params
         if not finished:
             params = replace(params, ranks=jax.tree.map(lambda x, b=b: x[b], batch.params.ranks))
-        log = request_log(batch.shape, params, mine, status)
+        log, handovers = handover_log(batch.shape, params, mine, request_log(batch.shape, params, mine, status))
         prompt, output = lengths.setdefault(id(params.requests), (log.prompt_tokens, log.output_tokens))
         log = replace(log, prompt_tokens=prompt, output_tokens=output)
         totals = instance_log(batch.shape, design.params.ranks, mine)
         facts = {"sessions": design.sessions, "stationary": design.stationary, "due_s": schedule(batch.shape, design.params)}
+        facts |= {"handovers": handovers}
         results.append(Result(status, log, None, totals, int(mine.ticks), int(mine.steps), **facts))
     return results
 
@@ -83,6 +85,25 @@ def request_log(shape: EngineShape, params: ClusterParams, state: ClusterState, 
         _add_queued(shape, state, log, np.inf if status == Status.STALLED else float(np.max(np.asarray(state.ranks.plan.start_s))))
         _add_running(params, state, log)
     return log
+
+
+def handover_log(shape: EngineShape, params: ClusterParams, state: ClusterState, requests: RequestLog) -> tuple[RequestLog, HandoverLog | None]:
+    """The outcome of every request, and its hand-over.
+
+    The engine records the decode instance's part of a request with two legs: what it has in common with one leg becomes that of both.
+    """
+    if isinstance(state.handovers, NoHandovers):
+        return requests, None
+    found = read_rows(HandoverLog, shape, np.asarray(state.handovers.outcome)[: len(requests.finished)])
+    two = found["prefill_instance"] >= 0
+    log = HandoverLog(
+        **found,
+        decode_scheduled_s=np.where(two, requests.scheduled_s, NEVER),
+        decode_cached_tokens=np.where(two, requests.cached_tokens, 0).astype(np.int32),
+    )
+    scheduled_s = np.where(two, log.prefill_scheduled_s, requests.scheduled_s)
+    cached = np.where(two, log.prefill_cached_tokens, requests.cached_tokens).astype(np.int32)
+    return replace(requests, scheduled_s=scheduled_s, cached_tokens=cached), log
 
 
 def _add_queued(shape: EngineShape, state: ClusterState, log: RequestLog, cut_s: float) -> None:

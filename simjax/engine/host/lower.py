@@ -11,11 +11,13 @@ import numpy as np
 from simjax.cluster.routers import ROUTERS
 from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
+from simjax.engine.host.lower_handover import ROWS, handover_params
 from simjax.engine.host.lower_requests import largest_fanout, longest_path, prefix_params, request_models, request_params
 from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams
 from simjax.engine.shape import EngineShape, requests_bucket, seat_bucket, slots_for
 from simjax.errors import SimjaxError
 from simjax.model import plain_name
+from simjax.workload.models import ANY
 from simjax.workload.sessions import Sessions
 from simjax.workload.workload import Workload
 
@@ -73,6 +75,7 @@ def lower(
     if (of_models := served_models(cluster, workload)) is not None:
         instances = replace(instances, model=of_models)
     refuse_impossible(cluster, instances, workload)
+    handover = handover_params(cluster)
     looks = len(cluster.instances) > 1 and ROUTERS[cluster.router].looks
     requests = request_params([workload], size, [seed], any(caching)) if requests is None else requests
     if any(caching) and requests.prefix is None:
@@ -94,14 +97,16 @@ def lower(
         fanout=largest_fanout(requests),
         models=instances.model is not None,
         stale_view=looks and cluster.router_staleness_s > 0,
-        live_routing=workload.waits_for_answers or looks,
+        live_routing=workload.waits_for_answers or looks or handover is not None,
+        handovers=0 if handover is None else min(ROWS, size),
+        links=0 if handover is None else len(handover.capacity),
         leap=leap,
         log_rows=EngineShape.log_rows if log else 0,
     )
     weights = (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv)
     served: Any = np.int32(0)
     router = RouterParams.of(cluster.router, weights, cluster.router_staleness_s)
-    params = ClusterParams(ranks=instances, router=router, requests=requests, step_time=timings.step_time, workload=served)
+    params = ClusterParams(instances, router, requests, served, timings.step_time, handover)
     return Lowered(shape, params, workload.sessions, workload.stationary)
 
 
@@ -138,18 +143,26 @@ def served_models(cluster: ClusterSpec, workload: Workload) -> np.ndarray | None
     That is so in a cluster of one model, whatever requests name: a trace of another service is played on it.
 
     Raises:
-        SimjaxError: a request names a model that no instance serves.
+        SimjaxError: a request names a model that no instance serves, or none where its two legs need one.
     """
     models = [x.model.name for x in cluster.instances]
-    if workload.models is None or len({plain_name(name) for name in models}) == 1:
+    served, named = ", ".join(dict.fromkeys(models)), workload.models
+    if len({plain_name(name) for name in models}) == 1:
         return None
-    of_instances = workload.models.served_by(models)
-    missing = np.flatnonzero((workload.models.index >= 0) & ~np.isin(workload.models.index, of_instances))
-    if missing.size:
-        name = workload.models.names[workload.models.index[missing[0]]]
+    unnamed = np.flatnonzero((np.full(1, ANY) if named is None else named.index) < 0)
+    if cluster.disaggregated and unnamed.size:
         raise SimjaxError(
-            f"{workload.source}: request {missing[0]} names the model {name}, which no instance serves; the cluster has "
-            f"{', '.join(dict.fromkeys(models))}"
+            f"{workload.source}: request {unnamed[0]} names no model, and the prefill and decode instances have several ({served}); "
+            "workload.models, or a trace's column model, names them"
+        )
+    if named is None:
+        return None
+    of_instances = named.served_by(models)
+    missing = np.flatnonzero((named.index >= 0) & ~np.isin(named.index, of_instances))
+    if missing.size:
+        name = named.names[named.index[missing[0]]]
+        raise SimjaxError(
+            f"{workload.source}: request {missing[0]} names the model {name}, which no instance serves; the cluster has {served}"
         )
     return of_instances
 
@@ -167,7 +180,7 @@ def refuse_impossible(cluster: ClusterSpec, instances: RankParams, workload: Wor
         return
     r = int(impossible[0])
     held = np.minimum(instances.max_model_len, instances.num_blocks.astype(np.int64) * instances.block_size)
-    best = int(np.argmax(np.where(other[r if len(other) > 1 else 0], -1, held)))
+    best = int(np.argmax(np.where(other[r % len(other)], -1, held)))
     spec = cluster.instances[best]
     if small[r, best]:
         capacity = int(instances.num_blocks[best]) * spec.limits.block_size

@@ -16,17 +16,18 @@ from jax.tree_util import Partial
 
 from simjax.engine.control.reduce import INT32_MAX
 from simjax.engine.control.select import select
+from simjax.engine.handover.rows import freed_rows
 from simjax.engine.kv.block_pool import BlockPool
 from simjax.engine.kv.blocks import full_blocks
 from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
 from simjax.engine.kv.prefix_tree import RankTree, longest_hit
 from simjax.engine.kv.victims import blocks_freed, free_request, free_victims
-from simjax.engine.params import ClusterParams
+from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.shape import EngineShape
 from simjax.latency.rounding import product
 
 if TYPE_CHECKING:
-    from jaxtyping import Float64, Int32
+    from jaxtyping import Bool, Float64, Int32
 
     from simjax.engine.scheduler.waiting import Waiting
     from simjax.engine.turn import Turn
@@ -63,12 +64,30 @@ class NoPrefixCache:
         """Cached blocks of every prefix node, for a router's view."""
         return None
 
-    def missed_score(self, shape: EngineShape, params: ClusterParams, contents: Array | None, request: Array) -> float:
+    def missed_score(
+        self, shape: EngineShape, params: ClusterParams, router: RouterParams, contents: Array | None, request: Array
+    ) -> float:
         """Part of a router's score for the tokens of a request that are not cached."""
         return 0.0
 
+    def missed_share(self, shape: EngineShape, params: ClusterParams, contents: Array | None, request: Array) -> float:
+        """Share of a request's prompt that is not cached."""
+        return 1.0
+
     def free(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         """The turn once the departed request has freed the blocks that it shared."""
+        return turn
+
+    def free_read(self, shape: EngineShape, params: ClusterParams, turn: Turn, read: Bool[Array, " K"]) -> Turn:
+        """The turn once the prefill rank has freed the blocks of some rows of hand-overs."""
+        return turn.with_state(handovers=freed_rows(turn.state.handovers, read))
+
+    def touch(self, shape: EngineShape, params: ClusterParams, turn: Turn, request: Array, row: Array, found: Array, wanted: Array) -> Turn:
+        """The turn once a request that loads its KV cache holds what it found."""
+        return turn
+
+    def after_loading(self, shape: EngineShape, params: ClusterParams, turn: Turn, before: Turn, joins: Bool[Array, ""]) -> Turn:
+        """The turn once a loaded request, if one has joined, holds its blocks in the cache."""
         return turn
 
     def freed_by_victims(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Partial:
@@ -130,9 +149,20 @@ class PrefixCache:
         return self.pool.blocks
 
     def missed_score(
+        self,
+        shape: EngineShape,
+        params: ClusterParams,
+        router: RouterParams,
+        contents: Int32[Array, "N E"] | None,
+        request: Int32[Array, ""],
+    ) -> Float64[Array, " N"]:
+        """Part of a router's score for the tokens of a request that are not in `contents` of each rank."""
+        return product(router.prefix_weight, self.missed_share(shape, params, contents, request))
+
+    def missed_share(
         self, shape: EngineShape, params: ClusterParams, contents: Int32[Array, "N E"] | None, request: Int32[Array, ""]
     ) -> Float64[Array, " N"]:
-        """Part of a router's score for the tokens of a request that are not in `contents` of each rank.
+        """Share of a request's prompt that is not in `contents` of each rank.
 
         Contents are as after the last event of each rank: what requests decode is not seen before they leave.
         """
@@ -144,23 +174,49 @@ class PrefixCache:
             return block_size * longest_hit(contents[path.node], path, full_blocks(prompt - 1, block_size))
 
         found_tokens = jax.vmap(found)(jnp.asarray(contents), params.ranks.block_size, params.ranks.enable_prefix_caching)
-        missed = 1.0 - found_tokens.astype(jnp.float64) / prompt.astype(jnp.float64)
-        return product(params.router.prefix_weight, missed)
+        return 1.0 - found_tokens.astype(jnp.float64) / prompt.astype(jnp.float64)
 
     def free(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         """The turn once the departed request has freed its blocks; the step waits for further departures, which are one a tick."""
         departed, tree = turn.departed, RankTree.of(params, turn.limits, turn.i)
         assert isinstance(departed.held, HeldBlocks)
-        wanted = departed.some & turn.due
+        wanted = departed.some & turn.due & ~departed.kept
         pool = free_request(shape, tree, self.pool, departed.request, departed.num_computed_tokens, departed.held, wanted)
         return turn.with_kv(PrefixCache(pool), waits=turn.waits | departed.more | ~turn.due)
+
+    def free_read(self, shape: EngineShape, params: ClusterParams, turn: Turn, read: Bool[Array, " K"]) -> Turn:
+        """The turn once the prefill rank has freed the blocks of some rows of hand-overs: of one a tick, the step waits for the others."""
+        table, tree = turn.state.handovers, RankTree.of(params, turn.limits, turn.i)
+        row = jnp.argmin(jnp.where(read, table.request, INT32_MAX)).astype(jnp.int32)
+        some = read[row]
+        held = jax.tree.map(lambda x: x[row], table.prefill_held)
+        pool = free_request(shape, tree, self.pool, table.request[row], table.computed_tokens[row], held, some)
+        table = freed_rows(table, some & (jnp.arange(shape.handovers, dtype=jnp.int32) == row))
+        more = jnp.sum(read, dtype=jnp.int32) > 1
+        return turn.with_state(handovers=table).with_kv(PrefixCache(pool), waits=turn.waits | more)
+
+    def touch(self, shape: EngineShape, params: ClusterParams, turn: Turn, request: Array, row: Array, found: Array, wanted: Array) -> Turn:
+        """The turn once a request that loads its KV cache, in a row of hand-overs, holds what it found; there is room for the rest."""
+        table, tree = turn.state.handovers, RankTree.of(params, turn.limits, turn.i)
+        old = jax.tree.map(lambda x: x[row], table.decode_held)
+        path = tree.path(shape, request, wanted)
+        pool, held = self.pool.allocate(turn.i, path, old, found, jnp.where(wanted, found, 0))
+        mine = wanted & (jnp.arange(shape.handovers, dtype=jnp.int32) == row)
+        table = dataclasses.replace(table, decode_held=jax.tree.map(lambda x, new: jnp.where(mine, new, x), table.decode_held, held))
+        room = jnp.where(turn.waits, INT32_MAX, turn.limits.num_blocks - turn.formation.blocks)
+        return turn.with_state(handovers=table).with_kv(PrefixCache(pool.evict(turn.i, room)))
+
+    def after_loading(self, shape: EngineShape, params: ClusterParams, turn: Turn, before: Turn, joins: Bool[Array, ""]) -> Turn:
+        """The turn once a loaded request, if one has joined, holds its blocks in the cache."""
+        tree = RankTree.of(params, turn.limits, turn.i)
+        return self._allocate(shape, tree, turn, before.rank.num_running, jnp.zeros((), jnp.int32), joins)
 
     def freed_by_victims(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Partial:
         """Function () -> (seated bool[A], blocks int32[A]): blocks that come free with each seated request when all after it have left."""
         tree, demand = RankTree.of(params, turn.limits, turn.i), turn.demand
         return Partial(
-            lambda tree, pool, slots, seated: (seated, blocks_freed(shape, tree, pool, slots, seated)),
-            *(tree, self.pool, turn.rank.slots, demand.seated),
+            lambda tree, pool, slots, seated, rows: (seated, blocks_freed(shape, tree, pool, slots, seated, rows)),
+            *(tree, self.pool, turn.rank.slots, demand.seated, turn.state.handovers.held_in(turn.i)),
         )
 
     def after_preemption(self, shape: EngineShape, params: ClusterParams, turn: Turn, before: Turn) -> Turn:

@@ -30,10 +30,18 @@ def free_request(
     return pool.free(tree.rank, tree.path(shape, request, wanted), select(wanted, held, held.emptied()), full, unfinished)
 
 
-def blocks_freed(shape: EngineShape, tree: RankTree, pool: BlockPool, slots: Slots, counted: Bool[Array, " A"]) -> Int32[Array, " A"]:
+def blocks_freed(
+    shape: EngineShape,
+    tree: RankTree,
+    pool: BlockPool,
+    slots: Slots,
+    counted: Bool[Array, " A"],
+    rows: tuple[Array, HeldBlocks] | tuple[()],
+) -> Int32[Array, " A"]:
     """Blocks that come free with each of the `counted` slots when all after it have left, once the step runs.
 
-    A block that several requests hold counts for the first of them.
+    A block that several requests hold counts for the first of them, and not at all if one of `rows` (request and blocks held, over rows of
+    hand-overs; empty without any) holds it.
     """
     held_blocks, position = slots.held, slots.position
     assert isinstance(held_blocks, HeldBlocks)
@@ -42,6 +50,12 @@ def blocks_freed(shape: EngineShape, tree: RankTree, pool: BlockPool, slots: Slo
     held &= counted[:, None] & (jnp.arange(shape.prefix_path, dtype=jnp.int32)[None, :] != held_blocks.copy_at[:, None])
     none = jnp.full((shape.prefix_nodes,), counted.shape[0], jnp.int32)
     first = none.at[paths.node].min(jnp.where(held, position[:, None], counted.shape[0]))
+    if rows:
+        requests, of_rows = rows
+        row_paths = jax.vmap(lambda request: tree.path(shape, request))(requests)
+        in_row = jax.vmap(PrefixPath.within)(row_paths, of_rows.hashed + of_rows.copy_blocks) > 0
+        in_row &= jnp.arange(shape.prefix_path, dtype=jnp.int32)[None, :] != of_rows.copy_at[:, None]
+        first = first.at[row_paths.node].min(jnp.where(in_row, -1, counted.shape[0]))
     counts_here = held & (first[paths.node] == position[:, None])
     shared = jnp.sum(jnp.where(counts_here, pool.blocks[tree.rank, paths.node], 0), axis=1, dtype=jnp.int32)
     own = blocks_of(slots.num_computed_tokens + slots.num_new_tokens, tree.block_size) - held_blocks.hashed

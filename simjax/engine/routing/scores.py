@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.handover.table import Role
 from simjax.engine.kv.blocks import blocks_of
-from simjax.engine.params import ClusterParams
+from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.rank import Rank
 from simjax.engine.scheduler.plan import first_step_reaching
 from simjax.engine.shape import EngineShape
@@ -26,20 +27,26 @@ def eligible(params: ClusterParams, request: Int32[Array, ""]) -> Bool[Array, " 
     """Ranks of the request's model whose KV cache and `max_model_len` can hold it; its last token is never put into the cache."""
     limits = params.ranks
     total = params.request("prompt_tokens", request) + params.request("output_tokens", request)
-    return (total <= limits.max_model_len) & (blocks_of(total - 1, limits.block_size) <= limits.num_blocks) & of_model(params, request)
+    return _of_model(params, request, (total <= limits.max_model_len) & (blocks_of(total - 1, limits.block_size) <= limits.num_blocks))
 
 
-def of_model(params: ClusterParams, request: Int32[Array, ""]) -> Bool[Array, " N"] | bool:
-    """Ranks that serve the model that the request names; all of them where it names none, or no request does."""
+def _of_model(params: ClusterParams, request: Int32[Array, ""], able: Bool[Array, " N"]) -> Bool[Array, " N"]:
+    """Those of the able ranks that serve the model that the request names; all of them where it names none, or no request does."""
     if params.ranks.model is None:
-        return True
+        return able
     model = params.request("model", request)
-    return (model < 0) | (params.ranks.model == model)
+    return able & ((model < 0) | (params.ranks.model == model))
 
 
-def turn_of(params: ClusterParams, request: Int32[Array, ""], turn: Int32[Array, ""]) -> Int32[Array, ""]:
-    """The place of a request in the round of the ranks that it can go to: `turn`, or its place among those of its model."""
-    return turn if params.ranks.model is None else params.request("model_turn", request)
+def legs_eligible(params: ClusterParams, request: Int32[Array, ""]) -> tuple[Bool[Array, " N"], Bool[Array, " N"]]:
+    """Ranks that can take a request when it arrives, and those that can decode it: a prefill rank holds the prompt and gives one token."""
+    limits, handover = params.ranks, params.handover
+    assert handover is not None
+    prompt, whole = params.request("prompt_tokens", request), eligible(params, request)
+    fits = _of_model(params, request, (prompt + 1 <= limits.max_model_len) & (blocks_of(prompt, limits.block_size) <= limits.num_blocks))
+    prefill = handover.role == Role.PREFILL
+    fits &= jnp.any((handover.role == Role.DECODE) & whole)  # there is no first leg without a second
+    return (prefill & fits) | ((handover.role == Role.BOTH) & whole), (handover.role == Role.DECODE) & whole
 
 
 def kv_tokens_at(ranks: Rank, t_s: Float64[Array, ""]) -> Int64[Array, " N"]:
@@ -50,9 +57,9 @@ def kv_tokens_at(ranks: Rank, t_s: Float64[Array, ""]) -> Int64[Array, " N"]:
     return plan.kv_tokens + jnp.where(ended > 0, plan.tokens + (ended - 1) * plan.running, 0).astype(jnp.int64)
 
 
-def loads(params: ClusterParams, ranks: Rank) -> Float64[Array, " N"]:
-    """(4 waiting + running) / max_num_seqs of each rank."""
-    waiting = ranks.plan.preempted + ranks.tail - ranks.head
+def loads(params: ClusterParams, ranks: Rank, loading: Int32[Array, " N"] | int = 0) -> Float64[Array, " N"]:
+    """(4 waiting + running) / max_num_seqs of each rank; requests that load their KV cache wait."""
+    waiting = ranks.plan.preempted + ranks.tail - ranks.head + loading
     return (WAITING_WEIGHT * waiting + ranks.plan.running).astype(jnp.float64) / params.ranks.max_num_seqs.astype(jnp.float64)
 
 
@@ -64,20 +71,29 @@ def kv_loads(params: ClusterParams, ranks: Rank, t_s: Float64[Array, ""]) -> Flo
 
 
 def scores(
-    shape: EngineShape, params: ClusterParams, state: ClusterState, request: Int32[Array, ""], t_s: Float64[Array, ""]
-) -> tuple[Float64[Array, " N"], RouterView]:
-    """Scores for a request that arrives at t_s, the lowest wins; and the router's view of the ranks afterwards.
+    shape: EngineShape, params: ClusterParams, router: RouterParams, state: ClusterState, view: RouterView, request: Int32[Array, ""]
+) -> Float64[Array, " N"]:
+    """Scores by a router's weights for a request, as the router sees the ranks; the lowest wins.
 
-    The weighted sum of the part of the prompt that is not in the prefix cache, of `loads` and of `kv_loads`. With session affinity, from
-    the second call of a session on, it is 0 for the rank of its latest call, if that can serve it, and 1 for the others.
+    The weighted sum of the part of the prompt that is not in the prefix cache, of `loads` and of `kv_loads`.
     """
-    router, view = params.router, look(params, state, t_s)
-    score = state.kv.missed_score(shape, params, view.contents, request)
-    score = score + product(router.queue_weight, view.load) + product(router.kv_weight, view.kv_load)
-    return state.arrivals.with_affinity(params, request, score, eligible(params, request)), view
+    score = state.kv.missed_score(shape, params, router, view.contents, request)
+    return score + product(router.queue_weight, view.load) + product(router.kv_weight, view.kv_load)
 
 
 def look(params: ClusterParams, state: ClusterState, t_s: Float64[Array, ""]) -> RouterView:
     """The router's view at t_s: renewed if it is `staleness_s` old; what is not kept in the state is always new."""
-    new = RouterView(t_s, loads(params, state.ranks), kv_loads(params, state.ranks, t_s), state.kv.contents())
+    new = RouterView(
+        t_s,
+        loads(params, state.ranks, state.handovers.num_loading(len(params.ranks.step_time))),
+        kv_loads(params, state.ranks, t_s),
+        state.kv.contents(),
+    )
     return state.view.renewed(new, params.router.staleness_s)
+
+
+def missed_tokens(shape: EngineShape, params: ClusterParams, state: ClusterState, request: Int32[Array, ""], i: Int32[Array, ""]) -> Array:
+    """Tokens of a request's prompt that are not in the prefix cache of rank i, float64[]."""
+    prompt = params.request("prompt_tokens", request).astype(jnp.float64)
+    share = state.kv.missed_share(shape, params, state.kv.contents(), request)
+    return prompt * (share if isinstance(share, float) else share[i])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.select import select
+from simjax.engine.handover.loads import begin_load
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.kv.prefix_cache import Hits
 from simjax.engine.params import ClusterParams
@@ -21,12 +22,16 @@ from simjax.engine.turn import Turn
 
 
 class _Admitted(NamedTuple):
-    """Entries of the window that join, `entries` of them (int32[]); those `taken` (bool[W]) compute a first `chunk` on `cached` tokens."""
+    """Entries of the window that join, `entries` of them (int32[]); those `taken` (bool[W]) compute a first `chunk` on `cached` tokens.
+
+    If the first one `loads` its KV cache instead, it is the only one.
+    """
 
     entries: Array
     taken: Array
     chunk: Array
     cached: Array
+    loads: Array
 
 
 def admit_waiting(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
@@ -36,14 +41,15 @@ def admit_waiting(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn
     """
     waiting = waiting_window(shape, params, turn)
     hits = turn.kv.get_computed_blocks(shape, params, turn, waiting)
-    formation, admitted = _choose(turn, waiting, hits)
+    formation, admitted = _choose(shape, turn, waiting, hits)
     rank = _seated(turn, waiting, admitted)
     # Materialised once: XLA would repeat the admission inside every array that is computed from it.
     rank, formation = jax.lax.optimization_barrier((rank, formation))
-    return turn.kv.after_admission(shape, params, dataclasses.replace(turn, rank=rank, formation=formation), turn, hits)
+    after = turn.kv.after_admission(shape, params, dataclasses.replace(turn, rank=rank, formation=formation), turn, hits)
+    return begin_load(shape, params, after, waiting.request[0], hits.found, admitted.loads)
 
 
-def _choose(turn: Turn, waiting: Waiting, hits: Hits) -> tuple[Formation, _Admitted]:
+def _choose(shape: EngineShape, turn: Turn, waiting: Waiting, hits: Hits) -> tuple[Formation, _Admitted]:
     """The formation with the waiting requests that join, and which they are."""
     limits, f, first_only = turn.limits, turn.formation, turn.kv.window_only_first
     w = jnp.arange(waiting.request.shape[0], dtype=jnp.int32)
@@ -53,16 +59,20 @@ def _choose(turn: Turn, waiting: Waiting, hits: Hits) -> tuple[Formation, _Admit
     need = jnp.where(waiting.passed, 0, capped(waiting.num_tokens - cached, limits))
     chunk = jnp.clip(f.token_budget - _before(need), 0, need)
     blocks = blocks_of(cached + chunk, limits.block_size) - shared
+    if shape.handovers:  # a load asks for all its blocks, and for no token
+        blocks = jnp.where(waiting.loads, blocks_of(waiting.num_tokens, limits.block_size) - shared, blocks)
     asked = jnp.where(limits.reserve_full_isl, blocks_of(waiting.num_tokens, limits.block_size) - shared, blocks)
     fits = f.blocks + _before(blocks) + asked <= limits.num_blocks
     has_seat = f.seats + _before((~waiting.passed).astype(jnp.int32)) < limits.max_num_seqs
-    has_budget = (chunk > 0) & (limits.enable_chunked_prefill | (chunk == need))
+    has_budget = (chunk > 0) & (waiting.loads | limits.enable_chunked_prefill | (chunk == need))
     joins = visible & (waiting.passed | (has_budget & has_seat & fits)) & waiting.has_slot & (f.preempted == 0) & ~turn.waits
     if first_only:
         joins &= w == 0
+    if shape.handovers:
+        joins &= ~f.shut & ~f.continues & ((w == 0) | ~(waiting.loads[0] | waiting.loads))
     joins = jnp.cumsum(~joins) == 0
 
-    taken = joins & ~waiting.passed
+    taken = joins & ~waiting.passed & ~waiting.loads
     entries = jnp.sum(joins, dtype=jnp.int32)
     seats = f.seats + jnp.sum(taken, dtype=jnp.int32)
     first_out = w == entries
@@ -70,18 +80,20 @@ def _choose(turn: Turn, waiting: Waiting, hits: Hits) -> tuple[Formation, _Admit
     continues = f.continues | jnp.all(joins) | jnp.any(first_out & ~waiting.has_slot)
     if first_only:
         continues |= joins[0] & visible[1]
+    if shape.handovers:  # a load begins in a tick of its own
+        continues |= joins[0] & jnp.any(first_out & visible & (waiting.loads | waiting.loads[0]))
     formation = dataclasses.replace(
         f,
         seats=seats,
         token_budget=f.token_budget - jnp.sum(jnp.where(taken, chunk, 0), dtype=jnp.int32),
-        blocks=f.blocks + jnp.sum(jnp.where(taken, blocks, 0), dtype=jnp.int32),
+        blocks=f.blocks + jnp.sum(jnp.where(joins & ~waiting.passed, blocks, 0), dtype=jnp.int32),
         continues=continues,
-        refused=jnp.any(first_out & visible),
+        refused=f.refused | jnp.any(first_out & visible),
         # Seats and blocks are only given back by finishing requests; a preemption or a held seat changes the picture a step later.
         blocked=((seats >= limits.max_num_seqs) | too_big) & (f.preempted == 0) & ~f.holding,
         next_queued_s=jnp.min(jnp.where(first_out & waiting.exists & ~visible, waiting.queued_s, NEVER)),
     )
-    return formation, _Admitted(entries, taken, chunk, cached)
+    return formation, _Admitted(entries, taken, chunk, cached, joins[0] & waiting.loads[0])
 
 
 def _before(x: Array) -> Array:
@@ -105,13 +117,14 @@ def _seated(turn: Turn, waiting: Waiting, admitted: _Admitted) -> Rank:
         first_token_s=jnp.where(fresh, NEVER, old.first_token_s),
         token_s=jnp.where(fresh, NEVER, old.token_s),
         held=select(taken, old.held.emptied(), old.held).first_admitted(fresh, admitted.cached),
+        last_tokens=old.last_tokens,
         answered=jax.tree.map(lambda x: x & ~fresh, old.answered),
     )
     from_preempted = jnp.minimum(rank.num_preempted, admitted.entries)
     return dataclasses.replace(
         rank,
         slots=jax.tree.map(lambda x, part: jax.lax.dynamic_update_slice(x, part, (rank.num_running,)), rank.slots, window),
-        num_running=rank.num_running + admitted.entries,
+        num_running=rank.num_running + admitted.entries - admitted.loads.astype(jnp.int32),
         num_preempted=rank.num_preempted - from_preempted,
         head=rank.head + admitted.entries - from_preempted,
         queued_tokens=rank.queued_tokens - jnp.sum(jnp.where(fresh, waiting.num_tokens, 0), dtype=jnp.int64),

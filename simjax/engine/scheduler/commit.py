@@ -60,6 +60,7 @@ def commit(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         num_tokens=num_tokens,
         first_token_s=jnp.where(fresh, first_end_s, slots.first_token_s),
         token_s=jnp.where(token, plan.end_s, slots.token_s),
+        last_tokens=jax.tree.map(lambda x: jnp.where(in_step, slots.num_new_tokens, x), slots.last_tokens),
     )
     blocks = jnp.where(running, blocks_of(computed, turn.limits.block_size) - slots.held.hashed, 0)
     prompt = jnp.where(in_step & ~decode, slots.num_new_tokens, 0)
@@ -72,6 +73,6 @@ def commit(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         resumed=sums[2],
         outputs=jnp.where(later > 0, sums[0], 0),
         resumed_gap_s=jnp.sum(jnp.where(resumed, first_end_s - slots.token_s, 0.0)),
-        blocks_last=sums[4] + turn.kv.num_held(turn.i),
+        blocks_last=sums[4] + turn.kv.num_held(turn.i) + turn.state.handovers.blocks(turn.i),
     )
     return dataclasses.replace(turn, rank=dataclasses.replace(rank, slots=after), emitted=emitted)

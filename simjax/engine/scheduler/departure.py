@@ -11,6 +11,7 @@ from jax import Array
 
 from simjax.engine.columns import in_order
 from simjax.engine.control.reduce import reduce_slots
+from simjax.engine.handover.legs import end_prefill
 from simjax.engine.host.result import RequestLog
 from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
 from simjax.engine.params import ClusterParams
@@ -31,6 +32,7 @@ class Departed:
         num_computed_tokens, held: its tokens in the KV cache, and the blocks that it held.
         outcome: its row of `ClusterState.outcome`.
         more: whether another one could leave.
+        kept: whether it is on its way to its decode rank: it is not finished, and its blocks stay.
     """
 
     some: Bool[Array, ""]
@@ -39,6 +41,7 @@ class Departed:
     held: HeldBlocks | NoHeldBlocks
     outcome: Float64[Array, " F"]
     more: Bool[Array, ""]
+    kept: Bool[Array, ""]
 
 
 def depart(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
@@ -68,6 +71,7 @@ def depart(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         held=held,
         outcome=jnp.stack([x.astype(jnp.float64) for x in in_order(RequestLog, shape, outcome)]),
         more=jnp.any(leaves & (position > at)),
+        kept=jnp.zeros((), bool),
     )
     close_gap = some & (position >= at)
     # Padding at one end and cutting at the other shifts within the same kernel; `jnp.roll` would make three of every field.
@@ -80,4 +84,5 @@ def depart(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         num_running=rank.num_running - from_running,
         num_preempted=rank.num_preempted - some.astype(jnp.int32) + from_running,
     )
-    return turn.kv.free(shape, params, dataclasses.replace(turn, rank=rank, departed=departed))
+    turn = end_prefill(shape, params, dataclasses.replace(turn, rank=rank, departed=departed), turn.rank, at)
+    return turn.kv.free(shape, params, turn)

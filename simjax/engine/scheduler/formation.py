@@ -30,6 +30,7 @@ class Formation:
         continues: the step waits for departures, the window is used up or no slot is free: the formation continues in the next tick.
         refused: a waiting request is visible but stays out.
         blocked: and it, and any arrival, will stay out at least until a request finishes.
+        shut: nothing may join in this tick, though seats and tokens are left.
         next_queued_s: time at which the next request, not visible yet, was or will be queued; infinity when none is known.
     """
 
@@ -42,6 +43,7 @@ class Formation:
     continues: Bool[Array, ""]
     refused: Bool[Array, ""]
     blocked: Bool[Array, ""]
+    shut: Bool[Array, ""]
     next_queued_s: Float64[Array, ""]
 
 

@@ -11,6 +11,7 @@ from jax import Array
 
 from simjax.engine.control.cond_any import cond_any
 from simjax.engine.control.reduce import reduce_slots
+from simjax.engine.handover.looks import plan_looks
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import Plan
@@ -93,6 +94,8 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     if shape.leap:
         plan, steps = leap(turn, step_time, plan, Decoding(running, context, n, kv_sum, kv_max, to_finish, all_behind > 0))
     busy = cut_short(take_steps(plan, steps, limits.async_scheduling), f.next_queued_s, limits.async_scheduling)
+    if shape.handovers:
+        return plan_looks(params, turn, f, busy, plan)
     return dataclasses.replace(turn, rank=dataclasses.replace(rank, plan=_choose(f, busy, plan)))
 
 

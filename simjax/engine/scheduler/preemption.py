@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ def preempt(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """
     freed, capacity = turn.kv.freed_by_victims(shape, params, turn), turn.limits.num_blocks
     needed = (turn.formation.blocks > capacity) & ~turn.waits
-    changed = cond_any(needed, _without_victims, _unchanged, freed, capacity, turn.demand.running, _changeable(turn))
+    changed = cond_any(needed, partial(_without_victims, shape), _unchanged, freed, capacity, turn.demand.running, _changeable(turn))
     return turn.kv.after_preemption(shape, params, _with_changes(turn, changed), turn)
 
 
@@ -49,10 +50,11 @@ def _unchanged(freed: Any, capacity: Array, running: Array, now: dict[str, Array
     return now
 
 
-def _without_victims(freed: Any, capacity: Array, running: Array, now: dict[str, Array]) -> dict[str, Array]:
+def _without_victims(shape: EngineShape, freed: Any, capacity: Array, running: Array, now: dict[str, Array]) -> dict[str, Array]:
     """The arrays once those in the tail have left that do not fit.
 
     Args:
+        shape: of the cluster.
         freed: function of `freed_by_victims`.
         capacity: blocks of the rank, int32[].
         running: requests that run, bool[A].
@@ -60,7 +62,9 @@ def _without_victims(freed: Any, capacity: Array, running: Array, now: dict[str,
     """
     seated, blocks = freed()
     position = jnp.arange(blocks.shape[0], dtype=jnp.int32)
-    too_many = seated & (jnp.cumsum(blocks) > capacity)
+    # Blocks that no seated request would free: those of requests on their way between ranks.
+    others = now["blocks"] - jnp.sum(blocks, dtype=jnp.int32) if shape.handovers else 0
+    too_many = seated & (jnp.cumsum(blocks) > capacity - others)
     _, _, (stay,) = reduce_slots(minima=[jnp.where(too_many, position, now["num_running"])])
     out = seated & (position >= stay)
     victim = running & out
@@ -74,6 +78,6 @@ def _without_victims(freed: Any, capacity: Array, running: Array, now: dict[str,
         "num_preempted": now["num_preempted"] + now["num_running"] - stay,
         "token_budget": now["token_budget"] + unspent,
         "seats": now["seats"] - num_out,
-        "blocks": kept,
+        "blocks": kept + others,
         "preempted": num_out,
     }

@@ -41,13 +41,14 @@ def schedule_running(shape: EngineShape, params: ClusterParams, turn: Turn) -> T
     formation = Formation(
         token_budget=limits.max_num_batched_tokens - (total - short),
         seats=seats + num_holding,
-        blocks=used + turn.kv.num_held(turn.i),
+        blocks=used + turn.kv.num_held(turn.i) + turn.state.handovers.blocks(turn.i),
         preempted=jnp.zeros((), jnp.int32),
         holding=num_holding > 0,
         leaving=num_leaving > 0,
         continues=turn.waits,
         refused=jnp.zeros((), bool),
         blocked=jnp.zeros((), bool),
+        shut=turn.before.passes.shut,
         next_queued_s=jnp.full((), NEVER, jnp.float64),
     )
     rank = dataclasses.replace(rank, slots=dataclasses.replace(slots, num_new_tokens=new))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.handover.legs import final_tokens, loads, routed_s
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER, Slots
 from simjax.engine.shape import EngineShape
@@ -26,6 +27,7 @@ class Waiting:
     Attributes:
         slots: the slots from `num_running` on, where entry w is, or will be.
         resumed: the entry was preempted and is in its slot already.
+        loads: its KV cache is loaded before it runs.
         passed: it finished nevertheless, with the step that it was in when it was preempted: only its slot is stepped over.
         exists, has_slot: there is such a request; there is a slot for it.
         queued_s: time at which it was, or will be, queued.
@@ -34,6 +36,7 @@ class Waiting:
 
     slots: Slots
     resumed: Bool[Array, " W"]
+    loads: Bool[Array, " W"]
     passed: Bool[Array, " W"]
     exists: Bool[Array, " W"]
     has_slot: Bool[Array, " W"]
@@ -54,18 +57,19 @@ def waiting_window(shape: EngineShape, params: ClusterParams, turn: Turn) -> Wai
     request = jnp.where(resumed, slots.request, jnp.minimum(listed, shape.requests - 1))
     known = jnp.minimum(request, shape.requests - 1)  # an unused slot holds no request's index
     prompt = params.request("prompt_tokens", known)
-    queued_s = state.arrivals.arrival_s(params, known) + turn.limits.api_pre_s
+    queued_s = routed_s(shape, params, turn, known, state.arrivals.arrival_s(params, known)) + turn.limits.api_pre_s
     # Materialised once, not in each of its many readers.
     return jax.lax.optimization_barrier(
         Waiting(
             slots=slots,
             resumed=resumed,
+            loads=loads(shape, turn, known, resumed),
             passed=resumed & slots.finished,
             exists=resumed | (place < rank.tail),
             has_slot=rank.num_running + w < turn.limits.slots,
             queued_s=jnp.where(resumed, -NEVER, queued_s),
             request=request,
             num_tokens=jnp.where(resumed, slots.num_tokens, prompt),
-            final_tokens=prompt + params.request("output_tokens", known),
+            final_tokens=final_tokens(shape, params, turn.i, prompt, params.request("output_tokens", known)),
         )
     )

@@ -1,0 +1,115 @@
+"""The two legs of a request: the end of the prefill, and the way to the other rank."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+from jax import Array
+
+from simjax.cluster.disaggregation import Reserve, Stream
+from simjax.engine.accounting.totals import Overflow
+from simjax.engine.handover.rows import row_mask, with_row
+from simjax.engine.handover.table import Handovers, Phase, Role
+from simjax.engine.handover.transfers import begin_transfer, rules
+from simjax.engine.kv.blocks import blocks_of
+from simjax.engine.params import ClusterParams
+from simjax.engine.rank import NEVER, Rank
+from simjax.engine.shape import EngineShape
+from simjax.engine.turn import Turn
+from simjax.latency.rounding import product
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float64, Int32
+
+
+def final_tokens(shape: EngineShape, params: ClusterParams, i: Array | int, prompt: Array, output: Array) -> Array:
+    """Prompt plus output tokens that requests have in rank i: a prefill rank gives one token only."""
+    if not shape.handovers:
+        return prompt + output
+    return prompt + jnp.where(rules(params).role[i] == Role.PREFILL, 1, output)
+
+
+def routed_s(shape: EngineShape, params: ClusterParams, turn: Turn, request: Int32[Array, " W"], arrival_s: Float64[Array, " W"]) -> Array:
+    """Times at which requests reached the router on their way to the rank whose turn it is, from those at which they arrived, float64[W]."""
+    if not shape.handovers:
+        return arrival_s
+    table, handover = turn.state.handovers, rules(params)
+    assert isinstance(table, Handovers)
+    early = handover.reserve == Reserve.BEFORE
+    second = jnp.where(early, handover.role[turn.i] == Role.PREFILL, table.decode_of[request] == turn.i)
+    return jnp.where(second & (handover.reserve != Reserve.WITH), table.second_s[request], arrival_s)
+
+
+def loads(shape: EngineShape, turn: Turn, request: Int32[Array, " W"], resumed: Bool[Array, " W"]) -> Bool[Array, " W"]:
+    """Waiting requests of the rank whose turn it is that have KV to load first."""
+    if not shape.handovers:
+        return jnp.zeros_like(resumed)
+    table = turn.state.handovers
+    assert isinstance(table, Handovers)
+    return ~resumed & (table.decode_of[request] == turn.i)
+
+
+def end_prefill(shape: EngineShape, params: ClusterParams, turn: Turn, before: Rank, at: Int32[Array, ""]) -> Turn:
+    """The turn once the departed request, which was in slot `at`, has a row if its second leg is still to come: its blocks stay.
+
+    A request that was preempted with its token on the way has none. Further departures wait for the next tick, and the step waits for them.
+    """
+    if not shape.handovers:
+        return turn
+    state, handover, departed, slots = turn.state, rules(params), turn.departed, before.slots
+    table = state.handovers
+    assert isinstance(table, Handovers)
+    kept = departed.some & turn.due & (handover.role[turn.i] == Role.PREFILL)
+    row, room = table.row_of(departed.request)
+    mine, begun = row_mask(shape, row, kept), table.request[row] == departed.request
+    finish_s, scheduled_s = slots.token_s[at], slots.scheduled_s[at]
+    request = jnp.minimum(departed.request, shape.requests - 1)
+    leg_s = finish_s + turn.limits.api_post_s + handover.handover_s
+    own_blocks = blocks_of(departed.num_computed_tokens, turn.limits.block_size) - departed.held.hashed
+    own_blocks = jnp.where(at < before.num_running, own_blocks, 0)
+    changes = {
+        "request": departed.request,
+        "prefill": turn.i,
+        "decode": jnp.where(begun, table.decode[row], jnp.maximum(table.decode_of[request], 0)),
+        "phase": jnp.where(begun, table.phase[row], Phase.AWAITED.value),
+        "leg_s": jnp.where(handover.reserve == Reserve.AFTER, leg_s, NEVER),
+        "kept": True,
+        "finish_s": finish_s,
+        "scheduled_s": scheduled_s,
+        "preemptions": slots.preemptions[at],
+        "computed_tokens": departed.num_computed_tokens,
+        "last_tokens": 0 if slots.last_tokens is None else slots.last_tokens[at],
+        "prefill_blocks": own_blocks,
+        "prefill_held": departed.held,
+    }
+    table = with_row(table, mine, changes)
+    table, left_bytes = sized(params, table, row, mine)
+    ready = kept & begun & (table.phase[row] == Phase.LOADING)
+    changed = begin_transfer(shape, params, state, table, row, left_bytes, turn.horizon_s, ready)
+    turn = turn.with_state(**changed, overflow=state.overflow | jnp.where(kept & ~room, Overflow.HANDOVERS.value, 0))
+    departed = dataclasses.replace(departed, kept=kept)
+    return dataclasses.replace(turn, departed=departed, waits=turn.waits | (departed.more & turn.due))
+
+
+def sized(params: ClusterParams, table: Handovers, row: Int32[Array, ""], mine: Bool[Array, " K"]) -> tuple[Handovers, Float64[Array, ""]]:
+    """The table with the bytes of a row's transfer, and those of them that are left when its prefill ends.
+
+    What was sent while the prefill was under way is not left: layers go out one by one at the rate of the narrowest link, chunks as soon
+    as they are computed; the last of them is left at least. That the links are shared meanwhile is not seen.
+    """
+    handover, pair = rules(params), (table.prefill[row], table.decode[row])
+    bytes_of_token = handover.bytes_per_token[pair]
+    whole = product((table.moved_blocks[row] * params.ranks.block_size[pair[1]]).astype(jnp.float64), bytes_of_token)
+    sent = product(jnp.min(handover.capacity[handover.path[pair]]), table.finish_s[row] - table.scheduled_s[row])
+    layers = jnp.maximum(whole / handover.layers[pair[0]], whole - sent)
+    chunk = jnp.minimum(whole, product(table.last_tokens[row].astype(jnp.float64), bytes_of_token))
+    left = jnp.where(handover.stream == Stream.LAYERS, layers, jnp.where(handover.stream == Stream.CHUNKS, chunk, whole))
+    table = dataclasses.replace(table, moved_bytes=jnp.where(mine, whole, table.moved_bytes))
+    return table, jnp.where(jnp.isfinite(table.finish_s[row]), left, whole)
+
+
+def prefill_cached_tokens(table: Handovers) -> Int32[Array, " K"]:
+    """Prompt tokens that the requests of all rows found in the prefix cache of their prefill rank."""
+    return table.prefill_held.outcome().get("cached_tokens", jnp.zeros_like(table.request))

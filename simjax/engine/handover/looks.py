@@ -1,0 +1,85 @@
+"""The plan of a rank that takes part in hand-overs: it ends where the rank hears of a transfer, and an idle rank keeps to its passes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+from jax import Array
+
+from simjax.engine.control.select import select
+from simjax.engine.handover.passes import Passes, news_at, pass_at
+from simjax.engine.handover.table import Handovers
+from simjax.engine.handover.transfers import next_news_s, rules
+from simjax.engine.params import ClusterParams
+from simjax.engine.rank import Plan
+from simjax.engine.scheduler.formation import Formation
+from simjax.engine.turn import Turn
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
+
+
+def plan_looks(params: ClusterParams, turn: Turn, f: Formation, busy: Plan, plan: Plan) -> Turn:
+    """The turn with the rank's plan, the busy one if there is a step to run, and the looks that go with it.
+
+    Without a step the formation goes on; or the last step of an asynchronous rank still runs, and its end comes first; or the rank has
+    requests (`resumes` after such an end) and sleeps from pass to pass; or it has none and sleeps until one comes.
+    """
+    rank, before, later, pass_s = turn.rank, turn.before.passes, turn.limits.async_scheduling, rules(params).empty_pass_s
+    now_s, formed_s, table = turn.now_s, turn.horizon_s, turn.state.handovers
+    assert isinstance(table, Handovers) and isinstance(before, Passes)
+    no = jnp.zeros((), bool)
+    runs = ~f.continues & (plan.tokens > 0)
+    pending = f.refused | (rank.num_preempted > 0) | jnp.any(table.loading(turn.i))
+    waits, resumes = ~runs & ~f.continues & (formed_s < now_s), ~f.continues & before.paused
+
+    stepping = Passes(formed_s, no, no, no)
+    was_late = later & before.late & (turn.before.plan.steps == 0)
+    first_pass = resumes | (now_s <= turn.before.plan.start_s)
+    looked_s = jnp.where(first_pass, before.formed_s, now_s - pass_s)  # of a late rank: its look before this one
+    table, fetched = _told_of_late_looks(turn, table, looked_s, runs & was_late)
+    turn = turn.with_state(handovers=table)
+    heard_s = jnp.where(fetched, now_s, next_news_s(params, turn, table, busy, stepping))
+    busy = news_at(busy, heard_s, later)
+
+    late = was_late & pending
+    start_s = jnp.where(resumes, now_s + pass_s, now_s)
+    looked_s = jnp.where(late, looked_s, formed_s)
+    sleeping = Passes(looked_s, pending | resumes, late, no)
+    idle = dataclasses.replace(plan, steps=jnp.zeros((), jnp.int32), start_s=start_s, open=jnp.ones((), bool))
+    queued_s = jnp.where(sleeping.polls, pass_at(idle, f.next_queued_s, pass_s), jnp.maximum(f.next_queued_s, now_s))
+    wake_s = jnp.minimum(queued_s, next_news_s(params, turn, table, idle, sleeping))
+    # After a preemption nothing was admitted: that is tried in the next pass.
+    wake_s = jnp.where(f.preempted > 0, jnp.minimum(wake_s, now_s + pass_s), wake_s)
+    wake_s = jnp.where(resumes, start_s, wake_s)
+    idle = dataclasses.replace(idle, end_s=wake_s, horizon_s=wake_s)
+
+    ending = dataclasses.replace(idle, start_s=now_s, end_s=now_s, horizon_s=now_s)
+    going_on = dataclasses.replace(ending, horizon_s=formed_s, open=no)
+    # The step under way is still the newest one for the router.
+    ending = dataclasses.replace(ending, running=turn.before.plan.running)
+    plan = select(runs, busy, select(f.continues, going_on, select(waits, ending, idle)))
+    of_wait = Passes(formed_s, no, later, pending)
+    passes = select(runs, stepping, select(f.continues, before, select(waits, of_wait, sleeping)))
+    # When the last request has finished the scheduler is asked once more, and so looks once more.
+    last_look = ~runs & ~f.continues & ~waits & ~pending & turn.due
+    news = last_look & table.keeping(turn.i) & (table.landed_s < now_s) & ~jnp.isfinite(table.prefill_told_s)
+    table = dataclasses.replace(table, prefill_told_s=jnp.where(news, now_s, table.prefill_told_s))
+    return dataclasses.replace(turn, rank=dataclasses.replace(rank, plan=plan, passes=passes)).with_state(handovers=table)
+
+
+def _told_of_late_looks(turn: Turn, table: Handovers, looked_s: Array, runs: Bool[Array, ""]) -> tuple[Handovers, Bool[Array, ""]]:
+    """The table once a late rank has formed a step, if it has, and whether the rank was told of something.
+
+    With the step its queue is full: it gets the output of the empty batch, too late for this formation, and sees what that had found.
+    """
+    landed = runs & turn.due & (table.landed_s <= looked_s)
+    of_prefill = landed & table.keeping(turn.i) & ~jnp.isfinite(table.prefill_told_s)
+    of_decode = landed & table.loading(turn.i) & ~jnp.isfinite(table.decode_told_s)
+    told = {
+        "prefill_told_s": jnp.where(of_prefill, turn.now_s, table.prefill_told_s),
+        "decode_told_s": jnp.where(of_decode, turn.now_s, table.decode_told_s),
+    }
+    return dataclasses.replace(table, **told), jnp.any(of_prefill | of_decode)

@@ -1,0 +1,130 @@
+"""A rank's looks at transfers: at the launch of every step, and in passes that run nothing.
+
+vLLM's engine asks its connector for finished transfers when it launches a step, and its scheduler is told with the output of that step.
+Without a step to run, an engine that has requests sleeps `empty_pass_s` and tries again: then it looks, and sees arrivals, only at these
+passes. One without requests does not look at all, even if blocks of finished prompts wait to be read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from simjax.engine.control.select import select
+from simjax.engine.params import ClusterParams
+from simjax.engine.rank import NEVER, Plan
+from simjax.engine.scheduler.plan import cut_short, end_after, first_step_reaching
+from simjax.engine.shape import EngineShape
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float64
+
+ROUNDING = 1e-6  # of a pass: times that are whole numbers of passes apart are seldom so in floats
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NoPasses:
+    """Looks where there is nothing to look for: an idle rank sleeps until a request comes."""
+
+    @property
+    def shut(self) -> Bool[Array, ""]:
+        """Whether no request may join in the rank's turn."""
+        return jnp.zeros((), bool)
+
+    @staticmethod
+    def due_s(plan: Plan) -> Float64[Array, "*N"]:
+        """Time of the rank's next turn: the end of its plan."""
+        return plan.due_s()
+
+    @staticmethod
+    def joined(params: ClusterParams, plan: Plan, queued_s: Float64[Array, ""], async_scheduling: Bool[Array, ""]) -> Plan:
+        """The plan after a request joined the rank's queue at queued_s."""
+        return cut_short(plan, queued_s, async_scheduling)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """The looks of a rank in addition to its `Plan`; scalars (a leading N axis in `ClusterState`).
+
+    Attributes:
+        formed_s: formation, and so launch, of the plan's first step; of an idle plan the last formation that found nothing to run.
+        polls: an idle rank has requests, so it looks again in every pass.
+        late: an empty batch is in the queue of an asynchronous rank, so that it is told of a look one pass later.
+        paused: the rank formed nothing while its last step ran, and sleeps before it tries again.
+    """
+
+    formed_s: Float64[Array, "*N"]
+    polls: Bool[Array, "*N"]
+    late: Bool[Array, "*N"]
+    paused: Bool[Array, "*N"]
+
+    @property
+    def shut(self) -> Bool[Array, "*N"]:
+        """Whether no request may join in the rank's turn: it sleeps first."""
+        return self.paused
+
+    @staticmethod
+    def due_s(plan: Plan) -> Float64[Array, "*N"]:
+        """Time of the rank's next turn: vLLM forms a step, and launches what belongs to it, when the step before starts (asynchronous)."""
+        return jnp.where((plan.steps == 0) & ~plan.open, -NEVER, plan.horizon_s)
+
+    def joined(self, params: ClusterParams, plan: Plan, queued_s: Float64[Array, ""], async_scheduling: Bool[Array, ""]) -> Plan:
+        """The plan after a request joined the rank's queue at queued_s; an idle rank that polls sees it at its next pass."""
+        assert params.handover is not None
+        at_s = pass_at(plan, queued_s, params.handover.empty_pass_s)
+        return cut_short(plan, jnp.where((plan.steps == 0) & self.polls, at_s, queued_s), async_scheduling)
+
+
+def initial_passes(shape: EngineShape) -> Passes | NoPasses:
+    """Looks of ranks that sleep."""
+    if not shape.handovers:
+        return NoPasses()
+    off = jnp.zeros((shape.ranks,), bool)
+    return Passes(jnp.zeros((shape.ranks,), jnp.float64), off, off, off)
+
+
+def told_s(
+    plan: Plan, passes: Passes, landed_s: Float64[Array, ""], empty_pass_s: Float64[Array, ""], async_scheduling: Bool[Array, ""]
+) -> Float64[Array, ""]:
+    """Time from which a formation knows of a transfer that landed at landed_s; infinity if that is after the plan."""
+    seen = landed_s <= passes.formed_s
+    step = jnp.where(seen, 1, first_step_reaching(plan, landed_s) + 1 + async_scheduling.astype(jnp.int32))
+    busy_s = jnp.where(step <= plan.steps, end_after(plan, step), NEVER)
+    late = passes.late.astype(jnp.float64)
+    look_s = jnp.where(seen, plan.start_s - late * empty_pass_s, jnp.maximum(plan.start_s, pass_after(plan, landed_s, empty_pass_s)))
+    idle_s = jnp.where(passes.polls, look_s + (1.0 + late) * empty_pass_s, NEVER)
+    return jnp.where(jnp.isfinite(landed_s), jnp.where(plan.steps > 0, busy_s, idle_s), NEVER)
+
+
+def pass_after(plan: Plan, t_s: Float64[Array, ""], empty_pass_s: Float64[Array, ""]) -> Float64[Array, ""]:
+    """The first pass of an idle rank after t_s; t_s itself where passes take no time."""
+    count = _passes_between(plan.start_s, t_s, empty_pass_s)
+    return jnp.where(empty_pass_s > 0, plan.start_s + (jnp.floor(count + ROUNDING) + 1.0) * empty_pass_s, t_s)
+
+
+def pass_at(plan: Plan, t_s: Float64[Array, ""], empty_pass_s: Float64[Array, ""]) -> Float64[Array, ""]:
+    """The first pass of an idle rank at or after t_s, not before its first one."""
+    count = _passes_between(plan.start_s, t_s, empty_pass_s)
+    at_s = jnp.where(empty_pass_s > 0, plan.start_s + jnp.ceil(count - ROUNDING) * empty_pass_s, t_s)
+    return jnp.where(jnp.isfinite(t_s), jnp.maximum(at_s, plan.start_s), NEVER)
+
+
+def _passes_between(start_s: Array, t_s: Array, empty_pass_s: Array) -> Array:
+    """Number of passes from the first one to t_s, as a real number; 0 for a time that never comes."""
+    span_s = jnp.where(jnp.isfinite(t_s), t_s - start_s, 0.0)
+    return jax.lax.stop_gradient(span_s / jnp.where(empty_pass_s > 0, empty_pass_s, 1.0))
+
+
+def news_at(plan: Plan, heard_s: Float64[Array, ""], async_scheduling: Bool[Array, ""]) -> Plan:
+    """The plan after it is known that the rank is told of a transfer at heard_s (infinity: not in this plan).
+
+    It ends then, even if no arrival could join it: blocks come free, or a loaded request may run.
+    """
+    cut = cut_short(dataclasses.replace(plan, open=jnp.ones_like(plan.open)), heard_s, async_scheduling)
+    return select(jnp.isfinite(heard_s), dataclasses.replace(cut, open=plan.open), plan)

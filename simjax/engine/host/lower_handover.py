@@ -1,0 +1,54 @@
+"""From the hand-overs of a cluster to the engine's arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from simjax.cluster.disaggregation import CONNECTORS
+from simjax.cluster.spec import ClusterSpec
+from simjax.cluster.transfers import transfer_paths
+from simjax.deployment import Role
+from simjax.engine.params import HandoverParams, RouterParams
+from simjax.engine.shape import power_of_two
+
+ROLES = (Role.BOTH, Role.PREFILL, Role.DECODE)  # by their number in the engine
+UNBOUNDED = 1e30  # bytes per second of a link that is none: products with it stay finite
+ROWS = 64  # first try for K: a run that needs more has more
+MORE_ROWS = 4  # times as many in the next try
+
+
+def handover_params(cluster: ClusterSpec) -> HandoverParams | None:
+    """The hand-overs of a cluster as arrays; None where every instance runs both phases.
+
+    Raises:
+        SimjaxError: the cluster does not fit its nodes, or two of its instances cannot exchange a KV cache.
+    """
+    if not cluster.disaggregated:
+        return None
+    rule, paths = cluster.disaggregation, transfer_paths(cluster)
+    connector = CONNECTORS[rule.connector]
+    size = power_of_two(len(paths.capacity))  # so that clusters share programs; the last link stays the one without bound
+    capacity = np.full(size, UNBOUNDED)
+    capacity[: len(paths.capacity) - 1] = np.minimum(paths.capacity[:-1], UNBOUNDED)
+    fields: dict[str, Any] = {
+        "role": np.array([ROLES.index(x.role) for x in cluster.instances], np.int32),
+        "bytes_per_token": np.asarray(paths.bytes_per_token, np.float64),
+        "setup_s": np.asarray(paths.setup_s, np.float64),
+        "per_block_s": np.asarray(paths.per_block_s, np.float64),
+        "path": np.where(paths.path == len(paths.capacity) - 1, size - 1, paths.path).astype(np.int32),
+        "capacity": capacity,
+        "handover_s": np.float64(rule.handover_s),
+        "empty_pass_s": np.float64(rule.empty_pass_s),
+        "fifo": np.bool_(rule.sharing == "fifo"),
+        "decode_first": np.bool_(rule.decode_first),
+        "local_prefill_tokens": np.float64(rule.local_prefill_tokens),
+        "local_prefill_ratio": np.float64(min(rule.local_prefill_ratio, UNBOUNDED)),
+        "reserve": np.int32(connector.reserve),
+        "stream": np.int32(connector.stream),
+        "carried": np.bool_(connector.carried),
+        "layers": np.array([x.model.num_hidden_layers for x in cluster.instances], np.float64),
+        "decode_router": RouterParams.of(rule.decode_router),
+    }
+    return HandoverParams(**fields)

@@ -1,0 +1,82 @@
+"""Routing of requests with two legs: to a prefill and to a decode rank."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from simjax.cluster.disaggregation import Reserve
+from simjax.engine.arrivals.arrivals import next_arrival_s
+from simjax.engine.handover.table import Handovers, Role
+from simjax.engine.params import ClusterParams
+from simjax.engine.routing.choice import handed, in_turn
+from simjax.engine.routing.scores import legs_eligible, look, missed_tokens, scores
+from simjax.engine.shape import EngineShape
+from simjax.engine.turn import Turn
+from simjax.latency.rounding import product
+
+
+def route_legs(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+    """Hand the next request to the rank of its next leg: one that arrives, or, before it at equal times, one that comes for its second leg.
+
+    By the connector the first leg is on the prefill rank, on both ranks at once, or on the decode rank. A request stays on the decode rank
+    altogether if enough of its prompt is cached there, or it is short.
+    """
+    state, handover = turn.state, params.handover
+    table = state.handovers
+    assert isinstance(table, Handovers) and handover is not None
+    client_s, leg_s = next_arrival_s(params, state), table.next_leg_s
+    t_s = jnp.minimum(client_s, leg_s)
+    due_s = jnp.min(state.ranks.passes.due_s(state.ranks.plan))
+    comes = (t_s <= due_s) & (t_s < table.next_landing_s) & jnp.isfinite(t_s)
+    second = comes & (leg_s <= client_s)
+    first = comes & ~second
+    row = jnp.argmin(table.leg_s).astype(jnp.int32)
+    request = jnp.minimum(jnp.where(second, table.request[row], state.arrivals.next_request(state.num_sent)), shape.requests - 1)
+
+    seen = look(params, state, t_s)
+    after, early = handover.reserve == Reserve.AFTER, handover.reserve == Reserve.BEFORE
+    prefill_able, decode_able = legs_eligible(params, request)
+    prefill_able &= (handover.role == Role.PREFILL) | ~early
+    decode_score = scores(shape, params, handover.decode_router, state, seen, request)
+    decode = in_turn(params, decode_score, decode_able, handover.decode_router.random, request, table.decode_routed)
+    prefill_score = state.arrivals.with_affinity(params, request, scores(shape, params, params.router, state, seen, request), prefill_able)
+    prefill = in_turn(params, prefill_score, prefill_able, params.router.random, request, table.routed)
+
+    conditional = handover.local_prefill_tokens > 0
+    missed = missed_tokens(shape, params, state, request, decode)
+    local = conditional & (missed < handover.local_prefill_tokens)
+    local &= missed < product(handover.local_prefill_ratio, params.request("prompt_tokens", request).astype(jnp.float64))
+    alone = local | (handover.role[prefill] != Role.PREFILL)  # one leg
+    knows_decode = ~after | handover.decode_first | conditional
+    decode = jnp.where(second & (table.decode_of[request] >= 0), table.decode_of[request], decode)
+
+    at_decode = (first & (local | (~alone & ~after))) | (second & ~early)
+    at_prefill = (first & ~local & (alone | ~early)) | (second & early)
+    number = jnp.arange(shape.ranks, dtype=jnp.int32)
+    ranks, routes = handed(shape, params, state, request, t_s, prefill, at_prefill, at_prefill & (number == prefill))
+    state = dataclasses.replace(state, ranks=ranks, routes=routes)
+    ranks, routes = handed(shape, params, state, request, t_s, decode, at_decode, at_decode & (number == decode))
+
+    decides = (first & ~alone & knows_decode) | (second & after)
+    counts = (first & (local | (~alone & knows_decode))) | (second & after & ~knows_decode)
+    mine = second & (jnp.arange(shape.handovers, dtype=jnp.int32) == row)
+    at = jnp.where(comes, request, shape.requests)
+    table = dataclasses.replace(
+        table,
+        decode=jnp.where(mine & after, decode, table.decode),
+        leg_s=jnp.where(mine, jnp.inf, table.leg_s),
+        routed=table.routed + at_prefill.astype(jnp.int32),
+        decode_routed=table.decode_routed + counts.astype(jnp.int32),
+        decode_of=table.decode_of.at[at].set(jnp.where(decides, decode, table.decode_of[request]), mode="drop"),
+        second_s=table.second_s.at[at].set(jnp.where(second, t_s, table.second_s[request]), mode="drop"),
+    )
+    return turn.with_state(
+        ranks=ranks,
+        routes=routes,
+        handovers=table,
+        view=state.view.kept(seen, comes),
+        arrivals=state.arrivals.sent(params, request, t_s, jnp.where(local, decode, prefill), first),
+        num_sent=state.num_sent + first.astype(jnp.int32),
+    )
