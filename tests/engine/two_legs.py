@@ -144,8 +144,8 @@ def two_legs(draw, of: st.SearchStrategy[Scenario], connectors: tuple[str, ...] 
     roles = ("prefill",) * prefills + ("decode",) * (n - prefills)
     if draw(st.booleans()):
         roles = roles[::-1]
-    if n > 2 and draw(st.integers(0, 5)) == 0:
-        roles = ("both", *(x for x in roles[1:-1]), *("prefill", "decode"))[:n] if n == 3 else roles
+    if n > 2 and draw(st.integers(0, 3)) == 0:
+        roles = ("prefill", "both", "decode", *roles[3:])
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     slowness = draw(st.sampled_from([1e-5, 1e-3, 1e-2]))
     table = lambda low, high: tuple(tuple(row) for row in rng.uniform(low, high, (n, n)).tolist())

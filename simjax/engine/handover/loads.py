@@ -96,7 +96,7 @@ def _inserted(turn: Turn, table: Handovers, row: Array, joins: Array, prompt: Ar
         final_tokens=final,
         num_new_tokens=jnp.where(done, 0, 1),
         preemptions=table.preemptions[row],
-        scheduled_s=turn.now_s,
+        scheduled_s=jnp.where(done, NEVER, turn.now_s),
         first_token_s=token_s,
         token_s=token_s,
         held=held,

@@ -57,7 +57,7 @@ def plan_looks(params: ClusterParams, turn: Turn, f: Formation, busy: Plan, plan
     idle = dataclasses.replace(idle, end_s=wake_s, horizon_s=wake_s)
 
     ending = dataclasses.replace(idle, start_s=now_s, end_s=now_s, horizon_s=now_s)
-    going_on = dataclasses.replace(ending, horizon_s=formed_s, open=no)
+    going_on = dataclasses.replace(ending, start_s=turn.before.plan.start_s, horizon_s=formed_s, open=no)
     # The step under way is still the newest one for the router.
     ending = dataclasses.replace(ending, running=turn.before.plan.running)
     plan = select(runs, busy, select(f.continues, going_on, select(waits, ending, idle)))

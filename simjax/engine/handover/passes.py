@@ -19,6 +19,7 @@ from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER, Plan
 from simjax.engine.scheduler.plan import cut_short, end_after, first_step_reaching
 from simjax.engine.shape import EngineShape
+from simjax.latency.rounding import product
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64
@@ -97,27 +98,22 @@ def told_s(
     step = jnp.where(seen, 1, first_step_reaching(plan, landed_s) + 1 + async_scheduling.astype(jnp.int32))
     busy_s = jnp.where(step <= plan.steps, end_after(plan, step), NEVER)
     late = passes.late.astype(jnp.float64)
-    look_s = jnp.where(seen, plan.start_s - late * empty_pass_s, jnp.maximum(plan.start_s, pass_after(plan, landed_s, empty_pass_s)))
-    idle_s = jnp.where(passes.polls, look_s + (1.0 + late) * empty_pass_s, NEVER)
+    look = jnp.where(seen, -late, jnp.maximum(jnp.floor(_passes_until(plan, landed_s, empty_pass_s) + ROUNDING) + 1.0, 0.0))
+    idle_s = jnp.where(empty_pass_s > 0, plan.start_s + product(look + 1.0 + late, empty_pass_s), jnp.maximum(plan.start_s, landed_s))
+    idle_s = jnp.where(passes.polls, idle_s, NEVER)
     return jnp.where(jnp.isfinite(landed_s), jnp.where(plan.steps > 0, busy_s, idle_s), NEVER)
-
-
-def pass_after(plan: Plan, t_s: Float64[Array, ""], empty_pass_s: Float64[Array, ""]) -> Float64[Array, ""]:
-    """The first pass of an idle rank after t_s; t_s itself where passes take no time."""
-    count = _passes_between(plan.start_s, t_s, empty_pass_s)
-    return jnp.where(empty_pass_s > 0, plan.start_s + (jnp.floor(count + ROUNDING) + 1.0) * empty_pass_s, t_s)
 
 
 def pass_at(plan: Plan, t_s: Float64[Array, ""], empty_pass_s: Float64[Array, ""]) -> Float64[Array, ""]:
     """The first pass of an idle rank at or after t_s, not before its first one."""
-    count = _passes_between(plan.start_s, t_s, empty_pass_s)
-    at_s = jnp.where(empty_pass_s > 0, plan.start_s + jnp.ceil(count - ROUNDING) * empty_pass_s, t_s)
-    return jnp.where(jnp.isfinite(t_s), jnp.maximum(at_s, plan.start_s), NEVER)
+    number = jnp.maximum(jnp.ceil(_passes_until(plan, t_s, empty_pass_s) - ROUNDING), 0.0)
+    at_s = jnp.where(empty_pass_s > 0, plan.start_s + product(number, empty_pass_s), jnp.maximum(plan.start_s, t_s))
+    return jnp.where(jnp.isfinite(t_s), at_s, NEVER)
 
 
-def _passes_between(start_s: Array, t_s: Array, empty_pass_s: Array) -> Array:
+def _passes_until(plan: Plan, t_s: Array, empty_pass_s: Array) -> Array:
     """Number of passes from the first one to t_s, as a real number; 0 for a time that never comes."""
-    span_s = jnp.where(jnp.isfinite(t_s), t_s - start_s, 0.0)
+    span_s = jnp.where(jnp.isfinite(t_s), t_s - plan.start_s, 0.0)
     return jax.lax.stop_gradient(span_s / jnp.where(empty_pass_s > 0, empty_pass_s, 1.0))
 
 

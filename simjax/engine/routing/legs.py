@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from simjax.cluster.disaggregation import Reserve
 from simjax.engine.arrivals.arrivals import next_arrival_s
+from simjax.engine.control.reduce import argmin
 from simjax.engine.handover.table import Handovers, Role
 from simjax.engine.params import ClusterParams
 from simjax.engine.routing.choice import handed, in_turn
@@ -32,7 +33,7 @@ def route_legs(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     comes = (t_s <= due_s) & (t_s < table.next_landing_s) & jnp.isfinite(t_s)
     second = comes & (leg_s <= client_s)
     first = comes & ~second
-    row = jnp.argmin(table.leg_s).astype(jnp.int32)
+    row = argmin(table.leg_s, table.request)
     request = jnp.minimum(jnp.where(second, table.request[row], state.arrivals.next_request(state.num_sent)), shape.requests - 1)
 
     seen = look(params, state, t_s)
