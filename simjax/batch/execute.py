@@ -18,6 +18,7 @@ from simjax.batch.workers import Device, Workers
 from simjax.engine.batch import compiled_batch
 from simjax.engine.host.batch import Batch, make_batch
 from simjax.engine.host.collect import batch_results
+from simjax.engine.host.lower import with_more_rows
 from simjax.engine.params import ClusterParams
 from simjax.engine.state import ClusterState
 from simjax.errors import SimjaxError, in_one_line, is_out_of_memory, log_traceback, value_or_error
@@ -40,7 +41,8 @@ def run_designs(
 ) -> Iterator[list[Row]]:
     """Rows of the designs as they finish: point, status, reason and the metrics of the catalogue.
 
-    Designs that turn out to need more slots than their group has are run again, with all that their limits allow.
+    Designs that turn out to need more slots than their group has are run again, with all that their limits allow; and those that have more
+    requests on their way between instances than was expected, with more room for them.
 
     Args:
         designs: the designs by the number of their point.
@@ -56,9 +58,13 @@ def run_designs(
         seen.update(row["point"] for row in rows)
         yield rows
     again = {point: design for point, design in designs.items() if point not in seen}
-    for rows in _run_groups(make_groups(again, workers, width, roomy=True), again, workers, left, catalog):
-        seen.update(row["point"] for row in rows)
-        yield rows
+    while again:
+        for rows in _run_groups(make_groups(again, workers, width, roomy=True), again, workers, left, catalog):
+            seen.update(row["point"] for row in rows)
+            yield rows
+        short = {point: with_more_rows(design.lowered) for point, design in again.items() if point not in seen}
+        again = {point: replace(again[point], lowered=lowered) for point, lowered in short.items() if lowered is not None}
+    again = {point: design for point, design in designs.items() if point not in seen}
     if lost := [failed(point, "it has no result: please report this") for point in again if point not in seen]:
         yield lost
 

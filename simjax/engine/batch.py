@@ -24,8 +24,8 @@ from simjax.engine.simulate import pending, start
 from simjax.engine.state import ClusterState
 from simjax.engine.tick import tick
 
-BATCH_AXES: Any = ClusterParams(ranks=0, router=0, requests=None, workload=0, step_time=None)  # pyright: ignore[reportArgumentType]
-"""`in_axes` of a batch: every design has its own limits, router and rows of the tables."""
+BATCH_AXES: Any = ClusterParams(ranks=0, router=0, requests=None, workload=0, step_time=None, handover=0)  # pyright: ignore[reportArgumentType]
+"""`in_axes` of a batch: every design has its own limits, router, hand-overs and rows of the tables."""
 
 
 def run_batch(shape: EngineShape, stride: int, params: ClusterParams, max_ticks: Array) -> tuple[ClusterState, Array]:

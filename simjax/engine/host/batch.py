@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from simjax.engine.host.lower import Lowered
-from simjax.engine.params import ClusterParams, PrefixParams, RankParams, RequestParams, SessionParams
+from simjax.engine.host.lower_handover import UNBOUNDED
+from simjax.engine.params import ClusterParams, HandoverParams, PrefixParams, RankParams, RequestParams, SessionParams
 from simjax.engine.shape import EngineShape, power_of_two
 from simjax.latency.join import join_step_times, padded_rows
 from simjax.latency.step_time import StepTime
@@ -63,6 +64,8 @@ def joint_shape(designs: Sequence[Lowered], slots: int | None = None) -> EngineS
         prefix_nodes=max(x.prefix_nodes for x in shapes),
         prefix_path=max(x.prefix_path for x in shapes),
         fanout=max(x.fanout for x in shapes),
+        handovers=max(x.handovers for x in shapes),
+        links=max(x.links for x in shapes),
         log_rows=0,
     )
 
@@ -90,8 +93,32 @@ def make_batch(designs: Sequence[Lowered], shape: EngineShape | None = None, wor
         requests=_request_table(requests, shape, workloads),
         workload=np.array(workload, np.int32),  # pyright: ignore[reportArgumentType]
         step_time=_step_time_table(step_times),
+        handover=_handovers([x for design in designs if (x := design.params.handover) is not None], shape),
     )
     return Batch(shape, params)
+
+
+def _handovers(records: Sequence[HandoverParams], shape: EngineShape) -> HandoverParams | None:
+    """The hand-overs of all designs, padded to the ranks and links of the shape; None where there are none."""
+    if not records:
+        return None
+    ranks, fill = shape.ranks, shape.links - 1
+    tables = {}
+    for name in ("bytes_per_token", "setup_s", "per_block_s", "layers", "role"):
+        tables[name] = np.stack([_padded(np.asarray(getattr(x, name)), ranks) for x in records])
+    paths = [np.where(x.path == len(x.capacity) - 1, fill, x.path).astype(np.int32) for x in records]
+    tables["path"] = np.stack([_padded(path, ranks, fill) for path in paths])
+    capacities = [np.asarray(x.capacity) for x in records]
+    tables["capacity"] = np.stack([np.pad(x[:-1], (0, shape.links + 1 - len(x)), constant_values=UNBOUNDED) for x in capacities])
+    tables["decode_router"] = jax.tree.map(lambda *x: np.stack(x), *(x.decode_router for x in records))
+    rest = [name for name in HandoverParams.__dataclass_fields__ if name not in tables]
+    return HandoverParams(**tables, **{name: np.stack([getattr(x, name) for x in records]) for name in rest})
+
+
+def _padded(table: np.ndarray, ranks: int, fill: int = 0) -> np.ndarray:
+    """A table over ranks, or over pairs of them, with rows for ranks that are padding."""
+    over = 1 if table.ndim == 1 else 2
+    return np.pad(table, [(0, ranks - len(table))] * over + [(0, 0)] * (table.ndim - over), constant_values=fill)
 
 
 def _distinct(records: Sequence[Any], key: Callable[[Any], int]) -> tuple[list[Any], list[int]]:

@@ -11,7 +11,7 @@ import numpy as np
 from simjax.cluster.routers import ROUTERS
 from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
-from simjax.engine.host.lower_handover import ROWS, handover_params
+from simjax.engine.host.lower_handover import MORE_ROWS, ROWS, handover_params
 from simjax.engine.host.lower_requests import largest_fanout, longest_path, prefix_params, request_models, request_params
 from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams
 from simjax.engine.shape import EngineShape, requests_bucket, seat_bucket, slots_for
@@ -108,6 +108,14 @@ def lower(
     router = RouterParams.of(cluster.router, weights, cluster.router_staleness_s)
     params = ClusterParams(instances, router, requests, served, timings.step_time, handover)
     return Lowered(shape, params, workload.sessions, workload.stationary)
+
+
+def with_more_rows(lowered: Lowered) -> Lowered | None:
+    """The simulation with room for more hand-overs at once; None if it had enough for all its requests."""
+    shape = lowered.shape
+    if not shape.handovers or shape.handovers >= shape.requests:
+        return None
+    return replace(lowered, shape=replace(shape, handovers=min(shape.handovers * MORE_ROWS, shape.requests)))
 
 
 def _clients(workload: Workload, requests: RequestParams, size: int) -> int:

@@ -102,8 +102,8 @@ class NoPrefixCache:
         """Blocks that the first waiting request would find."""
         return Hits(0, 0)
 
-    def after_admission(self, shape: EngineShape, params: ClusterParams, turn: Turn, before: Turn, hits: Hits) -> Turn:
-        """The turn once the admitted request holds what it found and will fill."""
+    def after_admission(self, shape: EngineShape, params: ClusterParams, turn: Turn, before: Turn, hits: Hits, loads: Array) -> Turn:
+        """The turn once the admitted request, if it does not load its KV cache, holds what it found and will fill."""
         return turn
 
     def log_columns(self, plan_cached: Array | None) -> dict[str, Array]:
@@ -240,11 +240,14 @@ class PrefixCache:
         found = longest_hit(self.pool.blocks[turn.i, path.node], path, tree.full(waiting.num_tokens[0] - 1))
         return Hits(found, found - self.pool.free_among_hits(turn.i, path, found))
 
-    def after_admission(self, shape: EngineShape, params: ClusterParams, turn: Turn, before: Turn, hits: Hits) -> Turn:
-        """The turn once the admitted request, if there is one, holds what it found and will fill."""
+    def after_admission(self, shape: EngineShape, params: ClusterParams, turn: Turn, before: Turn, hits: Hits, loads: Array) -> Turn:
+        """The turn once the admitted request, if there is one and it does not load its KV cache, holds what it found and will fill."""
         tree = RankTree.of(params, turn.limits, turn.i)
         admitted = turn.formation.seats > before.formation.seats
-        return self._allocate(shape, tree, turn, before.rank.num_running, jnp.asarray(hits.found), admitted)
+        # One that loads makes room once it has touched what it found (`touch`).
+        evicting = dataclasses.replace(turn, waits=turn.waits | loads) if shape.handovers else turn
+        after = self._allocate(shape, tree, evicting, before.rank.num_running, jnp.asarray(hits.found), admitted)
+        return dataclasses.replace(after, waits=turn.waits)
 
     def _allocate(self, shape: EngineShape, tree: RankTree, turn: Turn, at: Array, found: Array, wanted: Array) -> Turn:
         """Hash the blocks that the request in slot `at`, which found some (int32[]), will have filled by the end of the step; make room.

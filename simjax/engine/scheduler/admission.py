@@ -45,7 +45,7 @@ def admit_waiting(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn
     rank = _seated(turn, waiting, admitted)
     # Materialised once: XLA would repeat the admission inside every array that is computed from it.
     rank, formation = jax.lax.optimization_barrier((rank, formation))
-    after = turn.kv.after_admission(shape, params, dataclasses.replace(turn, rank=rank, formation=formation), turn, hits)
+    after = turn.kv.after_admission(shape, params, dataclasses.replace(turn, rank=rank, formation=formation), turn, hits, admitted.loads)
     return begin_load(shape, params, after, waiting.request[0], hits.found, admitted.loads)
 
 
