@@ -35,6 +35,7 @@ class Deployment:
         launches: whether the host launches kernels one by one in decode-only steps, and in steps with a prompt (no CUDA graph does it).
         async_scheduling: whether the host schedules a step while the device runs the one before (vLLM's `async_scheduling`).
         role: phases of a request that it runs.
+        kv_stream: link over which its steps send the KV cache of their tokens, layer by layer, before they end; None if they do not.
 
     Raises:
         SimjaxError: the data type is unknown.
@@ -48,6 +49,7 @@ class Deployment:
     launches: tuple[bool, bool] = (False, False)
     async_scheduling: bool = True
     role: Role = Role.BOTH
+    kv_stream: LinkSpec | None = None
 
     def __post_init__(self) -> None:
         own = self.model.kv_cache_dtype or self.model.dtype

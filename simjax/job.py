@@ -12,7 +12,7 @@ from simjax.cluster.from_config import configured_cluster, latency_source
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import cluster_timing
-from simjax.cluster.warnings import idle_router
+from simjax.cluster.warnings import about_requests
 from simjax.config.conditional import conditional_options
 from simjax.config.schema import MetricsConfig, RunConfig, SimulatedConfig, SloConfig
 from simjax.engine.host.result import Result
@@ -84,7 +84,7 @@ def simulate_cluster(
     result = replace(result, sessions=workload.sessions, stationary=workload.stationary, pools=design.pools)
     left = LeftRanges()
     left.add(design.calibrated, result)
-    known = [*idle_router(cluster, workload), *known_warnings(cluster.instances, timing, workload.longest_tokens)]
+    known = [*about_requests(cluster, workload), *known_warnings(cluster.instances, timing, workload.longest_tokens)]
     return Run(cluster, workload, result, grouped(left.warnings_of_run(known)))
 
 

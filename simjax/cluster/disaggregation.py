@@ -1,7 +1,8 @@
 """Prefill/decode disaggregation: which connector moves the KV cache of a request from its prefill to its decode instance, and how.
 
 Connectors differ in three things: when the decode instance reserves blocks, what is sent before the prefill has ended, and whether the
-first token is carried over or computed again.
+first token is carried over or computed again. LLMServingSim's simplification is one of them, for comparisons with its results: its prefill
+steps last until the KV cache of their tokens has been sent, and the request then runs on the decode instance at once, whatever its limits.
 """
 
 from __future__ import annotations
@@ -38,11 +39,15 @@ class Connector:
         reserve: when the decode instance gets the request.
         stream: what is sent while the prefill is under way.
         carried: whether the prefill's token is the client's first one; otherwise the decode instance computes the last prompt token again.
+        within_steps: whether the prefill instance's steps last until the KV cache of their tokens has been sent (`StepTime.stream_s`), so
+            that no transfer follows them; the request is then among the running ones of the decode instance at the end of its prefill,
+            whatever the seats, the token budget and the queue there.
     """
 
     reserve: Reserve = Reserve.AFTER
     stream: Stream = Stream.NOTHING
     carried: bool = False
+    within_steps: bool = False
 
 
 CONNECTORS = {
@@ -51,6 +56,7 @@ CONNECTORS = {
     "mooncake": Connector(reserve=Reserve.WITH),
     "p2p_nccl": Connector(stream=Stream.LAYERS),
     "sglang": Connector(reserve=Reserve.BEFORE, stream=Stream.CHUNKS, carried=True),
+    "llmservingsim": Connector(carried=True, within_steps=True),
 }
 """Connectors by the names that `disaggregation.connector` takes."""
 

@@ -109,7 +109,7 @@ def build_cluster(
     if cluster.file is not None:
         if cluster.groups:
             raise SimjaxError("cluster.file and cluster.groups are both set; the cluster comes from one of them")
-        of_file = read_cluster(Path(cluster.file), limits)
+        of_file = read_cluster(Path(cluster.file), limits).instances
         _refuse_overridden(limits, release_limits(release), of_file)
         return behind(of_file)
     if not cluster.groups and (cluster.prefill.instances or cluster.decode.instances):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from simjax.cluster.spec import InstanceLimits, InstanceSpec
 from simjax.cluster.unsimulated import unsimulated
 from simjax.config.scheduler import FLAG_BOUNDS
+from simjax.deployment import Role
 from simjax.errors import SimjaxError
 from simjax.hardware import LinkSpec, load_device
 from simjax.model import load_model
@@ -24,18 +26,39 @@ FLAGS = (
     "max_num_batched_tokens",
     "long_prefill_token_threshold",
     "block_size",
+    "dtype",
     "kv_cache_dtype",
     "enable_chunked_prefill",
+    "enable_prefix_caching",
     "reserve_full_isl",
 )
 # 0 of one of these means "no limit" there: as many tokens as the model's context, and as many sequences as fit a step, at most
 # MOST_SEQUENCES.
 MAY_BE_UNLIMITED = ("max_num_seqs", "max_num_batched_tokens")
 MOST_SEQUENCES = 2**16
+# What its pd_type says of an instance.
+ROLES = {None: Role.BOTH, "": Role.BOTH, "prefill": Role.PREFILL, "decode": Role.DECODE}
 
 
-def read_cluster(path: Path, limits: InstanceLimits) -> tuple[InstanceSpec, ...]:
-    """The instances of a cluster file, in the file's order.
+@dataclass(frozen=True)
+class ClusterFile:
+    """The contents of a cluster file.
+
+    The links of the file are those of its instances: the first network dimension connects the devices of an instance
+    (`InstanceSpec.link`), the last one instances (both links of `InstanceSpec.device.node`, for the file tells the links within a node and
+    between nodes apart only by dimension).
+
+    Attributes:
+        instances: instances in the file's order.
+        nodes: index of the node of each.
+    """
+
+    instances: tuple[InstanceSpec, ...]
+    nodes: tuple[int, ...]
+
+
+def read_cluster(path: Path, limits: InstanceLimits) -> ClusterFile:
+    """The cluster that a file describes.
 
     Args:
         path: the JSON file.
@@ -44,6 +67,32 @@ def read_cluster(path: Path, limits: InstanceLimits) -> tuple[InstanceSpec, ...]
     Raises:
         SimjaxError: the file is missing or malformed, names an unknown model or device, or asks for what is not simulated.
     """
+    raw = _read(path)
+    nodes = raw["nodes"]
+    if any("pim_config" in (node.get("cpu_mem") or {}) for node in nodes):
+        raise SimjaxError(f"{path}: cpu_mem.pim_config asks for PIM devices, which are not simulated yet")
+    for key, what in (("power", any("power" in node for node in nodes)), ("cxl_mem", "cxl_mem" in raw)):
+        if what:
+            _log.warning("%s: %s is not simulated yet; its settings are ignored", path, key)
+    found: list[InstanceSpec] = []
+    for node in nodes:
+        for one in node["instances"]:
+            where = f"{path}: instance {len(found)}"
+            try:
+                found.append(_instance(one, raw, sum(map(_devices, node["instances"])), limits))
+            except SimjaxError as error:
+                raise SimjaxError(f"{where}: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
+            except KeyError as error:
+                raise SimjaxError(f"{where}: {error} is missing") from None
+            except (TypeError, ValueError, AttributeError, IndexError) as error:
+                raise SimjaxError(f"{where}: a value of the wrong type ({error})") from None
+    if not found:
+        raise SimjaxError(f"{path}: it has no instances; a cluster needs at least one")
+    return ClusterFile(tuple(found), tuple(number for number, node in enumerate(nodes) for _ in node["instances"]))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file's object, with a list of nodes that all have a list of instances, as many as it says."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -61,38 +110,35 @@ def read_cluster(path: Path, limits: InstanceLimits) -> tuple[InstanceSpec, ...]
     nodes = raw.get("nodes") if isinstance(raw, dict) else None
     if not isinstance(nodes, list) or not all(isinstance(node, dict) and isinstance(node.get("instances"), list) for node in nodes):
         raise SimjaxError(f"{path}: not a cluster file of LLMServingSim's schema: it needs 'nodes', a list of objects with 'instances'")
-    if any("pim_config" in (node.get("cpu_mem") or {}) for node in nodes):
-        raise SimjaxError(f"{path}: cpu_mem.pim_config asks for PIM devices, which are not simulated yet")
-    if any("power" in node for node in nodes):
-        _log.warning("%s: power is not simulated yet; its settings are ignored", path)
-    found: list[InstanceSpec] = []
-    for number, instance in enumerate(instance for node in nodes for instance in node["instances"]):
-        where = f"{path}: instance {number}"
-        try:
-            found.append(_instance(instance, raw, limits))
-        except SimjaxError as error:
-            raise SimjaxError(f"{where}: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
-        except KeyError as error:
-            raise SimjaxError(f"{where}: {error} is missing") from None
-        except (TypeError, ValueError, AttributeError, IndexError) as error:
-            raise SimjaxError(f"{where}: a value of the wrong type ({error})") from None
-    if not found:
-        raise SimjaxError(f"{path}: it has no instances; a cluster needs at least one")
-    return tuple(found)
+    for said, listed, where in (
+        (raw.get("num_nodes"), nodes, "num_nodes"),
+        *((node.get("num_instances"), node["instances"], f"node {number}: num_instances") for number, node in enumerate(nodes)),
+    ):
+        if said not in (None, len(listed)):
+            raise SimjaxError(f"{path}: {where}={said}, but {len(listed)} are listed")
+    return raw
 
 
-def _instance(raw: dict[str, Any], cluster: dict[str, Any], limits: InstanceLimits) -> InstanceSpec:
-    for setting in unsimulated(raw):
+def _instance(raw: dict[str, Any], cluster: dict[str, Any], devices_per_node: int, limits: InstanceLimits) -> InstanceSpec:
+    for setting in unsimulated({name: value for name, value in raw.items() if name not in ("pd_type", "placement")}):
         raise SimjaxError(f"{setting} is not simulated yet; remove it to run without")
+    _refuse_placement(raw.get("placement"))
     npus = raw.get("num_npus", raw.get("npu_num"))  # npu_num: the name before version 2
     degree = int(raw.get("tp_size") or npus or 1)
-    if raw.get("ep_size") not in (None, 1, degree) or npus not in (None, degree):
-        raise SimjaxError("expert parallelism over more than the tensor-parallel ranks is not simulated yet")
+    if npus not in (None, degree):
+        raise SimjaxError(f"num_npus={npus} is not tp_size={degree}: pipeline parallelism is not simulated yet")
+    if raw.get("ep_size") not in (None, 1, degree):
+        ranks = "expert parallelism over other than the tensor-parallel ranks"
+        raise SimjaxError(f"ep_size={raw['ep_size']}: {ranks} (tp_size={degree}) is not simulated yet")
+    if raw.get("pd_type") not in ROLES:
+        raise SimjaxError(f"pd_type={raw['pd_type']!r}: it must be prefill, decode or null")
     device, memory = load_device(raw["hardware"]), raw["npu_mem"]
+    within, between = (replace(_link(cluster, dimension), endpoint_s=device.node.intra_link.endpoint_s) for dimension in (0, -1))
     device = replace(
         device,
         memory_bytes=int(float(memory["mem_size"]) * 2**30),
         memory_bandwidth_bytes_per_s=float(memory["mem_bw"]) * 1e9,
+        node=replace(device.node, devices_per_node=devices_per_node, intra_link=between, inter_link=between),
     )
     flags = {name: raw[name] for name in FLAGS if name in raw}
     unlimited = [name for name in MAY_BE_UNLIMITED if flags.get(name) == 0]
@@ -100,15 +146,36 @@ def _instance(raw: dict[str, Any], cluster: dict[str, Any], limits: InstanceLimi
         del flags[name]
     if "mem_util" in memory:
         flags["gpu_memory_utilization"] = float(memory["mem_util"])
-    bandwidth, latency = _innermost(cluster["link_bw"]), _innermost(cluster["link_latency"])
     one = InstanceSpec(
         model=load_model(raw["model_name"]),
         device=device,
         parallelism=Parallelism(tensor=degree),
         limits=replace(limits, **flags),
-        link=LinkSpec(bandwidth * 2**30, latency * 1e-9, device.node.intra_link.endpoint_s),
+        link=within,
+        role=ROLES[raw.get("pd_type")],
     )
     return _without(unlimited, one) if unlimited else one
+
+
+def _devices(raw: Mapping[str, Any]) -> int:
+    """Devices of an instance."""
+    return int(raw.get("num_npus") or raw.get("npu_num") or raw.get("tp_size") or 1)
+
+
+def _refuse_placement(placement: Any) -> None:
+    """Raise if weights or keys and values are placed elsewhere than on the device.
+
+    `kv_evict_loc` is the store from which it reloads evicted prefixes; it has one only where the command line asks for it.
+    """
+    if not placement:
+        return
+    entries = [("default", placement.get("default") or {})]
+    entries += [(f"blocks[{number}]", entry) for number, entry in enumerate(placement.get("blocks") or [])]
+    entries += [(f"layers.{name}", entry) for name, entry in (placement.get("layers") or {}).items()]
+    for where, entry in entries:
+        for key in ("weights", "kv_loc"):
+            if entry.get(key) not in (None, "npu"):
+                raise SimjaxError(f"placement.{where}.{key}={entry[key]!r} is not simulated yet; remove it to run without")
 
 
 def _without(unlimited: list[str], one: InstanceSpec) -> InstanceSpec:
@@ -127,6 +194,9 @@ def _without(unlimited: list[str], one: InstanceSpec) -> InstanceSpec:
     return replace(one, limits=replace(limits, **flags))
 
 
-def _innermost(value: Any) -> float:
-    """Link settings may be one per network dimension; the first connects the ranks of an instance."""
-    return float(value[0] if isinstance(value, list) else value)
+def _link(cluster: Mapping[str, Any], dimension: int) -> LinkSpec:
+    """The link of a network dimension, innermost first; settings are one number for all, or a list of one for each dimension."""
+    bandwidth, latency = (
+        float(value[dimension] if isinstance(value, list) else value) for value in (cluster["link_bw"], cluster["link_latency"])
+    )
+    return LinkSpec(bandwidth * 2**30, latency * 1e-9)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
-from simjax.cluster.disaggregation import Disaggregation
+from simjax.cluster.disaggregation import CONNECTORS, Disaggregation
 from simjax.cluster.routers import ROUTERS
 from simjax.config.scheduler import FLAG_BOUNDS
 from simjax.deployment import Deployment, Role
@@ -79,6 +79,8 @@ class InstanceSpec:
         limits: vLLM's flags.
         link: link between its devices, None for the device's own link within a node.
         role: phases of a request that it runs.
+        kv_stream: link over which its steps send the KV cache of their tokens before they end (`Deployment.kv_stream`); a `ClusterSpec`
+            sets it as its connector says.
 
     Raises:
         SimjaxError: its parallelism or a sliding window of its model is not simulated.
@@ -90,6 +92,7 @@ class InstanceSpec:
     limits: InstanceLimits = field(default_factory=InstanceLimits)
     link: LinkSpec | None = None
     role: Role = Role.BOTH
+    kv_stream: LinkSpec | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.parallelism, Parallelism):
@@ -116,6 +119,7 @@ class InstanceSpec:
             launches=self.limits.launches,
             async_scheduling=self.limits.async_scheduling,
             role=self.role,
+            kv_stream=self.kv_stream,
         )
 
     @cached_property
@@ -199,6 +203,8 @@ class ClusterSpec:
         for one, other in ((Role.PREFILL, Role.DECODE), (Role.DECODE, Role.PREFILL)):
             if one in roles and other not in roles:
                 raise SimjaxError(f"the cluster has {one.value} instances and no {other.value} instances; it needs both, or neither")
+        within_steps = CONNECTORS[self.disaggregation.connector].within_steps
+        object.__setattr__(self, "instances", tuple(_streaming(instance, within_steps) for instance in self.instances))
         if self.network.nodes is not None or self.network.instance_nodes:
             _ = self.nodes
 
@@ -216,3 +222,9 @@ class ClusterSpec:
     def num_devices(self) -> int:
         """Devices in the cluster."""
         return sum(instance.parallelism.num_devices for instance in self.instances)
+
+
+def _streaming(instance: InstanceSpec, within_steps: bool) -> InstanceSpec:
+    """The instance, whose steps send the KV cache over the link of its devices if they do so and it runs prefills only."""
+    link = (instance.link or instance.device.node.intra_link) if within_steps and instance.role is Role.PREFILL else None
+    return instance if instance.kv_stream == link else replace(instance, kv_stream=link)

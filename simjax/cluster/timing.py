@@ -104,7 +104,7 @@ def cluster_timings(
         for instance, source in zip(instances, each, strict=True):
             # By identity first: clusters that are built from the same names share their records, and comparing those takes longer.
             same = (source, id(instance.model), id(instance.device), id(instance.link), instance.parallelism)
-            same += (instance.limits.kv_cache_dtype, instance.limits.async_scheduling, instance.limits.launches)
+            same += (instance.limits.kv_cache_dtype, instance.limits.async_scheduling, instance.limits.launches, instance.kv_stream)
             if same not in known:
                 deployment, others = instance.deployment.with_times_only(), of_source.setdefault(source, [])
                 place = next((place for other, place in others if other == deployment), len(compiled))

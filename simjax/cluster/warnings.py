@@ -10,7 +10,7 @@ from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.latency.profile import LatencyProfile
-from simjax.model import dtype_bytes, same_architecture
+from simjax.model import dtype_bytes, plain_name, same_architecture
 from simjax.workload.workload import Workload
 
 
@@ -60,16 +60,24 @@ def over_nodes(deployment: Deployment) -> list[str]:
 
 
 def about_models(instances: Sequence[InstanceSpec]) -> list[str]:
-    """What the files of the models ask for and is not simulated; and that requests have no model where instances have different ones."""
+    """What the files of the models ask for and is not simulated."""
     models = list({instance.model: None for instance in instances})
-    lines = [f"{model.name}: {note}" for model in models for note in model.notes]
-    if len(models) > 1:
-        names = ", ".join(model.name for model in models)
-        lines.append(f"the instances have different models ({names}) behind one router: any of them serves any request, which has no model")
-    return lines
+    return [f"{model.name}: {note}" for model in models for note in model.notes]
 
 
-def idle_router(cluster: ClusterSpec, workload: Workload) -> list[str]:
+def about_requests(cluster: ClusterSpec, workload: Workload) -> list[str]:
+    """Lines on what the cluster looks for and the workload does not have: models that requests name, and contents to route by."""
+    names = list(dict.fromkeys(instance.model.name for instance in cluster.instances))
+    lines = []
+    if len({plain_name(name) for name in names}) > 1 and workload.models is None:
+        lines.append(
+            f"the instances have different models ({', '.join(names)}) behind one router: any of them serves any request, which names no "
+            "model (workload.models, or a trace's column model)"
+        )
+    return lines + _idle_router(cluster, workload)
+
+
+def _idle_router(cluster: ClusterSpec, workload: Workload) -> list[str]:
     """A line if the router looks for something that the workload or the instances do not have."""
     if len(cluster.instances) == 1:
         return []

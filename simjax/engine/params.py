@@ -36,6 +36,7 @@ class RankParams:
         enable_chunked_prefill, reserve_full_isl, async_scheduling, enable_prefix_caching: switches.
         api_pre_s, api_post_s: API time of a request before it reaches the queue, and of a token on its way back to the client.
         step_time: row of the `StepTime`.
+        model: model that the rank serves, as in `RequestParams.model`; None where any rank serves any request.
     """
 
     slots: Int32[Array, "*N"]
@@ -52,6 +53,7 @@ class RankParams:
     api_pre_s: Float64[Array, "*N"]
     api_post_s: Float64[Array, "*N"]
     step_time: Int32[Array, "*N"]
+    model: Int32[Array, "*N"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -110,6 +112,8 @@ class RequestParams:
         open_s: time from which each seat of a client with a cap may be taken, infinity for those beyond the cap; None without a cap.
         prefix: contents that requests share; None when no rank caches prefixes.
         sessions: calls that wait for calls; None when there are none.
+        model: model that a request names, -1 for none; None where any rank serves any request.
+        model_turn: number of earlier requests that name the same model; None likewise.
     """
 
     arrival_s: Float64[Array, "V R"]
@@ -121,6 +125,8 @@ class RequestParams:
     open_s: Float64[Array, "V C"] | None = None
     prefix: PrefixParams | None = None
     sessions: SessionParams | None = None
+    model: Int32[Array, "V R"] | None = None
+    model_turn: Int32[Array, "V R"] | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -30,6 +30,7 @@ class EngineShape:
         prefix_nodes: M, nodes of the tree of the requests' contents; 0 when no rank caches prefixes.
         prefix_path: P, prefix nodes of the longest path through that tree.
         fanout: D, most calls that wait for one call; 0 when there are no sessions.
+        models: whether requests name the model that they are for, and ranks have different ones.
         stale_view: whether the router's view of the ranks may be old.
         live_routing: whether the router looks at the cluster when a request arrives. Without it every request's rank is known before the
             run (one rank, or round robin or random in an open loop), arrivals are no events of their own, and the router's stage is empty.
@@ -50,6 +51,7 @@ class EngineShape:
     prefix_nodes: int = system(0)
     prefix_path: int = 0
     fanout: int = system(0)
+    models: bool = system(False)
     stale_view: bool = system(False)
     live_routing: bool = system(False)
     tight: bool = False

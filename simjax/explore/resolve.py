@@ -14,7 +14,7 @@ from simjax.cluster.from_config import configured_cluster, latency_source
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming
-from simjax.cluster.warnings import about_models, beyond_context, idle_router, refused_by_vllm
+from simjax.cluster.warnings import about_models, about_requests, beyond_context, refused_by_vllm
 from simjax.config.conditional import conditional_options
 from simjax.config.schema import RunConfig
 from simjax.engine.host.lower_requests import request_params
@@ -126,7 +126,7 @@ def _doubts(options: Options, points: Points, which: Sequence[int]) -> list[str]
 def _idle_routers(clusters: Mapping[int, Any], requests: Mapping[int, Any], designs: Mapping[int, Design]) -> list[str]:
     """The lines about routers that look for what is not there."""
     pairs = {(id(clusters[point]), id(requests[point])): point for point in designs}
-    return [line for point in pairs.values() for line in idle_router(clusters[point].spec, requests[point].workload)]
+    return [line for point in pairs.values() for line in about_requests(clusters[point].spec, requests[point].workload)]
 
 
 def _design(

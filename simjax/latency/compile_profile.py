@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -58,6 +59,7 @@ def compile_profile(
             host=profile.host,
             correction=step_correction(rank.correction, max_tokens, xp),
             kernels=kernels(ops, deployment),
+            until_kv_s=timed(_until_kv(ops), rows=np.arange(1, max_tokens + 1)) if deployment.kv_stream else 0.0,
         )
         return assemble(terms, deployment)
 
@@ -71,6 +73,11 @@ def kernels(ops: Sequence[Op], deployment: Deployment) -> int:
     of_ops = sum(op.count * (EXPERTS_KERNELS if op.experts else 1 + (op.dtype is not None)) for op in ops)
     all_reduces = ALL_REDUCES_PER_LAYER if deployment.parallelism.tensor > 1 else 0
     return of_ops + deployment.model.num_hidden_layers * (2 + all_reduces)
+
+
+def _until_kv(ops: Sequence[Op]) -> list[Op]:
+    """The operations of a step up to the first layer's keys and values, each once."""
+    return [replace(op, count=1) for op in ops[: 1 + [op.name for op in ops].index("qkv_proj")]]
 
 
 def total_s(ops: Sequence[Op], rank: RankCoefficients, source: str, device: DeviceSpec, dtype: str, rows: np.ndarray, xp: Any) -> Any:

@@ -27,6 +27,9 @@ def join_step_times(step_times: Sequence[StepTime]) -> StepTime:
     if any(one.launch_s is not None for one in step_times):
         step_times = [replace(one, launch_s=_launch_s(one)) for one in step_times]
     reaching = {"tokens_s": tokens, "sequences_s": sequences}
+    if any(one.stream_s is not None for one in step_times):
+        step_times = [replace(one, stream_s=_stream_s(one)) for one in step_times]
+        reaching["stream_s"] = tokens
     step_times = [replace(one, **{name: _reaching(getattr(one, name), most) for name, most in reaching.items()}) for one in step_times]
     return jax.tree.map(lambda *rows: jnp.concatenate([jnp.asarray(x) for x in rows]), *step_times)
 
@@ -34,6 +37,11 @@ def join_step_times(step_times: Sequence[StepTime]) -> StepTime:
 def _launch_s(one: StepTime) -> jax.Array:
     """Least seconds of launched steps, f64[C, 2]: 0 where CUDA graphs launch every step."""
     return jnp.zeros((one.host_s.shape[0], 2)) if one.launch_s is None else one.launch_s
+
+
+def _stream_s(one: StepTime) -> jax.Array:
+    """Least seconds of steps that send KV cache, f64[C, T+1]: 0 where they send none."""
+    return jnp.zeros(one.tokens_s.shape) if one.stream_s is None else one.stream_s
 
 
 def padded_rows(step_time: StepTime, rows: int) -> StepTime:

@@ -39,6 +39,8 @@ class StepTime:
     table: measured attention, or None (its absence is part of the tree structure, so nothing is computed for it).
     launch_s: f64[C, 2], least seconds of a decode-only step and of a step with a chunk, because the host launches their kernels one by
         one; 0 where it does not. None, like the table, where no model has such steps.
+    stream_s: f64[C, T+1], least seconds of a step by number of scheduled tokens, because it sends their KV cache before it ends
+        (`simjax.latency.terms.stream_s`); 0 where it does not, None where no model does.
     """
 
     tokens_s: jax.Array
@@ -47,6 +49,7 @@ class StepTime:
     attention: AttentionCoefficients
     table: AttentionTable | None = None
     launch_s: jax.Array | None = None
+    stream_s: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -75,6 +78,8 @@ def mixed_step_s(model: StepTimeRow, new: jax.Array, computed: jax.Array) -> jax
     if model.times.launch_s is not None:
         alone_s, chunk_s = model.times.launch_s[_index(model), 0], model.times.launch_s[_index(model), 1]
         step_s = jnp.where(chunks.count > 0, _longer_s(step_s, chunk_s), jnp.maximum(step_s, alone_s))
+    if model.times.stream_s is not None:
+        step_s = jnp.maximum(step_s, model.times.stream_s[_index(model), tokens])
     return jnp.where(tokens > 0, step_s, 0.0)
 
 
@@ -87,9 +92,12 @@ def decode_steps(model: StepTimeRow, n: jax.Array, kv_sum: jax.Array, kv_max: ja
     batch = DecodeBatch(*(jnp.asarray(x, jnp.float64) for x in (n, kv_sum, kv_max)))
     attention_s, slope_s, valid_steps = _decode_s(model, batch)
     first_s = _shared_s(model, n, n) + attention_s
-    if model.times.launch_s is None:
-        return first_s, slope_s, valid_steps
-    return _launched(first_s, slope_s, valid_steps, model.times.launch_s[_index(model), 0])
+    steps = first_s, slope_s, valid_steps
+    if model.times.launch_s is not None:
+        steps = _no_shorter(*steps, model.times.launch_s[_index(model), 0])
+    if model.times.stream_s is not None:
+        steps = _no_shorter(*steps, model.times.stream_s[_index(model), n])
+    return steps
 
 
 def _longer_s(device_s: jax.Array, launch_s: jax.Array) -> jax.Array:
@@ -103,14 +111,14 @@ def _longer_s(device_s: jax.Array, launch_s: jax.Array) -> jax.Array:
     return product(longer, jnp.exp(jnp.log1p(both) / 6.0))
 
 
-def _launched(
-    first_s: jax.Array, slope_s: jax.Array, valid_steps: jax.Array, launch_s: jax.Array
+def _no_shorter(
+    first_s: jax.Array, slope_s: jax.Array, valid_steps: jax.Array, least_s: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The steps, none of which is shorter than `launch_s`: while they would be, all are alike."""
-    bound, grows = first_s < launch_s, slope_s > 0.0
-    until = jnp.floor((launch_s - first_s) / jnp.where(grows, slope_s, 1.0)) + 1.0
+    """The steps, none of which is shorter than `least_s`: while they would be, all are alike."""
+    bound, grows = first_s < least_s, slope_s > 0.0
+    until = jnp.floor((least_s - first_s) / jnp.where(grows, slope_s, 1.0)) + 1.0
     alike = jnp.minimum(valid_steps, jnp.where(grows, jnp.clip(until, 1.0, ENDLESS), ENDLESS).astype(jnp.int32))
-    return jnp.maximum(first_s, launch_s), jnp.where(bound, 0.0, slope_s), jnp.where(bound, alike, valid_steps)
+    return jnp.maximum(first_s, least_s), jnp.where(bound, 0.0, slope_s), jnp.where(bound, alike, valid_steps)
 
 
 def _shared_s(model: StepTimeRow, tokens: jax.Array, sequences: jax.Array) -> jax.Array:

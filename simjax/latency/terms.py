@@ -20,9 +20,11 @@ from simjax.latency.attention.coefficients import AttentionCoefficients
 from simjax.latency.attention.table import AttentionTable
 from simjax.latency.profile import CollectiveEfficiency, HostOverheads
 from simjax.latency.step_time import StepTime
+from simjax.model import kv_bytes_per_token
 from simjax.network.collectives import all_reduce_over_nodes_s, all_reduce_s
 
 ALL_REDUCES_PER_LAYER = 2  # after o_proj and after the MLP
+TOKEN_ID_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class StepTerms:
         table: measured attention of all layers with a leading axis of 1, None where the coefficients stand alone.
         correction: factor f[T] on the token-wise terms for the time that they take together and none of them takes alone.
         kernels: kernels of a step, for steps that the host launches one by one.
+        until_kv_s: f[T], operations of a step up to the first layer's keys and values (embedding, norm, qkv_proj), for steps that send
+            them before they end.
     """
 
     dense_s: Any
@@ -50,6 +54,7 @@ class StepTerms:
     table: AttentionTable | None = None
     correction: Any = 1.0
     kernels: int = 0
+    until_kv_s: Any = 0.0
 
 
 def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
@@ -58,6 +63,10 @@ def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
     tokens_s = (terms.dense_s + layers * (terms.layer_s + terms.collectives_s)) * terms.correction
     sequences_s = terms.sequences_s + host.sequence_s * np.arange(1, len(terms.sequences_s) + 1)
     exposed_s = host.step_s * (1.0 - host.overlap) if deployment.async_scheduling else host.step_s
+    until_sent_s = None
+    if deployment.kv_stream is not None:
+        sent_s, last_s = stream_s(deployment, len(tokens_s))
+        tokens_s, until_sent_s = tokens_s + last_s, _lookup(exposed_s + terms.until_kv_s + sent_s + last_s)
     return StepTime(
         tokens_s=_lookup(tokens_s),
         sequences_s=_lookup(sequences_s),
@@ -65,7 +74,27 @@ def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
         attention=jax.tree.map(lambda x: jnp.asarray(x, jnp.float64)[None], terms.attention),
         table=jax.tree.map(jnp.asarray, terms.table),
         launch_s=_launch_s(terms, exposed_s, deployment.launches),
+        stream_s=until_sent_s,
     )
+
+
+def stream_s(deployment: Deployment, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds in which steps of 1 to `max_tokens` tokens send what they computed over `deployment.kv_stream`, f64[max_tokens] both.
+
+    As in LLMServingSim: every layer sends the keys and values of the step's tokens once they are computed, one message after another, while
+    the computation goes on; after the sampler a last small message sends its output. With L layers that need b each, messages of s and the
+    first one ready at q, the last layer's arrives at max(q + L s, q + (L - 1) b + s), so that a step of c takes
+    max(c, q + L s) + the last message. (The other bound, which holds for b > s, exceeds c by no more than a norm and qkv_proj take longer
+    than the last norm, lm_head and the sampler, and is left out.) All-reduces over the same links are not delayed by the messages.
+
+    Returns:
+        Seconds of the messages of all layers, and of the last one.
+    """
+    link, model, tokens = deployment.kv_stream, deployment.model, np.arange(1.0, max_tokens + 1)
+    assert link is not None
+    kv_bytes = kv_bytes_per_token(model, deployment.parallelism.tensor, deployment.kv_cache_dtype)
+    layers_s = model.num_hidden_layers * link.latency_s + tokens * kv_bytes / link.bandwidth_bytes_per_s
+    return layers_s, link.latency_s + tokens * TOKEN_ID_BYTES / link.bandwidth_bytes_per_s
 
 
 def layer_collectives_s(deployment: Deployment, max_tokens: int, efficiency: CollectiveEfficiency | None = None) -> Any:

@@ -2,7 +2,7 @@
 
 from simjax.model.dtypes import dtype_bytes
 from simjax.model.hf_config import from_hf_config
-from simjax.model.registry import load_model, model_names, same_architecture
+from simjax.model.registry import load_model, model_names, plain_name, same_architecture
 from simjax.model.sizes import Shard, kv_bytes_per_token, parameters, shard, weight_bytes
 from simjax.model.spec import ModelSpec, served_as
 
@@ -15,6 +15,7 @@ __all__ = [
     "load_model",
     "model_names",
     "parameters",
+    "plain_name",
     "same_architecture",
     "served_as",
     "shard",

@@ -40,6 +40,12 @@ def load_model(name_or_path: str | Path) -> ModelSpec:
     raise SimjaxError(f"unknown model '{text}'; {closest(text.lower(), model_names())} (or give the path of a Hugging Face config.json)")
 
 
+def plain_name(name: str) -> str:
+    """One name for all names of a model: the short name of a shipped one, else the lower-case name without its organisation."""
+    known = _shipped().get(name.lower())
+    return name.lower().split("/")[-1] if known is None else known.stem
+
+
 def same_architecture(name: str, model: ModelSpec) -> bool:
     """Whether the model of that name has the operations of `model`, whatever its context limit and data types."""
     try:

@@ -15,12 +15,13 @@ from simjax.workload import transform
 from simjax.workload.config import KINDS, THINK_KINDS, PrefixConfig, WorkloadConfig
 from simjax.workload.contents import shared
 from simjax.workload.formats import Reading, ReadOptions, TraceFile, read_trace
+from simjax.workload.models import RequestModels
 from simjax.workload.multi_turn import Conversations, multi_turn
 from simjax.workload.synthetic import arrivals
 from simjax.workload.synthetic.closed_loop import closed_loop
 from simjax.workload.synthetic.draw import at, draw, draw_lengths, report
 from simjax.workload.synthetic.extent import STATIONARY, with_extent
-from simjax.workload.synthetic.streams import ARRIVALS, GROUPS, THINKING, stream
+from simjax.workload.synthetic.streams import ARRIVALS, GROUPS, MODELS, THINKING, stream
 from simjax.workload.workload import Workload
 
 _log = logging.getLogger(__name__)
@@ -51,10 +52,10 @@ def build_workload(config: WorkloadConfig) -> Workload:
     if config.kind == "trace":
         workload = _trace(config)
     elif config.kind == "sessions":
-        return _sessions(config).validate()  # its prompts grow out of the shared prefixes
+        return _naming_models(config, _sessions(config)).validate()  # its prompts grow out of the shared prefixes
     else:
         workload = _independent(config)
-    return _sharing(config, _capped(config, workload)).validate()
+    return _naming_models(config, _sharing(config, _capped(config, workload))).validate()
 
 
 def load_trace(config: WorkloadConfig) -> TraceFile:
@@ -216,6 +217,26 @@ def _groups(config: WorkloadConfig, prompt_tokens: np.ndarray) -> np.ndarray | N
         )
     with at("workload.prefix"):
         return shared.draw_groups(prefix.groups, prefix.zipf, stream(config.seed, GROUPS), len(prompt_tokens))
+
+
+def _naming_models(config: WorkloadConfig, workload: Workload) -> Workload:
+    """The workload whose requests name the models of the configuration, by their weights; calls of a session name the same.
+
+    Raises:
+        SimjaxError: a weight is no positive number, or the requests name models already.
+    """
+    if not config.models:
+        return workload
+    for name, weight in config.models.items():
+        if not (0 < weight < np.inf):
+            raise SimjaxError(f"workload.models: {name} has the weight {weight:g}; it must be positive")
+    if workload.models is not None:
+        raise SimjaxError(f"workload.models: the requests of {workload.source} name their models already; {{}} unsets it")
+    names, weights = list(config.models), np.array(list(config.models.values()), np.float64)
+    of = np.arange(len(workload)) if workload.sessions is None else workload.sessions.session
+    drawn = stream(config.seed, MODELS).random(int(of.max()) + 1)
+    index = np.searchsorted(np.cumsum(weights / weights.sum())[:-1], drawn, side="right")
+    return replace(workload, models=RequestModels.of([names[i] for i in index[of].tolist()]))
 
 
 def _capped(config: WorkloadConfig, workload: Workload) -> Workload:

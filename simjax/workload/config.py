@@ -163,6 +163,12 @@ class WorkloadConfig:
         None, "sessions end before a call whose prompt and output together would be longer", only_for=("sessions",)
     )
     prefix: PrefixConfig = section(PrefixConfig, "prefixes that prompts share, such as system prompts")
+    models: dict[str, float] = option(
+        {},
+        "models that requests name, at random by their weights (of a session all the same), where a cluster serves several: "
+        "{llama-3.1-8b: 3, qwen3-32b: 1}; a trace's column model does so by itself",
+        "{NAME:WEIGHT,...}",
+    )
     lengths_file: str | None = option(
         None,
         "trace file from which pairs (prompt, output) are drawn, instead of the two distributions",

@@ -246,6 +246,7 @@ def _taken(workload: Workload, index: np.ndarray) -> Workload:
         max_concurrency=min(workload.max_concurrency, len(index)),
         prefixes=prefixes,
         sessions=sessions,
+        models=None if workload.models is None else workload.models.take(index),
     )
 
 

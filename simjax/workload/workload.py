@@ -8,6 +8,7 @@ import numpy as np
 
 from simjax.errors import SimjaxError
 from simjax.workload.contents.prefixes import Prefixes
+from simjax.workload.models import RequestModels
 from simjax.workload.sessions import Sessions
 
 
@@ -32,6 +33,7 @@ class Workload:
         source: origin of the workload, for titles and error messages.
         prefixes: prefixes that the requests share; None when nothing is known, and requests then share nothing.
         sessions: dependencies between calls; None when no request waits for another.
+        models: models that requests name; None when none names one. They matter where a cluster serves several.
         stationary: whether requests are sent by one rule from first to last, at one rate or by the same clients. Then a run has a steady
             state, and what is measured leaves out its start and its end (`simjax.metrics.steady.window`). False of a recorded trace.
     """
@@ -46,6 +48,7 @@ class Workload:
     source: str = "workload"
     prefixes: Prefixes | None = None
     sessions: Sessions | None = None
+    models: RequestModels | None = None
     stationary: bool = False
 
     def __len__(self) -> int:
@@ -89,6 +92,8 @@ class Workload:
                 raise SimjaxError(f"{self.source}: request {bad[0]} has {name}={values[bad[0]]}; every request needs at least 1")
         if self.sessions is not None:
             self._validate_sessions(self.sessions)
+        if self.models is not None:
+            self.models.validate(len(self), self.source)
         if self.max_concurrency:
             self._validate_cap()
         known = self.arrival_s[: self.known_arrivals]

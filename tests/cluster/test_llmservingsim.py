@@ -7,7 +7,8 @@ import json
 import pytest
 
 from simjax.cluster.llmservingsim import read_cluster
-from simjax.cluster.spec import InstanceLimits
+from simjax.cluster.spec import ClusterSpec, InstanceLimits
+from simjax.deployment import Role
 from simjax.errors import SimjaxError
 from tests.data import data_path
 
@@ -35,7 +36,7 @@ def write(tmp_path, content) -> object:
 
 
 def test_units_and_overrides(tmp_path):
-    (instance,) = read_cluster(write(tmp_path, minimal()), InstanceLimits(max_num_batched_tokens=2048))
+    (instance,) = read_cluster(write(tmp_path, minimal()), InstanceLimits(max_num_batched_tokens=2048)).instances
     assert instance.parallelism.tensor == 2
     assert instance.device.memory_bytes == 96 * 2**30
     assert instance.device.memory_bandwidth_bytes_per_s == 1597e9
@@ -52,11 +53,11 @@ def test_no_limits_leave_the_kv_cache_that_the_usual_ones_leave(tmp_path, memory
     one = raw["nodes"][0]["instances"][0]
     one |= {"num_npus": 1, "tp_size": 1, "max_num_batched_tokens": tokens}
     one["npu_mem"] |= {"mem_size": memory, "mem_util": 0.9}
-    (unlimited,) = read_cluster(write(tmp_path, raw), InstanceLimits())
+    (unlimited,) = read_cluster(write(tmp_path, raw), InstanceLimits()).instances
     expected = tokens or unlimited.model.max_position_embeddings
     assert (unlimited.limits.max_num_batched_tokens, unlimited.limits.max_num_seqs) == (expected, min(expected, 65536))
     one |= {"max_num_batched_tokens": tokens or 8192, "max_num_seqs": 256}
-    (usual,) = read_cluster(write(tmp_path, raw), InstanceLimits())
+    (usual,) = read_cluster(write(tmp_path, raw), InstanceLimits()).instances
     assert unlimited.num_gpu_blocks == usual.num_gpu_blocks > 1000
 
 
@@ -64,7 +65,13 @@ def test_no_limits_leave_the_kv_cache_that_the_usual_ones_leave(tmp_path, memory
     "change, message",
     [
         ({"pp_size": 2}, "pp_size=2 is not simulated yet"),
-        ({"pd_type": "prefill"}, "pd_type='prefill' is not simulated yet"),
+        ({"pd_type": "both"}, "pd_type='both': it must be prefill, decode or null"),
+        ({"ep_size": 4}, r"ep_size=4: expert parallelism over other than the tensor-parallel ranks \(tp_size=2\) is not simulated yet"),
+        ({"num_npus": 4}, "num_npus=4 is not tp_size=2: pipeline parallelism is not simulated yet"),
+        ({"placement": {"layers": {"lm_head": {"weights": "cxl:1"}}}}, r"placement.layers.lm_head.weights='cxl:1' is not simulated yet"),
+        ({"placement": {"blocks": [{"blocks": "0-3", "kv_loc": "cpu"}]}}, r"placement.blocks\[0\].kv_loc='cpu' is not simulated yet"),
+        ({"enable_attn_offloading": True}, "enable_attn_offloading=True is not simulated yet"),
+        ({"dtype": "int8"}, "dtype='int8' is not simulated yet"),
         ({"dp_group": "A"}, "dp_group='A' is not simulated yet"),
         ({"hardware": "RTX9999"}, "unknown device 'RTX9999'"),
         ({"model_name": "gpt-9"}, "unknown model 'gpt-9'"),
@@ -88,8 +95,70 @@ def test_broken_files(tmp_path):
         read_cluster(write(tmp_path, cluster), InstanceLimits())
 
 
+def test_a_file_that_lists_fewer_nodes_or_instances_than_it_says(tmp_path):
+    cluster = minimal() | {"num_nodes": 2}
+    with pytest.raises(SimjaxError, match=r"cluster.json: num_nodes=2, but 1 are listed"):
+        read_cluster(write(tmp_path, cluster), InstanceLimits())
+    cluster = minimal()
+    cluster["nodes"][0]["num_instances"] = 3
+    with pytest.raises(SimjaxError, match=r"cluster.json: node 0: num_instances=3, but 1 are listed"):
+        read_cluster(write(tmp_path, cluster), InstanceLimits())
+
+
+def test_a_placement_on_the_device_asks_for_nothing(tmp_path):
+    cluster = minimal()
+    cluster["nodes"][0]["instances"][0]["placement"] = {"default": {"weights": "npu", "kv_loc": "npu", "kv_evict_loc": "cpu"}}
+    assert len(read_cluster(write(tmp_path, cluster), InstanceLimits()).instances) == 1
+
+
+def test_all_overrides_of_an_instance_count(tmp_path):
+    overrides = {"dtype": "float16", "kv_cache_dtype": "fp8", "enable_prefix_caching": False, "enable_chunked_prefill": False}
+    overrides |= {"reserve_full_isl": False, "long_prefill_token_threshold": 512, "max_num_batched_tokens": 4096, "max_num_seqs": 7}
+    cluster = minimal()
+    cluster["nodes"][0]["instances"][0] |= overrides
+    (instance,) = read_cluster(write(tmp_path, cluster), InstanceLimits()).instances
+    assert {name: getattr(instance.limits, name) for name in overrides} == overrides
+    assert instance.model.dtype == "float16"
+
+
+def test_roles_models_nodes_and_links(tmp_path):
+    cluster = minimal() | {"num_nodes": 2, "link_bw": [128, 16], "link_latency": [500, 20000]}
+    (one,) = cluster["nodes"][0]["instances"]
+    cluster["nodes"] = [
+        {"instances": [one | {"pd_type": "prefill"}, one | {"pd_type": "prefill", "num_npus": 1, "tp_size": 1}]},
+        {"instances": [one | {"pd_type": "decode", "model_name": "Qwen/Qwen3-32B"}]},
+    ]
+    found = read_cluster(write(tmp_path, cluster), InstanceLimits())
+    assert found.nodes == (0, 0, 1)
+    assert [x.role for x in found.instances] == [Role.PREFILL, Role.PREFILL, Role.DECODE]
+    assert [x.device.node.devices_per_node for x in found.instances] == [3, 3, 2]
+    assert [x.model.name.split("/")[-1] for x in found.instances] == ["Llama-3.1-8B", "Llama-3.1-8B", "Qwen3-32B"]
+    for instance in found.instances:
+        assert instance.link is not None
+        assert instance.link.bandwidth_bytes_per_s == 128 * 2**30
+        assert instance.link.latency_s == pytest.approx(0.5e-6)
+        for between in (instance.device.node.intra_link, instance.device.node.inter_link):
+            assert between.bandwidth_bytes_per_s == 16 * 2**30
+            assert between.latency_s == pytest.approx(20e-6)
+
+
+def test_a_prefill_instance_without_a_decode_instance(tmp_path):
+    cluster = minimal()
+    cluster["nodes"][0]["instances"][0]["pd_type"] = "prefill"
+    with pytest.raises(SimjaxError, match="prefill instances and no decode instances"):
+        ClusterSpec(read_cluster(write(tmp_path, cluster), InstanceLimits()).instances)
+
+
 @pytest.mark.parametrize(
-    "name, count", [("single_node_single_instance", 1), ("single_node_multi_instance", 2), ("single_node_4_instance_2TP", 4)]
+    "name, count",
+    [
+        ("single_node_single_instance", 1),
+        ("single_node_multi_instance", 2),
+        ("single_node_4_instance_2TP", 4),
+        ("single_node_heterogeneous", 2),
+        ("single_node_moe_pd_instance", 2),
+        ("single_node_pd_per_instance_config", 2),
+    ],
 )
 def test_example_files_read_unchanged(name: str, count: int):
-    assert len(read_cluster(data_path(f"{FILES}/{name}.json"), InstanceLimits())) == count
+    assert len(read_cluster(data_path(f"{FILES}/{name}.json"), InstanceLimits()).instances) == count

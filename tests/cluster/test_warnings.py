@@ -10,13 +10,14 @@ import pytest
 from simjax.caveat import Estimate, grouped
 from simjax.cluster.routers import ROUTERS
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, RouterWeights
-from simjax.cluster.warnings import about_models, beyond_context, idle_router, over_nodes, refused_by_vllm
+from simjax.cluster.warnings import about_requests, beyond_context, over_nodes, refused_by_vllm
 from simjax.deployment import Deployment
 from simjax.hardware import load_device
 from simjax.latency.terms import layer_collectives_s
 from simjax.model import load_model
 from simjax.parallel.parallelism import Parallelism
 from simjax.workload.contents import shared
+from simjax.workload.models import RequestModels
 from simjax.workload.workload import Workload
 
 LLAMA, RTX = load_model("llama-3.1-8b"), load_device("rtx_4090")
@@ -54,9 +55,13 @@ def test_no_chunked_prefill_with_a_budget_below_the_context():
 
 
 def test_several_models_behind_one_router():
-    assert about_models([InstanceSpec(LLAMA, RTX), InstanceSpec(LLAMA, RTX)]) == []
-    (line,) = about_models([InstanceSpec(LLAMA, RTX), InstanceSpec(load_model("qwen3-8b"), RTX), InstanceSpec(LLAMA, RTX)])
-    assert "different models (meta-llama/Llama-3.1-8B, Qwen/Qwen3-8B) behind one router" in line
+    unnamed = Workload(np.arange(2.0), np.full(2, 8, np.int32), np.full(2, 3, np.int32))
+    named = replace(unnamed, models=RequestModels.of(["llama-3.1-8b", None]))
+    one, other = InstanceSpec(LLAMA, RTX), InstanceSpec(load_model("qwen3-8b"), RTX)
+    assert about_requests(ClusterSpec((one, one)), unnamed) == []
+    (line,) = about_requests(ClusterSpec((one, other, one)), unnamed)
+    assert "different models (meta-llama/Llama-3.1-8B, Qwen/Qwen3-8B) behind one router: any of them serves any request" in line
+    assert about_requests(ClusterSpec((one, other, one)), named) == []
 
 
 def test_routers_that_look_for_what_is_not_there():
@@ -65,7 +70,7 @@ def test_routers_that_look_for_what_is_not_there():
 
     def lines(router: str, workload: Workload, weight: float = 1.0, count: int = 2, **limits) -> list[str]:
         spec = ClusterSpec((InstanceSpec(LLAMA, RTX, limits=InstanceLimits(**limits)),) * count, router, RouterWeights(prefix=weight))
-        return idle_router(spec, workload)
+        return about_requests(spec, workload)
 
     for router in ROUTERS:
         assert lines(router, alone, count=1) == []

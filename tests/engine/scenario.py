@@ -18,6 +18,7 @@ from simjax.latency.attention.coefficients import AttentionCoefficients
 from simjax.latency.step_time import StepTime
 from simjax.workload.contents.radix import from_blocks
 from simjax.workload.contents.tree import finish
+from simjax.workload.models import RequestModels
 from simjax.workload.sessions import from_waits
 from simjax.workload.workload import Workload
 from tests.reference import instance as reference_instance
@@ -84,7 +85,7 @@ class Scenario:
     """A cluster, its router and its workload.
 
     `contents` are token ids of prompt and output; `waits` the calls that each request waits for, with the pauses; `session` its session;
-    `not_before_s` the recorded arrivals of those that wait, 0 for none.
+    `not_before_s` the recorded arrivals of those that wait, 0 for none. `models` are those of the engines and of the requests, -1 for any.
     """
 
     limits: tuple[Limits, ...]
@@ -103,6 +104,13 @@ class Scenario:
     not_before_s: np.ndarray | None = None
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     staleness_s: float = 0.0
+    models: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def named(self) -> RequestModels:
+        """The models of the requests."""
+        assert self.models is not None
+        return RequestModels(("0", "1"), self.models[1])
 
     @property
     def caching(self) -> bool:
@@ -124,6 +132,7 @@ class Scenario:
             sized = dataclasses.replace(sized, window=2, prefix_nodes=NODES, prefix_path=PATH)
         if self.waits is not None:
             sized = dataclasses.replace(sized, fanout=FANOUT)
+        sized = dataclasses.replace(sized, models=self.models is not None)
         sized = dataclasses.replace(sized, stale_view=sharing or (looks and self.staleness_s > 0))
         return dataclasses.replace(sized, **changes)
 
@@ -159,6 +168,7 @@ class Scenario:
             **{name: np.array(values, dtype(name)) for name, values in columns.items()},
             slots=np.full(len(self.limits), shape.slots, np.int32),
             step_time=np.zeros(len(self.limits), np.int32),
+            model=None if self.models is None else self.models[0].astype(np.int32),
         )
         workload = self.workload()
         arrival_s = workload.arrival_s
@@ -174,6 +184,8 @@ class Scenario:
             open_s=opening_times([workload]) if self.max_concurrency else None,
             prefix=_widened(prefix_params([workload], shape.requests), NODES * larger, ENTRIES * larger) if self.caching else None,
             sessions=_widened(session_params([workload], shape.requests), 0, 256 * larger) if self.waits is not None else None,
+            model=None if self.models is None else padded(self.models[1], -1, np.int32),
+            model_turn=None if self.models is None else padded(self.named.turn, 0, np.int32),
         )
         return ClusterParams(
             ranks=instances,
@@ -208,7 +220,11 @@ class Scenario:
         return reference.Cluster(self.reference_instances(), self.reference_requests(), router, self.concurrency or None, self.think_s)
 
     def reference_instances(self) -> list[reference_instance.RefInstance]:
-        return [reference_instance.RefInstance(**dataclasses.asdict(limits), step_time=self.timing.step_time) for limits in self.limits]
+        models = [0] * len(self.limits) if self.models is None else self.models[0].tolist()
+        return [
+            reference_instance.RefInstance(**dataclasses.asdict(limits), step_time=self.timing.step_time, model=model)
+            for limits, model in zip(self.limits, models, strict=True)
+        ]
 
     def reference_requests(self) -> list[reference.RefRequest]:
         n = len(self.prompt)
@@ -217,7 +233,8 @@ class Scenario:
         session = [-1] * n if self.session is None else self.session.tolist()
         recorded_s = [0.0] * n if self.not_before_s is None else self.not_before_s.tolist()
         lengths = (self.prompt.tolist(), self.output.tolist())
-        columns = (self.arrival_s.tolist(), *lengths, self.draws.tolist(), contents, waits, session, recorded_s)
+        model = [-1] * n if self.models is None else self.models[1].tolist()
+        columns = (self.arrival_s.tolist(), *lengths, self.draws.tolist(), contents, waits, session, recorded_s, model)
         return [reference.RefRequest(*row) for row in zip(*columns, strict=True)]
 
 

@@ -128,3 +128,18 @@ def sharing(draw: st.DrawFn, instances: int = 1, sessions: bool = False, sizes: 
         weights=draw(st.sampled_from([(1.0, 1.0, 1.0), (2.0, 0.5, 0.0)])),
         staleness_s=draw(st.sampled_from([0.0, 0.0, 0.1])),
     )
+
+
+@st.composite
+def of_models(draw: st.DrawFn, instances: int = 3, sizes: Sizes = SMALL) -> Scenario:
+    """Scenarios in which engines serve one of two models and requests name one of them or none; those that no engine of theirs can hold
+    name none."""
+    drawn = draw(scenarios(instances=instances, sizes=sizes) if draw(st.booleans()) else sharing(instances=instances, sizes=sizes))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    of_engines = np.concatenate([[0, 1], rng.integers(0, 2, instances - 2)])
+    named = rng.integers(-1, 2, len(drawn.prompt))
+    for r, (prompt, output) in enumerate(zip(drawn.prompt.tolist(), drawn.output.tolist(), strict=True)):
+        held = [prompt + output <= min(x.num_blocks * x.block_size + 1, x.max_model_len) for x in drawn.limits]
+        if named[r] not in of_engines[held]:
+            named[r] = -1
+    return replace(drawn, models=(of_engines, named))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from simjax.engine.host.result import Result, Status
 from tests.engine.scenario import RouterPolicy, Scenario
-from tests.engine.strategies import scenarios, sharing
+from tests.engine.strategies import of_models, scenarios, sharing
 from tests.reference.simulator import RefResult
 
 RTOL = 1e-9  # of design §9; the two sum the same step times in different orders
@@ -65,6 +65,12 @@ def test_one_instance(scenario: Scenario, mode: str):
 @given(scenario=scenarios(instances=3), mode=MODE)
 @LIMITED
 def test_three_instances(scenario: Scenario, mode: str):
+    check(scenario, mode)
+
+
+@given(scenario=of_models(), mode=MODE)
+@LIMITED
+def test_three_instances_of_two_models(scenario: Scenario, mode: str):
     check(scenario, mode)
 
 

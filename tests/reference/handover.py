@@ -223,9 +223,10 @@ class HandoverCluster(Cluster):
 
     def _eligible(self, request: RefRequest) -> tuple[list[Rank], list[Rank]]:
         """The ranks that the router of arrivals chooses from, and those for a second leg."""
-        whole = [rank for rank in self.engines if rank.config.serves(request.prompt_tokens, request.output_tokens)]
+        prompt_tokens, output_tokens, model = request.prompt_tokens, request.output_tokens, request.model
+        whole = [rank for rank in self.engines if rank.config.serves(prompt_tokens, output_tokens, model)]
         decode = [rank for rank in whole if rank.config.role == "decode"]
-        prefill = [rank for rank in self.engines if rank.config.role == "prefill" and rank.config.prefills(request.prompt_tokens)]
+        prefill = [rank for rank in self.engines if rank.config.role == "prefill" and rank.config.prefills(prompt_tokens, model)]
         both = [rank for rank in whole if rank.config.role == "both" and self.handover.reserve != "before"]
         return sorted((prefill if decode else []) + both, key=lambda rank: rank.index), decode
 

@@ -38,6 +38,7 @@ class RefInstance:
     api_post_s: float = 0.0
     enable_prefix_caching: bool = False
     role: str = "both"  # or "prefill" or "decode"
+    model: int = 0
 
     def __post_init__(self) -> None:
         limits = (self.num_blocks, self.block_size, self.max_num_seqs, self.max_num_batched_tokens, self.max_model_len)
@@ -49,13 +50,15 @@ class RefInstance:
         """Number of blocks that hold `tokens` tokens."""
         return -(-tokens // self.block_size)
 
-    def serves(self, prompt_tokens: int, output_tokens: int) -> bool:
+    def serves(self, prompt_tokens: int, output_tokens: int, model: int = -1) -> bool:
         total = prompt_tokens + output_tokens
+        if model not in (-1, self.model):
+            return False
         return total <= self.max_model_len and self.blocks(total - 1) <= self.num_blocks  # the last token is never cached
 
-    def prefills(self, prompt_tokens: int) -> bool:
+    def prefills(self, prompt_tokens: int, model: int = -1) -> bool:
         """Whether it can compute a prompt and its first token for another instance."""
-        return self.serves(prompt_tokens, 1)
+        return self.serves(prompt_tokens, 1, model)
 
 
 @dataclass(eq=False)

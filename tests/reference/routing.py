@@ -82,7 +82,10 @@ class Routing:
         """The instance for a request among those that can hold it; one that cannot takes no part in the round."""
         request, count, view = self.requests[index], len(eligible), self.view
         assert view is not None, "the router has not looked"
-        start = floor(request.uniform * count) if self.router.policy == "random" else self.num_routed % count
+        # Instances of one model take turns among themselves: a request's turn is its place among those that name the same model.
+        named = any(other.model >= 0 for other in self.requests)
+        turn = sum(other.model == request.model for other in self.requests[:index]) if named else self.num_routed
+        start = floor(request.uniform * count) if self.router.policy == "random" else turn % count
         scores = {engine: self._score(engine, index, view) for engine in eligible}
         engine = min(eligible, key=lambda engine: (scores[engine], (eligible.index(engine) - start) % count))
         if self.router.policy == "session_affinity" and self.home.get(request.session) in eligible:

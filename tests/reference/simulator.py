@@ -137,7 +137,7 @@ class Cluster:
         request = self.requests[index]
         self.arrival_s[index] = now
         self.routing.look(now, self.engines)
-        eligible = [engine for engine in self.engines if engine.config.serves(request.prompt_tokens, request.output_tokens)]
+        eligible = [engine for engine in self.engines if engine.config.serves(request.prompt_tokens, request.output_tokens, request.model)]
         if not eligible:  # refused at once; it does not count as routed
             self._reply(now, -1, index)
             return

@@ -395,7 +395,10 @@ def test_results_of_a_simulation_are_no_strangers(tmp_path, caplog):
 def test_rows_of_several_models_are_told_and_one_can_be_chosen(tmp_path, caplog):
     path = write(tmp_path, "Timestamp,Model,Request tokens,Response tokens\n0,GPT-4,5,6\n1,ChatGPT,7,8\n2,ChatGPT,9,0\n", "b.csv")
     _, lines = told(path, caplog)
-    assert "column Model names 2 models, ChatGPT (2), GPT-4 (1); all are served as one; workload.only_model=NAME keeps one" in lines
+    told_of_both = (
+        "column Model names 2 models, ChatGPT (2), GPT-4 (1); a cluster of one model serves all; workload.only_model=NAME keeps one"
+    )
+    assert told_of_both in lines
     workload, lines = told(path, caplog, only_model="GPT-4")
     assert workload.prompt_tokens.tolist() == [5] and lines == ["1 of 3 requests are of GPT-4, the others are left out"]
     with pytest.raises(SimjaxError, match=r"no row is of the model workload\.only_model=GPT; column Model has ChatGPT \(2\), GPT-4 \(1\)"):

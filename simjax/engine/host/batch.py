@@ -136,7 +136,7 @@ def _rows(step_time: StepTime) -> int:
 def _with_ranks(instances: RankParams, count: int, first_cost_row: int) -> RankParams:
     """The ranks padded to `count`, their rows of step times counted from the start of the batch's table."""
     missing = count - len(instances.step_time)
-    leaves = {name: getattr(instances, name) for name in RankParams.__dataclass_fields__}
+    leaves = {name: leaf for name in RankParams.__dataclass_fields__ if (leaf := getattr(instances, name)) is not None}
     leaves["step_time"] = leaves["step_time"] + np.int32(first_cost_row)
     if missing:
         leaves = {name: np.concatenate([x, np.full(missing, ABSENT_RANK.get(name, 0), x.dtype)]) for name, x in leaves.items()}
@@ -144,7 +144,9 @@ def _with_ranks(instances: RankParams, count: int, first_cost_row: int) -> RankP
 
 
 def _side_by_side(records: Sequence[RankParams]) -> RankParams:
-    return RankParams(**{name: np.stack([getattr(x, name) for x in records]) for name in RankParams.__dataclass_fields__})  # pyright: ignore[reportArgumentType]
+    """The ranks of designs that all have a field, or none of them."""
+    given = [name for name in RankParams.__dataclass_fields__ if getattr(records[0], name) is not None]
+    return RankParams(**{name: np.stack([getattr(x, name) for x in records]) for name in given})  # pyright: ignore[reportArgumentType]
 
 
 def _request_table(records: Sequence[RequestParams], shape: EngineShape, rows: int) -> RequestParams:
@@ -168,7 +170,7 @@ def _request_table(records: Sequence[RequestParams], shape: EngineShape, rows: i
     longest = lambda tables: max((x.shape[1] for x in tables), default=0)
     entries = power_of_two(1 + shape.prefix_path + longest(x.prefix.nodes for x in records if x.prefix is not None))
     edges = power_of_two(1 + shape.fanout + longest(x.sessions.then for x in records if x.sessions is not None))
-    names = [name for name in RequestParams.__dataclass_fields__ if name not in ("open_s", "prefix", "sessions")]
+    names = [name for name in RequestParams.__dataclass_fields__ if name not in ("open_s", "prefix", "sessions", "model", "model_turn")]
     return RequestParams(
         **{name: table(records, name, shape.requests, fill.get(name, 0)) for name in names},
         open_s=table(records, "open_s", shape.clients, np.inf) if shape.capped else None,
@@ -176,6 +178,8 @@ def _request_table(records: Sequence[RequestParams], shape: EngineShape, rows: i
             PrefixParams, [x.prefix for x in records], start_tokens=shape.prefix_nodes, end_tokens=shape.prefix_nodes, nodes=entries
         ),
         sessions=part(SessionParams, [x.sessions for x in records], then=edges, delay_s=edges),
+        model=table(records, "model", shape.requests, -1) if shape.models else None,
+        model_turn=table(records, "model_turn", shape.requests) if shape.models else None,
     )
 
 

@@ -12,10 +12,12 @@ from simjax.cluster.routers import ROUTERS
 from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
 from simjax.engine.host.lower_handover import MORE_ROWS, ROWS, handover_params
-from simjax.engine.host.lower_requests import largest_fanout, longest_path, prefix_params, request_params
+from simjax.engine.host.lower_requests import largest_fanout, longest_path, prefix_params, request_models, request_params
 from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams
 from simjax.engine.shape import EngineShape, requests_bucket, seat_bucket, slots_for
 from simjax.errors import SimjaxError
+from simjax.model import plain_name
+from simjax.workload.models import ANY
 from simjax.workload.sessions import Sessions
 from simjax.workload.workload import Workload
 
@@ -70,6 +72,8 @@ def lower(
     size = requests_bucket(len(workload))
     caching = caches(cluster, workload)
     instances = instance_params(cluster, timings, size, caching)
+    if (of_models := served_models(cluster, workload)) is not None:
+        instances = replace(instances, model=of_models)
     refuse_impossible(cluster, instances, workload)
     handover = handover_params(cluster)
     looks = len(cluster.instances) > 1 and ROUTERS[cluster.router].looks
@@ -78,6 +82,9 @@ def lower(
         requests = replace(requests, prefix=prefix_params([workload], requests.arrival_s.shape[1]))
     elif not any(caching) and requests.prefix is not None:
         requests = replace(requests, prefix=None)
+    if (instances.model is None) != (requests.model is None):
+        model, turn = (None, None) if instances.model is None else request_models(workload, requests.arrival_s.shape[1])
+        requests = replace(requests, model=model, model_turn=turn)
     shape = EngineShape(
         requests=size,
         slots=int(instances.slots.max()),
@@ -88,6 +95,7 @@ def lower(
         prefix_nodes=0 if requests.prefix is None else requests.prefix.start_tokens.shape[1],
         prefix_path=longest_path(requests),
         fanout=largest_fanout(requests),
+        models=instances.model is not None,
         stale_view=looks and cluster.router_staleness_s > 0,
         live_routing=workload.waits_for_answers or looks or handover is not None,
         handovers=0 if handover is None else min(ROWS, size),
@@ -137,16 +145,50 @@ def instance_params(cluster: ClusterSpec, timings: ClusterTiming, requests: int,
     return RankParams(**leaves)
 
 
+def served_models(cluster: ClusterSpec, workload: Workload) -> np.ndarray | None:
+    """The model of each instance by its place in `workload.models`, int32[N]; None where any instance serves any request.
+
+    That is so in a cluster of one model, whatever requests name: a trace of another service is played on it.
+
+    Raises:
+        SimjaxError: a request names a model that no instance serves, or none where its two legs need one.
+    """
+    models = [x.model.name for x in cluster.instances]
+    served, named = ", ".join(dict.fromkeys(models)), workload.models
+    if len({plain_name(name) for name in models}) == 1:
+        return None
+    unnamed = np.flatnonzero((np.full(1, ANY) if named is None else named.index) < 0)
+    if cluster.disaggregated and unnamed.size:
+        raise SimjaxError(
+            f"{workload.source}: request {unnamed[0]} names no model, and the prefill and decode instances have several ({served}); "
+            "workload.models, or a trace's column model, names them"
+        )
+    if named is None:
+        return None
+    of_instances = named.served_by(models)
+    missing = np.flatnonzero((named.index >= 0) & ~np.isin(named.index, of_instances))
+    if missing.size:
+        name = named.names[named.index[missing[0]]]
+        raise SimjaxError(
+            f"{workload.source}: request {missing[0]} names the model {name}, which no instance serves; the cluster has {served}"
+        )
+    return of_instances
+
+
 def refuse_impossible(cluster: ClusterSpec, instances: RankParams, workload: Workload) -> None:
-    """Raise for the first request that no instance can ever serve: by name, before anything runs."""
+    """Raise for the first request that no instance of its model can ever serve: by name, before anything runs."""
     total = workload.prompt_tokens.astype(np.int64) + workload.output_tokens
     blocks = -(-(total[:, None] - 1) // instances.block_size)  # the last token is never put into the cache
     short, small = total[:, None] > instances.max_model_len, blocks > instances.num_blocks
-    impossible = np.flatnonzero((short | small).all(axis=1))
+    other = np.zeros((1, len(cluster.instances)), bool)
+    if instances.model is not None and workload.models is not None:
+        other = (workload.models.index[:, None] >= 0) & (workload.models.index[:, None] != np.asarray(instances.model))
+    impossible = np.flatnonzero((short | small | other).all(axis=1))
     if not impossible.size:
         return
     r = int(impossible[0])
-    best = int(np.argmax(np.minimum(instances.max_model_len, instances.num_blocks.astype(np.int64) * instances.block_size)))
+    held = np.minimum(instances.max_model_len, instances.num_blocks.astype(np.int64) * instances.block_size)
+    best = int(np.argmax(np.where(other[r % len(other)], -1, held)))
     spec = cluster.instances[best]
     if small[r, best]:
         capacity = int(instances.num_blocks[best]) * spec.limits.block_size

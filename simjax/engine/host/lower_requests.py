@@ -11,6 +11,7 @@ import numpy as np
 from simjax.engine.params import PrefixParams, RequestParams, SessionParams
 from simjax.engine.shape import cap_bucket, power_of_two
 from simjax.workload.contents.tree import private
+from simjax.workload.models import ANY
 from simjax.workload.sessions import Sessions
 from simjax.workload.workload import Workload
 
@@ -33,6 +34,12 @@ def request_params(workloads: Sequence[Workload], size: int, seeds: Sequence[int
     if any(workload.sessions is not None for workload in workloads):
         params = replace(params, sessions=session_params(workloads, size))
     return params
+
+
+def request_models(workload: Workload, size: int) -> tuple[Any, Any]:
+    """The models that the requests of one workload name, and their turns among those of the same model, int32[1, size] both."""
+    assert workload.models is not None
+    return _table([workload.models.index], size, np.int32, ANY), _table([workload.models.turn], size, np.int32)
 
 
 def opening_times(workloads: Sequence[Workload]) -> Any:

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32
 
 
+def turn_of(params: ClusterParams, request: Int32[Array, ""], turn: Int32[Array, ""]) -> Int32[Array, ""]:
+    """The place of a request in the round of the ranks that it can go to: `turn`, or its place among those of its model."""
+    return turn if params.ranks.model is None else params.request("model_turn", request)
+
+
 def in_turn(
     params: ClusterParams,
     score: Float64[Array, " N"],
@@ -34,7 +39,7 @@ def in_turn(
 
     A rank that cannot hold the request takes no part in its round: turns, and draws of the random router, are among the able ranks.
     """
-    N = score.shape[0]
+    N, turn = score.shape[0], turn_of(params, request, turn)
     # Number of able ranks, and of those before each: one reduction over pairs of ranks instead of a scan, which is many kernels.
     able_of_pair = jnp.broadcast_to(able[None, :], (N, N))
     (before, count), _, _ = reduce_last([able_of_pair & np.tri(N, k=-1, dtype=bool), able_of_pair])

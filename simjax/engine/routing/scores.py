@@ -24,10 +24,18 @@ WAITING_WEIGHT = 4  # vLLM's data-parallel load balancer: a waiting request weig
 
 
 def eligible(params: ClusterParams, request: Int32[Array, ""]) -> Bool[Array, " N"]:
-    """Ranks whose KV cache and `max_model_len` can hold the request; its last token is never put into the cache."""
+    """Ranks of the request's model whose KV cache and `max_model_len` can hold it; its last token is never put into the cache."""
     limits = params.ranks
     total = params.request("prompt_tokens", request) + params.request("output_tokens", request)
-    return (total <= limits.max_model_len) & (blocks_of(total - 1, limits.block_size) <= limits.num_blocks)
+    return _of_model(params, request, (total <= limits.max_model_len) & (blocks_of(total - 1, limits.block_size) <= limits.num_blocks))
+
+
+def _of_model(params: ClusterParams, request: Int32[Array, ""], able: Bool[Array, " N"]) -> Bool[Array, " N"]:
+    """Those of the able ranks that serve the model that the request names; all of them where it names none, or no request does."""
+    if params.ranks.model is None:
+        return able
+    model = params.request("model", request)
+    return able & ((model < 0) | (params.ranks.model == model))
 
 
 def legs_eligible(params: ClusterParams, request: Int32[Array, ""]) -> tuple[Bool[Array, " N"], Bool[Array, " N"]]:
@@ -35,7 +43,7 @@ def legs_eligible(params: ClusterParams, request: Int32[Array, ""]) -> tuple[Boo
     limits, handover = params.ranks, params.handover
     assert handover is not None
     prompt, whole = params.request("prompt_tokens", request), eligible(params, request)
-    fits = (prompt + 1 <= limits.max_model_len) & (blocks_of(prompt, limits.block_size) <= limits.num_blocks)
+    fits = _of_model(params, request, (prompt + 1 <= limits.max_model_len) & (blocks_of(prompt, limits.block_size) <= limits.num_blocks))
     prefill = handover.role == Role.PREFILL
     fits &= jnp.any((handover.role == Role.DECODE) & whole)  # there is no first leg without a second
     return (prefill & fits) | ((handover.role == Role.BOTH) & whole), (handover.role == Role.DECODE) & whole

@@ -58,6 +58,7 @@ def compile_tables(
         attention=attention,
         host=host or HostOverheads(),
         table=table if measured_attention else None,
+        until_kv_s=sum(at_sizes(bundle.dense[op], tokens) for op in (*ops.prologue, *ops.layer[: ops.layer.index("qkv_proj") + 1])),
     )
     return assemble(terms, deployment)
 

@@ -17,8 +17,10 @@ from simjax.workload.formats.results.played import read_result
 from simjax.workload.formats.sessions.agents import read_sessions
 from simjax.workload.formats.tables import relations
 from simjax.workload.formats.tables.blocks import tokens_per_id
+from simjax.workload.formats.tables.calls import MODEL
 from simjax.workload.formats.tables.clock import clock_by_blocks, clock_name, implausible, stated_clock
 from simjax.workload.formats.tables.table import Table, read_table
+from simjax.workload.models import RequestModels
 from simjax.workload.transform import arrange
 from simjax.workload.workload import Workload
 
@@ -144,6 +146,7 @@ def _workload(path: Path, fmt: TraceFormat, table: Table, chained: relations.Cha
         source=path.name,
         prefixes=None if prefixes is None else tree.finish(prefixes, table.prompt_tokens, sessions),
         sessions=sessions,
+        models=RequestModels.of(table.extra.get(MODEL)),
     )
 
 

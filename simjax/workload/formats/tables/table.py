@@ -125,7 +125,7 @@ def _of_model(table: Table, path: Path, column: str | None, only: str | None) ->
         unused = tuple(name for name in table.reading.unused if name != column)
         return replace(kept, reading=replace(table.reading, unused=unused, notes=(note,)))
     if len(found) > 1:
-        note = f"column {column} names {len(found)} models, {listed}; all are served as one; workload.only_model=NAME keeps one"
+        note = f"column {column} names {len(found)} models, {listed}; a cluster of one model serves all; workload.only_model=NAME keeps one"
         return replace(table, reading=replace(table.reading, notes=(note,)))
     return table
 
