@@ -15,7 +15,6 @@ from simjax.engine.params import HandoverParams, RouterParams
 from simjax.engine.shape import power_of_two
 
 ROLES = (Role.BOTH, Role.PREFILL, Role.DECODE)  # by their number in the engine
-UNBOUNDED = 1e30  # bytes per second of a link that is none: products with it stay finite
 ROWS = 16  # first try for K: a run that needs more has more
 MORE_ROWS = 4  # times as many in the next try
 
