@@ -45,11 +45,13 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     prompt, output = params.request("prompt_tokens", request), params.request("output_tokens", request)
     carried = handover.carried.astype(jnp.int32)
     more_blocks = blocks_of(prompt + carried, limits.block_size) - blocks_of(prompt, limits.block_size)
-    open_ = turn.due & ~turn.waits & ~f.shut & (f.preempted == 0) & (f.seats < limits.max_num_seqs) & (f.token_budget > 0)
+    room = (f.seats < limits.max_num_seqs) & (f.token_budget > 0)
+    room |= handover.at_once & (rank.num_running + rank.num_preempted < limits.slots)
+    open_ = turn.due & ~turn.waits & ~f.shut & (f.preempted == 0) & room
     wanted = open_ & ready[row]
     done = wanted & (carried > 0) & (output == 1)  # its only token was carried: it needs no step
     joins = wanted & (done | (f.blocks + more_blocks <= limits.num_blocks))
-    slots = _inserted(turn, table, row, joins, prompt, prompt + output, carried, done)
+    slots = _inserted(turn, table, row, joins, prompt, prompt + output, carried, done, handover.at_once)
     rank = dataclasses.replace(
         rank,
         slots=slots,
@@ -81,12 +83,14 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     return turn.kv.after_loading(shape, params, after, turn, joins)
 
 
-def _inserted(turn: Turn, table: Handovers, row: Array, joins: Array, prompt: Array, final: Array, carried: Array, done: Array) -> Slots:
+def _inserted(
+    turn: Turn, table: Handovers, row: Array, joins: Array, prompt: Array, final: Array, carried: Array, done: Array, at_once: Array
+) -> Slots:
     """The slots with the request of a row behind the running ones; the preempted ones make room."""
     slots, at = turn.rank.slots, turn.rank.num_running
     held: HeldBlocks | NoHeldBlocks = jax.tree.map(lambda x: x[row], table.decode_held)
     given = carried > 0
-    token_s = jnp.where(given, turn.horizon_s, NEVER)
+    token_s = jnp.where(given, jnp.where(at_once, table.finish_s[row], turn.horizon_s), NEVER)
     new = dataclasses.replace(
         slots,
         request=table.request[row],
@@ -149,6 +153,7 @@ def begin_load(
     prompt = params.request("prompt_tokens", known)
     own_blocks = blocks_of(prompt, size) - jnp.asarray(found)
     early = handover.reserve == Reserve.BEFORE
+    sent_s = jnp.where(handover.at_once, table.finish_s[row], NEVER)
     no_holds = jax.tree.map(lambda x: x[row], table.decode_held).emptied()
     changes = {
         "request": known,
@@ -157,6 +162,10 @@ def begin_load(
         "order": table.begun,
         "leg_s": jnp.where(early, turn.horizon_s + handover.handover_s, NEVER),
         "decode_blocks": own_blocks,
+        # Sent within the steps of the prefill: it is there already.
+        "start_s": sent_s,
+        "landed_s": sent_s,
+        "decode_told_s": jnp.where(handover.at_once, turn.horizon_s, NEVER),
         "decode_held": no_holds.first_admitted(jnp.ones((), bool), jnp.asarray(found) * size),
         "moved_blocks": own_blocks,
     }
