@@ -35,7 +35,7 @@ class RefRouter:
     dynamo: prefill_load_scale * max(0, blocks of prompts to prefill, with this one - overlap_credit * hit blocks) + blocks of the prompts
     of its active requests + active_weight * their number. The router's own books say what is active, so they are never old: a prompt is to be
     prefilled until its first token has come, and never if it comes with its KV cache.
-    The last two draw the instance: at `temperature` 0 evenly among those of the lowest score, else with odds that are softmax of
+    The last two draw the instance: evenly among those of the lowest score, dynamo at a `temperature` above 0 with odds that are softmax of
     -score / (temperature * (highest - lowest score)). With `second` a router has draws of its own.
     The router's view of the instances is that of its last look: at an arrival (even one that is refused) it looks again before deciding,
     if that look is at least `staleness_s` old. Its own decisions it knows at once.
@@ -138,7 +138,8 @@ class Routing:
 
     def _drawn(self, scores: dict[RefEngine, float], uniform: float) -> RefEngine:
         grid = {engine: round(score / SCORE_GRID) for engine, score in scores.items()}
-        least, width = min(grid.values()), self.router.temperature * (max(grid.values()) - min(grid.values()))
+        temperature = self.router.temperature if self.router.policy == "dynamo" else 0.0
+        least, width = min(grid.values()), temperature * (max(grid.values()) - min(grid.values()))
         odds = {engine: exp((least - x) / width) if width > 0 else float(x == least) for engine, x in grid.items()}
         drawn, up_to = uniform * sum(odds.values()), 0.0
         for engine, x in odds.items():
