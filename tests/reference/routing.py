@@ -33,8 +33,8 @@ class RefRouter:
     weighted: prefix_weight * (1 - hit tokens / prompt tokens) + queue_weight * least_loaded's score + kv_weight * least_kv's.
     llm_d: 2 * (1 - hit tokens / prompt tokens) + place of its queue between the shortest (0) and the longest (1) of the instances.
     dynamo: prefill_load_scale * max(0, blocks of prompts to prefill, with this one - overlap_credit * hit blocks) + blocks of the prompts
-    of its active requests + active_weight * their number. The router's own books say what is active, so they are never old: a prompt is to be
-    prefilled until its first token has come, and never if it comes with its KV cache.
+    of its active requests + active_weight * their number. The router's own books say what is active, so they are never old: a prompt is to
+    be prefilled until its first token has come, and never if it comes with its KV cache.
     The last two draw the instance: evenly among those of the lowest score, dynamo at a `temperature` above 0 with odds that are softmax of
     -score / (temperature * (highest - lowest score)). With `second` a router has draws of its own.
     The router's view of the instances is that of its last look: at an arrival (even one that is refused) it looks again before deciding,
