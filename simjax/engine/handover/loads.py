@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """Give a seat to a request whose KV cache has landed: the first of them, in the order in which they began to load.
 
-    They come before all that wait in the queue, and before preempted requests. One joins in a tick; if there is another, or this one finds
-    no block for its token, admission does not go on in this tick.
+    They come before all that wait in the queue, and before preempted requests. One joins in a tick; if there is another, admission does
+    not go on in this tick.
     """
     if not shape.handovers:
         return turn
@@ -44,13 +44,11 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     request = jnp.minimum(table.request[row], shape.requests - 1)
     prompt, output = params.request("prompt_tokens", request), params.request("output_tokens", request)
     carried = handover.carried.astype(jnp.int32)
-    more_blocks = blocks_of(prompt + carried, limits.block_size) - blocks_of(prompt, limits.block_size)
     room = (f.seats < limits.max_num_seqs) & (f.token_budget > 0)
     room |= handover.at_once & (rank.num_running + rank.num_preempted < limits.slots)
     open_ = turn.due & ~turn.waits & ~f.shut & (f.preempted == 0) & room
-    wanted = open_ & ready[row]
-    done = wanted & (carried > 0) & (output == 1)  # its only token was carried: it needs no step
-    joins = wanted & (done | (f.blocks + more_blocks <= limits.num_blocks))
+    joins = open_ & ready[row]
+    done = joins & (carried > 0) & (output == 1)  # its only token was carried: it needs no step
     slots = _inserted(turn, table, row, joins, prompt, prompt + output, carried, done, handover.at_once)
     rank = dataclasses.replace(
         rank,
@@ -64,9 +62,7 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         f,
         seats=f.seats + takes,
         token_budget=f.token_budget - takes,
-        blocks=f.blocks + jnp.where(takes > 0, more_blocks, 0),
         continues=f.continues | (joins & (jnp.sum(ready, dtype=jnp.int32) > joined)) | done,
-        shut=f.shut | (wanted & ~joins),
         refused=jnp.any(ready) & ~joins,
         leaving=f.leaving | done,
     )
@@ -152,6 +148,8 @@ def begin_load(
     mine = row_mask(shape, row, begins)
     prompt = params.request("prompt_tokens", known)
     own_blocks = blocks_of(prompt, size) - jnp.asarray(found)
+    # A carried token gets its place as well: it would need a new block once it is there, when loads may have taken all of them.
+    place = handover.carried & (params.request("output_tokens", known) > 1)
     early = handover.reserve == Reserve.BEFORE
     sent_s = jnp.where(handover.at_once, table.finish_s[row], NEVER)
     no_holds = jax.tree.map(lambda x: x[row], table.decode_held).emptied()
@@ -161,7 +159,7 @@ def begin_load(
         "phase": Phase.LOADING.value,
         "order": table.begun,
         "leg_s": jnp.where(early, turn.horizon_s + handover.handover_s, NEVER),
-        "decode_blocks": own_blocks,
+        "decode_blocks": blocks_of(prompt + place, size) - jnp.asarray(found),
         # Sent within the steps of the prefill: it is there already.
         "start_s": sent_s,
         "landed_s": sent_s,
