@@ -41,7 +41,7 @@ def admit_waiting(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn
     """
     waiting = waiting_window(shape, params, turn)
     hits = turn.kv.get_computed_blocks(shape, params, turn, waiting)
-    formation, admitted = _choose(shape, turn, waiting, hits)
+    formation, admitted = _choose(shape, params, turn, waiting, hits)
     rank = _seated(turn, waiting, admitted)
     # Materialised once: XLA would repeat the admission inside every array that is computed from it.
     rank, formation = jax.lax.optimization_barrier((rank, formation))
@@ -49,7 +49,7 @@ def admit_waiting(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn
     return begin_load(shape, params, after, waiting.request[0], hits.found, admitted.loads)
 
 
-def _choose(shape: EngineShape, turn: Turn, waiting: Waiting, hits: Hits) -> tuple[Formation, _Admitted]:
+def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Waiting, hits: Hits) -> tuple[Formation, _Admitted]:
     """The formation with the waiting requests that join, and which they are."""
     limits, f, first_only = turn.limits, turn.formation, turn.kv.window_only_first
     w = jnp.arange(waiting.request.shape[0], dtype=jnp.int32)
@@ -59,13 +59,18 @@ def _choose(shape: EngineShape, turn: Turn, waiting: Waiting, hits: Hits) -> tup
     need = jnp.where(waiting.passed, 0, capped(waiting.num_tokens - cached, limits))
     chunk = jnp.clip(f.token_budget - _before(need), 0, need)
     blocks = blocks_of(cached + chunk, limits.block_size) - shared
-    if shape.handovers:  # a load asks for all its blocks, and for no token
-        blocks = jnp.where(waiting.loads, blocks_of(waiting.num_tokens, limits.block_size) - shared, blocks)
+    at_once = jnp.zeros_like(waiting.loads)
+    if params.handover is not None:  # a load asks for all its blocks, and for no token
+        at_once = params.handover.at_once & waiting.loads
+        held = waiting.num_tokens + (params.handover.carried & (waiting.final_tokens > waiting.num_tokens + 1))
+        blocks = jnp.where(waiting.loads, blocks_of(held, limits.block_size) - shared, blocks)
     asked = jnp.where(limits.reserve_full_isl, blocks_of(waiting.num_tokens, limits.block_size) - shared, blocks)
+    if params.handover is not None:
+        asked = jnp.where(waiting.loads, blocks, asked)
     fits = f.blocks + _before(blocks) + asked <= limits.num_blocks
     has_seat = f.seats + _before((~waiting.passed).astype(jnp.int32)) < limits.max_num_seqs
     has_budget = (chunk > 0) & (waiting.loads | limits.enable_chunked_prefill | (chunk == need))
-    joins = visible & (waiting.passed | (has_budget & has_seat & fits)) & waiting.has_slot & (f.preempted == 0) & ~turn.waits
+    joins = visible & (waiting.passed | (((has_budget & has_seat) | at_once) & fits)) & waiting.has_slot & (f.preempted == 0) & ~turn.waits
     if first_only:
         joins &= w == 0
     if shape.handovers:
@@ -81,7 +86,7 @@ def _choose(shape: EngineShape, turn: Turn, waiting: Waiting, hits: Hits) -> tup
     if first_only:
         continues |= joins[0] & visible[1]
     if shape.handovers:  # a load begins in a tick of its own
-        continues |= joins[0] & jnp.any(first_out & visible & (waiting.loads | waiting.loads[0]))
+        continues |= joins[0] & (jnp.any(first_out & visible & (waiting.loads | waiting.loads[0])) | at_once[0])
     formation = dataclasses.replace(
         f,
         seats=seats,
