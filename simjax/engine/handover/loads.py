@@ -149,7 +149,7 @@ def begin_load(
     prompt = params.request("prompt_tokens", known)
     own_blocks = blocks_of(prompt, size) - jnp.asarray(found)
     # A carried token gets its place as well: it would need a new block once it is there, when loads may have taken all of them.
-    place = handover.carried & (params.request("output_tokens", known) > 1)
+    place = (handover.carried & (params.request("output_tokens", known) > 1)).astype(jnp.int32)
     early = handover.reserve == Reserve.BEFORE
     sent_s = jnp.where(handover.at_once, table.finish_s[row], NEVER)
     no_holds = jax.tree.map(lambda x: x[row], table.decode_held).emptied()

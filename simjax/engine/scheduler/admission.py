@@ -62,7 +62,7 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
     at_once = jnp.zeros_like(waiting.loads)
     if params.handover is not None:  # a load asks for all its blocks, and for no token
         at_once = params.handover.at_once & waiting.loads
-        held = waiting.num_tokens + (params.handover.carried & (waiting.final_tokens > waiting.num_tokens + 1))
+        held = waiting.num_tokens + (params.handover.carried & (waiting.final_tokens > waiting.num_tokens + 1)).astype(jnp.int32)
         blocks = jnp.where(waiting.loads, blocks_of(held, limits.block_size) - shared, blocks)
     asked = jnp.where(limits.reserve_full_isl, blocks_of(waiting.num_tokens, limits.block_size) - shared, blocks)
     if params.handover is not None:
