@@ -14,7 +14,7 @@ from simjax.engine.accounting.totals import Overflow
 from simjax.engine.columns import in_order
 from simjax.engine.control.reduce import INT32_MAX
 from simjax.engine.handover.legs import prefill_cached_tokens
-from simjax.engine.handover.rows import row_mask, rules, settled, with_row
+from simjax.engine.handover.rows import row_mask, rules, settled, table_of, with_row
 from simjax.engine.handover.table import Handovers, Phase
 from simjax.engine.host.result import HandoverLog
 from simjax.engine.kv.blocks import blocks_of
@@ -36,8 +36,7 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """
     if not shape.handovers:
         return turn
-    table, rank, limits, f, handover = turn.state.handovers, turn.rank, turn.limits, turn.formation, rules(params)
-    assert isinstance(table, Handovers)
+    table, rank, limits, f, handover = table_of(turn.state), turn.rank, turn.limits, turn.formation, rules(params)
     ready = table.loading(turn.i) & (table.decode_told_s <= turn.horizon_s)
     order = jnp.where(ready, table.order, INT32_MAX)
     row = jnp.argmin(order).astype(jnp.int32)
@@ -131,7 +130,8 @@ def begin_load(
     """The turn once the request at the head of the queue, which found some blocks in the cache, has begun to load the others.
 
     Args:
-        shape, params: of the cluster.
+        shape: of the cluster.
+        params: of the cluster.
         turn: turn of its decode rank, once the formation counts its blocks.
         request: int32[].
         found: blocks of its prompt that the decode rank has cached, int32[].
@@ -140,8 +140,7 @@ def begin_load(
     if not shape.handovers:
         return turn
     state, handover, size = turn.state, rules(params), turn.limits.block_size
-    table = state.handovers
-    assert isinstance(table, Handovers)
+    table = table_of(state)
     known = jnp.minimum(request, shape.requests - 1)
     row, room = table.row_of(known)
     begins = begins & turn.due

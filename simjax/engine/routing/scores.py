@@ -96,4 +96,4 @@ def missed_tokens(shape: EngineShape, params: ClusterParams, state: ClusterState
     """Tokens of a request's prompt that are not in the prefix cache of rank i, float64[]."""
     prompt = params.request("prompt_tokens", request).astype(jnp.float64)
     share = state.kv.missed_share(shape, params, state.kv.contents(), request)
-    return prompt * (share if isinstance(share, float) else share[i])
+    return prompt * (share if isinstance(share, float) else jnp.asarray(share)[i])
