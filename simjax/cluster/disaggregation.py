@@ -60,7 +60,7 @@ CONNECTORS = {
 }
 """Connectors by the names that `disaggregation.connector` takes."""
 
-SHARINGS = ("fair", "fifo")
+SHARINGS: tuple[str, ...] = ("fair", "fifo")
 """Ways in which transfers share a link: all at once in equal parts, or one after the other."""
 
 
