@@ -76,6 +76,7 @@ def end_prefill(shape: EngineShape, params: ClusterParams, turn: Turn, before: R
         "phase": jnp.where(begun, table.phase[row], Phase.AWAITED.value),
         "leg_s": jnp.where(handover.reserve == Reserve.AFTER, leg_s, NEVER),
         "kept": True,
+        "prefill_told_s": jnp.where(handover.instant, finish_s, table.prefill_told_s[row]),
         "finish_s": finish_s,
         "scheduled_s": scheduled_s,
         "preemptions": slots.preemptions[at],

@@ -46,11 +46,13 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     prompt, output = params.request("prompt_tokens", request), params.request("output_tokens", request)
     carried = handover.carried.astype(jnp.int32)
     more_blocks = blocks_of(prompt + carried, limits.block_size) - blocks_of(prompt, limits.block_size)
-    open_ = turn.due & ~turn.waits & ~f.shut & (f.preempted == 0) & (f.seats < limits.max_num_seqs) & (f.token_budget > 0)
+    has_place = handover.instant | ((f.seats < limits.max_num_seqs) & (f.token_budget > 0))
+    open_ = turn.due & ~turn.waits & ~f.shut & (f.preempted == 0) & has_place
     wanted = open_ & ready[row]
     done = wanted & (carried > 0) & (output == 1)  # its only token was carried: it needs no step
     joins = wanted & (done | (f.blocks + more_blocks <= limits.num_blocks))
-    slots = _inserted(turn, table, row, joins, prompt, prompt + output, carried, done)
+    given_s = jnp.where(handover.instant, table.finish_s[row], turn.horizon_s)
+    slots = _inserted(turn, table, row, joins, prompt, prompt + output, carried, done, given_s)
     rank = dataclasses.replace(
         rank,
         slots=slots,
@@ -82,12 +84,14 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     return turn.kv.after_loading(shape, params, after, turn, joins)
 
 
-def _inserted(turn: Turn, table: Handovers, row: Array, joins: Array, prompt: Array, final: Array, carried: Array, done: Array) -> Slots:
-    """The slots with the request of a row behind the running ones; the preempted ones make room."""
+def _inserted(
+    turn: Turn, table: Handovers, row: Array, joins: Array, prompt: Array, final: Array, carried: Array, done: Array, given_s: Array
+) -> Slots:
+    """The slots with the request of a row behind the running ones; the preempted ones make room. A token is carried at given_s."""
     slots, at = turn.rank.slots, turn.rank.num_running
     held: HeldBlocks | NoHeldBlocks = jax.tree.map(lambda x: x[row], table.decode_held)
     given = carried > 0
-    token_s = jnp.where(given, turn.horizon_s, NEVER)
+    token_s = jnp.where(given, given_s, NEVER)
     new = dataclasses.replace(
         slots,
         request=table.request[row],
@@ -164,6 +168,15 @@ def begin_load(
     table = with_row(table, mine, changes)
     table, left_bytes = sized(params, table, row, mine)
     table = dataclasses.replace(table, begun=table.begun + begins.astype(jnp.int32))
-    changed = begin_transfer(shape, params, state, table, row, left_bytes, turn.horizon_s, begins & prefilled)
-    turn = turn.with_state(**changed, overflow=state.overflow | jnp.where(begins & ~room, Overflow.HANDOVERS.value, 0))
+    changed = begin_transfer(shape, params, state, table, row, left_bytes, turn.horizon_s, begins & prefilled & ~handover.instant)
+    there = mine & handover.instant  # all was sent within the prefill's steps: it can run in this step
+    table = dataclasses.replace(
+        changed["handovers"],
+        start_s=jnp.where(there, table.finish_s, changed["handovers"].start_s),
+        landed_s=jnp.where(there, table.finish_s, changed["handovers"].landed_s),
+        decode_told_s=jnp.where(there, turn.horizon_s, changed["handovers"].decode_told_s),
+    )
+    formation = dataclasses.replace(turn.formation, continues=turn.formation.continues | (begins & handover.instant))
+    overflow = state.overflow | jnp.where(begins & ~room, Overflow.HANDOVERS.value, 0)
+    turn = dataclasses.replace(turn, formation=formation).with_state(ranks=changed["ranks"], handovers=table, overflow=overflow)
     return turn.kv.touch(shape, params, turn, known, row, jnp.asarray(found), begins)

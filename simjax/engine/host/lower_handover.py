@@ -48,6 +48,7 @@ def handover_params(cluster: ClusterSpec) -> HandoverParams | None:
         "reserve": np.int32(connector.reserve),
         "stream": np.int32(connector.stream),
         "carried": np.bool_(connector.carried),
+        "instant": np.bool_(connector.within_steps),
         "layers": np.array([x.model.num_hidden_layers for x in cluster.instances], np.float64),
         "decode_router": RouterParams.of(rule.decode_router),
     }

@@ -11,6 +11,7 @@ from jax import Array
 
 from simjax.engine.control.select import select
 from simjax.engine.handover.loads import begin_load
+from simjax.engine.handover.transfers import rules
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.kv.prefix_cache import Hits
 from simjax.engine.params import ClusterParams
@@ -41,7 +42,7 @@ def admit_waiting(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn
     """
     waiting = waiting_window(shape, params, turn)
     hits = turn.kv.get_computed_blocks(shape, params, turn, waiting)
-    formation, admitted = _choose(shape, turn, waiting, hits)
+    formation, admitted = _choose(shape, params, turn, waiting, hits)
     rank = _seated(turn, waiting, admitted)
     # Materialised once: XLA would repeat the admission inside every array that is computed from it.
     rank, formation = jax.lax.optimization_barrier((rank, formation))
@@ -49,7 +50,7 @@ def admit_waiting(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn
     return begin_load(shape, params, after, waiting.request[0], hits.found, admitted.loads)
 
 
-def _choose(shape: EngineShape, turn: Turn, waiting: Waiting, hits: Hits) -> tuple[Formation, _Admitted]:
+def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Waiting, hits: Hits) -> tuple[Formation, _Admitted]:
     """The formation with the waiting requests that join, and which they are."""
     limits, f, first_only = turn.limits, turn.formation, turn.kv.window_only_first
     w = jnp.arange(waiting.request.shape[0], dtype=jnp.int32)
@@ -65,6 +66,9 @@ def _choose(shape: EngineShape, turn: Turn, waiting: Waiting, hits: Hits) -> tup
     fits = f.blocks + _before(blocks) + asked <= limits.num_blocks
     has_seat = f.seats + _before((~waiting.passed).astype(jnp.int32)) < limits.max_num_seqs
     has_budget = (chunk > 0) & (waiting.loads | limits.enable_chunked_prefill | (chunk == need))
+    if shape.handovers:
+        unasked = waiting.loads & rules(params).instant  # it is put among the running ones whatever the limits are
+        has_seat, has_budget = has_seat | unasked, has_budget | unasked
     joins = visible & (waiting.passed | (has_budget & has_seat & fits)) & waiting.has_slot & (f.preempted == 0) & ~turn.waits
     if first_only:
         joins &= w == 0
