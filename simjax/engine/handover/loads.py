@@ -169,12 +169,14 @@ def begin_load(
     table, left_bytes = sized(params, table, row, mine)
     table = dataclasses.replace(table, begun=table.begun + begins.astype(jnp.int32))
     changed = begin_transfer(shape, params, state, table, row, left_bytes, turn.horizon_s, begins & prefilled & ~handover.instant)
+    table = changed["handovers"]
+    assert isinstance(table, Handovers)
     there = mine & handover.instant  # all was sent within the prefill's steps: it can run in this step
     table = dataclasses.replace(
-        changed["handovers"],
-        start_s=jnp.where(there, table.finish_s, changed["handovers"].start_s),
-        landed_s=jnp.where(there, table.finish_s, changed["handovers"].landed_s),
-        decode_told_s=jnp.where(there, turn.horizon_s, changed["handovers"].decode_told_s),
+        table,
+        start_s=jnp.where(there, table.finish_s, table.start_s),
+        landed_s=jnp.where(there, table.finish_s, table.landed_s),
+        decode_told_s=jnp.where(there, turn.horizon_s, table.decode_told_s),
     )
     formation = dataclasses.replace(turn.formation, continues=turn.formation.continues | (begins & handover.instant))
     overflow = state.overflow | jnp.where(begins & ~room, Overflow.HANDOVERS.value, 0)
