@@ -40,7 +40,7 @@ def blocks(language: str, text: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
-SETUP, TESTS, FIGURE, FIVE_LINES = blocks("sh", README)
+SETUP, TESTS, FIGURE, APART, FIVE_LINES = blocks("sh", README)
 CACHING, CALIBRATE, CAPACITY, SWEEPS = (section(GUIDE, x) for x in ("Prefix caching", "Calibrate", "Capacity", "Thousands of designs"))
 TOUR = blocks("sh", GUIDE.replace(SWEEPS, "").replace(CACHING, "").replace(CAPACITY, ""))
 OVER_DATA = [block for block in TOUR if "$SIMJAX_DATA" in block]
@@ -103,6 +103,15 @@ def test_figure_of_the_first_page(cli: Cli) -> None:
     assert "of the 276 designs" in README
     (figure,) = re.findall(r"^!\[[^]]+]\(([^)]+)\)$", README, flags=re.MULTILINE)
     assert (CHECKOUT / figure).stat().st_size < 150_000
+
+
+def test_prefill_and_decode_on_different_instances(cli: Cli) -> None:
+    """The line of the first page, and all files of such a run."""
+    (printed,) = run_all(cli, APART.replace("\n", " out=apart plots=true\n")).values()
+    (shown,) = (block for block in blocks("text", README) if "TTFT parts" in block)
+    assert shown.rstrip() in [line.rstrip() for line in printed.splitlines()]
+    listed = section(GUIDE, "What a run writes")
+    assert all(f"`{path.name}`" in listed for path in Path("apart").iterdir())
 
 
 def test_five_lines_are_of_the_guide() -> None:

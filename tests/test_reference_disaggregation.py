@@ -9,7 +9,8 @@ import pytest
 from tests.data import data_path
 from tests.reference.alone import play
 from tests.reference.costs import dynamo_cost, sglang_reserves
-from tests.reference.rank import Leg, Rank
+from tests.reference.legs import Leg
+from tests.reference.rank import Rank
 from tests.reference.simulator import simulate
 from tests.reference.toy import batches, caching, handover, instance, preemptions, requests, said
 

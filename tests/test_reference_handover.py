@@ -86,8 +86,8 @@ def test_the_client_sees_both_ranks_api_and_the_hand_over():
 
 def test_a_full_decode_rank_is_felt_by_the_prefill_rank():
     # The decode rank has room for one prompt of 8 and its output, the prefill rank for two prompts: A and B, until 2.
-    # A is read at 1.5, which the pass at 2 sees, so C starts with the one after. A is decoded until 5.5; only then is B reserved. It is read
-    # at 6, and until that has been seen D waits for the blocks that B and C hold.
+    # A is read at 1.5, which the pass at 2 sees, so C starts with the one after. A is decoded until 5.5; only then is B reserved. It is
+    # read at 6, and until that has been seen D waits for the blocks that B and C hold.
     ranks = [instance(role="prefill", num_blocks=16, max_num_batched_tokens=8), instance(role="decode", num_blocks=12)]
     result = simulate(ranks, requests(*[(0.0, 8, 4)] * 4), handover=handover(2, setup_s=0.5))
     a, b, c, d = result.requests
@@ -161,6 +161,23 @@ def test_a_decode_rank_can_be_picked_when_the_request_arrives():
     early = simulate(ranks, rows, handover=handover(3, decode_policy="least_loaded", decode_first=True))
     assert routes(late) == [1, 2, 2]
     assert routes(early) == [1, 2, 1]
+
+
+def test_a_load_counts_as_waiting():
+    # A is on its way to rank 1 for 20 s; B is done on rank 2. Without A's load the turn would give C to rank 1.
+    ranks = [instance(role="prefill"), *[instance(role="decode") for _ in range(2)]]
+    rules = replace(handover(3, decode_policy="least_loaded"), setup_s=[[0.0, 20.0, 0.0]] * 3)
+    result = simulate(ranks, requests((0.0, 4, 1), (1.0, 4, 1), (6.0, 4, 1)), handover=rules)
+    assert routes(result) == [1, 2, 2]
+
+
+def test_a_second_leg_comes_before_an_arrival_of_the_same_time():
+    # Both reach the decode rank at 2, and it has blocks for one of them. B is short enough to be computed there.
+    ranks = [instance(role="prefill"), instance(role="decode", num_blocks=6)]
+    result = simulate(ranks, requests((0.0, 4, 1), (2.0, 3, 1)), handover=handover(2, handover_s=1.0, local_prefill_tokens=4))
+    a, b = result.requests
+    assert (a.prefill_instance, a.transfer_start_s, b.prefill_instance) == (0, 2.0, -1)
+    assert b.scheduled_s == a.finish_s
 
 
 def test_a_request_needs_a_rank_for_either_leg():

@@ -13,8 +13,20 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RESULTS, README = HERE / "results", HERE / "README.md"
-SCRIPTS = ("errors", "schedule", "causes", "steps", "sensitivity", "calibration", "silicon", "joint")
-SCRIPTS += ("peers", "figure5", "figure7", "repeated")
+SCRIPTS = (
+    "errors",
+    "schedule",
+    "causes",
+    "steps",
+    "sensitivity",
+    "calibration",
+    "silicon",
+    "joint",
+    "peers",
+    "figure5",
+    "figure7",
+    "repeated",
+)
 
 
 def markdown(path: Path) -> str:

@@ -11,6 +11,7 @@ from simjax.cluster.spec import ClusterSpec, InstanceSpec
 from simjax.cluster.timing import ClusterTiming, cluster_timings
 from simjax.cluster.warnings import about_models, beyond_context, refused_by_vllm
 from simjax.engine.host.lower import Lowered, lower
+from simjax.engine.host.pools import Pools, pools_of
 from simjax.engine.params import RequestParams
 from simjax.engine.simulate import DEFAULT_MAX_TICKS
 from simjax.errors import SimjaxError, value_or_raise
@@ -54,6 +55,7 @@ class Design:
         window: what is left out of its metrics.
         max_ticks: bound on the length of its run, in ticks.
         calibrated: the groups of its instances whose profile has a calibration, and so ranges that the run may leave.
+        pools: its prefill and decode instances, None if all run both phases.
     """
 
     lowered: Lowered
@@ -62,6 +64,7 @@ class Design:
     window: Window
     max_ticks: int
     calibrated: tuple[InstanceGroup, ...] = ()
+    pools: Pools | None = None
 
 
 def design_of(
@@ -91,7 +94,15 @@ def design_of(
     # Groups whose ranges are watched need the smallest and largest steps of the run: from its leap log, or else from its activity.
     if options.activity or (calibrated and not log):
         lowered = replace(lowered, shape=replace(lowered.shape, activity=True))
-    return Design(lowered, cluster.num_devices, options.slo, options.window, options.max_ticks, calibrated)
+    return Design(
+        lowered,
+        cluster.num_devices,
+        options.slo,
+        options.window,
+        options.max_ticks,
+        calibrated,
+        pools_of(cluster, lowered.params, named=log),
+    )
 
 
 def timings_for(

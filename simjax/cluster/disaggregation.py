@@ -41,7 +41,7 @@ class Connector:
         carried: whether the prefill's token is the client's first one; otherwise the decode instance computes the last prompt token again.
         within_steps: whether the prefill instance's steps last until the KV cache of their tokens has been sent (`StepTime.stream_s`), so
             that no transfer follows them; the request is then among the running ones of the decode instance at the end of its prefill,
-            whatever the seats and the token budget there (the API and hand-over times, which count with every connector, apart).
+            whatever the seats, the token budget and the queue there.
     """
 
     reserve: Reserve = Reserve.AFTER

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from simjax.backend.releases import DEFAULT, connector_gone, defaults_of
 from simjax.cluster.disaggregation import Disaggregation
 from simjax.cluster.latency_source import HOST_TIMES, LatencySource
 from simjax.cluster.llmservingsim import read_cluster
@@ -16,13 +19,15 @@ from simjax.cluster.warnings import seats_beyond_budget
 from simjax.config.cluster import ClusterConfig, GroupConfig
 from simjax.config.compose import group_config
 from simjax.config.disaggregation import DisaggregationConfig
+from simjax.config.network import NetworkConfig
 from simjax.config.scheduler import SchedulerConfig
 from simjax.config.schema import ProfileConfig, SimulatedConfig
 from simjax.deployment import Role
 from simjax.errors import SimjaxError, closest
-from simjax.hardware import DeviceSpec, LinkSpec, load_device
+from simjax.hardware import DeviceSpec, LinkSpec, load_device, load_node
 from simjax.hardware.ranges import RANGES
 from simjax.model import load_model
+from simjax.network.placement import Network, Nodes
 from simjax.parallel.parallelism import Parallelism
 
 _FLAGS = tuple(field.name for field in dataclasses.fields(SchedulerConfig))
@@ -32,6 +37,15 @@ def engine_limits(config: SchedulerConfig, base: InstanceLimits | None = None) -
     """The limits that the configuration, or a record with its fields, sets on top of `base` (vLLM's defaults when None)."""
     given = {name: value for name in _FLAGS if (value := getattr(config, name)) is not None}
     return replace(base or InstanceLimits(), **given)
+
+
+def release_limits(release: str) -> InstanceLimits:
+    """The limits of an instance by the defaults of a release.
+
+    Raises:
+        SimjaxError: there is no such release.
+    """
+    return InstanceLimits(**defaults_of(release))
 
 
 def instance_link(config: ClusterConfig, device: DeviceSpec) -> LinkSpec | None:
@@ -59,7 +73,12 @@ def instance_link(config: ClusterConfig, device: DeviceSpec) -> LinkSpec | None:
 
 def configured_cluster(config: SimulatedConfig) -> ClusterSpec:
     """The cluster that a configuration describes; errors as of `build_cluster`."""
-    return build_cluster(config.model, config.device, config.cluster, config.scheduler, config.disaggregation)
+    rest = (config.cluster, config.scheduler, config.disaggregation, config.network)
+    built = build_cluster(config.model, config.device, *rest, release=config.backend.release)
+    gone = connector_gone(built.disaggregation.connector, config.backend.release) if built.disaggregated else None
+    if gone is not None:
+        raise SimjaxError(gone)
+    return built
 
 
 def build_cluster(
@@ -68,13 +87,15 @@ def build_cluster(
     cluster: ClusterConfig,
     scheduler: SchedulerConfig,
     disaggregation: DisaggregationConfig = DisaggregationConfig(),  # noqa: B008  # never changed
+    network: NetworkConfig = NetworkConfig(),  # noqa: B008  # never changed
+    release: str = DEFAULT,
 ) -> ClusterSpec:
     """The cluster of a run.
 
     Raises:
         SimjaxError: a name is unknown, a number out of range, or two ways of describing the cluster are mixed.
     """
-    limits = engine_limits(scheduler)
+    limits = engine_limits(scheduler, release_limits(release))
     weights = RouterWeights(cluster.router_prefix_weight, cluster.router_queue_weight, cluster.router_kv_weight)
     behind = partial(
         ClusterSpec,
@@ -82,37 +103,95 @@ def build_cluster(
         router_weights=weights,
         router_staleness_s=cluster.router_staleness_s,
         disaggregation=handover(disaggregation),
+        network=network_of(network),
     )
+    placed = in_network(network)
     if cluster.file is not None:
         if cluster.groups:
             raise SimjaxError("cluster.file and cluster.groups are both set; the cluster comes from one of them")
         of_file = read_cluster(Path(cluster.file), limits).instances
-        _refuse_overridden(limits, of_file)
+        _refuse_overridden(limits, release_limits(release), of_file)
         return behind(of_file)
     if not cluster.groups and (cluster.prefill.instances or cluster.decode.instances):
-        return behind(_pools(model, device, cluster, limits))
+        return behind(_of_one_kind(_pools(model, device, cluster, limits, placed), network))
     if not cluster.groups:
         if cluster.instances < 1:
             raise SimjaxError(f"cluster.instances={cluster.instances}: it must be at least 1")
         whole = GroupConfig(instances=cluster.instances)
-        return behind(_group(whole, model, device, cluster, limits))
+        return behind(_group(whole, model, device, cluster, limits, placed))
     instances: list[InstanceSpec] = []
     for number, raw in enumerate(cluster.groups):
         group = group_config(number, raw)
         try:
             if group.instances < 1:
                 raise SimjaxError(f"instances={group.instances}: it must be at least 1")
-            instances += _group(group, model, device, cluster, limits)
+            instances += _group(group, model, device, cluster, limits, placed)
         except SimjaxError as error:
             raise SimjaxError(f"cluster.groups[{number}]: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
-    return behind(tuple(instances))
+    return behind(_of_one_kind(tuple(instances), network))
 
 
-def _refuse_overridden(limits: InstanceLimits, instances: tuple[InstanceSpec, ...]) -> None:
-    """Raise for a limit of the configuration, other than vLLM's default, that every instance of a cluster file replaces."""
+def network_of(config: NetworkConfig) -> Network:
+    """The nodes that the configuration describes.
+
+    Raises:
+        SimjaxError: a number is out of range, or a node of an instance is none.
+    """
+    return Network(config.nodes, config.placement, tuple(_nodes(i, given) for i, given in enumerate(config.instance_nodes)))
+
+
+def _nodes(instance: int, given: Any) -> Nodes:
+    """The nodes of an instance: one, or a list."""
+    nodes = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if not nodes or not all(isinstance(node, int) and not isinstance(node, bool) for node in nodes):
+        raise SimjaxError(f"network.instance_nodes[{instance}]={given}: it must be the number of a node, or a list of them")
+    return tuple(nodes)
+
+
+def in_network(config: NetworkConfig) -> Callable[[DeviceSpec], DeviceSpec]:
+    """A function that puts a device into the type of node, and on the links, that the configuration describes.
+
+    Raises:
+        SimjaxError: there is no such type, or a number is out of range.
+    """
+    given = None if config.node is None else load_node(config.node)
+    counts = {name: value for name in ("devices_per_node", "nics_per_node") if (value := getattr(config, name)) is not None}
+    link = {name: value for name in ("bandwidth_bytes_per_s", "latency_s") if (value := getattr(config, f"inter_{name}")) is not None}
+    for name, value in counts.items():
+        if value < 1:
+            raise SimjaxError(f"network.{name}={value}: it must be at least 1")
+    for name, value in link.items():
+        if name == "latency_s" and not 0 <= value < math.inf:
+            raise SimjaxError(f"network.inter_{name}={value}: it must be a number of seconds that is not negative")
+        if name != "latency_s" and not 0 < value < math.inf:
+            raise SimjaxError(f"network.inter_{name}={value}: it must be a positive number")
+        RANGES[name].check(f"network.inter_{name}", value)
+
+    def placed(device: DeviceSpec) -> DeviceSpec:
+        node = given or device.node
+        one_each = node.nics_per_node == node.devices_per_node and "devices_per_node" in counts
+        still = {"nics_per_node": counts["devices_per_node"]} if one_each else {}
+        return replace(device, node=replace(node, inter_link=replace(node.inter_link, **link), **(still | counts)))
+
+    return placed if given is not None or counts or link else lambda device: device
+
+
+def _of_one_kind(instances: tuple[InstanceSpec, ...], network: NetworkConfig) -> tuple[InstanceSpec, ...]:
+    """The instances, unless a type of node is given for devices of several kinds."""
+    kinds = dict.fromkeys(instance.device.name for instance in instances)
+    if network.node is not None and len(kinds) > 1:
+        raise SimjaxError(
+            f"network.node={network.node}: the cluster has devices of several kinds ({', '.join(kinds)}); each sits in the type of node "
+            "that its device file names"
+        )
+    return instances
+
+
+def _refuse_overridden(limits: InstanceLimits, defaults: InstanceLimits, instances: tuple[InstanceSpec, ...]) -> None:
+    """Raise for a limit of the configuration, other than the default, that every instance of a cluster file replaces."""
     for name in _FLAGS:
         value = getattr(limits, name)
-        if value != getattr(InstanceLimits(), name) and all(getattr(one.limits, name) != value for one in instances):
+        if value != getattr(defaults, name) and all(getattr(one.limits, name) != value for one in instances):
             raise SimjaxError(f"scheduler.{name}={value} has no effect with cluster.file, whose instances all have their own")
 
 
@@ -126,7 +205,9 @@ def handover(config: DisaggregationConfig) -> Disaggregation:
     return Disaggregation(**given)
 
 
-def _pools(model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits) -> tuple[InstanceSpec, ...]:
+def _pools(
+    model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits, placed: Callable[[DeviceSpec], DeviceSpec]
+) -> tuple[InstanceSpec, ...]:
     """The prefill instances, then the decode instances."""
     instances: list[InstanceSpec] = []
     for role, pool, other in ((Role.PREFILL, cluster.prefill, Role.DECODE), (Role.DECODE, cluster.decode, Role.PREFILL)):
@@ -135,7 +216,7 @@ def _pools(model: str, device: str, cluster: ClusterConfig, limits: InstanceLimi
             raise SimjaxError(f"{name}.instances={pool.instances}: it must be at least 1, as there are {other.value} instances")
         group = GroupConfig(**vars(pool), role=role.value)
         try:
-            instances += _group(group, model, device, cluster, limits)
+            instances += _group(group, model, device, cluster, limits, placed)
         except SimjaxError as error:
             raise SimjaxError(f"{name}: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
     return tuple(instances)
@@ -148,8 +229,10 @@ def _role(name: str) -> Role:
     return Role(name)
 
 
-def _group(group: GroupConfig, model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits) -> tuple[InstanceSpec, ...]:
-    spec = load_device(device if group.device is None else group.device)
+def _group(
+    group: GroupConfig, model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits, placed: Callable[[DeviceSpec], DeviceSpec]
+) -> tuple[InstanceSpec, ...]:
+    spec = placed(load_device(device if group.device is None else group.device))
     degree = cluster.tensor_parallel_size if group.tensor_parallel_size is None else group.tensor_parallel_size
     limits = engine_limits(group, limits)
     if seats_beyond_budget(limits):

@@ -15,7 +15,7 @@ from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.memory.capacity import MemoryLimits, kv_blocks
 from simjax.model import ModelSpec, served_as
 from simjax.model.dtypes import KV_CACHE_DTYPES, SERVED_DTYPES, check_name
-from simjax.network.placement import Network
+from simjax.network.placement import Footprint, Network, Nodes, place
 from simjax.parallel.parallelism import Parallelism
 
 # vLLM's modes: whether the kernels of decode-only steps, and of steps with a prompt, are launched one by one. Piecewise graphs hold all of
@@ -123,6 +123,11 @@ class InstanceSpec:
         )
 
     @cached_property
+    def footprint(self) -> Footprint:
+        """What it takes of the cluster's nodes."""
+        return Footprint.of(self.parallelism.num_devices, self.device.node, self.device.name, self.role.value)
+
+    @cached_property
     def num_gpu_blocks(self) -> int:
         """KV blocks of the instance as vLLM reports them.
 
@@ -176,7 +181,8 @@ class ClusterSpec:
         network: nodes and the instances on them.
 
     Raises:
-        SimjaxError: there is no instance, or no such router, or its view cannot be that old, or one of two roles is missing.
+        SimjaxError: there is no instance, or no such router, or its view cannot be that old, or one of two roles is missing, or the
+            instances do not fit the nodes.
     """
 
     instances: tuple[InstanceSpec, ...]
@@ -199,11 +205,18 @@ class ClusterSpec:
                 raise SimjaxError(f"the cluster has {one.value} instances and no {other.value} instances; it needs both, or neither")
         within_steps = CONNECTORS[self.disaggregation.connector].within_steps
         object.__setattr__(self, "instances", tuple(_streaming(instance, within_steps) for instance in self.instances))
+        if self.network.nodes is not None or self.network.instance_nodes:
+            _ = self.nodes
 
     @property
     def disaggregated(self) -> bool:
         """Whether some instances run one phase of a request only."""
         return any(instance.role is not Role.BOTH for instance in self.instances)
+
+    @cached_property
+    def nodes(self) -> tuple[Nodes, ...]:
+        """The nodes of each instance, counted from 0."""
+        return place(self.network, tuple(instance.footprint for instance in self.instances))
 
     @property
     def num_devices(self) -> int:

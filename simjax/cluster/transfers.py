@@ -19,7 +19,6 @@ from simjax.errors import SimjaxError
 from simjax.hardware import LinkSpec
 from simjax.network.kv_transfer import KvShape, check_degrees, descriptors_per_block, transfer_bytes_per_token
 from simjax.network.paths import LONGEST_PATH, TransferPaths
-from simjax.network.placement import Footprint, Nodes, place
 
 
 class _Facts(NamedTuple):
@@ -31,21 +30,11 @@ class _Facts(NamedTuple):
     shape: KvShape
     degree: int
     block_size: int
-    footprint: Footprint
+    devices: int
     fabric: LinkSpec
     network: LinkSpec
     nics: float
     nics_per_node: int
-
-
-def placed_nodes(cluster: ClusterSpec) -> tuple[Nodes, ...]:
-    """The nodes of each instance.
-
-    Raises:
-        SimjaxError: the cluster does not fit its nodes.
-    """
-    kinds, of = _kinds(cluster)
-    return place(cluster.network, tuple(kinds[kind].footprint for kind in of))
 
 
 def transfer_paths(cluster: ClusterSpec) -> TransferPaths:
@@ -55,9 +44,8 @@ def transfer_paths(cluster: ClusterSpec) -> TransferPaths:
         SimjaxError: the cluster does not fit its nodes, or two of its instances cannot exchange a KV cache.
     """
     kinds, of = _kinds(cluster)
-    nodes = place(cluster.network, tuple(kinds[kind].footprint for kind in of))
-    count, first = len(of), np.array([mine[0] for mine in nodes])
-    spans = np.array([len(mine) > 1 for mine in nodes])
+    count, first = len(of), np.array([nodes[0] for nodes in cluster.nodes])
+    spans = np.array([len(nodes) > 1 for nodes in cluster.nodes])
     near = (first[:, None] == first) & ~spans[:, None] & ~spans
     role = lambda wanted: np.array([kind.role is wanted for kind in kinds])[of]
     pairs = role(Role.PREFILL)[:, None] & role(Role.DECODE)
@@ -118,7 +106,7 @@ def _facts(one: InstanceSpec) -> _Facts:
         shape=KvShape.of(one.model, deployment.kv_cache_dtype),
         degree=one.parallelism.tensor,
         block_size=one.limits.block_size,
-        footprint=Footprint.of(devices, node, one.device.name, one.role.value),
+        devices=devices,
         fabric=deployment.link,
         network=node.inter_link,
         nics=node.nics_for(devices),
@@ -128,10 +116,9 @@ def _facts(one: InstanceSpec) -> _Facts:
 
 def _capacities(kinds: list[_Facts]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bytes per second each way, by kind, of the links of an instance to its fabric, of its adapters, and of all adapters of its node."""
-    rate = lambda link: link.bandwidth_bytes_per_s * link.efficiency
-    fabric = np.array([one.footprint.devices * rate(one.fabric) for one in kinds])
-    nic, node = (np.array([getattr(one, field) * rate(one.network) for one in kinds]) for field in ("nics", "nics_per_node"))
-    return fabric, nic, node
+    fabric = np.array([one.devices * one.fabric.rate_bytes_per_s for one in kinds])
+    adapter = np.array([one.network.rate_bytes_per_s for one in kinds])
+    return fabric, adapter * [one.nics for one in kinds], adapter * [one.nics_per_node for one in kinds]
 
 
 def _duplex(kinds: list[_Facts], of: np.ndarray, first: np.ndarray, used: np.ndarray, last: int) -> np.ndarray:

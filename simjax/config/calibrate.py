@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from simjax.config.cluster import MeasuredClusterConfig
-from simjax.config.scheduler import SchedulerConfig
+from simjax.config.scheduler import MeasuredBackendConfig, SchedulerConfig
 from simjax.config.schema import ProfileConfig
 from simjax.errors import SimjaxError, closest
 from simjax.options.condition import is_set, one_of
@@ -119,6 +119,7 @@ class CalibrateConfig:
     device: str | None = option(None, "device, as in simjax run; unset: the measured one", "NAME")
     cluster: MeasuredClusterConfig = section(MeasuredClusterConfig, "deviations from the recorded clusters")
     scheduler: SchedulerConfig = section(SchedulerConfig, "vLLM's flags, where they differ from the recorded ones")
+    backend: MeasuredBackendConfig = section(MeasuredBackendConfig, "serving software")
     workload: ReplayedConfig = section(ReplayedConfig, "requests")
     profile: ProfileConfig = section(
         ProfileConfig, "where the fit begins: a profile, or op tables; host times that are set are known and not fitted"

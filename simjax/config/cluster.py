@@ -22,9 +22,12 @@ def _several(instances: int | None, groups: list[Any], file: str | None, prefill
     return instances is None or (prefill or instances) > 1 or bool(groups) or file is not None
 
 
-def _parallel(size: int | None, groups: list[Any], *pools: int | None) -> bool:
-    sizes = [size, *(group.get("tensor_parallel_size") for group in groups if hasattr(group, "get")), *pools]
-    return size is None or any(degree is not None and degree > 1 for degree in sizes)
+def _linked(size: int | None, groups: list[Any], prefill: int) -> bool:
+    """Whether devices exchange anything: those of an instance, or those of prefill and decode instances on one node."""
+    mappings = [group for group in groups if hasattr(group, "get")]
+    sizes = [size, *(group.get("tensor_parallel_size") for group in mappings)]
+    roles = prefill > 0 or any(group.get("role") in ("prefill", "decode") for group in mappings)
+    return size is None or roles or any(degree is not None and degree > 1 for degree in sizes)
 
 
 _CHOICE = needs(
@@ -33,8 +36,8 @@ _CHOICE = needs(
 _LINK = (
     _NO_FILE,
     needs(
-        ("tensor_parallel_size", "groups", "cluster.prefill.tensor_parallel_size", "cluster.decode.tensor_parallel_size"),
-        _parallel,
+        ("tensor_parallel_size", "groups", "cluster.prefill.instances"),
+        _linked,
         "with tensor_parallel_size=1: one device has no link",
         refused=False,
     ),
@@ -100,9 +103,9 @@ class ClusterConfig:
     )
     file: str | None = option(None, "cluster file in LLMServingSim's schema instead; limits that it sets win over scheduler.*", "FILE.json")
     link_bandwidth_bytes_per_s: float | None = option(
-        None, "link between an instance's devices, bytes/s; unset: the device's", "BYTES", only=_LINK
+        None, "link between the devices of an instance, and of instances on one node, bytes/s; unset: the node's", "BYTES", only=_LINK
     )
-    link_latency_s: float | None = option(None, "latency of that link in seconds; unset: the device's", only=_LINK)
+    link_latency_s: float | None = option(None, "latency of that link in seconds; unset: the node's", only=_LINK)
 
 
 @dataclass

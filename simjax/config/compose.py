@@ -18,7 +18,7 @@ from simjax.config import calibrate, capacity, schema, sweep
 from simjax.config.cluster import ClusterConfig, GroupConfig
 from simjax.config.conditional import conditional_options
 from simjax.config.explain import explain, unknown_option
-from simjax.config.scheduler import SchedulerConfig
+from simjax.config.scheduler import BackendConfig, SchedulerConfig
 from simjax.errors import SimjaxError
 from simjax.options.effect import conditionals, looking_at, refuse_without_effect, unset_by_choice
 from simjax.paths import CONF
@@ -40,6 +40,7 @@ SCHEMAS: dict[str, type] = {
 GROUPS: dict[str, type] = {
     "cluster": ClusterConfig,
     "scheduler": SchedulerConfig,
+    "backend": BackendConfig,
     "workload": WorkloadConfig,
     "sweep": sweep.SweepConfig,
 }

@@ -13,7 +13,8 @@ from simjax.options.plausible import Plausible
 _SECONDS = Plausible(1e-6, 10, "seconds (not ms)")
 
 
-def _have_roles(prefill: int, decode: int, groups: list[Any], file: str | None) -> bool:
+def have_roles(prefill: int, decode: int, groups: list[Any], file: str | None) -> bool:
+    """Whether a cluster has prefill and decode instances, or may have them."""
     roles = {group["role"] for group in groups if hasattr(group, "get") and "role" in group}
     return bool(prefill or decode or file is not None or roles & {"prefill", "decode"})
 
@@ -24,7 +25,7 @@ def _several_decode(decode: int, groups: list[Any], file: str | None) -> bool:
 
 DISAGGREGATED: Condition = needs(
     ("cluster.prefill.instances", "cluster.decode.instances", "cluster.groups", "cluster.file"),
-    _have_roles,
+    have_roles,
     "in a cluster whose instances run both phases; give cluster.prefill.instances and cluster.decode.instances, or groups with roles",
     "with prefill and decode instances",
 )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from simjax.backend.releases import DEFAULT
 from simjax.options.condition import is_unset
 from simjax.options.option import facts_by_name, option
 from simjax.options.plausible import Plausible
@@ -14,22 +15,28 @@ _NO_BLOCKS = is_unset("num_gpu_blocks_override")
 class SchedulerConfig:
     """Flags of an instance; unset ones take vLLM's default or, in `simjax validate`, the value that the measured run recorded.
 
-    The defaults are those of `simjax.cluster.spec.InstanceLimits`, which has the same fields; conf/scheduler/vllm.yaml writes them out.
+    The defaults are those of `simjax.cluster.spec.InstanceLimits`, which has the same fields; conf/scheduler/vllm.yaml writes out those
+    in which releases (`BackendConfig`) do not differ.
     """
 
     max_num_seqs: int | None = option(None, "most requests running at once", bounds=(1, 2**20))
     max_num_batched_tokens: int | None = option(None, "token budget of a step", bounds=(1, 2**22))
     long_prefill_token_threshold: int | None = option(None, "most tokens of one request in a step; 0: no limit", bounds=(0, _INT32))
     enable_chunked_prefill: bool | None = option(None, "whether a prompt may be split over steps")
-    reserve_full_isl: bool | None = option(None, "admit a request only if its whole sequence fits the free KV blocks")
-    async_scheduling: bool | None = option(None, "form a step when the one before starts, not when it ends")
+    reserve_full_isl: bool | None = option(
+        None, "admit a request only if its whole sequence fits the free KV blocks; unset: as the release"
+    )
+    async_scheduling: bool | None = option(None, "form a step when the one before starts, not when it ends; unset: as the release")
     enable_prefix_caching: bool | None = option(
         None, "keep the KV blocks of finished work for requests that begin alike; unset: on if the workload records what requests share"
     )
     max_model_len: int | None = option(None, "longest prompt + output in tokens; unset: the model's", bounds=(1, _INT32))
     block_size: int | None = option(None, "tokens of a KV block", bounds=(1, 2**20))
     gpu_memory_utilization: float | None = option(
-        None, "fraction of the device memory that the instance may use", "SHARE", only=(_NO_BLOCKS, is_unset("kv_cache_memory_bytes"))
+        None,
+        "fraction of the device memory that the instance may use; unset: as the release",
+        "SHARE",
+        only=(_NO_BLOCKS, is_unset("kv_cache_memory_bytes")),
     )
     kv_cache_memory_bytes: int | None = option(
         None,
@@ -52,6 +59,22 @@ class SchedulerConfig:
         "steps that CUDA graphs launch: all, those without a prompt (full_decode_only), or none",
         "NAME",
         only=(is_unset("enforce_eager"),),
+    )
+
+
+@dataclass
+class BackendConfig:
+    """The serving software. What its releases differ in, `simjax.backend.releases` says."""
+
+    release: str = option(DEFAULT, "release of vLLM whose defaults hold for flags that are unset", "NAME")
+
+
+@dataclass
+class MeasuredBackendConfig:
+    """`backend` of `simjax validate` and `simjax calibrate`."""
+
+    release: str | None = option(
+        None, "release of vLLM, such as vllm-0.19, for flags that are not recorded; unset: the recorded one", "NAME"
     )
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from simjax.config.cluster import ClusterConfig, MeasuredClusterConfig
 from simjax.config.disaggregation import DISAGGREGATED, DisaggregationConfig
-from simjax.config.scheduler import SchedulerConfig
+from simjax.config.network import NetworkConfig
+from simjax.config.scheduler import BackendConfig, MeasuredBackendConfig, SchedulerConfig
 from simjax.config.sweep import ObjectiveConfig, SweepConfig
 from simjax.errors import SimjaxError
 from simjax.options.condition import at_least, is_set, is_unset, needs
@@ -116,7 +117,9 @@ class SimulatedConfig:
     model: str = option("llama-3.1-8b", "a shipped name, its Hugging Face id, or the path of a config.json", only=(_NO_FILE,))
     device: str = option("h100", "a shipped name, or the path of a file like profiles/hardware/h100.yaml", only=(_NO_FILE,))
     cluster: ClusterConfig = section(ClusterConfig, "instances and their router")
+    network: NetworkConfig = section(NetworkConfig, "nodes and their links", only=(_NO_FILE,))
     scheduler: SchedulerConfig = section(SchedulerConfig, "flags of the instances, under vLLM's names")
+    backend: BackendConfig = section(BackendConfig, "serving software")
     disaggregation: DisaggregationConfig = section(
         DisaggregationConfig, "hand-over of requests from prefill to decode instances", only=(DISAGGREGATED,)
     )
@@ -188,6 +191,7 @@ class ValidateConfig:
     device: str | None = option(None, "device, as in simjax run; unset: the measured one", "NAME")
     cluster: MeasuredClusterConfig = section(MeasuredClusterConfig, "deviations from the recorded cluster")
     scheduler: SchedulerConfig = section(SchedulerConfig, "vLLM's flags, where they differ from the recorded ones")
+    backend: MeasuredBackendConfig = section(MeasuredBackendConfig, "serving software")
     workload: MeasuredWorkloadConfig = section(MeasuredWorkloadConfig, "requests")
     profile: ProfileConfig = section(ProfileConfig, "step times")
     sim: SimConfig = section(SimConfig, "the simulation itself")

@@ -177,7 +177,7 @@ class HandoverParams:
         decode_first: whether the decode rank is picked when the request arrives.
         local_prefill_tokens, local_prefill_ratio: bounds below which a prompt is prefilled by its decode rank.
         reserve, stream, carried: rule of the connector, see `simjax.cluster.disaggregation`.
-        instant: whether a request is with the decode rank at the end of its prefill, whose steps last until all is sent.
+        at_once: whether a request runs on its decode rank as soon as its prefill has ended, whatever seats and tokens are left there.
         layers: layers of each rank's model, which are sent one by one when `stream` says so.
         decode_router: rule by which decode ranks are picked.
     """
@@ -197,7 +197,7 @@ class HandoverParams:
     reserve: Int32[Array, ""]
     stream: Int32[Array, ""]
     carried: Bool[Array, ""]
-    instant: Bool[Array, ""]
+    at_once: Bool[Array, ""]
     layers: Float64[Array, " N"]
     decode_router: RouterParams
 

@@ -13,7 +13,7 @@ from simjax.engine.accounting.leap_log import LeapRows, NoLog, record
 from simjax.engine.accounting.totals import count
 from simjax.engine.arrivals.arrivals import answer
 from simjax.engine.handover.loads import admit_loaded
-from simjax.engine.handover.transfers import hear, land
+from simjax.engine.handover.transfers import begin_transfer, hear, land
 from simjax.engine.params import ClusterParams
 from simjax.engine.routing.route import route
 from simjax.engine.scheduler.admission import admit_waiting
@@ -38,6 +38,7 @@ STAGES = (
     preempt,  # those that the KV cache cannot hold
     admit_loaded,  # a request whose KV cache has landed
     admit_waiting,  # requests while tokens, seats and blocks last
+    begin_transfer,  # to a request whose blocks are reserved
     plan_next,  # step and leap
     end_turn,  # the rank goes back among the others
     count,  # ticks, steps, blocks

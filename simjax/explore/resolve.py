@@ -34,7 +34,8 @@ from simjax.workload.workload import Workload
 _T = TypeVar("_T")
 
 # Roots of the options that each part of a design depends on.
-WORKLOAD, CLUSTER, RUN = ("workload",), ("model", "device", "cluster", "scheduler", "disaggregation", "profile"), ("sim", "slo", "metrics")
+WORKLOAD, RUN = ("workload",), ("sim", "slo", "metrics")
+CLUSTER = ("model", "device", "cluster", "network", "scheduler", "backend", "disaggregation", "profile")
 _LOGGED = 3  # messages of a kind that are logged; the rest are only counted
 
 

@@ -10,12 +10,14 @@ import yaml
 
 from simjax.documents import once_per_file, read_document
 from simjax.errors import SimjaxError, closest
+from simjax.hardware.fields import file_named, key_of, number, optional, refuse_missing
+from simjax.hardware.nodes import REQUIRED as REQUIRED_OF_NODE
+from simjax.hardware.nodes import load_node, node_of
 from simjax.hardware.ranges import RANGES
-from simjax.hardware.spec import DeviceSpec, LinkSpec, NodeSpec
+from simjax.hardware.spec import DeviceSpec, NodeSpec
 from simjax.paths import PROFILES
 
 _REQUIRED = ("aliases", "memory_bytes", "memory_bandwidth_bytes_per_s", "peak_flops", "multiprocessors", "node", "sources")
-_REQUIRED_OF_NODE = ("devices_per_node", "intra_link", "inter_link")
 
 
 def load_device(name_or_path: str | Path) -> DeviceSpec:
@@ -25,12 +27,12 @@ def load_device(name_or_path: str | Path) -> DeviceSpec:
         SimjaxError: no such device, or a field of its file is missing or not a number.
     """
     text = str(name_or_path)
-    if text.endswith((".yaml", ".yml")):
-        return _read(Path(text))
+    if (path := file_named(text)) is not None:
+        return _read(path)
     shipped = _shipped()
-    if (found := shipped.get(_key(text))) is not None:
+    if (found := shipped.get(key_of(text))) is not None:
         return _read(found)
-    raise SimjaxError(f"unknown device '{text}'; {closest(_key(text), sorted(p.stem for p in set(shipped.values())))}")
+    raise SimjaxError(f"unknown device '{text}'; {closest(key_of(text), sorted(p.stem for p in set(shipped.values())))}")
 
 
 def device_names() -> list[str]:
@@ -38,16 +40,12 @@ def device_names() -> list[str]:
     return sorted({path.stem for path in _shipped().values()})
 
 
-def _key(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())
-
-
 @lru_cache(maxsize=1)
 def _shipped() -> dict[str, Path]:
     names: dict[str, Path] = {}
     for path in sorted((PROFILES / "hardware").glob("*.yaml")):
         for name in [path.stem, *yaml.safe_load(path.read_text())["aliases"]]:
-            names[_key(str(name))] = path
+            names[key_of(str(name))] = path
     return names
 
 
@@ -61,13 +59,13 @@ def _read(path: Path) -> DeviceSpec:
         return DeviceSpec(
             name=path.stem,
             aliases=tuple(str(alias).lower() for alias in raw["aliases"]),
-            memory_bytes=int(_number(raw, "memory_bytes")),
-            memory_bandwidth_bytes_per_s=_number(raw, "memory_bandwidth_bytes_per_s"),
+            memory_bytes=int(number(raw, "memory_bytes")),
+            memory_bandwidth_bytes_per_s=number(raw, "memory_bandwidth_bytes_per_s"),
             peak_flops={str(dtype): _peak(str(dtype), peak) for dtype, peak in raw["peak_flops"].items()},
-            multiprocessors=int(_number(raw, "multiprocessors")),
-            tdp_w=_optional(raw, "tdp_w"),
-            idle_w=_optional(raw, "idle_w"),
-            node=_node(raw["node"]),
+            multiprocessors=int(number(raw, "multiprocessors")),
+            tdp_w=optional(raw, "tdp_w"),
+            idle_w=optional(raw, "idle_w"),
+            node=_node(raw["node"], path),
             sources=dict(raw["sources"]),
         )
     except KeyError as error:
@@ -80,44 +78,15 @@ def _refuse_missing(path: Path, raw: dict[str, Any]) -> None:
     """Raise for the fields that the file lacks, all of them at once."""
     node = raw.get("node")
     missing = [name for name in _REQUIRED if name not in raw]
-    missing += [f"node.{name}" for name in _REQUIRED_OF_NODE if isinstance(node, dict) and name not in node]
-    if len(missing) == 1:
-        raise SimjaxError(f"device file {path}: field '{missing[0]}' is missing")
-    if missing:
-        names = ", ".join(f"'{name}'" for name in missing)
-        raise SimjaxError(f"device file {path}: fields {names} are missing; profiles/hardware/h100.yaml has all of them")
+    missing += [f"node.{name}" for name in REQUIRED_OF_NODE if isinstance(node, dict) and name not in node]
+    refuse_missing(f"device file {path}", missing, "hardware/h100.yaml")
 
 
-def _number(raw: dict[str, Any], key: str) -> float:
-    try:
-        value = float(raw[key])
-    except (TypeError, ValueError):
-        value = -1.0
-    if value < 0:
-        raise ValueError(f"{key} must be a number that is not negative, got {raw[key]!r}")
-    RANGES[key].check(key, value)
-    return value
+def _node(raw: Any, path: Path) -> NodeSpec:
+    """The server of a device: the name or the file of a type of node, or its fields."""
+    return node_of(raw, f"{path.stem}'s node") if isinstance(raw, dict) else load_node(str(raw), beside=path)
 
 
 def _peak(dtype: str, peak: Any) -> float:
     RANGES["peak_flops"].check(f"peak_flops.{dtype}", float(peak))
     return float(peak)
-
-
-def _optional(raw: dict[str, Any], key: str) -> float | None:
-    return None if raw.get(key) is None else _number(raw, key)
-
-
-def _node(raw: dict[str, Any]) -> NodeSpec:
-    return NodeSpec(
-        devices_per_node=int(_number(raw, "devices_per_node")),
-        intra_link=_link(raw, "intra_link"),
-        inter_link=_link(raw, "inter_link"),
-        cpu_memory_bytes=None if raw.get("cpu_memory_bytes") is None else int(_number(raw, "cpu_memory_bytes")),
-        cpu_memory_bandwidth_bytes_per_s=_optional(raw, "cpu_memory_bandwidth_bytes_per_s"),
-    )
-
-
-def _link(node: dict[str, Any], key: str) -> LinkSpec:
-    raw = node[key]
-    return LinkSpec(_number(raw, "bandwidth_bytes_per_s"), _number(raw, "latency_s"), _optional(raw, "endpoint_s") or 0.0)

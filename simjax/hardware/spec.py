@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from simjax.errors import SimjaxError
 
@@ -26,6 +26,11 @@ class LinkSpec:
     efficiency: float = 1.0
     duplex: float = 1.0
 
+    @property
+    def rate_bytes_per_s(self) -> float:
+        """Bandwidth that a stream of large messages attains."""
+        return self.bandwidth_bytes_per_s * self.efficiency
+
 
 @dataclass(frozen=True)
 class NodeSpec:
@@ -37,6 +42,8 @@ class NodeSpec:
         inter_link: link of a network adapter to the fabric between servers.
         nics_per_node: network adapters of a server; None on input means one for each device.
         cpu_memory_bytes, cpu_memory_bandwidth_bytes_per_s: size and bandwidth of the server's own memory, None without a source.
+        name: stem of its file in `profiles/nodes`; no part of a comparison.
+        sources: origin of each fact, by field; no part of a comparison.
     """
 
     devices_per_node: int
@@ -45,6 +52,8 @@ class NodeSpec:
     nics_per_node: int = None  # type: ignore[assignment]  # filled in below
     cpu_memory_bytes: int | None = None
     cpu_memory_bandwidth_bytes_per_s: float | None = None
+    name: str = field(default="", compare=False)
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if self.nics_per_node is None:
@@ -63,6 +72,10 @@ class NodeSpec:
         nodes = self.nodes_for(devices)
         return nodes * min(devices // nodes, self.nics_per_node)
 
+    def inter_link_of(self, devices: int) -> LinkSpec:
+        """Link between servers that each of that many devices of one instance has at its disposal, at most that of one adapter."""
+        return replace(self.inter_link, bandwidth_bytes_per_s=self.inter_link.rate_bytes_per_s * min(self.nics_for(devices) / devices, 1.0))
+
 
 @dataclass(frozen=True)
 class DeviceSpec:
@@ -77,7 +90,7 @@ class DeviceSpec:
         multiprocessors: units that each work on one tile of a matrix product at a time (streaming multiprocessors, tensor cores of a TPU).
         tdp_w: board power limit in watts, None when the maker does not publish it.
         idle_w: power when idle in watts, None without a source.
-        node: the server it usually sits in.
+        node: the server it sits in.
         sources: origin of each fact, by field.
     """
 

@@ -111,7 +111,8 @@ def layer_collectives_s(deployment: Deployment, max_tokens: int, efficiency: Col
     link, ranks, nodes = efficiency.of(deployment.link), deployment.parallelism.tensor, deployment.nodes
     if nodes == 1:
         return ALL_REDUCES_PER_LAYER * all_reduce_s(message_bytes, ranks, link, memory_bytes_per_s, efficiency.hops)
-    between = deployment.device.node.inter_link  # as its data sheet says: the efficiency is that of links within a node
+    # As the data sheet says: the efficiency is that of links within a node. Ranks share the adapters of a node that has fewer.
+    between = deployment.device.node.inter_link_of(ranks)
     return ALL_REDUCES_PER_LAYER * all_reduce_over_nodes_s(
         message_bytes, nodes, ranks // nodes, link, between, memory_bytes_per_s, efficiency.hops
     )

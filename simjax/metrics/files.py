@@ -1,4 +1,4 @@
-"""The files of one run: summary.json, requests.csv, sessions.csv and timeseries.csv."""
+"""The files of one run: summary.json, requests.csv, sessions.csv, timeseries.csv and links.csv."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from simjax.engine.host.result import NEVER, RequestLog, Result
+from simjax.engine.host.result import NEVER, HandoverLog, RequestLog, Result
 from simjax.files import make_folder, write_json, write_table
+from simjax.metrics.handover.report import handover_columns, links_frame
 from simjax.metrics.sessions import pauses, sessions_frame
 from simjax.metrics.slo import Slo
 from simjax.metrics.steady.window import AUTOMATIC, Window
 from simjax.metrics.summary import summarize
-from simjax.metrics.timeseries import timeline
+from simjax.metrics.timeseries import bin_edges, timeline
 from simjax.workload.sessions import Sessions
 
 _TIMES = ("arrival_s", "scheduled_s", "first_token_s", "finish_s")
@@ -35,7 +36,8 @@ def write_results(
 
     `summary.json` is strict JSON. `requests.csv` has a row a request and empty cells for times that never came; `instance` is -1 for a
     request that was never routed. `timeseries.csv` is `timeline(result, interval_s)`; it is left out when the run has no leap log.
-    `sessions.csv` is written when the workload has sessions. Floats have the fewest digits that read back to the same double.
+    `sessions.csv` is written when the workload has sessions, and `links.csv` (`links_frame`), in the bins of `timeseries.csv`, when the
+    cluster has prefill and decode instances. Floats have the fewest digits that read back to the same double.
 
     Args:
         result: the run.
@@ -56,7 +58,10 @@ def write_results(
     bins = None if result.leaps is None else timeline(result, interval_s)  # before anything is written: the interval may be impossible
     make_folder(out)
     write_json(summary, out / "summary.json")
-    tables = {"requests.csv": requests_frame(result.requests, result.sessions, result.due_s), "timeseries.csv": bins}
+    requests = requests_frame(result.requests, result.sessions, result.due_s, result.handovers)
+    tables = {"requests.csv": requests, "timeseries.csv": bins}
+    if bins is not None and result.handovers is not None:
+        tables["links.csv"] = links_frame(result, bin_edges(bins))
     tables["sessions.csv"] = None if result.sessions is None else sessions_frame(result.requests, result.sessions)
     for name, table in tables.items():
         if table is not None:
@@ -64,10 +69,14 @@ def write_results(
     return summary
 
 
-def requests_frame(requests: RequestLog, sessions: Sessions | None = None, due_s: np.ndarray | None = None) -> pd.DataFrame:
+def requests_frame(
+    requests: RequestLog, sessions: Sessions | None = None, due_s: np.ndarray | None = None, handovers: HandoverLog | None = None
+) -> pd.DataFrame:
     """The columns of `requests.csv`; times that never came are `pd.NA`.
 
     Of a client with a cap on its requests in flight, `due_s` is when its schedule asked for a request and `arrival_s` when it was sent.
+
+    With `handovers`, `instance` is the decode instance, or the only one, and the further columns are those of `handover_columns`.
 
     With sessions each request has its session's name, its turn and `delay_s`, the pause in seconds after the answer that it waited for
     last (`pd.NA` when it waits for none). Played as a trace, each call then waits for the one before it in its session.
@@ -84,6 +93,8 @@ def requests_frame(requests: RequestLog, sessions: Sessions | None = None, due_s
     for name in _TIMES:
         times = getattr(requests, name)
         columns[name] = pd.arrays.FloatingArray(np.where(times == NEVER, 0.0, times), times == NEVER)
+    if handovers is not None:
+        columns |= handover_columns(handovers)
     columns["preemptions"] = requests.preemptions
     columns["status"] = _status(requests)
     if sessions is not None:

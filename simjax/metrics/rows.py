@@ -101,12 +101,15 @@ def _counted(row: Mapping[str, Any]) -> int | None:
 
 
 def _blocks(results: Sequence[Result]) -> Iterator[list[int]]:
-    """The runs that are taken together, by their places: equally many requests, and all of them finished or not in each of the runs."""
-    kinds: dict[tuple[int, bool], list[int]] = {}
+    """The runs that are taken together, by their places.
+
+    They have equally many requests, all of them finished or not in each of the runs, and hand-overs or none.
+    """
+    kinds: dict[tuple[int, bool, bool], list[int]] = {}
     for i, result in enumerate(results):
         finished = result.requests.finished
-        kinds.setdefault((len(finished), bool(finished.all())), []).append(i)
-    for (size, _), members in kinds.items():
+        kinds.setdefault((len(finished), bool(finished.all()), result.handovers is None), []).append(i)
+    for (size, _, _), members in kinds.items():
         width = max(1, _BLOCK_ELEMENTS // max(size, 1))
         for start in range(0, len(members), width):
             yield members[start : start + width]

@@ -13,6 +13,7 @@ from simjax.metrics.catalog import CATALOG, INSTANCE_CATALOG, Catalog, Metric
 from simjax.metrics.catalog.instances import Instances
 from simjax.metrics.catalog.metric import cells
 from simjax.metrics.catalog.runs import Runs
+from simjax.metrics.handover.report import disaggregation_summary
 from simjax.metrics.latency import itl_statistics
 from simjax.metrics.sessions import session_summary
 from simjax.metrics.slo import NO_LIMITS, Slo
@@ -46,7 +47,9 @@ def summarize(
     one block as the null block. `kv.prefix_hit_fraction` is cached over prompt tokens of the requests that were scheduled,
     `kv.evicted_blocks` counts cached blocks that were taken for something else, and `kv.peak_cached_fraction` is
     `simjax.metrics.caching.peak_cached_fraction`. `sessions` is there when the workload has sessions
-    (`simjax.metrics.sessions.session_summary`). `energy` and `cost` hold None: they are not modelled yet.
+    (`simjax.metrics.sessions.session_summary`), `disaggregation` when the cluster has prefill and decode instances
+    (`simjax.metrics.handover.report.disaggregation_summary`); the entries of `instances` then have a role. `energy` and `cost` hold None:
+    they are not modelled yet.
 
     Args:
         result: the run.
@@ -90,7 +93,10 @@ def summarize(
         summary["sessions"] = sessions
     if slo is not None:
         summary["slo"] = _limits(runs)
-    given = {"sessions": sessions is not None, "cap": result.due_s is not None, "limits": slo is not None, "gpus": gpus is not None}
+    if runs.disaggregated:
+        summary["disaggregation"] = disaggregation_summary(runs)
+    given = {"roles": runs.disaggregated}
+    given |= {"sessions": sessions is not None, "cap": result.due_s is not None, "limits": slo is not None, "gpus": gpus is not None}
     for metric in catalog.values():
         if metric.path and all(given[name] for name in metric.needs):
             put(summary, metric.path, numbers_of(metric, runs)[0])
@@ -133,7 +139,7 @@ def numbers_of(metric: Metric, runs: Runs) -> list[float | int | None]:
 
 
 def instances_of(result: Result, span_s: float, catalog: Catalog = INSTANCE_CATALOG) -> list[dict[str, object]]:
-    """The entries of `instances`: the number of each instance, then its metrics.
+    """The entries of `instances`: the number of each instance, its role where there are several, then its metrics.
 
     Args:
         result: the run.
@@ -142,7 +148,9 @@ def instances_of(result: Result, span_s: float, catalog: Catalog = INSTANCE_CATA
     """
     seen = Instances(result, span_s)
     columns = [cells(metric.value(seen, np)) for metric in catalog.values()]
-    return [{"instance": i, **dict(zip(catalog, row, strict=True))} for i, row in enumerate(zip(*columns, strict=True))]
+    roles = None if result.pools is None else [role.value for role in result.pools.roles]
+    about = [{"instance": i} if roles is None else {"instance": i, "role": roles[i]} for i in range(seen.count)]
+    return [{**one, **dict(zip(catalog, row, strict=True))} for one, row in zip(about, zip(*columns, strict=True), strict=True)]
 
 
 def put(tree: dict[str, Any], path: Sequence[str], value: object) -> None:

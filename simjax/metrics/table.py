@@ -11,6 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from simjax.metrics.handover.parts import PARTS
 from simjax.metrics.latency import NAMES, STATISTICS
 
 LATENCY_NAMES = {f"{latency}_s": name for latency, name in NAMES.items()}
@@ -155,6 +156,9 @@ def _facts(summary: dict[str, Any]) -> Table:
         table.add_row("sends", f"behind the schedule by {_number(lag['mean'])} s (mean), {_number(lag['max'])} s (max)")
     if len(summary["instances"]) > 1:
         table.add_row("instances", _instances(summary["instances"]))
+    if (handover := summary.get("disaggregation")) is not None:
+        table.add_row("TTFT parts", _ttft_parts(handover))
+        table.add_row("transfers", _transfers(handover))
     if (slo := summary.get("slo")) is not None:
         table.add_row("goodput", Text(_goodput(summary, slo)))
     table.add_row(
@@ -165,7 +169,45 @@ def _facts(summary: dict[str, Any]) -> Table:
     return table
 
 
+def _ttft_parts(handover: dict[str, Any]) -> str:
+    """The mean parts of TTFT with their shares."""
+    if not handover["transfers"]:
+        return "no request was handed over"
+    parts = (f"{words} {format_ms(handover['ttft_s'][part]['mean'])}" for part, words in PARTS.items())
+    shares = " + ".join(f"{(share or 0.0) * 100:.0f}" for share in handover["ttft_share"].values())
+    return f"{', '.join(parts)} ms ({shares} %)"
+
+
+def _transfers(handover: dict[str, Any]) -> str:
+    """How much KV cache moved, and how far the busiest link was used."""
+    count, moved = handover["transfers"], handover["kv_bytes_moved"]
+    text = f"{count:,} of {_bytes(moved / max(count, 1))} each, {_bytes(moved)} in all"
+    if handover["local_requests"]:
+        text += f", {handover['local_requests']:,} requests stayed on one instance"
+    if handover["links"]:
+        use, peak = _percent(handover["link_use_fraction"]), _percent(handover["link_peak_use_fraction"])
+        text += f"; busiest link {use} used, {peak} in its fullest second"
+    return text
+
+
+def _bytes(count: float) -> str:
+    """Bytes with an SI prefix, such as 131.1 MB."""
+    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= factor:
+            return f"{_number(count / factor)} {unit}"
+    return f"{count:,.0f} bytes"
+
+
 def _instances(instances: list[dict[str, Any]]) -> str:
+    if "role" in instances[0]:
+        roles: dict[str, list[dict[str, Any]]] = {}
+        for one in instances:
+            roles.setdefault(one["role"], []).append(one)
+        return "; ".join(f"{role}: {_alike(members)}" for role, members in roles.items())
+    return _alike(instances)
+
+
+def _alike(instances: list[dict[str, Any]]) -> str:
     counts = [i["requests"] for i in instances]
     busy = [i["busy_fraction"] for i in instances if i["busy_fraction"] is not None]
     text = f"{len(instances)}, requests {min(counts):,} to {max(counts):,}"

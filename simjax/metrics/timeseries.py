@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pandas as pd
 
-from simjax.engine.host.result import LeapLog, RequestLog, Result
+from simjax.engine.host.result import LeapLog, Result
 from simjax.errors import SimjaxError
 from simjax.metrics.caching import caches, hits, kept_blocks
 from simjax.metrics.catalog.instances import of_instances
+from simjax.metrics.handover.legs import first_legs, kept_for_transfers, waits_for_decode
 from simjax.metrics.steps import Steps, expand_steps, leap_durations
 
 COLUMNS = ["t_s", "instance", "running", "waiting", "kv_used_fraction", "prompt_tokens_per_s", "output_tokens_per_s", "power_w"]
@@ -29,8 +30,10 @@ def timeline(result: Result, interval_s: float | None = None, most_bins: int = 5
     Returns:
         A frame with the columns `COLUMNS`. A bin covers (t_s, t_s + interval_s]; all means and rates are over its full width.
         `running`: requests in a step, time-weighted mean. `waiting`: requests sent (`arrival_s`) but not yet in a step
-        (`scheduled_s`), and preempted ones that wait to resume, time-weighted mean. `kv_used_fraction`: KV blocks held
-        by requests over usable blocks, time-weighted mean; inside a leap it grows linearly. `prompt_tokens_per_s`: prefill tokens
+        (`scheduled_s`), preempted ones that wait to resume, and on a decode instance those whose prefill has ended elsewhere (their KV
+        cache is on its way, or waits for blocks or a seat), time-weighted mean. `kv_used_fraction`: KV blocks held
+        by requests over usable blocks, time-weighted mean; inside a leap it grows linearly. It includes blocks that are kept for
+        transfers of KV cache, between the steps too. `prompt_tokens_per_s`: prefill tokens
         computed (recomputation included), spread over their step. `output_tokens_per_s`: tokens counted at the end of their step.
         `power_w` is missing (`pd.NA`) until power is modelled. `kv_cached_fraction`: KV blocks held by requests or kept by the prefix cache
         (blocks without use among them, see `LeapLog.cached_blocks`) over usable blocks, time-weighted mean; missing in a run without
@@ -53,6 +56,12 @@ def timeline(result: Result, interval_s: float | None = None, most_bins: int = 5
     steps = expand_steps(result.leaps)
     frames = [_instance_timeline(result, result.leaps, steps, i, edges, width) for i in range(len(of_instances(result, "num_blocks")))]
     return pd.concat(frames, ignore_index=True)
+
+
+def bin_edges(frame: pd.DataFrame) -> np.ndarray:
+    """The edges of the bins of a frame that `timeline` returned, float64[B+1] in seconds."""
+    starts = np.unique(frame["t_s"].to_numpy())
+    return np.append(starts, starts[-1] + (starts[1] - starts[0] if len(starts) > 1 else 1.0))
 
 
 def default_interval(duration_s: float, most_bins: int = 500) -> float:
@@ -110,21 +119,25 @@ def _instance_timeline(result: Result, leaps: LeapLog, steps: Steps, instance: i
     running = _binned(edges, starts, spans, _pairs(leaps.running[mine], later) * spans)
     # Decode steps only take blocks: a fall after step 1 is a finished request that asynchronous scheduling had kept for that step.
     held = _binned(edges, starts, spans, _pairs(blocks, np.minimum(blocks, last)) * spans, _pairs(blocks, last) * spans)
+    held += _held_between(result, instance, edges, start, first + rest)
     preempted = _binned(edges, start, first + rest, leaps.preempted[mine] * (first + rest))
     prompt = _binned(edges, start, first, leaps.prompt_tokens[mine].astype(np.float64))
     emitted = mine[steps.leap]
     bins = len(edges) - 1
     where = np.clip(np.ceil((steps.end_s[emitted] - edges[0]) / width).astype(np.int64) - 1, 0, bins - 1)
     output = np.bincount(where, weights=steps.outputs[emitted], minlength=bins)
-    found, asked = hits(result.requests, edges, instance)
+    prompts = first_legs(result)
+    found, asked = hits(prompts, edges, instance)
+    waiting = _waiting(prompts.arrival_s, prompts.scheduled_s, prompts.instance == instance, edges)
+    waiting += _waiting(*waits_for_decode(result, instance), True, edges)
     blocks_in_all = max(1, int(of_instances(result, "num_blocks")[instance]))
-    kept = _kept(leaps, instance, blocks_in_all, edges) if leaps.cached_blocks[mine].any() else held
+    kept = np.maximum(_kept(leaps, instance, blocks_in_all, edges), held) if leaps.cached_blocks[mine].any() else held
     return pd.DataFrame(
         {
             "t_s": edges[:-1],
             "instance": np.full(bins, instance, np.int32),
             "running": running / width,
-            "waiting": (_waiting(result.requests, instance, edges) + preempted) / width,
+            "waiting": (waiting + preempted) / width,
             "kv_used_fraction": held / width / blocks_in_all,
             "prompt_tokens_per_s": prompt / width,
             "output_tokens_per_s": output / width,
@@ -176,14 +189,39 @@ def _binned(edges: np.ndarray, start: np.ndarray, span: np.ndarray, rate: np.nda
     return np.diff(np.concatenate([[0.0], filled, [before[-1]]]))
 
 
-def _waiting(requests: RequestLog, instance: int, edges: np.ndarray) -> np.ndarray:
-    """Request-seconds spent in each bin between arrival and the first step, float64[B]."""
-    mine = (requests.instance == instance) & np.isfinite(requests.arrival_s)
-    return np.maximum(np.diff(_count_integral(requests.arrival_s[mine], edges) - _count_integral(requests.scheduled_s[mine], edges)), 0.0)
+def _held_between(result: Result, instance: int, edges: np.ndarray, start: np.ndarray, span: np.ndarray) -> np.ndarray:
+    """Block-seconds in each bin that an instance keeps for transfers between its steps, of which the log has nothing: float64[B].
+
+    Args:
+        result: the run.
+        instance: number of the instance.
+        edges: float64[B+1], edges of the bins.
+        start: float64[K], starts of its leaps, in order.
+        span: float64[K], their lengths.
+    """
+    begin, end, blocks = kept_for_transfers(result, instance)
+    if not len(begin):
+        return np.zeros(len(edges) - 1)
+    cuts = np.sort(np.concatenate([edges, start, start + span]))
+    cuts = cuts[(cuts >= edges[0]) & (cuts <= edges[-1])]
+    middle = (cuts[1:] + cuts[:-1]) / 2.0
+    leap = np.searchsorted(start, middle, side="right") - 1
+    idle = (leap < 0) | (middle > start[np.maximum(leap, 0)] + span[np.maximum(leap, 0)]) if len(start) else np.ones(len(middle), bool)
+    held = np.diff(_count_integral(begin, cuts, blocks) - _count_integral(end, cuts, blocks)) * idle
+    return np.bincount(np.clip(np.searchsorted(edges, middle) - 1, 0, len(edges) - 2), held, len(edges) - 1)
 
 
-def _count_integral(times: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Integral up to each edge of the number of `times` that have passed; infinite times never pass."""
-    times = np.sort(times[np.isfinite(times)]) - edges[0]  # relative to the first edge: large epochs would cost digits
+def _waiting(since_s: np.ndarray, until_s: np.ndarray, which: np.ndarray | bool, edges: np.ndarray) -> np.ndarray:
+    """Request-seconds in each bin between two times of the requests `which`, such as arrival and first step, float64[B]."""
+    mine = np.isfinite(since_s) & which
+    return np.maximum(np.diff(_count_integral(since_s[mine], edges) - _count_integral(until_s[mine], edges)), 0.0)
+
+
+def _count_integral(times: np.ndarray, edges: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Integral up to each edge of the number of `times` that have passed, or of their weights; infinite times never pass."""
+    order = np.argsort(times, kind="stable")[: int(np.isfinite(times).sum())]
+    weights = np.ones(len(order)) if weights is None else weights[order].astype(np.float64)
+    times = times[order] - edges[0]  # relative to the first edge: large epochs would cost digits
     passed = np.searchsorted(times, edges - edges[0], side="right")
-    return passed * (edges - edges[0]) - np.concatenate([[0.0], np.cumsum(times)])[passed]
+    before, moment = (np.concatenate([[0.0], np.cumsum(x)]) for x in (weights, weights * times))
+    return before[passed] * (edges - edges[0]) - moment[passed]

@@ -28,3 +28,10 @@ class TransferPaths:
     path: np.ndarray
     capacity: np.ndarray
     link_names: tuple[str, ...]
+
+    def alone_s(self, sender: int, receiver: int, tokens: np.ndarray, block_size: int) -> np.ndarray:
+        """Seconds of transfers of that many tokens, in whole blocks of the receiver, that have their path to themselves."""
+        blocks = -(-tokens // block_size)
+        rate = self.capacity[self.path[sender, receiver]].min()
+        moving_s = blocks * block_size * self.bytes_per_token[sender, receiver] / rate
+        return self.setup_s[sender, receiver] + blocks * self.per_block_s[sender, receiver] + moving_s

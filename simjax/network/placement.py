@@ -55,6 +55,11 @@ class Footprint(NamedTuple):
         return Footprint(devices, node.devices_per_node, node.nodes_for(devices), kind, role)
 
     @property
+    def sort(self) -> tuple[str, int]:
+        """Sort of node that it needs; nodes are shared only by instances that need the same."""
+        return self.kind, self.devices_per_node
+
+    @property
     def share(self) -> int:
         """Devices on each of its nodes."""
         return self.devices // self.nodes
@@ -84,19 +89,19 @@ def place(network: Network, instances: tuple[Footprint, ...]) -> tuple[Nodes, ..
 def _packed(instances: Sequence[Footprint]) -> tuple[tuple[Nodes, ...], int]:
     """The first nodes with room for each instance, and the number of nodes."""
     free: list[int] = []
-    kinds: list[str] = []
+    kinds: list[tuple[str, int]] = []
     placed = []
     for one in instances:
         share, found = one.share, []
         for node, left in enumerate(free):
-            if left >= share and kinds[node] == one.kind:
+            if left >= share and kinds[node] == one.sort:
                 found.append(node)
                 if len(found) == one.nodes:
                     break
         for _ in range(one.nodes - len(found)):
             found.append(len(free))
             free.append(one.devices_per_node)
-            kinds.append(one.kind)
+            kinds.append(one.sort)
         for node in found:
             free[node] -= share
         placed.append(tuple(found))
@@ -109,18 +114,18 @@ def _spread(network: Network, instances: Sequence[Footprint], packed: Sequence[N
     A cluster of one kind uses all nodes that it has; one of several, and one without a number of nodes, those of `packed`, and more only
     where dealing in turn leaves no room.
     """
-    kinds = list(dict.fromkeys(one.kind for one in instances))
+    kinds = list(dict.fromkeys(one.sort for one in instances))
     placed: list[Nodes] = [()] * len(instances)
     first = 0
     for number, kind in enumerate(kinds):
-        mine = [i for i, one in enumerate(instances) if one.kind == kind]
+        mine = [i for i, one in enumerate(instances) if one.sort == kind]
         fewest = len({node for i in mine for node in packed[i]})
-        others = sum(len({n for i, one in enumerate(instances) if one.kind == other for n in packed[i]}) for other in kinds[number + 1 :])
+        others = sum(len({n for i, one in enumerate(instances) if one.sort == other for n in packed[i]}) for other in kinds[number + 1 :])
         most = sum(instances[i].nodes for i in mine) if network.nodes is None else network.nodes - first - others
         counts = [most] if len(kinds) == 1 and network.nodes is not None else range(fewest, most + 1)
         dealt = next((found for count in counts if (found := _dealt(instances, mine, count)) is not None), None)
         if dealt is None:
-            raise SimjaxError(f"network.placement=spread: the instances on {kind} do not fit {most} nodes when dealt in turn; use packed")
+            raise SimjaxError(f"network.placement=spread: dealt in turn, the instances on {kind[0]} do not fit {most} nodes; use packed")
         for i, nodes in dealt.items():
             placed[i] = tuple(first + node for node in nodes)
         first += 1 + max(node for nodes in dealt.values() for node in nodes)

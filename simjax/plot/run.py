@@ -11,11 +11,13 @@ import numpy as np
 from simjax.engine.host.result import Result
 from simjax.metrics.caching import caches, hits
 from simjax.metrics.catalog.runs import Runs
+from simjax.metrics.handover.legs import first_legs
 from simjax.metrics.latency import latencies
 from simjax.metrics.slo import NO_LIMITS
 from simjax.metrics.steady.window import AUTOMATIC, Window
 from simjax.metrics.timeseries import sum_instances, timeline
 from simjax.plot import style
+from simjax.plot.handover import plot_handovers
 from simjax.plot.sessions import plot_sessions
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ _HIT_BINS = 50  # bins of the prefix hits: with few requests per bin the line is
 def plot_run(result: Result, out_dir: str | Path, title: str = "", window: Window = AUTOMATIC) -> list[Path]:
     """Write `latency_cdf.png`, `timeline.png` if the run has a leap log, and `sessions.png` if it has sessions, into a folder.
 
+    A run with prefill and decode instances also has `ttft_parts.png` and, with a leap log, `pools.png`.
+
     Args:
         result: the run.
         out_dir: the folder, created when missing.
@@ -53,6 +57,8 @@ def plot_run(result: Result, out_dir: str | Path, title: str = "", window: Windo
     if result.leaps is not None:
         edges = None if part.whole[0] else (float(part.start_s[0]), float(part.end_s[0]))
         paths.append(plot_timeline(result, out / "timeline.png", title, edges))
+    if result.handovers is not None:
+        paths += plot_handovers(result, out, title, part.arrived[0])
     if result.sessions is not None and result.requests.finished.any():
         paths.append(plot_sessions(result.requests, result.sessions, out / "sessions.png", title))
     return paths
@@ -167,7 +173,7 @@ def _draw_hits(axes: Axes, result: Result, edges_s: np.ndarray, scale: float, in
     style.dress(axes, "prefix cache: cached part of the prompts that are scheduled", "", "prompt tokens, %")
     wide = np.append(edges_s[: -1 : max(1, len(edges_s) // _HIT_BINS)], edges_s[-1])
     for i, instance in enumerate(instances):
-        found, requested = hits(result.requests, wide, instance)
+        found, requested = hits(first_legs(result), wide, instance)
         share = np.where(requested > 0, 100.0 * found / np.maximum(requested, 1), np.nan)
         axes.stairs(share, wide * scale, baseline=None, color=style.SERIES[i], linewidth=1.3)
     axes.set_ylim(top=105.0)

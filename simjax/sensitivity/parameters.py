@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
+from simjax.calibrate.targets.transfers import HANDOVER
+from simjax.cluster.disaggregation import Disaggregation
 from simjax.cluster.latency_source import HOST_TIMES, LatencySource
 from simjax.cluster.spec import InstanceSpec
 from simjax.config.scheduler import FLAG_BOUNDS
+from simjax.deployment import Role
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.latency.attention.roofline import AttentionEfficiency
@@ -21,12 +24,10 @@ from simjax.workload.transform import mean_rate
 from simjax.workload.workload import Workload
 
 _LARGEST_SHARE = 1.0 - 1e-9
-_OF_TENSOR_PARALLELISM = (
-    "collective_bandwidth",
-    "collective_latency",
-    "link_bandwidth",
-    "link_latency",
-)  # no effect without tensor parallelism
+_OF_COLLECTIVES = ("collective_bandwidth", "collective_latency")  # no effect without tensor parallelism
+_OF_LINKS = ("link_bandwidth", "link_latency")  # nor these, unless KV caches are moved
+_OF_NETWORK = ("network_bandwidth", "network_latency")  # no effect where all stays in one node
+_LINK_FIELDS = {"bandwidth": "bandwidth_bytes_per_s", "latency": "latency_s"}
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,19 @@ class Setting:
         sources: source of the step times of each.
         rate: arrival rate relative to that of the workload.
         concurrency: requests in flight in a closed loop, 0 for an open one.
+        disaggregation: the hand-over between its instances.
     """
 
     instances: tuple[InstanceSpec, ...]
     sources: tuple[LatencySource, ...]
     rate: float = 1.0
     concurrency: int = 0
+    disaggregation: Disaggregation = field(default_factory=Disaggregation)
+
+    @property
+    def disaggregated(self) -> bool:
+        """Whether KV caches are moved between its instances."""
+        return any(x.role is not Role.BOTH for x in self.instances)
 
 
 @dataclass(frozen=True)
@@ -106,14 +114,20 @@ _IS_ZERO = "it is 0 here, and a percent of 0 is 0"
 
 def _parameter(name: str, setting: Setting, workload: Workload) -> SensitivityParameter | str:
     """The parameter of that name, or why there is none."""
-    if name in _OF_TENSOR_PARALLELISM and all(x.parallelism.tensor == 1 for x in setting.instances):
+    if name in _OF_COLLECTIVES and all(x.parallelism.tensor == 1 for x in setting.instances):
         return "it has no effect without tensor parallelism (cluster.tensor_parallel_size)"
+    if name in _OF_LINKS and not setting.disaggregated and all(x.parallelism.tensor == 1 for x in setting.instances):
+        return "it has no effect without tensor parallelism (cluster.tensor_parallel_size)"
+    if name in _OF_NETWORK and not setting.disaggregated and all(x.deployment.nodes == 1 for x in setting.instances):
+        return "it has no effect on a cluster in which nothing crosses from node to node"
+    if name in HANDOVER:
+        return _of_handover(name, setting)
     if name == "launch_s" and not any(any(x.limits.launches) for x in setting.instances):
         return "it has no effect where CUDA graphs launch all steps (scheduler.enforce_eager, scheduler.cudagraph_mode)"
     if name == "fp8_compute" and not any(x.model.quantization == "fp8" for x in setting.instances):
         return "it has no effect without a model in fp8"
     tables = setting.sources[0].bundle_root is not None
-    if tables and name not in (*HOST_TIMES, *WORKLOAD, *LIMITS, *_OF_TENSOR_PARALLELISM[2:]):
+    if tables and name not in (*HOST_TIMES, *WORKLOAD, *LIMITS, *_OF_LINKS, *_OF_NETWORK):
         return "step times come from measured tables (profile.bundle_root), which it does not change"
     if name in WORKLOAD:
         return _of_workload(name, setting, workload)
@@ -122,7 +136,9 @@ def _parameter(name: str, setting: Setting, workload: Workload) -> SensitivityPa
         return _of_instances(name, "", text, setting, lambda x, _: float(_limit_now(name, x)), partial(_limit, name, field), smooth=False)
     if name in HARDWARE:
         unit, text = HARDWARE[name]
-        return _of_instances(name, unit, text, setting, lambda x, _: float(_fact(name, x)), partial(_hardware, name))
+        # A derivative through step times alone would leave out the transfers.
+        smooth = name not in (*_OF_LINKS, *_OF_NETWORK) or not setting.disaggregated
+        return _of_instances(name, unit, text, setting, lambda x, _: float(_fact(name, x)), partial(_hardware, name), smooth)
     p = parameter(name)
     return _of_instances(name, p.unit, p.text, setting, partial(_present, name), partial(_profile, name))
 
@@ -145,6 +161,20 @@ def _of_workload(name: str, setting: Setting, workload: Workload) -> Sensitivity
         return "all requests arrive at once"
     faster = lambda setting, factor: (replace(setting, rate=setting.rate * factor), math.log(factor))
     return SensitivityParameter(name, unit, mean_rate(workload), text, False, faster)
+
+
+def _of_handover(name: str, setting: Setting) -> SensitivityParameter | str:
+    p, now = HANDOVER[name], float(getattr(setting.disaggregation, name))
+    if not setting.disaggregated:
+        return "it has no effect without prefill and decode instances"
+    if now == 0.0:
+        return _IS_ZERO
+
+    def scale(setting: Setting, factor: float) -> tuple[Setting, float]:
+        new = min(now * factor, 1.0) if p.unit == "share" else now * factor
+        return replace(setting, disaggregation=replace(setting.disaggregation, **{name: new})), math.log(new / now)
+
+    return SensitivityParameter(name, p.unit, now, p.text, False, scale)
 
 
 def _of_instances(
@@ -197,7 +227,8 @@ def _fact(name: str, x: InstanceSpec) -> float:
         return x.device.memory_bandwidth_bytes_per_s
     if name == "peak_flops":
         return x.device.peak_flops[x.model.dtype] if x.model.dtype in x.device.peak_flops else max(x.device.peak_flops.values())
-    return getattr(_link(x), "bandwidth_bytes_per_s" if name == "link_bandwidth" else "latency_s")
+    of, _, what = name.partition("_")
+    return getattr(_link(x) if of == "link" else x.device.node.inter_link, _LINK_FIELDS[what])
 
 
 def _hardware(name: str, x: InstanceSpec, source: LatencySource, factor: float) -> tuple[InstanceSpec, LatencySource, float]:
@@ -207,8 +238,13 @@ def _hardware(name: str, x: InstanceSpec, source: LatencySource, factor: float) 
     elif name == "peak_flops":
         x = replace(x, device=replace(device, peak_flops={dtype: peak * factor for dtype, peak in device.peak_flops.items()}))
     else:
-        field = "bandwidth_bytes_per_s" if name == "link_bandwidth" else "latency_s"
-        x = replace(x, link=replace(_link(x), **{field: getattr(_link(x), field) * factor}))
+        of, _, what = name.partition("_")
+        changed = {_LINK_FIELDS[what]: _fact(name, x) * factor}
+        if of == "link":
+            x = replace(x, link=replace(_link(x), **changed))
+        else:
+            node = replace(device.node, inter_link=replace(device.node.inter_link, **changed))
+            x = replace(x, device=replace(device, node=node))
     return x, source, math.log(factor)
 
 

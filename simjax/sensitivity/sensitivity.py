@@ -114,7 +114,7 @@ def sensitivity(config: SensitivityConfig, on_progress: Progress | None = None) 
     cluster = configured_cluster(config)
     workloads = SeededWorkloads(config.workload, config.seeds, cluster.router == "random")
     source = latency_source(config.profile)
-    base = Setting(cluster.instances, (source,) * len(cluster.instances), 1.0, workloads.first.concurrency)
+    base = Setting(cluster.instances, (source,) * len(cluster.instances), 1.0, workloads.first.concurrency, cluster.disaggregation)
     parameters, left_out = sensitivity_parameters(base, workloads.first, config.parameters)
     one_more = 1.0 + config.step
     sides = [parameter.scale(base, factor) for parameter in parameters for factor in (1.0 / one_more, one_more)]
@@ -183,7 +183,7 @@ def _simulated(
     options = RunOptions(leap=sim.leap, max_ticks=sim.max_ticks, slo=slo, activity=sim.activity, window=window)
     impossible: set[int] = set()
     for i, (setting, timing) in enumerate(zip(settings, timings, strict=True)):
-        spec = replace(cluster, instances=setting.instances)
+        spec = replace(cluster, instances=setting.instances, disaggregation=setting.disaggregation)
         calibrated = calibrated_groups(cluster, source) if i == 0 else ()
         for s, seed in enumerate(workloads.seeds):
             workload, requests = workloads.of(seed, setting)

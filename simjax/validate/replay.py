@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from simjax.cluster.from_config import engine_limits, instance_link, latency_source
+from simjax.backend.releases import release_of
+from simjax.cluster.from_config import engine_limits, instance_link, latency_source, release_limits
 from simjax.cluster.spec import ClusterSpec, InstanceSpec
 from simjax.cluster.unsimulated import Setting
 from simjax.config.calibrate import CalibrateConfig
@@ -104,6 +105,11 @@ def _drift(measured: MeasuredRun, run: Run) -> str | None:
     )
 
 
+def release(measured: MeasuredRun, config: ValidateConfig | CalibrateConfig) -> str:
+    """The release whose defaults hold for flags that are not recorded: the one that the configuration names, else the recorded one."""
+    return config.backend.release or release_of(measured.engine.vllm_version)
+
+
 def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateConfig) -> ClusterSpec:
     """The cluster that was measured, with the configuration's overrides."""
     wires = measured.hardware
@@ -118,7 +124,7 @@ def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateCo
         model=load_model(config.model or stated(measured.model, "model", measured)),
         device=device,
         parallelism=Parallelism(config.cluster.tensor_parallel_size or measured.tensor_parallel_size),
-        limits=engine_limits(config.scheduler, engine_limits(measured.engine)),
+        limits=engine_limits(config.scheduler, engine_limits(measured.engine, release_limits(release(measured, config)))),
         link=instance_link(links, device),
     )
     return ClusterSpec((instance,) * measured.instances, config.cluster.router)

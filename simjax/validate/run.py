@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from simjax.backend.releases import defaults_of, release_of
 from simjax.cluster.unsimulated import Setting
 from simjax.config.scheduler import SchedulerConfig
 from simjax.engine.host.result import NEVER
@@ -243,11 +244,8 @@ def reordered(run: MeasuredRun, order: np.ndarray) -> MeasuredRun:
 
 
 def default_async_scheduling(vllm_version: str) -> bool:
-    """Whether a vLLM of this version schedules asynchronously by default: from 0.14 on.
+    """Whether a vLLM of this version schedules asynchronously by default.
 
     Runs that record their resolved configuration agree (0.19: on without being asked for). A version that cannot be parsed is recent.
     """
-    parts = vllm_version.lstrip("v").split(".")
-    if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()):
-        return True
-    return (int(parts[0]), int(parts[1])) >= (0, 14)
+    return defaults_of(release_of(vllm_version))["async_scheduling"]

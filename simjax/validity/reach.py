@@ -10,6 +10,7 @@ import numpy as np
 from simjax.cluster.spec import InstanceSpec
 from simjax.engine.host.result import NEVER, LeapLog, Result
 from simjax.latency.profile import Bounds, Seen
+from simjax.metrics.handover.legs import first_legs
 
 
 class StepExtremes(NamedTuple):
@@ -65,10 +66,12 @@ def extent(result: Result, indices: Iterable[int]) -> Extent | None:
     chosen, steps = np.array(list(indices), int), step_extremes(result)
     stepped = chosen[steps.tokens_max[chosen] > 0]
     requests = result.requests
-    mine = np.isin(requests.instance, stepped) & (requests.scheduled_s != NEVER)
-    if not mine.any():
+    started, prompts = requests.scheduled_s != NEVER, requests.prompt_tokens.astype(np.int64)
+    mine = np.isin(requests.instance, stepped) & started
+    first = np.isin(first_legs(result).instance, stepped) & started & ~mine  # they leave with their first token
+    context = np.concatenate([(prompts + requests.output_tokens)[mine], prompts[first] + 1])
+    if not len(context):
         return None
-    context = (requests.prompt_tokens.astype(np.int64) + requests.output_tokens)[mine]
     return Extent(
         tokens=(int(steps.tokens_min[stepped].min()), int(steps.tokens_max[stepped].max())),
         sequences=(int(steps.sequences_min[stepped].min()), int(steps.sequences_max[stepped].max())),

@@ -39,6 +39,7 @@ CONTEXTS = [
     ["scheduler.num_gpu_blocks_override=9"],
     ["scheduler.kv_cache_memory_bytes=99999999"],
     ["scheduler.enforce_eager=true"],
+    ["network.instance_nodes=[0]"],
     ["cluster=disaggregated", "disaggregation.connector=mooncake"],
     [f"cluster.prefill={POOL}", f"cluster.decode={POOL}"],
     *(

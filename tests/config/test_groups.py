@@ -69,9 +69,9 @@ def test_readme_lists_the_presets_of_every_group() -> None:
     assert set(table) == set(GROUPS)
     for group, row in table.items():
         names, commands = row.split(" | ")
-        assert sorted(re.findall(r"`(\w+)`", names)) == group_options(group)
+        assert sorted(re.findall(r"`([\w.-]+)`", names)) == group_options(group)
         assert re.findall(r"`(\w+)`", commands) == [command for command in SCHEMAS if group in presets(command)]
-        (default,) = re.findall(r"`(\w+)` \(default\)", names)
+        (default,) = re.findall(r"`([\w.-]+)` \(default\)", names)
         assert default == presets("run")[group]
 
 

@@ -78,7 +78,7 @@ class TwoLegs(Scenario):
             reserve=np.int32(connector.reserve),
             stream=np.int32(connector.stream),
             carried=np.bool_(connector.carried),
-            instant=np.bool_(connector.within_steps),
+            at_once=np.bool_(connector.within_steps),
             layers=np.full(n, self.layers),
             decode_router=RouterParams.of(self.decode_router.name.lower(), self.decode_weights),
         )

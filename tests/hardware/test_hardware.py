@@ -1,13 +1,15 @@
 """Device files: every one loads, states its sources, and a wrong one is told in one line."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from simjax.errors import SimjaxError
-from simjax.hardware import device_names, load_device
+from simjax.hardware import device_names, load_device, load_node
 from simjax.paths import PROFILES
 
-REQUIRED = {"a100", "h100", "h200", "b200", "l40s", "rtx_a6000", "rtx_pro_6000", "rtx_4090", "tpu_v6e"}
+REQUIRED = {"a100", "gb200", "h100", "h200", "b200", "l40s", "rtx_a6000", "rtx_pro_6000", "rtx_4090", "tpu_v6e"}
 
 
 def test_the_devices_people_ask_for_are_shipped():
@@ -17,10 +19,9 @@ def test_the_devices_people_ask_for_are_shipped():
 @pytest.mark.parametrize("name", device_names())
 def test_every_fact_has_a_source(name):
     device = load_device(name)
-    facts = {"memory_bytes", "memory_bandwidth_bytes_per_s", "peak_flops", "multiprocessors", "intra_link", "inter_link"}
+    facts = {"memory_bytes", "memory_bandwidth_bytes_per_s", "peak_flops", "multiprocessors"}
     facts |= {"tdp_w"} if device.tdp_w is not None else set()
     facts |= {"idle_w"} if device.idle_w is not None else set()
-    facts |= {"cpu_memory"} if device.node.cpu_memory_bytes is not None else set()
     assert set(device.sources) == facts
 
 
@@ -30,8 +31,6 @@ def test_figures_are_in_si_units(name):
     assert 8e9 < device.memory_bytes < 1e12
     assert 1e11 < device.memory_bandwidth_bytes_per_s < 2e13
     assert 1e14 < device.peak("bfloat16") < 1e16
-    assert 1e9 < device.node.intra_link.bandwidth_bytes_per_s < 2e12
-    assert 0 < device.node.intra_link.latency_s < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -55,8 +54,15 @@ def test_unknown_device_and_dtype():
         load_device("a100").peak("fp8")
 
 
-def test_a_device_file_of_the_users(tmp_path):
+def raw_h100():
+    """A device file with all fields of its node in it."""
     raw = yaml.safe_load((PROFILES / "hardware" / "h100.yaml").read_text())
+    node = yaml.safe_load((PROFILES / "nodes" / f"{raw['node']}.yaml").read_text())
+    return raw | {"node": {name: value for name, value in node.items() if name != "sources"}}
+
+
+def test_a_device_file_of_the_users(tmp_path):
+    raw = raw_h100()
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(raw | {"memory_bytes": 12 * 10**9}))
     assert load_device(path).memory_bytes == 12 * 10**9
@@ -89,7 +95,7 @@ def test_a_device_file_of_the_users(tmp_path):
     ],
 )
 def test_a_number_in_another_unit_is_refused(tmp_path, field, value, unit):
-    raw = yaml.safe_load((PROFILES / "hardware" / "h100.yaml").read_text())
+    raw = raw_h100()
     *parents, name = field.split(".")
     found = raw
     for parent in parents:
@@ -99,4 +105,19 @@ def test_a_number_in_another_unit_is_refused(tmp_path, field, value, unit):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(SimjaxError, match=rf"mine\.yaml: .*{name}={value:g} cannot be meant: it is in {unit}"):
+        load_device(path)
+
+
+def test_the_node_of_a_device_file_is_a_name_a_file_or_its_fields(tmp_path):
+    raw, h100 = raw_h100(), load_device("h100")
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    assert load_device(path).node == h100.node and load_device(path).node.name == "mine's node"
+    path.write_text(yaml.safe_dump(raw | {"node": "HGX B200"}))
+    assert load_device(path).node is load_node("hgx_b200")
+    (tmp_path / "box.yaml").write_text(Path(PROFILES / "nodes" / "pcie_l40s.yaml").read_text())
+    path.write_text(yaml.safe_dump(raw | {"node": "box.yaml"}))  # beside the device file
+    assert load_device(path).node == load_node("pcie_l40s")
+    path.write_text(yaml.safe_dump(raw | {"node": "hgx_h10"}))
+    with pytest.raises(SimjaxError, match=r"^device file .*mine\.yaml: unknown type of node 'hgx_h10'; did you mean hgx_h100"):
         load_device(path)

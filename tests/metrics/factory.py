@@ -4,8 +4,10 @@ import dataclasses
 
 import numpy as np
 
+from simjax.deployment import Role
 from simjax.engine.columns import completed
-from simjax.engine.host.result import NEVER, InstanceLog, LeapLog, RequestLog, Result, Status
+from simjax.engine.host.pools import Pools
+from simjax.engine.host.result import NEVER, HandoverLog, InstanceLog, LeapLog, RequestLog, Result, Status
 from simjax.workload.sessions import Sessions, from_waits
 
 _FLOATS = {"arrival_s", "scheduled_s", "first_token_s", "finish_s", "start_s", "first_step_s", "next_step_s", "slope_s", "resumed_gap_s"}
@@ -123,6 +125,58 @@ def waiting() -> Sessions:
     session, turn = np.array([0, 1, 1, 0, 0, 1]), np.array([0, 0, 1, 1, 2, 2])
     before, after, delay_s = np.array([0, 3, 1, 2]), np.array([3, 4, 5, 5]), np.array([3.0, 0.0, 2.5, 1.0])
     return from_waits(session, ("a", "b, too"), turn, before, after, delay_s).validate()
+
+
+def pools(roles: tuple[Role, ...], capacity: tuple[float, ...], path: np.ndarray, **more) -> Pools:
+    """Pools of instances with a device each; the last link has infinite capacity and stands for none."""
+    pairs = np.zeros((len(roles), len(roles)))
+    facts = {
+        "block_size": np.full(len(roles), 4),
+        "setup_s": pairs,
+        "per_byte_s": pairs,
+        "link_names": tuple(f"wire {i}" for i in range(len(capacity))),
+        **more,
+    }
+    return Pools(roles, devices=np.ones(len(roles), int), path=path, capacity=np.array((*capacity, np.inf)), **facts)
+
+
+def handed_over() -> Result:
+    """A prefill instance (0) and two decode instances (1 and 2); three requests, the last of which stays on its decode instance.
+
+    A comes at 0 s, prefills from 0.5 to 1.5 s, and moves 100 bytes from 2 to 4 s on wires 0 and 1; its first token comes at 4.5 s.
+    B comes at 1 s, prefills from 1.5 to 2.5 s, and moves 300 bytes from 3 to 6 s on wires 0 and 2; its first token comes at 6.5 s.
+    C comes at 2 s and prefills from 2 to 3 s on instance 2. Wires carry 100, 200 and 200 bytes/s. A transfer ends with 0.5 s of set-up.
+    """
+    requests = request_log(
+        dict(
+            instance=1, prompt_tokens=8, output_tokens=3, arrival_s=0.0, scheduled_s=0.5, first_token_s=4.5, finish_s=8.0, cached_tokens=2
+        ),
+        dict(instance=2, prompt_tokens=24, output_tokens=2, arrival_s=1.0, scheduled_s=1.5, first_token_s=6.5, finish_s=7.0),
+        dict(instance=2, prompt_tokens=4, output_tokens=2, arrival_s=2.0, scheduled_s=2.0, first_token_s=3.0, finish_s=3.5),
+    )
+    log = HandoverLog(
+        prefill_instance=np.array([0, 0, -1], np.int32),
+        prefill_scheduled_s=np.array([0.5, 1.5, NEVER]),
+        prefill_finish_s=np.array([1.5, 2.5, NEVER]),
+        transfer_start_s=np.array([2.0, 3.0, NEVER]),
+        transfer_end_s=np.array([4.0, 6.0, NEVER]),
+        transfer_bytes=np.array([100.0, 300.0, 0.0]),
+        prefill_cached_tokens=np.array([2, 0, 0], np.int32),
+        decode_scheduled_s=np.array([4.25, 6.0, NEVER]),
+        decode_cached_tokens=np.array([0, 4, 0], np.int32),
+    )
+    path = np.full((3, 3, 4), 3)
+    path[0, 1, :2], path[0, 2, :2] = (0, 1), (0, 2)
+    leaps = leap_log(
+        dict(instance=0, start_s=0.5, first_step_s=1.0, prompt_tokens=8, first_outputs=1, running=1, kv_blocks=2),
+        dict(instance=0, start_s=1.5, first_step_s=1.0, prompt_tokens=24, first_outputs=1, running=1, kv_blocks=8),
+        dict(instance=2, start_s=2.0, first_step_s=1.0, prompt_tokens=4, first_outputs=1, running=1, kv_blocks=1),
+        dict(instance=1, start_s=4.25, first_step_s=0.25, first_outputs=1, running=1, kv_blocks=3),
+        dict(instance=2, start_s=6.0, first_step_s=0.5, first_outputs=1, running=1, kv_blocks=7),
+    )
+    result = make_result(requests, leaps, num_blocks=(10, 10, 10))
+    roles = (Role.PREFILL, Role.DECODE, Role.DECODE)
+    return dataclasses.replace(result, handovers=log, pools=pools(roles, (100.0, 200.0, 200.0), path, setup_s=np.full((3, 3), 0.5)))
 
 
 def without_leaps(result: Result) -> Result:

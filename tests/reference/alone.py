@@ -8,8 +8,9 @@ from math import inf
 from typing import Any
 
 from tests.reference.instance import RefInstance, StepTime
+from tests.reference.legs import Leg
 from tests.reference.pool import chain_names
-from tests.reference.rank import Leg, Rank
+from tests.reference.rank import Rank
 
 LIMITS = {name: name for name in RefInstance.__dataclass_fields__} | {"num_blocks": "num_gpu_blocks"}
 
@@ -51,6 +52,7 @@ def legs_of(rows: Sequence[dict[str, Any]], config: RefInstance) -> list[Leg]:
         parts = [row["prompt"], row["output"]]
         prompt, output = ([(index, part, place) for place in range(x)] if isinstance(x, int) else x for part, x in enumerate(parts))
         assert row.get("load_tokens", len(prompt)) == len(prompt) and row.get("hold_s", inf) > 0, row
+        assert not ("load_s" in row and "hold_s" in row), "a rank prefills a request or decodes it"
         names = chain_names((*prompt, *output), config.block_size) if config.enable_prefix_caching else []
         leg = Leg(index, len(prompt), len(output), row["arrival_s"], names, loads="load_s" in row, holds="hold_s" in row)
         legs.append(leg)

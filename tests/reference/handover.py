@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from math import inf
 
 from tests.reference.instance import RefEngine, RefInstance
-from tests.reference.rank import Leg, Rank
+from tests.reference.legs import Leg
+from tests.reference.rank import Rank
 from tests.reference.records import RefOutcome, RefRequest
 from tests.reference.routing import RefRouter, Routing, names_of
 from tests.reference.simulator import Cluster
@@ -94,7 +95,7 @@ class Pair:
 class HandoverCluster(Cluster):
     """The state of a run. `live` has the requests of one leg, `pairs` those of two."""
 
-    engines: list[Rank]  # pyright: ignore[reportIncompatibleVariableOverride]
+    engines: list[Rank]
 
     def __init__(
         self, handover: RefHandover, instances: Sequence[RefInstance], requests: Sequence[RefRequest], router: RefRouter, *clients
@@ -123,9 +124,8 @@ class HandoverCluster(Cluster):
         if any(time < inf for time, _ in others):
             return False
         for rank in self.engines:
-            awaited = [leg for leg in rank.loads + rank.holds if not leg.polled and leg.transfer.landed_s < inf]
-            news = any(batch.arrived or batch.read for batch in rank.queue)
-            if rank.incoming or news or (rank.due_s is not None and (awaited or rank.idle <= 3)):
+            awaited = [leg for leg in rank.loads + rank.holds if not leg.told and leg.transfer.landed_s < inf]
+            if rank.incoming or rank.num_running() or (rank.due_s is not None and (awaited or rank.idle <= 3)):
                 return False
         return True
 

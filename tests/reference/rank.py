@@ -13,65 +13,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
 from math import inf
 
-from tests.reference.instance import Live, RefEngine, RefInstance, RefStep
-from tests.reference.transfers import Transfer
+from tests.reference.instance import RefEngine, RefInstance, RefStep
+from tests.reference.legs import Batch, Leg, RefPass
 
 TIE_S = 1e-9  # times this close are equal in the poll of a pass that runs nothing
-
-
-@dataclass(eq=False)
-class Leg(Live):
-    """What a rank does for a request: all of it, its prefill or its decode.
-
-    `loads`: its KV cache is to be moved here before it can run. `holds`: it keeps its blocks after its end until they have been read.
-    `carried`: its first token comes with the KV cache. `generated` counts tokens in flight, `token_times_s` those that have come back.
-    """
-
-    transfer: Transfer = field(default_factory=lambda: Transfer(-1))
-    loads: bool = False
-    holds: bool = False
-    carried: bool = False
-    polled: bool = False
-    told: bool = False
-    computed_at_start: int = 0  # tokens computed before its first step
-    last_new: int = 0  # tokens of its latest step
-    end_s: float | None = None
-
-
-@dataclass(frozen=True)
-class RefPass:
-    """A pass that ran a step, preempted a request, or polled a landing. All but times are request indices, and `free_blocks` a number."""
-
-    formed_s: float
-    start_s: float
-    end_s: float
-    tokens: dict[int, int]
-    preempted: list[int]
-    arrived: list[int]
-    read: list[int]
-    free_blocks: int
-
-
-@dataclass(eq=False)
-class Batch:
-    """A pass on its way through the device."""
-
-    end_s: float
-    step: RefStep | None
-    tokens: list[tuple[Leg, int]]
-    sampled: list[Leg]
-    arrived: list[Leg]  # loads that were there at its launch
-    read: list[Leg]  # ended requests whose blocks had been read by then
 
 
 class Rank(RefEngine):
     """`on_load(leg, blocks, now)` is called when blocks for a request's KV cache are there, `blocks` of them without content."""
 
-    running: list[Leg]  # pyright: ignore[reportIncompatibleVariableOverride]
-    waiting: list[Leg]  # pyright: ignore[reportIncompatibleVariableOverride]
+    running: list[Leg]
+    waiting: list[Leg]
 
     def __init__(self, index: int, config: RefInstance, empty_pass_s: float, on_load: Callable[[Leg, int, float], None]):
         super().__init__(index, config)
@@ -110,7 +64,7 @@ class Rank(RefEngine):
             return self.due_s
         return self.incoming[0].queue_s if self.incoming else inf
 
-    def advance(self, now: float) -> list[Leg]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def advance(self, now: float) -> list[Leg]:
         """Go on with the loop at `now`. Returns the requests that ended."""
         self.due_s = self.loop.send(now)
         self._check()
@@ -124,7 +78,7 @@ class Rank(RefEngine):
             if not self._has_requests() and not self.queue:
                 self.clock = yield None
             while self.incoming and self.incoming[0].queue_s <= self.clock:
-                self.waiting.append(self.incoming.pop(0))  # pyright: ignore[reportArgumentType]
+                self.waiting.append(self.incoming.pop(0))
             ran = yield from self._pass_with_queue() if self.config.async_scheduling else self._pass()
             self.idle = 0 if ran else self.idle + 1
             if not ran and self._has_unfinished():
@@ -160,65 +114,65 @@ class Rank(RefEngine):
         return first + (count + 1) * self.empty_pass_s
 
     def _launch(self) -> Batch:
-        now = self.clock
-        before = {leg: leg.preemptions for leg in self.running}
+        now, before = self.clock, {leg: leg.preemptions for leg in self.running}
         tokens, budget, preempted = self._schedule_running()
         if not preempted:
             tokens += self._schedule_waiting(budget)
         self.just_ended = False
-        batch = self._batch(now, tokens)  # pyright: ignore[reportArgumentType]
-        self._count(batch)
-        preempted_now = sorted(leg.index for leg in before if leg.preemptions > before[leg])
-        arrived, read = sorted(leg.index for leg in batch.arrived), sorted(leg.index for leg in batch.read)
-        if tokens or preempted_now or arrived or read:
-            start_s = batch.step.start_s if batch.step else now
-            by_request = {leg.index: new for leg, new in tokens}
-            self.passes.append(RefPass(now, start_s, batch.end_s, by_request, preempted_now, arrived, read, self.pool.num_free))
+        step = self._step(now, tokens) if tokens else None
+        arrived, read = self._poll(now, ran=bool(tokens))
+        batch = Batch(step.end_s if step else now, step, tokens, self._count(tokens), arrived, read)
+        victims = [leg for leg in before if leg.preemptions > before[leg]]
+        if tokens or victims or arrived or read:
+            indices = [sorted(leg.index for leg in legs) for legs in (victims, arrived, read)]
+            start_s = step.start_s if step else now
+            self.passes.append(RefPass(now, start_s, batch.end_s, {leg.index: new for leg, new in tokens}, *indices, self.pool.num_free))
         return batch
 
-    def _batch(self, now: float, tokens: list[tuple[Leg, int]]) -> Batch:
-        """The step of `tokens`, launched at `now`, and what has landed by then."""
-        step, end_s = None, now
-        if tokens:
-            start_s = max(now, self.device_free_s)
-            duration = self.config.step_time([(new, leg.computed) for leg, new in tokens])
-            assert duration >= 0, "time runs backwards"
-            end_s = self.device_free_s = start_s + duration
-            running = [leg.index for leg in self.running if not leg.finished]
-            step = RefStep(
-                instance=self.index,
-                start_s=start_s,
-                end_s=end_s,
-                horizon_s=now,
-                requests=tuple(leg.index for leg, _ in tokens),
-                new_tokens=tuple(new for _, new in tokens),
-                running=len(running),
-                waiting=self.num_waiting(),
-                blocks=self.pool.num_distinct(running),
-            )
+    def _step(self, now: float, tokens: list[tuple[Leg, int]]) -> RefStep:
+        start_s = max(now, self.device_free_s)
+        duration = self.config.step_time([(new, leg.computed) for leg, new in tokens])
+        assert duration >= 0, "time runs backwards"
+        self.device_free_s = start_s + duration
         for leg, _ in tokens:
             if leg.scheduled_s is None:
-                assert step is not None
-                leg.scheduled_s, leg.computed_at_start = step.start_s, leg.computed
-        there = [leg for leg in self.loads + self.holds if not leg.polled and self._sees(leg.transfer.landed_s, now, bool(tokens))]
-        for leg in there:
-            leg.polled = True
-        arrived, read = [leg for leg in there if leg in self.loads], [leg for leg in there if leg in self.holds]
-        return Batch(end_s, step, tokens, [], arrived, sorted(read, key=lambda leg: leg.index))
+                leg.scheduled_s, leg.computed_at_start = start_s, leg.computed
+        running = [leg.index for leg in self.running if not leg.finished]
+        return RefStep(
+            instance=self.index,
+            start_s=start_s,
+            end_s=self.device_free_s,
+            horizon_s=now,
+            requests=tuple(leg.index for leg, _ in tokens),
+            new_tokens=tuple(new for _, new in tokens),
+            running=len(running),
+            waiting=self.num_waiting(),
+            blocks=self.pool.num_distinct(running),
+        )
+
+    def _poll(self, now: float, ran: bool) -> tuple[list[Leg], list[Leg]]:
+        """The loads that are there, and the ended requests that have been read, by request index; each is found once."""
+
+        def new(legs: list[Leg]) -> list[Leg]:
+            there = [leg for leg in legs if not leg.polled]
+            there = [leg for leg in there if (leg.transfer.landed_s <= now if ran else leg.transfer.landed_s < now - TIE_S)]
+            for leg in there:
+                leg.polled = True
+            return sorted(there, key=lambda leg: leg.index)
+
+        return new(self.loads), new(self.holds)
 
     @staticmethod
-    def _sees(landed_s: float, now: float, ran: bool) -> bool:
-        return landed_s <= now if ran else landed_s < now - TIE_S
-
-    def _count(self, batch: Batch) -> None:
-        """Count the tokens of a step as computed, and those that it samples as generated."""
-        for leg, new in batch.tokens:
+    def _count(tokens: list[tuple[Leg, int]]) -> list[Leg]:
+        """Count the tokens of a step as computed; returns the requests that get a token, which counts as generated."""
+        for leg, new in tokens:
             leg.computed += new
             leg.last_new = new
             assert leg.computed <= leg.target
-            if leg.computed == leg.target:
-                leg.generated += 1
-                batch.sampled.append(leg)
+        sampled = [leg for leg, _ in tokens if leg.computed == leg.target]
+        for leg in sampled:
+            leg.generated += 1
+        return sampled
 
     def _deliver(self) -> Generator[float, float, None]:
         """Wait for the oldest batch; give its tokens to the clients and what it polled to the scheduler."""
@@ -253,7 +207,7 @@ class Rank(RefEngine):
 
     # ---- the scheduler
 
-    def _schedule_waiting(self, budget: int) -> list[tuple[Leg, int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _schedule_waiting(self, budget: int) -> list[tuple[Leg, int]]:
         """Phase B: loads that have arrived, in the order they began, then preempted requests and the queue in strict FCFS order.
 
         A load that begins takes blocks, and neither a seat nor budget.
@@ -262,14 +216,11 @@ class Rank(RefEngine):
         for leg in [leg for leg in self.loads if leg.told]:
             if budget == 0 or len(self.running) == self.config.max_num_seqs:
                 return batch
-            new = self._admit_loaded(leg)
-            if new is None:
-                return batch
             self.loads.remove(leg)
-            if new > 0:
+            if self._start_loaded(leg):
                 self.running.append(leg)
-                batch.append((leg, new))
-                budget -= new
+                batch.append((leg, 1))
+                budget -= 1
         while self.waiting and budget > 0 and len(self.running) < self.config.max_num_seqs:
             leg = self.waiting[0]
             if leg.loads:
@@ -286,38 +237,38 @@ class Rank(RefEngine):
         return batch
 
     def _load(self, leg: Leg) -> bool:
-        """Begin to load the KV cache of a prompt, but for the blocks that are cached here; False if there is no room."""
+        """Begin to load the KV cache of a prompt, but for the blocks that are cached here; False if there is no room.
+
+        A carried token gets its place as well: it would need a new block once it is there, when loads may have taken all of them.
+        """
         hits, blocks = self._lookup(leg), self.config.blocks(leg.prompt_tokens)
+        needed = leg.prompt_tokens + (leg.carried and leg.output_tokens > 1)
         self.pool.begin()
-        if not self.pool.grow(leg.index, blocks, hits):
+        if not self.pool.grow(leg.index, self.config.blocks(needed), hits):
             return False
         leg.loads = False  # it moves once only: after a preemption it is computed here
         leg.cached_tokens = len(hits) * self.config.block_size
         self.on_load(leg, blocks - len(hits), self.clock)
         return True
 
-    def _admit_loaded(self, leg: Leg) -> int | None:
-        """Name the blocks of a request whose KV cache is there; returns its new tokens, None if it has to wait.
+    def _start_loaded(self, leg: Leg) -> bool:
+        """Name the blocks of a request whose KV cache is there; False if its first token came with it and is its last.
 
-        Its last prompt token is computed again, unless the first token came with the KV cache. With that the request may be at its end.
+        Its last prompt token is computed again, unless the first token came with the KV cache.
         """
-        if leg.computed == 0:
-            self.pool.begin()
-            leg.computed = leg.cached_tokens
-            self._name_full_blocks(leg, leg.prompt_tokens - leg.cached_tokens)
-            leg.computed = leg.prompt_tokens
+        self.pool.begin()
+        leg.computed = leg.cached_tokens
+        self._name_full_blocks(leg, leg.prompt_tokens - leg.cached_tokens)
         if not leg.carried:
             leg.computed = leg.prompt_tokens - 1
-            return 1
-        if leg.output_tokens > 1 and not self.pool.grow(leg.index, self.config.blocks(leg.prompt_tokens + 1)):
-            return None
-        leg.generated = 1
+            return True
+        leg.computed, leg.generated = leg.prompt_tokens, 1
         leg.token_times_s.append(self.clock)
         if leg.ended:
             self._end(leg)
-            return 0
+            return False
         self._name_full_blocks(leg, 1)
-        return 1
+        return True
 
     # ---- checks
 

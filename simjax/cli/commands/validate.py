@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from simjax.cli.output import console, progress, results_in, say, use_compilation_cache, warn
 from simjax.config.schema import ValidateConfig
 from simjax.errors import SimjaxError
 from simjax.files import write_file, write_json
+
+if TYPE_CHECKING:
+    from simjax.validate.run import MeasuredRun
 
 
 def execute(config: ValidateConfig, as_yaml: str) -> None:
@@ -15,11 +20,12 @@ def execute(config: ValidateConfig, as_yaml: str) -> None:
     use_compilation_cache()
     from simjax.metrics import write_results
     from simjax.validate import compare, comparison_table, validate
+    from simjax.validate.replay import release
 
     with results_in(config.out, "validate") as out:
         with progress("reading the measured run, compiling the simulator") as update:
             measured, done = validate(config, update)
-        report = compare(measured, done.result)
+        report = compare(measured, done.result) | {"release": release(measured, config)}
         write_json(report, out / "validation.json")
         write_results(done.result, out, gpus=done.cluster.num_devices, warnings=done.warnings)
         write_file(out / "config.yaml", as_yaml)
@@ -29,5 +35,13 @@ def execute(config: ValidateConfig, as_yaml: str) -> None:
             plot_validation(measured, done.result, out)
     warn(done.warnings)
     title = f"{measured.name}: {measured.model} on {measured.device}, TP{measured.tensor_parallel_size}"
-    console().print(comparison_table(report, title, notes=(*measured.assumptions, *measured.replay_notes)))
+    console().print(comparison_table(report, title, notes=(*measured.assumptions, *measured.replay_notes, _release(measured, config))))
     say(f"results in {out}")
+
+
+def _release(measured: MeasuredRun, config: ValidateConfig) -> str:
+    """The line that says whose defaults hold for flags that the run does not record."""
+    from simjax.validate.replay import release
+
+    why = f"the run has {measured.engine.vllm_version}" if config.backend.release is None else "as asked"
+    return f"flags that are not recorded have the defaults of {release(measured, config)} ({why})"

@@ -58,6 +58,12 @@ def _routers() -> Sequence[str]:
     return tuple(ROUTERS)
 
 
+def _releases() -> Sequence[str]:
+    from simjax.backend.releases import KNOWN
+
+    return KNOWN
+
+
 def _connectors() -> Sequence[str]:
     from simjax.cluster.disaggregation import CONNECTORS
 
@@ -152,6 +158,7 @@ _CHOICES: dict[str, Callable[[], Sequence[str]]] = {
     "model": _models,
     "device": _devices,
     "cluster.router": _routers,
+    "backend.release": _releases,
     "disaggregation.connector": _connectors,
     "disaggregation.decode_router": _routers,
     "disaggregation.sharing": _sharings,

@@ -71,9 +71,10 @@ results of a run, in the directory out
   requests.csv          one row for each request: arrival, first step, first and last token, ...
   sessions.csv          one row for each session, if there are any: calls, makespan, tokens, ...
   timeseries.csv        one row for each bin and instance: running, waiting, KV use, tokens/s, hits
+  links.csv             one row for each bin and link, with prefill and decode instances: bytes/s, share of capacity
   draws.csv             one row for each draw of uncertainty.draws: its parameters and numbers
   config.yaml           the whole configuration
-  latency_cdf.png, timeline.png, sessions.png
+  latency_cdf.png, timeline.png, sessions.png, ttft_parts.png, pools.png
 
 sweeps
   -m key=a,b,c          values of any option but out, plots, timeline_interval_s, uncertainty.*, sweep.*, objective.*

@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 from jax import Array
 
-from simjax.cluster.disaggregation import Reserve, Stream
+from simjax.cluster.disaggregation import Reserve
 from simjax.engine.accounting.totals import Overflow
-from simjax.engine.handover.rows import row_mask, with_row
+from simjax.engine.handover.rows import row_mask, rules, with_row
 from simjax.engine.handover.table import Handovers, Phase, Role
-from simjax.engine.handover.transfers import begin_transfer, rules
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER, Rank
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
-from simjax.latency.rounding import product
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32
@@ -76,7 +74,6 @@ def end_prefill(shape: EngineShape, params: ClusterParams, turn: Turn, before: R
         "phase": jnp.where(begun, table.phase[row], Phase.AWAITED.value),
         "leg_s": jnp.where(handover.reserve == Reserve.AFTER, leg_s, NEVER),
         "kept": True,
-        "prefill_told_s": jnp.where(handover.instant, finish_s, table.prefill_told_s[row]),
         "finish_s": finish_s,
         "scheduled_s": scheduled_s,
         "preemptions": slots.preemptions[at],
@@ -86,29 +83,9 @@ def end_prefill(shape: EngineShape, params: ClusterParams, turn: Turn, before: R
         "prefill_held": departed.held,
     }
     table = with_row(table, mine, changes)
-    table, left_bytes = sized(params, table, row, mine)
-    ready = kept & begun & (table.phase[row] == Phase.LOADING)
-    changed = begin_transfer(shape, params, state, table, row, left_bytes, turn.horizon_s, ready)
-    turn = turn.with_state(**changed, overflow=state.overflow | jnp.where(kept & ~room, Overflow.HANDOVERS.value, 0))
+    turn = turn.with_state(handovers=table, overflow=state.overflow | jnp.where(kept & ~room, Overflow.HANDOVERS.value, 0))
     departed = dataclasses.replace(departed, kept=kept)
     return dataclasses.replace(turn, departed=departed, waits=turn.waits | (departed.more & turn.due))
-
-
-def sized(params: ClusterParams, table: Handovers, row: Int32[Array, ""], mine: Bool[Array, " K"]) -> tuple[Handovers, Float64[Array, ""]]:
-    """The table with the bytes of a row's transfer, and those of them that are left when its prefill ends.
-
-    What was sent while the prefill was under way is not left: layers go out one by one at the rate of the narrowest link, chunks as soon
-    as they are computed; the last of them is left at least. That the links are shared meanwhile is not seen.
-    """
-    handover, pair = rules(params), (table.prefill[row], table.decode[row])
-    bytes_of_token = handover.bytes_per_token[pair]
-    whole = product((table.moved_blocks[row] * params.ranks.block_size[pair[1]]).astype(jnp.float64), bytes_of_token)
-    sent = product(jnp.min(handover.capacity[handover.path[pair]]), table.finish_s[row] - table.scheduled_s[row])
-    layers = jnp.maximum(whole / handover.layers[pair[0]], whole - sent)
-    chunk = jnp.minimum(whole, product(table.last_tokens[row].astype(jnp.float64), bytes_of_token))
-    left = jnp.where(handover.stream == Stream.LAYERS, layers, jnp.where(handover.stream == Stream.CHUNKS, chunk, whole))
-    table = dataclasses.replace(table, moved_bytes=jnp.where(mine, whole, table.moved_bytes))
-    return table, jnp.where(jnp.isfinite(table.finish_s[row]), left, whole)
 
 
 def prefill_cached_tokens(table: Handovers) -> Int32[Array, " K"]:

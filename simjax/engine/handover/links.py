@@ -7,18 +7,21 @@ when a transfer begins or ends; in between what is left of each falls linearly, 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.control.select import select
 from simjax.engine.params import HandoverParams
 from simjax.engine.rank import NEVER
 from simjax.latency.rounding import product
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32
+
+Pairs: TypeAlias = "tuple[Array, Array]"  # prefill and decode ranks of the rows
 
 
 @jax.tree_util.register_dataclass
@@ -28,17 +31,17 @@ class Flows:
 
     Attributes:
         at_s: time to which the rows have been advanced.
-        flowing: whether a row's bytes are on their way.
         left_bytes, rate: bytes that are left, and bytes per second.
+        ends_s: time at which each ends if no other begins or ends, infinity for rows whose bytes are not on their way.
         on_link: number of transfers on each link.
         free_s: time at which each link is free, where transfers have it one after the other.
         end_s, ending: time at which the next transfer ends, infinity for none, and its row.
     """
 
     at_s: Float64[Array, ""]
-    flowing: Bool[Array, " K"]
     left_bytes: Float64[Array, " K"]
     rate: Float64[Array, " K"]
+    ends_s: Float64[Array, " K"]
     on_link: Int32[Array, " X"]
     free_s: Float64[Array, " X"]
     end_s: Float64[Array, ""]
@@ -47,44 +50,50 @@ class Flows:
     @staticmethod
     def none_yet(rows: int, links: int) -> Flows:
         """Links without transfers."""
-        zero, f64, f64_links = jnp.zeros((), jnp.float64), jnp.zeros((rows,), jnp.float64), jnp.zeros((links,), jnp.float64)
-        never, first = jnp.full((), NEVER, jnp.float64), jnp.zeros((), jnp.int32)
-        return Flows(zero, jnp.zeros((rows,), bool), f64, f64, jnp.zeros((links,), jnp.int32), f64_links, never, first)
+        zero, f64, never = jnp.zeros((), jnp.float64), jnp.zeros((rows,), jnp.float64), jnp.full((rows,), NEVER, jnp.float64)
+        free, first = jnp.zeros((links,), jnp.float64), jnp.zeros((), jnp.int32)
+        return Flows(zero, f64, f64, never, jnp.zeros((links,), jnp.int32), free, never[0], first)
 
-    def changed(
-        self,
-        handover: HandoverParams,
-        now_s: Float64[Array, ""],
-        row: Int32[Array, ""],
-        path: Int32[Array, " H"],
-        pairs: tuple[Int32[Array, " K"], Int32[Array, " K"]],
-        begins: Float64[Array, ""],
-        wanted: Bool[Array, ""],
-        end: bool,
-    ) -> Flows:
-        """The flows at now_s once the transfer of a row, over a path, has begun with `begins` bytes, or has ended, if that is wanted.
+    def begun(
+        self, handover: HandoverParams, now_s: Array, row: Array, left_bytes: Array, pairs: Pairs, wanted: Bool[Array, ""]
+    ) -> tuple[Flows, Float64[Array, ""]]:
+        """The flows once the transfer of a row has begun with `left_bytes`, if that is wanted; and the time at which it gets its links.
 
-        `pairs` are the prefill and decode ranks of all rows, that one's included.
+        `pairs` are the prefill and decode ranks of all rows.
         """
-        mine = wanted & (jnp.arange(self.left_bytes.shape[0], dtype=jnp.int32) == row)
-        elapsed_s = now_s - self.at_s
-        left = jnp.where(self.flowing, jnp.maximum(self.left_bytes - product(self.rate, elapsed_s), 0.0), 0.0)
-        left = jnp.where(mine, 0.0 if end else begins, left)
-        flowing = (self.flowing & ~mine) if end else (self.flowing | mine)
-        on_link = self.on_link.at[path].add(jnp.where(wanted, -1 if end else 1, 0))
-        share = handover.capacity / jnp.maximum(on_link, 1).astype(jnp.float64)
-        rate = jnp.min(share[handover.path[pairs]], axis=-1)
-        ends_s = jnp.where(flowing, now_s + left / rate, NEVER)
-        ending = jnp.argmin(ends_s).astype(jnp.int32)
-        new = Flows(now_s, flowing, left, rate, on_link, self.free_s, ends_s[ending], ending)
-        return jax.tree.map(lambda x, y: jnp.where(wanted, x, y), new, self)
-
-    def in_turn(
-        self, handover: HandoverParams, now_s: Float64[Array, ""], path: Int32[Array, " H"], bytes_: Float64[Array, ""], wanted: Array
-    ) -> tuple[Flows, Float64[Array, ""], Float64[Array, ""]]:
-        """The flows with a transfer that has the links of its path to itself once all of them are free, and its begin and end."""
-        begin_s = jnp.maximum(now_s, jnp.max(self.free_s[path]))
-        end_s = begin_s + bytes_ / jnp.min(handover.capacity[path])
+        path, fifo = handover.path[pairs[0][row], pairs[1][row]], handover.fifo
+        begin_s = jnp.where(fifo, jnp.maximum(now_s, jnp.max(self.free_s[path])), now_s)
+        end_s = begin_s + left_bytes / jnp.min(handover.capacity[path])  # with the links for itself
         fills = path == self.free_s.shape[0] - 1  # the link that fills short paths is always free
-        free_s = self.free_s.at[path].set(jnp.where(wanted & ~fills, end_s, self.free_s[path]))
-        return dataclasses.replace(self, free_s=free_s), begin_s, end_s
+        free_s = self.free_s.at[path].set(jnp.where(wanted & fifo & ~fills, end_s, self.free_s[path]))
+        mine = wanted & (jnp.arange(self.ends_s.shape[0], dtype=jnp.int32) == row)
+        rows = dataclasses.replace(
+            self._advanced(now_s),
+            free_s=free_s,
+            ends_s=jnp.where(mine, end_s, self.ends_s),
+            on_link=self.on_link.at[path].add(1),
+        )
+        rows = dataclasses.replace(rows, left_bytes=jnp.where(mine, left_bytes, rows.left_bytes))
+        return select(wanted, rows._renewed(handover, pairs), self), begin_s
+
+    def ended(self, handover: HandoverParams, pairs: Pairs, wanted: Bool[Array, ""]) -> Flows:
+        """The flows once the next transfer to end has ended, if that is wanted."""
+        path = handover.path[pairs[0][self.ending], pairs[1][self.ending]]
+        mine = jnp.arange(self.ends_s.shape[0], dtype=jnp.int32) == self.ending
+        rows = dataclasses.replace(
+            self._advanced(self.end_s), ends_s=jnp.where(mine, NEVER, self.ends_s), on_link=self.on_link.at[path].add(-1)
+        )
+        return select(wanted, rows._renewed(handover, pairs), self)
+
+    def _advanced(self, now_s: Array) -> Flows:
+        """The flows with what is left of each at now_s."""
+        left = jnp.maximum(self.left_bytes - product(self.rate, now_s - self.at_s), 0.0)
+        return dataclasses.replace(self, at_s=now_s, left_bytes=jnp.where(jnp.isfinite(self.ends_s), left, 0.0))
+
+    def _renewed(self, handover: HandoverParams, pairs: Pairs) -> Flows:
+        """The flows with the rates, and so the ends, that go with the transfers on the links."""
+        share = handover.capacity / jnp.maximum(self.on_link, 1).astype(jnp.float64)
+        rate = jnp.min(share[handover.path[pairs]], axis=-1)
+        ends_s = jnp.where(jnp.isfinite(self.ends_s) & ~handover.fifo, self.at_s + self.left_bytes / rate, self.ends_s)
+        ending = jnp.argmin(ends_s).astype(jnp.int32)
+        return dataclasses.replace(self, rate=rate, ends_s=ends_s, end_s=ends_s[ending], ending=ending)

@@ -13,10 +13,9 @@ from simjax.cluster.disaggregation import Reserve
 from simjax.engine.accounting.totals import Overflow
 from simjax.engine.columns import in_order
 from simjax.engine.control.reduce import INT32_MAX
-from simjax.engine.handover.legs import prefill_cached_tokens, sized
-from simjax.engine.handover.rows import row_mask, settled, with_row
+from simjax.engine.handover.legs import prefill_cached_tokens
+from simjax.engine.handover.rows import row_mask, rules, settled, with_row
 from simjax.engine.handover.table import Handovers, Phase
-from simjax.engine.handover.transfers import begin_transfer, rules
 from simjax.engine.host.result import HandoverLog
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
 def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """Give a seat to a request whose KV cache has landed: the first of them, in the order in which they began to load.
 
-    They come before all that wait in the queue, and before preempted requests. One joins in a tick; if there is another, or this one finds
-    no block for its token, admission does not go on in this tick.
+    They come before all that wait in the queue, and before preempted requests. One joins in a tick; if there is another, admission does
+    not go on in this tick.
     """
     if not shape.handovers:
         return turn
@@ -45,14 +44,12 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     request = jnp.minimum(table.request[row], shape.requests - 1)
     prompt, output = params.request("prompt_tokens", request), params.request("output_tokens", request)
     carried = handover.carried.astype(jnp.int32)
-    more_blocks = blocks_of(prompt + carried, limits.block_size) - blocks_of(prompt, limits.block_size)
-    has_place = handover.instant | ((f.seats < limits.max_num_seqs) & (f.token_budget > 0))
-    open_ = turn.due & ~turn.waits & ~f.shut & (f.preempted == 0) & has_place
-    wanted = open_ & ready[row]
-    done = wanted & (carried > 0) & (output == 1)  # its only token was carried: it needs no step
-    joins = wanted & (done | (f.blocks + more_blocks <= limits.num_blocks))
-    given_s = jnp.where(handover.instant, table.finish_s[row], turn.horizon_s)
-    slots = _inserted(turn, table, row, joins, prompt, prompt + output, carried, done, given_s)
+    room = (f.seats < limits.max_num_seqs) & (f.token_budget > 0)
+    room |= handover.at_once & (rank.num_running + rank.num_preempted < limits.slots)
+    open_ = turn.due & ~turn.waits & ~f.shut & (f.preempted == 0) & room
+    joins = open_ & ready[row]
+    done = joins & (carried > 0) & (output == 1)  # its only token was carried: it needs no step
+    slots = _inserted(turn, table, row, joins, prompt, prompt + output, carried, done, handover.at_once)
     rank = dataclasses.replace(
         rank,
         slots=slots,
@@ -65,9 +62,7 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         f,
         seats=f.seats + takes,
         token_budget=f.token_budget - takes,
-        blocks=f.blocks + jnp.where(takes > 0, more_blocks, 0),
         continues=f.continues | (joins & (jnp.sum(ready, dtype=jnp.int32) > joined)) | done,
-        shut=f.shut | (wanted & ~joins),
         refused=jnp.any(ready) & ~joins,
         leaving=f.leaving | done,
     )
@@ -85,13 +80,13 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
 
 
 def _inserted(
-    turn: Turn, table: Handovers, row: Array, joins: Array, prompt: Array, final: Array, carried: Array, done: Array, given_s: Array
+    turn: Turn, table: Handovers, row: Array, joins: Array, prompt: Array, final: Array, carried: Array, done: Array, at_once: Array
 ) -> Slots:
-    """The slots with the request of a row behind the running ones; the preempted ones make room. A token is carried at given_s."""
+    """The slots with the request of a row behind the running ones; the preempted ones make room."""
     slots, at = turn.rank.slots, turn.rank.num_running
     held: HeldBlocks | NoHeldBlocks = jax.tree.map(lambda x: x[row], table.decode_held)
     given = carried > 0
-    token_s = jnp.where(given, given_s, NEVER)
+    token_s = jnp.where(given, jnp.where(at_once, table.finish_s[row], turn.horizon_s), NEVER)
     new = dataclasses.replace(
         slots,
         request=table.request[row],
@@ -150,10 +145,13 @@ def begin_load(
     known = jnp.minimum(request, shape.requests - 1)
     row, room = table.row_of(known)
     begins = begins & turn.due
-    mine, prefilled = row_mask(shape, row, begins), table.request[row] == known
+    mine = row_mask(shape, row, begins)
     prompt = params.request("prompt_tokens", known)
     own_blocks = blocks_of(prompt, size) - jnp.asarray(found)
+    # A carried token gets its place as well: it would need a new block once it is there, when loads may have taken all of them.
+    place = (handover.carried & (params.request("output_tokens", known) > 1)).astype(jnp.int32)
     early = handover.reserve == Reserve.BEFORE
+    sent_s = jnp.where(handover.at_once, table.finish_s[row], NEVER)
     no_holds = jax.tree.map(lambda x: x[row], table.decode_held).emptied()
     changes = {
         "request": known,
@@ -161,24 +159,15 @@ def begin_load(
         "phase": Phase.LOADING.value,
         "order": table.begun,
         "leg_s": jnp.where(early, turn.horizon_s + handover.handover_s, NEVER),
-        "decode_blocks": own_blocks,
+        "decode_blocks": blocks_of(prompt + place, size) - jnp.asarray(found),
+        # Sent within the steps of the prefill: it is there already.
+        "start_s": sent_s,
+        "landed_s": sent_s,
+        "decode_told_s": jnp.where(handover.at_once, turn.horizon_s, NEVER),
         "decode_held": no_holds.first_admitted(jnp.ones((), bool), jnp.asarray(found) * size),
         "moved_blocks": own_blocks,
     }
     table = with_row(table, mine, changes)
-    table, left_bytes = sized(params, table, row, mine)
     table = dataclasses.replace(table, begun=table.begun + begins.astype(jnp.int32))
-    changed = begin_transfer(shape, params, state, table, row, left_bytes, turn.horizon_s, begins & prefilled & ~handover.instant)
-    table = changed["handovers"]
-    assert isinstance(table, Handovers)
-    there = mine & handover.instant  # all was sent within the prefill's steps: it can run in this step
-    table = dataclasses.replace(
-        table,
-        start_s=jnp.where(there, table.finish_s, table.start_s),
-        landed_s=jnp.where(there, table.finish_s, table.landed_s),
-        decode_told_s=jnp.where(there, turn.horizon_s, table.decode_told_s),
-    )
-    formation = dataclasses.replace(turn.formation, continues=turn.formation.continues | (begins & handover.instant))
-    overflow = state.overflow | jnp.where(begins & ~room, Overflow.HANDOVERS.value, 0)
-    turn = dataclasses.replace(turn, formation=formation).with_state(ranks=changed["ranks"], handovers=table, overflow=overflow)
+    turn = turn.with_state(handovers=table, overflow=state.overflow | jnp.where(begins & ~room, Overflow.HANDOVERS.value, 0))
     return turn.kv.touch(shape, params, turn, known, row, jnp.asarray(found), begins)

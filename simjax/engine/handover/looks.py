@@ -10,8 +10,9 @@ from jax import Array
 
 from simjax.engine.control.select import select
 from simjax.engine.handover.passes import Passes, news_at, pass_at
+from simjax.engine.handover.rows import rules
 from simjax.engine.handover.table import Handovers
-from simjax.engine.handover.transfers import next_news_s, rules
+from simjax.engine.handover.transfers import next_news_s
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import Plan
 from simjax.engine.scheduler.formation import Formation
@@ -41,16 +42,15 @@ def plan_looks(params: ClusterParams, turn: Turn, f: Formation, busy: Plan, plan
     looked_s = jnp.where(first_pass, before.formed_s, now_s - pass_s)  # of a late rank: its look before this one
     table, fetched = _told_of_late_looks(turn, table, looked_s, runs & was_late)
     turn = turn.with_state(handovers=table)
-    heard_s = jnp.where(fetched, now_s, next_news_s(params, turn, table, busy, stepping))
-    busy = news_at(busy, heard_s, later)
-
     late = was_late & pending
     start_s = jnp.where(resumes, now_s + pass_s, now_s)
     looked_s = jnp.where(late, looked_s, formed_s)
     sleeping = Passes(looked_s, pending | resumes, late, no)
     idle = dataclasses.replace(plan, steps=jnp.zeros((), jnp.int32), start_s=start_s, open=jnp.ones((), bool))
+    heard_s = next_news_s(params, turn, table, select(runs, busy, idle), select(runs, stepping, sleeping))
+    busy = news_at(busy, jnp.where(fetched, now_s, heard_s), later)
     queued_s = jnp.where(sleeping.polls, pass_at(idle, f.next_queued_s, pass_s), jnp.maximum(f.next_queued_s, now_s))
-    wake_s = jnp.minimum(queued_s, next_news_s(params, turn, table, idle, sleeping))
+    wake_s = jnp.minimum(queued_s, heard_s)
     # After a preemption nothing was admitted: that is tried in the next pass.
     wake_s = jnp.where(f.preempted > 0, jnp.minimum(wake_s, now_s + pass_s), wake_s)
     wake_s = jnp.where(resumes, start_s, wake_s)

@@ -10,11 +10,18 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.handover.table import Handovers, Phase
+from simjax.engine.params import ClusterParams, HandoverParams
 from simjax.engine.rank import NEVER
 from simjax.engine.shape import EngineShape
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32
+
+
+def rules(params: ClusterParams) -> HandoverParams:
+    """The hand-overs of a cluster that has some."""
+    assert params.handover is not None
+    return params.handover
 
 
 def row_mask(shape: EngineShape, row: Int32[Array, ""], wanted: Array) -> Bool[Array, " K"]:

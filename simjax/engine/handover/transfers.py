@@ -12,9 +12,10 @@ from jax import Array
 from simjax.engine.arrivals.arrivals import next_arrival_s
 from simjax.engine.control.select import select
 from simjax.engine.handover.passes import Passes, news_at, told_s
-from simjax.engine.handover.rows import row_mask
-from simjax.engine.handover.table import Handovers
-from simjax.engine.params import ClusterParams, HandoverParams
+from simjax.engine.handover.rows import row_mask, rules
+from simjax.engine.handover.sizes import sizes
+from simjax.engine.handover.table import Handovers, Phase
+from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER, Plan, Rank
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState
@@ -23,12 +24,6 @@ from simjax.latency.rounding import product
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
-
-
-def rules(params: ClusterParams) -> HandoverParams:
-    """The hand-overs of a cluster that has some."""
-    assert params.handover is not None
-    return params.handover
 
 
 def land(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
@@ -41,11 +36,7 @@ def land(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     t_s, row = table.flows.end_s, table.flows.ending
     first_s = jnp.minimum(jnp.minimum(table.next_leg_s, next_arrival_s(params, state)), jnp.min(due_s(state.ranks)))
     lands = (t_s <= first_s) & jnp.isfinite(t_s)
-    handover, pair = rules(params), (table.prefill[row], table.decode[row])
-    ended = table.flows.changed(
-        handover, t_s, row, handover.path[pair], (table.prefill, table.decode), jnp.zeros((), jnp.float64), lands, end=True
-    )
-    table = dataclasses.replace(table, flows=ended)
+    table = dataclasses.replace(table, flows=table.flows.ended(rules(params), (table.prefill, table.decode), lands))
     return turn.with_state(**landed(shape, params, state, table, row, t_s, lands))
 
 
@@ -76,28 +67,24 @@ def landed(
     return {"handovers": table, "ranks": dataclasses.replace(ranks, plan=select(concerned, plans, ranks.plan))}
 
 
-def begin_transfer(
-    shape: EngineShape,
-    params: ClusterParams,
-    state: ClusterState,
-    table: Handovers,
-    row: Array,
-    left_bytes: Array,
-    now_s: Array,
-    wanted: Array,
-) -> dict[str, Handovers | Rank]:
-    """The table and ranks once the last `left_bytes` of a row have begun their way at now_s (float64[]), if that is wanted.
-
-    In the rank whose turn it is the plan is being made: it will be made with the news.
-    """
-    handover, pair = rules(params), (table.prefill[row], table.decode[row])
-    path = handover.path[pair]
-    shared, alone = wanted & ~handover.fifo, wanted & handover.fifo
-    flows = table.flows.changed(handover, now_s, row, path, (table.prefill, table.decode), left_bytes, shared, end=False)
-    flows, begin_s, end_s = flows.in_turn(handover, now_s, path, left_bytes, alone)
+def begin_transfer(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+    """Begin a transfer whose two ends are ready since this turn: the prefill has ended, and the decode rank has reserved blocks."""
+    if not shape.handovers:
+        return turn
+    table = turn.state.handovers
+    assert isinstance(table, Handovers)
+    ready = (table.phase == Phase.LOADING) & jnp.isfinite(table.finish_s) & ~jnp.isfinite(table.start_s)
+    row, wanted = jnp.argmax(ready).astype(jnp.int32), jnp.any(ready) & turn.due
     mine = row_mask(shape, row, wanted)
-    table = dataclasses.replace(table, flows=flows, start_s=jnp.where(mine, jnp.where(handover.fifo, begin_s, now_s), table.start_s))
-    return landed(shape, params, state, table, row, end_s, alone)
+    whole_bytes, left_bytes = sizes(params, table, row)
+    flows, begin_s = table.flows.begun(rules(params), turn.horizon_s, row, left_bytes, (table.prefill, table.decode), wanted)
+    table = dataclasses.replace(
+        table,
+        flows=flows,
+        start_s=jnp.where(mine, begin_s, table.start_s),
+        moved_bytes=jnp.where(mine, whole_bytes, table.moved_bytes),
+    )
+    return turn.with_state(handovers=table)
 
 
 def hear(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:

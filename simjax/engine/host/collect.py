@@ -87,7 +87,9 @@ def request_log(shape: EngineShape, params: ClusterParams, state: ClusterState, 
     return log
 
 
-def handover_log(shape: EngineShape, params: ClusterParams, state: ClusterState, requests: RequestLog) -> tuple[RequestLog, HandoverLog | None]:
+def handover_log(
+    shape: EngineShape, params: ClusterParams, state: ClusterState, requests: RequestLog
+) -> tuple[RequestLog, HandoverLog | None]:
     """The outcome of every request, and its hand-over.
 
     The engine records the decode instance's part of a request with two legs: what it has in common with one leg becomes that of both.

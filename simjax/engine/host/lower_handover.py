@@ -10,12 +10,12 @@ from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.transfers import transfer_paths
 from simjax.deployment import Role
+from simjax.engine.host.pools import UNBOUNDED
 from simjax.engine.params import HandoverParams, RouterParams
 from simjax.engine.shape import power_of_two
 
 ROLES = (Role.BOTH, Role.PREFILL, Role.DECODE)  # by their number in the engine
-UNBOUNDED = 1e30  # bytes per second of a link that is none: products with it stay finite
-ROWS = 64  # first try for K: a run that needs more has more
+ROWS = 16  # first try for K: a run that needs more has more
 MORE_ROWS = 4  # times as many in the next try
 
 
@@ -48,7 +48,7 @@ def handover_params(cluster: ClusterSpec) -> HandoverParams | None:
         "reserve": np.int32(connector.reserve),
         "stream": np.int32(connector.stream),
         "carried": np.bool_(connector.carried),
-        "instant": np.bool_(connector.within_steps),
+        "at_once": np.bool_(connector.within_steps),
         "layers": np.array([x.model.num_hidden_layers for x in cluster.instances], np.float64),
         "decode_router": RouterParams.of(rule.decode_router),
     }

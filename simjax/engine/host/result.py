@@ -11,6 +11,7 @@ from enum import IntEnum
 import numpy as np
 
 from simjax.engine.columns import column
+from simjax.engine.host.pools import Pools
 from simjax.workload.sessions import Sessions
 
 
@@ -169,6 +170,7 @@ class Result:
         stationary: whether its load is stationary (`Workload.stationary`).
         due_s: float64[R], when a client with a cap on its requests in flight would have sent each without the cap; None without a cap.
         handovers: hand-overs of the requests; None in a cluster whose instances run both phases.
+        pools: its instances by role and the links between them; None as `handovers`.
     """
 
     status: Status
@@ -183,6 +185,7 @@ class Result:
     stationary: bool = False
     due_s: np.ndarray | None = None
     handovers: HandoverLog | None = None
+    pools: Pools | None = None
 
 
 NEVER = float("inf")

@@ -55,15 +55,18 @@ def handed(
     state: ClusterState,
     request: Int32[Array, ""],
     t_s: Float64[Array, ""],
-    i: Int32[Array, ""],
-    wanted: Bool[Array, ""],
     mine: Bool[Array, " N"],
+    i: Int32[Array, ""] | None = None,
 ) -> tuple[Rank, Int32[Array, "N L"]]:
-    """The ranks and their lists once the router has handed a request to rank i at t_s, if that is wanted; `mine` is the mask of that rank."""
+    """The ranks and their lists once the router has handed a request to those of the mask at t_s; `i` is the rank if there is one at most."""
     ranks, routes = state.ranks, state.routes
     if shape.has_routes:
-        at = jnp.where(wanted, ranks.tail[i], shape.requests + shape.window - 1)
-        routes = jax.lax.dynamic_update_slice(routes, request[None, None], (i, at))
+        spare = shape.requests + shape.window - 1
+        if i is not None:
+            at = jnp.where(jnp.any(mine), ranks.tail[i], spare)
+            routes = jax.lax.dynamic_update_slice(routes, request[None, None], (i, at))
+        else:
+            routes = routes.at[jnp.arange(shape.ranks, dtype=jnp.int32), jnp.where(mine, ranks.tail, spare)].set(request)
 
     def joined(plan: Plan, passes: Passes | NoPasses, queued_s: Array, async_scheduling: Array) -> Plan:
         return passes.joined(params, plan, queued_s, async_scheduling)

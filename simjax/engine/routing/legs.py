@@ -56,9 +56,8 @@ def route_legs(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     at_decode = (first & (local | (~alone & ~after))) | (second & ~early)
     at_prefill = (first & ~local & (alone | ~early)) | (second & early)
     number = jnp.arange(shape.ranks, dtype=jnp.int32)
-    ranks, routes = handed(shape, params, state, request, t_s, prefill, at_prefill, at_prefill & (number == prefill))
-    state = dataclasses.replace(state, ranks=ranks, routes=routes)
-    ranks, routes = handed(shape, params, state, request, t_s, decode, at_decode, at_decode & (number == decode))
+    takes = (at_prefill & (number == prefill)) | (at_decode & (number == decode))
+    ranks, routes = handed(shape, params, state, request, t_s, takes)
 
     decides = (first & ~alone & knows_decode) | (second & after)
     counts = (first & (local | (~alone & knows_decode))) | (second & after & ~knows_decode)

@@ -44,7 +44,7 @@ def route(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         score = state.arrivals.with_affinity(params, request, score, able)
         i = in_turn(params, score, able, params.router.random, request, state.num_sent)
         mine = arrives & (jnp.arange(shape.ranks, dtype=jnp.int32) == i)
-    ranks, routes = handed(shape, params, state, request, t_s, i, arrives, mine)
+    ranks, routes = handed(shape, params, state, request, t_s, mine, i)
     return turn.with_state(
         ranks=ranks,
         routes=routes,

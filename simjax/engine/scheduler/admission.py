@@ -11,7 +11,6 @@ from jax import Array
 
 from simjax.engine.control.select import select
 from simjax.engine.handover.loads import begin_load
-from simjax.engine.handover.transfers import rules
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.kv.prefix_cache import Hits
 from simjax.engine.params import ClusterParams
@@ -60,16 +59,18 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
     need = jnp.where(waiting.passed, 0, capped(waiting.num_tokens - cached, limits))
     chunk = jnp.clip(f.token_budget - _before(need), 0, need)
     blocks = blocks_of(cached + chunk, limits.block_size) - shared
-    if shape.handovers:  # a load asks for all its blocks, and for no token
-        blocks = jnp.where(waiting.loads, blocks_of(waiting.num_tokens, limits.block_size) - shared, blocks)
+    at_once = jnp.zeros_like(waiting.loads)
+    if params.handover is not None:  # a load asks for all its blocks, and for no token
+        at_once = params.handover.at_once & waiting.loads
+        held = waiting.num_tokens + (params.handover.carried & (waiting.final_tokens > waiting.num_tokens + 1)).astype(jnp.int32)
+        blocks = jnp.where(waiting.loads, blocks_of(held, limits.block_size) - shared, blocks)
     asked = jnp.where(limits.reserve_full_isl, blocks_of(waiting.num_tokens, limits.block_size) - shared, blocks)
+    if params.handover is not None:
+        asked = jnp.where(waiting.loads, blocks, asked)
     fits = f.blocks + _before(blocks) + asked <= limits.num_blocks
     has_seat = f.seats + _before((~waiting.passed).astype(jnp.int32)) < limits.max_num_seqs
     has_budget = (chunk > 0) & (waiting.loads | limits.enable_chunked_prefill | (chunk == need))
-    if shape.handovers:
-        unasked = waiting.loads & rules(params).instant  # it is put among the running ones whatever the limits are
-        has_seat, has_budget = has_seat | unasked, has_budget | unasked
-    joins = visible & (waiting.passed | (has_budget & has_seat & fits)) & waiting.has_slot & (f.preempted == 0) & ~turn.waits
+    joins = visible & (waiting.passed | (((has_budget & has_seat) | at_once) & fits)) & waiting.has_slot & (f.preempted == 0) & ~turn.waits
     if first_only:
         joins &= w == 0
     if shape.handovers:
@@ -85,7 +86,7 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
     if first_only:
         continues |= joins[0] & visible[1]
     if shape.handovers:  # a load begins in a tick of its own
-        continues |= joins[0] & jnp.any(first_out & visible & (waiting.loads | waiting.loads[0]))
+        continues |= joins[0] & (jnp.any(first_out & visible & (waiting.loads | waiting.loads[0])) | at_once[0])
     formation = dataclasses.replace(
         f,
         seats=seats,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from simjax.metrics.catalog.clients import Clients
+from simjax.metrics.catalog.disaggregation import DISAGGREGATION
 from simjax.metrics.catalog.metric import Better, Column, Metric, always, catalog_of, ratio
 from simjax.metrics.catalog.runs import Runs
 from simjax.metrics.latency import NAMES, STATISTICS
@@ -184,6 +185,7 @@ CATALOG = catalog_of(
             needs=_LIMITS | {"gpus"},
             interval=True,
         ),
+        *DISAGGREGATION,
         Metric(
             name="busy_fraction",
             unit="fraction",

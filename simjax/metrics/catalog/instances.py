@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from simjax.engine.host.result import NEVER, Result
 from simjax.metrics.catalog.metric import Column, Metric, always, catalog_of, ratio
+from simjax.metrics.handover.legs import first_legs, second_legs
 from simjax.metrics.steps import leap_durations
 
 
@@ -38,22 +40,32 @@ class Instances:
         values = of_instances(self.result, name)
         return values.astype(np.int64) if values.dtype.kind in "iu" else values
 
-    def total(self, values: np.ndarray | int, which: np.ndarray | bool = True) -> np.ndarray:
+    @cached_property
+    def prefilled_by(self) -> np.ndarray:
+        """The instance that each request's prompt is computed on, int32[R]."""
+        return first_legs(self.result).instance
+
+    def total(self, values: np.ndarray | int, which: np.ndarray | bool = True, by: np.ndarray | None = None) -> np.ndarray:
         """The sum of whole numbers over the requests of each instance, int64[N].
 
         Args:
             values: whole numbers [R], or one for all requests.
             which: bool[R], the requests that count.
+            by: int32[R], the instance that a request counts for; None for the one that gives its tokens.
         """
-        requests = self.result.requests
-        mine = (requests.instance >= 0) & (requests.instance < self.count) & which
+        by = self.result.requests.instance if by is None else by
+        mine = (by >= 0) & (by < self.count) & which
         totals = np.zeros(self.count, np.int64)
-        np.add.at(totals, requests.instance[mine], np.broadcast_to(values, mine.shape)[mine])
+        np.add.at(totals, by[mine], np.broadcast_to(values, mine.shape)[mine])
         return totals
 
-    def total_finished(self, name: str) -> np.ndarray:
-        """The sum of an array of the log over the finished requests of each instance, int64[N]."""
-        return self.total(getattr(self.result.requests, name), self.result.requests.finished)
+    def served(self, which: np.ndarray | bool = True) -> np.ndarray:
+        """The number of requests of each instance, int64[N]; one that is handed over counts for both of its instances."""
+        return self.total(1, which) + self.total(1, second_legs(self.result) & which, self.prefilled_by)
+
+    def total_finished(self, name: str, by: np.ndarray | None = None) -> np.ndarray:
+        """The sum of an array of the log over the finished requests of each instance, int64[N]; `by` as of `total`."""
+        return self.total(getattr(self.result.requests, name), self.result.requests.finished, by)
 
     def active(self, name: str) -> Column:
         """An array of the activity that the run recorded (`sim.activity`), number[N]; known where an instance took a step."""
@@ -74,14 +86,22 @@ class Instances:
         """Cached over prompt tokens of the requests that have been scheduled, float64[N]."""
         requests = self.result.requests
         scheduled = requests.scheduled_s != NEVER
-        return ratio(self.total(requests.cached_tokens, scheduled), self.total(requests.prompt_tokens, scheduled), np)
+        cached, prompt = (self.total(tokens, scheduled, self.prefilled_by) for tokens in (requests.cached_tokens, requests.prompt_tokens))
+        return ratio(cached, prompt, np)
 
 
 INSTANCE_CATALOG = catalog_of(
     [
-        Metric("requests", "", None, "requests", lambda x, xp: always(x.total(1), xp), whole=True),
-        Metric("finished", "", "higher", "requests finished", lambda x, xp: always(x.total(1, x.result.requests.finished), xp), whole=True),
-        Metric("prompt_tokens", "", None, "prompt tokens", lambda x, xp: always(x.total_finished("prompt_tokens"), xp), whole=True),
+        Metric("requests", "", None, "requests", lambda x, xp: always(x.served(), xp), whole=True),
+        Metric("finished", "", "higher", "requests finished", lambda x, xp: always(x.served(x.result.requests.finished), xp), whole=True),
+        Metric(
+            "prompt_tokens",
+            "",
+            None,
+            "prompt tokens",
+            lambda x, xp: always(x.total_finished("prompt_tokens", x.prefilled_by), xp),
+            whole=True,
+        ),
         Metric("output_tokens", "", None, "output tokens", lambda x, xp: always(x.total_finished("output_tokens"), xp), whole=True),
         Metric("preemptions", "", "lower", "preemptions", lambda x, xp: always(x.total(x.result.requests.preemptions), xp), whole=True),
         Metric("busy_fraction", "fraction", None, "busy", lambda x, xp: x.busy_fraction()),

@@ -8,11 +8,14 @@ from functools import cached_property
 
 import numpy as np
 
-from simjax.engine.host.result import NEVER, RequestLog, Result
+from simjax.engine.host.pools import Pools
+from simjax.engine.host.result import NEVER, HandoverLog, RequestLog, Result
 from simjax.metrics.calls import Calls, makespans
 from simjax.metrics.catalog.clients import Clients
 from simjax.metrics.catalog.instances import of_instances
 from simjax.metrics.catalog.metric import Column, always, ratio
+from simjax.metrics.handover.links import LinkUse
+from simjax.metrics.handover.parts import PARTS, handed_over, ttft_parts
 from simjax.metrics.latency import STATISTICS, Latencies, latencies, statistics_of
 from simjax.metrics.slo import Slo, meets
 from simjax.metrics.steady.steadiness import Steadiness, steadiness
@@ -139,6 +142,57 @@ class Runs:
     def scheduled(self) -> np.ndarray:
         """Which requests have been in a step: bool[B, R]."""
         return self.requests.scheduled_s != NEVER
+
+    @property
+    def disaggregated(self) -> bool:
+        """Whether the runs have prefill and decode instances; all of them or none."""
+        return self.results[0].handovers is not None
+
+    @property
+    def pools(self) -> list[Pools]:
+        """The prefill and decode instances of each run."""
+        return [result.pools for result in self.results if result.pools is not None]
+
+    @cached_property
+    def handovers(self) -> HandoverLog:
+        """Hand-overs of the runs, arrays [B, R]."""
+        logs = [result.handovers for result in self.results]
+        return HandoverLog(**{field.name: _table([getattr(log, field.name) for log in logs]) for field in fields(HandoverLog)})
+
+    @cached_property
+    def moved(self) -> np.ndarray:
+        """Which requests finished after a transfer from a prefill to a decode instance: bool[B, R]."""
+        return handed_over(self.requests, self.handovers)
+
+    @cached_property
+    def kv_bytes_moved(self) -> np.ndarray:
+        """Bytes of KV cache that went from prefill to decode instances: float64[B]."""
+        return np.where(self.moved, self.handovers.transfer_bytes, 0.0).sum(axis=1)
+
+    @cached_property
+    def ttft_parts(self) -> Mapping[str, Mapping[str, Column]]:
+        """Statistics of the parts of TTFT over the requests that arrived within the window and were handed over."""
+        if not self.disaggregated:
+            return dict.fromkeys(PARTS, _nothing(len(self.results)))
+        there = self.moved & self.measured.arrived
+        return {name: _statistics(part, there) for name, part in ttft_parts(self.requests, self.handovers).items()}
+
+    @cached_property
+    def links(self) -> LinkUse:
+        """Transfers on the links of the runs."""
+        return LinkUse.of(self.results)
+
+    @cached_property
+    def link_use(self) -> np.ndarray:
+        """Bytes over what the busiest link could have moved during the whole run: float64[B], infinite where that has no length."""
+        took = np.repeat(self.clients.duration_s, np.diff(self.links.first))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.links.of_busiest(np.where(took > 0, self.links.moved_bytes / self.links.capacity / took, np.inf))
+
+    @cached_property
+    def link_peak_use(self) -> np.ndarray:
+        """Bytes over what the busiest link could have moved in its fullest second: float64[B]."""
+        return self.links.of_busiest(self.links.peak_bytes_per_s / self.links.capacity)
 
     @cached_property
     def send_lags(self) -> Mapping[str, Column]:

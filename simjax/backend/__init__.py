@@ -1,0 +1,1 @@
+"""Serving software by release: what changed when, in one table."""

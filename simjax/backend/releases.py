@@ -1,0 +1,112 @@
+"""Releases of vLLM: the one place that says what a release changes of what is simulated, and of what is not yet.
+
+Sources: vLLM's `config/*.py`, `envs.py`, `v1/core/sched` and `v1/engine` at 0.15.1, 0.19.0, 0.23.0, 0.28.0 and 0.33.0. Where a change lies
+between two of these, the later one is given unless the release that brought it is known.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from simjax.errors import SimjaxError, closest
+
+Minor = tuple[int, int]
+DEFAULT = "vllm-0.19"
+"""The release whose rules hold where nothing else is said."""
+KNOWN = ("vllm-0.15", DEFAULT, "vllm-0.23", "vllm-0.28", "vllm-0.33")
+"""The releases that the table was read from."""
+_FIRST: Minor = (0, 0)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A default or a rule that releases differ in.
+
+    Attributes:
+        name: flag of `simjax.cluster.spec.InstanceLimits`; of rules that are not simulated yet, words.
+        values: first release with each value, in order.
+    """
+
+    name: str
+    values: tuple[tuple[Minor, Any], ...]
+
+    def at(self, release: Minor) -> Any:
+        """The value in a release."""
+        return [value for since, value in self.values if since <= release][-1]
+
+
+RULES = (
+    Rule("gpu_memory_utilization", ((_FIRST, 0.9), ((0, 20), 0.92))),
+    Rule("async_scheduling", ((_FIRST, False), ((0, 14), True))),
+    Rule("reserve_full_isl", ((_FIRST, False), ((0, 19), True))),
+)
+"""Defaults of flags that differ; an option that sets the flag wins."""
+
+GONE = {"p2p_nccl": (0, 28)}
+"""Connectors, by the release that no longer has them."""
+
+NOT_SIMULATED = (
+    Rule(
+        "batches in flight: without / with asynchronous scheduling / with it and pipeline parallelism",
+        ((_FIRST, "pp / 2 / pp"), ((0, 23), "pp / 2 / pp + 1")),
+    ),
+    Rule("calls between two decode steps of a request, with pipeline parallelism", ((_FIRST, "none"), ((0, 23), "pp"))),
+    Rule("model runner V2 by default", ((_FIRST, "no"), ((0, 23), "some dense models"), ((0, 28), "by model"), ((0, 33), "yes"))),
+    Rule("steps between two all-reduces that let data-parallel ranks end together", ((_FIRST, "32"), ((0, 33), "16, and the first"))),
+    Rule(
+        "internal load balancer of data parallelism", ((_FIRST, "4 waiting + running"), ((0, 28), "max(in flight, waiting + running) + KV"))
+    ),
+    Rule("load of dense data-parallel ranks published to it", ((_FIRST, "no"), ((0, 28), "yes"))),
+    Rule("long_prefill_token_threshold is off for a request that is alone (running + waiting <= 1)", ((_FIRST, "no"), ((0, 33), "yes"))),
+    Rule("freed KV blocks without a name are used again first", ((_FIRST, "no"), ((0, 33), "yes"))),
+    Rule("failure of a KV load", ((_FIRST, "recomputed"), ((0, 19), "the request fails"))),
+    Rule("hold of KV blocks on a prefill instance that nobody reads", ((_FIRST, "480 s"), ((0, 23), "lease of 30 s with heartbeats"))),
+    Rule("reservation of blocks for asynchronous KV loads", ((_FIRST, "no"), ((0, 23), "yes"), ((0, 28), "yes, above a watermark"))),
+    Rule("rebalancing of experts", ((_FIRST, "synchronous"), ((0, 23), "asynchronous"))),
+    Rule(
+        "MoE layers of data-parallel ranks", ((_FIRST, "loop of 256 tokens in each layer"), ((0, 23), "token budget of 256 (low latency)"))
+    ),
+    Rule("cascade attention by default", ((_FIRST, "on"), ((0, 19), "off"))),
+)
+"""What is known to differ and is not simulated yet: every release acts as 0.19 does."""
+
+
+def minor_of(release: str) -> Minor:
+    """The first two numbers of a release such as "vllm-0.19", "0.23.0" or "v0.15.1".
+
+    Raises:
+        SimjaxError: there are none.
+    """
+    found = re.fullmatch(r"(?:vllm-|v)?(\d+)\.(\d+)(?:[.\-+a-z].*)?", release)
+    if found is None:
+        raise SimjaxError(f"backend.release={release}: there is no such release; {closest(release, list(KNOWN))}")
+    return int(found[1]), int(found[2])
+
+
+def defaults_of(release: str) -> dict[str, Any]:
+    """The defaults of flags in a release, by name.
+
+    Raises:
+        SimjaxError: it is no release of vLLM.
+    """
+    minor = minor_of(release)
+    return {rule.name: rule.at(minor) for rule in RULES}
+
+
+def release_of(version: str) -> str:
+    """The release that a recorded version belongs to, as options name it; the default where the version cannot be read."""
+    try:
+        first, second = minor_of(version)
+    except SimjaxError:
+        return DEFAULT
+    return f"vllm-{first}.{second}"
+
+
+def connector_gone(connector: str, release: str) -> str | None:
+    """A line about a connector that a release no longer has, None if it has it."""
+    since = GONE.get(connector)
+    if since is None or minor_of(release) < since:
+        return None
+    return f"disaggregation.connector={connector}: {release} has no such connector any more (gone in {since[0]}.{since[1]} at the latest)"
