@@ -20,7 +20,7 @@ from simjax.engine.host.result import HandoverLog
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
 from simjax.engine.params import ClusterParams
-from simjax.engine.rank import NEVER, Slots
+from simjax.engine.rank import NEVER, WITH_ALL_TOKENS, Slots
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
 
@@ -98,7 +98,7 @@ def _inserted(
         first_token_s=token_s,
         token_s=token_s,
         held=held,
-        last_tokens=jnp.zeros((), jnp.int32),
+        last_tokens=jnp.where(done, WITH_ALL_TOKENS, 0),
         answered=jax.tree.map(lambda x: jnp.zeros((), bool), slots.answered),
     )
     behind, here = joins & (slots.position > at), joins & (slots.position == at)
