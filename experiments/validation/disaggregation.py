@@ -3,6 +3,10 @@
 transfers: KV caches of Qwen3-8B from 8 H800 to 8 H800 over eight adapters of 200 Gb/s (`power/kv_tiers/pd_transfer.csv`, vLLM's
     MooncakeConnector), with the shipped defaults and with the two parameters that transfers tell fitted to them.
 
+handover: hand-over of three prefill and one decode instance at the TPOT and transfer time that a pull request of vLLM gives.
+
+The prefill/decode split of LLMServingSim's figure 5 is `figure5.py`, its own outputs are `peers.py`, and vLLM's scheduler `handover_vllm.py`.
+
 Prints a line a figure, `figure<TAB>value`.
 
 usage: python disaggregation.py [PART ...]    (SIMJAX_DATA: folder of the measured runs; all parts when none is named)
@@ -73,7 +77,41 @@ def transfers() -> dict[str, float]:
     return figures
 
 
-PARTS: dict[str, Callable[[], dict[str, float]]] = {"transfers": transfers}
+# vLLM pull request 51919: three prefill and one decode instance over NIXL, 197 ms from the prefill's end to the first token at the median, of
+# which the transfer takes 29 ms, at a TPOT of 30.2 ms. Model, load and network are not given, but they do not matter here: the hand-over
+# counts steps of the decode instance, and these are made as long, and the transfers.
+PUBLISHED_S, PUBLISHED_TRANSFER_S, PUBLISHED_TPOT_S = 0.197, 0.029, 0.0302
+PUBLISHED = [
+    "cluster=disaggregated",
+    "cluster.prefill.instances=3",
+    "cluster.decode.instances=1",
+    "workload.rate=3",
+    "workload.num_requests=400",
+    f"disaggregation.setup_s={PUBLISHED_TRANSFER_S}",
+    "network.inter_bandwidth_bytes_per_s=50e9",
+    "disaggregation.link_efficiency=1.0",
+]
+
+
+def handover() -> dict[str, float]:
+    """Figures of the published hand-over."""
+    step_s = 0.0
+    for _ in range(6):  # to the TPOT: load and step time move each other a little
+        result = simjax.run(simjax.compose([*PUBLISHED, f"profile.step_s={step_s}"] if step_s else PUBLISHED)).result
+        log, moved = result.requests, result.handovers
+        tpot_s = float(np.median((log.finish_s - log.first_token_s)[log.output_tokens > 1] / (log.output_tokens - 1)[log.output_tokens > 1]))
+        step_s += PUBLISHED_TPOT_S - tpot_s
+    assert moved is not None
+    found_s = float(np.median(log.first_token_s - moved.prefill_finish_s))
+    return {
+        "handover_tpot_ms": 1e3 * tpot_s,
+        "handover_transfer_p50_ms": 1e3 * float(np.median(moved.transfer_end_s - moved.transfer_start_s)),
+        "handover_p50_ms": 1e3 * found_s,
+        "handover_p50_error_pct": 100.0 * (found_s / PUBLISHED_S - 1.0),
+    }
+
+
+PARTS: dict[str, Callable[[], dict[str, float]]] = {"transfers": transfers, "handover": handover}
 
 
 def main() -> None:

@@ -18,8 +18,7 @@ from simjax.cli.overrides import SHARD, Arguments, axes_override, sort_arguments
 from simjax.config import compose
 from simjax.config.explain import explain
 from simjax.config.schema import RunConfig
-from simjax.config.spaces import read_space
-from simjax.config.sweep import SweepConfig
+from simjax.config.sweep import SweepConfig, read_space
 from simjax.errors import SimjaxError, closest
 from simjax.explore.axes import parse_values
 from simjax.explore.keys import check_key

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from simjax.config import compose
-from simjax.config.spaces import read_space
+from simjax.config.sweep import read_space
 from simjax.errors import SimjaxError
 from simjax.explore.axes import axis
 from simjax.explore.keys import canonical, check_key

@@ -60,7 +60,7 @@ CONNECTORS = {
 }
 """Connectors by the names that `disaggregation.connector` takes."""
 
-SHARINGS = ("fair", "fifo")
+SHARINGS: tuple[str, ...] = ("fair", "fifo")
 """Ways in which transfers share a link: all at once in equal parts, or one after the other."""
 
 
@@ -98,7 +98,8 @@ class Disaggregation:
     empty_pass_s: float = 1e-3
 
     def __post_init__(self) -> None:
-        for name, known in (("connector", list(CONNECTORS)), ("decode_router", list(ROUTERS)), ("sharing", list(SHARINGS))):
+        names: dict[str, list[str]] = {"connector": [*CONNECTORS], "decode_router": [*ROUTERS], "sharing": [*SHARINGS]}
+        for name, known in names.items():
             value = getattr(self, name)
             if value not in known:
                 raise SimjaxError(f"disaggregation.{name}={value}: there is no such {name.split('_')[-1]}; {closest(value, known)}")

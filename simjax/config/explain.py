@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from simjax.config.spaces import read_space
+from simjax.config.sweep import read_space
 from simjax.errors import closest
 from simjax.paths import CONF
 

@@ -77,3 +77,12 @@ class ShowPointConfig:
     point: int | None = option(None, "number of the point, as in the first column of results.csv")
     out: str | None = option(None, "directory of the run's results; unset: a dated one under outputs/", "DIR")
     plots: bool = option(True, "whether to draw plots")
+
+
+_SPACE = re.compile(r"""(['"]?)\s*(linspace|logspace|geomspace)\s*\((.*)\)\s*\1""", re.DOTALL)
+
+
+def read_space(text: str) -> tuple[str, str] | None:
+    """The name and the arguments, as text, of a form such as `linspace(1,20,40)`, which may be in quotes; None for any other text."""
+    match = _SPACE.fullmatch(text.strip())
+    return None if match is None else (match[2], match[3])

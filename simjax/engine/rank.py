@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from simjax.engine.handover.passes import NoPasses, Passes
 
 NEVER = float("inf")
+WITH_ALL_TOKENS = -1
 
 
 @jax.tree_util.register_dataclass
@@ -40,7 +41,8 @@ class Slots:
         preemptions: times the request was preempted.
         scheduled_s, first_token_s, token_s: start of the first step, end of the step that gave the first and the latest token.
         held: KV blocks that the request shares through the prefix cache.
-        last_tokens: with hand-overs, tokens computed in the latest step; None without.
+        last_tokens: with hand-overs, tokens computed in the latest step, `WITH_ALL_TOKENS` for a request that has come finished from its
+            prefill and has not been answered; None without.
         answered: with sessions, whether the calls that wait for a finished request have its answer; None without.
     """
 

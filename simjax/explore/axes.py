@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from simjax.config.spaces import read_space
+from simjax.config.sweep import read_space
 from simjax.errors import SimjaxError
 from simjax.explore.keys import canonical, check_key, takes_integers
 from simjax.explore.values import format_value, plain, read_override, shortened

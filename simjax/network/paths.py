@@ -17,7 +17,7 @@ class TransferPaths:
     Attributes:
         bytes_per_token: float64[N, N], KV cache of a token that goes over the path, over all ranks of the instances.
         setup_s, per_block_s: float64[N, N], seconds in addition to those of the bytes, and for each block.
-        path: int32[N, N, H], links in order; the last link, L-1, has infinite capacity and stands for "no further link".
+        path: int32[N, N, H], links in order; the last link, L-1, has infinite capacity and stands for no link, wherever it is.
         capacity: float64[L], bytes per second that all transfers on a link get together, after its efficiency.
         link_names: names of the links, for tables and plots.
     """

@@ -13,6 +13,7 @@ from typing import Any
 
 from simjax.config.capacity import SearchConfig
 from simjax.errors import SimjaxError
+from simjax.explore.options import Options
 from simjax.explore.points import Points
 from simjax.metrics.slo import NO_LIMITS
 from simjax.sizing.capacity import Progress
@@ -128,6 +129,12 @@ def fewest_instances(base: Sequence[str], points: Points, search: SearchConfig, 
     given = [x for x in (*base, *(f"{key}=..." for key in points.keys)) if x.partition("=")[0].lstrip("+") == INSTANCES]
     if given:
         raise SimjaxError(f"{given[0]} has no effect with capacity.rate, which finds the number; leave one of them out")
+    cluster = Options(base, points.keys).config({}).cluster
+    if cluster.prefill.instances or cluster.decode.instances or any("instances" in key and key != INSTANCES for key in points.keys):
+        raise SimjaxError(
+            "capacity.rate finds the number of instances that run both phases; with prefill and decode instances leave it out, sweep "
+            "cluster.prefill.instances and cluster.decode.instances, and see which designs hold the rate"
+        )
     report = on_progress or (lambda done, total, runs: None)
     warnings: dict[str, None] = {}
     runs = rounds = 0

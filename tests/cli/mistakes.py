@@ -36,7 +36,7 @@ OPTIONS = cases(
     run scheduler.max_num_seq=4
     unknown option 'scheduler.max_num_seq'; did you mean max_num_seqs
     run +foo=1
-    unknown option 'foo'; known: cluster, device, disaggregation,
+    unknown option 'foo'; known: backend, cluster, device, disaggregation,
     run ++workload.xyz.bar=1
     unknown option 'workload.xyz'; known: block_tokens, concurrency, cv,
     run foo

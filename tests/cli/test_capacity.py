@@ -60,6 +60,10 @@ def test_fewest_instances(cli: Cli, tmp_path: Path) -> None:
         (("capacity.rate=5", "cluster.instances=2"), "cluster.instances=2 has no effect with capacity.rate"),
         (("capacity.rate=0",), "capacity.rate=0.0: it must be a positive rate"),
         (("sweep.resume=x",), "sweep.resume"),
+        (
+            ("cluster=disaggregated", "capacity.rate=3"),
+            "capacity.rate finds the number of instances that run both phases; with prefill and decode instances leave it out",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(cli: Cli, words: tuple[str, ...], line: str) -> None:

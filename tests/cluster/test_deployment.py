@@ -60,12 +60,6 @@ def test_sizes_that_are_not_simulated_yet_are_refused(name: str):
         compile_profile(generic_profile(H100), Deployment(LLAMA, H100, sizes))
 
 
-@pytest.mark.parametrize("role", [Role.PREFILL, Role.DECODE])
-def test_roles_that_are_not_simulated_yet_are_refused(role: Role):
-    with pytest.raises(SimjaxError, match=f"^role={role.value}: not simulated yet; it must be both$"):
-        InstanceSpec(LLAMA, H100, role=role)
-
-
 def test_a_bare_degree_names_the_record():
     with pytest.raises(SimjaxError, match=r"parallelism=2 is now a record, such as Parallelism\(tensor=2\)"):
         InstanceSpec(LLAMA, H100, 2)  # type: ignore[arg-type]

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from simjax.engine.host.result import Result, Status
-from tests.engine.strategies import scenarios
-from tests.engine.two_legs import TwoLegs, two_legs
+from tests.data import data_path
+from tests.engine.scenario import Limits, RouterPolicy, Scenario, Timing
+from tests.engine.strategies import scenarios, sharing
+from tests.engine.test_against_reference import leaps
+from tests.engine.two_legs import TwoLegs, one_to_one, two_legs
 from tests.reference.simulator import RefResult
 
 RTOL = 1e-9
 MODE = st.sampled_from(["leap", "step"])
 LIMITED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-FEWER = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEWER = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Their scores depend on tokens in KV caches, which an asynchronous rank counts at the formation of the next step.
+UNEQUAL_VIEWS = (RouterPolicy.LEAST_KV, RouterPolicy.WEIGHTED)
 
 
 def assert_same(ours: Result, theirs: RefResult) -> None:
@@ -38,17 +47,71 @@ def assert_same(ours: Result, theirs: RefResult) -> None:
 
 
 def check(scenario: TwoLegs, mode: str) -> None:
-    theirs = scenario.run_reference()
-    assert_same(scenario.run(leap=mode == "leap"), theirs)
+    assume(scenario.router not in UNEQUAL_VIEWS)
+    assert_same(scenario.run(leap=mode == "leap" and leaps(scenario)), scenario.run_reference())
 
 
-@given(scenario=two_legs(scenarios(instances=2), ("nixl",)), mode=MODE)
-@LIMITED
-def test_one_to_one(scenario: TwoLegs, mode: str):
-    check(scenario, mode)
-
-
-@given(scenario=two_legs(scenarios(instances=3), ("nixl",)), mode=MODE)
+@given(scenario=two_legs(scenarios(instances=3)), mode=MODE)
 @LIMITED
 def test_three_ranks(scenario: TwoLegs, mode: str):
     check(scenario, mode)
+
+
+@given(scenario=two_legs(scenarios(instances=2, closed=True)), mode=MODE)
+@FEWER
+def test_closed_loop(scenario: TwoLegs, mode: str):
+    check(scenario, mode)
+
+
+@given(scenario=two_legs(sharing(instances=3, sessions=True)), mode=MODE)
+@FEWER
+def test_sessions_with_prefix_caches(scenario: TwoLegs, mode: str):
+    check(scenario, mode)
+
+
+# ---- vLLM's own scheduler
+
+# All but those in which a rank both decodes and has its prompts read ("HOLDbusy").
+CASES = ("D1 async={} a=10.3 X=2.5", "D1 async={} a=10.0 X=0.2", "D1 async={} a=10.9 X=7", "D1 async={} a=10.5 X=0.5", "idle async={}")
+CASES += ("D0 async={} at=4.5", "D0 async={} at=5.5", "D0 async={} at=6.5", "SEATS async={}", "HOLD async={}")
+RECORDED = [name.format(way) for way in (False, True) for name in CASES]
+UNIT = Timing(np.zeros(65), np.zeros(17), (1.0, 0.0, 0.0), (1.0, 0.0))
+TOGETHER = 32  # prompts up to this length have no transfer in the recorded scenarios
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_vllms_scheduler(name: str):
+    """A decode rank that loads, or a prefill rank whose blocks are read, in unit steps: times as vLLM 0.19.0 has them."""
+    (case,) = (x for x in json.loads(data_path("vllm_oracle/pd.json").read_text()) if x["name"] == name)
+    limits, rows, holds = case["scenario"]["limits"], case["scenario"]["requests"], name.startswith("HOLD")
+    recorded = Limits(
+        num_blocks=limits["num_gpu_blocks"] - 1,
+        async_scheduling=limits["async_scheduling"],
+        **{x: limits[x] for x in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len")},
+    )
+    other = replace(recorded, num_blocks=10_000, max_num_seqs=8, max_num_batched_tokens=4_096, async_scheduling=False)
+    arrival_s = np.array([row["arrival_s"] - (1.0 if "load_tokens" in row else 0.0) for row in rows])  # the other rank's step before
+    order, shift_s = np.argsort(arrival_s, kind="stable"), -min(arrival_s.min(), 0.0)
+    prompt, output = (np.array([rows[r][x] for r in order]) for x in ("prompt", "output"))
+    (transfer_s,) = {row.get("load_s", row.get("hold_s")) for row in rows} - {None}
+    ranks = (recorded, other) if holds else (other, recorded)
+    plain = Scenario(ranks, arrival_s[order] + shift_s, prompt, output, timing=UNIT)
+    pass_s, together = case["scenario"].get("empty_pass_s", 0.0), 0 if holds else TOGETHER
+    run = one_to_one(plain, 0.0, transfer_s, empty_pass_s=pass_s, local_prefill_tokens=together).run()
+    log, moved = run.requests, run.handovers
+    assert moved is not None
+    theirs = [case["requests"][r] for r in order]
+    expected = {x: [row[x] for row in theirs] for x in ("scheduled_s", "first_token_s", "finish_s", "preemptions")}
+    if holds:
+        assert_times(moved.prefill_scheduled_s - shift_s, expected["scheduled_s"])
+        assert_times(moved.prefill_finish_s - shift_s, expected["finish_s"])
+        return
+    here_s = np.where(moved.prefill_instance >= 0, moved.decode_scheduled_s, log.scheduled_s)
+    assert_times(here_s - shift_s, expected["scheduled_s"])
+    assert_times(log.first_token_s - shift_s, expected["first_token_s"])
+    assert_times(log.finish_s - shift_s, expected["finish_s"])
+    np.testing.assert_array_equal(log.preemptions, expected["preemptions"])
+
+
+def assert_times(ours: np.ndarray, theirs: list[float]) -> None:
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)

@@ -47,12 +47,12 @@ def execute(config: ShowPointConfig, as_yaml: str) -> None:
     if row is None:
         say(f"the table has no row of point {config.point} yet: nothing to compare with")
         return
-    from simjax.job import service_levels
+    from simjax.job import measurement_window, service_levels
     from simjax.metrics.rows import METRICS, result_row
 
     found: dict[str, Any] = {
         "status": done.result.status.name.lower(),
-        **result_row(done.result, service_levels(single.slo), done.cluster.num_devices),
+        **result_row(done.result, service_levels(single.slo), done.cluster.num_devices, window=measurement_window(single.metrics)),
     }
     different = [name for name in ("status", *METRICS) if not same(row[name], found[name])]
     if not different:

@@ -81,6 +81,7 @@ class ClosedLoop:
     def answer(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         """The turn once the clients of the finished requests have their answer: they send the next ones after the pause."""
         finished, request = turn.emitted.finished & turn.due & turn.state.handovers.answers(params, turn.i), turn.before.slots.request
-        send_s = turn.now_s + turn.limits.api_post_s + params.requests.think_s[params.served]
+        done_s = turn.rank.slots.token_s if shape.handovers else turn.now_s  # one with all its tokens from its prefill needs no step
+        send_s = done_s + turn.limits.api_post_s + params.requests.think_s[params.served]
         client = jnp.where(finished, self.client[jnp.minimum(request, shape.requests - 1)], shape.clients)
         return turn.with_state(arrivals=dataclasses.replace(self, send_s=self.send_s.at[client].set(send_s, mode="drop")))

@@ -10,7 +10,7 @@ from jax import Array
 
 from simjax.cluster.disaggregation import Reserve
 from simjax.engine.accounting.totals import Overflow
-from simjax.engine.handover.rows import row_mask, rules, with_row
+from simjax.engine.handover.rows import row_mask, rules, table_of, with_row
 from simjax.engine.handover.table import Handovers, Phase, Role
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
@@ -30,11 +30,10 @@ def final_tokens(shape: EngineShape, params: ClusterParams, i: Array | int, prom
 
 
 def routed_s(shape: EngineShape, params: ClusterParams, turn: Turn, request: Int32[Array, " W"], arrival_s: Float64[Array, " W"]) -> Array:
-    """Times at which requests reached the router on their way to the rank whose turn it is, from those at which they arrived, float64[W]."""
+    """Times at which requests came to the router on their way to the rank whose turn it is, from those of their arrival, float64[W]."""
     if not shape.handovers:
         return arrival_s
-    table, handover = turn.state.handovers, rules(params)
-    assert isinstance(table, Handovers)
+    table, handover = table_of(turn.state), rules(params)
     early = handover.reserve == Reserve.BEFORE
     second = jnp.where(early, handover.role[turn.i] == Role.PREFILL, table.decode_of[request] == turn.i)
     return jnp.where(second & (handover.reserve != Reserve.WITH), table.second_s[request], arrival_s)
@@ -44,8 +43,7 @@ def loads(shape: EngineShape, turn: Turn, request: Int32[Array, " W"], resumed: 
     """Waiting requests of the rank whose turn it is that have KV to load first."""
     if not shape.handovers:
         return jnp.zeros_like(resumed)
-    table = turn.state.handovers
-    assert isinstance(table, Handovers)
+    table = table_of(turn.state)
     return ~resumed & (table.decode_of[request] == turn.i)
 
 
@@ -57,8 +55,7 @@ def end_prefill(shape: EngineShape, params: ClusterParams, turn: Turn, before: R
     if not shape.handovers:
         return turn
     state, handover, departed, slots = turn.state, rules(params), turn.departed, before.slots
-    table = state.handovers
-    assert isinstance(table, Handovers)
+    table = table_of(state)
     kept = departed.some & turn.due & (handover.role[turn.i] == Role.PREFILL)
     row, room = table.row_of(departed.request)
     mine, begun = row_mask(shape, row, kept), table.request[row] == departed.request

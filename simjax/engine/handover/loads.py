@@ -14,13 +14,13 @@ from simjax.engine.accounting.totals import Overflow
 from simjax.engine.columns import in_order
 from simjax.engine.control.reduce import INT32_MAX
 from simjax.engine.handover.legs import prefill_cached_tokens
-from simjax.engine.handover.rows import row_mask, rules, settled, with_row
+from simjax.engine.handover.rows import row_mask, rules, settled, table_of, with_row
 from simjax.engine.handover.table import Handovers, Phase
 from simjax.engine.host.result import HandoverLog
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
 from simjax.engine.params import ClusterParams
-from simjax.engine.rank import NEVER, Slots
+from simjax.engine.rank import NEVER, WITH_ALL_TOKENS, Slots
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
 
@@ -31,26 +31,23 @@ if TYPE_CHECKING:
 def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """Give a seat to a request whose KV cache has landed: the first of them, in the order in which they began to load.
 
-    They come before all that wait in the queue, and before preempted requests. One joins in a tick; if there is another, or this one finds
-    no block for its token, admission does not go on in this tick.
+    They come before all that wait in the queue, and before preempted requests. One joins in a tick; if there is another, admission does
+    not go on in this tick.
     """
     if not shape.handovers:
         return turn
-    table, rank, limits, f, handover = turn.state.handovers, turn.rank, turn.limits, turn.formation, rules(params)
-    assert isinstance(table, Handovers)
+    table, rank, limits, f, handover = table_of(turn.state), turn.rank, turn.limits, turn.formation, rules(params)
     ready = table.loading(turn.i) & (table.decode_told_s <= turn.horizon_s)
     order = jnp.where(ready, table.order, INT32_MAX)
     row = jnp.argmin(order).astype(jnp.int32)
     request = jnp.minimum(table.request[row], shape.requests - 1)
     prompt, output = params.request("prompt_tokens", request), params.request("output_tokens", request)
     carried = handover.carried.astype(jnp.int32)
-    more_blocks = blocks_of(prompt + carried, limits.block_size) - blocks_of(prompt, limits.block_size)
     room = (f.seats < limits.max_num_seqs) & (f.token_budget > 0)
     room |= handover.at_once & (rank.num_running + rank.num_preempted < limits.slots)
     open_ = turn.due & ~turn.waits & ~f.shut & (f.preempted == 0) & room
-    wanted = open_ & ready[row]
-    done = wanted & (carried > 0) & (output == 1)  # its only token was carried: it needs no step
-    joins = wanted & (done | (f.blocks + more_blocks <= limits.num_blocks))
+    joins = open_ & ready[row]
+    done = joins & (carried > 0) & (output == 1)  # its only token was carried: it needs no step
     slots = _inserted(turn, table, row, joins, prompt, prompt + output, carried, done, handover.at_once)
     rank = dataclasses.replace(
         rank,
@@ -64,9 +61,7 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         f,
         seats=f.seats + takes,
         token_budget=f.token_budget - takes,
-        blocks=f.blocks + jnp.where(takes > 0, more_blocks, 0),
         continues=f.continues | (joins & (jnp.sum(ready, dtype=jnp.int32) > joined)) | done,
-        shut=f.shut | (wanted & ~joins),
         refused=jnp.any(ready) & ~joins,
         leaving=f.leaving | done,
     )
@@ -103,7 +98,7 @@ def _inserted(
         first_token_s=token_s,
         token_s=token_s,
         held=held,
-        last_tokens=jnp.zeros((), jnp.int32),
+        last_tokens=jnp.where(done, WITH_ALL_TOKENS, 0),
         answered=jax.tree.map(lambda x: jnp.zeros((), bool), slots.answered),
     )
     behind, here = joins & (slots.position > at), joins & (slots.position == at)
@@ -135,7 +130,8 @@ def begin_load(
     """The turn once the request at the head of the queue, which found some blocks in the cache, has begun to load the others.
 
     Args:
-        shape, params: of the cluster.
+        shape: of the cluster.
+        params: of the cluster.
         turn: turn of its decode rank, once the formation counts its blocks.
         request: int32[].
         found: blocks of its prompt that the decode rank has cached, int32[].
@@ -144,14 +140,15 @@ def begin_load(
     if not shape.handovers:
         return turn
     state, handover, size = turn.state, rules(params), turn.limits.block_size
-    table = state.handovers
-    assert isinstance(table, Handovers)
+    table = table_of(state)
     known = jnp.minimum(request, shape.requests - 1)
     row, room = table.row_of(known)
     begins = begins & turn.due
     mine = row_mask(shape, row, begins)
     prompt = params.request("prompt_tokens", known)
     own_blocks = blocks_of(prompt, size) - jnp.asarray(found)
+    # A carried token gets its place as well: it would need a new block once it is there, when loads may have taken all of them.
+    place = (handover.carried & (params.request("output_tokens", known) > 1)).astype(jnp.int32)
     early = handover.reserve == Reserve.BEFORE
     sent_s = jnp.where(handover.at_once, table.finish_s[row], NEVER)
     no_holds = jax.tree.map(lambda x: x[row], table.decode_held).emptied()
@@ -161,7 +158,7 @@ def begin_load(
         "phase": Phase.LOADING.value,
         "order": table.begun,
         "leg_s": jnp.where(early, turn.horizon_s + handover.handover_s, NEVER),
-        "decode_blocks": own_blocks,
+        "decode_blocks": blocks_of(prompt + place, size) - jnp.asarray(found),
         # Sent within the steps of the prefill: it is there already.
         "start_s": sent_s,
         "landed_s": sent_s,

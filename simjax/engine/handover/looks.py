@@ -10,7 +10,7 @@ from jax import Array
 
 from simjax.engine.control.select import select
 from simjax.engine.handover.passes import Passes, news_at, pass_at
-from simjax.engine.handover.rows import rules
+from simjax.engine.handover.rows import rules, table_of
 from simjax.engine.handover.table import Handovers
 from simjax.engine.handover.transfers import next_news_s
 from simjax.engine.params import ClusterParams
@@ -29,8 +29,8 @@ def plan_looks(params: ClusterParams, turn: Turn, f: Formation, busy: Plan, plan
     requests (`resumes` after such an end) and sleeps from pass to pass; or it has none and sleeps until one comes.
     """
     rank, before, later, pass_s = turn.rank, turn.before.passes, turn.limits.async_scheduling, rules(params).empty_pass_s
-    now_s, formed_s, table = turn.now_s, turn.horizon_s, turn.state.handovers
-    assert isinstance(table, Handovers) and isinstance(before, Passes)
+    now_s, formed_s, table = turn.now_s, turn.horizon_s, table_of(turn.state)
+    assert isinstance(before, Passes)
     no = jnp.zeros((), bool)
     runs = ~f.continues & (plan.tokens > 0)
     pending = f.refused | (rank.num_preempted > 0) | jnp.any(table.loading(turn.i))

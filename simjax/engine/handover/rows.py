@@ -17,11 +17,19 @@ from simjax.engine.shape import EngineShape
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32
 
+    from simjax.engine.state import ClusterState
+
 
 def rules(params: ClusterParams) -> HandoverParams:
     """The hand-overs of a cluster that has some."""
     assert params.handover is not None
     return params.handover
+
+
+def table_of(state: ClusterState) -> Handovers:
+    """The table of a cluster that has one."""
+    assert isinstance(state.handovers, Handovers)
+    return state.handovers
 
 
 def row_mask(shape: EngineShape, row: Int32[Array, ""], wanted: Array) -> Bool[Array, " K"]:

@@ -15,6 +15,7 @@ from simjax.engine.control.select import select
 from simjax.engine.handover.links import Flows
 from simjax.engine.host.result import HandoverLog
 from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
+from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER
 from simjax.engine.shape import EngineShape
 

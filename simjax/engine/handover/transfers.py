@@ -12,7 +12,7 @@ from jax import Array
 from simjax.engine.arrivals.arrivals import next_arrival_s
 from simjax.engine.control.select import select
 from simjax.engine.handover.passes import Passes, news_at, told_s
-from simjax.engine.handover.rows import row_mask, rules
+from simjax.engine.handover.rows import row_mask, rules, table_of
 from simjax.engine.handover.sizes import sizes
 from simjax.engine.handover.table import Handovers, Phase
 from simjax.engine.params import ClusterParams
@@ -31,8 +31,7 @@ def land(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     state = turn.state
     if not shape.handovers:
         return turn
-    table = state.handovers
-    assert isinstance(table, Handovers)
+    table = table_of(state)
     t_s, row = table.flows.end_s, table.flows.ending
     first_s = jnp.minimum(jnp.minimum(table.next_leg_s, next_arrival_s(params, state)), jnp.min(due_s(state.ranks)))
     lands = (t_s <= first_s) & jnp.isfinite(t_s)
@@ -58,6 +57,7 @@ def landed(
     mine = row_mask(shape, row, wanted)
     table = dataclasses.replace(table, landed_s=jnp.where(mine, landed_s, table.landed_s))
     ranks, number = state.ranks, jnp.arange(shape.ranks, dtype=jnp.int32)
+    assert isinstance(ranks.passes, Passes)
     concerned = wanted & ((number == pair[0]) | (number == pair[1]))
 
     def heard(plan: Plan, passes: Passes, async_scheduling: Array) -> Plan:
@@ -71,8 +71,7 @@ def begin_transfer(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tur
     """Begin a transfer whose two ends are ready since this turn: the prefill has ended, and the decode rank has reserved blocks."""
     if not shape.handovers:
         return turn
-    table = turn.state.handovers
-    assert isinstance(table, Handovers)
+    table = table_of(turn.state)
     ready = (table.phase == Phase.LOADING) & jnp.isfinite(table.finish_s) & ~jnp.isfinite(table.start_s)
     row, wanted = jnp.argmax(ready).astype(jnp.int32), jnp.any(ready) & turn.due
     mine = row_mask(shape, row, wanted)
@@ -95,8 +94,8 @@ def hear(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     state = turn.state
     if not shape.handovers:
         return turn
-    table, plan, passes = state.handovers, turn.before.plan, turn.before.passes
-    assert isinstance(table, Handovers) and isinstance(passes, Passes)
+    table, plan, passes = table_of(state), turn.before.plan, turn.before.passes
+    assert isinstance(passes, Passes)
     # A look of an idle rank counts once the scheduler has been told; until then the next plan may make it the launch of a step.
     now_told_s = _told(params, turn, table, plan, passes)
     now_told_s = jnp.where((plan.steps > 0) | (now_told_s <= turn.horizon_s), now_told_s, NEVER)

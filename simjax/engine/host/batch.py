@@ -103,7 +103,7 @@ def _handovers(records: Sequence[HandoverParams], shape: EngineShape) -> Handove
     if not records:
         return None
     ranks, fill = shape.ranks, shape.links - 1
-    tables = {}
+    tables: dict[str, Any] = {}
     for name in ("bytes_per_token", "setup_s", "per_block_s", "layers", "role"):
         tables[name] = np.stack([_padded(np.asarray(getattr(x, name)), ranks) for x in records])
     paths = [np.where(x.path == len(x.capacity) - 1, fill, x.path).astype(np.int32) for x in records]
@@ -112,7 +112,8 @@ def _handovers(records: Sequence[HandoverParams], shape: EngineShape) -> Handove
     tables["capacity"] = np.stack([np.pad(x[:-1], (0, shape.links + 1 - len(x)), constant_values=UNBOUNDED) for x in capacities])
     tables["decode_router"] = jax.tree.map(lambda *x: np.stack(x), *(x.decode_router for x in records))
     rest = [name for name in HandoverParams.__dataclass_fields__ if name not in tables]
-    return HandoverParams(**tables, **{name: np.stack([getattr(x, name) for x in records]) for name in rest})
+    tables |= {name: np.stack([getattr(x, name) for x in records]) for name in rest}
+    return HandoverParams(**tables)
 
 
 def _padded(table: np.ndarray, ranks: int, fill: int = 0) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from simjax.engine.columns import completed, read_rows
-from simjax.engine.handover.table import NoHandovers
+from simjax.engine.handover.table import Handovers, NoHandovers, Phase
 from simjax.engine.host.batch import Batch
 from simjax.engine.host.lower import Lowered
 from simjax.engine.host.result import NEVER, HandoverLog, InstanceLog, LeapLog, RequestLog, Result, Status
@@ -97,6 +97,8 @@ def handover_log(
     if isinstance(state.handovers, NoHandovers):
         return requests, None
     found = read_rows(HandoverLog, shape, np.asarray(state.handovers.outcome)[: len(requests.finished)])
+    if not requests.finished.all():
+        _add_rows(state.handovers, found)
     two = found["prefill_instance"] >= 0
     log = HandoverLog(
         **found,
@@ -106,6 +108,24 @@ def handover_log(
     scheduled_s = np.where(two, log.prefill_scheduled_s, requests.scheduled_s)
     cached = np.where(two, log.prefill_cached_tokens, requests.cached_tokens).astype(np.int32)
     return replace(requests, scheduled_s=scheduled_s, cached_tokens=cached), log
+
+
+def _add_rows(table: Handovers, found: dict[str, np.ndarray]) -> None:
+    """Add what is known of hand-overs that a run was cut in."""
+    rows = np.flatnonzero((np.asarray(table.phase) != Phase.FREE) & np.isfinite(np.asarray(table.finish_s)))
+    request = np.asarray(table.request)[rows]
+    known = {
+        "prefill_instance": table.prefill,
+        "prefill_scheduled_s": table.scheduled_s,
+        "prefill_finish_s": table.finish_s,
+        "transfer_start_s": table.start_s,
+        "transfer_end_s": table.landed_s,
+        "transfer_bytes": table.moved_bytes,
+        "prefill_preemptions": table.preemptions,
+    }
+    for name, values in known.items():
+        if name in found:
+            found[name][request] = np.asarray(values)[rows]
 
 
 def _add_queued(shape: EngineShape, state: ClusterState, log: RequestLog, cut_s: float) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
+from simjax.engine.host.impossible import refuse_impossible
 from simjax.engine.host.lower_handover import MORE_ROWS, ROWS, handover_params
 from simjax.engine.host.lower_requests import largest_fanout, longest_path, prefix_params, request_models, request_params
 from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams
@@ -173,31 +174,3 @@ def served_models(cluster: ClusterSpec, workload: Workload) -> np.ndarray | None
             f"{workload.source}: request {missing[0]} names the model {name}, which no instance serves; the cluster has {served}"
         )
     return of_instances
-
-
-def refuse_impossible(cluster: ClusterSpec, instances: RankParams, workload: Workload) -> None:
-    """Raise for the first request that no instance of its model can ever serve: by name, before anything runs."""
-    total = workload.prompt_tokens.astype(np.int64) + workload.output_tokens
-    blocks = -(-(total[:, None] - 1) // instances.block_size)  # the last token is never put into the cache
-    short, small = total[:, None] > instances.max_model_len, blocks > instances.num_blocks
-    other = np.zeros((1, len(cluster.instances)), bool)
-    if instances.model is not None and workload.models is not None:
-        other = (workload.models.index[:, None] >= 0) & (workload.models.index[:, None] != np.asarray(instances.model))
-    impossible = np.flatnonzero((short | small | other).all(axis=1))
-    if not impossible.size:
-        return
-    r = int(impossible[0])
-    held = np.minimum(instances.max_model_len, instances.num_blocks.astype(np.int64) * instances.block_size)
-    best = int(np.argmax(np.where(other[r % len(other)], -1, held)))
-    spec = cluster.instances[best]
-    if small[r, best]:
-        capacity = int(instances.num_blocks[best]) * spec.limits.block_size
-        reason = f"the KV cache of {spec.model.name} on {spec.device.name} holds {capacity} tokens ({instances.num_blocks[best]} blocks)"
-    elif spec.limits.enable_chunked_prefill or total[r] > (spec.limits.max_model_len or spec.model.max_position_embeddings):
-        reason = f"max_model_len is {instances.max_model_len[best]}"
-    else:
-        reason = f"without chunked prefill it must fit max_num_batched_tokens={spec.limits.max_num_batched_tokens}"
-    raise SimjaxError(
-        f"{workload.source}: request {r} ({workload.prompt_tokens[r]} prompt + {workload.output_tokens[r]} output tokens) can never be "
-        f"served: {reason}; {impossible.size} of {len(workload)} requests are too long"
-    )

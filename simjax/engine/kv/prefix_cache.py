@@ -16,7 +16,7 @@ from jax.tree_util import Partial
 
 from simjax.engine.control.reduce import INT32_MAX
 from simjax.engine.control.select import select
-from simjax.engine.handover.rows import freed_rows
+from simjax.engine.handover.rows import freed_rows, table_of
 from simjax.engine.kv.block_pool import BlockPool
 from simjax.engine.kv.blocks import full_blocks
 from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
@@ -80,7 +80,7 @@ class NoPrefixCache:
 
     def free_read(self, shape: EngineShape, params: ClusterParams, turn: Turn, read: Bool[Array, " K"]) -> Turn:
         """The turn once the prefill rank has freed the blocks of some rows of hand-overs."""
-        return turn.with_state(handovers=freed_rows(turn.state.handovers, read))
+        return turn.with_state(handovers=freed_rows(table_of(turn.state), read))
 
     def touch(self, shape: EngineShape, params: ClusterParams, turn: Turn, request: Array, row: Array, found: Array, wanted: Array) -> Turn:
         """The turn once a request that loads its KV cache holds what it found."""
@@ -186,7 +186,7 @@ class PrefixCache:
 
     def free_read(self, shape: EngineShape, params: ClusterParams, turn: Turn, read: Bool[Array, " K"]) -> Turn:
         """The turn once the prefill rank has freed the blocks of some rows of hand-overs: of one a tick, the step waits for the others."""
-        table, tree = turn.state.handovers, RankTree.of(params, turn.limits, turn.i)
+        table, tree = table_of(turn.state), RankTree.of(params, turn.limits, turn.i)
         row = jnp.argmin(jnp.where(read, table.request, INT32_MAX)).astype(jnp.int32)
         some = read[row]
         held = jax.tree.map(lambda x: x[row], table.prefill_held)
@@ -197,7 +197,7 @@ class PrefixCache:
 
     def touch(self, shape: EngineShape, params: ClusterParams, turn: Turn, request: Array, row: Array, found: Array, wanted: Array) -> Turn:
         """The turn once a request that loads its KV cache, in a row of hand-overs, holds what it found; there is room for the rest."""
-        table, tree = turn.state.handovers, RankTree.of(params, turn.limits, turn.i)
+        table, tree = table_of(turn.state), RankTree.of(params, turn.limits, turn.i)
         old = jax.tree.map(lambda x: x[row], table.decode_held)
         path = tree.path(shape, request, wanted)
         pool, held = self.pool.allocate(turn.i, path, old, found, jnp.where(wanted, found, 0))

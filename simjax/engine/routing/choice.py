@@ -100,7 +100,7 @@ def handed(
     mine: Bool[Array, " N"],
     i: Int32[Array, ""] | None = None,
 ) -> tuple[Rank, Int32[Array, "N L"]]:
-    """The ranks and their lists once the router has handed a request to those of the mask at t_s; `i`: the rank if it is one at most."""
+    """The ranks and their lists once the router has handed a request to those of the mask at t_s; `i` is the rank if one at most can be."""
     ranks, routes = state.ranks, state.routes
     if shape.has_routes:
         spare = shape.requests + shape.window - 1

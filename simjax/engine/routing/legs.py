@@ -10,7 +10,8 @@ from jax import Array
 from simjax.cluster.disaggregation import Reserve
 from simjax.engine.arrivals.arrivals import next_arrival_s
 from simjax.engine.control.reduce import argmin
-from simjax.engine.handover.table import Handovers, Role
+from simjax.engine.handover.rows import table_of
+from simjax.engine.handover.table import Role
 from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.routing.choice import choose, handed
 from simjax.engine.routing.scores import legs_eligible, look, missed_tokens, scores
@@ -26,8 +27,8 @@ def route_legs(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     altogether if enough of its prompt is cached there, or it is short.
     """
     state, handover = turn.state, params.handover
-    table = state.handovers
-    assert isinstance(table, Handovers) and handover is not None
+    table = table_of(state)
+    assert handover is not None
     client_s, leg_s = next_arrival_s(params, state), table.next_leg_s
     t_s = jnp.minimum(client_s, leg_s)
     due_s = jnp.min(state.ranks.passes.due_s(state.ranks.plan))

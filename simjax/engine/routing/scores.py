@@ -147,4 +147,4 @@ def missed_tokens(
     """Tokens of a request's prompt that are not in the prefix cache of rank i, as the router sees it, float64[]."""
     prompt = params.request("prompt_tokens", request).astype(jnp.float64)
     share = state.kv.missed_share(shape, params, view.contents, request)
-    return prompt * (share if isinstance(share, float) else share[i])
+    return prompt * (share if isinstance(share, float) else jnp.asarray(share)[i])

@@ -62,8 +62,11 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
     at_once = jnp.zeros_like(waiting.loads)
     if params.handover is not None:  # a load asks for all its blocks, and for no token
         at_once = params.handover.at_once & waiting.loads
-        blocks = jnp.where(waiting.loads, blocks_of(waiting.num_tokens, limits.block_size) - shared, blocks)
+        held = waiting.num_tokens + (params.handover.carried & (waiting.final_tokens > waiting.num_tokens + 1)).astype(jnp.int32)
+        blocks = jnp.where(waiting.loads, blocks_of(held, limits.block_size) - shared, blocks)
     asked = jnp.where(limits.reserve_full_isl, blocks_of(waiting.num_tokens, limits.block_size) - shared, blocks)
+    if params.handover is not None:
+        asked = jnp.where(waiting.loads, blocks, asked)
     fits = f.blocks + _before(blocks) + asked <= limits.num_blocks
     has_seat = f.seats + _before((~waiting.passed).astype(jnp.int32)) < limits.max_num_seqs
     has_budget = (chunk > 0) & (waiting.loads | limits.enable_chunked_prefill | (chunk == need))

@@ -12,6 +12,7 @@ from jax import Array
 from simjax.engine.control.reduce import reduce_slots
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
+from simjax.engine.rank import WITH_ALL_TOKENS
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
 
@@ -65,8 +66,13 @@ def commit(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     blocks = jnp.where(running, blocks_of(computed, turn.limits.block_size) - slots.held.hashed, 0)
     prompt = jnp.where(in_step & ~decode, slots.num_new_tokens, 0)
     sums, _, _ = reduce_slots([token, decode, resumed, prompt, blocks])
+    finished = token & after.finished
+    if slots.last_tokens is not None:  # with hand-overs a request may come with its only token
+        arrived = (slots.position < rank.num_running) & (slots.last_tokens == WITH_ALL_TOKENS)
+        finished |= arrived
+        after = dataclasses.replace(after, last_tokens=jnp.where(arrived, 0, after.last_tokens))
     emitted = Emitted(
-        finished=token & after.finished,
+        finished=finished,
         prompt_tokens=sums[3],
         first_outputs=sums[0],
         decodes=sums[1],

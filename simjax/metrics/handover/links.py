@@ -66,9 +66,10 @@ class LinkUse:
     @cached_property
     def most_transfers(self) -> np.ndarray:
         """Most transfers on each link at once, int64[L]; one that ends as another starts is not counted with it."""
-        links = np.concatenate([self.link, self.link])
-        steps = np.repeat([1, -1], len(self.link))
-        order = np.lexsort((steps, np.concatenate([self.start_s, self.end_s]), links))
+        links, steps = np.concatenate([self.link, self.link]), np.repeat([-1, 1], len(self.link))
+        order = np.argsort(np.concatenate([self.end_s, self.start_s]), kind="stable")  # of equal times, ends come first
+        narrow = np.uint16 if len(self.capacity) < 2**16 else np.int64  # numpy sorts short integers by their digits
+        order = order[np.argsort(links[order].astype(narrow), kind="stable")]
         most = np.zeros(len(self.capacity), np.int64)
         np.maximum.at(most, links[order], np.cumsum(steps[order]))  # each link ends at 0, so that the sum begins anew with the next
         return most

@@ -76,4 +76,4 @@ def _draw_links(axes: Axes, frame: pd.DataFrame, edges: np.ndarray) -> None:
 
 def _grid(frame: pd.DataFrame, name: str) -> np.ndarray:
     """A column of a timeline by instance and bin, float64[N, B]."""
-    return frame[name].to_numpy(np.float64).reshape(frame["instance"].nunique(), -1)
+    return frame[name].to_numpy(np.float64).reshape(len(set(frame["instance"])), -1)

@@ -1,0 +1,66 @@
+"""Requests that a cluster can never serve: refused by name, before anything runs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from simjax.cluster.spec import ClusterSpec
+from simjax.deployment import Role
+from simjax.engine.params import RankParams
+from simjax.errors import SimjaxError
+from simjax.workload.workload import Workload
+
+
+def refuse_impossible(cluster: ClusterSpec, instances: RankParams, workload: Workload) -> None:
+    """Raise for the first request for which no instance of its model, or for one of its two legs none, is large enough.
+
+    Raises:
+        SimjaxError: there is such a request.
+    """
+    whole = workload.prompt_tokens.astype(np.int64) + workload.output_tokens
+    role = np.array([x.role.value for x in cluster.instances])
+    both, decode, prefill = (role == x.value for x in (Role.BOTH, Role.DECODE, Role.PREFILL))
+    served = _holds(cluster, instances, workload, whole) & ~prefill
+    alone, last = (served & both).any(axis=1), (served & decode).any(axis=1)
+    first = np.zeros_like(last)
+    if prefill.any():  # a prefill instance holds the prompt and gives one token
+        first = (_holds(cluster, instances, workload, workload.prompt_tokens.astype(np.int64) + 1) & prefill).any(axis=1)
+    impossible = np.flatnonzero(~(alone | (first & last)))
+    if not impossible.size:
+        return
+    r = int(impossible[0])
+    tokens, among = (whole, ~prefill) if not last[r] else (workload.prompt_tokens.astype(np.int64) + 1, prefill)
+    raise SimjaxError(
+        f"{workload.source}: request {r} ({workload.prompt_tokens[r]} prompt + {workload.output_tokens[r]} output tokens) can never be "
+        f"served: {_reason(cluster, instances, workload, r, int(tokens[r]), among)}; {impossible.size} of {len(workload)} requests are too "
+        "long"
+    )
+
+
+def _holds(cluster: ClusterSpec, instances: RankParams, workload: Workload, tokens: np.ndarray) -> np.ndarray:
+    """Whether each of N instances can hold R requests of these lengths, and is of their model; bool[R, N]."""
+    blocks = -(-(tokens[:, None] - 1) // instances.block_size)  # the last token is never put into the cache
+    fits = (tokens[:, None] <= instances.max_model_len) & (blocks <= instances.num_blocks)
+    return fits & ~_of_another_model(cluster, instances, workload)
+
+
+def _of_another_model(cluster: ClusterSpec, instances: RankParams, workload: Workload) -> np.ndarray:
+    """Whether the instances serve another model than the requests name, bool[R, N]; [1, N] where none names one."""
+    if instances.model is None or workload.models is None:
+        return np.zeros((1, len(cluster.instances)), bool)
+    return (workload.models.index[:, None] >= 0) & (workload.models.index[:, None] != np.asarray(instances.model))
+
+
+def _reason(cluster: ClusterSpec, instances: RankParams, workload: Workload, r: int, tokens: int, among: np.ndarray) -> str:
+    """What keeps a request of some tokens out of the largest of some instances (bool[N])."""
+    held = np.minimum(instances.max_model_len, instances.num_blocks.astype(np.int64) * instances.block_size)
+    other = _of_another_model(cluster, instances, workload)
+    best = int(np.argmax(np.where(other[r % len(other)] | ~among, -1, held)))
+    spec = cluster.instances[best]
+    of = "" if spec.role is Role.BOTH else f" (its {spec.role.value} instances)"
+    if -(-(tokens - 1) // int(instances.block_size[best])) > instances.num_blocks[best]:
+        capacity = int(instances.num_blocks[best]) * spec.limits.block_size
+        return f"the KV cache of {spec.model.name} on {spec.device.name}{of} holds {capacity} tokens ({instances.num_blocks[best]} blocks)"
+    if spec.limits.enable_chunked_prefill or tokens > (spec.limits.max_model_len or spec.model.max_position_embeddings):
+        return f"max_model_len is {instances.max_model_len[best]}{of}"
+    return f"without chunked prefill it must fit max_num_batched_tokens={spec.limits.max_num_batched_tokens}{of}"
