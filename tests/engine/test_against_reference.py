@@ -13,7 +13,7 @@ from tests.reference.simulator import RefResult
 
 RTOL = 1e-9  # of design §9; the two sum the same step times in different orders
 # These see the caches as they were when an engine's leap began, not as they are in the middle of it.
-SEEING = (RouterPolicy.LONGEST_PREFIX, RouterPolicy.WEIGHTED)
+SEEING = (RouterPolicy.LONGEST_PREFIX, RouterPolicy.WEIGHTED, RouterPolicy.LLM_D, RouterPolicy.DYNAMO)
 FEWER = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LIMITED = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

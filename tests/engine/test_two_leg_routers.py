@@ -19,6 +19,7 @@ from simjax.engine.routing.scores import costs, look, relative_queues
 from simjax.engine.state import initial_state
 from tests.engine.scenario import Limits, RouterPolicy, Scenario
 from tests.engine.strategies import scenarios, sharing
+from tests.engine.test_against_reference import SEEING
 from tests.engine.test_two_legs import UNEQUAL_VIEWS, assert_same
 from tests.engine.two_legs import TwoLegs, one_to_one, two_legs
 
@@ -32,7 +33,6 @@ WEIGHTS = [
     CostWeights(prefill_load_scale=0.7, overlap_credit=0.5, active_weight=1.5),
     CostWeights(prefill_load_scale=2.0, active_weight=0.25, temperature=3.0),
 ]
-SEEING = (RouterPolicy.LONGEST_PREFIX, RouterPolicy.LLM_D, RouterPolicy.DYNAMO)
 
 
 @st.composite
