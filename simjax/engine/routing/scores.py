@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.reduce import INT32_MAX, reduce_last
+from simjax.engine.handover.passes import Passes
 from simjax.engine.handover.table import Role
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams, RouterParams
@@ -52,11 +53,16 @@ def legs_eligible(params: ClusterParams, request: Int32[Array, ""]) -> tuple[Boo
 
 
 def kv_tokens_at(ranks: Rank, t_s: Float64[Array, ""]) -> Int64[Array, " N"]:
-    """Tokens in each KV cache at t_s, read from state and plan: a step counts once it has ended before t_s."""
+    """Tokens in each KV cache at t_s, read from state and plan: a step counts once it has ended before t_s.
+
+    Where ranks have roles it counts once it has started: an asynchronous one forms the next step then, with the tokens of this one.
+    """
     plan = ranks.plan
     reaching = jax.vmap(first_step_reaching, in_axes=(0, None))(plan, t_s)
-    ended = jnp.minimum(jnp.maximum(reaching - 1, 0), plan.steps)
-    return plan.kv_tokens + jnp.where(ended > 0, plan.tokens + (ended - 1) * plan.running, 0).astype(jnp.int64)
+    count = jnp.minimum(jnp.maximum(reaching - 1, 0), plan.steps)
+    if isinstance(ranks.passes, Passes):
+        count = jnp.where(t_s >= plan.start_s, jnp.minimum(jnp.maximum(reaching, 1), plan.steps), 0)
+    return plan.kv_tokens + jnp.where(count > 0, plan.tokens + (count - 1) * plan.running, 0).astype(jnp.int64)
 
 
 def waiting_requests(ranks: Rank, loading: Int32[Array, " N"] | int = 0) -> Int32[Array, " N"]:
