@@ -14,6 +14,7 @@ from simjax.backend.releases import DEFAULT, connector_gone, defaults_of
 from simjax.cluster.disaggregation import Disaggregation
 from simjax.cluster.latency_source import HOST_TIMES, LatencySource
 from simjax.cluster.llmservingsim import read_cluster
+from simjax.cluster.routers import CostWeights
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, RouterWeights
 from simjax.cluster.warnings import seats_beyond_budget
 from simjax.config.cluster import ClusterConfig, GroupConfig
@@ -97,10 +98,14 @@ def build_cluster(
     """
     limits = engine_limits(scheduler, release_limits(release))
     weights = RouterWeights(cluster.router_prefix_weight, cluster.router_queue_weight, cluster.router_kv_weight)
+    costs = CostWeights(
+        cluster.router_prefill_load_scale, cluster.router_overlap_credit, cluster.router_active_weight, cluster.router_temperature
+    )
     behind = partial(
         ClusterSpec,
         router=cluster.router,
         router_weights=weights,
+        router_costs=costs,
         router_staleness_s=cluster.router_staleness_s,
         disaggregation=handover(disaggregation),
         network=network_of(network),

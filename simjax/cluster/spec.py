@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 from simjax.cluster.disaggregation import CONNECTORS, Disaggregation
-from simjax.cluster.routers import ROUTERS
+from simjax.cluster.routers import ROUTERS, CostWeights, RouterRule
 from simjax.config.scheduler import FLAG_BOUNDS
 from simjax.deployment import Deployment, Role
 from simjax.errors import SimjaxError, closest
@@ -176,7 +176,8 @@ class ClusterSpec:
 
     Attributes:
         instances: instances in order.
-        router, router_weights, router_staleness_s: router of arriving requests; second legs have `disaggregation.decode_router`.
+        router, router_weights, router_costs, router_staleness_s: router of arriving requests; that of second legs, which is
+            `disaggregation.decode_router`, has the same weights and the same view.
         disaggregation: hand-over from prefill to decode instances; without effect where there are none.
         network: nodes and the instances on them.
 
@@ -188,6 +189,7 @@ class ClusterSpec:
     instances: tuple[InstanceSpec, ...]
     router: str = "round_robin"
     router_weights: RouterWeights = field(default_factory=RouterWeights)
+    router_costs: CostWeights = field(default_factory=CostWeights)
     router_staleness_s: float = 0.0
     disaggregation: Disaggregation = field(default_factory=Disaggregation)
     network: Network = field(default_factory=Network)
@@ -217,6 +219,12 @@ class ClusterSpec:
     def nodes(self) -> tuple[Nodes, ...]:
         """The nodes of each instance, counted from 0."""
         return place(self.network, tuple(instance.footprint for instance in self.instances))
+
+    @property
+    def routers(self) -> tuple[RouterRule, ...]:
+        """Rules of the routers that have a choice."""
+        rules = (ROUTERS[self.router], ROUTERS[self.disaggregation.decode_router])
+        return rules[: (len(self.instances) > 1) + self.disaggregated]
 
     @property
     def num_devices(self) -> int:

@@ -82,15 +82,19 @@ def _idle_router(cluster: ClusterSpec, workload: Workload) -> list[str]:
     if len(cluster.instances) == 1:
         return []
     cached = [x.limits.enable_prefix_caching for x in cluster.instances]
+    routers = {"cluster.router": cluster.router}
+    if cluster.disaggregated:
+        routers["disaggregation.decode_router"] = cluster.disaggregation.decode_router
+    lines = []
     if workload.prefixes is None or all(given is False for given in cached):
         why = "no requests share a prefix" if workload.prefixes is None else "no instance has a prefix cache"
-        if cluster.router == "longest_prefix":
-            return [f"cluster.router=longest_prefix: {why}, so that it acts as round_robin"]
-        if cluster.router == "weighted" and cluster.router_weights.prefix != RouterWeights.prefix:
-            return [f"cluster.router_prefix_weight={cluster.router_weights.prefix:g} has no effect: {why}"]
-    if cluster.router == "session_affinity" and workload.sessions is None:
-        return ["cluster.router=session_affinity: the workload has no sessions, so that it acts as least_loaded"]
-    return []
+        lines += [f"{key}=longest_prefix: {why}, so that it acts as round_robin" for key, x in routers.items() if x == "longest_prefix"]
+        if "weighted" in routers.values() and cluster.router_weights.prefix != RouterWeights.prefix:
+            lines.append(f"cluster.router_prefix_weight={cluster.router_weights.prefix:g} has no effect: {why}")
+    if workload.sessions is None:
+        why = "the workload has no sessions, so that it acts as least_loaded"
+        lines += [f"{key}=session_affinity: {why}" for key, x in routers.items() if x == "session_affinity"]
+    return lines
 
 
 def beyond_context(measured: Iterable[tuple[str, int]], longest_tokens: int) -> list[str]:

@@ -6,16 +6,31 @@ OmegaConf wants real types, not annotations in strings; None is an unset option.
 from dataclasses import dataclass
 from typing import Any
 
+from simjax.config.disaggregation import have_roles
 from simjax.config.scheduler import SchedulerConfig
-from simjax.options.condition import is_unset, needs, one_of
+from simjax.options.condition import Condition, is_unset, needs
 from simjax.options.option import option, section
 from simjax.options.plausible import Plausible
 
 _NO_FILE = is_unset("cluster.file", words="")
 _NO_GROUPS = is_unset("cluster.groups", words="")
 # The routers that look at the instances; simjax.cluster.routers has all of them.
-_LOOKING = ("least_loaded", "least_kv", "longest_prefix", "session_affinity", "weighted")
-_WEIGHTED = (one_of("router", "weighted", words=""),)
+_LOOKING = ("least_loaded", "least_kv", "longest_prefix", "session_affinity", "weighted", "llm_d", "dynamo")
+
+
+def _with_router(*names: str) -> Condition:
+    """The router, or in a cluster with prefill and decode instances that of decode instances, is one of the named ones."""
+
+    def obstacle(router: str, decode_router: str, prefill: int, decode: int, groups: list[Any], file: str | None) -> str | None:
+        if router in names or (decode_router in names and have_roles(prefill, decode, groups, file)):
+            return None
+        return f"with router={router}, only with {' or '.join(names)}"
+
+    pools = ("cluster.prefill.instances", "cluster.decode.instances", "cluster.groups", "cluster.file")
+    return Condition(("router", "disaggregation.decode_router", *pools), obstacle)
+
+
+_WEIGHTED, _COST = (_with_router("weighted"),), (_with_router("dynamo"),)
 
 
 def _several(instances: int | None, groups: list[Any], file: str | None, prefill: int) -> bool:
@@ -77,7 +92,9 @@ class ClusterConfig:
     max_num_seqs: vLLM's weights, divided by the seats so that instances of different sizes compare. least_kv takes the one that uses the
     smallest share of its KV cache; longest_prefix the one with the most tokens of the prompt in its prefix cache; session_affinity the one
     of the session's latest call, and the least loaded one for the first; weighted the one with the smallest weighted sum of the share of
-    the prompt that is not cached, the load and the KV cache's use.
+    the prompt that is not cached, the load and the KV cache's use. llm_d weighs the cached share of the prompt twice as much as the place
+    of the queue between the shortest and the longest one; dynamo takes the lowest cost of Dynamo's KV router: blocks to prefill that are
+    not cached, and blocks of active prompts. Both draw among equals.
     """
 
     instances: int = option(1, "instances of the run's model and device", only=(_NO_FILE, _NO_GROUPS, _NO_POOLS))
@@ -90,7 +107,15 @@ class ClusterConfig:
         0.0,
         "age in seconds at which the router renews its view of the instances; 0: always fresh",
         plausible=Plausible(1e-4, 300, "seconds (not ms)"),
-        only=(one_of("router", *_LOOKING, words=""), _CHOICE),
+        only=(_with_router(*_LOOKING), _CHOICE),
+    )
+    router_prefill_load_scale: float = option(1.0, "dynamo router: weight of the blocks to prefill", only=_COST)
+    router_overlap_credit: float = option(
+        1.0, "dynamo router: blocks to prefill that a block in the prefix cache saves; decode instances give no credit", only=_COST
+    )
+    router_active_weight: float = option(0.0, "dynamo router: blocks that a request counts for beyond those of its prompt", only=_COST)
+    router_temperature: float = option(
+        0.0, "dynamo router: spread of the choices, as a share of the range of the costs; 0: the lowest cost", only=_COST
     )
     groups: list[Any] = option(
         [], "kinds of instances instead: mappings with instances, model, device, tensor_parallel_size, role and vLLM's flags"

@@ -45,7 +45,7 @@ class DisaggregationConfig:
     """The hand-over of a request; the defaults are those of `simjax.cluster.disaggregation.Disaggregation`, which has the same fields."""
 
     connector: str = option("nixl", "rule of the hand-over: what is sent when, and whether the first token is carried over")
-    decode_router: str = option("least_loaded", "rule that picks the decode instance", only=(_CHOICE,))
+    decode_router: str = option("least_loaded", "rule that picks the decode instance; cluster.router_* are its weights", only=(_CHOICE,))
     decode_first: bool = option(
         False, "pick the decode instance when the request arrives, not when its prefill has ended", only=(_PICKED_LATER,)
     )

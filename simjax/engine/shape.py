@@ -32,6 +32,7 @@ class EngineShape:
         fanout: D, most calls that wait for one call; 0 when there are no sessions.
         models: whether requests name the model that they are for, and ranks have different ones.
         stale_view: whether the router's view of the ranks may be old.
+        router_books: whether a router compares the ranks by its own books of their requests, or by their queues: `dynamo`, `llm_d`.
         live_routing: whether the router looks at the cluster when a request arrives. Without it every request's rank is known before the
             run (one rank, or round robin or random in an open loop), arrivals are no events of their own, and the router's stage is empty.
         tight: whether the slots may be fewer than the limits ask for: a rank that needs more ends the run, with an overflow in the state.
@@ -53,6 +54,7 @@ class EngineShape:
     fanout: int = system(0)
     models: bool = system(False)
     stale_view: bool = system(False)
+    router_books: bool = system(False)
     live_routing: bool = system(False)
     tight: bool = False
     leap: bool = system(True)

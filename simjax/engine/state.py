@@ -23,6 +23,7 @@ from simjax.engine.host.result import RequestLog
 from simjax.engine.kv.prefix_cache import NoPrefixCache, PrefixCache, initial_kv
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER, Plan, Rank, Slots
+from simjax.engine.routing.books import NoBooks, RouterBooks, initial_books
 from simjax.engine.routing.view import FreshView, RouterView
 from simjax.engine.shape import EngineShape
 
@@ -42,6 +43,7 @@ class ClusterState:
         kv: contents of the KV caches.
         handovers: requests on their way from prefill to decode ranks.
         view: ranks as the router saw them.
+        books: what the router knows of the requests that it has routed.
         activity: totals of the ranks' work so far.
         num_sent: requests that have arrived.
         num_finished: requests written to `outcome`.
@@ -58,6 +60,7 @@ class ClusterState:
     kv: PrefixCache | NoPrefixCache
     handovers: Handovers | NoHandovers
     view: RouterView | FreshView
+    books: RouterBooks | NoBooks
     activity: Activity | NoActivity
     num_sent: Int32[Array, ""]
     num_finished: Int32[Array, ""]
@@ -83,6 +86,7 @@ def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
         kv=kv,
         handovers=initial_handovers(shape, kv.no_holds(shape)),
         view=RouterView.none_yet(shape, kv.contents()) if shape.stale_view else FreshView(),
+        books=initial_books(shape),
         activity=initial_activity(shape),
         num_sent=zero,
         num_finished=zero,

@@ -110,4 +110,5 @@ def end_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         ranks=jax.tree.map(lambda x, new: x.at[turn.i].set(new), state.ranks, rank),
         outcome=state.outcome.at[jnp.where(left, departed.request, shape.requests)].set(departed.outcome),
         num_finished=state.num_finished + left.astype(jnp.int32),
+        books=state.books.left(params, state.handovers, turn.i, departed.request, due & departed.some),
     )

@@ -20,6 +20,7 @@ from simjax.engine.handover.passes import NoPasses
 from simjax.engine.kv.held_blocks import NoHeldBlocks
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import Plan, Rank, Slots
+from simjax.engine.routing.books import ActiveWork, NoBooks, RouterBooks
 from simjax.engine.routing.view import RouterView
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState, initial_state
@@ -111,17 +112,32 @@ def inject(
     view = state.view
     if isinstance(view, RouterView) and cluster.view is not None:
         seen = (np.float64(cluster.view.time_s), np.array(cluster.view.load, np.float64), np.array(cluster.view.kv, np.float64))
-        view = RouterView(*seen, contents=view.contents)  # pyright: ignore[reportArgumentType]
+        waiting = np.array(cluster.view.waiting, np.int32) if shape.router_books else None
+        view = RouterView(*seen, contents=view.contents, waiting=waiting)  # pyright: ignore[reportArgumentType]
     return dataclasses.replace(
         state,
         ranks=ranks,
         routes=routes,
         arrivals=_arrivals(shape, params, cluster),
         view=view,
+        books=_books(state.books, cluster, left),
         num_sent=np.int32(cluster.num_sent),
         num_finished=np.int32(finished),
         steps=np.int64(sum(len(engine.ended) for engine in cluster.engines)),
     )
+
+
+def _books(books: RouterBooks | NoBooks, cluster: Cluster, left: dict[int, list[Live]]) -> RouterBooks | NoBooks:
+    """The router's books: all requests that were routed, but for those that have left the slots."""
+    if isinstance(books, NoBooks):
+        return books
+    rows = []
+    for i, mine in enumerate(cluster.engines):
+        there = [live for live, engine in cluster.live.values() if engine is mine and (not live.finished or live in left.get(i, []))]
+        blocks = [mine.config.blocks(live.prompt_tokens) for live in there]
+        rows.append((sum(live.prompt_tokens for live in there), sum(blocks), len(there)))
+    tokens, blocks, requests = np.array(rows).T
+    return RouterBooks(ActiveWork(tokens.astype(np.int64), blocks.astype(np.int64), requests.astype(np.int32)))  # pyright: ignore[reportArgumentType]
 
 
 @cache
@@ -214,7 +230,7 @@ def _arrivals(shape: EngineShape, params: ClusterParams, cluster: Cluster) -> An
         missing[index] -= len(answers)
         if (engine := cluster.home.get(request.session)) is not None:
             home[sessions.session[0, index]] = engine.index
-    return SessionCalls(due_s, ready_s, missing, arrived_s, home)  # pyright: ignore[reportArgumentType]
+    return SessionCalls(due_s, ready_s, missing, arrived_s, home, None)  # pyright: ignore[reportArgumentType]
 
 
 # ---- one turn of a rank, in both

@@ -8,7 +8,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from simjax.cluster.routers import ROUTERS
+from simjax.cluster.routers import ROUTERS, CostWeights
 from simjax.engine.host.lower_requests import opening_times, prefix_params, session_params
 from simjax.engine.host.result import Result
 from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams
@@ -104,6 +104,7 @@ class Scenario:
     not_before_s: np.ndarray | None = None
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     staleness_s: float = 0.0
+    costs: CostWeights = field(default_factory=CostWeights)
     models: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
@@ -134,6 +135,8 @@ class Scenario:
             sized = dataclasses.replace(sized, fanout=FANOUT)
         sized = dataclasses.replace(sized, models=self.models is not None)
         sized = dataclasses.replace(sized, stale_view=sharing or (looks and self.staleness_s > 0))
+        compares = len(self.limits) > 1 and ROUTERS[self.router.name.lower()].compares
+        sized = dataclasses.replace(sized, router_books=sharing or compares)
         return dataclasses.replace(sized, **changes)
 
     def workload(self) -> Workload:
@@ -189,7 +192,7 @@ class Scenario:
         )
         return ClusterParams(
             ranks=instances,
-            router=RouterParams.of(self.router.name.lower(), self.weights, self.staleness_s),
+            router=RouterParams.of(self.router.name.lower(), self.weights, self.staleness_s, self.costs),
             requests=requests,
             workload=np.int32(0),
             step_time=self.timing.step_time_table(),
@@ -212,11 +215,12 @@ class Scenario:
             router_staleness_s=self.staleness_s,
             max_concurrency=self.max_concurrency or None,
             ramp_s=self.ramp_s,
+            **dataclasses.asdict(self.costs),
         )
 
     def reference_cluster(self) -> reference.Cluster:
         """The reference before its first event."""
-        router = reference.RefRouter(self.router.name.lower(), *self.weights, self.staleness_s)
+        router = reference.RefRouter(self.router.name.lower(), *self.weights, self.staleness_s, **dataclasses.asdict(self.costs))
         return reference.Cluster(self.reference_instances(), self.reference_requests(), router, self.concurrency or None, self.think_s)
 
     def reference_instances(self) -> list[reference_instance.RefInstance]:

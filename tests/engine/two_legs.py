@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from simjax.cluster.disaggregation import CONNECTORS
+from simjax.cluster.routers import ROUTERS
 from simjax.engine.host.lower_handover import ROLES, UNBOUNDED
 from simjax.engine.params import ClusterParams, HandoverParams, RouterParams
 from simjax.engine.shape import EngineShape
@@ -49,8 +50,9 @@ class TwoLegs(Scenario):
 
     def shape(self, **changes) -> EngineShape:
         shape = dataclasses.replace(super().shape(), live_routing=True, handovers=ROWS, links=LINKS)
-        if self.staleness_s > 0:
-            shape = dataclasses.replace(shape, stale_view=True)
+        rules = [ROUTERS[router.name.lower()] for router in (self.router, self.decode_router)]
+        books = shape.router_books or any(rule.compares for rule in rules)
+        shape = dataclasses.replace(shape, stale_view=shape.stale_view or self.staleness_s > 0, router_books=books)
         return dataclasses.replace(shape, **changes)
 
     def params(self) -> ClusterParams:
@@ -80,7 +82,9 @@ class TwoLegs(Scenario):
             carried=np.bool_(connector.carried),
             at_once=np.bool_(connector.within_steps),
             layers=np.full(n, self.layers),
-            decode_router=RouterParams.of(self.decode_router.name.lower(), self.decode_weights),
+            decode_router=RouterParams.of(
+                self.decode_router.name.lower(), self.decode_weights, costs=dataclasses.replace(self.costs, overlap_credit=0.0)
+            ),
         )
         return dataclasses.replace(super().params(), handover=handover)
 
@@ -118,9 +122,11 @@ class TwoLegs(Scenario):
             prefix_weight=prefix_weight,
             queue_weight=queue_weight,
             kv_weight=kv_weight,
+            router_staleness_s=self.staleness_s,
             max_concurrency=self.max_concurrency or None,
             ramp_s=self.ramp_s,
             handover=self.reference_handover(),
+            **dataclasses.asdict(self.costs),
         )
 
 

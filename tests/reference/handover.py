@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from tests.reference.instance import RefEngine, RefInstance
@@ -38,7 +38,8 @@ class RefHandover:
     `carried`: the prefill's token is the client's first one, and the decode rank does not compute the last prompt token again.
     `decode_first`: the decode rank is picked when a request arrives, and so it is if it may get prompts of its own: those of which fewer
     than `local_prefill_tokens` tokens and less than the part `local_prefill_ratio` are not cached there.
-    `decode_policy`, `decode_weights`: as in `RefRouter`; the view of this router is its own, and as old as the other's may be.
+    `decode_policy`, `decode_weights`: as in `RefRouter`. Both routers have one view, and the same costs but for the credit: that of decode
+    ranks gives none.
     """
 
     bytes_per_token: Sequence[Sequence[float]]
@@ -105,7 +106,9 @@ class HandoverCluster(Cluster):
         assert {"prefill", "decode"} <= roles, "a hand-over needs prefill and decode ranks"
         self.handover = handover
         self.engines = [Rank(index, config, handover.empty_pass_s, self._reserved) for index, config in enumerate(instances)]
-        self.decode_routing = Routing(RefRouter(handover.decode_policy, *handover.decode_weights, router.staleness_s), requests)
+        policy, (prefix, queue, kv) = handover.decode_policy, handover.decode_weights
+        decode = replace(router, policy=policy, prefix_weight=prefix, queue_weight=queue, kv_weight=kv, overlap_credit=0.0, second=True)
+        self.decode_routing = Routing(decode, requests, self.routing.watch)
         self.links = Links(handover.capacity, handover.fifo)
         self.pairs: dict[int, Pair] = {}
         self.second: list[tuple[float, int]] = []  # when second legs reach the router
@@ -180,16 +183,15 @@ class HandoverCluster(Cluster):
         self.arrival_s[index] = now
         self.routing.look(now, self.engines)
         first, decode = self._eligible(request)
-        if rules.picks_decode_first and decode:
-            self.decode_routing.look(now, self.engines)
         if not first and not (decode and rules.local_prefill_tokens > 0):
             self._reply(now, -1, index)
             return
-        picked = self._pick(self.decode_routing, index, decode) if rules.picks_decode_first and decode else None
+        picked = self._choose(self.decode_routing, index, decode) if rules.picks_decode_first and decode else None
         if picked is not None:
             view = self.decode_routing.view
             assert view is not None
             if rules.prefills_locally(request.prompt_tokens, self.decode_routing.hit_tokens(picked, index, view)):
+                self.decode_routing.went(index, picked)
                 self.live[index] = (self._enqueue(index, picked, now), picked)
                 return
         if not first:
@@ -197,6 +199,8 @@ class HandoverCluster(Cluster):
             return
         pair = Pair(Transfer(index), decode_rank=picked)
         if rules.reserve == "before":
+            assert picked is not None
+            self.decode_routing.went(index, picked)
             self.pairs[index] = pair
             self._enqueue_decode(pair, now)
             return
@@ -205,6 +209,8 @@ class HandoverCluster(Cluster):
             self.live[index] = (self._enqueue(index, rank, now), rank)
             return
         self.pairs[index] = pair
+        if picked is not None:
+            self.decode_routing.went(index, picked)
         if rules.reserve == "with":
             self._enqueue_decode(pair, now)
         self._enqueue_prefill(pair, rank, now)
@@ -212,12 +218,11 @@ class HandoverCluster(Cluster):
     def _handle_second(self, now: float) -> None:
         _, index = heapq.heappop(self.second)
         pair, (first, decode) = self.pairs[index], self._eligible(self.requests[index])
+        self.routing.look(now, self.engines)
         if self.handover.reserve == "before":
-            self.routing.look(now, self.engines)
             self._enqueue_prefill(pair, self._pick(self.routing, index, first), now)
             return
         if pair.decode_rank is None:
-            self.decode_routing.look(now, self.engines)
             pair.decode_rank = self._pick(self.decode_routing, index, decode)
         self._enqueue_decode(pair, now)
 
@@ -231,9 +236,14 @@ class HandoverCluster(Cluster):
         return sorted((prefill if decode else []) + both, key=lambda rank: rank.index), decode
 
     @staticmethod
-    def _pick(routing: Routing, index: int, eligible: Sequence[Rank]) -> Rank:
-        rank = routing.pick(index, eligible)
+    def _choose(routing: Routing, index: int, eligible: Sequence[Rank]) -> Rank:
+        rank = routing.choose(index, eligible)
         assert isinstance(rank, Rank)
+        return rank
+
+    def _pick(self, routing: Routing, index: int, eligible: Sequence[Rank]) -> Rank:
+        rank = self._choose(routing, index, eligible)
+        routing.went(index, rank)
         return rank
 
     def _enqueue(self, index: int, rank: Rank, now: float, output_tokens: int | None = None, **more) -> Leg:
@@ -251,7 +261,8 @@ class HandoverCluster(Cluster):
     def _enqueue_decode(self, pair: Pair, now: float) -> None:
         rank = pair.decode_rank
         assert rank is not None, "the decode rank has not been picked"
-        leg = self._enqueue(pair.transfer.request, rank, now, loads=True, carried=self.handover.carried, transfer=pair.transfer)
+        more = {"loads": True, "prefilled": True, "carried": self.handover.carried}
+        leg = self._enqueue(pair.transfer.request, rank, now, transfer=pair.transfer, **more)
         pair.decode = (leg, rank)
 
     # ---- results

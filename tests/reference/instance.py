@@ -76,6 +76,7 @@ class Live:
     scheduled_s: float | None = None
     cached_tokens: int = 0  # hit at the first admission
     token_times_s: list[float] = field(default_factory=list)  # instance clock
+    prefilled: bool = False  # it comes with the KV cache of its prompt
 
     @property
     def target(self) -> int:
@@ -122,6 +123,7 @@ class RefEngine:
         self.index = index
         self.config = config
         self.pool = BlockPool(config.num_blocks)
+        self.routed: list[Live] = []  # here, ever
         self.incoming: list[Live] = []  # routed here, not yet seen by the scheduler; in order of queue time
         self.waiting: list[Live] = []
         self.running: list[Live] = []
@@ -134,6 +136,7 @@ class RefEngine:
     def enqueue(self, request: Live) -> None:
         assert not self.incoming or self.incoming[-1].queue_s <= request.queue_s
         self.incoming.append(request)
+        self.routed.append(request)
 
     def num_running(self) -> int:
         return sum(not request.finished for request in self.running)

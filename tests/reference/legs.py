@@ -51,3 +51,4 @@ class Batch:
     sampled: list[Leg]
     arrived: list[Leg]  # loads that were there at its launch
     read: list[Leg]  # ended requests whose blocks had been read by then
+    running: int  # requests once it was formed, without those that have all their tokens in flight

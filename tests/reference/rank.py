@@ -48,8 +48,8 @@ class Rank(RefEngine):
     # ---- for the router and the event loop
 
     def num_running(self) -> int:
-        """Requests in the newest step that has been formed and has not ended."""
-        return next((len(batch.tokens) for batch in reversed(self.queue) if batch.tokens), 0)
+        """Running requests at the formation of the newest step that has not ended; those with all their tokens in flight do not count."""
+        return next((batch.running for batch in reversed(self.queue) if batch.tokens), 0)
 
     def num_waiting(self) -> int:
         return super().num_waiting() + len(self.loads)
@@ -119,9 +119,9 @@ class Rank(RefEngine):
         if not preempted:
             tokens += self._schedule_waiting(budget)
         self.just_ended = False
-        step = self._step(now, tokens) if tokens else None
+        step, running = self._step(now, tokens) if tokens else None, sum(not leg.finished for leg in self.running)
         arrived, read = self._poll(now, ran=bool(tokens))
-        batch = Batch(step.end_s if step else now, step, tokens, self._count(tokens), arrived, read)
+        batch = Batch(step.end_s if step else now, step, tokens, self._count(tokens), arrived, read, running)
         victims = [leg for leg in before if leg.preemptions > before[leg]]
         if tokens or victims or arrived or read:
             indices = [sorted(leg.index for leg in legs) for legs in (victims, arrived, read)]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from math import floor
+from math import exp, floor
 
 from tests.reference.instance import RefEngine
 from tests.reference.pool import Name, chain_names, count_known
 from tests.reference.records import RefRequest
 
-POLICIES = ("round_robin", "random", "least_loaded", "least_kv", "longest_prefix", "session_affinity", "weighted")
+POLICIES = ("round_robin", "random", "least_loaded", "least_kv", "longest_prefix", "session_affinity", "weighted", "llm_d", "dynamo")
+DRAWN = ("llm_d", "dynamo")
+SCORE_GRID = 2.0**-20  # scores of drawn ranks are equal if they are so to this grid
 
 
 def names_of(request: RefRequest, index: int, block_size: int) -> list[Name]:
@@ -29,6 +31,12 @@ class RefRouter:
     longest_prefix: minus the hit tokens that the request would have there now.
     session_affinity: the instance of the last sent call of the session; if there is none that can hold the request, as least_loaded.
     weighted: prefix_weight * (1 - hit tokens / prompt tokens) + queue_weight * least_loaded's score + kv_weight * least_kv's.
+    llm_d: 2 * (1 - hit tokens / prompt tokens) + place of its queue between the shortest (0) and the longest (1) of the instances.
+    dynamo: prefill_load_scale * max(0, blocks of prompts to prefill, with this one - overlap_credit * hit blocks) + blocks of the prompts
+    of its active requests + active_weight * their number. The router's own books say what is active, so they are never old: a prompt is to
+    be prefilled until its first token has come, and never if it comes with its KV cache.
+    The last two draw the instance: evenly among those of the lowest score, dynamo at a `temperature` above 0 with odds that are softmax of
+    -score / (temperature * (highest - lowest score)). With `second` a router has draws of its own.
     The router's view of the instances is that of its last look: at an arrival (even one that is refused) it looks again before deciding,
     if that look is at least `staleness_s` old. Its own decisions it knows at once.
     """
@@ -38,6 +46,11 @@ class RefRouter:
     queue_weight: float = 1.0
     kv_weight: float = 1.0
     staleness_s: float = 0.0
+    prefill_load_scale: float = 1.0
+    overlap_credit: float = 1.0
+    active_weight: float = 0.0
+    temperature: float = 0.0
+    second: bool = False
 
     def __post_init__(self) -> None:
         assert self.policy in POLICIES, self.policy
@@ -52,6 +65,7 @@ class View:
     load: list[float]
     kv: list[float]
     known: list[frozenset[Name]]  # names in the prefix cache
+    waiting: list[int]
 
     @staticmethod
     def of(engines: Sequence[RefEngine], now: float) -> View:
@@ -60,43 +74,88 @@ class View:
             load=[(4 * engine.num_waiting() + engine.num_running()) / engine.config.max_num_seqs for engine in engines],
             kv=[engine.kv_tokens() / (engine.config.num_blocks * engine.config.block_size) for engine in engines],
             known=[frozenset(engine.pool.named) for engine in engines],
+            waiting=[engine.num_waiting() for engine in engines],
         )
+
+
+class Watch:
+    """The view of the instances, which all routers of a cluster share; it is renewed when a request comes to one of them."""
+
+    def __init__(self, staleness_s: float):
+        self.staleness_s = staleness_s
+        self.view: View | None = None
+
+    def look(self, now: float, engines: Sequence[RefEngine]) -> View:
+        if self.view is None or now - self.view.time_s >= self.staleness_s:
+            self.view = View.of(engines, now)
+        return self.view
 
 
 class Routing:
     """A router at work."""
 
-    def __init__(self, router: RefRouter, requests: Sequence[RefRequest]):
+    def __init__(self, router: RefRouter, requests: Sequence[RefRequest], watch: Watch | None = None):
         self.router = router
         self.requests = requests
         self.num_routed = 0
-        self.view: View | None = None
+        self.watch = watch or Watch(router.staleness_s)
         self.home: dict[int, RefEngine] = {}  # the instance of the last sent call, by session
 
+    @property
+    def view(self) -> View | None:
+        return self.watch.view
+
     def look(self, now: float, engines: Sequence[RefEngine]) -> View:
-        if self.view is None or now - self.view.time_s >= self.router.staleness_s:
-            self.view = View.of(engines, now)
-        return self.view
+        return self.watch.look(now, engines)
 
     def pick(self, index: int, eligible: Sequence[RefEngine]) -> RefEngine:
+        """The instance that a request goes to."""
+        engine = self.choose(index, eligible)
+        self.went(index, engine)
+        return engine
+
+    def went(self, index: int, engine: RefEngine) -> None:
+        if self.requests[index].session >= 0:
+            self.home[self.requests[index].session] = engine
+        self.num_routed += 1
+
+    def choose(self, index: int, eligible: Sequence[RefEngine]) -> RefEngine:
         """The instance for a request among those that can hold it; one that cannot takes no part in the round."""
         request, count, view = self.requests[index], len(eligible), self.view
         assert view is not None, "the router has not looked"
         # Instances of one model take turns among themselves: a request's turn is its place among those that name the same model.
         named = any(other.model >= 0 for other in self.requests)
         turn = sum(other.model == request.model for other in self.requests[:index]) if named else self.num_routed
-        start = floor(request.uniform * count) if self.router.policy == "random" else turn % count
-        scores = {engine: self._score(engine, index, view) for engine in eligible}
+        uniform = request.uniform * 2.0**26 % 1.0 if self.router.second else request.uniform  # the later digits
+        start = floor(uniform * count) if self.router.policy == "random" else turn % count
+        scores = {engine: self._score(engine, index, view, eligible) for engine in eligible}
+        if self.router.policy in DRAWN:
+            return self._drawn(scores, uniform)
         engine = min(eligible, key=lambda engine: (scores[engine], (eligible.index(engine) - start) % count))
         if self.router.policy == "session_affinity" and self.home.get(request.session) in eligible:
             engine = self.home[request.session]
-        if request.session >= 0:
-            self.home[request.session] = engine
-        self.num_routed += 1
         return engine
 
-    def _score(self, engine: RefEngine, index: int, view: View) -> float:
+    def _drawn(self, scores: dict[RefEngine, float], uniform: float) -> RefEngine:
+        grid = {engine: round(score / SCORE_GRID) for engine, score in scores.items()}
+        temperature = self.router.temperature if self.router.policy == "dynamo" else 0.0
+        least, width = min(grid.values()), temperature * (max(grid.values()) - min(grid.values()))
+        odds = {engine: exp((least - x) / width) if width > 0 else float(x == least) for engine, x in grid.items()}
+        drawn, up_to = uniform * sum(odds.values()), 0.0
+        for engine, x in odds.items():
+            up_to += x
+            if up_to > drawn:
+                return engine
+        raise AssertionError("a draw is less than 1")
+
+    def _score(self, engine: RefEngine, index: int, view: View, eligible: Sequence[RefEngine]) -> float:
         router, prompt_tokens = self.router, self.requests[index].prompt_tokens
+        if router.policy == "dynamo":
+            return self._cost(engine, index, view)
+        if router.policy == "llm_d":
+            queues = [view.waiting[other.index] for other in eligible]
+            place = (view.waiting[engine.index] - min(queues)) / max(max(queues) - min(queues), 1)
+            return 2.0 * (1 - self.hit_tokens(engine, index, view) / prompt_tokens) + place
         if router.policy in ("least_loaded", "session_affinity"):
             return view.load[engine.index]
         if router.policy == "least_kv":
@@ -107,6 +166,15 @@ class Routing:
             missed = 1 - self.hit_tokens(engine, index, view) / prompt_tokens
             return router.prefix_weight * missed + router.queue_weight * view.load[engine.index] + router.kv_weight * view.kv[engine.index]
         return 0.0
+
+    def _cost(self, engine: RefEngine, index: int, view: View) -> float:
+        router, size = self.router, engine.config.block_size
+        active = [live for live in engine.routed if not live.ended]
+        to_prefill = sum(live.prompt_tokens for live in active if not live.prefilled and not live.token_times_s)
+        hits = self.hit_tokens(engine, index, view) / size
+        prefill = max(0.0, (to_prefill + self.requests[index].prompt_tokens) / size - router.overlap_credit * hits)
+        blocks = sum(engine.config.blocks(live.prompt_tokens) for live in active)
+        return router.prefill_load_scale * prefill + (blocks + router.active_weight * len(active))
 
     def hit_tokens(self, engine: RefEngine, index: int, view: View) -> int:
         """Hit tokens of a new request, as the instance would look them up."""

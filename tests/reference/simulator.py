@@ -182,6 +182,7 @@ def simulate(
     max_concurrency: int | None = None,
     ramp_s: float = 0.0,
     handover: RefHandover | None = None,
+    **costs: float,
 ) -> RefResult:
     """Run `requests` through a cluster of `instances` behind one router (see `RefRouter`).
 
@@ -189,8 +190,9 @@ def simulate(
     client whose requests wait, in order, while as many are in flight, a cap that grows evenly from 1 over `ramp_s`. Closed loop: the first
     `concurrency` requests arrive at theirs, and each reply at the client sends the next one `think_s` later. The run stops when there are
     no more events or when `max_steps` steps have ended in the cluster. `handover`: of a cluster with prefill and decode instances.
+    `costs`: those of the dynamo router, by their names in `RefRouter`.
     """
-    router = RefRouter(policy, prefix_weight, queue_weight, kv_weight, router_staleness_s)
+    router = RefRouter(policy, prefix_weight, queue_weight, kv_weight, router_staleness_s, **costs)  # pyright: ignore[reportArgumentType]
     clients = (concurrency, think_s, max_concurrency, ramp_s)
     if handover is None:
         assert all(instance.role == "both" for instance in instances), "a cluster with roles needs a hand-over"

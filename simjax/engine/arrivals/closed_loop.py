@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simjax.engine.params import ClusterParams
+from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.rank import NEVER
 from simjax.engine.shape import EngineShape
 
@@ -52,7 +52,7 @@ class ClosedLoop:
         """Times at which the given requests arrived; infinity for those that have not."""
         return self.arrived_s[request]
 
-    def sent(self, params: ClusterParams, request: Array, t_s: Array, i: Array, arrives: Bool[Array, ""]) -> ClosedLoop:
+    def sent(self, params: ClusterParams, request: Array, t_s: Array, arrives: Bool[Array, ""]) -> ClosedLoop:
         """The record once the client whose turn it is has sent a request at t_s, if it has."""
         client = jnp.argmin(self.send_s).astype(jnp.int32)
         return dataclasses.replace(
@@ -62,8 +62,18 @@ class ClosedLoop:
             arrived_s=self.arrived_s.at[request].set(jnp.where(arrives, t_s, self.arrived_s[request])),
         )
 
+    def stays(self, params: ClusterParams, request: Array, i: Array, picked: Bool[Array, ""], second: bool = False) -> ClosedLoop:
+        """The record once a router, the one for second legs if `second`, has picked rank i for a request, if it has."""
+        return self
+
     def with_affinity(
-        self, params: ClusterParams, request: Array, score: Float64[Array, " N"], eligible: Bool[Array, " N"]
+        self,
+        params: ClusterParams,
+        router: RouterParams,
+        request: Array,
+        score: Float64[Array, " N"],
+        eligible: Bool[Array, " N"],
+        second: bool = False,
     ) -> Float64[Array, " N"]:
         """A router's scores: requests of a client have nothing in common."""
         return score

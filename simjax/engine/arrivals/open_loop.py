@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simjax.engine.params import ClusterParams
+from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.shape import EngineShape
 
 if TYPE_CHECKING:
@@ -36,12 +36,22 @@ class OpenLoop:
         """Times at which the given requests arrived or will arrive."""
         return params.request("arrival_s", request)
 
-    def sent(self, params: ClusterParams, request: Array, t_s: Array, i: Array, arrives: Bool[Array, ""]) -> OpenLoop:
-        """The record once a request was sent to rank i at t_s, if it was."""
+    def sent(self, params: ClusterParams, request: Array, t_s: Array, arrives: Bool[Array, ""]) -> OpenLoop:
+        """The record once a request was sent at t_s, if it was."""
+        return self
+
+    def stays(self, params: ClusterParams, request: Array, i: Array, picked: Bool[Array, ""], second: bool = False) -> OpenLoop:
+        """The record once a router, the one for second legs if `second`, has picked rank i for a request, if it has."""
         return self
 
     def with_affinity(
-        self, params: ClusterParams, request: Array, score: Float64[Array, " N"], eligible: Bool[Array, " N"]
+        self,
+        params: ClusterParams,
+        router: RouterParams,
+        request: Array,
+        score: Float64[Array, " N"],
+        eligible: Bool[Array, " N"],
+        second: bool = False,
     ) -> Float64[Array, " N"]:
         """A router's scores (the lowest wins) once the calls of a session stay together, if they are to."""
         return score

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.reduce import reduce_slots
-from simjax.engine.params import ClusterParams, SessionParams
+from simjax.engine.params import ClusterParams, RouterParams, SessionParams
 from simjax.engine.rank import NEVER
 from simjax.engine.shape import EngineShape
 
@@ -30,7 +30,8 @@ class SessionCalls:
         ready_s: time at which the latest of those that it waited for allowed it, at first its recorded arrival, if it has one.
         missing: number of them that have not finished.
         arrived_s: time at which it was sent.
-        home: rank that the latest call of each session went to, -1 for none.
+        home: rank that the router picked for the latest call of each session, -1 for none.
+        decode_home: that of the router of second legs; None in clusters without.
     """
 
     due_s: Float64[Array, " R"]
@@ -38,6 +39,7 @@ class SessionCalls:
     missing: Int32[Array, " R"]
     arrived_s: Float64[Array, " R"]
     home: Int32[Array, " R"]
+    decode_home: Int32[Array, " R"] | None
 
     @staticmethod
     def begin(shape: EngineShape, params: ClusterParams) -> SessionCalls:
@@ -46,7 +48,8 @@ class SessionCalls:
         arrival_s, missing = params.requests.arrival_s[params.served], _sessions(params).predecessors[params.served]
         due_s = jnp.where(missing > 0, NEVER, arrival_s)
         ready_s = jnp.where((missing > 0) & (arrival_s < NEVER), arrival_s, 0.0)
-        return SessionCalls(due_s, ready_s, missing, never, jnp.full((shape.requests,), -1, jnp.int32))
+        none = jnp.full((shape.requests,), -1, jnp.int32)
+        return SessionCalls(due_s, ready_s, missing, never, none, none if shape.handovers else None)
 
     def next_s(self, params: ClusterParams, num_sent: Int32[Array, ""]) -> Float64[Array, ""]:
         """Time at which the next call is sent; infinity when none is due."""
@@ -60,22 +63,38 @@ class SessionCalls:
         """Times at which the given calls were sent; infinity for those that were not."""
         return self.arrived_s[request]
 
-    def sent(self, params: ClusterParams, request: Array, t_s: Array, i: Array, arrives: Bool[Array, ""]) -> SessionCalls:
-        """The record once a call was sent to rank i at t_s, if it was."""
-        session = _sessions(params).session[params.served, request]
+    def sent(self, params: ClusterParams, request: Array, t_s: Array, arrives: Bool[Array, ""]) -> SessionCalls:
+        """The record once a call was sent at t_s, if it was."""
         return dataclasses.replace(
             self,
             due_s=self.due_s.at[request].set(jnp.where(arrives, NEVER, self.due_s[request])),
             arrived_s=self.arrived_s.at[request].set(jnp.where(arrives, t_s, self.arrived_s[request])),
-            home=self.home.at[session].set(jnp.where(arrives, i, self.home[session])),
         )
 
+    def stays(self, params: ClusterParams, request: Array, i: Array, picked: Bool[Array, ""], second: bool = False) -> SessionCalls:
+        """The record once a router, the one for second legs if `second`, has picked rank i for a call, if it has."""
+        session, home = _sessions(params).session[params.served, request], self._home(second)
+        home = home.at[session].set(jnp.where(picked, i, home[session]))
+        return dataclasses.replace(self, decode_home=home) if second else dataclasses.replace(self, home=home)
+
+    def _home(self, second: bool) -> Int32[Array, " R"]:
+        if not second:
+            return self.home
+        assert self.decode_home is not None
+        return self.decode_home
+
     def with_affinity(
-        self, params: ClusterParams, request: Array, score: Float64[Array, " N"], eligible: Bool[Array, " N"]
+        self,
+        params: ClusterParams,
+        router: RouterParams,
+        request: Array,
+        score: Float64[Array, " N"],
+        eligible: Bool[Array, " N"],
+        second: bool = False,
     ) -> Float64[Array, " N"]:
         """A router's scores; with session affinity 0 for the rank of the session's latest call, if it is eligible, and 1 for the others."""
-        home = self.home[_sessions(params).session[params.served, request]]
-        at_home = params.router.affinity & (jnp.arange(score.shape[0], dtype=jnp.int32) == home) & eligible
+        home = self._home(second)[_sessions(params).session[params.served, request]]
+        at_home = router.affinity & (jnp.arange(score.shape[0], dtype=jnp.int32) == home) & eligible
         return jnp.where(jnp.any(at_home), (~at_home).astype(score.dtype), score)
 
     def answer(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from simjax.cluster.routers import ROUTERS
 from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
 from simjax.engine.host.impossible import refuse_impossible
@@ -77,7 +76,7 @@ def lower(
         instances = replace(instances, model=of_models)
     refuse_impossible(cluster, instances, workload)
     handover = handover_params(cluster)
-    looks = len(cluster.instances) > 1 and ROUTERS[cluster.router].looks
+    looks = any(rule.looks for rule in cluster.routers)
     requests = request_params([workload], size, [seed], any(caching)) if requests is None else requests
     if any(caching) and requests.prefix is None:
         requests = replace(requests, prefix=prefix_params([workload], requests.arrival_s.shape[1]))
@@ -98,6 +97,7 @@ def lower(
         fanout=largest_fanout(requests),
         models=instances.model is not None,
         stale_view=looks and cluster.router_staleness_s > 0,
+        router_books=any(rule.compares for rule in cluster.routers),
         live_routing=workload.waits_for_answers or looks or handover is not None,
         handovers=0 if handover is None else min(ROWS, size),
         links=0 if handover is None else len(handover.capacity),
@@ -106,7 +106,7 @@ def lower(
     )
     weights = (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv)
     served: Any = np.int32(0)
-    router = RouterParams.of(cluster.router, weights, cluster.router_staleness_s)
+    router = RouterParams.of(cluster.router, weights, cluster.router_staleness_s, cluster.router_costs)
     params = ClusterParams(instances, router, requests, served, timings.step_time, handover)
     return Lowered(shape, params, workload.sessions, workload.stationary)
 

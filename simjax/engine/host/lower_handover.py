@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,10 @@ def handover_params(cluster: ClusterSpec) -> HandoverParams | None:
         "carried": np.bool_(connector.carried),
         "at_once": np.bool_(connector.within_steps),
         "layers": np.array([x.model.num_hidden_layers for x in cluster.instances], np.float64),
-        "decode_router": RouterParams.of(rule.decode_router),
+        "decode_router": RouterParams.of(
+            rule.decode_router,
+            (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv),
+            costs=replace(cluster.router_costs, overlap_credit=0.0),
+        ),
     }
     return HandoverParams(**fields)

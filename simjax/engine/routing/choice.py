@@ -13,10 +13,11 @@ from jax import Array
 from simjax.engine.control.reduce import argmin, reduce_last
 from simjax.engine.control.select import select
 from simjax.engine.handover.passes import NoPasses, Passes
-from simjax.engine.params import ClusterParams
+from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.rank import Plan, Rank
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState
+from simjax.latency.rounding import product
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32
@@ -27,11 +28,52 @@ def turn_of(params: ClusterParams, request: Int32[Array, ""], turn: Int32[Array,
     return turn if params.ranks.model is None else params.request("model_turn", request)
 
 
+SCORE_GRID = 2.0**-20  # scores that are drawn among are equal if they are so to this grid, whatever the order of their sums
+SECOND_DRAW = 2.0**26  # the digits of a draw beyond these are a draw of their own
+
+
+def choose(
+    shape: EngineShape,
+    params: ClusterParams,
+    router: RouterParams,
+    score: Float64[Array, " N"],
+    able: Bool[Array, " N"],
+    request: Int32[Array, ""],
+    turn: Int32[Array, ""],
+    second: bool = False,
+) -> Int32[Array, ""]:
+    """The rank that a router chooses for a request by the scores of the able ones; the router of second legs has draws of its own."""
+    draw = params.request("router_draw", request)
+    draw = draw * SECOND_DRAW - jnp.floor(draw * SECOND_DRAW) if second else draw
+    found = in_turn(params, score, able, router.random, draw, request, turn)
+    return jnp.where(router.drawn, by_odds(score, able, router.temperature, draw), found) if shape.router_books else found
+
+
+def by_odds(
+    score: Float64[Array, " N"], able: Bool[Array, " N"], temperature: Float64[Array, ""], draw: Float64[Array, ""]
+) -> Int32[Array, ""]:
+    """The rank that a draw in [0, 1) picks among the able ones, with odds exp(-score / (temperature * range of the scores)).
+
+    At temperature 0, or if all scores are equal, the ranks of the lowest score have equal odds.
+    """
+    N = score.shape[0]
+    score = jnp.round(jax.lax.stop_gradient(score) / SCORE_GRID)
+    least, most = jnp.min(jnp.where(able, score, jnp.inf)), jnp.max(jnp.where(able, score, -jnp.inf))
+    width = product(temperature, most - least)
+    odds = jnp.where(width > 0, jnp.exp((least - score) / jnp.where(width > 0, width, 1.0)), (score == least).astype(jnp.float64))
+    odds = jnp.where(able, odds, 0.0)
+    up_to = jnp.sum(jnp.where(np.tri(N, dtype=bool), odds[None, :], 0.0), axis=1)
+    number = jnp.arange(N, dtype=jnp.int32)
+    reached = able & (up_to > draw * up_to[-1])
+    return argmin((~reached).astype(jnp.float64), number)
+
+
 def in_turn(
     params: ClusterParams,
     score: Float64[Array, " N"],
     able: Bool[Array, " N"],
     random: Bool[Array, ""],
+    draw: Float64[Array, ""],
     request: Int32[Array, ""],
     turn: Int32[Array, ""],
 ) -> Int32[Array, ""]:
@@ -44,7 +86,7 @@ def in_turn(
     able_of_pair = jnp.broadcast_to(able[None, :], (N, N))
     (before, count), _, _ = reduce_last([able_of_pair & np.tri(N, k=-1, dtype=bool), able_of_pair])
     count = jnp.maximum(count, 1)  # padding requests may be such that no rank can hold them
-    drawn = jnp.floor(params.request("router_draw", request) * count.astype(jnp.float64)).astype(jnp.int32)
+    drawn = jnp.floor(draw * count.astype(jnp.float64)).astype(jnp.int32)
     start = jnp.where(random, drawn, jax.lax.rem(jnp.broadcast_to(turn, (N,)), count))
     return argmin(jnp.where(able, score, jnp.inf), jnp.where(able, jax.lax.rem(before - start + count, count), N))
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 import jax.numpy as jnp
+from jax import Array
 
 from simjax.cluster.disaggregation import Reserve
 from simjax.engine.arrivals.arrivals import next_arrival_s
 from simjax.engine.control.reduce import argmin
 from simjax.engine.handover.rows import table_of
 from simjax.engine.handover.table import Role
-from simjax.engine.params import ClusterParams
-from simjax.engine.routing.choice import handed, in_turn
+from simjax.engine.params import ClusterParams, RouterParams
+from simjax.engine.routing.choice import choose, handed
 from simjax.engine.routing.scores import legs_eligible, look, missed_tokens, scores
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
@@ -37,17 +38,21 @@ def route_legs(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     row = argmin(table.leg_s, table.request)
     request = jnp.minimum(jnp.where(second, table.request[row], state.arrivals.next_request(state.num_sent)), shape.requests - 1)
 
-    seen = look(params, state, t_s)
+    seen = look(shape, params, state, t_s)
     after, early = handover.reserve == Reserve.AFTER, handover.reserve == Reserve.BEFORE
     prefill_able, decode_able = legs_eligible(params, request)
     prefill_able &= (handover.role == Role.PREFILL) | ~early
-    decode_score = scores(shape, params, handover.decode_router, state, seen, request)
-    decode = in_turn(params, decode_score, decode_able, handover.decode_router.random, request, table.decode_routed)
-    prefill_score = state.arrivals.with_affinity(params, request, scores(shape, params, params.router, state, seen, request), prefill_able)
-    prefill = in_turn(params, prefill_score, prefill_able, params.router.random, request, table.routed)
+
+    def picked(router: RouterParams, able: Array, turn: Array, second_router: bool) -> Array:
+        score = scores(shape, params, router, state, seen, request, able, t_s)
+        score = state.arrivals.with_affinity(params, router, request, score, able, second_router)
+        return choose(shape, params, router, score, able, request, turn, second_router)
+
+    decode = picked(handover.decode_router, decode_able, table.decode_routed, True)
+    prefill = picked(params.router, prefill_able, table.routed, False)
 
     conditional = handover.local_prefill_tokens > 0
-    missed = missed_tokens(shape, params, state, request, decode)
+    missed = missed_tokens(shape, params, state, seen, request, decode)
     local = conditional & (missed < handover.local_prefill_tokens)
     local &= missed < product(handover.local_prefill_ratio, params.request("prompt_tokens", request).astype(jnp.float64))
     alone = local | (handover.role[prefill] != Role.PREFILL)  # one leg
@@ -73,11 +78,13 @@ def route_legs(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         decode_of=table.decode_of.at[at].set(jnp.where(decides, decode, table.decode_of[request]), mode="drop"),
         second_s=table.second_s.at[at].set(jnp.where(second, t_s, table.second_s[request]), mode="drop"),
     )
+    arrivals = state.arrivals.sent(params, request, t_s, first)
     return turn.with_state(
         ranks=ranks,
         routes=routes,
         handovers=table,
         view=state.view.kept(seen, comes),
-        arrivals=state.arrivals.sent(params, request, t_s, jnp.where(local, decode, prefill), first),
+        books=state.books.sent(params, request, takes, at_decode & ~local & (number == decode)),
+        arrivals=arrivals.stays(params, request, prefill, at_prefill).stays(params, request, decode, counts, second=True),
         num_sent=state.num_sent + first.astype(jnp.int32),
     )

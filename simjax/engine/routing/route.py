@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from simjax.engine.arrivals.arrivals import next_arrival_s
 from simjax.engine.params import ClusterParams
-from simjax.engine.routing.choice import handed, in_turn
+from simjax.engine.routing.choice import choose, handed, in_turn
 from simjax.engine.routing.legs import route_legs
 from simjax.engine.routing.scores import eligible, look, scores
 from simjax.engine.shape import EngineShape
@@ -37,19 +37,20 @@ def route(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     view, i = state.view, jnp.zeros((), jnp.int32)
     mine = jnp.broadcast_to(arrives, (1,))
     if shape.ranks > 1:
-        seen = look(params, state, t_s)
-        score = scores(shape, params, params.router, state, seen, request)
-        view = view.kept(seen, arrives)
+        seen = look(shape, params, state, t_s)
         able = eligible(params, request)
-        score = state.arrivals.with_affinity(params, request, score, able)
-        i = in_turn(params, score, able, params.router.random, request, state.num_sent)
+        score = scores(shape, params, params.router, state, seen, request, able, t_s)
+        view = view.kept(seen, arrives)
+        score = state.arrivals.with_affinity(params, params.router, request, score, able)
+        i = choose(shape, params, params.router, score, able, request, state.num_sent)
         mine = arrives & (jnp.arange(shape.ranks, dtype=jnp.int32) == i)
     ranks, routes = handed(shape, params, state, request, t_s, mine, i)
     return turn.with_state(
         ranks=ranks,
         routes=routes,
         view=view,
-        arrivals=state.arrivals.sent(params, request, t_s, i, arrives),
+        books=state.books.sent(params, request, mine, jnp.zeros((), bool)),
+        arrivals=state.arrivals.sent(params, request, t_s, arrives).stays(params, request, i, arrives),
         num_sent=state.num_sent + arrives.astype(jnp.int32),
     )
 
@@ -62,7 +63,8 @@ def route_all(shape: EngineShape, params: ClusterParams, state: ClusterState) ->
     else:
         request = jnp.arange(shape.requests, dtype=jnp.int32)
         even = jnp.zeros(shape.ranks, jnp.float64)
-        choice = jax.vmap(lambda r: in_turn(params, even, eligible(params, r), params.router.random, r, r))(request)
+        draw = params.request("router_draw", request)
+        choice = jax.vmap(lambda r, u: in_turn(params, even, eligible(params, r), params.router.random, u, r, r))(request, draw)
         mine = (choice[None, :] == jnp.arange(shape.ranks, dtype=jnp.int32)[:, None]) & (request < count)[None, :]
         tail = jnp.sum(mine, axis=1, dtype=jnp.int32)
         at = jnp.where(mine, jnp.cumsum(mine, axis=1) - 1, routes.shape[1])

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.control.reduce import INT32_MAX, reduce_last
 from simjax.engine.handover.table import Role
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.rank import Rank
+from simjax.engine.routing.books import RouterBooks
 from simjax.engine.scheduler.plan import first_step_reaching
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState, RouterView
@@ -57,10 +59,15 @@ def kv_tokens_at(ranks: Rank, t_s: Float64[Array, ""]) -> Int64[Array, " N"]:
     return plan.kv_tokens + jnp.where(ended > 0, plan.tokens + (ended - 1) * plan.running, 0).astype(jnp.int64)
 
 
+def waiting_requests(ranks: Rank, loading: Int32[Array, " N"] | int = 0) -> Int32[Array, " N"]:
+    """Requests that wait in each rank, also those that load their KV cache."""
+    return ranks.plan.preempted + ranks.tail - ranks.head + loading
+
+
 def loads(params: ClusterParams, ranks: Rank, loading: Int32[Array, " N"] | int = 0) -> Float64[Array, " N"]:
     """(4 waiting + running) / max_num_seqs of each rank; requests that load their KV cache wait."""
-    waiting = ranks.plan.preempted + ranks.tail - ranks.head + loading
-    return (WAITING_WEIGHT * waiting + ranks.plan.running).astype(jnp.float64) / params.ranks.max_num_seqs.astype(jnp.float64)
+    weight = WAITING_WEIGHT * waiting_requests(ranks, loading) + ranks.plan.running
+    return weight.astype(jnp.float64) / params.ranks.max_num_seqs.astype(jnp.float64)
 
 
 def kv_loads(params: ClusterParams, ranks: Rank, t_s: Float64[Array, ""]) -> Float64[Array, " N"]:
@@ -70,30 +77,74 @@ def kv_loads(params: ClusterParams, ranks: Rank, t_s: Float64[Array, ""]) -> Flo
     return tokens.astype(jnp.float64) / (limits.num_blocks.astype(jnp.float64) * limits.block_size.astype(jnp.float64))
 
 
-def scores(
-    shape: EngineShape, params: ClusterParams, router: RouterParams, state: ClusterState, view: RouterView, request: Int32[Array, ""]
+def relative_queues(waiting: Int32[Array, " N"], able: Bool[Array, " N"]) -> Float64[Array, " N"]:
+    """The place of each queue between the shortest (0) and the longest (1) one of the able ranks; 0 where these are equally long."""
+    _, (most,), (least,) = reduce_last([], [jnp.where(able, waiting, 0)], [jnp.where(able, waiting, INT32_MAX)])
+    return (waiting - least).astype(jnp.float64) / jnp.maximum(most - least, 1).astype(jnp.float64)
+
+
+def costs(
+    shape: EngineShape,
+    params: ClusterParams,
+    router: RouterParams,
+    state: ClusterState,
+    view: RouterView,
+    request: Int32[Array, ""],
+    t_s: Float64[Array, ""],
 ) -> Float64[Array, " N"]:
-    """Scores by a router's weights for a request, as the router sees the ranks; the lowest wins.
+    """Costs of Dynamo's KV router for a request at t_s, in blocks of each rank (`CostWeights`)."""
+    assert isinstance(state.books, RouterBooks)
+    active = state.books.at(params, state.ranks, state.handovers, t_s)
+    prompt, size = params.request("prompt_tokens", request), params.ranks.block_size.astype(jnp.float64)
+    to_prefill = (active.tokens + prompt).astype(jnp.float64) / size
+    share = state.kv.missed_share(shape, params, view.contents, request)
+    cached = product(prompt.astype(jnp.float64), 1.0 - share) / size
+    prefill = jnp.maximum(to_prefill - product(router.overlap_credit, cached), 0.0)
+    busy = product(router.blocks_weight, active.blocks.astype(jnp.float64))
+    busy += product(router.active_weight, active.requests.astype(jnp.float64))
+    return product(router.prefill_load_scale, prefill) + busy
 
-    The weighted sum of the part of the prompt that is not in the prefix cache, of `loads` and of `kv_loads`.
+
+def scores(
+    shape: EngineShape,
+    params: ClusterParams,
+    router: RouterParams,
+    state: ClusterState,
+    view: RouterView,
+    request: Int32[Array, ""],
+    able: Bool[Array, " N"],
+    t_s: Float64[Array, ""],
+) -> Float64[Array, " N"]:
+    """Scores by a router's weights for a request at t_s, as the router sees the ranks; the lowest wins.
+
+    The weighted sum of the part of the prompt that is not in the prefix cache, of `loads` or `relative_queues`, and of `kv_loads`; with
+    `costs`, which weigh nothing for other routers, where there are books.
     """
+    queue = view.load
+    if view.waiting is not None:
+        queue = jnp.where(router.relative, relative_queues(view.waiting, able), queue)
     score = state.kv.missed_score(shape, params, router, view.contents, request)
-    return score + product(router.queue_weight, view.load) + product(router.kv_weight, view.kv_load)
+    score += product(router.queue_weight, queue) + product(router.kv_weight, view.kv_load)
+    return score + costs(shape, params, router, state, view, request, t_s) if shape.router_books else score
 
 
-def look(params: ClusterParams, state: ClusterState, t_s: Float64[Array, ""]) -> RouterView:
+def look(shape: EngineShape, params: ClusterParams, state: ClusterState, t_s: Float64[Array, ""]) -> RouterView:
     """The router's view at t_s: renewed if it is `staleness_s` old; what is not kept in the state is always new."""
+    loading = state.handovers.num_loading(shape.ranks)
     new = RouterView(
         t_s,
-        loads(params, state.ranks, state.handovers.num_loading(len(params.ranks.step_time))),
+        loads(params, state.ranks, loading),
         kv_loads(params, state.ranks, t_s),
         state.kv.contents(),
+        waiting_requests(state.ranks, loading) if shape.router_books else None,
     )
     return state.view.renewed(new, params.router.staleness_s)
 
 
-def missed_tokens(shape: EngineShape, params: ClusterParams, state: ClusterState, request: Int32[Array, ""], i: Int32[Array, ""]) -> Array:
-    """Tokens of a request's prompt that are not in the prefix cache of rank i, float64[]."""
+def missed_tokens(
+    shape: EngineShape, params: ClusterParams, state: ClusterState, view: RouterView, request: Int32[Array, ""], i: Int32[Array, ""]
+) -> Array:
+    """Tokens of a request's prompt that are not in the prefix cache of rank i, as the router sees it, float64[]."""
     prompt = params.request("prompt_tokens", request).astype(jnp.float64)
-    share = state.kv.missed_share(shape, params, state.kv.contents(), request)
+    share = state.kv.missed_share(shape, params, view.contents, request)
     return prompt * (share if isinstance(share, float) else jnp.asarray(share)[i])

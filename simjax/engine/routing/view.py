@@ -26,18 +26,21 @@ class RouterView:
         seen_s: time of that look.
         load, kv_load: measures of `simjax.engine.routing.scores`.
         contents: cached blocks of every prefix node, None without prefix caching.
+        waiting: waiting requests; None where no router compares them.
     """
 
     seen_s: Float64[Array, ""]
     load: Float64[Array, " N"]
     kv_load: Float64[Array, " N"]
     contents: Int32[Array, "N E"] | None
+    waiting: Int32[Array, " N"] | None = None
 
     @staticmethod
     def none_yet(shape: EngineShape, contents: Array | None) -> RouterView:
         """A view that any look renews."""
         zero = jnp.zeros((shape.ranks,), jnp.float64)
-        return RouterView(jnp.full((), -NEVER, jnp.float64), zero, zero, contents)
+        waiting = jnp.zeros((shape.ranks,), jnp.int32) if shape.router_books else None
+        return RouterView(jnp.full((), -NEVER, jnp.float64), zero, zero, contents, waiting)
 
     def renewed(self, new: RouterView, staleness_s: Float64[Array, ""]) -> RouterView:
         """The new view if this one is `staleness_s` old."""
