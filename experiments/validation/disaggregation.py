@@ -99,7 +99,9 @@ def handover() -> dict[str, float]:
     for _ in range(6):  # to the TPOT: load and step time move each other a little
         result = simjax.run(simjax.compose([*PUBLISHED, f"profile.step_s={step_s}"] if step_s else PUBLISHED)).result
         log, moved = result.requests, result.handovers
-        tpot_s = float(np.median((log.finish_s - log.first_token_s)[log.output_tokens > 1] / (log.output_tokens - 1)[log.output_tokens > 1]))
+        tpot_s = float(
+            np.median((log.finish_s - log.first_token_s)[log.output_tokens > 1] / (log.output_tokens - 1)[log.output_tokens > 1])
+        )
         step_s += PUBLISHED_TPOT_S - tpot_s
     assert moved is not None
     found_s = float(np.median(log.first_token_s - moved.prefill_finish_s))
