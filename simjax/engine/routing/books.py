@@ -96,7 +96,7 @@ class RouterBooks:
             [jnp.where(prefilled, prompt, 0), jnp.where(ended, blocks_of(prompt, size), 0), ended]
         )
         routed = self.routed
-        return ActiveWork(routed.tokens - tokens, routed.blocks - blocks, routed.requests - requests)
+        return ActiveWork(routed.tokens - tokens.astype(jnp.int64), routed.blocks - blocks.astype(jnp.int64), routed.requests - requests)
 
 
 @jax.tree_util.register_dataclass

@@ -96,7 +96,7 @@ def costs(
     assert isinstance(state.books, RouterBooks)
     active = state.books.at(params, state.ranks, state.handovers, t_s)
     prompt, size = params.request("prompt_tokens", request), params.ranks.block_size.astype(jnp.float64)
-    to_prefill = (active.tokens + prompt).astype(jnp.float64) / size
+    to_prefill = (active.tokens + prompt.astype(jnp.int64)).astype(jnp.float64) / size
     share = state.kv.missed_share(shape, params, view.contents, request)
     cached = product(prompt.astype(jnp.float64), 1.0 - share) / size
     prefill = jnp.maximum(to_prefill - product(router.overlap_credit, cached), 0.0)
