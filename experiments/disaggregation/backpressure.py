@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +100,6 @@ def overload() -> pd.DataFrame:
     pool = float(result.instances.num_blocks[:2].sum())
     for name, begin, end in spans[1:3]:
         found[f"{name}_share"] = counts(begin, end, blocks, at_s) / pool
-    # The largest prompt that does not fit says when a pool is full; the queue's head decides, so a little more than this may be free.
-    found["free_blocks"] = pool * (1.0 - found["prefilling_share"] - found["held_share"])
     return found
 
 
@@ -112,7 +111,6 @@ def figures(table: pd.DataFrame, over: pd.DataFrame) -> dict[str, float]:
         found[f"{name}_requests_per_s"] = rows["requests_per_s"][last]
         found[f"{name}_ttft_mean_s"] = rows["ttft_mean_s"][last]
         found[f"{name}_tpot_mean_ms"] = 1e3 * rows["tpot_mean_s"][last]
-        full = rows.index >= 32
         found[f"{name}_tpot_growth_pct"] = 100.0 * (rows["tpot_mean_s"][last] / rows["tpot_mean_s"][32] - 1.0)
         found[f"{name}_not_steady"] = float((rows["steady"] != 1).sum())
         if name != "aggregated":
@@ -121,15 +119,21 @@ def figures(table: pd.DataFrame, over: pd.DataFrame) -> dict[str, float]:
             queued = rows["requests_per_s"] * rows["ttft_queue_mean_s"]
             found |= {f"{name}_held": held[last], f"{name}_queued": queued[last]}
             late = rows["ttft_queue_mean_s"] + rows["ttft_handover_mean_s"]
-            found[f"{name}_waiting_share_of_ttft_pct"] = 100.0 * (late / rows["ttft_mean_s"])[full].iloc[-1]
+            found[f"{name}_waiting_share_of_ttft_pct"] = 100.0 * (late / rows["ttft_mean_s"])[last]
     full = over[over["queued"] >= 20]
     found["overload_first_queue_of_20_s"] = float(full["t_s"].iloc[0])
     before = over[over["t_s"] < full["t_s"].iloc[0]]
     found["overload_most_queued_before"] = float(before["queued"].max())
     found["overload_held_share_of_pool_pct"] = 100.0 * float(full["held_share"].mean())
     found["overload_prefilling_share_of_pool_pct"] = 100.0 * float(full["prefilling_share"].mean())
-    found["overload_used_share_that_is_held_pct"] = 100.0 * float((full["held_share"] / (full["held_share"] + full["prefilling_share"])).mean())
+    used = full["held_share"] + full["prefilling_share"]
+    found["overload_used_share_that_is_held_pct"] = 100.0 * float((full["held_share"] / used).mean())
     return found
+
+
+def stack(axes: Axes, x: Any, parts: Sequence[Any], colors: Sequence[str], labels: Sequence[str]) -> None:
+    """Areas on top of each other, the first one lowest."""
+    axes.stackplot(x, *parts, colors=colors, labels=labels, alpha=0.85, linewidth=0.0)
 
 
 def draw(table: pd.DataFrame, over: pd.DataFrame, path: Path) -> None:
@@ -147,7 +151,7 @@ def draw(table: pd.DataFrame, over: pd.DataFrame, path: Path) -> None:
             upper.fill_between(clients, 0.0, rows["ttft_mean_s"], color=style.VIOLET, alpha=0.85, linewidth=0.0, label="TTFT")
         else:
             parts = [rows[f"ttft_{part}_mean_s"] for part in PARTS]
-            upper.stackplot(clients, *parts, colors=[COLORS[part] for part in PARTS], labels=list(PARTS.values()), alpha=0.85, linewidth=0.0)
+            stack(upper, clients, parts, [COLORS[part] for part in PARTS], list(PARTS.values()))
         if name != "few_blocks":
             low, high = rows["ttft_mean_s"].iloc[[0, -1]]
             style.note(upper, f"TTFT {low:.2f} s with {clients[0]:.0f} clients,\n{high:.2f} s with {clients[-1]:.0f}", low_right=False)
@@ -175,12 +179,12 @@ def _over_time(left: Axes, right: Axes, over: pd.DataFrame) -> None:
     style.dress(left, "few blocks, 4 requests/s: the prefill pool", "time, s", "share of its KV blocks, %")
     kinds = ("held", "prefilling")
     shares = [100.0 * over[f"{kind}_share"] for kind in kinds]
-    left.stackplot(over["t_s"], *shares, colors=[WHERE[kind][1] for kind in kinds], labels=["held after the prefill", "being prefilled"], alpha=0.85, linewidth=0.0)  # fmt: skip
+    stack(left, over["t_s"], shares, [WHERE[kind][1] for kind in kinds], ["held after the prefill", "being prefilled"])
     left.set_ylim(0.0, 118.0)
     left.set_yticks([0, 25, 50, 75, 100])
     style.dress(right, "few blocks, 4 requests/s: where the requests are", "time, s", "requests")
     order = ("decoding", "held", "prefilling", "queued")
-    right.stackplot(over["t_s"], *(over[x] for x in order), colors=[WHERE[x][1] for x in order], labels=[WHERE[x][0] for x in order], alpha=0.85, linewidth=0.0)  # fmt: skip
+    stack(right, over["t_s"], [over[x] for x in order], [WHERE[x][1] for x in order], [WHERE[x][0] for x in order])
     for axes in (left, right):
         axes.set_xlim(0.0, float(over["t_s"].iloc[-1]))
         handles, labels = axes.get_legend_handles_labels()
@@ -198,7 +202,7 @@ def main() -> None:
     for figure, value in figures(table, over).items():
         print(f"{figure}\t{value:.6g}", flush=True)
     shown = ["cluster", "workload.concurrency", "steady", "requests_per_s", "ttft_mean_s", "ttft_p99_s", "tpot_mean_s", "tpot_p99_s"]
-    shown += [f"ttft_{part}_mean_s" for part in PARTS]
+    shown += [*(f"ttft_{part}_mean_s" for part in PARTS), "preemptions"]
     table[shown].to_csv(HERE / "backpressure.csv", index=False, float_format="%.4g")
     draw(table, over, HERE / "backpressure.png")
 
