@@ -1,14 +1,15 @@
 """Which split of 64 H100 serves Qwen3-32B best? Ratios, sizes of instances, limits and links against aggregated serving, for three mixes.
 
-A design is a cluster with its limits, of which the smallest slice is simulated at its share of the load; it meets each mix at three loads.
-`points` writes tables of points for the ordinary sweep,
+A design is a cluster with its limits, of which the smallest slice is simulated at its share of the load. In the first stage each of them
+meets each mix at three loads; these runs are short, and choose what the second stage simulates for longer. `points` writes tables of points
+for the ordinary sweep,
 
     python ratios.py points DIR
     simjax run -m sweep.points=DIR/apart.csv model=qwen3-32b device=h100 cluster.router=least_loaded out=DIR/apart
 
-`run` does the same for both of the tables and resumes what was stopped, `refine` simulates the best designs at more loads and with more
-requests, `report` reads all of that, prints a line a figure, `figure<TAB>value`, and writes ratios.csv, the best designs, and ratios.png
-next to this file, and `slices` holds slices against whole clusters.
+`run` does the same for both of the tables and resumes what was stopped; `refine` is the second stage, at six loads and with three times the
+requests; `report` reads all of that, prints a line a figure, `figure<TAB>value`, and writes ratios.csv (best designs) and ratios.png next
+to this file; `slices` holds slices against whole clusters.
 
 usage: python ratios.py points|run|refine|report|slices DIR
 """
@@ -54,11 +55,14 @@ class Mix(NamedTuple):
     ttft_s: float
     requests: int
 
-    def options(self, gpus: int, load: float) -> dict[str, Any]:
-        """The workload on a slice of so many GPUs. Requests grow with the root: a large slice has fast instances, where none stays long."""
+    def options(self, gpus: int, load: float, times: int = 1) -> dict[str, Any]:
+        """The workload on a slice of so many GPUs, with so many times the requests.
+
+        Requests grow with the root of the GPUs only: a large slice has fast instances, where none stays long.
+        """
         lengths = {"prompt": self.prompt, "output": self.output}
         words = {f"workload.{name}.{key}": x[i] for name, x in lengths.items() for i, key in enumerate(("mean", "max"))}
-        number = round(self.requests * (gpus / 4) ** 0.5)
+        number = times * round(self.requests * (gpus / 4) ** 0.5)
         return words | {"workload.rate": load * gpus, "workload.num_requests": number, "slo.ttft_s": self.ttft_s, "slo.tpot_s": TPOT_S}
 
 
@@ -167,6 +171,7 @@ def results(folder: Path, names: Sequence[str]) -> pd.DataFrame:
     table = pd.concat(read, ignore_index=True)
     prompts = {mix.prompt[0]: name for name, mix in MIXES.items()}
     table["mix"] = table["workload.prompt.mean"].astype(int).map(prompts)
+    table["steady"] = table["steady"].astype(float)  # missing where a run is too short to tell
     table["ttft_limit_s"] = table["slo.ttft_s"].astype(float)
     copies = GPUS // table["gpus"].astype(int)
     table["load"] = table["workload.rate"].astype(float) * copies / GPUS
@@ -190,47 +195,54 @@ def design_name(row: pd.Series) -> str:
     return f"{' + '.join(parts)}, {int(row['cluster.decode.max_num_seqs'])} seats, {link:.0f} Gbit/s"
 
 
+def keeps_up(table: pd.DataFrame) -> pd.Series:
+    """Which rows are steady runs, or too short to tell and answer nine tenths of the load while it lasts."""
+    return (table["steady"] == 1) | (table["steady"].isna() & (table["requests_per_s"] >= 0.9 * table["workload.rate"]))
+
+
 def passing(table: pd.DataFrame, tpot_s: float) -> pd.Series:
-    """Which rows are not known to be unsteady, with the P99 of TTFT within the limit of the mix and that of TPOT within another one."""
-    return (table["steady"] != 0) & (table["ttft_p99_s"] <= table["ttft_limit_s"]) & (table["tpot_p99_s"] <= tpot_s)
+    """Which rows keep up, with the P99 of TTFT within the limit of the mix and that of TPOT within another one."""
+    return keeps_up(table) & (table["ttft_p99_s"] <= table["ttft_limit_s"]) & (table["tpot_p99_s"] <= tpot_s)
 
 
 def best(table: pd.DataFrame, mix: str, kind: str, tpot_s: float) -> pd.Series | None:
     """The row of the highest load that passes, of equal ones that with the lowest P99 of TTFT; None if none passes."""
     rows = table[(table["mix"] == mix) & (table["kind"] == kind)]
-    rows = rows[passing(rows, tpot_s).fillna(False).astype(bool)]
+    rows = rows[passing(rows, tpot_s)]
     return None if rows.empty else rows.sort_values(["load", "ttft_p99_s"], ascending=[False, True]).iloc[0]
 
 
 LIMITS_S = np.arange(0.008, 0.1001, 0.002)
 
 
+# The second stage: shares of the GPUs that prefill, sizes of a decode instance, seats and loads of each mix.
+LONG = {
+    "rag": ((0.6, 0.8), (2, 4), (64,), (0.6, 0.8, 1.0, 1.2, 1.4, 1.6)),
+    "chat": ((0.2, 0.5), (2, 4, 8), (256,), (2.5, 3.25, 4.0, 4.75, 5.5, 6.25)),
+    "reasoning": ((0.1, 0.26), (2, 4, 8), (256,), (1.5, 2.0, 2.5, 3.0, 3.5, 4.0)),
+}
+TIMES = 3  # requests of a point in the second stage, of those in the first
+
+
 def fine_points(folder: Path) -> list[Path]:
-    """Tables of the best designs of the sweep at more loads, with three times as many requests, written."""
-    table, made = results(folder, ["apart", "aggregated"]), []
-    for kind in ("apart", "aggregated"):
-        path, rows = folder / f"{kind}_fine.csv", {}
-        keys = [key for key in pd.read_csv(folder / f"{kind}.csv", nrows=0).columns]
-        source = pd.read_csv(folder / f"{kind}.csv", dtype=str)
-        for mix, tpot_s in itertools.product(MIXES, (0.015, 0.02, 0.025, 0.03, 0.04, 0.06, 0.08)):
-            found = best(table, mix, kind, tpot_s)
-            if found is None:
-                continue
-            row, limits = source.iloc[int(found["point"])], MIXES[mix].loads
-            for load in np.linspace(0.8 * limits[0], 1.35 * limits[-1], 12):
-                gpus = int(found["gpus"])
-                options = dict(zip(keys, row, strict=True)) | {"workload.rate": repr(float(load * gpus))}
-                options["workload.num_requests"] = str(3 * int(row["workload.num_requests"]))
-                rows[tuple(options.values())] = options
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, keys)
-            writer.writeheader()
-            writer.writerows(rows.values())
-        made.append(path)
+    """Tables of designs that may be best, at more loads and with more requests: runs that are long enough to be steady."""
+    made = [folder / "apart_fine.csv", folder / "aggregated_fine.csv"]
+    rows: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    for name, ((low, high), sizes, seats, loads) in LONG.items():
+        mix = MIXES[name]
+        fitting = [x for x in splits() if low <= x.prefill * x.prefill_size / x.gpus <= high and x.decode_size in sizes]
+        for split, seat, load in itertools.product(fitting, seats, loads):
+            rows[0].append(split.options(PREFILL_TOKENS[0], seat, LINKS[-1]) | mix.options(split.gpus, load, TIMES))
+        for size, tokens, load in itertools.product(SIZES[1:], AGGREGATED_TOKENS, loads):
+            cluster = {"cluster.instances": NODE // size, "cluster.tensor_parallel_size": size}
+            limits = {"scheduler.max_num_batched_tokens": tokens, "scheduler.max_num_seqs": SEATS[-1]}
+            rows[1].append(cluster | limits | mix.options(NODE, load, TIMES))
+    for path, table in zip(made, rows, strict=True):
+        write_points(path, table)
     return made
 
 
-CHECKED = (Split(1, 1, 8, 8), Split(1, 3, 8, 8), Split(1, 1, 4, 4))
+CHECKED = (Split(1, 1, 8, 8), Split(1, 1, 4, 4))
 
 
 def slices(folder: Path) -> None:
@@ -238,7 +250,7 @@ def slices(folder: Path) -> None:
     rows = []
     for split, name in itertools.product(CHECKED, ("rag", "chat")):
         mix, copies = MIXES[name], GPUS // split.gpus
-        for load, times in itertools.product(mix.loads[1:], (1, copies)):
+        for load, times in itertools.product(mix.loads[:2], (1, copies)):
             whole = Split(times * split.prefill, times * split.decode, split.prefill_size, split.decode_size)
             options = mix.options(whole.gpus, load) | {"workload.num_requests": times * 2 * mix.requests}
             rows.append(whole.options(PREFILL_TOKENS[0], SEATS[-1], LINKS[-1]) | options)
@@ -297,11 +309,11 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 
 
 def _fronts(axes: Axes, table: pd.DataFrame, title: str, mix: Mix) -> None:
-    """All points that are not known to be unsteady, and the front of each kind."""
+    """All points that keep up, and the front of each kind."""
     style.dress(axes, title, "P99 TTFT, s")
     axes.set_xscale("log")
     for kind, (label, color) in KINDS.items():
-        rows = table[(table["kind"] == kind) & (table["steady"] != 0) & (table["goodput"] > 0)].sort_values("ttft_p99_s")
+        rows = table[(table["kind"] == kind) & keeps_up(table) & (table["goodput"] > 0)].sort_values("ttft_p99_s")
         axes.scatter(rows["ttft_p99_s"], rows["goodput"], s=5, color=color, alpha=0.16, linewidths=0.0)
         most = np.maximum.accumulate(rows["goodput"].to_numpy(float))
         axes.step(rows["ttft_p99_s"], most, where="post", color=color, linewidth=1.9, label=label)
