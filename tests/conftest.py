@@ -32,6 +32,7 @@ LONGEST = (
     "tests/explore/test_sweep.py",
     "tests/engine/test_gradients.py",
     "tests/engine/test_against_reference.py",
+    "tests/engine/test_two_legs.py",
     "tests/calibrate/test_fit.py",
     "tests/engine/test_batch.py",
     "tests/calibrate/test_sensitivity.py",

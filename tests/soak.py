@@ -15,16 +15,18 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from simjax.engine.shape import EngineShape, slots_for
+from tests.engine import test_two_legs
 from tests.engine.scenario import FANOUT, NODES, PATH, SHAPE, Scenario
 from tests.engine.strategies import SMALL, Sizes, scenarios, sharing
 from tests.engine.test_against_reference import check
+from tests.engine.two_legs import two_legs
 
 REQUESTS, SEQUENCES, CLIENTS = 128, 64, 64
 
@@ -61,10 +63,11 @@ WIDE = Sizes(
 
 
 class Kind(NamedTuple):
-    """Scenarios that share a program in each mode."""
+    """Scenarios that share a program in each mode, and the comparison of one."""
 
-    scenarios: st.SearchStrategy[Scenario]
+    scenarios: st.SearchStrategy[Any]
     examples: int  # of a round
+    check: Callable[[Any, str], None] | None = None  # that of one leg
 
 
 def kinds() -> dict[str, Kind]:
@@ -82,6 +85,12 @@ def kinds() -> dict[str, Kind]:
             f"{prefix}prefix_caches_on_three": Kind(sharing(instances=3, sizes=sizes), examples),
             f"{prefix}sessions_on_three": Kind(sharing(instances=3, sessions=True, sizes=sizes), examples),
         }
+    found |= {
+        "two_legs_on_two": Kind(two_legs(scenarios(instances=2)), 60, test_two_legs.check),
+        "two_legs_on_three": Kind(two_legs(scenarios(instances=3)), 60, test_two_legs.check),
+        "two_legs_closed_loop": Kind(two_legs(scenarios(instances=2, closed=True)), 60, test_two_legs.check),
+        "two_legs_sessions": Kind(two_legs(sharing(instances=3, sessions=True)), 60, test_two_legs.check),
+    }
     return found
 
 
@@ -100,7 +109,7 @@ def one_round(kind: Kind, number: int, seen: Counter[str]) -> None:
     )
     @given(scenario=kind.scenarios, mode=st.sampled_from(["leap", "step"]))
     def compare(scenario: Scenario, mode: str) -> None:
-        check(scenario, mode)
+        (kind.check or check)(scenario, mode)
         seen.update({"scenarios": 1, "requests": len(scenario.prompt), mode: 1})
 
     compare()

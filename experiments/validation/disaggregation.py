@@ -5,7 +5,8 @@ transfers: KV caches of Qwen3-8B from 8 H800 to 8 H800 over eight adapters of 20
 
 handover: hand-over of three prefill and one decode instance at the TPOT and transfer time that a pull request of vLLM gives.
 
-The prefill/decode split of LLMServingSim's figure 5 is `figure5.py`, its own outputs are `peers.py`, and vLLM's scheduler `handover_vllm.py`.
+The prefill/decode split of LLMServingSim's figure 5 is in `figure5.py`, its own outputs are in `peers.py`, vLLM's scheduler in
+`handover_vllm.py`.
 
 Prints a line a figure, `figure<TAB>value`.
 
@@ -77,8 +78,8 @@ def transfers() -> dict[str, float]:
     return figures
 
 
-# vLLM pull request 51919: three prefill and one decode instance over NIXL, 197 ms from the prefill's end to the first token at the median, of
-# which the transfer takes 29 ms, at a TPOT of 30.2 ms. Model, load and network are not given, but they do not matter here: the hand-over
+# vLLM pull request 51919: three prefill and one decode instance over NIXL, 197 ms from the prefill's end to the first token at the median,
+# 29 ms of them the transfer, at a TPOT of 30.2 ms. Model, load and network are not given, but they do not matter here: the hand-over
 # counts steps of the decode instance, and these are made as long, and the transfers.
 PUBLISHED_S, PUBLISHED_TRANSFER_S, PUBLISHED_TPOT_S = 0.197, 0.029, 0.0302
 PUBLISHED = [
@@ -99,7 +100,8 @@ def handover() -> dict[str, float]:
     for _ in range(6):  # to the TPOT: load and step time move each other a little
         result = simjax.run(simjax.compose([*PUBLISHED, f"profile.step_s={step_s}"] if step_s else PUBLISHED)).result
         log, moved = result.requests, result.handovers
-        tpot_s = float(np.median((log.finish_s - log.first_token_s)[log.output_tokens > 1] / (log.output_tokens - 1)[log.output_tokens > 1]))
+        gaps = log.output_tokens - 1
+        tpot_s = float(np.median((log.finish_s - log.first_token_s)[gaps > 0] / gaps[gaps > 0]))
         step_s += PUBLISHED_TPOT_S - tpot_s
     assert moved is not None
     found_s = float(np.median(log.first_token_s - moved.prefill_finish_s))

@@ -131,7 +131,7 @@ class TwoLegs(Scenario):
 
 
 @st.composite
-def two_legs(draw, of: st.SearchStrategy[Scenario], connectors: tuple[str, ...] = tuple(CONNECTORS)) -> TwoLegs:
+def two_legs(draw, of: st.SearchStrategy[Scenario], connectors: tuple[str, ...] = tuple(REFERENCE_CONNECTORS)) -> TwoLegs:
     """A scenario whose ranks get roles, and links between them that are sometimes shared and sometimes slow."""
     drawn = draw(of)
     given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Scenario)}

@@ -97,3 +97,4 @@ class RefResult:
     requests: list[RefOutcome]
     steps: list[RefStep]  # every step that ended, in order of start time, then instance
     evictions: list[int]  # by instance: number of names of cached blocks that were lost because the block was needed
+    copies: list[int]  # by instance: number of full blocks that stayed nameless because a held block had their name

@@ -203,4 +203,4 @@ def simulate(
     steps = sorted((step for engine in cluster.engines for step in engine.ended), key=lambda step: (step.start_s, step.instance))
     outcomes = [cluster.outcome(index) for index in range(len(requests))]
     activity = [RefActivity.of(engine.ended) for engine in cluster.engines]
-    return RefResult(activity, outcomes, steps, [engine.pool.evictions for engine in cluster.engines])
+    return RefResult(activity, outcomes, steps, [x.pool.evictions for x in cluster.engines], [x.pool.copies for x in cluster.engines])

@@ -11,7 +11,7 @@ the last block of a prompt that is cached as a whole) makes a copy. If the other
 the queue without; if it is held, the copy has no hash. (In vLLM both have the hash, so there either of them may be found or lost first.)
 
 Two requests that compute the same blocks of one prefix node at the same time, which needs `long_prefill_token_threshold` or a prompt that
-holds the output of a request that still runs, are taken to share them.
+holds the output of a request that still runs, or that load the same blocks at the same time, are taken to share them.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def commit(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     if slots.last_tokens is not None:  # with hand-overs a request may come with its only token
         arrived = (slots.position < rank.num_running) & (slots.last_tokens == WITH_ALL_TOKENS)
         finished |= arrived
-        after = dataclasses.replace(after, last_tokens=jnp.where(arrived, 0, after.last_tokens))
+        after = dataclasses.replace(after, last_tokens=jax.tree.map(lambda x: jnp.where(arrived, 0, x), after.last_tokens))
     emitted = Emitted(
         finished=finished,
         prompt_tokens=sums[3],
