@@ -33,6 +33,7 @@ LONGEST = (
     "tests/engine/test_gradients.py",
     "tests/engine/test_against_reference.py",
     "tests/engine/test_two_legs.py",
+    "tests/engine/test_two_leg_routers.py",
     "tests/calibrate/test_fit.py",
     "tests/engine/test_batch.py",
     "tests/calibrate/test_sensitivity.py",
