@@ -20,13 +20,12 @@ from simjax.engine.state import initial_state
 from tests.engine.scenario import Limits, RouterPolicy, Scenario
 from tests.engine.strategies import scenarios, sharing
 from tests.engine.test_against_reference import SEEING
-from tests.engine.test_two_legs import UNEQUAL_VIEWS, assert_same
+from tests.engine.test_two_legs import assert_same
 from tests.engine.two_legs import TwoLegs, one_to_one, two_legs
 
 MODE = st.sampled_from(["leap", "step"])
 LIMITED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 FEWER = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-POLICIES = [policy for policy in RouterPolicy if policy not in UNEQUAL_VIEWS]
 WEIGHTS = [
     CostWeights(),
     CostWeights(temperature=0.5),
@@ -40,8 +39,8 @@ def routed(draw: st.DrawFn, of: st.SearchStrategy[Scenario], connectors: tuple[s
     """A scenario with a router for each leg, and a view of both that may be old."""
     return dataclasses.replace(
         draw(two_legs(of, connectors)),
-        router=draw(st.sampled_from(POLICIES)),
-        decode_router=draw(st.sampled_from(POLICIES)),
+        router=draw(st.sampled_from(list(RouterPolicy))),
+        decode_router=draw(st.sampled_from(list(RouterPolicy))),
         costs=draw(st.sampled_from(WEIGHTS)),
         staleness_s=draw(st.sampled_from([0.0, 0.0, 0.02, 0.3])),
     )
