@@ -1,7 +1,7 @@
 """Which split of 64 H100 serves Qwen3-32B best? Ratios, sizes of instances, limits and links against aggregated serving, for three mixes.
 
 A design is a cluster with its limits, of which the smallest slice is simulated at its share of the load. In the first stage each of them
-meets each mix at three loads; these runs are short, and choose what the second stage simulates for longer. `points` writes tables of points
+meets each mix at three loads; these runs are short, and show what the second stage simulates for longer. `points` writes tables of points
 for the ordinary sweep,
 
     python ratios.py points DIR
