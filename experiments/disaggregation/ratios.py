@@ -1,7 +1,7 @@
 """Which split of 64 H100 serves Qwen3-32B best? Ratios, sizes of instances, limits and links against aggregated serving, for three mixes.
 
 A design is a cluster with its limits, of which the smallest slice is simulated at its share of the load. In the first stage each of them
-meets each mix at three loads; these runs are short, and choose what the second stage simulates for longer. `points` writes tables of points
+meets each mix at three loads; these runs are short, and show what the second stage simulates for longer. `points` writes tables of points
 for the ordinary sweep,
 
     python ratios.py points DIR
@@ -166,7 +166,7 @@ def results(folder: Path, names: Sequence[str]) -> pd.DataFrame:
     for name in names:
         table = read_results(folder / name)
         table = table[table["status"] == "finished"].copy()
-        table["kind"] = "apart" if name.startswith("apart") else "aggregated"
+        table["kind"], table["stage"] = name.removesuffix("_fine"), 2 if name.endswith("_fine") else 1
         read.append(table)
     table = pd.concat(read, ignore_index=True)
     prompts = {mix.prompt[0]: name for name, mix in MIXES.items()}
@@ -206,8 +206,8 @@ def passing(table: pd.DataFrame, tpot_s: float) -> pd.Series:
 
 
 def best(table: pd.DataFrame, mix: str, kind: str, tpot_s: float) -> pd.Series | None:
-    """The row of the highest load that passes, of equal ones that with the lowest P99 of TTFT; None if none passes."""
-    rows = table[(table["mix"] == mix) & (table["kind"] == kind)]
+    """The row of the second stage with the highest load that passes, of equal ones that with the lowest P99 TTFT; None if none passes."""
+    rows = table[(table["mix"] == mix) & (table["kind"] == kind) & (table["stage"] == 2)]
     rows = rows[passing(rows, tpot_s)]
     return None if rows.empty else rows.sort_values(["load", "ttft_p99_s"], ascending=[False, True]).iloc[0]
 
@@ -242,7 +242,7 @@ def fine_points(folder: Path) -> list[Path]:
     return made
 
 
-CHECKED = (Split(1, 1, 8, 8), Split(1, 1, 4, 4))
+CHECKED = (Split(1, 1, 8, 8),)
 
 
 def slices(folder: Path) -> None:
@@ -275,7 +275,8 @@ def report(folder: Path) -> None:
     rows = []
     print(f"points\t{len(table)}")
     for kind, of_kind in table.groupby("kind"):
-        print(f"{kind}_points\t{len(of_kind)}\n{kind}_designs\t{of_kind['design'].nunique()}")
+        pairs = of_kind[["mix", "design"]].drop_duplicates()
+        print(f"{kind}_points\t{len(of_kind)}\n{kind}_designs\t{of_kind['design'].nunique()}\n{kind}_designs_and_mixes\t{len(pairs)}")
         print(f"{kind}_steady\t{(of_kind['steady'] == 1).sum()}\n{kind}_not_steady\t{(of_kind['steady'] == 0).sum()}")
     for mix, tpot_s in itertools.product(MIXES, (0.02, 0.03, TPOT_S, 0.06, 0.08)):
         pair = {kind: best(table, mix, kind, tpot_s) for kind in ("apart", "aggregated")}
@@ -286,6 +287,10 @@ def report(folder: Path) -> None:
         print(f"{mix}_{1e3 * tpot_s:.0f}ms_apart\t{loads[0]:.4g}\n{mix}_{1e3 * tpot_s:.0f}ms_aggregated\t{loads[1]:.4g}")
         if min(loads) > 0:
             print(f"{mix}_{1e3 * tpot_s:.0f}ms_gain_pct\t{100.0 * (loads[0] / loads[1] - 1.0):.3g}")
+    first = table[(table["stage"] == 1) & (table["kind"] == "apart")]
+    for key, name in (("network.inter_bandwidth_bytes_per_s", "link"), ("cluster.decode.max_num_seqs", "seats")):
+        for (mix, value), some in first.groupby(["mix", key]):
+            print(f"{mix}_{name}_{float(value):g}_passing_pct\t{100.0 * passing(some, TPOT_S).mean():.3g}")
     pd.DataFrame(rows).to_csv(HERE / "ratios.csv", index=False, float_format="%.4g")
     draw(table, HERE / "ratios.png")
 
@@ -309,17 +314,22 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 
 
 def _fronts(axes: Axes, table: pd.DataFrame, title: str, mix: Mix) -> None:
-    """All points that keep up, and the front of each kind."""
+    """All points that keep up, and the front of each kind in the second stage."""
     style.dress(axes, title, "P99 TTFT, s")
     axes.set_xscale("log")
+    ticks = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.minorticks_off()
     for kind, (label, color) in KINDS.items():
         rows = table[(table["kind"] == kind) & keeps_up(table) & (table["goodput"] > 0)].sort_values("ttft_p99_s")
-        axes.scatter(rows["ttft_p99_s"], rows["goodput"], s=5, color=color, alpha=0.16, linewidths=0.0)
+        axes.scatter(rows["ttft_p99_s"], rows["goodput"], s=7, color=color, alpha=0.4, linewidths=0.0)
+        rows = rows[rows["stage"] == 2]
         most = np.maximum.accumulate(rows["goodput"].to_numpy(float))
         axes.step(rows["ttft_p99_s"], most, where="post", color=color, linewidth=1.9, label=label)
     axes.axvline(mix.ttft_s, color=style.GREY, linestyle=":", linewidth=1.2)
+    axes.set_xlim(0.07, 25.0)
     axes.set_ylim(0.0)
-    style.note(axes, f"dotted: limit of TTFT, {mix.ttft_s:g} s\nlimit of TPOT: {1e3 * TPOT_S:.0f} ms", low_right=False)
+    style.note(axes, f"requests within {mix.ttft_s:g} s of TTFT (dotted)\nand {1e3 * TPOT_S:.0f} ms of TPOT count")
 
 
 def _limits(axes: Axes, table: pd.DataFrame, name: str) -> None:
@@ -334,8 +344,9 @@ def _limits(axes: Axes, table: pd.DataFrame, name: str) -> None:
         axes.fill_between(
             1e3 * LIMITS_S, loads[other], np.maximum(*loads.values()), step="post", color=KINDS[kind][1], alpha=0.14, linewidth=0
         )
-    axes.axvline(1e3 * TPOT_S, color=style.GREY, linestyle=":", linewidth=1.2)
+    axes.set_xlim(5.0, 100.0)
     axes.set_ylim(0.0)
+    style.note(axes, f"P99 TTFT within {MIXES[name].ttft_s:g} s")
 
 
 def main() -> None:
