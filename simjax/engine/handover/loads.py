@@ -169,4 +169,4 @@ def begin_load(
     table = with_row(table, mine, changes)
     table = dataclasses.replace(table, begun=table.begun + begins.astype(jnp.int32))
     turn = turn.with_state(handovers=table, overflow=state.overflow | jnp.where(begins & ~room, Overflow.HANDOVERS.value, 0))
-    return turn.kv.touch(shape, params, turn, known, row, jnp.asarray(found), begins)
+    return turn.kv.touch_hits(shape, params, turn, known, row, jnp.asarray(found), begins)

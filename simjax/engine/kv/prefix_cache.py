@@ -82,7 +82,9 @@ class NoPrefixCache:
         """The turn once the prefill rank has freed the blocks of some rows of hand-overs."""
         return turn.with_state(handovers=freed_rows(table_of(turn.state), read))
 
-    def touch(self, shape: EngineShape, params: ClusterParams, turn: Turn, request: Array, row: Array, found: Array, wanted: Array) -> Turn:
+    def touch_hits(
+        self, shape: EngineShape, params: ClusterParams, turn: Turn, request: Array, row: Array, found: Array, wanted: Array
+    ) -> Turn:
         """The turn once a request that loads its KV cache holds what it found."""
         return turn
 
@@ -195,7 +197,9 @@ class PrefixCache:
         more = jnp.sum(read, dtype=jnp.int32) > 1
         return turn.with_state(handovers=table).with_kv(PrefixCache(pool), waits=turn.waits | more)
 
-    def touch(self, shape: EngineShape, params: ClusterParams, turn: Turn, request: Array, row: Array, found: Array, wanted: Array) -> Turn:
+    def touch_hits(
+        self, shape: EngineShape, params: ClusterParams, turn: Turn, request: Array, row: Array, found: Array, wanted: Array
+    ) -> Turn:
         """The turn once a request that loads its KV cache, in a row of hand-overs, holds what it found; there is room for the rest."""
         table, tree = table_of(turn.state), RankTree.of(params, turn.limits, turn.i)
         old = jax.tree.map(lambda x: x[row], table.decode_held)
@@ -244,7 +248,7 @@ class PrefixCache:
         """The turn once the admitted request, if there is one and it does not load its KV cache, holds what it found and will fill."""
         tree = RankTree.of(params, turn.limits, turn.i)
         admitted = turn.formation.seats > before.formation.seats
-        # One that loads makes room once it has touched what it found (`touch`).
+        # One that loads makes room once it has touched what it found (`touch_hits`).
         evicting = dataclasses.replace(turn, waits=turn.waits | loads) if shape.handovers else turn
         after = self._allocate(shape, tree, evicting, before.rank.num_running, jnp.asarray(hits.found), admitted)
         return dataclasses.replace(after, waits=turn.waits)

@@ -21,7 +21,7 @@ from simjax.engine.rank import Rank
 from simjax.engine.shape import EngineShape
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float64, Int32, Int64
+    from jaxtyping import Int32, Int64
 
 
 @jax.tree_util.register_dataclass
@@ -47,7 +47,7 @@ class RouterBooks:
 
     routed: ActiveWork
 
-    def sent(self, params: ClusterParams, request: Int32[Array, ""], mine: Bool[Array, " N"], prefilled: Bool[Array, " N"]) -> RouterBooks:
+    def sent(self, params: ClusterParams, request: Array, mine: Array, prefilled: Array) -> RouterBooks:
         """The books once a request was sent to the ranks of a mask, to some of them with its prompt prefilled."""
         return self._changed(params, request, mine.astype(jnp.int32), prefilled)
 
@@ -56,8 +56,8 @@ class RouterBooks:
         params: ClusterParams,
         handovers: Handovers | NoHandovers,
         i: Array | int,
-        request: Int32[Array, ""],
-        leaves: Bool[Array, ""],
+        request: Array,
+        leaves: Array,
     ) -> RouterBooks:
         """The books once a request has left the slots of rank i, if it does."""
         number = jnp.arange(self.routed.requests.shape[0], dtype=jnp.int32)
@@ -75,7 +75,7 @@ class RouterBooks:
             )
         )
 
-    def at(self, params: ClusterParams, ranks: Rank, handovers: Handovers | NoHandovers, t_s: Float64[Array, ""]) -> ActiveWork:
+    def at(self, params: ClusterParams, ranks: Rank, handovers: Handovers | NoHandovers, t_s: Array) -> ActiveWork:
         """The requests that are active at t_s: a token counts once the step that gives it has ended before t_s.
 
         Read from the slots and the plan, so that it is the same however many steps the plan has.
@@ -104,7 +104,7 @@ class RouterBooks:
 class NoBooks:
     """No memory: no router asks for it."""
 
-    def sent(self, params: ClusterParams, request: Int32[Array, ""], mine: Bool[Array, " N"], prefilled: Bool[Array, " N"]) -> NoBooks:
+    def sent(self, params: ClusterParams, request: Array, mine: Array, prefilled: Array) -> NoBooks:
         """Nothing is kept."""
         return self
 
@@ -113,8 +113,8 @@ class NoBooks:
         params: ClusterParams,
         handovers: Handovers | NoHandovers,
         i: Array | int,
-        request: Int32[Array, ""],
-        leaves: Bool[Array, ""],
+        request: Array,
+        leaves: Array,
     ) -> NoBooks:
         """Nothing is kept."""
         return self
@@ -128,7 +128,7 @@ def initial_books(shape: EngineShape) -> RouterBooks | NoBooks:
     return RouterBooks(ActiveWork(i64, i64, jnp.zeros((shape.ranks,), jnp.int32)))
 
 
-def _prefilled(handovers: Handovers | NoHandovers, request: Int32[Array, "*A"], rank: Int32[Array, "*A"]) -> Bool[Array, "*A"]:
+def _prefilled(handovers: Handovers | NoHandovers, request: Array, rank: Array) -> Array:
     """Whether requests are on a rank for their second legs."""
     if not isinstance(handovers, Handovers):
         return jnp.zeros((), bool)
