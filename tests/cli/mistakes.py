@@ -117,7 +117,7 @@ RANGES = cases(
     run cluster.tensor_parallel_size=3
     num_attention_heads=32 cannot be divided by tensor_parallel_size=3
     run cluster.router=fastest
-    cluster.router=fastest: there is no such router; known: least_kv, least_loaded, longest_prefix, random, round_robin
+    cluster.router=fastest: there is no such router; known: dynamo, least_kv, least_loaded, llm_d, longest_prefix, random, round_robin
     run cluster.link_latency_s=-1
     cluster.link_latency_s=-1.0: it must be a number of seconds that is not negative
     run cluster.link_bandwidth_bytes_per_s=0
