@@ -44,7 +44,7 @@ from simjax.metrics.latency import latencies
 from simjax.uncertainty.widths import PRIOR_SD
 from simjax.validate.compare import measured_requests
 from simjax.validate.contents import unknown_contents
-from simjax.validate.replay import asked_for, measured_cluster, read_to_replay
+from simjax.validate.replay import asked_for, measured_cluster, read_to_replay, release
 from simjax.validate.run import MeasuredRun
 from simjax.validity.reach import reach
 
@@ -150,7 +150,7 @@ def calibrate(
         save_profile(_described(profile, base, space, posterior, fitted, of_fitted, targets, points, config), profile_path)
     checkpoint.remove()
     profile = load_profile(profile_path)
-    scores = _scores([x.run for x in (*fitted, *held_out)], runs, targets)
+    scores = _scores(config, [x.run for x in (*fitted, *held_out)], runs, targets)
     rows = parameter_rows(space, posterior, profile)
     return Calibrated(profile, found, space, posterior, rows, scores, _problems(scores, rows, found))
 
@@ -307,14 +307,17 @@ def _span(bounds: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return min(low for low, _ in bounds), max(high for _, high in bounds)
 
 
-def _scores(measured: Sequence[MeasuredRun], runs: Sequence[tuple[Run, Run]], targets: Sequence[RunTarget]) -> list[Scored]:
+def _scores(
+    config: CalibrateConfig, measured: Sequence[MeasuredRun], runs: Sequence[tuple[Run, Run]], targets: Sequence[RunTarget]
+) -> list[Scored]:
     """Scores of the fitted runs, each of which has a target, and then of those held out; `runs` are simulations before and after."""
     scores = []
     firsts = [target.first for target in targets] + [0] * (len(measured) - len(targets))
     for run, (before, after), first in zip(measured, runs, firsts, strict=True):
         parts = [(FITTED, slice(None))] if first is None else [(FITTED, slice(0, first)), (HELD_OUT, slice(first, None))]
         for role, part in parts if first != 0 else [(HELD_OUT, slice(None))]:
-            scores.append(Scored(run, after, role, scored(run, before.result, part), scored(run, after.result, part)))
+            reports = [scored(run, done.result, part) | {"release": release(run, config)} for done in (before, after)]
+            scores.append(Scored(run, after, role, *reports))
     return scores
 
 

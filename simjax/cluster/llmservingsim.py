@@ -71,9 +71,6 @@ def read_cluster(path: Path, limits: InstanceLimits) -> ClusterFile:
     nodes = raw["nodes"]
     if any("pim_config" in (node.get("cpu_mem") or {}) for node in nodes):
         raise SimjaxError(f"{path}: cpu_mem.pim_config asks for PIM devices, which are not simulated yet")
-    for key, what in (("power", any("power" in node for node in nodes)), ("cxl_mem", "cxl_mem" in raw)):
-        if what:
-            _log.warning("%s: %s is not simulated yet; its settings are ignored", path, key)
     found: list[InstanceSpec] = []
     for node in nodes:
         for one in node["instances"]:
@@ -88,6 +85,9 @@ def read_cluster(path: Path, limits: InstanceLimits) -> ClusterFile:
                 raise SimjaxError(f"{where}: a value of the wrong type ({error})") from None
     if not found:
         raise SimjaxError(f"{path}: it has no instances; a cluster needs at least one")
+    for key, what in (("power", any("power" in node for node in nodes)), ("cxl_mem", "cxl_mem" in raw)):
+        if what:
+            _log.warning("%s: %s is not simulated yet; its settings are ignored", path, key)
     return ClusterFile(tuple(found), tuple(number for number, node in enumerate(nodes) for _ in node["instances"]))
 
 
