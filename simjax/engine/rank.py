@@ -134,3 +134,7 @@ class Rank:
     tail: Int32[Array, "*N"]
     queued_tokens: Int64[Array, "*N"]
     passes: Passes | NoPasses
+
+    def due_s(self) -> Float64[Array, "*N"]:
+        """Time at which the rank needs its next turn."""
+        return self.passes.due_s(self.plan)

@@ -92,7 +92,7 @@ class Turn:
 def begin_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """Choose the rank whose plan ends first; it is due if that is before the next arrival."""
     ranks = turn.state.ranks
-    due_s = ranks.passes.due_s(ranks.plan)
+    due_s = ranks.due_s()
     i = jnp.argmin(due_s).astype(jnp.int32) if shape.ranks > 1 else 0
     due = due_s[i] < next_arrival_s(params, turn.state) if shape.live_routing else jnp.ones((), bool)
     due = turn.state.handovers.after(due, due_s[i])

@@ -201,7 +201,7 @@ class Scenario:
     def run(self, **changes) -> Result:
         return simulate(self.shape(**changes), self.params())
 
-    def run_reference(self) -> reference.RefResult:
+    def run_reference(self, **more) -> reference.RefResult:
         prefix_weight, queue_weight, kv_weight = self.weights
         return reference.simulate(
             self.reference_instances(),
@@ -216,6 +216,7 @@ class Scenario:
             max_concurrency=self.max_concurrency or None,
             ramp_s=self.ramp_s,
             **dataclasses.asdict(self.costs),
+            **more,
         )
 
     def reference_cluster(self) -> reference.Cluster:

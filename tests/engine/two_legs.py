@@ -14,7 +14,6 @@ from simjax.engine.host.lower_handover import ROLES, UNBOUNDED
 from simjax.engine.params import ClusterParams, HandoverParams, RouterParams
 from simjax.engine.shape import EngineShape
 from tests.engine.scenario import RouterPolicy, Scenario
-from tests.reference import simulator as reference
 from tests.reference.handover import CONNECTORS as REFERENCE_CONNECTORS
 from tests.reference.handover import RefHandover
 from tests.reference.instance import RefInstance
@@ -111,23 +110,8 @@ class TwoLegs(Scenario):
     def reference_instances(self) -> list[RefInstance]:
         return [dataclasses.replace(x, role=role) for x, role in zip(super().reference_instances(), self.roles, strict=True)]
 
-    def run_reference(self) -> RefResult:
-        prefix_weight, queue_weight, kv_weight = self.weights
-        return reference.simulate(
-            self.reference_instances(),
-            self.reference_requests(),
-            self.router.name.lower(),
-            self.concurrency or None,
-            self.think_s,
-            prefix_weight=prefix_weight,
-            queue_weight=queue_weight,
-            kv_weight=kv_weight,
-            router_staleness_s=self.staleness_s,
-            max_concurrency=self.max_concurrency or None,
-            ramp_s=self.ramp_s,
-            handover=self.reference_handover(),
-            **dataclasses.asdict(self.costs),
-        )
+    def run_reference(self, **more) -> RefResult:
+        return super().run_reference(handover=self.reference_handover(), **more)
 
 
 @st.composite

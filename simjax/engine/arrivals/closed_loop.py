@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simjax.engine.params import ClusterParams, RouterParams
+from simjax.engine.arrivals.no_affinity import NoAffinity
+from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER
 from simjax.engine.shape import EngineShape
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ClosedLoop:
+class ClosedLoop(NoAffinity):
     """Clients of a closed loop.
 
     Attributes:
@@ -61,22 +62,6 @@ class ClosedLoop:
             client=self.client.at[request].set(jnp.where(arrives, client, self.client[request])),
             arrived_s=self.arrived_s.at[request].set(jnp.where(arrives, t_s, self.arrived_s[request])),
         )
-
-    def stays(self, params: ClusterParams, request: Array, i: Array, picked: Bool[Array, ""], second: bool = False) -> ClosedLoop:
-        """The record once a router, the one for second legs if `second`, has picked rank i for a request, if it has."""
-        return self
-
-    def with_affinity(
-        self,
-        params: ClusterParams,
-        router: RouterParams,
-        request: Array,
-        score: Float64[Array, " N"],
-        eligible: Bool[Array, " N"],
-        second: bool = False,
-    ) -> Float64[Array, " N"]:
-        """A router's scores: requests of a client have nothing in common."""
-        return score
 
     def answer(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         """The turn once the clients of the finished requests have their answer: they send the next ones after the pause."""

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simjax.engine.params import ClusterParams, RouterParams
+from simjax.engine.arrivals.no_affinity import NoAffinity
+from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class OpenLoop:
+class OpenLoop(NoAffinity):
     """An open loop: requests arrive at their own times, in the order of their index, whatever became of the others."""
 
     def next_s(self, params: ClusterParams, num_sent: Int32[Array, ""]) -> Float64[Array, ""]:
@@ -39,22 +40,6 @@ class OpenLoop:
     def sent(self, params: ClusterParams, request: Array, t_s: Array, arrives: Bool[Array, ""]) -> OpenLoop:
         """The record once a request was sent at t_s, if it was."""
         return self
-
-    def stays(self, params: ClusterParams, request: Array, i: Array, picked: Bool[Array, ""], second: bool = False) -> OpenLoop:
-        """The record once a router, the one for second legs if `second`, has picked rank i for a request, if it has."""
-        return self
-
-    def with_affinity(
-        self,
-        params: ClusterParams,
-        router: RouterParams,
-        request: Array,
-        score: Float64[Array, " N"],
-        eligible: Bool[Array, " N"],
-        second: bool = False,
-    ) -> Float64[Array, " N"]:
-        """A router's scores (the lowest wins) once the calls of a session stay together, if they are to."""
-        return score
 
     def answer(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         """The turn once those that wait for finished requests have their answer."""

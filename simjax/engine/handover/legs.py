@@ -11,7 +11,7 @@ from jax import Array
 from simjax.cluster.disaggregation import Reserve
 from simjax.engine.accounting.totals import Overflow
 from simjax.engine.handover.rows import row_mask, rules, table_of, with_row
-from simjax.engine.handover.table import Handovers, Phase, Role
+from simjax.engine.handover.table import Phase, Role
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER, Rank
@@ -83,8 +83,3 @@ def end_prefill(shape: EngineShape, params: ClusterParams, turn: Turn, before: R
     turn = turn.with_state(handovers=table, overflow=state.overflow | jnp.where(kept & ~room, Overflow.HANDOVERS.value, 0))
     departed = dataclasses.replace(departed, kept=kept)
     return dataclasses.replace(turn, departed=departed, waits=turn.waits | (departed.more & turn.due))
-
-
-def prefill_cached_tokens(table: Handovers) -> Int32[Array, " K"]:
-    """Prompt tokens that the requests of all rows found in the prefix cache of their prefill rank."""
-    return table.prefill_held.outcome().get("cached_tokens", jnp.zeros_like(table.request))

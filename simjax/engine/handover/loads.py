@@ -13,7 +13,6 @@ from simjax.cluster.disaggregation import Reserve
 from simjax.engine.accounting.totals import Overflow
 from simjax.engine.columns import in_order
 from simjax.engine.control.reduce import INT32_MAX
-from simjax.engine.handover.legs import prefill_cached_tokens
 from simjax.engine.handover.rows import row_mask, rules, settled, table_of, with_row
 from simjax.engine.handover.table import Handovers, Phase
 from simjax.engine.host.result import HandoverLog
@@ -65,7 +64,8 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         refused=jnp.any(ready) & ~joins,
         leaving=f.leaving | done,
     )
-    outcome = _outcome(shape, table, row)
+    columns = {name: values[row].astype(jnp.float64) for name, values in table.log_columns().items()}
+    outcome = jnp.stack(in_order(HandoverLog, shape, columns))
     kept_row = jnp.where(joins, request, shape.requests)
     mine = row_mask(shape, row, joins)
     table = dataclasses.replace(
@@ -108,20 +108,6 @@ def _inserted(
         return jnp.where(here, jnp.asarray(value).astype(x.dtype), jnp.where(behind, shifted, x))
 
     return jax.tree.map(put, slots, new)
-
-
-def _outcome(shape: EngineShape, table: Handovers, row: Array) -> Array:
-    """The row of `HandoverLog` of a load that has landed."""
-    columns = {
-        "prefill_instance": table.prefill[row],
-        "prefill_scheduled_s": table.scheduled_s[row],
-        "prefill_finish_s": table.finish_s[row],
-        "transfer_start_s": table.start_s[row],
-        "transfer_end_s": table.landed_s[row],
-        "transfer_bytes": table.moved_bytes[row],
-        "prefill_cached_tokens": prefill_cached_tokens(table)[row],
-    }
-    return jnp.stack([jnp.asarray(x).astype(jnp.float64) for x in in_order(HandoverLog, shape, columns)])
 
 
 def begin_load(

@@ -105,8 +105,8 @@ def told_s(
 
 
 def pass_at(plan: Plan, t_s: Float64[Array, ""], empty_pass_s: Float64[Array, ""]) -> Float64[Array, ""]:
-    """The first pass of an idle rank at or after t_s, not before its first one."""
-    number = jnp.maximum(jnp.ceil(_passes_until(plan, t_s, empty_pass_s) - ROUNDING), 1.0)  # the first one is over
+    """The first pass of an idle rank at or after t_s, of those that are still to come: the one at the start of its plan is over."""
+    number = jnp.maximum(jnp.ceil(_passes_until(plan, t_s, empty_pass_s) - ROUNDING), 1.0)
     at_s = jnp.where(empty_pass_s > 0, plan.start_s + product(number, empty_pass_s), jnp.maximum(plan.start_s, t_s))
     return jnp.where(jnp.isfinite(t_s), at_s, NEVER)
 

@@ -134,6 +134,18 @@ class Handovers:
         assert params.handover is not None
         return params.handover.role[i] != Role.PREFILL
 
+    def log_columns(self) -> dict[str, Array]:
+        """Columns of `HandoverLog` of all rows, arrays over K."""
+        return {
+            "prefill_instance": self.prefill,
+            "prefill_scheduled_s": self.scheduled_s,
+            "prefill_finish_s": self.finish_s,
+            "transfer_start_s": self.start_s,
+            "transfer_end_s": self.landed_s,
+            "transfer_bytes": self.moved_bytes,
+            "prefill_cached_tokens": self.prefill_held.outcome().get("cached_tokens", jnp.zeros_like(self.request)),
+        }
+
     def held_in(self, i: Array | int) -> tuple[Array, HeldBlocks | NoHeldBlocks]:
         """Requests of all rows, and the blocks that each holds in rank i; arrays over K."""
         keeping, loading = self.keeping(i), self.loading(i)

@@ -33,15 +33,10 @@ def land(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         return turn
     table = table_of(state)
     t_s, row = table.flows.end_s, table.flows.ending
-    first_s = jnp.minimum(jnp.minimum(table.next_leg_s, next_arrival_s(params, state)), jnp.min(due_s(state.ranks)))
+    first_s = jnp.minimum(jnp.minimum(table.next_leg_s, next_arrival_s(params, state)), jnp.min(state.ranks.due_s()))
     lands = (t_s <= first_s) & jnp.isfinite(t_s)
     table = dataclasses.replace(table, flows=table.flows.ended(rules(params), (table.prefill, table.decode), lands))
     return turn.with_state(**landed(shape, params, state, table, row, t_s, lands))
-
-
-def due_s(ranks: Rank) -> Float64[Array, " N"]:
-    """Times of the ranks' next turns."""
-    return ranks.passes.due_s(ranks.plan)
 
 
 def landed(

@@ -114,18 +114,8 @@ def _add_rows(table: Handovers, found: dict[str, np.ndarray]) -> None:
     """Add what is known of hand-overs that a run was cut in."""
     rows = np.flatnonzero((np.asarray(table.phase) != Phase.FREE) & np.isfinite(np.asarray(table.finish_s)))
     request = np.asarray(table.request)[rows]
-    known = {
-        "prefill_instance": table.prefill,
-        "prefill_scheduled_s": table.scheduled_s,
-        "prefill_finish_s": table.finish_s,
-        "transfer_start_s": table.start_s,
-        "transfer_end_s": table.landed_s,
-        "transfer_bytes": table.moved_bytes,
-        "prefill_preemptions": table.preemptions,
-    }
-    for name, values in known.items():
-        if name in found:
-            found[name][request] = np.asarray(values)[rows]
+    for name, values in table.log_columns().items():
+        found[name][request] = np.asarray(values)[rows]
 
 
 def _add_queued(shape: EngineShape, state: ClusterState, log: RequestLog, cut_s: float) -> None:

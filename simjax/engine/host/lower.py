@@ -78,13 +78,7 @@ def lower(
     handover = handover_params(cluster)
     looks = any(rule.looks for rule in cluster.routers)
     requests = request_params([workload], size, [seed], any(caching)) if requests is None else requests
-    if any(caching) and requests.prefix is None:
-        requests = replace(requests, prefix=prefix_params([workload], requests.arrival_s.shape[1]))
-    elif not any(caching) and requests.prefix is not None:
-        requests = replace(requests, prefix=None)
-    if (instances.model is None) != (requests.model is None):
-        model, turn = (None, None) if instances.model is None else request_models(workload, requests.arrival_s.shape[1])
-        requests = replace(requests, model=model, model_turn=turn)
+    requests = _with_what_the_cluster_reads(requests, workload, any(caching), instances.model is not None)
     shape = EngineShape(
         requests=size,
         slots=int(instances.slots.max()),
@@ -109,6 +103,17 @@ def lower(
     router = RouterParams.of(cluster.router, weights, cluster.router_staleness_s, cluster.router_costs)
     params = ClusterParams(instances, router, requests, served, timings.step_time, handover)
     return Lowered(shape, params, workload.sessions, workload.stationary)
+
+
+def _with_what_the_cluster_reads(requests: RequestParams, workload: Workload, contents: bool, models: bool) -> RequestParams:
+    """The requests with what they share if the cluster caches it, and the models that they name if it has several; else without."""
+    size = requests.arrival_s.shape[1]
+    if contents != (requests.prefix is not None):
+        requests = replace(requests, prefix=prefix_params([workload], size) if contents else None)
+    if models != (requests.model is not None):
+        model, turn = request_models(workload, size) if models else (None, None)
+        requests = replace(requests, model=model, model_turn=turn)
+    return requests
 
 
 def with_more_rows(lowered: Lowered) -> Lowered | None:

@@ -57,9 +57,9 @@ class HandoverLog:
     """Hand-overs from prefill to decode instances, arrays over the R requests in arrival order.
 
     A request that one instance served has `prefill_instance` -1, and no times. The others have in `RequestLog` the first step and the
-    cached tokens of the prefill instance, and the instance, tokens and preemptions of the decode instance. The parts of the time to first
-    token, which add up to it, are the queue (arrival to `RequestLog.scheduled_s`), the prefill (to `prefill_finish_s`), the hand-over (to
-    `transfer_start_s`), the transfer (to `transfer_end_s`) and the first decode step (to `RequestLog.first_token_s`).
+    cached tokens of the prefill instance, the instance and tokens of the decode instance, and the preemptions of both. The parts of the
+    time to first token, which add up to it, are the queue (arrival to `RequestLog.scheduled_s`), the prefill (to `prefill_finish_s`), the
+    hand-over (to `transfer_start_s`), the transfer (to `transfer_end_s`) and the first decode step (to `RequestLog.first_token_s`).
 
     Attributes:
         prefill_instance: int32[R]; `RequestLog.instance` is the decode instance.

@@ -16,7 +16,7 @@ from jax.tree_util import Partial
 
 from simjax.engine.control.reduce import INT32_MAX
 from simjax.engine.control.select import select
-from simjax.engine.handover.rows import freed_rows, table_of
+from simjax.engine.handover.rows import freed_rows, row_mask, table_of
 from simjax.engine.kv.block_pool import BlockPool
 from simjax.engine.kv.blocks import full_blocks
 from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
@@ -193,7 +193,7 @@ class PrefixCache:
         some = read[row]
         held = jax.tree.map(lambda x: x[row], table.prefill_held)
         pool = free_request(shape, tree, self.pool, table.request[row], table.computed_tokens[row], held, some)
-        table = freed_rows(table, some & (jnp.arange(shape.handovers, dtype=jnp.int32) == row))
+        table = freed_rows(table, row_mask(shape, row, some))
         more = jnp.sum(read, dtype=jnp.int32) > 1
         return turn.with_state(handovers=table).with_kv(PrefixCache(pool), waits=turn.waits | more)
 
@@ -205,7 +205,7 @@ class PrefixCache:
         old = jax.tree.map(lambda x: x[row], table.decode_held)
         path = tree.path(shape, request, wanted)
         pool, held = self.pool.allocate(turn.i, path, old, found, jnp.where(wanted, found, 0))
-        mine = wanted & (jnp.arange(shape.handovers, dtype=jnp.int32) == row)
+        mine = row_mask(shape, row, wanted)
         table = dataclasses.replace(table, decode_held=jax.tree.map(lambda x, new: jnp.where(mine, new, x), table.decode_held, held))
         room = jnp.where(turn.waits, INT32_MAX, turn.limits.num_blocks - turn.formation.blocks)
         return turn.with_state(handovers=table).with_kv(PrefixCache(pool.evict(turn.i, room)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -10,34 +11,47 @@ from jax import Array
 from simjax.cluster.disaggregation import Reserve
 from simjax.engine.arrivals.arrivals import next_arrival_s
 from simjax.engine.control.reduce import argmin
-from simjax.engine.handover.rows import table_of
+from simjax.engine.handover.rows import row_mask, rules, table_of
 from simjax.engine.handover.table import Role
 from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.routing.choice import choose, handed
 from simjax.engine.routing.scores import legs_eligible, look, missed_tokens, scores
 from simjax.engine.shape import EngineShape
+from simjax.engine.state import ClusterState
 from simjax.engine.turn import Turn
 from simjax.latency.rounding import product
 
 
+class _Leg(NamedTuple):
+    """The next request at the router, at t_s: the `first` or the `second` leg of one, of a row of the table, or neither."""
+
+    t_s: Array
+    first: Array
+    second: Array
+    row: Array
+    request: Array
+
+
+def _next_leg(shape: EngineShape, params: ClusterParams, state: ClusterState) -> _Leg:
+    """A request that arrives, or, before it at equal times, one that comes for its second leg; if nothing else happens before."""
+    table = table_of(state)
+    client_s, leg_s = next_arrival_s(params, state), table.next_leg_s
+    t_s = jnp.minimum(client_s, leg_s)
+    comes = (t_s <= jnp.min(state.ranks.due_s())) & (t_s < table.next_landing_s) & jnp.isfinite(t_s)
+    second = comes & (leg_s <= client_s)
+    row = argmin(table.leg_s, table.request)
+    request = jnp.where(second, table.request[row], state.arrivals.next_request(state.num_sent))
+    return _Leg(t_s, comes & ~second, second, row, jnp.minimum(request, shape.requests - 1))
+
+
 def route_legs(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
-    """Hand the next request to the rank of its next leg: one that arrives, or, before it at equal times, one that comes for its second leg.
+    """Hand the next request to the rank of its next leg.
 
     By the connector the first leg is on the prefill rank, on both ranks at once, or on the decode rank. A request stays on the decode rank
     altogether if enough of its prompt is cached there, or it is short.
     """
-    state, handover = turn.state, params.handover
-    table = table_of(state)
-    assert handover is not None
-    client_s, leg_s = next_arrival_s(params, state), table.next_leg_s
-    t_s = jnp.minimum(client_s, leg_s)
-    due_s = jnp.min(state.ranks.passes.due_s(state.ranks.plan))
-    comes = (t_s <= due_s) & (t_s < table.next_landing_s) & jnp.isfinite(t_s)
-    second = comes & (leg_s <= client_s)
-    first = comes & ~second
-    row = argmin(table.leg_s, table.request)
-    request = jnp.minimum(jnp.where(second, table.request[row], state.arrivals.next_request(state.num_sent)), shape.requests - 1)
-
+    state, handover, table = turn.state, rules(params), table_of(turn.state)
+    t_s, first, second, row, request = _next_leg(shape, params, state)
     seen = look(shape, params, state, t_s)
     after, early = handover.reserve == Reserve.AFTER, handover.reserve == Reserve.BEFORE
     prefill_able, decode_able = legs_eligible(params, request)
@@ -67,8 +81,8 @@ def route_legs(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
 
     decides = (first & ~alone & knows_decode) | (second & after)
     counts = (first & (local | (~alone & knows_decode))) | (second & after & ~knows_decode)
-    mine = second & (jnp.arange(shape.handovers, dtype=jnp.int32) == row)
-    at = jnp.where(comes, request, shape.requests)
+    mine = row_mask(shape, row, second)
+    at = jnp.where(first | second, request, shape.requests)
     table = dataclasses.replace(
         table,
         decode=jnp.where(mine & after, decode, table.decode),
@@ -83,7 +97,7 @@ def route_legs(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         ranks=ranks,
         routes=routes,
         handovers=table,
-        view=state.view.kept(seen, comes),
+        view=state.view.kept(seen, first | second),
         books=state.books.sent(params, request, takes, at_decode & ~local & (number == decode)),
         arrivals=arrivals.stays(params, request, prefill, at_prefill).stays(params, request, decode, counts, second=True),
         num_sent=state.num_sent + first.astype(jnp.int32),

@@ -32,7 +32,7 @@ def route(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         return route_legs(shape, params, turn)
     state = turn.state
     t_s = next_arrival_s(params, state)
-    arrives = (t_s <= jnp.min(state.ranks.plan.due_s())) & jnp.isfinite(t_s)
+    arrives = (t_s <= jnp.min(state.ranks.due_s())) & jnp.isfinite(t_s)
     request = jnp.minimum(state.arrivals.next_request(state.num_sent), shape.requests - 1)
     view, i = state.view, jnp.zeros((), jnp.int32)
     mine = jnp.broadcast_to(arrives, (1,))
