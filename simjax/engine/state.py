@@ -84,7 +84,7 @@ def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
         routes=jnp.zeros((N, R + shape.window if shape.has_routes else 0), jnp.int32),
         arrivals=initial_arrivals(shape, params),
         kv=kv,
-        handovers=initial_handovers(shape, kv.no_holds(shape)),
+        handovers=initial_handovers(shape, params, kv.no_holds(shape)),
         view=RouterView.none_yet(shape, kv.contents()) if shape.stale_view else FreshView(),
         books=initial_books(shape),
         activity=initial_activity(shape),

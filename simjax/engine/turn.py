@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.arrivals.arrivals import next_arrival_s
-from simjax.engine.control.select import select
+from simjax.engine.control.together import entry
 from simjax.engine.params import ClusterParams, RankParams
-from simjax.engine.rank import Rank
+from simjax.engine.rank import Rank, Slots
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState
 
@@ -96,18 +96,20 @@ def begin_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     i = jnp.argmin(due_s).astype(jnp.int32) if shape.ranks > 1 else 0
     due = due_s[i] < next_arrival_s(params, turn.state) if shape.live_routing else jnp.ones((), bool)
     due = turn.state.handovers.after(due, due_s[i])
-    limits: RankParams = jax.tree.map(lambda x: x[i], params.ranks)
-    rank: Rank = jax.tree.map(lambda x: x[i], ranks)
+    limits: RankParams = entry(params.ranks, i)
+    slots: Slots = jax.tree.map(lambda x: x[i], ranks.slots)
+    rank: Rank = entry(dataclasses.replace(ranks, slots=None), i)
+    rank = dataclasses.replace(rank, slots=slots)
     return dataclasses.replace(turn, i=i, due=due, limits=limits, before=rank, rank=rank, waits=jnp.zeros((), bool))
 
 
 def end_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """Put the rank back among the others, and the departed request into the table of outcomes."""
     state, due, departed = turn.state, turn.due, turn.departed
-    rank = select(due, turn.rank, turn.before) if shape.live_routing else turn.rank
+    at = jnp.where(due, turn.i, shape.ranks) if shape.live_routing else turn.i  # out of bounds: dropped
     left = due & departed.some & ~departed.kept
     return turn.with_state(
-        ranks=jax.tree.map(lambda x, new: x.at[turn.i].set(new), state.ranks, rank),
+        ranks=jax.tree.map(lambda x, new: x.at[at].set(new, mode="drop"), state.ranks, turn.rank),
         outcome=state.outcome.at[jnp.where(left, departed.request, shape.requests)].set(departed.outcome),
         num_finished=state.num_finished + left.astype(jnp.int32),
         books=state.books.left(params, state.handovers, turn.i, departed.request, due & departed.some),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from simjax.cluster.disaggregation import Reserve
 from simjax.engine.accounting.totals import Overflow
 from simjax.engine.columns import in_order
 from simjax.engine.control.reduce import INT32_MAX
+from simjax.engine.control.together import entry, together
 from simjax.engine.handover.rows import row_mask, rules, settled, table_of, with_row
 from simjax.engine.handover.table import Handovers, Phase
 from simjax.engine.host.result import HandoverLog
@@ -39,15 +40,16 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     ready = table.loading(turn.i) & (table.decode_told_s <= turn.horizon_s)
     order = jnp.where(ready, table.order, INT32_MAX)
     row = jnp.argmin(order).astype(jnp.int32)
-    request = jnp.minimum(table.request[row], shape.requests - 1)
+    one = _Loaded.of(table, ready, row)
+    request = jnp.minimum(one.request, shape.requests - 1)
     prompt, output = params.request("prompt_tokens", request), params.request("output_tokens", request)
     carried = handover.carried.astype(jnp.int32)
     room = (f.seats < limits.max_num_seqs) & (f.token_budget > 0)
     room |= handover.at_once & (rank.num_running + rank.num_preempted < limits.slots)
     open_ = turn.due & ~turn.waits & ~f.shut & (f.preempted == 0) & room
-    joins = open_ & ready[row]
+    joins = open_ & one.ready
     done = joins & (carried > 0) & (output == 1)  # its only token was carried: it needs no step
-    slots = _inserted(turn, table, row, joins, prompt, prompt + output, carried, done, handover.at_once)
+    slots = _inserted(turn, one, joins, prompt, prompt + output, carried, done, handover.at_once)
     rank = dataclasses.replace(
         rank,
         slots=slots,
@@ -64,8 +66,7 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         refused=jnp.any(ready) & ~joins,
         leaving=f.leaving | done,
     )
-    columns = {name: values[row].astype(jnp.float64) for name, values in table.log_columns().items()}
-    outcome = jnp.stack(in_order(HandoverLog, shape, columns))
+    outcome = jnp.stack(in_order(HandoverLog, shape, {name: x.astype(jnp.float64) for name, x in one.log_columns.items()}))
     kept_row = jnp.where(joins, request, shape.requests)
     mine = row_mask(shape, row, joins)
     table = dataclasses.replace(
@@ -73,39 +74,56 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         phase=jnp.where(mine, Phase.SEATED.value, table.phase),
         outcome=table.outcome.at[kept_row].set(outcome),
     )
-    rank, formation = jax.lax.optimization_barrier((rank, formation))
+    formation = together(formation)
     after = dataclasses.replace(turn, rank=rank, formation=formation).with_state(handovers=settled(table, mine))
     return turn.kv.after_loading(shape, params, after, turn, joins)
 
 
+class _Loaded(NamedTuple):
+    """The row of a request whose KV cache may have landed; scalars."""
+
+    ready: Array
+    request: Array
+    finish_s: Array
+    preemptions: Array
+    held: HeldBlocks | NoHeldBlocks
+    log_columns: dict[str, Array]
+
+    @staticmethod
+    def of(table: Handovers, ready: Bool[Array, " K"], row: Array) -> _Loaded:
+        """One row of the table."""
+        return entry(_Loaded(ready, table.request, table.finish_s, table.preemptions, table.decode_held, table.log_columns()), row)
+
+
 def _inserted(
-    turn: Turn, table: Handovers, row: Array, joins: Array, prompt: Array, final: Array, carried: Array, done: Array, at_once: Array
+    turn: Turn, one: _Loaded, joins: Array, prompt: Array, final: Array, carried: Array, done: Array, at_once: Array
 ) -> Slots:
-    """The slots with the request of a row behind the running ones; the preempted ones make room."""
+    """The slots with the loaded request behind the running ones; the preempted ones make room."""
     slots, at = turn.rank.slots, turn.rank.num_running
-    held: HeldBlocks | NoHeldBlocks = jax.tree.map(lambda x: x[row], table.decode_held)
     given = carried > 0
-    token_s = jnp.where(given, jnp.where(at_once, table.finish_s[row], turn.horizon_s), NEVER)
+    token_s = jnp.where(given, jnp.where(at_once, one.finish_s, turn.horizon_s), NEVER)
     new = dataclasses.replace(
         slots,
-        request=table.request[row],
+        request=one.request,
         num_computed_tokens=prompt - 1 + carried,
         num_tokens=prompt + carried,
         final_tokens=final,
         num_new_tokens=jnp.where(done, 0, 1),
-        preemptions=table.preemptions[row],
+        preemptions=one.preemptions,
         scheduled_s=jnp.where(done, NEVER, turn.now_s),
         first_token_s=token_s,
         token_s=token_s,
-        held=held,
+        held=one.held,
         last_tokens=jnp.where(done, WITH_ALL_TOKENS, 0),
         answered=jax.tree.map(lambda x: jnp.zeros((), bool), slots.answered),
     )
-    behind, here = joins & (slots.position > at), joins & (slots.position == at)
+    new = together(jax.tree.map(lambda x, value: jnp.asarray(value).astype(x.dtype), slots, new))
+    at = jnp.where(joins, at, slots.position.shape[0])
+    behind, here = slots.position > at, slots.position == at
 
     def put(x: Array, value: Array) -> Array:
         shifted = jax.lax.pad(x, jnp.zeros((), x.dtype), [(1, -1, 0)])
-        return jnp.where(here, jnp.asarray(value).astype(x.dtype), jnp.where(behind, shifted, x))
+        return jnp.where(here, value, jnp.where(behind, shifted, x))
 
     return jax.tree.map(put, slots, new)
 

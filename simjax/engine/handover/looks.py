@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.select import select
+from simjax.engine.control.together import together
 from simjax.engine.handover.passes import Passes, news_at, pass_at
 from simjax.engine.handover.rows import rules, table_of
-from simjax.engine.handover.table import Handovers
+from simjax.engine.handover.table import Handovers, Role
 from simjax.engine.handover.transfers import next_news_s
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import Plan
@@ -22,33 +23,39 @@ if TYPE_CHECKING:
     from jaxtyping import Bool
 
 
-def plan_looks(params: ClusterParams, turn: Turn, f: Formation, busy: Plan, plan: Plan) -> Turn:
+def plan_looks(params: ClusterParams, turn: Turn, f: Formation, busy: Plan, plan: Plan, ends_all: Bool[Array, ""]) -> Turn:
     """The turn with the rank's plan, the busy one if there is a step to run, and the looks that go with it.
+
+    The step `ends_all` if every request that runs has its last token with it.
 
     Without a step the formation goes on; or the last step of an asynchronous rank still runs, and its end comes first; or the rank has
     requests (`resumes` after such an end) and sleeps from pass to pass; or it has none and sleeps until one comes.
     """
-    rank, before, later, pass_s = turn.rank, turn.before.passes, turn.limits.async_scheduling, rules(params).empty_pass_s
+    rank, later, pass_s = turn.rank, turn.limits.async_scheduling, rules(params).empty_pass_s
     now_s, formed_s, table = turn.now_s, turn.horizon_s, table_of(turn.state)
-    assert isinstance(before, Passes)
+    assert isinstance(turn.before.passes, Passes)
+    before, last = turn.before.passes.after_step(turn.before.plan, later)
     no = jnp.zeros((), bool)
     runs = ~f.continues & (plan.tokens > 0)
     pending = f.refused | (rank.num_preempted > 0) | jnp.any(table.loading(turn.i))
     waits, resumes = ~runs & ~f.continues & (formed_s < now_s), ~f.continues & before.paused
 
-    stepping = Passes(formed_s, no, no, no)
-    was_late = later & before.late & (turn.before.plan.steps == 0)
-    first_pass = resumes | (now_s <= turn.before.plan.start_s)
+    stepping = Passes(formed_s, no, no, no, no)
+    was_late = later & before.late & (last.steps == 0)
+    first_pass = resumes | (now_s <= last.start_s)
     looked_s = jnp.where(first_pass, before.formed_s, now_s - pass_s)  # of a late rank: its look before this one
     table, fetched = _told_of_late_looks(turn, table, looked_s, runs & was_late)
     turn = turn.with_state(handovers=table)
     late = was_late & pending
     start_s = jnp.where(resumes, now_s + pass_s, now_s)
     looked_s = jnp.where(late, looked_s, formed_s)
-    sleeping = Passes(looked_s, pending | resumes, late, no)
+    sleeping = Passes(looked_s, pending | resumes, late, no, no)
     idle = dataclasses.replace(plan, steps=jnp.zeros((), jnp.int32), start_s=start_s, open=jnp.ones((), bool))
     heard_s = next_news_s(params, turn, table, select(runs, busy, idle), select(runs, stepping, sleeping))
     busy = news_at(busy, jnp.where(fetched, now_s, heard_s), later)
+    drained = runs & ends_all & _nothing_else(params, turn, f, pending)
+    busy = dataclasses.replace(busy, horizon_s=jnp.where(drained, busy.end_s, busy.horizon_s), open=busy.open & ~drained)
+    stepping = dataclasses.replace(stepping, drained=drained)
     queued_s = jnp.where(sleeping.polls, pass_at(idle, f.next_queued_s, pass_s), jnp.maximum(f.next_queued_s, now_s))
     wake_s = jnp.minimum(queued_s, heard_s)
     # After a preemption nothing was admitted: that is tried in the next pass.
@@ -57,17 +64,24 @@ def plan_looks(params: ClusterParams, turn: Turn, f: Formation, busy: Plan, plan
     idle = dataclasses.replace(idle, end_s=wake_s, horizon_s=wake_s)
 
     ending = dataclasses.replace(idle, start_s=now_s, end_s=now_s, horizon_s=now_s)
-    going_on = dataclasses.replace(ending, start_s=turn.before.plan.start_s, horizon_s=formed_s, open=no)
+    going_on = dataclasses.replace(ending, start_s=last.start_s, horizon_s=formed_s, open=no)
     # The step under way is still the newest one for the router.
     ending = dataclasses.replace(ending, running=turn.before.plan.running)
     plan = select(runs, busy, select(f.continues, going_on, select(waits, ending, idle)))
-    of_wait = Passes(formed_s, no, later, pending)
+    of_wait = Passes(formed_s, no, later, pending, no)
     passes = select(runs, stepping, select(f.continues, before, select(waits, of_wait, sleeping)))
     # When the last request has finished the scheduler is asked once more, and so looks once more.
     last_look = ~runs & ~f.continues & ~waits & ~pending & turn.due
     news = last_look & table.keeping(turn.i) & (table.landed_s < now_s) & ~jnp.isfinite(table.prefill_told_s)
     table = dataclasses.replace(table, prefill_told_s=jnp.where(news, now_s, table.prefill_told_s))
+    plan, passes = together((plan, passes))
     return dataclasses.replace(turn, rank=dataclasses.replace(rank, plan=plan, passes=passes)).with_state(handovers=table)
+
+
+def _nothing_else(params: ClusterParams, turn: Turn, f: Formation, pending: Bool[Array, ""]) -> Bool[Array, ""]:
+    """Whether an asynchronous prefill rank that starts a step at once has nothing else to run when that starts."""
+    prefill = turn.limits.async_scheduling & (rules(params).role[turn.i] == Role.PREFILL)
+    return prefill & (turn.horizon_s >= turn.now_s) & ~pending & ~f.leaving & (f.preempted == 0) & (f.next_queued_s > turn.now_s)
 
 
 def _told_of_late_looks(turn: Turn, table: Handovers, looked_s: Array, runs: Bool[Array, ""]) -> tuple[Handovers, Bool[Array, ""]]:

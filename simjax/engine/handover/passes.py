@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.select import select
+from simjax.engine.control.together import together
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER, Plan
 from simjax.engine.scheduler.plan import cut_short, end_after, first_step_reaching
@@ -58,12 +59,22 @@ class Passes:
         polls: an idle rank has requests, so it looks again in every pass.
         late: an empty batch is in the queue of an asynchronous rank, so that it is told of a look one pass later.
         paused: the rank formed nothing while its last step ran, and sleeps before it tries again.
+        drained: the plan's one step ends all requests of the rank, so that what an asynchronous rank forms while it runs is known to be
+            nothing: the next turn is at its end.
     """
 
     formed_s: Float64[Array, "*N"]
     polls: Bool[Array, "*N"]
     late: Bool[Array, "*N"]
     paused: Bool[Array, "*N"]
+    drained: Bool[Array, "*N"]
+
+    def after_step(self, plan: Plan, async_scheduling: Bool[Array, ""]) -> tuple[Passes, Plan]:
+        """The looks and the plan before a turn; after a step that drained the rank as if it had formed nothing while that ran."""
+        no = jnp.zeros((), bool)
+        formed = Passes(plan.start_s, no, async_scheduling, no, no)
+        ended = dataclasses.replace(plan, steps=jnp.zeros((), jnp.int32), start_s=plan.end_s)
+        return select(self.drained, (formed, ended), (self, plan))
 
     @property
     def shut(self) -> Bool[Array, "*N"]:
@@ -79,7 +90,7 @@ class Passes:
         """The plan after a request joined the rank's queue at queued_s; an idle rank that polls sees it at its next pass."""
         assert params.handover is not None
         at_s = pass_at(plan, queued_s, params.handover.empty_pass_s)
-        return cut_short(plan, jnp.where((plan.steps == 0) & self.polls, at_s, queued_s), async_scheduling)
+        return _cut(plan, jnp.where((plan.steps == 0) & self.polls, at_s, queued_s), async_scheduling)
 
 
 def initial_passes(shape: EngineShape) -> Passes | NoPasses:
@@ -87,21 +98,53 @@ def initial_passes(shape: EngineShape) -> Passes | NoPasses:
     if not shape.handovers:
         return NoPasses()
     off = jnp.zeros((shape.ranks,), bool)
-    return Passes(jnp.zeros((shape.ranks,), jnp.float64), off, off, off)
+    return Passes(jnp.zeros((shape.ranks,), jnp.float64), off, off, off, off)
 
 
 def told_s(
     plan: Plan, passes: Passes, landed_s: Float64[Array, ""], empty_pass_s: Float64[Array, ""], async_scheduling: Bool[Array, ""]
 ) -> Float64[Array, ""]:
-    """Time from which a formation knows of a transfer that landed at landed_s; infinity if that is after the plan."""
-    seen = landed_s <= passes.formed_s
-    step = jnp.where(seen, 1, first_step_reaching(plan, landed_s) + 1 + async_scheduling.astype(jnp.int32))
+    """Time from which a formation knows of a transfer that landed at landed_s; infinity if that is after the plan.
+
+    It never falls with landed_s: of several transfers the first to land is the first that is known.
+    """
+    step = first_step_reaching(plan, landed_s) + 1 + async_scheduling.astype(jnp.int32)
+    step = jnp.where(landed_s <= passes.formed_s, 1, step)
     busy_s = jnp.where(step <= plan.steps, end_after(plan, step), NEVER)
-    late = passes.late.astype(jnp.float64)
-    look = jnp.where(seen, -late, jnp.maximum(jnp.floor(_passes_until(plan, landed_s, empty_pass_s) + ROUNDING) + 1.0, 0.0))
-    idle_s = jnp.where(empty_pass_s > 0, plan.start_s + product(look + 1.0 + late, empty_pass_s), jnp.maximum(plan.start_s, landed_s))
-    idle_s = jnp.where(passes.polls, idle_s, NEVER)
+    idle_s = _idle_told_s(plan, passes, landed_s, empty_pass_s)
     return jnp.where(jnp.isfinite(landed_s), jnp.where(plan.steps > 0, busy_s, idle_s), NEVER)
+
+
+def told(
+    plan: Plan, passes: Passes, landed_s: Float64[Array, " K"], empty_pass_s: Float64[Array, ""], async_scheduling: Bool[Array, ""]
+) -> tuple[Bool[Array, " K"], Bool[Array, " K"]]:
+    """Which transfers the formation after the plan knows of, and which others are known at the plan's end, after that formation.
+
+    `told_s` for many at once, as comparisons: a transfer that ended by the end of a step is known of when the step after the next has
+    ended. Of an idle plan's looks only those up to its horizon count: the next plan may make a later one the launch of a step.
+    """
+    later = async_scheduling.astype(jnp.int32)
+
+    def by_step(step: Array) -> Array:
+        """Landings up to this time are known once the step has ended."""
+        seen_s = jnp.where(step >= 1, passes.formed_s, -NEVER)
+        return jnp.maximum(seen_s, jnp.where(step > later, end_after(plan, step - 1 - later), -NEVER))
+
+    busy = plan.steps > 0
+    by_s = by_step(plan.steps - later), by_step(plan.steps)
+    formation_s, end_s = together(by_s)  # once, not for every transfer
+    idle = _idle_told_s(plan, passes, landed_s, empty_pass_s) <= plan.horizon_s
+    landed = jnp.isfinite(landed_s)
+    return landed & jnp.where(busy, landed_s <= formation_s, idle), landed & busy & (landed_s > formation_s) & (landed_s <= end_s)
+
+
+def _idle_told_s(plan: Plan, passes: Passes, landed_s: Float64[Array, "*K"], empty_pass_s: Float64[Array, ""]) -> Float64[Array, "*K"]:
+    """Time from which an idle rank knows of transfers that landed at landed_s; infinity if it does not look."""
+    late = passes.late.astype(jnp.float64)
+    look = jnp.maximum(jnp.floor(_passes_until(plan, landed_s, empty_pass_s) + ROUNDING) + 1.0, 0.0)
+    look = jnp.where(landed_s <= passes.formed_s, -late, look)
+    idle_s = jnp.where(empty_pass_s > 0, plan.start_s + product(look + 1.0 + late, empty_pass_s), jnp.maximum(plan.start_s, landed_s))
+    return jnp.where(passes.polls, idle_s, NEVER)
 
 
 def pass_at(plan: Plan, t_s: Float64[Array, ""], empty_pass_s: Float64[Array, ""]) -> Float64[Array, ""]:
@@ -122,5 +165,11 @@ def news_at(plan: Plan, heard_s: Float64[Array, ""], async_scheduling: Bool[Arra
 
     It ends then, even if no arrival could join it: blocks come free, or a loaded request may run.
     """
-    cut = cut_short(dataclasses.replace(plan, open=jnp.ones_like(plan.open)), heard_s, async_scheduling)
+    cut = _cut(dataclasses.replace(plan, open=jnp.ones_like(plan.open)), heard_s, async_scheduling)
     return select(jnp.isfinite(heard_s), dataclasses.replace(cut, open=plan.open), plan)
+
+
+def _cut(plan: Plan, at_s: Float64[Array, ""], async_scheduling: Bool[Array, ""]) -> Plan:
+    """The plan as `cut_short` leaves it."""
+    cut = cut_short(plan, at_s, async_scheduling)
+    return dataclasses.replace(plan, **together({name: getattr(cut, name) for name in ("steps", "end_s", "horizon_s")}))

@@ -23,11 +23,13 @@ def sizes(params: ClusterParams, table: Handovers, row: Int32[Array, ""]) -> tup
     What was sent while the prefill was under way is not left: layers go out one by one at the rate of the narrowest link, chunks as soon
     as they are computed; the last of them is left at least. That the links are shared meanwhile is not seen.
     """
-    handover, pair = rules(params), (table.prefill[row], table.decode[row])
+    handover = rules(params)
+    *pair, blocks, begin_s, end_s, last = table.read(row, "prefill", "decode", "moved_blocks", "scheduled_s", "finish_s", "last_tokens")
+    pair = tuple(pair)
     bytes_of_token = handover.bytes_per_token[pair]
-    whole = product((table.moved_blocks[row] * params.ranks.block_size[pair[1]]).astype(jnp.float64), bytes_of_token)
-    sent = product(jnp.min(handover.capacity[handover.path[pair]]), table.finish_s[row] - table.scheduled_s[row])
+    whole = product((blocks * params.ranks.block_size[pair[1]]).astype(jnp.float64), bytes_of_token)
+    sent = product(jnp.min(handover.capacity[handover.path[pair]]), end_s - begin_s)
     layers = jnp.maximum(whole / handover.layers[pair[0]], whole - sent)
-    chunk = jnp.minimum(whole, product(table.last_tokens[row].astype(jnp.float64), bytes_of_token))
+    chunk = jnp.minimum(whole, product(last.astype(jnp.float64), bytes_of_token))
     streamed = jnp.where(handover.stream == Stream.LAYERS, layers, jnp.where(handover.stream == Stream.CHUNKS, chunk, whole))
     return whole, streamed

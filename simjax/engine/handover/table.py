@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jax import Array
 
 from simjax.engine.columns import recorded
 from simjax.engine.control.select import select
+from simjax.engine.control.together import entry
 from simjax.engine.handover.links import Flows
 from simjax.engine.host.result import HandoverLog
 from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
@@ -157,6 +158,10 @@ class Handovers:
         number = jnp.arange(ranks, dtype=jnp.int32)[:, None]
         return jnp.sum((self.phase == Phase.LOADING)[None] & (self.decode[None] == number), axis=1, dtype=jnp.int32)
 
+    def read(self, row: Int32[Array, ""], *names: str) -> tuple[Any, ...]:
+        """Fields of one row, in the order of their names."""
+        return entry(tuple(getattr(self, name) for name in names), row)
+
     def row_of(self, request: Int32[Array, ""]) -> tuple[Int32[Array, ""], Bool[Array, ""]]:
         """Row of a request, or a free one; and whether there is one, or none at all (bool[]: the table is not too small)."""
         mine, free = self.request == request, self.phase == Phase.FREE
@@ -194,11 +199,12 @@ class NoHandovers:
         return 0
 
 
-def initial_handovers(shape: EngineShape, held: HeldBlocks | NoHeldBlocks) -> Handovers | NoHandovers:
+def initial_handovers(shape: EngineShape, params: ClusterParams, held: HeldBlocks | NoHeldBlocks) -> Handovers | NoHandovers:
     """The table before the run; `held` are holds of requests that hold nothing, of one rank or more."""
     K, R = shape.handovers, shape.requests
     if not K:
         return NoHandovers()
+    assert params.handover is not None
     i32, f64, never, off = (
         jnp.zeros((K,), jnp.int32),
         jnp.zeros((K,), jnp.float64),
@@ -230,7 +236,7 @@ def initial_handovers(shape: EngineShape, held: HeldBlocks | NoHeldBlocks) -> Ha
         landed_s=never,
         prefill_told_s=never,
         decode_told_s=never,
-        flows=Flows.none_yet(K, shape.links),
+        flows=Flows.none_yet(K, shape.links, params.handover.path.shape[-1]),
         begun=zero,
         routed=zero,
         decode_routed=zero,

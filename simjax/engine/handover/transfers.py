@@ -11,7 +11,7 @@ from jax import Array
 
 from simjax.engine.arrivals.arrivals import next_arrival_s
 from simjax.engine.control.select import select
-from simjax.engine.handover.passes import Passes, news_at, told_s
+from simjax.engine.handover.passes import Passes, news_at, told, told_s
 from simjax.engine.handover.rows import row_mask, rules, table_of
 from simjax.engine.handover.sizes import sizes
 from simjax.engine.handover.table import Handovers, Phase
@@ -35,7 +35,7 @@ def land(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     t_s, row = table.flows.end_s, table.flows.ending
     first_s = jnp.minimum(jnp.minimum(table.next_leg_s, next_arrival_s(params, state)), jnp.min(state.ranks.due_s()))
     lands = (t_s <= first_s) & jnp.isfinite(t_s)
-    table = dataclasses.replace(table, flows=table.flows.ended(rules(params), (table.prefill, table.decode), lands))
+    table = dataclasses.replace(table, flows=table.flows.ended(rules(params), lands))
     return turn.with_state(**landed(shape, params, state, table, row, t_s, lands))
 
 
@@ -46,8 +46,10 @@ def landed(
 
     The plans of both ranks end where they are told of it, if they are told while these last.
     """
-    handover, pair = rules(params), (table.prefill[row], table.decode[row])
-    fixed_s = handover.setup_s[pair] + product(table.moved_blocks[row].astype(jnp.float64), handover.per_block_s[pair])
+    handover = rules(params)
+    *pair, blocks = table.read(row, "prefill", "decode", "moved_blocks")
+    pair = tuple(pair)
+    fixed_s = handover.setup_s[pair] + product(blocks.astype(jnp.float64), handover.per_block_s[pair])
     landed_s = end_s + fixed_s
     mine = row_mask(shape, row, wanted)
     table = dataclasses.replace(table, landed_s=jnp.where(mine, landed_s, table.landed_s))
@@ -71,7 +73,7 @@ def begin_transfer(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tur
     row, wanted = jnp.argmax(ready).astype(jnp.int32), jnp.any(ready) & turn.due
     mine = row_mask(shape, row, wanted)
     whole_bytes, left_bytes = sizes(params, table, row)
-    flows, begin_s = table.flows.begun(rules(params), turn.horizon_s, row, left_bytes, (table.prefill, table.decode), wanted)
+    flows, begin_s = table.flows.begun(rules(params), turn.horizon_s, row, table.read(row, "prefill", "decode"), left_bytes, wanted)
     table = dataclasses.replace(
         table,
         flows=flows,
@@ -91,9 +93,8 @@ def hear(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         return turn
     table, plan, passes = table_of(state), turn.before.plan, turn.before.passes
     assert isinstance(passes, Passes)
-    # A look of an idle rank counts once the scheduler has been told; until then the next plan may make it the launch of a step.
-    now_told_s = _told(params, turn, table, plan, passes)
-    now_told_s = jnp.where((plan.steps > 0) | (now_told_s <= turn.horizon_s), now_told_s, NEVER)
+    by_formation, by_end = told(plan, passes, table.landed_s, rules(params).empty_pass_s, turn.limits.async_scheduling)
+    now_told_s = jnp.where(by_formation, turn.horizon_s, jnp.where(by_end, plan.end_s, NEVER))
     prefill_told = jnp.where(table.keeping(turn.i) & ~jnp.isfinite(table.prefill_told_s) & turn.due, now_told_s, table.prefill_told_s)
     decode_told = jnp.where(table.loading(turn.i) & ~jnp.isfinite(table.decode_told_s) & turn.due, now_told_s, table.decode_told_s)
     table = dataclasses.replace(table, prefill_told_s=prefill_told, decode_told_s=decode_told)
@@ -101,17 +102,12 @@ def hear(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     return turn.kv.free_read(shape, params, turn.with_state(handovers=table), read)
 
 
-def _told(params: ClusterParams, turn: Turn, table: Handovers, plan: Plan, passes: Passes) -> Float64[Array, " K"]:
-    """Times at which the rank whose turn it is would be told of the landings of all rows in a plan."""
-    pass_s, later = rules(params).empty_pass_s, turn.limits.async_scheduling
-    return jax.vmap(lambda landed_s: told_s(plan, passes, landed_s, pass_s, later))(table.landed_s)
-
-
 def next_news_s(params: ClusterParams, turn: Turn, table: Handovers, plan: Plan, passes: Passes) -> Float64[Array, ""]:
     """Time at which the rank whose turn it is is told of the next landing in a plan that it makes; infinity for none."""
-    later_s = _told(params, turn, table, plan, passes)
-    news_s = [
-        jnp.where(mine & ~(known_s <= turn.horizon_s), jnp.where(jnp.isfinite(known_s), known_s, later_s), NEVER)
-        for mine, known_s in ((table.keeping(turn.i), table.prefill_told_s), (table.loading(turn.i), table.decode_told_s))
-    ]
-    return jnp.min(jnp.minimum(*news_s))
+    known_s, landed_s = [], []
+    for mine, told_at_s in ((table.keeping(turn.i), table.prefill_told_s), (table.loading(turn.i), table.decode_told_s)):
+        known_s.append(jnp.where(mine & (told_at_s > turn.horizon_s), told_at_s, NEVER))
+        landed_s.append(jnp.where(mine & ~jnp.isfinite(told_at_s), table.landed_s, NEVER))
+    first_s = jnp.min(jnp.minimum(*landed_s))
+    later_s = told_s(plan, passes, first_s, rules(params).empty_pass_s, turn.limits.async_scheduling)
+    return jnp.minimum(jnp.min(jnp.minimum(*known_s)), later_s)

@@ -62,7 +62,8 @@ def kv_tokens_at(ranks: Rank, t_s: Float64[Array, ""]) -> Int64[Array, " N"]:
     count = jnp.minimum(jnp.maximum(reaching - 1, 0), plan.steps)
     if isinstance(ranks.passes, Passes):
         count = jnp.where(t_s >= plan.start_s, jnp.minimum(jnp.maximum(reaching, 1), plan.steps), 0)
-    return plan.kv_tokens + jnp.where(count > 0, plan.tokens + (count - 1) * plan.running, 0).astype(jnp.int64)
+    tokens = plan.kv_tokens + jnp.where(count > 0, plan.tokens + (count - 1) * plan.running, 0).astype(jnp.int64)
+    return jnp.where(ranks.passes.drained, 0, tokens) if isinstance(ranks.passes, Passes) else tokens
 
 
 def waiting_requests(ranks: Rank, loading: Int32[Array, " N"] | int = 0) -> Int32[Array, " N"]:

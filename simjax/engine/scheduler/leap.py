@@ -59,7 +59,8 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     context = jnp.where(running, slots.num_computed_tokens + slots.num_new_tokens, 0)
     behind = running & (context < slots.num_tokens)
     left = jnp.where(running, slots.final_tokens - slots.num_tokens, MANY)
-    (n, preempted, tokens, kv_tokens, preempted_tokens, kv_sum, all_behind), (kv_max,), (to_finish,) = reduce_slots(
+    to_go_on = [running & (behind | (left > 1))] if shape.handovers else []  # the others have their last token with the step
+    (n, preempted, tokens, kv_tokens, preempted_tokens, kv_sum, all_behind, *rest), (kv_max,), (to_finish,) = reduce_slots(
         [
             running,
             waiting,
@@ -68,6 +69,7 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
             _long(waiting, slots.num_tokens),
             context.astype(jnp.int64),
             behind,
+            *to_go_on,
         ],
         [context],
         [left],
@@ -95,7 +97,7 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         plan, steps = leap(turn, step_time, plan, Decoding(running, context, n, kv_sum, kv_max, to_finish, all_behind > 0))
     busy = cut_short(take_steps(plan, steps, limits.async_scheduling), f.next_queued_s, limits.async_scheduling)
     if shape.handovers:
-        return plan_looks(params, turn, f, busy, plan)
+        return plan_looks(params, turn, f, busy, plan, rest[0] == 0)
     return dataclasses.replace(turn, rank=dataclasses.replace(rank, plan=_choose(f, busy, plan)))
 
 

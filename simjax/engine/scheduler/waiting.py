@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.control.together import together
 from simjax.engine.handover.legs import final_tokens, loads, routed_s
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER, Slots
@@ -58,10 +59,9 @@ def waiting_window(shape: EngineShape, params: ClusterParams, turn: Turn) -> Wai
     known = jnp.minimum(request, shape.requests - 1)  # an unused slot holds no request's index
     prompt = params.request("prompt_tokens", known)
     queued_s = routed_s(shape, params, turn, known, state.arrivals.arrival_s(params, known)) + turn.limits.api_pre_s
-    # Materialised once, not in each of its many readers.
-    return jax.lax.optimization_barrier(
+    entries = together(
         Waiting(
-            slots=slots,
+            slots=None,  # pyright: ignore[reportArgumentType]
             resumed=resumed,
             loads=loads(shape, turn, known, resumed),
             passed=resumed & slots.finished,
@@ -73,3 +73,4 @@ def waiting_window(shape: EngineShape, params: ClusterParams, turn: Turn) -> Wai
             final_tokens=final_tokens(shape, params, turn.i, prompt, params.request("output_tokens", known)),
         )
     )
+    return dataclasses.replace(entries, slots=slots)
