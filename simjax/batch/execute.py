@@ -15,6 +15,7 @@ import numpy as np
 from simjax.batch.design import Design
 from simjax.batch.groups import Group, make_groups
 from simjax.batch.workers import Device, Workers
+from simjax.engine.accounting.totals import Overflow
 from simjax.engine.batch import compiled_batch
 from simjax.engine.host.batch import Batch, make_batch
 from simjax.engine.host.collect import batch_results
@@ -53,26 +54,31 @@ def run_designs(
         catalog: the metrics of a row.
     """
     left = LeftRanges() if left is None else left
-    seen: set[int] = set()
-    for rows in _run_groups(groups, designs, workers, left, catalog):
-        seen.update(row["point"] for row in rows)
-        yield rows
-    again = {point: design for point, design in designs.items() if point not in seen}
+    again, seen, roomy = dict(designs), set[int](), False
     while again:
-        for rows in _run_groups(make_groups(again, workers, width, roomy=True), again, workers, left, catalog):
+        short: dict[int, Overflow] = {}
+        for rows in _run_groups(groups, again, workers, left, catalog, short):
             seen.update(row["point"] for row in rows)
             yield rows
-        short = {point: with_more_rows(design.lowered) for point, design in again.items() if point not in seen}
-        again = {point: replace(again[point], lowered=lowered) for point, lowered in short.items() if lowered is not None}
-    again = {point: design for point, design in designs.items() if point not in seen}
-    if lost := [failed(point, "it has no result: please report this") for point in again if point not in seen]:
+        roomy = roomy or any(needs & Overflow.SLOTS for needs in short.values())
+        again = {point: design for point, needs in short.items() if (design := _with_room(again[point], needs)) is not None}
+        groups = make_groups(again, workers, width, roomy)
+    if lost := [failed(point, "it has no result: please report this") for point in designs if point not in seen]:
         yield lost
 
 
+def _with_room(design: Design, needs: Overflow) -> Design | None:
+    """The design with room for more hand-overs at once, if it needs that; None if it has room for all of them."""
+    if not needs & Overflow.HANDOVERS:
+        return design
+    lowered = with_more_rows(design.lowered)
+    return None if lowered is None else replace(design, lowered=lowered)
+
+
 def _run_groups(
-    groups: Sequence[Group], designs: dict[int, Design], workers: Workers, left: LeftRanges, catalog: Catalog
+    groups: Sequence[Group], designs: dict[int, Design], workers: Workers, left: LeftRanges, catalog: Catalog, short: dict[int, Overflow]
 ) -> Iterator[list[Row]]:
-    """Rows of chunks as they finish, without those of designs that need more slots.
+    """Rows of chunks as they finish; designs whose buffers were too small are entered in `short` instead, with what they need more of.
 
     A chunk that does not fit the memory is run in halves. Any other failure of a chunk is the reason in its rows, of status "error".
     """
@@ -90,7 +96,7 @@ def _run_groups(
     pool = ThreadPoolExecutor(workers.count, thread_name_prefix="simjax")
     waiting: set[Future[list[Row]]] = set()
     try:
-        for batches, chunk in _in_order(groups, designs, workers, left, catalog):
+        for batches, chunk in _in_order(groups, designs, workers, left, catalog, short):
             waiting.add(pool.submit(on_a_device, batches, chunk))
             if len(waiting) >= 2 * workers.count:  # a few chunks ahead and no more: rows are written before many others are made
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -103,11 +109,11 @@ def _run_groups(
 
 
 def _in_order(
-    groups: Sequence[Group], designs: dict[int, Design], workers: Workers, left: LeftRanges, catalog: Catalog
+    groups: Sequence[Group], designs: dict[int, Design], workers: Workers, left: LeftRanges, catalog: Catalog, short: dict[int, Overflow]
 ) -> Iterator[tuple[Batches, Sequence[int]]]:
     """All chunks; first those that compile a program, as many groups at a time as batches run at once, so that each compiles its own."""
     for i in range(0, len(groups), workers.count):
-        together = [Batches(group, designs, left, catalog) for group in groups[i : i + workers.count]]
+        together = [Batches(group, designs, left, catalog, short) for group in groups[i : i + workers.count]]
         yield from ((batches, batches.group.chunks[0]) for batches in together)
         yield from ((batches, chunk) for batches in together for chunk in batches.group.chunks[1:])
 
@@ -134,8 +140,9 @@ class Batches:
         width: designs side by side; fewer than planned once those did not fit the memory.
     """
 
-    def __init__(self, group: Group, designs: dict[int, Design], left: LeftRanges, catalog: Catalog) -> None:
-        self.group, self.width, self._designs, self._left, self._catalog = group, group.width, designs, left, catalog
+    def __init__(self, group: Group, designs: dict[int, Design], left: LeftRanges, catalog: Catalog, short: dict[int, Overflow]) -> None:
+        self.group, self.width, self._designs = group, group.width, designs
+        self._left, self._catalog, self._short = left, catalog, short
         self._whole: tuple[Batch, dict[int, int]] | None = None
         self._on: dict[Device, Any] = {}
         self._stacking = Lock()
@@ -176,9 +183,10 @@ class Batches:
         return Batch(whole.shape, host), replace(jax.device_put(mine, device), requests=requests, step_time=step_time)
 
     def _rows(self, points: Sequence[int], batch: Batch, state: ClusterState, going: np.ndarray) -> list[Row]:
-        """Rows of the points, the first designs of the batch, without those that need more slots."""
+        """Rows of the points, the first designs of the batch, without those whose buffers were too small."""
         overflow = np.asarray(state.overflow)
         enough = {b: point for b, point in enumerate(points) if not overflow[b]}
+        self._short.update({point: Overflow(int(overflow[b])) for b, point in enumerate(points) if overflow[b]})
 
         def rows(some: Mapping[int, int]) -> list[Row]:
             designs = [self._designs[point] for point in some.values()]

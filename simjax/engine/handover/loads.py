@@ -95,9 +95,7 @@ class _Loaded(NamedTuple):
         return entry(_Loaded(ready, table.request, table.finish_s, table.preemptions, table.decode_held, table.log_columns()), row)
 
 
-def _inserted(
-    turn: Turn, one: _Loaded, joins: Array, prompt: Array, final: Array, carried: Array, done: Array, at_once: Array
-) -> Slots:
+def _inserted(turn: Turn, one: _Loaded, joins: Array, prompt: Array, final: Array, carried: Array, done: Array, at_once: Array) -> Slots:
     """The slots with the loaded request behind the running ones; the preempted ones make room."""
     slots, at = turn.rank.slots, turn.rank.num_running
     given = carried > 0

@@ -39,11 +39,12 @@ def plan_looks(params: ClusterParams, turn: Turn, f: Formation, busy: Plan, plan
     runs = ~f.continues & (plan.tokens > 0)
     pending = f.refused | (rank.num_preempted > 0) | jnp.any(table.loading(turn.i))
     waits, resumes = ~runs & ~f.continues & (formed_s < now_s), ~f.continues & before.paused
-
-    stepping = Passes(formed_s, no, no, no, no)
     was_late = later & before.late & (last.steps == 0)
     first_pass = resumes | (now_s <= last.start_s)
     looked_s = jnp.where(first_pass, before.formed_s, now_s - pass_s)  # of a late rank: its look before this one
+    runs, pending, waits, resumes, was_late, looked_s = together((runs, pending, waits, resumes, was_late, looked_s))
+
+    stepping = Passes(formed_s, no, no, no, no)
     table, fetched = _told_of_late_looks(turn, table, looked_s, runs & was_late)
     turn = turn.with_state(handovers=table)
     late = was_late & pending

@@ -18,7 +18,7 @@ from simjax.engine.control.select import select
 from simjax.engine.control.together import together
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER, Plan
-from simjax.engine.scheduler.plan import cut_short, end_after, first_step_reaching
+from simjax.engine.scheduler.plan import CUT, cut_short, end_after, first_step_reaching
 from simjax.engine.shape import EngineShape
 from simjax.latency.rounding import product
 
@@ -90,7 +90,7 @@ class Passes:
         """The plan after a request joined the rank's queue at queued_s; an idle rank that polls sees it at its next pass."""
         assert params.handover is not None
         at_s = pass_at(plan, queued_s, params.handover.empty_pass_s)
-        return _cut(plan, jnp.where((plan.steps == 0) & self.polls, at_s, queued_s), async_scheduling)
+        return cut_short(plan, jnp.where((plan.steps == 0) & self.polls, at_s, queued_s), async_scheduling)
 
 
 def initial_passes(shape: EngineShape) -> Passes | NoPasses:
@@ -165,11 +165,6 @@ def news_at(plan: Plan, heard_s: Float64[Array, ""], async_scheduling: Bool[Arra
 
     It ends then, even if no arrival could join it: blocks come free, or a loaded request may run.
     """
-    cut = _cut(dataclasses.replace(plan, open=jnp.ones_like(plan.open)), heard_s, async_scheduling)
-    return select(jnp.isfinite(heard_s), dataclasses.replace(cut, open=plan.open), plan)
-
-
-def _cut(plan: Plan, at_s: Float64[Array, ""], async_scheduling: Bool[Array, ""]) -> Plan:
-    """The plan as `cut_short` leaves it."""
-    cut = cut_short(plan, at_s, async_scheduling)
-    return dataclasses.replace(plan, **together({name: getattr(cut, name) for name in ("steps", "end_s", "horizon_s")}))
+    cut = cut_short(dataclasses.replace(plan, open=jnp.ones_like(plan.open)), heard_s, async_scheduling)
+    changed = together({name: jnp.where(jnp.isfinite(heard_s), getattr(cut, name), getattr(plan, name)) for name in CUT})
+    return dataclasses.replace(plan, **changed)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.control.together import together
 from simjax.engine.handover.table import Handovers, Phase
 from simjax.engine.params import ClusterParams, HandoverParams
 from simjax.engine.rank import NEVER
@@ -34,7 +35,7 @@ def table_of(state: ClusterState) -> Handovers:
 
 def row_mask(shape: EngineShape, row: Int32[Array, ""], wanted: Array) -> Bool[Array, " K"]:
     """The mask of one row, if it is wanted."""
-    return wanted & (jnp.arange(shape.handovers, dtype=jnp.int32) == row)
+    return together(wanted & (jnp.arange(shape.handovers, dtype=jnp.int32) == row))
 
 
 def with_row(table: Handovers, mine: Bool[Array, " K"], changes: dict) -> Handovers:

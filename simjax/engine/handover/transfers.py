@@ -11,12 +11,14 @@ from jax import Array
 
 from simjax.engine.arrivals.arrivals import next_arrival_s
 from simjax.engine.control.select import select
+from simjax.engine.control.together import together
 from simjax.engine.handover.passes import Passes, news_at, told, told_s
 from simjax.engine.handover.rows import row_mask, rules, table_of
 from simjax.engine.handover.sizes import sizes
 from simjax.engine.handover.table import Handovers, Phase
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER, Plan, Rank
+from simjax.engine.scheduler.plan import CUT
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState
 from simjax.engine.turn import Turn
@@ -58,10 +60,12 @@ def landed(
     concerned = wanted & ((number == pair[0]) | (number == pair[1]))
 
     def heard(plan: Plan, passes: Passes, async_scheduling: Array) -> Plan:
-        return news_at(plan, told_s(plan, passes, landed_s, handover.empty_pass_s, async_scheduling), async_scheduling)
+        heard_s = together(told_s(plan, passes, landed_s, handover.empty_pass_s, async_scheduling))
+        return news_at(plan, heard_s, async_scheduling)
 
     plans = jax.vmap(heard)(ranks.plan, ranks.passes, params.ranks.async_scheduling)
-    return {"handovers": table, "ranks": dataclasses.replace(ranks, plan=select(concerned, plans, ranks.plan))}
+    cut = {name: select(concerned, getattr(plans, name), getattr(ranks.plan, name)) for name in CUT}
+    return {"handovers": table, "ranks": dataclasses.replace(ranks, plan=dataclasses.replace(ranks.plan, **cut))}
 
 
 def begin_transfer(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:

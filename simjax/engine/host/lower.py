@@ -11,7 +11,7 @@ import numpy as np
 from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
 from simjax.engine.host.impossible import refuse_impossible
-from simjax.engine.host.lower_handover import MORE_ROWS, ROWS, handover_params
+from simjax.engine.host.lower_handover import MORE_ROWS, first_rows, handover_params
 from simjax.engine.host.lower_requests import largest_fanout, longest_path, prefix_params, request_models, request_params
 from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams
 from simjax.engine.shape import EngineShape, requests_bucket, seat_bucket, slots_for
@@ -93,7 +93,7 @@ def lower(
         stale_view=looks and cluster.router_staleness_s > 0,
         router_books=any(rule.compares for rule in cluster.routers),
         live_routing=workload.waits_for_answers or looks or handover is not None,
-        handovers=0 if handover is None else min(ROWS, size),
+        handovers=0 if handover is None else min(first_rows(workload), size),
         links=0 if handover is None else len(handover.capacity),
         leap=leap,
         log_rows=EngineShape.log_rows if log else 0,

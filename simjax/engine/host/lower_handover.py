@@ -14,10 +14,20 @@ from simjax.deployment import Role
 from simjax.engine.host.pools import UNBOUNDED
 from simjax.engine.params import HandoverParams, RouterParams
 from simjax.engine.shape import power_of_two
+from simjax.workload.workload import Workload
 
 ROLES = (Role.BOTH, Role.PREFILL, Role.DECODE)  # by their number in the engine
-ROWS = 16  # first try for K: a run that needs more has more
-MORE_ROWS = 4  # times as many in the next try
+ON_THE_WAY_S = 0.5  # for the first try for K: longer than a request is on its way, unless the decode ranks are full
+LEAST_ROWS, MOST_ROWS = 8, 256  # in that try
+MORE_ROWS = 4  # times as many in the next one, of a run that needs more
+
+
+def first_rows(workload: Workload) -> int:
+    """K of the first try, by the rate at which requests arrive; at once, all of them."""
+    known = workload.arrival_s[np.isfinite(workload.arrival_s)]
+    span_s = float(np.ptp(known)) if len(known) else 0.0
+    expected = len(known) * min(ON_THE_WAY_S / span_s, 1.0) if span_s > 0 else len(known)
+    return power_of_two(int(np.clip(np.ceil(expected), LEAST_ROWS, MOST_ROWS)))
 
 
 def handover_params(cluster: ClusterSpec) -> HandoverParams | None:

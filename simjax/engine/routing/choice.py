@@ -12,9 +12,11 @@ from jax import Array
 
 from simjax.engine.control.reduce import argmin, reduce_last
 from simjax.engine.control.select import select
+from simjax.engine.control.together import together
 from simjax.engine.handover.passes import NoPasses, Passes
 from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.rank import Plan, Rank
+from simjax.engine.scheduler.plan import CUT
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState
 from simjax.latency.rounding import product
@@ -114,6 +116,7 @@ def handed(
         return passes.joined(params, plan, queued_s, async_scheduling)
 
     cut = jax.vmap(joined)(ranks.plan, ranks.passes, t_s + params.ranks.api_pre_s, params.ranks.async_scheduling)
+    cut = dataclasses.replace(ranks.plan, **together({name: getattr(cut, name) for name in CUT}))
     prompt = params.request("prompt_tokens", request).astype(jnp.int64)
     ranks = dataclasses.replace(
         ranks,

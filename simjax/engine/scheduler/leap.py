@@ -11,6 +11,7 @@ from jax import Array
 
 from simjax.engine.control.cond_any import cond_any
 from simjax.engine.control.reduce import reduce_slots
+from simjax.engine.control.together import together
 from simjax.engine.handover.looks import plan_looks
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
@@ -96,6 +97,7 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     if shape.leap:
         plan, steps = leap(turn, step_time, plan, Decoding(running, context, n, kv_sum, kv_max, to_finish, all_behind > 0))
     busy = cut_short(take_steps(plan, steps, limits.async_scheduling), f.next_queued_s, limits.async_scheduling)
+    busy, plan = together((busy, plan))
     if shape.handovers:
         return plan_looks(params, turn, f, busy, plan, rest[0] == 0)
     return dataclasses.replace(turn, rank=dataclasses.replace(rank, plan=_choose(f, busy, plan)))

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32
 
 
+CUT = ("steps", "end_s", "horizon_s")
+"""Fields of a plan that `cut_short` changes."""
+
+
 def end_after(plan: Plan, steps: Int32[Array, ""]) -> Float64[Array, ""]:
     """Time in seconds at which the given number of steps (>= 0) of the plan has ended: the closed form of an affine step time."""
     j = jnp.maximum(steps - 1, 0).astype(jnp.float64)
