@@ -7,32 +7,23 @@ with synchronous scheduling; the shipped profile of that GPU consists of data-sh
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from cases import DATA, HERE, Row, write
+from a6000 import ALONE, ARTIFACT, LOGGED, replayed, simulated_steps, steady_steps
+from cases import HERE, Row, write
 
-from simjax.cluster.from_config import configured_cluster, latency_source
-from simjax.config.compose import compose_config, typed
-from simjax.config.schema import RunConfig
 from simjax.engine.host.result import Result
-from simjax.job import simulate_cluster
 from simjax.plot.overlay import MEASURED
 from simjax.plot.style import BLUE, GOLD, GREEN, dress, new_figure
-from simjax.workload import Workload, build_workload
 
-FIGURE = DATA / "ispass26" / "figure_7"
-TRACE = DATA / "ispass26" / "datasets" / "sharegpt_pulse_req50_n6_delay15_pc.jsonl"
+FIGURE, RUN = ARTIFACT / "figure_7", LOGGED[1]
 PULSE, BLOCK_SIZE = 50, 16  # requests, tokens
 NUM_BLOCKS = 13844  # 221,504 tokens in the server's log; one of them is the null block, which is never used
 SHIFTS_S = (-0.3, -0.1, 0.0, 0.1, 0.3)
 COUNTERS = ("prefix_cache_queries_total", "prefix_cache_hits_total")
-FLAGS = (
-    f"max_num_seqs=128 max_num_batched_tokens=2048 max_model_len=2048 num_gpu_blocks_override={NUM_BLOCKS} "
-    "enforce_eager=true async_scheduling=false"
-)
 
 
 @dataclass(frozen=True)
@@ -148,25 +139,9 @@ def read_peer() -> Peer:
     return Peer(frame["time_s"].to_numpy(), frame["prefix_hit_pct"].to_numpy(), (frame["gpu_mem_mb"].to_numpy() - 15348.51) / 2.0)
 
 
-def as_sent(trace: Workload) -> Workload:
-    """The trace with each pause one request later: the first request of a pulse goes out with the pulse before.
-
-    This is how it was sent: the trace pauses after 50, 100, ... requests, but the measured counter then holds the tokens of 51, 101, ...
-    The two gaps around that request are swapped.
-    """
-    arrival_s = trace.arrival_s.copy()
-    first = np.arange(PULSE, len(trace) - 1, PULSE)
-    arrival_s[first] = trace.arrival_s[first - 1] + trace.arrival_s[first + 1] - trace.arrival_s[first]
-    return replace(trace, arrival_s=arrival_s)
-
-
 def simulated(sent: bool) -> Simulated:
-    """The run as configured, with the arrivals of the trace or `as_sent`."""
-    overrides = ["model=llama-3.1-8b", "device=rtx_a6000", *(f"scheduler.{flag}" for flag in FLAGS.split())]
-    config: RunConfig = typed(compose_config("run", [*overrides, "workload=trace", f"workload.file={TRACE}"]))
-    cluster = configured_cluster(config)
-    trace = build_workload(config.workload)
-    return Simulated(simulate_cluster(cluster, as_sent(trace) if sent else trace, latency_source(config.profile), leap=False).result)
+    """The run as configured, with the arrivals of the trace or as its client sent them."""
+    return Simulated(replayed([*ALONE, f"scheduler.num_gpu_blocks_override={NUM_BLOCKS}"], RUN.trace, leap=False, sent=sent))
 
 
 def errors(log: Log, curves: Simulated | Peer, offset_s: float) -> dict[str, float]:
@@ -191,20 +166,12 @@ def rows(log: Log, name: str, curves: Simulated | Peer) -> list[Row]:
 
 
 def step_times(run: Simulated) -> list[Row]:
-    """Decode steps by number of sequences.
-
-    Measured ones are running requests over output tokens/s in vLLM's own log, for pairs of successive lines without prompts and with the
-    same number of running requests.
-    """
-    log, leaps = pd.read_csv(FIGURE / "derived" / "vllm_1hz_SD.csv"), run.result.leaps
-    assert leaps is not None
-    sequences, rate, quiet = log["running_reqs"].to_numpy(), log["gen_tok_per_s"].to_numpy(float), log["prompt_tok_per_s"].to_numpy() == 0
-    steady = np.append(False, quiet[1:] & quiet[:-1] & (np.diff(sequences) == 0)) & (rate > 0)
-    sequences, rate, found = sequences[steady], rate[steady], []
+    """Decode steps by number of sequences, measured and simulated."""
+    sequences, seconds = steady_steps(pd.read_csv(RUN.log))
+    ours_s, found = simulated_steps(run.result), []
     for count in np.unique(sequences).tolist():
-        seen_s = count / rate[sequences == count]
-        ours_s = leaps.first_step_s[(leaps.running == count) & (leaps.prompt_tokens == 0)]
-        means = {"measured, ms": 1e3 * float(seen_s.mean()), "simulated, ms": 1e3 * float(ours_s.mean())}
+        seen_s = seconds[sequences == count]
+        means = {"measured, ms": 1e3 * float(seen_s.mean()), "simulated, ms": 1e3 * ours_s[count]}
         found.append({"sequences": str(count), "samples": len(seen_s), **means})
     return found
 

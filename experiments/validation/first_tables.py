@@ -4,10 +4,13 @@ The first version measured every projection alone: those of one matrix product i
 sampler, and attention either of one prefill chunk or of decodes whose contexts it gives in total: a step with both takes the sum of the
 two kernels. Decodes are read at equal contexts; chunks beyond the longest measured one are continued by the ratio of the attention column
 of `layers.csv`.
+
+Parts of the tables can be replaced by estimates, because the kernels measured are not those of vLLM (`PARTS`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,9 @@ from simjax.cluster.latency_source import LatencySource
 from simjax.deployment import Deployment
 from simjax.latency.attention.coefficients import decode_attention_s, mixed_attention_s
 from simjax.latency.attention.fit import AttentionPoints, chunks_of, decodes_of
-from simjax.latency.compile_profile import all_layers_attention
+from simjax.latency.compile_profile import all_layers_attention, total_s
+from simjax.latency.profile import LatencyProfile
+from simjax.model.ops import step_ops
 
 SUMS = {
     "embedding": ("embedding",),
@@ -35,29 +40,55 @@ CONTEXTS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 CHUNKS = (1024, 1280, 1536, 2048)  # from the longest measured one on
 MIXED = 5  # every so many prefills and decodes are written together, too
 LEAST_US = 1e-3  # of what was not measured
+PARTS = {
+    "attention": "its decodes read the keys and values once for each of the query heads that share them",
+    "elementwise": "norms, rotary embedding and activation are several kernels each, of 16 us for the norm of one token; no sampler",
+}
+"""Parts of a step that can be estimated, and what is wrong with their tables."""
 
 
-def write_bundle(measured: Path, root: Path, device: str, model: str, estimated: Deployment | None = None) -> None:
+def write_bundle(
+    measured: Path,
+    root: Path,
+    names: tuple[str, str],
+    estimated: Collection[str] = (),
+    deployment: Deployment | None = None,
+    source: LatencySource | None = None,
+) -> None:
     """Write the tables in the folder `measured` (a tpN) below `root`, where `profile.bundle_root` finds them.
 
-    estimated: take attention from the shipped profile of this deployment instead of the table.
+    Args:
+        measured: the tables of the first version.
+        root: folder for the bundle.
+        names: device and model, as the bundle's folders are called.
+        estimated: those of `PARTS` to take from a profile instead of the tables.
+        deployment: deployment whose profile that is.
+        source: source of the profile; the shipped profiles when None.
     """
+    device, model = names
     folder = root / device / model / "bf16" / measured.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder.parent / "meta.yaml").write_text(f"gpu: {device}\nmodel: {model}\nvariant: bf16\n")
     layers = pd.read_csv(measured / "layers.csv").pivot_table(index="input", columns="layer_name", values="latency(ns)") / 1e3
     dense = {name: layers[list(parts)].sum(axis=1) for name, parts in SUMS.items()} | {"layernorm": layers[list(NORMS)].mean(axis=1)}
-    _write(folder / "dense.csv", "tokens", dense)
-    sampler = pd.Series(LEAST_US, index=layers.index)
-    _write(folder / "per_sequence.csv", "sequences", {"lm_head": layers["lm_head"][:256], "sampler": sampler[:256]})
+    head = {"lm_head": layers["lm_head"], "sampler": pd.Series(LEAST_US, index=layers.index)}
     attention = pd.read_csv(measured / "attention.csv")
     prefills, decodes = _prefills(attention[attention.is_prefill], layers["attn"]), _decodes(attention[~attention.is_prefill])
     together = [(*one[:2], *other[2:4], one[4] + other[4]) for one in prefills[::MIXED] for other in decodes[::MIXED]]
     rows = [*prefills, *decodes, *together]
-    if estimated is not None:
-        rows = [(*row[:4], us) for row, us in zip(rows, _estimated_us(estimated, rows), strict=True)]
-    names = ["prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us"]
-    pd.DataFrame(rows, columns=names).to_csv(folder / "attention.csv", index=False)
+    if estimated:
+        assert deployment is not None
+        profile = (source or LatencySource()).profile_of(deployment)
+        if "attention" in estimated:
+            rows = [(*row[:4], us) for row, us in zip(rows, _attention_us(profile, deployment, rows), strict=True)]
+        if "elementwise" in estimated:
+            found = _elementwise_us(profile, deployment, layers.index)
+            dense |= {name: us for name, us in found.items() if name in dense}
+            head |= {name: us for name, us in found.items() if name in head}
+    _write(folder / "dense.csv", "tokens", dense)
+    _write(folder / "per_sequence.csv", "sequences", {name: curve[:256] for name, curve in head.items()})
+    columns = ["prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "attention.csv", index=False)
 
 
 def _write(path: Path, size: str, curves: dict[str, pd.Series]) -> None:
@@ -91,11 +122,18 @@ def _decodes(measured: pd.DataFrame) -> list[tuple[float, ...]]:
     return rows
 
 
-def _estimated_us(deployment: Deployment, rows: list[tuple[float, ...]]) -> np.ndarray:
-    """Attention of one layer at the same points by the coefficients of the shipped profile."""
-    profile = LatencySource().profile_of(deployment)
+def _attention_us(profile: LatencyProfile, deployment: Deployment, rows: list[tuple[float, ...]]) -> np.ndarray:
+    """Attention of one layer at the same points by the coefficients of a profile."""
     a = all_layers_attention(profile.rank(deployment.parallelism.tensor, deployment.model), deployment)
     points = AttentionPoints(*(np.array(column, float) for column in zip(*rows, strict=True)))
     chunks, decodes = chunks_of(points), decodes_of(points)
     seconds = np.where(points.chunk > 0, mixed_attention_s(a, chunks, decodes, np), decode_attention_s(a, decodes, np))
     return 1e6 * seconds / deployment.model.num_hidden_layers
+
+
+def _elementwise_us(profile: LatencyProfile, deployment: Deployment, sizes: pd.Index) -> dict[str, pd.Series]:
+    """Each operation other than matrix products, once, by the efficiencies of a profile."""
+    model, degree = deployment.model, deployment.parallelism.tensor
+    rank, rows = profile.rank(degree, model), sizes.to_numpy()
+    seconds = lambda op: total_s([op], rank, profile.source, deployment.device, model.dtype, rows, np) / op.count
+    return {op.name: pd.Series(1e6 * seconds(op), index=sizes) for op in step_ops(model, degree) if not op.is_gemm}
