@@ -48,13 +48,11 @@ class Waiting:
 
 def num_queued(shape: EngineShape, params: ClusterParams, turn: Turn) -> Int32[Array, ""]:
     """Requests never admitted that the formation sees in the rank's queue; 2 for more of them, int32[]."""
-
-    def seen(place: Array) -> Array:
-        listed = turn.state.routes[turn.i, place] if shape.has_routes else place
-        queued_s = _queued_s(shape, params, turn, jnp.minimum(listed, shape.requests - 1))
-        return ((place < turn.rank.tail) & (queued_s <= turn.horizon_s)).astype(jnp.int32)
-
-    return seen(turn.rank.head) + seen(turn.rank.head + 1)
+    place = turn.rank.head + jnp.arange(2, dtype=jnp.int32)
+    listed = turn.state.routes[turn.i, place] if shape.has_routes else place
+    queued_s = _queued_s(shape, params, turn, jnp.minimum(listed, shape.requests - 1))
+    first, second = ((place < turn.rank.tail) & (queued_s <= turn.horizon_s)).astype(jnp.int32)
+    return first + second  # not a sum over them, which would be a kernel
 
 
 def _queued_s(shape: EngineShape, params: ClusterParams, turn: Turn, request: Int32[Array, " W"]) -> Float64[Array, " W"]:
