@@ -19,6 +19,7 @@ from simjax.engine.batch import compiled_batch
 from simjax.engine.host.batch import Batch, make_batch
 from simjax.engine.host.collect import batch_results
 from simjax.engine.host.lower import with_more_rows
+from simjax.engine.host.result import Result
 from simjax.engine.params import ClusterParams
 from simjax.engine.state import ClusterState
 from simjax.errors import SimjaxError, in_one_line, is_out_of_memory, log_traceback, value_or_error
@@ -38,6 +39,7 @@ def run_designs(
     width: int | None = None,
     left: LeftRanges | None = None,
     catalog: Catalog = CATALOG,
+    kept: dict[int, Result] | None = None,
 ) -> Iterator[list[Row]]:
     """Rows of the designs as they finish: point, status, reason and the metrics of the catalogue.
 
@@ -51,15 +53,16 @@ def run_designs(
         width: designs side by side, for those that are run again; None for what suits the devices.
         left: record of the calibrated ranges that the designs leave; it is complete when the iterator has ended.
         catalog: the metrics of a row.
+        kept: takes the results themselves by the number of their point, where requests one by one are of interest; None for none.
     """
     left = LeftRanges() if left is None else left
     seen: set[int] = set()
-    for rows in _run_groups(groups, designs, workers, left, catalog):
+    for rows in _run_groups(groups, designs, workers, left, catalog, kept):
         seen.update(row["point"] for row in rows)
         yield rows
     again = {point: design for point, design in designs.items() if point not in seen}
     while again:
-        for rows in _run_groups(make_groups(again, workers, width, roomy=True), again, workers, left, catalog):
+        for rows in _run_groups(make_groups(again, workers, width, roomy=True), again, workers, left, catalog, kept):
             seen.update(row["point"] for row in rows)
             yield rows
         short = {point: with_more_rows(design.lowered) for point, design in again.items() if point not in seen}
@@ -70,7 +73,12 @@ def run_designs(
 
 
 def _run_groups(
-    groups: Sequence[Group], designs: dict[int, Design], workers: Workers, left: LeftRanges, catalog: Catalog
+    groups: Sequence[Group],
+    designs: dict[int, Design],
+    workers: Workers,
+    left: LeftRanges,
+    catalog: Catalog,
+    kept: dict[int, Result] | None,
 ) -> Iterator[list[Row]]:
     """Rows of chunks as they finish, without those of designs that need more slots.
 
@@ -90,7 +98,7 @@ def _run_groups(
     pool = ThreadPoolExecutor(workers.count, thread_name_prefix="simjax")
     waiting: set[Future[list[Row]]] = set()
     try:
-        for batches, chunk in _in_order(groups, designs, workers, left, catalog):
+        for batches, chunk in _in_order(groups, designs, workers, left, catalog, kept):
             waiting.add(pool.submit(on_a_device, batches, chunk))
             if len(waiting) >= 2 * workers.count:  # a few chunks ahead and no more: rows are written before many others are made
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -103,11 +111,16 @@ def _run_groups(
 
 
 def _in_order(
-    groups: Sequence[Group], designs: dict[int, Design], workers: Workers, left: LeftRanges, catalog: Catalog
+    groups: Sequence[Group],
+    designs: dict[int, Design],
+    workers: Workers,
+    left: LeftRanges,
+    catalog: Catalog,
+    kept: dict[int, Result] | None,
 ) -> Iterator[tuple[Batches, Sequence[int]]]:
     """All chunks; first those that compile a program, as many groups at a time as batches run at once, so that each compiles its own."""
     for i in range(0, len(groups), workers.count):
-        together = [Batches(group, designs, left, catalog) for group in groups[i : i + workers.count]]
+        together = [Batches(group, designs, left, catalog, kept) for group in groups[i : i + workers.count]]
         yield from ((batches, batches.group.chunks[0]) for batches in together)
         yield from ((batches, chunk) for batches in together for chunk in batches.group.chunks[1:])
 
@@ -134,8 +147,11 @@ class Batches:
         width: designs side by side; fewer than planned once those did not fit the memory.
     """
 
-    def __init__(self, group: Group, designs: dict[int, Design], left: LeftRanges, catalog: Catalog) -> None:
+    def __init__(
+        self, group: Group, designs: dict[int, Design], left: LeftRanges, catalog: Catalog, kept: dict[int, Result] | None
+    ) -> None:
         self.group, self.width, self._designs, self._left, self._catalog = group, group.width, designs, left, catalog
+        self._kept = kept
         self._whole: tuple[Batch, dict[int, int]] | None = None
         self._on: dict[Device, Any] = {}
         self._stacking = Lock()
@@ -189,6 +205,8 @@ class Batches:
             for point, design, result in zip(some.values(), designs, results, strict=True):
                 if design.calibrated:
                     self._left.add(design.calibrated, result, point)
+                if self._kept is not None:
+                    self._kept[point] = result
             statuses = [result.status.name.lower() for result in results]
             return [{"point": p, "status": s, "reason": "", **row} for p, s, row in zip(some.values(), statuses, found, strict=True)]
 
