@@ -150,7 +150,7 @@ class HandoverFitConfig(DeployedConfig):
     )
     requests: str | None = option(
         None,
-        "CSV table of measured requests: arrival_s, prompt_tokens, output_tokens, ttft_s, perhaps prefill_finish_s, transfer_start_s ...",
+        "CSV table of measured requests: arrival_s, prompt_tokens, output_tokens, ttft_s; perhaps stamps of the hand-over",
         "FILE",
     )
     profile: ProfileConfig = section(ProfileConfig, "step times, with which requests are simulated")

@@ -57,7 +57,7 @@ def test_first_tokens_alone_tell_the_hand_over_if_the_transfers_are_known(tmp_pa
 
 
 def test_the_end_of_the_prefill_leaves_its_time_out(tmp_path: Path) -> None:
-    """A prefill that is slower than simulated goes into the hand-over where first tokens alone are known, but not with the prefill's end."""
+    """A prefill that is slower than simulated goes into the hand-over where first tokens alone are known, not where its end is."""
     late = measured().copy()
     late[["first_token_s", "prefill_finish_s"]] += 0.05
     alone = fitted(late[[*LENGTHS, "first_token_s"]], tmp_path / "m.csv", *OTHERS)

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import yaml
 
@@ -68,12 +67,11 @@ def test_options_take_precedence_over_the_file_wherever_they_stand(cli: Cli) -> 
 
 def test_a_sweep_takes_the_file(cli: Cli) -> None:
     Path("h.yaml").write_text(FILE)
-    words = ("cluster=disaggregated", "disaggregation=h.yaml", "workload.num_requests=10", "plots=false", "out=swept")
-    said = cli("run", "-m", *words, "disaggregation.setup_s=0.001,0.02")
-    assert said.code == 0, said.err
-    table = pd.read_csv("swept/results.csv").sort_values("disaggregation.setup_s")
-    assert table["ttft_transfer_fraction"].is_monotonic_increasing and len(table) == 2
-    assert "disaggregation.link_efficiency=0.8" in Path("swept/sweep.json").read_text()
+    words = ("cluster=disaggregated", "disaggregation=h.yaml", "disaggregation.setup_s=0.001,0.02")
+    shown = yaml.safe_load(cli("run", "-m", *words, "--cfg").out)
+    assert shown["disaggregation"]["link_efficiency"] == 0.8
+    assert shown["sweep"]["axes"] == {"disaggregation.setup_s": [0.001, 0.02]}, "swept, not taken from the file"
+    assert "2 points" in cli("run", "-m", *words, "sweep.dry_run=true").out
 
 
 @pytest.mark.parametrize(
@@ -112,7 +110,7 @@ def test_files_of_other_kinds(cli: Cli, text: str, said: str) -> None:
     Path("h.yaml").write_text(text)
     line = one_line(cli("run", "cluster=disaggregated", "disaggregation=h.yaml"))
     assert line.startswith("file of a hand-over h.yaml: ") and said in line
-    with pytest.raises(SimjaxError, match="file of a hand-over nowhere.yaml|cannot read file of a hand-over nowhere.yaml"):
+    with pytest.raises(SimjaxError, match=r"^cannot read file of a hand-over nowhere\.yaml"):
         simjax.compose(["cluster=disaggregated", "disaggregation=nowhere.yaml"])
 
 

@@ -5,9 +5,9 @@ zero nearly everywhere, and differences of neighbouring runs are noise. Over a c
 Each round draws candidates around the present point, fits every residual by a plane, and takes the Gauss-Newton step of these planes; the
 clouds shrink from round to round. Where residuals are smooth (transfers alone), they may shrink until the planes are derivatives.
 
-What the jumps leave beside the planes would pass for slopes: a parameter without effect would look known, and wander. What the scatter about
-the planes pretends is therefore subtracted, twice its expected size: from the information, for each kind of residuals by itself, and from
-the square of the pull on a parameter. The last two clouds are of one width, and the last planes go through both.
+What the jumps leave beside the planes would pass for slopes: a parameter without effect would look known, and wander. What this scatter
+pretends is therefore subtracted, twice its expected size: from the information, for each kind of residuals by itself, and from the square
+of the pull on a parameter. The last two clouds are of one width, and the last planes go through both.
 """
 
 from __future__ import annotations
