@@ -133,6 +133,7 @@ state what it does not record: device=, model=, cluster.tensor_parallel_size= an
 Results: profile.yaml, calibration.json, calibration.png, posterior.png, config.yaml.
 Then: simjax validate DIR profile=OUT/profile.yaml, simjax run profile=OUT/profile.yaml uncertainty.draws=64
 Exit code: 1 when the fit is poor or a parameter sits on its bound; everything is written nonetheless.
+The hand-over between prefill and decode instances is fitted by simjax handover fit.
 """,
     ),
     "handover": Page(
@@ -186,7 +187,8 @@ Results: capacity.json, capacity.png, config.yaml; of several designs results.cs
         """
 Elasticities, in percent of an output for a percent of a parameter, compare simulations of the same requests on both
 sides of a parameter. Gradients are derivatives with the schedule held (same steps, same batches, only longer or
-shorter): where the two differ, scheduling matters.
+shorter): where the two differ, scheduling matters. Limits, arrivals and what moves KV caches have no gradient; the reasons
+are printed. A difference of 0 may be a change too small to cross the end of a step (step=0.2).
 Results: sensitivity.csv, sensitivity.json, sensitivity.png, config.yaml.
 """,
     ),
