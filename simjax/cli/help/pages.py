@@ -187,8 +187,8 @@ Results: capacity.json, capacity.png, config.yaml; of several designs results.cs
         """
 Elasticities, in percent of an output for a percent of a parameter, compare simulations of the same requests on both
 sides of a parameter. Gradients are derivatives with the schedule held (same steps, same batches, only longer or
-shorter): where the two differ, scheduling matters. Limits, arrivals and what moves KV caches have no gradient; the reasons
-are printed. A difference of 0 may be a change too small to cross the end of a step (step=0.2).
+shorter): where the two differ, scheduling matters. Limits, arrivals and what moves KV caches have no gradient, for reasons
+that are printed. A difference of 0 may be a change too small to cross the end of a step (step=0.2).
 Results: sensitivity.csv, sensitivity.json, sensitivity.png, config.yaml.
 """,
     ),
