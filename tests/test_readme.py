@@ -44,7 +44,8 @@ SETUP, TESTS, FIGURE, APART, FIVE_LINES = blocks("sh", README)
 CACHING, CALIBRATE, CAPACITY, SWEEPS = (section(GUIDE, x) for x in ("Prefix caching", "Calibrate", "Capacity", "Thousands of designs"))
 TOUR = blocks("sh", GUIDE.replace(SWEEPS, "").replace(CACHING, "").replace(CAPACITY, ""))
 OVER_DATA = [block for block in TOUR if "$SIMJAX_DATA" in block]
-ALONE = [block for block in TOUR if block not in OVER_DATA]
+(HANDED_OVER,) = (block for block in TOUR if "handover fit" in block)
+ALONE = [block for block in TOUR if block not in (*OVER_DATA, HANDED_OVER)]
 SWEEP, AFTERWARDS = blocks("sh", SWEEPS)
 ACCURACY = re.findall(r"^\| `([^`]+)` \| ((?:profile|tables)(?:, trace)?) \| (.*) \|$", ACCURATE, flags=re.MULTILINE)
 IN_SHORT = re.findall(r"^\| ([^`|]+) \| (shipped profile|calibrated at [^|]+) \| (.*) \|$", README, flags=re.MULTILINE)
@@ -61,7 +62,7 @@ def run_all(cli: Cli, block: str) -> dict[str, str]:
     for line in block.replace("\\\n", " ").splitlines():
         program, *words = shlex.split(line.replace("$SIMJAX_DATA", str(ROOT)), comments=True)
         assert program == "simjax"
-        faster = {"trace": [], "profile": [], "calibrate": ["plots=false", "fit.starts=1"]}
+        faster = {"trace": [], "profile": [], "handover": [], "calibrate": ["plots=false", "fit.starts=1"]}
         said = cli(*words, *faster.get(words[0], ["plots=false"]))
         assert said.code == 0, f"{line}\n{said.err}"
         printed[line] = said.out
@@ -130,6 +131,13 @@ def test_tour(cli: Cli, block: str) -> None:
 def test_tour_over_measured_data(cli: Cli) -> None:
     data_path("llmservingsim")
     run_all(cli, OVER_DATA[0])
+
+
+def test_hand_over_of_the_guide(cli: Cli) -> None:
+    """The fit to a run that stands for a measured one prints the shown table."""
+    _, fit, _ = run_all(cli, HANDED_OVER).values()
+    (shown,) = (block for block in blocks("text", CALIBRATE) if "handover_s" in block)
+    assert shown.rstrip() in "\n".join(line.rstrip() for line in fit.splitlines()), "the guide shows another fit than its command"
 
 
 @pytest.mark.slow

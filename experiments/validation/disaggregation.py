@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 
 import simjax
-from simjax.calibrate.targets.transfers import alone_s, fit_transfers, with_handover
+from simjax.calibrate.handover.job import HELD_OUT, calibrate_handover
 from simjax.cluster.from_config import configured_cluster
-from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.transfers import transfer_paths
+from simjax.config.compose import compose_config, typed
 
 DATA = Path(os.environ.get("SIMJAX_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 GIB = 2**30  # the file's GB and, of its kv_mb, a thousandth
@@ -47,34 +47,23 @@ def mape_pct(found: np.ndarray, measured: np.ndarray) -> float:
     return 100.0 * float(np.mean(np.abs(found / measured - 1.0)))
 
 
-def transfer_errors(cluster: ClusterSpec, tokens: np.ndarray, measured_s: np.ndarray, name: str) -> dict[str, float]:
-    """Mean and greatest error of the transfers of a cluster."""
-    found_s = alone_s(cluster, tokens)
-    return {f"{name}_mape_pct": mape_pct(found_s, measured_s), f"{name}_max_error_pct": 100.0 * np.abs(found_s / measured_s - 1.0).max()}
-
-
 def transfers() -> dict[str, float]:
     """Figures of `pd_transfer.csv`."""
-    with (DATA / "power" / "kv_tiers" / "pd_transfer.csv").open(newline="") as file:
+    path = DATA / "power" / "kv_tiers" / "pd_transfer.csv"
+    done = calibrate_handover(typed(compose_config("handover", [*TRANSFERS, f"transfers={path}"])))
+    (errors,) = done.scores
+    figures = {}
+    for name, key in (("pd_transfer", "before"), ("pd_transfer_calibrated", "after"), ("pd_transfer_held_out", HELD_OUT)):
+        figures |= {f"{name}_mape_pct": errors[key]["mape_pct"], f"{name}_max_error_pct": errors[key]["max_error_pct"]}
+    figures |= {f"pd_transfer_calibrated_{row['name']}": row["value"] for row in done.rows}
+    # Rate times time tells the bytes more exactly than the rounded kv_mb: those of the prompt and of one block more.
+    with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     column = lambda name: np.array([float(row[name]) for row in rows])
-    tokens, measured_s = column("prompt_tokens").astype(int), column("transfer_ms") * 1e-3
     cluster = configured_cluster(simjax.compose(TRANSFERS))
-    figures = transfer_errors(cluster, tokens, measured_s, "pd_transfer")
-    fitted = fit_transfers(cluster, tokens, measured_s)
-    figures |= transfer_errors(with_handover(cluster, fitted), tokens, measured_s, "pd_transfer_calibrated")
-    figures |= {f"pd_transfer_calibrated_{name}": value for name, value in fitted.items()}
-    # Each half of the rows, by the fit to the other half.
-    halves = [np.arange(len(tokens)) % 2 == k for k in (0, 1)]
-    held_s = np.empty(len(tokens))
-    for half in halves:
-        other = with_handover(cluster, fit_transfers(cluster, tokens[~half], measured_s[~half]))
-        held_s[half] = alone_s(other, tokens[half])
-    figures["pd_transfer_held_out_mape_pct"] = mape_pct(held_s, measured_s)
-    # Rate times time tells the bytes more exactly than the rounded kv_mb: those of the prompt and of one block more.
-    moved = column("gb_per_s") * GIB * measured_s
     block = cluster.instances[1].limits.block_size
-    figures["pd_transfer_bytes_mape_pct"] = mape_pct((tokens // block + 1) * block * transfer_paths(cluster).bytes_per_token[0, 1], moved)
+    bytes_moved = (column("prompt_tokens") // block + 1) * block * transfer_paths(cluster).bytes_per_token[0, 1]
+    figures["pd_transfer_bytes_mape_pct"] = mape_pct(bytes_moved, column("gb_per_s") * GIB * column("transfer_ms") * 1e-3)
     return figures
 
 

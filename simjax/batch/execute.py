@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from queue import SimpleQueue
 from threading import Lock
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from simjax.engine.batch import compiled_batch
 from simjax.engine.host.batch import Batch, make_batch
 from simjax.engine.host.collect import batch_results
 from simjax.engine.host.lower import with_more_rows
+from simjax.engine.host.result import Result
 from simjax.engine.params import ClusterParams
 from simjax.engine.state import ClusterState
 from simjax.errors import SimjaxError, in_one_line, is_out_of_memory, log_traceback, value_or_error
@@ -39,6 +40,7 @@ def run_designs(
     width: int | None = None,
     left: LeftRanges | None = None,
     catalog: Catalog = CATALOG,
+    kept: dict[int, Result] | None = None,
 ) -> Iterator[list[Row]]:
     """Rows of the designs as they finish: point, status, reason and the metrics of the catalogue.
 
@@ -52,19 +54,29 @@ def run_designs(
         width: designs side by side, for those that are run again; None for what suits the devices.
         left: record of the calibrated ranges that the designs leave; it is complete when the iterator has ended.
         catalog: the metrics of a row.
+        kept: takes the results themselves by the number of their point, where requests one by one are of interest; None for none.
     """
-    left = LeftRanges() if left is None else left
+    into = _Findings(LeftRanges() if left is None else left, catalog, kept, {})
     again, seen, roomy = dict(designs), set[int](), False
     while again:
-        short: dict[int, Overflow] = {}
-        for rows in _run_groups(groups, again, workers, left, catalog, short):
+        into = into._replace(short={})
+        for rows in _run_groups(groups, again, workers, into):
             seen.update(row["point"] for row in rows)
             yield rows
-        roomy = roomy or any(needs & Overflow.SLOTS for needs in short.values())
-        again = {point: design for point, needs in short.items() if (design := _with_room(again[point], needs)) is not None}
+        roomy = roomy or any(needs & Overflow.SLOTS for needs in into.short.values())
+        again = {point: design for point, needs in into.short.items() if (design := _with_room(again[point], needs)) is not None}
         groups = make_groups(again, workers, width, roomy)
     if lost := [failed(point, "it has no result: please report this") for point in designs if point not in seen]:
         yield lost
+
+
+class _Findings(NamedTuple):
+    """What runs leave besides their rows: as in `run_designs`; and `short`, what each design needs more of whose buffers were too small."""
+
+    left: LeftRanges
+    catalog: Catalog
+    kept: dict[int, Result] | None
+    short: dict[int, Overflow]
 
 
 def _with_room(design: Design, needs: Overflow) -> Design | None:
@@ -75,10 +87,8 @@ def _with_room(design: Design, needs: Overflow) -> Design | None:
     return None if lowered is None else replace(design, lowered=lowered)
 
 
-def _run_groups(
-    groups: Sequence[Group], designs: dict[int, Design], workers: Workers, left: LeftRanges, catalog: Catalog, short: dict[int, Overflow]
-) -> Iterator[list[Row]]:
-    """Rows of chunks as they finish; designs whose buffers were too small are entered in `short` instead, with what they need more of.
+def _run_groups(groups: Sequence[Group], designs: dict[int, Design], workers: Workers, into: _Findings) -> Iterator[list[Row]]:
+    """Rows of chunks as they finish; designs whose buffers were too small are entered in `into.short` instead, with what they need more of.
 
     A chunk that does not fit the memory is run in halves. Any other failure of a chunk is the reason in its rows, of status "error".
     """
@@ -96,7 +106,7 @@ def _run_groups(
     pool = ThreadPoolExecutor(workers.count, thread_name_prefix="simjax")
     waiting: set[Future[list[Row]]] = set()
     try:
-        for batches, chunk in _in_order(groups, designs, workers, left, catalog, short):
+        for batches, chunk in _in_order(groups, designs, workers, into):
             waiting.add(pool.submit(on_a_device, batches, chunk))
             if len(waiting) >= 2 * workers.count:  # a few chunks ahead and no more: rows are written before many others are made
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -109,11 +119,11 @@ def _run_groups(
 
 
 def _in_order(
-    groups: Sequence[Group], designs: dict[int, Design], workers: Workers, left: LeftRanges, catalog: Catalog, short: dict[int, Overflow]
+    groups: Sequence[Group], designs: dict[int, Design], workers: Workers, into: _Findings
 ) -> Iterator[tuple[Batches, Sequence[int]]]:
     """All chunks; first those that compile a program, as many groups at a time as batches run at once, so that each compiles its own."""
     for i in range(0, len(groups), workers.count):
-        together = [Batches(group, designs, left, catalog, short) for group in groups[i : i + workers.count]]
+        together = [Batches(group, designs, into) for group in groups[i : i + workers.count]]
         yield from ((batches, batches.group.chunks[0]) for batches in together)
         yield from ((batches, chunk) for batches in together for chunk in batches.group.chunks[1:])
 
@@ -140,9 +150,8 @@ class Batches:
         width: designs side by side; fewer than planned once those did not fit the memory.
     """
 
-    def __init__(self, group: Group, designs: dict[int, Design], left: LeftRanges, catalog: Catalog, short: dict[int, Overflow]) -> None:
-        self.group, self.width, self._designs = group, group.width, designs
-        self._left, self._catalog, self._short = left, catalog, short
+    def __init__(self, group: Group, designs: dict[int, Design], into: _Findings) -> None:
+        self.group, self.width, self._designs, self._into = group, group.width, designs, into
         self._whole: tuple[Batch, dict[int, int]] | None = None
         self._on: dict[Device, Any] = {}
         self._stacking = Lock()
@@ -186,17 +195,19 @@ class Batches:
         """Rows of the points, the first designs of the batch, without those whose buffers were too small."""
         overflow = np.asarray(state.overflow)
         enough = {b: point for b, point in enumerate(points) if not overflow[b]}
-        self._short.update({point: Overflow(int(overflow[b])) for b, point in enumerate(points) if overflow[b]})
+        self._into.short.update({point: Overflow(int(overflow[b])) for b, point in enumerate(points) if overflow[b]})
 
         def rows(some: Mapping[int, int]) -> list[Row]:
             designs = [self._designs[point] for point in some.values()]
             results = batch_results(batch, {b: self._designs[point].lowered for b, point in some.items()}, state, going)
             results = [replace(x, pools=design.pools) if design.pools else x for x, design in zip(results, designs, strict=True)]
             slos, gpus, windows = ([getattr(x, name) for x in designs] for name in ("slo", "gpus", "window"))
-            found = result_rows(results, slos, gpus, catalog=self._catalog, windows=windows)
+            found = result_rows(results, slos, gpus, catalog=self._into.catalog, windows=windows)
             for point, design, result in zip(some.values(), designs, results, strict=True):
                 if design.calibrated:
-                    self._left.add(design.calibrated, result, point)
+                    self._into.left.add(design.calibrated, result, point)
+                if self._into.kept is not None:
+                    self._into.kept[point] = result
             statuses = [result.status.name.lower() for result in results]
             return [{"point": p, "status": s, "reason": "", **row} for p, s, row in zip(some.values(), statuses, found, strict=True)]
 

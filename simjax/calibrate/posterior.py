@@ -68,8 +68,8 @@ def transformed_covariance(space: Space, posterior: Posterior) -> np.ndarray:
     return posterior.covariance * np.outer(sd, sd)
 
 
-def parameter_rows(space: Space, posterior: Posterior, profile: LatencyProfile) -> list[dict[str, Any]]:
-    """One mapping for each parameter, for reports: `name`, `unit`, `text`, `source`, `prior` (median), `prior_sd` and `sd` (of the
+def fitted_rows(space: Space, posterior: Posterior) -> list[dict[str, Any]]:
+    """One mapping for each fitted parameter, for reports: `name`, `unit`, `text`, `source`, `prior` (median), `prior_sd` and `sd` (of the
     transformed value), `value`, `low`, `high` (90 % interval), `fitted`, `at_bound`, `constrained`.
     """
     values, rows = space.values(posterior.mean), []
@@ -94,6 +94,12 @@ def parameter_rows(space: Space, posterior: Posterior, profile: LatencyProfile) 
                 "constrained": float(posterior.constrained[i]),
             }
         )
+    return rows
+
+
+def parameter_rows(space: Space, posterior: Posterior, profile: LatencyProfile) -> list[dict[str, Any]]:
+    """One mapping for each parameter of a profile, as `fitted_rows` has them; those that were not fitted come last."""
+    values, rows = space.values(posterior.mean), fitted_rows(space, posterior)
     for name, p in PARAMETERS.items():
         if name not in space.names and name not in STEP_CORRECTIONS:
             value = float(values.get(name, present_value(profile, name)))

@@ -38,6 +38,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("capacity",): Command("capacity", "simjax.cli.commands.capacity"),
     ("sensitivity",): Command("sensitivity", "simjax.cli.commands.sensitivity"),
     ("trace", "describe"): Command("describe", "simjax.cli.commands.describe", ("workload.file",)),
+    ("handover", "fit"): Command("handover", "simjax.cli.commands.handover", ("transfers",)),
     ("profile", "fit"): Command("fit", "simjax.cli.commands.fit", ("bundle",)),
 }
 _MULTIRUN = ("-m", "--multirun")
@@ -142,6 +143,9 @@ def _execute(words: tuple[str, ...], rest: list[str]) -> None:
         elif not _is_option(word):
             raise SimjaxError(f"'{word}' is not an option of simjax {name}; options look like key=value (simjax {name} --help lists them)")
         overrides.append(word)
+    from simjax.config.disaggregation import with_handover_files
+
+    overrides = with_handover_files(overrides)
 
     from simjax.cli.output import logged
 

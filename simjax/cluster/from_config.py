@@ -22,7 +22,7 @@ from simjax.config.compose import group_config
 from simjax.config.disaggregation import DisaggregationConfig
 from simjax.config.network import NetworkConfig
 from simjax.config.scheduler import SchedulerConfig
-from simjax.config.schema import ProfileConfig, SimulatedConfig
+from simjax.config.schema import DeployedConfig, ProfileConfig
 from simjax.deployment import Role
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, LinkSpec, load_device, load_node
@@ -72,7 +72,7 @@ def instance_link(config: ClusterConfig, device: DeviceSpec) -> LinkSpec | None:
     )
 
 
-def configured_cluster(config: SimulatedConfig) -> ClusterSpec:
+def configured_cluster(config: DeployedConfig) -> ClusterSpec:
     """The cluster that a configuration describes; errors as of `build_cluster`."""
     rest = (config.cluster, config.scheduler, config.disaggregation, config.network)
     built = build_cluster(config.model, config.device, *rest, release=config.backend.release)

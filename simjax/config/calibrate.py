@@ -1,11 +1,11 @@
-"""The schema of `simjax calibrate`."""
+"""The schemas of `simjax calibrate` and `simjax handover fit`."""
 
 from dataclasses import dataclass, fields
 from typing import Any
 
 from simjax.config.cluster import MeasuredClusterConfig
 from simjax.config.scheduler import MeasuredBackendConfig, SchedulerConfig
-from simjax.config.schema import ProfileConfig
+from simjax.config.schema import DeployedConfig, ProfileConfig
 from simjax.errors import SimjaxError, closest
 from simjax.options.condition import is_set, one_of
 from simjax.options.option import option, section
@@ -137,6 +137,32 @@ class CalibrateConfig:
     def measured_paths(self) -> list[str]:
         """The directories to fit, whether one or several were given."""
         return _listed(self.measured)
+
+
+@dataclass
+class HandoverFitConfig(DeployedConfig):
+    """`simjax handover fit`."""
+
+    transfers: str | None = option(
+        None,
+        "CSV table of transfers measured one by one: bytes, blocks or prompt_tokens, and transfer_s, transfer_ms or transfer_us",
+        "FILE",
+    )
+    requests: str | None = option(
+        None,
+        "CSV table of measured requests: arrival_s, prompt_tokens, output_tokens, ttft_s; perhaps stamps of the hand-over",
+        "FILE",
+    )
+    profile: ProfileConfig = section(ProfileConfig, "step times, with which requests are simulated")
+    parameters: dict[str, Any] = option(
+        {}, "mappings by name: free, prior (median), sd (of the logarithm, of a share's logit), such as {empty_pass_s: {free: true}}"
+    )
+    seed: int = option(0, "seed of the candidates")
+    out: str | None = option(None, "directory of the results; unset: a dated one under outputs/", "DIR")
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise SimjaxError(f"seed={self.seed}: it must not be negative")
 
 
 def _listed(given: Any) -> list[str]:

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from simjax.config import calibrate, capacity, schema, sweep
 from simjax.config.cluster import ClusterConfig, GroupConfig
 from simjax.config.conditional import conditional_options
+from simjax.config.disaggregation import with_handover_files
 from simjax.config.explain import explain, unknown_option
 from simjax.config.scheduler import BackendConfig, SchedulerConfig
 from simjax.errors import SimjaxError
@@ -30,6 +31,7 @@ SCHEMAS: dict[str, type] = {
     "calibrate": calibrate.CalibrateConfig,
     "capacity": capacity.CapacityConfig,
     "sensitivity": schema.SensitivityConfig,
+    "handover": calibrate.HandoverFitConfig,
     "describe": schema.DescribeConfig,
     "fit": schema.FitConfig,
     "show_point": sweep.ShowPointConfig,
@@ -74,7 +76,7 @@ def compose_config(command: str, overrides: list[str], swept: bool = False) -> D
         SimjaxError: an override is malformed, names an unknown key or option, has a value of the wrong type or no effect.
     """
     register()
-    overrides = [normal(override) for override in overrides]
+    overrides = [normal(override) for override in with_handover_files(overrides)]
     check_form(overrides)
     outer = GlobalHydra.instance().hydra  # a multirun composes its points too
     GlobalHydra.instance().clear()

@@ -3,9 +3,13 @@
 OmegaConf wants real types, not annotations in strings; None is an unset option.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
+from simjax.documents import read_document
+from simjax.errors import SimjaxError, closest
 from simjax.options.condition import Condition, at_least, needs
 from simjax.options.option import option
 from simjax.options.plausible import Plausible
@@ -72,3 +76,35 @@ class DisaggregationConfig:
         only=(at_least("local_prefill_tokens", 1),),
     )
     empty_pass_s: float = option(1e-3, "sleep of an engine that has requests and can run none", plausible=_SECONDS)
+
+
+FILE_SECTION = "disaggregation"
+"""The section of a file of a hand-over that holds its options."""
+_SHORT = "disaggregation="
+
+
+def with_handover_files(overrides: Sequence[str]) -> list[str]:
+    """Overrides with `disaggregation=FILE` replaced by the options in the file, which come first: others take precedence over them.
+
+    Raises:
+        SimjaxError: a file cannot be read, or holds what is no option of a hand-over.
+    """
+    files = [word for word in overrides if word.startswith(_SHORT) and not word.removeprefix(_SHORT).startswith(("{", "null"))]
+    given = [f"{_SHORT[:-1]}.{name}={value}" for word in files for name, value in _options_in(Path(word.removeprefix(_SHORT))).items()]
+    keys = {word.partition("=")[0] for word in overrides}
+    return [*(word for word in given if word.partition("=")[0] not in keys), *(word for word in overrides if word not in files)]
+
+
+def _options_in(path: Path) -> dict[str, float]:
+    """The numbers of a file of a hand-over, as `simjax handover fit` writes it."""
+    content = read_document(path, "file of a hand-over")
+    options = content.get(FILE_SECTION) if isinstance(content, dict) else None
+    if not isinstance(options, dict) or not options:
+        raise SimjaxError(f"file of a hand-over {path}: it has no section {FILE_SECTION} (simjax handover fit writes such files)")
+    known = [field.name for field in fields(DisaggregationConfig) if field.type is float]
+    for name, value in options.items():
+        if name not in known:
+            raise SimjaxError(f"file of a hand-over {path}: {FILE_SECTION}.{name}: there is no such number; {closest(str(name), known)}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise SimjaxError(f"file of a hand-over {path}: {FILE_SECTION}.{name}={value}: it must be a number")
+    return options

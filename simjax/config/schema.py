@@ -111,8 +111,8 @@ class MetricsConfig:
 
 
 @dataclass
-class SimulatedConfig:
-    """Options that the commands which simulate a configuration have in common."""
+class DeployedConfig:
+    """Options that describe a cluster."""
 
     model: str = option("llama-3.1-8b", "a shipped name, its Hugging Face id, or the path of a config.json", only=(_NO_FILE,))
     device: str = option("h100", "a shipped name, or the path of a file like profiles/hardware/h100.yaml", only=(_NO_FILE,))
@@ -123,6 +123,12 @@ class SimulatedConfig:
     disaggregation: DisaggregationConfig = section(
         DisaggregationConfig, "hand-over of requests from prefill to decode instances", only=(DISAGGREGATED,)
     )
+
+
+@dataclass
+class SimulatedConfig(DeployedConfig):
+    """Options that the commands which simulate a configuration have in common."""
+
     workload: WorkloadConfig = section(WorkloadConfig, "requests")
     profile: ProfileConfig = section(ProfileConfig, "step times")
     sim: SimConfig = section(SimConfig, "the simulation itself")

@@ -29,9 +29,8 @@ class TransferPaths:
     capacity: np.ndarray
     link_names: tuple[str, ...]
 
-    def alone_s(self, sender: int, receiver: int, tokens: np.ndarray, block_size: int) -> np.ndarray:
-        """Seconds of transfers of that many tokens, in whole blocks of the receiver, that have their path to themselves."""
-        blocks = -(-tokens // block_size)
+    def alone_s(self, sender: int, receiver: int, blocks: np.ndarray, block_size: np.ndarray) -> np.ndarray:
+        """Seconds of transfers of that many blocks of so many tokens each, every one with its path to itself."""
         rate = self.capacity[self.path[sender, receiver]].min()
         moving_s = blocks * block_size * self.bytes_per_token[sender, receiver] / rate
         return self.setup_s[sender, receiver] + blocks * self.per_block_s[sender, receiver] + moving_s

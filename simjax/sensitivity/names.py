@@ -1,6 +1,6 @@
 """The parameters of a sensitivity that are no parameters of a profile: name, unit and meaning of each. This module needs no JAX."""
 
-from simjax.calibrate.targets.transfers import HANDOVER
+from simjax.calibrate.handover.priors import HANDOVER
 
 LIMITS = {
     "num_gpu_blocks": ("num_gpu_blocks_override", "KV blocks of an instance"),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from simjax.calibrate.targets.transfers import HANDOVER
+from simjax.calibrate.handover.priors import HANDOVER
 from simjax.cluster.disaggregation import Disaggregation
 from simjax.cluster.latency_source import HOST_TIMES, LatencySource
 from simjax.cluster.spec import InstanceSpec
@@ -27,7 +27,12 @@ _LARGEST_SHARE = 1.0 - 1e-9
 _OF_COLLECTIVES = ("collective_bandwidth", "collective_latency")  # no effect without tensor parallelism
 _OF_LINKS = ("link_bandwidth", "link_latency")  # nor these, unless KV caches are moved
 _OF_NETWORK = ("network_bandwidth", "network_latency")  # no effect where all stays in one node
+_ARRIVALS = "it moves requests, and so the schedule alone"
+_WHOLE = "it is a whole number"
 _LINK_FIELDS = {"bandwidth": "bandwidth_bytes_per_s", "latency": "latency_s"}
+
+HELD_BY_STEPS = "instances act on hand-overs when their steps end: with the schedule held nearly every change moves nothing"
+"""Reason why parameters of transfers have no gradient."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ class SensitivityParameter:
         name, unit: name and unit, as in reports.
         value: the present value; None where instances differ in it.
         text: description for reports.
-        smooth: whether step times depend on it smoothly, so that it has a derivative through the engine.
+        by_differences: why it has no derivative through the engine with the schedule held, so that only differences of simulations tell
+            its effect; "" where step times depend on it smoothly.
         scale: function of a setting and a factor that gives the setting with this parameter times the factor, and the logarithm of the
             factor that was reached: integers move by at least 1, and nothing leaves its bounds.
     """
@@ -71,8 +77,13 @@ class SensitivityParameter:
     unit: str
     value: float | None
     text: str
-    smooth: bool
+    by_differences: str
     scale: Callable[[Setting, float], tuple[Setting, float]]
+
+    @property
+    def smooth(self) -> bool:
+        """Whether it has a derivative with the schedule held."""
+        return not self.by_differences
 
 
 _One = Callable[[InstanceSpec, LatencySource, float], tuple[InstanceSpec, LatencySource, float]]
@@ -133,12 +144,14 @@ def _parameter(name: str, setting: Setting, workload: Workload) -> SensitivityPa
         return _of_workload(name, setting, workload)
     if name in LIMITS:
         field, text = LIMITS[name]
-        return _of_instances(name, "", text, setting, lambda x, _: float(_limit_now(name, x)), partial(_limit, name, field), smooth=False)
+        return _of_instances(name, "", text, setting, lambda x, _: float(_limit_now(name, x)), partial(_limit, name, field), _WHOLE)
     if name in HARDWARE:
         unit, text = HARDWARE[name]
         # A derivative through step times alone would leave out the transfers.
-        smooth = name not in (*_OF_LINKS, *_OF_NETWORK) or not setting.disaggregated
-        return _of_instances(name, unit, text, setting, lambda x, _: float(_fact(name, x)), partial(_hardware, name), smooth)
+        held = name in (*_OF_LINKS, *_OF_NETWORK) and setting.disaggregated
+        return _of_instances(
+            name, unit, text, setting, lambda x, _: float(_fact(name, x)), partial(_hardware, name), HELD_BY_STEPS if held else ""
+        )
     p = parameter(name)
     return _of_instances(name, p.unit, p.text, setting, partial(_present, name), partial(_profile, name))
 
@@ -154,13 +167,13 @@ def _of_workload(name: str, setting: Setting, workload: Workload) -> Sensitivity
             new = _integer(now, factor, 1, len(workload))
             return replace(setting, concurrency=new), math.log(new / now)
 
-        return SensitivityParameter(name, unit, float(now), text, False, scale)
+        return SensitivityParameter(name, unit, float(now), text, _WHOLE, scale)
     if setting.concurrency:
         return "in a closed loop a request arrives when another one finishes; see concurrency"
     if len(workload) < 2 or workload.arrival_s[-1] == workload.arrival_s[0]:
         return "all requests arrive at once"
     faster = lambda setting, factor: (replace(setting, rate=setting.rate * factor), math.log(factor))
-    return SensitivityParameter(name, unit, mean_rate(workload), text, False, faster)
+    return SensitivityParameter(name, unit, mean_rate(workload), text, _ARRIVALS, faster)
 
 
 def _of_handover(name: str, setting: Setting) -> SensitivityParameter | str:
@@ -174,11 +187,11 @@ def _of_handover(name: str, setting: Setting) -> SensitivityParameter | str:
         new = min(now * factor, 1.0) if p.unit == "share" else now * factor
         return replace(setting, disaggregation=replace(setting.disaggregation, **{name: new})), math.log(new / now)
 
-    return SensitivityParameter(name, p.unit, now, p.text, False, scale)
+    return SensitivityParameter(name, p.unit, now, p.text, HELD_BY_STEPS, scale)
 
 
 def _of_instances(
-    name: str, unit: str, text: str, setting: Setting, value: _Value, one: _One, smooth: bool = True
+    name: str, unit: str, text: str, setting: Setting, value: _Value, one: _One, by_differences: str = ""
 ) -> SensitivityParameter | str:
     """A parameter that scales something of every instance."""
     values = {value(instance, source) for instance, source in zip(setting.instances, setting.sources, strict=True)}
@@ -197,7 +210,7 @@ def _of_instances(
         moved = [x for x in logs if x]
         return replace(setting, instances=instances, sources=sources), sum(moved) / len(moved) if moved else 0.0
 
-    return SensitivityParameter(name, unit, values.pop() if len(values) == 1 else None, text, smooth, scale)
+    return SensitivityParameter(name, unit, values.pop() if len(values) == 1 else None, text, by_differences, scale)
 
 
 def _integer(now: int, factor: float, least: int, most: int) -> int:

@@ -29,7 +29,7 @@ from simjax.errors import SimjaxError, closest
 from simjax.job import about_options, measurement_window, service_levels
 from simjax.metrics.catalog import CATALOG
 from simjax.metrics.rows import too_few
-from simjax.sensitivity.parameters import SensitivityParameter, Setting, sensitivity_parameters
+from simjax.sensitivity.parameters import HELD_BY_STEPS, SensitivityParameter, Setting, sensitivity_parameters
 from simjax.sensitivity.pathwise import NUDGE, PATHWISE, pathwise, tangents_of
 from simjax.sensitivity.replicates import SeededWorkloads
 from simjax.validity.groups import calibrated_groups
@@ -69,6 +69,7 @@ class Sensitivity:
         effects: by output, and by the size of the effect on the first output.
         outputs: their values, the mean over the seeds; None where a run has none.
         texts: descriptions of the parameters, by name.
+        by_differences: those that have no gradient, with the reason.
         step: relative change of a parameter, in both directions.
         seeds: seeds of the workloads that the numbers are means over.
         warnings: caveats for a reader of the numbers, one line each.
@@ -77,6 +78,7 @@ class Sensitivity:
     effects: tuple[Effect, ...]
     outputs: dict[str, float | None]
     texts: dict[str, str]
+    by_differences: dict[str, str]
     step: float
     seeds: tuple[int, ...]
     warnings: tuple[str, ...]
@@ -97,6 +99,7 @@ class Sensitivity:
     def report(self) -> dict[str, Any]:
         """The content of sensitivity.json."""
         shared = {"step": self.step, "seeds": list(self.seeds), "outputs": self.outputs, "parameters": self.texts}
+        shared |= {"by_differences": self.by_differences}
         return shared | {"effects": [asdict(x) for x in self.effects], "warnings": list(self.warnings)}
 
 
@@ -133,12 +136,23 @@ def sensitivity(config: SensitivityConfig, on_progress: Progress | None = None) 
             gradient = gradients.get((name, parameter.name))
             effects.append(Effect(name, parameter.name, parameter.unit, parameter.value, mean, error, gradient))
     warnings = left.warnings_of_sweep(known_warnings(cluster.instances, timings[0], workloads.longest_tokens), "runs")
-    warnings = grouped([*about_options(config), *warnings, *too_few(here), *left_out, *_not_finished(rows)])
+    warnings = grouped(
+        [
+            *about_options(config),
+            *warnings,
+            *too_few(here),
+            *left_out,
+            *_not_finished(rows),
+            *_within_steps(effects, parameters, config.step),
+        ]
+    )
     ranked = _ranked(effects, outputs)
-    texts = {x.name: x.text for x in sorted(parameters, key=lambda x: ranked.index(x.name))}
+    by_rank = sorted(parameters, key=lambda x: ranked.index(x.name))
+    texts = {x.name: x.text for x in by_rank}
+    differences = {x.name: x.by_differences for x in by_rank if x.by_differences}
     ordered = sorted(effects, key=lambda x: (outputs.index(x.output), ranked.index(x.parameter)))
     values = {name: _mean([row[name] for row in here]) for name in outputs}
-    return Sensitivity(tuple(ordered), values, texts, config.step, workloads.seeds, warnings)
+    return Sensitivity(tuple(ordered), values, texts, differences, config.step, workloads.seeds, warnings)
 
 
 def outputs_of(config: SensitivityConfig) -> list[str]:
@@ -260,3 +274,12 @@ def _not_finished(rows: Sequence[list[Row] | None]) -> list[str]:
     every = [row for of_setting in rows if of_setting is not None for row in of_setting]
     cut = sum(row["status"] != "finished" for row in every)
     return [f"{cut:,} of {len(every):,} simulations did not finish: their numbers cover the requests that did"] if cut else []
+
+
+def _within_steps(effects: Sequence[Effect], parameters: Sequence[SensitivityParameter], step: float) -> list[str]:
+    """A line if parameters of transfers have moved no output: their change was shorter than what is left of a step."""
+    moved = {x.parameter for x in effects if x.elasticity}
+    names = [x.name for x in parameters if x.by_differences == HELD_BY_STEPS and x.name not in moved]
+    if not names:
+        return []
+    return [f"{', '.join(names)}: no effect at step={step:g}, which is too little to cross the end of a decode step; a larger step may"]

@@ -11,7 +11,8 @@ from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.transfers import transfer_paths
 from simjax.errors import SimjaxError
 from simjax.sensitivity.names import CLUSTER_PARAMETERS
-from simjax.sensitivity.parameters import Setting, sensitivity_parameters
+from simjax.sensitivity.parameters import HELD_BY_STEPS, Setting, sensitivity_parameters
+from simjax.sensitivity.sensitivity import Effect, _within_steps
 from simjax.workload import build_workload
 
 APART = ["cluster=disaggregated", "network.instance_nodes=[0,1,2,3]", "disaggregation.handover_s=0.01"]
@@ -59,6 +60,17 @@ def test_what_is_zero_is_named_and_all_are_found() -> None:
     assert {x.name for x in found} >= {*OF_TRANSFERS, "link_bandwidth"} - {"per_descriptor_s"}
     assert line.startswith("left out, for a percent of 0 is 0: ") and "per_descriptor_s" in line
     assert set(OF_TRANSFERS) <= set(CLUSTER_PARAMETERS)
+
+
+def test_a_change_within_a_step_is_named() -> None:
+    """Only of parameters that steps hold, and only where no output has moved."""
+    parameters = sensitivity_parameters(setting_of(*APART)[1], WORKLOAD, ["setup_s", "handover_s", "gemm_bandwidth"])[0]
+    assert {x.name: x.by_differences for x in parameters} == {"setup_s": HELD_BY_STEPS, "handover_s": HELD_BY_STEPS, "gemm_bandwidth": ""}
+    moved = {"setup_s": [0.0, None], "handover_s": [0.0, 0.2], "gemm_bandwidth": [0.0, 0.0]}
+    effects = [Effect("x", name, "s", 1.0, size, None, None) for name, sizes in moved.items() for size in sizes]
+    (line,) = _within_steps(effects, parameters, 0.02)
+    assert line == "setup_s: no effect at step=0.02, which is too little to cross the end of a decode step; a larger step may"
+    assert _within_steps([replace(x, elasticity=0.1) for x in effects], parameters, 0.02) == []
 
 
 @pytest.mark.parametrize("name", OF_TRANSFERS)

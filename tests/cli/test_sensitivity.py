@@ -29,6 +29,26 @@ def test_end_to_end(cli: Cli, tmp_path: Path) -> None:
     assert report["outputs"]["tpot_mean_s"] > 0.0
 
 
+APART = (
+    *("cluster=disaggregated", "cluster.prefill.instances=1", "cluster.decode.instances=1", "network.instance_nodes=[0,1]"),
+    *("network.inter_bandwidth_bytes_per_s=5e9", "disaggregation.handover_s=0.016", "workload.num_requests=40", "workload.rate=6"),
+    *("seeds=1", "plots=false", "outputs=[ttft_mean_s]", "parameters=[handover_s,network_bandwidth,empty_pass_s]"),
+)
+
+
+def test_transfers_are_taken_by_differences_and_why(cli: Cli, tmp_path: Path) -> None:
+    said = cli("sensitivity", *APART, "step=0.2", "out=found")
+    assert said.code == 0, said.err
+    report = json.loads((tmp_path / "found" / "sensitivity.json").read_text())
+    effects = {x["parameter"]: x for x in report["effects"]}
+    assert report["by_differences"].keys() == {"handover_s", "network_bandwidth", "empty_pass_s"}
+    for name in report["by_differences"]:
+        assert effects[name]["gradient"] is None and effects[name]["value"] > 0.0
+    assert effects["handover_s"]["elasticity"] > 0.05 and effects["network_bandwidth"]["elasticity"] < -0.05
+    (line,) = (line for line in said.out.splitlines() if line.startswith("by differences only: "))
+    assert "handover_s" in line and "network_bandwidth" in line and "when their steps end" in line
+
+
 def test_without_plots(cli: Cli, tmp_path: Path) -> None:
     assert cli("sensitivity", *SMALL, "out=found", "plots=false").code == 0
     assert not (tmp_path / "found" / "sensitivity.png").exists()

@@ -40,7 +40,8 @@ def execute(config: SensitivityConfig, as_yaml: str) -> Sensitivity:
     warn(done.warnings)
     console().print(_title(config, done), style="bold", highlight=False)
     console().print(effects_table(done))
-    say(_legend(done))
+    for line in (_legend(done), *_without_gradient(done)):
+        say(line)
     say(f"results in {out}")
     return done
 
@@ -103,3 +104,11 @@ def with_unit(value: float | None, unit: str) -> str:
 def _legend(done: Sensitivity) -> str:
     dim = "dim: within two standard errors of 0; " if len(done.seeds) > 1 else ""
     return f"{dim}gradient: with the schedule held; where it differs from the effect, scheduling matters"
+
+
+def _without_gradient(done: Sensitivity) -> list[str]:
+    """One line for each reason why parameters have no gradient, with their names."""
+    named: dict[str, list[str]] = {}
+    for name, why in done.by_differences.items():
+        named.setdefault(why, []).append(name)
+    return [f"by differences only: {', '.join(names)} ({why})" for why, names in named.items()]

@@ -133,6 +133,27 @@ state what it does not record: device=, model=, cluster.tensor_parallel_size= an
 Results: profile.yaml, calibration.json, calibration.png, posterior.png, config.yaml.
 Then: simjax validate DIR profile=OUT/profile.yaml, simjax run profile=OUT/profile.yaml uncertainty.draws=64
 Exit code: 1 when the fit is poor or a parameter sits on its bound; everything is written nonetheless.
+The hand-over between prefill and decode instances is fitted by simjax handover fit.
+""",
+    ),
+    "handover": Page(
+        "handover fit",
+        "fit link efficiency, set-up and hand-over times of prefill/decode clusters to measurements",
+        """
+usage: simjax handover fit [TRANSFERS.csv] [requests=REQUESTS.csv] [key=value ...]
+
+  simjax handover fit transfers.csv model=qwen3-8b network.inter_bandwidth_bytes_per_s=25e9
+  simjax handover fit requests=measured.csv model=qwen3-8b cluster.prefill.instances=3 cluster.decode.instances=1
+""",
+        ("cluster.prefill.instances", "cluster.decode.instances", "network.inter_bandwidth_bytes_per_s", "profile.file"),
+        """
+TRANSFERS.csv: a size (bytes, blocks or prompt_tokens) and a time (transfer_s, transfer_ms or transfer_us) of transfers
+that had their path to themselves, from the first prefill to the first decode instance; perhaps block_size.
+REQUESTS.csv: arrival_s, prompt_tokens, output_tokens, and ttft_s, ttft_ms or first_token_s; the closer the better:
+prefill_finish_s, transfer_start_s, transfer_end_s on the same clock, or transfer_s, transfer_ms. The requests.csv of a
+run is one; so is the result file of a load generator.
+Results: handover.yaml, calibration.json, config.yaml. Then: simjax run disaggregation=OUT/handover.yaml
+Exit code: 1 when the fit is poor or a parameter sits on its bound; everything is written nonetheless.
 """,
     ),
     "capacity": Page(
@@ -166,7 +187,8 @@ Results: capacity.json, capacity.png, config.yaml; of several designs results.cs
         """
 Elasticities, in percent of an output for a percent of a parameter, compare simulations of the same requests on both
 sides of a parameter. Gradients are derivatives with the schedule held (same steps, same batches, only longer or
-shorter): where the two differ, scheduling matters.
+shorter): where the two differ, scheduling matters. Limits, arrivals and what moves KV caches have no gradient, for
+reasons that are printed. A difference of 0 may be a change too small to cross the end of a step (step=0.2).
 Results: sensitivity.csv, sensitivity.json, sensitivity.png, config.yaml.
 """,
     ),
