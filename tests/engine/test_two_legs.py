@@ -19,6 +19,7 @@ from tests.engine.two_legs import TwoLegs, crowded, one_to_one, two_legs
 from tests.reference.simulator import RefResult
 
 RTOL = 1e-9
+THRASHING = 5_000  # steps of a scenario
 MODE = st.sampled_from(["leap", "step"])
 LIMITED = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 FEWER = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
@@ -48,7 +49,8 @@ def assert_same(ours: Result, theirs: RefResult) -> None:
 
 def compared(scenario: TwoLegs) -> RefResult:
     """The reference's run, if the engine's can be held against it."""
-    theirs = scenario.run_reference()
+    theirs = scenario.run_reference(max_steps=THRASHING)
+    assume(len(theirs.steps) < THRASHING)  # requests that preempt each other for ever, or nearly so
     # Equal prompts that load at the same time: the engine has one of them share all its blocks, not one prefix node's as elsewhere.
     assume(not any(count for count, role in zip(theirs.copies, scenario.roles, strict=True) if role == "decode"))
     assume(not (scenario.waits is not None and undecided(scenario, theirs)))
