@@ -46,6 +46,7 @@ def test_stamps_of_the_instances_tell_the_hand_over_and_the_transfers(tmp_path: 
     assert done.loss[1] < 0.1 * done.loss[0] and not done.problems
 
 
+@pytest.mark.slow
 def test_first_tokens_alone_tell_the_hand_over_if_the_transfers_are_known(tmp_path: Path) -> None:
     """With 5 % of noise on every one of them."""
     noise = np.exp(0.05 * np.random.default_rng(0).standard_normal(len(clients_saw())))
@@ -56,6 +57,7 @@ def test_first_tokens_alone_tell_the_hand_over_if_the_transfers_are_known(tmp_pa
     assert "no transfer was measured" in (done.not_fitted["setup_s"], done.not_fitted["link_efficiency"])
 
 
+@pytest.mark.slow
 def test_the_end_of_the_prefill_leaves_its_time_out(tmp_path: Path) -> None:
     """A prefill that is slower than simulated goes into the hand-over where first tokens alone are known, not where its end is."""
     late = measured().copy()
@@ -67,6 +69,7 @@ def test_the_end_of_the_prefill_leaves_its_time_out(tmp_path: Path) -> None:
     assert alone.rows[0]["low"] > TRUTH["handover_s"]
 
 
+@pytest.mark.slow
 def test_transfers_and_first_tokens_together(tmp_path: Path) -> None:
     """Each file tells what the other one cannot."""
     tokens = [128, 512, 2048, 8192]
@@ -76,6 +79,7 @@ def test_transfers_and_first_tokens_together(tmp_path: Path) -> None:
     holds(fitted(clients_saw(), tmp_path / "m.csv", f"transfers={transfers}"), TRUTH)
 
 
+@pytest.mark.slow
 def test_what_the_sleep_of_an_idle_engine_does_is_lost_in_the_steps(tmp_path: Path) -> None:
     """Freed, it stays at its prior, and the others are found all the same."""
     done = fitted(measured(), tmp_path / "m.csv", "parameters.empty_pass_s.free=true")
