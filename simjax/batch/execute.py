@@ -65,7 +65,7 @@ def run_designs(
             yield rows
         roomy = roomy or any(needs & Overflow.SLOTS for needs in into.short.values())
         again = {point: design for point, needs in into.short.items() if (design := _with_room(again[point], needs)) is not None}
-        groups = make_groups(again, workers, width, roomy)
+        groups = make_groups(again, workers, width, roomy) if again else ()
     if lost := [failed(point, "it has no result: please report this") for point in designs if point not in seen]:
         yield lost
 
