@@ -14,7 +14,7 @@ from simjax.engine.control.select import select
 from simjax.engine.control.together import together
 from simjax.engine.handover.passes import Passes, news_at, told, told_s
 from simjax.engine.handover.rows import row_mask, rules, table_of
-from simjax.engine.handover.sizes import sizes
+from simjax.engine.handover.sizes import size_of
 from simjax.engine.handover.table import Handovers, Phase
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER, Plan, Rank
@@ -49,15 +49,15 @@ def landed(
     The plans of both ranks end where they are told of it, if they are told while these last.
     """
     handover = rules(params)
-    *pair, blocks = table.read(row, "prefill", "decode", "moved_blocks")
-    pair = tuple(pair)
+    prefill, decode, blocks = table.read(row, "prefill", "decode", "moved_blocks")
+    pair = prefill, decode
     fixed_s = handover.setup_s[pair] + product(blocks.astype(jnp.float64), handover.per_block_s[pair])
     landed_s = end_s + fixed_s
     mine = row_mask(shape, row, wanted)
     table = dataclasses.replace(table, landed_s=jnp.where(mine, landed_s, table.landed_s))
     ranks, number = state.ranks, jnp.arange(shape.ranks, dtype=jnp.int32)
     assert isinstance(ranks.passes, Passes)
-    concerned = wanted & ((number == pair[0]) | (number == pair[1]))
+    concerned = wanted & ((number == prefill) | (number == decode))
 
     def heard(plan: Plan, passes: Passes, async_scheduling: Array) -> Plan:
         heard_s = together(told_s(plan, passes, landed_s, handover.empty_pass_s, async_scheduling))
@@ -76,13 +76,13 @@ def begin_transfer(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tur
     ready = (table.phase == Phase.LOADING) & jnp.isfinite(table.finish_s) & ~jnp.isfinite(table.start_s)
     row, wanted = jnp.argmax(ready).astype(jnp.int32), jnp.any(ready) & turn.due
     mine = row_mask(shape, row, wanted)
-    whole_bytes, left_bytes = sizes(params, table, row)
-    flows, begin_s = table.flows.begun(rules(params), turn.horizon_s, row, table.read(row, "prefill", "decode"), left_bytes, wanted)
+    size = size_of(params, table, row)
+    flows, begin_s = table.flows.begun(rules(params), turn.horizon_s, row, size.pair, size.left_bytes, wanted)
     table = dataclasses.replace(
         table,
         flows=flows,
         start_s=jnp.where(mine, begin_s, table.start_s),
-        moved_bytes=jnp.where(mine, whole_bytes, table.moved_bytes),
+        moved_bytes=jnp.where(mine, size.whole_bytes, table.moved_bytes),
     )
     return turn.with_state(handovers=table)
 
