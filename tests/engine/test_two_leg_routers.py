@@ -24,8 +24,8 @@ from tests.engine.test_two_legs import assert_same, compared
 from tests.engine.two_legs import TwoLegs, one_to_one, two_legs
 
 MODE = st.sampled_from(["leap", "step"])
-LIMITED = settings(max_examples=24, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
-FEWER = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+LIMITED = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+FEWER = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 WEIGHTS = [
     CostWeights(),
     CostWeights(temperature=0.5),

@@ -21,8 +21,8 @@ from tests.reference.simulator import RefResult
 RTOL = 1e-9
 THRASHING = 5_000  # steps of a scenario
 MODE = st.sampled_from(["leap", "step"])
-LIMITED = settings(max_examples=24, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
-FEWER = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+LIMITED = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+FEWER = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 # Their scores depend on tokens in KV caches, which an asynchronous rank counts at the formation of the next step.
 UNEQUAL_VIEWS = (RouterPolicy.LEAST_KV, RouterPolicy.WEIGHTED)
 
