@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.arrivals.arrivals import next_arrival_s
+from simjax.engine.control.select import select
 from simjax.engine.control.together import entry
 from simjax.engine.params import ClusterParams, RankParams
 from simjax.engine.rank import Rank, Slots
@@ -106,10 +107,14 @@ def begin_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
 def end_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """Put the rank back among the others, and the departed request into the table of outcomes."""
     state, due, departed = turn.state, turn.due, turn.departed
-    at = jnp.where(due, turn.i, shape.ranks) if shape.live_routing else turn.i  # out of bounds: dropped
+    rank, at = turn.rank, turn.i
+    if shape.live_routing and shape.ranks > 1:
+        at = jnp.where(due, at, shape.ranks)  # out of bounds: dropped
+    elif shape.live_routing:
+        rank = select(due, rank, turn.before)
     left = due & departed.some & ~departed.kept
     return turn.with_state(
-        ranks=jax.tree.map(lambda x, new: x.at[at].set(new, mode="drop"), state.ranks, turn.rank),
+        ranks=jax.tree.map(lambda x, new: x.at[at].set(new, mode="drop"), state.ranks, rank),
         outcome=state.outcome.at[jnp.where(left, departed.request, shape.requests)].set(departed.outcome),
         num_finished=state.num_finished + left.astype(jnp.int32),
         books=state.books.left(params, state.handovers, turn.i, departed.request, due & departed.some),

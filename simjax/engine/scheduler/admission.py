@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.select import select
-from simjax.engine.control.together import together
 from simjax.engine.handover.loads import begin_load
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.kv.prefix_cache import Hits
@@ -43,8 +42,6 @@ def admit_waiting(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn
     waiting = waiting_window(shape, params, turn)
     hits = turn.kv.get_computed_blocks(shape, params, turn, waiting)
     formation, admitted = _choose(shape, params, turn, waiting, hits)
-    formation, entries, loads = together((formation, admitted.entries, admitted.loads))
-    admitted = admitted._replace(entries=entries, loads=loads)
     rank = _seated(turn, waiting, admitted)
     after = turn.kv.after_admission(shape, params, dataclasses.replace(turn, rank=rank, formation=formation), turn, hits, admitted.loads)
     return begin_load(shape, params, after, waiting.request[0], hits.found, admitted.loads)
