@@ -133,6 +133,7 @@ def test_tour_over_measured_data(cli: Cli) -> None:
     run_all(cli, OVER_DATA[0])
 
 
+@pytest.mark.slow
 def test_hand_over_of_the_guide(cli: Cli) -> None:
     """The fit to a run that stands for a measured one prints the shown table."""
     _, fit, _ = run_all(cli, HANDED_OVER).values()
