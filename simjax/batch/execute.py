@@ -165,7 +165,7 @@ class Batches:
             with jax.enable_x64(True):
                 batch, params = self._batch([*part, *[part[-1]] * (width - len(part))], device)
                 stride = 1 if device.platform == "cpu" else STRIDE
-                program = compiled_batch(batch.shape, stride, params)
+                program = compiled_batch(batch.shape, stride, params, self.group.ticks)
                 limit = min(self._designs[part[0]].max_ticks, 2**31 - 1 - stride)
                 state, going = jax.block_until_ready(program(params, jax.device_put(np.int32(limit), device)))
             rows += self._rows(part, batch, state, np.asarray(going))

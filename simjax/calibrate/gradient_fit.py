@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from simjax.calibrate.fit import Fit, FitOptions, Progress, finite_start, leaves
 from simjax.calibrate.space import Space
 from simjax.calibrate.targets.measured_run import Target
 from simjax.checkpoint import NoCheckpoint
+from simjax.engine.programs import Effort
 from simjax.latency.profile import LatencyProfile
 
 ADAM_RATE = 0.1  # prior standard deviations a step
@@ -49,7 +51,7 @@ def fit_by_gradient(
         optimizer: Any = optax.adam(ADAM_RATE) if method == "adam" else optax.lbfgs(linesearch=search)
         value_and_grad = optax.value_and_grad_from_state(loss) if method == "lbfgs" else jax.value_and_grad(loss)
 
-        @jax.jit
+        @partial(jax.jit, compiler_options=Effort.SINGLE.options())
         def step(u: jax.Array, state: Any) -> tuple[jax.Array, Any, jax.Array]:
             value, grad = value_and_grad(u, state=state) if method == "lbfgs" else value_and_grad(u)
             more = {"value": value, "grad": grad, "value_fn": loss} if method == "lbfgs" else {}
@@ -82,7 +84,7 @@ def fit_by_gradient(
             numbers = {"best": best, "before": before, "since": since, "history": history}
             leaves = {f"s_{name}": leaf for name, leaf in leaves_of(state).items()}
             kept.save(steps, u=np.asarray(u), best_u=np.asarray(best_u), **numbers, **leaves)
-        both = jax.jit(with_jacobian(residual_function(targets, profile, space)))
+        both = jax.jit(with_jacobian(residual_function(targets, profile, space)), compiler_options=Effort.SINGLE.options())
         r, jacobian = (np.asarray(x) for x in both(jnp.asarray(best_u)))
     at = np.asarray(best_u)
     seconds = time.perf_counter() - began

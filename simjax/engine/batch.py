@@ -18,12 +18,13 @@ from jax import Array
 
 from simjax.engine.accounting.leap_log import NoLog
 from simjax.engine.params import ClusterParams
-from simjax.engine.programs import compiled
+from simjax.engine.programs import Effort, compiled
 from simjax.engine.shape import EngineShape
 from simjax.engine.simulate import pending, start
 from simjax.engine.state import ClusterState
 from simjax.engine.tick import tick
 
+BRIEF_TICKS = 16_384  # the run of as many takes at most half a second longer if its program is compiled in a few seconds less
 BATCH_AXES: Any = ClusterParams(ranks=0, router=0, requests=None, workload=0, step_time=None, handover=0)  # pyright: ignore[reportArgumentType]
 """`in_axes` of a batch: every design has its own limits, router, hand-overs and rows of the tables."""
 
@@ -68,6 +69,16 @@ def run_batch(shape: EngineShape, stride: int, params: ClusterParams, max_ticks:
     return state, going
 
 
-def compiled_batch(shape: EngineShape, stride: int, params: ClusterParams) -> Callable[..., tuple[ClusterState, Array]]:
-    """The compiled `run_batch` for these shapes, on the device that holds `params`; call it inside `jax.enable_x64(True)`."""
-    return compiled(partial(run_batch, shape, stride), (shape, stride), (params, jnp.zeros((), jnp.int32)))
+def compiled_batch(
+    shape: EngineShape, stride: int, params: ClusterParams, ticks: int | None = None
+) -> Callable[..., tuple[ClusterState, Array]]:
+    """The compiled `run_batch` for these shapes, on the device that holds `params`; call it inside `jax.enable_x64(True)`.
+
+    Args:
+        shape: as in `run_batch`.
+        stride: as in `run_batch`.
+        params: as in `run_batch`.
+        ticks: ticks that all designs together are expected to take; None for very many.
+    """
+    effort = Effort.FULL if ticks is None or ticks > BRIEF_TICKS else Effort.BRIEF
+    return compiled(partial(run_batch, shape, stride), (shape, stride), (params, jnp.zeros((), jnp.int32)), effort)

@@ -1,9 +1,11 @@
-"""Compiled programs of this process: each is compiled once, whichever thread wants it first."""
+"""Compiled programs of this process: each is compiled once, whichever thread wants it first, with an effort that its runs repay."""
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import jax
@@ -13,22 +15,55 @@ _compiling: dict[tuple, threading.Lock] = {}
 _lock = threading.Lock()
 
 
-def compiled(function: Callable[..., Any], static: tuple, arguments: tuple) -> Callable[..., Any]:
+class Effort(Enum):
+    """How hard XLA tries on a CPU. The arithmetic is the same, bit for bit; on other devices there is no choice.
+
+    `FULL` is for batches: its kernels for arrays of many designs take half the time of the others. Of a single cluster, whose arrays are
+    small, they take the same time, and twice as long to compile: that is `SINGLE`. `BRIEF` is for programs that run for a moment: a
+    quarter of the time to compile, and some 50 microseconds more for each tick.
+    """
+
+    FULL = ()
+    SINGLE = (("xla_cpu_use_fusion_emitters", False),)
+    BRIEF = (("xla_cpu_use_fusion_emitters", False), ("xla_backend_optimization_level", 0))
+
+    def options(self, platform: str | None = None) -> dict[str, Any]:
+        """Compiler options for `jax.jit` or `Lowered.compile`; none where this version of XLA does not know them.
+
+        Args:
+            platform: kind of device; None for the default one.
+        """
+        cpu = (platform or jax.default_backend()) == "cpu"
+        return dict(self.value) if cpu and _known(self) else {}
+
+
+@functools.cache
+def _known(effort: Effort) -> bool:
+    """Whether XLA knows the options: they are its own, and may go with a new version."""
+    try:
+        jax.jit(lambda: 0, compiler_options=dict(effort.value)).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+def compiled(function: Callable[..., Any], static: tuple, arguments: tuple, effort: Effort = Effort.FULL) -> Callable[..., Any]:
     """`function` compiled for arguments of these shapes on the device that holds them.
 
     Args:
         function: function of the arguments.
         static: values that distinguish functions compiled for other static values; programs are looked up by them, not by `function`.
         arguments: arrays on a device, in pytrees.
+        effort: how well it is compiled.
     """
     leaves, structure = jax.tree.flatten(arguments)
     where = sorted({(device.platform, device.id) for x in leaves for device in x.devices()})  # the first of each kind has id 0
-    key = (tuple(where), static, structure, tuple((x.shape, x.dtype) for x in leaves))
+    key = (tuple(where), static, structure, tuple((x.shape, x.dtype) for x in leaves), effort)
     with _lock:
         busy = _compiling.setdefault(key, threading.Lock())
     with busy:  # of threads that want the same program one compiles it
         if key not in _compiled:
-            _compiled[key] = jax.jit(function).lower(*arguments).compile()
+            _compiled[key] = jax.jit(function).lower(*arguments).compile(compiler_options=effort.options(where[0][0]))
     return _compiled[key]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -20,13 +20,14 @@ from simjax.engine.host.collect import handover_log, instance_log, leap_log, req
 from simjax.engine.host.lower_handover import MORE_ROWS
 from simjax.engine.host.result import Result, Status
 from simjax.engine.params import ClusterParams
-from simjax.engine.programs import compiled
+from simjax.engine.programs import Effort, compiled
 from simjax.engine.routing.route import route_all
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState, initial_state
 from simjax.engine.tick import tick
 
 DEFAULT_MAX_TICKS = 50_000_000
+BRIEF_REQUESTS = 256  # the run of as many takes some 20 ms longer if its program is compiled in a second less
 
 
 class Chunk(NamedTuple):
@@ -43,11 +44,16 @@ def pending(params: ClusterParams, state: ClusterState) -> Array:
     return (state.num_finished < params.request_count) & jnp.isfinite(event_s) & (state.overflow == 0)
 
 
-@partial(jax.jit, static_argnums=0)
 def start(shape: EngineShape, params: ClusterParams) -> ClusterState:
     """The cluster before its first tick."""
     state = initial_state(shape, params)
     return state if shape.live_routing else route_all(shape, params, state)
+
+
+@cache
+def jitted_start(effort: Effort) -> Callable[[EngineShape, ClusterParams], ClusterState]:
+    """`start`, compiled on its first call for a shape."""
+    return jax.jit(start, static_argnums=0, compiler_options=effort.options())
 
 
 def advance(shape: EngineShape, params: ClusterParams, state: ClusterState, ticks: Array) -> Chunk:
@@ -62,9 +68,14 @@ def advance(shape: EngineShape, params: ClusterParams, state: ClusterState, tick
     return Chunk(state, log, pending(params, state))
 
 
+def effort_for(shape: EngineShape) -> Effort:
+    """How well a run is compiled that is not one of a batch."""
+    return Effort.BRIEF if shape.requests <= BRIEF_REQUESTS else Effort.SINGLE
+
+
 def compiled_advance(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Callable[..., Chunk]:
     """The compiled `advance` for these shapes."""
-    return compiled(partial(advance, shape), (shape,), (params, state, jnp.zeros((), jnp.int32)))
+    return compiled(partial(advance, shape), (shape,), (params, state, jnp.zeros((), jnp.int32)), effort_for(shape))
 
 
 def simulate(
@@ -86,7 +97,7 @@ def simulate(
     with jax.enable_x64(True):
         began = time.perf_counter()
         params = jax.tree.map(jnp.asarray, params)
-        state = start(shape, params)
+        state = jitted_start(effort_for(shape))(shape, params)
         program = compiled_advance(shape, params, state)
         compile_s = time.perf_counter() - began
         began = time.perf_counter()

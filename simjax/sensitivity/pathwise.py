@@ -25,7 +25,7 @@ from simjax.cluster.timing import ClusterTiming
 from simjax.engine.differentiate import Outcome, outcome
 from simjax.engine.host.lower import Lowered
 from simjax.engine.params import ClusterParams
-from simjax.engine.programs import compiled
+from simjax.engine.programs import Effort, compiled
 from simjax.engine.shape import EngineShape
 from simjax.metrics.catalog import CATALOG, Catalog, Column, Metric
 from simjax.metrics.catalog.clients import Clients
@@ -92,7 +92,7 @@ def pathwise(
         load = (np.bool_(lowered.stationary), *left_out)
         arguments = jax.tree.map(jnp.asarray, (lowered.params, tangents, np.int32(min(max_ticks, 2**31 - 1)), load))
         run = partial(_derivatives, cluster, lowered.shape, metrics)
-        program = compiled(run, ("pathwise", lowered.shape, metrics, cluster.num_devices), arguments)
+        program = compiled(run, ("pathwise", lowered.shape, metrics, cluster.num_devices), arguments, Effort.SINGLE)
         values, derivatives = program(*arguments)
     return np.asarray(values), np.asarray(derivatives)
 

@@ -20,6 +20,7 @@ from simjax.latency.step_time import StepTime
 from tests.engine.scenario import Limits, RouterPolicy, Scenario
 from tests.engine.test_engine import busy_scenario
 from tests.latency.step_times import example_step_time
+from tests.quickly import QUICKLY
 
 ATTENTION = tuple(f.name for f in fields(AttentionCoefficients))
 OTHERS = ("work", "host_s", "api_pre_s", "api_post_s", "arrival_s", "think_s", "table", "router")
@@ -28,7 +29,6 @@ NAMES = (*ATTENTION, *OTHERS)  # what the factors `theta` are for
 SECONDS = np.array([not name.endswith(("skew", "tokens", "sequences", "router")) for name in NAMES])
 ONES = np.ones(len(NAMES))
 TICKS = 512
-QUICKLY = {"xla_backend_optimization_level": 0}  # these programs run for milliseconds and compile for seconds
 
 # At contexts of some dozens of tokens every one of them takes a share of the time that can be seen.
 COEFFICIENTS = {

@@ -19,6 +19,7 @@ from simjax.engine.arrivals.sessions import SessionCalls
 from simjax.engine.handover.passes import NoPasses
 from simjax.engine.kv.held_blocks import NoHeldBlocks
 from simjax.engine.params import ClusterParams
+from simjax.engine.programs import Effort
 from simjax.engine.rank import Plan, Rank, Slots
 from simjax.engine.routing.books import ActiveWork, NoBooks, RouterBooks
 from simjax.engine.routing.view import RouterView
@@ -236,7 +237,6 @@ def _arrivals(shape: EngineShape, params: ClusterParams, cluster: Cluster) -> An
 # ---- one turn of a rank, in both
 
 
-@partial(jax.jit, static_argnums=0)
 def _stages(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Seen:
     turn, seen = Turn(state, empty_log(shape)), {}
     for stage in tick.STAGES:
@@ -246,14 +246,19 @@ def _stages(shape: EngineShape, params: ClusterParams, state: ClusterState) -> S
     return seen
 
 
+@cache
+def _jitted_stages() -> Callable[..., Seen]:
+    return jax.jit(_stages, static_argnums=0, compiler_options=Effort.BRIEF.options())
+
+
 def stages(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Seen:
     """One tick: the fields of the turn after every stage, on the host."""
-    return jax.device_get(_stages(shape, params, state))
+    return jax.device_get(_jitted_stages()(shape, params, state))
 
 
 def tick_once(shape: EngineShape, params: ClusterParams, state: ClusterState) -> ClusterState:
     """The state after one tick, on the device."""
-    return _stages(shape, params, state)["record"]["state"]
+    return _jitted_stages()(shape, params, state)["record"]["state"]
 
 
 def take_turn(shape: EngineShape, params: ClusterParams, state: ClusterState) -> list[Seen]:

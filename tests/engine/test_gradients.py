@@ -23,7 +23,6 @@ from tests.engine.factors import (
     ATTENTION,
     NAMES,
     ONES,
-    QUICKLY,
     SECONDS,
     TICKS,
     Case,
@@ -37,6 +36,7 @@ from tests.engine.factors import (
     times,
 )
 from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS
+from tests.quickly import QUICKLY
 
 STEP = 1e-6  # of finite differences, relative: moves times by microseconds, the schedule not at all
 
