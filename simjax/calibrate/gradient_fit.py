@@ -51,7 +51,7 @@ def fit_by_gradient(
         optimizer: Any = optax.adam(ADAM_RATE) if method == "adam" else optax.lbfgs(linesearch=search)
         value_and_grad = optax.value_and_grad_from_state(loss) if method == "lbfgs" else jax.value_and_grad(loss)
 
-        @partial(jax.jit, compiler_options=Effort.SINGLE.options())
+        @partial(jax.jit, compiler_options=Effort.MEDIUM.options())
         def step(u: jax.Array, state: Any) -> tuple[jax.Array, Any, jax.Array]:
             value, grad = value_and_grad(u, state=state) if method == "lbfgs" else value_and_grad(u)
             more = {"value": value, "grad": grad, "value_fn": loss} if method == "lbfgs" else {}
@@ -84,7 +84,7 @@ def fit_by_gradient(
             numbers = {"best": best, "before": before, "since": since, "history": history}
             leaves = {f"s_{name}": leaf for name, leaf in leaves_of(state).items()}
             kept.save(steps, u=np.asarray(u), best_u=np.asarray(best_u), **numbers, **leaves)
-        both = jax.jit(with_jacobian(residual_function(targets, profile, space)), compiler_options=Effort.SINGLE.options())
+        both = jax.jit(with_jacobian(residual_function(targets, profile, space)), compiler_options=Effort.MEDIUM.options())
         r, jacobian = (np.asarray(x) for x in both(jnp.asarray(best_u)))
     at = np.asarray(best_u)
     seconds = time.perf_counter() - began

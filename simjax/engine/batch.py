@@ -8,6 +8,7 @@ freeze those that are done, where a tick of a design that is done changes nothin
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -24,7 +25,8 @@ from simjax.engine.simulate import pending, start
 from simjax.engine.state import ClusterState
 from simjax.engine.tick import tick
 
-BRIEF_TICKS = 16_384  # the run of as many takes at most half a second longer if its program is compiled in a few seconds less
+# As many ticks take at most half a second longer in a program that is compiled in some seconds less.
+BRIEF_TICKS, MEDIUM_TICKS = 16_384, 262_144
 BATCH_AXES: Any = ClusterParams(ranks=0, router=0, requests=None, workload=0, step_time=None, handover=0)  # pyright: ignore[reportArgumentType]
 """`in_axes` of a batch: every design has its own limits, router, hand-overs and rows of the tables."""
 
@@ -80,5 +82,6 @@ def compiled_batch(
         params: as in `run_batch`.
         ticks: ticks that all designs together are expected to take; None for very many.
     """
-    effort = Effort.FULL if ticks is None or ticks > BRIEF_TICKS else Effort.BRIEF
+    expected = math.inf if ticks is None else ticks
+    effort = Effort.BRIEF if expected <= BRIEF_TICKS else Effort.MEDIUM if expected <= MEDIUM_TICKS else Effort.FULL
     return compiled(partial(run_batch, shape, stride), (shape, stride), (params, jnp.zeros((), jnp.int32)), effort)

@@ -131,7 +131,7 @@ def ticks_needed(shape: EngineShape, params: ClusterParams) -> int:
     """
     with jax.enable_x64(True):
         shape, params = _plain(shape), jax.tree.map(jnp.asarray, params)
-        run = compiled(partial(outcome, shape), ("outcome", shape), (params,), Effort.SINGLE)
+        run = compiled(partial(outcome, shape), ("outcome", shape), (params,), Effort.MEDIUM)
         ticks = int(run(params).ticks)
     return max(power_of_two(ticks + ticks // 4 + 1), FEWEST_TICKS)
 

@@ -16,15 +16,16 @@ _lock = threading.Lock()
 
 
 class Effort(Enum):
-    """How hard XLA tries on a CPU. The arithmetic is the same, bit for bit; on other devices there is no choice.
+    """How hard XLA tries on a CPU; on other devices there is no choice. Values are the same bit for bit, derivatives but for rounding.
 
-    `FULL` is for batches: its kernels for arrays of many designs take half the time of the others. Of a single cluster, whose arrays are
-    small, they take the same time, and twice as long to compile: that is `SINGLE`. `BRIEF` is for programs that run for a moment: a
-    quarter of the time to compile, and some 50 microseconds more for each tick.
+    `FULL` is for large batches. `MEDIUM` takes half the time to compile; its kernels are as fast for a single cluster, whose arrays are
+    small, and take 1.5 times as long for a batch. `BRIEF` takes a quarter of the time to compile, and some 50 microseconds more for each
+    tick of a single cluster: it is for programs that run for a moment, and not for derivatives, of which it gets some wrong (jaxlib
+    0.10.1 made one NaN).
     """
 
     FULL = ()
-    SINGLE = (("xla_cpu_use_fusion_emitters", False),)
+    MEDIUM = (("xla_cpu_use_fusion_emitters", False),)
     BRIEF = (("xla_cpu_use_fusion_emitters", False), ("xla_backend_optimization_level", 0))
 
     def options(self, platform: str | None = None) -> dict[str, Any]:
@@ -34,14 +35,14 @@ class Effort(Enum):
             platform: kind of device; None for the default one.
         """
         cpu = (platform or jax.default_backend()) == "cpu"
-        return dict(self.value) if cpu and _known(self) else {}
+        return dict(self.value) if cpu and known(self.value) else {}
 
 
 @functools.cache
-def _known(effort: Effort) -> bool:
-    """Whether XLA knows the options: they are its own, and may go with a new version."""
+def known(options: tuple[tuple[str, Any], ...]) -> bool:
+    """Whether XLA knows the options for a CPU: they are its own, and may go with a new version."""
     try:
-        jax.jit(lambda: 0, compiler_options=dict(effort.value)).lower().compile()
+        jax.jit(lambda: 0, compiler_options=dict(options)).lower().compile()
     except jax.errors.JaxRuntimeError:
         return False
     return True

@@ -70,7 +70,7 @@ def advance(shape: EngineShape, params: ClusterParams, state: ClusterState, tick
 
 def effort_for(shape: EngineShape) -> Effort:
     """How well a run is compiled that is not one of a batch."""
-    return Effort.BRIEF if shape.requests <= BRIEF_REQUESTS else Effort.SINGLE
+    return Effort.BRIEF if shape.requests <= BRIEF_REQUESTS else Effort.MEDIUM
 
 
 def compiled_advance(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Callable[..., Chunk]:

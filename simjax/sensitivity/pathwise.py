@@ -92,7 +92,7 @@ def pathwise(
         load = (np.bool_(lowered.stationary), *left_out)
         arguments = jax.tree.map(jnp.asarray, (lowered.params, tangents, np.int32(min(max_ticks, 2**31 - 1)), load))
         run = partial(_derivatives, cluster, lowered.shape, metrics)
-        program = compiled(run, ("pathwise", lowered.shape, metrics, cluster.num_devices), arguments, Effort.SINGLE)
+        program = compiled(run, ("pathwise", lowered.shape, metrics, cluster.num_devices), arguments, Effort.MEDIUM)
         values, derivatives = program(*arguments)
     return np.asarray(values), np.asarray(derivatives)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simjax.engine.batch import compiled_batch
+from simjax.engine.batch import MEDIUM_TICKS, compiled_batch
 from simjax.engine.host.batch import make_batch, program_key, rank_bucket
 from simjax.engine.host.collect import request_log
 from simjax.engine.host.lower import Lowered
@@ -29,12 +29,12 @@ def lowered(scenario: Scenario, **changes) -> Lowered:
     return Lowered(scenario.shape(**{"log_rows": 0} | changes), scenario.params())
 
 
-def run_stacked(designs: list[Lowered], stride: int = 1, max_ticks: int = 10**6):
-    """Final states on the host, and which designs could go on."""
+def run_stacked(designs: list[Lowered], stride: int = 1, max_ticks: int = 10**6, expected: int | None = 0):
+    """Final states on the host, and which designs could go on; the program is compiled for as many ticks as are expected."""
     with jax.enable_x64(True):
         batch = make_batch(designs)
         params = jax.tree.map(jnp.asarray, batch.params)
-        state, going = compiled_batch(batch.shape, stride, params)(params, jnp.asarray(max_ticks, jnp.int32))
+        state, going = compiled_batch(batch.shape, stride, params, expected)(params, jnp.asarray(max_ticks, jnp.int32))
         return batch, jax.tree.map(np.asarray, state), np.asarray(going)
 
 
@@ -50,16 +50,21 @@ def assert_row_is(batch, state, i: int, alone: Result) -> None:
 
 
 @pytest.mark.parametrize(
-    "instances, router",
-    [(1, RouterPolicy.ROUND_ROBIN), (3, RouterPolicy.ROUND_ROBIN), (3, RouterPolicy.RANDOM), (3, RouterPolicy.LEAST_KV)],
+    "instances, router, expected",
+    [
+        (1, RouterPolicy.ROUND_ROBIN, MEDIUM_TICKS),
+        (3, RouterPolicy.ROUND_ROBIN, None),
+        (3, RouterPolicy.RANDOM, 0),
+        (3, RouterPolicy.LEAST_KV, 0),
+    ],
 )
 @given(data=st.data())
 @settings(max_examples=15, deadline=None)
-def test_a_batch_equals_its_single_runs(instances: int, router: RouterPolicy, data: st.DataObject):
-    """Drawn clusters side by side, three engines padded to four, each with a cost and a workload of its own."""
+def test_a_batch_equals_its_single_runs(instances: int, router: RouterPolicy, expected: int | None, data: st.DataObject):
+    """Drawn clusters side by side, three engines padded to four, each with a cost and a workload of its own; compiled with every effort."""
     drawn = data.draw(st.lists(scenarios(instances), min_size=4, max_size=4))
     designs = [lowered(dataclasses.replace(scenario, router=router)) for scenario in drawn]
-    batch, state, _ = run_stacked(designs)
+    batch, state, _ = run_stacked(designs, expected=expected)
     for i, design in enumerate(designs):
         assert_row_is(batch, state, i, simulate(design.shape, design.params))
 

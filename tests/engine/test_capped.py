@@ -77,7 +77,7 @@ def test_caps_side_by_side_are_one_program_and_equal_their_single_runs():
     with jax.enable_x64(True):
         batch = make_batch(designs)
         params = jax.tree.map(jnp.asarray, batch.params)
-        state, going = compiled_batch(batch.shape, 1, params)(params, jnp.asarray(10**6, jnp.int32))
+        state, going = compiled_batch(batch.shape, 1, params, 0)(params, jnp.asarray(10**6, jnp.int32))
         found = batch_results(batch, dict(enumerate(designs)), state, np.asarray(going))
     for design, mine in zip(designs, found, strict=True):
         alone = simulate(design.shape, design.params)
