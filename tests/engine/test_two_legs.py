@@ -15,7 +15,7 @@ from tests.data import data_path
 from tests.engine.scenario import Limits, RouterPolicy, Scenario, Timing
 from tests.engine.strategies import scenarios, sharing
 from tests.engine.test_against_reference import leaps, undecided
-from tests.engine.two_legs import TwoLegs, one_to_one, two_legs
+from tests.engine.two_legs import TwoLegs, crowded, one_to_one, two_legs
 from tests.reference.simulator import RefResult
 
 RTOL = 1e-9
@@ -81,13 +81,47 @@ def test_sessions_with_prefix_caches(scenario: TwoLegs, mode: str):
     check(scenario, mode)
 
 
+@given(scenario=crowded(scenarios(instances=2)), mode=MODE)
+@FEWER
+def test_loads_beside_prefills(scenario: TwoLegs, mode: str):
+    check(scenario, mode)
+
+
+# ---- rules of newer releases, by hand (as in tests/test_reference_handover.py)
+
+UNIT = Timing(np.zeros(65), np.zeros(17), (1.0, 0.0, 0.0), (1.0, 0.0))
+HAND = Limits(num_blocks=100, block_size=1, async_scheduling=False)
+
+
+def by_hand(limits: Limits, prompt: list[int], output: list[int], **rules) -> Result:
+    """Two requests at 0 on a roomy prefill rank and a decode rank, in unit steps; a transfer takes half a step."""
+    plain = Scenario((HAND, limits), np.zeros(2), np.array(prompt), np.array(output), timing=UNIT)
+    return one_to_one(plain, 0.0, 0.5, **rules).run()
+
+
+@pytest.mark.parametrize(("reserved", "begins_s", "preempted"), [(False, 1.0, 1), (True, 4.0, 0)])
+def test_a_load_may_leave_a_running_prefill_what_it_needs(reserved: bool, begins_s: float, preempted: int):
+    limits = replace(HAND, num_blocks=16, long_prefill_token_threshold=2, reserve_kv_loads=reserved)
+    run = by_hand(limits, [7, 10], [1, 2], local_prefill_tokens=8.0)
+    assert run.handovers is not None and run.requests.preemptions.tolist() == [preempted, 0]
+    assert_times(run.handovers.transfer_start_s[1:], [begins_s])
+    if reserved:
+        assert_times(run.requests.finish_s, [4.0, 6.502])
+
+
+@pytest.mark.parametrize(("watermark_blocks", "later_s"), [(6, 0.0), (7, 6.0)])
+def test_a_loaded_request_gets_a_seat_above_the_watermark(watermark_blocks: int, later_s: float):
+    run = by_hand(replace(HAND, num_blocks=14, watermark_blocks=watermark_blocks), [4, 4], [6, 2])
+    assert run.handovers is not None
+    assert_times(run.handovers.decode_scheduled_s, [1.502, 1.502 + later_s])
+
+
 # ---- vLLM's own scheduler
 
 # All but those in which a rank both decodes and has its prompts read ("HOLDbusy").
 CASES = ("D1 async={} a=10.3 X=2.5", "D1 async={} a=10.0 X=0.2", "D1 async={} a=10.9 X=7", "D1 async={} a=10.5 X=0.5", "idle async={}")
 CASES += ("D0 async={} at=4.5", "D0 async={} at=5.5", "D0 async={} at=6.5", "SEATS async={}", "HOLD async={}")
 RECORDED = [name.format(way) for way in (False, True) for name in CASES]
-UNIT = Timing(np.zeros(65), np.zeros(17), (1.0, 0.0, 0.0), (1.0, 0.0))
 TOGETHER = 32  # prompts up to this length have no transfer in the recorded scenarios
 
 

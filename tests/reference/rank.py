@@ -122,6 +122,7 @@ class Rank(RefEngine):
 
     def _launch(self) -> Batch:
         now, before = self.clock, {leg: leg.preemptions for leg in self.running}
+        self.alone = self.config.long_prefill_alone and len(self.running) + len(self.waiting) + len(self.loads) <= 1
         tokens, budget, preempted = self._schedule_running()
         if not preempted:
             tokens += self._schedule_waiting(budget)
@@ -221,7 +222,7 @@ class Rank(RefEngine):
         """
         batch: list[tuple[Leg, int]] = []
         for leg in [leg for leg in self.loads if leg.told]:
-            if budget == 0 or len(self.running) == self.config.max_num_seqs:
+            if budget == 0 or len(self.running) == self.config.max_num_seqs or self.pool.num_free < self._watermark():
                 return batch
             self.loads.remove(leg)
             if self._start_loaded(leg):
@@ -247,11 +248,14 @@ class Rank(RefEngine):
         """Begin to load the KV cache of a prompt, but for the blocks that are cached here; False if there is no room.
 
         A carried token gets its place as well: it would need a new block once it is there, when loads may have taken all of them.
+        With `reserve_kv_loads` it leaves the running prefills what they still need: a load that holds blocks cannot be preempted.
         """
         hits, blocks = self._lookup(leg), self.config.blocks(leg.prompt_tokens)
         needed = leg.prompt_tokens + (leg.carried and leg.output_tokens > 1)
         self.pool.begin()
-        if not self.pool.grow(leg.index, self.config.blocks(needed), hits):
+        prefills = [leg for leg in self.running if not leg.finished] if self.config.reserve_kv_loads else []
+        spare = sum(max(0, self.config.blocks(leg.target) - self.pool.num_held(leg.index)) for leg in prefills)
+        if not self.pool.grow(leg.index, self.config.blocks(needed), hits, spare + self._watermark()):
             return False
         leg.loads = False  # it moves once only: after a preemption it is computed here
         leg.cached_tokens = len(hits) * self.config.block_size
