@@ -81,6 +81,14 @@ def test_the_client_sees_both_ranks_api_and_the_hand_over():
     assert request.token_times_s == (6.5 + 2 * PASS_S, 7.5 + 2 * PASS_S)
 
 
+@pytest.mark.parametrize(("arrival_s", "ties"), [(0.5, 1), (0.5 + 1e-10, 1), (0.5 - 1e-10, 1), (0.5 + 1e-8, 0), (0.5 - 1e-8, 0)])
+def test_a_request_that_is_queued_just_when_an_idle_rank_looks_is_a_tie(arrival_s, ties):
+    # The decode rank waits for the KV cache of the first and looks every 2**-10 s, also at 0.5, when it gets the second one.
+    rules = handover(2, setup_s=2.0, **CONNECTORS["mooncake"])
+    result = simulate(pair(), requests((0.0, 8, 2), (arrival_s, 8, 2)), handover=rules)
+    assert result.ties == ties
+
+
 # ---- blocks
 
 

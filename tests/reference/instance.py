@@ -136,6 +136,7 @@ class RefEngine:
         self.step: RefStep | None = None  # the step in progress
         self.batch: list[tuple[Live, int]] = []  # its requests and their new tokens
         self.ended: list[RefStep] = []
+        self.ties = 0  # see `Rank`
 
     # ---- for the router and the event loop
 

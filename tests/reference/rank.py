@@ -6,7 +6,8 @@ them at its end. A request may hold blocks without running: while its KV cache i
 
 A pass schedules, launches and polls; what it polled the scheduler is told with the pass's output. A pass that runs nothing although
 requests are left is followed by a sleep. A poll of such a pass does not see what lands at that very time: the times of passes are sums of
-sleeps, which are not exact in floating point. The poll at the launch of a step does.
+sleeps, which are not exact in floating point. The poll at the launch of a step does. Whether a pass sees a request that is queued at that
+very time rounding decides; `ties` counts such requests.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from collections import deque
 from collections.abc import Callable, Generator
 from math import inf
 
-from tests.reference.instance import RefEngine, RefInstance, RefStep
+from tests.reference.instance import Live, RefEngine, RefInstance, RefStep
 from tests.reference.legs import Batch, Leg, RefPass
 
-TIE_S = 1e-9  # times this close are equal in the poll of a pass that runs nothing
+TIE_S = 1e-9  # times this close to that of a pass after a sleep are equal to it
 
 
 class Rank(RefEngine):
@@ -40,12 +41,17 @@ class Rank(RefEngine):
         self.just_ended = False  # vLLM schedules once more after the end of a request
         self.idle = 0  # passes in a row that ran nothing and brought no news
         self.sleeps = (-inf, 0)  # first and number of the present row of sleeps
+        self.woke_s = -inf  # end of the last sleep
         self.passes: list[RefPass] = []
         self.out: list[Leg] = []  # ended since the rank was last called
         self.loop = self._loop()
         self.due_s = next(self.loop)
 
     # ---- for the router and the event loop
+
+    def enqueue(self, request: Live) -> None:
+        super().enqueue(request)
+        self.ties += self._ties(request)
 
     def num_running(self) -> int:
         """Running requests at the formation of the newest step that has not ended; those with all their tokens in flight do not count."""
@@ -89,7 +95,8 @@ class Rank(RefEngine):
             ran = yield from self._pass_with_queue() if self.config.async_scheduling else self._pass()
             self.idle = 0 if ran else self.idle + 1
             if not ran and self._has_unfinished():
-                self.clock = yield self._end_of_sleep()
+                self.clock = self.woke_s = yield self._end_of_sleep()
+                self.ties += sum(map(self._ties, self.incoming))
 
     def _pass(self) -> Generator[float, float, bool]:
         self.queue.append(batch := self._launch())
@@ -106,6 +113,9 @@ class Rank(RefEngine):
                 return True
         yield from self._deliver()
         return ran
+
+    def _ties(self, request: Live) -> bool:
+        return abs(request.queue_s - self.woke_s) < TIE_S
 
     def _has_unfinished(self) -> bool:
         return bool(self.waiting or self.running or self.loads)
