@@ -87,22 +87,22 @@ def test_loads_beside_prefills(scenario: TwoLegs, mode: str):
     check(scenario, mode)
 
 
-# ---- rules of newer releases, by hand (as in tests/test_reference_handover.py)
+# ---- by hand (rules of newer releases as in tests/test_reference_handover.py)
 
 UNIT = Timing(np.zeros(65), np.zeros(17), (1.0, 0.0, 0.0), (1.0, 0.0))
 HAND = Limits(num_blocks=100, block_size=1, async_scheduling=False)
 
 
-def by_hand(limits: Limits, prompt: list[int], output: list[int], **rules) -> Result:
-    """Two requests at 0 on a roomy prefill rank and a decode rank, in unit steps; a transfer takes half a step."""
-    plain = Scenario((HAND, limits), np.zeros(2), np.array(prompt), np.array(output), timing=UNIT)
-    return one_to_one(plain, 0.0, 0.5, **rules).run()
+def by_hand(limits: Limits, prompt: list[int], output: list[int], second_s: float = 0.0, **rules) -> TwoLegs:
+    """Two requests, at 0 and at second_s, on a roomy prefill rank and a decode rank, in unit steps; a transfer takes half a step."""
+    plain = Scenario((HAND, limits), np.array([0.0, second_s]), np.array(prompt), np.array(output), timing=UNIT)
+    return one_to_one(plain, 0.0, 0.5, **rules)
 
 
 @pytest.mark.parametrize(("reserved", "begins_s", "preempted"), [(False, 1.0, 1), (True, 4.0, 0)])
 def test_a_load_may_leave_a_running_prefill_what_it_needs(reserved: bool, begins_s: float, preempted: int):
     limits = replace(HAND, num_blocks=16, long_prefill_token_threshold=2, reserve_kv_loads=reserved)
-    run = by_hand(limits, [7, 10], [1, 2], local_prefill_tokens=8.0)
+    run = by_hand(limits, [7, 10], [1, 2], local_prefill_tokens=8.0).run()
     assert run.handovers is not None and run.requests.preemptions.tolist() == [preempted, 0]
     assert_times(run.handovers.transfer_start_s[1:], [begins_s])
     if reserved:
@@ -111,9 +111,21 @@ def test_a_load_may_leave_a_running_prefill_what_it_needs(reserved: bool, begins
 
 @pytest.mark.parametrize(("watermark_blocks", "later_s"), [(6, 0.0), (7, 6.0)])
 def test_a_loaded_request_gets_a_seat_above_the_watermark(watermark_blocks: int, later_s: float):
-    run = by_hand(replace(HAND, num_blocks=14, watermark_blocks=watermark_blocks), [4, 4], [6, 2])
+    run = by_hand(replace(HAND, num_blocks=14, watermark_blocks=watermark_blocks), [4, 4], [6, 2]).run()
     assert run.handovers is not None
     assert_times(run.handovers.decode_scheduled_s, [1.502, 1.502 + later_s])
+
+
+@pytest.mark.parametrize(("late_s", "seen_by"), [(-1e-8, 1_500), (1e-8, 1_501)])
+def test_an_idle_rank_sees_a_request_in_the_first_pass_after_it_is_queued(late_s: float, seen_by: int):
+    # The decode rank reserves first, so the second prompt is computed from that pass on. Until 1.5 the first one is on its way there.
+    # At the very time of a pass, which is a sum of sleeps, rounding decides (`RefResult.ties`).
+    pass_s = 0.97e-3
+    scenario = by_hand(HAND, [4, 4], [2, 2], 1_500 * pass_s + late_s, connector="sglang", empty_pass_s=pass_s)
+    run, theirs = scenario.run(), scenario.run_reference()
+    assert_times(run.requests.scheduled_s, [0.0, seen_by * pass_s])
+    assert_same(run, theirs)
+    assert theirs.ties == 0
 
 
 # ---- vLLM's own scheduler
