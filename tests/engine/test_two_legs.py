@@ -128,6 +128,17 @@ def test_an_idle_rank_sees_a_request_in_the_first_pass_after_it_is_queued(late_s
     assert theirs.ties == 0
 
 
+def test_a_request_that_a_reply_leads_to_at_once_comes_after_the_pass_of_that_time():
+    # An asynchronous rank that has sent its last token is asked for a step once more, and only then gets the next request: its queue is
+    # empty, and the second request takes as long as the first. Before that pass, it would hear of the transfer one pass later.
+    limits = (HAND, replace(HAND, async_scheduling=True))
+    plain = Scenario(limits, np.zeros(2), np.array([4, 4]), np.array([1, 1]), concurrency=1, timing=UNIT)
+    scenario = one_to_one(plain, 0.0, 0.5, connector="mooncake", empty_pass_s=0.97e-3)
+    run = scenario.run()
+    assert_times(run.requests.finish_s, [2.5 + 0.00156, 5.0 + 2 * 0.00156])
+    assert_same(run, scenario.run_reference())
+
+
 # ---- vLLM's own scheduler
 
 # All but those in which a rank both decodes and has its prompts read ("HOLDbusy").

@@ -16,7 +16,7 @@ from simjax.engine.kv.prefix_cache import Hits
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER, Rank
 from simjax.engine.scheduler.formation import Formation, capped
-from simjax.engine.scheduler.waiting import Waiting, waiting_window
+from simjax.engine.scheduler.waiting import Waiting, seen_s, waiting_window
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
 
@@ -51,7 +51,7 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
     """The formation with the waiting requests that join, and which they are."""
     limits, f, first_only = turn.limits, turn.formation, turn.kv.window_only_first
     w = jnp.arange(waiting.request.shape[0], dtype=jnp.int32)
-    visible = waiting.exists & (waiting.queued_s <= turn.horizon_s)
+    visible = waiting.exists & (waiting.queued_s <= seen_s(shape, turn))
     cached = jnp.where(w == 0, hits.found * limits.block_size, 0)
     shared = jnp.where(w == 0, hits.shared, 0)
     need = jnp.where(waiting.passed, 0, capped(waiting.num_tokens - cached, limits, f.alone))

@@ -47,12 +47,18 @@ class Waiting:
     final_tokens: Int32[Array, " W"]
 
 
+def seen_s(shape: EngineShape, turn: Turn) -> Float64[Array, ""]:
+    """The formation sees requests that are queued up to this time: its horizon, or just before it where replies lead to requests."""
+    replies = shape.clients > 0 or shape.fanout > 0
+    return turn.before.passes.seen_s(turn.before.plan, turn.limits.async_scheduling) if replies else turn.horizon_s
+
+
 def num_queued(shape: EngineShape, params: ClusterParams, turn: Turn) -> Int32[Array, ""]:
     """Requests never admitted that the formation sees in the rank's queue; 2 for more of them, int32[]."""
     place = turn.rank.head + jnp.arange(2, dtype=jnp.int32)
     listed = turn.state.routes[turn.i, place] if shape.has_routes else place
     queued_s = _queued_s(shape, params, turn, jnp.minimum(listed, shape.requests - 1))
-    first, second = ((place < turn.rank.tail) & (queued_s <= turn.horizon_s)).astype(jnp.int32)
+    first, second = ((place < turn.rank.tail) & (queued_s <= seen_s(shape, turn))).astype(jnp.int32)
     return first + second  # not a sum over them, which would be a kernel
 
 
