@@ -53,7 +53,8 @@ def compared(scenario: TwoLegs) -> RefResult:
     assume(len(theirs.steps) < THRASHING)  # requests that preempt each other for ever, or nearly so
     # Equal prompts that load at the same time: the engine has one of them share all its blocks, not one prefix node's as elsewhere.
     assume(not any(count for count, role in zip(theirs.copies, scenario.roles, strict=True) if role == "decode"))
-    assume(not theirs.ties and not (scenario.waits is not None and undecided(scenario, theirs)))
+    answered = scenario.waits is not None or scenario.concurrency > 0  # replies lead to requests
+    assume(not theirs.ties and not (answered and undecided(scenario, theirs)))
     return theirs
 
 
