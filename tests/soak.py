@@ -26,7 +26,7 @@ from tests.engine import test_two_legs
 from tests.engine.scenario import FANOUT, NODES, PATH, SHAPE, Scenario
 from tests.engine.strategies import SMALL, Sizes, scenarios, sharing
 from tests.engine.test_against_reference import check
-from tests.engine.two_legs import two_legs
+from tests.engine.two_legs import crowded, two_legs
 
 REQUESTS, SEQUENCES, CLIENTS = 128, 64, 64
 
@@ -89,6 +89,7 @@ def kinds() -> dict[str, Kind]:
         "two_legs_on_two": Kind(two_legs(scenarios(instances=2)), 60, test_two_legs.check),
         "two_legs_on_three": Kind(two_legs(scenarios(instances=3)), 60, test_two_legs.check),
         "two_legs_closed_loop": Kind(two_legs(scenarios(instances=2, closed=True)), 60, test_two_legs.check),
+        "two_legs_crowded": Kind(crowded(scenarios(instances=2)), 60, test_two_legs.check),
         "two_legs_sessions": Kind(two_legs(sharing(instances=3, sessions=True)), 60, test_two_legs.check),
     }
     return found

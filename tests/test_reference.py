@@ -63,6 +63,24 @@ def test_threshold_caps_a_request_in_a_step():
     assert [step.decodes for step in result.steps] == [0, 1, 1]
 
 
+ALONE = {"long_prefill_token_threshold": 3, "long_prefill_alone": True, "max_num_batched_tokens": 5}
+
+
+def test_the_threshold_does_not_hold_for_a_request_that_is_alone():
+    # A has 5 of its 15 tokens when B comes. Two requests, one of them waiting: A gets 3 a step and B what is left. At 3 A is alone again.
+    result = simulate([instance(**ALONE)], requests((0.0, 15, 1), (0.5, 4, 1)))
+    assert batches(result) == [((0,), (5,)), ((0, 1), (3, 2)), ((0, 1), (3, 2)), ((0,), (4,))]
+    assert tokens(result) == [(4.0,), (3.0,)]
+
+
+@pytest.mark.parametrize(("asynchronous", "chunks"), [(False, [3, 5, 4]), (True, [3, 3, 5, 1])])
+def test_a_request_whose_last_token_is_in_flight_is_still_there(asynchronous, chunks):
+    # B ends with the first step. An asynchronous scheduler forms the second one before it knows.
+    result = simulate([instance(**ALONE, async_scheduling=asynchronous)], requests((0.0, 12, 1), (0.0, 1, 1)))
+    assert [step.new_tokens[0] for step in result.steps] == chunks
+    assert tokens(result) == [(float(len(chunks)),), (1.0,)]
+
+
 def test_without_chunked_prefill_a_prompt_waits_for_room_and_nobody_overtakes():
     # Budget 4. At 0 A takes 3; B's 3 do not fit the last one, and C (1 token, would fit) stays behind B. At 1: A 1 + B 3. At 2: C.
     limits = {"max_num_batched_tokens": 4, "enable_chunked_prefill": False}
@@ -132,6 +150,14 @@ def test_full_isl_reservation(reserve_full_isl, scheduled_s, preempted):
     assert tokens(result) == [(1.0, 2.0, 3.0, 4.0), (6.0,)]
     assert scheduled(result) == [0.0, scheduled_s]
     assert preemptions(result) == [0, preempted]
+
+
+@pytest.mark.parametrize(("watermark_blocks", "scheduled_s"), [(2, 0.0), (3, 4.0)])
+def test_an_admission_beside_a_running_request_leaves_the_watermark(watermark_blocks, scheduled_s):
+    # Ten blocks of 1. A's 4 leave six, B's 4 two of them. Nothing runs when A comes, nor when it is done at 4: then nothing is left free.
+    result = simulate([instance(num_blocks=10, watermark_blocks=watermark_blocks)], requests((0.0, 4, 4), (0.0, 4, 1)))
+    assert scheduled(result) == [0.0, scheduled_s]
+    assert preemptions(result) == [0, 0]
 
 
 def test_full_isl_reservation_counts_generated_tokens():

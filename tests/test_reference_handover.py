@@ -81,6 +81,14 @@ def test_the_client_sees_both_ranks_api_and_the_hand_over():
     assert request.token_times_s == (6.5 + 2 * PASS_S, 7.5 + 2 * PASS_S)
 
 
+@pytest.mark.parametrize(("arrival_s", "ties"), [(0.5, 1), (0.5 + 1e-10, 1), (0.5 - 1e-10, 1), (0.5 + 1e-8, 0), (0.5 - 1e-8, 0)])
+def test_a_request_that_is_queued_just_when_an_idle_rank_looks_is_a_tie(arrival_s, ties):
+    # The decode rank waits for the KV cache of the first and looks every 2**-10 s, also at 0.5, when it gets the second one.
+    rules = handover(2, setup_s=2.0, **CONNECTORS["mooncake"])
+    result = simulate(pair(), requests((0.0, 8, 2), (arrival_s, 8, 2)), handover=rules)
+    assert result.ties == ties
+
+
 # ---- blocks
 
 
@@ -97,6 +105,28 @@ def test_a_full_decode_rank_is_felt_by_the_prefill_rank():
     assert d.scheduled_s == b.transfer_end_s + 2 * PASS_S
     for request in result.requests:
         assert np.diff(request.token_times_s).tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(("reserved", "begins_s", "preempted"), [(False, 1.0, 1), (True, 4.0, 0)])
+def test_a_load_may_leave_a_running_prefill_what_it_needs(reserved, begins_s, preempted):
+    # Sixteen blocks of 1. The decode rank computes A's 7 tokens itself, 2 a step. B's prefill elsewhere ends at 1, when A is about to
+    # hold 4 blocks: 12 are free, but A needs 3 of them, and B's prompt 10. If B takes them, A's last token finds no block at 3.
+    limits = {"num_blocks": 16, "long_prefill_token_threshold": 2, "reserve_kv_loads": reserved}
+    ranks = [instance(role="prefill"), instance(role="decode", **limits)]
+    result = simulate(ranks, requests((0.0, 7, 1), (0.0, 10, 2)), handover=handover(2, setup_s=0.5, local_prefill_tokens=8))
+    a, b = result.requests
+    assert (b.transfer_start_s, preemptions(result)) == (begins_s, [preempted, 0])
+    if reserved:
+        assert a.token_times_s == (4.0,) and b.token_times_s == (5.5 + 2 * PASS_S, 6.5 + 2 * PASS_S)
+
+
+@pytest.mark.parametrize(("watermark_blocks", "later_s"), [(6, 0.0), (7, 6.0)])
+def test_a_loaded_request_gets_a_seat_above_the_watermark(watermark_blocks, later_s):
+    # Fourteen blocks of 1, of which two loads hold 4 each: 6 are free when A has a seat. B waits for it until A's 6 tokens are there.
+    ranks = [instance(role="prefill"), instance(role="decode", num_blocks=14, watermark_blocks=watermark_blocks)]
+    a, b = simulate(ranks, requests((0.0, 4, 6), (0.0, 4, 2)), handover=handover(2, setup_s=0.5)).requests
+    assert (a.transfer_start_s, b.transfer_start_s, a.decode_scheduled_s) == (1.0, 1.0, 1.5 + 2 * PASS_S)
+    assert b.decode_scheduled_s == a.decode_scheduled_s + later_s
 
 
 def test_an_idle_prefill_rank_keeps_what_has_been_read_until_it_has_work():

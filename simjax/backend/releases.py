@@ -1,6 +1,6 @@
 """Releases of vLLM: the one place that says what a release changes of what is simulated, and of what is not yet.
 
-Sources: vLLM's `config/*.py`, `envs.py`, `v1/core/sched` and `v1/engine` at 0.15.1, 0.19.0, 0.23.0, 0.28.0 and 0.33.0. Where a change lies
+Sources: vLLM's `config/*.py`, `envs.py`, `v1/core` and `v1/engine` at 0.15.1, 0.19.0, 0.23.0, 0.28.0 and 0.33.0. Where a change lies
 between two of these, the later one is given unless the release that brought it is known.
 """
 
@@ -41,8 +41,20 @@ RULES = (
     Rule("gpu_memory_utilization", ((_FIRST, 0.9), ((0, 20), 0.92))),
     Rule("async_scheduling", ((_FIRST, False), ((0, 14), True))),
     Rule("reserve_full_isl", ((_FIRST, False), ((0, 19), True))),
+    Rule("reserve_kv_loads", ((_FIRST, False), ((0, 23), True))),
+    Rule("long_prefill_alone", ((_FIRST, False), ((0, 33), True))),
 )
-"""Defaults of flags that differ; an option that sets the flag wins."""
+"""Defaults of flags that differ; an option that sets the flag wins. The last two are rules for which vLLM has no flag.
+
+`reserve_kv_loads`: a request whose KV cache comes from a prefill instance reserves its blocks only if, of the free ones, those are left
+that running requests in the middle of their prompts, or of a recomputation, still need for all of it (vLLM's
+`_inflight_prefill_reserved_blocks`). From 0.28 at the latest on that is in addition to `watermark`, a flag for all admissions beside a
+running request that is 0 by default, and so the same in all releases.
+
+`long_prefill_alone`: if no more than one request is running or waiting when a step is formed, requests whose KV cache is on its way and
+those with their last token in flight included, `long_prefill_token_threshold` does not hold in that step.
+`long_prefill_token_threshold_adaptive`, which is off by default, is not simulated.
+"""
 
 GONE = {"p2p_nccl": (0, 28)}
 """Connectors, by the release that no longer has them."""
@@ -59,11 +71,9 @@ NOT_SIMULATED = (
         "internal load balancer of data parallelism", ((_FIRST, "4 waiting + running"), ((0, 28), "max(in flight, waiting + running) + KV"))
     ),
     Rule("load of dense data-parallel ranks published to it", ((_FIRST, "no"), ((0, 28), "yes"))),
-    Rule("long_prefill_token_threshold is off for a request that is alone (running + waiting <= 1)", ((_FIRST, "no"), ((0, 33), "yes"))),
     Rule("freed KV blocks without a name are used again first", ((_FIRST, "no"), ((0, 33), "yes"))),
     Rule("failure of a KV load", ((_FIRST, "recomputed"), ((0, 19), "the request fails"))),
     Rule("hold of KV blocks on a prefill instance that nobody reads", ((_FIRST, "480 s"), ((0, 23), "lease of 30 s with heartbeats"))),
-    Rule("reservation of blocks for asynchronous KV loads", ((_FIRST, "no"), ((0, 23), "yes"), ((0, 28), "yes, above a watermark"))),
     Rule("rebalancing of experts", ((_FIRST, "synchronous"), ((0, 23), "asynchronous"))),
     Rule(
         "MoE layers of data-parallel ranks", ((_FIRST, "loop of 256 tokens in each layer"), ((0, 23), "token budget of 256 (low latency)"))

@@ -38,6 +38,9 @@ class InstanceLimits:
     reserve_full_isl: bool = True
     async_scheduling: bool = True
     enable_prefix_caching: bool | None = None
+    long_prefill_alone: bool = False
+    reserve_kv_loads: bool = False
+    watermark: float = 0.0
     max_model_len: int | None = None
     block_size: int = 16
     gpu_memory_utilization: float = 0.9
@@ -66,6 +69,8 @@ class InstanceLimits:
             raise SimjaxError(f"scheduler.cudagraph_mode={self.cudagraph_mode}: there is no such mode; {known}")
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise SimjaxError(f"scheduler.gpu_memory_utilization={self.gpu_memory_utilization}: it must lie in (0, 1]")
+        if not 0.0 <= self.watermark < 1.0:
+            raise SimjaxError(f"scheduler.watermark={self.watermark}: it must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,11 @@ class InstanceSpec:
     def usable_blocks(self) -> int:
         """KV blocks that requests can use: vLLM keeps one as the null block."""
         return self.num_gpu_blocks - 1
+
+    @property
+    def watermark_blocks(self) -> int:
+        """KV blocks that an admission leaves free where a request runs: a share of all, vLLM's null block included."""
+        return int(self.limits.watermark * self.num_gpu_blocks)
 
     @property
     def longest_request_tokens(self) -> int:

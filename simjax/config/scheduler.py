@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from simjax.backend.releases import DEFAULT
-from simjax.options.condition import is_unset
+from simjax.config.disaggregation import DISAGGREGATED
+from simjax.options.condition import at_least, is_unset
 from simjax.options.option import facts_by_name, option
 from simjax.options.plausible import Plausible
 
@@ -29,6 +30,23 @@ class SchedulerConfig:
     async_scheduling: bool | None = option(None, "form a step when the one before starts, not when it ends; unset: as the release")
     enable_prefix_caching: bool | None = option(
         None, "keep the KV blocks of finished work for requests that begin alike; unset: on if the workload records what requests share"
+    )
+    long_prefill_alone: bool | None = option(
+        None,
+        "let a request that is alone, running and waiting ones counted, exceed long_prefill_token_threshold; unset: as the release",
+        only=(at_least("long_prefill_token_threshold", 1, refused=False),),
+    )
+    reserve_kv_loads: bool | None = option(
+        None,
+        "reserve blocks for the KV cache of a prefill only if those that prefills on its decode instance still need stay free; "
+        "unset: as the release",
+        only=(DISAGGREGATED,),
+    )
+    watermark: float | None = option(
+        None,
+        "share of all KV blocks that an admission beside running requests leaves free (vLLM 0.28 has it, 0.23 does not)",
+        "SHARE",
+        plausible=Plausible(0.0, 0.5, "a share of the KV blocks"),
     )
     max_model_len: int | None = option(None, "longest prompt + output in tokens; unset: the model's", bounds=(1, _INT32))
     block_size: int | None = option(None, "tokens of a KV block", bounds=(1, 2**20))

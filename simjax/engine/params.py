@@ -33,7 +33,9 @@ class RankParams:
         long_prefill_token_threshold: most tokens of one request in a step, 0 for no such limit.
         max_model_len: longest prompt plus output, in tokens.
         num_blocks, block_size: KV blocks that requests can use, and tokens in one.
+        watermark_blocks: blocks that an admission leaves free where a request runs.
         enable_chunked_prefill, reserve_full_isl, async_scheduling, enable_prefix_caching: switches.
+        long_prefill_alone, reserve_kv_loads: switches, see `simjax.config.scheduler.SchedulerConfig`.
         api_pre_s, api_post_s: API time of a request before it reaches the queue, and of a token on its way back to the client.
         step_time: row of the `StepTime`.
         model: model that the rank serves, as in `RequestParams.model`; None where any rank serves any request.
@@ -46,10 +48,13 @@ class RankParams:
     max_model_len: Int32[Array, "*N"]
     num_blocks: Int32[Array, "*N"]
     block_size: Int32[Array, "*N"]
+    watermark_blocks: Int32[Array, "*N"]
     enable_chunked_prefill: Bool[Array, "*N"]
     reserve_full_isl: Bool[Array, "*N"]
     async_scheduling: Bool[Array, "*N"]
     enable_prefix_caching: Bool[Array, "*N"]
+    long_prefill_alone: Bool[Array, "*N"]
+    reserve_kv_loads: Bool[Array, "*N"]
     api_pre_s: Float64[Array, "*N"]
     api_post_s: Float64[Array, "*N"]
     step_time: Int32[Array, "*N"]

@@ -17,6 +17,7 @@ from simjax.config.scheduler import MeasuredBackendConfig
 from simjax.config.schema import ValidateConfig
 from simjax.errors import SimjaxError
 from simjax.explore.options import Options
+from simjax.paths import CONF
 from simjax.validate.measured import read_measured
 from simjax.validate.replay import measured_cluster
 from tests.validate import samples
@@ -38,6 +39,27 @@ def test_the_table_is_in_order_and_names_what_there_is() -> None:
     assert set(GONE) <= set(CONNECTORS)
     assert group_options("backend") == sorted(KNOWN)
     assert [simjax.compose([f"backend={name}"]).backend.release for name in KNOWN] == list(KNOWN)
+
+
+def test_the_guide_has_the_table() -> None:
+    lines = (CONF / "README.md").read_text().splitlines()
+    head = lines.index("| option | " + " | ".join(f"`{name}`" for name in KNOWN) + " |")
+    cells = [line.strip("| ").split(" | ") for line in lines[head + 2 : head + 2 + len(RULES)]]
+    shown = {name.strip("`").removeprefix("scheduler."): values for name, *values in cells}
+    text = lambda value: str(value).lower() if isinstance(value, bool) else str(value)
+    assert shown == {rule.name: [text(defaults_of(name)[rule.name]) for name in KNOWN] for rule in RULES}
+
+
+@pytest.mark.parametrize(
+    "release, reserved, alone",
+    [("vllm-0.22", False, False), ("vllm-0.23", True, False), ("vllm-0.28", True, False), ("vllm-0.33", True, True)],
+)
+def test_a_release_sets_rules_that_have_no_flag(release: str, reserved: bool, alone: bool) -> None:
+    words = [f"backend.release={release}", "cluster=disaggregated"]
+    limits = [x.limits for x in configured_cluster(simjax.compose([*words, "cluster.decode.long_prefill_alone=true"])).instances]
+    assert [x.reserve_kv_loads for x in limits] == [reserved] * 4
+    assert [x.long_prefill_alone for x in limits] == [alone, alone, True, True]
+    assert {x.watermark for x in limits} == {0.0}
 
 
 @pytest.mark.parametrize(

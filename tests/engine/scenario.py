@@ -45,6 +45,9 @@ class Limits:
     reserve_full_isl: bool = True
     async_scheduling: bool = True
     enable_prefix_caching: bool = False
+    long_prefill_alone: bool = False
+    reserve_kv_loads: bool = False
+    watermark_blocks: int = 0
     api_pre_s: float = 0.0
     api_post_s: float = 0.0
 
@@ -165,8 +168,8 @@ class Scenario:
             return np.concatenate([values, np.full(shape.requests - len(values), fill)]).astype(dtype)[None]
 
         columns = {name: [getattr(limits, name) for limits in self.limits] for name in (f.name for f in dataclasses.fields(Limits))}
-        flags = {"enable_chunked_prefill", "reserve_full_isl", "async_scheduling", "enable_prefix_caching"}
-        dtype = lambda name: np.float64 if name.endswith("_s") else bool if name in flags else np.int32
+        of = {f.name: type(f.default) for f in dataclasses.fields(Limits)}
+        dtype = lambda name: {float: np.float64, bool: bool, int: np.int32}[of[name]]
         instances = RankParams(
             **{name: np.array(values, dtype(name)) for name, values in columns.items()},
             slots=np.full(len(self.limits), shape.slots, np.int32),

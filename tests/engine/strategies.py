@@ -41,6 +41,9 @@ def limits(draw: st.DrawFn, sizes: Sizes = SMALL) -> Limits:
         enable_chunked_prefill=chunked,
         reserve_full_isl=draw(st.booleans()),
         async_scheduling=draw(st.booleans()),
+        long_prefill_alone=draw(st.booleans()),
+        reserve_kv_loads=draw(st.booleans()),
+        watermark_blocks=draw(st.sampled_from([0, 0, 1, 5])),
         api_pre_s=draw(st.sampled_from([0.0, 0.0, 0.013])),
         api_post_s=draw(st.sampled_from([0.0, 0.007])),
     )

@@ -8,9 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from simjax.cluster.disaggregation import Disaggregation
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, RouterWeights
 from simjax.cluster.timing import cluster_timing
+from simjax.deployment import Role
 from simjax.engine.host.lower import Lowered, lower
 from simjax.engine.host.lower_requests import request_params
 from simjax.engine.shape import REQUEST_BUCKETS, bucket, seat_bucket, slots_for
@@ -41,6 +43,23 @@ def test_padding_never_arrives():
     assert params.requests.count == [2]
     assert np.isinf(params.requests.arrival_s[0, 2:]).all() and (params.requests.prompt_tokens[0, 2:] == 1).all()
     assert params.ranks.num_blocks.tolist() == [100]
+
+
+def test_rules_of_releases_are_switches_of_ranks():
+    """The watermark is a share of all blocks, the null block included; SGLang, which carries tokens, has no threshold for lone requests."""
+    limits = dataclasses.replace(SPEC.limits, watermark=0.1, long_prefill_alone=True, reserve_kv_loads=True)
+    first, second = (dataclasses.replace(SPEC, limits=x, role=role) for x, role in ((SPEC.limits, Role.PREFILL), (limits, Role.DECODE)))
+    for connector, alone in (("nixl", [False, True]), ("sglang", [False, False])):
+        cluster = ClusterSpec((first, second), disaggregation=Disaggregation(connector))
+        ranks = lower(cluster, cluster_timing(cluster.instances, LatencySource()), workload((10, 2))).params.ranks
+        assert ranks.long_prefill_alone.tolist() == alone and ranks.reserve_kv_loads.tolist() == [False, True]
+        assert ranks.watermark_blocks.tolist() == [0, 10]
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, np.nan])
+def test_a_watermark_is_a_share(share: float):
+    with pytest.raises(SimjaxError, match=r"^scheduler\.watermark=.*: it must lie in \[0, 1\)$"):
+        InstanceLimits(watermark=share)
 
 
 def test_sizes_come_in_buckets():

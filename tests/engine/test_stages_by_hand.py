@@ -166,6 +166,33 @@ def test_running_requests_get_their_tokens(threshold: int, new: list[int], left:
     assert after("schedule_running", ticks, "formation").token_budget == left
 
 
+@pytest.mark.parametrize(
+    "asynchronous, queue, new",
+    [
+        (False, [], 8),  # as many tokens as the step has: it is alone
+        (False, [Request(6, 9, queued_s=2.0)], 8),
+        (False, [Request(6, 9)], 3),
+        (True, [], 3),  # the one that has finished is still there
+    ],
+)
+def test_the_threshold_does_not_hold_for_a_request_that_is_alone(asynchronous: bool, queue: list[Request], new: int):
+    """One request has its last token with the step in progress, the other one is in its prompt."""
+    limits = replace(ROOMY, max_num_batched_tokens=8, long_prefill_token_threshold=3, long_prefill_alone=True)
+    running = [decoding(5, 3, generated=2), Request(20, 5, computed=0, new=2)]
+    ticks = take_turn(*given(replace(limits, async_scheduling=asynchronous), (running, queue)))
+    rank = after("schedule_running", ticks)
+    assert slots(rank, "num_new_tokens", 2) == ([0, new] if asynchronous else [new, 0])
+
+
+@pytest.mark.parametrize(
+    "queue, chunks", [([Request(6, 9)], [6]), ([Request(6, 9)] * 2, [3, 3]), ([Request(6, 9), Request(6, 9, queued_s=2.0)], [6])]
+)
+def test_a_waiting_request_may_be_alone(queue: list[Request], chunks: list[int]):
+    limits = replace(ROOMY, long_prefill_token_threshold=3, long_prefill_alone=True)
+    rank = after("admit_waiting", take_turn(*given(limits, ([decoding(5, 2, generated=1)], queue))))
+    assert slots(rank, "num_new_tokens", len(chunks)) == chunks and rank.num_running == len(chunks)
+
+
 def test_the_tail_is_preempted():
     """Three requests fill two blocks each, and each needs a third one; of 6 blocks that leaves two requests."""
     ticks = take_turn(*given(replace(ROOMY, num_blocks=6), ([decoding(7, 9, generated=1)] * 3, [])))
@@ -189,6 +216,8 @@ QUEUE = [Request(5, 9), Request(4, 9), Request(6, 9)]
         ({"num_blocks": 4}, [5]),  # 2 blocks for the running request, 2 for the first
         ({"num_blocks": 6}, [5, 4]),  # the third must find room for its whole prompt, 2 blocks
         ({"num_blocks": 6, "reserve_full_isl": False}, [5, 4, 1]),  # its first chunk needs 1
+        ({"num_blocks": 8, "watermark_blocks": 2}, [5, 4]),  # which leaves 3 of 8
+        ({"num_blocks": 8, "watermark_blocks": 1}, [5, 4, 1]),
     ],
 )
 def test_waiting_requests_join(changes: dict, chunks: list[int]):

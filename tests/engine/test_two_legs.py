@@ -15,7 +15,7 @@ from tests.data import data_path
 from tests.engine.scenario import Limits, RouterPolicy, Scenario, Timing
 from tests.engine.strategies import scenarios, sharing
 from tests.engine.test_against_reference import leaps, undecided
-from tests.engine.two_legs import TwoLegs, one_to_one, two_legs
+from tests.engine.two_legs import TwoLegs, crowded, one_to_one, two_legs
 from tests.reference.simulator import RefResult
 
 RTOL = 1e-9
@@ -53,7 +53,8 @@ def compared(scenario: TwoLegs) -> RefResult:
     assume(len(theirs.steps) < THRASHING)  # requests that preempt each other for ever, or nearly so
     # Equal prompts that load at the same time: the engine has one of them share all its blocks, not one prefix node's as elsewhere.
     assume(not any(count for count, role in zip(theirs.copies, scenario.roles, strict=True) if role == "decode"))
-    assume(not (scenario.waits is not None and undecided(scenario, theirs)))
+    answered = scenario.waits is not None or scenario.concurrency > 0  # replies lead to requests
+    assume(not theirs.ties and not (answered and undecided(scenario, theirs)))
     return theirs
 
 
@@ -81,13 +82,70 @@ def test_sessions_with_prefix_caches(scenario: TwoLegs, mode: str):
     check(scenario, mode)
 
 
+@given(scenario=crowded(scenarios(instances=2)), mode=MODE)
+@FEWER
+def test_loads_beside_prefills(scenario: TwoLegs, mode: str):
+    check(scenario, mode)
+
+
+# ---- by hand (rules of newer releases as in tests/test_reference_handover.py)
+
+UNIT = Timing(np.zeros(65), np.zeros(17), (1.0, 0.0, 0.0), (1.0, 0.0))
+HAND = Limits(num_blocks=100, block_size=1, async_scheduling=False)
+
+
+def by_hand(limits: Limits, prompt: list[int], output: list[int], second_s: float = 0.0, **rules) -> TwoLegs:
+    """Two requests, at 0 and at second_s, on a roomy prefill rank and a decode rank, in unit steps; a transfer takes half a step."""
+    plain = Scenario((HAND, limits), np.array([0.0, second_s]), np.array(prompt), np.array(output), timing=UNIT)
+    return one_to_one(plain, 0.0, 0.5, **rules)
+
+
+@pytest.mark.parametrize(("reserved", "begins_s", "preempted"), [(False, 1.0, 1), (True, 4.0, 0)])
+def test_a_load_may_leave_a_running_prefill_what_it_needs(reserved: bool, begins_s: float, preempted: int):
+    limits = replace(HAND, num_blocks=16, long_prefill_token_threshold=2, reserve_kv_loads=reserved)
+    run = by_hand(limits, [7, 10], [1, 2], local_prefill_tokens=8.0).run()
+    assert run.handovers is not None and run.requests.preemptions.tolist() == [preempted, 0]
+    assert_times(run.handovers.transfer_start_s[1:], [begins_s])
+    if reserved:
+        assert_times(run.requests.finish_s, [4.0, 6.502])
+
+
+@pytest.mark.parametrize(("watermark_blocks", "later_s"), [(6, 0.0), (7, 6.0)])
+def test_a_loaded_request_gets_a_seat_above_the_watermark(watermark_blocks: int, later_s: float):
+    run = by_hand(replace(HAND, num_blocks=14, watermark_blocks=watermark_blocks), [4, 4], [6, 2]).run()
+    assert run.handovers is not None
+    assert_times(run.handovers.decode_scheduled_s, [1.502, 1.502 + later_s])
+
+
+@pytest.mark.parametrize(("late_s", "seen_by"), [(-1e-8, 1_500), (1e-8, 1_501)])
+def test_an_idle_rank_sees_a_request_in_the_first_pass_after_it_is_queued(late_s: float, seen_by: int):
+    # The decode rank reserves first, so the second prompt is computed from that pass on. Until 1.5 the first one is on its way there.
+    # At the very time of a pass, which is a sum of sleeps, rounding decides (`RefResult.ties`).
+    pass_s = 0.97e-3
+    scenario = by_hand(HAND, [4, 4], [2, 2], 1_500 * pass_s + late_s, connector="sglang", empty_pass_s=pass_s)
+    run, theirs = scenario.run(), scenario.run_reference()
+    assert_times(run.requests.scheduled_s, [0.0, seen_by * pass_s])
+    assert_same(run, theirs)
+    assert theirs.ties == 0
+
+
+def test_a_request_that_a_reply_leads_to_at_once_comes_after_the_pass_of_that_time():
+    # An asynchronous rank that has sent its last token is asked for a step once more, and only then gets the next request: its queue is
+    # empty, and the second request takes as long as the first. Before that pass, it would hear of the transfer one pass later.
+    limits = (HAND, replace(HAND, async_scheduling=True))
+    plain = Scenario(limits, np.zeros(2), np.array([4, 4]), np.array([1, 1]), concurrency=1, timing=UNIT)
+    scenario = one_to_one(plain, 0.0, 0.5, connector="mooncake", empty_pass_s=0.97e-3)
+    run = scenario.run()
+    assert_times(run.requests.finish_s, [2.5 + 0.00156, 5.0 + 2 * 0.00156])
+    assert_same(run, scenario.run_reference())
+
+
 # ---- vLLM's own scheduler
 
 # All but those in which a rank both decodes and has its prompts read ("HOLDbusy").
 CASES = ("D1 async={} a=10.3 X=2.5", "D1 async={} a=10.0 X=0.2", "D1 async={} a=10.9 X=7", "D1 async={} a=10.5 X=0.5", "idle async={}")
 CASES += ("D0 async={} at=4.5", "D0 async={} at=5.5", "D0 async={} at=6.5", "SEATS async={}", "HOLD async={}")
 RECORDED = [name.format(way) for way in (False, True) for name in CASES]
-UNIT = Timing(np.zeros(65), np.zeros(17), (1.0, 0.0, 0.0), (1.0, 0.0))
 TOGETHER = 32  # prompts up to this length have no transfer in the recorded scenarios
 
 

@@ -21,6 +21,8 @@ class RefInstance:
     """Limits and times of an instance, with vLLM's names.
 
     `step_time` takes `(new_tokens, computed_before)` of the scheduled requests in slot order and returns seconds.
+    `watermark_blocks` stay free when a waiting request is admitted beside a running one. With `long_prefill_alone` the threshold does not
+    hold for the only request of the instance, running or waiting; `reserve_kv_loads` is a rule of `Rank`.
     `api_pre_s` passes between a request's arrival and its queueing; `api_post_s` between a token in the instance and at the client.
     """
 
@@ -37,12 +39,15 @@ class RefInstance:
     api_pre_s: float = 0.0
     api_post_s: float = 0.0
     enable_prefix_caching: bool = False
+    long_prefill_alone: bool = False
+    reserve_kv_loads: bool = False
+    watermark_blocks: int = 0
     role: str = "both"  # or "prefill" or "decode"
     model: int = 0
 
     def __post_init__(self) -> None:
         limits = (self.num_blocks, self.block_size, self.max_num_seqs, self.max_num_batched_tokens, self.max_model_len)
-        assert min(limits) >= 1 and self.long_prefill_token_threshold >= 0, self
+        assert min(limits) >= 1 and self.long_prefill_token_threshold >= 0 and self.watermark_blocks >= 0, self
         assert self.api_pre_s >= 0 and self.api_post_s >= 0, self
         assert self.role in ("both", "prefill", "decode"), self
 
@@ -127,9 +132,11 @@ class RefEngine:
         self.incoming: list[Live] = []  # routed here, not yet seen by the scheduler; in order of queue time
         self.waiting: list[Live] = []
         self.running: list[Live] = []
+        self.alone = False  # its only request may be prefilled as fast as the budget allows
         self.step: RefStep | None = None  # the step in progress
         self.batch: list[tuple[Live, int]] = []  # its requests and their new tokens
         self.ended: list[RefStep] = []
+        self.ties = 0  # see `Rank`
 
     # ---- for the router and the event loop
 
@@ -192,6 +199,7 @@ class RefEngine:
         """Form a step that starts at `now`; `self.step` stays None if nothing can be scheduled."""
         while self.incoming and self.incoming[0].queue_s <= horizon:
             self.waiting.append(self.incoming.pop(0))
+        self.alone = self.config.long_prefill_alone and len(self.running) + len(self.waiting) <= 1
         batch, budget, preempted = self._schedule_running()
         if not preempted:
             batch += self._schedule_waiting(budget)
@@ -220,7 +228,7 @@ class RefEngine:
     def _need(self, request: Live, computed: int) -> int:
         need = request.target - computed
         threshold = self.config.long_prefill_token_threshold
-        return min(need, threshold) if threshold > 0 else need
+        return min(need, threshold) if threshold > 0 and not self.alone else need
 
     def _schedule_running(self) -> tuple[list[tuple[Live, int]], int, bool]:
         """Phase A: running requests. Returns the step's requests, the budget left and whether a request was preempted."""
@@ -276,16 +284,21 @@ class RefEngine:
         if not config.enable_chunked_prefill and need > budget:
             return 0
         new = min(need, budget)
-        if config.reserve_full_isl and not self.pool.has_room(request.index, config.blocks(request.target), hits):
+        spare = self._watermark()
+        if config.reserve_full_isl and not self.pool.has_room(request.index, config.blocks(request.target), hits, spare):
             return 0
         self.pool.begin()
-        if not self.pool.grow(request.index, config.blocks(hit_tokens + new), hits):
+        if not self.pool.grow(request.index, config.blocks(hit_tokens + new), hits, spare):
             return 0
         request.computed = hit_tokens
         if request.scheduled_s is None:
             request.cached_tokens = hit_tokens
         self._name_full_blocks(request, new)
         return new
+
+    def _watermark(self) -> int:
+        """Blocks that the next admission leaves free: those that run may need them."""
+        return self.config.watermark_blocks if self.running else 0
 
     def _lookup(self, request: Live) -> list[int]:
         """The cached blocks for a waiting request. At least one token is left to compute, since the next token comes out of it."""

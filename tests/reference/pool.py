@@ -58,19 +58,19 @@ class BlockPool:
         """The blocks of the longest leading part of `names` in the pool, which is not changed."""
         return [self.named[name] for name in names[: count_known(names, self.named)]]
 
-    def has_room(self, request: int, num_blocks: int, hits: Sequence[int] = ()) -> bool:
-        """Whether `request` can hold `num_blocks` blocks, including `hits`. A hit that is free now uses up a free block, too."""
+    def has_room(self, request: int, num_blocks: int, hits: Sequence[int] = (), spare: int = 0) -> bool:
+        """Whether `request` can hold `num_blocks` blocks, including `hits`, and leave `spare` free. A hit that is free now uses one up."""
         missing = num_blocks - self.num_held(request) - len(hits)
-        return missing + sum(self.refs[block] == 0 for block in hits) <= self.num_free
+        return missing + sum(self.refs[block] == 0 for block in hits) + spare <= self.num_free
 
     def begin(self) -> None:
         """Start a formation: names lost from now on and named again before the next `begin` do not count as evicted."""
         self._lost.clear()
 
-    def grow(self, request: int, num_blocks: int, hits: Sequence[int] = ()) -> bool:
+    def grow(self, request: int, num_blocks: int, hits: Sequence[int] = (), spare: int = 0) -> bool:
         """Allocate until `request` holds at least `num_blocks` blocks; a new one shares `hits`. On failure False, without changes."""
         assert not hits or request not in self.held, "only a request that holds nothing can have hits"
-        if not self.has_room(request, num_blocks, hits):
+        if not self.has_room(request, num_blocks, hits, spare):
             return False
         for block in hits:
             self._touch(request, block)

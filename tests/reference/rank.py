@@ -6,7 +6,8 @@ them at its end. A request may hold blocks without running: while its KV cache i
 
 A pass schedules, launches and polls; what it polled the scheduler is told with the pass's output. A pass that runs nothing although
 requests are left is followed by a sleep. A poll of such a pass does not see what lands at that very time: the times of passes are sums of
-sleeps, which are not exact in floating point. The poll at the launch of a step does.
+sleeps, which are not exact in floating point. The poll at the launch of a step does. Whether a pass sees a request that is queued at that
+very time rounding decides; `ties` counts such requests.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from collections import deque
 from collections.abc import Callable, Generator
 from math import inf
 
-from tests.reference.instance import RefEngine, RefInstance, RefStep
+from tests.reference.instance import Live, RefEngine, RefInstance, RefStep
 from tests.reference.legs import Batch, Leg, RefPass
 
-TIE_S = 1e-9  # times this close are equal in the poll of a pass that runs nothing
+TIE_S = 1e-9  # times this close to that of a pass after a sleep are equal to it
 
 
 class Rank(RefEngine):
@@ -40,12 +41,17 @@ class Rank(RefEngine):
         self.just_ended = False  # vLLM schedules once more after the end of a request
         self.idle = 0  # passes in a row that ran nothing and brought no news
         self.sleeps = (-inf, 0)  # first and number of the present row of sleeps
+        self.woke_s = -inf  # end of the last sleep
         self.passes: list[RefPass] = []
         self.out: list[Leg] = []  # ended since the rank was last called
         self.loop = self._loop()
         self.due_s = next(self.loop)
 
     # ---- for the router and the event loop
+
+    def enqueue(self, request: Live) -> None:
+        super().enqueue(request)
+        self.ties += self._ties(request)
 
     def num_running(self) -> int:
         """Running requests at the formation of the newest step that has not ended; those with all their tokens in flight do not count."""
@@ -89,7 +95,8 @@ class Rank(RefEngine):
             ran = yield from self._pass_with_queue() if self.config.async_scheduling else self._pass()
             self.idle = 0 if ran else self.idle + 1
             if not ran and self._has_unfinished():
-                self.clock = yield self._end_of_sleep()
+                self.clock = self.woke_s = yield self._end_of_sleep()
+                self.ties += sum(map(self._ties, self.incoming))
 
     def _pass(self) -> Generator[float, float, bool]:
         self.queue.append(batch := self._launch())
@@ -107,6 +114,9 @@ class Rank(RefEngine):
         yield from self._deliver()
         return ran
 
+    def _ties(self, request: Live) -> bool:
+        return abs(request.queue_s - self.woke_s) < TIE_S
+
     def _has_unfinished(self) -> bool:
         return bool(self.waiting or self.running or self.loads)
 
@@ -122,6 +132,7 @@ class Rank(RefEngine):
 
     def _launch(self) -> Batch:
         now, before = self.clock, {leg: leg.preemptions for leg in self.running}
+        self.alone = self.config.long_prefill_alone and len(self.running) + len(self.waiting) + len(self.loads) <= 1
         tokens, budget, preempted = self._schedule_running()
         if not preempted:
             tokens += self._schedule_waiting(budget)
@@ -221,7 +232,7 @@ class Rank(RefEngine):
         """
         batch: list[tuple[Leg, int]] = []
         for leg in [leg for leg in self.loads if leg.told]:
-            if budget == 0 or len(self.running) == self.config.max_num_seqs:
+            if budget == 0 or len(self.running) == self.config.max_num_seqs or self.pool.num_free < self._watermark():
                 return batch
             self.loads.remove(leg)
             if self._start_loaded(leg):
@@ -247,11 +258,14 @@ class Rank(RefEngine):
         """Begin to load the KV cache of a prompt, but for the blocks that are cached here; False if there is no room.
 
         A carried token gets its place as well: it would need a new block once it is there, when loads may have taken all of them.
+        With `reserve_kv_loads` it leaves the running prefills what they still need: a load that holds blocks cannot be preempted.
         """
         hits, blocks = self._lookup(leg), self.config.blocks(leg.prompt_tokens)
         needed = leg.prompt_tokens + (leg.carried and leg.output_tokens > 1)
         self.pool.begin()
-        if not self.pool.grow(leg.index, self.config.blocks(needed), hits):
+        prefills = [leg for leg in self.running if not leg.finished] if self.config.reserve_kv_loads else []
+        spare = sum(max(0, self.config.blocks(leg.target) - self.pool.num_held(leg.index)) for leg in prefills)
+        if not self.pool.grow(leg.index, self.config.blocks(needed), hits, spare + self._watermark()):
             return False
         leg.loads = False  # it moves once only: after a preemption it is computed here
         leg.cached_tokens = len(hits) * self.config.block_size

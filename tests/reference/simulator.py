@@ -203,4 +203,5 @@ def simulate(
     steps = sorted((step for engine in cluster.engines for step in engine.ended), key=lambda step: (step.start_s, step.instance))
     outcomes = [cluster.outcome(index) for index in range(len(requests))]
     activity = [RefActivity.of(engine.ended) for engine in cluster.engines]
-    return RefResult(activity, outcomes, steps, [x.pool.evictions for x in cluster.engines], [x.pool.copies for x in cluster.engines])
+    evictions, copies = ([getattr(x.pool, name) for x in cluster.engines] for name in ("evictions", "copies"))
+    return RefResult(activity, outcomes, steps, evictions, copies, ties=sum(x.ties for x in cluster.engines))

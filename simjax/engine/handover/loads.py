@@ -44,7 +44,8 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     request = jnp.minimum(one.request, shape.requests - 1)
     prompt, output = params.request("prompt_tokens", request), params.request("output_tokens", request)
     carried = handover.carried.astype(jnp.int32)
-    room = (f.seats < limits.max_num_seqs) & (f.token_budget > 0)
+    below = (f.seats > 0) & (f.blocks + limits.watermark_blocks > limits.num_blocks)
+    room = (f.seats < limits.max_num_seqs) & (f.token_budget > 0) & ~below
     room |= handover.at_once & (rank.num_running + rank.num_preempted < limits.slots)
     open_ = turn.due & ~turn.waits & ~f.shut & (f.preempted == 0) & room
     joins = open_ & one.ready
@@ -64,6 +65,7 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         token_budget=f.token_budget - takes,
         continues=f.continues | (joins & (jnp.sum(ready, dtype=jnp.int32) > joined)) | done,
         refused=jnp.any(ready) & ~joins,
+        shut=f.shut | (ready[row] & ~joins & below),
         leaving=f.leaving | done,
     )
     outcome = jnp.stack(in_order(HandoverLog, shape, {name: x.astype(jnp.float64) for name, x in one.log_columns.items()}))

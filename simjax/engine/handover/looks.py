@@ -44,13 +44,13 @@ def plan_looks(params: ClusterParams, turn: Turn, f: Formation, busy: Plan, plan
     looked_s = jnp.where(first_pass, before.formed_s, now_s - pass_s)  # of a late rank: its look before this one
     runs, pending, waits, resumes, was_late, looked_s = together((runs, pending, waits, resumes, was_late, looked_s))
 
-    stepping = Passes(formed_s, no, no, no, no)
+    stepping = Passes(formed_s, no, no, no, no, chained=(formed_s < now_s) | was_late)
     table, fetched = _told_of_late_looks(turn, table, looked_s, runs & was_late)
     turn = turn.with_state(handovers=table)
     late = was_late & pending
     start_s = jnp.where(resumes, now_s + pass_s, now_s)
     looked_s = jnp.where(late, looked_s, formed_s)
-    sleeping = Passes(looked_s, pending | resumes, late, no, no)
+    sleeping = Passes(looked_s, pending | resumes, late, no, no, no)
     idle = dataclasses.replace(plan, steps=jnp.zeros((), jnp.int32), start_s=start_s, open=jnp.ones((), bool))
     heard_s = next_news_s(params, turn, table, select(runs, busy, idle), select(runs, stepping, sleeping))
     busy = news_at(busy, jnp.where(fetched, now_s, heard_s), later)
@@ -69,7 +69,7 @@ def plan_looks(params: ClusterParams, turn: Turn, f: Formation, busy: Plan, plan
     # The step under way is still the newest one for the router.
     ending = dataclasses.replace(ending, running=turn.before.plan.running)
     plan = select(runs, busy, select(f.continues, going_on, select(waits, ending, idle)))
-    of_wait = Passes(formed_s, no, later, pending, no)
+    of_wait = Passes(formed_s, no, later, pending, no, chained=later)
     passes = select(runs, stepping, select(f.continues, before, select(waits, of_wait, sleeping)))
     # When the last request has finished the scheduler is asked once more, and so looks once more.
     last_look = ~runs & ~f.continues & ~waits & ~pending & turn.due

@@ -39,6 +39,11 @@ class NoPasses:
         return jnp.zeros((), bool)
 
     @staticmethod
+    def seen_s(plan: Plan, async_scheduling: Bool[Array, ""]) -> Float64[Array, ""]:
+        """The formation after the plan sees requests to which replies lead, if they are queued up to this time."""
+        return plan.horizon_s
+
+    @staticmethod
     def due_s(plan: Plan) -> Float64[Array, "*N"]:
         """Time of the rank's next turn: the end of its plan."""
         return plan.due_s()
@@ -61,6 +66,8 @@ class Passes:
         paused: the rank formed nothing while its last step ran, and sleeps before it tries again.
         drained: the plan's one step ends all requests of the rank, so that what an asynchronous rank forms while it runs is known to be
             nothing: the next turn is at its end.
+        chained: the formation after the plan's first step, or after the wait for the end of a step, comes with no time for others after
+            the output of another batch. Not so that of a rank which was idle: it forms two in a row, each when it can.
     """
 
     formed_s: Float64[Array, "*N"]
@@ -68,11 +75,12 @@ class Passes:
     late: Bool[Array, "*N"]
     paused: Bool[Array, "*N"]
     drained: Bool[Array, "*N"]
+    chained: Bool[Array, "*N"]
 
     def after_step(self, plan: Plan, async_scheduling: Bool[Array, ""]) -> tuple[Passes, Plan]:
         """The looks and the plan before a turn; after a step that drained the rank as if it had formed nothing while that ran."""
         no = jnp.zeros((), bool)
-        formed = Passes(plan.start_s, no, async_scheduling, no, no)
+        formed = Passes(plan.start_s, no, async_scheduling, no, no, self.chained)
         ended = dataclasses.replace(plan, steps=jnp.zeros((), jnp.int32), start_s=plan.end_s)
         return select(self.drained, (formed, ended), (self, plan))
 
@@ -80,6 +88,16 @@ class Passes:
     def shut(self) -> Bool[Array, "*N"]:
         """Whether no request may join in the rank's turn: it sleeps first."""
         return self.paused
+
+    def seen_s(self, plan: Plan, async_scheduling: Bool[Array, ""]) -> Float64[Array, ""]:
+        """The formation after the plan sees requests to which replies lead, if they are queued up to this time.
+
+        An asynchronous rank forms a step as soon as it has sent the tokens of another one. A request to which one of these leads at once
+        comes just after that. (Another one that is queued at that very time comes before, but then only by chance.)
+        """
+        later_step = (plan.horizon_s > plan.start_s) & (plan.horizon_s < plan.end_s)
+        after_step = self.chained | later_step
+        return jnp.where(async_scheduling & after_step, jnp.nextafter(plan.horizon_s, -NEVER), plan.horizon_s)
 
     @staticmethod
     def due_s(plan: Plan) -> Float64[Array, "*N"]:
@@ -98,7 +116,7 @@ def initial_passes(shape: EngineShape) -> Passes | NoPasses:
     if not shape.handovers:
         return NoPasses()
     off = jnp.zeros((shape.ranks,), bool)
-    return Passes(jnp.zeros((shape.ranks,), jnp.float64), off, off, off, off)
+    return Passes(jnp.zeros((shape.ranks,), jnp.float64), off, off, off, off, off)
 
 
 def told_s(

@@ -130,6 +130,10 @@ class Handovers:
         mine = jnp.where(self.loading(i), self.decode_blocks, 0) + jnp.where(self.keeping(i), self.prefill_blocks, 0)
         return jnp.sum(mine, dtype=jnp.int32)
 
+    def num_waiting(self, i: Array | int) -> Int32[Array, ""]:
+        """Loads of rank i that do not run yet."""
+        return jnp.sum(self.loading(i), dtype=jnp.int32)
+
     def answers(self, params: ClusterParams, i: Array | int) -> Bool[Array, ""]:
         """Whether requests that finish in rank i are finished for their clients."""
         assert params.handover is not None
@@ -184,6 +188,10 @@ class NoHandovers:
 
     def blocks(self, i: Array | int) -> int:
         """Blocks of rank i that rows hold."""
+        return 0
+
+    def num_waiting(self, i: Array | int) -> int:
+        """Loads of rank i that do not run yet."""
         return 0
 
     def answers(self, params: ClusterParams, i: Array | int) -> Bool[Array, ""]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
 from simjax.engine.host.impossible import refuse_impossible
@@ -143,9 +144,12 @@ def instance_params(cluster: ClusterSpec, timings: ClusterTiming, requests: int,
     specs = cluster.instances
     leaves: dict[str, Any] = {name: [getattr(x.limits, name) for x in specs] for name in LIMITS}
     leaves |= {"max_model_len": [x.longest_request_tokens for x in specs], "num_blocks": [x.usable_blocks for x in specs]}
+    leaves |= {"watermark_blocks": [x.watermark_blocks for x in specs]}
     leaves |= {"slots": [slots_for(x.limits.max_num_seqs, requests, EngineShape.window) for x in specs]}
     leaves = {name: np.array(values, np.int32) for name, values in leaves.items()}
     leaves |= {name: np.array([getattr(x.limits, name) for x in specs], bool) for name in FLAGS}
+    if cluster.disaggregated and CONNECTORS[cluster.disaggregation.connector].carried:
+        leaves["long_prefill_alone"] &= False  # vLLM's rule, and no vLLM carries tokens
     leaves |= {"enable_prefix_caching": np.array(caching or [False] * len(specs), bool)}
     leaves |= {"api_pre_s": timings.api_pre_s, "api_post_s": timings.api_post_s, "step_time": timings.row}
     return RankParams(**leaves)

@@ -16,7 +16,7 @@ from simjax.engine.kv.prefix_cache import Hits
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER, Rank
 from simjax.engine.scheduler.formation import Formation, capped
-from simjax.engine.scheduler.waiting import Waiting, waiting_window
+from simjax.engine.scheduler.waiting import Waiting, seen_s, waiting_window
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
 
@@ -51,10 +51,10 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
     """The formation with the waiting requests that join, and which they are."""
     limits, f, first_only = turn.limits, turn.formation, turn.kv.window_only_first
     w = jnp.arange(waiting.request.shape[0], dtype=jnp.int32)
-    visible = waiting.exists & (waiting.queued_s <= turn.horizon_s)
+    visible = waiting.exists & (waiting.queued_s <= seen_s(shape, turn))
     cached = jnp.where(w == 0, hits.found * limits.block_size, 0)
     shared = jnp.where(w == 0, hits.shared, 0)
-    need = jnp.where(waiting.passed, 0, capped(waiting.num_tokens - cached, limits))
+    need = jnp.where(waiting.passed, 0, capped(waiting.num_tokens - cached, limits, f.alone))
     chunk = jnp.clip(f.token_budget - _before(need), 0, need)
     blocks = blocks_of(cached + chunk, limits.block_size) - shared
     at_once = jnp.zeros_like(waiting.loads)
@@ -64,9 +64,11 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
         blocks = jnp.where(waiting.loads, blocks_of(held, limits.block_size) - shared, blocks)
     asked = jnp.where(limits.reserve_full_isl, blocks_of(waiting.num_tokens, limits.block_size) - shared, blocks)
     if params.handover is not None:
-        asked = jnp.where(waiting.loads, blocks, asked)
+        asked = jnp.where(waiting.loads, blocks + jnp.where(limits.reserve_kv_loads, f.reserved, 0), asked)
+    seats = f.seats + _before((~waiting.passed).astype(jnp.int32))
+    asked += jnp.where(seats > 0, limits.watermark_blocks, 0)
     fits = f.blocks + _before(blocks) + asked <= limits.num_blocks
-    has_seat = f.seats + _before((~waiting.passed).astype(jnp.int32)) < limits.max_num_seqs
+    has_seat = seats < limits.max_num_seqs
     has_budget = (chunk > 0) & (waiting.loads | limits.enable_chunked_prefill | (chunk == need))
     joins = visible & (waiting.passed | (((has_budget & has_seat) | at_once) & fits)) & waiting.has_slot & (f.preempted == 0) & ~turn.waits
     if first_only:

@@ -31,7 +31,7 @@ class Departed:
         request: its index; the number of requests when there is none.
         num_computed_tokens, held: its tokens in the KV cache, and the blocks that it held.
         outcome: its row of `ClusterState.outcome`.
-        more: whether another one could leave.
+        left_behind: number of others that could leave.
         kept: whether it is on its way to its decode rank: it is not finished, and its blocks stay.
     """
 
@@ -40,8 +40,13 @@ class Departed:
     num_computed_tokens: Int32[Array, ""]
     held: HeldBlocks | NoHeldBlocks
     outcome: Float64[Array, " F"]
-    more: Bool[Array, ""]
+    left_behind: Int32[Array, ""]
     kept: Bool[Array, ""]
+
+    @property
+    def more(self) -> Bool[Array, ""]:
+        """Whether another one could leave."""
+        return self.left_behind > 0
 
 
 def depart(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
@@ -53,7 +58,7 @@ def depart(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     rank, slots, position = turn.rank, turn.rank.slots, turn.rank.slots.position
     A, api_post_s = position.shape[0], turn.limits.api_post_s
     leaves = (position < rank.num_running + rank.num_preempted) & slots.finished & (slots.token_s <= rank.plan.horizon_s)
-    _, _, (first,) = reduce_slots(minima=[jnp.where(leaves, position, A)])
+    (leaving,), _, (first,) = reduce_slots([leaves], minima=[jnp.where(leaves, position, A)])
     some, at = first < A, jnp.minimum(first, A - 1)
     held = jax.tree.map(lambda x: x[at], slots.held)
     outcome = {
@@ -70,7 +75,7 @@ def depart(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         num_computed_tokens=slots.num_computed_tokens[at],
         held=held,
         outcome=jnp.stack([x.astype(jnp.float64) for x in in_order(RequestLog, shape, outcome)]),
-        more=jnp.any(leaves & (position > at)),
+        left_behind=leaving - some.astype(jnp.int32),
         kept=jnp.zeros((), bool),
     )
     close_gap = some & (position >= at)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.control.reduce import INT32_MAX
 from simjax.engine.params import RankParams
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class Formation:
         token_budget: tokens left of `max_num_batched_tokens`.
         seats: requests that hold a seat.
         blocks: KV blocks allocated once the step runs.
+        reserved: blocks that running prefills need in later steps; 0 without hand-overs.
+        alone: the only request, running or waiting, may exceed `long_prefill_token_threshold`.
         preempted: requests preempted in this formation.
         holding: a finished request still holds its seat and blocks.
         leaving: a finished request is still in the slots, holding or not.
@@ -37,6 +40,8 @@ class Formation:
     token_budget: Int32[Array, ""]
     seats: Int32[Array, ""]
     blocks: Int32[Array, ""]
+    reserved: Int32[Array, ""]
+    alone: Bool[Array, ""]
     preempted: Int32[Array, ""]
     holding: Bool[Array, ""]
     leaving: Bool[Array, ""]
@@ -64,7 +69,7 @@ class Demand:
     last: Int32[Array, ""]
 
 
-def capped(need: Int32[Array, "*A"], limits: RankParams) -> Int32[Array, "*A"]:
-    """Tokens that a request may compute in one step under `long_prefill_token_threshold`."""
+def capped(need: Int32[Array, "*A"], limits: RankParams, alone: Array | bool = False) -> Int32[Array, "*A"]:
+    """Tokens that a request may compute in one step under `long_prefill_token_threshold`, which does not hold for one that is alone."""
     threshold = limits.long_prefill_token_threshold
-    return jnp.where(threshold > 0, jnp.minimum(need, threshold), need)
+    return jnp.minimum(need, jnp.where((threshold > 0) & ~jnp.asarray(alone), threshold, INT32_MAX))

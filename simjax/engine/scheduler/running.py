@@ -16,6 +16,7 @@ from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER
 from simjax.engine.scheduler.formation import Demand, Formation, capped
+from simjax.engine.scheduler.waiting import num_queued
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
 
@@ -24,24 +25,30 @@ def schedule_running(shape: EngineShape, params: ClusterParams, turn: Turn) -> T
     """Give the running requests their tokens.
 
     Every running request is in every step: what one needs never grows while it runs, except for the last one admitted, whose first chunk
-    may have been cut to what was left of the budget. So only the last can be short of tokens.
+    may have been cut to what was left of the budget, or which is alone. So only the last can be short of tokens.
     """
     limits, rank, slots = turn.limits, turn.rank, turn.rank.slots
     position, finished = slots.position, slots.finished
     running = (position < rank.num_running) & ~finished
     leaving = (position < rank.num_running + rank.num_preempted) & finished
     holding = leaving & (slots.token_s > turn.horizon_s)
-    need = capped(jnp.where(running, slots.num_tokens - slots.num_computed_tokens, 0), limits)
+    admitted = rank.num_running + rank.num_preempted - turn.departed.left_behind
+    requests = admitted + num_queued(shape, params, turn) + turn.state.handovers.num_waiting(turn.i)
+    alone = limits.long_prefill_alone & (requests <= 1)
+    need = capped(jnp.where(running, slots.num_tokens - slots.num_computed_tokens, 0), limits, alone)
     (total,), (last,), _ = reduce_slots([need], [jnp.where(running, position, 0)])
     short = jnp.maximum(total - limits.max_num_batched_tokens, 0)
     new = need - jnp.where(position == last, short, 0)
-    blocks = blocks_of(slots.num_computed_tokens + new, limits.block_size) - slots.held.hashed
-    blocks = jnp.where(running | holding, blocks, 0)
-    (seats, num_holding, num_leaving, used), _, _ = reduce_slots([running, holding, leaving, blocks])
+    allocated = blocks_of(slots.num_computed_tokens + new, limits.block_size)
+    blocks = jnp.where(running | holding, allocated - slots.held.hashed, 0)
+    later = [jnp.where(running, blocks_of(slots.num_tokens, limits.block_size) - allocated, 0)] if shape.handovers else []
+    (seats, num_holding, num_leaving, used, *reserved), _, _ = reduce_slots([running, holding, leaving, blocks, *later])
     formation = Formation(
         token_budget=limits.max_num_batched_tokens - (total - short),
         seats=seats + num_holding,
         blocks=used + turn.kv.num_held(turn.i) + turn.state.handovers.blocks(turn.i),
+        reserved=reserved[0] if reserved else jnp.zeros((), jnp.int32),
+        alone=alone,
         preempted=jnp.zeros((), jnp.int32),
         holding=num_holding > 0,
         leaving=num_leaving > 0,

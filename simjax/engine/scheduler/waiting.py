@@ -47,6 +47,26 @@ class Waiting:
     final_tokens: Int32[Array, " W"]
 
 
+def seen_s(shape: EngineShape, turn: Turn) -> Float64[Array, ""]:
+    """The formation sees requests that are queued up to this time: its horizon, or just before it where replies lead to requests."""
+    replies = shape.clients > 0 or shape.fanout > 0
+    return turn.before.passes.seen_s(turn.before.plan, turn.limits.async_scheduling) if replies else turn.horizon_s
+
+
+def num_queued(shape: EngineShape, params: ClusterParams, turn: Turn) -> Int32[Array, ""]:
+    """Requests never admitted that the formation sees in the rank's queue; 2 for more of them, int32[]."""
+    place = turn.rank.head + jnp.arange(2, dtype=jnp.int32)
+    listed = turn.state.routes[turn.i, place] if shape.has_routes else place
+    queued_s = _queued_s(shape, params, turn, jnp.minimum(listed, shape.requests - 1))
+    first, second = ((place < turn.rank.tail) & (queued_s <= seen_s(shape, turn))).astype(jnp.int32)
+    return first + second  # not a sum over them, which would be a kernel
+
+
+def _queued_s(shape: EngineShape, params: ClusterParams, turn: Turn, request: Int32[Array, " W"]) -> Float64[Array, " W"]:
+    """Times at which requests that were never admitted were, or will be, queued in the rank."""
+    return routed_s(shape, params, turn, request, turn.state.arrivals.arrival_s(params, request)) + turn.limits.api_pre_s
+
+
 def waiting_window(shape: EngineShape, params: ClusterParams, turn: Turn) -> Waiting:
     """The next W waiting requests of the rank."""
     state, rank = turn.state, turn.rank
@@ -58,7 +78,7 @@ def waiting_window(shape: EngineShape, params: ClusterParams, turn: Turn) -> Wai
     request = jnp.where(resumed, slots.request, jnp.minimum(listed, shape.requests - 1))
     known = jnp.minimum(request, shape.requests - 1)  # an unused slot holds no request's index
     prompt = params.request("prompt_tokens", known)
-    queued_s = routed_s(shape, params, turn, known, state.arrivals.arrival_s(params, known)) + turn.limits.api_pre_s
+    queued_s = _queued_s(shape, params, turn, known)
     entries = together(
         Waiting(
             slots=None,  # pyright: ignore[reportArgumentType]

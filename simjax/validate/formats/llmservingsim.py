@@ -134,6 +134,7 @@ def _engine(meta: dict[str, Any], path: Path, cluster: MeasuredCluster | None) -
         enable_chunked_prefill=switch("enable_chunked_prefill", True),
         enable_prefix_caching=switch("enable_prefix_caching", True),
         async_scheduling=switch("async_scheduling", default_async_scheduling(version)),
+        watermark=None if known("watermark") is None else number(known("watermark"), "watermark", path),
         reserve_full_isl=None if reserve is None else bool(reserve),
         cudagraph_capture_sizes=None if sizes is None else tuple(sizes),
         enforce_eager=bool(known("enforce_eager")),
