@@ -52,7 +52,10 @@ def _checked(monkeypatch: pytest.MonkeyPatch):
     """The engine with every stage and every function that names shapes checked."""
     for where, name, checked in list(checked_functions()):
         monkeypatch.setattr(where, name, checked)
-    monkeypatch.setattr(tick_module, "STAGES", tuple(map(checked_stage, tick_module.STAGES)))
+    checked_stages = {stage: checked_stage(stage) for stage in tick_module.STAGES}
+    of_pipelines = {checked_stages[stage]: checked_stage(other) for stage, other in tick_module.OF_PIPELINES.items()}
+    monkeypatch.setattr(tick_module, "STAGES", tuple(checked_stages.values()))
+    monkeypatch.setattr(tick_module, "OF_PIPELINES", of_pipelines)
     with jax.enable_x64(True):
         yield
 
