@@ -73,7 +73,7 @@ def lower(
     size = requests_bucket(len(workload))
     caching = caches(cluster, workload)
     refuse_with_stages(cluster, workload, caching)
-    instances = with_stages(cluster, instance_params(cluster, timings, size, caching), size, EngineShape.window)
+    instances = with_stages(cluster, instance_params(cluster, timings, size, caching), size)
     if (of_models := served_models(cluster, workload)) is not None:
         instances = replace(instances, model=of_models)
     refuse_impossible(cluster, instances, workload)

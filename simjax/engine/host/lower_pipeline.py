@@ -10,14 +10,13 @@ import numpy as np
 from simjax.cluster.routers import ROUTERS
 from simjax.cluster.spec import ClusterSpec
 from simjax.engine.params import RankParams
-from simjax.engine.shape import slots_for
 from simjax.errors import SimjaxError
 from simjax.workload.workload import Workload
 
 EMPTY_PASS_S = 1e-3
 """Sleep of vLLM's engine loop after a pass that ran nothing although requests are left (`EngineCore._process_engine_step`)."""
-SEATS = 2
-"""Slots of a rank for each seat: requests that are overtaken after a preemption keep theirs."""
+MORE_SLOTS = 1 / 4
+"""Slots of a rank for each seat in addition: requests that are overtaken after a preemption keep theirs."""
 
 
 def most_stages(cluster: ClusterSpec) -> int:
@@ -26,14 +25,13 @@ def most_stages(cluster: ClusterSpec) -> int:
     return most if most > 1 else 0
 
 
-def with_stages(cluster: ClusterSpec, instances: RankParams, requests: int, window: int) -> RankParams:
+def with_stages(cluster: ClusterSpec, instances: RankParams, requests: int) -> RankParams:
     """The ranks with their pp stages; as they are where none has more than one."""
     if not most_stages(cluster):
         return instances
-    seats = [min(SEATS * x.limits.max_num_seqs, x.limits.max_num_seqs + requests) for x in cluster.instances]
     return replace(
         instances,
-        slots=np.array([slots_for(n, requests, window) for n in seats], np.int32),
+        slots=instances.slots + (MORE_SLOTS * np.minimum(instances.max_num_seqs, requests)).astype(np.int32),
         pipeline_stages=np.array([x.parallelism.pipeline for x in cluster.instances], np.int32),
         broadcast_s=np.array([x.broadcast_s for x in cluster.instances]),
         empty_pass_s=np.full(len(cluster.instances), EMPTY_PASS_S),

@@ -62,7 +62,8 @@ def schedule_eligible(shape: EngineShape, params: ClusterParams, turn: Turn) -> 
 def admit_past(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """Take in waiting requests; those that were preempted with something in flight are passed over until that has come back.
 
-    They are set aside at the end of the slots while the others are admitted, and put back at their places in the queue.
+    They are set aside at the end of the slots while the others are admitted, and put back at their places in the queue. Where they leave no
+    slot, which takes as many of them as a quarter of the seats, nobody is admitted until they have come back.
     """
     limits, rank, slots = turn.limits, turn.rank, turn.rank.slots
     assert isinstance(slots.flight, Flight)
@@ -75,11 +76,14 @@ def admit_past(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     aside = dataclasses.replace(rank, slots=slots, num_preempted=rank.num_preempted - count)
     fewer = dataclasses.replace(limits, slots=limits.slots - count)
     after = admit_waiting(shape, params, dataclasses.replace(turn, rank=aside, limits=fewer))
+    full = after.rank.num_running >= fewer.slots
+    stays = after.formation.continues & full & ~turn.waits
+    formation = dataclasses.replace(after.formation, continues=after.formation.continues & ~stays, refused=after.formation.refused | stays)
     rank, size = after.rank, position.shape[0]
     waits = ((position >= rank.num_running) & (position < rank.num_running + rank.num_preempted)) | (position >= size - count)
     slots, _ = cond_any(count > 0, _put_back, _as_they_are, (rank.slots, place), waits, position < rank.num_running)
     rank = dataclasses.replace(rank, slots=slots, num_preempted=rank.num_preempted + count)
-    return dataclasses.replace(after, rank=rank, limits=limits)
+    return dataclasses.replace(after, rank=rank, limits=limits, formation=formation)
 
 
 Placed = tuple[Slots, Array]

@@ -45,7 +45,7 @@ def dispatch(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
             jnp.where(new > 1, new, 0),
             jnp.where(decode, 0, new),
             inside,
-            jnp.where(running, computed, 0).astype(jnp.int64),
+            jnp.where(running, slots.num_computed_tokens, 0).astype(jnp.int64),
             jnp.where(waiting, slots.num_tokens, 0).astype(jnp.int64),
         ]
     )
@@ -97,7 +97,7 @@ def dispatch(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         running=n,
         preempted=preempted,
         blocks=jnp.where(f.continues, rank.plan.blocks, f.blocks),
-        kv_tokens=kv_tokens,
+        kv_tokens=kv_tokens + jnp.where(ran, tokens, 0).astype(jnp.int64),
         preempted_tokens=preempted_tokens,
     )
     plan, line = _go_on(turn, plan, line, some)
