@@ -63,6 +63,8 @@ def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
 
     Of several pp stages the first has the host time of a step, for it waits for the scheduler; the last has that of its sequences.
     """
+    if deployment.stage is None and deployment.parallelism.pipeline > 1:
+        raise ValueError("each of Deployment.stages has step times of its own")
     host, layers = terms.host, deployment.part.num_hidden_layers
     tokens_s = (terms.dense_s + layers * (terms.layer_s + terms.collectives_s)) * terms.correction
     sequences_s = terms.sequences_s + deployment.has_head * host.sequence_s * np.arange(1, len(terms.sequences_s) + 1)

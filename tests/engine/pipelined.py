@@ -67,6 +67,11 @@ class Pipelined(Scenario):
         ]
 
 
+def as_pipelined(scenario: Scenario, stages: tuple[int, ...]) -> Pipelined:
+    """The scenario with its engines spread over stages."""
+    return Pipelined(**{x.name: getattr(scenario, x.name) for x in dataclasses.fields(scenario)}, stages=stages)
+
+
 @st.composite
 def pipelined(draw: st.DrawFn, instances: int = 1, closed: bool = False, capped: bool = False) -> Pipelined:
     """Scenarios with 1 to 3 stages, the pool tight in many; requests that no engine could ever schedule are not among them."""

@@ -21,6 +21,7 @@ from simjax.engine.shape import EngineShape
 from simjax.engine.simulate import Chunk, advance, start
 from simjax.engine.turn import Turn
 from tests.engine.factors import caching_scenario
+from tests.engine.pipelined import as_pipelined
 from tests.engine.scenario import Limits, RouterPolicy
 from tests.engine.shapes import check_record, checked_functions, checked_stage
 from tests.engine.test_engine import busy_scenario
@@ -39,6 +40,8 @@ def programs() -> dict[str, tuple[EngineShape, ClusterParams]]:
         "a closed loop": (dataclasses.replace(one, limits=two, concurrency=4), {}),
         "a client with a cap": (dataclasses.replace(one, limits=two, max_concurrency=4), {}),
         "a prefix cache": (alone, {}),
+        "pp stages": (as_pipelined(one, (2,)), {}),
+        "pp stages of two ranks, a closed loop": (as_pipelined(dataclasses.replace(one, limits=two, concurrency=4), (2, 3)), {}),
         "sessions": (sessions, {}),
     }
     return {name: (scenario.shape(**changes), scenario.params()) for name, (scenario, changes) in cases.items()}
