@@ -22,17 +22,23 @@ SLOTS = 48  # preempted requests that are overtaken keep their slots
 
 @dataclass(frozen=True)
 class Pipelined(Scenario):
-    """`stages` of each engine; every stage has a price of its own, and the way to the next takes `send_s` and as much for each token."""
+    """`stages` of each engine; every stage has a price of its own, and the way to the next takes `send_s` and as much for each token.
+
+    `own` are step times of the stages instead of drawn ones.
+    """
 
     stages: tuple[int, ...] = (2,)
     send_s: tuple[float, float] = (7e-4, 3e-5)
     broadcast_s: float = 0.0
     empty_pass_s: float = 0.0
     seed: int = 0
+    own: tuple[Timing, ...] = ()
 
     @property
     def timings(self) -> list[Timing]:
         """Step times of the stages, each somewhat longer or shorter than the others."""
+        if self.own:
+            return [*self.own, *self.own[-1:] * (MOST_STAGES - len(self.own))]
         drawn = [Timing.drawn(self.seed + stage) for stage in range(MOST_STAGES)]
         return [dataclasses.replace(x, decode_s=(3e-3 + 7e-4 * stage, 2e-4, 1.3e-5)) for stage, x in enumerate(drawn)]
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.reduce import reduce_slots
+from simjax.engine.control.together import together
 from simjax.engine.params import ClusterParams, RankParams
 from simjax.engine.pipeline.flight import NOT_SAMPLED, Flight
 from simjax.engine.pipeline.line import Line, most_batches
@@ -56,6 +57,7 @@ def dispatch(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     ready_s = jnp.max(jnp.where(inside & limits.async_scheduling, flight.ready_s, NOT_SAMPLED))
     start_s, free_s = _through_stages(params, limits, line.free_s, new, slots.num_computed_tokens, jnp.maximum(now_s, ready_s), tokens)
     end_s = free_s[-1]
+    free_s = together(jnp.where(ran, free_s, line.free_s))
     at = jnp.arange(line.places, dtype=jnp.int32) == line.place(line.call)
     batch = {
         "start_s": start_s,
@@ -65,7 +67,7 @@ def dispatch(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         "prefill_tokens": prefill,
         "sequences": sequences,
     }
-    batches = line.batches.with_batch(at & called, batch)
+    batches = together(line.batches.with_batch(at & called, together(batch)))
 
     bit = jnp.where(ran, jnp.left_shift(jnp.int32(1), line.place(line.call)), 0)
     sampled = inside & ran & (computed >= slots.num_tokens + flight.placeholders)
@@ -85,7 +87,7 @@ def dispatch(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     )
     line = dataclasses.replace(
         line,
-        free_s=jnp.where(ran, free_s, line.free_s),
+        free_s=free_s,
         batches=batches,
         call=line.call + called.astype(jnp.int32),
         ran=jnp.where(called, ran, line.ran),
@@ -100,8 +102,15 @@ def dispatch(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         kv_tokens=kv_tokens + jnp.where(ran, tokens, 0).astype(jnp.int64),
         preempted_tokens=preempted_tokens,
     )
-    plan, line = _go_on(turn, plan, line, some)
+    plan, line = _in_one_kernel(*_go_on(turn, plan, line, some))
     return dataclasses.replace(turn, rank=dataclasses.replace(rank, slots=slots, plan=plan, pipeline=line))
+
+
+def _in_one_kernel(plan: Plan, line: Line) -> tuple[Plan, Line]:
+    """The plan and the line, whose scalars have most of their arithmetic in common."""
+    bare = dataclasses.replace(line, free_s=None, batches=None)
+    plan, bare = together((plan, bare))
+    return plan, dataclasses.replace(bare, free_s=line.free_s, batches=line.batches)
 
 
 def _through_stages(
