@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 
 from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.model import ModelSpec
 from simjax.model.dtypes import canonical_dtype
 from simjax.parallel.parallelism import Parallelism
+from simjax.parallel.stages import Stage, stages_of
 
 
 class Role(Enum):
@@ -36,6 +38,7 @@ class Deployment:
         async_scheduling: whether the host schedules a step while the device runs the one before (vLLM's `async_scheduling`).
         role: phases of a request that it runs.
         kv_stream: link over which its steps send the KV cache of their tokens, layer by layer, before they end; None if they do not.
+        stage: the pp stage that is looked at, None for all layers: see `stages`.
 
     Raises:
         SimjaxError: the data type is unknown.
@@ -50,6 +53,7 @@ class Deployment:
     async_scheduling: bool = True
     role: Role = Role.BOTH
     kv_stream: LinkSpec | None = None
+    stage: Stage | None = None
 
     def __post_init__(self) -> None:
         own = self.model.kv_cache_dtype or self.model.dtype
@@ -63,6 +67,37 @@ class Deployment:
         """Servers over which the tensor-parallel ranks are spread evenly, as few as hold them; 1 where a link was given for all of them."""
         node = self.device.node
         return 1 if self.link != node.intra_link else node.nodes_for(self.parallelism.tensor)
+
+    @property
+    def stages(self) -> tuple[Deployment, ...]:
+        """The deployment as each of its pp stages sees it; itself where it has one stage.
+
+        Raises:
+            SimjaxError: the layers cannot be divided so.
+        """
+        if self.parallelism.pipeline == 1:
+            return (self,)
+        layers, parallelism = self.model.num_hidden_layers, self.parallelism
+        return tuple(replace(self, stage=x) for x in stages_of(layers, parallelism.pipeline, parallelism.layer_partition))
+
+    @cached_property
+    def part(self) -> ModelSpec:
+        """The model with the layers of the stage only; in a mixture of experts dense layers come first."""
+        if self.stage is None:
+            return self.model
+        stage, dense = self.stage, self.model.num_dense_layers
+        experts = stage.layers - max(min(stage.end, dense) - stage.start, 0)
+        return replace(self.model, num_hidden_layers=stage.layers, num_moe_layers=experts if self.model.is_moe else 0)
+
+    @property
+    def has_embedding(self) -> bool:
+        """Whether the stage has the embedding."""
+        return self.stage is None or self.stage.first
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the stage has the last norm, the output head and the sampler."""
+        return self.stage is None or self.stage.last
 
     def with_times_only(self) -> Deployment:
         """The deployment without the properties that change no step time, the size of the memory and the role: for comparisons."""

@@ -31,11 +31,12 @@ FLAGS = ("max_num_seqs=128", "max_num_batched_tokens=2048", "async_scheduling=fa
 
 @dataclass(frozen=True)
 class Example:
-    """One of its example runs: the name of the output, and the cluster file."""
+    """One of its example runs: the name of the output, and the cluster file; prefixes are not cached where pp stages go without."""
 
     name: str
     cluster: str
     disaggregated: bool = False
+    staged: bool = False
 
     @property
     def theirs(self) -> pd.DataFrame:
@@ -52,6 +53,7 @@ class Example:
         ]
         options += [f"scheduler.{flag}" for flag in FLAGS] + [f"profile.bundle_root={TABLES}"]
         options += ["disaggregation.connector=llmservingsim"] if self.disaggregated else []
+        options += ["scheduler.enable_prefix_caching=false"] if self.staged else []
         return run(typed(compose_config("run", options)))
 
 
@@ -62,6 +64,7 @@ EXAMPLES = (
     Example("prefix_cpu_mem_pool", "single_node_multi_instance"),
     Example("pd", "single_node_pd_instance", disaggregated=True),
     Example("moe", "single_node_moe_single_instance"),
+    Example("pp", "single_node_pp_instance", staged=True),
 )
 
 

@@ -80,7 +80,7 @@ NOT_SIMULATED = (
     ),
     Rule("cascade attention by default", ((_FIRST, "on"), ((0, 19), "off"))),
 )
-"""What is known to differ and is not simulated yet: every release acts as 0.19 does."""
+"""What is known to differ and is not simulated yet: every release acts as 0.19 does, and with pipeline parallelism as 0.33."""
 
 
 def minor_of(release: str) -> Minor:

@@ -239,6 +239,8 @@ def _group(
 ) -> tuple[InstanceSpec, ...]:
     spec = placed(load_device(device if group.device is None else group.device))
     degree = cluster.tensor_parallel_size if group.tensor_parallel_size is None else group.tensor_parallel_size
+    stages = cluster.pipeline_parallel_size if group.pipeline_parallel_size is None else group.pipeline_parallel_size
+    partition = cluster.pipeline_layer_partition if group.pipeline_layer_partition is None else group.pipeline_layer_partition
     limits = engine_limits(group, limits)
     if seats_beyond_budget(limits):
         seats, budget = limits.max_num_seqs, limits.max_num_batched_tokens
@@ -246,7 +248,11 @@ def _group(
     one = InstanceSpec(
         model=load_model(model if group.model is None else group.model),
         device=spec,
-        parallelism=Parallelism(tensor=1 if degree is None else degree),
+        parallelism=Parallelism(
+            tensor=1 if degree is None else degree,
+            pipeline=1 if stages is None else stages,
+            layer_partition=None if partition is None else tuple(partition),
+        ),
         limits=limits,
         link=instance_link(cluster, spec),
         role=_role(group.role),

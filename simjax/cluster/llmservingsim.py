@@ -120,13 +120,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _instance(raw: dict[str, Any], cluster: dict[str, Any], devices_per_node: int, limits: InstanceLimits) -> InstanceSpec:
-    for setting in unsimulated({name: value for name, value in raw.items() if name not in ("pd_type", "placement")}):
+    for setting in unsimulated({name: value for name, value in raw.items() if name not in ("pd_type", "placement", "pp_size")}):
         raise SimjaxError(f"{setting} is not simulated yet; remove it to run without")
     _refuse_placement(raw.get("placement"))
     npus = raw.get("num_npus", raw.get("npu_num"))  # npu_num: the name before version 2
-    degree = int(raw.get("tp_size") or npus or 1)
-    if npus not in (None, degree):
-        raise SimjaxError(f"num_npus={npus} is not tp_size={degree}: pipeline parallelism is not simulated yet")
+    stages = int(raw.get("pp_size") or (npus or 1) // int(raw.get("tp_size") or npus or 1) or 1)
+    degree = int(raw.get("tp_size") or (npus or 1) // stages or 1)
+    if npus not in (None, degree * stages):
+        raise SimjaxError(f"num_npus={npus} is not tp_size={degree} times pp_size={stages}")
     if raw.get("ep_size") not in (None, 1, degree):
         ranks = "expert parallelism over other than the tensor-parallel ranks"
         raise SimjaxError(f"ep_size={raw['ep_size']}: {ranks} (tp_size={degree}) is not simulated yet")
@@ -149,7 +150,7 @@ def _instance(raw: dict[str, Any], cluster: dict[str, Any], devices_per_node: in
     one = InstanceSpec(
         model=load_model(raw["model_name"]),
         device=device,
-        parallelism=Parallelism(tensor=degree),
+        parallelism=Parallelism(tensor=degree, pipeline=stages),
         limits=replace(limits, **flags),
         link=within,
         role=ROLES[raw.get("pd_type")],
@@ -159,7 +160,8 @@ def _instance(raw: dict[str, Any], cluster: dict[str, Any], devices_per_node: in
 
 def _devices(raw: Mapping[str, Any]) -> int:
     """Devices of an instance."""
-    return int(raw.get("num_npus") or raw.get("npu_num") or raw.get("tp_size") or 1)
+    stages = int(raw.get("pp_size") or 1)
+    return int(raw.get("num_npus") or raw.get("npu_num") or int(raw.get("tp_size") or 1) * stages)
 
 
 def _refuse_placement(placement: Any) -> None:

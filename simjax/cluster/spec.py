@@ -16,6 +16,7 @@ from simjax.memory.capacity import MemoryLimits, kv_blocks
 from simjax.model import ModelSpec, served_as
 from simjax.model.dtypes import KV_CACHE_DTYPES, SERVED_DTYPES, check_name
 from simjax.network.placement import Footprint, Network, Nodes, place
+from simjax.network.stages import broadcast_s, link_between
 from simjax.parallel.parallelism import Parallelism
 
 # vLLM's modes: whether the kernels of decode-only steps, and of steps with a prompt, are launched one by one. Piecewise graphs hold all of
@@ -111,6 +112,7 @@ class InstanceSpec:
                 f"{self.model.name} has a sliding window of {window} tokens, which is not simulated; scheduler.max_model_len={window} "
                 "serves the requests for which it makes no difference (vLLM's --disable-sliding-window)"
             )
+        _ = self.deployment.stages  # the layers can be divided so
 
     @cached_property
     def deployment(self) -> Deployment:
@@ -128,9 +130,15 @@ class InstanceSpec:
         )
 
     @cached_property
+    def broadcast_s(self) -> float:
+        """Seconds from the sampling of tokens on the last pp stage to the first one having them."""
+        tensor, stages, node = self.parallelism.tensor, self.parallelism.pipeline, self.device.node
+        return broadcast_s(link_between(node, self.deployment.link, tensor, stages, stages - 1, 0), self.limits.max_num_seqs)
+
+    @cached_property
     def footprint(self) -> Footprint:
         """What it takes of the cluster's nodes."""
-        return Footprint.of(self.parallelism.num_devices, self.device.node, self.device.name, self.role.value)
+        return Footprint.of(self.parallelism.tensor, self.parallelism.pipeline, self.device.node, self.device.name, self.role.value)
 
     @cached_property
     def num_gpu_blocks(self) -> int:

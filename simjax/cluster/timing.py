@@ -12,7 +12,7 @@ import numpy as np
 
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import InstanceSpec
-from simjax.cluster.warnings import as_measured, foreign, over_nodes
+from simjax.cluster.warnings import as_measured, foreign, of_stages, over_nodes
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError, value_or_error
 from simjax.latency.attention.roofline import AttentionEfficiency
@@ -32,7 +32,7 @@ class ClusterTiming:
 
     Attributes:
         step_time: leading axis C, host arrays.
-        row: int32[N], the step-time model of each instance.
+        row: int32[N], the step-time model of each instance; of one with pp stages that of the first, which those of the others follow.
         api_pre_s, api_post_s: float64[N], seconds before an instance queues a request, and after the step that makes a token.
         warnings: one line each, where a step time is used outside the range that it was measured on.
         measured: for each step-time model, the name of its source and the longest context measured there in tokens.
@@ -47,7 +47,7 @@ class ClusterTiming:
 
 
 class _Timing(NamedTuple):
-    """The step-time model of one deployment by one source, C = 1, and the rest that `ClusterTiming` holds of it."""
+    """The step-time model of one deployment by one source, one row a pp stage, and the rest that `ClusterTiming` holds of it."""
 
     step_time: StepTime
     host: HostOverheads
@@ -127,7 +127,8 @@ def _assembled(timings: list[_Timing | SimjaxError], rows: list[list[int]]) -> l
     place: dict[int, int] = {}
     for measured in (False, True):
         mine = [k for k, timing in enumerate(timings) if isinstance(timing, _Timing) and (timing.step_time.table is not None) == measured]
-        place |= {k: row for row, k in enumerate(mine)}
+        counts = [timing.step_time.host_s.shape[0] for k in mine if isinstance(timing := timings[k], _Timing)]
+        place |= dict(zip(mine, np.cumsum([0, *counts]).tolist(), strict=False))
         if mine:
             with jax.enable_x64(True):
                 table = join_step_times([timing.step_time for k in mine if isinstance(timing := timings[k], _Timing)])
@@ -159,6 +160,11 @@ def _timing(source: LatencySource, deployment: Deployment, sizes: tuple[int, int
     return value_or_error(lambda: timing(deployment, source, _Sizes(*sizes, *own)))
 
 
+def _joined(stages: list[StepTime]) -> StepTime:
+    """The step times of the pp stages, one row each."""
+    return stages[0] if len(stages) == 1 else join_step_times(stages)
+
+
 def _largest(limit: str, instances: Sequence[InstanceSpec], most: int | None) -> int:
     """The largest size of a step, rounded up to a power of two: limits are traced, so sweeping them does not recompile."""
     largest = max((getattr(x.limits, limit) for x in instances), default=1)
@@ -172,17 +178,18 @@ def _from_tables(deployment: Deployment, source: LatencySource, sizes: _Sizes) -
     bundle = read_bundle(find_bundle(source.bundle_root, names, model.name, source.variant, deployment.parallelism.tensor))
     host = source.host(HostOverheads(**dict(source.parameters)))
     with jax.enable_x64(True):
-        step_time = compile_tables(bundle, deployment, sizes.max_tokens, sizes.max_seqs, host)
+        step_time = _joined([compile_tables(bundle, stage, sizes.max_tokens, sizes.max_seqs, host) for stage in deployment.stages])
     name, valid = str(bundle.path.relative_to(source.bundle_root)), valid_range(bundle)
-    warnings = over_nodes(deployment) + as_measured(name, "kernels are", deployment)
+    warnings = over_nodes(deployment) + of_stages(deployment) + as_measured(name, "kernels are", deployment)
     warnings += range_warnings(name, valid, sizes.own_tokens, sizes.own_seqs)
     return _Timing(step_time, host, warnings, (name, valid.context[1]))
 
 
 def _from_profile(deployment: Deployment, source: LatencySource, sizes: _Sizes) -> _Timing:
     profile = source.profile_of(deployment)
-    step_time = compile_profile(profile, deployment, sizes.max_tokens, sizes.max_seqs)
-    warnings = over_nodes(deployment) + foreign(profile, deployment)
+    with jax.enable_x64(True):
+        step_time = _joined([compile_profile(profile, stage, sizes.max_tokens, sizes.max_seqs) for stage in deployment.stages])
+    warnings = over_nodes(deployment) + of_stages(deployment) + foreign(profile, deployment)
     warnings += profile_warnings(profile, deployment, sizes.own_tokens, sizes.own_seqs)
     attention = profile.rank(deployment.parallelism.tensor, deployment.model).attention
     if not isinstance(attention, AttentionEfficiency):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import isclose
 
+from simjax.caveat import Estimate
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, RouterWeights
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
@@ -45,6 +46,16 @@ def as_measured(source: str, subject: str, deployment: Deployment) -> list[str]:
         instead = f"{given / 1e9:g} GB/s of memory bandwidth instead of {device.name}'s {known / 1e9:g} GB/s"
         lines.append(f"{source}: {subject} timed as measured, whatever the {instead}")
     return lines
+
+
+def of_stages(deployment: Deployment) -> list[str]:
+    """A line about pp stages: how they are timed, and under which rules."""
+    stages = deployment.parallelism.pipeline
+    if stages == 1:
+        return []
+    layers = "+".join(str(x.part.num_hidden_layers) for x in deployment.stages)
+    rules = "; asynchronous scheduling as of vLLM 0.23's second model runner" if deployment.async_scheduling else ""
+    return [Estimate(f"pipeline_parallel_size={stages}: stages of {layers} layers are timed from measurements without pipelines{rules}")]
 
 
 def over_nodes(deployment: Deployment) -> list[str]:

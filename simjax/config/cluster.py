@@ -37,10 +37,10 @@ def _several(instances: int | None, groups: list[Any], file: str | None, prefill
     return instances is None or (prefill or instances) > 1 or bool(groups) or file is not None
 
 
-def _linked(size: int | None, groups: list[Any], prefill: int) -> bool:
+def _linked(size: int | None, stages: int | None, groups: list[Any], prefill: int) -> bool:
     """Whether devices exchange anything: those of an instance, or those of prefill and decode instances on one node."""
     mappings = [group for group in groups if hasattr(group, "get")]
-    sizes = [size, *(group.get("tensor_parallel_size") for group in mappings)]
+    sizes = [size, stages, *(group.get(name) for group in mappings for name in ("tensor_parallel_size", "pipeline_parallel_size"))]
     roles = prefill > 0 or any(group.get("role") in ("prefill", "decode") for group in mappings)
     return size is None or roles or any(degree is not None and degree > 1 for degree in sizes)
 
@@ -51,11 +51,16 @@ _CHOICE = needs(
 _LINK = (
     _NO_FILE,
     needs(
-        ("tensor_parallel_size", "groups", "cluster.prefill.instances"),
+        ("tensor_parallel_size", "pipeline_parallel_size", "groups", "cluster.prefill.instances"),
         _linked,
         "with tensor_parallel_size=1: one device has no link",
         refused=False,
     ),
+)
+_STAGES = needs(
+    ("pipeline_parallel_size", "groups"),
+    lambda stages, groups: stages is None or stages > 1 or bool(groups),
+    "with pipeline_parallel_size=1: one stage has all layers",
 )
 _NO_POOLS = needs(
     ("cluster.prefill.instances", "cluster.decode.instances"),
@@ -71,7 +76,9 @@ class GroupConfig(SchedulerConfig):
     instances: int = option(1, "instances of this kind")
     model: str | None = option(None, "model, as for the run", "NAME")
     device: str | None = option(None, "device, as for the run", "NAME")
-    tensor_parallel_size: int | None = option(None, "devices of each instance")
+    tensor_parallel_size: int | None = option(None, "devices of each instance, or of each of its pp stages")
+    pipeline_parallel_size: int | None = option(None, "pp stages of each instance")
+    pipeline_layer_partition: list[int] | None = option(None, "layers of each pp stage")
     role: str = option("both", "phases of a request that they run: both, prefill or decode")
 
 
@@ -98,7 +105,11 @@ class ClusterConfig:
     """
 
     instances: int = option(1, "instances of the run's model and device", only=(_NO_FILE, _NO_GROUPS, _NO_POOLS))
-    tensor_parallel_size: int = option(1, "devices that each instance is spread over", only=(_NO_FILE,))
+    tensor_parallel_size: int = option(1, "devices that each instance, or each of its pp stages, is spread over", only=(_NO_FILE,))
+    pipeline_parallel_size: int = option(1, "pp stages that the layers of each instance are spread over", only=(_NO_FILE, _NO_POOLS))
+    pipeline_layer_partition: list[int] | None = option(
+        None, "layers of each pp stage, in order (VLLM_PP_LAYER_PARTITION); unset: vLLM's division", only=(_NO_FILE, _STAGES)
+    )
     router: str = option("round_robin", "rule that picks the instance of a request", only=(_CHOICE,))
     router_prefix_weight: float = option(1.0, "weighted router: weight of the share of the prompt that is not cached", only=_WEIGHTED)
     router_queue_weight: float = option(1.0, "weighted router: weight of the load, (4 waiting + running) / max_num_seqs", only=_WEIGHTED)

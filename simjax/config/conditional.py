@@ -15,7 +15,8 @@ from simjax.options.condition import needs
 from simjax.options.effect import Conditional, conditionals
 from simjax.options.option import options
 
-_OF_THE_RUN = {"model": "model", "device": "device", "tensor_parallel_size": "cluster.tensor_parallel_size"}
+_OF_THE_RUN = {"model": "model", "device": "device"}
+_OF_THE_RUN |= {name: f"cluster.{name}" for name in ("tensor_parallel_size", "pipeline_parallel_size", "pipeline_layer_partition")}
 """Keys of the run that a key of a group replaces; the others are under `scheduler`."""
 _POOLS = ("cluster.prefill", "cluster.decode")
 

@@ -11,15 +11,16 @@ from simjax.options.condition import is_unset, needs
 from simjax.options.option import option
 
 
-def _linked(prefill: int, decode: int, groups: list[Any], file: str | None, size: int | None) -> bool:
-    sizes = [size, *(group.get("tensor_parallel_size") for group in groups if hasattr(group, "get"))]
+def _linked(prefill: int, decode: int, groups: list[Any], file: str | None, size: int | None, stages: int | None) -> bool:
+    names = ("tensor_parallel_size", "pipeline_parallel_size")
+    sizes = [size, stages, *(group.get(name) for group in groups if hasattr(group, "get") for name in names)]
     return have_roles(prefill, decode, groups, file) or any(degree is not None and degree > 1 for degree in sizes)
 
 
 # KV caches move between instances only where prefill and decode have instances of their own.
 _MOVES = needs(DISAGGREGATED.keys, have_roles, "without prefill and decode instances", refused=False)
 _LINKS = needs(
-    (*DISAGGREGATED.keys, "cluster.tensor_parallel_size"),
+    (*DISAGGREGATED.keys, "cluster.tensor_parallel_size", "cluster.pipeline_parallel_size"),
     _linked,
     "with tensor_parallel_size=1 and no prefill and decode instances: nothing crosses a link",
     refused=False,
@@ -45,6 +46,6 @@ class NetworkConfig:
     devices_per_node: int | None = option(None, "devices of a node")
     nics_per_node: int | None = option(None, "network adapters of a node", only=(_MOVES,))
     inter_bandwidth_bytes_per_s: float | None = option(
-        None, "bandwidth of a network adapter each way, bytes/s; between nodes a tensor-parallel rank has one", "BYTES", only=(_LINKS,)
+        None, "bandwidth of a network adapter each way, bytes/s; between nodes each device has one", "BYTES", only=(_LINKS,)
     )
     inter_latency_s: float | None = option(None, "latency of a message between nodes in seconds", only=(_LINKS,))

@@ -33,6 +33,7 @@ from simjax.engine.shape import EngineShape, power_of_two
 from simjax.engine.simulate import DEFAULT_MAX_TICKS, advance, pending, start
 from simjax.engine.state import ClusterState
 from simjax.engine.tick import tick
+from simjax.errors import SimjaxError
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32, Int64
@@ -140,6 +141,8 @@ def _plain(shape: EngineShape) -> EngineShape:
     """The shape without a log."""
     if shape.tight:
         raise ValueError("an outcome cannot say that slots ran out: the shape must not be tight")
+    if shape.pipeline_stages:
+        raise SimjaxError("pipeline_parallel_size: derivatives through pp stages are not simulated yet; compare runs instead")
     return replace(shape, log_rows=0)
 
 

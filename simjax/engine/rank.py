@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32, Int64
 
     from simjax.engine.handover.passes import NoPasses, Passes
+    from simjax.engine.pipeline.flight import Flight, NoFlight
+    from simjax.engine.pipeline.line import Line, NoLine
 
 NEVER = float("inf")
 WITH_ALL_TOKENS = -1
@@ -43,6 +45,7 @@ class Slots:
         held: KV blocks that the request shares through the prefix cache.
         last_tokens: with hand-overs, tokens computed in the latest step, `WITH_ALL_TOKENS` for a request that has come finished from its
             prefill and has not been answered; None without.
+        flight: what each has in flight between pp stages.
         answered: with sessions, whether the calls that wait for a finished request have its answer; None without.
     """
 
@@ -56,6 +59,7 @@ class Slots:
     first_token_s: Float64[Array, "*N A"]
     token_s: Float64[Array, "*N A"]
     held: HeldBlocks | NoHeldBlocks
+    flight: Flight | NoFlight
     last_tokens: Int32[Array, "*N A"] | None
     answered: Bool[Array, "*N A"] | None
 
@@ -124,6 +128,7 @@ class Rank:
             list is complete from the start, and its later entries have not arrived yet.
         queued_tokens: prompt tokens in that queue (kept by live routing only).
         passes: looks of the rank at transfers.
+        pipeline: its pp stages and the batches on their way through them.
     """
 
     slots: Slots
@@ -134,7 +139,8 @@ class Rank:
     tail: Int32[Array, "*N"]
     queued_tokens: Int64[Array, "*N"]
     passes: Passes | NoPasses
+    pipeline: Line | NoLine
 
     def due_s(self) -> Float64[Array, "*N"]:
         """Time at which the rank needs its next turn."""
-        return self.passes.due_s(self.plan)
+        return self.pipeline.due_s(self.plan, self.passes.due_s(self.plan))

@@ -36,7 +36,8 @@ class EngineShape:
         live_routing: whether the router looks at the cluster when a request arrives. Without it every request's rank is known before the
             run (one rank, or round robin or random in an open loop), arrivals are no events of their own, and the router's stage is empty.
         tight: whether the slots may be fewer than the limits ask for: a rank that needs more ends the run, with an overflow in the state.
-        leap: whether pure-decode steps are taken many at a time.
+        leap: whether pure-decode steps are taken many at a time; ranks of several pp stages take them one by one.
+        pipeline_stages: J, pp stages of the rank that has most; 0 where no rank has more than one.
         handovers: K, requests that can be on their way from prefill to decode ranks at once; 0 where every rank runs both phases.
         links: X, links of their transfers.
         activity: whether busy seconds, tokens by phase and extremes of the steps are accumulated in the state.
@@ -58,6 +59,7 @@ class EngineShape:
     live_routing: bool = system(False)
     tight: bool = False
     leap: bool = system(True)
+    pipeline_stages: int = system(0)
     handovers: int = system(0)
     links: int = 0
     activity: bool = system(False)
@@ -70,6 +72,8 @@ class EngineShape:
             raise ValueError("requests reach their decode rank while a cluster runs: hand-overs need live_routing")
         if self.clients and self.fanout:
             raise ValueError("a workload is a closed loop of clients or made of sessions, not both")
+        if self.pipeline_stages and (self.handovers or self.prefix_nodes or self.fanout):
+            raise ValueError("pp stages go with neither hand-overs nor prefix caches nor sessions")
         if self.capped and not self.clients:
             raise ValueError("a client with a cap needs seats: clients must not be 0")
         if self.prefix_nodes and self.window != 2:
@@ -79,6 +83,11 @@ class EngineShape:
     def systems(self) -> tuple[bool, ...]:
         """Which subsystems exist: programs of a batch agree in them."""
         return tuple(bool(getattr(self, x.name)) for x in fields(self) if _SYSTEM in x.metadata)
+
+    @property
+    def batches(self) -> int:
+        """Q, most batches that a rank of pp stages has in flight: one a stage, and one more if scheduling is asynchronous."""
+        return self.pipeline_stages + 1
 
     @property
     def seats(self) -> int:

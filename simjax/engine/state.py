@@ -22,6 +22,8 @@ from simjax.engine.handover.table import Handovers, NoHandovers, initial_handove
 from simjax.engine.host.result import RequestLog
 from simjax.engine.kv.prefix_cache import NoPrefixCache, PrefixCache, initial_kv
 from simjax.engine.params import ClusterParams
+from simjax.engine.pipeline.flight import initial_flight
+from simjax.engine.pipeline.line import initial_line
 from simjax.engine.rank import NEVER, Plan, Rank, Slots
 from simjax.engine.routing.books import NoBooks, RouterBooks, initial_books
 from simjax.engine.routing.view import FreshView, RouterView
@@ -114,6 +116,7 @@ def _initial_ranks(shape: EngineShape, kv: PrefixCache | NoPrefixCache) -> Rank:
         first_token_s=slots_never,
         token_s=slots_never,
         held=kv.no_holds(shape),
+        flight=initial_flight(shape),
         last_tokens=slots_i32 if shape.handovers else None,
         answered=jnp.zeros((N, A), bool) if shape.fanout else None,
     )
@@ -134,4 +137,14 @@ def _initial_ranks(shape: EngineShape, kv: PrefixCache | NoPrefixCache) -> Rank:
         preempted_tokens=i64,
         cached_blocks=jax.tree.map(lambda _: i32, kv.num_cached(0)),
     )
-    return Rank(slots, plan, num_running=i32, num_preempted=i32, head=i32, tail=i32, queued_tokens=i64, passes=initial_passes(shape))
+    return Rank(
+        slots,
+        plan,
+        num_running=i32,
+        num_preempted=i32,
+        head=i32,
+        tail=i32,
+        queued_tokens=i64,
+        passes=initial_passes(shape),
+        pipeline=initial_line(shape),
+    )

@@ -6,6 +6,9 @@ depart, forms its next step and plans ahead. A tick that finds nothing to do cha
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import jax
 
 from simjax.engine.accounting.activity import account
@@ -15,6 +18,9 @@ from simjax.engine.arrivals.arrivals import answer
 from simjax.engine.handover.loads import admit_loaded
 from simjax.engine.handover.transfers import begin_transfer, hear, land
 from simjax.engine.params import ClusterParams
+from simjax.engine.pipeline.call import admit_past, schedule_eligible
+from simjax.engine.pipeline.dispatch import dispatch
+from simjax.engine.pipeline.returns import depart_all, take_back
 from simjax.engine.routing.route import route
 from simjax.engine.scheduler.admission import admit_waiting
 from simjax.engine.scheduler.commit import commit
@@ -26,7 +32,9 @@ from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState
 from simjax.engine.turn import Turn, begin_turn, end_turn
 
-STAGES = (
+Stage: TypeAlias = Callable[[EngineShape, ClusterParams, Turn], Turn]
+
+STAGES: tuple[Stage, ...] = (
     land,  # the next transfer that ends
     route,  # the next request, to a rank
     begin_turn,  # of the rank whose plan ends first
@@ -47,11 +55,25 @@ STAGES = (
 )
 """`stage(shape, params, turn) -> turn`, in order."""
 
+OF_PIPELINES = {
+    commit: take_back,  # the tokens of the oldest batch
+    depart: depart_all,  # before the scheduler is called
+    schedule_running: schedule_eligible,  # those with nothing to compute are passed over
+    admit_waiting: admit_past,  # preempted requests with something in flight
+    plan_next: dispatch,  # the batch through the stages
+}
+"""What stands for some stages where ranks have pp stages, with batches in flight."""
+
+
+def stages_of(shape: EngineShape) -> tuple[Stage, ...]:
+    """The stages of a tick, in order."""
+    return tuple(OF_PIPELINES.get(stage, stage) for stage in STAGES) if shape.pipeline_stages else STAGES
+
 
 def tick(shape: EngineShape, params: ClusterParams, state: ClusterState, log: LeapRows | NoLog) -> tuple[ClusterState, LeapRows | NoLog]:
     """Advance the cluster by one event."""
     turn = Turn(state, log)
-    for stage in STAGES:
+    for stage in stages_of(shape):
         with jax.named_scope(stage.__name__):
             turn = stage(shape, params, turn)
     return turn.state, turn.log

@@ -13,7 +13,7 @@ from simjax.engine.arrivals.arrivals import next_arrival_s
 from simjax.engine.control.select import select
 from simjax.engine.control.together import entry
 from simjax.engine.params import ClusterParams, RankParams
-from simjax.engine.rank import Rank, Slots
+from simjax.engine.rank import Rank
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState
 
@@ -98,9 +98,9 @@ def begin_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     due = due_s[i] < next_arrival_s(params, turn.state) if shape.live_routing else jnp.ones((), bool)
     due = turn.state.handovers.after(due, due_s[i])
     limits: RankParams = entry(params.ranks, i)
-    slots: Slots = jax.tree.map(lambda x: x[i], ranks.slots)
-    rank: Rank = entry(dataclasses.replace(ranks, slots=None), i)
-    rank = dataclasses.replace(rank, slots=slots)
+    arrays = {"slots": ranks.slots, "pipeline": ranks.pipeline}  # of a rank; the other fields are scalars
+    rank: Rank = entry(dataclasses.replace(ranks, slots=None, pipeline=None), i)
+    rank = dataclasses.replace(rank, **jax.tree.map(lambda x: x[i], arrays))
     return dataclasses.replace(turn, i=i, due=due, limits=limits, before=rank, rank=rank, waits=jnp.zeros((), bool))
 
 

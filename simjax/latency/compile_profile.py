@@ -28,7 +28,7 @@ EXPERTS_KERNELS = 5
 def compile_profile(
     profile: LatencyProfile, deployment: Deployment, max_tokens: int = 2048, max_sequences: int = 256, xp: Any = np
 ) -> StepTime:
-    """The `StepTime` (C = 1) of one deployment.
+    """The `StepTime` (C = 1) of one deployment, or of one of its pp stages.
 
     Coefficients that were fitted for a model were measured with the model's own type of keys and values; only efficiencies take the
     deployment's `kv_cache_dtype` into account.
@@ -46,7 +46,8 @@ def compile_profile(
     """
     deployment.parallelism.require_simulated()
     model, degree = deployment.model, deployment.parallelism.tensor
-    rank, ops = profile.rank(degree, model), step_ops(model, degree)
+    rank = profile.rank(degree, model)
+    ops = step_ops(deployment.part, degree, embedding=deployment.has_embedding, head=deployment.has_head)
     # Float64 locally: importing or calling this must not change the user's global setting.
     with jax.enable_x64(True):
         timed = partial(total_s, rank=rank, source=profile.source, device=deployment.device, dtype=model.dtype, xp=xp)
@@ -54,7 +55,7 @@ def compile_profile(
             dense_s=timed([op for op in ops if not op.per_sequence], rows=np.arange(1, max_tokens + 1)),
             layer_s=0.0,
             collectives_s=layer_collectives_s(deployment, max_tokens, profile.collectives),
-            sequences_s=timed([op for op in ops if op.per_sequence], rows=np.arange(1, max_sequences + 1)),
+            sequences_s=timed([op for op in ops if op.per_sequence], rows=np.arange(1, max_sequences + 1)) + np.zeros(max_sequences),
             attention=all_layers_attention(rank, deployment, xp),
             host=profile.host,
             correction=step_correction(rank.correction, max_tokens, xp),
@@ -72,7 +73,7 @@ def kernels(ops: Sequence[Op], deployment: Deployment) -> int:
     """
     of_ops = sum(op.count * (EXPERTS_KERNELS if op.experts else 1 + (op.dtype is not None)) for op in ops)
     all_reduces = ALL_REDUCES_PER_LAYER if deployment.parallelism.tensor > 1 else 0
-    return of_ops + deployment.model.num_hidden_layers * (2 + all_reduces)
+    return of_ops + deployment.part.num_hidden_layers * (2 + all_reduces)
 
 
 def _until_kv(ops: Sequence[Op]) -> list[Op]:
@@ -118,4 +119,4 @@ def all_layers_attention(rank: RankCoefficients, deployment: Deployment, xp: Any
     """Coefficients of the attention of all layers, scalars; xp is jax.numpy when the rank's coefficients are traced."""
     if isinstance(rank.attention, AttentionEfficiency):
         return attention_coefficients(rank.attention, deployment, xp)
-    return scaled(rank.attention, deployment.model.num_hidden_layers)
+    return scaled(rank.attention, deployment.part.num_hidden_layers)

@@ -41,6 +41,8 @@ class StepTime:
         one; 0 where it does not. None, like the table, where no model has such steps.
     stream_s: f64[C, T+1], least seconds of a step by number of scheduled tokens, because it sends their KV cache before it ends
         (`simjax.latency.terms.stream_s`); 0 where it does not, None where no model does.
+    send_s: f64[C, T+1], for a pp stage, seconds in which the hidden states of so many scheduled tokens reach the next stage
+        (`simjax.latency.stages.boundary_s`); they are no part of the step's time. None where there are no pp stages.
     """
 
     tokens_s: jax.Array
@@ -50,6 +52,7 @@ class StepTime:
     table: AttentionTable | None = None
     launch_s: jax.Array | None = None
     stream_s: jax.Array | None = None
+    send_s: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -98,6 +101,12 @@ def decode_steps(model: StepTimeRow, n: jax.Array, kv_sum: jax.Array, kv_max: ja
     if model.times.stream_s is not None:
         steps = _no_shorter(*steps, model.times.stream_s[_index(model), n])
     return steps
+
+
+def send_s(model: StepTimeRow, tokens: jax.Array) -> jax.Array:
+    """Seconds in which the hidden states of the scheduled tokens (an integer scalar) reach the next pp stage, f64[]."""
+    assert model.times.send_s is not None
+    return model.times.send_s[_index(model), tokens]
 
 
 def _longer_s(device_s: jax.Array, launch_s: jax.Array) -> jax.Array:

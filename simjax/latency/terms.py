@@ -22,6 +22,7 @@ from simjax.latency.profile import CollectiveEfficiency, HostOverheads
 from simjax.latency.step_time import StepTime
 from simjax.model import kv_bytes_per_token
 from simjax.network.collectives import all_reduce_over_nodes_s, all_reduce_s
+from simjax.network.stages import boundary_s, link_between, rows_of
 
 ALL_REDUCES_PER_LAYER = 2  # after o_proj and after the MLP
 TOKEN_ID_BYTES = 4
@@ -58,11 +59,17 @@ class StepTerms:
 
 
 def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
-    """The `StepTime` (C = 1) of the terms; call it inside `jax.enable_x64(True)`."""
-    host, layers = terms.host, deployment.model.num_hidden_layers
+    """The `StepTime` (C = 1) of the terms; call it inside `jax.enable_x64(True)`.
+
+    Of several pp stages the first has the host time of a step, for it waits for the scheduler; the last has that of its sequences.
+    """
+    if deployment.stage is None and deployment.parallelism.pipeline > 1:
+        raise ValueError("each of Deployment.stages has step times of its own")
+    host, layers = terms.host, deployment.part.num_hidden_layers
     tokens_s = (terms.dense_s + layers * (terms.layer_s + terms.collectives_s)) * terms.correction
-    sequences_s = terms.sequences_s + host.sequence_s * np.arange(1, len(terms.sequences_s) + 1)
+    sequences_s = terms.sequences_s + deployment.has_head * host.sequence_s * np.arange(1, len(terms.sequences_s) + 1)
     exposed_s = host.step_s * (1.0 - host.overlap) if deployment.async_scheduling else host.step_s
+    exposed_s = deployment.has_embedding * exposed_s
     until_sent_s = None
     if deployment.kv_stream is not None:
         sent_s, last_s = stream_s(deployment, len(tokens_s))
@@ -75,7 +82,20 @@ def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
         table=jax.tree.map(jnp.asarray, terms.table),
         launch_s=_launch_s(terms, exposed_s, deployment.launches),
         stream_s=until_sent_s,
+        send_s=_send_s(deployment, len(tokens_s)),
     )
+
+
+def _send_s(deployment: Deployment, max_tokens: int) -> jax.Array | None:
+    """`StepTime.send_s` of a pp stage, f64[1, T+1], 0 of the last one; None without pp stages."""
+    stage, model, tensor = deployment.stage, deployment.model, deployment.parallelism.tensor
+    if stage is None:
+        return None
+    if stage.last:
+        return jnp.zeros((1, max_tokens + 1))
+    link = link_between(deployment.device.node, deployment.link, tensor, stage.count, stage.number, stage.number + 1)
+    rows = rows_of(np.arange(1, max_tokens + 1), not deployment.launches[0])
+    return _lookup(boundary_s(rows, float(model.hidden_size * model.dtype_bytes), tensor, link, deployment.link))
 
 
 def stream_s(deployment: Deployment, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:

@@ -75,7 +75,7 @@ def activation_bytes(deployment: Deployment, limits: MemoryLimits) -> int:
     holds these for each of a token's experts in two workspaces, each wide enough for the experts' output as well, and the sum of them. The
     sampler holds the hidden states of the step, and logits of the whole vocabulary on every rank.
     """
-    model, device, parallelism = deployment.model, deployment.device, deployment.parallelism
+    model, device, parallelism = deployment.part, deployment.device, deployment.parallelism
     part = shard(model, parallelism.tensor, parallelism.expert)
     hidden, gated, tokens = model.hidden_size, part.moe_intermediate, limits.max_num_batched_tokens
     width = 3 * part.intermediate if model.num_dense_layers else 0
@@ -83,6 +83,8 @@ def activation_bytes(deployment: Deployment, limits: MemoryLimits) -> int:
         workspaces = max(gated, hidden) + max(2 * gated, hidden)
         width = max(width, model.num_experts_per_tok * workspaces + hidden + 3 * part.shared_intermediate)
     layer = tokens * (2 * hidden + width) * model.dtype_bytes
+    if not deployment.has_head:
+        return layer
     rows = min(limits.max_num_seqs, tokens)
     logit = model.dtype_bytes + _FLOAT32_PER_LOGIT * _FLOAT32_BYTES
     filtered = min(rows, device.multiprocessors) * _FLOAT32_BYTES
@@ -94,13 +96,15 @@ def overhead_bytes(deployment: Deployment, limits: MemoryLimits) -> int:
     """Bytes of one rank that are neither weights nor KV cache; see the head of this file."""
     model, parallelism = deployment.model, deployment.parallelism
     rotary = model.max_position_embeddings * model.head_dim * model.dtype_bytes
-    ranks = max(parallelism.tensor, parallelism.expert)
+    ranks = max(parallelism.tensor, parallelism.expert, parallelism.pipeline)
     communication = next((size for most, size in NCCL_BYTES.items() if ranks <= most), max(NCCL_BYTES.values()))
     return rotary + activation_bytes(deployment, limits) + RUNTIME_BYTES + communication
 
 
 def kv_blocks(deployment: Deployment, limits: MemoryLimits | None = None, overhead: int | None = None) -> int:
     """Number of KV-cache blocks of one instance, as vLLM reports it (`num_gpu_blocks`): the formula at the head of this file.
+
+    Of several pp stages the one that has room for the fewest says how many all of them have.
 
     Args:
         deployment: model, device, parallelism and data type of the KV cache.
@@ -111,10 +115,12 @@ def kv_blocks(deployment: Deployment, limits: MemoryLimits | None = None, overhe
         SimjaxError: no block fits besides the null block, or the device does not hold `kv_cache_memory_bytes` more.
     """
     limits = limits or MemoryLimits()
-    model, device, parallelism = deployment.model, deployment.device, deployment.parallelism
+    if deployment.stage is None and deployment.parallelism.pipeline > 1:
+        return min(kv_blocks(stage, limits, overhead) for stage in deployment.stages)
+    model, device, parallelism = deployment.part, deployment.device, deployment.parallelism
     if overhead is None:
         overhead = overhead_bytes(deployment, limits)
-    weights = weight_bytes(model, parallelism.tensor, parallelism.expert)
+    weights = weight_bytes(model, parallelism.tensor, parallelism.expert, deployment.has_embedding, deployment.has_head)
     block = limits.block_size * kv_bytes_per_token(model, parallelism.tensor, deployment.kv_cache_dtype)
     others = f"weights {weights / _GIB:.1f} GiB and overhead {overhead / _GIB:.1f} GiB"
     if limits.kv_cache_memory_bytes is not None:
@@ -122,8 +128,9 @@ def kv_blocks(deployment: Deployment, limits: MemoryLimits | None = None, overhe
     utilization = limits.gpu_memory_utilization
     blocks = (int(device.memory_bytes * utilization) - weights - overhead) // block
     if blocks < _FEWEST_BLOCKS:
+        staged = "" if parallelism.pipeline == 1 else f" and pipeline_parallel_size={parallelism.pipeline}"
         raise SimjaxError(
-            f"{model.name} does not fit {device.name} with tensor_parallel_size={parallelism.tensor}: {others} "
+            f"{model.name} does not fit {device.name} with tensor_parallel_size={parallelism.tensor}{staged}: {others} "
             f"leave no KV block of {utilization:g} x {device.memory_bytes / _GIB:.1f} GiB; "
             "use more ranks, a larger device or a higher gpu_memory_utilization"
         )

@@ -63,8 +63,17 @@ class Op:
         return self.experts * (1.0 - (1.0 - self.expert_share) ** xp.asarray(tokens, dtype=float))
 
 
-def step_ops(model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_size: int = 1) -> tuple[Op, ...]:
-    """Every operation of a step on one rank, attention and communication excepted, in the order they run."""
+EMBEDDING, HEAD = ("embedding",), ("final_layernorm", "lm_head", "sampler")
+"""Operations of the first pp stage only, and of the last one."""
+
+
+def step_ops(
+    model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_size: int = 1, embedding: bool = True, head: bool = True
+) -> tuple[Op, ...]:
+    """Every operation of a step on one rank, attention and communication excepted, in the order they run.
+
+    A pp stage has the operations of its layers, and `embedding` and `head` where it is the first or the last one.
+    """
     part = shard(model, tensor_parallel_size, expert_parallel_size)
     h, fp, layers = model.hidden_size, model.dtype_bytes, model.num_hidden_layers
     matrix = _Matrix(model.matrix_bytes, fp, model.quantization)
@@ -93,7 +102,8 @@ def step_ops(model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_si
     ops.append(elementwise("final_layernorm", 1, norm_row, h * fp, replicated=True))
     ops.append(_Matrix(fp, fp).product("lm_head", 1, h, part.vocab, model.lm_head_bias, per_sequence=True))
     ops.append(elementwise("sampler", 1, model.vocab_size * (model.dtype_bytes + 2 * _LOGIT_BYTES), per_sequence=True, replicated=True))
-    return tuple(ops)
+    absent = (() if embedding else EMBEDDING) + (() if head else HEAD)
+    return tuple(op for op in ops if op.name not in absent)
 
 
 @dataclass(frozen=True)

@@ -81,11 +81,16 @@ def parameters(model: ModelSpec) -> int:
     return _parameters(model, shard(model), model.vocab_size)
 
 
-def weight_bytes(model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_size: int = 1) -> int:
-    """Bytes of the weights that one rank holds."""
+def weight_bytes(
+    model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_size: int = 1, embedding: bool = True, head: bool = True
+) -> int:
+    """Bytes of the weights that one rank holds; a pp stage has its layers, and `embedding` and `head` where it is the first or the last.
+
+    The last stage has a copy of an embedding that is the output matrix as well.
+    """
     part = shard(model, tensor_parallel_size, expert_parallel_size)
     quantized = 0 if model.quantization is None else _layer_matrices(model, part)
-    return _parameters(model, part, part.vocab) * model.dtype_bytes - quantized * (model.dtype_bytes - model.matrix_bytes)
+    return _parameters(model, part, part.vocab, embedding, head) * model.dtype_bytes - quantized * (model.dtype_bytes - model.matrix_bytes)
 
 
 def kv_bytes_per_token(model: ModelSpec, tensor_parallel_size: int = 1, kv_cache_dtype: str = "auto") -> int:
@@ -103,7 +108,7 @@ def _layer_matrices(model: ModelSpec, part: Shard) -> int:
     return model.num_hidden_layers * attention + model.num_dense_layers * 3 * h * part.intermediate + model.num_moe_layers * moe
 
 
-def _parameters(model: ModelSpec, part: Shard, vocab: int) -> int:
+def _parameters(model: ModelSpec, part: Shard, vocab: int, embedding: bool = True, head: bool = True) -> int:
     h = model.hidden_size
     norm = h * (2 if model.norm_bias else 1)
     qkv = (part.heads + 2 * part.kv_heads) * model.head_dim
@@ -113,5 +118,5 @@ def _parameters(model: ModelSpec, part: Shard, vocab: int) -> int:
     moe = h * model.num_experts + part.experts * 3 * h * part.moe_intermediate
     moe += 3 * h * part.shared_intermediate + h * model.shared_expert_gate
     layers = model.num_hidden_layers * (attention + 2 * norm) + model.num_dense_layers * mlp + model.num_moe_layers * moe
-    head = 0 if model.tie_word_embeddings else vocab * h
-    return vocab * h + layers + norm + head + model.lm_head_bias * vocab
+    rows = (embedding or head) + (embedding and head and not model.tie_word_embeddings)
+    return rows * vocab * h + layers + head * (norm + model.lm_head_bias * vocab)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import NodeSpec
+from simjax.network.stages import nodes_of_stages
 
 PLACEMENTS = ("packed", "spread")
 """Rules: an instance goes to the first node that has room; or the instances of a role are dealt to the nodes in turn."""
@@ -50,9 +51,9 @@ class Footprint(NamedTuple):
     role: str
 
     @staticmethod
-    def of(devices: int, node: NodeSpec, kind: str, role: str) -> Footprint:
-        """The footprint of an instance with devices of a kind in a type of node."""
-        return Footprint(devices, node.devices_per_node, node.nodes_for(devices), kind, role)
+    def of(tensor: int, stages: int, node: NodeSpec, kind: str, role: str) -> Footprint:
+        """The footprint of an instance of pp stages with `tensor` devices of a kind each in a type of node."""
+        return Footprint(tensor * stages, node.devices_per_node, nodes_of_stages(node, tensor, stages), kind, role)
 
     @property
     def sort(self) -> tuple[str, int]:

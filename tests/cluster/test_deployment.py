@@ -50,7 +50,7 @@ def test_a_size_below_one_is_refused(name: str):
         Parallelism(**{name: 0})
 
 
-@pytest.mark.parametrize("name", ["pipeline", "data", "expert"])
+@pytest.mark.parametrize("name", ["data", "expert"])
 def test_sizes_that_are_not_simulated_yet_are_refused(name: str):
     sizes = Parallelism(**{name: 2})
     message = f"^{name}_parallel_size=2: not simulated yet; it must be 1$"

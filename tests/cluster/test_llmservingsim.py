@@ -47,6 +47,21 @@ def test_units_and_overrides(tmp_path):
     assert limits.max_num_seqs == 2048  # 0 is "no limit" there: as many as a step has tokens
 
 
+@pytest.mark.parametrize("sizes", [{"num_npus": 4, "pp_size": 2}, {"num_npus": 4}, {"num_npus": None, "pp_size": 2}])
+def test_stages_of_a_pipeline(tmp_path, sizes: dict):
+    raw = minimal()
+    raw["nodes"][0]["instances"][0] |= sizes
+    (instance,) = read_cluster(write(tmp_path, raw), InstanceLimits()).instances
+    assert (instance.parallelism.tensor, instance.parallelism.pipeline) == (2, 2)
+    assert instance.device.node.devices_per_node == 4
+
+
+@pytest.mark.parametrize(("name", "tensor", "stages"), [("single_node_pp_instance", 1, 4), ("single_node_tp_pp_instance", 2, 2)])
+def test_their_pipelines_are_read_unchanged(name: str, tensor: int, stages: int):
+    (instance,) = read_cluster(data_path(f"{FILES}/{name}.json"), InstanceLimits()).instances
+    assert (instance.parallelism.tensor, instance.parallelism.pipeline) == (tensor, stages)
+
+
 @pytest.mark.parametrize("memory, tokens", [(24, 0), (24, 2048), (96, 0)])
 def test_no_limits_leave_the_kv_cache_that_the_usual_ones_leave(tmp_path, memory: int, tokens: int):
     raw = minimal()
@@ -64,10 +79,10 @@ def test_no_limits_leave_the_kv_cache_that_the_usual_ones_leave(tmp_path, memory
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"pp_size": 2}, "pp_size=2 is not simulated yet"),
+        ({"pp_size": 2}, "num_npus=2 is not tp_size=2 times pp_size=2"),
         ({"pd_type": "both"}, "pd_type='both': it must be prefill, decode or null"),
         ({"ep_size": 4}, r"ep_size=4: expert parallelism over other than the tensor-parallel ranks \(tp_size=2\) is not simulated yet"),
-        ({"num_npus": 4}, "num_npus=4 is not tp_size=2: pipeline parallelism is not simulated yet"),
+        ({"num_npus": 5}, "num_npus=5 is not tp_size=2 times pp_size=2"),
         ({"placement": {"layers": {"lm_head": {"weights": "cxl:1"}}}}, r"placement.layers.lm_head.weights='cxl:1' is not simulated yet"),
         ({"placement": {"blocks": [{"blocks": "0-3", "kv_loc": "cpu"}]}}, r"placement.blocks\[0\].kv_loc='cpu' is not simulated yet"),
         ({"enable_attn_offloading": True}, "enable_attn_offloading=True is not simulated yet"),

@@ -19,6 +19,8 @@ from simjax.engine.arrivals.sessions import SessionCalls
 from simjax.engine.handover.passes import NoPasses
 from simjax.engine.kv.held_blocks import NoHeldBlocks
 from simjax.engine.params import ClusterParams
+from simjax.engine.pipeline.flight import NoFlight
+from simjax.engine.pipeline.line import NoLine
 from simjax.engine.programs import Effort
 from simjax.engine.rank import Plan, Rank, Slots
 from simjax.engine.routing.books import ActiveWork, NoBooks, RouterBooks
@@ -176,6 +178,7 @@ def _rank(shape: EngineShape, engine: RefEngine, left: list[Live], before: list[
         first_token_s=column([x[0] if x else inf for x in times], inf, np.float64),
         token_s=column([x[-1] if x else inf for x in times], inf, np.float64),
         held=NoHeldBlocks(),
+        flight=NoFlight(),
         last_tokens=None,
         answered=column([live.finished for live in inside], False, np.bool_) if shape.fanout else None,
     )
@@ -204,7 +207,7 @@ def _rank(shape: EngineShape, engine: RefEngine, left: list[Live], before: list[
         cached_blocks=None,
     )
     zero = i32(0)
-    return Rank(slots, plan, i32(len(running)), i32(len(preempted)), zero, zero, np.int64(0), NoPasses())
+    return Rank(slots, plan, i32(len(running)), i32(len(preempted)), zero, zero, np.int64(0), NoPasses(), NoLine())
 
 
 def _arrivals(shape: EngineShape, params: ClusterParams, cluster: Cluster) -> Any:

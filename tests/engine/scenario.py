@@ -76,11 +76,11 @@ class Timing:
             return float(seconds + floor + per_sequence * len(batch) + per_token * sum(contexts))
         return float(seconds + self.mixed_s[0] + self.mixed_s[1] * sum(contexts))
 
-    def step_time_table(self) -> StepTime:
+    def step_time_table(self, send_s: np.ndarray | None = None) -> StepTime:
         coefficients = {f.name: np.zeros(1) for f in dataclasses.fields(AttentionCoefficients)}
         names = ("decode_floor_s", "decode_sequence_s", "decode_kv_s", "mixed_floor_s", "mixed_kv_s")
         coefficients |= {name: np.array([value]) for name, value in zip(names, self.decode_s + self.mixed_s, strict=True)}
-        return StepTime(self.tokens_s[None], self.sequences_s[None], np.zeros(1), AttentionCoefficients(**coefficients))
+        return StepTime(self.tokens_s[None], self.sequences_s[None], np.zeros(1), AttentionCoefficients(**coefficients), send_s=send_s)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from simjax.engine.shape import EngineShape
 from simjax.engine.simulate import Chunk, advance, start
 from simjax.engine.turn import Turn
 from tests.engine.factors import caching_scenario
+from tests.engine.pipelined import as_pipelined
 from tests.engine.scenario import Limits, RouterPolicy
 from tests.engine.shapes import check_record, checked_functions, checked_stage
 from tests.engine.test_engine import busy_scenario
@@ -39,6 +40,8 @@ def programs() -> dict[str, tuple[EngineShape, ClusterParams]]:
         "a closed loop": (dataclasses.replace(one, limits=two, concurrency=4), {}),
         "a client with a cap": (dataclasses.replace(one, limits=two, max_concurrency=4), {}),
         "a prefix cache": (alone, {}),
+        "pp stages": (as_pipelined(one, (2,)), {}),
+        "pp stages of two ranks, a closed loop": (as_pipelined(dataclasses.replace(one, limits=two, concurrency=4), (2, 3)), {}),
         "sessions": (sessions, {}),
     }
     return {name: (scenario.shape(**changes), scenario.params()) for name, (scenario, changes) in cases.items()}
@@ -52,7 +55,10 @@ def _checked(monkeypatch: pytest.MonkeyPatch):
     """The engine with every stage and every function that names shapes checked."""
     for where, name, checked in list(checked_functions()):
         monkeypatch.setattr(where, name, checked)
-    monkeypatch.setattr(tick_module, "STAGES", tuple(map(checked_stage, tick_module.STAGES)))
+    checked_stages = {stage: checked_stage(stage) for stage in tick_module.STAGES}
+    of_pipelines = {checked_stages[stage]: checked_stage(other) for stage, other in tick_module.OF_PIPELINES.items()}
+    monkeypatch.setattr(tick_module, "STAGES", tuple(checked_stages.values()))
+    monkeypatch.setattr(tick_module, "OF_PIPELINES", of_pipelines)
     with jax.enable_x64(True):
         yield
 

@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
+from typing import TYPE_CHECKING
 
 from tests.reference.pool import BlockPool, Name
+
+if TYPE_CHECKING:
+    from tests.reference.pipeline import RefPipeline
 
 StepTime = Callable[[list[tuple[int, int]]], float]
 
@@ -44,6 +48,7 @@ class RefInstance:
     watermark_blocks: int = 0
     role: str = "both"  # or "prefill" or "decode"
     model: int = 0
+    pipeline: RefPipeline | None = None  # its stages have their own step times
 
     def __post_init__(self) -> None:
         limits = (self.num_blocks, self.block_size, self.max_num_seqs, self.max_num_batched_tokens, self.max_model_len)

@@ -14,6 +14,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from tests.reference.instance import Live, RefEngine, RefInstance
+from tests.reference.pipeline import PipelineRank
 from tests.reference.records import RefActivity, RefOutcome, RefRequest, RefResult
 from tests.reference.routing import RefRouter, Routing, View, names_of
 
@@ -37,7 +38,8 @@ class Cluster:
         assert max_concurrency is None or (max_concurrency >= 1 and concurrency is None and not any(x.waits_for for x in requests))
         assert think_s >= 0 and (concurrency is None or concurrency >= 1)
         assert concurrency is None or not any(request.waits_for for request in requests), "a closed loop or sessions, not both"
-        self.engines = [RefEngine(index, config) for index, config in enumerate(instances)]
+        kinds = [RefEngine if config.pipeline is None else PipelineRank for config in instances]
+        self.engines = [kind(index, config) for index, (kind, config) in enumerate(zip(kinds, instances, strict=True))]
         self.requests = requests
         self.routing = Routing(router, requests)
         self.closed_loop = concurrency is not None

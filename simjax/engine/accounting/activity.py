@@ -60,9 +60,9 @@ class Activity:
 
     def after(self, turn: Turn) -> Activity:
         """The record once the turn's plan has been carried out: its first step, and the decode steps that followed in one leap."""
-        plan, new, i = turn.before.plan, turn.before.slots.num_new_tokens, turn.i
+        plan, i = turn.before.plan, turn.i
         ran, leapt = turn.due & (plan.steps > 0), turn.due & (plan.steps > 1)
-        prefill = jnp.sum(jnp.where(new > 1, new, 0), dtype=jnp.int64)
+        prefill, sequences = turn.before.pipeline.prefill_and_sequences(turn.before)
         decode = plan.tokens.astype(jnp.int64) - prefill + plan.running.astype(jnp.int64) * (plan.steps - 1).astype(jnp.int64)
         least = jnp.where(leapt, jnp.minimum(plan.tokens, plan.running), plan.tokens)
         return Activity(
@@ -71,8 +71,8 @@ class Activity:
             decode_tokens=self.decode_tokens.at[i].add(jnp.where(ran, decode, 0)),
             step_tokens_min=self.step_tokens_min.at[i].min(jnp.where(ran, least, INT32_MAX)),
             step_tokens_max=self.step_tokens_max.at[i].max(jnp.where(ran, plan.tokens, 0)),
-            step_sequences_min=self.step_sequences_min.at[i].min(jnp.where(ran, plan.running, INT32_MAX)),
-            step_sequences_max=self.step_sequences_max.at[i].max(jnp.where(ran, plan.running, 0)),
+            step_sequences_min=self.step_sequences_min.at[i].min(jnp.where(ran, sequences, INT32_MAX)),
+            step_sequences_max=self.step_sequences_max.at[i].max(jnp.where(ran, sequences, 0)),
         )
 
     def instance_columns(self) -> dict[str, Any]:

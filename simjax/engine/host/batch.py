@@ -18,7 +18,8 @@ from simjax.latency.step_time import StepTime
 
 RANK_BUCKETS = (1, 2, 4, 8)
 # A rank that is padding: no request is ever routed to it. Capacities are divided by, so they are 1.
-ABSENT_RANK = {"max_model_len": 0, "num_blocks": 1, "block_size": 1, "max_num_seqs": 1, "max_num_batched_tokens": 1, "slots": 1}
+ABSENT_RANK = {"max_model_len": 0, **dict.fromkeys(("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens", "slots"), 1)}
+ABSENT_RANK["pipeline_stages"] = 1
 
 
 def program_key(design: Lowered) -> tuple:
@@ -64,6 +65,7 @@ def joint_shape(designs: Sequence[Lowered], slots: int | None = None) -> EngineS
         prefix_nodes=max(x.prefix_nodes for x in shapes),
         prefix_path=max(x.prefix_path for x in shapes),
         fanout=max(x.fanout for x in shapes),
+        pipeline_stages=max(x.pipeline_stages for x in shapes),
         handovers=max(x.handovers for x in shapes),
         links=max(x.links for x in shapes),
         log_rows=0,

@@ -13,6 +13,7 @@ from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
 from simjax.engine.host.impossible import refuse_impossible
 from simjax.engine.host.lower_handover import MORE_ROWS, first_rows, handover_params
+from simjax.engine.host.lower_pipeline import most_stages, refuse_with_stages, with_stages
 from simjax.engine.host.lower_requests import largest_fanout, longest_path, prefix_params, request_models, request_params
 from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams
 from simjax.engine.shape import EngineShape, requests_bucket, seat_bucket, slots_for
@@ -72,7 +73,8 @@ def lower(
     workload.validate()
     size = requests_bucket(len(workload))
     caching = caches(cluster, workload)
-    instances = instance_params(cluster, timings, size, caching)
+    refuse_with_stages(cluster, workload, caching)
+    instances = with_stages(cluster, instance_params(cluster, timings, size, caching), size)
     if (of_models := served_models(cluster, workload)) is not None:
         instances = replace(instances, model=of_models)
     refuse_impossible(cluster, instances, workload)
@@ -97,6 +99,7 @@ def lower(
         handovers=0 if handover is None else min(first_rows(workload), size),
         links=0 if handover is None else len(handover.capacity),
         leap=leap,
+        pipeline_stages=most_stages(cluster),
         log_rows=EngineShape.log_rows if log else 0,
     )
     weights = (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv)

@@ -122,6 +122,7 @@ def _seated(turn: Turn, waiting: Waiting, admitted: _Admitted) -> Rank:
         first_token_s=jnp.where(fresh, NEVER, old.first_token_s),
         token_s=jnp.where(fresh, NEVER, old.token_s),
         held=select(taken, old.held.emptied(), old.held).first_admitted(fresh, admitted.cached),
+        flight=old.flight.admitted(fresh),
         last_tokens=old.last_tokens,
         answered=jax.tree.map(lambda x: x & ~fresh, old.answered),
     )

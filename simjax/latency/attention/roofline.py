@@ -62,7 +62,7 @@ def attention_coefficients(e: AttentionEfficiency, deployment: Deployment, xp: A
 
     Keys and values are read as they are stored (the deployment's `kv_cache_dtype`) and multiplied in the model's type.
     """
-    model, device, degree = deployment.model, deployment.device, deployment.parallelism.tensor
+    model, device, degree = deployment.part, deployment.device, deployment.parallelism.tensor
     layers = model.num_hidden_layers
     token_bytes = kv_bytes_per_token(model, degree, deployment.kv_cache_dtype)
     read_s = token_bytes / (device.memory_bandwidth_bytes_per_s * e.decode_bandwidth_efficiency)

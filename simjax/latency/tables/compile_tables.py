@@ -26,7 +26,9 @@ def compile_tables(
     host: HostOverheads | None = None,
     measured_attention: bool = True,
 ) -> StepTime:
-    """The `StepTime` (C = 1) of one deployment whose kernels are those of `bundle`; call it inside `jax.enable_x64(True)`.
+    """The `StepTime` (C = 1) of one deployment, or of one of its pp stages, whose kernels are those of `bundle`.
+
+    Call it inside `jax.enable_x64(True)`.
 
     Args:
         bundle: kernel times at the deployment's tensor-parallel degree.
@@ -49,12 +51,14 @@ def compile_tables(
     if bundle.moe is not None and not 0 < model.num_experts_per_tok <= model.num_experts:
         raise SimjaxError(f"{bundle.path}: a mixture-of-experts profile needs the model's number of experts and experts per token")
     tokens, sequences = np.arange(1, max_tokens + 1), np.arange(1, max_sequences + 1)
-    attention, table = _attention(bundle, model.num_hidden_layers)
+    attention, table = _attention(bundle, deployment.part.num_hidden_layers)
+    ends = (ops.prologue if deployment.has_embedding else ()) + (ops.head if deployment.has_head else ())
+    of_sequences = ops.per_sequence if deployment.has_head else ()
     terms = StepTerms(
-        dense_s=sum(at_sizes(bundle.dense[op], tokens) for op in ops.prologue + ops.head),
+        dense_s=sum(at_sizes(bundle.dense[op], tokens) for op in ends) + np.zeros(max_tokens),
         layer_s=sum(_layer_op_s(bundle, op, model, tokens) for op in ops.layer if op != "attention"),
         collectives_s=layer_collectives_s(deployment, max_tokens),
-        sequences_s=sum(at_sizes(bundle.per_sequence[op], sequences) for op in ops.per_sequence),
+        sequences_s=sum(at_sizes(bundle.per_sequence[op], sequences) for op in of_sequences) + np.zeros(max_sequences),
         attention=attention,
         host=host or HostOverheads(),
         table=table if measured_attention else None,
