@@ -67,7 +67,7 @@ def trace(shape: EngineShape, params: ClusterParams) -> Chunk:
     """The result of a chunk of ticks as shapes and data types, with what is before the first tick traced anew."""
 
     def run(params: ClusterParams, ticks: jax.Array) -> Chunk:
-        state = start.__wrapped__(shape, params)
+        state = start(shape, params)
         check_record(shape, state, "start")
         return advance(shape, params, state, ticks)
 
