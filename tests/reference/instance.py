@@ -161,6 +161,10 @@ class RefEngine:
         held = sum(request.computed for request in self.running if not request.finished)
         return held + sum(request.target for request in self.waiting + self.incoming)
 
+    def num_ties(self) -> int:
+        """Requests of which rounding decides whether a step has them."""
+        return self.ties
+
     def next_event_s(self) -> float:
         if self.step is not None:
             return self.step.end_s

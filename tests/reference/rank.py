@@ -7,7 +7,8 @@ them at its end. A request may hold blocks without running: while its KV cache i
 A pass schedules, launches and polls; what it polled the scheduler is told with the pass's output. A pass that runs nothing although
 requests are left is followed by a sleep. A poll of such a pass does not see what lands at that very time: the times of passes are sums of
 sleeps, which are not exact in floating point. The poll at the launch of a step does. Whether a pass sees a request that is queued at that
-very time rounding decides; `ties` counts such requests.
+very time rounding decides, and so it does where a step ends then: ranks whose steps take the same time and that tell each other of requests
+stay in step. `num_ties` counts such requests.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator
 from math import inf
+
+import numpy as np
 
 from tests.reference.instance import Live, RefEngine, RefInstance, RefStep
 from tests.reference.legs import Batch, Leg, RefPass
@@ -43,6 +46,7 @@ class Rank(RefEngine):
         self.sleeps = (-inf, 0)  # first and number of the present row of sleeps
         self.woke_s = -inf  # end of the last sleep
         self.passes: list[RefPass] = []
+        self.queued_s: list[float] = []
         self.out: list[Leg] = []  # ended since the rank was last called
         self.loop = self._loop()
         self.due_s = next(self.loop)
@@ -52,6 +56,11 @@ class Rank(RefEngine):
     def enqueue(self, request: Live) -> None:
         super().enqueue(request)
         self.ties += self._ties(request)
+        self.queued_s.append(request.queue_s)
+
+    def num_ties(self) -> int:
+        ends_s = np.array([step.end_s for step in self.ended])
+        return self.ties + int((np.abs(np.subtract.outer(self.queued_s, ends_s)) < TIE_S).any(axis=1).sum())
 
     def num_running(self) -> int:
         """Running requests at the formation of the newest step that has not ended; those with all their tokens in flight do not count."""

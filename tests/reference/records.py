@@ -98,4 +98,4 @@ class RefResult:
     steps: list[RefStep]  # every step that ended, in order of start time, then instance
     evictions: list[int]  # by instance: number of names of cached blocks that were lost because the block was needed
     copies: list[int]  # by instance: number of full blocks that stayed nameless because a held block had their name
-    ties: int  # number of requests that were queued just when an idle rank looked: rounding decides whether it saw them
+    ties: int  # number of requests that were queued just when a rank with a role looked: rounding decides whether it saw them

@@ -206,4 +206,4 @@ def simulate(
     outcomes = [cluster.outcome(index) for index in range(len(requests))]
     activity = [RefActivity.of(engine.ended) for engine in cluster.engines]
     evictions, copies = ([getattr(x.pool, name) for x in cluster.engines] for name in ("evictions", "copies"))
-    return RefResult(activity, outcomes, steps, evictions, copies, ties=sum(x.ties for x in cluster.engines))
+    return RefResult(activity, outcomes, steps, evictions, copies, ties=sum(x.num_ties() for x in cluster.engines))
