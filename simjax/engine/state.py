@@ -28,6 +28,7 @@ from simjax.engine.rank import NEVER, Plan, Rank, Slots
 from simjax.engine.routing.books import NoBooks, RouterBooks, initial_books
 from simjax.engine.routing.view import FreshView, RouterView
 from simjax.engine.shape import EngineShape
+from simjax.engine.speculation.drafts import initial_drafts, initial_totals
 
 if TYPE_CHECKING:
     from jaxtyping import Float64, Int32, Int64
@@ -74,7 +75,8 @@ class ClusterState:
 
     def instance_columns(self) -> dict[str, Any]:
         """Columns of `InstanceLog` that the engine records, with a leading axis N."""
-        return {"peak_blocks": self.peak_blocks, **self.kv.instance_columns(), **self.activity.instance_columns()}
+        recorded = (self.kv.instance_columns(), self.activity.instance_columns(), self.ranks.drafts.columns())
+        return {"peak_blocks": self.peak_blocks, **{name: values for columns in recorded for name, values in columns.items()}}
 
 
 def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
@@ -117,6 +119,7 @@ def _initial_ranks(shape: EngineShape, kv: PrefixCache | NoPrefixCache) -> Rank:
         token_s=slots_never,
         held=kv.no_holds(shape),
         flight=initial_flight(shape),
+        drafts=initial_drafts(shape),
         last_tokens=slots_i32 if shape.handovers else None,
         answered=jnp.zeros((N, A), bool) if shape.fanout else None,
     )
@@ -147,4 +150,5 @@ def _initial_ranks(shape: EngineShape, kv: PrefixCache | NoPrefixCache) -> Rank:
         queued_tokens=i64,
         passes=initial_passes(shape),
         pipeline=initial_line(shape),
+        drafts=initial_totals(shape),
     )
