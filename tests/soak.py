@@ -22,7 +22,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from simjax.engine.shape import EngineShape, slots_for
-from tests.engine import test_two_legs
+from tests.engine import test_pipeline, test_two_legs
+from tests.engine.pipelined import Pipelined, pipelined
 from tests.engine.scenario import FANOUT, NODES, PATH, SHAPE, Scenario
 from tests.engine.strategies import SMALL, Sizes, scenarios, sharing
 from tests.engine.test_against_reference import check
@@ -70,6 +71,11 @@ class Kind(NamedTuple):
     check: Callable[[Any, str], None] | None = None  # that of one leg
 
 
+def check_pipelined(scenario: Pipelined, mode: str) -> None:
+    """The comparison of a scenario with pp stages, which has no leaps in either mode."""
+    test_pipeline.check(scenario)
+
+
 def kinds() -> dict[str, Kind]:
     found = {}
     for prefix, sizes, examples in (("", SMALL, 60), ("wide_", WIDE, 15)):
@@ -90,6 +96,9 @@ def kinds() -> dict[str, Kind]:
         "two_legs_on_three": Kind(two_legs(scenarios(instances=3)), 60, test_two_legs.check),
         "two_legs_closed_loop": Kind(two_legs(scenarios(instances=2, closed=True)), 60, test_two_legs.check),
         "two_legs_crowded": Kind(crowded(scenarios(instances=2)), 60, test_two_legs.check),
+        "pipelined": Kind(pipelined(), 60, check_pipelined),
+        "pipelined_closed_loop_on_two": Kind(pipelined(instances=2, closed=True), 60, check_pipelined),
+        "pipelined_capped_on_two": Kind(pipelined(instances=2, capped=True), 60, check_pipelined),
         "two_legs_sessions": Kind(two_legs(sharing(instances=3, sessions=True)), 60, test_two_legs.check),
     }
     return found

@@ -57,7 +57,7 @@ STAGES: tuple[Stage, ...] = (
 )
 """`stage(shape, params, turn) -> turn`, in order."""
 
-OF_PIPELINES = {
+OF_PIPELINES: dict[Stage, Stage] = {
     commit: take_back,  # the tokens of the oldest batch
     depart: depart_all,  # before the scheduler is called
     schedule_running: schedule_eligible,  # those with nothing to compute are passed over

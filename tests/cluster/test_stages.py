@@ -8,10 +8,14 @@ import jax
 import numpy as np
 import pytest
 
+import simjax
+from simjax.cluster.from_config import configured_cluster
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
 from simjax.cluster.timing import cluster_timing
+from simjax.config.compose import compose_config, typed
 from simjax.deployment import Deployment, Role
+from simjax.engine.differentiate import outcome
 from simjax.engine.host.lower import lower
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
@@ -168,3 +172,39 @@ def test_what_does_not_go_with_stages_is_refused():
     assert "together with cluster.router=dynamo" in refused(piped, piped, router="dynamo")
     roles = [replace(piped, role=role) for role in (Role.PREFILL, Role.DECODE)]
     assert "together with prefill and decode instances" in refused(*roles)
+
+
+def test_derivatives_through_stages_are_refused():
+    cluster = ClusterSpec((InstanceSpec(LLAMA, H100, Parallelism(pipeline=2)),))
+    lowered = lower(cluster, cluster_timing(cluster.instances, LatencySource()), workload())
+    with pytest.raises(SimjaxError, match=r"^pipeline_parallel_size: derivatives through pp stages are not simulated yet"):
+        outcome(lowered.shape, lowered.params, 1)
+
+
+def configured(*options: str) -> list[Parallelism]:
+    return [x.parallelism for x in configured_cluster(typed(compose_config("run", list(options)))).instances]
+
+
+def test_stages_are_options_of_the_run_and_of_groups():
+    assert configured("cluster.pipeline_parallel_size=2", "cluster.tensor_parallel_size=4") == [Parallelism(4, 2)]
+    parted = configured("cluster.pipeline_parallel_size=2", "cluster.pipeline_layer_partition=[20,12]")
+    assert parted == [Parallelism(pipeline=2, layer_partition=(20, 12))]
+    groups = "cluster.groups=[{pipeline_parallel_size: 4}, {tensor_parallel_size: 2}]"
+    assert configured(groups, "cluster.pipeline_parallel_size=2") == [Parallelism(pipeline=4), Parallelism(2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["cluster.pipeline_layer_partition=[32]"], "cluster.pipeline_layer_partition has no effect with pipeline_parallel_size=1"),
+        (
+            ["cluster=disaggregated", "cluster.pipeline_parallel_size=2"],
+            "cluster.pipeline_parallel_size=2 has no effect with cluster.prefill",
+        ),
+        (["cluster.pipeline_parallel_size=0"], "cluster.pipeline_parallel_size=0: it must be at least 1"),
+        (["cluster.pipeline_parallel_size=33"], "pipeline_parallel_size=33: the model has 32 layers, fewer than stages"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: list[str], message: str):
+    with pytest.raises(SimjaxError, match=f"^{message}"):
+        configured_cluster(simjax.compose(options))

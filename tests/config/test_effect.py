@@ -26,6 +26,7 @@ FULL = (
     "long_prefill_alone: true, reserve_kv_loads: true, watermark: 0.1, max_model_len: 900, "
     "enable_prefix_caching: false, gpu_memory_utilization: 0.9, dtype: auto, kv_cache_dtype: auto, cudagraph_mode: none}"
 )
+GROUP = FULL.removesuffix("}") + ", pipeline_parallel_size: 2, pipeline_layer_partition: [9, 9]}"
 POOL = "{instances: 1, " + FULL.removeprefix("{model: qwen3-8b, ")
 CONTEXTS = [
     [],
@@ -34,7 +35,7 @@ CONTEXTS = [
     ["workload=sessions"],
     ["workload.lengths_file=x.csv"],
     ["cluster.file=x.json"],
-    [f"cluster.groups=[{FULL}]"],
+    [f"cluster.groups=[{GROUP}]"],
     ["cluster.groups=[{enforce_eager: true, kv_cache_memory_bytes: 99999999}]"],
     ["cluster.groups=[{num_gpu_blocks_override: 99}]"],
     ["scheduler.num_gpu_blocks_override=9"],
@@ -50,7 +51,7 @@ CONTEXTS = [
 ]
 """Configurations in one of which every option that can be without effect is."""
 
-SAMPLES = {int: "3", float: "0.7", str: "x", bool: "true", list: "[x]"}
+SAMPLES = {int: "3", float: "0.7", str: "x", bool: "true", list: "[3]"}
 CONFIGURATIONS = [typed(compose_config("run", context)) for context in CONTEXTS]
 KINDS = {one.key: one for one in options(RunConfig)}
 REFUSED = [

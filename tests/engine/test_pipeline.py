@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from simjax.engine.host.result import Status
 from simjax.engine.simulate import simulate
 from tests.engine.pipelined import Pipelined, as_pipelined, pipelined
-from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, Limits, Timing
+from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, Limits, RouterPolicy, Timing
 from tests.engine.test_against_reference import assert_same, undecided
 from tests.engine.test_batch import assert_row_is, lowered, run_stacked
 from tests.engine.test_engine import busy_scenario
@@ -35,6 +35,19 @@ def test_one_instance(scenario: Pipelined):
 @LIMITED
 def test_closed_loop_on_two_instances(scenario: Pipelined):
     check(scenario)
+
+
+@pytest.mark.parametrize("seed", [4, 10, 11])
+def test_a_router_sees_the_tokens_that_are_computed_while_the_loop_sleeps(seed: int):
+    rng, n = np.random.default_rng(seed), 30
+    sizes = {"max_num_seqs": 13, "max_num_batched_tokens": 24}
+    limits = (Limits(num_blocks=42, **sizes), Limits(num_blocks=38, block_size=2, **sizes))
+    arrival_s, prompt, output = np.cumsum(rng.exponential(0.01, n)), rng.integers(1, 9, n), rng.integers(2, 9, n)
+    clients = {"router": RouterPolicy.LEAST_KV, "concurrency": 6, "think_s": 0.0213}
+    scenario = Pipelined(limits, arrival_s, prompt, output, stages=(2, 2), empty_pass_s=7e-3, **clients)
+    theirs = scenario.run_reference()
+    assert not undecided(scenario, theirs)
+    assert_same(scenario.run(), theirs)
 
 
 # ---- the worked examples of tests/test_reference_pipeline.py
