@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from simjax.engine.handover.passes import NoPasses, Passes
     from simjax.engine.pipeline.flight import Flight, NoFlight
     from simjax.engine.pipeline.line import Line, NoLine
-    from simjax.engine.speculation.drafts import Drafts, DraftTotals, NoDrafts, NoDraftTotals
+    from simjax.engine.speculation.drafts import Drafts, NoDrafts
 
 NEVER = float("inf")
 WITH_ALL_TOKENS = -1
@@ -132,7 +132,6 @@ class Rank:
         queued_tokens: prompt tokens in that queue (kept by live routing only).
         passes: looks of the rank at transfers.
         pipeline: its pp stages and the batches on their way through them.
-        drafts: totals of speculative decoding.
     """
 
     slots: Slots
@@ -144,7 +143,6 @@ class Rank:
     queued_tokens: Int64[Array, "*N"]
     passes: Passes | NoPasses
     pipeline: Line | NoLine
-    drafts: DraftTotals | NoDraftTotals
 
     def due_s(self) -> Float64[Array, "*N"]:
         """Time at which the rank needs its next turn."""

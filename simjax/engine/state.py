@@ -28,7 +28,7 @@ from simjax.engine.rank import NEVER, Plan, Rank, Slots
 from simjax.engine.routing.books import NoBooks, RouterBooks, initial_books
 from simjax.engine.routing.view import FreshView, RouterView
 from simjax.engine.shape import EngineShape
-from simjax.engine.speculation.drafts import initial_drafts, initial_totals
+from simjax.engine.speculation.drafts import DraftTotals, NoDraftTotals, initial_drafts, initial_totals
 
 if TYPE_CHECKING:
     from jaxtyping import Float64, Int32, Int64
@@ -48,6 +48,7 @@ class ClusterState:
         view: ranks as the router saw them.
         books: what the router knows of the requests that it has routed.
         activity: totals of the ranks' work so far.
+        drafts: totals of speculative decoding.
         num_sent: requests that have arrived.
         num_finished: requests written to `outcome`.
         outcome: engine's columns of `RequestLog` for every request that has departed; row R takes what is not read.
@@ -65,6 +66,7 @@ class ClusterState:
     view: RouterView | FreshView
     books: RouterBooks | NoBooks
     activity: Activity | NoActivity
+    drafts: DraftTotals | NoDraftTotals
     num_sent: Int32[Array, ""]
     num_finished: Int32[Array, ""]
     outcome: Float64[Array, "R+1 F"]
@@ -75,7 +77,7 @@ class ClusterState:
 
     def instance_columns(self) -> dict[str, Any]:
         """Columns of `InstanceLog` that the engine records, with a leading axis N."""
-        recorded = (self.kv.instance_columns(), self.activity.instance_columns(), self.ranks.drafts.columns())
+        recorded = (self.kv.instance_columns(), self.activity.instance_columns(), self.drafts.columns())
         return {"peak_blocks": self.peak_blocks, **{name: values for columns in recorded for name, values in columns.items()}}
 
 
@@ -92,6 +94,7 @@ def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
         view=RouterView.none_yet(shape, kv.contents()) if shape.stale_view else FreshView(),
         books=initial_books(shape),
         activity=initial_activity(shape),
+        drafts=initial_totals(shape),
         num_sent=zero,
         num_finished=zero,
         outcome=jnp.full((R + 1, len(recorded(RequestLog, shape))), NEVER, jnp.float64),
@@ -150,5 +153,4 @@ def _initial_ranks(shape: EngineShape, kv: PrefixCache | NoPrefixCache) -> Rank:
         queued_tokens=i64,
         passes=initial_passes(shape),
         pipeline=initial_line(shape),
-        drafts=initial_totals(shape),
     )

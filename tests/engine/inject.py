@@ -26,7 +26,7 @@ from simjax.engine.rank import Plan, Rank, Slots
 from simjax.engine.routing.books import ActiveWork, NoBooks, RouterBooks
 from simjax.engine.routing.view import RouterView
 from simjax.engine.shape import EngineShape
-from simjax.engine.speculation.drafts import NoDrafts, NoDraftTotals
+from simjax.engine.speculation.drafts import NoDrafts
 from simjax.engine.state import ClusterState, initial_state
 from simjax.engine.turn import LATER, Turn
 from tests.reference.instance import Live, RefEngine, RefStep
@@ -209,7 +209,7 @@ def _rank(shape: EngineShape, engine: RefEngine, left: list[Live], before: list[
         cached_blocks=None,
     )
     zero = i32(0)
-    return Rank(slots, plan, i32(len(running)), i32(len(preempted)), zero, zero, np.int64(0), NoPasses(), NoLine(), NoDraftTotals())
+    return Rank(slots, plan, i32(len(running)), i32(len(preempted)), zero, zero, np.int64(0), NoPasses(), NoLine())
 
 
 def _arrivals(shape: EngineShape, params: ClusterParams, cluster: Cluster) -> Any:

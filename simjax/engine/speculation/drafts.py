@@ -14,12 +14,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from simjax.engine.shape import EngineShape
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32, Int64
+
+    from simjax.engine.turn import Turn
+
+_BITS = 5  # of the tokens of a step: at most 16 drafts and one more
+_EMITTED = (1 << _BITS) - 1
 
 
 @jax.tree_util.register_dataclass
@@ -45,15 +51,31 @@ class Drafts:
     """Requests in the slots; arrays over S+W slots (a leading N axis in `ClusterState`).
 
     Attributes:
-        decoding: the request has got a token since its admission, so it has drafts.
-        emitted, rejected: tokens that it got in its latest step, and drafts that were not accepted there.
+        latest: `emitted` and `rejected` in one number, for every array over the slots costs a tick several kernels.
         blocks: KV blocks that it holds: those taken for rejected drafts and for the lookahead stay.
     """
 
-    decoding: Bool[Array, "*N A"]
-    emitted: Int32[Array, "*N A"]
-    rejected: Int32[Array, "*N A"]
+    latest: Int32[Array, "*N A"]
     blocks: Int32[Array, "*N A"]
+
+    @property
+    def emitted(self) -> Int32[Array, "*N A"]:
+        """Tokens that each got in its latest step that gave it any, 0 for one that has got none since its admission."""
+        return self.latest & _EMITTED
+
+    @property
+    def rejected(self) -> Int32[Array, "*N A"]:
+        """Drafts that were not accepted in that step."""
+        return self.latest >> _BITS
+
+    @property
+    def decoding(self) -> Bool[Array, "*N A"]:
+        """Requests that have drafts, because they have got a token since their admission."""
+        return self.latest > 0
+
+    def after(self, token: Bool[Array, " A"], emitted: Int32[Array, " A"], rejected: Int32[Array, " A"]) -> Drafts:
+        """The record once some have got tokens."""
+        return dataclasses.replace(self, latest=jnp.where(token, emitted + (rejected << _BITS), self.latest))
 
     def admitted(self, taken: Bool[Array, " W"], blocks: Int32[Array, " W"]) -> Drafts:
         """The record of the window once those requests of it have joined, with so many blocks."""
@@ -61,8 +83,7 @@ class Drafts:
 
     def without(self, out: Bool[Array, " B"]) -> Drafts:
         """The record once those requests hold nothing."""
-        none = {name: jnp.where(out, 0, getattr(self, name)) for name in ("emitted", "rejected", "blocks")}
-        return Drafts(decoding=self.decoding & ~out, **none)
+        return Drafts(jnp.where(out, 0, self.latest), jnp.where(out, 0, self.blocks))
 
     def in_prompt(self, new: Int32[Array, " A"]) -> Bool[Array, " A"]:
         """Requests that compute their prompt, of those with so many new tokens."""
@@ -74,6 +95,10 @@ class Drafts:
 class NoDraftTotals:
     """Nothing is counted."""
 
+    def after(self, turn: Turn) -> NoDraftTotals:
+        """The record once the turn's plan has been carried out."""
+        return self
+
     def columns(self) -> dict[str, Any]:
         """Columns of `InstanceLog`."""
         return {}
@@ -82,20 +107,21 @@ class NoDraftTotals:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DraftTotals:
-    """Totals of a rank so far; scalars (a leading N axis in `ClusterState`).
+    """Totals of every rank so far.
 
     Attributes:
-        drafts: times that a step verified drafts of a request (vLLM's `num_drafts`).
-        draft_tokens, accepted_tokens: drafts that were verified and accepted.
+        counts: times that a step verified drafts of a request (vLLM's `num_drafts`), drafts that were verified, and those accepted.
     """
 
-    drafts: Int64[Array, "*N"]
-    draft_tokens: Int64[Array, "*N"]
-    accepted_tokens: Int64[Array, "*N"]
+    counts: Int64[Array, "N 3"]
+
+    def after(self, turn: Turn) -> DraftTotals:
+        """The record once the turn's plan has been carried out."""
+        return DraftTotals(self.counts.at[turn.i].add(jnp.where(turn.due, turn.emitted.drafts, 0).astype(jnp.int64)))
 
     def columns(self) -> dict[str, Any]:
-        """Columns of `InstanceLog`, with a leading axis N."""
-        return {"drafts": self.drafts, "draft_tokens": self.draft_tokens, "accepted_tokens": self.accepted_tokens}
+        """Columns of `InstanceLog` on the host, with a leading axis N."""
+        return dict(zip(("drafts", "draft_tokens", "accepted_tokens"), np.asarray(self.counts).T, strict=True))
 
 
 def initial_drafts(shape: EngineShape) -> Drafts | NoDrafts:
@@ -103,12 +129,11 @@ def initial_drafts(shape: EngineShape) -> Drafts | NoDrafts:
     if not shape.speculation:
         return NoDrafts()
     none = jnp.zeros((shape.ranks, shape.seats), jnp.int32)
-    return Drafts(none > 0, none, none, none)
+    return Drafts(none, none)
 
 
 def initial_totals(shape: EngineShape) -> DraftTotals | NoDraftTotals:
     """Ranks that have verified nothing."""
     if not shape.speculation:
         return NoDraftTotals()
-    none = jnp.zeros((shape.ranks,), jnp.int64)
-    return DraftTotals(none, none, none)
+    return DraftTotals(jnp.zeros((shape.ranks, 3), jnp.int64))

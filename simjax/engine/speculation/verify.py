@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
 from simjax.engine.control.reduce import reduce_slots
 from simjax.engine.params import ClusterParams
 from simjax.engine.scheduler.commit import Emitted
 from simjax.engine.shape import EngineShape
-from simjax.engine.speculation.drafts import Drafts, DraftTotals
+from simjax.engine.speculation.drafts import Drafts
 from simjax.engine.speculation.draws import accepted, uniform
 from simjax.engine.turn import Turn
 
@@ -23,8 +22,8 @@ def verify(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     `Emitted` counts one gap between tokens for a request and step, however many there are.
     """
     rank, slots, plan = turn.rank, turn.rank.slots, turn.rank.plan
-    drafts, totals, own = slots.drafts, rank.drafts, params.speculation
-    assert isinstance(drafts, Drafts) and isinstance(totals, DraftTotals) and own is not None
+    drafts, own = slots.drafts, params.speculation
+    assert isinstance(drafts, Drafts) and own is not None
     running = (slots.position < rank.num_running) & ~slots.finished
     in_step = running & (slots.num_new_tokens > 0) & (plan.steps > 0)
     beyond = slots.num_computed_tokens + slots.num_new_tokens - slots.num_tokens
@@ -44,12 +43,7 @@ def verify(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         num_tokens=num_tokens,
         first_token_s=jnp.where(fresh, plan.end_s, slots.first_token_s),
         token_s=jnp.where(token, plan.end_s, slots.token_s),
-        drafts=dataclasses.replace(
-            drafts,
-            decoding=drafts.decoding | token,
-            emitted=jnp.where(token, emitted, drafts.emitted),
-            rejected=jnp.where(token, computed - kept, drafts.rejected),
-        ),
+        drafts=drafts.after(token, emitted, computed - kept),
     )
     prompt = jnp.where(in_step & ~drafts.decoding, slots.num_new_tokens, 0)
     blocks = jnp.where(running, drafts.blocks, 0)
@@ -66,6 +60,6 @@ def verify(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         outputs=none,
         resumed_gap_s=jnp.sum(jnp.where(resumed, plan.end_s - slots.token_s, 0.0)),
         blocks_last=blocks,
+        drafts=jnp.stack([checked, proposed, right]),
     )
-    counted = jax.tree.map(lambda total, more: total + more.astype(jnp.int64), totals, DraftTotals(checked, proposed, right))
-    return dataclasses.replace(turn, rank=dataclasses.replace(rank, slots=after, drafts=counted), emitted=found)
+    return dataclasses.replace(turn, rank=dataclasses.replace(rank, slots=after), emitted=found)
