@@ -41,7 +41,7 @@ class Emitted:
     outputs: Int32[Array, ""]
     resumed_gap_s: Float64[Array, ""]
     blocks_last: Int32[Array, ""]
-    drafts: Int32[Array, 3] | None = None
+    drafts: Int32[Array, " Y"] | None = None
 
 
 def commit(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:

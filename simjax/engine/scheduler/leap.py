@@ -80,7 +80,7 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         start_s=turn.now_s,
         end_s=turn.now_s,
         horizon_s=turn.horizon_s,
-        first_s=mixed_step_s(step_time, slots.num_new_tokens, slots.num_computed_tokens, slots.drafts.decoding),
+        first_s=mixed_step_s(step_time, slots.num_new_tokens, slots.num_computed_tokens, slots.drafts.decoding, tokens),
         next_s=jnp.zeros((), jnp.float64),
         slope_s=jnp.zeros((), jnp.float64),
         steps=jnp.zeros((), jnp.int32),

@@ -4,7 +4,7 @@ A step verifies the drafts of a request: some of them are accepted, from the lef
 forms the next step before it knows how many. It takes all of them for accepted, so a step for a request that turns out to have its last
 token may run for nothing.
 
-Legend: S slots (A = S+W array entries), N ranks, W window.
+Legend: S slots (A = S+W array entries), N ranks, W window, Y = 3 counts.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Drafts:
         """The record of the window once those requests of it have joined, with so many blocks."""
         return dataclasses.replace(self.without(taken), blocks=jnp.where(taken, blocks, self.blocks))
 
-    def without(self, out: Bool[Array, " B"]) -> Drafts:
+    def without(self, out: Array) -> Drafts:
         """The record once those requests hold nothing."""
         return Drafts(jnp.where(out, 0, self.latest), jnp.where(out, 0, self.blocks))
 
@@ -113,7 +113,7 @@ class DraftTotals:
         counts: times that a step verified drafts of a request (vLLM's `num_drafts`), drafts that were verified, and those accepted.
     """
 
-    counts: Int64[Array, "N 3"]
+    counts: Int64[Array, "N Y"]
 
     def after(self, turn: Turn) -> DraftTotals:
         """The record once the turn's plan has been carried out."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import jax.numpy as jnp
+from jax import Array
 
+from simjax.engine.control.cond_any import cond_any
 from simjax.engine.control.reduce import reduce_slots
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
@@ -38,7 +40,8 @@ def schedule_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tu
     need = jnp.where(drafts.decoding, 1 + own.num_speculative_tokens[turn.i], slots.num_tokens - slots.num_computed_tokens)
     need = jnp.minimum(capped(need, limits, alone), limits.max_model_len - 1 - computed)
     need = jnp.where((running | (holding & (position < rank.num_running))) & ~sure, need, 0)
-    new = jnp.clip(limits.max_num_batched_tokens - (jnp.cumsum(need) - need), 0, need)
+    (asked_for,), _, _ = reduce_slots([need])
+    new = cond_any(asked_for > limits.max_num_batched_tokens, _while_it_lasts, _all, need, limits.max_num_batched_tokens)
     asked = jnp.minimum(computed + new + own.num_lookahead_tokens[turn.i], limits.max_model_len)
     blocks = jnp.where(new > 0, jnp.maximum(blocks_of(asked, limits.block_size), drafts.blocks), drafts.blocks)
     blocks = jnp.where(running | holding, blocks, 0)
@@ -63,6 +66,15 @@ def schedule_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tu
     slots = dataclasses.replace(slots, num_new_tokens=new, drafts=dataclasses.replace(drafts, blocks=blocks))
     rank = dataclasses.replace(rank, slots=slots)
     return dataclasses.replace(turn, rank=rank, formation=formation, demand=Demand(running, running | holding, blocks, last))
+
+
+def _while_it_lasts(need: Array, budget: Array) -> Array:
+    """Tokens of each request, in order."""
+    return jnp.clip(budget - (jnp.cumsum(need) - need), 0, need)
+
+
+def _all(need: Array, budget: Array) -> Array:
+    return need
 
 
 def preempt_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:

@@ -7,6 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from simjax.engine.control.reduce import reduce_slots
+from simjax.engine.control.together import together
 from simjax.engine.params import ClusterParams
 from simjax.engine.scheduler.commit import Emitted
 from simjax.engine.shape import EngineShape
@@ -29,7 +30,8 @@ def verify(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     beyond = slots.num_computed_tokens + slots.num_new_tokens - slots.num_tokens
     token = in_step & (beyond >= 0)
     verified = jnp.where(token, beyond, 0)
-    taken = accepted(uniform(own.seed, slots.request, slots.num_tokens), own.rates[turn.i], verified)
+    # Drawn once: XLA would repeat the hash in each array that comes from it.
+    (taken,) = together([accepted(uniform(own.seed, slots.request, slots.num_tokens), own.rates[turn.i], verified)])
     emitted = jnp.where(token, jnp.minimum(1 + taken, slots.final_tokens - slots.num_tokens), 0)
     num_tokens = slots.num_tokens + emitted
     computed = slots.num_computed_tokens + jnp.where(in_step, slots.num_new_tokens, 0)
