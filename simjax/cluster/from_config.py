@@ -31,7 +31,7 @@ from simjax.model import load_model
 from simjax.network.placement import Network, Nodes
 from simjax.parallel.parallelism import Parallelism
 from simjax.speculation.config import SpeculationConfig
-from simjax.speculation.methods import MTP, MTP_RATES, Speculation
+from simjax.speculation.methods import METHODS, MTP, MTP_RATES, Speculation
 
 _FLAGS = tuple(field.name for field in dataclasses.fields(SchedulerConfig))
 
@@ -94,7 +94,7 @@ def speculation_of(config: SpeculationConfig) -> Speculation | None:
     if config.method is None:
         return None
     rates = tuple(config.synthetic_acceptance_rates) or (MTP_RATES if config.method == MTP else ())
-    if not rates:
+    if not rates and config.method in METHODS:
         raise SimjaxError(
             f"speculation.method={config.method}: give speculation.synthetic_acceptance_rates, the rate for each draft at which it and all "
             "before it are accepted, such as [0.7,0.5,0.3]; they depend on model and text"

@@ -66,7 +66,7 @@ OF_PIPELINES: dict[Stage, Stage] = {
 }
 """What stands for some stages where ranks have pp stages, with batches in flight."""
 
-OF_SPECULATION = {
+OF_SPECULATION: dict[Stage, Stage] = {
     commit: verify,  # accepted drafts, and a token more
     schedule_running: schedule_drafts,  # 1 + K tokens each
     preempt: preempt_drafts,  # those that the KV cache cannot hold, with their drafts

@@ -107,9 +107,9 @@ def _speculation(records: Sequence[SpeculationParams], shape: EngineShape) -> Sp
     """Drafts and rates of all designs, padded to the ranks and drafts of the shape; None where there are none."""
     if not records:
         return None
-    ranks = {name: [_padded(np.asarray(getattr(x, name)), shape.ranks) for x in records] for name in _DRAFTS_OF_RANKS}
+    ranks: dict[str, Any] = {name: [_padded(np.asarray(getattr(x, name)), shape.ranks) for x in records] for name in _DRAFTS_OF_RANKS}
     rates = [np.pad(x.rates, ((0, shape.ranks - len(x.rates)), (0, shape.speculation - x.rates.shape[1]))) for x in records]
-    tables = {name: np.stack(rows) for name, rows in {**ranks, "rates": rates, "seed": [x.seed for x in records]}.items()}
+    tables: dict[str, Any] = {name: np.stack(rows) for name, rows in {**ranks, "rates": rates, "seed": [x.seed for x in records]}.items()}
     return SpeculationParams(**tables)
 
 

@@ -117,6 +117,7 @@ class DraftTotals:
 
     def after(self, turn: Turn) -> DraftTotals:
         """The record once the turn's plan has been carried out."""
+        assert turn.emitted.drafts is not None
         return DraftTotals(self.counts.at[turn.i].add(jnp.where(turn.due, turn.emitted.drafts, 0).astype(jnp.int64)))
 
     def columns(self) -> dict[str, Any]:
