@@ -11,6 +11,7 @@ from simjax.model import ModelSpec
 from simjax.model.dtypes import canonical_dtype
 from simjax.parallel.parallelism import Parallelism
 from simjax.parallel.stages import Stage, stages_of
+from simjax.speculation.methods import MOST_DRAFTS, Speculation
 
 
 class Role(Enum):
@@ -38,6 +39,7 @@ class Deployment:
         async_scheduling: whether the host schedules a step while the device runs the one before (vLLM's `async_scheduling`).
         role: phases of a request that it runs.
         kv_stream: link over which its steps send the KV cache of their tokens, layer by layer, before they end; None if they do not.
+        speculation: speculative decoding, None without.
         stage: the pp stage that is looked at, None for all layers: see `stages`.
 
     Raises:
@@ -53,6 +55,7 @@ class Deployment:
     async_scheduling: bool = True
     role: Role = Role.BOTH
     kv_stream: LinkSpec | None = None
+    speculation: Speculation | None = None
     stage: Stage | None = None
 
     def __post_init__(self) -> None:
@@ -100,5 +103,6 @@ class Deployment:
         return self.stage is None or self.stage.last
 
     def with_times_only(self) -> Deployment:
-        """The deployment without the properties that change no step time, the size of the memory and the role: for comparisons."""
-        return replace(self, device=replace(self.device, memory_bytes=0), role=Role.BOTH)
+        """The deployment without what changes no step time, the size of the memory, the role and accepted drafts: for comparisons."""
+        drafts = None if self.speculation is None else replace(self.speculation, rates=(0.0,) * MOST_DRAFTS, seed=0)
+        return replace(self, device=replace(self.device, memory_bytes=0), role=Role.BOTH, speculation=drafts)

@@ -30,6 +30,8 @@ from simjax.hardware.ranges import RANGES
 from simjax.model import load_model
 from simjax.network.placement import Network, Nodes
 from simjax.parallel.parallelism import Parallelism
+from simjax.speculation.config import SpeculationConfig
+from simjax.speculation.methods import METHODS, MTP, MTP_RATES, Speculation
 
 _FLAGS = tuple(field.name for field in dataclasses.fields(SchedulerConfig))
 
@@ -79,7 +81,32 @@ def configured_cluster(config: DeployedConfig) -> ClusterSpec:
     gone = connector_gone(built.disaggregation.connector, config.backend.release) if built.disaggregated else None
     if gone is not None:
         raise SimjaxError(gone)
-    return built
+    drafts = speculation_of(config.speculation)
+    return built if drafts is None else _drafting(built, drafts)
+
+
+def speculation_of(config: SpeculationConfig) -> Speculation | None:
+    """The speculative decoding that the configuration describes, None without.
+
+    Raises:
+        SimjaxError: a value is out of range, or acceptance rates are missing.
+    """
+    if config.method is None:
+        return None
+    rates = tuple(config.synthetic_acceptance_rates) or (MTP_RATES if config.method == MTP else ())
+    if not rates and config.method in METHODS:
+        raise SimjaxError(
+            f"speculation.method={config.method}: give speculation.synthetic_acceptance_rates, the rate for each draft at which it and all "
+            "before it are accepted, such as [0.7,0.5,0.3]; they depend on model and text"
+        )
+    model = None if config.model is None else load_model(config.model)
+    return Speculation(config.method, config.num_speculative_tokens, rates, model, config.seed)
+
+
+def _drafting(cluster: ClusterSpec, speculation: Speculation) -> ClusterSpec:
+    """The cluster with speculative decoding on all instances; equal ones stay one record."""
+    made = {id(x): replace(x, speculation=speculation) for x in cluster.instances}
+    return replace(cluster, instances=tuple(made[id(x)] for x in cluster.instances))
 
 
 def build_cluster(

@@ -18,6 +18,7 @@ from simjax.model.dtypes import KV_CACHE_DTYPES, SERVED_DTYPES, check_name
 from simjax.network.placement import Footprint, Network, Nodes, place
 from simjax.network.stages import broadcast_s, link_between
 from simjax.parallel.parallelism import Parallelism
+from simjax.speculation.methods import Speculation
 
 # vLLM's modes: whether the kernels of decode-only steps, and of steps with a prompt, are launched one by one. Piecewise graphs hold all of
 # a layer but its attention, up to 512 tokens; beyond that compiled code launches few kernels and the device has much to do.
@@ -87,6 +88,7 @@ class InstanceSpec:
         role: phases of a request that it runs.
         kv_stream: link over which its steps send the KV cache of their tokens before they end (`Deployment.kv_stream`); a `ClusterSpec`
             sets it as its connector says.
+        speculation: speculative decoding, None without.
 
     Raises:
         SimjaxError: its parallelism or a sliding window of its model is not simulated.
@@ -99,6 +101,7 @@ class InstanceSpec:
     link: LinkSpec | None = None
     role: Role = Role.BOTH
     kv_stream: LinkSpec | None = None
+    speculation: Speculation | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.parallelism, Parallelism):
@@ -127,6 +130,7 @@ class InstanceSpec:
             async_scheduling=self.limits.async_scheduling,
             role=self.role,
             kv_stream=self.kv_stream,
+            speculation=self.speculation,
         )
 
     @cached_property

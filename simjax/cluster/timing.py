@@ -105,6 +105,7 @@ def cluster_timings(
             # By identity first: clusters that are built from the same names share their records, and comparing those takes longer.
             same = (source, id(instance.model), id(instance.device), id(instance.link), instance.parallelism)
             same += (instance.limits.kv_cache_dtype, instance.limits.async_scheduling, instance.limits.launches, instance.kv_stream)
+            same += (id(instance.speculation),)
             if same not in known:
                 deployment, others = instance.deployment.with_times_only(), of_source.setdefault(source, [])
                 place = next((place for other, place in others if other == deployment), len(compiled))
@@ -174,6 +175,8 @@ def _largest(limit: str, instances: Sequence[InstanceSpec], most: int | None) ->
 def _from_tables(deployment: Deployment, source: LatencySource, sizes: _Sizes) -> _Timing:
     model, device = deployment.model, deployment.device
     assert source.bundle_root is not None
+    if deployment.speculation is not None:
+        raise SimjaxError("profile.bundle_root: measured op tables do not time drafts; leave it out, or speculation")
     names = (device.name, *device.aliases)
     bundle = read_bundle(find_bundle(source.bundle_root, names, model.name, source.variant, deployment.parallelism.tensor))
     host = source.host(HostOverheads(**dict(source.parameters)))

@@ -23,6 +23,7 @@ from simjax.config.scheduler import BackendConfig, SchedulerConfig
 from simjax.errors import SimjaxError
 from simjax.options.effect import conditionals, looking_at, refuse_without_effect, unset_by_choice
 from simjax.paths import CONF
+from simjax.speculation.config import SpeculationConfig
 from simjax.workload.config import WorkloadConfig
 
 SCHEMAS: dict[str, type] = {
@@ -43,6 +44,7 @@ GROUPS: dict[str, type] = {
     "cluster": ClusterConfig,
     "scheduler": SchedulerConfig,
     "backend": BackendConfig,
+    "speculation": SpeculationConfig,
     "workload": WorkloadConfig,
     "sweep": sweep.SweepConfig,
 }

@@ -15,6 +15,7 @@ from simjax.errors import SimjaxError
 from simjax.options.condition import at_least, is_set, is_unset, needs
 from simjax.options.option import option, section
 from simjax.options.plausible import Plausible
+from simjax.speculation.config import SpeculationConfig
 from simjax.workload.config import WorkloadConfig
 
 _NO_FILE = is_unset("cluster.file", words="")
@@ -120,6 +121,7 @@ class DeployedConfig:
     network: NetworkConfig = section(NetworkConfig, "nodes and their links", only=(_NO_FILE,))
     scheduler: SchedulerConfig = section(SchedulerConfig, "flags of the instances, under vLLM's names")
     backend: BackendConfig = section(BackendConfig, "serving software")
+    speculation: SpeculationConfig = section(SpeculationConfig, "speculative decoding")
     disaggregation: DisaggregationConfig = section(
         DisaggregationConfig, "hand-over of requests from prefill to decode instances", only=(DISAGGREGATED,)
     )

@@ -3,7 +3,7 @@
 Requests and step times are tables of which a cluster uses some rows, so that a batch of clusters shares them: the clusters of a batch
 differ in a few numbers for each rank.
 
-Legend: N ranks, V workloads, R requests, C clients, M prefix nodes, K entries of all paths, X waits of all calls.
+Legend: N ranks, U drafts, V workloads, R requests, C clients, M prefix nodes, K entries of all paths, X waits of all calls.
 """
 
 from __future__ import annotations
@@ -229,6 +229,24 @@ class HandoverParams:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class SpeculationParams:
+    """Speculative decoding of the ranks, vLLM's names.
+
+    Attributes:
+        num_speculative_tokens: K, drafts that a decode verifies in a step; 0 for a rank without.
+        num_lookahead_tokens: slots beyond a request's tokens that are allocated for its next drafts.
+        rates: marginal acceptance rates: of the i-th draft and all before it. They never rise; 0 where a rank has no such draft.
+        seed: of the draws.
+    """
+
+    num_speculative_tokens: Int32[Array, " N"]
+    num_lookahead_tokens: Int32[Array, " N"]
+    rates: Float64[Array, "N U"]
+    seed: Int32[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class ClusterParams:
     """Everything a run depends on in addition to its `EngineShape`.
 
@@ -238,6 +256,7 @@ class ClusterParams:
         requests, workload: workloads, and row of the one that this cluster serves.
         step_time: step times; `RankParams.step_time` is the row of each rank.
         handover: hand-overs from prefill to decode ranks; None where every rank runs both phases.
+        speculation: speculative decoding; None where no rank does it.
     """
 
     ranks: RankParams
@@ -246,6 +265,7 @@ class ClusterParams:
     workload: Int32[Array, ""]
     step_time: StepTime
     handover: HandoverParams | None = None
+    speculation: SpeculationParams | None = None
 
     @property
     def served(self) -> Array | int:

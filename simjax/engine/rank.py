@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from simjax.engine.handover.passes import NoPasses, Passes
     from simjax.engine.pipeline.flight import Flight, NoFlight
     from simjax.engine.pipeline.line import Line, NoLine
+    from simjax.engine.speculation.drafts import Drafts, NoDrafts
 
 NEVER = float("inf")
 WITH_ALL_TOKENS = -1
@@ -46,6 +47,7 @@ class Slots:
         last_tokens: with hand-overs, tokens computed in the latest step, `WITH_ALL_TOKENS` for a request that has come finished from its
             prefill and has not been answered; None without.
         flight: what each has in flight between pp stages.
+        drafts: what each has of speculative decoding.
         answered: with sessions, whether the calls that wait for a finished request have its answer; None without.
     """
 
@@ -60,6 +62,7 @@ class Slots:
     token_s: Float64[Array, "*N A"]
     held: HeldBlocks | NoHeldBlocks
     flight: Flight | NoFlight
+    drafts: Drafts | NoDrafts
     last_tokens: Int32[Array, "*N A"] | None
     answered: Bool[Array, "*N A"] | None
 

@@ -38,6 +38,8 @@ class EngineShape:
         tight: whether the slots may be fewer than the limits ask for: a rank that needs more ends the run, with an overflow in the state.
         leap: whether pure-decode steps are taken many at a time; ranks of several pp stages take them one by one.
         pipeline_stages: J, pp stages of the rank that has most; 0 where no rank has more than one.
+        speculation: U, drafts of a step that the table of acceptance rates has room for; 0 where no rank decodes speculatively. Steps are
+            then taken one by one.
         handovers: K, requests that can be on their way from prefill to decode ranks at once; 0 where every rank runs both phases.
         links: X, links of their transfers.
         activity: whether busy seconds, tokens by phase and extremes of the steps are accumulated in the state.
@@ -60,6 +62,7 @@ class EngineShape:
     tight: bool = False
     leap: bool = system(True)
     pipeline_stages: int = system(0)
+    speculation: int = system(0)
     handovers: int = system(0)
     links: int = 0
     activity: bool = system(False)
@@ -74,6 +77,8 @@ class EngineShape:
             raise ValueError("a workload is a closed loop of clients or made of sessions, not both")
         if self.pipeline_stages and (self.handovers or self.prefix_nodes or self.fanout):
             raise ValueError("pp stages go with neither hand-overs nor prefix caches nor sessions")
+        if self.speculation and (self.pipeline_stages or self.handovers or self.prefix_nodes or self.fanout):
+            raise ValueError("speculative decoding goes with neither pp stages nor hand-overs nor prefix caches nor sessions")
         if self.capped and not self.clients:
             raise ValueError("a client with a cap needs seats: clients must not be 0")
         if self.prefix_nodes and self.window != 2:

@@ -28,6 +28,7 @@ from simjax.engine.rank import NEVER, Plan, Rank, Slots
 from simjax.engine.routing.books import NoBooks, RouterBooks, initial_books
 from simjax.engine.routing.view import FreshView, RouterView
 from simjax.engine.shape import EngineShape
+from simjax.engine.speculation.drafts import DraftTotals, NoDraftTotals, initial_drafts, initial_totals
 
 if TYPE_CHECKING:
     from jaxtyping import Float64, Int32, Int64
@@ -47,6 +48,7 @@ class ClusterState:
         view: ranks as the router saw them.
         books: what the router knows of the requests that it has routed.
         activity: totals of the ranks' work so far.
+        drafts: totals of speculative decoding.
         num_sent: requests that have arrived.
         num_finished: requests written to `outcome`.
         outcome: engine's columns of `RequestLog` for every request that has departed; row R takes what is not read.
@@ -64,6 +66,7 @@ class ClusterState:
     view: RouterView | FreshView
     books: RouterBooks | NoBooks
     activity: Activity | NoActivity
+    drafts: DraftTotals | NoDraftTotals
     num_sent: Int32[Array, ""]
     num_finished: Int32[Array, ""]
     outcome: Float64[Array, "R+1 F"]
@@ -74,7 +77,8 @@ class ClusterState:
 
     def instance_columns(self) -> dict[str, Any]:
         """Columns of `InstanceLog` that the engine records, with a leading axis N."""
-        return {"peak_blocks": self.peak_blocks, **self.kv.instance_columns(), **self.activity.instance_columns()}
+        recorded = (self.kv.instance_columns(), self.activity.instance_columns(), self.drafts.columns())
+        return {"peak_blocks": self.peak_blocks, **{name: values for columns in recorded for name, values in columns.items()}}
 
 
 def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
@@ -90,6 +94,7 @@ def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
         view=RouterView.none_yet(shape, kv.contents()) if shape.stale_view else FreshView(),
         books=initial_books(shape),
         activity=initial_activity(shape),
+        drafts=initial_totals(shape),
         num_sent=zero,
         num_finished=zero,
         outcome=jnp.full((R + 1, len(recorded(RequestLog, shape))), NEVER, jnp.float64),
@@ -117,6 +122,7 @@ def _initial_ranks(shape: EngineShape, kv: PrefixCache | NoPrefixCache) -> Rank:
         token_s=slots_never,
         held=kv.no_holds(shape),
         flight=initial_flight(shape),
+        drafts=initial_drafts(shape),
         last_tokens=slots_i32 if shape.handovers else None,
         answered=jnp.zeros((N, A), bool) if shape.fanout else None,
     )

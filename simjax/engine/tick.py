@@ -29,6 +29,8 @@ from simjax.engine.scheduler.leap import plan_next
 from simjax.engine.scheduler.preemption import preempt
 from simjax.engine.scheduler.running import schedule_running
 from simjax.engine.shape import EngineShape
+from simjax.engine.speculation.schedule import preempt_drafts, schedule_drafts
+from simjax.engine.speculation.verify import verify
 from simjax.engine.state import ClusterState
 from simjax.engine.turn import Turn, begin_turn, end_turn
 
@@ -64,10 +66,18 @@ OF_PIPELINES: dict[Stage, Stage] = {
 }
 """What stands for some stages where ranks have pp stages, with batches in flight."""
 
+OF_SPECULATION: dict[Stage, Stage] = {
+    commit: verify,  # accepted drafts, and a token more
+    schedule_running: schedule_drafts,  # 1 + K tokens each
+    preempt: preempt_drafts,  # those that the KV cache cannot hold, with their drafts
+}
+"""What stands for some stages where ranks decode speculatively."""
+
 
 def stages_of(shape: EngineShape) -> tuple[Stage, ...]:
     """The stages of a tick, in order."""
-    return tuple(OF_PIPELINES.get(stage, stage) for stage in STAGES) if shape.pipeline_stages else STAGES
+    others = OF_PIPELINES if shape.pipeline_stages else OF_SPECULATION if shape.speculation else {}
+    return tuple(others.get(stage, stage) for stage in STAGES)
 
 
 def tick(shape: EngineShape, params: ClusterParams, state: ClusterState, log: LeapRows | NoLog) -> tuple[ClusterState, LeapRows | NoLog]:

@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 
 # Roots of the options that each part of a design depends on.
 WORKLOAD, RUN = ("workload",), ("sim", "slo", "metrics")
-CLUSTER = ("model", "device", "cluster", "network", "scheduler", "backend", "disaggregation", "profile")
+CLUSTER = ("model", "device", "cluster", "network", "scheduler", "backend", "speculation", "disaggregation", "profile")
 _LOGGED = 3  # messages of a kind that are logged; the rest are only counted
 
 

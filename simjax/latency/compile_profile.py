@@ -18,6 +18,7 @@ from simjax.latency.attention.roofline import AttentionEfficiency, attention_coe
 from simjax.latency.fitting.efficiency import OpEfficiency, op_seconds
 from simjax.latency.priors import CORRECTION_TOKENS
 from simjax.latency.profile import LatencyProfile, RankCoefficients
+from simjax.latency.speculation.drafts import rows_of_head, with_drafts
 from simjax.latency.step_time import StepTime
 from simjax.latency.terms import ALL_REDUCES_PER_LAYER, StepTerms, assemble, layer_collectives_s
 from simjax.model.ops import Op, step_ops
@@ -47,6 +48,7 @@ def compile_profile(
     deployment.parallelism.require_simulated()
     model, degree = deployment.model, deployment.parallelism.tensor
     rank = profile.rank(degree, model)
+    head_rows = rows_of_head(deployment, max_sequences)
     ops = step_ops(deployment.part, degree, embedding=deployment.has_embedding, head=deployment.has_head)
     # Float64 locally: importing or calling this must not change the user's global setting.
     with jax.enable_x64(True):
@@ -55,14 +57,14 @@ def compile_profile(
             dense_s=timed([op for op in ops if not op.per_sequence], rows=np.arange(1, max_tokens + 1)),
             layer_s=0.0,
             collectives_s=layer_collectives_s(deployment, max_tokens, profile.collectives),
-            sequences_s=timed([op for op in ops if op.per_sequence], rows=np.arange(1, max_sequences + 1)) + np.zeros(max_sequences),
+            sequences_s=timed([op for op in ops if op.per_sequence], rows=head_rows) + np.zeros(max_sequences),
             attention=all_layers_attention(rank, deployment, xp),
             host=profile.host,
             correction=step_correction(rank.correction, max_tokens, xp),
             kernels=kernels(ops, deployment),
             until_kv_s=timed(_until_kv(ops), rows=np.arange(1, max_tokens + 1)) if deployment.kv_stream else 0.0,
         )
-        return assemble(terms, deployment)
+        return assemble(with_drafts(terms, deployment, timed, partial(all_layers_attention, rank, xp=xp)), deployment)
 
 
 def kernels(ops: Sequence[Op], deployment: Deployment) -> int:

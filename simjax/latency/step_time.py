@@ -69,13 +69,22 @@ def row(step_time: StepTime, index: jax.Array | int) -> StepTimeRow:
     return StepTimeRow(step_time, index)
 
 
-def mixed_step_s(model: StepTimeRow, new: jax.Array, computed: jax.Array) -> jax.Array:
+def mixed_step_s(
+    model: StepTimeRow, new: jax.Array, computed: jax.Array, decoding: jax.Array | None = None, scheduled: jax.Array | int = 0
+) -> jax.Array:
     """Seconds of a step in which slot i computes new[i] tokens on top of computed[i] tokens already in the KV cache.
 
-    new, computed: i32[S]; new 0 = slot not in the step, 1 = decode, more = a prefill chunk. Returns f64[]; 0 when nothing is scheduled.
+    A slot that verifies drafts (`decoding`) has the attention of a decode whatever its new tokens are: their queries share one reading of
+    its keys, which is what a decode takes its time for (1 + K queries of a group of heads stay far below the roofline's ridge). All its
+    tokens are rows of everything else.
+
+    new, computed: i32[S]; new 0 = slot not in the step, 1 = decode, more = a prefill chunk. decoding: bool[S], or None where no slot has
+    drafts; with it, scheduled: sum of new. Returns f64[]; 0 when nothing is scheduled.
     """
-    chunks, decodes = step_batch(new, computed)
+    chunks, decodes = step_batch(new if decoding is None else jnp.where(decoding, jnp.minimum(new, 1), new), computed)
     tokens, sequences = (x.astype(jnp.int32) for x in (chunks.queries + decodes.n, chunks.count + decodes.n))
+    if decoding is not None:
+        tokens = jnp.asarray(scheduled, jnp.int32)
     attention_s = jnp.where(chunks.count > 0, _mixed_s(model, chunks, decodes), _decode_s(model, decodes)[0])
     step_s = _shared_s(model, tokens, sequences) + attention_s
     if model.times.launch_s is not None:

@@ -121,7 +121,11 @@ def kv_blocks(deployment: Deployment, limits: MemoryLimits | None = None, overhe
     if overhead is None:
         overhead = overhead_bytes(deployment, limits)
     weights = weight_bytes(model, parallelism.tensor, parallelism.expert, deployment.has_embedding, deployment.has_head)
-    block = limits.block_size * kv_bytes_per_token(model, parallelism.tensor, deployment.kv_cache_dtype)
+    token = kv_bytes_per_token(model, parallelism.tensor, deployment.kv_cache_dtype)
+    if (drafts := deployment.speculation) is not None:  # the drafter's keys and values are in the same blocks
+        weights += drafts.weight_bytes(deployment.model, parallelism.tensor)
+        token += drafts.kv_bytes_per_token(deployment.model, parallelism.tensor, deployment.kv_cache_dtype)
+    block = limits.block_size * token
     others = f"weights {weights / _GIB:.1f} GiB and overhead {overhead / _GIB:.1f} GiB"
     if limits.kv_cache_memory_bytes is not None:
         return _stated_blocks(limits.kv_cache_memory_bytes, block, device, device.memory_bytes - weights - overhead, others)

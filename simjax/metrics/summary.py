@@ -95,7 +95,7 @@ def summarize(
         summary["slo"] = _limits(runs)
     if runs.disaggregated:
         summary["disaggregation"] = disaggregation_summary(runs)
-    given = {"roles": runs.disaggregated}
+    given = {"roles": runs.disaggregated, "speculation": bool(result.instances.drafts.any())}
     given |= {"sessions": sessions is not None, "cap": result.due_s is not None, "limits": slo is not None, "gpus": gpus is not None}
     for metric in catalog.values():
         if metric.path and all(given[name] for name in metric.needs):

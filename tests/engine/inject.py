@@ -26,6 +26,7 @@ from simjax.engine.rank import Plan, Rank, Slots
 from simjax.engine.routing.books import ActiveWork, NoBooks, RouterBooks
 from simjax.engine.routing.view import RouterView
 from simjax.engine.shape import EngineShape
+from simjax.engine.speculation.drafts import NoDrafts
 from simjax.engine.state import ClusterState, initial_state
 from simjax.engine.turn import LATER, Turn
 from tests.reference.instance import Live, RefEngine, RefStep
@@ -179,6 +180,7 @@ def _rank(shape: EngineShape, engine: RefEngine, left: list[Live], before: list[
         token_s=column([x[-1] if x else inf for x in times], inf, np.float64),
         held=NoHeldBlocks(),
         flight=NoFlight(),
+        drafts=NoDrafts(),
         last_tokens=None,
         answered=column([live.finished for live in inside], False, np.bool_) if shape.fanout else None,
     )

@@ -102,6 +102,7 @@ def _cluster_dims(shape: EngineShape) -> Dims:
     sizes |= {"P": shape.prefix_path, "E": shape.prefix_entries, "L": shape.requests + shape.window if shape.has_routes else 0}
     sizes |= {"F": len(recorded(RequestLog, shape))}
     sizes |= {"K": shape.handovers, "X": shape.links, "G": len(recorded(HandoverLog, shape)), "H": LONGEST_PATH}
+    sizes |= {"U": shape.speculation, "Y": 3}
     sizes |= {"J": shape.pipeline_stages, "Q": shape.batches}
     return {**sizes, "*N": (shape.ranks,), "*A": (shape.ranks, shape.seats)}
 

@@ -24,6 +24,7 @@ from tests.engine.factors import caching_scenario
 from tests.engine.pipelined import as_pipelined
 from tests.engine.scenario import Limits, RouterPolicy
 from tests.engine.shapes import check_record, checked_functions, checked_stage
+from tests.engine.speculating import as_speculating
 from tests.engine.test_engine import busy_scenario
 
 
@@ -31,6 +32,7 @@ def programs() -> dict[str, tuple[EngineShape, ClusterParams]]:
     """Static shapes with every subsystem on and off."""
     one, two, sessions = busy_scenario(), (Limits(), Limits(max_num_seqs=3)), caching_scenario(sessions=True)
     alone = dataclasses.replace(sessions, limits=sessions.limits[:1], waits=None, session=None, router=RouterPolicy.ROUND_ROBIN)
+    drafts = {"drafts": (2, 3), "lookahead": (0, 3)}
     cases = {
         "one rank": (one, {}),
         "no leaps, no log, few slots": (one, {"leap": False, "log_rows": 0, "tight": True}),
@@ -42,6 +44,8 @@ def programs() -> dict[str, tuple[EngineShape, ClusterParams]]:
         "a prefix cache": (alone, {}),
         "pp stages": (as_pipelined(one, (2,)), {}),
         "pp stages of two ranks, a closed loop": (as_pipelined(dataclasses.replace(one, limits=two, concurrency=4), (2, 3)), {}),
+        "drafts": (as_speculating(one), {}),
+        "drafts of two ranks, a closed loop": (as_speculating(dataclasses.replace(one, limits=two, concurrency=4), **drafts), {}),
         "sessions": (sessions, {}),
     }
     return {name: (scenario.shape(**changes), scenario.params()) for name, (scenario, changes) in cases.items()}
@@ -57,8 +61,10 @@ def _checked(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(where, name, checked)
     checked_stages = {stage: checked_stage(stage) for stage in tick_module.STAGES}
     of_pipelines = {checked_stages[stage]: checked_stage(other) for stage, other in tick_module.OF_PIPELINES.items()}
+    of_speculation = {checked_stages[stage]: checked_stage(other) for stage, other in tick_module.OF_SPECULATION.items()}
     monkeypatch.setattr(tick_module, "STAGES", tuple(checked_stages.values()))
     monkeypatch.setattr(tick_module, "OF_PIPELINES", of_pipelines)
+    monkeypatch.setattr(tick_module, "OF_SPECULATION", of_speculation)
     with jax.enable_x64(True):
         yield
 

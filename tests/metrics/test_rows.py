@@ -17,6 +17,7 @@ from tests.metrics.factory import make_result, random_result, request_log, tiny,
 
 Load = tuple[np.ndarray, np.ndarray, Sessions | None]
 
+DRAFTS = {"draft_tokens", "accepted_tokens", "acceptance_length"}
 DISAGGREGATED = {metric.name for metric in DISAGGREGATION}
 SLOS = [None, Slo(), Slo(ttft_s=0.5), Slo(tpot_s=0.01), Slo(ttft_s=0.3, tpot_s=0.02, e2e_s=1.0)]
 
@@ -88,7 +89,10 @@ def test_rows_together_are_the_rows_one_by_one_bit_for_bit(seed, workloads, runs
     for row in [*found, *one_by_one]:
         assert tuple(row) == METRICS
         assert all(type(value) in (int, float, type(None)) for value in row.values())
-        assert all(type(row[name]) is int for name in WHOLE_METRICS - {"prefill_tokens", "decode_tokens", "steady"} - DISAGGREGATED)
+        assert all(
+            type(row[name]) is int for name in WHOLE_METRICS - {"prefill_tokens", "decode_tokens", "steady"} - DISAGGREGATED - DRAFTS
+        )
+        assert {row[name] for name in DRAFTS} == {None}  # no draft was verified
         assert {row[name] for name in DISAGGREGATED} == {None}  # all instances run both phases
         assert row["busy_fraction"] is row["prefill_tokens"] is row["decode_tokens"] is None  # no activity was recorded
         assert not any(type(row[name]) is int for name in set(METRICS) - WHOLE_METRICS)
@@ -120,7 +124,7 @@ def test_the_hand_made_run():
     assert row["session_makespan_mean_s"] is row["session_makespan_p99_s"] is None and row["kv_evicted_blocks"] == 0
     assert row["send_lag_mean_s"] is row["send_lag_max_s"] is None
     assert row["ticks"] == 11 and row["steps"] == 5
-    assert list(row) == list(METRICS) and len(set(METRICS)) == 65
+    assert list(row) == list(METRICS) and len(set(METRICS)) == 68
 
 
 def test_every_number_is_that_of_the_summary():

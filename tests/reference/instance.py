@@ -16,6 +16,7 @@ from tests.reference.pool import BlockPool, Name
 
 if TYPE_CHECKING:
     from tests.reference.pipeline import RefPipeline
+    from tests.reference.speculation import RefSpeculation
 
 StepTime = Callable[[list[tuple[int, int]]], float]
 
@@ -49,6 +50,7 @@ class RefInstance:
     role: str = "both"  # or "prefill" or "decode"
     model: int = 0
     pipeline: RefPipeline | None = None  # its stages have their own step times
+    speculation: RefSpeculation | None = None  # its steps too
 
     def __post_init__(self) -> None:
         limits = (self.num_blocks, self.block_size, self.max_num_seqs, self.max_num_batched_tokens, self.max_model_len)
@@ -64,7 +66,10 @@ class RefInstance:
         total = prompt_tokens + output_tokens
         if model not in (-1, self.model):
             return False
-        return total <= self.max_model_len and self.blocks(total - 1) <= self.num_blocks  # the last token is never cached
+        held = total - 1  # the last token is never cached
+        if self.speculation is not None:
+            held = min(self.speculation.most_slots(prompt_tokens, output_tokens, self.async_scheduling), self.max_model_len)
+        return total <= self.max_model_len and self.blocks(held) <= self.num_blocks
 
     def prefills(self, prompt_tokens: int, model: int = -1) -> bool:
         """Whether it can compute a prompt and its first token for another instance."""

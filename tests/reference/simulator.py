@@ -17,6 +17,7 @@ from tests.reference.instance import Live, RefEngine, RefInstance
 from tests.reference.pipeline import PipelineRank
 from tests.reference.records import RefActivity, RefOutcome, RefRequest, RefResult
 from tests.reference.routing import RefRouter, Routing, View, names_of
+from tests.reference.speculation import SpeculatingRank
 
 if TYPE_CHECKING:
     from tests.reference.handover import RefHandover
@@ -38,7 +39,7 @@ class Cluster:
         assert max_concurrency is None or (max_concurrency >= 1 and concurrency is None and not any(x.waits_for for x in requests))
         assert think_s >= 0 and (concurrency is None or concurrency >= 1)
         assert concurrency is None or not any(request.waits_for for request in requests), "a closed loop or sessions, not both"
-        kinds = [RefEngine if config.pipeline is None else PipelineRank for config in instances]
+        kinds = [PipelineRank if config.pipeline else SpeculatingRank if config.speculation else RefEngine for config in instances]
         self.engines = [kind(index, config) for index, (kind, config) in enumerate(zip(kinds, instances, strict=True))]
         self.requests = requests
         self.routing = Routing(router, requests)

@@ -92,4 +92,4 @@ def initial_activity(shape: EngineShape) -> Activity | NoActivity:
 
 def account(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """Add what the committed plan has done."""
-    return turn.with_state(activity=turn.state.activity.after(turn))
+    return turn.with_state(activity=turn.state.activity.after(turn), drafts=turn.state.drafts.after(turn))

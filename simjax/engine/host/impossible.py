@@ -6,12 +6,15 @@ import numpy as np
 
 from simjax.cluster.spec import ClusterSpec
 from simjax.deployment import Role
-from simjax.engine.params import RankParams
+from simjax.engine.params import RankParams, SpeculationParams
+from simjax.engine.speculation.need import most_tokens
 from simjax.errors import SimjaxError
 from simjax.workload.workload import Workload
 
 
-def refuse_impossible(cluster: ClusterSpec, instances: RankParams, workload: Workload) -> None:
+def refuse_impossible(
+    cluster: ClusterSpec, instances: RankParams, workload: Workload, speculation: SpeculationParams | None = None
+) -> None:
     """Raise for the first request for which no instance of its model, or for one of its two legs none, is large enough.
 
     Raises:
@@ -21,6 +24,10 @@ def refuse_impossible(cluster: ClusterSpec, instances: RankParams, workload: Wor
     role = np.array([x.role.value for x in cluster.instances])
     both, decode, prefill = (role == x.value for x in (Role.BOTH, Role.DECODE, Role.PREFILL))
     served = _holds(cluster, instances, workload, whole) & ~prefill
+    if speculation is not None:
+        slots = most_tokens(speculation, instances, workload.prompt_tokens[:, None], workload.output_tokens[:, None], np)
+        _refuse_drafts(cluster, instances, workload, served, -(-slots // instances.block_size))
+        served &= -(-slots // instances.block_size) <= instances.num_blocks
     alone, last = (served & both).any(axis=1), (served & decode).any(axis=1)
     first = np.zeros_like(last)
     if prefill.any():  # a prefill instance holds the prompt and gives one token
@@ -42,6 +49,18 @@ def _holds(cluster: ClusterSpec, instances: RankParams, workload: Workload, toke
     blocks = -(-(tokens[:, None] - 1) // instances.block_size)  # the last token is never put into the cache
     fits = (tokens[:, None] <= instances.max_model_len) & (blocks <= instances.num_blocks)
     return fits & ~_of_another_model(cluster, instances, workload)
+
+
+def _refuse_drafts(cluster: ClusterSpec, instances: RankParams, workload: Workload, served: np.ndarray, blocks: np.ndarray) -> None:
+    """Raise for the first request that an instance could hold but for its drafts; `blocks`: most that each may need, int[R, N]."""
+    without = np.flatnonzero(served.any(axis=1) & ~(served & (blocks <= instances.num_blocks)).any(axis=1))
+    if without.size:
+        r, best = int(without[0]), int(np.argmax(instances.num_blocks))
+        raise SimjaxError(
+            f"{workload.source}: request {r} ({workload.prompt_tokens[r]} prompt + {workload.output_tokens[r]} output tokens) needs "
+            f"{blocks[r, best]} KV blocks with its drafts, and {cluster.instances[best].model.name} has {instances.num_blocks[best]}; "
+            "fewer speculation.num_speculative_tokens need fewer"
+        )
 
 
 def _of_another_model(cluster: ClusterSpec, instances: RankParams, workload: Workload) -> np.ndarray:

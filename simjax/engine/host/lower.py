@@ -15,6 +15,7 @@ from simjax.engine.host.impossible import refuse_impossible
 from simjax.engine.host.lower_handover import MORE_ROWS, first_rows, handover_params
 from simjax.engine.host.lower_pipeline import most_stages, refuse_with_stages, with_stages
 from simjax.engine.host.lower_requests import largest_fanout, longest_path, prefix_params, request_models, request_params
+from simjax.engine.host.lower_speculation import most_drafts, refuse_with_speculation, speculation_params
 from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams
 from simjax.engine.shape import EngineShape, requests_bucket, seat_bucket, slots_for
 from simjax.errors import SimjaxError
@@ -73,11 +74,13 @@ def lower(
     workload.validate()
     size = requests_bucket(len(workload))
     caching = caches(cluster, workload)
+    refuse_with_speculation(cluster, workload, caching)
     refuse_with_stages(cluster, workload, caching)
     instances = with_stages(cluster, instance_params(cluster, timings, size, caching), size)
     if (of_models := served_models(cluster, workload)) is not None:
         instances = replace(instances, model=of_models)
-    refuse_impossible(cluster, instances, workload)
+    speculation = speculation_params(cluster)
+    refuse_impossible(cluster, instances, workload, speculation)
     handover = handover_params(cluster)
     looks = any(rule.looks for rule in cluster.routers)
     requests = request_params([workload], size, [seed], any(caching)) if requests is None else requests
@@ -100,12 +103,13 @@ def lower(
         links=0 if handover is None else len(handover.capacity),
         leap=leap,
         pipeline_stages=most_stages(cluster),
+        speculation=most_drafts(speculation),
         log_rows=EngineShape.log_rows if log else 0,
     )
     weights = (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv)
     served: Any = np.int32(0)
     router = RouterParams.of(cluster.router, weights, cluster.router_staleness_s, cluster.router_costs)
-    params = ClusterParams(instances, router, requests, served, timings.step_time, handover)
+    params = ClusterParams(instances, router, requests, served, timings.step_time, handover, speculation)
     return Lowered(shape, params, workload.sessions, workload.stationary)
 
 

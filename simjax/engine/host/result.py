@@ -140,6 +140,8 @@ class InstanceLog:
         prefill_tokens, decode_tokens: int64[N], tokens computed by requests with more than one token in a step, and by those with one.
         step_tokens_min, step_tokens_max: int32[N], fewest and most scheduled tokens of a step.
         step_sequences_min, step_sequences_max: int32[N], fewest and most requests of a step.
+        drafts: int64[N], times that a step verified drafts of a request (vLLM's `num_drafts`). This and the next are 0 without speculation.
+        draft_tokens, accepted_tokens: int64[N], drafts that were verified and accepted.
     """
 
     num_blocks: np.ndarray = column(np.int32, engine=False)
@@ -152,6 +154,9 @@ class InstanceLog:
     step_tokens_max: np.ndarray = column(np.int32, needs="activity")
     step_sequences_min: np.ndarray = column(np.int32, needs="activity")
     step_sequences_max: np.ndarray = column(np.int32, needs="activity")
+    drafts: np.ndarray = column(np.int64, needs="speculation")
+    draft_tokens: np.ndarray = column(np.int64, needs="speculation")
+    accepted_tokens: np.ndarray = column(np.int64, needs="speculation")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from simjax.engine.rank import Rank
 from simjax.engine.routing.books import RouterBooks
 from simjax.engine.scheduler.plan import first_step_reaching
 from simjax.engine.shape import EngineShape
+from simjax.engine.speculation.need import most_tokens
 from simjax.engine.state import ClusterState, RouterView
 from simjax.latency.rounding import product
 
@@ -29,8 +30,10 @@ WAITING_WEIGHT = 4  # vLLM's data-parallel load balancer: a waiting request weig
 def eligible(params: ClusterParams, request: Int32[Array, ""]) -> Bool[Array, " N"]:
     """Ranks of the request's model whose KV cache and `max_model_len` can hold it; its last token is never put into the cache."""
     limits = params.ranks
-    total = params.request("prompt_tokens", request) + params.request("output_tokens", request)
-    return _of_model(params, request, (total <= limits.max_model_len) & (blocks_of(total - 1, limits.block_size) <= limits.num_blocks))
+    prompt, output = params.request("prompt_tokens", request), params.request("output_tokens", request)
+    total = prompt + output
+    held = total - 1 if params.speculation is None else most_tokens(params.speculation, limits, prompt, output, jnp)
+    return _of_model(params, request, (total <= limits.max_model_len) & (blocks_of(held, limits.block_size) <= limits.num_blocks))
 
 
 def _of_model(params: ClusterParams, request: Int32[Array, ""], able: Bool[Array, " N"]) -> Bool[Array, " N"]:

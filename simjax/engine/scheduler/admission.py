@@ -22,7 +22,8 @@ from simjax.engine.turn import Turn
 
 
 class _Admitted(NamedTuple):
-    """Entries of the window that join, `entries` of them (int32[]); those `taken` (bool[W]) compute a first `chunk` on `cached` tokens.
+    """Entries of the window that join, `entries` of them (int32[]); those `taken` (bool[W]) compute a first `chunk` on `cached` tokens and
+    take so many `blocks`.
 
     If the first one `loads` its KV cache instead, it is the only one.
     """
@@ -31,6 +32,7 @@ class _Admitted(NamedTuple):
     taken: Array
     chunk: Array
     cached: Array
+    blocks: Array
     loads: Array
 
 
@@ -56,7 +58,10 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
     shared = jnp.where(w == 0, hits.shared, 0)
     need = jnp.where(waiting.passed, 0, capped(waiting.num_tokens - cached, limits, f.alone))
     chunk = jnp.clip(f.token_budget - _before(need), 0, need)
-    blocks = blocks_of(cached + chunk, limits.block_size) - shared
+    tokens = cached + chunk
+    if params.speculation is not None:
+        tokens = jnp.minimum(tokens + params.speculation.num_lookahead_tokens[turn.i], limits.max_model_len)
+    blocks = blocks_of(tokens, limits.block_size) - shared
     at_once = jnp.zeros_like(waiting.loads)
     if params.handover is not None:  # a load asks for all its blocks, and for no token
         at_once = params.handover.at_once & waiting.loads
@@ -65,6 +70,8 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
     asked = jnp.where(limits.reserve_full_isl, blocks_of(waiting.num_tokens, limits.block_size) - shared, blocks)
     if params.handover is not None:
         asked = jnp.where(waiting.loads, blocks + jnp.where(limits.reserve_kv_loads, f.reserved, 0), asked)
+    if params.speculation is not None:  # the lookahead may ask for more than the whole sequence
+        asked = jnp.maximum(asked, blocks)
     seats = f.seats + _before((~waiting.passed).astype(jnp.int32))
     asked += jnp.where(seats > 0, limits.watermark_blocks, 0)
     fits = f.blocks + _before(blocks) + asked <= limits.num_blocks
@@ -98,7 +105,7 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
         blocked=((seats >= limits.max_num_seqs) | too_big) & (f.preempted == 0) & ~f.holding,
         next_queued_s=jnp.min(jnp.where(first_out & waiting.exists & ~visible, waiting.queued_s, NEVER)),
     )
-    return formation, _Admitted(entries, taken, chunk, cached, joins[0] & waiting.loads[0])
+    return formation, _Admitted(entries, taken, chunk, cached, blocks, joins[0] & waiting.loads[0])
 
 
 def _before(x: Array) -> Array:
@@ -123,6 +130,7 @@ def _seated(turn: Turn, waiting: Waiting, admitted: _Admitted) -> Rank:
         token_s=jnp.where(fresh, NEVER, old.token_s),
         held=select(taken, old.held.emptied(), old.held).first_admitted(fresh, admitted.cached),
         flight=old.flight.admitted(fresh),
+        drafts=old.drafts.admitted(taken, admitted.blocks),
         last_tokens=old.last_tokens,
         answered=jax.tree.map(lambda x: x & ~fresh, old.answered),
     )

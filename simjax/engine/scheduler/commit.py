@@ -30,6 +30,7 @@ class Emitted:
         prompt_tokens, first_outputs, decodes, resumed, outputs: tokens as in `LeapLog`.
         resumed_gap_s: sum of the gaps of the resumed ones.
         blocks_last: KV blocks allocated in the last step.
+        drafts: with speculative decoding, requests whose drafts were verified, these drafts, and those accepted; None without.
     """
 
     finished: Bool[Array, " A"]
@@ -40,6 +41,7 @@ class Emitted:
     outputs: Int32[Array, ""]
     resumed_gap_s: Float64[Array, ""]
     blocks_last: Int32[Array, ""]
+    drafts: Int32[Array, " Y"] | None = None
 
 
 def commit(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:

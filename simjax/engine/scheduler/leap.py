@@ -80,7 +80,7 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         start_s=turn.now_s,
         end_s=turn.now_s,
         horizon_s=turn.horizon_s,
-        first_s=mixed_step_s(step_time, slots.num_new_tokens, slots.num_computed_tokens),
+        first_s=mixed_step_s(step_time, slots.num_new_tokens, slots.num_computed_tokens, slots.drafts.decoding, tokens),
         next_s=jnp.zeros((), jnp.float64),
         slope_s=jnp.zeros((), jnp.float64),
         steps=jnp.zeros((), jnp.int32),
@@ -94,7 +94,7 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         cached_blocks=turn.kv.num_cached(turn.i),
     )
     steps = jnp.ones((), jnp.int32)
-    if shape.leap:
+    if shape.leap and not shape.speculation:
         plan, steps = leap(turn, step_time, plan, Decoding(running, context, n, kv_sum, kv_max, to_finish, all_behind > 0))
     busy = cut_short(take_steps(plan, steps, limits.async_scheduling), f.next_queued_s, limits.async_scheduling)
     busy, plan = together((busy, plan))

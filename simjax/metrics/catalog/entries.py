@@ -16,7 +16,7 @@ from simjax.metrics.latency import NAMES, STATISTICS
 
 _LATENCIES = ("ttft", "tpot", "e2e")  # ITL has no column: rows are made without a leap log, which its percentiles need
 _STATISTICS = {name: name.upper() for name in STATISTICS} | {"mean": "mean", "max": "maximum"}
-_SESSIONS, _LIMITS, _CAP = frozenset({"sessions"}), frozenset({"limits"}), frozenset({"cap"})
+_SESSIONS, _LIMITS, _CAP, _SPECULATION = (frozenset({x}) for x in ("sessions", "limits", "cap", "speculation"))
 
 
 def _count(
@@ -42,6 +42,18 @@ def _activity(name: str, words: str) -> Metric:
     """A total over the instances of the activity that a run recorded (`sim.activity`)."""
     value = lambda runs, xp: Column(runs.instances(name, np.add), runs.instances("step_tokens_max", np.maximum) > 0)
     return Metric(name, "", None, words, value, whole=True)
+
+
+def _drafts(name: str, words: str) -> Metric:
+    """A total over the instances of a run with speculative decoding."""
+    value = lambda runs, xp: Column(runs.instances(name, np.add), runs.instances("drafts", np.add) > 0)
+    return Metric(name, "", None, words, value, whole=True, path=("speculation", name), needs=_SPECULATION)
+
+
+def _acceptance_length(runs: Runs) -> Column:
+    """Mean tokens of a step of a request with drafts, as vLLM logs it: one, and those accepted."""
+    drafts = runs.instances("drafts", np.add)
+    return Column(1.0 + runs.instances("accepted_tokens", np.add) / np.maximum(drafts, 1), drafts > 0)
 
 
 def _latencies() -> Iterable[Metric]:
@@ -195,6 +207,17 @@ CATALOG = catalog_of(
         ),
         _activity("prefill_tokens", "prefill tokens"),
         _activity("decode_tokens", "decode tokens"),
+        _drafts("draft_tokens", "drafts verified"),
+        _drafts("accepted_tokens", "drafts accepted"),
+        Metric(
+            name="acceptance_length",
+            unit="tokens",
+            better="higher",
+            words="tokens of a verified step",
+            value=lambda runs, xp: _acceptance_length(runs),
+            path=("speculation", "acceptance_length"),
+            needs=_SPECULATION,
+        ),
         _count("ticks", None, "simulated ticks", lambda runs: runs.each("ticks"), ("sim", "ticks")),
         _count("steps", None, "simulated steps", lambda runs: runs.each("steps"), ("sim", "steps")),
     ]

@@ -1,0 +1,59 @@
+"""The part of the engine's arrays that speculative decoding has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from simjax.cluster.spec import ClusterSpec
+from simjax.engine.params import SpeculationParams
+from simjax.errors import SimjaxError
+from simjax.speculation.methods import MOST_DRAFTS
+from simjax.workload.workload import Workload
+
+DRAFT_BUCKETS = (4, 8, MOST_DRAFTS)
+
+
+def speculation_params(cluster: ClusterSpec) -> SpeculationParams | None:
+    """Drafts and acceptance rates of the ranks; None where none decodes speculatively."""
+    each = [x.speculation for x in cluster.instances]
+    first = next((x for x in each if x is not None), None)
+    if first is None:
+        return None
+    counts = [0 if x is None else x.num_speculative_tokens for x in each]
+    bound = next(size for size in DRAFT_BUCKETS if size >= max(counts))
+    rates = np.zeros((len(each), bound))
+    for row, one, count in zip(rates, each, counts, strict=True):
+        row[:count] = () if one is None else one.rates[:count]
+    return SpeculationParams(
+        num_speculative_tokens=np.array(counts, np.int32),  # pyright: ignore[reportArgumentType]
+        num_lookahead_tokens=np.array([0 if x is None else x.num_lookahead_tokens for x in each], np.int32),  # pyright: ignore[reportArgumentType]
+        rates=rates,  # pyright: ignore[reportArgumentType]
+        seed=np.int32(first.seed),  # pyright: ignore[reportArgumentType]
+    )
+
+
+def most_drafts(speculation: SpeculationParams | None) -> int:
+    """U: drafts for which the arrays have room; 0 without."""
+    return 0 if speculation is None else speculation.rates.shape[1]
+
+
+def refuse_with_speculation(cluster: ClusterSpec, workload: Workload, caching: Sequence[bool]) -> None:
+    """Raise for what is not simulated together with speculative decoding.
+
+    Raises:
+        SimjaxError: instances decode speculatively, and there are prefix caches, pp stages, prefill and decode instances, or sessions.
+    """
+    methods = [x.speculation.method for x in cluster.instances if x.speculation is not None]
+    if not methods:
+        return
+    stages = max(x.parallelism.pipeline for x in cluster.instances)
+    for given, what, instead in (
+        (any(caching), "a prefix cache", "scheduler.enable_prefix_caching=false simulates it without"),
+        (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out"),
+        (cluster.disaggregated, "prefill and decode instances", "leave one of them out"),
+        (workload.sessions is not None, "sessions, whose calls wait for each other", "a workload without them"),
+    ):
+        if given:
+            raise SimjaxError(f"speculation.method={methods[0]} together with {what} is not simulated yet; {instead}")

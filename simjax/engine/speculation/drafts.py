@@ -1,0 +1,140 @@
+"""What a request and a rank keep of speculative decoding.
+
+A step verifies the drafts of a request: some of them are accepted, from the left, and one token more comes out. An asynchronous scheduler
+forms the next step before it knows how many. It takes all of them for accepted, so a step for a request that turns out to have its last
+token may run for nothing.
+
+Legend: S slots (A = S+W array entries), N ranks, W window, Y = 3 counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from simjax.engine.shape import EngineShape
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int32, Int64
+
+    from simjax.engine.turn import Turn
+
+_BITS = 5  # of the tokens of a step: at most 16 drafts and one more
+_EMITTED = (1 << _BITS) - 1
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NoDrafts:
+    """A decode computes one token, and gets one."""
+
+    decoding: ClassVar[None] = None
+
+    def admitted(self, taken: Bool[Array, " W"], blocks: Int32[Array, " W"]) -> NoDrafts:
+        """The record of the window once those requests of it have joined, with so many blocks."""
+        return self
+
+    @staticmethod
+    def in_prompt(new: Int32[Array, " A"]) -> Bool[Array, " A"]:
+        """Requests that compute their prompt, of those with so many new tokens: a decode computes one."""
+        return new > 1
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Drafts:
+    """Requests in the slots; arrays over S+W slots (a leading N axis in `ClusterState`).
+
+    Attributes:
+        latest: `emitted` and `rejected` in one number, for every array over the slots costs a tick several kernels.
+        blocks: KV blocks that it holds: those taken for rejected drafts and for the lookahead stay.
+    """
+
+    latest: Int32[Array, "*N A"]
+    blocks: Int32[Array, "*N A"]
+
+    @property
+    def emitted(self) -> Int32[Array, "*N A"]:
+        """Tokens that each got in its latest step that gave it any, 0 for one that has got none since its admission."""
+        return self.latest & _EMITTED
+
+    @property
+    def rejected(self) -> Int32[Array, "*N A"]:
+        """Drafts that were not accepted in that step."""
+        return self.latest >> _BITS
+
+    @property
+    def decoding(self) -> Bool[Array, "*N A"]:
+        """Requests that have drafts, because they have got a token since their admission."""
+        return self.latest > 0
+
+    def after(self, token: Bool[Array, " A"], emitted: Int32[Array, " A"], rejected: Int32[Array, " A"]) -> Drafts:
+        """The record once some have got tokens."""
+        return dataclasses.replace(self, latest=jnp.where(token, emitted + (rejected << _BITS), self.latest))
+
+    def admitted(self, taken: Bool[Array, " W"], blocks: Int32[Array, " W"]) -> Drafts:
+        """The record of the window once those requests of it have joined, with so many blocks."""
+        return dataclasses.replace(self.without(taken), blocks=jnp.where(taken, blocks, self.blocks))
+
+    def without(self, out: Array) -> Drafts:
+        """The record once those requests hold nothing."""
+        return Drafts(jnp.where(out, 0, self.latest), jnp.where(out, 0, self.blocks))
+
+    def in_prompt(self, new: Int32[Array, " A"]) -> Bool[Array, " A"]:
+        """Requests that compute their prompt, of those with so many new tokens."""
+        return (new > 1) & ~self.decoding
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NoDraftTotals:
+    """Nothing is counted."""
+
+    def after(self, turn: Turn) -> NoDraftTotals:
+        """The record once the turn's plan has been carried out."""
+        return self
+
+    def columns(self) -> dict[str, Any]:
+        """Columns of `InstanceLog`."""
+        return {}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DraftTotals:
+    """Totals of every rank so far.
+
+    Attributes:
+        counts: times that a step verified drafts of a request (vLLM's `num_drafts`), drafts that were verified, and those accepted.
+    """
+
+    counts: Int64[Array, "N Y"]
+
+    def after(self, turn: Turn) -> DraftTotals:
+        """The record once the turn's plan has been carried out."""
+        assert turn.emitted.drafts is not None
+        return DraftTotals(self.counts.at[turn.i].add(jnp.where(turn.due, turn.emitted.drafts, 0).astype(jnp.int64)))
+
+    def columns(self) -> dict[str, Any]:
+        """Columns of `InstanceLog` on the host, with a leading axis N."""
+        return dict(zip(("drafts", "draft_tokens", "accepted_tokens"), np.asarray(self.counts).T, strict=True))
+
+
+def initial_drafts(shape: EngineShape) -> Drafts | NoDrafts:
+    """Slots without a request."""
+    if not shape.speculation:
+        return NoDrafts()
+    none = jnp.zeros((shape.ranks, shape.seats), jnp.int32)
+    return Drafts(none, none)
+
+
+def initial_totals(shape: EngineShape) -> DraftTotals | NoDraftTotals:
+    """Ranks that have verified nothing."""
+    if not shape.speculation:
+        return NoDraftTotals()
+    return DraftTotals(jnp.zeros((shape.ranks, 3), jnp.int64))
