@@ -357,6 +357,7 @@ def _attempt(engine: RefEngine, horizon_s: float) -> Attempt:
     """The parts of `RefEngine._form`; the engine is changed as by them."""
     while engine.incoming and engine.incoming[0].queue_s <= horizon_s:
         engine.waiting.append(engine.incoming.pop(0))
+    engine.alone = engine.is_alone()
     roomy = deepcopy(engine)
     more = 10_000
     roomy.pool.free.extend(range(roomy.pool.num_blocks, roomy.pool.num_blocks + more))

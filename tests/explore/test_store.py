@@ -199,12 +199,13 @@ def test_readers_never_see_half_a_row(tmp_path):
 
 
 WRITER = """
-import sys
+import sys, time
 sys.path.insert(0, sys.argv[2])
 from tests.explore.test_store import BASE, SweepStore, points_of, row_of
 store = SweepStore.create(sys.argv[1], points_of(20_000), base=BASE)
 for start in range(0, 20_000, 3):
     store.append([row_of(i) for i in range(start, start + 3)])
+    time.sleep(0.002)  # it must not be done before it is killed
 """
 
 

@@ -213,7 +213,7 @@ class RefEngine:
         """Form a step that starts at `now`; `self.step` stays None if nothing can be scheduled."""
         while self.incoming and self.incoming[0].queue_s <= horizon:
             self.waiting.append(self.incoming.pop(0))
-        self.alone = self.config.long_prefill_alone and len(self.running) + len(self.waiting) <= 1
+        self.alone = self.is_alone()
         batch, budget, preempted = self._schedule_running()
         if not preempted:
             batch += self._schedule_waiting(budget)
@@ -243,6 +243,10 @@ class RefEngine:
         need = request.target - computed
         threshold = self.config.long_prefill_token_threshold
         return min(need, threshold) if threshold > 0 and not self.alone else need
+
+    def is_alone(self) -> bool:
+        """Whether the threshold of long prefills does not hold: there is one request at most."""
+        return self.config.long_prefill_alone and len(self.running) + len(self.waiting) <= 1
 
     def _schedule_running(self) -> tuple[list[tuple[Live, int]], int, bool]:
         """Phase A: running requests. Returns the step's requests, the budget left and whether a request was preempted."""

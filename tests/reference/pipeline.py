@@ -123,7 +123,7 @@ class PipelineRank(RefEngine):
     def _call(self) -> FlyingBatch:
         """`schedule()`, and the batch's way through the stages."""
         self.call += 1
-        self.alone = self.config.long_prefill_alone and len(self.running) + len(self.waiting) <= 1
+        self.alone = self.is_alone()
         tokens, budget, preempted = self._schedule_running()
         if not preempted:
             tokens += self._schedule_waiting(budget)

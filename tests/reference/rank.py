@@ -126,6 +126,9 @@ class Rank(RefEngine):
     def _ties(self, request: Live) -> bool:
         return abs(request.queue_s - self.woke_s) < TIE_S
 
+    def is_alone(self) -> bool:
+        return self.config.long_prefill_alone and len(self.running) + len(self.waiting) + len(self.loads) <= 1
+
     def _has_unfinished(self) -> bool:
         return bool(self.waiting or self.running or self.loads)
 
@@ -141,7 +144,7 @@ class Rank(RefEngine):
 
     def _launch(self) -> Batch:
         now, before = self.clock, {leg: leg.preemptions for leg in self.running}
-        self.alone = self.config.long_prefill_alone and len(self.running) + len(self.waiting) + len(self.loads) <= 1
+        self.alone = self.is_alone()
         tokens, budget, preempted = self._schedule_running()
         if not preempted:
             tokens += self._schedule_waiting(budget)

@@ -161,7 +161,7 @@ class SpeculatingRank(RefEngine):
     def _schedule(self, horizon: float) -> Batch:
         while self.incoming and self.incoming[0].queue_s <= horizon:
             self.waiting.append(self.incoming.pop(0))
-        self.alone = self.config.long_prefill_alone and len(self.running) + len(self.waiting) <= 1
+        self.alone = self.is_alone()
         tokens, budget, preempted = self._schedule_running()
         if not preempted:
             tokens += self._schedule_waiting(budget)
