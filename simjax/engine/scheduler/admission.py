@@ -60,7 +60,8 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
     chunk = jnp.clip(f.token_budget - _before(need), 0, need)
     tokens = cached + chunk
     if params.speculation is not None:
-        tokens = jnp.minimum(tokens + params.speculation.num_lookahead_tokens[turn.i], limits.max_model_len)
+        ahead = jnp.where(waiting.passed, 0, params.speculation.num_lookahead_tokens[turn.i])
+        tokens = jnp.minimum(tokens + ahead, limits.max_model_len)
     blocks = blocks_of(tokens, limits.block_size) - shared
     at_once = jnp.zeros_like(waiting.loads)
     if params.handover is not None:  # a load asks for all its blocks, and for no token
