@@ -19,7 +19,7 @@ RUN = {
     "rtx4090_tp2_instance": "Llama-3.1-8B on rtx_4090 TP2 ·",
     "single_node_4_instance_2TP": "4 x Llama-3.1-8B on rtx_pro_6000 TP2 ·",
     "single_node_moe_multi_instance": "2 x Qwen3-30B-A3B-Instruct-2507 on rtx_pro_6000 ·",
-    "single_node_moe_single_instance": "Qwen3-30B-A3B-Instruct-2507 on rtx_pro_6000 TP2 ·",
+    "single_node_moe_single_instance": "Qwen3-30B-A3B-Instruct-2507 on rtx_pro_6000 TP2 EP2 ·",
     "single_node_power_instance": "Llama-3.1-8B on rtx_pro_6000 ·",
     "single_node_single_instance_H100": "Llama-3.1-70B on h100 TP4 ·",
 }
