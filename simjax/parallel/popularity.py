@@ -148,7 +148,7 @@ def read_popularity(path: Path) -> Popularity:
     if "layer" not in table:
         table["layer"] = 0
     for column in ("layer", "expert", "count"):
-        numbers = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
+        numbers = np.asarray(pd.to_numeric(table[column], errors="coerce"), float)
         good = np.isfinite(numbers) & (numbers >= 0) & ((numbers == np.floor(numbers)) | (column == "count"))
         if not good.all():
             line = int(np.argmin(good)) + 2
@@ -159,6 +159,7 @@ def read_popularity(path: Path) -> Popularity:
     counts = table.pivot(index="layer", columns="expert", values="count")
     if list(counts.columns) != list(range(len(counts.columns))) or counts.isna().any(axis=None):
         raise SimjaxError(f"{path}: every layer needs a count for each expert from 0 on")
-    if (counts.sum(axis=1) <= 0).any():
-        raise SimjaxError(f"{path}: layer {int((counts.sum(axis=1) <= 0).idxmax())} has no choices")
+    idle = [layer for layer, total in counts.sum(axis=1).items() if total <= 0]
+    if idle:
+        raise SimjaxError(f"{path}: layer {idle[0]} has no choices")
     return Popularity(MEASURED, counts=tuple(map(tuple, counts.to_numpy(float).tolist())), source=str(path))
