@@ -116,7 +116,7 @@ def shapes() -> Figures:
 
 
 def table_sums() -> Figures:
-    """Steps of Qwen3-30B-A3B on two RTX PRO 6000 against sums of the rows of its tables, in microseconds, as tensor and expert parallel ranks.
+    """Steps of Qwen3-30B-A3B on two RTX PRO 6000, as tensor and expert parallel ranks, against sums of the rows of its tables.
 
     The experts of a layer are added from the tables' rows at the load of the fullest rank, everything else at a measured size.
     """
@@ -143,7 +143,7 @@ def table_sums() -> Figures:
 
 
 def balancing() -> Figures:
-    """EPLB's gain in prefills on 8 expert-parallel ranks: ATOM's pull request 1210 has 1.17 by rearranging, 1.24 to 1.34 with 64 copies more.
+    """EPLB's gain in prefills on 8 expert-parallel ranks: 1.17 by rearranging, 1.24 to 1.34 with 64 copies (ATOM's PR 1210).
 
     That run was on MI355 and its popularity is not known. Here: Qwen3-235B-A22B on H200 by its roofline, attention tensor parallel, steps
     of 8192 tokens, Zipf's popularity by exponent, none of which was chosen to meet the published gain.

@@ -96,10 +96,10 @@ def test_derivative_by_the_exponent():
     def pairs(exponent, xp=jnp):
         popularity = Popularity("zipf")
         object.__setattr__(popularity, "exponent", exponent)  # a traced number, whose range nobody can check
-        return expert_load(Experts(popularity=popularity), 16, 2, 2, 4, 3, xp).pairs[-1]
+        return expert_load(Experts(popularity=popularity), 16, 2, 2, 4, 2, xp).pairs[-1]
 
     slope = (pairs(0.8 + 1e-5, np) - pairs(0.8 - 1e-5, np)) / 2e-5
-    assert float(jax.jit(jax.grad(pairs))(0.8)) == pytest.approx(slope, rel=1e-4)
+    assert float(jax.grad(pairs)(0.8)) == pytest.approx(slope, rel=1e-4)
     assert slope > 0
 
 
