@@ -124,6 +124,7 @@ def table_sums() -> Figures:
         return
     path = find_bundle(TABLES, "RTXPRO6000", "Qwen3-30B-A3B-Instruct-2507", "bf16", 2)
     bundle, model, device = read_bundle(path), load_model("qwen3-30b-a3b"), load_device("rtx_pro_6000")
+    assert bundle.moe is not None
     link, most = LinkSpec(16 * 2**30, 20e-6, 10e-9), 2048
     for name, ranks in (("tp2", 1), ("tp2_ep2", 2)):
         with jax.enable_x64(True):
