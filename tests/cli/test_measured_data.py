@@ -26,9 +26,8 @@ RUN = {
 REFUSED = {
     "dual_node_moe_dp_ep_intra_inter_instance": "instance 0: dp_group='A' is not simulated yet",
     "single_node_cxl_instance": "instance 0: placement.default.weights='cxl:0' is not simulated yet",
-    "single_node_moe_dp_pp_instance": "instance 0: pp_size=2 is not simulated yet",
+    "single_node_moe_dp_pp_instance": "instance 0: dp_group='A' is not simulated yet",
     "single_node_pim_instance": "cpu_mem.pim_config asks for PIM devices, which are not simulated yet",
-    "single_node_tp_pp_instance": "instance 0: pp_size=2 is not simulated yet",
 }
 TABLES = "llmservingsim/profiles"
 MEASURED = "vllm_qwen3_14b_h100/agg_2rps"
