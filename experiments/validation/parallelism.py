@@ -1,4 +1,4 @@
-"""Pipeline parallelism and speculative decoding, `figure<TAB>value` a line.
+"""Pipeline and expert parallelism and speculative decoding, `figure<TAB>value` a line.
 
 Effects that were measured elsewhere, their speed, and that they cost nothing off.
 
@@ -7,6 +7,7 @@ usage: python parallelism.py
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -18,17 +19,29 @@ import numpy as np
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
 from simjax.cluster.timing import cluster_timing
+from simjax.deployment import Deployment
 from simjax.engine.host.lower import Lowered, lower
 from simjax.engine.host.result import Result
 from simjax.engine.simulate import compiled_advance, simulate, start
-from simjax.hardware import load_device
+from simjax.hardware import LinkSpec, load_device
+from simjax.latency.compile_profile import compile_profile
+from simjax.latency.experts.load import expert_load
+from simjax.latency.roofline import roofline_profile
+from simjax.latency.tables.bundle import find_bundle, read_bundle
+from simjax.latency.tables.compile_tables import compile_tables
+from simjax.latency.tables.curves import moe_s
 from simjax.model import load_model
+from simjax.network.collectives import all_reduce_s
+from simjax.parallel.experts import Experts
 from simjax.parallel.parallelism import Parallelism
+from simjax.parallel.popularity import Popularity
 from simjax.speculation.methods import MTP, MTP_RATES, Speculation
 from simjax.workload.workload import Workload
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import hlo
+
+TABLES = Path(os.environ.get("SIMJAX_DATA", Path(__file__).parents[3] / "shared" / "data")) / "llmservingsim" / "profiles"
 
 Figures = Iterator[tuple[str, float]]
 STAGES, BURST, PROMPT, OUTPUT = 4, 256, 1024, 1024
@@ -105,6 +118,55 @@ def shapes() -> Figures:
         yield f"llama_70b_tp{tensor}_pp{stages}_tpot_ms", 1e3 * tpot_s(run(lowered))
 
 
+def table_sums() -> Figures:
+    """Steps of Qwen3-30B-A3B on two RTX PRO 6000, as tensor and expert parallel ranks, against sums of the rows of its tables.
+
+    The experts of a layer are added from the tables' rows at the load of the fullest rank, everything else at a measured size.
+    """
+    if not TABLES.is_dir():
+        return
+    path = find_bundle(TABLES, "RTXPRO6000", "Qwen3-30B-A3B-Instruct-2507", "bf16", 2)
+    bundle, model, device = read_bundle(path), load_model("qwen3-30b-a3b"), load_device("rtx_pro_6000")
+    assert bundle.moe is not None
+    link, most = LinkSpec(16 * 2**30, 20e-6, 10e-9), 2048
+    for name, ranks in (("tp2", 1), ("tp2_ep2", 2)):
+        with jax.enable_x64(True):
+            step_time = compile_tables(bundle, Deployment(model, device, Parallelism(2, expert=ranks), link), most, 16)
+        load = expert_load(Experts(), model.num_experts, model.num_experts_per_tok, 1, ranks, most)
+        worst = 0.0
+        for tokens in (1, 8, 64, 512, 2048):
+            at = {op: curve.seconds[list(curve.size).index(tokens)] for op, curve in bundle.dense.items()}
+            layer_s = 2 * at["layernorm"] + at["qkv_proj"] + at["qk_norm"] + at["rotary_emb"] + at["o_proj"]
+            mine = load.pairs[[tokens - 1]] / model.num_experts_per_tok, load.distinct[[tokens - 1]]
+            layer_s += moe_s(bundle.moe, *mine).item() / (2 if ranks == 1 else 1)
+            layer_s += 2 * all_reduce_s(tokens * 2.0 * model.hidden_size, 2, link, device.memory_bandwidth_bytes_per_s)
+            total_s = at["embedding"] + at["final_layernorm"] + model.num_hidden_layers * layer_s
+            worst = max(worst, abs(1e6 * (float(step_time.tokens_s[0, tokens]) - total_s)))
+            yield f"qwen3_30b_a3b_rtx_pro_6000_{name}_{tokens}_tokens_ms", 1e3 * total_s
+        yield f"qwen3_30b_a3b_rtx_pro_6000_{name}_worst_difference_from_table_sums_us", worst
+
+
+def balancing() -> Figures:
+    """EPLB's gain in prefills on 8 expert-parallel ranks: 1.17 by rearranging, 1.24 to 1.34 with 64 copies (ATOM's PR 1210).
+
+    That run was on MI355 and its popularity is not known. Here: Qwen3-235B-A22B on H200 by its roofline, attention tensor parallel, steps
+    of 8192 tokens, Zipf's popularity by exponent, none of which was chosen to meet the published gain.
+    """
+    model, device, tokens = load_model("qwen3-235b-a22b"), load_device("h200"), 8192
+    profile = roofline_profile(device)
+    kinds = {"linear": {}, "rearranged": {"eplb": True}, "64_redundant": {"eplb": True, "redundant": 64}}
+    for exponent in (0.25, 0.5, 0.75, 1.0):
+        seconds = {}
+        for name, flags in kinds.items():
+            experts = Experts(popularity=Popularity("zipf", exponent=exponent), **flags)
+            step_time = compile_profile(profile, Deployment(model, device, Parallelism(8, expert=8, experts=experts)), tokens, 1)
+            seconds[name] = float(step_time.tokens_s[0, tokens])
+            load = expert_load(experts, model.num_experts, model.num_experts_per_tok, model.num_moe_layers, 8, tokens)
+            yield f"zipf_{exponent}_{name}_balancedness", float(load.mean_pairs[-1] / load.pairs[-1])
+        for name in ("rearranged", "64_redundant"):
+            yield f"zipf_{exponent}_{name}_prefill_gain", seconds["linear"] / seconds[name]
+
+
 def speed() -> Figures:
     """Time of a tick without leaps, 256 seats (at most 15 us asked for)."""
     for stages in (1, 2, 4):
@@ -176,7 +238,7 @@ def drafting_speed() -> Figures:
 
 
 def main() -> None:
-    for part in (cohorts, modes, shapes, speed, kernels, speculation, drafting_speed):
+    for part in (cohorts, modes, shapes, table_sums, balancing, speed, kernels, speculation, drafting_speed):
         for figure, value in part():
             print(f"{figure}\t{value:.6g}", flush=True)
 

@@ -53,6 +53,7 @@ class Example:
         ]
         options += [f"scheduler.{flag}" for flag in FLAGS] + [f"profile.bundle_root={TABLES}"]
         options += ["disaggregation.connector=llmservingsim"] if self.disaggregated else []
+        options += ["cluster.expert_popularity=balanced"] if self.name == "moe" else []  # its default gate policy
         options += ["scheduler.enable_prefix_caching=false"] if self.staged else []
         return run(typed(compose_config("run", options)))
 

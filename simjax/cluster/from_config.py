@@ -29,7 +29,9 @@ from simjax.hardware import DeviceSpec, LinkSpec, load_device, load_node
 from simjax.hardware.ranges import RANGES
 from simjax.model import load_model
 from simjax.network.placement import Network, Nodes
+from simjax.parallel.experts import Experts
 from simjax.parallel.parallelism import Parallelism
+from simjax.parallel.popularity import Popularity, read_popularity
 from simjax.speculation.config import SpeculationConfig
 from simjax.speculation.methods import METHODS, MTP, MTP_RATES, Speculation
 
@@ -141,7 +143,7 @@ def build_cluster(
     if cluster.file is not None:
         if cluster.groups:
             raise SimjaxError("cluster.file and cluster.groups are both set; the cluster comes from one of them")
-        of_file = read_cluster(Path(cluster.file), limits).instances
+        of_file = read_cluster(Path(cluster.file), limits, experts_of(cluster)).instances
         _refuse_overridden(limits, release_limits(release), of_file)
         return behind(of_file)
     if not cluster.groups and (cluster.prefill.instances or cluster.decode.instances):
@@ -161,6 +163,23 @@ def build_cluster(
         except SimjaxError as error:
             raise SimjaxError(f"cluster.groups[{number}]: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
     return behind(_of_one_kind(tuple(instances), network))
+
+
+def experts_of(cluster: ClusterConfig) -> Experts:
+    """The placement and the popularity of experts that the configuration describes.
+
+    Raises:
+        SimjaxError: a name is unknown, a number out of range, or the file of a popularity malformed.
+    """
+    name = cluster.expert_popularity
+    popularity = (
+        read_popularity(Path(name))
+        if name.endswith(".csv")
+        else Popularity(name, cluster.expert_zipf_exponent, cluster.expert_concentration)
+    )
+    return Experts(
+        cluster.expert_placement_strategy, cluster.enable_eplb, cluster.num_redundant_experts, cluster.eplb_rearranged, popularity
+    )
 
 
 def network_of(config: NetworkConfig) -> Network:
@@ -268,17 +287,23 @@ def _group(
     degree = cluster.tensor_parallel_size if group.tensor_parallel_size is None else group.tensor_parallel_size
     stages = cluster.pipeline_parallel_size if group.pipeline_parallel_size is None else group.pipeline_parallel_size
     partition = cluster.pipeline_layer_partition if group.pipeline_layer_partition is None else group.pipeline_layer_partition
+    sharing = cluster.enable_expert_parallel if group.enable_expert_parallel is None else group.enable_expert_parallel
     limits = engine_limits(group, limits)
     if seats_beyond_budget(limits):
         seats, budget = limits.max_num_seqs, limits.max_num_batched_tokens
         raise SimjaxError(f"scheduler.max_num_seqs={seats}: vLLM refuses more seats than max_num_batched_tokens={budget}")
+    architecture = load_model(model if group.model is None else group.model)
+    if sharing and not architecture.is_moe:
+        raise SimjaxError(f"cluster.enable_expert_parallel=true: {architecture.name} has no experts")
     one = InstanceSpec(
-        model=load_model(model if group.model is None else group.model),
+        model=architecture,
         device=spec,
         parallelism=Parallelism(
             tensor=1 if degree is None else degree,
             pipeline=1 if stages is None else stages,
             layer_partition=None if partition is None else tuple(partition),
+            expert=(degree or 1) if sharing else 1,
+            experts=experts_of(cluster) if sharing else experts_of(cluster).unbalanced,
         ),
         limits=limits,
         link=instance_link(cluster, spec),

@@ -16,6 +16,7 @@ from simjax.deployment import Role
 from simjax.errors import SimjaxError
 from simjax.hardware import LinkSpec, load_device
 from simjax.model import load_model
+from simjax.parallel.experts import Experts
 from simjax.parallel.parallelism import Parallelism
 
 _log = logging.getLogger(__name__)
@@ -57,12 +58,13 @@ class ClusterFile:
     nodes: tuple[int, ...]
 
 
-def read_cluster(path: Path, limits: InstanceLimits) -> ClusterFile:
+def read_cluster(path: Path, limits: InstanceLimits, experts: Experts = Experts()) -> ClusterFile:  # noqa: B008  # never changed
     """The cluster that a file describes.
 
     Args:
         path: the JSON file.
         limits: flags that the file does not set.
+        experts: placement and popularity of experts, of which the file says nothing.
 
     Raises:
         SimjaxError: the file is missing or malformed, names an unknown model or device, or asks for what is not simulated.
@@ -76,7 +78,7 @@ def read_cluster(path: Path, limits: InstanceLimits) -> ClusterFile:
         for one in node["instances"]:
             where = f"{path}: instance {len(found)}"
             try:
-                found.append(_instance(one, raw, sum(map(_devices, node["instances"])), limits))
+                found.append(_instance(one, raw, sum(map(_devices, node["instances"])), limits, experts))
             except SimjaxError as error:
                 raise SimjaxError(f"{where}: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
             except KeyError as error:
@@ -119,7 +121,9 @@ def _read(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _instance(raw: dict[str, Any], cluster: dict[str, Any], devices_per_node: int, limits: InstanceLimits) -> InstanceSpec:
+def _instance(
+    raw: dict[str, Any], cluster: dict[str, Any], devices_per_node: int, limits: InstanceLimits, experts: Experts
+) -> InstanceSpec:
     for setting in unsimulated({name: value for name, value in raw.items() if name not in ("pd_type", "placement", "pp_size")}):
         raise SimjaxError(f"{setting} is not simulated yet; remove it to run without")
     _refuse_placement(raw.get("placement"))
@@ -131,6 +135,8 @@ def _instance(raw: dict[str, Any], cluster: dict[str, Any], devices_per_node: in
     if raw.get("ep_size") not in (None, 1, degree):
         ranks = "expert parallelism over other than the tensor-parallel ranks"
         raise SimjaxError(f"ep_size={raw['ep_size']}: {ranks} (tp_size={degree}) is not simulated yet")
+    model = load_model(raw["model_name"])
+    shared_by = raw.get("ep_size") or degree if model.is_moe else 1  # unset: every tensor-parallel rank has experts of its own
     if raw.get("pd_type") not in ROLES:
         raise SimjaxError(f"pd_type={raw['pd_type']!r}: it must be prefill, decode or null")
     device, memory = load_device(raw["hardware"]), raw["npu_mem"]
@@ -148,9 +154,9 @@ def _instance(raw: dict[str, Any], cluster: dict[str, Any], devices_per_node: in
     if "mem_util" in memory:
         flags["gpu_memory_utilization"] = float(memory["mem_util"])
     one = InstanceSpec(
-        model=load_model(raw["model_name"]),
+        model=model,
         device=device,
-        parallelism=Parallelism(tensor=degree, pipeline=stages),
+        parallelism=Parallelism(tensor=degree, pipeline=stages, expert=shared_by, experts=experts if shared_by > 1 else experts.unbalanced),
         limits=replace(limits, **flags),
         link=within,
         role=ROLES[raw.get("pd_type")],

@@ -116,6 +116,7 @@ class InstanceSpec:
                 "serves the requests for which it makes no difference (vLLM's --disable-sliding-window)"
             )
         _ = self.deployment.stages  # the layers can be divided so
+        self.parallelism.experts.check(self.model, self.parallelism.expert)
 
     @cached_property
     def deployment(self) -> Deployment:

@@ -12,7 +12,7 @@ import numpy as np
 
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import InstanceSpec
-from simjax.cluster.warnings import as_measured, foreign, of_stages, over_nodes
+from simjax.cluster.warnings import as_measured, foreign, of_experts, of_stages, over_nodes
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError, value_or_error
 from simjax.latency.attention.roofline import AttentionEfficiency
@@ -183,7 +183,7 @@ def _from_tables(deployment: Deployment, source: LatencySource, sizes: _Sizes) -
     with jax.enable_x64(True):
         step_time = _joined([compile_tables(bundle, stage, sizes.max_tokens, sizes.max_seqs, host) for stage in deployment.stages])
     name, valid = str(bundle.path.relative_to(source.bundle_root)), valid_range(bundle)
-    warnings = over_nodes(deployment) + of_stages(deployment) + as_measured(name, "kernels are", deployment)
+    warnings = over_nodes(deployment) + of_stages(deployment) + of_experts(deployment) + as_measured(name, "kernels are", deployment)
     warnings += range_warnings(name, valid, sizes.own_tokens, sizes.own_seqs)
     return _Timing(step_time, host, warnings, (name, valid.context[1]))
 
@@ -192,7 +192,7 @@ def _from_profile(deployment: Deployment, source: LatencySource, sizes: _Sizes) 
     profile = source.profile_of(deployment)
     with jax.enable_x64(True):
         step_time = _joined([compile_profile(profile, stage, sizes.max_tokens, sizes.max_seqs) for stage in deployment.stages])
-    warnings = over_nodes(deployment) + of_stages(deployment) + foreign(profile, deployment)
+    warnings = over_nodes(deployment) + of_stages(deployment) + of_experts(deployment) + foreign(profile, deployment)
     warnings += profile_warnings(profile, deployment, sizes.own_tokens, sizes.own_seqs)
     attention = profile.rank(deployment.parallelism.tensor, deployment.model).attention
     if not isinstance(attention, AttentionEfficiency):

@@ -12,6 +12,7 @@ from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.latency.profile import LatencyProfile
 from simjax.model import dtype_bytes, plain_name, same_architecture
+from simjax.parallel.experts import placement_in_effect
 from simjax.workload.workload import Workload
 
 
@@ -56,6 +57,26 @@ def of_stages(deployment: Deployment) -> list[str]:
     layers = "+".join(str(x.part.num_hidden_layers) for x in deployment.stages)
     rules = "; asynchronous scheduling as of vLLM 0.23's second model runner" if deployment.async_scheduling else ""
     return [Estimate(f"pipeline_parallel_size={stages}: stages of {layers} layers are timed from measurements without pipelines{rules}")]
+
+
+def of_experts(deployment: Deployment) -> list[str]:
+    """Lines about the experts of a mixture: what vLLM makes of their placement, and what is known of their load."""
+    model, parallelism = deployment.model, deployment.parallelism
+    experts, ranks = parallelism.experts, parallelism.expert
+    lines: list[str] = []
+    if not model.is_moe:
+        return lines
+    if ranks > 1:
+        if experts.placement != placement_in_effect(experts.placement, 1, experts.redundant, experts.eplb):
+            lines.append(
+                f"expert_placement_strategy={experts.placement}: {model.name} has no groups of experts, and vLLM places them linearly then"
+            )
+        split = f"expert_parallel_size={ranks}: the fullest of the ranks sets the time of a MoE layer"
+        lines.append(Estimate(f"{split}, with choices of {experts.popularity.words}; no measured run of one was compared yet"))
+    if ranks > 1 and experts.eplb:
+        when = "as after its rearrangements, from the first step on" if experts.rearranged else "as before its first rearrangement"
+        lines.append(Estimate(f"enable_eplb: experts are placed {when}, by their popularity; rearranging takes no time"))
+    return lines
 
 
 def over_nodes(deployment: Deployment) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from simjax.config.disaggregation import have_roles
 from simjax.config.scheduler import SchedulerConfig
-from simjax.options.condition import Condition, is_unset, needs
+from simjax.options.condition import Condition, is_unset, needs, one_of
 from simjax.options.option import option, section
 from simjax.options.plausible import Plausible
 
@@ -62,6 +62,19 @@ _STAGES = needs(
     lambda stages, groups: stages is None or stages > 1 or bool(groups),
     "with pipeline_parallel_size=1: one stage has all layers",
 )
+_POOLS = ("cluster.prefill", "cluster.decode")
+
+
+def _expert_parallel(enabled: bool | None, groups: list[Any], *pools: Any) -> bool:
+    """Whether some instances are expert-parallel."""
+    own = [group.get("enable_expert_parallel") for group in groups if hasattr(group, "get")]
+    return enabled is not False or any(own) or any(pool.enable_expert_parallel for pool in pools)
+
+
+_EXPERT_PARALLEL = (
+    needs(("enable_expert_parallel", "groups", *_POOLS), _expert_parallel, "with enable_expert_parallel=false", "enable_expert_parallel"),
+)
+_BALANCED = (*_EXPERT_PARALLEL, one_of("enable_eplb", True))
 _NO_POOLS = needs(
     ("cluster.prefill.instances", "cluster.decode.instances"),
     lambda prefill, decode: not (prefill or decode),
@@ -79,6 +92,7 @@ class GroupConfig(SchedulerConfig):
     tensor_parallel_size: int | None = option(None, "devices of each instance, or of each of its pp stages")
     pipeline_parallel_size: int | None = option(None, "pp stages of each instance")
     pipeline_layer_partition: list[int] | None = option(None, "layers of each pp stage")
+    enable_expert_parallel: bool | None = option(None, "whether the devices of each instance share whole experts")
     role: str = option("both", "phases of a request that they run: both, prefill or decode")
 
 
@@ -89,6 +103,7 @@ class PoolConfig(SchedulerConfig):
     instances: int = option(0, "instances of the pool; 0: none")
     device: str | None = option(None, "device, as for the run", "NAME")
     tensor_parallel_size: int | None = option(None, "devices of each instance")
+    enable_expert_parallel: bool | None = option(None, "whether the devices of each instance share whole experts")
 
 
 @dataclass
@@ -109,6 +124,31 @@ class ClusterConfig:
     pipeline_parallel_size: int = option(1, "pp stages that the layers of each instance are spread over", only=(_NO_FILE, _NO_POOLS))
     pipeline_layer_partition: list[int] | None = option(
         None, "layers of each pp stage, in order (VLLM_PP_LAYER_PARTITION); unset: vLLM's division", only=(_NO_FILE, _STAGES)
+    )
+    enable_expert_parallel: bool = option(
+        False,
+        "whether the tensor-parallel devices of each instance share whole experts of MoE layers, not a part of each",
+        only=(_NO_FILE,),
+    )
+    expert_placement_strategy: str = option(
+        "linear",
+        "experts of each rank: linear or round_robin, which vLLM takes only for models with groups of experts",
+        only=_EXPERT_PARALLEL,
+    )
+    enable_eplb: bool = option(False, "whether vLLM's load balancer places the experts (EPLB)", only=_EXPERT_PARALLEL)
+    num_redundant_experts: int = option(0, "copies of experts in each MoE layer that the load balancer may use", only=_BALANCED)
+    eplb_rearranged: bool = option(
+        True, "whether the load balancer has rearranged the experts already; false: before it does", only=_BALANCED
+    )
+    expert_popularity: str = option(
+        "uniform",
+        "choices of the gates: uniform, random, balanced, round_robin, zipf, dirichlet, or a CSV file of counts (expert,count; also layer)",
+    )
+    expert_zipf_exponent: float = option(
+        1.0, "exponent of zipf: 0 is uniform", plausible=Plausible(0, 2, ""), only=(one_of("expert_popularity", "zipf"),)
+    )
+    expert_concentration: float = option(
+        1.0, "concentration of dirichlet: small is uneven, large uniform", only=(one_of("expert_popularity", "dirichlet"),)
     )
     router: str = option("round_robin", "rule that picks the instance of a request", only=(_CHOICE,))
     router_prefix_weight: float = option(1.0, "weighted router: weight of the share of the prompt that is not cached", only=_WEIGHTED)

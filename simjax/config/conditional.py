@@ -16,7 +16,10 @@ from simjax.options.effect import Conditional, conditionals
 from simjax.options.option import options
 
 _OF_THE_RUN = {"model": "model", "device": "device"}
-_OF_THE_RUN |= {name: f"cluster.{name}" for name in ("tensor_parallel_size", "pipeline_parallel_size", "pipeline_layer_partition")}
+_OF_THE_RUN |= {
+    name: f"cluster.{name}"
+    for name in ("tensor_parallel_size", "pipeline_parallel_size", "pipeline_layer_partition", "enable_expert_parallel")
+}
 """Keys of the run that a key of a group replaces; the others are under `scheduler`."""
 _POOLS = ("cluster.prefill", "cluster.decode")
 

@@ -15,6 +15,7 @@ from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
 from simjax.latency.attention.coefficients import AttentionCoefficients, scaled
 from simjax.latency.attention.roofline import AttentionEfficiency, attention_coefficients
+from simjax.latency.experts.load import ExpertLoad, load_of
 from simjax.latency.fitting.efficiency import OpEfficiency, op_seconds
 from simjax.latency.priors import CORRECTION_TOKENS
 from simjax.latency.profile import LatencyProfile, RankCoefficients
@@ -49,12 +50,13 @@ def compile_profile(
     model, degree = deployment.model, deployment.parallelism.tensor
     rank = profile.rank(degree, model)
     head_rows = rows_of_head(deployment, max_sequences)
-    ops = step_ops(deployment.part, degree, embedding=deployment.has_embedding, head=deployment.has_head)
+    ops = step_ops(deployment.part, degree, deployment.parallelism.expert, deployment.has_embedding, deployment.has_head)
+    load = load_of(deployment, max_tokens)
     # Float64 locally: importing or calling this must not change the user's global setting.
     with jax.enable_x64(True):
         timed = partial(total_s, rank=rank, source=profile.source, device=deployment.device, dtype=model.dtype, xp=xp)
         terms = StepTerms(
-            dense_s=timed([op for op in ops if not op.per_sequence], rows=np.arange(1, max_tokens + 1)),
+            dense_s=timed([op for op in ops if not op.per_sequence], rows=np.arange(1, max_tokens + 1), load=load),
             layer_s=0.0,
             collectives_s=layer_collectives_s(deployment, max_tokens, profile.collectives),
             sequences_s=timed([op for op in ops if op.per_sequence], rows=head_rows) + np.zeros(max_sequences),
@@ -83,9 +85,23 @@ def _until_kv(ops: Sequence[Op]) -> list[Op]:
     return [replace(op, count=1) for op in ops[: 1 + [op.name for op in ops].index("qkv_proj")]]
 
 
-def total_s(ops: Sequence[Op], rank: RankCoefficients, source: str, device: DeviceSpec, dtype: str, rows: np.ndarray, xp: Any) -> Any:
-    """Seconds of all calls of some operations in steps with `rows` rows, f[N]; `source` is for messages."""
-    return sum(op.count * op_seconds(op, op_efficiency(rank, op, source), device, dtype, rows, xp) for op in ops)
+def total_s(
+    ops: Sequence[Op],
+    rank: RankCoefficients,
+    source: str,
+    device: DeviceSpec,
+    dtype: str,
+    rows: np.ndarray,
+    xp: Any,
+    load: ExpertLoad | None = None,
+) -> Any:
+    """Seconds of all calls of some operations in steps with `rows` rows, f[N]; `source` is for messages, `load` that of the same rows."""
+
+    def of(op: Op) -> Any:
+        experts = {"distinct": load.distinct, "pairs": load.pairs} if op.experts and load is not None else {}
+        return op_seconds(op, op_efficiency(rank, op, source), device, dtype, rows, xp, **experts)
+
+    return sum(op.count * of(op) for op in ops)
 
 
 def step_correction(factors: Any, most: int, xp: Any = np) -> Any:

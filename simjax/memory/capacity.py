@@ -26,6 +26,7 @@ from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
 from simjax.model import kv_bytes_per_token, shard, weight_bytes
+from simjax.parallel.eplb import WINDOW_SIZE
 
 _MIB, _GIB = 2**20, 2**30
 
@@ -37,6 +38,7 @@ NCCL_BYTES = {1: 0, 2: 342 * _MIB, 4: 392 * _MIB, 8: 392 * _MIB}
 # Each logit in float32 after the one in the model's type: the logits, their probabilities, the noise that picks a token (vLLM's
 # vllm/v1/sample/ops/topk_topp_sampler.py). The filter for top-k and top-p adds a row for each multiprocessor.
 _FLOAT32_PER_LOGIT, _FLOAT32_BYTES = 3, 4
+_LOAD_BYTES = 4  # an int32
 _FEWEST_BLOCKS = 2  # the null block and one for requests
 
 
@@ -76,7 +78,7 @@ def activation_bytes(deployment: Deployment, limits: MemoryLimits) -> int:
     sampler holds the hidden states of the step, and logits of the whole vocabulary on every rank.
     """
     model, device, parallelism = deployment.part, deployment.device, deployment.parallelism
-    part = shard(model, parallelism.tensor, parallelism.expert)
+    part = shard(model, parallelism.tensor, parallelism.expert, parallelism.experts.redundant)
     hidden, gated, tokens = model.hidden_size, part.moe_intermediate, limits.max_num_batched_tokens
     width = 3 * part.intermediate if model.num_dense_layers else 0
     if model.is_moe:
@@ -98,7 +100,22 @@ def overhead_bytes(deployment: Deployment, limits: MemoryLimits) -> int:
     rotary = model.max_position_embeddings * model.head_dim * model.dtype_bytes
     ranks = max(parallelism.tensor, parallelism.expert, parallelism.pipeline)
     communication = next((size for most, size in NCCL_BYTES.items() if ranks <= most), max(NCCL_BYTES.values()))
-    return rotary + activation_bytes(deployment, limits) + RUNTIME_BYTES + communication
+    return rotary + activation_bytes(deployment, limits) + RUNTIME_BYTES + communication + load_balancer_bytes(deployment)
+
+
+def load_balancer_bytes(deployment: Deployment) -> int:
+    """Bytes of vLLM's expert-parallel load balancer on a rank (its `EplbState`), 0 without it.
+
+    A second set of the rank's experts of one layer, through which they move, and the loads of every slot and layer in the last
+    `window_size` steps, of the whole group.
+    """
+    model, parallelism = deployment.part, deployment.parallelism
+    if not (parallelism.experts.eplb and model.is_moe):
+        return 0
+    held = shard(model, parallelism.tensor, parallelism.expert, parallelism.experts.redundant)
+    buffer = held.experts * 3 * model.hidden_size * held.moe_intermediate * model.matrix_bytes
+    slots = model.num_experts + parallelism.experts.redundant
+    return buffer + WINDOW_SIZE * model.num_moe_layers * slots * _LOAD_BYTES
 
 
 def kv_blocks(deployment: Deployment, limits: MemoryLimits | None = None, overhead: int | None = None) -> int:
@@ -120,7 +137,8 @@ def kv_blocks(deployment: Deployment, limits: MemoryLimits | None = None, overhe
     model, device, parallelism = deployment.part, deployment.device, deployment.parallelism
     if overhead is None:
         overhead = overhead_bytes(deployment, limits)
-    weights = weight_bytes(model, parallelism.tensor, parallelism.expert, deployment.has_embedding, deployment.has_head)
+    ends = deployment.has_embedding, deployment.has_head
+    weights = weight_bytes(model, parallelism.tensor, parallelism.expert, *ends, parallelism.experts.redundant)
     token = kv_bytes_per_token(model, parallelism.tensor, deployment.kv_cache_dtype)
     if (drafts := deployment.speculation) is not None:  # the drafter's keys and values are in the same blocks
         weights += drafts.weight_bytes(deployment.model, parallelism.tensor)

@@ -21,7 +21,7 @@ class Op:
     """One operation on one rank; T is the tokens it sees (the sequences, when `per_sequence`).
 
     A call moves `weight_bytes + row_bytes·T` bytes and does `row_flops·T` FLOPs. A mixture of experts also reads `expert_bytes` for each
-    expert that T tokens hit, see `distinct_experts`.
+    expert that T tokens hit, see `distinct_experts`; `row_bytes` and `row_flops` are then those of even shares of the ranks.
 
     Attributes:
         count: calls in one step.
@@ -34,7 +34,8 @@ class Op:
         experts: routed experts on the rank, 0 when the op has none.
         expert_bytes: weights of one of them.
         expert_share: probability that a token picks a given expert, top_k / num_experts.
-        pairs: token-expert pairs of a token that this rank computes.
+        pairs: token-expert pairs of a token that this rank computes on average.
+        pair_bytes: per pair, part of `row_bytes`.
         dtype: data type in which a matrix product is done, None for the model's own.
     """
 
@@ -51,6 +52,7 @@ class Op:
     expert_bytes: int = 0
     expert_share: float = 0.0
     pairs: float = 1.0
+    pair_bytes: float = 0.0
     dtype: str | None = None
 
     @property
@@ -147,6 +149,7 @@ def _mixture(model: ModelSpec, part: Shard, expert_parallel_size: int, matrix: _
         expert_bytes=3 * h * width * matrix.inside,
         expert_share=model.num_experts_per_tok / model.num_experts,
         pairs=pairs,
+        pair_bytes=pair_bytes,
         dtype=matrix.dtype,
     )
     shared = part.shared_intermediate

@@ -18,7 +18,7 @@ class Shard:
     Attributes:
         heads, kv_heads: attention heads of the rank; KV heads are replicated when there are fewer of them than ranks.
         intermediate: width of the dense MLP on the rank.
-        experts: routed experts on the rank.
+        experts: routed experts on the rank, on the one with the most where they do not divide evenly.
         moe_intermediate: width of each of them on the rank.
         shared_intermediate: width of the shared expert on the rank.
         vocab: rows of the padded vocabulary on the rank.
@@ -33,16 +33,17 @@ class Shard:
     vocab: int
 
 
-def shard(model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_size: int = 1) -> Shard:
+def shard(model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_size: int = 1, redundant_experts: int = 0) -> Shard:
     """Divide a model as vLLM does: column- and row-parallel matrices, experts whole on a rank under expert parallelism.
 
     Args:
         model: the architecture.
         tensor_parallel_size: ranks that share each matrix.
         expert_parallel_size: ranks that share the experts; 1 cuts every expert by `tensor_parallel_size` instead.
+        redundant_experts: copies of experts in a layer, which the ranks share as well.
 
     Raises:
-        SimjaxError: the heads, the widths or the experts do not divide evenly.
+        SimjaxError: the heads or the widths do not divide evenly, or there are fewer experts than ranks.
     """
     tp, ep = tensor_parallel_size, expert_parallel_size
     if tp < 1 or ep < 1:
@@ -56,7 +57,8 @@ def shard(model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_size:
         _divides(model, "intermediate_size", tp)
     expert_cut = 1 if ep > 1 else tp
     if model.is_moe:
-        _divides(model, "num_experts", ep, "expert_parallel_size")
+        if model.num_experts < ep:
+            raise SimjaxError(f"{model.name}: num_experts={model.num_experts} are fewer than expert_parallel_size={ep}")
         _divides(model, "moe_intermediate_size", expert_cut)
         _divides(model, "shared_expert_intermediate_size", tp)
     padded_vocab = -(-model.vocab_size // VOCAB_PADDING) * VOCAB_PADDING
@@ -64,16 +66,16 @@ def shard(model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_size:
         heads=model.num_attention_heads // tp,
         kv_heads=max(model.num_key_value_heads // tp, 1),
         intermediate=model.intermediate_size // tp,
-        experts=model.num_experts // ep,
+        experts=-(-(model.num_experts + redundant_experts) // ep),
         moe_intermediate=model.moe_intermediate_size // expert_cut,
         shared_intermediate=model.shared_expert_intermediate_size // tp,
         vocab=-(-padded_vocab // tp),
     )
 
 
-def _divides(model: ModelSpec, field: str, ranks: int, axis: str = "tensor_parallel_size") -> None:
+def _divides(model: ModelSpec, field: str, ranks: int) -> None:
     if getattr(model, field) % ranks:
-        raise SimjaxError(f"{model.name}: {field}={getattr(model, field)} cannot be divided by {axis}={ranks}")
+        raise SimjaxError(f"{model.name}: {field}={getattr(model, field)} cannot be divided by tensor_parallel_size={ranks}")
 
 
 def parameters(model: ModelSpec) -> int:
@@ -82,13 +84,18 @@ def parameters(model: ModelSpec) -> int:
 
 
 def weight_bytes(
-    model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_size: int = 1, embedding: bool = True, head: bool = True
+    model: ModelSpec,
+    tensor_parallel_size: int = 1,
+    expert_parallel_size: int = 1,
+    embedding: bool = True,
+    head: bool = True,
+    redundant_experts: int = 0,
 ) -> int:
     """Bytes of the weights that one rank holds; a pp stage has its layers, and `embedding` and `head` where it is the first or the last.
 
     The last stage has a copy of an embedding that is the output matrix as well.
     """
-    part = shard(model, tensor_parallel_size, expert_parallel_size)
+    part = shard(model, tensor_parallel_size, expert_parallel_size, redundant_experts)
     quantized = 0 if model.quantization is None else _layer_matrices(model, part)
     return _parameters(model, part, part.vocab, embedding, head) * model.dtype_bytes - quantized * (model.dtype_bytes - model.matrix_bytes)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from simjax.errors import SimjaxError
+from simjax.parallel.experts import Experts
 
 SIZES = ("tensor", "pipeline", "data", "expert")
 
@@ -13,7 +14,7 @@ SIZES = ("tensor", "pipeline", "data", "expert")
 class Parallelism:
     """The parallel sizes of one instance, like those of vLLM's `ParallelConfig`.
 
-    Arithmetic on bytes accepts all of them; only `tensor` and `pipeline` are simulated so far, see `require_simulated`.
+    Arithmetic on bytes accepts all of them; `data` is not simulated yet, see `require_simulated`.
 
     Attributes:
         tensor: ranks that share each matrix (`tensor_parallel_size`).
@@ -22,6 +23,7 @@ class Parallelism:
         expert: ranks that share the experts of a mixture-of-experts layer (`expert_parallel_size`); they are among the ranks above, and 1
             divides every expert by `tensor` instead.
         layer_partition: layers of each pp stage, None for vLLM's division (`simjax.parallel.stages.stage_layers`).
+        experts: placement and popularity of the experts.
 
     Raises:
         SimjaxError: a size is below 1.
@@ -32,6 +34,7 @@ class Parallelism:
     data: int = 1
     expert: int = 1
     layer_partition: tuple[int, ...] | None = None
+    experts: Experts = field(default_factory=Experts)
 
     def __post_init__(self) -> None:
         for name in SIZES:
@@ -48,12 +51,13 @@ class Parallelism:
         return self.tensor * self.pipeline * self.data
 
     def require_simulated(self) -> None:
-        """Check that only sizes which simjax simulates differ from 1.
+        """Check that the sizes are ones which simjax simulates.
 
         Raises:
-            SimjaxError: one of the others does.
+            SimjaxError: they are not.
         """
-        for name in ("data", "expert"):
-            size = getattr(self, name)
-            if size != 1:
-                raise SimjaxError(f"{name}_parallel_size={size}: not simulated yet; it must be 1")
+        if self.data != 1:
+            raise SimjaxError(f"data_parallel_size={self.data}: not simulated yet; it must be 1")
+        group = self.tensor * self.data
+        if self.expert not in (1, group):
+            raise SimjaxError(f"expert_parallel_size={self.expert}: vLLM's is that of the tensor-parallel group, {group}, or 1 without it")

@@ -19,16 +19,15 @@ RUN = {
     "rtx4090_tp2_instance": "Llama-3.1-8B on rtx_4090 TP2 ·",
     "single_node_4_instance_2TP": "4 x Llama-3.1-8B on rtx_pro_6000 TP2 ·",
     "single_node_moe_multi_instance": "2 x Qwen3-30B-A3B-Instruct-2507 on rtx_pro_6000 ·",
-    "single_node_moe_single_instance": "Qwen3-30B-A3B-Instruct-2507 on rtx_pro_6000 TP2 ·",
+    "single_node_moe_single_instance": "Qwen3-30B-A3B-Instruct-2507 on rtx_pro_6000 TP2 EP2 ·",
     "single_node_power_instance": "Llama-3.1-8B on rtx_pro_6000 ·",
     "single_node_single_instance_H100": "Llama-3.1-70B on h100 TP4 ·",
 }
 REFUSED = {
     "dual_node_moe_dp_ep_intra_inter_instance": "instance 0: dp_group='A' is not simulated yet",
     "single_node_cxl_instance": "instance 0: placement.default.weights='cxl:0' is not simulated yet",
-    "single_node_moe_dp_pp_instance": "instance 0: pp_size=2 is not simulated yet",
+    "single_node_moe_dp_pp_instance": "instance 0: dp_group='A' is not simulated yet",
     "single_node_pim_instance": "cpu_mem.pim_config asks for PIM devices, which are not simulated yet",
-    "single_node_tp_pp_instance": "instance 0: pp_size=2 is not simulated yet",
 }
 TABLES = "llmservingsim/profiles"
 MEASURED = "vllm_qwen3_14b_h100/agg_2rps"

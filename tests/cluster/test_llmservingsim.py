@@ -62,6 +62,17 @@ def test_their_pipelines_are_read_unchanged(name: str, tensor: int, stages: int)
     assert (instance.parallelism.tensor, instance.parallelism.pipeline) == (tensor, stages)
 
 
+def test_their_experts_are_on_the_tensor_parallel_ranks(tmp_path):
+    (instance,) = read_cluster(data_path(f"{FILES}/single_node_moe_single_instance.json"), InstanceLimits()).instances
+    assert (instance.parallelism.tensor, instance.parallelism.expert) == (2, 2)
+    raw = minimal()
+    one = raw["nodes"][0]["instances"][0]
+    for stated, model, expected in ((None, "qwen3-30b-a3b", 2), (1, "qwen3-30b-a3b", 1), (2, "qwen3-30b-a3b", 2), (2, "llama-3.1-8b", 1)):
+        one |= {"model_name": model, "ep_size": stated}
+        (instance,) = read_cluster(write(tmp_path, raw), InstanceLimits()).instances
+        assert instance.parallelism.expert == expected
+
+
 @pytest.mark.parametrize("memory, tokens", [(24, 0), (24, 2048), (96, 0)])
 def test_no_limits_leave_the_kv_cache_that_the_usual_ones_leave(tmp_path, memory: int, tokens: int):
     raw = minimal()

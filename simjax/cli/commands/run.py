@@ -76,7 +76,7 @@ def describe_cluster(cluster: ClusterSpec) -> str:
     """A short description of a cluster: its kinds of instances with their counts."""
     kinds: dict[str, int] = {}
     for instance in cluster.instances:
-        sizes = (("TP", instance.parallelism.tensor), ("PP", instance.parallelism.pipeline))
+        sizes = (("TP", instance.parallelism.tensor), ("PP", instance.parallelism.pipeline), ("EP", instance.parallelism.expert))
         degree = "".join(f" {name}{size}" for name, size in sizes if size > 1)
         role = "" if instance.role is Role.BOTH else f" ({instance.role.value})"
         name = f"{instance.model.name.rpartition('/')[2]} on {instance.device.name}{degree}{role}"

@@ -61,7 +61,7 @@ class OpEfficiency:
     kernel_factors: Any = ()
 
 
-def op_seconds(op: Op, e: OpEfficiency, device: DeviceSpec, dtype: str, rows: Any, xp: Any, distinct: Any = None) -> Any:
+def op_seconds(op: Op, e: OpEfficiency, device: DeviceSpec, dtype: str, rows: Any, xp: Any, distinct: Any = None, pairs: Any = None) -> Any:
     """Seconds of one call on one rank.
 
     Args:
@@ -72,38 +72,45 @@ def op_seconds(op: Op, e: OpEfficiency, device: DeviceSpec, dtype: str, rows: An
         rows: tokens (or sequences) of the call, at least 1, integers of shape [N].
         xp: numpy, or jax.numpy when the efficiencies are traced.
         distinct: experts that the rows hit, shape [N]; `op.distinct_experts` when None.
+        pairs: token-expert pairs that the rank computes, shape [N]; `op.pairs` for each row when None.
 
     Returns:
         f[N].
     """
     rows = xp.asarray(rows, dtype=float)
-    if op.experts and distinct is None:
-        distinct = op.distinct_experts(rows, xp)
-    seconds = memory_s(op, e, device, rows, xp, distinct)
+    if op.experts:
+        distinct = op.distinct_experts(rows, xp) if distinct is None else distinct
+        pairs = op.pairs * rows if pairs is None else pairs
+    seconds = memory_s(op, e, device, rows, xp, distinct, pairs)
     if op.is_gemm:
-        compute = compute_s(op, e, device.peak(op.dtype or dtype) / device.multiprocessors, device.multiprocessors, rows, xp, distinct)
+        units = device.multiprocessors
+        compute = compute_s(op, e, device.peak(op.dtype or dtype) / units, units, rows, xp, distinct, pairs)
         larger, smaller = xp.maximum(seconds, compute), xp.minimum(seconds, compute)
         seconds = larger * (1.0 + (smaller / larger) ** e.overlap) ** (1.0 / e.overlap)
     return (e.floor_s + seconds) * kernel_factor(e.kernel_factors, rows, xp)
 
 
-def memory_s(op: Op, e: OpEfficiency, device: DeviceSpec, rows: Any, xp: Any, distinct: Any = None) -> Any:
+def memory_s(op: Op, e: OpEfficiency, device: DeviceSpec, rows: Any, xp: Any, distinct: Any = None, pairs: Any = None) -> Any:
     """Seconds to move the bytes of one call, f[N]."""
     weights = op.weight_bytes + (op.expert_bytes * distinct if op.experts else 0.0)
     moved = op.row_bytes * rows
+    if op.experts:  # by which the rank has more than its share
+        moved = moved + op.pair_bytes * (pairs - op.pairs * rows)
     width = SPILL_WIDTH * e.cache_bytes + 1.0  # at least a byte: without a cache everything spills
     spilled = width * (xp.logaddexp(0.0, (moved - e.cache_bytes) / width) - xp.logaddexp(0.0, -e.cache_bytes / width))
     slow = (weights + spilled) / e.bandwidth_efficiency + (moved - spilled) / e.cache_ratio
     return slow / device.memory_bandwidth_bytes_per_s
 
 
-def compute_s(op: Op, e: OpEfficiency, peak_per_unit: float, units: int, rows: Any, xp: Any, distinct: Any = None) -> Any:
+def compute_s(
+    op: Op, e: OpEfficiency, peak_per_unit: float, units: int, rows: Any, xp: Any, distinct: Any = None, pairs: Any = None
+) -> Any:
     """Seconds of the matrix product with the best of the tiles and splits, f[N]."""
     tile_rows, tile_columns, split = (x[:, None] for x in _configurations())
     rows = rows[None, :]
     if op.experts:  # they see equal shares of the pairs; a fraction of an expert is the chance that it is hit
-        distinct = distinct[None, :]
-        row_tiles = distinct * xp.ceil(rows * op.pairs / distinct / tile_rows)
+        distinct, pairs = distinct[None, :], pairs[None, :]
+        row_tiles = distinct * xp.ceil(pairs / distinct / tile_rows)
     else:
         row_tiles = xp.ceil(rows / tile_rows)
     waves = xp.ceil(row_tiles * np.ceil(op.n / tile_columns) * split / units)

@@ -10,12 +10,12 @@ from simjax.latency.attention.coefficients import AttentionCoefficients, scaled
 from simjax.latency.attention.fit import fit_attention, fit_decode_skew
 from simjax.latency.attention.grid import attention_table
 from simjax.latency.attention.table import AttentionTable
+from simjax.latency.experts.load import ExpertLoad, load_of
 from simjax.latency.profile import HostOverheads
 from simjax.latency.step_time import StepTime
 from simjax.latency.tables.bundle import Bundle, op_sequence
 from simjax.latency.tables.curves import at_sizes, distinct_experts, moe_s
 from simjax.latency.terms import StepTerms, assemble, layer_collectives_s
-from simjax.model import ModelSpec
 
 
 def compile_tables(
@@ -51,12 +51,13 @@ def compile_tables(
     if bundle.moe is not None and not 0 < model.num_experts_per_tok <= model.num_experts:
         raise SimjaxError(f"{bundle.path}: a mixture-of-experts profile needs the model's number of experts and experts per token")
     tokens, sequences = np.arange(1, max_tokens + 1), np.arange(1, max_sequences + 1)
+    load = load_of(deployment, max_tokens)
     attention, table = _attention(bundle, deployment.part.num_hidden_layers)
     ends = (ops.prologue if deployment.has_embedding else ()) + (ops.head if deployment.has_head else ())
     of_sequences = ops.per_sequence if deployment.has_head else ()
     terms = StepTerms(
         dense_s=sum(at_sizes(bundle.dense[op], tokens) for op in ends) + np.zeros(max_tokens),
-        layer_s=sum(_layer_op_s(bundle, op, model, tokens) for op in ops.layer if op != "attention"),
+        layer_s=sum(_layer_op_s(bundle, op, deployment, tokens, load) for op in ops.layer if op != "attention"),
         collectives_s=layer_collectives_s(deployment, max_tokens),
         sequences_s=sum(at_sizes(bundle.per_sequence[op], sequences) for op in of_sequences) + np.zeros(max_sequences),
         attention=attention,
@@ -67,13 +68,22 @@ def compile_tables(
     return assemble(terms, deployment)
 
 
-def _layer_op_s(bundle: Bundle, op: str, model: ModelSpec, tokens: np.ndarray) -> np.ndarray:
-    """Seconds of one operator of a layer, f64[N]."""
+def _layer_op_s(bundle: Bundle, op: str, deployment: Deployment, tokens: np.ndarray, load: ExpertLoad | None) -> np.ndarray:
+    """Seconds of one operator of a layer, f64[N].
+
+    Experts were measured without parallelism. Under tensor parallelism ranks share every expert's columns evenly, and reading weights or
+    multiplying them shrinks alike. Under expert parallelism the fullest rank takes as long as it takes one rank to do its pairs, as many
+    for each token as there were, on its distinct experts.
+    """
     if op != "moe" or bundle.moe is None:
         return at_sizes(bundle.dense[op], tokens)
-    # measured without tensor parallelism; ranks share every expert's columns evenly, and reading weights or multiplying them shrinks alike
-    activated = distinct_experts(tokens, model.num_experts, model.num_experts_per_tok)
-    return moe_s(bundle.moe, tokens.astype(float), activated) / bundle.tensor_parallel_size
+    model, parallelism = deployment.model, deployment.parallelism
+    shared_by = parallelism.tensor if parallelism.expert == 1 else 1
+    if load is None:
+        activated, at_once = distinct_experts(tokens, model.num_experts, model.num_experts_per_tok), tokens.astype(float)
+    else:
+        activated, at_once = load.distinct, load.pairs / model.num_experts_per_tok
+    return moe_s(bundle.moe, at_once, activated) / shared_by
 
 
 def _attention(bundle: Bundle, layers: int) -> tuple[AttentionCoefficients, AttentionTable]:
