@@ -59,7 +59,7 @@ def test_every_cluster_file_is_read_or_refused() -> None:
             refused += 1
             assert "not simulated yet" in str(error)
             assert "\n" not in str(error)
-    assert (read, refused) == (16, 11)
+    assert (read, refused) == (19, 8)
 
 
 def test_a_trace_is_described_and_run(cli: Cli) -> None:

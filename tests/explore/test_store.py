@@ -213,7 +213,7 @@ def start_writer(directory: Path) -> subprocess.Popen:
     """A process that creates a sweep of 20,000 points and appends to it."""
     process = subprocess.Popen([sys.executable, "-c", WRITER, str(directory), str(Path(__file__).parents[2])])
     deadline = time.monotonic() + 60
-    while not (directory / "results.csv").exists() or (directory / "results.csv").stat().st_size < 20_000:
+    while not (directory / "results.csv").exists() or (directory / "results.csv").stat().st_size < 40_000:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     return process
