@@ -201,7 +201,8 @@ class _Solver:
         struct = jax.eval_shape(residuals, self.u[0])
         self._states: list[Any] = [solver.init(function, u, None, {}, struct, None, frozenset()) for u in self.u]
         self._losses = np.full(len(self.u), np.inf)
-        self._one = eqx.filter_jit(one, compiler_options=Effort.MEDIUM.options()).lower(self.u[0], self._states[0]).compile()
+        jit: Any = eqx.filter_jit  # its annotations leave out the options of `jax.jit` that it passes on
+        self._one = jit(one, compiler_options=Effort.MEDIUM.options()).lower(self.u[0], self._states[0]).compile()
         self.evaluate = jax.jit(both, compiler_options=Effort.MEDIUM.options())
 
     def step(self, active: np.ndarray) -> np.ndarray:
