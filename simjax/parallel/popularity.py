@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from simjax.errors import SimjaxError, closest
 
@@ -136,6 +135,8 @@ def read_popularity(path: Path) -> Popularity:
     Raises:
         SimjaxError: the file is missing or malformed.
     """
+    import pandas as pd  # here: --help needs none
+
     try:
         table = pd.read_csv(path)
     except OSError as error:

@@ -428,7 +428,7 @@ SWEEPS = cases(
     run sweep.resume=folder
     folder: not a sweep
     run -m device=h100,h200 objective.maximize=foo
-    objective.maximize: there is no column 'foo'; known: backlog_growth_per_s, busy_fraction, decode_tokens, device, duration_s
+    objective.maximize: there is no column 'foo'; known: acceptance_length, accepted_tokens, backlog_growth_per_s, busy_fraction
     run -m device=h100,h200 objective.subject_to=[gpus]
     objective.subject_to: cannot read 'gpus'
     run -m device=h100,h200 out=good.csv

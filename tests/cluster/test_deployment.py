@@ -50,10 +50,13 @@ def test_a_size_below_one_is_refused(name: str):
         Parallelism(**{name: 0})
 
 
-@pytest.mark.parametrize("name", ["data", "expert"])
-def test_sizes_that_are_not_simulated_yet_are_refused(name: str):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("data", "not simulated yet; it must be 1"), ("expert", "vLLM's is that of the tensor-parallel group, 1, or 1 without it")],
+)
+def test_sizes_that_are_not_simulated_are_refused(name: str, why: str):
     sizes = Parallelism(**{name: 2})
-    message = f"^{name}_parallel_size=2: not simulated yet; it must be 1$"
+    message = f"^{name}_parallel_size=2: {why}$"
     with pytest.raises(SimjaxError, match=message):
         InstanceSpec(LLAMA, H100, sizes)
     with pytest.raises(SimjaxError, match=message):
