@@ -22,11 +22,12 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from simjax.engine.shape import EngineShape, slots_for
-from tests.engine import test_pipeline, test_two_legs
-from tests.engine.pipelined import Pipelined, pipelined
+from tests.engine import test_two_legs
+from tests.engine.pipelined import pipelined
 from tests.engine.scenario import FANOUT, NODES, PATH, SHAPE, Scenario
+from tests.engine.speculating import speculating
 from tests.engine.strategies import SMALL, Sizes, scenarios, sharing
-from tests.engine.test_against_reference import check
+from tests.engine.test_against_reference import check, check_as_shaped
 from tests.engine.two_legs import crowded, two_legs
 
 REQUESTS, SEQUENCES, CLIENTS = 128, 64, 64
@@ -71,9 +72,9 @@ class Kind(NamedTuple):
     check: Callable[[Any, str], None] | None = None  # that of one leg
 
 
-def check_pipelined(scenario: Pipelined, mode: str) -> None:
-    """The comparison of a scenario with pp stages, which has no leaps in either mode."""
-    test_pipeline.check(scenario)
+def check_steps(scenario: Scenario, mode: str) -> None:
+    """The comparison of a scenario whose subsystem has no leaps in either mode."""
+    check_as_shaped(scenario)
 
 
 def kinds() -> dict[str, Kind]:
@@ -96,9 +97,11 @@ def kinds() -> dict[str, Kind]:
         "two_legs_on_three": Kind(two_legs(scenarios(instances=3)), 60, test_two_legs.check),
         "two_legs_closed_loop": Kind(two_legs(scenarios(instances=2, closed=True)), 60, test_two_legs.check),
         "two_legs_crowded": Kind(crowded(scenarios(instances=2)), 60, test_two_legs.check),
-        "pipelined": Kind(pipelined(), 60, check_pipelined),
-        "pipelined_closed_loop_on_two": Kind(pipelined(instances=2, closed=True), 60, check_pipelined),
-        "pipelined_capped_on_two": Kind(pipelined(instances=2, capped=True), 60, check_pipelined),
+        "pipelined": Kind(pipelined(), 60, check_steps),
+        "pipelined_closed_loop_on_two": Kind(pipelined(instances=2, closed=True), 60, check_steps),
+        "pipelined_capped_on_two": Kind(pipelined(instances=2, capped=True), 60, check_steps),
+        "speculating": Kind(speculating(), 60, check_steps),
+        "speculating_closed_loop_on_two": Kind(speculating(instances=2, closed=True), 60, check_steps),
         "two_legs_sessions": Kind(two_legs(sharing(instances=3, sessions=True)), 60, test_two_legs.check),
     }
     return found

@@ -72,7 +72,7 @@ def run_batch(shape: EngineShape, stride: int, params: ClusterParams, max_ticks:
 
 
 def compiled_batch(
-    shape: EngineShape, stride: int, params: ClusterParams, ticks: int | None = None
+    shape: EngineShape, stride: int, params: ClusterParams, ticks: float = math.inf
 ) -> Callable[..., tuple[ClusterState, Array]]:
     """The compiled `run_batch` for these shapes, on the device that holds `params`; call it inside `jax.enable_x64(True)`.
 
@@ -80,8 +80,7 @@ def compiled_batch(
         shape: as in `run_batch`.
         stride: as in `run_batch`.
         params: as in `run_batch`.
-        ticks: ticks that all designs together are expected to take; None for very many.
+        ticks: ticks that all designs together are expected to take; infinity for very many.
     """
-    expected = math.inf if ticks is None else ticks
-    effort = Effort.BRIEF if expected <= BRIEF_TICKS else Effort.MEDIUM if expected <= MEDIUM_TICKS else Effort.FULL
+    effort = Effort.BRIEF if ticks <= BRIEF_TICKS else Effort.MEDIUM if ticks <= MEDIUM_TICKS else Effort.FULL
     return compiled(partial(run_batch, shape, stride), (shape, stride), (params, jnp.zeros((), jnp.int32)), effort)

@@ -77,7 +77,7 @@ class ClusterState:
 
     def instance_columns(self) -> dict[str, Any]:
         """Columns of `InstanceLog` that the engine records, with a leading axis N."""
-        recorded = (self.kv.instance_columns(), self.activity.instance_columns(), self.drafts.columns())
+        recorded = (self.kv.instance_columns(), self.activity.instance_columns(), self.drafts.instance_columns())
         return {"peak_blocks": self.peak_blocks, **{name: values for columns in recorded for name, values in columns.items()}}
 
 

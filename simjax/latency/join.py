@@ -27,12 +27,10 @@ def join_step_times(step_times: Sequence[StepTime]) -> StepTime:
     if any(one.launch_s is not None for one in step_times):
         step_times = [replace(one, launch_s=_launch_s(one)) for one in step_times]
     reaching = {"tokens_s": tokens, "sequences_s": sequences}
-    if any(one.stream_s is not None for one in step_times):
-        step_times = [replace(one, stream_s=_stream_s(one)) for one in step_times]
-        reaching["stream_s"] = tokens
-    if any(one.send_s is not None for one in step_times):
-        step_times = [replace(one, send_s=_send_s(one)) for one in step_times]
-        reaching["send_s"] = tokens
+    for name in ("stream_s", "send_s"):
+        if any(getattr(one, name) is not None for one in step_times):
+            step_times = [replace(one, **{name: _by_tokens(one, name)}) for one in step_times]
+            reaching[name] = tokens
     step_times = [replace(one, **{name: _reaching(getattr(one, name), most) for name, most in reaching.items()}) for one in step_times]
     return jax.tree.map(lambda *rows: jnp.concatenate([jnp.asarray(x) for x in rows]), *step_times)
 
@@ -42,14 +40,9 @@ def _launch_s(one: StepTime) -> jax.Array:
     return jnp.zeros((one.host_s.shape[0], 2)) if one.launch_s is None else one.launch_s
 
 
-def _stream_s(one: StepTime) -> jax.Array:
-    """Least seconds of steps that send KV cache, f64[C, T+1]: 0 where they send none."""
-    return jnp.zeros(one.tokens_s.shape) if one.stream_s is None else one.stream_s
-
-
-def _send_s(one: StepTime) -> jax.Array:
-    """Seconds to the next pp stage, f64[C, T+1]: 0 where there is none."""
-    return jnp.zeros(one.tokens_s.shape) if one.send_s is None else one.send_s
+def _by_tokens(one: StepTime, name: str) -> jax.Array:
+    """Seconds by number of scheduled tokens, f64[C, T+1]: 0 where steps send no KV cache, or nothing to a next pp stage."""
+    return jnp.zeros(one.tokens_s.shape) if (seconds := getattr(one, name)) is None else seconds
 
 
 def padded_rows(step_time: StepTime, rows: int) -> StepTime:

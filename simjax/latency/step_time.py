@@ -42,7 +42,7 @@ class StepTime:
     stream_s: f64[C, T+1], least seconds of a step by number of scheduled tokens, because it sends their KV cache before it ends
         (`simjax.latency.terms.stream_s`); 0 where it does not, None where no model does.
     send_s: f64[C, T+1], for a pp stage, seconds in which the hidden states of so many scheduled tokens reach the next stage
-        (`simjax.latency.stages.boundary_s`); they are no part of the step's time. None where there are no pp stages.
+        (`simjax.network.stages.boundary_s`); they are no part of the step's time. None where there are no pp stages.
     """
 
     tokens_s: jax.Array

@@ -355,8 +355,7 @@ def reference_turn(engine: RefEngine) -> RefTurn:
 
 def _attempt(engine: RefEngine, horizon_s: float) -> Attempt:
     """The parts of `RefEngine._form`; the engine is changed as by them."""
-    while engine.incoming and engine.incoming[0].queue_s <= horizon_s:
-        engine.waiting.append(engine.incoming.pop(0))
+    engine.drain(horizon_s)
     engine.alone = engine.is_alone()
     roomy = deepcopy(engine)
     more = 10_000

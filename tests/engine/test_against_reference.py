@@ -48,9 +48,14 @@ def leaps(scenario: Scenario) -> bool:
 
 
 def check(scenario: Scenario, mode: str) -> None:
+    check_as_shaped(scenario, leap=mode == "leap" and leaps(scenario))
+
+
+def check_as_shaped(scenario: Scenario, **changes: bool) -> None:
+    """Compare a scenario, run with changes of its shape or with none."""
     theirs = scenario.run_reference()
     assume(not undecided(scenario, theirs))
-    assert_same(scenario.run(leap=mode == "leap" and leaps(scenario)), theirs)
+    assert_same(scenario.run(**changes), theirs)
 
 
 MODE = st.sampled_from(["leap", "step"])

@@ -6,35 +6,29 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 
 from simjax.engine.host.result import Status
 from simjax.engine.simulate import simulate
 from tests.engine.pipelined import Pipelined, as_pipelined, pipelined
 from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, Limits, RouterPolicy, Timing
-from tests.engine.test_against_reference import assert_same, undecided
+from tests.engine.test_against_reference import assert_same, check_as_shaped, undecided
 from tests.engine.test_batch import assert_row_is, lowered, run_stacked
 from tests.engine.test_engine import busy_scenario
 
 LIMITED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def check(scenario: Pipelined) -> None:
-    theirs = scenario.run_reference()
-    assume(not undecided(scenario, theirs))
-    assert_same(scenario.run(), theirs)
-
-
 @given(scenario=pipelined())
 @LIMITED
 def test_one_instance(scenario: Pipelined):
-    check(scenario)
+    check_as_shaped(scenario)
 
 
 @given(scenario=pipelined(instances=2, closed=True))
 @LIMITED
 def test_closed_loop_on_two_instances(scenario: Pipelined):
-    check(scenario)
+    check_as_shaped(scenario)
 
 
 @pytest.mark.parametrize("seed", [4, 10, 11])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import partial
 
 import jax
@@ -28,8 +29,11 @@ def test_a_run_is_compiled_by_its_requests(requests: int, effort: Effort):
     assert simulate.effort_for(dataclasses.replace(busy_scenario().shape(), requests=requests)) is effort
 
 
-@pytest.mark.parametrize("ticks, effort", [(16_384, Effort.BRIEF), (16_385, Effort.MEDIUM), (262_145, Effort.FULL), (None, Effort.FULL)])
-def test_a_batch_is_compiled_by_its_ticks(monkeypatch: pytest.MonkeyPatch, ticks: int | None, effort: Effort):
+@pytest.mark.parametrize(
+    "ticks, effort",
+    [(16_384, Effort.BRIEF), (16_385, Effort.MEDIUM), (262_145, Effort.FULL), (math.inf, Effort.FULL)],
+)
+def test_a_batch_is_compiled_by_its_ticks(monkeypatch: pytest.MonkeyPatch, ticks: float, effort: Effort):
     monkeypatch.setattr(batch, "compiled", lambda function, static, arguments, effort: effort)
     shape = busy_scenario().shape(log_rows=0)
     assert batch.compiled_batch(shape, 1, busy_scenario().params(), ticks) is effort

@@ -211,8 +211,7 @@ class RefEngine:
 
     def _form(self, now: float, horizon: float) -> None:
         """Form a step that starts at `now`; `self.step` stays None if nothing can be scheduled."""
-        while self.incoming and self.incoming[0].queue_s <= horizon:
-            self.waiting.append(self.incoming.pop(0))
+        self.drain(horizon)
         self.alone = self.is_alone()
         batch, budget, preempted = self._schedule_running()
         if not preempted:
@@ -243,6 +242,11 @@ class RefEngine:
         need = request.target - computed
         threshold = self.config.long_prefill_token_threshold
         return min(need, threshold) if threshold > 0 and not self.alone else need
+
+    def drain(self, horizon: float) -> None:
+        """Take the requests that are queued up to then to those that wait."""
+        while self.incoming and self.incoming[0].queue_s <= horizon:
+            self.waiting.append(self.incoming.pop(0))
 
     def is_alone(self) -> bool:
         """Whether the threshold of long prefills does not hold: there is one request at most."""

@@ -92,8 +92,7 @@ class PipelineRank(RefEngine):
         while True:
             if (not self._has_requests() and not self.queue) or self._stuck():
                 self.clock = yield None
-            while self.incoming and self.incoming[0].queue_s <= self.clock:
-                self.waiting.append(self.incoming.pop(0))
+            self.drain(self.clock)
             ran = yield from self._pass()
             if not ran and self._has_requests() and self.pipeline.empty_pass_s > 0:
                 self.clock = yield self.clock + self.pipeline.empty_pass_s

@@ -99,8 +99,7 @@ class Rank(RefEngine):
         while True:
             if not self._has_requests() and not self.queue:
                 self.clock = yield None
-            while self.incoming and self.incoming[0].queue_s <= self.clock:
-                self.waiting.append(self.incoming.pop(0))
+            self.drain(self.clock)
             ran = yield from self._pass_with_queue() if self.config.async_scheduling else self._pass()
             self.idle = 0 if ran else self.idle + 1
             if not ran and self._has_unfinished():

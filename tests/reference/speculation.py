@@ -159,8 +159,7 @@ class SpeculatingRank(RefEngine):
     # ---- the scheduler
 
     def _schedule(self, horizon: float) -> Batch:
-        while self.incoming and self.incoming[0].queue_s <= horizon:
-            self.waiting.append(self.incoming.pop(0))
+        self.drain(horizon)
         self.alone = self.is_alone()
         tokens, budget, preempted = self._schedule_running()
         if not preempted:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from simjax.cluster.spec import ClusterSpec
@@ -49,6 +51,29 @@ def _holds(cluster: ClusterSpec, instances: RankParams, workload: Workload, toke
     blocks = -(-(tokens[:, None] - 1) // instances.block_size)  # the last token is never put into the cache
     fits = (tokens[:, None] <= instances.max_model_len) & (blocks <= instances.num_blocks)
     return fits & ~_of_another_model(cluster, instances, workload)
+
+
+def refuse_together(option: str, cluster: ClusterSpec, workload: Workload, caching: Sequence[bool], *others: tuple[bool, str, str]) -> None:
+    """Raise for what is not simulated together with a subsystem.
+
+    Args:
+        option: the option that asks for it, with its value.
+        cluster: instances and router.
+        workload: requests.
+        caching: whether each instance caches prefixes.
+        others: further ones: whether it is there, what it is, and what to do instead.
+
+    Raises:
+        SimjaxError: there are prefix caches, prefill and decode instances, sessions, or one of the others.
+    """
+    for given, what, instead in (
+        (any(caching), "a prefix cache", "scheduler.enable_prefix_caching=false simulates it without"),
+        (cluster.disaggregated, "prefill and decode instances", "leave one of them out"),
+        (workload.sessions is not None, "sessions, whose calls wait for each other", "a workload without them"),
+        *others,
+    ):
+        if given:
+            raise SimjaxError(f"{option} together with {what} is not simulated yet; {instead}")
 
 
 def _refuse_drafts(cluster: ClusterSpec, instances: RankParams, workload: Workload, served: np.ndarray, blocks: np.ndarray) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 
 from simjax.cluster.routers import ROUTERS
 from simjax.cluster.spec import ClusterSpec
+from simjax.engine.host.impossible import refuse_together
 from simjax.engine.params import RankParams
-from simjax.errors import SimjaxError
 from simjax.workload.workload import Workload
 
 EMPTY_PASS_S = 1e-3
@@ -48,11 +48,5 @@ def refuse_with_stages(cluster: ClusterSpec, workload: Workload, caching: Sequen
     if not most:
         return
     compares = len(cluster.instances) > 1 and ROUTERS[cluster.router].compares
-    for given, what, instead in (
-        (any(caching), "a prefix cache", "scheduler.enable_prefix_caching=false simulates it without"),
-        (cluster.disaggregated, "prefill and decode instances", "leave one of them out"),
-        (workload.sessions is not None, "sessions, whose calls wait for each other", "a workload without them"),
-        (compares, f"cluster.router={cluster.router}", "another router"),
-    ):
-        if given:
-            raise SimjaxError(f"pipeline_parallel_size={most} together with {what} is not simulated yet; {instead}")
+    router = (compares, f"cluster.router={cluster.router}", "another router")
+    refuse_together(f"pipeline_parallel_size={most}", cluster, workload, caching, router)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from simjax.cluster.spec import ClusterSpec
+from simjax.engine.host.impossible import refuse_together
 from simjax.engine.params import SpeculationParams
-from simjax.errors import SimjaxError
 from simjax.speculation.methods import MOST_DRAFTS
 from simjax.workload.workload import Workload
 
@@ -49,11 +49,5 @@ def refuse_with_speculation(cluster: ClusterSpec, workload: Workload, caching: S
     if not methods:
         return
     stages = max(x.parallelism.pipeline for x in cluster.instances)
-    for given, what, instead in (
-        (any(caching), "a prefix cache", "scheduler.enable_prefix_caching=false simulates it without"),
-        (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out"),
-        (cluster.disaggregated, "prefill and decode instances", "leave one of them out"),
-        (workload.sessions is not None, "sessions, whose calls wait for each other", "a workload without them"),
-    ):
-        if given:
-            raise SimjaxError(f"speculation.method={methods[0]} together with {what} is not simulated yet; {instead}")
+    pipeline = (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out")
+    refuse_together(f"speculation.method={methods[0]}", cluster, workload, caching, pipeline)

@@ -20,10 +20,10 @@ from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
 from simjax.engine.pipeline.flight import Flight
 from simjax.engine.pipeline.line import Line
-from simjax.engine.rank import NEVER, Slots
+from simjax.engine.rank import Slots
 from simjax.engine.scheduler.admission import admit_waiting
 from simjax.engine.scheduler.formation import Demand, Formation, capped
-from simjax.engine.scheduler.waiting import num_queued
+from simjax.engine.scheduler.waiting import is_alone
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
 
@@ -38,27 +38,17 @@ def schedule_eligible(shape: EngineShape, params: ClusterParams, turn: Turn) -> 
     placeholders = jnp.where(later, flight.placeholders, 0)
     tokens = slots.num_tokens + placeholders
     passed = later & (((placeholders > 0) & (tokens >= slots.final_tokens)) | (line.call < flight.eligible))
-    admitted = rank.num_running + rank.num_preempted - turn.departed.left_behind
-    alone = limits.long_prefill_alone & (admitted + num_queued(shape, params, turn) <= 1)
+    alone = is_alone(shape, params, turn)
     need = capped(jnp.where(running & ~passed, tokens - slots.num_computed_tokens, 0), limits, alone)
     new = jnp.clip(limits.max_num_batched_tokens - (jnp.cumsum(need) - need), 0, need)
     blocks = jnp.where(running, blocks_of(slots.num_computed_tokens + new, limits.block_size), 0)
     (total, seats, used), (last,), _ = reduce_slots([new, running, blocks], [jnp.where(running, position, 0)])
-    off = jnp.zeros((), bool)
-    formation = Formation(
+    formation = Formation.of_running(
         token_budget=limits.max_num_batched_tokens - total,
         seats=seats,
         blocks=used,
-        reserved=jnp.zeros((), jnp.int32),
         alone=alone,
-        preempted=jnp.zeros((), jnp.int32),
-        holding=off,
-        leaving=off,
         continues=turn.waits,
-        refused=off,
-        blocked=off,
-        shut=off,
-        next_queued_s=jnp.full((), NEVER, jnp.float64),
     )
     rank = dataclasses.replace(rank, slots=dataclasses.replace(slots, num_new_tokens=new))
     return dataclasses.replace(turn, rank=rank, formation=formation, demand=Demand(running, running, blocks, last))

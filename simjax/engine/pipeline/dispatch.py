@@ -13,13 +13,13 @@ from simjax.engine.control.together import together
 from simjax.engine.params import ClusterParams, RankParams
 from simjax.engine.pipeline.flight import NOT_SAMPLED, Flight
 from simjax.engine.pipeline.line import Line, most_batches
-from simjax.engine.rank import Plan
+from simjax.engine.rank import Plan, Slots
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
 from simjax.latency.step_time import mixed_step_s, row, send_s
 
 if TYPE_CHECKING:
-    from jaxtyping import Float64, Int32
+    from jaxtyping import Bool, Float64, Int32
 
 
 def dispatch(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
@@ -31,13 +31,11 @@ def dispatch(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     limits, rank, slots, f = turn.limits, turn.rank, turn.rank.slots, turn.formation
     line, flight = rank.pipeline, slots.flight
     assert isinstance(line, Line) and isinstance(flight, Flight)
-    assert limits.pipeline_stages is not None and limits.broadcast_s is not None and limits.empty_pass_s is not None
     position, now_s = slots.position, turn.now_s
     running = position < rank.num_running
     waiting = ~running & (position < rank.num_running + rank.num_preempted)
     new = jnp.where(running, slots.num_new_tokens, 0)
     inside, decode = new > 0, jnp.isfinite(flight.ready_s)
-    computed = slots.num_computed_tokens + new
     (n, preempted, tokens, prefill, prompt, sequences, kv_tokens, preempted_tokens), _, _ = reduce_slots(
         [
             running,
@@ -69,22 +67,7 @@ def dispatch(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     }
     batches = together(line.batches.with_batch(at & called, together(batch)))
 
-    bit = jnp.where(ran, jnp.left_shift(jnp.int32(1), line.place(line.call)), 0)
-    sampled = inside & ran & (computed >= slots.num_tokens + flight.placeholders)
-    flight = Flight(
-        batches=flight.batches | jnp.where(inside, bit, 0),
-        sampled=flight.sampled | jnp.where(sampled, bit, 0),
-        eligible=jnp.where(sampled, line.call + limits.pipeline_stages, flight.eligible),
-        # What was preempted gets its tokens from the scheduler when it comes back.
-        ready_s=jnp.where(sampled, end_s + limits.broadcast_s, jnp.where(running, flight.ready_s, NOT_SAMPLED)),
-    )
-    first_step = inside & ran & (slots.num_computed_tokens == 0) & (slots.preemptions == 0)
-    slots = dataclasses.replace(
-        slots,
-        num_computed_tokens=jnp.where(ran, computed, slots.num_computed_tokens),
-        scheduled_s=jnp.where(first_step, start_s, slots.scheduled_s),
-        flight=flight,
-    )
+    slots = _in_flight(turn, line, ran, start_s, end_s)
     line = dataclasses.replace(
         line,
         free_s=free_s,
@@ -104,6 +87,31 @@ def dispatch(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     )
     plan, line = _in_one_kernel(*_go_on(turn, plan, line, some))
     return dataclasses.replace(turn, rank=dataclasses.replace(rank, slots=slots, plan=plan, pipeline=line))
+
+
+def _in_flight(turn: Turn, line: Line, ran: Bool[Array, ""], start_s: Float64[Array, ""], end_s: Float64[Array, ""]) -> Slots:
+    """The slots once the batch is on its way, if it `ran`: from `start_s` on the first stage to `end_s` on the last one."""
+    limits, slots, flight = turn.limits, turn.rank.slots, turn.rank.slots.flight
+    assert isinstance(flight, Flight) and limits.pipeline_stages is not None and limits.broadcast_s is not None
+    running = slots.position < turn.rank.num_running
+    new = jnp.where(running, slots.num_new_tokens, 0)
+    inside, computed = new > 0, slots.num_computed_tokens + new
+    bit = jnp.where(ran, jnp.left_shift(jnp.int32(1), line.place(line.call)), 0)
+    sampled = inside & ran & (computed >= slots.num_tokens + flight.placeholders)
+    flight = Flight(
+        batches=flight.batches | jnp.where(inside, bit, 0),
+        sampled=flight.sampled | jnp.where(sampled, bit, 0),
+        eligible=jnp.where(sampled, line.call + limits.pipeline_stages, flight.eligible),
+        # What was preempted gets its tokens from the scheduler when it comes back.
+        ready_s=jnp.where(sampled, end_s + limits.broadcast_s, jnp.where(running, flight.ready_s, NOT_SAMPLED)),
+    )
+    first_step = inside & ran & (slots.num_computed_tokens == 0) & (slots.preemptions == 0)
+    return dataclasses.replace(
+        slots,
+        num_computed_tokens=jnp.where(ran, computed, slots.num_computed_tokens),
+        scheduled_s=jnp.where(first_step, start_s, slots.scheduled_s),
+        flight=flight,
+    )
 
 
 def _in_one_kernel(plan: Plan, line: Line) -> tuple[Plan, Line]:

@@ -11,6 +11,7 @@ from jax import Array
 
 from simjax.engine.control.reduce import INT32_MAX
 from simjax.engine.params import RankParams
+from simjax.engine.rank import NEVER
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32
@@ -51,6 +52,13 @@ class Formation:
     shut: Bool[Array, ""]
     next_queued_s: Float64[Array, ""]
 
+    @classmethod
+    def of_running(cls, **known: Array) -> Formation:
+        """The formation once the running requests have their tokens; what is not given is 0, off, or not known."""
+        numbers = dict.fromkeys(("reserved", "preempted"), jnp.zeros((), jnp.int32))
+        flags = dict.fromkeys(("holding", "leaving", "refused", "blocked", "shut"), jnp.zeros((), bool))
+        return cls(**{**numbers, **flags, "next_queued_s": jnp.full((), NEVER, jnp.float64), **known})
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +77,7 @@ class Demand:
     last: Int32[Array, ""]
 
 
-def capped(need: Int32[Array, "*A"], limits: RankParams, alone: Array | bool = False) -> Int32[Array, "*A"]:
+def capped(need: Int32[Array, "*A"], limits: RankParams, alone: Bool[Array, ""]) -> Int32[Array, "*A"]:
     """Tokens that a request may compute in one step under `long_prefill_token_threshold`, which does not hold for one that is alone."""
     threshold = limits.long_prefill_token_threshold
-    return jnp.minimum(need, jnp.where((threshold > 0) & ~jnp.asarray(alone), threshold, INT32_MAX))
+    return jnp.minimum(need, jnp.where((threshold > 0) & ~alone, threshold, INT32_MAX))

@@ -14,9 +14,8 @@ import jax.numpy as jnp
 from simjax.engine.control.reduce import reduce_slots
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
-from simjax.engine.rank import NEVER
 from simjax.engine.scheduler.formation import Demand, Formation, capped
-from simjax.engine.scheduler.waiting import num_queued
+from simjax.engine.scheduler.waiting import is_alone
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
 
@@ -32,9 +31,7 @@ def schedule_running(shape: EngineShape, params: ClusterParams, turn: Turn) -> T
     running = (position < rank.num_running) & ~finished
     leaving = (position < rank.num_running + rank.num_preempted) & finished
     holding = leaving & (slots.token_s > turn.horizon_s)
-    admitted = rank.num_running + rank.num_preempted - turn.departed.left_behind
-    requests = admitted + num_queued(shape, params, turn) + turn.state.handovers.num_waiting(turn.i)
-    alone = limits.long_prefill_alone & (requests <= 1)
+    alone = is_alone(shape, params, turn)
     need = capped(jnp.where(running, slots.num_tokens - slots.num_computed_tokens, 0), limits, alone)
     (total,), (last,), _ = reduce_slots([need], [jnp.where(running, position, 0)])
     short = jnp.maximum(total - limits.max_num_batched_tokens, 0)
@@ -43,20 +40,16 @@ def schedule_running(shape: EngineShape, params: ClusterParams, turn: Turn) -> T
     blocks = jnp.where(running | holding, allocated - slots.held.hashed, 0)
     later = [jnp.where(running, blocks_of(slots.num_tokens, limits.block_size) - allocated, 0)] if shape.handovers else []
     (seats, num_holding, num_leaving, used, *reserved), _, _ = reduce_slots([running, holding, leaving, blocks, *later])
-    formation = Formation(
+    formation = Formation.of_running(
         token_budget=limits.max_num_batched_tokens - (total - short),
         seats=seats + num_holding,
         blocks=used + turn.kv.num_held(turn.i) + turn.state.handovers.blocks(turn.i),
         reserved=reserved[0] if reserved else jnp.zeros((), jnp.int32),
         alone=alone,
-        preempted=jnp.zeros((), jnp.int32),
         holding=num_holding > 0,
         leaving=num_leaving > 0,
         continues=turn.waits,
-        refused=jnp.zeros((), bool),
-        blocked=jnp.zeros((), bool),
         shut=turn.before.passes.shut,
-        next_queued_s=jnp.full((), NEVER, jnp.float64),
     )
     rank = dataclasses.replace(rank, slots=dataclasses.replace(slots, num_new_tokens=new))
     return dataclasses.replace(turn, rank=rank, formation=formation, demand=Demand(running, running | holding, blocks, last))

@@ -62,6 +62,14 @@ def num_queued(shape: EngineShape, params: ClusterParams, turn: Turn) -> Int32[A
     return first + second  # not a sum over them, which would be a kernel
 
 
+def is_alone(shape: EngineShape, params: ClusterParams, turn: Turn) -> Bool[Array, ""]:
+    """Whether `long_prefill_token_threshold` does not hold: by the release, and as the rank has one request at most, loads included."""
+    rank = turn.rank
+    admitted = rank.num_running + rank.num_preempted - turn.departed.left_behind
+    requests = admitted + num_queued(shape, params, turn) + turn.state.handovers.num_waiting(turn.i)
+    return turn.limits.long_prefill_alone & (requests <= 1)
+
+
 def _queued_s(shape: EngineShape, params: ClusterParams, turn: Turn, request: Int32[Array, " W"]) -> Float64[Array, " W"]:
     """Times at which requests that were never admitted were, or will be, queued in the rank."""
     return routed_s(shape, params, turn, request, turn.state.arrivals.arrival_s(params, request)) + turn.limits.api_pre_s

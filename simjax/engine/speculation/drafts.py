@@ -99,7 +99,7 @@ class NoDraftTotals:
         """The record once the turn's plan has been carried out."""
         return self
 
-    def columns(self) -> dict[str, Any]:
+    def instance_columns(self) -> dict[str, Any]:
         """Columns of `InstanceLog`."""
         return {}
 
@@ -120,7 +120,7 @@ class DraftTotals:
         assert turn.emitted.drafts is not None
         return DraftTotals(self.counts.at[turn.i].add(jnp.where(turn.due, turn.emitted.drafts, 0).astype(jnp.int64)))
 
-    def columns(self) -> dict[str, Any]:
+    def instance_columns(self) -> dict[str, Any]:
         """Columns of `InstanceLog` on the host, with a leading axis N."""
         return dict(zip(("drafts", "draft_tokens", "accepted_tokens"), np.asarray(self.counts).T, strict=True))
 

@@ -11,10 +11,9 @@ from simjax.engine.control.cond_any import cond_any
 from simjax.engine.control.reduce import reduce_slots
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
-from simjax.engine.rank import NEVER
 from simjax.engine.scheduler.formation import Demand, Formation, capped
 from simjax.engine.scheduler.preemption import preempt
-from simjax.engine.scheduler.waiting import num_queued
+from simjax.engine.scheduler.waiting import is_alone
 from simjax.engine.shape import EngineShape
 from simjax.engine.speculation.drafts import Drafts
 from simjax.engine.turn import Turn
@@ -35,8 +34,7 @@ def schedule_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tu
     leaving = (position < rank.num_running + rank.num_preempted) & finished
     holding = leaving & unseen
     sure = unseen & (slots.num_tokens - drafts.emitted + 1 >= slots.final_tokens)
-    admitted = rank.num_running + rank.num_preempted - turn.departed.left_behind
-    alone = limits.long_prefill_alone & (admitted + num_queued(shape, params, turn) <= 1)
+    alone = is_alone(shape, params, turn)
     need = jnp.where(drafts.decoding, 1 + own.num_speculative_tokens[turn.i], slots.num_tokens - slots.num_computed_tokens)
     need = jnp.minimum(capped(need, limits, alone), limits.max_model_len - 1 - computed)
     need = jnp.where((running | (holding & (position < rank.num_running))) & ~sure, need, 0)
@@ -48,20 +46,14 @@ def schedule_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tu
     (total, seats, num_holding, num_leaving, used), (last,), _ = reduce_slots(
         [new, running, holding, leaving, blocks], [jnp.where(running, position, 0)]
     )
-    formation = Formation(
+    formation = Formation.of_running(
         token_budget=limits.max_num_batched_tokens - total,
         seats=seats + num_holding,
         blocks=used,
-        reserved=jnp.zeros((), jnp.int32),
         alone=alone,
-        preempted=jnp.zeros((), jnp.int32),
         holding=num_holding > 0,
         leaving=num_leaving > 0,
         continues=turn.waits,
-        refused=jnp.zeros((), bool),
-        blocked=jnp.zeros((), bool),
-        shut=jnp.zeros((), bool),
-        next_queued_s=jnp.full((), NEVER, jnp.float64),
     )
     slots = dataclasses.replace(slots, num_new_tokens=new, drafts=dataclasses.replace(drafts, blocks=blocks))
     rank = dataclasses.replace(rank, slots=slots)
