@@ -64,10 +64,9 @@ def plan_looks(params: ClusterParams, turn: Turn, f: Formation, busy: Plan, plan
     wake_s = jnp.where(resumes, start_s, wake_s)
     idle = dataclasses.replace(idle, end_s=wake_s, horizon_s=wake_s)
 
-    ending = dataclasses.replace(idle, start_s=now_s, end_s=now_s, horizon_s=now_s)
+    # The step under way is still the newest one for the router, however many turns the departures take.
+    ending = dataclasses.replace(idle, start_s=now_s, end_s=now_s, horizon_s=now_s, running=turn.before.plan.running)
     going_on = dataclasses.replace(ending, start_s=last.start_s, horizon_s=formed_s, open=no)
-    # The step under way is still the newest one for the router.
-    ending = dataclasses.replace(ending, running=turn.before.plan.running)
     plan = select(runs, busy, select(f.continues, going_on, select(waits, ending, idle)))
     of_wait = Passes(formed_s, no, later, pending, no, chained=later)
     passes = select(runs, stepping, select(f.continues, before, select(waits, of_wait, sleeping)))
