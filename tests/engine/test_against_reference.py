@@ -38,7 +38,8 @@ def undecided(scenario: Scenario, theirs: RefResult) -> bool:
     after the same moment, meet exactly.
     """
     ends_s = np.array([step.end_s for step in theirs.steps])
-    queued_s = np.array([request.arrival_s for request in theirs.requests])[:, None] + [x.api_pre_s for x in scenario.limits]
+    # A cluster that stalls does not come to all requests: None is NaN here.
+    queued_s = np.array([request.arrival_s for request in theirs.requests], float)[:, None] + [x.api_pre_s for x in scenario.limits]
     return bool(np.any(np.abs(queued_s.reshape(-1, 1) - ends_s) < 1e-9))
 
 

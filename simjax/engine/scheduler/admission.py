@@ -95,6 +95,9 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
         continues |= joins[0] & visible[1]
     if shape.handovers:  # a load begins in a tick of its own
         continues |= joins[0] & (jnp.any(first_out & visible & (waiting.loads | waiting.loads[0])) | at_once[0])
+    unseen = waiting.exists & ~visible
+    # One that comes next to a lone prefill limits its tokens, for which there may be blocks beside those that are held.
+    next_out = unseen & (first_out | f.alone) if shape.handovers else unseen & first_out
     formation = dataclasses.replace(
         f,
         seats=seats,
@@ -104,7 +107,7 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
         refused=f.refused | jnp.any(first_out & visible),
         # Seats and blocks are only given back by finishing requests; a preemption or a held seat changes the picture a step later.
         blocked=((seats >= limits.max_num_seqs) | too_big) & (f.preempted == 0) & ~f.holding,
-        next_queued_s=jnp.min(jnp.where(first_out & waiting.exists & ~visible, waiting.queued_s, NEVER)),
+        next_queued_s=jnp.min(jnp.where(next_out, waiting.queued_s, NEVER)),
     )
     return formation, _Admitted(entries, taken, chunk, cached, blocks, joins[0] & waiting.loads[0])
 
