@@ -169,7 +169,10 @@ class HandoverCluster(Cluster):
         self.links.start(pair.transfer, now, left, path, rules.setup_s[i][j] + pair.blocks * rules.per_block_s[i][j])
 
     def _check_end(self) -> None:
-        """A rank that has nothing but blocks which were read does not look: they stay held. Ranks may wait for each other's blocks for ever."""
+        """A rank that has nothing but blocks which were read does not look: they stay held.
+
+        Ranks may also wait for each other's blocks for ever.
+        """
         stuck = any(rank.waiting or rank.loads for rank in self.engines)
         for rank in self.engines:
             assert stuck or all(leg.transfer.landed_s < inf for leg in rank.holds), "a hold waits for a transfer that does not come"
