@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
+from simjax.memory.exchange import buffer_bytes, gathered_rows, rows_at_once
 from simjax.model import ModelSpec, Shard, kv_bytes_per_token, shard, weight_bytes
 from simjax.parallel.eplb import WINDOW_SIZE
 from simjax.parallel.parallelism import Parallelism
@@ -75,7 +76,8 @@ def activation_bytes(deployment: Deployment, limits: MemoryLimits) -> int:
     """Peak bytes of one rank's tensors in the two dummy runs: the widest layer on all tokens, the sampler on all sequences.
 
     A layer holds the residual, the input of its MLP, both halves of the gated product and what the gate leaves of them; one of experts
-    holds these for each of a token's experts in two workspaces, each wide enough for the experts' output as well, and the sum of them. The
+    holds these for each of a token's experts in two workspaces, each wide enough for the experts' output as well, and the sum of them;
+    data-parallel ranks hold what they gather from each other and its sums besides (`simjax.memory.exchange`). The
     sampler holds the hidden states of the step, and logits of the whole vocabulary on every rank.
     """
     model, device, parallelism = deployment.part, deployment.device, deployment.parallelism
@@ -84,8 +86,9 @@ def activation_bytes(deployment: Deployment, limits: MemoryLimits) -> int:
     width = 3 * part.intermediate if model.num_dense_layers else 0
     if model.is_moe:
         workspaces = max(gated, hidden) + max(2 * gated, hidden)
-        width = max(width, model.num_experts_per_tok * workspaces + hidden + 3 * part.shared_intermediate)
-    layer = tokens * (2 * hidden + width) * model.dtype_bytes
+        at_once = rows_at_once(deployment, tokens) / tokens  # data-parallel ranks have those of each other as well
+        width = max(width, at_once * model.num_experts_per_tok * workspaces + hidden + 3 * part.shared_intermediate)
+    layer = int((tokens * (2 * hidden + width) + 2 * hidden * gathered_rows(deployment, tokens)) * model.dtype_bytes)
     if not deployment.has_head:
         return layer
     rows = min(limits.max_num_seqs, tokens)
@@ -104,9 +107,10 @@ def overhead_bytes(deployment: Deployment, limits: MemoryLimits) -> int:
     """Bytes of one rank that are neither weights nor KV cache; see the head of this file."""
     model, parallelism = deployment.model, deployment.parallelism
     rotary = model.max_position_embeddings * model.head_dim * model.dtype_bytes
-    ranks = max(parallelism.tensor, parallelism.expert, parallelism.pipeline)
+    ranks = max(parallelism.tensor, parallelism.expert, parallelism.pipeline, parallelism.data if deployment.grouped else 1)
     communication = next((size for most, size in NCCL_BYTES.items() if ranks <= most), max(NCCL_BYTES.values()))
-    return rotary + activation_bytes(deployment, limits) + RUNTIME_BYTES + communication + load_balancer_bytes(deployment)
+    others = communication + buffer_bytes(deployment) + load_balancer_bytes(deployment)
+    return rotary + activation_bytes(deployment, limits) + RUNTIME_BYTES + others
 
 
 def load_balancer_bytes(deployment: Deployment) -> int:

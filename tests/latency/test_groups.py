@@ -24,7 +24,8 @@ from simjax.latency.step_time import StepTime, StepTimeRow, row
 from simjax.latency.tables.bundle import Bundle, find_bundle, read_bundle
 from simjax.latency.tables.compile_tables import compile_tables
 from simjax.latency.tables.curves import at_sizes, moe_s
-from simjax.memory.capacity import MemoryLimits, kv_blocks
+from simjax.memory.capacity import MemoryLimits, kv_blocks, overhead_bytes
+from simjax.memory.exchange import buffer_bytes
 from simjax.model import load_model, weight_bytes
 from simjax.network.collectives import all_gather_s, all_reduce_s, reduce_scatter_s
 from simjax.network.stages import CAPTURE_SIZES
@@ -251,6 +252,30 @@ def test_memory_of_data_parallel_ranks():
     device = replace(RTX, memory_bytes=96 * 2**30)
     two = Deployment(QWEN, device, Parallelism(1, data=2, expert=2))
     assert kv_blocks(two, MemoryLimits(gpu_memory_utilization=0.9), overhead=0) == 38_590, "LLMServingSim's golden capacity"
+
+
+def test_memory_of_exchanges():
+    def bytes_of(backend: str, data: int = 8, limits: MemoryLimits | None = None) -> int:
+        sizes = Parallelism(1, data=data, expert=data, experts=Experts(all2all_backend=backend))
+        return overhead_bytes(Deployment(QWEN, H100, sizes), limits or MemoryLimits(max_num_batched_tokens=8192))
+
+    alone = Deployment(QWEN, H100, Parallelism(8, expert=8))
+    one = overhead_bytes(alone, MemoryLimits(max_num_batched_tokens=8192))
+    gathered = bytes_of("allgather_reducescatter")
+    rows = 8 * 8192 * 2 * 2048 + (16384 - 8192) * 8 * 2 * 2048  # all hidden states and their sums, and experts on twice as many rows
+    assert gathered - one == pytest.approx(2 * rows, rel=0.02)
+    assert bytes_of("allgather_reducescatter", 16) > gathered
+    small = MemoryLimits(max_num_batched_tokens=256)
+    low = bytes_of("deepep_low_latency", limits=small)
+    assert low == bytes_of("deepep_low_latency", 16, small), "a buffer for each expert, whoever has it"
+    v3 = replace(QWEN, num_experts=288, hidden_size=7168)
+    sizes = Parallelism(1, data=8, expert=8, experts=Experts(all2all_backend="deepep_low_latency"))
+    assert buffer_bytes(Deployment(v3, H100, sizes)) / 2 == pytest.approx(2116e6, rel=0.01), "for half as many tokens DeepEP prints 2116 MB"
+    two_nodes, one_node = (bytes_of("deepep_high_throughput", data) for data in (16, 8))
+    assert two_nodes - one_node == pytest.approx(2**30, rel=0.01)
+
+
+def test_what_cannot_be_divided_is_refused():
     with pytest.raises(
         SimjaxError, match=r"moe_intermediate_size=768 cannot be divided by tensor_parallel_size times data_parallel_size=5"
     ):
