@@ -108,7 +108,10 @@ def cohorts(effects: Effects) -> None:
 def asynchronous(effects: Effects) -> None:
     """Asynchronous scheduling of a pipeline with one more batch in flight."""
     found = dict(figures.modes())
-    values = {"throughput": found["pp4_async_over_sync_throughput"], "1 / TTFT": found["pp4_sync_ttft_p50_ms"] / found["pp4_async_ttft_p50_ms"]}
+    values = {
+        "throughput": found["pp4_async_over_sync_throughput"],
+        "1 / TTFT": found["pp4_sync_ttft_p50_ms"] / found["pp4_async_ttft_p50_ms"],
+    }
     effects.add(
         "pipeline: asynchronous scheduling",
         "1.24 x throughput, TTFT 2.34 x shorter",

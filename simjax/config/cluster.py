@@ -92,6 +92,7 @@ class GroupConfig(SchedulerConfig):
     tensor_parallel_size: int | None = option(None, "devices of each instance, or of each of its pp stages")
     pipeline_parallel_size: int | None = option(None, "pp stages of each instance")
     pipeline_layer_partition: list[int] | None = option(None, "layers of each pp stage")
+    data_parallel_size: int | None = option(None, "data-parallel ranks of each instance")
     enable_expert_parallel: bool | None = option(None, "whether the devices of each instance share whole experts")
     role: str = option("both", "phases of a request that they run: both, prefill or decode")
 
@@ -103,6 +104,7 @@ class PoolConfig(SchedulerConfig):
     instances: int = option(0, "instances of the pool; 0: none")
     device: str | None = option(None, "device, as for the run", "NAME")
     tensor_parallel_size: int | None = option(None, "devices of each instance")
+    data_parallel_size: int | None = option(None, "data-parallel ranks of each instance")
     enable_expert_parallel: bool | None = option(None, "whether the devices of each instance share whole experts")
 
 
@@ -124,6 +126,9 @@ class ClusterConfig:
     pipeline_parallel_size: int = option(1, "pp stages that the layers of each instance are spread over", only=(_NO_FILE, _NO_POOLS))
     pipeline_layer_partition: list[int] | None = option(
         None, "layers of each pp stage, in order (VLLM_PP_LAYER_PARTITION); unset: vLLM's division", only=(_NO_FILE, _STAGES)
+    )
+    data_parallel_size: int = option(
+        1, "data-parallel ranks of each instance: each has its devices, its scheduler and its KV cache", only=(_NO_FILE,)
     )
     enable_expert_parallel: bool = option(
         False,

@@ -39,6 +39,7 @@ class RankParams:
         api_pre_s, api_post_s: API time of a request before it reaches the queue, and of a token on its way back to the client.
         step_time: row of the `StepTime`.
         model: model that the rank serves, as in `RequestParams.model`; None where any rank serves any request.
+        instance: instance that the rank is of; None where every instance has one rank.
         pipeline_stages: pp stages; their step times are rows from `step_time` on. This and the next two are None where no rank has several.
         broadcast_s: time from the sampling of tokens to the first stage having them, where the scheduler does not wait for them.
         empty_pass_s: sleep of the engine loop after a pass that ran nothing although requests are left.
@@ -62,6 +63,7 @@ class RankParams:
     api_post_s: Float64[Array, "*N"]
     step_time: Int32[Array, "*N"]
     model: Int32[Array, "*N"] | None = None
+    instance: Int32[Array, "*N"] | None = None
     pipeline_stages: Int32[Array, "*N"] | None = None
     broadcast_s: Float64[Array, "*N"] | None = None
     empty_pass_s: Float64[Array, "*N"] | None = None

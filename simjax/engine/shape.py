@@ -35,6 +35,7 @@ class EngineShape:
         router_books: whether a router compares the ranks by its own books of their requests, or by their queues: `dynamo`, `llm_d`.
         live_routing: whether the router looks at the cluster when a request arrives. Without it every request's rank is known before the
             run (one rank, or round robin or random in an open loop), arrivals are no events of their own, and the router's stage is empty.
+        several_ranks: whether some instance has several ranks, so that ranks know which instance they are of.
         tight: whether the slots may be fewer than the limits ask for: a rank that needs more ends the run, with an overflow in the state.
         leap: whether pure-decode steps are taken many at a time; ranks of several pp stages take them one by one.
         pipeline_stages: J, pp stages of the rank that has most; 0 where no rank has more than one.
@@ -59,6 +60,7 @@ class EngineShape:
     stale_view: bool = system(False)
     router_books: bool = system(False)
     live_routing: bool = system(False)
+    several_ranks: bool = system(False)
     tight: bool = False
     leap: bool = system(True)
     pipeline_stages: int = system(0)

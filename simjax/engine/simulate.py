@@ -18,6 +18,7 @@ from simjax.engine.accounting.totals import Overflow
 from simjax.engine.arrivals.arrivals import next_arrival_s
 from simjax.engine.host.collect import handover_log, instance_log, leap_log, request_log, schedule
 from simjax.engine.host.lower_handover import MORE_ROWS
+from simjax.engine.host.ranks import of_instances
 from simjax.engine.host.result import Result, Status
 from simjax.engine.params import ClusterParams
 from simjax.engine.programs import Effort, compiled
@@ -121,7 +122,7 @@ def simulate(
             return simulate(replace(shape, handovers=shape.handovers * MORE_ROWS), params, max_ticks, on_progress, ticks_per_call)
         run_s = time.perf_counter() - began
         requests, handovers = handover_log(shape, params, state, request_log(shape, params, state, status))
-        return Result(
+        result = Result(
             status=status,
             requests=requests,
             leaps=leap_log(shape, pieces) if shape.log_rows else None,
@@ -133,3 +134,4 @@ def simulate(
             due_s=schedule(shape, params),
             handovers=handovers,
         )
+        return of_instances(result, None if params.ranks.instance is None else np.asarray(params.ranks.instance))

@@ -47,7 +47,7 @@ def compile_profile(
         SimjaxError: the profile is for another model's operations or another degree, the model cannot be divided so, or the deployment's
             parallelism is not simulated.
     """
-    deployment.parallelism.require_experts()
+    deployment.parallelism.require_simulated()
     model, degree = deployment.model, deployment.parallelism.tensor
     rank = profile.rank(degree, model)
     head_rows = rows_of_head(deployment, max_sequences)

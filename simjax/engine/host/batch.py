@@ -19,7 +19,7 @@ from simjax.latency.step_time import StepTime
 RANK_BUCKETS = (1, 2, 4, 8)
 # A rank that is padding: no request is ever routed to it. Capacities are divided by, so they are 1.
 ABSENT_RANK = {"max_model_len": 0, **dict.fromkeys(("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens", "slots"), 1)}
-ABSENT_RANK["pipeline_stages"] = 1
+ABSENT_RANK |= {"pipeline_stages": 1, "instance": -1}
 _DRAFTS_OF_RANKS = ("num_speculative_tokens", "num_lookahead_tokens")
 
 

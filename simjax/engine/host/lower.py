@@ -88,7 +88,7 @@ def lower(
     shape = EngineShape(
         requests=size,
         slots=int(instances.slots.max()),
-        ranks=len(cluster.instances),
+        ranks=len(cluster.ranks),
         window=CACHING_WINDOW if any(caching) else EngineShape.window,
         clients=_clients(workload, requests, size),
         capped=workload.max_concurrency > 0,
@@ -96,6 +96,7 @@ def lower(
         prefix_path=longest_path(requests),
         fanout=largest_fanout(requests),
         models=instances.model is not None,
+        several_ranks=instances.instance is not None,
         stale_view=looks and cluster.router_staleness_s > 0,
         router_books=any(rule.compares for rule in cluster.routers),
         live_routing=workload.waits_for_answers or looks or handover is not None,
@@ -140,15 +141,15 @@ def _clients(workload: Workload, requests: RequestParams, size: int) -> int:
 
 
 def caches(cluster: ClusterSpec, workload: Workload) -> list[bool]:
-    """Whether each instance has a prefix cache; one without a setting has one if the workload records what its requests share."""
+    """Whether each rank has a prefix cache; one without a setting has one if the workload records what its requests share."""
     known = workload.prefixes is not None
-    given = [x.limits.enable_prefix_caching for x in cluster.instances]
+    given = [x.limits.enable_prefix_caching for x in cluster.ranks]
     return [known if flag is None else flag for flag in given]
 
 
 def instance_params(cluster: ClusterSpec, timings: ClusterTiming, requests: int, caching: Sequence[bool] | None = None) -> RankParams:
     """Limits of the ranks as arrays over N, for a workload of `requests` requests; `caching`: whether each has a prefix cache."""
-    specs = cluster.instances
+    specs, of = cluster.ranks, np.array(cluster.instance_of_rank, np.int32)
     leaves: dict[str, Any] = {name: [getattr(x.limits, name) for x in specs] for name in LIMITS}
     leaves |= {"max_model_len": [x.longest_request_tokens for x in specs], "num_blocks": [x.usable_blocks for x in specs]}
     leaves |= {"watermark_blocks": [x.watermark_blocks for x in specs]}
@@ -158,12 +159,13 @@ def instance_params(cluster: ClusterSpec, timings: ClusterTiming, requests: int,
     if cluster.disaggregated and CONNECTORS[cluster.disaggregation.connector].carried:
         leaves["long_prefill_alone"] &= False  # vLLM's rule, and no vLLM carries tokens
     leaves |= {"enable_prefix_caching": np.array(caching or [False] * len(specs), bool)}
-    leaves |= {"api_pre_s": timings.api_pre_s, "api_post_s": timings.api_post_s, "step_time": timings.row}
+    leaves |= {name: getattr(timings, name)[of] for name in ("api_pre_s", "api_post_s")} | {"step_time": timings.row[of]}
+    leaves |= {"instance": of if len(of) > len(cluster.instances) else None}
     return RankParams(**leaves)
 
 
 def served_models(cluster: ClusterSpec, workload: Workload) -> np.ndarray | None:
-    """The model of each instance by its place in `workload.models`, int32[N]; None where any instance serves any request.
+    """The model of each rank by its place in `workload.models`, int32[N]; None where any instance serves any request.
 
     That is so in a cluster of one model, whatever requests name: a trace of another service is played on it.
 
@@ -189,4 +191,4 @@ def served_models(cluster: ClusterSpec, workload: Workload) -> np.ndarray | None
         raise SimjaxError(
             f"{workload.source}: request {missing[0]} names the model {name}, which no instance serves; the cluster has {served}"
         )
-    return of_instances
+    return of_instances[list(cluster.instance_of_rank)]

@@ -43,7 +43,7 @@ def compile_tables(
         SimjaxError: the bundle is for another degree, lacks an operator, or has experts where the model has none; or the deployment's
             parallelism is not simulated.
     """
-    deployment.parallelism.require_experts()
+    deployment.parallelism.require_simulated()
     model, degree = deployment.model, deployment.parallelism.tensor
     ops = op_sequence(bundle)
     if bundle.tensor_parallel_size != degree:
