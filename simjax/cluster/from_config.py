@@ -178,7 +178,13 @@ def experts_of(cluster: ClusterConfig) -> Experts:
         else Popularity(name, cluster.expert_zipf_exponent, cluster.expert_concentration)
     )
     return Experts(
-        cluster.expert_placement_strategy, cluster.enable_eplb, cluster.num_redundant_experts, cluster.eplb_rearranged, popularity
+        cluster.expert_placement_strategy,
+        cluster.enable_eplb,
+        cluster.num_redundant_experts,
+        cluster.eplb_rearranged,
+        popularity,
+        cluster.all2all_backend,
+        cluster.enable_dbo,
     )
 
 

@@ -140,6 +140,15 @@ class ClusterConfig:
     eplb_rearranged: bool = option(
         True, "whether the load balancer has rearranged the experts already; false: before it does", only=_BALANCED
     )
+    all2all_backend: str = option(
+        "allgather_reducescatter",
+        "exchange of tokens in MoE layers of data-parallel instances: allgather_reducescatter, deepep_high_throughput, "
+        "deepep_low_latency, or llmservingsim, which simplifies as it does",
+        only=_EXPERT_PARALLEL,
+    )
+    enable_dbo: bool = option(
+        False, "whether data-parallel instances overlap the exchange of one half of a step with the other half (DBO)", only=_EXPERT_PARALLEL
+    )
     expert_popularity: str = option(
         "uniform",
         "choices of the gates: uniform, random, balanced, round_robin, zipf, dirichlet, or a CSV file of counts (expert,count; also layer)",

@@ -25,8 +25,9 @@ from dataclasses import dataclass
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
-from simjax.model import kv_bytes_per_token, shard, weight_bytes
+from simjax.model import ModelSpec, Shard, kv_bytes_per_token, shard, weight_bytes
 from simjax.parallel.eplb import WINDOW_SIZE
+from simjax.parallel.parallelism import Parallelism
 
 _MIB, _GIB = 2**20, 2**30
 
@@ -78,7 +79,7 @@ def activation_bytes(deployment: Deployment, limits: MemoryLimits) -> int:
     sampler holds the hidden states of the step, and logits of the whole vocabulary on every rank.
     """
     model, device, parallelism = deployment.part, deployment.device, deployment.parallelism
-    part = shard(model, parallelism.tensor, parallelism.expert, parallelism.experts.redundant)
+    part = _shard(model, parallelism)
     hidden, gated, tokens = model.hidden_size, part.moe_intermediate, limits.max_num_batched_tokens
     width = 3 * part.intermediate if model.num_dense_layers else 0
     if model.is_moe:
@@ -92,6 +93,11 @@ def activation_bytes(deployment: Deployment, limits: MemoryLimits) -> int:
     filtered = min(rows, device.multiprocessors) * _FLOAT32_BYTES
     sampler = model.vocab_size * (rows * logit + filtered) + tokens * hidden * model.dtype_bytes
     return max(layer, sampler)
+
+
+def _shard(model: ModelSpec, parallelism: Parallelism) -> Shard:
+    """What a device has of a model."""
+    return shard(model, parallelism.tensor, parallelism.expert, parallelism.experts.redundant, parallelism.data)
 
 
 def overhead_bytes(deployment: Deployment, limits: MemoryLimits) -> int:
@@ -112,7 +118,7 @@ def load_balancer_bytes(deployment: Deployment) -> int:
     model, parallelism = deployment.part, deployment.parallelism
     if not (parallelism.experts.eplb and model.is_moe):
         return 0
-    held = shard(model, parallelism.tensor, parallelism.expert, parallelism.experts.redundant)
+    held = _shard(model, parallelism)
     buffer = held.experts * 3 * model.hidden_size * held.moe_intermediate * model.matrix_bytes
     slots = model.num_experts + parallelism.experts.redundant
     return buffer + WINDOW_SIZE * model.num_moe_layers * slots * _LOAD_BYTES
@@ -138,7 +144,7 @@ def kv_blocks(deployment: Deployment, limits: MemoryLimits | None = None, overhe
     if overhead is None:
         overhead = overhead_bytes(deployment, limits)
     ends = deployment.has_embedding, deployment.has_head
-    weights = weight_bytes(model, parallelism.tensor, parallelism.expert, *ends, parallelism.experts.redundant)
+    weights = weight_bytes(model, parallelism.tensor, parallelism.expert, *ends, parallelism.experts.redundant, parallelism.data)
     token = kv_bytes_per_token(model, parallelism.tensor, deployment.kv_cache_dtype)
     if (drafts := deployment.speculation) is not None:  # the drafter's keys and values are in the same blocks
         weights += drafts.weight_bytes(deployment.model, parallelism.tensor)

@@ -14,14 +14,12 @@ SIZES = ("tensor", "pipeline", "data", "expert")
 class Parallelism:
     """The parallel sizes of one instance, like those of vLLM's `ParallelConfig`.
 
-    Arithmetic on bytes accepts all of them; `data` is not simulated yet, see `require_simulated`.
-
     Attributes:
         tensor: ranks that share each matrix (`tensor_parallel_size`).
         pipeline: pp stages, which share the layers (`pipeline_parallel_size`).
         data: ranks that share the requests (`data_parallel_size`).
         expert: ranks that share the experts of a mixture-of-experts layer (`expert_parallel_size`); they are among the ranks above, and 1
-            divides every expert by `tensor` instead.
+            divides every expert by `tensor` times `data` instead.
         layer_partition: layers of each pp stage, None for vLLM's division (`simjax.parallel.stages.stage_layers`).
         experts: placement and popularity of the experts.
 
@@ -58,6 +56,15 @@ class Parallelism:
         """
         if self.data != 1:
             raise SimjaxError(f"data_parallel_size={self.data}: not simulated yet; it must be 1")
+        self.require_experts()
+
+    def require_experts(self) -> None:
+        """Check that the EP group is one of vLLM's.
+
+        Raises:
+            SimjaxError: it is not.
+        """
         group = self.tensor * self.data
         if self.expert not in (1, group):
-            raise SimjaxError(f"expert_parallel_size={self.expert}: vLLM's is that of the tensor-parallel group, {group}, or 1 without it")
+            ranks = "tensor-parallel group" if self.data == 1 else "tensor- and data-parallel ranks"
+            raise SimjaxError(f"expert_parallel_size={self.expert}: vLLM's is that of the {ranks}, {group}, or 1 without it")
