@@ -74,7 +74,7 @@ def _offers(params: ClusterParams, turn: Turn, steps: Array) -> Offers:
         open=~f.blocked | (of_group(rules_of(params).prefill_schedule_interval, turn.wave.group) > 1),
         refused=f.refused,
         waits=f.refused & (f.seats > 0),
-        capacity_bound=jnp.where(f.holds_prompts | (f.preempted > 0), before.capacity_bound, f.refused),
+        capacity_bound=jnp.where(f.holds_prompts | (f.preempted > 0) | f.continues, before.capacity_bound, f.refused),
     )
     return select(before.formed, before, offers)
 
