@@ -36,7 +36,8 @@ def schedule_running(shape: EngineShape, params: ClusterParams, turn: Turn) -> T
     need = capped(jnp.where(running, slots.num_tokens - slots.num_computed_tokens, 0), limits, alone)
     holds = holds_prompts(turn, running | holding) if shape.groups else jnp.zeros((), bool)
     if slots.decoding is not None:
-        need = jnp.where(holds & ~slots.decoding, 0, need)
+        # What this very formation has admitted, in an earlier tick, has computed nothing and does not wait.
+        need = jnp.where(holds & ~slots.decoding & (slots.num_computed_tokens > 0), 0, need)
     (total,), (last,), _ = reduce_slots([need], [jnp.where(running, position, 0)])
     short = jnp.maximum(total - limits.max_num_batched_tokens, 0)
     new = need - jnp.where(position == last, short, 0) if not shape.groups else shared_out(need, short, last, limits.max_num_batched_tokens)
