@@ -42,7 +42,8 @@ class Chunk(NamedTuple):
 def pending(params: ClusterParams, state: ClusterState) -> Array:
     """Whether requests are left, something can still happen, and no buffer was too small; bool[]."""
     event_s = state.handovers.next_event_s(jnp.minimum(jnp.min(state.ranks.plan.end_s), next_arrival_s(params, state)))
-    return (state.num_finished < params.request_count) & jnp.isfinite(event_s) & (state.overflow == 0)
+    going = (state.num_finished < params.request_count) | state.groups.awake()
+    return going & jnp.isfinite(event_s) & (state.overflow == 0)
 
 
 def start(shape: EngineShape, params: ClusterParams) -> ClusterState:
@@ -110,10 +111,8 @@ def simulate(
             pieces += log.collected()
             if on_progress is not None:
                 on_progress(int(state.num_finished), total)
-            if int(state.num_finished) >= total:
-                break
             if not bool(going):
-                status = Status.STALLED
+                status = Status.FINISHED if int(state.num_finished) >= total else Status.STALLED
                 break
             if int(state.ticks) >= max_ticks:
                 status = Status.TICK_LIMIT

@@ -144,6 +144,9 @@ class InstanceLog:
         step_sequences_min, step_sequences_max: int32[N], fewest and most requests of a step.
         drafts: int64[N], times that a step verified drafts of a request (vLLM's `num_drafts`). This and the next are 0 without speculation.
         draft_tokens, accepted_tokens: int64[N], drafts that were verified and accepted.
+        dummy_steps: int64[N], steps in which it computed a dummy because another rank of its group had requests, or might have; they are no
+            part of `busy_s`. This and the next are 0 where ranks step by themselves.
+        dummy_s: float64[N], seconds that these took.
     """
 
     num_blocks: np.ndarray = column(np.int32, engine=False)
@@ -159,6 +162,8 @@ class InstanceLog:
     drafts: np.ndarray = column(np.int64, needs="speculation")
     draft_tokens: np.ndarray = column(np.int64, needs="speculation")
     accepted_tokens: np.ndarray = column(np.int64, needs="speculation")
+    dummy_steps: np.ndarray = column(np.int64, needs="groups")
+    dummy_s: np.ndarray = column(np.float64, "s", needs="groups")
 
 
 @dataclass(frozen=True)

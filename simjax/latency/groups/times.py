@@ -60,7 +60,7 @@ def union_s(times: GroupTimes, c: jax.Array | int, total: jax.Array, largest: ja
 def _experts_s(times: GroupTimes, c: jax.Array | int, total: jax.Array) -> jax.Array:
     """Seconds of the experts on so many tokens, any real number: linear between entries."""
     fine = times.fine_tokens[c].astype(jnp.float64)
-    position = jnp.where(total <= fine, total, fine + (total - fine) / times.ranks[c])
+    position = jnp.where(total <= fine, total, fine + (total - fine) / times.ranks[c].astype(jnp.float64))
     low = jnp.floor(position).astype(jnp.int32)
-    weight, last = position - low, times.experts_s.shape[1] - 1
+    weight, last = position - low.astype(jnp.float64), times.experts_s.shape[1] - 1
     return (1.0 - weight) * times.experts_s[c, low] + weight * times.experts_s[c, jnp.minimum(low + 1, last)]
