@@ -9,6 +9,7 @@ from functools import cached_property
 from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.model import ModelSpec
 from simjax.model.dtypes import canonical_dtype
+from simjax.parallel.experts import LLMSERVINGSIM
 from simjax.parallel.parallelism import Parallelism
 from simjax.parallel.stages import Stage, stages_of
 from simjax.speculation.methods import MOST_DRAFTS, Speculation
@@ -70,6 +71,17 @@ class Deployment:
         """Servers over which the tensor-parallel ranks are spread evenly, as few as hold them; 1 where a link was given for all of them."""
         node = self.device.node
         return 1 if self.link != node.intra_link else node.nodes_for(self.parallelism.tensor)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether its data-parallel ranks take every step together, as those of a mixture of experts do."""
+        return self.model.is_moe and self.parallelism.data > 1
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether the ranks exchange tokens in MoE layers; within a tensor-parallel group, only by LLMServingSim's simplification."""
+        simplified = self.parallelism.experts.all2all_backend == LLMSERVINGSIM
+        return self.grouped or (simplified and self.model.is_moe and self.parallelism.expert > 1)
 
     @property
     def stages(self) -> tuple[Deployment, ...]:

@@ -22,7 +22,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from simjax.engine.shape import EngineShape, slots_for
-from tests.engine import test_two_legs
+from tests.engine import test_groups, test_two_legs
+from tests.engine.grouped import grouped
 from tests.engine.pipelined import pipelined
 from tests.engine.scenario import FANOUT, NODES, PATH, SHAPE, Scenario
 from tests.engine.speculating import speculating
@@ -102,6 +103,10 @@ def kinds() -> dict[str, Kind]:
         "pipelined_capped_on_two": Kind(pipelined(instances=2, capped=True), 60, check_steps),
         "speculating": Kind(speculating(), 60, check_steps),
         "speculating_closed_loop_on_two": Kind(speculating(instances=2, closed=True), 60, check_steps),
+        "lockstep": Kind(grouped(), 60, test_groups.check),
+        "lockstep_of_two_and_three": Kind(grouped(sizes=(2, 3)), 60, test_groups.check),
+        "lockstep_closed_loop": Kind(grouped(sizes=(2, 3), closed=True), 60, test_groups.check),
+        "lockstep_capped": Kind(grouped(sizes=(1, 2), capped=True), 60, test_groups.check),
         "two_legs_sessions": Kind(two_legs(sharing(instances=3, sessions=True)), 60, test_two_legs.check),
     }
     return found

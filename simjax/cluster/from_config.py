@@ -178,7 +178,13 @@ def experts_of(cluster: ClusterConfig) -> Experts:
         else Popularity(name, cluster.expert_zipf_exponent, cluster.expert_concentration)
     )
     return Experts(
-        cluster.expert_placement_strategy, cluster.enable_eplb, cluster.num_redundant_experts, cluster.eplb_rearranged, popularity
+        cluster.expert_placement_strategy,
+        cluster.enable_eplb,
+        cluster.num_redundant_experts,
+        cluster.eplb_rearranged,
+        popularity,
+        cluster.all2all_backend,
+        cluster.enable_dbo,
     )
 
 
@@ -286,6 +292,7 @@ def _group(
     spec = placed(load_device(device if group.device is None else group.device))
     degree = cluster.tensor_parallel_size if group.tensor_parallel_size is None else group.tensor_parallel_size
     stages = cluster.pipeline_parallel_size if group.pipeline_parallel_size is None else group.pipeline_parallel_size
+    ranks = cluster.data_parallel_size if group.data_parallel_size is None else group.data_parallel_size
     partition = cluster.pipeline_layer_partition if group.pipeline_layer_partition is None else group.pipeline_layer_partition
     sharing = cluster.enable_expert_parallel if group.enable_expert_parallel is None else group.enable_expert_parallel
     limits = engine_limits(group, limits)
@@ -301,8 +308,9 @@ def _group(
         parallelism=Parallelism(
             tensor=1 if degree is None else degree,
             pipeline=1 if stages is None else stages,
+            data=1 if ranks is None else ranks,
             layer_partition=None if partition is None else tuple(partition),
-            expert=(degree or 1) if sharing else 1,
+            expert=(degree or 1) * (ranks or 1) if sharing else 1,
             experts=experts_of(cluster) if sharing else experts_of(cluster).unbalanced,
         ),
         limits=limits,

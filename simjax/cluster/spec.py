@@ -15,7 +15,7 @@ from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.memory.capacity import MemoryLimits, kv_blocks
 from simjax.model import ModelSpec, served_as
 from simjax.model.dtypes import KV_CACHE_DTYPES, SERVED_DTYPES, check_name
-from simjax.network.placement import Footprint, Network, Nodes, place
+from simjax.network.placement import Footprint, Network, Nodes, dealt_to_ranks, place
 from simjax.network.stages import broadcast_s, link_between
 from simjax.parallel.parallelism import Parallelism
 from simjax.speculation.methods import Speculation
@@ -50,6 +50,9 @@ class InstanceLimits:
     num_gpu_blocks_override: int | None = None
     dtype: str = "auto"
     kv_cache_dtype: str = "auto"
+    prefill_schedule_interval: int = 1
+    dp_sync_interval: int = 32
+    dp_syncs_first: bool = False
     enforce_eager: bool = False
     cudagraph_mode: str = "full_and_piecewise"
 
@@ -143,11 +146,12 @@ class InstanceSpec:
     @cached_property
     def footprint(self) -> Footprint:
         """What it takes of the cluster's nodes."""
-        return Footprint.of(self.parallelism.tensor, self.parallelism.pipeline, self.device.node, self.device.name, self.role.value)
+        sizes = (self.parallelism.tensor, self.parallelism.pipeline)
+        return Footprint.of(*sizes, self.device.node, self.device.name, self.role.value, self.parallelism.data)
 
     @cached_property
     def num_gpu_blocks(self) -> int:
-        """KV blocks of the instance as vLLM reports them.
+        """KV blocks of the instance, or of each of its ranks, as vLLM reports them.
 
         Raises:
             SimjaxError: the model does not fit the device.
@@ -243,11 +247,27 @@ class ClusterSpec:
         """The nodes of each instance, counted from 0."""
         return place(self.network, tuple(instance.footprint for instance in self.instances))
 
+    @cached_property
+    def instance_of_rank(self) -> tuple[int, ...]:
+        """The instance of each rank; ranks are numbered over all instances."""
+        return tuple(i for i, instance in enumerate(self.instances) for _ in range(instance.parallelism.data))
+
+    @property
+    def ranks(self) -> tuple[InstanceSpec, ...]:
+        """The instance of each rank, as a record."""
+        return tuple(self.instances[i] for i in self.instance_of_rank)
+
+    @property
+    def nodes_of_ranks(self) -> tuple[Nodes, ...]:
+        """The nodes of each rank; the ranks of an instance are spread evenly over its nodes."""
+        each = zip(self.instances, self.nodes, strict=True)
+        return tuple(nodes for instance, all_nodes in each for nodes in dealt_to_ranks(all_nodes, instance.parallelism.data))
+
     @property
     def routers(self) -> tuple[RouterRule, ...]:
         """Rules of the routers that have a choice."""
         rules = (ROUTERS[self.router], ROUTERS[self.disaggregation.decode_router])
-        return rules[: (len(self.instances) > 1) + self.disaggregated]
+        return rules[: (len(self.instance_of_rank) > 1) + self.disaggregated]
 
     @property
     def num_devices(self) -> int:

@@ -1,9 +1,10 @@
-"""Links and paths of the KV cache between the prefill and the decode instances of a cluster.
+"""Links and paths of the KV cache between the ranks of the prefill and the decode instances of a cluster.
 
 A transfer within a node leaves its instance and enters the other over the links of their devices to the node's fabric. One between nodes
 takes the network adapters of the instance, then all of its node's together, and the same at the other end; the fabric between nodes is
 taken to carry what the adapters do. An instance has the adapters of its devices, or as many as it has devices where a node has fewer; one
-that spans nodes has them to itself. A node that both sends and receives has the `duplex` part of its adapters each way.
+that spans nodes has them to itself. What is said here of an instance is true of each of its ranks, if it has several: each has its own
+devices and moves its own KV cache. A node that both sends and receives has the `duplex` part of its adapters each way.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ class _Facts(NamedTuple):
 
 
 def transfer_paths(cluster: ClusterSpec) -> TransferPaths:
-    """The paths from each prefill instance to each decode instance; between other instances nothing is moved, over no link.
+    """The paths from each prefill rank to each decode rank; between other ranks nothing is moved, over no link.
 
     Raises:
         SimjaxError: the cluster does not fit its nodes, or two of its instances cannot exchange a KV cache.
     """
     kinds, of = _kinds(cluster)
-    count, first = len(of), np.array([nodes[0] for nodes in cluster.nodes])
-    spans = np.array([len(nodes) > 1 for nodes in cluster.nodes])
+    count, first = len(of), np.array([nodes[0] for nodes in cluster.nodes_of_ranks])
+    spans = np.array([len(nodes) > 1 for nodes in cluster.nodes_of_ranks])
     near = (first[:, None] == first) & ~spans[:, None] & ~spans
     role = lambda wanted: np.array([kind.role is wanted for kind in kinds])[of]
     pairs = role(Role.PREFILL)[:, None] & role(Role.DECODE)
@@ -82,7 +83,7 @@ def transfer_paths(cluster: ClusterSpec) -> TransferPaths:
         per_block_s=per_block_s,
         path=path.astype(np.int32),
         capacity=capacity,
-        link_names=tuple(_name(link, count, last) for link in used.tolist()),
+        link_names=tuple(_name(link, _owners(cluster), last) for link in used.tolist()),
     )
 
 
@@ -90,15 +91,15 @@ def _kinds(cluster: ClusterSpec) -> tuple[list[_Facts], np.ndarray]:
     """The facts of the kinds of instances, and the kind of each instance; instances of a kind share a record."""
     kinds: dict[int, int] = {}
     facts: list[_Facts] = []
-    for one in cluster.instances:
+    for one in cluster.ranks:
         if id(one) not in kinds:
             kinds[id(one)] = len(facts)
             facts.append(_facts(one))
-    return facts, np.array([kinds[id(one)] for one in cluster.instances])
+    return facts, np.array([kinds[id(one)] for one in cluster.ranks])
 
 
 def _facts(one: InstanceSpec) -> _Facts:
-    deployment, devices, node = one.deployment, one.parallelism.num_devices, one.device.node
+    deployment, devices, node = one.deployment, one.parallelism.devices_per_rank, one.device.node
     return _Facts(
         role=one.role,
         model=one.model.name,
@@ -174,11 +175,21 @@ def _check_pair(sender: _Facts, receiver: _Facts) -> None:
     check_degrees(sender.degree, receiver.degree)
 
 
-def _name(link: int, instances: int, nodes: int) -> str:
+def _owners(cluster: ClusterSpec) -> list[str]:
+    """The names of the ranks: those of their instances where these have one rank."""
+    found = []
+    for i, instance in enumerate(cluster.instances):
+        data = instance.parallelism.data
+        found += [f"instance {i}"] if data == 1 else [f"rank {rank} of instance {i}" for rank in range(data)]
+    return found
+
+
+def _name(link: int, owners: list[str], nodes: int) -> str:
     """The name of a link by its number."""
+    instances = len(owners)
     if link < 4 * instances:
         words = ("fabric out of", "fabric into", "network out of", "network into")[link // instances]
-        return f"{words} instance {link % instances}"
+        return f"{words} {owners[link % instances]}"
     if link < 4 * instances + 2 * nodes:
         out, node = divmod(link - 4 * instances, nodes)
         return f"network {'into' if out else 'out of'} node {node}"

@@ -92,6 +92,7 @@ class GroupConfig(SchedulerConfig):
     tensor_parallel_size: int | None = option(None, "devices of each instance, or of each of its pp stages")
     pipeline_parallel_size: int | None = option(None, "pp stages of each instance")
     pipeline_layer_partition: list[int] | None = option(None, "layers of each pp stage")
+    data_parallel_size: int | None = option(None, "data-parallel ranks of each instance")
     enable_expert_parallel: bool | None = option(None, "whether the devices of each instance share whole experts")
     role: str = option("both", "phases of a request that they run: both, prefill or decode")
 
@@ -103,6 +104,7 @@ class PoolConfig(SchedulerConfig):
     instances: int = option(0, "instances of the pool; 0: none")
     device: str | None = option(None, "device, as for the run", "NAME")
     tensor_parallel_size: int | None = option(None, "devices of each instance")
+    data_parallel_size: int | None = option(None, "data-parallel ranks of each instance")
     enable_expert_parallel: bool | None = option(None, "whether the devices of each instance share whole experts")
 
 
@@ -125,6 +127,9 @@ class ClusterConfig:
     pipeline_layer_partition: list[int] | None = option(
         None, "layers of each pp stage, in order (VLLM_PP_LAYER_PARTITION); unset: vLLM's division", only=(_NO_FILE, _STAGES)
     )
+    data_parallel_size: int = option(
+        1, "data-parallel ranks of each instance: each has its devices, its scheduler and its KV cache", only=(_NO_FILE,)
+    )
     enable_expert_parallel: bool = option(
         False,
         "whether the tensor-parallel devices of each instance share whole experts of MoE layers, not a part of each",
@@ -139,6 +144,15 @@ class ClusterConfig:
     num_redundant_experts: int = option(0, "copies of experts in each MoE layer that the load balancer may use", only=_BALANCED)
     eplb_rearranged: bool = option(
         True, "whether the load balancer has rearranged the experts already; false: before it does", only=_BALANCED
+    )
+    all2all_backend: str = option(
+        "allgather_reducescatter",
+        "exchange of tokens in MoE layers of data-parallel instances: allgather_reducescatter, deepep_high_throughput, "
+        "deepep_low_latency, or llmservingsim, which simplifies as it does",
+        only=_EXPERT_PARALLEL,
+    )
+    enable_dbo: bool = option(
+        False, "whether data-parallel instances overlap the exchange of one half of a step with the other half (DBO)", only=_EXPERT_PARALLEL
     )
     expert_popularity: str = option(
         "uniform",

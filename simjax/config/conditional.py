@@ -18,7 +18,13 @@ from simjax.options.option import options
 _OF_THE_RUN = {"model": "model", "device": "device"}
 _OF_THE_RUN |= {
     name: f"cluster.{name}"
-    for name in ("tensor_parallel_size", "pipeline_parallel_size", "pipeline_layer_partition", "enable_expert_parallel")
+    for name in (
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "pipeline_layer_partition",
+        "data_parallel_size",
+        "enable_expert_parallel",
+    )
 }
 """Keys of the run that a key of a group replaces; the others are under `scheduler`."""
 _POOLS = ("cluster.prefill", "cluster.decode")

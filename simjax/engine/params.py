@@ -3,7 +3,7 @@
 Requests and step times are tables of which a cluster uses some rows, so that a batch of clusters shares them: the clusters of a batch
 differ in a few numbers for each rank.
 
-Legend: N ranks, U drafts, V workloads, R requests, C clients, M prefix nodes, K entries of all paths, X waits of all calls.
+Legend: N ranks, G groups, U drafts, V workloads, R requests, C clients, M prefix nodes, K entries of all paths, X waits of all calls.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class RankParams:
         api_pre_s, api_post_s: API time of a request before it reaches the queue, and of a token on its way back to the client.
         step_time: row of the `StepTime`.
         model: model that the rank serves, as in `RequestParams.model`; None where any rank serves any request.
+        instance: instance that the rank is of; None where every instance has one rank.
         pipeline_stages: pp stages; their step times are rows from `step_time` on. This and the next two are None where no rank has several.
         broadcast_s: time from the sampling of tokens to the first stage having them, where the scheduler does not wait for them.
         empty_pass_s: sleep of the engine loop after a pass that ran nothing although requests are left.
@@ -62,6 +63,7 @@ class RankParams:
     api_post_s: Float64[Array, "*N"]
     step_time: Int32[Array, "*N"]
     model: Int32[Array, "*N"] | None = None
+    instance: Int32[Array, "*N"] | None = None
     pipeline_stages: Int32[Array, "*N"] | None = None
     broadcast_s: Float64[Array, "*N"] | None = None
     empty_pass_s: Float64[Array, "*N"] | None = None
@@ -247,6 +249,29 @@ class SpeculationParams:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class GroupParams:
+    """Groups of ranks that step together, vLLM's names.
+
+    Attributes:
+        of_rank: group of each rank, -1 for one that is padding.
+        first, size: a group has ranks [first, first + size).
+        sync_interval: forwards between two questions of the ranks whether any has unfinished requests.
+        syncs_first: whether the first forward of a wave is followed by one too.
+        prefill_schedule_interval: forwards from one that may hold prompts to the next.
+        most_captured: most tokens for which a CUDA graph was captured.
+    """
+
+    of_rank: Int32[Array, " N"]
+    first: Int32[Array, " G"]
+    size: Int32[Array, " G"]
+    sync_interval: Int32[Array, " G"]
+    syncs_first: Bool[Array, " G"]
+    prefill_schedule_interval: Int32[Array, " G"]
+    most_captured: Int32[Array, " G"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class ClusterParams:
     """Everything a run depends on in addition to its `EngineShape`.
 
@@ -257,6 +282,7 @@ class ClusterParams:
         step_time: step times; `RankParams.step_time` is the row of each rank.
         handover: hand-overs from prefill to decode ranks; None where every rank runs both phases.
         speculation: speculative decoding; None where no rank does it.
+        groups: groups of ranks that step together; None where every rank steps by itself.
     """
 
     ranks: RankParams
@@ -266,6 +292,7 @@ class ClusterParams:
     step_time: StepTime
     handover: HandoverParams | None = None
     speculation: SpeculationParams | None = None
+    groups: GroupParams | None = None
 
     @property
     def served(self) -> Array | int:

@@ -49,6 +49,7 @@ class Slots:
         flight: what each has in flight between pp stages.
         drafts: what each has of speculative decoding.
         answered: with sessions, whether the calls that wait for a finished request have its answer; None without.
+        decoding: with groups, whether it has got a token since its admission; None without.
     """
 
     request: Int32[Array, "*N A"]
@@ -65,6 +66,7 @@ class Slots:
     drafts: Drafts | NoDrafts
     last_tokens: Int32[Array, "*N A"] | None
     answered: Bool[Array, "*N A"] | None
+    decoding: Bool[Array, "*N A"] | None = None
 
     @property
     def position(self) -> Int32[Array, " A"]:

@@ -35,11 +35,14 @@ class EngineShape:
         router_books: whether a router compares the ranks by its own books of their requests, or by their queues: `dynamo`, `llm_d`.
         live_routing: whether the router looks at the cluster when a request arrives. Without it every request's rank is known before the
             run (one rank, or round robin or random in an open loop), arrivals are no events of their own, and the router's stage is empty.
+        several_ranks: whether some instance has several ranks, so that ranks know which instance they are of.
         tight: whether the slots may be fewer than the limits ask for: a rank that needs more ends the run, with an overflow in the state.
         leap: whether pure-decode steps are taken many at a time; ranks of several pp stages take them one by one.
         pipeline_stages: J, pp stages of the rank that has most; 0 where no rank has more than one.
         speculation: U, drafts of a step that the table of acceptance rates has room for; 0 where no rank decodes speculatively. Steps are
             then taken one by one.
+        groups: G, groups of ranks that step together; 0 where every rank steps by itself. Where there are any, every rank is in one.
+        group_ranks: D, ranks of the largest group.
         handovers: K, requests that can be on their way from prefill to decode ranks at once; 0 where every rank runs both phases.
         links: X, links of their transfers.
         activity: whether busy seconds, tokens by phase and extremes of the steps are accumulated in the state.
@@ -59,10 +62,13 @@ class EngineShape:
     stale_view: bool = system(False)
     router_books: bool = system(False)
     live_routing: bool = system(False)
+    several_ranks: bool = system(False)
     tight: bool = False
     leap: bool = system(True)
     pipeline_stages: int = system(0)
     speculation: int = system(0)
+    groups: int = system(0)
+    group_ranks: int = 0
     handovers: int = system(0)
     links: int = 0
     activity: bool = system(False)
@@ -79,6 +85,10 @@ class EngineShape:
             raise ValueError("pp stages go with neither hand-overs nor prefix caches nor sessions")
         if self.speculation and (self.pipeline_stages or self.handovers or self.prefix_nodes or self.fanout):
             raise ValueError("speculative decoding goes with neither pp stages nor hand-overs nor prefix caches nor sessions")
+        if self.groups and (self.pipeline_stages or self.speculation or self.handovers or self.prefix_nodes or self.fanout):
+            raise ValueError("groups go with neither pp stages nor speculative decoding nor hand-overs nor prefix caches nor sessions")
+        if self.groups and self.router_books:
+            raise ValueError("groups go with no router that keeps books")
         if self.capped and not self.clients:
             raise ValueError("a client with a cap needs seats: clients must not be 0")
         if self.prefix_nodes and self.window != 2:

@@ -18,6 +18,7 @@ from simjax.engine.accounting.totals import Overflow
 from simjax.engine.arrivals.arrivals import next_arrival_s
 from simjax.engine.host.collect import handover_log, instance_log, leap_log, request_log, schedule
 from simjax.engine.host.lower_handover import MORE_ROWS
+from simjax.engine.host.ranks import of_instances
 from simjax.engine.host.result import Result, Status
 from simjax.engine.params import ClusterParams
 from simjax.engine.programs import Effort, compiled
@@ -41,7 +42,8 @@ class Chunk(NamedTuple):
 def pending(params: ClusterParams, state: ClusterState) -> Array:
     """Whether requests are left, something can still happen, and no buffer was too small; bool[]."""
     event_s = state.handovers.next_event_s(jnp.minimum(jnp.min(state.ranks.plan.end_s), next_arrival_s(params, state)))
-    return (state.num_finished < params.request_count) & jnp.isfinite(event_s) & (state.overflow == 0)
+    going = (state.num_finished < params.request_count) | state.groups.awake()
+    return going & jnp.isfinite(event_s) & (state.overflow == 0)
 
 
 def start(shape: EngineShape, params: ClusterParams) -> ClusterState:
@@ -109,10 +111,8 @@ def simulate(
             pieces += log.collected()
             if on_progress is not None:
                 on_progress(int(state.num_finished), total)
-            if int(state.num_finished) >= total:
-                break
             if not bool(going):
-                status = Status.STALLED
+                status = Status.FINISHED if int(state.num_finished) >= total else Status.STALLED
                 break
             if int(state.ticks) >= max_ticks:
                 status = Status.TICK_LIMIT
@@ -121,7 +121,7 @@ def simulate(
             return simulate(replace(shape, handovers=shape.handovers * MORE_ROWS), params, max_ticks, on_progress, ticks_per_call)
         run_s = time.perf_counter() - began
         requests, handovers = handover_log(shape, params, state, request_log(shape, params, state, status))
-        return Result(
+        result = Result(
             status=status,
             requests=requests,
             leaps=leap_log(shape, pieces) if shape.log_rows else None,
@@ -133,3 +133,4 @@ def simulate(
             due_s=schedule(shape, params),
             handovers=handovers,
         )
+        return of_instances(result, None if params.ranks.instance is None else np.asarray(params.ranks.instance))

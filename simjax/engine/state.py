@@ -17,6 +17,7 @@ from jax import Array
 from simjax.engine.accounting.activity import Activity, NoActivity, initial_activity
 from simjax.engine.arrivals.arrivals import Arrivals, initial_arrivals
 from simjax.engine.columns import recorded
+from simjax.engine.groups.lockstep import Groups, NoGroups, initial_groups
 from simjax.engine.handover.passes import initial_passes
 from simjax.engine.handover.table import Handovers, NoHandovers, initial_handovers
 from simjax.engine.host.result import RequestLog
@@ -49,6 +50,7 @@ class ClusterState:
         books: what the router knows of the requests that it has routed.
         activity: totals of the ranks' work so far.
         drafts: totals of speculative decoding.
+        groups: ranks that step together.
         num_sent: requests that have arrived.
         num_finished: requests written to `outcome`.
         outcome: engine's columns of `RequestLog` for every request that has departed; row R takes what is not read.
@@ -67,6 +69,7 @@ class ClusterState:
     books: RouterBooks | NoBooks
     activity: Activity | NoActivity
     drafts: DraftTotals | NoDraftTotals
+    groups: Groups | NoGroups
     num_sent: Int32[Array, ""]
     num_finished: Int32[Array, ""]
     outcome: Float64[Array, "R+1 F"]
@@ -77,7 +80,7 @@ class ClusterState:
 
     def instance_columns(self) -> dict[str, Any]:
         """Columns of `InstanceLog` that the engine records, with a leading axis N."""
-        recorded = (self.kv.instance_columns(), self.activity.instance_columns(), self.drafts.instance_columns())
+        recorded = [x.instance_columns() for x in (self.kv, self.activity, self.drafts, self.groups)]
         return {"peak_blocks": self.peak_blocks, **{name: values for columns in recorded for name, values in columns.items()}}
 
 
@@ -95,6 +98,7 @@ def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
         books=initial_books(shape),
         activity=initial_activity(shape),
         drafts=initial_totals(shape),
+        groups=initial_groups(shape),
         num_sent=zero,
         num_finished=zero,
         outcome=jnp.full((R + 1, len(recorded(RequestLog, shape))), NEVER, jnp.float64),
@@ -125,6 +129,7 @@ def _initial_ranks(shape: EngineShape, kv: PrefixCache | NoPrefixCache) -> Rank:
         drafts=initial_drafts(shape),
         last_tokens=slots_i32 if shape.handovers else None,
         answered=jnp.zeros((N, A), bool) if shape.fanout else None,
+        decoding=jnp.zeros((N, A), bool) if shape.groups else None,
     )
     plan = Plan(
         start_s=f64,

@@ -15,6 +15,10 @@ from simjax.engine.accounting.activity import account
 from simjax.engine.accounting.leap_log import LeapRows, NoLog, record
 from simjax.engine.accounting.totals import count
 from simjax.engine.arrivals.arrivals import answer
+from simjax.engine.groups.forward import plan_forward
+from simjax.engine.groups.members import answer_all, begin_forward, each, end_forward
+from simjax.engine.groups.totals import account_all, count_all, record_all
+from simjax.engine.groups.waves import commit_forward
 from simjax.engine.handover.loads import admit_loaded
 from simjax.engine.handover.transfers import begin_transfer, hear, land
 from simjax.engine.params import ClusterParams
@@ -74,9 +78,26 @@ OF_SPECULATION: dict[Stage, Stage] = {
 """What stands for some stages where ranks decode speculatively."""
 
 
+OF_GROUPS: dict[Stage, Stage] = {
+    begin_turn: begin_forward,  # of the group whose forward ends first
+    commit: commit_forward,  # and whether the wave goes on
+    answer: answer_all,
+    depart: each(depart),
+    schedule_running: each(schedule_running),
+    preempt: each(preempt),
+    admit_waiting: each(admit_waiting),
+    plan_next: plan_forward,  # once it is formed in all ranks
+    end_turn: end_forward,
+    count: count_all,
+    account: account_all,
+    record: record_all,
+}
+"""What stands for some stages where ranks step together: a turn is that of a group."""
+
+
 def stages_of(shape: EngineShape) -> tuple[Stage, ...]:
     """The stages of a tick, in order."""
-    others = OF_PIPELINES if shape.pipeline_stages else OF_SPECULATION if shape.speculation else {}
+    others = OF_PIPELINES if shape.pipeline_stages else OF_SPECULATION if shape.speculation else OF_GROUPS if shape.groups else {}
     return tuple(others.get(stage, stage) for stage in STAGES)
 
 

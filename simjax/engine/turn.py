@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool
 
     from simjax.engine.accounting.leap_log import LeapRows, NoLog
+    from simjax.engine.groups.lockstep import Offers, Wave
     from simjax.engine.kv.prefix_cache import NoPrefixCache, PrefixCache
     from simjax.engine.scheduler.commit import Emitted
     from simjax.engine.scheduler.departure import Departed
@@ -51,6 +52,8 @@ class Turn:
         departed: finished request that has left the slots.
         formation: step being formed.
         demand: tokens and blocks that the running requests ask of it.
+        wave, offers: of the group whose turn it is; all but these, `due` and the two above `i` have an entry for each of its members then.
+        throttled: prompts wait in this step if anything decodes.
     """
 
     state: ClusterState
@@ -65,6 +68,9 @@ class Turn:
     departed: Departed = LATER
     formation: Formation = LATER
     demand: Demand = LATER
+    wave: Wave = LATER
+    offers: Offers = LATER
+    throttled: Bool[Array, ""] = LATER
 
     @property
     def now_s(self) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,12 +17,13 @@ from simjax.latency.attention.coefficients import AttentionCoefficients, scaled
 from simjax.latency.attention.roofline import AttentionEfficiency, attention_coefficients
 from simjax.latency.experts.load import ExpertLoad, load_of
 from simjax.latency.fitting.efficiency import OpEfficiency, op_seconds
+from simjax.latency.groups.union import UnionTerms, exchange_terms, knots, shares
 from simjax.latency.priors import CORRECTION_TOKENS
 from simjax.latency.profile import LatencyProfile, RankCoefficients
 from simjax.latency.speculation.drafts import rows_of_head, with_drafts
 from simjax.latency.step_time import StepTime
 from simjax.latency.terms import ALL_REDUCES_PER_LAYER, StepTerms, assemble, layer_collectives_s
-from simjax.model.ops import Op, step_ops
+from simjax.model.ops import Op, on_union, step_ops
 
 EXPERTS_KERNELS = 5
 
@@ -50,13 +51,15 @@ def compile_profile(
     model, degree = deployment.model, deployment.parallelism.tensor
     rank = profile.rank(degree, model)
     head_rows = rows_of_head(deployment, max_sequences)
-    ops = step_ops(deployment.part, degree, deployment.parallelism.expert, deployment.has_embedding, deployment.has_head)
-    load = load_of(deployment, max_tokens)
+    parallelism = deployment.parallelism
+    ops = step_ops(deployment.part, degree, parallelism.expert, deployment.has_embedding, deployment.has_head, parallelism.data)
+    of_tokens = [op for op in ops if not (op.per_sequence or (op.experts and deployment.exchanges))]
+    load = load_of(deployment, np.arange(1, max_tokens + 1))
     # Float64 locally: importing or calling this must not change the user's global setting.
     with jax.enable_x64(True):
         timed = partial(total_s, rank=rank, source=profile.source, device=deployment.device, dtype=model.dtype, xp=xp)
         terms = StepTerms(
-            dense_s=timed([op for op in ops if not op.per_sequence], rows=np.arange(1, max_tokens + 1), load=load),
+            dense_s=timed(of_tokens, rows=np.arange(1, max_tokens + 1), load=load),
             layer_s=0.0,
             collectives_s=layer_collectives_s(deployment, max_tokens, profile.collectives),
             sequences_s=timed([op for op in ops if op.per_sequence], rows=head_rows) + np.zeros(max_sequences),
@@ -65,19 +68,29 @@ def compile_profile(
             correction=step_correction(rank.correction, max_tokens, xp),
             kernels=kernels(ops, deployment),
             until_kv_s=timed(_until_kv(ops), rows=np.arange(1, max_tokens + 1)) if deployment.kv_stream else 0.0,
+            union=_union(ops, deployment, timed, max_tokens, profile) if deployment.exchanges else None,
         )
         return assemble(with_drafts(terms, deployment, timed, partial(all_layers_attention, rank, xp=xp)), deployment)
+
+
+def _union(ops: Sequence[Op], deployment: Deployment, timed: Callable[..., Any], max_tokens: int, profile: LatencyProfile) -> UnionTerms:
+    """The experts and the exchanges of a deployment whose ranks exchange tokens."""
+    tokens = knots(deployment.parallelism.data, max_tokens)
+    experts = [on_union(op, deployment.model, *shares(deployment)) for op in ops if op.experts]
+    experts_s = timed(experts, rows=tokens, load=load_of(deployment, tokens))
+    return UnionTerms(experts_s, *exchange_terms(deployment, max_tokens, profile.collectives))
 
 
 def kernels(ops: Sequence[Op], deployment: Deployment) -> int:
     """Number of kernels in a step: its operations, writing to the KV cache and attention of each layer, and all-reduces between ranks.
 
     Matrix products in a data type other than the model's have their input converted first; experts are five kernels (router, sort, two
-    grouped products, sum).
+    grouped products, sum). Ranks that exchange tokens launch a dispatch and a combine in each of their layers.
     """
     of_ops = sum(op.count * (EXPERTS_KERNELS if op.experts else 1 + (op.dtype is not None)) for op in ops)
     all_reduces = ALL_REDUCES_PER_LAYER if deployment.parallelism.tensor > 1 else 0
-    return of_ops + deployment.part.num_hidden_layers * (2 + all_reduces)
+    exchanges = 2 * deployment.part.num_moe_layers if deployment.exchanges else 0
+    return of_ops + deployment.part.num_hidden_layers * (2 + all_reduces) + exchanges
 
 
 def _until_kv(ops: Sequence[Op]) -> list[Op]:

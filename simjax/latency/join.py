@@ -9,6 +9,7 @@ import numpy as np
 
 from simjax.latency.attention.grid import AXES, padded
 from simjax.latency.attention.table import AttentionTable
+from simjax.latency.groups.times import NEVER, GroupTimes
 from simjax.latency.step_time import StepTime
 
 
@@ -32,6 +33,11 @@ def join_step_times(step_times: Sequence[StepTime]) -> StepTime:
             step_times = [replace(one, **{name: _by_tokens(one, name)}) for one in step_times]
             reaching[name] = tokens
     step_times = [replace(one, **{name: _reaching(getattr(one, name), most) for name, most in reaching.items()}) for one in step_times]
+    if any(one.group is not None for one in step_times):
+        groups = [_alone(one) if one.group is None else one.group for one in step_times]
+        most = max(group.experts_s.shape[1] for group in groups)
+        extended = (replace(x, experts_s=_reaching(x.experts_s, most), exchange_s=_reaching(x.exchange_s, tokens)) for x in groups)
+        step_times = [replace(one, group=group) for one, group in zip(step_times, extended, strict=True)]
     return jax.tree.map(lambda *rows: jnp.concatenate([jnp.asarray(x) for x in rows]), *step_times)
 
 
@@ -43,6 +49,16 @@ def _launch_s(one: StepTime) -> jax.Array:
 def _by_tokens(one: StepTime, name: str) -> jax.Array:
     """Seconds by number of scheduled tokens, f64[C, T+1]: 0 where steps send no KV cache, or nothing to a next pp stage."""
     return jnp.zeros(one.tokens_s.shape) if (seconds := getattr(one, name)) is None else seconds
+
+
+def _alone(one: StepTime) -> GroupTimes:
+    """What a model that steps alone does together with others: nothing."""
+    rows = one.host_s.shape[0]
+    whole = lambda value, *shape: jnp.full((rows, *shape), value, jnp.int32)
+    none, by_tokens = jnp.zeros((rows, 2)), jnp.zeros(one.tokens_s.shape)
+    return GroupTimes(
+        whole(1), whole(1), none, by_tokens, jnp.zeros(rows), whole(NEVER), whole(0, 2), whole(NEVER, 2), jnp.zeros(rows, bool)
+    )
 
 
 def padded_rows(step_time: StepTime, rows: int) -> StepTime:

@@ -7,6 +7,7 @@ coefficients correct (`table`).
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from simjax.latency.attention.coefficients import (
     step_batch,
 )
 from simjax.latency.attention.table import AttentionTable, table_decode_s, table_mixed_s
+from simjax.latency.groups.times import GroupTimes
 from simjax.latency.rounding import product
 
 LEAST_S = 1e-12  # least divisor, so that a step of no time divides nothing by zero
@@ -43,6 +45,8 @@ class StepTime:
         (`simjax.latency.terms.stream_s`); 0 where it does not, None where no model does.
     send_s: f64[C, T+1], for a pp stage, seconds in which the hidden states of so many scheduled tokens reach the next stage
         (`simjax.network.stages.boundary_s`); they are no part of the step's time. None where there are no pp stages.
+    group: what data-parallel ranks of a mixture of experts do together, which is then no part of `tokens_s`
+        (`simjax.latency.groups.step`); None where all models step alone.
     """
 
     tokens_s: jax.Array
@@ -53,6 +57,7 @@ class StepTime:
     launch_s: jax.Array | None = None
     stream_s: jax.Array | None = None
     send_s: jax.Array | None = None
+    group: GroupTimes | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -81,18 +86,35 @@ def mixed_step_s(
     new, computed: i32[S]; new 0 = slot not in the step, 1 = decode, more = a prefill chunk. decoding: bool[S], or None where no slot has
     drafts; with it, scheduled: sum of new. Returns f64[]; 0 when nothing is scheduled.
     """
+    parts = mixed_parts(model, new, computed, decoding, scheduled)
+    step_s = _shared_s(model, parts.tokens, parts.sequences) + parts.attention_s
+    if model.times.launch_s is not None:
+        alone_s, chunk_s = model.times.launch_s[index_of(model), 0], model.times.launch_s[index_of(model), 1]
+        step_s = jnp.where(parts.chunks, longer_s(step_s, chunk_s), jnp.maximum(step_s, alone_s))
+    if model.times.stream_s is not None:
+        step_s = jnp.maximum(step_s, model.times.stream_s[index_of(model), parts.tokens])
+    return jnp.where(parts.tokens > 0, step_s, 0.0)
+
+
+class StepParts(NamedTuple):
+    """What the time of a step is looked up by: scheduled tokens and sequences, whether some are a chunk, and seconds of attention."""
+
+    tokens: jax.Array
+    sequences: jax.Array
+    chunks: jax.Array
+    attention_s: jax.Array
+
+
+def mixed_parts(
+    model: StepTimeRow, new: jax.Array, computed: jax.Array, decoding: jax.Array | None = None, scheduled: jax.Array | int = 0
+) -> StepParts:
+    """The parts of a step, arguments as of `mixed_step_s`."""
     chunks, decodes = step_batch(new if decoding is None else jnp.where(decoding, jnp.minimum(new, 1), new), computed)
     tokens, sequences = (x.astype(jnp.int32) for x in (chunks.queries + decodes.n, chunks.count + decodes.n))
     if decoding is not None:
         tokens = jnp.asarray(scheduled, jnp.int32)
-    attention_s = jnp.where(chunks.count > 0, _mixed_s(model, chunks, decodes), _decode_s(model, decodes)[0])
-    step_s = _shared_s(model, tokens, sequences) + attention_s
-    if model.times.launch_s is not None:
-        alone_s, chunk_s = model.times.launch_s[_index(model), 0], model.times.launch_s[_index(model), 1]
-        step_s = jnp.where(chunks.count > 0, _longer_s(step_s, chunk_s), jnp.maximum(step_s, alone_s))
-    if model.times.stream_s is not None:
-        step_s = jnp.maximum(step_s, model.times.stream_s[_index(model), tokens])
-    return jnp.where(tokens > 0, step_s, 0.0)
+    attention_s = jnp.where(chunks.count > 0, _mixed_s(model, chunks, decodes), decode_attention(model, decodes)[0])
+    return StepParts(tokens, sequences, chunks.count > 0, attention_s)
 
 
 def decode_steps(model: StepTimeRow, n: jax.Array, kv_sum: jax.Array, kv_max: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -102,23 +124,23 @@ def decode_steps(model: StepTimeRow, n: jax.Array, kv_sum: jax.Array, kv_max: ja
     Returns (first_s f64[], slope_s f64[], valid_steps i32[] >= 1); first_s equals `mixed_step_s` of the same batch.
     """
     batch = DecodeBatch(*(jnp.asarray(x, jnp.float64) for x in (n, kv_sum, kv_max)))
-    attention_s, slope_s, valid_steps = _decode_s(model, batch)
+    attention_s, slope_s, valid_steps = decode_attention(model, batch)
     first_s = _shared_s(model, n, n) + attention_s
     steps = first_s, slope_s, valid_steps
     if model.times.launch_s is not None:
-        steps = _no_shorter(*steps, model.times.launch_s[_index(model), 0])
+        steps = no_shorter(*steps, model.times.launch_s[index_of(model), 0])
     if model.times.stream_s is not None:
-        steps = _no_shorter(*steps, model.times.stream_s[_index(model), n])
+        steps = no_shorter(*steps, model.times.stream_s[index_of(model), n])
     return steps
 
 
 def send_s(model: StepTimeRow, tokens: jax.Array) -> jax.Array:
     """Seconds in which the hidden states of the scheduled tokens (an integer scalar) reach the next pp stage, f64[]."""
     assert model.times.send_s is not None
-    return model.times.send_s[_index(model), tokens]
+    return model.times.send_s[index_of(model), tokens]
 
 
-def _longer_s(device_s: jax.Array, launch_s: jax.Array) -> jax.Array:
+def longer_s(device_s: jax.Array, launch_s: jax.Array) -> jax.Array:
     """The longer of two times, smoothly: where they are nearly equal, some layers wait for the host and others do not.
 
     Decode-only steps take the plain maximum, for they must be affine over a leap.
@@ -129,7 +151,7 @@ def _longer_s(device_s: jax.Array, launch_s: jax.Array) -> jax.Array:
     return product(longer, jnp.exp(jnp.log1p(both) / 6.0))
 
 
-def _no_shorter(
+def no_shorter(
     first_s: jax.Array, slope_s: jax.Array, valid_steps: jax.Array, least_s: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The steps, none of which is shorter than `least_s`: while they would be, all are alike."""
@@ -140,27 +162,28 @@ def _no_shorter(
 
 
 def _shared_s(model: StepTimeRow, tokens: jax.Array, sequences: jax.Array) -> jax.Array:
-    c = _index(model)
+    c = index_of(model)
     return model.times.tokens_s[c, tokens] + model.times.sequences_s[c, sequences] + model.times.host_s[c]
 
 
-def _decode_s(model: StepTimeRow, decodes: DecodeBatch) -> tuple[jax.Array, jax.Array, jax.Array]:
-    a, c, table = _coefficients(model), _index(model), model.times.table
+def decode_attention(model: StepTimeRow, decodes: DecodeBatch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Attention of consecutive decode-only steps: seconds of the first, what each later one takes longer, steps for which that holds."""
+    a, c, table = _coefficients(model), index_of(model), model.times.table
     if table is not None:
         return table_decode_s(table, c, a.decode_skew, decodes)
     return decode_attention_s(a, decodes), a.decode_kv_s * decodes.n, jnp.asarray(ENDLESS, jnp.int32)
 
 
 def _mixed_s(model: StepTimeRow, chunks: ChunkBatch, decodes: DecodeBatch) -> jax.Array:
-    a, c, table = _coefficients(model), _index(model), model.times.table
+    a, c, table = _coefficients(model), index_of(model), model.times.table
     return mixed_attention_s(a, chunks, decodes) if table is None else table_mixed_s(table, c, a, chunks, decodes)
 
 
 def _coefficients(model: StepTimeRow) -> AttentionCoefficients:
-    c = _index(model)
+    c = index_of(model)
     return jax.tree.map(lambda leaf: leaf[c], model.times.attention)
 
 
-def _index(model: StepTimeRow) -> jax.Array | int:
+def index_of(model: StepTimeRow) -> jax.Array | int:
     """The row of the model; a cluster with a single model needs no gather."""
     return 0 if model.times.host_s.shape[0] == 1 else model.index

@@ -18,6 +18,7 @@ import numpy as np
 from simjax.deployment import Deployment
 from simjax.latency.attention.coefficients import AttentionCoefficients
 from simjax.latency.attention.table import AttentionTable
+from simjax.latency.groups.union import UnionTerms, gathered_s, group_times
 from simjax.latency.profile import CollectiveEfficiency, HostOverheads
 from simjax.latency.step_time import StepTime
 from simjax.model import kv_bytes_per_token
@@ -44,6 +45,7 @@ class StepTerms:
         kernels: kernels of a step, for steps that the host launches one by one.
         until_kv_s: f[T], operations of a step up to the first layer's keys and values (embedding, norm, qkv_proj), for steps that send
             them before they end.
+        union: experts and exchanges of MoE layers whose ranks exchange tokens, which are then no part of `dense_s` and `layer_s`.
     """
 
     dense_s: Any
@@ -56,6 +58,7 @@ class StepTerms:
     correction: Any = 1.0
     kernels: int = 0
     until_kv_s: Any = 0.0
+    union: UnionTerms | None = None
 
 
 def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
@@ -67,6 +70,11 @@ def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
         raise ValueError("each of Deployment.stages has step times of its own")
     host, layers = terms.host, deployment.part.num_hidden_layers
     tokens_s = (terms.dense_s + layers * (terms.layer_s + terms.collectives_s)) * terms.correction
+    group = None if terms.union is None else group_times(terms.union, deployment, len(tokens_s), terms.correction)
+    if group is not None and not deployment.grouped:  # its own tokens are the union
+        union = terms.union
+        assert union is not None
+        tokens_s, group = tokens_s + union.experts_s * terms.correction + union.exchange_s, None
     sequences_s = terms.sequences_s + deployment.has_head * host.sequence_s * np.arange(1, len(terms.sequences_s) + 1)
     exposed_s = host.step_s * (1.0 - host.overlap) if deployment.async_scheduling else host.step_s
     exposed_s = deployment.has_embedding * exposed_s
@@ -83,6 +91,7 @@ def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
         launch_s=_launch_s(terms, exposed_s, deployment.launches),
         stream_s=until_sent_s,
         send_s=_send_s(deployment, len(tokens_s)),
+        group=group,
     )
 
 
@@ -120,6 +129,8 @@ def stream_s(deployment: Deployment, max_tokens: int) -> tuple[np.ndarray, np.nd
 def layer_collectives_s(deployment: Deployment, max_tokens: int, efficiency: CollectiveEfficiency | None = None) -> Any:
     """Seconds of the collectives of one layer in steps of 1 to `max_tokens` tokens, f[max_tokens]; 0 on a single rank.
 
+    Where MoE layers exchange tokens instead, the mean over the layers without the exchange (`simjax.latency.groups.union`).
+
     Args:
         deployment: model, link and number of ranks.
         max_tokens: most tokens of a step.
@@ -129,6 +140,12 @@ def layer_collectives_s(deployment: Deployment, max_tokens: int, efficiency: Col
     message_bytes = np.arange(1, max_tokens + 1) * float(model.hidden_size * model.dtype_bytes)
     memory_bytes_per_s = deployment.device.memory_bandwidth_bytes_per_s
     link, ranks, nodes = efficiency.of(deployment.link), deployment.parallelism.tensor, deployment.nodes
+    if deployment.exchanges:
+        one_s = all_reduce_s(message_bytes, ranks, link, memory_bytes_per_s, efficiency.hops)
+        shared = deployment.parallelism.expert > 1
+        experts = deployment.part.num_moe_layers / max(deployment.part.num_hidden_layers, 1)
+        after_s = gathered_s(deployment, message_bytes, link) if shared else one_s
+        return one_s + (1.0 - experts) * one_s + experts * after_s
     if nodes == 1:
         return ALL_REDUCES_PER_LAYER * all_reduce_s(message_bytes, ranks, link, memory_bytes_per_s, efficiency.hops)
     # As the data sheet says: the efficiency is that of links within a node. Ranks share the adapters of a node that has fewer.

@@ -25,8 +25,10 @@ from dataclasses import dataclass
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
-from simjax.model import kv_bytes_per_token, shard, weight_bytes
+from simjax.memory.exchange import buffer_bytes, gathered_rows, rows_at_once
+from simjax.model import ModelSpec, Shard, kv_bytes_per_token, shard, weight_bytes
 from simjax.parallel.eplb import WINDOW_SIZE
+from simjax.parallel.parallelism import Parallelism
 
 _MIB, _GIB = 2**20, 2**30
 
@@ -74,17 +76,19 @@ def activation_bytes(deployment: Deployment, limits: MemoryLimits) -> int:
     """Peak bytes of one rank's tensors in the two dummy runs: the widest layer on all tokens, the sampler on all sequences.
 
     A layer holds the residual, the input of its MLP, both halves of the gated product and what the gate leaves of them; one of experts
-    holds these for each of a token's experts in two workspaces, each wide enough for the experts' output as well, and the sum of them. The
+    holds these for each of a token's experts in two workspaces, each wide enough for the experts' output as well, and the sum of them;
+    data-parallel ranks hold what they gather from each other and its sums besides (`simjax.memory.exchange`). The
     sampler holds the hidden states of the step, and logits of the whole vocabulary on every rank.
     """
     model, device, parallelism = deployment.part, deployment.device, deployment.parallelism
-    part = shard(model, parallelism.tensor, parallelism.expert, parallelism.experts.redundant)
+    part = _shard(model, parallelism)
     hidden, gated, tokens = model.hidden_size, part.moe_intermediate, limits.max_num_batched_tokens
     width = 3 * part.intermediate if model.num_dense_layers else 0
     if model.is_moe:
         workspaces = max(gated, hidden) + max(2 * gated, hidden)
-        width = max(width, model.num_experts_per_tok * workspaces + hidden + 3 * part.shared_intermediate)
-    layer = tokens * (2 * hidden + width) * model.dtype_bytes
+        at_once = rows_at_once(deployment, tokens) / tokens  # data-parallel ranks have those of each other as well
+        width = max(width, at_once * model.num_experts_per_tok * workspaces + hidden + 3 * part.shared_intermediate)
+    layer = int((tokens * (2 * hidden + width) + 2 * hidden * gathered_rows(deployment, tokens)) * model.dtype_bytes)
     if not deployment.has_head:
         return layer
     rows = min(limits.max_num_seqs, tokens)
@@ -94,13 +98,19 @@ def activation_bytes(deployment: Deployment, limits: MemoryLimits) -> int:
     return max(layer, sampler)
 
 
+def _shard(model: ModelSpec, parallelism: Parallelism) -> Shard:
+    """What a device has of a model."""
+    return shard(model, parallelism.tensor, parallelism.expert, parallelism.experts.redundant, parallelism.data)
+
+
 def overhead_bytes(deployment: Deployment, limits: MemoryLimits) -> int:
     """Bytes of one rank that are neither weights nor KV cache; see the head of this file."""
     model, parallelism = deployment.model, deployment.parallelism
     rotary = model.max_position_embeddings * model.head_dim * model.dtype_bytes
-    ranks = max(parallelism.tensor, parallelism.expert, parallelism.pipeline)
+    ranks = max(parallelism.tensor, parallelism.expert, parallelism.pipeline, parallelism.data if deployment.grouped else 1)
     communication = next((size for most, size in NCCL_BYTES.items() if ranks <= most), max(NCCL_BYTES.values()))
-    return rotary + activation_bytes(deployment, limits) + RUNTIME_BYTES + communication + load_balancer_bytes(deployment)
+    others = communication + buffer_bytes(deployment) + load_balancer_bytes(deployment)
+    return rotary + activation_bytes(deployment, limits) + RUNTIME_BYTES + others
 
 
 def load_balancer_bytes(deployment: Deployment) -> int:
@@ -112,7 +122,7 @@ def load_balancer_bytes(deployment: Deployment) -> int:
     model, parallelism = deployment.part, deployment.parallelism
     if not (parallelism.experts.eplb and model.is_moe):
         return 0
-    held = shard(model, parallelism.tensor, parallelism.expert, parallelism.experts.redundant)
+    held = _shard(model, parallelism)
     buffer = held.experts * 3 * model.hidden_size * held.moe_intermediate * model.matrix_bytes
     slots = model.num_experts + parallelism.experts.redundant
     return buffer + WINDOW_SIZE * model.num_moe_layers * slots * _LOAD_BYTES
@@ -138,7 +148,7 @@ def kv_blocks(deployment: Deployment, limits: MemoryLimits | None = None, overhe
     if overhead is None:
         overhead = overhead_bytes(deployment, limits)
     ends = deployment.has_embedding, deployment.has_head
-    weights = weight_bytes(model, parallelism.tensor, parallelism.expert, *ends, parallelism.experts.redundant)
+    weights = weight_bytes(model, parallelism.tensor, parallelism.expert, *ends, parallelism.experts.redundant, parallelism.data)
     token = kv_bytes_per_token(model, parallelism.tensor, deployment.kv_cache_dtype)
     if (drafts := deployment.speculation) is not None:  # the drafter's keys and values are in the same blocks
         weights += drafts.weight_bytes(deployment.model, parallelism.tensor)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from simjax.engine.host.ranks import RankLog
 from simjax.engine.host.result import NEVER, HandoverLog, RequestLog, Result
 from simjax.files import make_folder, write_json, write_table
 from simjax.metrics.handover.report import handover_columns, links_frame
@@ -58,7 +59,7 @@ def write_results(
     bins = None if result.leaps is None else timeline(result, interval_s)  # before anything is written: the interval may be impossible
     make_folder(out)
     write_json(summary, out / "summary.json")
-    requests = requests_frame(result.requests, result.sessions, result.due_s, result.handovers)
+    requests = requests_frame(result.requests, result.sessions, result.due_s, result.handovers, result.ranks)
     tables = {"requests.csv": requests, "timeseries.csv": bins}
     if bins is not None and result.handovers is not None:
         tables["links.csv"] = links_frame(result, bin_edges(bins))
@@ -70,11 +71,17 @@ def write_results(
 
 
 def requests_frame(
-    requests: RequestLog, sessions: Sessions | None = None, due_s: np.ndarray | None = None, handovers: HandoverLog | None = None
+    requests: RequestLog,
+    sessions: Sessions | None = None,
+    due_s: np.ndarray | None = None,
+    handovers: HandoverLog | None = None,
+    ranks: RankLog | None = None,
 ) -> pd.DataFrame:
     """The columns of `requests.csv`; times that never came are `pd.NA`.
 
     Of a client with a cap on its requests in flight, `due_s` is when its schedule asked for a request and `arrival_s` when it was sent.
+
+    With `ranks`, `rank` is the number of the data-parallel rank within the instance, -1 for a request that was never routed.
 
     With `handovers`, `instance` is the decode instance, or the only one, and the further columns are those of `handover_columns`.
 
@@ -88,6 +95,8 @@ def requests_frame(
         "output_tokens": requests.output_tokens,
         "cached_tokens": requests.cached_tokens,
     }
+    if ranks is not None:
+        columns["rank"] = np.where(ranks.request >= 0, ranks.number[ranks.request], -1)
     if due_s is not None:
         columns["due_s"] = due_s
     for name in _TIMES:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from simjax.engine.host.ranks import by_rank
 from simjax.engine.host.result import Result, Status
 from simjax.metrics.caching import peak_cached_fraction
 from simjax.metrics.catalog import CATALOG, INSTANCE_CATALOG, Catalog, Metric
@@ -89,6 +90,10 @@ def summarize(
         "warnings": [*warnings, *_warnings(runs, verdict, 0 if sessions is None else sessions["finished"])],
     }
     summary["kv"]["peak_cached_fraction"] = peak_cached_fraction(result)
+    if (ranks := result.ranks) is not None:
+        each = instances_of(by_rank(result), float(runs.clients.duration_s[0]))
+        numbers = zip(ranks.instance.tolist(), ranks.number.tolist(), strict=True)
+        summary["ranks"] = [{**one, "instance": i, "rank": rank} for one, (i, rank) in zip(each, numbers, strict=True)]
     if sessions is not None:
         summary["sessions"] = sessions
     if slo is not None:

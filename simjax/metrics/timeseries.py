@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
+from simjax.engine.host.ranks import RankLog, by_rank
 from simjax.engine.host.result import LeapLog, Result
 from simjax.errors import SimjaxError
 from simjax.metrics.caching import caches, hits, kept_blocks
@@ -53,9 +54,23 @@ def timeline(result: Result, interval_s: float | None = None, most_bins: int = 5
         raise SimjaxError(f"interval_s={width:g}: that is more than {MOST_BINS:,} bins for a run of {end - start:g} s; make it longer")
     start = math.floor(start / width) * width
     edges = start + width * np.arange(max(1, math.ceil((end - start) / width)) + 1)
-    steps = expand_steps(result.leaps)
-    frames = [_instance_timeline(result, result.leaps, steps, i, edges, width) for i in range(len(of_instances(result, "num_blocks")))]
-    return pd.concat(frames, ignore_index=True)
+    seen, steps = by_rank(result), expand_steps(result.leaps)
+    assert seen.leaps is not None
+    frames = [_instance_timeline(seen, seen.leaps, steps, i, edges, width) for i in range(len(of_instances(seen, "num_blocks")))]
+    return pd.concat(frames if result.ranks is None else _of_several_ranks(result, result.ranks, frames, edges), ignore_index=True)
+
+
+def _of_several_ranks(result: Result, ranks: RankLog, frames: list[pd.DataFrame], edges: np.ndarray) -> list[pd.DataFrame]:
+    """The timelines of the instances from those of their ranks: sums, and KV use over the blocks of all ranks."""
+    found = []
+    for i in range(int(ranks.instance[-1]) + 1):
+        mine = np.flatnonzero(ranks.instance == i)
+        whole = sum_instances(pd.concat([frames[k] for k in mine]), ranks.totals.num_blocks[mine])
+        cached, asked = hits(first_legs(result), edges, i)
+        missing, hit = _missing(len(whole)), pd.arrays.FloatingArray(cached / np.maximum(asked, 1), asked == 0)
+        others = {"instance": np.full(len(whole), i, np.int32), "power_w": missing, "prefix_hit_fraction": hit}
+        found.append(pd.DataFrame({"kv_cached_fraction": missing, **dict(whole.items()), **others})[COLUMNS])
+    return found
 
 
 def bin_edges(frame: pd.DataFrame) -> np.ndarray:

@@ -6,7 +6,7 @@ every request's context, see `attention_flops` and `kv_bytes_per_token`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from simjax.model.sizes import Shard, shard
@@ -70,13 +70,18 @@ EMBEDDING, HEAD = ("embedding",), ("final_layernorm", "lm_head", "sampler")
 
 
 def step_ops(
-    model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_size: int = 1, embedding: bool = True, head: bool = True
+    model: ModelSpec,
+    tensor_parallel_size: int = 1,
+    expert_parallel_size: int = 1,
+    embedding: bool = True,
+    head: bool = True,
+    data_parallel_size: int = 1,
 ) -> tuple[Op, ...]:
     """Every operation of a step on one rank, attention and communication excepted, in the order they run.
 
     A pp stage has the operations of its layers, and `embedding` and `head` where it is the first or the last one.
     """
-    part = shard(model, tensor_parallel_size, expert_parallel_size)
+    part = shard(model, tensor_parallel_size, expert_parallel_size, data_parallel_size=data_parallel_size)
     h, fp, layers = model.hidden_size, model.dtype_bytes, model.num_hidden_layers
     matrix = _Matrix(model.matrix_bytes, fp, model.quantization)
     heads, kv = part.heads * model.head_dim, part.kv_heads * model.head_dim
@@ -154,6 +159,20 @@ def _mixture(model: ModelSpec, part: Shard, expert_parallel_size: int, matrix: _
     )
     shared = part.shared_intermediate
     return [moe, *(_gated_mlp(model.num_moe_layers, h, shared, matrix) if shared else [])]
+
+
+def on_union(op: Op, model: ModelSpec, rows: float, routed: float) -> Op:
+    """The experts of a rank of a data-parallel group, where T is the tokens of all of its ranks.
+
+    Args:
+        op: experts as of `step_ops`, which reads and sums all rows and routes them itself.
+        model: the architecture.
+        rows: share of the rows of all ranks that reach the rank.
+        routed: share of them that it routes.
+    """
+    h, experts = model.hidden_size, model.num_experts
+    row_bytes = op.pairs * op.pair_bytes + (2 * h * rows + experts * routed) * model.dtype_bytes
+    return replace(op, row_bytes=row_bytes, row_flops=op.row_flops - 2.0 * h * experts * (1.0 - routed))
 
 
 def attention_flops(model: ModelSpec, tensor_parallel_size: int = 1) -> float:

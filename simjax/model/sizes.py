@@ -33,14 +33,21 @@ class Shard:
     vocab: int
 
 
-def shard(model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_size: int = 1, redundant_experts: int = 0) -> Shard:
+def shard(
+    model: ModelSpec,
+    tensor_parallel_size: int = 1,
+    expert_parallel_size: int = 1,
+    redundant_experts: int = 0,
+    data_parallel_size: int = 1,
+) -> Shard:
     """Divide a model as vLLM does: column- and row-parallel matrices, experts whole on a rank under expert parallelism.
 
     Args:
         model: the architecture.
         tensor_parallel_size: ranks that share each matrix.
-        expert_parallel_size: ranks that share the experts; 1 cuts every expert by `tensor_parallel_size` instead.
+        expert_parallel_size: ranks that share the experts; 1 cuts every expert by tensor- and data-parallel ranks instead.
         redundant_experts: copies of experts in a layer, which the ranks share as well.
+        data_parallel_size: ranks that share the requests, each with everything but a part of the experts.
 
     Raises:
         SimjaxError: the heads or the widths do not divide evenly, or there are fewer experts than ranks.
@@ -55,11 +62,14 @@ def shard(model: ModelSpec, tensor_parallel_size: int = 1, expert_parallel_size:
         raise SimjaxError(f"{model.name}: num_key_value_heads={model.num_key_value_heads} does not divide tensor_parallel_size={tp}")
     if model.num_dense_layers:
         _divides(model, "intermediate_size", tp)
-    expert_cut = 1 if ep > 1 else tp
+    expert_cut = 1 if ep > 1 else tp * data_parallel_size
     if model.is_moe:
         if model.num_experts < ep:
             raise SimjaxError(f"{model.name}: num_experts={model.num_experts} are fewer than expert_parallel_size={ep}")
-        _divides(model, "moe_intermediate_size", expert_cut)
+        if model.moe_intermediate_size % expert_cut:
+            ranks = "tensor_parallel_size" if data_parallel_size == 1 else "tensor_parallel_size times data_parallel_size"
+            width = f"{model.name}: moe_intermediate_size={model.moe_intermediate_size}"
+            raise SimjaxError(f"{width} cannot be divided by {ranks}={expert_cut}")
         _divides(model, "shared_expert_intermediate_size", tp)
     padded_vocab = -(-model.vocab_size // VOCAB_PADDING) * VOCAB_PADDING
     return Shard(
@@ -90,12 +100,13 @@ def weight_bytes(
     embedding: bool = True,
     head: bool = True,
     redundant_experts: int = 0,
+    data_parallel_size: int = 1,
 ) -> int:
     """Bytes of the weights that one rank holds; a pp stage has its layers, and `embedding` and `head` where it is the first or the last.
 
     The last stage has a copy of an embedding that is the output matrix as well.
     """
-    part = shard(model, tensor_parallel_size, expert_parallel_size, redundant_experts)
+    part = shard(model, tensor_parallel_size, expert_parallel_size, redundant_experts, data_parallel_size)
     quantized = 0 if model.quantization is None else _layer_matrices(model, part)
     return _parameters(model, part, part.vocab, embedding, head) * model.dtype_bytes - quantized * (model.dtype_bytes - model.matrix_bytes)
 

@@ -1,7 +1,7 @@
 """Bytes and times of the all-to-all backends of data-parallel MoE layers, in closed form.
 
 Every layer dispatches the tokens of each rank to the ranks of their experts, and combines what the experts made of them. Rank r of N has
-T_r tokens of h elements, each for k different experts out of E. No step time uses them yet: they wait for data-parallel groups.
+T_r tokens of h elements, each for k different experts out of E.
 
 - allgather_reducescatter (vLLM's default): every rank receives the tokens of all others with k weights and k indices of 4 bytes, and a
   reduce-scatter of 16-bit sums combines. Bytes of a rank grow with N.
@@ -12,11 +12,12 @@ Of DeepEP's kernels a rank's devices on the same node are reached over the link 
 floor + max(bytes within / (efficiency · link), bytes between / (efficiency · link)). The constants are for no particular device: with
 H800's links (200 and 50 GB/s) they meet DeepEP's published times of low-latency kernels on 8 to 256 ranks within 9 %, and the published
 bandwidths of the normal ones on 8 to 64 ranks within 18 % (tests/network/test_all_to_all.py).
+The constants of allgather_reducescatter are those of a ring over the links (`simjax.network.collectives`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 from typing import Any
 
@@ -24,13 +25,14 @@ import numpy as np
 
 from simjax.hardware import LinkSpec
 from simjax.network.collectives import all_gather_s, reduce_scatter_s
+from simjax.parallel.experts import ALL_GATHER, HIGH_THROUGHPUT, LOW_LATENCY
 
-BACKENDS = ("allgather_reducescatter", "deepep_high_throughput", "deepep_low_latency")
+BACKENDS = (ALL_GATHER, HIGH_THROUGHPUT, LOW_LATENCY)
 _ROUTE_BYTES = 8  # a weight and an index of each chosen expert
 _SUM_BYTES = 2
 _SCALED, _SCALE_BYTES = 128, 4  # elements that share a scale
 ROUND_TOKENS = 256
-"""Tokens of a rank in one round of dispatch, experts and combine, vLLM's VLLM_MOE_DP_CHUNK_SIZE up to 0.19."""
+"""Tokens of a rank in one round of low-latency dispatch, experts and combine: vLLM's VLLM_MOE_DP_CHUNK_SIZE up to 0.19, a step's since."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,13 @@ def exchange(backend: str, group: Group, own: Any, total: Any) -> Exchange:
         total: tokens of all ranks.
     """
     h, k = group.hidden_size, group.experts_per_token
-    if backend == "allgather_reducescatter":
+    if backend == ALL_GATHER:
         others = total - own
         return Exchange(others * (group.row_bytes + _ROUTE_BYTES * k), others * h * _SUM_BYTES)
-    if backend == "deepep_low_latency":
+    if backend == LOW_LATENCY:
         low = h * (1.0 + _SCALE_BYTES / _SCALED)
         return Exchange(own * k * low, own * k * h * _SUM_BYTES, 1.0 - min(group.ranks_per_node / group.ranks, 1.0))
-    if backend == "deepep_high_throughput":
+    if backend == HIGH_THROUGHPUT:
         copies = group.distinct(group.ranks)
         away = group.distinct(group.nodes) * (1.0 - 1.0 / group.nodes)  # one copy for each other node, which spreads it
         return Exchange(own * copies * (group.row_bytes + _ROUTE_BYTES * k), own * copies * h * _SUM_BYTES, away / copies)
@@ -124,45 +126,50 @@ def exchange(backend: str, group: Group, own: Any, total: Any) -> Exchange:
 def exchange_s(
     backend: str,
     group: Group,
-    tokens: np.ndarray,
+    most: Any,
+    total: Any,
     intra: LinkSpec,
     inter: LinkSpec,
     memory_bandwidth_bytes_per_s: float,
     efficiency: DeepEpEfficiency = DeepEpEfficiency(),
-) -> tuple[float, float]:
-    """Seconds of dispatch and combine of one layer, both of which end when the slowest rank's does.
+) -> tuple[Any, Any]:
+    """Seconds of dispatch and combine of one layer, both of which end when the slowest rank's does; affine in the tokens.
 
     Args:
         backend: one of `BACKENDS`.
         group: the EP group.
-        tokens: tokens of each rank, [N].
+        most: tokens of the rank with the most, of any shape.
+        total: tokens of all ranks, of the same shape.
         intra: link within a node.
-        inter: link between nodes.
+        inter: link between nodes that each rank has.
         memory_bandwidth_bytes_per_s: of the device, for sums.
         efficiency: constants of DeepEP.
     """
-    most, total = float(np.max(tokens)), float(np.sum(tokens))
     if group.ranks == 1:
-        return 0.0, 0.0
-    if backend == "allgather_reducescatter":
+        return 0.0 * most, 0.0 * most
+    if backend == ALL_GATHER:
         # each rank's buffer passes all others; the mean of unequal ones stands for them, for all pass the same links in turn
-        link, shard = (intra if group.nodes == 1 else inter), total / group.ranks
+        link, shard = _ring(group, intra, inter), total / group.ranks
         gather_s = all_gather_s(shard * (group.row_bytes + _ROUTE_BYTES * group.experts_per_token), group.ranks, link)
         whole = total * group.hidden_size * _SUM_BYTES
-        return float(gather_s), float(reduce_scatter_s(whole, group.ranks, link, memory_bandwidth_bytes_per_s))
+        return gather_s, reduce_scatter_s(whole, group.ranks, link, memory_bandwidth_bytes_per_s)
     moved = exchange(backend, group, most, total)
 
-    def seconds(sent: float) -> float:
+    def seconds(sent: Any) -> Any:
         away = sent * moved.remote
         # what stays on the rank does not move; of high throughput what leaves the node comes from another one as well, and is spread there
-        own = 1.0 / group.ranks if backend == "deepep_low_latency" else group.distinct(group.ranks) / group.ranks / group.ranks
-        near = sent * (1.0 - own) - (away if backend == "deepep_low_latency" else 0.0)
+        own = 1.0 / group.ranks if backend == LOW_LATENCY else group.distinct(group.ranks) / group.ranks / group.ranks
+        near = sent * (1.0 - own) - (away if backend == LOW_LATENCY else 0.0)
         within_s = near / (efficiency.intra * intra.bandwidth_bytes_per_s)
-        return efficiency.floor_s + max(within_s, away / (efficiency.inter * inter.bandwidth_bytes_per_s))
+        return efficiency.floor_s + np.maximum(within_s, away / (efficiency.inter * inter.bandwidth_bytes_per_s))
 
-    return seconds(float(moved.dispatch)), seconds(float(moved.combine))
+    return seconds(moved.dispatch), seconds(moved.combine)
 
 
-def rounds(tokens: np.ndarray) -> int:
-    """Rounds of dispatch, experts and combine in each layer of a step up to vLLM 0.19, by the rank with the most tokens."""
-    return max(-(-int(np.max(tokens)) // ROUND_TOKENS), 1)
+def _ring(group: Group, intra: LinkSpec, inter: LinkSpec) -> LinkSpec:
+    """The links of a ring through all ranks: NCCL runs as many rings as a node has adapters, each of which leaves it by another one."""
+    if group.nodes == 1:
+        return intra
+    between = min(group.ranks_per_node * inter.bandwidth_bytes_per_s, intra.bandwidth_bytes_per_s)
+    latency_s = intra.latency_s + group.nodes / group.ranks * (inter.latency_s - intra.latency_s)
+    return replace(intra, bandwidth_bytes_per_s=between, latency_s=latency_s)

@@ -51,9 +51,14 @@ class Footprint(NamedTuple):
     role: str
 
     @staticmethod
-    def of(tensor: int, stages: int, node: NodeSpec, kind: str, role: str) -> Footprint:
-        """The footprint of an instance of pp stages with `tensor` devices of a kind each in a type of node."""
-        return Footprint(tensor * stages, node.devices_per_node, nodes_of_stages(node, tensor, stages), kind, role)
+    def of(tensor: int, stages: int, node: NodeSpec, kind: str, role: str, data: int = 1) -> Footprint:
+        """The footprint of an instance of `data` ranks, each of pp stages with `tensor` devices of a kind, in a type of node.
+
+        Several ranks share a node where they fit it, on as few nodes as hold the same number of ranks each.
+        """
+        nodes, room = nodes_of_stages(node, tensor, stages), max(node.devices_per_node // (tensor * stages), 1)
+        together = max(k for k in range(1, data + 1) if data % k == 0 and (k == 1 or (nodes == 1 and k <= room)))
+        return Footprint(data * tensor * stages, node.devices_per_node, data // together * nodes, kind, role)
 
     @property
     def sort(self) -> tuple[str, int]:
@@ -64,6 +69,12 @@ class Footprint(NamedTuple):
     def share(self) -> int:
         """Devices on each of its nodes."""
         return self.devices // self.nodes
+
+
+def dealt_to_ranks(nodes: Nodes, ranks: int) -> tuple[Nodes, ...]:
+    """The nodes of each of the data-parallel ranks of an instance on these nodes; as many of them are on each."""
+    each = max(len(nodes) // ranks, 1)
+    return tuple(nodes[first : first + each] for rank in range(ranks) for first in (rank * len(nodes) // ranks,))
 
 
 @lru_cache(maxsize=4096)

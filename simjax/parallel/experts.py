@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,6 +12,11 @@ from simjax.parallel.eplb import initial, rebalanced, slots_each
 from simjax.parallel.popularity import Popularity
 
 PLACEMENTS = ("linear", "round_robin")
+ALL_GATHER, HIGH_THROUGHPUT, LOW_LATENCY = "allgather_reducescatter", "deepep_high_throughput", "deepep_low_latency"
+LLMSERVINGSIM = "llmservingsim"
+"""Not vLLM's: the exchange as LLMServingSim simplifies it, to compare with its outputs."""
+ALL2ALL_BACKENDS = (ALL_GATHER, HIGH_THROUGHPUT, LOW_LATENCY, LLMSERVINGSIM)
+"""How the ranks of a data-parallel group exchange tokens in MoE layers (vLLM's `all2all_backend`, its default first)."""
 _INTERLEAVED = (None, "deepep_low_latency", "nixl_ep")  # all-to-all kernels that know of interleaved experts, and none
 
 
@@ -25,6 +30,8 @@ class Experts:
         redundant: `num_redundant_experts`, copies that the load balancer may use.
         rearranged: whether the load balancer has rearranged the experts already; False is its placement before the first time.
         popularity: what the gates choose.
+        all2all_backend: one of `ALL2ALL_BACKENDS`, for data-parallel groups.
+        dbo: whether such a group overlaps the exchange of one half of a step with the computation of the other one (`enable_dbo`).
 
     Raises:
         SimjaxError: a value is out of range.
@@ -35,8 +42,13 @@ class Experts:
     redundant: int = 0
     rearranged: bool = True
     popularity: Popularity = field(default_factory=Popularity)
+    all2all_backend: str = ALL_GATHER
+    dbo: bool = False
 
     def __post_init__(self) -> None:
+        if self.all2all_backend not in ALL2ALL_BACKENDS:
+            known = closest(self.all2all_backend, list(ALL2ALL_BACKENDS))
+            raise SimjaxError(f"cluster.all2all_backend={self.all2all_backend}: there is no such backend; {known}")
         if self.placement not in PLACEMENTS:
             known = closest(self.placement, list(PLACEMENTS))
             raise SimjaxError(f"cluster.expert_placement_strategy={self.placement}: there is no such strategy; {known}")
@@ -48,7 +60,7 @@ class Experts:
     @property
     def unbalanced(self) -> Experts:
         """The same without the load balancer."""
-        return Experts(self.placement, popularity=self.popularity)
+        return replace(self, eplb=False, redundant=0, rearranged=True)
 
     def check(self, model: ModelSpec, ranks: int) -> None:
         """Check that a model can be run so on an EP group of `ranks` ranks.

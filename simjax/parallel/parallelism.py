@@ -14,14 +14,13 @@ SIZES = ("tensor", "pipeline", "data", "expert")
 class Parallelism:
     """The parallel sizes of one instance, like those of vLLM's `ParallelConfig`.
 
-    Arithmetic on bytes accepts all of them; `data` is not simulated yet, see `require_simulated`.
-
     Attributes:
         tensor: ranks that share each matrix (`tensor_parallel_size`).
         pipeline: pp stages, which share the layers (`pipeline_parallel_size`).
-        data: ranks that share the requests (`data_parallel_size`).
+        data: data-parallel ranks, which share the requests (`data_parallel_size`): each has `devices_per_rank` devices, a scheduler and a
+            KV cache of its own.
         expert: ranks that share the experts of a mixture-of-experts layer (`expert_parallel_size`); they are among the ranks above, and 1
-            divides every expert by `tensor` instead.
+            divides every expert by `tensor` times `data` instead.
         layer_partition: layers of each pp stage, None for vLLM's division (`simjax.parallel.stages.stage_layers`).
         experts: placement and popularity of the experts.
 
@@ -48,7 +47,12 @@ class Parallelism:
     @property
     def num_devices(self) -> int:
         """Devices of the instance."""
-        return self.tensor * self.pipeline * self.data
+        return self.devices_per_rank * self.data
+
+    @property
+    def devices_per_rank(self) -> int:
+        """Devices of each data-parallel rank."""
+        return self.tensor * self.pipeline
 
     def require_simulated(self) -> None:
         """Check that the sizes are ones which simjax simulates.
@@ -56,8 +60,6 @@ class Parallelism:
         Raises:
             SimjaxError: they are not.
         """
-        if self.data != 1:
-            raise SimjaxError(f"data_parallel_size={self.data}: not simulated yet; it must be 1")
         group = self.tensor * self.data
         if self.expert not in (1, group):
-            raise SimjaxError(f"expert_parallel_size={self.expert}: vLLM's is that of the tensor-parallel group, {group}, or 1 without it")
+            raise SimjaxError(f"expert_parallel_size={self.expert}: vLLM's is that of all ranks, {group}, or 1 without it")

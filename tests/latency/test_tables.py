@@ -127,8 +127,8 @@ def test_what_a_compilation_needs():
         compile_tables(bundle("Qwen3-32B", 2), QWEN, 64, 8)
     with pytest.raises(SimjaxError, match="number of experts"):
         compile_tables(bundle("Qwen3-30B-A3B-Instruct-2507"), LLAMA, 64, 8)
-    with pytest.raises(SimjaxError, match="data_parallel_size=2: not simulated yet"):
-        compile_tables(bundle("Qwen3-32B"), replace(QWEN, parallelism=Parallelism(data=2)), 64, 8)
+    with pytest.raises(SimjaxError, match="expert_parallel_size=2: vLLM's is that of all ranks, 4"):
+        compile_tables(bundle("Qwen3-32B"), replace(QWEN, parallelism=Parallelism(data=4, expert=2)), 64, 8)
 
 
 def test_beyond_the_profile_time_still_grows():

@@ -45,6 +45,13 @@ def test_phi_mini_moe_has_7_6_billion_parameters():
     assert parameters(load_model("phi-mini-moe")) / 1e9 == pytest.approx(7.6, abs=0.05)
 
 
+def test_mixtral_8x22b_has_141_billion_parameters():
+    # The model card rounds, and says that 39 billion are active.
+    model = load_model("mixtral-8x22b")
+    resting = 56 * 6 * 3 * 6144 * 16384
+    assert parameters(model) / 1e9 == pytest.approx(141, abs=0.5) and (parameters(model) - resting) / 1e9 == pytest.approx(39, abs=0.5)
+
+
 def test_weight_bytes_per_rank():
     llama = load_model("llama-3.1-8b")
     assert weight_bytes(llama) == 16_060_522_496

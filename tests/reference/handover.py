@@ -105,7 +105,7 @@ class HandoverCluster(Cluster):
         roles = {instance.role for instance in instances}
         assert {"prefill", "decode"} <= roles, "a hand-over needs prefill and decode ranks"
         self.handover = handover
-        self.engines = [Rank(index, config, handover.empty_pass_s, self._reserved) for index, config in enumerate(instances)]
+        self.engines = self.units = [Rank(index, config, handover.empty_pass_s, self._reserved) for index, config in enumerate(instances)]
         policy, (prefix, queue, kv) = handover.decode_policy, handover.decode_weights
         decode = replace(router, policy=policy, prefix_weight=prefix, queue_weight=queue, kv_weight=kv, overlap_credit=0.0, second=True)
         self.decode_routing = Routing(decode, requests, self.routing.watch)

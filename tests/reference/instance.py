@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tests.reference.pool import BlockPool, Name
 
 if TYPE_CHECKING:
+    from tests.reference.groups import RefGroup
     from tests.reference.pipeline import RefPipeline
     from tests.reference.speculation import RefSpeculation
 
@@ -51,6 +52,7 @@ class RefInstance:
     model: int = 0
     pipeline: RefPipeline | None = None  # its stages have their own step times
     speculation: RefSpeculation | None = None  # its steps too
+    group: RefGroup | None = None  # it steps together with others, in times of the group
 
     def __post_init__(self) -> None:
         limits = (self.num_blocks, self.block_size, self.max_num_seqs, self.max_num_batched_tokens, self.max_model_len)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING
 
+from tests.reference.groups import Group, LockstepRank
 from tests.reference.instance import Live, RefEngine, RefInstance
 from tests.reference.pipeline import PipelineRank
 from tests.reference.records import RefActivity, RefOutcome, RefRequest, RefResult
@@ -39,8 +40,8 @@ class Cluster:
         assert max_concurrency is None or (max_concurrency >= 1 and concurrency is None and not any(x.waits_for for x in requests))
         assert think_s >= 0 and (concurrency is None or concurrency >= 1)
         assert concurrency is None or not any(request.waits_for for request in requests), "a closed loop or sessions, not both"
-        kinds = [PipelineRank if config.pipeline else SpeculatingRank if config.speculation else RefEngine for config in instances]
-        self.engines = [kind(index, config) for index, (kind, config) in enumerate(zip(kinds, instances, strict=True))]
+        self.engines = [_kind(config)(index, config) for index, config in enumerate(instances)]
+        self.units = _units(self.engines)
         self.requests = requests
         self.routing = Routing(router, requests)
         self.closed_loop = concurrency is not None
@@ -81,11 +82,11 @@ class Cluster:
 
     def _next_events(self) -> list[tuple[float, Callable[[float], None]]]:
         """The next event of every kind, in the order in which those of one time are handled."""
-        engine = min(self.engines, key=lambda engine: engine.next_event_s())  # on ties the lowest index
+        unit = min(self.units, key=lambda unit: unit.next_event_s())  # on ties the lowest index
         return [
             (self.replies[0][0] if self.replies else inf, self._handle_reply),
             (self._next_send_s(), self._handle_send),
-            (engine.next_event_s(), lambda now: self._handle_instance(engine, now)),
+            (unit.next_event_s(), lambda now: self._handle_instance(unit, now)),
         ]
 
     def _handle_reply(self, now: float) -> None:
@@ -97,8 +98,9 @@ class Cluster:
         self._route(now, self.num_sent if self.closed_loop else index)
         self.num_sent += 1
 
-    def _handle_instance(self, engine: RefEngine, now: float) -> None:
-        for request in engine.advance(now):
+    def _handle_instance(self, unit: RefEngine | Group, now: float) -> None:
+        for request in unit.advance(now):
+            _, engine = self.live[request.index]
             self._reply(now + engine.config.api_post_s, engine.index, request.index)
 
     def _check_end(self) -> None:
@@ -170,6 +172,23 @@ class Cluster:
         )
 
 
+def _kind(config: RefInstance) -> type[RefEngine]:
+    if config.group:
+        return LockstepRank
+    return PipelineRank if config.pipeline else SpeculatingRank if config.speculation else RefEngine
+
+
+def _units(engines: Sequence[RefEngine]) -> list[RefEngine | Group]:
+    """What has events of its own: groups, and engines that are in none; in order of their lowest index."""
+    groups: dict[int, list[LockstepRank]] = {}
+    for engine in engines:
+        if isinstance(engine, LockstepRank) and engine.config.group:
+            groups.setdefault(engine.config.group.number, []).append(engine)
+    alone = [(engine.index, engine) for engine in engines if not isinstance(engine, LockstepRank)]
+    together = [(ranks[0].index, Group(ranks)) for ranks in groups.values()]
+    return [unit for _, unit in sorted([*alone, *together], key=lambda unit: unit[0])]
+
+
 def simulate(
     instances: Sequence[RefInstance],
     requests: Sequence[RefRequest],
@@ -207,4 +226,5 @@ def simulate(
     outcomes = [cluster.outcome(index) for index in range(len(requests))]
     activity = [RefActivity.of(engine.ended) for engine in cluster.engines]
     evictions, copies = ([getattr(x.pool, name) for x in cluster.engines] for name in ("evictions", "copies"))
-    return RefResult(activity, outcomes, steps, evictions, copies, ties=sum(x.num_ties() for x in cluster.engines))
+    dummies = [engine.dummies if isinstance(engine, LockstepRank) else [] for engine in cluster.engines]
+    return RefResult(activity, outcomes, steps, evictions, copies, sum(x.num_ties() for x in cluster.engines), dummies)

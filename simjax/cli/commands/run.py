@@ -11,6 +11,7 @@ from simjax.cluster.spec import ClusterSpec
 from simjax.config.schema import RunConfig
 from simjax.deployment import Role
 from simjax.files import write_file, write_table
+from simjax.parallel.parallelism import SIZES
 
 if TYPE_CHECKING:
     from simjax.job import Run
@@ -76,7 +77,7 @@ def describe_cluster(cluster: ClusterSpec) -> str:
     """A short description of a cluster: its kinds of instances with their counts."""
     kinds: dict[str, int] = {}
     for instance in cluster.instances:
-        sizes = (("TP", instance.parallelism.tensor), ("PP", instance.parallelism.pipeline), ("EP", instance.parallelism.expert))
+        sizes = ((f"{name[0].upper()}P", getattr(instance.parallelism, name)) for name in SIZES)
         degree = "".join(f" {name}{size}" for name, size in sizes if size > 1)
         role = "" if instance.role is Role.BOTH else f" ({instance.role.value})"
         name = f"{instance.model.name.rpartition('/')[2]} on {instance.device.name}{degree}{role}"

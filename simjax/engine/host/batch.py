@@ -11,7 +11,7 @@ import numpy as np
 
 from simjax.engine.host.lower import Lowered
 from simjax.engine.host.lower_handover import UNBOUNDED
-from simjax.engine.params import ClusterParams, HandoverParams, PrefixParams, RankParams, RequestParams, SessionParams, SpeculationParams
+from simjax.engine.params import ClusterParams, GroupParams, HandoverParams, PrefixParams, RankParams, RequestParams, SessionParams, SpeculationParams
 from simjax.engine.shape import EngineShape, power_of_two
 from simjax.latency.join import join_step_times, padded_rows
 from simjax.latency.step_time import StepTime
@@ -19,7 +19,7 @@ from simjax.latency.step_time import StepTime
 RANK_BUCKETS = (1, 2, 4, 8)
 # A rank that is padding: no request is ever routed to it. Capacities are divided by, so they are 1.
 ABSENT_RANK = {"max_model_len": 0, **dict.fromkeys(("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens", "slots"), 1)}
-ABSENT_RANK["pipeline_stages"] = 1
+ABSENT_RANK |= {"pipeline_stages": 1, "instance": -1}
 _DRAFTS_OF_RANKS = ("num_speculative_tokens", "num_lookahead_tokens")
 
 
@@ -68,6 +68,8 @@ def joint_shape(designs: Sequence[Lowered], slots: int | None = None) -> EngineS
         fanout=max(x.fanout for x in shapes),
         pipeline_stages=max(x.pipeline_stages for x in shapes),
         speculation=max(x.speculation for x in shapes),
+        groups=(groups := max(x.groups for x in shapes)),
+        group_ranks=rank_bucket(shapes[0].ranks) if groups == 1 else max(x.group_ranks for x in shapes),
         handovers=max(x.handovers for x in shapes),
         links=max(x.links for x in shapes),
         log_rows=0,
@@ -99,8 +101,22 @@ def make_batch(designs: Sequence[Lowered], shape: EngineShape | None = None, wor
         step_time=_step_time_table(step_times),
         handover=_handovers([x for design in designs if (x := design.params.handover) is not None], shape),
         speculation=_speculation([x for design in designs if (x := design.params.speculation) is not None], shape),
+        groups=_groups([x for design in designs if (x := design.params.groups) is not None], shape),
     )
     return Batch(shape, params)
+
+
+def _groups(records: Sequence[GroupParams], shape: EngineShape) -> GroupParams | None:
+    """The groups of all designs, padded to those of the shape with groups of no rank; None where there are none."""
+    if not records:
+        return None
+    lengths, fill = {"of_rank": shape.ranks}, {"of_rank": -1, "sync_interval": 1, "prefill_schedule_interval": 1}
+    tables: dict[str, Any] = {}
+    for name in GroupParams.__dataclass_fields__:
+        rows = [np.asarray(getattr(x, name)) for x in records]
+        missing = [lengths.get(name, shape.groups) - len(row) for row in rows]
+        tables[name] = np.stack([np.pad(row, (0, n), constant_values=fill.get(name, 0)) for row, n in zip(rows, missing, strict=True)])
+    return GroupParams(**tables)
 
 
 def _speculation(records: Sequence[SpeculationParams], shape: EngineShape) -> SpeculationParams | None:

@@ -12,6 +12,7 @@ from simjax.engine.columns import completed, read_rows
 from simjax.engine.handover.table import Handovers, NoHandovers, Phase
 from simjax.engine.host.batch import Batch
 from simjax.engine.host.lower import Lowered
+from simjax.engine.host.ranks import of_instances
 from simjax.engine.host.result import NEVER, HandoverLog, InstanceLog, LeapLog, RequestLog, Result, Status
 from simjax.engine.kv.held_blocks import HeldBlocks
 from simjax.engine.params import ClusterParams, RankParams
@@ -31,7 +32,7 @@ def schedule(shape: EngineShape, params: ClusterParams) -> np.ndarray | None:
 
 
 def instance_log(shape: EngineShape, limits: RankParams, state: ClusterState) -> InstanceLog:
-    """Totals of the instances, the ranks in their order; 0 where a subsystem that would count is not there."""
+    """Totals of the ranks; 0 where a subsystem that would count is not there."""
     return completed(InstanceLog, len(np.asarray(limits.num_blocks)), {"num_blocks": limits.num_blocks, **state.instance_columns()})
 
 
@@ -64,7 +65,8 @@ def batch_results(batch: Batch, designs: Mapping[int, Lowered], state: ClusterSt
         totals = instance_log(batch.shape, design.params.ranks, mine)
         facts = {"sessions": design.sessions, "stationary": design.stationary, "due_s": schedule(batch.shape, design.params)}
         facts |= {"handovers": handovers}
-        results.append(Result(status, log, None, totals, int(mine.ticks), int(mine.steps), **facts))
+        result = Result(status, log, None, totals, int(mine.ticks), int(mine.steps), **facts)
+        results.append(of_instances(result, design.params.ranks.instance))  # pyright: ignore[reportArgumentType]
     return results
 
 

@@ -23,7 +23,7 @@ def refuse_impossible(
         SimjaxError: there is such a request.
     """
     whole = workload.prompt_tokens.astype(np.int64) + workload.output_tokens
-    role = np.array([x.role.value for x in cluster.instances])
+    role = np.array([x.role.value for x in cluster.ranks])
     both, decode, prefill = (role == x.value for x in (Role.BOTH, Role.DECODE, Role.PREFILL))
     served = _holds(cluster, instances, workload, whole) & ~prefill
     if speculation is not None:
@@ -83,7 +83,7 @@ def _refuse_drafts(cluster: ClusterSpec, instances: RankParams, workload: Worklo
         r, best = int(without[0]), int(np.argmax(instances.num_blocks))
         raise SimjaxError(
             f"{workload.source}: request {r} ({workload.prompt_tokens[r]} prompt + {workload.output_tokens[r]} output tokens) needs "
-            f"{blocks[r, best]} KV blocks with its drafts, and {cluster.instances[best].model.name} has {instances.num_blocks[best]}; "
+            f"{blocks[r, best]} KV blocks with its drafts, and {cluster.ranks[best].model.name} has {instances.num_blocks[best]}; "
             "fewer speculation.num_speculative_tokens need fewer"
         )
 
@@ -91,7 +91,7 @@ def _refuse_drafts(cluster: ClusterSpec, instances: RankParams, workload: Worklo
 def _of_another_model(cluster: ClusterSpec, instances: RankParams, workload: Workload) -> np.ndarray:
     """Whether the instances serve another model than the requests name, bool[R, N]; [1, N] where none names one."""
     if instances.model is None or workload.models is None:
-        return np.zeros((1, len(cluster.instances)), bool)
+        return np.zeros((1, len(cluster.ranks)), bool)
     return (workload.models.index[:, None] >= 0) & (workload.models.index[:, None] != np.asarray(instances.model))
 
 
@@ -100,7 +100,7 @@ def _reason(cluster: ClusterSpec, instances: RankParams, workload: Workload, r: 
     held = np.minimum(instances.max_model_len, instances.num_blocks.astype(np.int64) * instances.block_size)
     other = _of_another_model(cluster, instances, workload)
     best = int(np.argmax(np.where(other[r % len(other)] | ~among, -1, held)))
-    spec = cluster.instances[best]
+    spec = cluster.ranks[best]
     of = "" if spec.role is Role.BOTH else f" (its {spec.role.value} instances)"
     if -(-(tokens - 1) // int(instances.block_size[best])) > instances.num_blocks[best]:
         capacity = int(instances.num_blocks[best]) * spec.limits.block_size

@@ -12,6 +12,7 @@ from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
 from simjax.engine.host.impossible import refuse_impossible
+from simjax.engine.host.lower_groups import group_params, group_sizes, refuse_with_groups
 from simjax.engine.host.lower_handover import MORE_ROWS, first_rows, handover_params
 from simjax.engine.host.lower_pipeline import most_stages, refuse_with_stages, with_stages
 from simjax.engine.host.lower_requests import largest_fanout, longest_path, prefix_params, request_models, request_params
@@ -76,19 +77,21 @@ def lower(
     caching = caches(cluster, workload)
     refuse_with_speculation(cluster, workload, caching)
     refuse_with_stages(cluster, workload, caching)
+    refuse_with_groups(cluster, workload, caching)
     instances = with_stages(cluster, instance_params(cluster, timings, size, caching), size)
     if (of_models := served_models(cluster, workload)) is not None:
         instances = replace(instances, model=of_models)
     speculation = speculation_params(cluster)
     refuse_impossible(cluster, instances, workload, speculation)
-    handover = handover_params(cluster)
+    handover, groups = handover_params(cluster), group_params(cluster)
+    number_of_groups, group_ranks = group_sizes(groups)
     looks = any(rule.looks for rule in cluster.routers)
     requests = request_params([workload], size, [seed], any(caching)) if requests is None else requests
     requests = _with_what_the_cluster_reads(requests, workload, any(caching), instances.model is not None)
     shape = EngineShape(
         requests=size,
         slots=int(instances.slots.max()),
-        ranks=len(cluster.instances),
+        ranks=len(cluster.ranks),
         window=CACHING_WINDOW if any(caching) else EngineShape.window,
         clients=_clients(workload, requests, size),
         capped=workload.max_concurrency > 0,
@@ -96,6 +99,7 @@ def lower(
         prefix_path=longest_path(requests),
         fanout=largest_fanout(requests),
         models=instances.model is not None,
+        several_ranks=instances.instance is not None,
         stale_view=looks and cluster.router_staleness_s > 0,
         router_books=any(rule.compares for rule in cluster.routers),
         live_routing=workload.waits_for_answers or looks or handover is not None,
@@ -104,12 +108,14 @@ def lower(
         leap=leap,
         pipeline_stages=most_stages(cluster),
         speculation=most_drafts(speculation),
+        groups=number_of_groups,
+        group_ranks=group_ranks,
         log_rows=EngineShape.log_rows if log else 0,
     )
     weights = (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv)
     served: Any = np.int32(0)
     router = RouterParams.of(cluster.router, weights, cluster.router_staleness_s, cluster.router_costs)
-    params = ClusterParams(instances, router, requests, served, timings.step_time, handover, speculation)
+    params = ClusterParams(instances, router, requests, served, timings.step_time, handover, speculation, groups)
     return Lowered(shape, params, workload.sessions, workload.stationary)
 
 
@@ -140,15 +146,15 @@ def _clients(workload: Workload, requests: RequestParams, size: int) -> int:
 
 
 def caches(cluster: ClusterSpec, workload: Workload) -> list[bool]:
-    """Whether each instance has a prefix cache; one without a setting has one if the workload records what its requests share."""
+    """Whether each rank has a prefix cache; one without a setting has one if the workload records what its requests share."""
     known = workload.prefixes is not None
-    given = [x.limits.enable_prefix_caching for x in cluster.instances]
+    given = [x.limits.enable_prefix_caching for x in cluster.ranks]
     return [known if flag is None else flag for flag in given]
 
 
 def instance_params(cluster: ClusterSpec, timings: ClusterTiming, requests: int, caching: Sequence[bool] | None = None) -> RankParams:
     """Limits of the ranks as arrays over N, for a workload of `requests` requests; `caching`: whether each has a prefix cache."""
-    specs = cluster.instances
+    specs, of = cluster.ranks, np.array(cluster.instance_of_rank, np.int32)
     leaves: dict[str, Any] = {name: [getattr(x.limits, name) for x in specs] for name in LIMITS}
     leaves |= {"max_model_len": [x.longest_request_tokens for x in specs], "num_blocks": [x.usable_blocks for x in specs]}
     leaves |= {"watermark_blocks": [x.watermark_blocks for x in specs]}
@@ -158,12 +164,13 @@ def instance_params(cluster: ClusterSpec, timings: ClusterTiming, requests: int,
     if cluster.disaggregated and CONNECTORS[cluster.disaggregation.connector].carried:
         leaves["long_prefill_alone"] &= False  # vLLM's rule, and no vLLM carries tokens
     leaves |= {"enable_prefix_caching": np.array(caching or [False] * len(specs), bool)}
-    leaves |= {"api_pre_s": timings.api_pre_s, "api_post_s": timings.api_post_s, "step_time": timings.row}
+    leaves |= {name: getattr(timings, name)[of] for name in ("api_pre_s", "api_post_s")} | {"step_time": timings.row[of]}
+    leaves |= {"instance": of if len(of) > len(cluster.instances) else None}
     return RankParams(**leaves)
 
 
 def served_models(cluster: ClusterSpec, workload: Workload) -> np.ndarray | None:
-    """The model of each instance by its place in `workload.models`, int32[N]; None where any instance serves any request.
+    """The model of each rank by its place in `workload.models`, int32[N]; None where any instance serves any request.
 
     That is so in a cluster of one model, whatever requests name: a trace of another service is played on it.
 
@@ -189,4 +196,4 @@ def served_models(cluster: ClusterSpec, workload: Workload) -> np.ndarray | None
         raise SimjaxError(
             f"{workload.source}: request {missing[0]} names the model {name}, which no instance serves; the cluster has {served}"
         )
-    return of_instances
+    return of_instances[list(cluster.instance_of_rank)]

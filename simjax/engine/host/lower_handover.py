@@ -44,7 +44,7 @@ def handover_params(cluster: ClusterSpec) -> HandoverParams | None:
     capacity = np.full(size, UNBOUNDED)
     capacity[: len(paths.capacity) - 1] = np.minimum(paths.capacity[:-1], UNBOUNDED)
     fields: dict[str, Any] = {
-        "role": np.array([ROLES.index(x.role) for x in cluster.instances], np.int32),
+        "role": np.array([ROLES.index(x.role) for x in cluster.ranks], np.int32),
         "bytes_per_token": np.asarray(paths.bytes_per_token, np.float64),
         "setup_s": np.asarray(paths.setup_s, np.float64),
         "per_block_s": np.asarray(paths.per_block_s, np.float64),
@@ -60,7 +60,7 @@ def handover_params(cluster: ClusterSpec) -> HandoverParams | None:
         "stream": np.int32(connector.stream),
         "carried": np.bool_(connector.carried),
         "at_once": np.bool_(connector.within_steps),
-        "layers": np.array([x.model.num_hidden_layers for x in cluster.instances], np.float64),
+        "layers": np.array([x.model.num_hidden_layers for x in cluster.ranks], np.float64),
         "decode_router": RouterParams.of(
             rule.decode_router,
             (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv),

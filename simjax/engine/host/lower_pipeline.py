@@ -32,9 +32,9 @@ def with_stages(cluster: ClusterSpec, instances: RankParams, requests: int) -> R
     return replace(
         instances,
         slots=instances.slots + (MORE_SLOTS * np.minimum(instances.max_num_seqs, requests)).astype(np.int32),
-        pipeline_stages=np.array([x.parallelism.pipeline for x in cluster.instances], np.int32),
-        broadcast_s=np.array([x.broadcast_s for x in cluster.instances]),
-        empty_pass_s=np.full(len(cluster.instances), EMPTY_PASS_S),
+        pipeline_stages=np.array([x.parallelism.pipeline for x in cluster.ranks], np.int32),
+        broadcast_s=np.array([x.broadcast_s for x in cluster.ranks]),
+        empty_pass_s=np.full(len(cluster.ranks), EMPTY_PASS_S),
     )
 
 
@@ -47,6 +47,6 @@ def refuse_with_stages(cluster: ClusterSpec, workload: Workload, caching: Sequen
     most = most_stages(cluster)
     if not most:
         return
-    compares = len(cluster.instances) > 1 and ROUTERS[cluster.router].compares
+    compares = len(cluster.ranks) > 1 and ROUTERS[cluster.router].compares
     router = (compares, f"cluster.router={cluster.router}", "another router")
     refuse_together(f"pipeline_parallel_size={most}", cluster, workload, caching, router)

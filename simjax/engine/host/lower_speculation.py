@@ -17,7 +17,7 @@ DRAFT_BUCKETS = (4, 8, MOST_DRAFTS)
 
 def speculation_params(cluster: ClusterSpec) -> SpeculationParams | None:
     """Drafts and acceptance rates of the ranks; None where none decodes speculatively."""
-    each = [x.speculation for x in cluster.instances]
+    each = [x.speculation for x in cluster.ranks]
     first = next((x for x in each if x is not None), None)
     if first is None:
         return None

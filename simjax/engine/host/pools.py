@@ -20,13 +20,13 @@ UNBOUNDED = 1e30
 
 @dataclass(frozen=True)
 class Pools:
-    """The N instances by role, and the L links between them; pairs are [prefill instance, decode instance].
+    """The instances by role, and the L links between their N ranks; pairs are [prefill rank, decode rank].
 
     Attributes:
         roles: role of each instance.
-        devices: int64[N], devices of each instance.
-        block_size: int64[N], tokens of a KV block.
-        path: int32[N, N, H], links between the instances of a pair; a link of infinite capacity is none.
+        devices: int64[K], devices of each instance.
+        block_size: int64[K], tokens of a KV block.
+        path: int32[N, N, H], links between the ranks of a pair; a link of infinite capacity is none.
         capacity: float64[L], bytes per second.
         setup_s, per_byte_s: float64[N, N], time of a transfer after that of its bytes on the links, and for each byte.
         link_names: names of the links; empty where nobody asked for them.
@@ -59,7 +59,7 @@ def pools_of(cluster: ClusterSpec, params: ClusterParams, named: bool = False) -
     handover = params.handover
     if handover is None:
         return None
-    count = len(cluster.instances)
+    count = len(cluster.ranks)
     block_size = np.asarray(params.ranks.block_size)
     block_bytes = np.asarray(handover.bytes_per_token) * block_size[None, :]
     per_byte_s = np.asarray(handover.per_block_s) / np.where(block_bytes > 0, block_bytes, 1.0)
@@ -67,7 +67,7 @@ def pools_of(cluster: ClusterSpec, params: ClusterParams, named: bool = False) -
     return Pools(
         roles=tuple(instance.role for instance in cluster.instances),
         devices=np.array([instance.parallelism.num_devices for instance in cluster.instances]),
-        block_size=block_size[:count].astype(np.int64),
+        block_size=np.array([instance.limits.block_size for instance in cluster.instances]),
         path=np.asarray(handover.path)[pairs],
         capacity=np.where(np.asarray(handover.capacity) < UNBOUNDED, handover.capacity, np.inf),
         setup_s=np.asarray(handover.setup_s)[pairs],

@@ -12,6 +12,7 @@ import numpy as np
 
 from simjax.engine.columns import column
 from simjax.engine.host.pools import Pools
+from simjax.engine.host.ranks import RankLog
 from simjax.workload.sessions import Sessions
 
 
@@ -129,19 +130,23 @@ class LeapLog:
 
 @dataclass(frozen=True)
 class InstanceLog:
-    """Totals of each instance over the run, arrays over the N instances.
+    """Totals of each instance over the run, arrays over the N instances; of one with several ranks, sums over them unless said otherwise.
 
     Attributes:
         num_blocks: int32[N], KV blocks that requests can use.
-        peak_blocks: int32[N], most KV blocks ever allocated to requests.
+        peak_blocks: int32[N], most KV blocks ever allocated to requests; of several ranks, whose peaks may lie apart, the sum of the peaks.
         evicted_blocks: int32[N], cached blocks that were taken for something else; 0 without prefix caching. Blocks that the running
             requests of a step, or the one it admits, take and compute again themselves are not counted.
-        busy_s: float64[N], seconds in which a step was under way. This and all below are 0 unless `EngineShape.activity` is on.
+        busy_s: float64[N], seconds in which a step was under way, of several ranks their mean. This and all below are 0 unless
+            `EngineShape.activity` is on.
         prefill_tokens, decode_tokens: int64[N], tokens computed by requests with more than one token in a step, and by those with one.
         step_tokens_min, step_tokens_max: int32[N], fewest and most scheduled tokens of a step.
         step_sequences_min, step_sequences_max: int32[N], fewest and most requests of a step.
         drafts: int64[N], times that a step verified drafts of a request (vLLM's `num_drafts`). This and the next are 0 without speculation.
         draft_tokens, accepted_tokens: int64[N], drafts that were verified and accepted.
+        dummy_steps: int64[N], steps in which it computed a dummy because another rank of its group had requests, or might have; they are no
+            part of `busy_s`. This and the next are 0 where ranks step by themselves.
+        dummy_s: float64[N], seconds that these took, of several ranks their mean.
     """
 
     num_blocks: np.ndarray = column(np.int32, engine=False)
@@ -157,6 +162,8 @@ class InstanceLog:
     drafts: np.ndarray = column(np.int64, needs="speculation")
     draft_tokens: np.ndarray = column(np.int64, needs="speculation")
     accepted_tokens: np.ndarray = column(np.int64, needs="speculation")
+    dummy_steps: np.ndarray = column(np.int64, needs="groups")
+    dummy_s: np.ndarray = column(np.float64, "s", needs="groups")
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,8 @@ class Result:
         stationary: whether its load is stationary (`Workload.stationary`).
         due_s: float64[R], when a client with a cap on its requests in flight would have sent each without the cap; None without a cap.
         handovers: hand-overs of the requests; None in a cluster whose instances run both phases.
-        pools: its instances by role and the links between them; None as `handovers`.
+        pools: its instances by role and the links between their ranks; None as `handovers`.
+        ranks: the ranks of its instances; None where every instance has one.
     """
 
     status: Status
@@ -191,6 +199,7 @@ class Result:
     due_s: np.ndarray | None = None
     handovers: HandoverLog | None = None
     pools: Pools | None = None
+    ranks: RankLog | None = None
 
 
 NEVER = float("inf")

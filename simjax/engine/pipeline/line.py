@@ -44,7 +44,7 @@ class NoLine:
     def prefill_and_sequences(rank: Rank) -> tuple[Int64[Array, ""], Int32[Array, ""]]:
         """Tokens of the plan's first step that are of requests with more than one, and requests in the step."""
         new = rank.slots.num_new_tokens
-        return jnp.sum(jnp.where(rank.slots.drafts.in_prompt(new), new, 0), dtype=jnp.int64), rank.plan.running
+        return jnp.sum(jnp.where(rank.slots.drafts.in_prompt(new), new, 0), axis=-1, dtype=jnp.int64), rank.plan.running
 
 
 @jax.tree_util.register_dataclass

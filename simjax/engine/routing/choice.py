@@ -117,10 +117,14 @@ def handed(
 
     cut = jax.vmap(joined)(ranks.plan, ranks.passes, t_s + params.ranks.api_pre_s, params.ranks.async_scheduling)
     cut = dataclasses.replace(ranks.plan, **together({name: getattr(cut, name) for name in CUT}))
+    changes = mine
+    if params.groups is not None and i is not None:  # the plans of a group have the same times
+        changes = jnp.any(mine) & (params.groups.of_rank == params.groups.of_rank[i])
+        cut = dataclasses.replace(cut, **{name: jnp.broadcast_to(getattr(cut, name)[i], mine.shape) for name in CUT})
     prompt = params.request("prompt_tokens", request).astype(jnp.int64)
     ranks = dataclasses.replace(
         ranks,
-        plan=select(mine, cut, ranks.plan),
+        plan=select(changes, cut, ranks.plan),
         tail=ranks.tail + mine.astype(jnp.int32),
         queued_tokens=ranks.queued_tokens + jnp.where(mine, prompt, 0),
     )

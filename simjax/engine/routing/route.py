@@ -72,5 +72,8 @@ def route_all(shape: EngineShape, params: ClusterParams, state: ClusterState) ->
     first = routes[:, 0] if shape.ranks > 1 else jnp.zeros((1,), jnp.int32)
     queued_s = state.arrivals.arrival_s(params, first) + params.ranks.api_pre_s
     wake_s = jnp.where(tail > 0, queued_s, jnp.inf)
+    if params.groups is not None:
+        of_rank = params.groups.of_rank
+        wake_s = jnp.min(jnp.where(of_rank[:, None] == of_rank[None, :], wake_s[None, :], jnp.inf), axis=1)
     plan = dataclasses.replace(ranks.plan, end_s=wake_s, horizon_s=wake_s)
     return dataclasses.replace(state, ranks=dataclasses.replace(ranks, plan=plan, tail=tail), routes=routes, num_sent=count)

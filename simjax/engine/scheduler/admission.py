@@ -78,6 +78,7 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
     fits = f.blocks + _before(blocks) + asked <= limits.num_blocks
     has_seat = seats < limits.max_num_seqs
     has_budget = (chunk > 0) & (waiting.loads | limits.enable_chunked_prefill | (chunk == need))
+    has_budget &= ~(f.holds_prompts & (waiting.num_tokens - cached > 1))
     joins = visible & (waiting.passed | (((has_budget & has_seat) | at_once) & fits)) & waiting.has_slot & (f.preempted == 0) & ~turn.waits
     if first_only:
         joins &= w == 0
@@ -137,6 +138,7 @@ def _seated(turn: Turn, waiting: Waiting, admitted: _Admitted) -> Rank:
         drafts=old.drafts.admitted(taken, admitted.blocks),
         last_tokens=old.last_tokens,
         answered=jax.tree.map(lambda x: x & ~fresh, old.answered),
+        decoding=jax.tree.map(lambda x: x & ~taken, old.decoding),
     )
     from_preempted = jnp.minimum(rank.num_preempted, admitted.entries)
     return dataclasses.replace(

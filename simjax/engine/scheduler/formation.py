@@ -35,6 +35,7 @@ class Formation:
         refused: a waiting request is visible but stays out.
         blocked: and it, and any arrival, will stay out at least until a request finishes.
         shut: nothing may join in this tick, though seats and tokens are left.
+        holds_prompts: prompts of more than a token wait in this step.
         next_queued_s: time at which the next request, not visible yet, was or will be queued; infinity when none is known.
     """
 
@@ -50,13 +51,14 @@ class Formation:
     refused: Bool[Array, ""]
     blocked: Bool[Array, ""]
     shut: Bool[Array, ""]
+    holds_prompts: Bool[Array, ""]
     next_queued_s: Float64[Array, ""]
 
     @classmethod
     def of_running(cls, **known: Array) -> Formation:
         """The formation once the running requests have their tokens; what is not given is 0, off, or not known."""
         numbers = dict.fromkeys(("reserved", "preempted"), jnp.zeros((), jnp.int32))
-        flags = dict.fromkeys(("holding", "leaving", "refused", "blocked", "shut"), jnp.zeros((), bool))
+        flags = dict.fromkeys(("holding", "leaving", "refused", "blocked", "shut", "holds_prompts"), jnp.zeros((), bool))
         return cls(**{**numbers, **flags, "next_queued_s": jnp.full((), NEVER, jnp.float64), **known})
 
 

@@ -54,6 +54,23 @@ class Decoding:
 def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """Plan what follows the formation: its step, and a leap of decode steps."""
     limits, rank, slots, f = turn.limits, turn.rank, turn.rank.slots, turn.formation
+    plan, decoding, all_end = survey(shape, turn)
+    step_time = row(params.step_time, limits.step_time)
+    first_s = mixed_step_s(step_time, slots.num_new_tokens, slots.num_computed_tokens, slots.drafts.decoding, plan.tokens)
+    plan, steps = dataclasses.replace(plan, first_s=first_s), jnp.ones((), jnp.int32)
+    if shape.leap and not shape.speculation:
+        plan, steps = leap(turn, step_time, plan, decoding)
+    busy = cut_short(take_steps(plan, steps, limits.async_scheduling), f.next_queued_s, limits.async_scheduling)
+    busy, plan = together((busy, plan))
+    if all_end is not None:
+        return plan_looks(params, turn, f, busy, plan, all_end)
+    return dataclasses.replace(turn, rank=dataclasses.replace(rank, plan=_choose(f, busy, plan)))
+
+
+def survey(shape: EngineShape, turn: Turn) -> tuple[Plan, Decoding, Bool[Array, ""] | None]:
+    """What was formed: a plan that has no steps and no times yet, the requests that will continue to decode, and with hand-overs whether
+    all requests of the rank end with the step."""
+    rank, slots, f = turn.rank, turn.rank.slots, turn.formation
     position, unfinished = slots.position, ~slots.finished
     running = (position < rank.num_running) & unfinished
     waiting = (position >= rank.num_running) & (position < rank.num_running + rank.num_preempted) & unfinished
@@ -75,14 +92,14 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         [context],
         [left],
     )
-    step_time = row(params.step_time, limits.step_time)
+    none = jnp.zeros((), jnp.float64)
     plan = Plan(
         start_s=turn.now_s,
         end_s=turn.now_s,
         horizon_s=turn.horizon_s,
-        first_s=mixed_step_s(step_time, slots.num_new_tokens, slots.num_computed_tokens, slots.drafts.decoding, tokens),
-        next_s=jnp.zeros((), jnp.float64),
-        slope_s=jnp.zeros((), jnp.float64),
+        first_s=none,
+        next_s=none,
+        slope_s=none,
         steps=jnp.zeros((), jnp.int32),
         open=~f.blocked,
         tokens=tokens,
@@ -93,14 +110,8 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         preempted_tokens=preempted_tokens,
         cached_blocks=turn.kv.num_cached(turn.i),
     )
-    steps = jnp.ones((), jnp.int32)
-    if shape.leap and not shape.speculation:
-        plan, steps = leap(turn, step_time, plan, Decoding(running, context, n, kv_sum, kv_max, to_finish, all_behind > 0))
-    busy = cut_short(take_steps(plan, steps, limits.async_scheduling), f.next_queued_s, limits.async_scheduling)
-    busy, plan = together((busy, plan))
-    if shape.handovers:
-        return plan_looks(params, turn, f, busy, plan, rest[0] == 0)
-    return dataclasses.replace(turn, rank=dataclasses.replace(rank, plan=_choose(f, busy, plan)))
+    decoding = Decoding(running, context, n, kv_sum, kv_max, to_finish, all_behind > 0)
+    return plan, decoding, rest[0] == 0 if shape.handovers else None
 
 
 def _long(mask: Array, x: Array) -> Array:
@@ -109,12 +120,18 @@ def _long(mask: Array, x: Array) -> Array:
 
 def leap(turn: Turn, step_time: StepTimeRow, plan: Plan, decoding: Decoding) -> tuple[Plan, Int32[Array, ""]]:
     """The plan with the times of its later steps, and the steps that it may have before anything but the contexts changes."""
-    limits, f, n = turn.limits, turn.formation, decoding.num_running
+    n = decoding.num_running
     next_s, slope_s, valid = decode_steps(step_time, jnp.maximum(n, 1), decoding.kv_sum, decoding.kv_max)
+    return dataclasses.replace(plan, next_s=next_s, slope_s=slope_s), steps_allowed(turn, decoding, jnp.minimum(valid, MANY))
+
+
+def steps_allowed(turn: Turn, decoding: Decoding, valid: Int32[Array, ""] | int) -> Int32[Array, ""]:
+    """Steps that a plan may have before anything but the contexts changes, of which those after the first are `valid`; at least 1."""
+    limits, f, n = turn.limits, turn.formation, decoding.num_running
     allowed = ~decoding.some_behind & (n <= limits.max_num_batched_tokens) & (f.preempted == 0) & ~(f.refused & ~f.blocked)
-    most = jnp.where(allowed, jnp.minimum(decoding.to_finish, 1 + jnp.minimum(valid, MANY)), 1)
+    most = jnp.where(allowed, jnp.minimum(decoding.to_finish, 1 + valid), 1)
     steps = jnp.minimum(most, 1 + steps_within_blocks(decoding, limits.num_blocks - f.blocks, limits.block_size, most - 1))
-    return dataclasses.replace(plan, next_s=next_s, slope_s=slope_s), jnp.maximum(steps, 1).astype(jnp.int32)
+    return jnp.maximum(steps, 1).astype(jnp.int32)
 
 
 def steps_within_blocks(

@@ -12,6 +12,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from simjax.engine.control.reduce import reduce_slots
+from simjax.engine.groups.cadence import holds_prompts, shared_out
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
 from simjax.engine.scheduler.formation import Demand, Formation, capped
@@ -33,9 +34,13 @@ def schedule_running(shape: EngineShape, params: ClusterParams, turn: Turn) -> T
     holding = leaving & (slots.token_s > turn.horizon_s)
     alone = is_alone(shape, params, turn)
     need = capped(jnp.where(running, slots.num_tokens - slots.num_computed_tokens, 0), limits, alone)
+    holds = holds_prompts(turn, running | holding) if shape.groups else jnp.zeros((), bool)
+    if slots.decoding is not None:
+        # What this very formation has admitted, in an earlier tick, has computed nothing and does not wait.
+        need = jnp.where(holds & ~slots.decoding & (slots.num_computed_tokens > 0), 0, need)
     (total,), (last,), _ = reduce_slots([need], [jnp.where(running, position, 0)])
     short = jnp.maximum(total - limits.max_num_batched_tokens, 0)
-    new = need - jnp.where(position == last, short, 0)
+    new = need - jnp.where(position == last, short, 0) if not shape.groups else shared_out(need, short, last, limits.max_num_batched_tokens)
     allocated = blocks_of(slots.num_computed_tokens + new, limits.block_size)
     blocks = jnp.where(running | holding, allocated - slots.held.hashed, 0)
     later = [jnp.where(running, blocks_of(slots.num_tokens, limits.block_size) - allocated, 0)] if shape.handovers else []
@@ -50,6 +55,7 @@ def schedule_running(shape: EngineShape, params: ClusterParams, turn: Turn) -> T
         leaving=num_leaving > 0,
         continues=turn.waits,
         shut=turn.before.passes.shut,
+        holds_prompts=holds,
     )
     rank = dataclasses.replace(rank, slots=dataclasses.replace(slots, num_new_tokens=new))
     return dataclasses.replace(turn, rank=rank, formation=formation, demand=Demand(running, running | holding, blocks, last))

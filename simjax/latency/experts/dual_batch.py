@@ -23,11 +23,11 @@ def halves(tokens: np.ndarray, decode_only: bool, padded: int | None = None) -> 
     return least >= (DECODE_TOKENS if decode_only else OTHER_TOKENS) and least > middle
 
 
-def layer_s(attention_s: Any, dispatch_s: Any, experts_s: Any, combine_s: Any) -> Any:
+def layer_s(attention_s: Any, dispatch_s: Any, experts_s: Any, combine_s: Any, xp: Any = np) -> Any:
     """Seconds of a layer whose halves overlap, from the times of one half: a flow shop of two jobs on two machines.
 
     Neither computation nor network does more than one half at a time, and no half overtakes itself. Each half reads all weights, so that
     halving loses where reading them is most of the time.
     """
     compute_s, network_s = 2.0 * (attention_s + experts_s), 2.0 * (dispatch_s + combine_s)
-    return np.maximum(np.maximum(compute_s, network_s), attention_s + dispatch_s + experts_s + combine_s)
+    return xp.maximum(xp.maximum(compute_s, network_s), attention_s + dispatch_s + experts_s + combine_s)

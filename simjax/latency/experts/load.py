@@ -22,7 +22,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from simjax.deployment import Deployment
-from simjax.parallel.experts import Experts
+from simjax.parallel.experts import LLMSERVINGSIM, Experts
 
 _EXACT_TOKENS, _PER_OCTAVE = 16, 6  # token counts that are computed; between them the tables are linear
 _SPREADS, _BEYOND, _POINTS = 6.0, 4.0, 96  # of the sum over the distribution of the largest
@@ -43,16 +43,37 @@ class ExpertLoad:
     mean_pairs: Any
 
 
-def load_of(deployment: Deployment, max_tokens: int) -> ExpertLoad | None:
-    """The load of a deployment; None where the closed form of one rank and even popularity holds (`Op.distinct_experts`)."""
+def load_of(deployment: Deployment, tokens: np.ndarray) -> ExpertLoad | None:
+    """The load of a deployment in steps of so many tokens of all ranks, which increase, i[N].
+
+    None where the closed form of one rank and even popularity holds (`Op.distinct_experts`).
+    """
     model, experts, ranks = deployment.model, deployment.parallelism.experts, deployment.parallelism.expert
     if not model.is_moe or (ranks == 1 and experts.popularity.even):
         return None
-    return expert_load(experts, model.num_experts, model.num_experts_per_tok, model.num_moe_layers, ranks, max_tokens)
+    if experts.all2all_backend == LLMSERVINGSIM:
+        own = np.maximum(tokens // deployment.parallelism.data, 1)
+        return simplified_load(own, model.num_experts, model.num_experts_per_tok, ranks)
+    sizes = model.num_experts, model.num_experts_per_tok, model.num_moe_layers
+    return expert_load(experts, *sizes, ranks, int(tokens[-1]), at=tokens)
+
+
+def simplified_load(tokens: np.ndarray, num_experts: int, experts_per_token: int, ranks: int) -> ExpertLoad:
+    """The load of LLMServingSim's balanced gate: of a member's tokens those with an expert on the rank, as if all of theirs were there."""
+    reached = np.round(tokens * (1.0 - ((ranks - 1) / ranks) ** experts_per_token)) * experts_per_token
+    distinct = np.minimum(np.round(tokens * experts_per_token / ranks), num_experts // ranks)
+    return ExpertLoad(np.maximum(reached, experts_per_token), np.maximum(distinct, 1.0), tokens * (experts_per_token / ranks))
 
 
 def expert_load(
-    experts: Experts, num_experts: int, experts_per_token: int, layers: int, ranks: int, max_tokens: int, xp: Any = np
+    experts: Experts,
+    num_experts: int,
+    experts_per_token: int,
+    layers: int,
+    ranks: int,
+    max_tokens: int,
+    xp: Any = np,
+    at: np.ndarray | None = None,
 ) -> ExpertLoad:
     """The fullest of `ranks` ranks in steps of 1 to `max_tokens` tokens.
 
@@ -64,8 +85,9 @@ def expert_load(
         ranks: ranks of the EP group; 1 without expert parallelism, whose ranks all compute a part of every expert.
         max_tokens: most tokens of a step.
         xp: numpy, or jax.numpy to take derivatives by the parameters of the popularity; the placement is held.
+        at: the tokens for which it is asked instead of all of 1 to `max_tokens`, i[T].
     """
-    tokens = np.arange(1, max_tokens + 1)
+    tokens = np.arange(1, max_tokens + 1) if at is None else at
     mean_pairs = tokens * (experts_per_token / ranks)
     chosen = experts.popularity.chosen(num_experts, experts_per_token, layers, xp)
     if experts.popularity.kind == "balanced":

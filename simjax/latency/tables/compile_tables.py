@@ -11,6 +11,7 @@ from simjax.latency.attention.fit import fit_attention, fit_decode_skew
 from simjax.latency.attention.grid import attention_table
 from simjax.latency.attention.table import AttentionTable
 from simjax.latency.experts.load import ExpertLoad, load_of
+from simjax.latency.groups.union import UnionTerms, exchange_terms, knots
 from simjax.latency.profile import HostOverheads
 from simjax.latency.step_time import StepTime
 from simjax.latency.tables.bundle import Bundle, op_sequence
@@ -51,19 +52,21 @@ def compile_tables(
     if bundle.moe is not None and not 0 < model.num_experts_per_tok <= model.num_experts:
         raise SimjaxError(f"{bundle.path}: a mixture-of-experts profile needs the model's number of experts and experts per token")
     tokens, sequences = np.arange(1, max_tokens + 1), np.arange(1, max_sequences + 1)
-    load = load_of(deployment, max_tokens)
+    own = [op for op in ops.layer if op != "attention" and not (op == "moe" and deployment.exchanges)]
+    load = load_of(deployment, tokens)
     attention, table = _attention(bundle, deployment.part.num_hidden_layers)
     ends = (ops.prologue if deployment.has_embedding else ()) + (ops.head if deployment.has_head else ())
     of_sequences = ops.per_sequence if deployment.has_head else ()
     terms = StepTerms(
         dense_s=sum(at_sizes(bundle.dense[op], tokens) for op in ends) + np.zeros(max_tokens),
-        layer_s=sum(_layer_op_s(bundle, op, deployment, tokens, load) for op in ops.layer if op != "attention"),
+        layer_s=sum(_layer_op_s(bundle, op, deployment, tokens, load) for op in own),
         collectives_s=layer_collectives_s(deployment, max_tokens),
         sequences_s=sum(at_sizes(bundle.per_sequence[op], sequences) for op in of_sequences) + np.zeros(max_sequences),
         attention=attention,
         host=host or HostOverheads(),
         table=table if measured_attention else None,
         until_kv_s=sum(at_sizes(bundle.dense[op], tokens) for op in (*ops.prologue, *ops.layer[: ops.layer.index("qkv_proj") + 1])),
+        union=_union(bundle, deployment, max_tokens) if deployment.exchanges else None,
     )
     return assemble(terms, deployment)
 
@@ -78,12 +81,19 @@ def _layer_op_s(bundle: Bundle, op: str, deployment: Deployment, tokens: np.ndar
     if op != "moe" or bundle.moe is None:
         return at_sizes(bundle.dense[op], tokens)
     model, parallelism = deployment.model, deployment.parallelism
-    shared_by = parallelism.tensor if parallelism.expert == 1 else 1
+    shared_by = parallelism.tensor * parallelism.data if parallelism.expert == 1 else 1
     if load is None:
         activated, at_once = distinct_experts(tokens, model.num_experts, model.num_experts_per_tok), tokens.astype(float)
     else:
         activated, at_once = load.distinct, load.pairs / model.num_experts_per_tok
     return moe_s(bundle.moe, at_once, activated) / shared_by
+
+
+def _union(bundle: Bundle, deployment: Deployment, max_tokens: int) -> UnionTerms:
+    """The experts and the exchanges of a deployment whose ranks exchange tokens."""
+    tokens = knots(deployment.parallelism.data, max_tokens)
+    experts_s = deployment.part.num_moe_layers * _layer_op_s(bundle, "moe", deployment, tokens, load_of(deployment, tokens))
+    return UnionTerms(experts_s, *exchange_terms(deployment, max_tokens))
 
 
 def _attention(bundle: Bundle, layers: int) -> tuple[AttentionCoefficients, AttentionTable]:

@@ -18,6 +18,11 @@ def of_instances(result: Result, name: str) -> np.ndarray:
     return getattr(result.instances, name)
 
 
+def of_ranks(result: Result, name: str) -> np.ndarray:
+    """An array of a result over all ranks of its instances, by name."""
+    return of_instances(result, name) if result.ranks is None else getattr(result.ranks.totals, name)
+
+
 @dataclass(frozen=True)
 class Instances:
     """One run, seen instance by instance.
@@ -72,15 +77,16 @@ class Instances:
         return Column(self.recorded(name), self.recorded("step_tokens_max") > 0)
 
     def busy_fraction(self) -> Column:
-        """The share of the span in which an instance has a step under way, float64[N]; known of a run with a leap log or its activity."""
+        """The share of the span with a step under way, float64[N], of ranks the mean; known of a run with a leap log or its activity."""
         leaps = self.result.leaps
         if not self.span_s:
             return Column(np.zeros(self.count), np.zeros(self.count, bool))
         if leaps is None:
             busy = self.active("busy_s")
             return Column(busy.values / self.span_s, busy.known)
-        took = leap_durations(leaps)
-        return always(np.array([took[leaps.instance == i].sum() for i in range(self.count)]) / self.span_s, np)
+        took, ranks = leap_durations(leaps), self.result.ranks
+        busy_s = np.array([took[leaps.instance == i].sum() for i in range(self.count)])
+        return always(busy_s / (1 if ranks is None else np.bincount(ranks.instance)) / self.span_s, np)
 
     def hit_fraction(self) -> Column:
         """Cached over prompt tokens of the requests that have been scheduled, float64[N]."""

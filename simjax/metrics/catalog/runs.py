@@ -12,7 +12,7 @@ from simjax.engine.host.pools import Pools
 from simjax.engine.host.result import NEVER, HandoverLog, RequestLog, Result
 from simjax.metrics.calls import Calls, makespans
 from simjax.metrics.catalog.clients import Clients
-from simjax.metrics.catalog.instances import of_instances
+from simjax.metrics.catalog.instances import of_instances, of_ranks
 from simjax.metrics.catalog.metric import Column, always, ratio
 from simjax.metrics.handover.links import LinkUse
 from simjax.metrics.handover.parts import PARTS, handed_over, ttft_parts
@@ -61,12 +61,13 @@ class Runs:
         Args:
             name: the array.
             reduce: such as `np.add` or `np.maximum`.
-            per: an array of whole numbers to divide by first; 0 counts as 1.
+            per: an array of whole numbers to divide by first, rank by rank where instances have several; 0 counts as 1.
         """
-        parts = [of_instances(result, name) for result in self.results]
+        of = of_instances if per is None else of_ranks
+        parts = [of(result, name) for result in self.results]
         values, starts = np.concatenate(parts), np.cumsum([0, *map(len, parts[:-1])])
         if per is not None:
-            values = values / np.maximum(np.concatenate([of_instances(result, per) for result in self.results]), 1)
+            values = values / np.maximum(np.concatenate([of(result, per) for result in self.results]), 1)
         return reduce.reduceat(values.astype(np.int64 if values.dtype.kind in "iu" else np.float64), starts)
 
     def busy_fraction(self) -> Column:

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
+from simjax.engine.host.ranks import by_rank
 from simjax.engine.host.result import Result
 from simjax.metrics.handover.parts import handed_over
 
@@ -42,7 +43,7 @@ class LinkUse:
         """The transfers of runs that have hand-overs and pools."""
         found: list[tuple[np.ndarray, ...]] = []
         capacities, first = [], [0]
-        for result in results:
+        for result in map(by_rank, results):
             log, pools = result.handovers, result.pools
             assert log is not None and pools is not None
             moved = np.flatnonzero(handed_over(result.requests, log) & (log.transfer_bytes > 0))

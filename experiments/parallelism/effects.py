@@ -1,0 +1,175 @@
+"""Published effects of parallelism and speculation beside the simulated ones: one table, one figure.
+
+Prints `figure<TAB>value` and writes effects.csv (each effect with the published figure and its source) and effects.png next to this file.
+No number here was fitted to the published ones; setups are as near to them as their reports say.
+
+usage: python effects.py
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from simjax.plot import style
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "validation"))
+import parallelism as figures  # the figures of the validation page
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Effect:
+    """An effect: what was published, and what the simulation gives.
+
+    Attributes:
+        name: the effect.
+        published: the figure, in words.
+        source: where it was published.
+        simulated: the same here, in words.
+        setup: how that of the simulation differs.
+    """
+
+    name: str
+    published: str
+    source: str
+    simulated: str
+    setup: str
+
+
+class Effects:
+    """Effects found so far, and a panel of the figure for each."""
+
+    def __init__(self, panels: list[Axes]) -> None:
+        self.panels, self.found = iter(panels), list[Effect]()
+
+    def add(self, *words: str) -> None:
+        """Keep an effect, in the order of the fields of `Effect`."""
+        self.found.append(Effect(*words))
+        print(f"{words[0]}\t{words[3]}", flush=True)
+
+    def bars(self, title: str, values: dict[str, float], ylabel: str, published: tuple[float, float] | None = None) -> None:
+        """A panel of bars, with a band of what was published."""
+        axes = next(self.panels)
+        style.dress(axes, title, "", ylabel)
+        axes.bar(range(len(values)), list(values.values()), color=style.BLUE, width=0.6)
+        axes.set_xticks(range(len(values)), list(values))
+        for place, value in enumerate(values.values()):
+            axes.annotate(f"{value:.3g}", (place, value), ha="center", va="bottom", fontsize=8)
+        if published is not None:
+            self.band(axes, published)
+        axes.set_ylim(0.0, 1.18 * max(*values.values(), *(published or (0.0,))))
+
+    def band(self, axes: Axes, published: tuple[float, float]) -> None:
+        """A line, or a band between two values, of what was published."""
+        low, high = published
+        if low == high:
+            axes.axhline(low, color=style.RUST, linestyle="--", linewidth=1.2)
+        else:
+            axes.axhspan(low, high, color=style.RUST, alpha=0.22, linewidth=0)
+
+    def lines(self, title: str, xlabel: str, ylabel: str, of: dict[str, dict[float, float]], published: tuple[float, float]) -> Axes:
+        """A panel of lines, with a band of what was published."""
+        axes = next(self.panels)
+        style.dress(axes, title, xlabel, ylabel)
+        for color, (name, points) in zip(style.SERIES, of.items(), strict=False):
+            axes.plot(list(points), list(points.values()), color=color, marker="o", markersize=4, label=name)
+        self.band(axes, published)
+        style.legend(axes)
+        return axes
+
+
+def cohorts(effects: Effects) -> None:
+    """A burst on a pipeline is one cohort: the stages work one after the other."""
+    found = dict(figures.cohorts())
+    rates = {name: found[f"burst_pp4_{key}_output_tokens_per_s"] for name, key in (("one cohort", "one_cohort"), ("four", "four_cohorts"))}
+    gain = rates["four"] / rates["one cohort"] - 1.0
+    effects.add(
+        "pipeline: cohorts of a burst kept apart",
+        "+22.95 % output tokens/s",
+        "vLLM PR 57433",
+        f"{100 * gain:+.0f} %",
+        "Llama-3.1-70B, PP4 on H100, 256 prompts of 32 tokens at once; the cure is a token budget of a quarter of the burst. The gain grows "
+        "with the share of the time that depends on the batch",
+    )
+    lone = rates["one cohort"] * 1.2295
+    effects.bars("Burst on PP4: output tokens/s", rates, "tokens/s", (lone, lone))
+
+
+def asynchronous(effects: Effects) -> None:
+    """Asynchronous scheduling of a pipeline with one more batch in flight."""
+    found = dict(figures.modes())
+    values = {
+        "throughput": found["pp4_async_over_sync_throughput"],
+        "1 / TTFT": found["pp4_sync_ttft_p50_ms"] / found["pp4_async_ttft_p50_ms"],
+    }
+    effects.add(
+        "pipeline: asynchronous scheduling",
+        "1.24 x throughput, TTFT 2.34 x shorter",
+        "vLLM PR 42187",
+        f"{values['throughput']:.2f} x, {values['1 / TTFT']:.2f} x",
+        "Llama-3.1-70B, PP4 on H100; prompts and outputs of 1024 tokens, 128 in flight as there, which came within 20 s",
+    )
+    effects.bars("PP4: asynchronous over synchronous", values, "ratio", (1.24, 1.24))
+
+
+def balancing(effects: Effects) -> None:
+    """The load balancer of experts."""
+    found = dict(figures.balancing())
+    exponents = (0.25, 0.5, 0.75, 1.0)
+    gains = {
+        name: {x: found[f"zipf_{x}_{key}_prefill_gain"] for x in exponents}
+        for name, key in (("rearranged", "rearranged"), ("64 redundant experts", "64_redundant"))
+    }
+    effects.add(
+        "EPLB on 8 ranks, prefills",
+        "1.17 x by rearranging, 1.24 to 1.34 x with 64 redundant experts",
+        "ATOM PR 1210",
+        " / ".join(f"{gains['rearranged'][x]:.2f} and {gains['64 redundant experts'][x]:.2f} x" for x in (0.5, 0.75, 1.0)),
+        "Qwen3-235B-A22B, EP8 on H200 (there MI355); Zipf exponents 0.5 / 0.75 / 1, as the popularity of the published run is not known",
+    )
+    effects.lines("EPLB: prefill speed-up on 8 ranks", "Zipf exponent of the popularity", "speed-up", gains, (1.17, 1.34))
+
+
+def speculation(effects: Effects) -> None:
+    """One draft of MTP."""
+    found = dict(figures.speculation())
+    speeds = {float(n): found[f"mtp_k1_accepted_at_0.875_batch_{n}_speedup"] for n in (1, 16, 256)}
+    effects.add(
+        "MTP, one draft accepted at 85 to 90 %",
+        "1.8 x tokens/s",
+        "DeepSeek-V3 technical report, 5.4.3",
+        " / ".join(f"{x:.2f} x" for x in speeds.values()),
+        "Llama-3.1-70B TP4 on H100, batches of 1 / 16 / 256: in large ones the rows of drafts cost time as well",
+    )
+    axes = effects.lines("MTP: speed-up by one draft", "requests in the batch", "speed-up", {"simulated": speeds}, (1.8, 1.8))
+    axes.set_xscale("log")
+    axes.set_ylim(1.0)
+
+
+PARTS: tuple[Callable[[Effects], None], ...] = (cohorts, asynchronous, balancing, speculation)
+
+
+def main() -> None:
+    """Simulate everything, and write the table and the figure."""
+    rows = -(-len(PARTS) // 2)
+    figure = style.new_figure(9.6, 3.1 * rows, "Published effects, simulated; what was published in red")
+    panels: Any = figure.subplots(rows, 2)
+    effects = Effects(list(np.ravel(panels)))
+    for part in PARTS:
+        part(effects)
+    pd.DataFrame([vars(effect) for effect in effects.found]).to_csv(HERE / "effects.csv", index=False)
+    style.save(figure, HERE / "effects.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""The next forward of a group: how long it takes, and the forwards of pure decode that can follow it in one leap.
+
+A group leaps only if all its members may, by the fewest of their steps, and only as long as the same member is known to have the longest
+attention. While all members compute dummies it leaps to the next question of the ranks.
+
+Legend: D ranks of the largest group.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from simjax.engine.control.select import select
+from simjax.engine.groups.lockstep import Groups, Offers
+from simjax.engine.groups.members import for_each, groups_of, of_group, rules_of, with_members
+from simjax.engine.groups.waves import until_question
+from simjax.engine.params import ClusterParams
+from simjax.engine.rank import NEVER, Plan
+from simjax.engine.scheduler.leap import MANY, steps_allowed, survey
+from simjax.engine.scheduler.plan import cut_short, take_steps
+from simjax.engine.shape import EngineShape
+from simjax.engine.turn import Turn
+from simjax.latency.groups.step import GroupStep, dummy_step, group_steps, merged, rank_decodes, rank_step
+from simjax.latency.step_time import row
+
+
+def plan_forward(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+    """Plan the forward once it is formed in all members; until then keep what those offer that have formed theirs."""
+    plans, steps, first, later = for_each(turn, lambda turn: _part(shape, params, turn))
+    offers = _offers(params, turn, steps)
+    present, running = turn.wave.present, turn.wave.running
+    ready = jnp.all(offers.formed | ~present)
+    goes = ready & (running | jnp.any(present & (plans.tokens > 0)))
+    plans = _timed(shape, params, turn, plans, offers, (ready, goes), (first, later))
+
+    groups, at = groups_of(turn.state), jnp.where(turn.due, turn.wave.group, shape.groups)  # out of bounds: dropped
+    left = jnp.any(present & (offers.waits | (plans.running + plans.preempted > 0)))
+    groups = dataclasses.replace(
+        groups,
+        running=groups.running.at[at].set(jnp.where(ready, goes, running), mode="drop"),
+        counter=groups.counter.at[at].set(turn.wave.counter, mode="drop"),
+        unfinished=groups.unfinished.at[at].set(left, mode="drop"),
+        offers=with_members(shape, turn, groups.offers, dataclasses.replace(offers, formed=offers.formed & ~ready)),
+    )
+    return dataclasses.replace(turn.with_state(groups=groups), rank=dataclasses.replace(turn.rank, plan=plans))
+
+
+def _part(shape: EngineShape, params: ClusterParams, turn: Turn) -> tuple[Plan, Array, GroupStep, GroupStep]:
+    """A member's plan without times, the most steps that it may take, and its part of the first of them and of the later ones."""
+    slots, f = turn.rank.slots, turn.formation
+    plan, decoding, _ = survey(shape, turn)
+    model, most_captured = row(params.step_time, turn.limits.step_time), of_group(rules_of(params).most_captured, turn.wave.group)
+    dummy = dummy_step(model, 1, most_captured)
+    works, goes_on = plan.tokens > 0, decoding.num_running > 0
+    first = rank_step(model, slots.num_new_tokens, slots.num_computed_tokens, None, 0, most_captured)
+    later = rank_decodes(model, decoding.num_running, decoding.kv_sum, decoding.kv_max, most_captured)
+    held = (plan.running + plan.preempted > 0) | (f.refused & (f.seats > 0))
+    steps = jnp.where(works, steps_allowed(turn, decoding, MANY - 1), jnp.where(held, 1, MANY)) if shape.leap else jnp.int32(1)
+    return plan, steps, select(works, first, dummy), select(goes_on, later, dummy)
+
+
+def _offers(params: ClusterParams, turn: Turn, steps: Array) -> Offers:
+    """What the members offer: those whose formation ended in an earlier tick what they did then."""
+    f, before = turn.formation, turn.offers
+    offers = Offers(
+        formed=before.formed | ~f.continues,
+        steps=steps,
+        next_queued_s=f.next_queued_s,
+        # With a cadence it counts whether any request waited while prompts might have been admitted.
+        open=~f.blocked | (of_group(rules_of(params).prefill_schedule_interval, turn.wave.group) > 1),
+        refused=f.refused,
+        waits=f.refused & (f.seats > 0),
+        capacity_bound=jnp.where(f.holds_prompts | (f.preempted > 0) | f.continues, before.capacity_bound, f.refused),
+    )
+    return select(before.formed, before, offers)
+
+
+def _timed(
+    shape: EngineShape,
+    params: ClusterParams,
+    turn: Turn,
+    plans: Plan,
+    offers: Offers,
+    state: tuple[Array, Array],
+    parts: tuple[GroupStep, GroupStep],
+) -> Plan:
+    """The members' plans with the times that they have in common.
+
+    Args:
+        shape: of the cluster.
+        params: of the cluster.
+        turn: of the group.
+        plans: without times.
+        offers: of the members.
+        state: whether the forward is formed in all members; and takes place.
+        parts: of the members in the first and in the later steps.
+    """
+    (ready, goes), (first, later), wave = state, parts, turn.wave
+    model, async_scheduling = row(params.step_time, turn.limits.step_time[0]), turn.limits.async_scheduling[0]
+    first_s = group_steps(model, _all_of(first, wave.present)).first_s
+    then = group_steps(model, _all_of(later, wave.present))
+    some = jnp.any(wave.present & (plans.tokens > 0))
+    known = jnp.where(some, 1 + jnp.minimum(then.valid, MANY - 1), until_question(params, wave.group, wave.counter))
+    steps = jnp.minimum(jnp.min(jnp.where(wave.present, offers.steps, MANY)), known)
+    plan: Plan = jax.tree.map(lambda x: x[0], plans)
+    plan = dataclasses.replace(plan, first_s=first_s, next_s=then.first_s, slope_s=then.slope_s, open=jnp.ones((), bool))
+    queued_s = jnp.where(wave.present, offers.next_queued_s, NEVER)
+    joins_s = jnp.min(jnp.where(offers.open, queued_s, NEVER))
+    plan = cut_short(take_steps(plan, steps.astype(jnp.int32), async_scheduling), joins_s, async_scheduling)
+
+    again = ~ready | jnp.any(wave.present & turn.formation.leaving)
+    idle_end_s = jnp.where(again, plan.start_s, jnp.maximum(jnp.min(queued_s), plan.start_s))
+    times = {
+        "end_s": jnp.where(goes, plan.end_s, idle_end_s),
+        "horizon_s": jnp.where(goes, plan.horizon_s, jnp.where(ready, idle_end_s, turn.horizon_s[0])),
+        "first_s": first_s,
+        "next_s": then.first_s,
+        "slope_s": then.slope_s,
+        "steps": jnp.where(goes, plan.steps, 0),
+    }
+    times = {name: jnp.broadcast_to(x, wave.present.shape) for name, x in times.items()}
+    return dataclasses.replace(plans, **times, open=jnp.where(goes, offers.open, ~again))
+
+
+def _all_of(steps: GroupStep, present: Array) -> GroupStep:
+    """The step of all members that exist."""
+    steps = jax.tree.map(lambda x: jnp.where(present, x, x[0]), steps)
+    steps = dataclasses.replace(steps, tokens=jnp.where(present, steps.tokens, 0))
+    count = present.shape[0]
+    while count > 1:
+        half = count // 2
+        pairs = merged(*(jax.tree.map(lambda x, at=at: x[at : at + half], steps) for at in (0, half)))
+        steps = jax.tree.map(lambda x, y: jnp.concatenate([x, y[2 * half :]]), pairs, steps) if count % 2 else pairs
+        count = half + count % 2
+    return jax.tree.map(lambda x: x[0], steps)
