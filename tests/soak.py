@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from simjax.engine.shape import EngineShape, slots_for
 from tests.engine import test_two_legs
 from tests.engine.pipelined import pipelined
+from tests.engine.prioritized import prioritized
 from tests.engine.scenario import FANOUT, NODES, PATH, SHAPE, Scenario
 from tests.engine.speculating import speculating
 from tests.engine.strategies import SMALL, Sizes, scenarios, sharing
@@ -102,6 +103,9 @@ def kinds() -> dict[str, Kind]:
         "pipelined_capped_on_two": Kind(pipelined(instances=2, capped=True), 60, check_steps),
         "speculating": Kind(speculating(), 60, check_steps),
         "speculating_closed_loop_on_two": Kind(speculating(instances=2, closed=True), 60, check_steps),
+        "prioritized": Kind(prioritized(), 60),
+        "prioritized_closed_loop_on_two": Kind(prioritized(instances=2, closed=True), 60),
+        "prioritized_capped_on_two": Kind(prioritized(instances=2, capped=True), 60),
         "two_legs_sessions": Kind(two_legs(sharing(instances=3, sessions=True)), 60, test_two_legs.check),
     }
     return found

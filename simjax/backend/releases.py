@@ -43,8 +43,10 @@ RULES = (
     Rule("reserve_full_isl", ((_FIRST, False), ((0, 19), True))),
     Rule("reserve_kv_loads", ((_FIRST, False), ((0, 23), True))),
     Rule("long_prefill_alone", ((_FIRST, False), ((0, 33), True))),
+    Rule("preempt_self_goes_on", ((_FIRST, False), ((0, 33), True))),
+    Rule("preempt_leaves_out", ((_FIRST, True), ((0, 28), False))),
 )
-"""Defaults of flags that differ; an option that sets the flag wins. The last two are rules for which vLLM has no flag.
+"""Defaults of flags that differ; an option that sets the flag wins. The last four are rules for which vLLM has no flag.
 
 `reserve_kv_loads`: a request whose KV cache comes from a prefill instance reserves its blocks only if, of the free ones, those are left
 that running requests in the middle of their prompts, or of a recomputation, still need for all of it (vLLM's
@@ -54,6 +56,10 @@ running request that is 0 by default, and so the same in all releases.
 `long_prefill_alone`: if no more than one request is running or waiting when a step is formed, requests whose KV cache is on its way and
 those with their last token in flight included, `long_prefill_token_threshold` does not hold in that step.
 `long_prefill_token_threshold_adaptive`, which is off by default, is not simulated.
+
+`preempt_self_goes_on` and `preempt_leaves_out`: rules of `scheduling_policy=priority`, whose victims may stand anywhere among the running
+requests. After a request has preempted itself, those after it still get their tokens. And a victim that had none in the step, because its
+last token is in flight, makes vLLM's loop leave out the request after the one that asked for its blocks (a mistake, mended in 0.28).
 """
 
 GONE = {"p2p_nccl": (0, 28)}

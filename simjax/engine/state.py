@@ -24,6 +24,7 @@ from simjax.engine.kv.prefix_cache import NoPrefixCache, PrefixCache, initial_kv
 from simjax.engine.params import ClusterParams
 from simjax.engine.pipeline.flight import initial_flight
 from simjax.engine.pipeline.line import initial_line
+from simjax.engine.priority.progress import NoProgress, Progress, initial_progress
 from simjax.engine.rank import NEVER, Plan, Rank, Slots
 from simjax.engine.routing.books import NoBooks, RouterBooks, initial_books
 from simjax.engine.routing.view import FreshView, RouterView
@@ -49,6 +50,7 @@ class ClusterState:
         books: what the router knows of the requests that it has routed.
         activity: totals of the ranks' work so far.
         drafts: totals of speculative decoding.
+        progress: what preempted requests keep that wait in the queue.
         num_sent: requests that have arrived.
         num_finished: requests written to `outcome`.
         outcome: engine's columns of `RequestLog` for every request that has departed; row R takes what is not read.
@@ -67,6 +69,7 @@ class ClusterState:
     books: RouterBooks | NoBooks
     activity: Activity | NoActivity
     drafts: DraftTotals | NoDraftTotals
+    progress: Progress | NoProgress
     num_sent: Int32[Array, ""]
     num_finished: Int32[Array, ""]
     outcome: Float64[Array, "R+1 F"]
@@ -95,6 +98,7 @@ def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
         books=initial_books(shape),
         activity=initial_activity(shape),
         drafts=initial_totals(shape),
+        progress=initial_progress(shape),
         num_sent=zero,
         num_finished=zero,
         outcome=jnp.full((R + 1, len(recorded(RequestLog, shape))), NEVER, jnp.float64),
@@ -153,4 +157,5 @@ def _initial_ranks(shape: EngineShape, kv: PrefixCache | NoPrefixCache) -> Rank:
         queued_tokens=i64,
         passes=initial_passes(shape),
         pipeline=initial_line(shape),
+        requeued=i32 if shape.priorities else None,
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tests.reference.instance import Live, RefEngine, RefInstance
 from tests.reference.pipeline import PipelineRank
+from tests.reference.priority import PriorityRank
 from tests.reference.records import RefActivity, RefOutcome, RefRequest, RefResult
 from tests.reference.routing import RefRouter, Routing, View, names_of
 from tests.reference.speculation import SpeculatingRank
@@ -39,8 +40,7 @@ class Cluster:
         assert max_concurrency is None or (max_concurrency >= 1 and concurrency is None and not any(x.waits_for for x in requests))
         assert think_s >= 0 and (concurrency is None or concurrency >= 1)
         assert concurrency is None or not any(request.waits_for for request in requests), "a closed loop or sessions, not both"
-        kinds = [PipelineRank if config.pipeline else SpeculatingRank if config.speculation else RefEngine for config in instances]
-        self.engines = [kind(index, config) for index, (kind, config) in enumerate(zip(kinds, instances, strict=True))]
+        self.engines = [_kind_of(config)(index, config) for index, config in enumerate(instances)]
         self.requests = requests
         self.routing = Routing(router, requests)
         self.closed_loop = concurrency is not None
@@ -146,7 +146,7 @@ class Cluster:
             return
         engine = self.routing.pick(index, eligible)
         names = names_of(request, index, engine.config.block_size) if engine.config.enable_prefix_caching else []
-        live = Live(index, request.prompt_tokens, request.output_tokens, now + engine.config.api_pre_s, names)
+        live = Live(index, request.prompt_tokens, request.output_tokens, now + engine.config.api_pre_s, names, priority=request.priority)
         engine.enqueue(live)
         self.live[index] = (live, engine)
 
@@ -168,6 +168,13 @@ class Cluster:
             token_times_s=tokens,
             cached_tokens=live.cached_tokens,
         )
+
+
+def _kind_of(config: RefInstance) -> type[RefEngine]:
+    if config.scheduling_policy == "priority":
+        assert config.pipeline is None and config.speculation is None
+        return PriorityRank
+    return PipelineRank if config.pipeline else SpeculatingRank if config.speculation else RefEngine
 
 
 def simulate(

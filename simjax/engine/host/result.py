@@ -12,6 +12,7 @@ import numpy as np
 
 from simjax.engine.columns import column
 from simjax.engine.host.pools import Pools
+from simjax.workload.classes import RequestClasses
 from simjax.workload.sessions import Sessions
 
 
@@ -175,6 +176,7 @@ class Result:
         stationary: whether its load is stationary (`Workload.stationary`).
         due_s: float64[R], when a client with a cap on its requests in flight would have sent each without the cap; None without a cap.
         handovers: hand-overs of the requests; None in a cluster whose instances run both phases.
+        classes: classes of service of the requests, None when the workload has none.
         pools: its instances by role and the links between them; None as `handovers`.
     """
 
@@ -191,6 +193,7 @@ class Result:
     due_s: np.ndarray | None = None
     handovers: HandoverLog | None = None
     pools: Pools | None = None
+    classes: RequestClasses | None = None
 
 
 NEVER = float("inf")

@@ -87,7 +87,7 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         open=~f.blocked,
         tokens=tokens,
         running=n,
-        preempted=preempted,
+        preempted=preempted if rank.requeued is None else preempted + rank.requeued,
         blocks=f.blocks,
         kv_tokens=kv_tokens,
         preempted_tokens=preempted_tokens,
