@@ -25,6 +25,7 @@ from simjax.engine.shape import EngineShape, slots_for
 from tests.engine import test_groups, test_two_legs
 from tests.engine.grouped import grouped
 from tests.engine.pipelined import pipelined
+from tests.engine.prioritized import prioritized
 from tests.engine.scenario import FANOUT, NODES, PATH, SHAPE, Scenario
 from tests.engine.speculating import speculating
 from tests.engine.strategies import SMALL, Sizes, scenarios, sharing
@@ -107,6 +108,9 @@ def kinds() -> dict[str, Kind]:
         "lockstep_of_two_and_three": Kind(grouped(sizes=(2, 3)), 60, test_groups.check),
         "lockstep_closed_loop": Kind(grouped(sizes=(2, 3), closed=True), 60, test_groups.check),
         "lockstep_capped": Kind(grouped(sizes=(1, 2), capped=True), 60, test_groups.check),
+        "prioritized": Kind(prioritized(), 60),
+        "prioritized_closed_loop_on_two": Kind(prioritized(instances=2, closed=True), 60),
+        "prioritized_capped_on_two": Kind(prioritized(instances=2, capped=True), 60),
         "two_legs_sessions": Kind(two_legs(sharing(instances=3, sessions=True)), 60, test_two_legs.check),
     }
     return found

@@ -45,9 +45,11 @@ RULES = (
     Rule("dp_sync_interval", ((_FIRST, 32), ((0, 33), 16))),
     Rule("dp_syncs_first", ((_FIRST, False), ((0, 33), True))),
     Rule("long_prefill_alone", ((_FIRST, False), ((0, 33), True))),
+    Rule("preempt_self_goes_on", ((_FIRST, False), ((0, 33), True))),
+    Rule("preempt_leaves_out", ((_FIRST, True), ((0, 28), False))),
 )
-"""Defaults of flags that differ; an option that sets the flag wins. For the rules `reserve_kv_loads`, `dp_syncs_first` and
-`long_prefill_alone` vLLM has no flag, and for `dp_sync_interval` only from 0.33 on.
+"""Defaults of flags that differ; an option that sets the flag wins. For the rules `reserve_kv_loads`, `dp_syncs_first`,
+`long_prefill_alone`, `preempt_self_goes_on` and `preempt_leaves_out` vLLM has no flag, and for `dp_sync_interval` only from 0.33 on.
 
 `dp_sync_interval`, `dp_syncs_first`: steps between two all-reduces by which data-parallel ranks of a mixture of experts learn whether any
 of them has requests left, and whether there is one after the first step of a wave (vLLM's `_has_global_unfinished_reqs`).
@@ -60,6 +62,10 @@ running request that is 0 by default, and so the same in all releases.
 `long_prefill_alone`: if no more than one request is running or waiting when a step is formed, requests whose KV cache is on its way and
 those with their last token in flight included, `long_prefill_token_threshold` does not hold in that step.
 `long_prefill_token_threshold_adaptive`, which is off by default, is not simulated.
+
+`preempt_self_goes_on` and `preempt_leaves_out`: rules of `scheduling_policy=priority`, whose victims may stand anywhere among the running
+requests. After a request has preempted itself, those after it still get their tokens. And a victim that had none in the step, because its
+last token is in flight, makes vLLM's loop leave out the request after the one that asked for its blocks (a mistake, mended in 0.28).
 """
 
 GONE = {"p2p_nccl": (0, 28)}

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from simjax.cluster.disaggregation import CONNECTORS, Disaggregation
 from simjax.cluster.routers import ROUTERS, CostWeights, RouterRule
-from simjax.config.scheduler import FLAG_BOUNDS
+from simjax.config.scheduler import FLAG_BOUNDS, SCHEDULING_POLICIES
 from simjax.deployment import Deployment, Role
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, LinkSpec
@@ -42,6 +42,9 @@ class InstanceLimits:
     enable_prefix_caching: bool | None = None
     long_prefill_alone: bool = False
     reserve_kv_loads: bool = False
+    scheduling_policy: str = "fcfs"
+    preempt_self_goes_on: bool = False
+    preempt_leaves_out: bool = True
     watermark: float = 0.0
     max_model_len: int | None = None
     block_size: int = 16
@@ -69,6 +72,9 @@ class InstanceLimits:
                 raise SimjaxError(f"scheduler.{name}={value}: it must be {bound}")
         check_name("dtype", self.dtype, SERVED_DTYPES)
         check_name("kv_cache_dtype", self.kv_cache_dtype, KV_CACHE_DTYPES)
+        if self.scheduling_policy not in SCHEDULING_POLICIES:
+            known = closest(self.scheduling_policy, list(SCHEDULING_POLICIES))
+            raise SimjaxError(f"scheduler.scheduling_policy={self.scheduling_policy}: there is no such policy; {known}")
         if self.cudagraph_mode not in CUDAGRAPH_MODES:
             known = closest(self.cudagraph_mode, list(CUDAGRAPH_MODES))
             raise SimjaxError(f"scheduler.cudagraph_mode={self.cudagraph_mode}: there is no such mode; {known}")

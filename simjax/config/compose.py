@@ -50,7 +50,7 @@ GROUPS: dict[str, type] = {
 }
 """The schema of every group of presets, the files conf/GROUP/NAME.yaml of which GROUP=NAME chooses one."""
 
-FREE_MAPPINGS = ("sweep.axes", "profile.parameters", "parameters", "workload.models")
+FREE_MAPPINGS = ("sweep.axes", "profile.parameters", "parameters", "workload.models", "workload.classes")
 """Options that are mappings with keys of their own."""
 _FREE = re.compile(rf"^({'|'.join(map(re.escape, FREE_MAPPINGS))})([.=])")
 

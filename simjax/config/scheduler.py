@@ -5,12 +5,15 @@ from typing import Any
 
 from simjax.backend.releases import DEFAULT
 from simjax.config.disaggregation import DISAGGREGATED
-from simjax.options.condition import at_least, is_unset, needs
+from simjax.options.condition import at_least, is_unset, needs, one_of
 from simjax.options.option import facts_by_name, option
 from simjax.options.plausible import Plausible
 
 _INT32 = 2**31 - 1  # the engine counts in int32; step times are tabulated up to max_num_batched_tokens and max_num_seqs
 _NO_BLOCKS = is_unset("num_gpu_blocks_override")
+SCHEDULING_POLICIES = ("fcfs", "priority")
+"""Values of `scheduler.scheduling_policy`."""
+_BY_PRIORITY = one_of("scheduling_policy", "priority", default="fcfs", words="priority")
 
 
 def _some_data_parallel(size: int | None, groups: list[Any], prefill: int | None, decode: int | None, file: str | None) -> bool:
@@ -72,6 +75,20 @@ class SchedulerConfig:
     )
     dp_syncs_first: bool | None = option(
         None, "ask so after the first step since they slept, too; unset: as the release", only=(_DATA_PARALLEL,)
+    )
+    scheduling_policy: str | None = option(
+        None,
+        "order of waiting requests and of victims when blocks run out: fcfs, or priority: by the workload's priorities, small first, "
+        "then arrival",
+        "NAME",
+    )
+    preempt_self_goes_on: bool | None = option(
+        None, "after a request has preempted itself, others still get tokens in the step; unset: as the release", only=(_BY_PRIORITY,)
+    )
+    preempt_leaves_out: bool | None = option(
+        None,
+        "a victim without tokens in the step makes the scheduler leave out a running request; unset: as the release",
+        only=(_BY_PRIORITY,),
     )
     watermark: float | None = option(
         None,

@@ -43,6 +43,9 @@ class RankParams:
         pipeline_stages: pp stages; their step times are rows from `step_time` on. This and the next two are None where no rank has several.
         broadcast_s: time from the sampling of tokens to the first stage having them, where the scheduler does not wait for them.
         empty_pass_s: sleep of the engine loop after a pass that ran nothing although requests are left.
+        by_priority: whether the rank schedules by priority. This and the next two are None where no rank does, or no priorities differ.
+        goes_on, leaves_out: whether the scan goes on after a request that has preempted itself, and whether one is left out for a victim
+            that had no tokens, see `simjax.engine.priority.preempt`.
     """
 
     slots: Int32[Array, "*N"]
@@ -67,6 +70,9 @@ class RankParams:
     pipeline_stages: Int32[Array, "*N"] | None = None
     broadcast_s: Float64[Array, "*N"] | None = None
     empty_pass_s: Float64[Array, "*N"] | None = None
+    by_priority: Bool[Array, "*N"] | None = None
+    goes_on: Bool[Array, "*N"] | None = None
+    leaves_out: Bool[Array, "*N"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -127,6 +133,7 @@ class RequestParams:
         sessions: calls that wait for calls; None when there are none.
         model: model that a request names, -1 for none; None where any rank serves any request.
         model_turn: number of earlier requests that name the same model; None likewise.
+        priority: priority of each request, small ones first; None where no rank schedules by it.
     """
 
     arrival_s: Float64[Array, "V R"]
@@ -140,6 +147,7 @@ class RequestParams:
     sessions: SessionParams | None = None
     model: Int32[Array, "V R"] | None = None
     model_turn: Int32[Array, "V R"] | None = None
+    priority: Int32[Array, "V R"] | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -134,6 +134,7 @@ class Rank:
         queued_tokens: prompt tokens in that queue (kept by live routing only).
         passes: looks of the rank at transfers.
         pipeline: its pp stages and the batches on their way through them.
+        requeued: where requests have priorities, preempted ones, which wait in the queue among the others; None without.
     """
 
     slots: Slots
@@ -145,6 +146,7 @@ class Rank:
     queued_tokens: Int64[Array, "*N"]
     passes: Passes | NoPasses
     pipeline: Line | NoLine
+    requeued: Int32[Array, "*N"] | None
 
     def due_s(self) -> Float64[Array, "*N"]:
         """Time at which the rank needs its next turn."""

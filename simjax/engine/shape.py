@@ -38,6 +38,7 @@ class EngineShape:
         several_ranks: whether some instance has several ranks, so that ranks know which instance they are of.
         tight: whether the slots may be fewer than the limits ask for: a rank that needs more ends the run, with an overflow in the state.
         leap: whether pure-decode steps are taken many at a time; ranks of several pp stages take them one by one.
+        priorities: whether ranks schedule by the priorities of requests, which differ.
         pipeline_stages: J, pp stages of the rank that has most; 0 where no rank has more than one.
         speculation: U, drafts of a step that the table of acceptance rates has room for; 0 where no rank decodes speculatively. Steps are
             then taken one by one.
@@ -65,6 +66,7 @@ class EngineShape:
     several_ranks: bool = system(False)
     tight: bool = False
     leap: bool = system(True)
+    priorities: bool = system(False)
     pipeline_stages: int = system(0)
     speculation: int = system(0)
     groups: int = system(0)
@@ -89,6 +91,12 @@ class EngineShape:
             raise ValueError("groups go with neither pp stages nor speculative decoding nor hand-overs nor prefix caches nor sessions")
         if self.groups and self.router_books:
             raise ValueError("groups go with no router that keeps books")
+        if self.priorities and (self.pipeline_stages or self.speculation or self.handovers or self.prefix_nodes or self.router_books):
+            raise ValueError("priorities go with neither pp stages nor speculation nor hand-overs nor prefix caches nor books of a router")
+        if self.priorities and self.groups:
+            raise ValueError("priorities go with no groups")
+        if self.priorities and self.window != 2:
+            raise ValueError("by priority a tick admits one request and sees the next: window must be 2")
         if self.capped and not self.clients:
             raise ValueError("a client with a cap needs seats: clients must not be 0")
         if self.prefix_nodes and self.window != 2:
@@ -117,7 +125,7 @@ class EngineShape:
     @property
     def has_routes(self) -> bool:
         """Whether each rank has a list of its requests; otherwise the one rank serves them in their order."""
-        return self.ranks > 1 or self.fanout > 0
+        return self.ranks > 1 or self.fanout > 0 or self.priorities
 
 
 def bucket(n: int, buckets: tuple[int, ...]) -> int:

@@ -25,6 +25,7 @@ from simjax.engine.kv.prefix_cache import NoPrefixCache, PrefixCache, initial_kv
 from simjax.engine.params import ClusterParams
 from simjax.engine.pipeline.flight import initial_flight
 from simjax.engine.pipeline.line import initial_line
+from simjax.engine.priority.progress import NoProgress, Progress, initial_progress
 from simjax.engine.rank import NEVER, Plan, Rank, Slots
 from simjax.engine.routing.books import NoBooks, RouterBooks, initial_books
 from simjax.engine.routing.view import FreshView, RouterView
@@ -51,6 +52,7 @@ class ClusterState:
         activity: totals of the ranks' work so far.
         drafts: totals of speculative decoding.
         groups: ranks that step together.
+        progress: what preempted requests keep that wait in the queue.
         num_sent: requests that have arrived.
         num_finished: requests written to `outcome`.
         outcome: engine's columns of `RequestLog` for every request that has departed; row R takes what is not read.
@@ -70,6 +72,7 @@ class ClusterState:
     activity: Activity | NoActivity
     drafts: DraftTotals | NoDraftTotals
     groups: Groups | NoGroups
+    progress: Progress | NoProgress
     num_sent: Int32[Array, ""]
     num_finished: Int32[Array, ""]
     outcome: Float64[Array, "R+1 F"]
@@ -99,6 +102,7 @@ def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
         activity=initial_activity(shape),
         drafts=initial_totals(shape),
         groups=initial_groups(shape),
+        progress=initial_progress(shape),
         num_sent=zero,
         num_finished=zero,
         outcome=jnp.full((R + 1, len(recorded(RequestLog, shape))), NEVER, jnp.float64),
@@ -158,4 +162,5 @@ def _initial_ranks(shape: EngineShape, kv: PrefixCache | NoPrefixCache) -> Rank:
         queued_tokens=i64,
         passes=initial_passes(shape),
         pipeline=initial_line(shape),
+        requeued=i32 if shape.priorities else None,
     )

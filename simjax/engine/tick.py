@@ -25,6 +25,8 @@ from simjax.engine.params import ClusterParams
 from simjax.engine.pipeline.call import admit_past, schedule_eligible
 from simjax.engine.pipeline.dispatch import dispatch
 from simjax.engine.pipeline.returns import depart_all, take_back
+from simjax.engine.priority.preempt import preempt_by_priority
+from simjax.engine.priority.queue import admit_by_priority, depart_first
 from simjax.engine.routing.route import route
 from simjax.engine.scheduler.admission import admit_waiting
 from simjax.engine.scheduler.commit import commit
@@ -93,11 +95,23 @@ OF_GROUPS: dict[Stage, Stage] = {
     record: record_all,
 }
 """What stands for some stages where ranks step together: a turn is that of a group."""
+OF_PRIORITIES: dict[Stage, Stage] = {
+    depart: depart_first,  # a finished request, and the step waits for the others
+    preempt: preempt_by_priority,  # the least urgent, back into the queue
+    admit_waiting: admit_by_priority,  # the most urgent one
+}
+"""What stands for some stages where requests have priorities."""
 
 
 def stages_of(shape: EngineShape) -> tuple[Stage, ...]:
     """The stages of a tick, in order."""
-    others = OF_PIPELINES if shape.pipeline_stages else OF_SPECULATION if shape.speculation else OF_GROUPS if shape.groups else {}
+    systems = (
+        (shape.pipeline_stages, OF_PIPELINES),
+        (shape.speculation, OF_SPECULATION),
+        (shape.groups, OF_GROUPS),
+        (shape.priorities, OF_PRIORITIES),
+    )
+    others = next((table for there, table in systems if there), {})
     return tuple(others.get(stage, stage) for stage in STAGES)
 
 

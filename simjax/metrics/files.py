@@ -17,6 +17,7 @@ from simjax.metrics.slo import Slo
 from simjax.metrics.steady.window import AUTOMATIC, Window
 from simjax.metrics.summary import summarize
 from simjax.metrics.timeseries import bin_edges, timeline
+from simjax.workload.classes import RequestClasses
 from simjax.workload.sessions import Sessions
 
 _TIMES = ("arrival_s", "scheduled_s", "first_token_s", "finish_s")
@@ -59,7 +60,7 @@ def write_results(
     bins = None if result.leaps is None else timeline(result, interval_s)  # before anything is written: the interval may be impossible
     make_folder(out)
     write_json(summary, out / "summary.json")
-    requests = requests_frame(result.requests, result.sessions, result.due_s, result.handovers, result.ranks)
+    requests = requests_frame(result.requests, result.sessions, result.due_s, result.handovers, result.ranks, result.classes)
     tables = {"requests.csv": requests, "timeseries.csv": bins}
     if bins is not None and result.handovers is not None:
         tables["links.csv"] = links_frame(result, bin_edges(bins))
@@ -76,6 +77,7 @@ def requests_frame(
     due_s: np.ndarray | None = None,
     handovers: HandoverLog | None = None,
     ranks: RankLog | None = None,
+    classes: RequestClasses | None = None,
 ) -> pd.DataFrame:
     """The columns of `requests.csv`; times that never came are `pd.NA`.
 
@@ -84,6 +86,8 @@ def requests_frame(
     With `ranks`, `rank` is the number of the data-parallel rank within the instance, -1 for a request that was never routed.
 
     With `handovers`, `instance` is the decode instance, or the only one, and the further columns are those of `handover_columns`.
+
+    With `classes` each request has the name of its class of service, or an empty one.
 
     With sessions each request has its session's name, its turn and `delay_s`, the pause in seconds after the answer that it waited for
     last (`pd.NA` when it waits for none). Played as a trace, each call then waits for the one before it in its session.
@@ -106,6 +110,8 @@ def requests_frame(
         columns |= handover_columns(handovers)
     columns["preemptions"] = requests.preemptions
     columns["status"] = _status(requests)
+    if classes is not None:
+        columns["class"] = np.array([*classes.names, ""], object)[classes.index]
     if sessions is not None:
         columns["session"] = np.array(sessions.names, object)[sessions.session]
         columns["turn"] = sessions.turn

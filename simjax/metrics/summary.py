@@ -17,7 +17,7 @@ from simjax.metrics.catalog.runs import Runs
 from simjax.metrics.handover.report import disaggregation_summary
 from simjax.metrics.latency import itl_statistics
 from simjax.metrics.sessions import session_summary
-from simjax.metrics.slo import NO_LIMITS, Slo
+from simjax.metrics.slo import NO_LIMITS, Slo, by_class, limited
 from simjax.metrics.steady.verdict import Verdict, verdict_of
 from simjax.metrics.steady.window import AUTOMATIC, Window
 
@@ -49,12 +49,13 @@ def summarize(
     `kv.evicted_blocks` counts cached blocks that were taken for something else, and `kv.peak_cached_fraction` is
     `simjax.metrics.caching.peak_cached_fraction`. `sessions` is there when the workload has sessions
     (`simjax.metrics.sessions.session_summary`), `disaggregation` when the cluster has prefill and decode instances
-    (`simjax.metrics.handover.report.disaggregation_summary`); the entries of `instances` then have a role. `energy` and `cost` hold None:
-    they are not modelled yet.
+    (`simjax.metrics.handover.report.disaggregation_summary`); the entries of `instances` then have a role. `classes` is there when requests
+    have classes of service (`simjax.metrics.slo.by_class`), and attainment and goodput hold each to the limits of its class too. `energy`
+    and `cost` hold None: they are not modelled yet.
 
     Args:
         result: the run.
-        slo: adds the key `slo` with attainment and goodput.
+        slo: limits on the latencies of all requests; with them, or limits of classes, there is the key `slo` with attainment and goodput.
         gpus: GPUs of the cluster, for goodput per GPU.
         warnings: lines to put before those that the run itself gives rise to.
         catalog: the metrics; each one with a `path` is put there.
@@ -96,12 +97,15 @@ def summarize(
         summary["ranks"] = [{**one, "instance": i, "rank": rank} for one, (i, rank) in zip(each, numbers, strict=True)]
     if sessions is not None:
         summary["sessions"] = sessions
-    if slo is not None:
+    has_limits = limited(slo, result.classes)
+    if has_limits:
         summary["slo"] = _limits(runs)
+    if result.classes is not None:
+        summary["classes"] = by_class(runs)
     if runs.disaggregated:
         summary["disaggregation"] = disaggregation_summary(runs)
     given = {"roles": runs.disaggregated, "speculation": bool(result.instances.drafts.any())}
-    given |= {"sessions": sessions is not None, "cap": result.due_s is not None, "limits": slo is not None, "gpus": gpus is not None}
+    given |= {"sessions": sessions is not None, "cap": result.due_s is not None, "limits": has_limits, "gpus": gpus is not None}
     for metric in catalog.values():
         if metric.path and all(given[name] for name in metric.needs):
             put(summary, metric.path, numbers_of(metric, runs)[0])
@@ -167,12 +171,13 @@ def put(tree: dict[str, Any], path: Sequence[str], value: object) -> None:
 
 def _limits(runs: Runs) -> dict[str, object]:
     """The part of `slo` that is no metric of the catalogue; the fraction's place comes before that of its parts."""
-    limits = runs.slos[0].limits()
+    limits, classes = runs.slos[0].limits(), runs.results[0].classes
+    of_classes = () if classes is None else {name: None for own in classes.limits for name in own}
     return {
         "limits": limits,
         "attained": int((runs.good & runs.measured.arrived)[0].sum()),
         "attainment_fraction": None,
-        "attainment_by_limit": {name: cells(runs.attainment(runs.meets[name]))[0] for name in limits},
+        "attainment_by_limit": {name: cells(runs.attainment(runs.meets[name]))[0] for name in dict.fromkeys((*limits, *of_classes))},
     }
 
 

@@ -161,6 +161,8 @@ def _facts(summary: dict[str, Any]) -> Table:
         table.add_row("transfers", _transfers(handover))
     if (slo := summary.get("slo")) is not None:
         table.add_row("goodput", Text(_goodput(summary, slo)))
+    for name, one in summary.get("classes", {}).items():
+        table.add_row("class", Text(_of_class(name, one)))
     table.add_row(
         "simulation",
         f"{sim['ticks']:,} ticks for {sim['steps']:,} engine steps, "
@@ -227,8 +229,20 @@ def _later_turns(later: dict[str, Any]) -> str:
     return f"{later['finished']:,} calls, TTFT {ttft} ms, {_percent(later['cached_fraction'])} of prompt tokens cached"
 
 
+def _of_class(name: str, one: dict[str, Any]) -> str:
+    """A class of service: its share of the requests, how long they wait, and how many meet its limits."""
+    ttft, tpot = (", ".join(f"{which} {format_ms(one[latency][which])}" for which in ("p50", "p99")) for latency in ("ttft_s", "tpot_s"))
+    text = f"{name}: {one['requests']:,} requests, TTFT {ttft} ms, TPOT {tpot} ms"
+    if "limits" not in one:
+        return text
+    limits = ", ".join(f"{LATENCY_NAMES[limit]} <= {format_ms(value)} ms" for limit, value in one["limits"].items())
+    return f"{text}; {_percent(one['attainment_fraction'])} meet {limits}, {_number(one['goodput_requests_per_s'])} requests/s"
+
+
 def _goodput(summary: dict[str, Any], slo: dict[str, Any]) -> str:
     limits = ", ".join(f"{LATENCY_NAMES[name]} <= {format_ms(limit)} ms" for name, limit in slo["limits"].items()) or "no limits"
+    if any("limits" in one for one in summary.get("classes", {}).values()):
+        limits = "those of their classes"
     met = _percent(slo["attainment_fraction"]).removesuffix(" %") + _drawn(summary, "slo", "attainment_fraction", scale=100.0, decimals=1)
     rate = _number(slo["goodput_requests_per_s"]) + _drawn(summary, "slo", "goodput_requests_per_s")
     text = f"{rate} requests/s, {met} % of requests meet {limits}"

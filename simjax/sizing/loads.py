@@ -23,6 +23,7 @@ from simjax.explore.options import Options
 from simjax.explore.points import Points
 from simjax.explore.resolve import resolve
 from simjax.explore.values import format_value
+from simjax.workload.classes import LIMITS
 
 FEWEST, MOST = 2_048, 65_536  # requests of a workload, where the user gives no number
 _TIMES_HELD, _TIMES_HELD_OF_MANY = 16, 8  # requests of a workload, in those that the cluster holds at once; of many designs fewer
@@ -196,7 +197,8 @@ def _distinct(loads: Sequence[Load]) -> tuple[Load, ...]:
     """The loads of all seeds, or only the first where the others are the same: a trace has no randomness of its own."""
     first, *others = (load.design.lowered.params for load in loads)
     same = lambda x, name: np.array_equal(getattr(x.requests, name), getattr(first.requests, name))
-    alike = all(same(x, name) for x in others for name in ("arrival_s", "prompt_tokens", "output_tokens"))
+    drawn = ("arrival_s", "prompt_tokens", "output_tokens", *([] if first.requests.priority is None else ["priority"]))
+    alike = all(same(x, name) for x in others for name in drawn)
     return (loads[0],) if alike and not bool(first.router.random) else tuple(loads)
 
 
@@ -210,6 +212,9 @@ def _checked(config: RunConfig) -> RunConfig:
     if kind not in _OPEN:
         other = "give an open workload, or sweep workload.concurrency" if kind == "closed_loop" else f"use {', '.join(_OPEN)}"
         raise SimjaxError(f"workload.kind={kind} has no one rate to search for; {other}")
+    for name, one in config.workload.classes.items():
+        if own := [limit for limit in LIMITS if one.get(limit) is not None]:
+            raise SimjaxError(f"workload.classes.{name}.{own[0]}: a search holds all requests to slo.*; leave out the limits of classes")
     return config
 
 

@@ -247,6 +247,8 @@ def _taken(workload: Workload, index: np.ndarray) -> Workload:
         prefixes=prefixes,
         sessions=sessions,
         models=None if workload.models is None else workload.models.take(index),
+        priority=None if workload.priority is None else workload.priority[index],
+        classes=None if workload.classes is None else workload.classes.take(index),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simjax.errors import SimjaxError
+from simjax.workload.classes import RequestClasses
 from simjax.workload.contents.prefixes import Prefixes
 from simjax.workload.models import RequestModels
 from simjax.workload.sessions import Sessions
@@ -34,6 +35,9 @@ class Workload:
         prefixes: prefixes that the requests share; None when nothing is known, and requests then share nothing.
         sessions: dependencies between calls; None when no request waits for another.
         models: models that requests name; None when none names one. They matter where a cluster serves several.
+        priority: int32[R], priorities of the requests, small ones first; None when all have the same. They matter where an instance
+            schedules by them.
+        classes: classes of service of the requests; None when there are none.
         stationary: whether requests are sent by one rule from first to last, at one rate or by the same clients. Then a run has a steady
             state, and what is measured leaves out its start and its end (`simjax.metrics.steady.window`). False of a recorded trace.
     """
@@ -49,6 +53,8 @@ class Workload:
     prefixes: Prefixes | None = None
     sessions: Sessions | None = None
     models: RequestModels | None = None
+    priority: np.ndarray | None = None
+    classes: RequestClasses | None = None
     stationary: bool = False
 
     def __len__(self) -> int:
@@ -94,6 +100,10 @@ class Workload:
             self._validate_sessions(self.sessions)
         if self.models is not None:
             self.models.validate(len(self), self.source)
+        if self.classes is not None:
+            self.classes.validate(len(self), self.source)
+        if self.priority is not None and self.priority.shape != self.arrival_s.shape:
+            raise SimjaxError(f"{self.source}: priorities are given for {len(self.priority)} requests, not {len(self)}")
         if self.max_concurrency:
             self._validate_cap()
         known = self.arrival_s[: self.known_arrivals]

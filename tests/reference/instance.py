@@ -50,6 +50,9 @@ class RefInstance:
     watermark_blocks: int = 0
     role: str = "both"  # or "prefill" or "decode"
     model: int = 0
+    scheduling_policy: str = "fcfs"  # or "priority"; the next two are rules of `PriorityRank`
+    preempt_self_goes_on: bool = True
+    preempt_leaves_out: bool = False
     pipeline: RefPipeline | None = None  # its stages have their own step times
     speculation: RefSpeculation | None = None  # its steps too
     group: RefGroup | None = None  # it steps together with others, in times of the group
@@ -94,6 +97,7 @@ class Live:
     cached_tokens: int = 0  # hit at the first admission
     token_times_s: list[float] = field(default_factory=list)  # instance clock
     prefilled: bool = False  # it comes with the KV cache of its prompt
+    priority: int = 0  # small ones first
 
     @property
     def target(self) -> int:
@@ -195,6 +199,8 @@ class RefEngine:
                     self.pool.release(request.index)
         if self.step is None:
             self._form(now, horizon=now)
+            while self.step is None and self.running:  # all that happened was a preemption
+                self._form(now, horizon=now)
         self._check()
         return finished
 

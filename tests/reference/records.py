@@ -15,7 +15,7 @@ class RefRequest:
     `content`: the token ids of prompt and output; None: not shared with any other request.
     `waits_for`: pairs (request, delay_s). If there are any, the request is sent at the maximum of "reply at the client + delay_s" over
     them and of `not_before_s`, and `arrival_s` is not used. A refusal counts as an immediate reply. `session`: number shared by the calls
-    of a session; -1: none. `model`: number of the model that it is for; -1: any.
+    of a session; -1: none. `model`: number of the model that it is for; -1: any. `priority`: small ones first, where a rank goes by it.
     """
 
     arrival_s: float
@@ -27,6 +27,7 @@ class RefRequest:
     session: int = -1
     not_before_s: float = 0.0
     model: int = -1
+    priority: int = 0
 
     def __post_init__(self) -> None:
         assert self.prompt_tokens >= 1 and self.output_tokens >= 1, self

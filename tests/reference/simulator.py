@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from tests.reference.groups import Group, LockstepRank
 from tests.reference.instance import Live, RefEngine, RefInstance
 from tests.reference.pipeline import PipelineRank
+from tests.reference.priority import PriorityRank
 from tests.reference.records import RefActivity, RefOutcome, RefRequest, RefResult
 from tests.reference.routing import RefRouter, Routing, View, names_of
 from tests.reference.speculation import SpeculatingRank
@@ -148,7 +149,7 @@ class Cluster:
             return
         engine = self.routing.pick(index, eligible)
         names = names_of(request, index, engine.config.block_size) if engine.config.enable_prefix_caching else []
-        live = Live(index, request.prompt_tokens, request.output_tokens, now + engine.config.api_pre_s, names)
+        live = Live(index, request.prompt_tokens, request.output_tokens, now + engine.config.api_pre_s, names, priority=request.priority)
         engine.enqueue(live)
         self.live[index] = (live, engine)
 
@@ -175,6 +176,9 @@ class Cluster:
 def _kind(config: RefInstance) -> type[RefEngine]:
     if config.group:
         return LockstepRank
+    if config.scheduling_policy == "priority":
+        assert config.pipeline is None and config.speculation is None
+        return PriorityRank
     return PipelineRank if config.pipeline else SpeculatingRank if config.speculation else RefEngine
 
 

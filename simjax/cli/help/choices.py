@@ -76,6 +76,12 @@ def _sharings() -> Sequence[str]:
     return SHARINGS
 
 
+def _scheduling_policies() -> Sequence[str]:
+    from simjax.config.scheduler import SCHEDULING_POLICIES
+
+    return SCHEDULING_POLICIES
+
+
 def _cudagraph_modes() -> Sequence[str]:
     from simjax.cluster.spec import CUDAGRAPH_MODES
 
@@ -163,6 +169,7 @@ _CHOICES: dict[str, Callable[[], Sequence[str]]] = {
     "disaggregation.decode_router": _routers,
     "disaggregation.sharing": _sharings,
     "scheduler.cudagraph_mode": _cudagraph_modes,
+    "scheduler.scheduling_policy": _scheduling_policies,
     "scheduler.dtype": _dtypes,
     "scheduler.kv_cache_dtype": _kv_cache_dtypes,
     "workload.kind": _kinds,

@@ -20,6 +20,7 @@ RANK_BUCKETS = (1, 2, 4, 8)
 # A rank that is padding: no request is ever routed to it. Capacities are divided by, so they are 1.
 ABSENT_RANK = {"max_model_len": 0, **dict.fromkeys(("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens", "slots"), 1)}
 ABSENT_RANK |= {"pipeline_stages": 1, "instance": -1}
+_SOMETIMES = ("open_s", "prefix", "sessions", "model", "model_turn", "priority")  # fields of requests that few designs have
 _DRAFTS_OF_RANKS = ("num_speculative_tokens", "num_lookahead_tokens")
 
 
@@ -202,7 +203,7 @@ def _request_table(records: Sequence[RequestParams], shape: EngineShape, rows: i
     longest = lambda tables: max((x.shape[1] for x in tables), default=0)
     entries = power_of_two(1 + shape.prefix_path + longest(x.prefix.nodes for x in records if x.prefix is not None))
     edges = power_of_two(1 + shape.fanout + longest(x.sessions.then for x in records if x.sessions is not None))
-    names = [name for name in RequestParams.__dataclass_fields__ if name not in ("open_s", "prefix", "sessions", "model", "model_turn")]
+    names = [name for name in RequestParams.__dataclass_fields__ if name not in _SOMETIMES]
     return RequestParams(
         **{name: table(records, name, shape.requests, fill.get(name, 0)) for name in names},
         open_s=table(records, "open_s", shape.clients, np.inf) if shape.capped else None,
@@ -212,6 +213,7 @@ def _request_table(records: Sequence[RequestParams], shape: EngineShape, rows: i
         sessions=part(SessionParams, [x.sessions for x in records], then=edges, delay_s=edges),
         model=table(records, "model", shape.requests, -1) if shape.models else None,
         model_turn=table(records, "model_turn", shape.requests) if shape.models else None,
+        priority=table(records, "priority", shape.requests) if shape.priorities else None,
     )
 
 

@@ -16,6 +16,7 @@ from simjax.engine.host.ranks import of_instances
 from simjax.engine.host.result import NEVER, HandoverLog, InstanceLog, LeapLog, RequestLog, Result, Status
 from simjax.engine.kv.held_blocks import HeldBlocks
 from simjax.engine.params import ClusterParams, RankParams
+from simjax.engine.priority.progress import NoProgress
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState
 
@@ -64,7 +65,7 @@ def batch_results(batch: Batch, designs: Mapping[int, Lowered], state: ClusterSt
         log = replace(log, prompt_tokens=prompt, output_tokens=output)
         totals = instance_log(batch.shape, design.params.ranks, mine)
         facts = {"sessions": design.sessions, "stationary": design.stationary, "due_s": schedule(batch.shape, design.params)}
-        facts |= {"handovers": handovers}
+        facts |= {"handovers": handovers, "classes": design.classes}
         result = Result(status, log, None, totals, int(mine.ticks), int(mine.steps), **facts)
         results.append(of_instances(result, design.params.ranks.instance))  # pyright: ignore[reportArgumentType]
     return results
@@ -85,6 +86,7 @@ def request_log(shape: EngineShape, params: ClusterParams, state: ClusterState, 
     )
     if not finished.all():
         _add_queued(shape, state, log, np.inf if status == Status.STALLED else float(np.max(np.asarray(state.ranks.plan.start_s))))
+        _add_preempted(params, state, log)
         _add_running(params, state, log)
     return log
 
@@ -128,6 +130,17 @@ def _add_queued(shape: EngineShape, state: ClusterState, log: RequestLog, cut_s:
         queued = routes[i, head:tail]
         log.instance[queued[log.arrival_s[queued] <= cut_s]] = i
     log.arrival_s[~log.finished & (log.arrival_s > cut_s)] = NEVER
+
+
+def _add_preempted(params: ClusterParams, state: ClusterState, log: RequestLog) -> None:
+    """Add what is known of requests in a queue by priority that have run before."""
+    if isinstance(state.progress, NoProgress):
+        return
+    kept = {name: np.asarray(values)[: len(log.finished)] for name, values in state.progress.columns().items()}
+    mine = (kept["num_tokens"] > 0) & ~log.finished
+    log.preemptions[mine] = kept["preemptions"][mine]
+    log.scheduled_s[mine] = kept["scheduled_s"][mine]
+    log.first_token_s[mine] = (kept["first_token_s"] + np.asarray(params.ranks.api_post_s)[log.instance])[mine]
 
 
 def _add_running(params: ClusterParams, state: ClusterState, log: RequestLog) -> None:

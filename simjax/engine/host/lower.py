@@ -15,12 +15,14 @@ from simjax.engine.host.impossible import refuse_impossible
 from simjax.engine.host.lower_groups import group_params, group_sizes, refuse_with_groups
 from simjax.engine.host.lower_handover import MORE_ROWS, first_rows, handover_params
 from simjax.engine.host.lower_pipeline import most_stages, refuse_with_stages, with_stages
+from simjax.engine.host.lower_priority import refuse_with_priorities, request_priorities, schedules_by_priority, with_policies
 from simjax.engine.host.lower_requests import largest_fanout, longest_path, prefix_params, request_models, request_params
 from simjax.engine.host.lower_speculation import most_drafts, refuse_with_speculation, speculation_params
 from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams
 from simjax.engine.shape import EngineShape, requests_bucket, seat_bucket, slots_for
 from simjax.errors import SimjaxError
 from simjax.model import plain_name
+from simjax.workload.classes import RequestClasses
 from simjax.workload.models import ANY
 from simjax.workload.sessions import Sessions
 from simjax.workload.workload import Workload
@@ -35,7 +37,7 @@ def _same_named(dtype: str) -> tuple[str, ...]:
 
 
 FLAGS, LIMITS = _same_named("Bool"), _same_named("Int32")
-CACHING_WINDOW = 2  # window of ranks with a prefix cache: one request is admitted, and the next one seen
+ONE_AND_NEXT = 2  # window of ranks with a prefix cache, or by priority: one request is admitted, and the next one seen
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Lowered:
     params: ClusterParams
     sessions: Sessions | None = None
     stationary: bool = False
+    classes: RequestClasses | None = None
 
 
 def lower(
@@ -79,6 +82,10 @@ def lower(
     refuse_with_stages(cluster, workload, caching)
     refuse_with_groups(cluster, workload, caching)
     instances = with_stages(cluster, instance_params(cluster, timings, size, caching), size)
+    by_priority = schedules_by_priority(cluster, workload)
+    if by_priority:
+        refuse_with_priorities(cluster, workload, caching)
+        instances = with_policies(cluster, instances)
     if (of_models := served_models(cluster, workload)) is not None:
         instances = replace(instances, model=of_models)
     speculation = speculation_params(cluster)
@@ -88,11 +95,13 @@ def lower(
     looks = any(rule.looks for rule in cluster.routers)
     requests = request_params([workload], size, [seed], any(caching)) if requests is None else requests
     requests = _with_what_the_cluster_reads(requests, workload, any(caching), instances.model is not None)
+    if by_priority:
+        requests = replace(requests, priority=request_priorities(workload, size))
     shape = EngineShape(
         requests=size,
         slots=int(instances.slots.max()),
         ranks=len(cluster.ranks),
-        window=CACHING_WINDOW if any(caching) else EngineShape.window,
+        window=ONE_AND_NEXT if any(caching) or by_priority else EngineShape.window,
         clients=_clients(workload, requests, size),
         capped=workload.max_concurrency > 0,
         prefix_nodes=0 if requests.prefix is None else requests.prefix.start_tokens.shape[1],
@@ -106,6 +115,7 @@ def lower(
         handovers=0 if handover is None else min(first_rows(workload), size),
         links=0 if handover is None else len(handover.capacity),
         leap=leap,
+        priorities=by_priority,
         pipeline_stages=most_stages(cluster),
         speculation=most_drafts(speculation),
         groups=number_of_groups,
@@ -116,7 +126,7 @@ def lower(
     served: Any = np.int32(0)
     router = RouterParams.of(cluster.router, weights, cluster.router_staleness_s, cluster.router_costs)
     params = ClusterParams(instances, router, requests, served, timings.step_time, handover, speculation, groups)
-    return Lowered(shape, params, workload.sessions, workload.stationary)
+    return Lowered(shape, params, workload.sessions, workload.stationary, workload.classes)
 
 
 def _with_what_the_cluster_reads(requests: RequestParams, workload: Workload, contents: bool, models: bool) -> RequestParams:

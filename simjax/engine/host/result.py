@@ -13,6 +13,7 @@ import numpy as np
 from simjax.engine.columns import column
 from simjax.engine.host.pools import Pools
 from simjax.engine.host.ranks import RankLog
+from simjax.workload.classes import RequestClasses
 from simjax.workload.sessions import Sessions
 
 
@@ -184,6 +185,7 @@ class Result:
         handovers: hand-overs of the requests; None in a cluster whose instances run both phases.
         pools: its instances by role and the links between their ranks; None as `handovers`.
         ranks: the ranks of its instances; None where every instance has one.
+        classes: classes of service of the requests, None when the workload has none.
     """
 
     status: Status
@@ -200,6 +202,7 @@ class Result:
     handovers: HandoverLog | None = None
     pools: Pools | None = None
     ranks: RankLog | None = None
+    classes: RequestClasses | None = None
 
 
 NEVER = float("inf")

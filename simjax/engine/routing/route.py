@@ -69,7 +69,7 @@ def route_all(shape: EngineShape, params: ClusterParams, state: ClusterState) ->
         tail = jnp.sum(mine, axis=1, dtype=jnp.int32)
         at = jnp.where(mine, jnp.cumsum(mine, axis=1) - 1, routes.shape[1])
         routes = jax.vmap(lambda row, where: row.at[where].set(request, mode="drop"))(routes, at)
-    first = routes[:, 0] if shape.ranks > 1 else jnp.zeros((1,), jnp.int32)
+    first = routes[:, 0] if shape.has_routes else jnp.zeros((1,), jnp.int32)
     queued_s = state.arrivals.arrival_s(params, first) + params.ranks.api_pre_s
     wake_s = jnp.where(tail > 0, queued_s, jnp.inf)
     if params.groups is not None:

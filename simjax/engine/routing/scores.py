@@ -71,7 +71,8 @@ def kv_tokens_at(ranks: Rank, t_s: Float64[Array, ""]) -> Int64[Array, " N"]:
 
 def waiting_requests(ranks: Rank, loading: Int32[Array, " N"] | int = 0) -> Int32[Array, " N"]:
     """Requests that wait in each rank, also those that load their KV cache."""
-    return ranks.plan.preempted + ranks.tail - ranks.head + loading
+    preempted = ranks.plan.preempted if ranks.requeued is None else 0  # in the queue they are counted there
+    return preempted + ranks.tail - ranks.head + loading
 
 
 def loads(params: ClusterParams, ranks: Rank, loading: Int32[Array, " N"] | int = 0) -> Float64[Array, " N"]:

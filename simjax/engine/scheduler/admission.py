@@ -51,7 +51,7 @@ def admit_waiting(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn
 
 def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Waiting, hits: Hits) -> tuple[Formation, _Admitted]:
     """The formation with the waiting requests that join, and which they are."""
-    limits, f, first_only = turn.limits, turn.formation, turn.kv.window_only_first
+    limits, f, first_only = turn.limits, turn.formation, turn.kv.window_only_first or shape.priorities
     w = jnp.arange(waiting.request.shape[0], dtype=jnp.int32)
     visible = waiting.exists & (waiting.queued_s <= seen_s(shape, turn))
     cached = jnp.where(w == 0, hits.found * limits.block_size, 0)

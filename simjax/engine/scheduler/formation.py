@@ -30,7 +30,7 @@ class Formation:
         alone: the only request, running or waiting, may exceed `long_prefill_token_threshold`.
         preempted: requests preempted in this formation.
         holding: a finished request still holds its seat and blocks.
-        leaving: a finished request is still in the slots, holding or not.
+        leaving: a finished request is still in the slots, holding or not: a rank that forms no step forms again.
         continues: the step waits for departures, the window is used up or no slot is free: the formation continues in the next tick.
         refused: a waiting request is visible but stays out.
         blocked: and it, and any arrival, will stay out at least until a request finishes.

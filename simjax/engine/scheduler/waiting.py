@@ -57,8 +57,8 @@ def num_queued(shape: EngineShape, params: ClusterParams, turn: Turn) -> Int32[A
     """Requests never admitted that the formation sees in the rank's queue; 2 for more of them, int32[]."""
     place = turn.rank.head + jnp.arange(2, dtype=jnp.int32)
     listed = turn.state.routes[turn.i, place] if shape.has_routes else place
-    queued_s = _queued_s(shape, params, turn, jnp.minimum(listed, shape.requests - 1))
-    first, second = ((place < turn.rank.tail) & (queued_s <= seen_s(shape, turn))).astype(jnp.int32)
+    at_s = queued_s(shape, params, turn, jnp.minimum(listed, shape.requests - 1))
+    first, second = ((place < turn.rank.tail) & (at_s <= seen_s(shape, turn))).astype(jnp.int32)
     return first + second  # not a sum over them, which would be a kernel
 
 
@@ -70,8 +70,8 @@ def is_alone(shape: EngineShape, params: ClusterParams, turn: Turn) -> Bool[Arra
     return turn.limits.long_prefill_alone & (requests <= 1)
 
 
-def _queued_s(shape: EngineShape, params: ClusterParams, turn: Turn, request: Int32[Array, " W"]) -> Float64[Array, " W"]:
-    """Times at which requests that were never admitted were, or will be, queued in the rank."""
+def queued_s(shape: EngineShape, params: ClusterParams, turn: Turn, request: Int32[Array, " W"]) -> Float64[Array, " W"]:
+    """Times at which requests of a list were, or will be, queued in the rank."""
     return routed_s(shape, params, turn, request, turn.state.arrivals.arrival_s(params, request)) + turn.limits.api_pre_s
 
 
@@ -86,7 +86,7 @@ def waiting_window(shape: EngineShape, params: ClusterParams, turn: Turn) -> Wai
     request = jnp.where(resumed, slots.request, jnp.minimum(listed, shape.requests - 1))
     known = jnp.minimum(request, shape.requests - 1)  # an unused slot holds no request's index
     prompt = params.request("prompt_tokens", known)
-    queued_s = _queued_s(shape, params, turn, known)
+    at_s = queued_s(shape, params, turn, known)
     entries = together(
         Waiting(
             slots=None,  # pyright: ignore[reportArgumentType]
@@ -95,9 +95,9 @@ def waiting_window(shape: EngineShape, params: ClusterParams, turn: Turn) -> Wai
             passed=resumed & slots.finished,
             exists=resumed | (place < rank.tail),
             has_slot=rank.num_running + w < turn.limits.slots,
-            queued_s=jnp.where(resumed, -NEVER, queued_s),
+            queued_s=jnp.where(resumed, -NEVER, at_s),
             request=request,
-            num_tokens=jnp.where(resumed, slots.num_tokens, prompt),
+            num_tokens=jnp.where(resumed, slots.num_tokens, state.progress.num_tokens(request, prompt)),
             final_tokens=final_tokens(shape, params, turn.i, prompt, params.request("output_tokens", known)),
         )
     )

@@ -20,6 +20,7 @@ from simjax.metrics.latency import STATISTICS, Latencies, latencies, statistics_
 from simjax.metrics.slo import Slo, meets
 from simjax.metrics.steady.steadiness import Steadiness, steadiness
 from simjax.metrics.steady.window import AUTOMATIC, Measured, Window, measured
+from simjax.workload.classes import LIMITS
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,16 @@ class Runs:
     @cached_property
     def meets(self) -> dict[str, np.ndarray]:
         """Which requests finished within each limit, by the limit's name: bool[B, R]."""
-        limits = [np.array([[getattr(slo, name)] for slo in self.slos]) for name in ("ttft_s", "tpot_s", "e2e_s")]
-        return meets(self.latencies, *limits)
+        return meets(self.latencies, *(self._limit(name) for name in LIMITS))
+
+    def _limit(self, name: str) -> np.ndarray:
+        """A limit in seconds, [B, 1]; [B, R] where requests are of classes: the lower one of the run's and of the class's."""
+        of_runs = np.array([[getattr(slo, name)] for slo in self.slos])
+        own = [None if result.classes is None else result.classes.limit(name) for result in self.results]
+        if all(limit is None for limit in own):
+            return of_runs
+        none = np.full(self.shape[1], NEVER)
+        return np.minimum(of_runs, np.stack([none if limit is None else limit for limit in own]))
 
     @cached_property
     def good(self) -> np.ndarray:

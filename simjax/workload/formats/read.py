@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from simjax.errors import SimjaxError
+from simjax.workload.classes import RequestClasses
 from simjax.workload.config import BAD_ROWS, UNANSWERED
 from simjax.workload.contents import tree
 from simjax.workload.formats.base import TraceFile, TraceFormat, TraceLengths
@@ -17,7 +18,7 @@ from simjax.workload.formats.results.played import read_result
 from simjax.workload.formats.sessions.agents import read_sessions
 from simjax.workload.formats.tables import relations
 from simjax.workload.formats.tables.blocks import tokens_per_id
-from simjax.workload.formats.tables.calls import MODEL
+from simjax.workload.formats.tables.calls import CLASS, MODEL, PRIORITY
 from simjax.workload.formats.tables.clock import clock_by_blocks, clock_name, implausible, stated_clock
 from simjax.workload.formats.tables.table import Table, read_table
 from simjax.workload.models import RequestModels
@@ -147,6 +148,8 @@ def _workload(path: Path, fmt: TraceFormat, table: Table, chained: relations.Cha
         prefixes=None if prefixes is None else tree.finish(prefixes, table.prompt_tokens, sessions),
         sessions=sessions,
         models=RequestModels.of(table.extra.get(MODEL)),
+        priority=np.array(table.extra[PRIORITY], np.int32) if PRIORITY in table.extra else None,
+        classes=RequestClasses.of(table.extra.get(CLASS)),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-ARRIVALS, PROMPTS, OUTPUTS, JITTER, GROUPS, TURNS, FOLLOWUPS, THINKING, MODELS = range(9)
+ARRIVALS, PROMPTS, OUTPUTS, JITTER, GROUPS, TURNS, FOLLOWUPS, THINKING, MODELS, CLASSES = range(10)
 
 
 def stream(seed: int, purpose: int) -> np.random.Generator:

@@ -7,8 +7,9 @@ from typing import Any
 from simjax.workload.formats.base import TraceFormat
 from simjax.workload.formats.tables.rows import Chunk, id_array
 
-LABEL, DELAY, MODEL = "\0session", "\0delay", "\0model"
-"""Added columns: (line, name) of the call's session, None in rows of a single request; the pause after each call; the model of a row."""
+LABEL, DELAY, MODEL, CLASS, PRIORITY = "\0session", "\0delay", "\0model", "\0class", "\0priority"
+"""Added columns: (line, name) of the call's session, None in rows of a single request; the pause after each call; the model,
+the class of service and the priority of a row."""
 
 
 def expand(chunk: Chunk, fmt: TraceFormat) -> Chunk:

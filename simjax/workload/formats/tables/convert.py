@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from simjax.workload.formats.base import TraceFormat
-from simjax.workload.formats.tables.calls import DELAY, LABEL, MODEL
+from simjax.workload.formats.tables.calls import CLASS, DELAY, LABEL, MODEL, PRIORITY
 from simjax.workload.formats.tables.rows import Chunk
 
 _MAX_TOKENS = 2**31 - 1  # lengths are int32
@@ -107,7 +107,7 @@ def _extra(chunk: Chunk, fmt: TraceFormat, reasons: dict[int, str]) -> dict[str,
     """The columns of `Requests.extra` over all rows of the chunk; their faults are added to `reasons`."""
     extra: dict[str, list[Any]] = {}
     places = chunk.places or [""] * len(chunk.lines)
-    present = [name for name in (*fmt.optional_columns, LABEL, DELAY, MODEL) if name in chunk.columns]
+    present = [name for name in (*fmt.optional_columns, LABEL, DELAY, MODEL, CLASS, PRIORITY) if name in chunk.columns]
     filled = {name: chunk.columns[name] for name in present if any(value is not None for value in chunk.columns[name])}
     for name in fmt.id_columns:
         if name in filled:
@@ -129,10 +129,21 @@ def _extra(chunk: Chunk, fmt: TraceFormat, reasons: dict[int, str]) -> dict[str,
         extra[DELAY] = _delays(fmt, fmt.delay or "", filled.get(fmt.delay or ""), reasons, places)
     if fmt.turn in filled:
         extra[fmt.turn] = _numbers(filled[fmt.turn]).tolist()
-    for name in (fmt.call, fmt.parent, MODEL):
+    for name in (fmt.call, fmt.parent, MODEL, CLASS):
         if name is not None and name in filled:
             extra[name] = [None if _empty(value) else str(value) for value in filled[name]]
+    if PRIORITY in filled:
+        extra[PRIORITY] = _priorities(filled[PRIORITY], reasons, places)
     return extra
+
+
+def _priorities(raw: list[Any], reasons: dict[int, str], places: list[str]) -> list[int]:
+    """Priorities, vLLM's 0 where none is given."""
+    values = _numbers([0 if _empty(value) else value for value in raw])
+    wrong = ~(np.isfinite(values) & (np.abs(values) <= _MAX_TOKENS) & (values == np.floor(values)))
+    for i in np.flatnonzero(wrong):
+        reasons.setdefault(int(i), places[i] + _fault("priority", raw[i], "is not a whole number that an int32 holds"))
+    return np.where(wrong, 0, values).astype(np.int32).tolist()
 
 
 def _delays(fmt: TraceFormat, name: str, raw: list[Any] | None, reasons: dict[int, str], places: list[str]) -> list[float]:

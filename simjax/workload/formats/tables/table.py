@@ -10,13 +10,15 @@ import numpy as np
 
 from simjax.errors import SimjaxError
 from simjax.workload.formats.base import Reading, TraceFormat
-from simjax.workload.formats.tables.calls import DELAY, MODEL, expand
+from simjax.workload.formats.tables.calls import CLASS, DELAY, MODEL, PRIORITY, expand
 from simjax.workload.formats.tables.convert import Requests, convert
 from simjax.workload.formats.tables.relations import Extra
 from simjax.workload.formats.tables.rows import Header, read_chunks
 
 _ARRAYS = ("lines", "stamps", "prompt_tokens", "output_tokens", "zero_outputs", "failed")
 _MODEL_COLUMNS = ("model", "model_name", "model_id")
+_OF_SERVICE = {CLASS: ("class", "slo_class", "service_class"), PRIORITY: ("priority",)}
+"""Columns of any format on the service that a request asks for."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def read_table(
         wanted[MODEL] = of_models
     elif only_model is not None:
         raise SimjaxError(f"workload.only_model={only_model} has no effect: {path} has no column {_MODEL_COLUMNS[0]}; null unsets it")
+    of_service = {key: name for key, names in _OF_SERVICE.items() for name in header.columns if name.lower() in names and with_arrivals}
+    wanted |= {key: name for key, name in of_service.items() if name not in wanted.values()}
     parts: list[Requests] = []
     rows, keys, started = 0, set(header.columns), set[object]()
     for chunk in read_chunks(path, header, wanted, fmt.id_columns):
@@ -96,6 +100,7 @@ def read_table(
     known = {columns.get(name, name) for name in (*fmt.columns, *fmt.also, fmt.call_delay or "")} | (
         fmt.results if fmt.results <= keys else frozenset()
     )
+    known |= set(of_service.values())
     reading = Reading(
         format=fmt.name,
         rows=rows,
@@ -132,5 +137,5 @@ def _of_model(table: Table, path: Path, column: str | None, only: str | None) ->
 
 def _column(parts: list[Requests], name: str) -> list[object]:
     """A column over all chunks, filled with empty values for the chunks in which it has none."""
-    empty = np.nan if name == DELAY else None
+    empty = {DELAY: np.nan, PRIORITY: 0}.get(name)
     return [value for part in parts for value in part.extra.get(name, [empty] * len(part.lines))]

@@ -1,0 +1,188 @@
+"""vLLM's own scheduler against simjax's reference and engine, on drawn scenarios.
+
+    python -m experiments.vllm_scheduler.compare --python VENV/bin/python [--kind priority ...] [--count 200] [--seed 0] [--release vllm-0.33]
+
+`drive.py` runs under the other python, which has vllm. Every scenario has irregular step times, so that two different schedules never take
+the same time. All token times must agree to 1e-9, and preemptions exactly. (vLLM also counts those of requests whose last token is in
+flight, which lose nothing; simjax does not.) Requests that are queued just when a step ends are left out: rounding decides there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as seeded
+from hypothesis import strategies as st
+
+from simjax.backend.releases import KNOWN, defaults_of
+from tests.engine.pipelined import Pipelined, pipelined
+from tests.engine.prioritized import Prioritized, prioritized
+from tests.engine.scenario import Scenario, Timing
+from tests.engine.speculating import Speculating, speculating
+from tests.engine.strategies import scenarios
+from tests.engine.test_against_reference import undecided
+from tests.reference.simulator import RefResult
+
+KINDS: dict[str, st.SearchStrategy[Any]] = {
+    "plain": scenarios(),
+    "priority": prioritized(),
+    "speculation": speculating(),
+    "pipeline": pipelined(),
+}
+TOLERANCE = 1e-9
+
+
+def as_vllm_takes_it(scenario: Scenario, release: str) -> Scenario | None:
+    """The scenario with the rules of a release and within what vLLM accepts; None if it is outside."""
+    rules = defaults_of(release)
+    (limits,) = scenario.limits
+    longest = int((scenario.prompt + scenario.output).max())
+    limits = dataclasses.replace(
+        limits,
+        max_num_batched_tokens=max(limits.max_num_batched_tokens, limits.max_num_seqs),
+        max_model_len=max(longest, limits.max_model_len if limits.max_model_len < 10_000 else 0),
+        long_prefill_alone=rules["long_prefill_alone"],
+        watermark_blocks=0,
+        api_pre_s=0.0,
+        api_post_s=0.0,
+    )
+    if not limits.enable_chunked_prefill and limits.max_num_batched_tokens < limits.max_model_len:
+        return None
+    changes: dict[str, Any] = {"limits": (limits,)}
+    if isinstance(scenario, Prioritized):
+        changes |= {"rules": ((rules["preempt_self_goes_on"], rules["preempt_leaves_out"]),)}
+    return dataclasses.replace(scenario, **changes)
+
+
+def for_vllm(scenario: Scenario) -> dict[str, Any]:
+    """The scenario as `drive.py` reads it."""
+    (limits,), count = scenario.limits, len(scenario.prompt)
+    stages, send_s, broadcast_s, empty_pass_s = [scenario.timing], (0.0, 0.0), 0.0, 0.0
+    if isinstance(scenario, Pipelined):
+        stages = scenario.timings[: scenario.stages[0]]
+        send_s, broadcast_s, empty_pass_s = scenario.send_s, scenario.broadcast_s, scenario.empty_pass_s
+    drafts, lookahead, accepted = 0, 0, [[0] * int(n) for n in scenario.output]
+    if isinstance(scenario, Speculating):
+        drafts, lookahead = scenario.drafts[0], scenario.lookahead[0]
+        rule = scenario.reference_instances()[0].speculation
+        assert rule is not None
+        tokens = [range(int(p), int(p + n)) for p, n in zip(scenario.prompt, scenario.output, strict=True)]
+        accepted = [[rule.accepted(index, t, drafts) for t in own] for index, own in enumerate(tokens)]
+    priority = scenario.priority.tolist() if isinstance(scenario, Prioritized) else [0] * count
+    policy = scenario.policies[0] if isinstance(scenario, Prioritized) else "fcfs"
+    columns = (scenario.arrival_s.tolist(), scenario.prompt.tolist(), scenario.output.tolist(), priority, accepted)
+    names = ("arrival_s", "prompt", "output", "priority", "accepted")
+    return {
+        "limits": dataclasses.asdict(limits),
+        "policy": policy,
+        "stages": [_times(x) for x in stages],
+        "send_s": send_s,
+        "broadcast_s": broadcast_s,
+        "empty_pass_s": empty_pass_s,
+        "drafts": drafts,
+        "lookahead": lookahead,
+        "requests": [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)],
+    }
+
+
+def _times(timing: Timing) -> dict[str, Any]:
+    found = dataclasses.asdict(timing)
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in found.items()}
+
+
+def drawn(kind: str, count: int, seed: int, release: str) -> list[Scenario]:
+    """Scenarios of one kind that vLLM takes, and for which rounding decides nothing."""
+    found: list[Scenario] = []
+
+    @seeded(seed)
+    @settings(max_examples=count, database=None, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
+    @given(KINDS[kind])
+    def draw(scenario: Scenario) -> None:
+        taken = as_vllm_takes_it(scenario, release)
+        if taken is not None and not undecided(taken, taken.run_reference()):
+            found.append(taken)
+
+    draw()
+    return found
+
+
+def ask(python: Sequence[str], given: Sequence[dict[str, Any]], steps: bool = False) -> list[dict[str, Any]]:
+    """vLLM's results."""
+    words = [*python, str(Path(__file__).with_name("drive.py")), *(["--steps"] if steps else [])]
+    lines = "".join(json.dumps(x) + "\n" for x in given)
+    run = subprocess.run(words, input=lines, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    if run.returncode:
+        sys.exit(f"{' '.join(words)}: {run.stderr.strip().splitlines()[-1] if run.stderr.strip() else run.returncode}")
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def difference(theirs: dict[str, Any], reference: RefResult) -> str:
+    """How vLLM's result differs from the reference's; empty if it does not."""
+    if "error" in theirs:
+        return theirs["error"]
+    for index, (row, one) in enumerate(zip(theirs["requests"], reference.requests, strict=True)):
+        if len(row["tokens_s"]) != len(one.token_times_s):
+            return f"request {index}: {len(row['tokens_s'])} tokens, reference {len(one.token_times_s)}"
+        apart = np.flatnonzero(np.abs(np.subtract(row["tokens_s"], one.token_times_s)) > TOLERANCE)
+        if apart.size:
+            k = int(apart[0])
+            return f"request {index}: token {k} at {row['tokens_s'][k]:.6f}, reference {one.token_times_s[k]:.6f}"
+        if row["preemptions"] - row["vain"] != one.preemptions:
+            return f"request {index}: {row['preemptions']} preemptions, {row['vain']} of them in vain, reference {one.preemptions}"
+    return ""
+
+
+def differs_from_engine(scenario: Scenario, reference: RefResult) -> str:
+    """How the engine's result differs from the reference's; empty if it does not."""
+    log = scenario.run().requests
+    for name in ("first_token_s", "finish_s", "preemptions"):
+        theirs = np.array([getattr(one, name) for one in reference.requests], float)
+        if not np.allclose(getattr(log, name), theirs, rtol=TOLERANCE, atol=0.0):
+            return name
+    return ""
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.vllm_scheduler.compare", description="vLLM's scheduler against simjax.")
+    parser.add_argument("--python", required=True, help="a python that has vllm")
+    parser.add_argument("--release", default="vllm-0.33", choices=KNOWN, help="whose rules simjax takes")
+    parser.add_argument("--kind", action="append", choices=list(KINDS), help="only this kind of scenarios; may be repeated")
+    parser.add_argument("--count", type=int, default=200, help="scenarios to draw of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--engine", action="store_true", help="run the engine too")
+    parser.add_argument("--show", type=int, default=3, help="differences to print of each kind")
+    asked, wrong = parser.parse_args(words), 0
+    for kind in asked.kind or KINDS:
+        found = drawn(kind, asked.count, asked.seed, asked.release)
+        answers = ask(asked.python.split(), [for_vllm(x) for x in found])
+        seen: Counter[str] = Counter()
+        for number, (scenario, answer) in enumerate(zip(found, answers, strict=True)):
+            reference = scenario.run_reference()
+            apart = difference(answer, reference)
+            seen["preemptions"] += sum(x.preemptions for x in reference.requests)
+            seen["requests"] += len(reference.requests)
+            seen["different"] += bool(apart)
+            if apart and seen["different"] <= asked.show:
+                print(f"{kind} {number}: {apart}")
+            if asked.engine and (name := differs_from_engine(scenario, reference)):
+                seen["engine"] += 1
+                print(f"{kind} {number}: the engine's {name} differs from the reference's")
+        said = f"{kind}\t{len(found) - seen['different']} of {len(found)} agree ({seen['requests']} requests, {seen['preemptions']} preemptions)"
+        print(said + (f"; engine = reference in {len(found) - seen['engine']}" if asked.engine else ""), flush=True)
+        wrong += seen["different"] + seen["engine"]
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,264 @@
+"""vLLM's own scheduler in virtual time, without a GPU or a model.
+
+    VENV/bin/python drive.py < scenarios.jsonl > results.jsonl
+
+Runs in an environment that has vllm and nothing of simjax; a CPU is enough. Scheduler, KV-cache manager, queues and requests are vLLM's. The
+executor is a fake one: its steps last what the scenario says, its drafts are accepted as the scenario says. The loop makes the calls of
+`EngineCore.step` and, where scheduling is asynchronous or there are pp stages, those of `EngineCore.step_with_batch_queue`.
+
+A scenario is a JSON object a line:
+    limits: num_blocks (as requests can use them), block_size, max_num_seqs, max_num_batched_tokens, max_model_len,
+        long_prefill_token_threshold, enable_chunked_prefill, reserve_full_isl, async_scheduling
+    policy: "fcfs" or "priority"
+    stages: step times, one for each pp stage: {tokens_s: [...], sequences_s: [...], decode_s: [floor, per sequence, per context token],
+        mixed_s: [floor, per context token]}; the two lists are indexed by tokens and by sequences of a step
+    send_s: [first, per token] seconds to the next stage; broadcast_s: from the last stage's sampling to the first stage's having the tokens
+    empty_pass_s: sleep after a pass that ran nothing although requests are left (vLLM's is 0.001)
+    drafts, lookahead: num_speculative_tokens and num_lookahead_tokens; 0 without speculative decoding
+    requests: {arrival_s, prompt, output, priority, accepted: number of drafts that are right, by generated tokens}
+A result has `tokens_s` and `preemptions` of each request, preemptions with the last token in flight as `vain`, and with --steps the `steps`
+(start, end, {request: tokens}); or an `error`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import sys
+import tempfile
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "1")  # the default of 0.33 on GPUs, which decides how pp stages are kept full
+
+from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, VllmConfig
+from vllm.sampling_params import SamplingParams
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
+from vllm.v1.request import Request
+from vllm.v1.structured_output import StructuredOutputManager
+
+LONGEST = 1 << 20
+PASSED_ON = ("max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold", "enable_chunked_prefill", "async_scheduling")
+MOST_EMPTY = 10_000  # passes in a row that run nothing
+
+
+class Drafting:
+    """What the scheduler asks of a speculative configuration, for a drafter with a cache of its own (EAGLE) or without (n-gram)."""
+
+    num_speculative_tokens_per_batch_size = None
+    disable_eagle_block_drop = False
+    max_num_new_slots_for_drafting = 0
+    draft_model_config = None
+    method = "scripted"
+
+    def __init__(self, drafts: int, lookahead: int):
+        assert lookahead in (0, drafts)
+        self.num_speculative_tokens, self._eagle = drafts, lookahead > 0
+
+    def use_eagle(self) -> bool:
+        return self._eagle
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("use", "needs")):  # other methods of drafting: not this one
+            return lambda *_: False
+        raise AttributeError(name)
+
+
+def base_config() -> VllmConfig:
+    """A configuration of a tiny model, made once; what a scenario sets is replaced in copies of it."""
+    shape = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 64, "vocab_size": 1000}
+    shape |= {"num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": LONGEST}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(shape | {"torch_dtype": "bfloat16"}))
+        model = ModelConfig(model=folder, tokenizer=folder, skip_tokenizer_init=True, max_model_len=LONGEST, dtype="bfloat16")
+        scheduler = SchedulerConfig(max_model_len=LONGEST, is_encoder_decoder=False, async_scheduling=False)
+        cache = CacheConfig(block_size=16)
+        return VllmConfig(model_config=model, cache_config=cache, scheduler_config=scheduler, device_config=DeviceConfig("cpu"))
+
+
+def config_of(base: VllmConfig, scenario: dict) -> VllmConfig:
+    limits, config = scenario["limits"], copy.copy(base)
+    config.model_config = copy.copy(base.model_config)
+    config.model_config.max_model_len = limits["max_model_len"]
+    config.cache_config = CacheConfig(block_size=limits["block_size"], enable_prefix_caching=False)
+    config.cache_config.num_gpu_blocks = limits["num_blocks"] + 1  # one is the null block
+    config.scheduler_config = SchedulerConfig(
+        max_model_len=limits["max_model_len"],
+        is_encoder_decoder=False,
+        policy=scenario["policy"],
+        scheduler_reserve_full_isl=limits["reserve_full_isl"],
+        **{name: limits[name] for name in PASSED_ON},
+    )
+    config.parallel_config = copy.copy(base.parallel_config)
+    config.parallel_config.pipeline_parallel_size = len(scenario["stages"])
+    config.speculative_config = Drafting(scenario["drafts"], scenario["lookahead"]) if scenario["drafts"] else None
+    return config
+
+
+@dataclass
+class Batch:
+    """A scheduled batch on its way through the stages."""
+
+    output: SchedulerOutput
+    end_s: float
+    sampled: dict[str, list[int]]
+
+
+class Engine:
+    """The core's loop around a scheduler."""
+
+    def __init__(self, base: VllmConfig, scenario: dict, keep_steps: bool):
+        config, limits = config_of(base, scenario), scenario["limits"]
+        block = FullAttentionSpec(block_size=limits["block_size"], num_kv_heads=1, head_size=64, dtype=config.model_config.dtype)
+        self.scheduler = config.scheduler_config.get_scheduler_cls()(
+            vllm_config=config,
+            kv_cache_config=KVCacheConfig(limits["num_blocks"] + 1, [], [KVCacheGroupSpec(["layer"], block)]),
+            structured_output_manager=StructuredOutputManager(config),
+            block_size=limits["block_size"],
+        )
+        self.scenario, self.keep_steps = scenario, keep_steps
+        self.later, self.stages, self.drafts = limits["async_scheduling"], scenario["stages"], scenario["drafts"]
+        self.most_batches = len(self.stages) + self.later
+        self.rows = {str(index): row for index, row in enumerate(scenario["requests"])}
+        self.requests = {}
+        for index, (name, row) in enumerate(self.rows.items()):
+            prompt = [index * (1 << 12) + place for place in range(row["prompt"])]
+            sampling = SamplingParams(max_tokens=row["output"], ignore_eos=True)
+            own = {"arrival_time": row["arrival_s"] + 1e-9 * index, "priority": row["priority"]}  # no two stamps are the same
+            self.requests[name] = Request(name, prompt, sampling, None, **own)
+        self.arrivals = deque(sorted(self.rows, key=lambda name: (self.rows[name]["arrival_s"], int(name))))
+        self.queue: deque[Batch] = deque()  # oldest first
+        self.clock, self.empty = 0.0, 0
+        self.stage_free_s = [0.0] * len(self.stages)
+        self.token_at_first_s: dict[str, float] = {}  # of those with a token since their admission: when the first stage has the latest
+        self.computed: dict[str, int] = {}  # tokens that the device really has
+        self.generated = dict.fromkeys(self.rows, 0)  # tokens that it has sampled
+        self.tokens_s: dict[str, list[float]] = {name: [] for name in self.rows}
+        self.vain = dict.fromkeys(self.rows, 0)
+        self.steps: list[tuple[float, float, dict[int, int]]] = []
+
+    def run(self) -> dict:
+        while self.empty < MOST_EMPTY:
+            if not self.scheduler.has_requests() and not self.queue:
+                if not self.arrivals:
+                    break
+                self.clock = max(self.clock, self.rows[self.arrivals[0]]["arrival_s"])
+            while self.arrivals and self.rows[self.arrivals[0]]["arrival_s"] <= self.clock:
+                self.scheduler.add_request(self.requests[self.arrivals.popleft()])
+            ran = self._pass_with_queue() if self.most_batches > 1 else self._pass()
+            self.empty = 0 if ran else self.empty + 1
+            if not ran and self.scheduler.has_requests():
+                self.clock += self.scenario["empty_pass_s"]
+        rows = [{"tokens_s": self.tokens_s[x], "preemptions": self.requests[x].num_preemptions, "vain": self.vain[x]} for x in self.rows]
+        return {"requests": rows, **({"steps": self.steps} if self.keep_steps else {})}
+
+    def _pass(self) -> bool:
+        batch = self._dispatch()
+        self._deliver(batch)
+        return bool(batch.output.num_scheduled_tokens)
+
+    def _pass_with_queue(self) -> bool:
+        ran = False
+        if self.scheduler.has_requests():
+            batch = self._dispatch()
+            ran = bool(batch.output.num_scheduled_tokens)
+            self.queue.append(batch)
+            if len(self.queue) < self.most_batches and (ran or self.scheduler.has_requests()):
+                return ran  # filling the queue comes before reading results
+        if self.queue:
+            self._deliver(self.queue.popleft())
+        return ran
+
+    def _dispatch(self) -> Batch:
+        """Call the scheduler, and send its batch through the stages."""
+        before = {request.request_id: request.num_preemptions for request in self.scheduler.running}
+        output = self.scheduler.schedule()
+        tokens = output.num_scheduled_tokens
+        for name in before:
+            request = self.requests[name]
+            if request.num_preemptions > before[name]:
+                self.vain[name] += self.generated[name] == self.rows[name]["output"]
+                for known in (self.computed, self.token_at_first_s):
+                    known.pop(name, None)
+        work, ready_s = [], self.clock
+        for name, new in tokens.items():
+            decoding = name in self.token_at_first_s
+            work.append((new, self.computed.setdefault(name, 0), decoding))
+            if self.later and decoding:
+                ready_s = max(ready_s, self.token_at_first_s[name])
+        start_s, end_s = self._through_stages(ready_s, work) if tokens else (self.clock, self.clock)
+        sampled = {name: self._sampled(name, new, output, end_s) for name, new in tokens.items()}
+        if tokens and self.keep_steps:
+            self.steps.append((start_s, end_s, {int(name): new for name, new in tokens.items()}))
+        return Batch(output, end_s, sampled)
+
+    def _total(self, name: str) -> int:
+        return self.rows[name]["prompt"] + self.generated[name]
+
+    def _sampled(self, name: str, new: int, output: SchedulerOutput, end_s: float) -> list[int]:
+        """The tokens that a request gets; what the device has computed of it follows."""
+        drafts = len(output.scheduled_spec_decode_tokens.get(name, ()))
+        self.computed[name] += new - drafts
+        if self.computed[name] < self._total(name) or self.generated[name] == self.rows[name]["output"]:
+            return []
+        right = min(drafts, self.rows[name]["accepted"][self.generated[name]]) if drafts else 0
+        count = min(1 + right, self.rows[name]["output"] - self.generated[name])
+        self.generated[name] += count
+        self.computed[name] = self._total(name) - 1
+        self.token_at_first_s[name] = end_s + self.scenario["broadcast_s"]
+        return [7] * (1 + right)  # the scheduler cuts what is more than the request wants
+
+    def _through_stages(self, ready_s: float, work: list[tuple[int, int, bool]]) -> tuple[float, float]:
+        first, each = self.scenario["send_s"]
+        start_s = end_s = max(ready_s, self.stage_free_s[0])
+        for stage, times in enumerate(self.stages):
+            begin_s = start_s if stage == 0 else max(end_s + first + each * sum(new for new, _, _ in work), self.stage_free_s[stage])
+            end_s = self.stage_free_s[stage] = begin_s + seconds(times, work)
+        return start_s, end_s
+
+    def _deliver(self, batch: Batch) -> None:
+        """Wait for a batch, and give its tokens, and without asynchronous scheduling the next drafts, to the scheduler."""
+        self.clock = max(self.clock, batch.end_s)
+        names = list(batch.output.num_scheduled_tokens)
+        places = {name: place for place, name in enumerate(names)}
+        ids = [batch.sampled[name] for name in names]
+        made = ModelRunnerOutput(req_ids=names, req_id_to_index=places, sampled_token_ids=ids)
+        for outputs in self.scheduler.update_from_output(batch.output, made).values():
+            for one in outputs.outputs:
+                self.tokens_s[one.request_id] += [self.clock] * len(one.new_token_ids)
+        if self.drafts and not self.later and names:
+            self.scheduler.update_draft_token_ids(DraftTokenIds(names, [[1] * self.drafts for _ in names]))
+
+
+def seconds(times: dict, work: list[tuple[int, int, bool]]) -> float:
+    """Step time of requests with so many new and computed tokens; one that verifies drafts has the attention of a decode."""
+    chunks = [1 if decoding else new for new, _, decoding in work]
+    contexts = [computed for chunk, (_, computed, _) in zip(chunks, work) if chunk == 1]
+    total_s = times["tokens_s"][sum(chunks)] + times["sequences_s"][len(work)]
+    if len(contexts) == len(work):
+        floor, per_sequence, per_token = times["decode_s"]
+        total_s = total_s + floor + per_sequence * len(work) + per_token * sum(contexts)
+    else:
+        total_s = total_s + times["mixed_s"][0] + times["mixed_s"][1] * sum(contexts)
+    return total_s + times["tokens_s"][sum(new for new, _, _ in work)] - times["tokens_s"][sum(chunks)]
+
+
+def main() -> None:
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever vLLM prints
+    base = base_config()
+    for line in sys.stdin:
+        try:
+            result = Engine(base, json.loads(line), "--steps" in sys.argv).run()
+        except Exception as error:  # what vLLM refuses or breaks on is a row with a reason
+            result = {"error": f"{type(error).__name__}: {error}".split("\n")[0]}
+        print(json.dumps(result), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

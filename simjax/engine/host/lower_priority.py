@@ -1,0 +1,65 @@
+"""The part of the engine's arrays that scheduling by priority has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from simjax.cluster.routers import ROUTERS
+from simjax.cluster.spec import ClusterSpec
+from simjax.engine.host.impossible import refuse_together
+from simjax.engine.params import RankParams
+from simjax.workload.workload import Workload
+
+
+def schedules_by_priority(cluster: ClusterSpec, workload: Workload) -> bool:
+    """Whether some instance has the priority policy, and requests differ in their priorities: else all is first come, first served."""
+    differ = workload.priority is not None and bool(np.any(workload.priority != workload.priority[0]))
+    return differ and any(_by_priority(cluster))
+
+
+def _by_priority(cluster: ClusterSpec) -> list[bool]:
+    return [x.limits.scheduling_policy == "priority" for x in cluster.ranks]
+
+
+def with_policies(cluster: ClusterSpec, instances: RankParams) -> RankParams:
+    """The ranks with their policies, and with what their releases do when a request is preempted."""
+    limits = [x.limits for x in cluster.ranks]
+    return replace(
+        instances,
+        by_priority=np.array(_by_priority(cluster)),
+        goes_on=np.array([x.preempt_self_goes_on for x in limits]),
+        leaves_out=np.array([x.preempt_leaves_out for x in limits]),
+    )
+
+
+def request_priorities(workload: Workload, size: int) -> Any:
+    """The priorities of one workload, padded, int32[1, size]."""
+    assert workload.priority is not None
+    return np.pad(workload.priority.astype(np.int32), (0, size - len(workload)))[None]
+
+
+def refuse_with_priorities(cluster: ClusterSpec, workload: Workload, caching: Sequence[bool]) -> None:
+    """Raise for what is not simulated together with scheduling by priority.
+
+    Raises:
+        SimjaxError: there are prefix caches, prefill and decode instances, pp stages, speculative decoding, ranks in lockstep, or a router
+            with own books.
+    """
+    stages = max(x.parallelism.pipeline for x in cluster.instances)
+    methods = [x.speculation.method for x in cluster.instances if x.speculation is not None]
+    grouped = [x.model.name for x in cluster.instances if x.deployment.grouped]
+    compares = len(cluster.instances) > 1 and ROUTERS[cluster.router].compares
+    refuse_together(
+        "scheduler.scheduling_policy=priority",
+        cluster,
+        replace(workload, sessions=None),
+        caching,
+        (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out"),
+        (bool(methods), f"speculation.method={next(iter(methods), None)}", "leave one of them out"),
+        (bool(grouped), f"the data-parallel ranks of a mixture of experts ({next(iter(grouped), None)})", "leave one of them out"),
+        (compares, f"cluster.router={cluster.router}", "another router"),
+    )

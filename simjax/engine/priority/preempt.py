@@ -1,0 +1,178 @@
+"""Preemption by priority: the least urgent of the running requests leaves, wherever it is, and goes back into the queue.
+
+vLLM gives the running requests their tokens in the order of their admission. One for which there is no block preempts the least urgent of
+all, also one that has its tokens of the step already, which go back to the budget; until there is a block, or it was the victim itself.
+
+Releases differ in what follows. After a request has preempted itself, 0.33 goes on with the next, others give nobody tokens any more. And
+where a victim was passed over before (it had its last token in flight, or was left out likewise), releases before 0.28 forget that the
+list has become shorter, and the request after the one that preempted it is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from simjax.engine.control.cond_any import cond_any
+from simjax.engine.control.reduce import INT32_MAX, reduce_slots
+from simjax.engine.control.while_any import while_any
+from simjax.engine.kv.blocks import blocks_of
+from simjax.engine.params import ClusterParams
+from simjax.engine.priority.order import Keys, keys_of, last_of
+from simjax.engine.priority.progress import Progress, kept_rows
+from simjax.engine.rank import Slots
+from simjax.engine.scheduler.formation import capped
+from simjax.engine.shape import EngineShape
+from simjax.engine.turn import Turn
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float64, Int32
+
+
+class _Scan(NamedTuple):
+    """vLLM's loop over the running requests, from one victim to the next.
+
+    Attributes:
+        stays: requests that are left, finished ones included that the scheduler does not know of.
+        new: their tokens.
+        at: slot of the request that asked for blocks last.
+        short: requests after it that are left out, because the list has become shorter.
+        requeued: victims that go back into the queue.
+        routes, table: lists of the ranks, and what preempted requests keep.
+    """
+
+    stays: Bool[Array, " A"]
+    new: Int32[Array, " A"]
+    at: Int32[Array, ""]
+    short: Int32[Array, ""]
+    requeued: Int32[Array, ""]
+    routes: Int32[Array, "N L"]
+    table: Float64[Array, "R+1 F"]
+
+
+class _Rank(NamedTuple):
+    """What the loop reads: blocks and keys of the requests in the slots, and limits."""
+
+    computed: Int32[Array, " A"]
+    ended: Bool[Array, " A"]
+    last: Int32[Array, ""]
+    last_need: Int32[Array, ""]
+    rows: Float64[Array, "A F"]
+    keys: Keys
+    i: Array
+    head: Int32[Array, ""]
+    capacity: Int32[Array, ""]
+    max_num_batched_tokens: Int32[Array, ""]
+    block_size: Int32[Array, ""]
+    goes_on: Bool[Array, ""]
+    leaves_out: Bool[Array, ""]
+
+
+def preempt_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+    """Preempt the least urgent requests until the KV cache holds the step. One that has finished unseen can be a victim like any other."""
+    rank, slots, limits, f, state = turn.rank, turn.rank.slots, turn.limits, turn.formation, turn.state
+    assert isinstance(state.progress, Progress) and rank.requeued is not None
+    need = capped(slots.num_tokens - slots.num_computed_tokens, limits, f.alone)
+    fixed = _Rank(
+        computed=slots.num_computed_tokens,
+        ended=slots.finished,
+        last=turn.demand.last,
+        last_need=need[turn.demand.last],
+        rows=kept_rows(slots),
+        keys=keys_of(params, turn, jnp.minimum(slots.request, shape.requests - 1)),
+        i=jnp.asarray(turn.i, jnp.int32),
+        head=rank.head,
+        capacity=jnp.where(turn.waits, INT32_MAX, limits.num_blocks),
+        max_num_batched_tokens=limits.max_num_batched_tokens,
+        block_size=limits.block_size,
+        goes_on=jnp.asarray(limits.goes_on),
+        leaves_out=jnp.asarray(limits.leaves_out),
+    )
+    zero = jnp.zeros((), jnp.int32)
+    scan = _Scan(turn.demand.seated, slots.num_new_tokens, zero - 1, zero, zero, state.routes, state.progress.table)
+    scan = while_any(_more, _next, scan, fixed)
+    out = turn.demand.seated & ~scan.stays
+    blocks = jnp.where(scan.stays, blocks_of(slots.num_computed_tokens + scan.new, limits.block_size), 0)
+    (num_out, unseen, given, kept), _, _ = reduce_slots([out, out & slots.finished, scan.new, blocks])
+    slots = dataclasses.replace(slots, num_new_tokens=scan.new)
+    slots = cond_any(num_out > 0, _close_gaps, lambda slots, stays, unseen: slots, slots, scan.stays, out & slots.finished)
+    tokens = jnp.sum(jnp.where(out & ~fixed.ended, fixed.rows[:, 0], 0.0)).astype(jnp.int64)
+    rank = dataclasses.replace(
+        rank,
+        slots=slots,
+        num_running=rank.num_running - num_out,
+        num_preempted=rank.num_preempted + unseen,
+        head=rank.head - scan.requeued,
+        requeued=rank.requeued + scan.requeued,
+        queued_tokens=rank.queued_tokens + tokens,
+    )
+    formation = dataclasses.replace(
+        f,
+        token_budget=jnp.where(turn.waits, f.token_budget, limits.max_num_batched_tokens - given),
+        seats=f.seats - num_out,
+        blocks=kept,
+        preempted=num_out,
+        leaving=f.leaving | (num_out > 0),  # if nobody has tokens, the rank forms a step anew and does not wait for an arrival
+    )
+    turn = turn.with_state(routes=scan.routes, progress=Progress(scan.table))
+    return dataclasses.replace(turn, rank=rank, formation=formation)
+
+
+def _over(scan: _Scan, fixed: _Rank) -> Int32[Array, ""]:
+    """The first slot for whose request there is no block; the number of slots if there is one for all."""
+    held = jnp.where(scan.stays, blocks_of(fixed.computed, fixed.block_size), 0)
+    asked = jnp.where(scan.stays, blocks_of(fixed.computed + scan.new, fixed.block_size), 0) - held
+    position = jnp.arange(held.shape[0], dtype=jnp.int32)
+    over = scan.stays & (jnp.sum(held, dtype=jnp.int32) + jnp.cumsum(asked) > fixed.capacity)
+    return jnp.min(jnp.where(over, position, held.shape[0]))
+
+
+def _more(scan: _Scan, fixed: _Rank) -> Bool[Array, ""]:
+    return (_over(scan, fixed) < scan.new.shape[0]) | (scan.short > 0)
+
+
+def _next(scan: _Scan, fixed: _Rank) -> _Scan:
+    """The scan after one more victim, or once those are left out that the cursor jumps over."""
+    size, first = scan.new.shape[0], _over(scan, fixed)
+    position = jnp.arange(size, dtype=jnp.int32)
+    jumps = (scan.short > 0) & (first > scan.at)  # there is a block for the request at `at`: the cursor moves on
+    behind = scan.stays & (position > scan.at)
+    jumped = jumps & behind & (jnp.cumsum(behind, dtype=jnp.int32) <= scan.short)
+    evicts = ~jumps & (first < size)
+    victim = last_of(fixed.keys, scan.stays) & evicts
+    of = jnp.min(jnp.where(victim, position, size))
+    passed = evicts & (of < first) & (jnp.sum(jnp.where(victim, scan.new, 0)) == 0)
+    ends = evicts & (of == first) & ~fixed.goes_on
+    stays = scan.stays & ~victim
+    new = jnp.where(victim | jumped | (ends & (position >= first)), 0, scan.new)
+    # The last running request may have been short of tokens, which victims before it give back; not once it has asked for blocks.
+    others = jnp.sum(jnp.where(position == fixed.last, 0, new), dtype=jnp.int32)
+    may_grow = (evicts & (first < fixed.last) & ~ends) | (jumps & (scan.at < fixed.last))
+    may_grow &= (stays & ~jumped & (scan.new > 0))[fixed.last]
+    more = jnp.minimum(fixed.last_need, jnp.maximum(fixed.max_num_batched_tokens - others, 0))
+    new = jnp.where(may_grow & (position == fixed.last), more, new)
+    requeued = evicts & ~jnp.any(victim & fixed.ended)
+    count = scan.requeued + requeued.astype(jnp.int32)
+    slot, spare = jnp.minimum(of, size - 1), jnp.asarray(scan.routes.shape[1] - 1, jnp.int32)
+    request = jnp.where(requeued, fixed.keys.request[slot], scan.table.shape[0] - 1)
+    return _Scan(
+        stays=stays,
+        new=new,
+        at=jnp.where(evicts, first, scan.at),
+        short=jnp.where(jumps, 0, scan.short + (passed & fixed.leaves_out).astype(jnp.int32)),
+        requeued=count,
+        routes=scan.routes.at[fixed.i, jnp.where(requeued, fixed.head - count, spare)].set(request),
+        table=scan.table.at[request].set(fixed.rows[slot]),
+    )
+
+
+def _close_gaps(slots: Slots, stays: Array, unseen: Array) -> Any:
+    """The slots with those that stay at first, then those that have finished unseen, which leave before the next step is formed."""
+    size = stays.shape[0]
+    group = jnp.where(stays, 0, jnp.where(unseen, 1, 2)).astype(jnp.int32)
+    order = jnp.argsort(jnp.arange(size, dtype=jnp.int32) + size * group)
+    return jax.tree.map(lambda x: x[order], slots)
