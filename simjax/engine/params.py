@@ -249,6 +249,37 @@ class SpeculationParams:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class BalancerParams:
+    """The internal load balancers of instances with several ranks, see `simjax.engine.routing.balancer`.
+
+    Attributes:
+        first: first rank of the instance of each rank.
+        number: number of each rank within its instance.
+        size: ranks of the instance of each rank.
+        api_servers: API servers of that instance.
+        publishes: whether the rank reports its requests to the API servers.
+        weighs_in_flight: whether the rule is that of vLLM 0.28 and later.
+        interval_s: time between two snapshots, the first one after the start.
+        seed: of the draws of API servers.
+    """
+
+    first: Int32[Array, " N"]
+    number: Int32[Array, " N"]
+    size: Int32[Array, " N"]
+    api_servers: Int32[Array, " N"]
+    publishes: Bool[Array, " N"]
+    weighs_in_flight: Bool[Array, ""]
+    interval_s: Float64[Array, ""]
+    seed: Int32[Array, ""]
+
+    @property
+    def all_ranks(self) -> Int32[Array, " N"]:
+        """Numbers of the ranks of the cluster."""
+        return self.first + self.number
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class ClusterParams:
     """Everything a run depends on in addition to its `EngineShape`.
 
@@ -259,6 +290,7 @@ class ClusterParams:
         step_time: step times; `RankParams.step_time` is the row of each rank.
         handover: hand-overs from prefill to decode ranks; None where every rank runs both phases.
         speculation: speculative decoding; None where no rank does it.
+        balancer: load balancers within instances; None where there are none.
     """
 
     ranks: RankParams
@@ -268,6 +300,7 @@ class ClusterParams:
     step_time: StepTime
     handover: HandoverParams | None = None
     speculation: SpeculationParams | None = None
+    balancer: BalancerParams | None = None
 
     @property
     def served(self) -> Array | int:
