@@ -27,6 +27,7 @@ from simjax.engine.pipeline.dispatch import dispatch
 from simjax.engine.pipeline.returns import depart_all, take_back
 from simjax.engine.priority.preempt import preempt_by_priority
 from simjax.engine.priority.queue import admit_by_priority, depart_first
+from simjax.engine.routing.publish import publish
 from simjax.engine.routing.route import route
 from simjax.engine.scheduler.admission import admit_waiting
 from simjax.engine.scheduler.commit import commit
@@ -43,6 +44,7 @@ from simjax.engine.turn import Turn, begin_turn, end_turn
 Stage: TypeAlias = Callable[[EngineShape, ClusterParams, Turn], Turn]
 
 STAGES: tuple[Stage, ...] = (
+    publish,  # what ranks report to their instance's API servers
     land,  # the next transfer that ends
     route,  # the next request, to a rank
     begin_turn,  # of the rank whose plan ends first

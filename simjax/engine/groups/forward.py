@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.select import select
-from simjax.engine.groups.lockstep import Groups, Offers
+from simjax.engine.groups.lockstep import Offers
 from simjax.engine.groups.members import for_each, groups_of, of_group, rules_of, with_members
 from simjax.engine.groups.waves import until_question
 from simjax.engine.params import ClusterParams
