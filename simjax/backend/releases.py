@@ -42,9 +42,15 @@ RULES = (
     Rule("async_scheduling", ((_FIRST, False), ((0, 14), True))),
     Rule("reserve_full_isl", ((_FIRST, False), ((0, 19), True))),
     Rule("reserve_kv_loads", ((_FIRST, False), ((0, 23), True))),
+    Rule("dp_sync_interval", ((_FIRST, 32), ((0, 33), 16))),
+    Rule("dp_syncs_first", ((_FIRST, False), ((0, 33), True))),
     Rule("long_prefill_alone", ((_FIRST, False), ((0, 33), True))),
 )
-"""Defaults of flags that differ; an option that sets the flag wins. The last two are rules for which vLLM has no flag.
+"""Defaults of flags that differ; an option that sets the flag wins. For the rules `reserve_kv_loads`, `dp_syncs_first` and
+`long_prefill_alone` vLLM has no flag, and for `dp_sync_interval` only from 0.33 on.
+
+`dp_sync_interval`, `dp_syncs_first`: steps between two all-reduces by which data-parallel ranks of a mixture of experts learn whether any
+of them has requests left, and whether there is one after the first step of a wave (vLLM's `_has_global_unfinished_reqs`).
 
 `reserve_kv_loads`: a request whose KV cache comes from a prefill instance reserves its blocks only if, of the free ones, those are left
 that running requests in the middle of their prompts, or of a recomputation, still need for all of it (vLLM's
@@ -66,7 +72,6 @@ NOT_SIMULATED = (
     ),
     Rule("calls between two decode steps of a request, with pipeline parallelism", ((_FIRST, "none"), ((0, 23), "pp"))),
     Rule("model runner V2 by default", ((_FIRST, "no"), ((0, 23), "some dense models"), ((0, 28), "by model"), ((0, 33), "yes"))),
-    Rule("steps between two all-reduces that let data-parallel ranks end together", ((_FIRST, "32"), ((0, 33), "16, and the first"))),
     Rule(
         "internal load balancer of data parallelism", ((_FIRST, "4 waiting + running"), ((0, 28), "max(in flight, waiting + running) + KV"))
     ),

@@ -50,6 +50,9 @@ class InstanceLimits:
     num_gpu_blocks_override: int | None = None
     dtype: str = "auto"
     kv_cache_dtype: str = "auto"
+    prefill_schedule_interval: int = 1
+    dp_sync_interval: int = 32
+    dp_syncs_first: bool = False
     enforce_eager: bool = False
     cudagraph_mode: str = "full_and_piecewise"
 

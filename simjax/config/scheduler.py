@@ -1,15 +1,31 @@
 """Flags of an instance's scheduler under vLLM's names: the one place that says what each of them means and which integers it takes."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from simjax.backend.releases import DEFAULT
 from simjax.config.disaggregation import DISAGGREGATED
-from simjax.options.condition import at_least, is_unset
+from simjax.options.condition import at_least, is_unset, needs
 from simjax.options.option import facts_by_name, option
 from simjax.options.plausible import Plausible
 
 _INT32 = 2**31 - 1  # the engine counts in int32; step times are tabulated up to max_num_batched_tokens and max_num_seqs
 _NO_BLOCKS = is_unset("num_gpu_blocks_override")
+
+
+def _some_data_parallel(size: int | None, groups: list[Any], prefill: int | None, decode: int | None, file: str | None) -> bool:
+    """Whether some instances have several data-parallel ranks, or may have them."""
+    own = [group.get("data_parallel_size") or size for group in groups if hasattr(group, "get")]
+    return file is not None or any((x or 1) > 1 for x in (size, prefill, decode, *own))
+
+
+_DATA_PARALLEL = needs(
+    ("cluster.data_parallel_size", "cluster.groups", "cluster.prefill.data_parallel_size", "cluster.decode.data_parallel_size", "cluster.file"),
+    _some_data_parallel,
+    "without a data_parallel_size of 2 or more",
+    "data_parallel_size >= 2",
+    refused=False,
+)
 
 
 @dataclass
@@ -41,6 +57,21 @@ class SchedulerConfig:
         "reserve blocks for the KV cache of a prefill only if those that prefills on its decode instance still need stay free; "
         "unset: as the release",
         only=(DISAGGREGATED,),
+    )
+    prefill_schedule_interval: int | None = option(
+        None,
+        "steps from one that may hold prompts to the next, of data-parallel ranks of a mixture of experts: those in between only decode",
+        bounds=(1, 2**20),
+        only=(_DATA_PARALLEL,),
+    )
+    dp_sync_interval: int | None = option(
+        None,
+        "steps after which data-parallel ranks of a mixture of experts ask each other whether any has requests left; unset: as the release",
+        bounds=(1, 2**20),
+        only=(_DATA_PARALLEL,),
+    )
+    dp_syncs_first: bool | None = option(
+        None, "ask so after the first step since they slept, too; unset: as the release", only=(_DATA_PARALLEL,)
     )
     watermark: float | None = option(
         None,

@@ -25,6 +25,7 @@ FULL = (
     "max_num_seqs: 4, max_num_batched_tokens: 64, block_size: 16, "
     "long_prefill_token_threshold: 0, enable_chunked_prefill: true, reserve_full_isl: true, async_scheduling: true, "
     "long_prefill_alone: true, reserve_kv_loads: true, watermark: 0.1, max_model_len: 900, "
+    "prefill_schedule_interval: 1, dp_sync_interval: 16, dp_syncs_first: true, "
     "enable_prefix_caching: false, gpu_memory_utilization: 0.9, dtype: auto, kv_cache_dtype: auto, cudagraph_mode: none, "
     "enable_expert_parallel: true}"
 )

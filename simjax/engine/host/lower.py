@@ -12,6 +12,7 @@ from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
 from simjax.engine.host.impossible import refuse_impossible
+from simjax.engine.host.lower_groups import group_params, group_sizes, refuse_with_groups
 from simjax.engine.host.lower_handover import MORE_ROWS, first_rows, handover_params
 from simjax.engine.host.lower_pipeline import most_stages, refuse_with_stages, with_stages
 from simjax.engine.host.lower_requests import largest_fanout, longest_path, prefix_params, request_models, request_params
@@ -76,12 +77,14 @@ def lower(
     caching = caches(cluster, workload)
     refuse_with_speculation(cluster, workload, caching)
     refuse_with_stages(cluster, workload, caching)
+    refuse_with_groups(cluster, workload, caching)
     instances = with_stages(cluster, instance_params(cluster, timings, size, caching), size)
     if (of_models := served_models(cluster, workload)) is not None:
         instances = replace(instances, model=of_models)
     speculation = speculation_params(cluster)
     refuse_impossible(cluster, instances, workload, speculation)
-    handover = handover_params(cluster)
+    handover, groups = handover_params(cluster), group_params(cluster)
+    number_of_groups, group_ranks = group_sizes(groups)
     looks = any(rule.looks for rule in cluster.routers)
     requests = request_params([workload], size, [seed], any(caching)) if requests is None else requests
     requests = _with_what_the_cluster_reads(requests, workload, any(caching), instances.model is not None)
@@ -105,12 +108,14 @@ def lower(
         leap=leap,
         pipeline_stages=most_stages(cluster),
         speculation=most_drafts(speculation),
+        groups=number_of_groups,
+        group_ranks=group_ranks,
         log_rows=EngineShape.log_rows if log else 0,
     )
     weights = (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv)
     served: Any = np.int32(0)
     router = RouterParams.of(cluster.router, weights, cluster.router_staleness_s, cluster.router_costs)
-    params = ClusterParams(instances, router, requests, served, timings.step_time, handover, speculation)
+    params = ClusterParams(instances, router, requests, served, timings.step_time, handover, speculation, groups)
     return Lowered(shape, params, workload.sessions, workload.stationary)
 
 

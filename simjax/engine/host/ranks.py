@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # `simjax.engine.host.result` has the record below
 Reduce = Callable[[np.ndarray], Any]
 _OTHERWISE_THAN_SUMS: dict[str, Reduce] = {
     "busy_s": np.mean,
+    "dummy_s": np.mean,
     "step_tokens_max": np.max,
     "step_sequences_max": np.max,
     "step_tokens_min": lambda x: x[x > 0].min(initial=x.max()),

@@ -146,7 +146,7 @@ class InstanceLog:
         draft_tokens, accepted_tokens: int64[N], drafts that were verified and accepted.
         dummy_steps: int64[N], steps in which it computed a dummy because another rank of its group had requests, or might have; they are no
             part of `busy_s`. This and the next are 0 where ranks step by themselves.
-        dummy_s: float64[N], seconds that these took.
+        dummy_s: float64[N], seconds that these took, of several ranks their mean.
     """
 
     num_blocks: np.ndarray = column(np.int32, engine=False)

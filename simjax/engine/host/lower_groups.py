@@ -1,0 +1,76 @@
+"""The part of the engine's arrays that groups of ranks have: data-parallel instances of a mixture of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from simjax.cluster.routers import ROUTERS
+from simjax.cluster.spec import ClusterSpec, InstanceSpec
+from simjax.engine.host.impossible import refuse_together
+from simjax.engine.params import GroupParams
+from simjax.errors import SimjaxError
+from simjax.network.stages import CAPTURE_SIZES
+from simjax.workload.workload import Workload
+
+
+def group_params(cluster: ClusterSpec) -> GroupParams | None:
+    """The groups, one an instance; None where every rank steps by itself."""
+    instances = cluster.instances
+    if not any(x.deployment.grouped for x in instances):
+        return None
+    size = np.array([x.parallelism.data for x in instances], np.int32)
+    numbers = {
+        name: np.array([getattr(x.limits, flag) for x in instances], np.int32)
+        for name, flag in (("sync_interval", "dp_sync_interval"), ("prefill_schedule_interval", "prefill_schedule_interval"))
+    }
+    return GroupParams(
+        of_rank=np.array(cluster.instance_of_rank, np.int32),  # pyright: ignore[reportArgumentType]
+        first=(np.cumsum(size) - size).astype(np.int32),  # pyright: ignore[reportArgumentType]
+        size=size,  # pyright: ignore[reportArgumentType]
+        syncs_first=np.array([x.limits.dp_syncs_first for x in instances], bool),  # pyright: ignore[reportArgumentType]
+        most_captured=np.array([most_captured(x) for x in instances], np.int32),  # pyright: ignore[reportArgumentType]
+        **numbers,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def most_captured(instance: InstanceSpec) -> int:
+    """Most tokens of a step for which vLLM captures a CUDA graph by default (`max_cudagraph_capture_size`)."""
+    return min(2 * instance.limits.max_num_seqs, CAPTURE_SIZES[-1], instance.limits.max_num_batched_tokens)
+
+
+def group_sizes(groups: GroupParams | None) -> tuple[int, int]:
+    """G and D: groups, and ranks of the largest one; 0 without."""
+    return (0, 0) if groups is None else (len(groups.size), int(np.max(groups.size)))
+
+
+def refuse_with_groups(cluster: ClusterSpec, workload: Workload, caching: Sequence[bool]) -> None:
+    """Raise for what is not simulated together with ranks in lockstep, and for a cadence of prefills without them.
+
+    Raises:
+        SimjaxError: instances are groups of ranks, and others are not, or there are prefix caches, pp stages, speculative decoding, prefill
+            and decode instances, sessions, or a router with books of its own; or none is, and one has a cadence.
+    """
+    grouped = [x for x in cluster.instances if x.deployment.grouped]
+    if not grouped:
+        _refuse_cadence(cluster)
+        return
+    option = f"data_parallel_size={grouped[0].parallelism.data} of a mixture of experts ({grouped[0].model.name})"
+    stages = max(x.parallelism.pipeline for x in cluster.instances)
+    others = (
+        (len(grouped) < len(cluster.instances), "instances whose ranks step by themselves", "leave one of them out"),
+        (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out"),
+        (any(x.speculation is not None for x in cluster.instances), "speculative decoding", "leave one of them out"),
+        (ROUTERS[cluster.router].compares, f"cluster.router={cluster.router}", "another router"),
+    )
+    refuse_together(option, cluster, workload, caching, *others)
+
+
+def _refuse_cadence(cluster: ClusterSpec) -> None:
+    every = max(x.limits.prefill_schedule_interval for x in cluster.instances)
+    if every > 1:
+        raise SimjaxError(
+            f"scheduler.prefill_schedule_interval={every}: it is simulated for the data-parallel ranks of a mixture of experts only; "
+            "leave it out, or give such a model a data_parallel_size of 2 or more"
+        )
