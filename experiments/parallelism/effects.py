@@ -19,12 +19,14 @@ import pandas as pd
 
 from simjax.plot import style
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "validation"))
-import parallelism as figures  # the figures of the validation page
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "validation"))
+import parallelism as figures  # those of the validation page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,8 @@ def cohorts(effects: Effects) -> None:
         "+22.95 % output tokens/s",
         "vLLM PR 57433",
         f"{100 * gain:+.0f} %",
-        "Llama-3.1-70B, PP4 on H100, 256 prompts of 32 tokens at once; the cure is a token budget of a quarter of the burst. The gain grows "
-        "with the share of the time that depends on the batch",
+        "Llama-3.1-70B, PP4 on H100, 256 prompts of 32 tokens at once; the cure is a token budget of a quarter of the "
+        "burst. The gain grows with the share of the time that depends on the batch",
     )
     lone = rates["one cohort"] * 1.2295
     effects.bars("Burst on PP4: output tokens/s", rates, "tokens/s", (lone, lone))
