@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from simjax.engine.shape import EngineShape, slots_for
 from tests.engine import test_two_legs
+from tests.engine.balanced import balancing, balancing_legs
 from tests.engine.pipelined import pipelined
 from tests.engine.scenario import FANOUT, NODES, PATH, SHAPE, Scenario
 from tests.engine.speculating import speculating
@@ -102,6 +103,11 @@ def kinds() -> dict[str, Kind]:
         "pipelined_capped_on_two": Kind(pipelined(instances=2, capped=True), 60, check_steps),
         "speculating": Kind(speculating(), 60, check_steps),
         "speculating_closed_loop_on_two": Kind(speculating(instances=2, closed=True), 60, check_steps),
+        "balanced": Kind(balancing(), 60),
+        "balanced_closed_loop": Kind(balancing(scenarios(instances=4, closed=True)), 60),
+        "balanced_prefix_caches": Kind(balancing(sharing(instances=4)), 60),
+        "balanced_sessions": Kind(balancing(sharing(instances=4, sessions=True)), 60),
+        "balanced_two_legs": Kind(balancing_legs(), 60, test_two_legs.check),
         "two_legs_sessions": Kind(two_legs(sharing(instances=3, sessions=True)), 60, test_two_legs.check),
     }
     return found
