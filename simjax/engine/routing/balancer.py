@@ -74,7 +74,7 @@ class Balancers:
         of = lambda table: jnp.sum(jnp.where(mine, table, 0), axis=1, dtype=jnp.int32)
         waiting, running = self.waiting + of(self.sent), self.running
         slots, R = ranks.slots, params.requests.prompt_tokens.shape[1]
-        position = jnp.arange(slots.request.shape[1], dtype=jnp.int32)
+        position = jnp.broadcast_to(jnp.arange(slots.request.shape[1], dtype=jnp.int32), slots.request.shape)
         ended = (position < (ranks.num_running + ranks.num_preempted)[:, None]) & slots.finished
         ended &= _server(params, jnp.minimum(slots.request, R - 1), 1) == server[:, None]
         in_flight = of(self.in_flight) - jnp.sum(ended, axis=1, dtype=jnp.int32)
@@ -184,7 +184,7 @@ def _server(params: ClusterParams, request: Array, extra_axes: int = 0) -> Array
     rule = rules(params)
     shaped = lambda x: jnp.expand_dims(x, tuple(range(1, 1 + extra_axes)))
     draw = uniform(rule.seed, request, -1 - shaped(rule.first))
-    return jnp.floor(draw * shaped(rule.api_servers)).astype(jnp.int32)
+    return jnp.floor(draw * shaped(rule.api_servers).astype(jnp.float64)).astype(jnp.int32)
 
 
 def _servers(table: Array) -> Array:
