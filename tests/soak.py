@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from simjax.engine.shape import EngineShape, slots_for
 from tests.engine import test_groups, test_two_legs
-from tests.engine.grouped import grouped
 from tests.engine.balanced import balancing, balancing_legs
+from tests.engine.grouped import grouped
 from tests.engine.pipelined import pipelined
 from tests.engine.prioritized import prioritized
 from tests.engine.scenario import FANOUT, NODES, PATH, SHAPE, Scenario

@@ -112,7 +112,7 @@ def table(folder: Path) -> Path:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(rows[0])
-        writer.writerows(["" if value is None else format_value(value) for value in row.values()] for row in rows)
+        writer.writerows(["null" if value is None else format_value(value) for value in row.values()] for row in rows)
     return path
 
 
@@ -139,7 +139,7 @@ def _split(row: pd.Series) -> Split:
     sizes = (int(float(row[f"cluster.{name}_parallel_size"])) for name in ("tensor", "pipeline", "data"))
     backend = row["cluster.all2all_backend"]
     experts = str(row["cluster.enable_expert_parallel"]).lower() in ("true", "1", "1.0")
-    return Split(*sizes, experts, backend if isinstance(backend, str) and backend else Split(1).backend)
+    return Split(*sizes, experts, backend if isinstance(backend, str) and backend not in ("", "null") else Split(1).backend)
 
 
 def front(rows: pd.DataFrame) -> pd.DataFrame:
