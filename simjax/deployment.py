@@ -74,14 +74,17 @@ class Deployment:
 
     @property
     def grouped(self) -> bool:
-        """Whether its data-parallel ranks take every step together, as those of a mixture of experts do."""
-        return self.model.is_moe and self.parallelism.data > 1
+        """Whether its data-parallel ranks take every step together, as those of a mixture of experts do (LLMServingSim's do always)."""
+        return self.parallelism.data > 1 and (self.model.is_moe or self._simplified)
+
+    @property
+    def _simplified(self) -> bool:
+        return self.parallelism.experts.all2all_backend == LLMSERVINGSIM
 
     @property
     def exchanges(self) -> bool:
         """Whether the ranks exchange tokens in MoE layers; within a tensor-parallel group, only by LLMServingSim's simplification."""
-        simplified = self.parallelism.experts.all2all_backend == LLMSERVINGSIM
-        return self.grouped or (simplified and self.model.is_moe and self.parallelism.expert > 1)
+        return self.model.is_moe and (self.grouped or (self._simplified and self.parallelism.expert > 1))
 
     @property
     def stages(self) -> tuple[Deployment, ...]:

@@ -1,7 +1,7 @@
 """Which split of a mixture of experts serves best? Qwen3-235B-A22B and Mixtral-8x22B on 8 to 64 H200 or B200.
 
-A design is an instance of TP x PP x DP devices, with or without expert parallelism, its token budget and its backend of exchange. Instances of
-fewer than eight GPUs are simulated as the eight-GPU cluster that they fill, larger ones alone, each under the same loads for each GPU;
+A design is an instance of TP x PP x DP devices, with or without expert parallelism, its token budget and its backend of exchange. Instances
+of fewer than eight GPUs are simulated as the eight-GPU cluster that they fill, larger ones alone, each under the same loads for each GPU;
 larger clusters of either are copies. Designs that do not fit, or that the model cannot be divided into, are rows with the reason.
 
 `points` writes the table of points for the ordinary sweep,
@@ -112,7 +112,7 @@ def table(folder: Path) -> Path:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(rows[0])
-        writer.writerows(["" if value is None else format_value(value) for value in row.values()] for row in rows)
+        writer.writerows(["null" if value is None else format_value(value) for value in row.values()] for row in rows)
     return path
 
 
@@ -139,7 +139,7 @@ def _split(row: pd.Series) -> Split:
     sizes = (int(float(row[f"cluster.{name}_parallel_size"])) for name in ("tensor", "pipeline", "data"))
     backend = row["cluster.all2all_backend"]
     experts = str(row["cluster.enable_expert_parallel"]).lower() in ("true", "1", "1.0")
-    return Split(*sizes, experts, backend if isinstance(backend, str) and backend else Split(1).backend)
+    return Split(*sizes, experts, backend if isinstance(backend, str) and backend not in ("", "null") else Split(1).backend)
 
 
 def front(rows: pd.DataFrame) -> pd.DataFrame:
@@ -168,7 +168,7 @@ def kind(split: str) -> str:
 def report(folder: Path) -> None:
     """The front of each model on each device, the best design of each kind, and what was refused."""
     rows = results(folder)
-    refused = rows[rows["status"] == "infeasible"].drop_duplicates(["model", "device", "split", "reason"])
+    refused = rows[rows["status"] == "invalid"].drop_duplicates(["model", "device", "split", "reason"])
     refused[["model", "device", "split", "reason"]].to_csv(HERE / "refused.csv", index=False)
     done = rows[rows["status"] == "finished"].astype({"goodput_per_gpu": float, "tpot_p99_s": float, "ttft_p99_s": float, "gpus": float})
     print(f"points\t{len(rows)}\ninfeasible_points\t{(rows['status'] == 'infeasible').sum()}\ninfeasible_designs\t{len(refused)}")

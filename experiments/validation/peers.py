@@ -31,12 +31,17 @@ FLAGS = ("max_num_seqs=128", "max_num_batched_tokens=2048", "async_scheduling=fa
 
 @dataclass(frozen=True)
 class Example:
-    """One of its example runs: the name of the output, and the cluster file; prefixes are not cached where pp stages go without."""
+    """One of its example runs: the name of the output, and the cluster file.
+
+    Prefixes are not cached where pp stages and ranks that step together go without; experts and data-parallel ranks are as it simplifies
+    them where that is asked for.
+    """
 
     name: str
     cluster: str
     disaggregated: bool = False
-    staged: bool = False
+    cached: bool = True
+    simplified: bool = False
 
     @property
     def theirs(self) -> pd.DataFrame:
@@ -53,8 +58,8 @@ class Example:
         ]
         options += [f"scheduler.{flag}" for flag in FLAGS] + [f"profile.bundle_root={TABLES}"]
         options += ["disaggregation.connector=llmservingsim"] if self.disaggregated else []
-        options += ["cluster.expert_popularity=balanced"] if self.name == "moe" else []  # its default gate policy
-        options += ["scheduler.enable_prefix_caching=false"] if self.staged else []
+        options += ["cluster.all2all_backend=llmservingsim"] if self.simplified else []
+        options += ["scheduler.enable_prefix_caching=false"] if not self.cached else []
         return run(typed(compose_config("run", options)))
 
 
@@ -64,14 +69,17 @@ EXAMPLES = (
     Example("multi", "single_node_multi_instance"),
     Example("prefix_cpu_mem_pool", "single_node_multi_instance"),
     Example("pd", "single_node_pd_instance", disaggregated=True),
-    Example("moe", "single_node_moe_single_instance"),
-    Example("pp", "single_node_pp_instance", staged=True),
+    Example("moe", "single_node_moe_single_instance", simplified=True),
+    Example("dp", "single_node_dp_instance", cached=False, simplified=True),
+    Example("pp", "single_node_pp_instance", cached=False),
 )
 
 
 def compared(example: Example) -> Row:
     """The errors of one example, in percent of its times."""
-    theirs, requests = example.theirs, example.ours().result.requests
+    theirs, result = example.theirs, example.ours().result
+    requests = result.requests
+    place = requests.instance if result.ranks is None else result.ranks.request  # its data-parallel ranks are instances
     assert (theirs["input"].to_numpy() == requests.prompt_tokens).all() and (theirs["output"].to_numpy() == requests.output_tokens).all()
     times = {"E2E": requests.finish_s - requests.arrival_s, "TTFT": requests.first_token_s - requests.arrival_s}
     error = {
@@ -81,7 +89,7 @@ def compared(example: Example) -> Row:
         "run": example.name,
         "cluster file": example.cluster,
         "requests": len(theirs),
-        "same instance": int((theirs["instance id"].to_numpy() == requests.instance).sum()),
+        "same instance": int((theirs["instance id"].to_numpy() == place).sum()),
         "E2E within 1 %": int((np.abs(error["E2E"]) < 1.0).sum()),
         "E2E, mean": float(error["E2E"].mean()),
         "E2E, largest": float(np.abs(error["E2E"]).max()),

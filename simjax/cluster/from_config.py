@@ -29,7 +29,7 @@ from simjax.hardware import DeviceSpec, LinkSpec, load_device, load_node
 from simjax.hardware.ranges import RANGES
 from simjax.model import load_model
 from simjax.network.placement import Network, Nodes
-from simjax.parallel.experts import Experts
+from simjax.parallel.experts import ALL_GATHER, Experts
 from simjax.parallel.parallelism import Parallelism
 from simjax.parallel.popularity import Popularity, read_popularity
 from simjax.speculation.config import SpeculationConfig
@@ -183,7 +183,7 @@ def experts_of(cluster: ClusterConfig) -> Experts:
         cluster.num_redundant_experts,
         cluster.eplb_rearranged,
         popularity,
-        cluster.all2all_backend,
+        cluster.all2all_backend or ALL_GATHER,
         cluster.enable_dbo,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,12 @@ class ClusterFile:
     (`InstanceSpec.link`), the last one instances (both links of `InstanceSpec.device.node`, for the file tells the links within a node and
     between nodes apart only by dimension).
 
+    The members of a `dp_group` are the data-parallel ranks of one instance, but for those that hold all experts each: nothing couples
+    them, and they stay instances of their own.
+
     Attributes:
         instances: instances in the file's order.
-        nodes: index of the node of each.
+        nodes: index of the node of each, of several ranks that of the first.
     """
 
     instances: tuple[InstanceSpec, ...]
@@ -74,11 +77,22 @@ def read_cluster(path: Path, limits: InstanceLimits, experts: Experts = Experts(
     if any("pim_config" in (node.get("cpu_mem") or {}) for node in nodes):
         raise SimjaxError(f"{path}: cpu_mem.pim_config asks for PIM devices, which are not simulated yet")
     found: list[InstanceSpec] = []
-    for node in nodes:
+    on: list[int] = []
+    groups = _groups(one for node in nodes for one in node["instances"])
+    place = 0
+    for number, node in enumerate(nodes):
         for one in node["instances"]:
-            where = f"{path}: instance {len(found)}"
+            where = f"{path}: instance {place}"
             try:
-                found.append(_instance(one, raw, sum(map(_devices, node["instances"])), limits, experts))
+                members = groups.get(one.get("dp_group") or place, [one])
+                together = _step_together(members)
+                if together and members[0] is not one:
+                    _check_alike(members[0], one)
+                else:
+                    ranks = len(members) if together else 1
+                    found.append(_instance(one, raw, sum(map(_devices, node["instances"])), limits, experts, ranks))
+                    on.append(number)
+                place += 1
             except SimjaxError as error:
                 raise SimjaxError(f"{where}: {str(error).removeprefix('scheduler.').removeprefix('cluster.')}") from None
             except KeyError as error:
@@ -90,7 +104,34 @@ def read_cluster(path: Path, limits: InstanceLimits, experts: Experts = Experts(
     for key, what in (("power", any("power" in node for node in nodes)), ("cxl_mem", "cxl_mem" in raw)):
         if what:
             _log.warning("%s: %s is not simulated yet; its settings are ignored", path, key)
-    return ClusterFile(tuple(found), tuple(number for number, node in enumerate(nodes) for _ in node["instances"]))
+    if any(len(members) > 1 and not _step_together(members) for members in groups.values()):
+        _log.warning("%s: the members of a dp_group that hold all experts each are independent instances", path)
+    return ClusterFile(tuple(found), tuple(on))
+
+
+def _groups(instances: Iterable[Any]) -> dict[Any, list[dict[str, Any]]]:
+    """The members of each `dp_group`, in order."""
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for one in instances:
+        if isinstance(one, dict) and isinstance(one.get("dp_group"), str) and one["dp_group"]:
+            groups.setdefault(one["dp_group"], []).append(one)
+    return groups
+
+
+def _step_together(members: list[dict[str, Any]]) -> bool:
+    """Whether members of a `dp_group` are ranks of one instance: those of a dense model, or of one whose experts they share."""
+    first = members[0]
+    shared = first.get("ep_size") or 1
+    return len(members) > 1 and (
+        not load_model(first["model_name"]).is_moe or shared > int(first.get("tp_size") or first.get("num_npus") or 1)
+    )
+
+
+def _check_alike(first: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """Raise if two members of a `dp_group` are not alike."""
+    for name in sorted(first.keys() | other.keys()):
+        if first.get(name) != other.get(name):
+            raise SimjaxError(f"{name}={other.get(name)!r}, but {first.get(name)!r} in the first member of dp_group={first['dp_group']!r}")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -122,9 +163,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _instance(
-    raw: dict[str, Any], cluster: dict[str, Any], devices_per_node: int, limits: InstanceLimits, experts: Experts
+    raw: dict[str, Any], cluster: dict[str, Any], devices_per_node: int, limits: InstanceLimits, experts: Experts, ranks: int
 ) -> InstanceSpec:
-    for setting in unsimulated({name: value for name, value in raw.items() if name not in ("pd_type", "placement", "pp_size")}):
+    for setting in unsimulated({name: value for name, value in raw.items() if name not in ("pd_type", "placement", "pp_size", "dp_group")}):
         raise SimjaxError(f"{setting} is not simulated yet; remove it to run without")
     _refuse_placement(raw.get("placement"))
     npus = raw.get("num_npus", raw.get("npu_num"))  # npu_num: the name before version 2
@@ -132,9 +173,9 @@ def _instance(
     degree = int(raw.get("tp_size") or (npus or 1) // stages or 1)
     if npus not in (None, degree * stages):
         raise SimjaxError(f"num_npus={npus} is not tp_size={degree} times pp_size={stages}")
-    if raw.get("ep_size") not in (None, 1, degree):
-        ranks = "expert parallelism over other than the tensor-parallel ranks"
-        raise SimjaxError(f"ep_size={raw['ep_size']}: {ranks} (tp_size={degree}) is not simulated yet")
+    if raw.get("ep_size") not in (None, 1, degree * ranks):
+        others = "expert parallelism over other than the tensor- and data-parallel ranks"
+        raise SimjaxError(f"ep_size={raw['ep_size']}: {others} (tp_size={degree}, {ranks} in its dp_group) is not simulated yet")
     model = load_model(raw["model_name"])
     shared_by = raw.get("ep_size") or degree if model.is_moe else 1  # unset: every tensor-parallel rank has experts of its own
     if raw.get("pd_type") not in ROLES:
@@ -156,7 +197,7 @@ def _instance(
     one = InstanceSpec(
         model=model,
         device=device,
-        parallelism=Parallelism(tensor=degree, pipeline=stages, expert=shared_by, experts=experts if shared_by > 1 else experts.unbalanced),
+        parallelism=Parallelism(degree, stages, ranks, shared_by, experts=experts if shared_by > 1 else experts.unbalanced),
         limits=replace(limits, **flags),
         link=within,
         role=ROLES[raw.get("pd_type")],

@@ -65,14 +65,14 @@ _STAGES = needs(
 _POOLS = ("cluster.prefill", "cluster.decode")
 
 
-def _expert_parallel(enabled: bool | None, groups: list[Any], *pools: Any) -> bool:
-    """Whether some instances are expert-parallel."""
+def _expert_parallel(enabled: bool | None, groups: list[Any], file: str | None, *pools: Any) -> bool:
+    """Whether some instances are, or may be, expert-parallel."""
     own = [group.get("enable_expert_parallel") for group in groups if hasattr(group, "get")]
-    return enabled is not False or any(own) or any(pool.enable_expert_parallel for pool in pools)
+    return enabled is not False or file is not None or any(own) or any(pool.enable_expert_parallel for pool in pools)
 
 
 _EXPERT_PARALLEL = (
-    needs(("enable_expert_parallel", "groups", *_POOLS), _expert_parallel, "with enable_expert_parallel=false", "enable_expert_parallel"),
+    needs(("enable_expert_parallel", "groups", "file", *_POOLS), _expert_parallel, "with enable_expert_parallel=false", "enable_expert_parallel"),
 )
 _BALANCED = (*_EXPERT_PARALLEL, one_of("enable_eplb", True))
 _NO_POOLS = needs(
@@ -145,10 +145,11 @@ class ClusterConfig:
     eplb_rearranged: bool = option(
         True, "whether the load balancer has rearranged the experts already; false: before it does", only=_BALANCED
     )
-    all2all_backend: str = option(
-        "allgather_reducescatter",
+    all2all_backend: str | None = option(
+        None,
         "exchange of tokens in MoE layers of data-parallel instances: allgather_reducescatter, deepep_high_throughput, "
-        "deepep_low_latency, or llmservingsim, which simplifies as it does",
+        "deepep_low_latency, or llmservingsim, which simplifies as it does; unset: the first",
+        "NAME",
         only=_EXPERT_PARALLEL,
     )
     enable_dbo: bool = option(

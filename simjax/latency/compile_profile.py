@@ -17,7 +17,7 @@ from simjax.latency.attention.coefficients import AttentionCoefficients, scaled
 from simjax.latency.attention.roofline import AttentionEfficiency, attention_coefficients
 from simjax.latency.experts.load import ExpertLoad, load_of
 from simjax.latency.fitting.efficiency import OpEfficiency, op_seconds
-from simjax.latency.groups.union import UnionTerms, exchange_terms, knots, shares
+from simjax.latency.groups.union import UnionTerms, exchange_terms, knots, nothing, shares
 from simjax.latency.priors import CORRECTION_TOKENS
 from simjax.latency.profile import LatencyProfile, RankCoefficients
 from simjax.latency.speculation.drafts import rows_of_head, with_drafts
@@ -68,13 +68,17 @@ def compile_profile(
             correction=step_correction(rank.correction, max_tokens, xp),
             kernels=kernels(ops, deployment),
             until_kv_s=timed(_until_kv(ops), rows=np.arange(1, max_tokens + 1)) if deployment.kv_stream else 0.0,
-            union=_union(ops, deployment, timed, max_tokens, profile) if deployment.exchanges else None,
+            union=_union(ops, deployment, timed, max_tokens, profile),
         )
         return assemble(with_drafts(terms, deployment, timed, partial(all_layers_attention, rank, xp=xp)), deployment)
 
 
-def _union(ops: Sequence[Op], deployment: Deployment, timed: Callable[..., Any], max_tokens: int, profile: LatencyProfile) -> UnionTerms:
-    """The experts and the exchanges of a deployment whose ranks exchange tokens."""
+def _union(
+    ops: Sequence[Op], deployment: Deployment, timed: Callable[..., Any], max_tokens: int, profile: LatencyProfile
+) -> UnionTerms | None:
+    """The experts and the exchanges of a deployment whose ranks exchange tokens; None where they do nothing together."""
+    if not deployment.exchanges:
+        return nothing(deployment, max_tokens) if deployment.grouped else None
     tokens = knots(deployment.parallelism.data, max_tokens)
     experts = [on_union(op, deployment.model, *shares(deployment)) for op in ops if op.experts]
     experts_s = timed(experts, rows=tokens, load=load_of(deployment, tokens))

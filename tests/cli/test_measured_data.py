@@ -24,9 +24,7 @@ RUN = {
     "single_node_single_instance_H100": "Llama-3.1-70B on h100 TP4 ·",
 }
 REFUSED = {
-    "dual_node_moe_dp_ep_intra_inter_instance": "instance 0: dp_group='A' is not simulated yet",
     "single_node_cxl_instance": "instance 0: placement.default.weights='cxl:0' is not simulated yet",
-    "single_node_moe_dp_pp_instance": "instance 0: dp_group='A' is not simulated yet",
     "single_node_pim_instance": "cpu_mem.pim_config asks for PIM devices, which are not simulated yet",
 }
 TABLES = "llmservingsim/profiles"
@@ -59,7 +57,7 @@ def test_every_cluster_file_is_read_or_refused() -> None:
             refused += 1
             assert "not simulated yet" in str(error)
             assert "\n" not in str(error)
-    assert (read, refused) == (19, 8)
+    assert (read, refused) == (25, 2)
 
 
 def test_a_trace_is_described_and_run(cli: Cli) -> None:

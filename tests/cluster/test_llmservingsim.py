@@ -92,13 +92,12 @@ def test_no_limits_leave_the_kv_cache_that_the_usual_ones_leave(tmp_path, memory
     [
         ({"pp_size": 2}, "num_npus=2 is not tp_size=2 times pp_size=2"),
         ({"pd_type": "both"}, "pd_type='both': it must be prefill, decode or null"),
-        ({"ep_size": 4}, r"ep_size=4: expert parallelism over other than the tensor-parallel ranks \(tp_size=2\) is not simulated yet"),
+        ({"ep_size": 4}, r"ep_size=4: expert parallelism over other than .* ranks \(tp_size=2, 1 in its dp_group\) is not simulated yet"),
         ({"num_npus": 5}, "num_npus=5 is not tp_size=2 times pp_size=2"),
         ({"placement": {"layers": {"lm_head": {"weights": "cxl:1"}}}}, r"placement.layers.lm_head.weights='cxl:1' is not simulated yet"),
         ({"placement": {"blocks": [{"blocks": "0-3", "kv_loc": "cpu"}]}}, r"placement.blocks\[0\].kv_loc='cpu' is not simulated yet"),
         ({"enable_attn_offloading": True}, "enable_attn_offloading=True is not simulated yet"),
         ({"dtype": "int8"}, "dtype='int8' is not simulated yet"),
-        ({"dp_group": "A"}, "dp_group='A' is not simulated yet"),
         ({"hardware": "RTX9999"}, "unknown device 'RTX9999'"),
         ({"model_name": "gpt-9"}, "unknown model 'gpt-9'"),
     ],
@@ -108,6 +107,35 @@ def test_what_cannot_be_simulated_is_refused(tmp_path, change: dict, message: st
     cluster["nodes"][0]["instances"][0] |= change
     with pytest.raises(SimjaxError, match=message):
         read_cluster(write(tmp_path, cluster), InstanceLimits())
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("dual_node_moe_dp_ep_intra_inter_instance", [(2, 1, 2, 4)]),
+        ("single_node_dp_instance", [(2, 1, 2, 1)]),
+        ("single_node_moe_dp_ep_instance", [(1, 1, 2, 2)]),
+        ("single_node_moe_dp_pp_instance", [(1, 2, 2, 2)]),
+        ("single_node_moe_dp_tp_pp_instance", [(2, 2, 2, 4)]),
+        ("single_node_moe_dp_tp_instance", [(2, 1, 1, 2)] * 2),  # all experts on each member: nothing couples them
+    ],
+)
+def test_their_data_parallel_groups_are_read_unchanged(name: str, sizes: list[tuple[int, ...]]):
+    found = read_cluster(data_path(f"{FILES}/{name}.json"), InstanceLimits())
+    of = [one.parallelism for one in found.instances]
+    assert [(one.tensor, one.pipeline, one.data, one.expert) for one in of] == sizes
+    assert len(found.nodes) == len(sizes)
+    ClusterSpec(found.instances)
+
+
+def test_members_of_a_group_are_alike(tmp_path):
+    cluster = minimal()
+    one = cluster["nodes"][0]["instances"][0] | {"dp_group": "A"}
+    cluster["nodes"][0]["instances"] = [one, one | {"block_size": 16}]
+    with pytest.raises(SimjaxError, match=r"instance 1: block_size=16, but 32 in the first member of dp_group='A'"):
+        read_cluster(write(tmp_path, cluster), InstanceLimits())
+    cluster["nodes"][0]["instances"] = [one]
+    assert read_cluster(write(tmp_path, cluster), InstanceLimits()).instances[0].parallelism.data == 1
 
 
 def test_broken_files(tmp_path):

@@ -47,6 +47,11 @@ def knots(data: int, max_tokens: int) -> np.ndarray:
     return np.concatenate([np.arange(1, max_tokens + 1), coarse])
 
 
+def nothing(deployment: Deployment, max_tokens: int) -> UnionTerms:
+    """The terms of ranks that step together and exchange no tokens."""
+    return UnionTerms(np.zeros(len(knots(deployment.parallelism.data, max_tokens))), np.zeros(max_tokens))
+
+
 def backend_of(deployment: Deployment) -> str:
     """The backend that exchanges tokens: DeepEP's kernels are for expert-parallel ranks, others gather."""
     backend = deployment.parallelism.experts.all2all_backend
@@ -75,8 +80,8 @@ def exchange_terms(deployment: Deployment, max_tokens: int, efficiency: Collecti
     def seconds(most: Any, total: Any) -> Any:
         return sum(exchange_s(backend, group, most, total, intra, inter, device.memory_bandwidth_bytes_per_s))
 
-    nothing = seconds(0.0, 0.0)
-    return layers * seconds(np.ceil(tokens / share), 0.0 * tokens), layers * float(seconds(0.0, _MANY) - nothing) / _MANY
+    least_s = seconds(0.0, 0.0)
+    return layers * seconds(np.ceil(tokens / share), 0.0 * tokens), layers * float(seconds(0.0, _MANY) - least_s) / _MANY
 
 
 def gathered_s(deployment: Deployment, message_bytes: np.ndarray, link: LinkSpec) -> np.ndarray:

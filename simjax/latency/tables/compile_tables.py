@@ -11,7 +11,7 @@ from simjax.latency.attention.fit import fit_attention, fit_decode_skew
 from simjax.latency.attention.grid import attention_table
 from simjax.latency.attention.table import AttentionTable
 from simjax.latency.experts.load import ExpertLoad, load_of
-from simjax.latency.groups.union import UnionTerms, exchange_terms, knots
+from simjax.latency.groups.union import UnionTerms, exchange_terms, knots, nothing
 from simjax.latency.profile import HostOverheads
 from simjax.latency.step_time import StepTime
 from simjax.latency.tables.bundle import Bundle, op_sequence
@@ -66,7 +66,7 @@ def compile_tables(
         host=host or HostOverheads(),
         table=table if measured_attention else None,
         until_kv_s=sum(at_sizes(bundle.dense[op], tokens) for op in (*ops.prologue, *ops.layer[: ops.layer.index("qkv_proj") + 1])),
-        union=_union(bundle, deployment, max_tokens) if deployment.exchanges else None,
+        union=_union(bundle, deployment, max_tokens),
     )
     return assemble(terms, deployment)
 
@@ -89,8 +89,10 @@ def _layer_op_s(bundle: Bundle, op: str, deployment: Deployment, tokens: np.ndar
     return moe_s(bundle.moe, at_once, activated) / shared_by
 
 
-def _union(bundle: Bundle, deployment: Deployment, max_tokens: int) -> UnionTerms:
-    """The experts and the exchanges of a deployment whose ranks exchange tokens."""
+def _union(bundle: Bundle, deployment: Deployment, max_tokens: int) -> UnionTerms | None:
+    """The experts and the exchanges of a deployment whose ranks exchange tokens; None where they do nothing together."""
+    if not deployment.exchanges:
+        return nothing(deployment, max_tokens) if deployment.grouped else None
     tokens = knots(deployment.parallelism.data, max_tokens)
     experts_s = deployment.part.num_moe_layers * _layer_op_s(bundle, "moe", deployment, tokens, load_of(deployment, tokens))
     return UnionTerms(experts_s, *exchange_terms(deployment, max_tokens))
