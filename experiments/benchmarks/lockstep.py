@@ -34,7 +34,9 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 8], help="ranks of a group")
     options = parser.parse_args()
     about = common.facts()
-    kinds = [(ranks, router, rate, together) for ranks in options.ranks for router in ROUTERS for rate in RATES for together in (False, True)]
+    kinds = [
+        (ranks, router, rate, together) for ranks in options.ranks for router in ROUTERS for rate in RATES for together in (False, True)
+    ]
     with jax.enable_x64(True):
         programs: dict[Any, Any] = {}
         for ranks, router, rate, together in kinds:

@@ -14,6 +14,7 @@ from simjax.engine.control.select import select
 from simjax.engine.control.together import entry
 from simjax.engine.params import ClusterParams, RankParams
 from simjax.engine.rank import Rank
+from simjax.engine.routing.balancer import before_snapshot
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState
 
@@ -103,6 +104,7 @@ def begin_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     i = jnp.argmin(due_s).astype(jnp.int32) if shape.ranks > 1 else 0
     due = due_s[i] < next_arrival_s(params, turn.state) if shape.live_routing else jnp.ones((), bool)
     due = turn.state.handovers.after(due, due_s[i])
+    due = before_snapshot(shape, params, turn.state, due, due_s[i])
     limits: RankParams = entry(params.ranks, i)
     arrays = {"slots": ranks.slots, "pipeline": ranks.pipeline}  # of a rank; the other fields are scalars
     rank: Rank = entry(dataclasses.replace(ranks, slots=None, pipeline=None), i)
@@ -124,4 +126,5 @@ def end_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         outcome=state.outcome.at[jnp.where(left, departed.request, shape.requests)].set(departed.outcome),
         num_finished=state.num_finished + left.astype(jnp.int32),
         books=state.books.left(params, state.handovers, turn.i, departed.request, due & departed.some),
+        balancers=state.balancers.left(params, turn.i, departed.request, due & departed.some),
     )

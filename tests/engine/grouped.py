@@ -148,7 +148,9 @@ def as_grouped(scenario: Scenario, sizes: tuple[int, ...], **more) -> Grouped:
     """The scenario with its ranks in groups; those of a group all schedule as the first of them does."""
     given = {x.name: getattr(scenario, x.name) for x in dataclasses.fields(Scenario)}
     first = np.repeat(np.cumsum(sizes) - sizes, sizes)
-    limits = [dataclasses.replace(x, async_scheduling=scenario.limits[i].async_scheduling) for x, i in zip(scenario.limits, first, strict=True)]
+    limits = [
+        dataclasses.replace(x, async_scheduling=scenario.limits[i].async_scheduling) for x, i in zip(scenario.limits, first, strict=True)
+    ]
     return Grouped(**{**given, "limits": tuple(limits), "sizes": sizes, **more})
 
 

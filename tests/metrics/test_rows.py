@@ -91,7 +91,8 @@ def test_rows_together_are_the_rows_one_by_one_bit_for_bit(seed, workloads, runs
         assert tuple(row) == METRICS
         assert all(type(value) in (int, float, type(None)) for value in row.values())
         assert all(
-            type(row[name]) is int for name in WHOLE_METRICS - {"prefill_tokens", "decode_tokens", "steady"} - DISAGGREGATED - DRAFTS - DUMMIES
+            type(row[name]) is int
+            for name in WHOLE_METRICS - {"prefill_tokens", "decode_tokens", "steady"} - DISAGGREGATED - DRAFTS - DUMMIES
         )
         assert {row[name] for name in DRAFTS | DUMMIES} == {None}  # no draft was verified, and every rank steps by itself
         assert {row[name] for name in DISAGGREGATED} == {None}  # all instances run both phases

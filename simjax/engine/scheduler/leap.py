@@ -69,7 +69,8 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
 
 def survey(shape: EngineShape, turn: Turn) -> tuple[Plan, Decoding, Bool[Array, ""] | None]:
     """What was formed: a plan that has no steps and no times yet, the requests that will continue to decode, and with hand-overs whether
-    all requests of the rank end with the step."""
+    all requests of the rank end with the step.
+    """
     rank, slots, f = turn.rank, turn.rank.slots, turn.formation
     position, unfinished = slots.position, ~slots.finished
     running = (position < rank.num_running) & unfinished

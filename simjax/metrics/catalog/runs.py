@@ -77,7 +77,8 @@ class Runs:
 
     def share_of_time(self, name: str) -> np.ndarray:
         """Seconds that every instance has (`name`) as a share of the run, mean over the instances: float64[B]; as they are where it took
-        no time."""
+        no time.
+        """
         seconds, count = self.instances(name, np.add), [len(of_instances(result, name)) for result in self.results]
         return seconds / np.where(self.clients.duration_s > 0, self.clients.duration_s * count, 1.0)
 
