@@ -46,6 +46,9 @@ class InstanceLimits:
     scheduling_policy: str = "fcfs"
     preempt_self_goes_on: bool = False
     preempt_leaves_out: bool = True
+    prefill_schedule_interval: int = 1
+    dp_sync_interval: int = 32
+    dp_syncs_first: bool = False
     watermark: float = 0.0
     max_model_len: int | None = None
     block_size: int = 16
@@ -54,9 +57,6 @@ class InstanceLimits:
     num_gpu_blocks_override: int | None = None
     dtype: str = "auto"
     kv_cache_dtype: str = "auto"
-    prefill_schedule_interval: int = 1
-    dp_sync_interval: int = 32
-    dp_syncs_first: bool = False
     enforce_eager: bool = False
     cudagraph_mode: str = "full_and_piecewise"
 

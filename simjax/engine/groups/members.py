@@ -23,6 +23,7 @@ from simjax.engine.control.select import select
 from simjax.engine.control.together import entry
 from simjax.engine.groups.lockstep import Groups, Wave
 from simjax.engine.params import ClusterParams, GroupParams
+from simjax.engine.routing.balancer import Balancers, NoBalancers, before_snapshot
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState
 from simjax.engine.turn import LATER, Turn
@@ -102,6 +103,7 @@ def begin_forward(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn
     first = jnp.argmin(due_s).astype(jnp.int32)
     group = jnp.maximum(rules.of_rank[first], 0) if shape.groups > 1 else 0
     due = due_s[first] < next_arrival_s(params, turn.state) if shape.live_routing else jnp.ones((), bool)
+    due = before_snapshot(shape, params, turn.state, due, due_s[first])
     number = jnp.arange(shape.group_ranks, dtype=jnp.int32)
     present = number < of_group(rules.size, group)
     i = jnp.where(present, of_group(rules.first, group) + number, shape.ranks)
@@ -137,4 +139,18 @@ def end_forward(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         ranks=with_members(shape, turn, state.ranks, turn.rank),
         outcome=state.outcome.at[jnp.where(left, departed.request, shape.requests)].set(departed.outcome),
         num_finished=state.num_finished + jnp.sum(left, dtype=jnp.int32),
+        balancers=_balancers_left(params, turn, left),
     )
+
+
+def _balancers_left(params: ClusterParams, turn: Turn, left: Array) -> Balancers | NoBalancers:
+    """The balancers' views once the departed requests of those members (bool[D]) have left their slots."""
+    views = turn.state.balancers
+    if not isinstance(views, Balancers):
+        return views
+
+    def fewer(i: Array, request: Array, leaves: Array) -> Array:
+        return views.in_flight - views.left(params, i, request, leaves).in_flight
+
+    gone = jnp.sum(jax.vmap(fewer)(turn.i, turn.departed.request, left), axis=0, dtype=jnp.int32)
+    return dataclasses.replace(views, in_flight=views.in_flight - gone)
