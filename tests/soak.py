@@ -106,6 +106,7 @@ def kinds() -> dict[str, Kind]:
         "prioritized": Kind(prioritized(), 60),
         "prioritized_closed_loop_on_two": Kind(prioritized(instances=2, closed=True), 60),
         "prioritized_capped_on_two": Kind(prioritized(instances=2, capped=True), 60),
+        "prioritized_sessions": Kind(prioritized(sessions=True), 60),
         "two_legs_sessions": Kind(two_legs(sharing(instances=3, sessions=True)), 60, test_two_legs.check),
     }
     return found
