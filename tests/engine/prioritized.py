@@ -74,7 +74,7 @@ def prioritized(draw: st.DrawFn, instances: int = 1, closed: bool = False, cappe
         drawn = dataclasses.replace(drawn, limits=tight, arrival_s=drawn.arrival_s * draw(st.sampled_from([0.0, 0.1, 1.0])))
     return dataclasses.replace(
         drawn,
-        router=RouterPolicy.LEAST_LOAD if compares else drawn.router,
+        router=RouterPolicy.LEAST_LOADED if compares else drawn.router,
         priority=rng.integers(0, levels, count) - levels // 2,
         policies=policies,
         rules=tuple(draw(st.sampled_from(list(RULES.values()))) for _ in range(instances)),
