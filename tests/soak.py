@@ -117,6 +117,7 @@ def kinds() -> dict[str, Kind]:
         "balanced_prefix_caches": Kind(balancing(sharing(instances=4)), 60),
         "balanced_sessions": Kind(balancing(sharing(instances=4, sessions=True)), 60),
         "balanced_two_legs": Kind(balancing_legs(), 60, test_two_legs.check),
+        "prioritized_sessions": Kind(prioritized(sessions=True), 60),
         "two_legs_sessions": Kind(two_legs(sharing(instances=3, sessions=True)), 60, test_two_legs.check),
     }
     return found

@@ -2,8 +2,8 @@
 
     VENV/bin/python drive.py < scenarios.jsonl > results.jsonl
 
-Runs in an environment that has vllm and nothing of simjax; a CPU is enough. Scheduler, KV-cache manager, queues and requests are vLLM's. The
-executor is a fake one: its steps last what the scenario says, its drafts are accepted as the scenario says. The loop makes the calls of
+Runs in an environment that has vllm and nothing of simjax; a CPU is enough. Scheduler, KV-cache manager, queues and requests are vLLM's.
+The executor is a fake: its steps last what the scenario says, its drafts are accepted as the scenario says. The loop makes the calls of
 `EngineCore.step` and, where scheduling is asynchronous or there are pp stages, those of `EngineCore.step_with_batch_queue`.
 
 A scenario is a JSON object a line:
@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "1")  # the default of 0.33 on GPUs, which decides how pp stages are kept full
 
 from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
@@ -239,7 +238,7 @@ class Engine:
 def seconds(times: dict, work: list[tuple[int, int, bool]]) -> float:
     """Step time of requests with so many new and computed tokens; one that verifies drafts has the attention of a decode."""
     chunks = [1 if decoding else new for new, _, decoding in work]
-    contexts = [computed for chunk, (_, computed, _) in zip(chunks, work) if chunk == 1]
+    contexts = [computed for chunk, (_, computed, _) in zip(chunks, work, strict=True) if chunk == 1]
     total_s = times["tokens_s"][sum(chunks)] + times["sequences_s"][len(work)]
     if len(contexts) == len(work):
         floor, per_sequence, per_token = times["decode_s"]

@@ -90,6 +90,10 @@ NOT_SIMULATED = (
     Rule("calls between two decode steps of a request, with pipeline parallelism", ((_FIRST, "none"), ((0, 23), "pp"))),
     Rule("model runner V2 by default", ((_FIRST, "no"), ((0, 23), "some dense models"), ((0, 28), "by model"), ((0, 33), "yes"))),
     Rule("freed KV blocks without a name are used again first", ((_FIRST, "no"), ((0, 33), "yes"))),
+    Rule(
+        "tokens of a waiting request that needs one (a prompt of one token), beside decodes with drafts",
+        ((_FIRST, "1"), ((0, 28), "1 + K, padded")),
+    ),
     Rule("failure of a KV load", ((_FIRST, "recomputed"), ((0, 19), "the request fails"))),
     Rule("hold of KV blocks on a prefill instance that nobody reads", ((_FIRST, "480 s"), ((0, 23), "lease of 30 s with heartbeats"))),
     Rule("rebalancing of experts", ((_FIRST, "synchronous"), ((0, 23), "asynchronous"))),

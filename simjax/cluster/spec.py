@@ -43,12 +43,12 @@ class InstanceLimits:
     enable_prefix_caching: bool | None = None
     long_prefill_alone: bool = False
     reserve_kv_loads: bool = False
-    scheduling_policy: str = "fcfs"
-    preempt_self_goes_on: bool = False
-    preempt_leaves_out: bool = True
     prefill_schedule_interval: int = 1
     dp_sync_interval: int = 32
     dp_syncs_first: bool = False
+    scheduling_policy: str = "fcfs"
+    preempt_self_goes_on: bool = False
+    preempt_leaves_out: bool = True
     watermark: float = 0.0
     max_model_len: int | None = None
     block_size: int = 16

@@ -169,13 +169,11 @@ class WorkloadConfig:
         "{llama-3.1-8b: 3, qwen3-32b: 1}; a trace's column model does so by itself",
         "{NAME:WEIGHT,...}",
     )
-    # Mappings of mappings; as dict[str, dict[str, float]] OmegaConf refuses the integers of {share: 3}.
+    # Mappings of mappings, checked by `ServiceClass.of`: OmegaConf would refuse the integers of {share: 3} where floats are declared.
     classes: dict[str, Any] = option(
         {},
-        "classes of service: the share of requests, drawn at random (of a session all the same; none where a trace's column class names "
-        "them), the priority (0; small ones first with scheduler.scheduling_policy=priority) and limits on latencies in seconds: "
-        "{chat: {share: 3, priority: 0, ttft_s: 0.5, tpot_s: 0.05}, batch: {share: 1, priority: 10, e2e_s: 600}}; results have "
-        "attainment and goodput by class",
+        "classes of service by name: share (drawn; of a session all the same), priority (small first), ttft_s, tpot_s, e2e_s: "
+        "{chat: {share: 3, ttft_s: 0.5}, batch: {share: 1, priority: 9}}",
         "{NAME:{...},...}",
     )
     lengths_file: str | None = option(

@@ -12,7 +12,7 @@ from simjax.cluster.routers import ROUTERS
 from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape
 from tests.engine.scenario import RouterPolicy, Scenario
-from tests.engine.strategies import SMALL, scenarios
+from tests.engine.strategies import SMALL, scenarios, sharing
 from tests.reference.instance import RefInstance
 from tests.reference.records import RefRequest
 
@@ -52,10 +52,15 @@ class Prioritized(Scenario):
 
 
 @st.composite
-def prioritized(draw: st.DrawFn, instances: int = 1, closed: bool = False, capped: bool = False) -> Prioritized:
+def prioritized(draw: st.DrawFn, instances: int = 1, closed: bool = False, capped: bool = False, sessions: bool = False) -> Prioritized:
     """Scenarios with a few priorities, or one of its own for each request; the pool tight in many."""
     sizes = dataclasses.replace(SMALL, scenario=Prioritized)
-    drawn = draw(scenarios(instances=instances, closed=closed, capped=capped, sizes=sizes))
+    if sessions:
+        drawn = draw(sharing(instances=instances, sessions=True, sizes=sizes))
+        without = tuple(dataclasses.replace(x, enable_prefix_caching=False) for x in drawn.limits)
+        drawn = dataclasses.replace(drawn, limits=without, contents=None, staleness_s=0.0)
+    else:
+        drawn = draw(scenarios(instances=instances, closed=closed, capped=capped, sizes=sizes))
     rng, count = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), len(drawn.prompt)
     levels = draw(st.sampled_from([1, 2, 3, count]))
     policies = tuple(draw(st.sampled_from(["priority", "priority", "priority", "fcfs"])) for _ in range(instances))
@@ -69,7 +74,7 @@ def prioritized(draw: st.DrawFn, instances: int = 1, closed: bool = False, cappe
         drawn = dataclasses.replace(drawn, limits=tight, arrival_s=drawn.arrival_s * draw(st.sampled_from([0.0, 0.1, 1.0])))
     return dataclasses.replace(
         drawn,
-        router=RouterPolicy.LEAST_LOAD if compares else drawn.router,
+        router=RouterPolicy.LEAST_LOADED if compares else drawn.router,
         priority=rng.integers(0, levels, count) - levels // 2,
         policies=policies,
         rules=tuple(draw(st.sampled_from(list(RULES.values()))) for _ in range(instances)),
