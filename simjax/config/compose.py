@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
@@ -180,9 +181,15 @@ def check_form(overrides: list[str]) -> None:
             raise SimjaxError(f"'{override}': Hydra's own settings affect sweeps only (-m); out=DIR names the directory of the results")
 
 
+@functools.cache
+def _schema(kind: type) -> DictConfig:
+    """The schema of a command as a configuration, to be read only: it takes as long as a tenth of a composition."""
+    return OmegaConf.structured(kind)
+
+
 def _refuse_unknown(kind: type, config: DictConfig) -> None:
     """Raise for keys that `+key=value` added: nothing would read them."""
-    known = OmegaConf.structured(kind)
+    known = _schema(kind)
 
     def walk(schema_node: DictConfig, node: DictConfig, path: str) -> None:
         for key in node:
