@@ -22,7 +22,6 @@ from tests.engine.strategies import SMALL, scenarios
 from tests.reference.groups import RefGroup, Tokens
 from tests.reference.instance import RefInstance
 
-
 WIDEST = 3  # ranks of a group behind a load balancer
 
 
