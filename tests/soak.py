@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from simjax.engine.shape import EngineShape, slots_for
 from tests.engine import test_groups, test_two_legs
 from tests.engine.balanced import balancing, balancing_legs
-from tests.engine.grouped import grouped
+from tests.engine.grouped import balanced_groups, grouped
 from tests.engine.pipelined import pipelined
 from tests.engine.prioritized import prioritized
 from tests.engine.scenario import FANOUT, NODES, PATH, SHAPE, Scenario
@@ -108,6 +108,7 @@ def kinds() -> dict[str, Kind]:
         "lockstep": Kind(grouped(), 60, test_groups.check),
         "lockstep_of_two_and_three": Kind(grouped(sizes=(2, 3)), 60, test_groups.check),
         "lockstep_closed_loop": Kind(grouped(sizes=(2, 3), closed=True), 60, test_groups.check),
+        "lockstep_balanced": Kind(balanced_groups(), 60, test_groups.check),
         "lockstep_capped": Kind(grouped(sizes=(1, 2), capped=True), 60, test_groups.check),
         "prioritized": Kind(prioritized(), 60),
         "prioritized_closed_loop_on_two": Kind(prioritized(instances=2, closed=True), 60),

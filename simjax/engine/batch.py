@@ -27,19 +27,8 @@ from simjax.engine.tick import tick
 
 # As many ticks take at most half a second longer in a program that is compiled in some seconds less.
 BRIEF_TICKS, MEDIUM_TICKS = 16_384, 262_144
-_SHARED: Any = None
-_BY_DESIGN: Any = 0
-BATCH_AXES: Any = ClusterParams(
-    ranks=_BY_DESIGN,
-    router=_BY_DESIGN,
-    requests=_SHARED,
-    workload=_BY_DESIGN,
-    step_time=_SHARED,
-    handover=_BY_DESIGN,
-    speculation=_BY_DESIGN,
-    groups=_BY_DESIGN,
-    balancer=_BY_DESIGN,
-)
+_OF_DESIGNS: dict[str, Any] = dict.fromkeys(("ranks", "router", "workload", "handover", "speculation", "groups", "balancer"), 0)
+BATCH_AXES: Any = ClusterParams(**{**_OF_DESIGNS, "requests": None, "step_time": None})
 """`in_axes` of a batch: every design has its own limits, router, hand-overs and rows of the tables."""
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from simjax.engine.host.result import Status
 from simjax.engine.simulate import simulate
 from simjax.metrics.steps import leap_durations
-from tests.engine.grouped import Grouped, Together, as_grouped, grouped
+from tests.engine.grouped import BalancedGroups, Grouped, Together, as_grouped, balanced_groups, grouped
 from tests.engine.scenario import Limits, RouterPolicy, Scenario
 from tests.engine.test_against_reference import MODE, assert_same, undecided
 from tests.engine.test_batch import assert_row_is, lowered, run_stacked
@@ -36,9 +36,9 @@ def test_one_group_is_the_cluster(scenario: Grouped, mode: str):
     check(scenario, mode)
 
 
-@given(scenario=grouped(sizes=(2, 3), closed=True))
+@given(scenario=balanced_groups(closed=True))
 @LIMITED
-def test_closed_loop_on_two_groups_of_unlike_size(scenario: Grouped):
+def test_closed_loop_on_two_groups_behind_their_load_balancers(scenario: BalancedGroups):
     check(scenario, "leap")
 
 

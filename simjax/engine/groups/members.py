@@ -152,5 +152,5 @@ def _balancers_left(params: ClusterParams, turn: Turn, left: Array) -> Balancers
     def fewer(i: Array, request: Array, leaves: Array) -> Array:
         return views.in_flight - views.left(params, i, request, leaves).in_flight
 
-    gone = jnp.sum(jax.vmap(fewer)(turn.i, turn.departed.request, left), axis=0, dtype=jnp.int32)
+    gone = jnp.sum(jax.vmap(fewer)(jnp.asarray(turn.i), turn.departed.request, left), axis=0, dtype=jnp.int32)
     return dataclasses.replace(views, in_flight=views.in_flight - gone)
