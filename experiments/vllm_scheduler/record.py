@@ -3,8 +3,9 @@
     python -m experiments.vllm_scheduler.record --python VENV/bin/python --release vllm-0.33 --kind priority --count 6 [--seed 0]
 
 Scenarios of a kind are drawn until enough are found in which something happens: preemptions, and by kind priorities that matter, drafts of
-which some are rejected, several requests in the pipeline. Their rows are added to tests/engine/vllm_schedules.json, those of the same kind
-and version of vLLM replaced.
+which some are rejected, several requests in the pipeline. The rules of priorities that releases differ in are rare: the cases that
+`tests/engine/test_priority.py` solves by hand are recorded too. All rows go into tests/engine/vllm_schedules.json, where those of the same
+kind and release are replaced.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments.vllm_scheduler.compare import KINDS, ask, drawn, for_vllm
+from experiments.vllm_scheduler.compare import KINDS, as_vllm_takes_it, ask, drawn, for_vllm
 from simjax.backend.releases import KNOWN
 from tests.engine.pipelined import Pipelined
 from tests.engine.prioritized import Prioritized
 from tests.engine.scenario import Scenario
 from tests.engine.speculating import Speculating
 from tests.engine.test_against_reference import undecided
+from tests.engine.test_priority import CASES
 from tests.engine.vllm_schedules import FILE, as_row, linear
 
 MOST_REQUESTS, MOST_STEPS = 8, 60
@@ -59,6 +61,13 @@ def something_happens(scenario: Scenario) -> bool:
     return not isinstance(scenario, Pipelined) or scenario.stages[0] > 1
 
 
+def by_hand(release: str) -> list[tuple[Scenario, list[dict[str, Any]]]]:
+    """The cases solved by hand that have the rules of a release, and their step times of a second each."""
+    times = [{"token_s": 0.0, "sequence_s": 0.0, "decode_s": [1.0, 0.0, 0.0], "mixed_s": [1.0, 0.0]}]
+    taken = [(scenario, as_vllm_takes_it(scenario, release)) for scenario, _ in CASES.values()]
+    return [(mine, times) for scenario, mine in taken if isinstance(mine, Prioritized) and mine.rules == scenario.rules]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.vllm_scheduler.record", description="Record schedules of vLLM.")
     parser.add_argument("--python", required=True, help="a python that has vllm")
@@ -72,6 +81,7 @@ def main() -> None:
         with_linear_times(x, asked.seed + number) for number, x in enumerate(drawn(asked.kind, asked.draws, asked.seed, asked.release))
     ]
     chosen = [(scenario, times) for scenario, times in linears if something_happens(scenario)][: asked.count]
+    chosen += by_hand(asked.release) if asked.kind == "priority" else []
     rows = []
     for (scenario, times), answer in zip(
         chosen, ask(asked.python.split(), [for_vllm(x) for x, _ in chosen], asked.release, steps=True), strict=True

@@ -67,7 +67,12 @@ CASES = {
     "victim_had_its_tokens": case(Sent(0.0, 9, 1, [1, 2, 3, 6], 1), Sent(0.5, 0, 1, [2, 3, 4, 5]), Sent(2.5, 0, 1, [5]), num_blocks=6),
     # Its token goes to the prompt of the third, which is then computed a step earlier.
     "its_tokens_return_to_the_budget": case(
-        Sent(0.0, 9, 1, [1, 2, 3, 5], 1), Sent(0.5, 0, 1, [2, 3, 4]), Sent(1.5, 0, 5, [4]), num_blocks=8, max_num_batched_tokens=4
+        Sent(0.0, 9, 1, [1, 2, 3, 5], 1),
+        Sent(0.5, 0, 1, [2, 3, 4]),
+        Sent(1.5, 0, 5, [4]),
+        num_blocks=8,
+        max_num_batched_tokens=4,
+        max_num_seqs=4,
     ),
     # At 4 the second preempts itself. 0.33 goes on with the third.
     "goes_on_after_itself": case(
