@@ -90,10 +90,8 @@ class EngineShape:
             raise ValueError("pp stages go with neither hand-overs nor prefix caches nor sessions")
         if self.speculation and (self.pipeline_stages or self.handovers or self.prefix_nodes or self.fanout):
             raise ValueError("speculative decoding goes with neither pp stages nor hand-overs nor prefix caches nor sessions")
-        if self.groups and (self.pipeline_stages or self.speculation or self.handovers or self.prefix_nodes or self.fanout):
-            raise ValueError("groups go with neither pp stages nor speculative decoding nor hand-overs nor prefix caches nor sessions")
-        if self.groups and self.router_books:
-            raise ValueError("groups go with no router that keeps books")
+        if self.groups and (self.pipeline_stages or self.speculation or self.handovers or self.fanout):
+            raise ValueError("groups go with neither pp stages nor speculative decoding nor hand-overs nor sessions")
         if self.capped and not self.clients:
             raise ValueError("a client with a cap needs seats: clients must not be 0")
         if self.prefix_nodes and self.window != 2:
