@@ -171,7 +171,8 @@ def least_of_instance(params: ClusterParams, x: Array | float) -> Array | float:
     """The least that a rank of each rank's instance has, float64[N]; where the router chooses ranks, what each has."""
     if params.balancer is None or isinstance(x, float):
         return x
-    return jnp.min(jnp.where(same_instance(params), x[None, :], jnp.inf), axis=1)
+    of_ranks = jnp.asarray(x)
+    return jnp.min(jnp.where(same_instance(params), of_ranks[None, :], jnp.inf), axis=1)
 
 
 def before_snapshot(shape: EngineShape, params: ClusterParams, state: ClusterState, happens: Array, t_s: Array) -> Array:
