@@ -109,6 +109,7 @@ def kinds() -> dict[str, Kind]:
         "lockstep_of_two_and_three": Kind(grouped(sizes=(2, 3)), 60, test_groups.check),
         "lockstep_closed_loop": Kind(grouped(sizes=(2, 3), closed=True), 60, test_groups.check),
         "lockstep_balanced": Kind(balanced_groups(), 60, test_groups.check),
+        "lockstep_prefix_caches": Kind(grouped((1, 2), caching=True), 60, test_groups.check),
         "lockstep_capped": Kind(grouped(sizes=(1, 2), capped=True), 60, test_groups.check),
         "prioritized": Kind(prioritized(), 60),
         "prioritized_closed_loop_on_two": Kind(prioritized(instances=2, closed=True), 60),

@@ -92,10 +92,8 @@ class EngineShape:
             raise ValueError("pp stages go with neither hand-overs nor prefix caches nor sessions")
         if self.speculation and (self.pipeline_stages or self.handovers or self.prefix_nodes or self.fanout):
             raise ValueError("speculative decoding goes with neither pp stages nor hand-overs nor prefix caches nor sessions")
-        if self.groups and (self.pipeline_stages or self.speculation or self.handovers or self.prefix_nodes or self.fanout):
-            raise ValueError("groups go with neither pp stages nor speculative decoding nor hand-overs nor prefix caches nor sessions")
-        if self.groups and self.router_books:
-            raise ValueError("groups go with no router that keeps books")
+        if self.groups and (self.pipeline_stages or self.speculation or self.handovers or self.fanout):
+            raise ValueError("groups go with neither pp stages nor speculative decoding nor hand-overs nor sessions")
         if self.priorities and (self.pipeline_stages or self.speculation or self.handovers or self.prefix_nodes or self.router_books):
             raise ValueError("priorities go with neither pp stages nor speculation nor hand-overs nor prefix caches nor books of a router")
         if self.priorities and self.groups:

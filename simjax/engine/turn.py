@@ -55,6 +55,7 @@ class Turn:
         demand: tokens and blocks that the running requests ask of it.
         wave, offers: of the group whose turn it is; all but these, `due` and the two above `i` have an entry for each of its members then.
         throttled: prompts wait in this step if anything decodes.
+        kv_of_all: KV caches of all ranks while the state has those of the members of a group.
     """
 
     state: ClusterState
@@ -72,6 +73,7 @@ class Turn:
     wave: Wave = LATER
     offers: Offers = LATER
     throttled: Bool[Array, ""] = LATER
+    kv_of_all: PrefixCache | NoPrefixCache = LATER
 
     @property
     def now_s(self) -> Array:
@@ -82,6 +84,11 @@ class Turn:
     def horizon_s(self) -> Array:
         """The formation sees arrivals and finishes up to this time, float64[]."""
         return self.before.plan.horizon_s
+
+    @property
+    def kv_row(self) -> Array | int:
+        """Row of the rank in the tables of the KV caches, of which a member of a group has its own alone."""
+        return self.i if self.kv_of_all is LATER else 0
 
     @property
     def kv(self) -> PrefixCache | NoPrefixCache:

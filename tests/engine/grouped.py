@@ -18,7 +18,7 @@ from simjax.latency.groups.times import FULL, NEVER, NONE, PIECEWISE, GroupTimes
 from simjax.network.stages import CAPTURE_SIZES
 from tests.engine.balanced import API_SERVERS, Balanced
 from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, RouterPolicy, Scenario, Timing
-from tests.engine.strategies import SMALL, scenarios
+from tests.engine.strategies import SMALL, scenarios, sharing
 from tests.reference.groups import RefGroup, Tokens
 from tests.reference.instance import RefInstance
 
@@ -164,10 +164,10 @@ def as_grouped(scenario: Scenario, sizes: tuple[int, ...], **more) -> Grouped:
 
 
 @st.composite
-def grouped(draw: st.DrawFn, sizes: tuple[int, ...] = (3,), closed: bool = False, capped: bool = False) -> Grouped:
+def grouped(draw: st.DrawFn, sizes: tuple[int, ...] = (3,), closed: bool = False, capped: bool = False, caching: bool = False) -> Grouped:
     """Scenarios of groups with unlike loads and idle ranks, the pool tight in many."""
-    drawn = draw(scenarios(instances=sum(sizes), closed=closed, capped=capped, sizes=SMALL))
-    if ROUTERS[drawn.router.name.lower()].compares:
+    drawn = draw(sharing(sum(sizes)) if caching else scenarios(instances=sum(sizes), closed=closed, capped=capped, sizes=SMALL))
+    if ROUTERS[drawn.router.name.lower()].compares and not caching:  # another program
         drawn = dataclasses.replace(drawn, router=RouterPolicy.LEAST_LOADED)
     return as_grouped(drawn, sizes, **draw(rules()))
 

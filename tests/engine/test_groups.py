@@ -13,17 +13,18 @@ from simjax.engine.simulate import simulate
 from simjax.metrics.steps import leap_durations
 from tests.engine.grouped import BalancedGroups, Grouped, Together, as_grouped, balanced_groups, grouped
 from tests.engine.scenario import Limits, RouterPolicy, Scenario
-from tests.engine.test_against_reference import MODE, assert_same, undecided
+from tests.engine.test_against_reference import MODE, assert_same, leaps, undecided
 from tests.engine.test_batch import assert_row_is, lowered, run_stacked
 from tests.engine.test_engine import busy_scenario
 
+FEWER = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LIMITED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def check(scenario: Grouped, mode: str) -> None:
     theirs = scenario.run_reference()
     assume(not undecided(scenario, theirs))
-    ours = scenario.run(leap=mode == "leap")
+    ours = scenario.run(leap=mode == "leap" and leaps(scenario))
     assert_same(ours, theirs)
     np.testing.assert_array_equal(ours.instances.dummy_steps, [len(dummies) for dummies in theirs.dummies])
     seconds = [sum(end - start for start, end in dummies) for dummies in theirs.dummies]
@@ -39,6 +40,12 @@ def test_one_group_is_the_cluster(scenario: Grouped, mode: str):
 @given(scenario=balanced_groups(closed=True))
 @LIMITED
 def test_closed_loop_on_two_groups_behind_their_load_balancers(scenario: BalancedGroups):
+    check(scenario, "leap")
+
+
+@given(scenario=grouped(caching=True))
+@FEWER
+def test_prefix_caches(scenario: Grouped):
     check(scenario, "leap")
 
 

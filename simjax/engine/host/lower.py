@@ -81,7 +81,7 @@ def lower(
     caching = caches(cluster, workload)
     refuse_with_speculation(cluster, workload, caching)
     refuse_with_stages(cluster, workload, caching)
-    refuse_with_groups(cluster, workload, caching)
+    refuse_with_groups(cluster, workload)
     refuse_with_balancer(cluster)
     instances = with_stages(cluster, instance_params(cluster, timings, size, caching), size)
     by_priority = schedules_by_priority(cluster, workload)

@@ -109,7 +109,7 @@ def survey(shape: EngineShape, turn: Turn) -> tuple[Plan, Decoding, Bool[Array, 
         blocks=f.blocks,
         kv_tokens=kv_tokens,
         preempted_tokens=preempted_tokens,
-        cached_blocks=turn.kv.num_cached(turn.i),
+        cached_blocks=turn.kv.num_cached(turn.kv_row),
     )
     decoding = Decoding(running, context, n, kv_sum, kv_max, to_finish, all_behind > 0)
     return plan, decoding, rest[0] == 0 if shape.handovers else None
