@@ -98,7 +98,7 @@ def about_models(instances: Sequence[InstanceSpec]) -> list[str]:
 
 
 def about_requests(cluster: ClusterSpec, workload: Workload) -> list[str]:
-    """Lines on what the cluster looks for and the workload does not have: models that requests name, and contents to route by."""
+    """Lines on what the cluster looks for and the workload does not have, or the reverse: models, priorities, contents to route by."""
     names = list(dict.fromkeys(instance.model.name for instance in cluster.instances))
     lines = []
     if len({plain_name(name) for name in names}) > 1 and workload.models is None:
@@ -106,7 +106,17 @@ def about_requests(cluster: ClusterSpec, workload: Workload) -> list[str]:
             f"the instances have different models ({', '.join(names)}) behind one router: any of them serves any request, which names no "
             "model (workload.models, or a trace's column model)"
         )
-    return lines + _idle_router(cluster, workload)
+    return lines + _idle_priorities(cluster, workload) + _idle_router(cluster, workload)
+
+
+def _idle_priorities(cluster: ClusterSpec, workload: Workload) -> list[str]:
+    """A line if instances schedule by priorities that do not differ, or none schedules by those that do."""
+    by_priority = any(x.limits.scheduling_policy == "priority" for x in cluster.instances)
+    if by_priority and not workload.has_priorities:
+        return ["scheduler.scheduling_policy=priority: all requests have the same priority, so that it acts as fcfs"]
+    if workload.has_priorities and not by_priority:
+        return ["the priorities of the requests have no effect without scheduler.scheduling_policy=priority"]
+    return []
 
 
 def _idle_router(cluster: ClusterSpec, workload: Workload) -> list[str]:

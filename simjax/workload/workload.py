@@ -78,6 +78,11 @@ class Workload:
         return self.concurrency > 0 or self.max_concurrency > 0 or self.sessions is not None
 
     @property
+    def has_priorities(self) -> bool:
+        """Whether requests differ in their priorities."""
+        return self.priority is not None and bool(np.any(self.priority != self.priority[0]))
+
+    @property
     def longest_tokens(self) -> int:
         """Prompt plus output tokens of the longest request."""
         return int((self.prompt_tokens.astype(np.int64) + self.output_tokens).max())

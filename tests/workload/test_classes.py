@@ -12,6 +12,7 @@ import simjax
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
 from simjax.cluster.timing import cluster_timing
+from simjax.cluster.warnings import about_requests
 from simjax.engine.host.lower import lower
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
@@ -183,6 +184,14 @@ def test_only_priorities_that_differ_are_another_program():
     assert plain.params.requests.priority is None and plain.params.ranks.by_priority is None
     mixed = lowered(workload, fcfs, ONE)
     assert np.asarray(mixed.params.ranks.by_priority).tolist() == [False, True]
+
+
+def test_priorities_without_the_policy_and_the_policy_without_priorities_are_said():
+    workload = synthetic(num_requests=20, classes={"chat": CHAT, "batch": BATCH})
+    fcfs = dataclasses.replace(ONE, limits=dataclasses.replace(ONE.limits, scheduling_policy="fcfs"))
+    assert about_requests(ClusterSpec((ONE,)), workload) == about_requests(ClusterSpec((fcfs,)), synthetic(num_requests=20)) == []
+    assert "no effect without scheduler.scheduling_policy=priority" in about_requests(ClusterSpec((fcfs,)), workload)[0]
+    assert "so that it acts as fcfs" in about_requests(ClusterSpec((ONE,)), synthetic(num_requests=20))[0]
 
 
 def test_what_is_not_simulated_together_is_one_line():

@@ -17,8 +17,7 @@ from simjax.workload.workload import Workload
 
 def schedules_by_priority(cluster: ClusterSpec, workload: Workload) -> bool:
     """Whether some instance has the priority policy, and requests differ in their priorities: else all is first come, first served."""
-    differ = workload.priority is not None and bool(np.any(workload.priority != workload.priority[0]))
-    return differ and any(_by_priority(cluster))
+    return workload.has_priorities and any(_by_priority(cluster))
 
 
 def _by_priority(cluster: ClusterSpec) -> list[bool]:
