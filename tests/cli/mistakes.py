@@ -38,7 +38,7 @@ OPTIONS = cases(
     run +foo=1
     unknown option 'foo'; known: backend, cluster, device, disaggregation,
     run ++workload.xyz.bar=1
-    unknown option 'workload.xyz'; known: block_tokens, concurrency, cv,
+    unknown option 'workload.xyz'; known: block_tokens, classes, concurrency, cv,
     run foo
     'foo' is not an option of simjax run; options look like key=value (simjax run --help lists them)
     run --foo

@@ -40,7 +40,7 @@ def test_every_choice_of_a_group_composes_and_says_what_it_is(group: str, name: 
     config = simjax.compose([f"{group}={name}"])
     assert isinstance(config, RunConfig)
     if group == "workload":
-        assert config.workload.kind == {"shared_prefix": "poisson"}.get(name, name)
+        assert config.workload.kind == {"shared_prefix": "poisson", "classes": "poisson"}.get(name, name)
         if name != "trace":
             assert len(build_workload(config.workload)) > 0
     assert name in group_options(group)

@@ -117,6 +117,9 @@ def balancing_legs(draw) -> BalancedLegs:
     roles = tuple(shuffled[i] for i in np.repeat(np.arange(len(groups)), groups))
     alike = tuple(drawn.limits[i] for i in first)
     given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(drawn)} | {"roles": roles, "limits": alike}
+    for name in ("router", "decode_router"):
+        if given[name] not in ROUTERS_OF_INSTANCES:
+            given[name] = draw(st.sampled_from(ROUTERS_OF_INSTANCES))
     return BalancedLegs(
         **given,
         groups=groups,

@@ -81,7 +81,7 @@ def test_entries_are_complete() -> None:
         assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
         assert (metric.unit == "") == metric.whole, "only a count has no unit"
         assert name.endswith("_s") == (metric.unit in ("s", "requests/s", "tokens/s")) or name.endswith("_per_gpu")
-        assert metric.needs <= {"sessions", "cap", "limits", "gpus", "roles", "speculation"}
+        assert metric.needs <= {"sessions", "cap", "limits", "gpus", "roles", "speculation", "lockstep"}
         assert not metric.interval or metric.path
     paths = [metric.path for metric in CATALOG.values() if metric.path]
     assert len(set(paths)) == len(paths)

@@ -194,7 +194,7 @@ def test_wrong_values_are_one_line_errors(config, reason):
     assert "\n" not in str(error.value)
 
 
-OTHER_KINDS = {"shared_prefix": "poisson"}
+OTHER_KINDS = {"shared_prefix": "poisson", "classes": "poisson"}
 OPTIONS = sorted(path.stem for path in (CONF / "workload").glob("*.yaml"))
 
 
