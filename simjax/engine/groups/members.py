@@ -84,9 +84,9 @@ def of_group(values: Array, group: Array | int) -> Array:
 
 def members_of(shape: EngineShape, turn: Turn, table: T) -> T:
     """The members' rows of a record of leaves [N, ...]: all of them where the cluster is one group."""
-    if _is_all(shape):
-        return table
     leaves, structure = jax.tree.flatten(table)
+    if _is_all(shape) or not leaves:
+        return table
     numbers = [x for x in leaves if x.ndim == 1]
     rows = iter(jax.vmap(lambda i: entry(numbers, i))(jnp.minimum(turn.i, shape.ranks - 1)))
     return jax.tree.unflatten(structure, [next(rows) if x.ndim == 1 else x[turn.i] for x in leaves])
