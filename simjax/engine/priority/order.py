@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.arrivals.arrivals import Arrivals
 from simjax.engine.control.reduce import INT32_MAX
-from simjax.engine.params import ClusterParams
+from simjax.engine.params import ClusterParams, RankParams
 from simjax.engine.rank import NEVER
-from simjax.engine.turn import Turn
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32
@@ -27,11 +27,11 @@ class Keys(NamedTuple):
     request: Int32[Array, " A"]
 
 
-def keys_of(params: ClusterParams, turn: Turn, request: Int32[Array, " A"]) -> Keys:
-    """Keys of requests in the rank whose turn it is; without the policy all have the same priority, which is first come, first served."""
-    assert turn.limits.by_priority is not None
-    priority = jnp.where(turn.limits.by_priority, params.request("priority", request), 0)
-    return Keys(priority, turn.state.arrivals.arrival_s(params, request), request)
+def keys_of(params: ClusterParams, arrivals: Arrivals, limits: RankParams, request: Int32[Array, " A"]) -> Keys:
+    """Keys of requests in a rank with those limits; without the policy all have the same priority, which is first come, first served."""
+    assert limits.by_priority is not None
+    priority = jnp.where(limits.by_priority, params.request("priority", request), 0)
+    return Keys(priority, arrivals.arrival_s(params, request), request)
 
 
 def first_of(keys: Keys, among: Bool[Array, " A"]) -> Bool[Array, " A"]:

@@ -83,7 +83,7 @@ def preempt_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -
         last=turn.demand.last,
         last_need=need[turn.demand.last],
         rows=kept_rows(slots),
-        keys=keys_of(params, turn, jnp.minimum(slots.request, shape.requests - 1)),
+        keys=keys_of(params, state.arrivals, limits, jnp.minimum(slots.request, shape.requests - 1)),
         i=jnp.asarray(turn.i, jnp.int32),
         head=rank.head,
         capacity=jnp.where(turn.waits, INT32_MAX, limits.num_blocks),

@@ -11,10 +11,12 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.arrivals.arrivals import Arrivals
 from simjax.engine.control.cond_any import cond_any
-from simjax.engine.params import ClusterParams
-from simjax.engine.priority.order import Keys, first_of, keys_of
+from simjax.engine.params import ClusterParams, RankParams
+from simjax.engine.priority.order import first_of, keys_of
 from simjax.engine.priority.progress import Progress
+from simjax.engine.rank import NEVER
 from simjax.engine.scheduler.admission import admit_waiting
 from simjax.engine.scheduler.departure import depart
 from simjax.engine.scheduler.waiting import queued_s, seen_s
@@ -36,21 +38,18 @@ def admit_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -> 
     """
     rank, state = turn.rank, turn.state
     assert isinstance(state.progress, Progress) and rank.requeued is not None
-    place = jnp.arange(state.routes.shape[1], dtype=jnp.int32)
-    request = jnp.minimum(state.routes[turn.i], shape.requests - 1)
-    at_s = queued_s(shape, params, turn, request)
-    inside = (place >= rank.head) & (place < rank.tail)
-    visible = inside & (at_s <= seen_s(shape, turn))
+    spare = state.routes.shape[1] - 1  # no list has an entry there: it takes what is not to be written
+    ends = jnp.minimum(rank.head + jnp.arange(2, dtype=jnp.int32), spare)
+    inside, listed = ends < rank.tail, jnp.minimum(state.routes[turn.i, ends], shape.requests - 1)
+    ends_s = jnp.where(inside, queued_s(shape, params, turn, listed), NEVER)
     f = turn.formation
     looks = (f.seats < turn.limits.max_num_seqs) & (f.token_budget > 0) & (f.preempted == 0) & ~turn.waits
-    operands = (keys_of(params, turn, request), visible, place, rank.head)
-    best = cond_any(looks & jnp.any(visible), _place_of_first, lambda keys, among, place, head: head, *operands)
-    # What is not written goes to the last entry, which no list has.
-    spare = place[-1]
-    old, new = state.routes[turn.i, rank.head], state.routes[turn.i, best]
-    ends = jnp.where(looks, jnp.stack([rank.head, best]), spare)
-    routes = state.routes.at[turn.i, ends].set(jnp.stack([new, old]))
-    first_unseen_s = jnp.min(jnp.where(inside & ~visible, at_s, jnp.inf))
+    some, several = looks & (ends_s <= seen_s(shape, turn))
+    of_rank = (turn.i, turn.limits, rank.head, rank.tail, seen_s(shape, turn), ends_s[1])
+    best, unseen_s = cond_any(several, _among_all, _only_one, params, state.arrivals, state.routes, of_rank)
+    written = jnp.where(several, jnp.stack([rank.head, best]), spare)
+    swapped = jnp.stack([state.routes[turn.i, best], state.routes[turn.i, rank.head]])
+    routes = state.routes.at[turn.i, written].set(swapped)
     after = admit_waiting(shape, params, turn.with_state(routes=routes))
     joined = after.rank.num_running > rank.num_running
     slots, back = state.progress.restored(after.rank.slots, rank.num_running, joined)
@@ -60,11 +59,27 @@ def admit_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -> 
         f,
         refused=f.refused & (full | ~f.blocked),
         blocked=f.blocked & full,
-        next_queued_s=jnp.where(full, f.next_queued_s, first_unseen_s),
+        next_queued_s=jnp.where(full | ~some, f.next_queued_s, unseen_s),
     )
     rank = dataclasses.replace(after.rank, slots=slots, requeued=rank.requeued - back.astype(jnp.int32))
     return dataclasses.replace(after, rank=rank, formation=formation)
 
 
-def _place_of_first(keys: Keys, among: Array, place: Array, head: Array) -> Array:
-    return jnp.min(jnp.where(first_of(keys, among), place, place[-1]))
+_OfRank = tuple[Array, RankParams, Array, Array, Array, Array]
+"""The rank: its number and limits, head and tail of its list, time up to which it sees, and when the second entry of the list is queued."""
+
+
+def _among_all(params: ClusterParams, arrivals: Arrivals, routes: Array, of_rank: _OfRank) -> tuple[Array, Array]:
+    """Place of the most urgent request that is seen, and the time at which the first that is not is queued."""
+    i, limits, head, tail, seen_s, _ = of_rank
+    place = jnp.arange(routes.shape[1], dtype=jnp.int32)
+    inside = (place >= head) & (place < tail)
+    request = jnp.minimum(routes[i], params.requests.arrival_s.shape[1] - 1)
+    at_s = arrivals.arrival_s(params, request) + limits.api_pre_s
+    visible = inside & (at_s <= seen_s)
+    best = first_of(keys_of(params, arrivals, limits, request), visible)
+    return jnp.min(jnp.where(best, place, place[-1])), jnp.min(jnp.where(inside & ~visible, at_s, NEVER))
+
+
+def _only_one(params: ClusterParams, arrivals: Arrivals, routes: Array, of_rank: _OfRank) -> tuple[Array, Array]:
+    return of_rank[2], of_rank[5]
