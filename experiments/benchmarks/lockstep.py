@@ -13,6 +13,7 @@ from typing import Any
 import common
 import jax
 
+from simjax.cluster.balancer import Balancer
 from simjax.cluster.spec import ClusterSpec, InstanceSpec
 from simjax.hardware import load_device
 from simjax.model import load_model
@@ -23,10 +24,10 @@ ROUTERS = ("round_robin", "least_loaded")
 
 
 def cluster(ranks: int, together: bool, router: str) -> ClusterSpec:
-    """One instance of so many ranks, or as many instances of one."""
+    """One instance of so many ranks, among which the router chooses, or as many instances of one."""
     model, device = load_model("qwen3-30b-a3b"), load_device("h200")
     parallelism = Parallelism(data=ranks, expert=ranks) if together else Parallelism()
-    return ClusterSpec((InstanceSpec(model, device, parallelism),) * (1 if together else ranks), router)
+    return ClusterSpec((InstanceSpec(model, device, parallelism),) * (1 if together else ranks), router, balancer=Balancer(external=True))
 
 
 def main() -> None:

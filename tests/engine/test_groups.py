@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
+from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.engine.host.lower_groups import group_params, refuse_with_groups
 from simjax.engine.host.result import Status
 from simjax.engine.simulate import simulate
+from simjax.errors import SimjaxError
+from simjax.hardware import load_device
 from simjax.metrics.steps import leap_durations
+from simjax.model import load_model
+from simjax.parallel.parallelism import Parallelism
+from simjax.workload.workload import Workload
 from tests.engine.grouped import BalancedGroups, Grouped, Together, as_grouped, balanced_groups, grouped
 from tests.engine.scenario import Limits, RouterPolicy, Scenario
 from tests.engine.test_against_reference import MODE, assert_same, leaps, undecided
@@ -125,3 +132,49 @@ def test_a_batch_equals_its_single_runs():
     batch, state, _ = run_stacked(designs)
     for i, design in enumerate(designs):
         assert_row_is(batch, state, i, simulate(design.shape, design.params))
+
+
+# ---- lowering
+
+WORKLOAD = Workload(np.zeros(1), np.ones(1, int), np.ones(1, int))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"parallelism": Parallelism(data=2, pipeline=2)},
+            "with ranks in lockstep .* together with pipeline_parallel_size=2",
+        ),
+        ({"model": load_model("qwen3-8b")}, "with ranks in lockstep .* together with instances whose ranks step by themselves"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes: dict, says: str):
+    lockstep = InstanceSpec(load_model("qwen3-30b-a3b"), load_device("h200"), Parallelism(data=2))
+    with pytest.raises(SimjaxError, match=says):
+        refuse_with_groups(ClusterSpec((lockstep, dataclasses.replace(lockstep, **changes))), WORKLOAD)
+
+
+def test_a_cadence_needs_ranks_in_lockstep():
+    limits = InstanceLimits(prefill_schedule_interval=4)
+    dense = InstanceSpec(load_model("qwen3-8b"), load_device("h200"), Parallelism(data=2), limits)
+    with pytest.raises(SimjaxError, match="prefill_schedule_interval=4: it is simulated for the data-parallel ranks"):
+        refuse_with_groups(ClusterSpec((dense,)), WORKLOAD)
+
+
+def test_every_instance_of_a_mixture_of_experts_is_a_group():
+    limits = InstanceLimits(dp_sync_interval=16, dp_syncs_first=True, prefill_schedule_interval=2, max_num_seqs=100)
+    model, device = load_model("qwen3-30b-a3b"), load_device("h200")
+    cluster = ClusterSpec((InstanceSpec(model, device, Parallelism(data=2), limits), InstanceSpec(model, device, Parallelism(data=3))))
+    groups = group_params(cluster)
+    assert groups is not None
+    found = {x.name: np.asarray(getattr(groups, x.name)).tolist() for x in dataclasses.fields(groups)}
+    assert found == {
+        "of_rank": [0, 0, 1, 1, 1],
+        "first": [0, 2],
+        "size": [2, 3],
+        "sync_interval": [16, 32],
+        "syncs_first": [True, False],
+        "prefill_schedule_interval": [2, 1],
+        "most_captured": [200, 512],
+    }

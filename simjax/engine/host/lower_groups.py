@@ -53,7 +53,7 @@ def refuse_with_groups(cluster: ClusterSpec, workload: Workload) -> None:
     if not grouped:
         _refuse_cadence(cluster)
         return
-    option = f"data_parallel_size={grouped[0].parallelism.data} of a mixture of experts ({grouped[0].model.name})"
+    option = f"data_parallel_size={grouped[0].parallelism.data} with ranks in lockstep ({grouped[0].model.name})"
     stages = max(x.parallelism.pipeline for x in cluster.instances)
     others = (
         (len(grouped) < len(cluster.instances), "instances whose ranks step by themselves", "leave one of them out"),
