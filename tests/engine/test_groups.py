@@ -24,8 +24,8 @@ from tests.engine.test_against_reference import MODE, assert_same, leaps, undeci
 from tests.engine.test_batch import assert_row_is, lowered, run_stacked
 from tests.engine.test_engine import busy_scenario
 
-FEWER = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-LIMITED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEWER = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+LIMITED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def check(scenario: Grouped, mode: str) -> None:
