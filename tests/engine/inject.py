@@ -209,7 +209,7 @@ def _rank(shape: EngineShape, engine: RefEngine, left: list[Live], before: list[
         cached_blocks=None,
     )
     zero = i32(0)
-    return Rank(slots, plan, i32(len(running)), i32(len(preempted)), zero, zero, np.int64(0), NoPasses(), NoLine())
+    return Rank(slots, plan, i32(len(running)), i32(len(preempted)), zero, zero, np.int64(0), NoPasses(), NoLine(), None)
 
 
 def _arrivals(shape: EngineShape, params: ClusterParams, cluster: Cluster) -> Any:
