@@ -57,7 +57,6 @@ def admit_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -> 
     full = f.seats >= turn.limits.max_num_seqs
     formation = dataclasses.replace(
         f,
-        refused=f.refused & (full | ~f.blocked),
         blocked=f.blocked & full,
         next_queued_s=jnp.where(full | ~some, f.next_queued_s, unseen_s),
     )
