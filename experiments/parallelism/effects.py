@@ -14,11 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
 import simjax
+from simjax.cluster.latency_source import LatencySource
+from simjax.cluster.spec import InstanceSpec
+from simjax.cluster.timing import cluster_timing
 from simjax.engine.host.result import Result
+from simjax.hardware import load_device
+from simjax.latency.groups.step import GroupStep, group_steps, merged, rank_step
+from simjax.latency.step_time import StepTimeRow, row
+from simjax.model import load_model
+from simjax.parallel.parallelism import Parallelism
 from simjax.plot import style
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "validation"))
@@ -81,13 +91,14 @@ class Effects:
         else:
             axes.axhspan(low, high, color=style.RUST, alpha=0.22, linewidth=0)
 
-    def lines(self, title: str, xlabel: str, ylabel: str, of: dict[str, dict[float, float]], published: tuple[float, float]) -> Axes:
+    def lines(self, title: str, xlabel: str, ylabel: str, of: dict[str, dict[float, float]], published: tuple[float, float] | None) -> Axes:
         """A panel of lines, with a band of what was published."""
         axes = next(self.panels)
         style.dress(axes, title, xlabel, ylabel)
         for color, (name, points) in zip(style.SERIES, of.items(), strict=False):
             axes.plot(list(points), list(points.values()), color=color, marker="o", markersize=4, label=name)
-        self.band(axes, published)
+        if published is not None:
+            self.band(axes, published)
         style.legend(axes)
         return axes
 
@@ -163,6 +174,9 @@ def speculation(effects: Effects) -> None:
 DP8 = ("model=qwen3-235b-a22b", "cluster.data_parallel_size=8", "cluster.enable_expert_parallel=true", "cluster.router=least_loaded")
 
 
+LENGTHS = ("workload.prompt.mean=2300", "workload.prompt.max=8000", "workload.output.mean=250", "workload.num_requests=4000")
+
+
 def simulated(*options: str) -> Result:
     """The result of a run of eight data-parallel and expert-parallel ranks, with options on top."""
     return simjax.run(simjax.compose([*DP8, "scheduler.enable_prefix_caching=false", *options])).result
@@ -181,7 +195,7 @@ def summary_of(result: Result) -> dict[str, float]:
 
 def cadence(effects: Effects) -> None:
     """Prompts only in every N-th step of all ranks: the decodes between them are not held up."""
-    load = ("device=gb200", "workload.rate=24", "workload.num_requests=960", "workload.prompt.mean=4000", "workload.output.mean=500")
+    load = ("device=gb200", "workload.rate=24", *LENGTHS)
     found: dict[float, dict[str, float]] = {}
     for interval in (1, 2, 4):
         summary = summary_of(simulated(*load, f"scheduler.prefill_schedule_interval={interval}"))
@@ -195,7 +209,8 @@ def cadence(effects: Effects) -> None:
         "vLLM PR 44558",
         f"P50 ITL {one['ITL P50']:.0f} to {two['ITL P50']:.0f} ms, mean TPOT {one['TPOT mean']:.0f} to {two['TPOT mean']:.0f}, "
         f"mean TTFT {one['TTFT mean']:.0f} to {two['TTFT mean']:.0f}, throughput {100 * (two['tokens/s'] / one['tokens/s'] - 1):+.1f} %",
-        "Qwen3-235B-A22B (there DeepSeek-R1 FP4), DP8 EP8 on GB200, 24 requests/s as there; lengths are not published: 4000 and 500 here",
+        "Qwen3-235B-A22B (there DeepSeek-R1 FP4), DP8 EP8 on GB200, 24 requests/s as there; lengths are not published: 2300 and 250 "
+        "tokens here, at which steps with prompts take about as long as there",
     )
     names = ("ITL P50", "TPOT mean", "TTFT mean")
     series = {name: {interval: values[name] for interval, values in found.items()} for name in names}
@@ -203,7 +218,68 @@ def cadence(effects: Effects) -> None:
     axes.set_yscale("log")
 
 
-PARTS: tuple[Callable[[Effects], None], ...] = (cohorts, asynchronous, balancing, speculation)
+CHUNKS = (0, 64, 256, 440, 456, 1024, 2048, 4096, 8128)
+SLOTS, DECODES, CONTEXT = 80, 64, 1000
+
+
+def step_s(model: StepTimeRow, chunks: list[int]) -> float:
+    """Seconds of a step of ranks with 64 decodes each and a chunk of so many prompt tokens."""
+    whole: GroupStep | None = None
+    for chunk in chunks:
+        new, computed = np.zeros(SLOTS, np.int32), np.zeros(SLOTS, np.int32)
+        new[:DECODES], computed[:DECODES], new[DECODES] = 1, CONTEXT, chunk
+        one = rank_step(model, jnp.asarray(new), jnp.asarray(computed))
+        whole = one if whole is None else merged(whole, one)
+    assert whole is not None
+    return float(group_steps(model, whole).first_s)
+
+
+def one_prefills(effects: Effects) -> None:
+    """One rank of eight has a prompt in its step: all wait for it, and beyond 512 tokens none has a CUDA graph."""
+    spec = InstanceSpec(load_model("qwen3-235b-a22b"), load_device("gb200"), Parallelism(1, data=8, expert=8))
+    with jax.enable_x64(True):
+        model = row(cluster_timing((spec,), LatencySource()).step_time, 0)
+        steps = {float(chunk): 1e3 * step_s(model, [chunk, *[0] * 7]) for chunk in CHUNKS}
+        all_s = 1e3 * step_s(model, [2048] * 8)
+    effects.add(
+        "DP8: one rank's prompt in the step of all",
+        "the step of all ranks takes as long as the one's; steps with prompts 274.9 ms, others 32.1 (P50 ITL)",
+        "vLLM v1/worker/gpu/dp_utils.py; PR 44558",
+        f"{steps[0.0]:.0f} ms without, {steps[2048.0]:.0f} with 2048 tokens on one rank, {steps[8128.0]:.0f} with 8128, "
+        f"{all_s:.0f} with 2048 on all",
+        "Qwen3-235B-A22B, DP8 EP8 on GB200, 64 decodes of 1000 tokens on each rank",
+    )
+    effects.lines(
+        "DP8: step of all, one rank with a prompt", "prompt tokens of the one rank", "ms", {"step": steps}, (steps[0.0], steps[0.0])
+    )
+
+
+def dummies(effects: Effects) -> None:
+    """A group goes on without requests until its ranks ask each other."""
+    fixed = [f"workload.{name}.{key}" for name, tokens in (("prompt", 64), ("output", 3)) for key in ("dist=fixed", f"tokens={tokens}")]
+    lone = ("device=h200", "workload.num_requests=1", *fixed)
+    found = {}
+    for release in ("vllm-0.28", "vllm-0.33"):
+        totals = simulated(*lone, f"backend={release}").instances
+        found[release] = (float(totals.dummy_steps[0]) + 3.0) / 8.0  # three steps of the one rank that has the request
+    shares = {}
+    for rate in (0.1, 0.3, 1.0, 3.0, 10.0):
+        result = simulated("device=h200", f"workload.rate={rate}", "workload.num_requests=300", "workload.prompt.mean=500")
+        totals = result.instances
+        shares[rate] = 100.0 * float(totals.dummy_s[0] / (totals.dummy_s[0] + totals.busy_s[0]))
+    effects.add(
+        "DP8: steps of a group for a request of three tokens",
+        "32 up to 0.28, 16 from 0.33 on: the ranks ask each other only then whether any has requests",
+        "vLLM v1/engine/core.py, _has_global_unfinished_reqs",
+        " and ".join(f"{steps:g} ({release})" for release, steps in found.items())
+        + f"; {shares[0.1]:.0f} % of the ranks' steps are dummies at 0.1 requests/s, {shares[10.0]:.0f} % at 10",
+        "Qwen3-235B-A22B, DP8 EP8 on H200; prompts of 500 tokens and outputs of 250 for the shares",
+    )
+    axes = effects.lines("DP8: dummies of ranks without requests", "requests/s", "% of the ranks' time in steps", {"dummies": shares}, None)
+    axes.set_xscale("log")
+
+
+PARTS: tuple[Callable[[Effects], None], ...] = (cohorts, asynchronous, balancing, speculation, cadence, one_prefills, dummies)
 
 
 def main() -> None:

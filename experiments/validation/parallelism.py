@@ -1,4 +1,4 @@
-"""Pipeline and expert parallelism and speculative decoding, `figure<TAB>value` a line.
+"""Pipeline, data and expert parallelism and speculative decoding, `figure<TAB>value` a line.
 
 Effects that were measured elsewhere, their speed, and that they cost nothing off.
 
@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -23,16 +24,18 @@ from simjax.deployment import Deployment
 from simjax.engine.host.lower import Lowered, lower
 from simjax.engine.host.result import Result
 from simjax.engine.simulate import compiled_advance, simulate, start
-from simjax.hardware import LinkSpec, load_device
+from simjax.hardware import DeviceSpec, LinkSpec, load_device
 from simjax.latency.compile_profile import compile_profile
 from simjax.latency.experts.load import expert_load
+from simjax.latency.groups.step import GroupStep, group_steps, merged, rank_step
 from simjax.latency.roofline import roofline_profile
-from simjax.latency.tables.bundle import find_bundle, read_bundle
+from simjax.latency.step_time import StepTime, mixed_step_s, row
+from simjax.latency.tables.bundle import Bundle, find_bundle, read_bundle
 from simjax.latency.tables.compile_tables import compile_tables
-from simjax.latency.tables.curves import moe_s
+from simjax.latency.tables.curves import at_sizes, moe_s
 from simjax.model import load_model
-from simjax.network.collectives import all_reduce_s
-from simjax.parallel.experts import Experts
+from simjax.network.collectives import all_gather_s, all_reduce_s, reduce_scatter_s
+from simjax.parallel.experts import ALL_GATHER, LLMSERVINGSIM, Experts
 from simjax.parallel.parallelism import Parallelism
 from simjax.parallel.popularity import Popularity
 from simjax.speculation.methods import MTP, MTP_RATES, Speculation
@@ -146,6 +149,90 @@ def table_sums() -> Figures:
         yield f"qwen3_30b_a3b_rtx_pro_6000_{name}_worst_difference_from_table_sums_us", worst
 
 
+def stepping(step_time: StepTime, *ranks: list[tuple[int, int]]) -> tuple[float, GroupStep]:
+    """Seconds of a step of ranks with requests of (new, computed) tokens."""
+    model, whole = row(step_time, 0), None
+    for requests in ranks:
+        slots = np.zeros((2, 8), np.int32)
+        slots[:, : len(requests)] = np.array(requests, np.int32).reshape(-1, 2).T
+        one = rank_step(model, jax.numpy.asarray(slots[0]), jax.numpy.asarray(slots[1]))
+        whole = one if whole is None else merged(whole, one)
+    assert whole is not None
+    return float(group_steps(model, whole).first_s), whole
+
+
+def on_two_ranks(bundle: Bundle, expert: int, backend: str = ALL_GATHER, seqs: int = 64) -> tuple[StepTime, DeviceSpec, LinkSpec]:
+    """Step times of two data-parallel ranks of one RTX PRO 6000 on LLMServingSim's links."""
+    link, device = LinkSpec(16 * 2**30, 20e-6, 10e-9), load_device("rtx_pro_6000")
+    node = replace(device.node, intra_link=link, inter_link=link)
+    device = replace(device, memory_bandwidth_bytes_per_s=1597e9, node=node)
+    sizes = Parallelism(1, data=2, expert=expert, experts=Experts(all2all_backend=backend))
+    return compile_tables(bundle, Deployment(load_model("qwen3-30b-a3b"), device, sizes, link), 2048, seqs), device, link
+
+
+def golden() -> Figures:
+    """LLMServingSim's iterations of two data-parallel ranks with EP2, simplified as there: both prefill 2048 tokens; one decodes."""
+    if not TABLES.is_dir():
+        return
+    bundle = read_bundle(find_bundle(TABLES, "RTXPRO6000", "Qwen3-30B-A3B-Instruct-2507", "bf16", 1))
+    with jax.enable_x64(True):
+        times, _, _ = on_two_ranks(bundle, 2, LLMSERVINGSIM, 2048)
+        cases = {"prefill": ([[(2048, 0)]] * 2, 82_183_905), "decode": ([[(1, 2362)], []], 6_738_166)}
+        for name, (ranks, theirs_ns) in cases.items():
+            ours_ns = 1e9 * stepping(times, *ranks)[0]
+            yield f"llmservingsim_golden_{name}_ms", 1e-6 * ours_ns
+            yield f"llmservingsim_golden_{name}_difference_us", 1e-3 * (ours_ns - theirs_ns)
+
+
+def group_sums() -> Figures:
+    """Steps of two data-parallel ranks against sums of the tables' rows: experts whole or cut, graphs (padded) or a prefill without."""
+    if not TABLES.is_dir():
+        return
+    bundle = read_bundle(find_bundle(TABLES, "RTXPRO6000", "Qwen3-30B-A3B-Instruct-2507", "bf16", 1))
+    assert bundle.moe is not None
+    model = load_model("qwen3-30b-a3b")
+    layers, hidden, k = model.num_hidden_layers, model.hidden_size, model.num_experts_per_tok
+    for expert in (1, 2):
+        with jax.enable_x64(True):
+            times, device, link = on_two_ranks(bundle, expert)
+            worst = 0.0
+            for ranks, rows, total in (([[(2048, 0)], [(1, 1000)] * 8], 2048, 2056), ([[(1, 1000)] * 8, [(1, 4000)]], 8, 16)):
+                found, step = stepping(times, *ranks)
+                at = {op: curve.seconds[list(curve.size).index(rows)] for op, curve in bundle.dense.items()}
+                load = expert_load(Experts(), model.num_experts, k, layers, expert, total)
+                layer_s = 2 * at["layernorm"] + at["qkv_proj"] + at["qk_norm"] + at["rotary_emb"] + at["o_proj"]
+                layer_s += moe_s(bundle.moe, load.pairs[[-1]] / k, load.distinct[[-1]]).item() / (2 if expert == 1 else 1)
+                layer_s += all_gather_s(total / 2 * (2 * hidden + 8 * k), 2, link)
+                layer_s += reduce_scatter_s(total * 2.0 * hidden, 2, link, device.memory_bandwidth_bytes_per_s)
+                head_s = sum(at_sizes(curve, np.array([float(step.sequences)])).item() for curve in bundle.per_sequence.values())
+                total_s = at["embedding"] + at["final_layernorm"] + layers * layer_s + head_s + float(step.attention.first_s)
+                worst = max(worst, 1e6 * abs(found - total_s))
+                yield f"qwen3_30b_a3b_rtx_pro_6000_dp2_{'ep2' if expert == 2 else 'tp'}_{total}_tokens_ms", 1e3 * found
+        yield f"qwen3_30b_a3b_rtx_pro_6000_dp2_{'ep2' if expert == 2 else 'tp'}_worst_difference_from_table_sums_us", worst
+
+
+def mixtral() -> Figures:
+    """Decode steps of Mixtral-8x7B on two H100 with tensor parallel, expert parallel and data-parallel devices, and where it was measured.
+
+    The run with vLLM 0.15 (`vllm_h100_0.15`) took 17.8 and 20.5 ms for 22 and 104 decodes with tensor parallelism; it has no op tables.
+    """
+    model, device = load_model("mixtral-8x7b"), load_device("h100")
+    shapes = {"tp2": Parallelism(2), "tp2_ep2": Parallelism(2, expert=2), "dp2_ep2": Parallelism(1, data=2, expert=2)}
+    for name, sizes in shapes.items():
+        spec = InstanceSpec(model, device, sizes)
+        with jax.enable_x64(True):
+            one = row(cluster_timing((spec,), LatencySource()).step_time, 0)
+            for batch in (22, 104):
+                each = batch // sizes.data
+                new, computed = (jax.numpy.full(each, n, jax.numpy.int32) for n in (1, 700))
+                if sizes.data == 1:
+                    seconds = mixed_step_s(one, new, computed)
+                else:
+                    own = rank_step(one, new, computed)
+                    seconds = group_steps(one, merged(own, own)).first_s
+                yield f"mixtral_8x7b_2_h100_{name}_{batch}_decodes_ms", 1e3 * float(seconds)
+
+
 def balancing() -> Figures:
     """EPLB's gain in prefills on 8 expert-parallel ranks: 1.17 by rearranging, 1.24 to 1.34 with 64 copies (ATOM's PR 1210).
 
@@ -238,7 +325,7 @@ def drafting_speed() -> Figures:
 
 
 def main() -> None:
-    for part in (cohorts, modes, shapes, table_sums, balancing, speed, kernels, speculation, drafting_speed):
+    for part in (cohorts, modes, shapes, table_sums, golden, group_sums, mixtral, balancing, speed, kernels, speculation, drafting_speed):
         for figure, value in part():
             print(f"{figure}\t{value:.6g}", flush=True)
 
