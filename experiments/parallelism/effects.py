@@ -78,7 +78,7 @@ class Effects:
         axes.bar(range(len(values)), list(values.values()), color=style.BLUE, width=0.6)
         axes.set_xticks(range(len(values)), list(values))
         for place, value in enumerate(values.values()):
-            axes.annotate(f"{value:.3g}", (place, value), ha="center", va="bottom", fontsize=8)
+            axes.annotate(f"{value:,.0f}" if value >= 100 else f"{value:.2f}", (place, value), ha="center", va="bottom", fontsize=8)
         if published is not None:
             self.band(axes, published)
         axes.set_ylim(0.0, 1.18 * max(*values.values(), *(published or (0.0,))))
@@ -99,7 +99,8 @@ class Effects:
             axes.plot(list(points), list(points.values()), color=color, marker="o", markersize=4, label=name)
         if published is not None:
             self.band(axes, published)
-        style.legend(axes)
+        if len(of) > 1:
+            axes.legend(fontsize=8, loc="best", framealpha=0.8, edgecolor="none")
         return axes
 
 
@@ -195,7 +196,7 @@ def summary_of(result: Result) -> dict[str, float]:
 
 def cadence(effects: Effects) -> None:
     """Prompts only in every N-th step of all ranks: the decodes between them are not held up."""
-    load = ("device=gb200", "workload.rate=24", *LENGTHS)
+    load = ("device=gb200", "backend=vllm-0.33", "workload.rate=24", *LENGTHS)
     found: dict[float, dict[str, float]] = {}
     for interval in (1, 2, 4):
         summary = summary_of(simulated(*load, f"scheduler.prefill_schedule_interval={interval}"))
@@ -214,8 +215,9 @@ def cadence(effects: Effects) -> None:
     )
     names = ("ITL P50", "TPOT mean", "TTFT mean")
     series = {name: {interval: values[name] for interval, values in found.items()} for name in names}
-    axes = effects.lines("Prefill cadence on DP8, ms", "prefill_schedule_interval", "ms", series, (32.1, 32.1))
+    axes = effects.lines("Prefill cadence on DP8 (published: ITL P50 at 2)", "prefill_schedule_interval", "ms", series, (32.1, 32.1))
     axes.set_yscale("log")
+    axes.set_xticks([1, 2, 4])
 
 
 CHUNKS = (0, 64, 256, 440, 456, 1024, 2048, 4096, 8128)
@@ -249,9 +251,7 @@ def one_prefills(effects: Effects) -> None:
         f"{all_s:.0f} with 2048 on all",
         "Qwen3-235B-A22B, DP8 EP8 on GB200, 64 decodes of 1000 tokens on each rank",
     )
-    effects.lines(
-        "DP8: step of all, one rank with a prompt", "prompt tokens of the one rank", "ms", {"step": steps}, (steps[0.0], steps[0.0])
-    )
+    effects.lines("DP8: step of all ranks, one of which has a prompt", "prompt tokens of the one rank", "ms", {"step": steps}, None)
 
 
 def dummies(effects: Effects) -> None:
@@ -264,18 +264,19 @@ def dummies(effects: Effects) -> None:
         found[release] = (float(totals.dummy_steps[0]) + 3.0) / 8.0  # three steps of the one rank that has the request
     shares = {}
     for rate in (0.1, 0.3, 1.0, 3.0, 10.0):
-        result = simulated("device=h200", f"workload.rate={rate}", "workload.num_requests=300", "workload.prompt.mean=500")
-        totals = result.instances
-        shares[rate] = 100.0 * float(totals.dummy_s[0] / (totals.dummy_s[0] + totals.busy_s[0]))
+        result = simulated(
+            "device=h200", f"workload.rate={rate}", f"workload.num_requests={max(300, round(100 * rate))}", "workload.prompt.mean=500"
+        )
+        shares[rate] = 100.0 * simjax.summarize(result)["lockstep"]["dummy_fraction"]
     effects.add(
         "DP8: steps of a group for a request of three tokens",
         "32 up to 0.28, 16 from 0.33 on: the ranks ask each other only then whether any has requests",
         "vLLM v1/engine/core.py, _has_global_unfinished_reqs",
         " and ".join(f"{steps:g} ({release})" for release, steps in found.items())
-        + f"; {shares[0.1]:.0f} % of the ranks' steps are dummies at 0.1 requests/s, {shares[10.0]:.0f} % at 10",
+        + f"; dummies take {shares[0.1]:.0f} % of the ranks' time at 0.1 requests/s, {shares[1.0]:.0f} % at 1, {shares[10.0]:.0f} % at 10",
         "Qwen3-235B-A22B, DP8 EP8 on H200; prompts of 500 tokens and outputs of 250 for the shares",
     )
-    axes = effects.lines("DP8: dummies of ranks without requests", "requests/s", "% of the ranks' time in steps", {"dummies": shares}, None)
+    axes = effects.lines("DP8: dummies of ranks without requests", "requests/s", "% of the ranks' time", {"dummies": shares}, None)
     axes.set_xscale("log")
 
 
@@ -290,6 +291,8 @@ def main() -> None:
     effects = Effects(list(np.ravel(panels)))
     for part in PARTS:
         part(effects)
+    for axes in effects.panels:
+        axes.set_axis_off()
     pd.DataFrame([vars(effect) for effect in effects.found]).to_csv(HERE / "effects.csv", index=False)
     style.save(figure, HERE / "effects.png")
 
