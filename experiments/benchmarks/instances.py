@@ -16,7 +16,7 @@ import common
 import numpy as np
 
 from simjax.engine.host.lower import Lowered
-from simjax.engine.host.lower_requests import request_params
+from simjax.engine.host.lowering.requests import request_params
 from simjax.engine.host.result import Result
 from simjax.engine.params import ClusterParams
 from simjax.engine.simulate import simulate

@@ -17,7 +17,7 @@ from simjax.engine.accounting.leap_log import LeapRows, NoLog, empty_log
 from simjax.engine.accounting.totals import Overflow
 from simjax.engine.arrivals.arrivals import next_arrival_s
 from simjax.engine.host.collect import handover_log, instance_log, leap_log, request_log, schedule
-from simjax.engine.host.lower_handover import MORE_ROWS
+from simjax.engine.host.lowering.handover import MORE_ROWS
 from simjax.engine.host.ranks import of_instances
 from simjax.engine.host.result import Result, Status
 from simjax.engine.params import ClusterParams

@@ -17,7 +17,7 @@ from simjax.cluster.timing import ClusterTiming
 from simjax.cluster.warnings import about_models, about_requests, beyond_context, refused_by_vllm
 from simjax.config.conditional import conditional_options
 from simjax.config.schema import RunConfig
-from simjax.engine.host.lower_requests import request_params
+from simjax.engine.host.lowering.requests import request_params
 from simjax.engine.params import RequestParams
 from simjax.errors import SimjaxError, value_or_error
 from simjax.explore.from_config import check_base

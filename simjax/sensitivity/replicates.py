@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from simjax.engine.host.lower_requests import request_params
+from simjax.engine.host.lowering.requests import request_params
 from simjax.engine.params import RequestParams
 from simjax.engine.shape import requests_bucket
 from simjax.sensitivity.parameters import Setting

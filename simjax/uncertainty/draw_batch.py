@@ -13,7 +13,7 @@ from simjax.batch.workers import Workers, local_workers
 from simjax.cluster.latency_source import LatencySource
 from simjax.engine.host.batch import joint_shape
 from simjax.engine.host.lower import Lowered
-from simjax.engine.host.lower_requests import request_params
+from simjax.engine.host.lowering.requests import request_params
 from simjax.engine.shape import EngineShape, power_of_two, slots_for
 from simjax.job import Run
 from simjax.latency.join import padded_rows

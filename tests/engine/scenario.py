@@ -9,7 +9,7 @@ from enum import IntEnum
 import numpy as np
 
 from simjax.cluster.routers import ROUTERS, CostWeights
-from simjax.engine.host.lower_requests import opening_times, prefix_params, session_params
+from simjax.engine.host.lowering.requests import opening_times, prefix_params, session_params
 from simjax.engine.host.result import Result
 from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams
 from simjax.engine.shape import EngineShape, cap_bucket

@@ -16,7 +16,7 @@ from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.engine.host.lower import lower
-from simjax.engine.host.lower_balancer import balancer_params, most_api_servers
+from simjax.engine.host.lowering.balancer import balancer_params, most_api_servers
 from simjax.engine.params import ClusterParams
 from simjax.engine.routing.balancer import Balancers, balancers_of
 from simjax.engine.shape import EngineShape

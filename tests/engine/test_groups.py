@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
-from simjax.engine.host.lower_groups import group_params, refuse_with_groups
+from simjax.engine.host.lowering.groups import group_params, refuse_with_groups
 from simjax.engine.host.result import Status
 from simjax.engine.simulate import simulate
 from simjax.errors import SimjaxError

@@ -14,7 +14,7 @@ from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, Route
 from simjax.cluster.timing import cluster_timing
 from simjax.deployment import Role
 from simjax.engine.host.lower import Lowered, lower
-from simjax.engine.host.lower_requests import request_params
+from simjax.engine.host.lowering.requests import request_params
 from simjax.engine.shape import REQUEST_BUCKETS, bucket, seat_bucket, slots_for
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device

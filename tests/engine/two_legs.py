@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.routers import ROUTERS
-from simjax.engine.host.lower_handover import ROLES, UNBOUNDED
+from simjax.engine.host.lowering.handover import ROLES, UNBOUNDED
 from simjax.engine.params import ClusterParams, HandoverParams, RouterParams
 from simjax.engine.shape import EngineShape
 from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, RouterPolicy, Scenario

@@ -24,7 +24,7 @@ from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming
 from simjax.engine.host.lower import with_more_rows
-from simjax.engine.host.lower_requests import request_params
+from simjax.engine.host.lowering.requests import request_params
 from simjax.engine.host.result import Result
 from simjax.engine.params import RequestParams
 from simjax.engine.shape import requests_bucket

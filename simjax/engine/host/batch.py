@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from simjax.engine.host.lower import Lowered
-from simjax.engine.host.lower_handover import UNBOUNDED
+from simjax.engine.host.lowering.handover import UNBOUNDED
 from simjax.engine.params import (
     BalancerParams,
     ClusterParams,

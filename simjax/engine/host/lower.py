@@ -12,13 +12,13 @@ from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
 from simjax.engine.host.impossible import refuse_impossible
-from simjax.engine.host.lower_balancer import balancer_params, most_api_servers, refuse_with_balancer
-from simjax.engine.host.lower_groups import group_params, group_sizes, refuse_with_groups
-from simjax.engine.host.lower_handover import MORE_ROWS, first_rows, handover_params
-from simjax.engine.host.lower_pipeline import most_stages, refuse_with_stages, with_stages
-from simjax.engine.host.lower_priority import refuse_with_priorities, request_priorities, schedules_by_priority, with_policies
-from simjax.engine.host.lower_requests import largest_fanout, longest_path, prefix_params, request_models, request_params
-from simjax.engine.host.lower_speculation import most_drafts, refuse_with_speculation, speculation_params
+from simjax.engine.host.lowering.balancer import balancer_params, most_api_servers, refuse_with_balancer
+from simjax.engine.host.lowering.groups import group_params, group_sizes, refuse_with_groups
+from simjax.engine.host.lowering.handover import MORE_ROWS, first_rows, handover_params
+from simjax.engine.host.lowering.pipeline import most_stages, refuse_with_stages, with_stages
+from simjax.engine.host.lowering.priority import refuse_with_priorities, request_priorities, schedules_by_priority, with_policies
+from simjax.engine.host.lowering.requests import largest_fanout, longest_path, prefix_params, request_models, request_params
+from simjax.engine.host.lowering.speculation import most_drafts, refuse_with_speculation, speculation_params
 from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams
 from simjax.engine.shape import EngineShape, requests_bucket, seat_bucket, slots_for
 from simjax.errors import SimjaxError
