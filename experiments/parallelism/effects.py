@@ -264,7 +264,7 @@ def dummies(effects: Effects) -> None:
         found[release] = (float(totals.dummy_steps[0]) + 3.0) / 8.0  # three steps of the one rank that has the request
     shares = {}
     for rate in (0.1, 0.3, 1.0, 3.0, 10.0):
-        result = simulated("device=h200", f"workload.rate={rate}", "workload.num_requests=300", "workload.prompt.mean=500")
+        result = simulated("device=h200", "sim.activity=true", f"workload.rate={rate}", "workload.num_requests=300", "workload.prompt.mean=500")
         totals = result.instances
         shares[rate] = 100.0 * float(totals.dummy_s[0] / (totals.dummy_s[0] + totals.busy_s[0]))
     effects.add(
