@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from simjax.engine.shape import EngineShape, slots_for
 from tests.engine import test_groups, test_two_legs
-from tests.engine.grouped import grouped
+from tests.engine.balanced import balancing, balancing_legs
+from tests.engine.grouped import balanced_groups, grouped
 from tests.engine.pipelined import pipelined
 from tests.engine.scenario import FANOUT, NODES, PATH, SHAPE, Scenario
 from tests.engine.speculating import speculating
@@ -106,7 +107,14 @@ def kinds() -> dict[str, Kind]:
         "lockstep": Kind(grouped(), 60, test_groups.check),
         "lockstep_of_two_and_three": Kind(grouped(sizes=(2, 3)), 60, test_groups.check),
         "lockstep_closed_loop": Kind(grouped(sizes=(2, 3), closed=True), 60, test_groups.check),
+        "lockstep_balanced": Kind(balanced_groups(), 60, test_groups.check),
+        "lockstep_prefix_caches": Kind(grouped((1, 2), caching=True), 60, test_groups.check),
         "lockstep_capped": Kind(grouped(sizes=(1, 2), capped=True), 60, test_groups.check),
+        "balanced": Kind(balancing(), 60),
+        "balanced_closed_loop": Kind(balancing(scenarios(instances=4, closed=True)), 60),
+        "balanced_prefix_caches": Kind(balancing(sharing(instances=4)), 60),
+        "balanced_sessions": Kind(balancing(sharing(instances=4, sessions=True)), 60),
+        "balanced_two_legs": Kind(balancing_legs(), 60, test_two_legs.check),
         "two_legs_sessions": Kind(two_legs(sharing(instances=3, sessions=True)), 60, test_two_legs.check),
     }
     return found

@@ -13,7 +13,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RESULTS, README = HERE / "results", HERE / "README.md"
-SINGLE_RUNS = ("single_run", "startup", "scaling", "kernels", "instances", "disaggregated", "prefix", "prefix_traces")
+SINGLE_RUNS = ("single_run", "startup", "scaling", "kernels", "instances", "disaggregated", "lockstep", "prefix", "prefix_traces")
 SWEEPS = ("designs", "sweeps", "mixed", "prefix_sweep", "hydra_multirun", "resume", "device")
 QUICK = {"single_run": 3, "kernels": 2, "instances": 2}  # repetitions; the others run once
 
@@ -43,6 +43,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
         *("x_separate", "differs"),
     ),
     "disaggregated": (),
+    "lockstep": (),
     "designs": (
         *("cores", "batch", "trace_s", "compile_s", "first_s", "steady_s", "designs_per_s", "ticks_per_s", "us_per_tick_and_design"),
         *("x_one_by_one", "x_prototype", "kernels", "bits_differ"),

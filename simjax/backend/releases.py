@@ -62,6 +62,17 @@ those with their last token in flight included, `long_prefill_token_threshold` d
 `long_prefill_token_threshold_adaptive`, which is off by default, is not simulated.
 """
 
+BALANCER = (
+    Rule("weighs_in_flight", ((_FIRST, False), ((0, 28), True))),
+    Rule("publishes_dense", ((_FIRST, False), ((0, 28), True))),
+)
+"""Rules of the internal load balancer of data-parallel ranks (`simjax.cluster.balancer`), for which vLLM has no flags.
+
+`weighs_in_flight`: the rank of the lowest max(API servers * requests in flight from this one, waiting + running) + 6 waiting * (KV use
+above one half); before, of the lowest 4 waiting + running. `publishes_dense`: ranks of dense models report their requests to the API
+servers.
+"""
+
 GONE = {"p2p_nccl": (0, 28)}
 """Connectors, by the release that no longer has them."""
 
@@ -72,10 +83,6 @@ NOT_SIMULATED = (
     ),
     Rule("calls between two decode steps of a request, with pipeline parallelism", ((_FIRST, "none"), ((0, 23), "pp"))),
     Rule("model runner V2 by default", ((_FIRST, "no"), ((0, 23), "some dense models"), ((0, 28), "by model"), ((0, 33), "yes"))),
-    Rule(
-        "internal load balancer of data parallelism", ((_FIRST, "4 waiting + running"), ((0, 28), "max(in flight, waiting + running) + KV"))
-    ),
-    Rule("load of dense data-parallel ranks published to it", ((_FIRST, "no"), ((0, 28), "yes"))),
     Rule("freed KV blocks without a name are used again first", ((_FIRST, "no"), ((0, 33), "yes"))),
     Rule("failure of a KV load", ((_FIRST, "recomputed"), ((0, 19), "the request fails"))),
     Rule("hold of KV blocks on a prefill instance that nobody reads", ((_FIRST, "480 s"), ((0, 23), "lease of 30 s with heartbeats"))),
@@ -108,6 +115,12 @@ def defaults_of(release: str) -> dict[str, Any]:
     """
     minor = minor_of(release)
     return {rule.name: rule.at(minor) for rule in RULES}
+
+
+def balancer_rules(release: str) -> dict[str, Any]:
+    """The rules of the internal load balancer in a release, by the names of `BALANCER`; errors as of `defaults_of`."""
+    minor = minor_of(release)
+    return {rule.name: rule.at(minor) for rule in BALANCER}
 
 
 def release_of(version: str) -> str:

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from simjax.backend.releases import DEFAULT, connector_gone, defaults_of
+from simjax.backend.releases import DEFAULT, balancer_rules, connector_gone, defaults_of
+from simjax.cluster.balancer import Balancer
 from simjax.cluster.disaggregation import Disaggregation
 from simjax.cluster.latency_source import HOST_TIMES, LatencySource
 from simjax.cluster.llmservingsim import read_cluster
@@ -138,6 +139,7 @@ def build_cluster(
         router_staleness_s=cluster.router_staleness_s,
         disaggregation=handover(disaggregation),
         network=network_of(network),
+        balancer=Balancer(cluster.data_parallel_external_lb, cluster.api_server_count, **balancer_rules(release)),
     )
     placed = in_network(network)
     if cluster.file is not None:

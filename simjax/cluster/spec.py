@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
+from simjax.cluster.balancer import Balancer
 from simjax.cluster.disaggregation import CONNECTORS, Disaggregation
 from simjax.cluster.routers import ROUTERS, CostWeights, RouterRule
 from simjax.config.scheduler import FLAG_BOUNDS
@@ -42,6 +43,9 @@ class InstanceLimits:
     enable_prefix_caching: bool | None = None
     long_prefill_alone: bool = False
     reserve_kv_loads: bool = False
+    prefill_schedule_interval: int = 1
+    dp_sync_interval: int = 32
+    dp_syncs_first: bool = False
     watermark: float = 0.0
     max_model_len: int | None = None
     block_size: int = 16
@@ -50,9 +54,6 @@ class InstanceLimits:
     num_gpu_blocks_override: int | None = None
     dtype: str = "auto"
     kv_cache_dtype: str = "auto"
-    prefill_schedule_interval: int = 1
-    dp_sync_interval: int = 32
-    dp_syncs_first: bool = False
     enforce_eager: bool = False
     cudagraph_mode: str = "full_and_piecewise"
 
@@ -207,6 +208,7 @@ class ClusterSpec:
             `disaggregation.decode_router`, has the same weights and the same view.
         disaggregation: hand-over from prefill to decode instances; without effect where there are none.
         network: nodes and the instances on them.
+        balancer: load balancer within instances of several ranks.
 
     Raises:
         SimjaxError: there is no instance, or no such router, or its view cannot be that old, or one of two roles is missing, or the
@@ -220,6 +222,7 @@ class ClusterSpec:
     router_staleness_s: float = 0.0
     disaggregation: Disaggregation = field(default_factory=Disaggregation)
     network: Network = field(default_factory=Network)
+    balancer: Balancer = field(default_factory=Balancer)
 
     def __post_init__(self) -> None:
         if not self.instances:
@@ -267,7 +270,17 @@ class ClusterSpec:
     def routers(self) -> tuple[RouterRule, ...]:
         """Rules of the routers that have a choice."""
         rules = (ROUTERS[self.router], ROUTERS[self.disaggregation.decode_router])
-        return rules[: (len(self.instance_of_rank) > 1) + self.disaggregated]
+        return rules[: (self.choices > 1) + self.disaggregated]
+
+    @property
+    def choices(self) -> int:
+        """Instances, or ranks, that a router has before it."""
+        return len(self.instance_of_rank if self.balancer.external else self.instances)
+
+    @property
+    def balances(self) -> bool:
+        """Whether instances choose the ranks of requests themselves."""
+        return not self.balancer.external and len(self.instance_of_rank) > len(self.instances)
 
     @property
     def num_devices(self) -> int:

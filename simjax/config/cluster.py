@@ -33,8 +33,8 @@ def _with_router(*names: str) -> Condition:
 _WEIGHTED, _COST = (_with_router("weighted"),), (_with_router("dynamo"),)
 
 
-def _several(instances: int | None, groups: list[Any], file: str | None, prefill: int) -> bool:
-    return instances is None or (prefill or instances) > 1 or bool(groups) or file is not None
+def _several(instances: int | None, groups: list[Any], file: str | None, prefill: int, external: bool) -> bool:
+    return instances is None or (prefill or instances) > 1 or bool(groups) or file is not None or external
 
 
 def _linked(size: int | None, stages: int | None, groups: list[Any], prefill: int) -> bool:
@@ -46,7 +46,10 @@ def _linked(size: int | None, stages: int | None, groups: list[Any], prefill: in
 
 
 _CHOICE = needs(
-    ("instances", "groups", "file", "cluster.prefill.instances"), _several, "with one instance, to which every request goes", refused=False
+    ("instances", "groups", "file", "cluster.prefill.instances", "data_parallel_external_lb"),
+    _several,
+    "with one instance, to which every request goes",
+    refused=False,
 )
 _LINK = (
     _NO_FILE,
@@ -65,6 +68,15 @@ _STAGES = needs(
 _POOLS = ("cluster.prefill", "cluster.decode")
 
 
+def _several_ranks(size: int | None, groups: list[Any], file: str | None, *pools: Any) -> bool:
+    """Whether some instances have several data-parallel ranks."""
+    own = [group.get("data_parallel_size") for group in groups if hasattr(group, "get")] + [pool.data_parallel_size for pool in pools]
+    return size is None or size > 1 or file is not None or any(ranks is not None and ranks > 1 for ranks in own)
+
+
+_RANKS = (needs(("data_parallel_size", "groups", "file", *_POOLS), _several_ranks, "with data_parallel_size=1", "data_parallel_size"),)
+
+
 def _expert_parallel(enabled: bool | None, groups: list[Any], file: str | None, *pools: Any) -> bool:
     """Whether some instances are, or may be, expert-parallel."""
     own = [group.get("enable_expert_parallel") for group in groups if hasattr(group, "get")]
@@ -72,7 +84,12 @@ def _expert_parallel(enabled: bool | None, groups: list[Any], file: str | None, 
 
 
 _EXPERT_PARALLEL = (
-    needs(("enable_expert_parallel", "groups", "file", *_POOLS), _expert_parallel, "with enable_expert_parallel=false", "enable_expert_parallel"),
+    needs(
+        ("enable_expert_parallel", "groups", "file", *_POOLS),
+        _expert_parallel,
+        "with enable_expert_parallel=false",
+        "enable_expert_parallel",
+    ),
 )
 _BALANCED = (*_EXPERT_PARALLEL, one_of("enable_eplb", True))
 _NO_POOLS = needs(
@@ -129,6 +146,16 @@ class ClusterConfig:
     )
     data_parallel_size: int = option(
         1, "data-parallel ranks of each instance: each has its devices, its scheduler and its KV cache", only=(_NO_FILE,)
+    )
+    data_parallel_external_lb: bool = option(
+        False,
+        "whether the router chooses among the ranks of all instances; false: each instance balances the load of its ranks",
+        only=_RANKS,
+    )
+    api_server_count: int | None = option(
+        None,
+        "API servers of an instance, each with its own view of the ranks; unset: as many as it has ranks",
+        only=(*_RANKS, one_of("data_parallel_external_lb", False)),
     )
     enable_expert_parallel: bool = option(
         False,

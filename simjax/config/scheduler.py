@@ -20,7 +20,13 @@ def _some_data_parallel(size: int | None, groups: list[Any], prefill: int | None
 
 
 _DATA_PARALLEL = needs(
-    ("cluster.data_parallel_size", "cluster.groups", "cluster.prefill.data_parallel_size", "cluster.decode.data_parallel_size", "cluster.file"),
+    (
+        "cluster.data_parallel_size",
+        "cluster.groups",
+        "cluster.prefill.data_parallel_size",
+        "cluster.decode.data_parallel_size",
+        "cluster.file",
+    ),
     _some_data_parallel,
     "without a data_parallel_size of 2 or more",
     "data_parallel_size >= 2",

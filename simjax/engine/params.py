@@ -272,6 +272,37 @@ class GroupParams:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class BalancerParams:
+    """The internal load balancers of instances with several ranks, see `simjax.engine.routing.balancer`.
+
+    Attributes:
+        first: first rank of the instance of each rank.
+        number: number of each rank within its instance.
+        size: ranks of the instance of each rank.
+        api_servers: API servers of that instance.
+        publishes: whether the rank reports its requests to the API servers.
+        weighs_in_flight: whether the rule is that of vLLM 0.28 and later.
+        interval_s: time between two snapshots, the first one after the start.
+        seed: of the draws of API servers.
+    """
+
+    first: Int32[Array, " N"]
+    number: Int32[Array, " N"]
+    size: Int32[Array, " N"]
+    api_servers: Int32[Array, " N"]
+    publishes: Bool[Array, " N"]
+    weighs_in_flight: Bool[Array, ""]
+    interval_s: Float64[Array, ""]
+    seed: Int32[Array, ""]
+
+    @property
+    def all_ranks(self) -> Int32[Array, " N"]:
+        """Numbers of the ranks of the cluster."""
+        return self.first + self.number
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class ClusterParams:
     """Everything a run depends on in addition to its `EngineShape`.
 
@@ -283,6 +314,7 @@ class ClusterParams:
         handover: hand-overs from prefill to decode ranks; None where every rank runs both phases.
         speculation: speculative decoding; None where no rank does it.
         groups: groups of ranks that step together; None where every rank steps by itself.
+        balancer: load balancers within instances; None where there are none.
     """
 
     ranks: RankParams
@@ -293,6 +325,7 @@ class ClusterParams:
     handover: HandoverParams | None = None
     speculation: SpeculationParams | None = None
     groups: GroupParams | None = None
+    balancer: BalancerParams | None = None
 
     @property
     def served(self) -> Array | int:

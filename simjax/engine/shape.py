@@ -36,6 +36,8 @@ class EngineShape:
         live_routing: whether the router looks at the cluster when a request arrives. Without it every request's rank is known before the
             run (one rank, or round robin or random in an open loop), arrivals are no events of their own, and the router's stage is empty.
         several_ranks: whether some instance has several ranks, so that ranks know which instance they are of.
+        api_servers: A, API servers of the instance that has most, where instances balance the load of their ranks; 0 where none does:
+            the router then chooses among ranks.
         tight: whether the slots may be fewer than the limits ask for: a rank that needs more ends the run, with an overflow in the state.
         leap: whether pure-decode steps are taken many at a time; ranks of several pp stages take them one by one.
         pipeline_stages: J, pp stages of the rank that has most; 0 where no rank has more than one.
@@ -63,6 +65,7 @@ class EngineShape:
     router_books: bool = system(False)
     live_routing: bool = system(False)
     several_ranks: bool = system(False)
+    api_servers: int = system(0)
     tight: bool = False
     leap: bool = system(True)
     pipeline_stages: int = system(0)
@@ -79,16 +82,16 @@ class EngineShape:
             raise ValueError("closed loops, caps and sessions make their arrivals while they run: they need live_routing")
         if self.handovers and not self.live_routing:
             raise ValueError("requests reach their decode rank while a cluster runs: hand-overs need live_routing")
+        if self.api_servers and not (self.live_routing and self.several_ranks):
+            raise ValueError("an internal load balancer has ranks to choose from when a request arrives: it needs live_routing")
         if self.clients and self.fanout:
             raise ValueError("a workload is a closed loop of clients or made of sessions, not both")
         if self.pipeline_stages and (self.handovers or self.prefix_nodes or self.fanout):
             raise ValueError("pp stages go with neither hand-overs nor prefix caches nor sessions")
         if self.speculation and (self.pipeline_stages or self.handovers or self.prefix_nodes or self.fanout):
             raise ValueError("speculative decoding goes with neither pp stages nor hand-overs nor prefix caches nor sessions")
-        if self.groups and (self.pipeline_stages or self.speculation or self.handovers or self.prefix_nodes or self.fanout):
-            raise ValueError("groups go with neither pp stages nor speculative decoding nor hand-overs nor prefix caches nor sessions")
-        if self.groups and self.router_books:
-            raise ValueError("groups go with no router that keeps books")
+        if self.groups and (self.pipeline_stages or self.speculation or self.handovers or self.fanout):
+            raise ValueError("groups go with neither pp stages nor speculative decoding nor hand-overs nor sessions")
         if self.capped and not self.clients:
             raise ValueError("a client with a cap needs seats: clients must not be 0")
         if self.prefix_nodes and self.window != 2:

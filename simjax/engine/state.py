@@ -26,6 +26,7 @@ from simjax.engine.params import ClusterParams
 from simjax.engine.pipeline.flight import initial_flight
 from simjax.engine.pipeline.line import initial_line
 from simjax.engine.rank import NEVER, Plan, Rank, Slots
+from simjax.engine.routing.balancer import Balancers, NoBalancers, initial_balancers
 from simjax.engine.routing.books import NoBooks, RouterBooks, initial_books
 from simjax.engine.routing.view import FreshView, RouterView
 from simjax.engine.shape import EngineShape
@@ -48,6 +49,7 @@ class ClusterState:
         handovers: requests on their way from prefill to decode ranks.
         view: ranks as the router saw them.
         books: what the router knows of the requests that it has routed.
+        balancers: what the API servers of instances know of their ranks.
         activity: totals of the ranks' work so far.
         drafts: totals of speculative decoding.
         groups: ranks that step together.
@@ -67,6 +69,7 @@ class ClusterState:
     handovers: Handovers | NoHandovers
     view: RouterView | FreshView
     books: RouterBooks | NoBooks
+    balancers: Balancers | NoBalancers
     activity: Activity | NoActivity
     drafts: DraftTotals | NoDraftTotals
     groups: Groups | NoGroups
@@ -96,6 +99,7 @@ def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
         handovers=initial_handovers(shape, params, kv.no_holds(shape)),
         view=RouterView.none_yet(shape, kv.contents()) if shape.stale_view else FreshView(),
         books=initial_books(shape),
+        balancers=initial_balancers(shape),
         activity=initial_activity(shape),
         drafts=initial_totals(shape),
         groups=initial_groups(shape),

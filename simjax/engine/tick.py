@@ -25,6 +25,7 @@ from simjax.engine.params import ClusterParams
 from simjax.engine.pipeline.call import admit_past, schedule_eligible
 from simjax.engine.pipeline.dispatch import dispatch
 from simjax.engine.pipeline.returns import depart_all, take_back
+from simjax.engine.routing.publish import publish
 from simjax.engine.routing.route import route
 from simjax.engine.scheduler.admission import admit_waiting
 from simjax.engine.scheduler.commit import commit
@@ -41,6 +42,7 @@ from simjax.engine.turn import Turn, begin_turn, end_turn
 Stage: TypeAlias = Callable[[EngineShape, ClusterParams, Turn], Turn]
 
 STAGES: tuple[Stage, ...] = (
+    publish,  # what ranks report to their instance's API servers
     land,  # the next transfer that ends
     route,  # the next request, to a rank
     begin_turn,  # of the rank whose plan ends first

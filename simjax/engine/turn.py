@@ -14,6 +14,7 @@ from simjax.engine.control.select import select
 from simjax.engine.control.together import entry
 from simjax.engine.params import ClusterParams, RankParams
 from simjax.engine.rank import Rank
+from simjax.engine.routing.balancer import before_snapshot
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState
 
@@ -54,6 +55,7 @@ class Turn:
         demand: tokens and blocks that the running requests ask of it.
         wave, offers: of the group whose turn it is; all but these, `due` and the two above `i` have an entry for each of its members then.
         throttled: prompts wait in this step if anything decodes.
+        kv_of_all: KV caches of all ranks while the state has those of the members of a group.
     """
 
     state: ClusterState
@@ -71,6 +73,7 @@ class Turn:
     wave: Wave = LATER
     offers: Offers = LATER
     throttled: Bool[Array, ""] = LATER
+    kv_of_all: PrefixCache | NoPrefixCache = LATER
 
     @property
     def now_s(self) -> Array:
@@ -81,6 +84,11 @@ class Turn:
     def horizon_s(self) -> Array:
         """The formation sees arrivals and finishes up to this time, float64[]."""
         return self.before.plan.horizon_s
+
+    @property
+    def kv_row(self) -> Array | int:
+        """Row of the rank in the tables of the KV caches, of which a member of a group has its own alone."""
+        return self.i if self.kv_of_all is LATER else 0
 
     @property
     def kv(self) -> PrefixCache | NoPrefixCache:
@@ -103,6 +111,7 @@ def begin_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     i = jnp.argmin(due_s).astype(jnp.int32) if shape.ranks > 1 else 0
     due = due_s[i] < next_arrival_s(params, turn.state) if shape.live_routing else jnp.ones((), bool)
     due = turn.state.handovers.after(due, due_s[i])
+    due = before_snapshot(shape, params, turn.state, due, due_s[i])
     limits: RankParams = entry(params.ranks, i)
     arrays = {"slots": ranks.slots, "pipeline": ranks.pipeline}  # of a rank; the other fields are scalars
     rank: Rank = entry(dataclasses.replace(ranks, slots=None, pipeline=None), i)
@@ -124,4 +133,5 @@ def end_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         outcome=state.outcome.at[jnp.where(left, departed.request, shape.requests)].set(departed.outcome),
         num_finished=state.num_finished + left.astype(jnp.int32),
         books=state.books.left(params, state.handovers, turn.i, departed.request, due & departed.some),
+        balancers=state.balancers.left(params, turn.i, departed.request, due & departed.some),
     )

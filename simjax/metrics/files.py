@@ -36,7 +36,7 @@ def write_results(
     """Write a run's files into `out` (created when missing) and return the summary.
 
     `summary.json` is strict JSON. `requests.csv` has a row a request and empty cells for times that never came; `instance` is -1 for a
-    request that was never routed. `timeseries.csv` is `timeline(result, interval_s)`; it is left out when the run has no leap log.
+    request that was never routed, and `rank` is there where an instance has several. `timeseries.csv` is `timeline(result, interval_s)`; it is left out when the run has no leap log.
     `sessions.csv` is written when the workload has sessions, and `links.csv` (`links_frame`), in the bins of `timeseries.csv`, when the
     cluster has prefill and decode instances. Floats have the fewest digits that read back to the same double.
 

@@ -101,6 +101,7 @@ def summarize(
     if runs.disaggregated:
         summary["disaggregation"] = disaggregation_summary(runs)
     given = {"roles": runs.disaggregated, "speculation": bool(result.instances.drafts.any())}
+    given |= {"lockstep": bool(result.instances.dummy_steps.any())}
     given |= {"sessions": sessions is not None, "cap": result.due_s is not None, "limits": slo is not None, "gpus": gpus is not None}
     for metric in catalog.values():
         if metric.path and all(given[name] for name in metric.needs):

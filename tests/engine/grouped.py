@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,10 +16,13 @@ from simjax.engine.params import ClusterParams, GroupParams
 from simjax.engine.shape import EngineShape
 from simjax.latency.groups.times import FULL, NEVER, NONE, PIECEWISE, GroupTimes
 from simjax.network.stages import CAPTURE_SIZES
+from tests.engine.balanced import API_SERVERS, Balanced
 from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, RouterPolicy, Scenario, Timing
-from tests.engine.strategies import SMALL, scenarios
+from tests.engine.strategies import SMALL, scenarios, sharing
 from tests.reference.groups import RefGroup, Tokens
 from tests.reference.instance import RefInstance
+
+WIDEST = 3  # ranks of a group behind a load balancer
 
 
 @dataclass(frozen=True)
@@ -113,11 +117,16 @@ class Grouped(Scenario):
         return list(self.own or drawn)
 
     @property
+    def widest(self) -> int:
+        """Ranks for which arrays of a group have room."""
+        return max(self.sizes)
+
+    @property
     def of_rank(self) -> np.ndarray:
         return np.repeat(np.arange(len(self.sizes)), self.sizes).astype(np.int32)
 
     def shape(self, **changes) -> EngineShape:
-        return super().shape(**{"groups": len(self.sizes), "group_ranks": max(self.sizes), **changes})
+        return super().shape(**{"groups": len(self.sizes), "group_ranks": self.widest, **changes})
 
     def params(self) -> ClusterParams:
         params, G = super().params(), len(self.sizes)
@@ -131,7 +140,7 @@ class Grouped(Scenario):
             prefill_schedule_interval=every(self.prefill_schedule_interval, np.int32),
             most_captured=np.array([x.most_captured for x in self.times], np.int32),
         )  # pyright: ignore[reportCallIssue]
-        step_time = jax.tree.map(lambda *rows: np.concatenate(rows), *(x.table(max(self.sizes)) for x in self.times))
+        step_time = jax.tree.map(lambda *rows: np.concatenate(rows), *(x.table(self.widest) for x in self.times))
         ranks = dataclasses.replace(params.ranks, step_time=self.of_rank)
         return dataclasses.replace(params, ranks=ranks, step_time=step_time, groups=groups)
 
@@ -148,23 +157,63 @@ def as_grouped(scenario: Scenario, sizes: tuple[int, ...], **more) -> Grouped:
     """The scenario with its ranks in groups; those of a group all schedule as the first of them does."""
     given = {x.name: getattr(scenario, x.name) for x in dataclasses.fields(Scenario)}
     first = np.repeat(np.cumsum(sizes) - sizes, sizes)
-    limits = [dataclasses.replace(x, async_scheduling=scenario.limits[i].async_scheduling) for x, i in zip(scenario.limits, first, strict=True)]
+    limits = [
+        dataclasses.replace(x, async_scheduling=scenario.limits[i].async_scheduling) for x, i in zip(scenario.limits, first, strict=True)
+    ]
     return Grouped(**{**given, "limits": tuple(limits), "sizes": sizes, **more})
 
 
 @st.composite
-def grouped(draw: st.DrawFn, sizes: tuple[int, ...] = (3,), closed: bool = False, capped: bool = False) -> Grouped:
+def grouped(draw: st.DrawFn, sizes: tuple[int, ...] = (3,), closed: bool = False, capped: bool = False, caching: bool = False) -> Grouped:
     """Scenarios of groups with unlike loads and idle ranks, the pool tight in many."""
-    drawn = draw(scenarios(instances=sum(sizes), closed=closed, capped=capped, sizes=SMALL))
-    if ROUTERS[drawn.router.name.lower()].compares:
+    drawn = draw(sharing(sum(sizes)) if caching else scenarios(instances=sum(sizes), closed=closed, capped=capped, sizes=SMALL))
+    if ROUTERS[drawn.router.name.lower()].compares and not caching:  # another program
         drawn = dataclasses.replace(drawn, router=RouterPolicy.LEAST_LOADED)
-    return as_grouped(
-        drawn,
-        sizes,
-        sync_interval=draw(st.sampled_from([1, 2, 16, 32])),
-        syncs_first=draw(st.booleans()),
-        prefill_schedule_interval=draw(st.sampled_from([1, 1, 2, 3, 7])),
-        graphs=draw(st.sampled_from([(FULL, PIECEWISE), (FULL, NONE), (NONE, NONE)])),
-        most_captured=draw(st.sampled_from([512, 16, 4])),
-        seed=draw(st.integers(0, 2**16)),
+    return as_grouped(drawn, sizes, **draw(rules()))
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> dict[str, Any]:
+    """Rules and graphs of groups."""
+    return {
+        "sync_interval": draw(st.sampled_from([1, 2, 16, 32])),
+        "syncs_first": draw(st.booleans()),
+        "prefill_schedule_interval": draw(st.sampled_from([1, 1, 2, 3, 7])),
+        "graphs": draw(st.sampled_from([(FULL, PIECEWISE), (FULL, NONE), (NONE, NONE)])),
+        "most_captured": draw(st.sampled_from([512, 16, 4])),
+        "seed": draw(st.integers(0, 2**16)),
+    }
+
+
+@dataclass(frozen=True)
+class BalancedGroups(Balanced, Grouped):
+    """Groups that balance the load of their ranks themselves."""
+
+    @property
+    def widest(self) -> int:
+        return WIDEST
+
+    def shape(self, **changes) -> EngineShape:
+        return super().shape(router_books=False, **changes)
+
+
+@st.composite
+def balanced_groups(draw: st.DrawFn, closed: bool = False) -> BalancedGroups:
+    """Two groups of four ranks in all, each with a few API servers; one program."""
+    sizes = draw(st.sampled_from([(2, 2), (3, 1), (1, 3)]))
+    drawn = draw(grouped(sizes, closed))
+    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Grouped)}
+    first = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    capacity = lambda x: min(x.num_blocks * x.block_size + 1, x.max_model_len)
+    roomiest = max(drawn.limits, key=capacity)
+    alike = [drawn.limits[i] for i in first]
+    if int((drawn.prompt + drawn.output).max()) > max(map(capacity, alike)):  # some group can hold every request
+        alike = [roomiest if i == first[0] else x for i, x in zip(first, alike, strict=True)]
+    return BalancedGroups(
+        **{**given, "limits": tuple(alike)},
+        groups=sizes,
+        api_servers=tuple(draw(st.integers(1, API_SERVERS)) for _ in sizes),
+        publishes=(True, True),
+        weighs_in_flight=draw(st.booleans()),
+        interval_s=draw(st.sampled_from([0.1, 0.0173, 0.31, float("inf")])),
     )

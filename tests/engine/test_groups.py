@@ -8,22 +8,30 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
+from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.engine.host.lower_groups import group_params, refuse_with_groups
 from simjax.engine.host.result import Status
 from simjax.engine.simulate import simulate
+from simjax.errors import SimjaxError
+from simjax.hardware import load_device
 from simjax.metrics.steps import leap_durations
-from tests.engine.grouped import Grouped, Together, as_grouped, grouped
+from simjax.model import load_model
+from simjax.parallel.parallelism import Parallelism
+from simjax.workload.workload import Workload
+from tests.engine.grouped import BalancedGroups, Grouped, Together, as_grouped, balanced_groups, grouped
 from tests.engine.scenario import Limits, RouterPolicy, Scenario
-from tests.engine.test_against_reference import MODE, assert_same, undecided
+from tests.engine.test_against_reference import MODE, assert_same, leaps, undecided
 from tests.engine.test_batch import assert_row_is, lowered, run_stacked
 from tests.engine.test_engine import busy_scenario
 
-LIMITED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEWER = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+LIMITED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def check(scenario: Grouped, mode: str) -> None:
     theirs = scenario.run_reference()
     assume(not undecided(scenario, theirs))
-    ours = scenario.run(leap=mode == "leap")
+    ours = scenario.run(leap=mode == "leap" and leaps(scenario))
     assert_same(ours, theirs)
     np.testing.assert_array_equal(ours.instances.dummy_steps, [len(dummies) for dummies in theirs.dummies])
     seconds = [sum(end - start for start, end in dummies) for dummies in theirs.dummies]
@@ -36,9 +44,15 @@ def test_one_group_is_the_cluster(scenario: Grouped, mode: str):
     check(scenario, mode)
 
 
-@given(scenario=grouped(sizes=(2, 3), closed=True))
+@given(scenario=balanced_groups(closed=True))
 @LIMITED
-def test_closed_loop_on_two_groups_of_unlike_size(scenario: Grouped):
+def test_closed_loop_on_two_groups_behind_their_load_balancers(scenario: BalancedGroups):
+    check(scenario, "leap")
+
+
+@given(scenario=grouped(caching=True))
+@FEWER
+def test_prefix_caches(scenario: Grouped):
     check(scenario, "leap")
 
 
@@ -118,3 +132,49 @@ def test_a_batch_equals_its_single_runs():
     batch, state, _ = run_stacked(designs)
     for i, design in enumerate(designs):
         assert_row_is(batch, state, i, simulate(design.shape, design.params))
+
+
+# ---- lowering
+
+WORKLOAD = Workload(np.zeros(1), np.ones(1, int), np.ones(1, int))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"parallelism": Parallelism(data=2, pipeline=2)},
+            "with ranks in lockstep .* together with pipeline_parallel_size=2",
+        ),
+        ({"model": load_model("qwen3-8b")}, "with ranks in lockstep .* together with instances whose ranks step by themselves"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes: dict, says: str):
+    lockstep = InstanceSpec(load_model("qwen3-30b-a3b"), load_device("h200"), Parallelism(data=2))
+    with pytest.raises(SimjaxError, match=says):
+        refuse_with_groups(ClusterSpec((lockstep, dataclasses.replace(lockstep, **changes))), WORKLOAD)
+
+
+def test_a_cadence_needs_ranks_in_lockstep():
+    limits = InstanceLimits(prefill_schedule_interval=4)
+    dense = InstanceSpec(load_model("qwen3-8b"), load_device("h200"), Parallelism(data=2), limits)
+    with pytest.raises(SimjaxError, match="prefill_schedule_interval=4: it is simulated for the data-parallel ranks"):
+        refuse_with_groups(ClusterSpec((dense,)), WORKLOAD)
+
+
+def test_every_instance_of_a_mixture_of_experts_is_a_group():
+    limits = InstanceLimits(dp_sync_interval=16, dp_syncs_first=True, prefill_schedule_interval=2, max_num_seqs=100)
+    model, device = load_model("qwen3-30b-a3b"), load_device("h200")
+    cluster = ClusterSpec((InstanceSpec(model, device, Parallelism(data=2), limits), InstanceSpec(model, device, Parallelism(data=3))))
+    groups = group_params(cluster)
+    assert groups is not None
+    found = {x.name: np.asarray(getattr(groups, x.name)).tolist() for x in dataclasses.fields(groups)}
+    assert found == {
+        "of_rank": [0, 0, 1, 1, 1],
+        "first": [0, 2],
+        "size": [2, 3],
+        "sync_interval": [16, 32],
+        "syncs_first": [True, False],
+        "prefill_schedule_interval": [2, 1],
+        "most_captured": [200, 512],
+    }

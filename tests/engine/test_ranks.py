@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from simjax.cluster.balancer import Balancer
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
 from simjax.cluster.timing import cluster_timing
@@ -40,7 +41,7 @@ def ran(spec: ClusterSpec) -> Result:
 @pytest.fixture(scope="module")
 def several() -> Result:
     """Four ranks of two instances."""
-    return ran(cluster(3, 1))
+    return ran(dataclasses.replace(cluster(3, 1), balancer=Balancer(external=True)))
 
 
 def test_ranks_are_schedulers_of_their_own(several: Result):

@@ -1,12 +1,12 @@
 """Ranks of a MoE model in lockstep: vLLM's `DPEngineCoreProc.run_busy_loop`, one forward of the group at a time.
 
-While a wave runs, all ranks take part in every forward: one whose scheduler found nothing to run computes a dummy. A counter of forwards says
-when the ranks ask each other whether any has unfinished requests; if none has, the wave is over and they sleep until a request comes to one
-of them, which starts the next wave in all.
+While a wave runs, all ranks take part in every forward: one whose scheduler found nothing to run computes a dummy. A counter of
+forwards says when the ranks ask each other whether any has unfinished requests; if none has, the wave is over and they sleep until a
+request comes to one of them, which starts the next wave in all.
 
 As in `RefEngine` a forward is formed when the one before ends, with asynchronous scheduling by what was known when that one began: its
-requests that have finished meanwhile are unfinished still. So are they for the question after a forward: the answer is that of its formation.
-When a wave stops, the next one sees what has come by the end of its last forward.
+requests that have finished meanwhile are unfinished still. So they are for the question after a forward: its answer is that of the
+forward's formation. When a wave stops, the next one sees what has come by the end of its last forward.
 
 `prefill_schedule_interval` N: a forward whose number in the wave (from 0) is no multiple of N is decoded alone in ranks that decode, unless
 the last formation of the rank that could have admitted all left requests waiting.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
+from tests.reference.balancer import Front, enqueue
 from tests.reference.instance import RefEngine, RefInstance
 from tests.reference.legs import Leg
 from tests.reference.rank import Rank
@@ -89,7 +90,7 @@ class Pair:
     transfer: Transfer
     prefill: tuple[Leg, Rank] | None = None
     decode: tuple[Leg, Rank] | None = None
-    decode_rank: Rank | None = None  # once it is picked
+    decode_front: Front | None = None  # once it is picked
     blocks: int | None = None  # to be moved, once the decode rank has reserved them
 
 
@@ -108,6 +109,7 @@ class HandoverCluster(Cluster):
         self.engines = self.units = [Rank(index, config, handover.empty_pass_s, self._reserved) for index, config in enumerate(instances)]
         policy, (prefix, queue, kv) = handover.decode_policy, handover.decode_weights
         decode = replace(router, policy=policy, prefix_weight=prefix, queue_weight=queue, kv_weight=kv, overlap_credit=0.0, second=True)
+        self.fronts = self._fronts()
         self.decode_routing = Routing(decode, requests, self.routing.watch)
         self.links = Links(handover.capacity, handover.fifo)
         self.pairs: dict[int, Pair] = {}
@@ -181,7 +183,7 @@ class HandoverCluster(Cluster):
     def _route(self, now: float, index: int) -> None:
         request, rules = self.requests[index], self.handover
         self.arrival_s[index] = now
-        self.routing.look(now, self.engines)
+        self.routing.look(now, self.fronts)
         first, decode = self._eligible(request)
         if not first and not (decode and rules.local_prefill_tokens > 0):
             self._reply(now, -1, index)
@@ -192,12 +194,12 @@ class HandoverCluster(Cluster):
             assert view is not None
             if rules.prefills_locally(request.prompt_tokens, self.decode_routing.hit_tokens(picked, index, view)):
                 self.decode_routing.went(index, picked)
-                self.live[index] = (self._enqueue(index, picked, now), picked)
+                self.live[index] = self._enqueue(index, picked, now)
                 return
         if not first:
             self._reply(now, -1, index)
             return
-        pair = Pair(Transfer(index), decode_rank=picked)
+        pair = Pair(Transfer(index), decode_front=picked)
         if rules.reserve == "before":
             assert picked is not None
             self.decode_routing.went(index, picked)
@@ -206,7 +208,7 @@ class HandoverCluster(Cluster):
             return
         rank = self._pick(self.routing, index, first)
         if rank.config.role == "both":
-            self.live[index] = (self._enqueue(index, rank, now), rank)
+            self.live[index] = self._enqueue(index, rank, now)
             return
         self.pairs[index] = pair
         if picked is not None:
@@ -218,52 +220,49 @@ class HandoverCluster(Cluster):
     def _handle_second(self, now: float) -> None:
         _, index = heapq.heappop(self.second)
         pair, (first, decode) = self.pairs[index], self._eligible(self.requests[index])
-        self.routing.look(now, self.engines)
+        self.routing.look(now, self.fronts)
         if self.handover.reserve == "before":
             self._enqueue_prefill(pair, self._pick(self.routing, index, first), now)
             return
-        if pair.decode_rank is None:
-            pair.decode_rank = self._pick(self.decode_routing, index, decode)
+        if pair.decode_front is None:
+            pair.decode_front = self._pick(self.decode_routing, index, decode)
         self._enqueue_decode(pair, now)
 
-    def _eligible(self, request: RefRequest) -> tuple[list[Rank], list[Rank]]:
+    def _eligible(self, request: RefRequest) -> tuple[list[Front], list[Front]]:
         """The ranks that the router of arrivals chooses from, and those for a second leg."""
         prompt_tokens, output_tokens, model = request.prompt_tokens, request.output_tokens, request.model
-        whole = [rank for rank in self.engines if rank.config.serves(prompt_tokens, output_tokens, model)]
+        whole = [rank for rank in self.fronts if rank.config.serves(prompt_tokens, output_tokens, model)]
         decode = [rank for rank in whole if rank.config.role == "decode"]
-        prefill = [rank for rank in self.engines if rank.config.role == "prefill" and rank.config.prefills(prompt_tokens, model)]
+        prefill = [rank for rank in self.fronts if rank.config.role == "prefill" and rank.config.prefills(prompt_tokens, model)]
         both = [rank for rank in whole if rank.config.role == "both" and self.handover.reserve != "before"]
         return sorted((prefill if decode else []) + both, key=lambda rank: rank.index), decode
 
     @staticmethod
-    def _choose(routing: Routing, index: int, eligible: Sequence[Rank]) -> Rank:
-        rank = routing.choose(index, eligible)
-        assert isinstance(rank, Rank)
-        return rank
+    def _choose(routing: Routing, index: int, eligible: Sequence[Front]) -> Front:
+        return routing.choose(index, eligible)
 
-    def _pick(self, routing: Routing, index: int, eligible: Sequence[Rank]) -> Rank:
+    def _pick(self, routing: Routing, index: int, eligible: Sequence[Front]) -> Front:
         rank = self._choose(routing, index, eligible)
         routing.went(index, rank)
         return rank
 
-    def _enqueue(self, index: int, rank: Rank, now: float, output_tokens: int | None = None, **more) -> Leg:
+    def _enqueue(self, index: int, rank: Front, now: float, output_tokens: int | None = None, **more) -> tuple[Leg, Rank]:
         request = self.requests[index]
         names = names_of(request, index, rank.config.block_size) if rank.config.enable_prefix_caching else []
         output_tokens = request.output_tokens if output_tokens is None else output_tokens
         leg = Leg(index, request.prompt_tokens, output_tokens, now + rank.config.api_pre_s, names, **more)
-        rank.enqueue(leg)
-        return leg
+        taker = enqueue(rank, leg)
+        assert isinstance(taker, Rank)
+        return leg, taker
 
-    def _enqueue_prefill(self, pair: Pair, rank: Rank, now: float) -> None:
-        leg = self._enqueue(pair.transfer.request, rank, now, output_tokens=1, holds=True, transfer=pair.transfer)
-        pair.prefill = (leg, rank)
+    def _enqueue_prefill(self, pair: Pair, rank: Front, now: float) -> None:
+        pair.prefill = self._enqueue(pair.transfer.request, rank, now, output_tokens=1, holds=True, transfer=pair.transfer)
 
     def _enqueue_decode(self, pair: Pair, now: float) -> None:
-        rank = pair.decode_rank
+        rank = pair.decode_front
         assert rank is not None, "the decode rank has not been picked"
         more = {"loads": True, "prefilled": True, "carried": self.handover.carried}
-        leg = self._enqueue(pair.transfer.request, rank, now, transfer=pair.transfer, **more)
-        pair.decode = (leg, rank)
+        pair.decode = self._enqueue(pair.transfer.request, rank, now, transfer=pair.transfer, **more)
 
     # ---- results
 

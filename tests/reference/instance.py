@@ -165,8 +165,11 @@ class RefEngine:
 
     def kv_tokens(self) -> int:
         """Tokens computed until the last ended step or hit in the cache, plus those waiting requests need (prompt; all if preempted)."""
-        held = sum(request.computed for request in self.running if not request.finished)
-        return held + sum(request.target for request in self.waiting + self.incoming)
+        return self.held_tokens() + sum(request.target for request in self.waiting + self.incoming)
+
+    def held_tokens(self) -> int:
+        """Tokens computed until the last ended step or hit in the cache."""
+        return sum(request.computed for request in self.running if not request.finished)
 
     def num_ties(self) -> int:
         """Requests of which rounding decides whether a step has them."""

@@ -72,7 +72,11 @@ class PipelineRank(RefEngine):
 
     def kv_tokens(self) -> int:
         """Tokens of the running requests, in flight included, and those that waiting ones need."""
-        return sum(live.computed for live in self.running) + sum(live.target for live in self.waiting + self.incoming)
+        return self.held_tokens() + sum(live.target for live in self.waiting + self.incoming)
+
+    def held_tokens(self) -> int:
+        """Tokens of the running requests, in flight included."""
+        return sum(live.computed for live in self.running)
 
     def next_event_s(self) -> float:
         if self.due_s is not None:

@@ -70,7 +70,11 @@ class Rank(RefEngine):
         return super().num_waiting() + len(self.loads)
 
     def kv_tokens(self) -> int:
-        """Tokens of the steps that have started, and those that requests which do not run need.
+        """Tokens of the steps that have started, and those that requests which do not run need."""
+        return self.held_tokens() + sum(leg.target for leg in self.waiting + self.incoming + self.loads)
+
+    def held_tokens(self) -> int:
+        """Tokens of the steps that have started.
 
         A request leaves with the end of its last step; with asynchronous scheduling, which does not wait for that, with its start.
         """
@@ -79,7 +83,7 @@ class Rank(RefEngine):
         unended = [leg for batch in (unstarted if self.config.async_scheduling else launched) for leg in batch.sampled]
         running = [leg for leg in self.running if leg in unended or not leg.finished]
         in_flight = sum(new for batch in unstarted for leg, new in batch.tokens if leg in running)
-        return sum(leg.computed for leg in running) - in_flight + sum(leg.target for leg in self.waiting + self.incoming + self.loads)
+        return sum(leg.computed for leg in running) - in_flight
 
     def next_event_s(self) -> float:
         if self.due_s is not None:

@@ -99,4 +99,6 @@ class RefResult:
     evictions: list[int]  # by instance: number of names of cached blocks that were lost because the block was needed
     copies: list[int]  # by instance: number of full blocks that stayed nameless because a held block had their name
     ties: int  # number of requests that were queued just when a rank with a role looked: rounding decides whether it saw them
-    dummies: list[list[tuple[float, float]]]  # by instance: start and end of the forwards that a rank of a group took part in for the others
+    dummies: list[
+        list[tuple[float, float]]
+    ]  # by instance: start and end of the forwards that a rank of a group took part in for the others

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import exp, floor
 
-from tests.reference.instance import RefEngine
+from tests.reference.balancer import Deployed, Front, ranks_of
 from tests.reference.pool import Name, chain_names, count_known
 from tests.reference.records import RefRequest
 
@@ -64,16 +64,16 @@ class View:
     time_s: float
     load: list[float]
     kv: list[float]
-    known: list[frozenset[Name]]  # names in the prefix cache
+    known: list[list[frozenset[Name]]]  # names in the prefix caches of the ranks
     waiting: list[int]
 
     @staticmethod
-    def of(engines: Sequence[RefEngine], now: float) -> View:
+    def of(engines: Sequence[Front], now: float) -> View:
         return View(
             time_s=now,
-            load=[(4 * engine.num_waiting() + engine.num_running()) / engine.config.max_num_seqs for engine in engines],
-            kv=[engine.kv_tokens() / (engine.config.num_blocks * engine.config.block_size) for engine in engines],
-            known=[frozenset(engine.pool.named) for engine in engines],
+            load=[(4 * x.num_waiting() + x.num_running()) / (len(ranks_of(x)) * x.config.max_num_seqs) for x in engines],
+            kv=[x.kv_tokens() / (len(ranks_of(x)) * x.config.num_blocks * x.config.block_size) for x in engines],
+            known=[[frozenset(rank.pool.named) for rank in ranks_of(x)] for x in engines],
             waiting=[engine.num_waiting() for engine in engines],
         )
 
@@ -85,7 +85,7 @@ class Watch:
         self.staleness_s = staleness_s
         self.view: View | None = None
 
-    def look(self, now: float, engines: Sequence[RefEngine]) -> View:
+    def look(self, now: float, engines: Sequence[Front]) -> View:
         if self.view is None or now - self.view.time_s >= self.staleness_s:
             self.view = View.of(engines, now)
         return self.view
@@ -99,27 +99,27 @@ class Routing:
         self.requests = requests
         self.num_routed = 0
         self.watch = watch or Watch(router.staleness_s)
-        self.home: dict[int, RefEngine] = {}  # the instance of the last sent call, by session
+        self.home: dict[int, Front] = {}  # the instance of the last sent call, by session
 
     @property
     def view(self) -> View | None:
         return self.watch.view
 
-    def look(self, now: float, engines: Sequence[RefEngine]) -> View:
+    def look(self, now: float, engines: Sequence[Front]) -> View:
         return self.watch.look(now, engines)
 
-    def pick(self, index: int, eligible: Sequence[RefEngine]) -> RefEngine:
+    def pick(self, index: int, eligible: Sequence[Front]) -> Front:
         """The instance that a request goes to."""
         engine = self.choose(index, eligible)
         self.went(index, engine)
         return engine
 
-    def went(self, index: int, engine: RefEngine) -> None:
+    def went(self, index: int, engine: Front) -> None:
         if self.requests[index].session >= 0:
             self.home[self.requests[index].session] = engine
         self.num_routed += 1
 
-    def choose(self, index: int, eligible: Sequence[RefEngine]) -> RefEngine:
+    def choose(self, index: int, eligible: Sequence[Front]) -> Front:
         """The instance for a request among those that can hold it; one that cannot takes no part in the round."""
         request, count, view = self.requests[index], len(eligible), self.view
         assert view is not None, "the router has not looked"
@@ -136,7 +136,7 @@ class Routing:
             engine = self.home[request.session]
         return engine
 
-    def _drawn(self, scores: dict[RefEngine, float], uniform: float) -> RefEngine:
+    def _drawn(self, scores: dict[Front, float], uniform: float) -> Front:
         grid = {engine: round(score / SCORE_GRID) for engine, score in scores.items()}
         temperature = self.router.temperature if self.router.policy == "dynamo" else 0.0
         least, width = min(grid.values()), temperature * (max(grid.values()) - min(grid.values()))
@@ -148,7 +148,7 @@ class Routing:
                 return engine
         raise AssertionError("a draw is less than 1")
 
-    def _score(self, engine: RefEngine, index: int, view: View, eligible: Sequence[RefEngine]) -> float:
+    def _score(self, engine: Front, index: int, view: View, eligible: Sequence[Front]) -> float:
         router, prompt_tokens = self.router, self.requests[index].prompt_tokens
         if router.policy == "dynamo":
             return self._cost(engine, index, view)
@@ -167,8 +167,9 @@ class Routing:
             return router.prefix_weight * missed + router.queue_weight * view.load[engine.index] + router.kv_weight * view.kv[engine.index]
         return 0.0
 
-    def _cost(self, engine: RefEngine, index: int, view: View) -> float:
+    def _cost(self, engine: Front, index: int, view: View) -> float:
         router, size = self.router, engine.config.block_size
+        assert not isinstance(engine, Deployed), "it chooses ranks"
         active = [live for live in engine.routed if not live.ended]
         to_prefill = sum(live.prompt_tokens for live in active if not live.prefilled and not live.token_times_s)
         hits = self.hit_tokens(engine, index, view) / size
@@ -176,9 +177,9 @@ class Routing:
         blocks = sum(engine.config.blocks(live.prompt_tokens) for live in active)
         return router.prefill_load_scale * prefill + (blocks + router.active_weight * len(active))
 
-    def hit_tokens(self, engine: RefEngine, index: int, view: View) -> int:
-        """Hit tokens of a new request, as the instance would look them up."""
+    def hit_tokens(self, engine: Front, index: int, view: View) -> int:
+        """Hit tokens of a new request, as the instance would look them up; of several ranks the most."""
         block_size = engine.config.block_size
         request = self.requests[index]
         names = names_of(request, index, block_size)[: (request.prompt_tokens - 1) // block_size]
-        return count_known(names, view.known[engine.index]) * block_size
+        return max(count_known(names, known) for known in view.known[engine.index]) * block_size

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING
 
+from tests.reference.balancer import Deployed, Front, RefBalancer, enqueue
 from tests.reference.groups import Group, LockstepRank
 from tests.reference.instance import Live, RefEngine, RefInstance
 from tests.reference.pipeline import PipelineRank
@@ -36,12 +37,15 @@ class Cluster:
         think_s: float,
         max_concurrency: int | None = None,
         ramp_s: float = 0.0,
+        balancer: RefBalancer | None = None,
     ):
         assert max_concurrency is None or (max_concurrency >= 1 and concurrency is None and not any(x.waits_for for x in requests))
         assert think_s >= 0 and (concurrency is None or concurrency >= 1)
         assert concurrency is None or not any(request.waits_for for request in requests), "a closed loop or sessions, not both"
         self.engines = [_kind(config)(index, config) for index, config in enumerate(instances)]
         self.units = _units(self.engines)
+        self.balancer, self.num_snapshots = balancer, 0
+        self.fronts = self._fronts()
         self.requests = requests
         self.routing = Routing(router, requests)
         self.closed_loop = concurrency is not None
@@ -66,8 +70,12 @@ class Cluster:
         return self.routing.view
 
     @property
-    def home(self) -> dict[int, RefEngine]:
+    def home(self) -> dict[int, Front]:
         return self.routing.home
+
+    def _fronts(self) -> list[Front]:
+        """What the router chooses from."""
+        return list(self.engines) if self.balancer is None else list(self.balancer.deployed(self.engines))
 
     def run(self, max_steps: int) -> None:
         clock = -inf
@@ -76,6 +84,9 @@ class Cluster:
             if now == inf:
                 self._check_end()
                 return
+            snapshot_s = inf if self.balancer is None else (self.num_snapshots + 1) * self.balancer.interval_s
+            if snapshot_s <= now:  # first of all that happens at a time
+                now, handle = snapshot_s, self._handle_snapshot
             assert now >= clock, "time runs backwards"
             clock = now
             handle(now)
@@ -88,6 +99,12 @@ class Cluster:
             (self._next_send_s(), self._handle_send),
             (unit.next_event_s(), lambda now: self._handle_instance(unit, now)),
         ]
+
+    def _handle_snapshot(self, now: float) -> None:
+        self.num_snapshots += 1
+        for front in self.fronts:
+            assert isinstance(front, Deployed)
+            front.publish()
 
     def _handle_reply(self, now: float) -> None:
         _, _, _, index = heapq.heappop(self.replies)
@@ -141,16 +158,15 @@ class Cluster:
     def _route(self, now: float, index: int) -> None:
         request = self.requests[index]
         self.arrival_s[index] = now
-        self.routing.look(now, self.engines)
-        eligible = [engine for engine in self.engines if engine.config.serves(request.prompt_tokens, request.output_tokens, request.model)]
+        self.routing.look(now, self.fronts)
+        eligible = [front for front in self.fronts if front.config.serves(request.prompt_tokens, request.output_tokens, request.model)]
         if not eligible:  # refused at once; it does not count as routed
             self._reply(now, -1, index)
             return
-        engine = self.routing.pick(index, eligible)
-        names = names_of(request, index, engine.config.block_size) if engine.config.enable_prefix_caching else []
-        live = Live(index, request.prompt_tokens, request.output_tokens, now + engine.config.api_pre_s, names)
-        engine.enqueue(live)
-        self.live[index] = (live, engine)
+        front = self.routing.pick(index, eligible)
+        names = names_of(request, index, front.config.block_size) if front.config.enable_prefix_caching else []
+        live = Live(index, request.prompt_tokens, request.output_tokens, now + front.config.api_pre_s, names)
+        self.live[index] = (live, enqueue(front, live))
 
     def outcome(self, index: int) -> RefOutcome:
         if index not in self.arrival_s:
@@ -204,6 +220,7 @@ def simulate(
     max_concurrency: int | None = None,
     ramp_s: float = 0.0,
     handover: RefHandover | None = None,
+    balancer: RefBalancer | None = None,
     **costs: float,
 ) -> RefResult:
     """Run `requests` through a cluster of `instances` behind one router (see `RefRouter`).
@@ -212,10 +229,11 @@ def simulate(
     client whose requests wait, in order, while as many are in flight, a cap that grows evenly from 1 over `ramp_s`. Closed loop: the first
     `concurrency` requests arrive at theirs, and each reply at the client sends the next one `think_s` later. The run stops when there are
     no more events or when `max_steps` steps have ended in the cluster. `handover`: of a cluster with prefill and decode instances.
+    `balancer`: of one whose instances have several ranks; `instances` are then ranks, and so are those of the result.
     `costs`: those of the dynamo router, by their names in `RefRouter`.
     """
     router = RefRouter(policy, prefix_weight, queue_weight, kv_weight, router_staleness_s, **costs)  # pyright: ignore[reportArgumentType]
-    clients = (concurrency, think_s, max_concurrency, ramp_s)
+    clients = (concurrency, think_s, max_concurrency, ramp_s, balancer)
     if handover is None:
         assert all(instance.role == "both" for instance in instances), "a cluster with roles needs a hand-over"
         cluster = Cluster(instances, requests, router, *clients)

@@ -77,7 +77,9 @@ class LeapRows:
         values = jnp.stack([x.astype(jnp.float64) for x in _columns(shape, turn)], axis=-1)
         counts = (turn.due & (turn.before.plan.steps > 0)).astype(jnp.int32)
         at = jnp.where(counts > 0, self.count + jnp.cumsum(counts) - 1, self.rows.shape[0])  # out of bounds: dropped
-        return dataclasses.replace(self, rows=self.rows.at[at].set(values, mode="drop"), count=self.count + jnp.sum(counts, dtype=jnp.int32))
+        return dataclasses.replace(
+            self, rows=self.rows.at[at].set(values, mode="drop"), count=self.count + jnp.sum(counts, dtype=jnp.int32)
+        )
 
 
 def _columns(shape: EngineShape, turn: Turn) -> list[Array]:

@@ -11,7 +11,9 @@ from simjax.engine.turn import Turn
 
 def holds_prompts(turn: Turn, seated: Array) -> Array:
     """Whether prompts wait in this step: it is between two releases, and one of those with a seat (bool[A]) decodes; bool[]."""
-    return turn.throttled & jnp.any(seated & turn.rank.slots.decoding)
+    decoding = turn.rank.slots.decoding
+    assert decoding is not None
+    return turn.throttled & jnp.any(seated & decoding)
 
 
 def shared_out(need: Array, short: Array, last: Array, budget: Array) -> Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.select import select
-from simjax.engine.groups.lockstep import Groups, Offers
+from simjax.engine.groups.lockstep import Offers
 from simjax.engine.groups.members import for_each, groups_of, of_group, rules_of, with_members
 from simjax.engine.groups.waves import until_question
 from simjax.engine.params import ClusterParams
@@ -130,10 +130,13 @@ def _all_of(steps: GroupStep, present: Array) -> GroupStep:
     """The step of all members that exist."""
     steps = jax.tree.map(lambda x: jnp.where(present, x, x[0]), steps)
     steps = dataclasses.replace(steps, tokens=jnp.where(present, steps.tokens, 0))
-    count = present.shape[0]
-    while count > 1:
-        half = count // 2
-        pairs = merged(*(jax.tree.map(lambda x, at=at: x[at : at + half], steps) for at in (0, half)))
-        steps = jax.tree.map(lambda x, y: jnp.concatenate([x, y[2 * half :]]), pairs, steps) if count % 2 else pairs
-        count = half + count % 2
+    while steps.tokens.shape[0] > 1:
+        steps = _in_pairs(steps)
     return jax.tree.map(lambda x: x[0], steps)
+
+
+def _in_pairs(steps: GroupStep) -> GroupStep:
+    """The steps of pairs, each of a member of the first half and one of the second, and of the member that is left over."""
+    half = steps.tokens.shape[0] // 2
+    pairs = merged(*(jax.tree.map(lambda x, at=at: x[at : at + half], steps) for at in (0, half)))
+    return jax.tree.map(lambda x, y: jnp.concatenate([x, y[2 * half :]]), pairs, steps)

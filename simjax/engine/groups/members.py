@@ -1,7 +1,7 @@
 """The turn of a group: stages of one rank for all its members at once, side by side, and what begins and ends the turn.
 
-The members' part of the turn has a leading axis D. A stage that changes the state of the cluster has no place here: members are ranks
-without prefix caches, sessions and hand-overs, and their clients are answered for all of them together.
+The members' part of the turn has a leading axis D, and so have their KV caches. A stage that changes more of the cluster's state has no
+place here: members are ranks without sessions and hand-overs, and their clients are answered for all of them together.
 
 Legend: N ranks, G groups, D ranks of the largest group, S slots (A = S+W array entries).
 """
@@ -22,7 +22,10 @@ from simjax.engine.arrivals.closed_loop import ClosedLoop
 from simjax.engine.control.select import select
 from simjax.engine.control.together import entry
 from simjax.engine.groups.lockstep import Groups, Wave
+from simjax.engine.kv.prefix_cache import NoPrefixCache, PrefixCache
 from simjax.engine.params import ClusterParams, GroupParams
+from simjax.engine.routing.balancer import Balancers, NoBalancers, before_snapshot
+from simjax.engine.routing.books import NoBooks, RouterBooks
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState
 from simjax.engine.turn import LATER, Turn
@@ -36,10 +39,11 @@ _OF_MEMBERS = ("i", "limits", "before", "rank", "waits", "throttled", "emitted",
 def for_each(turn: Turn, function: Callable[[Turn], T]) -> T:
     """What the function makes of the turn of every member, leaves with a leading axis D."""
 
-    def one(mine: dict[str, Any]) -> T:
-        return function(dataclasses.replace(turn, **mine))
+    def one(mine: dict[str, Any], kv: PrefixCache | NoPrefixCache) -> T:
+        turn_of_one = turn.with_state(kv=jax.tree.map(lambda x: x[None], kv))
+        return function(dataclasses.replace(turn_of_one, **mine))
 
-    return jax.vmap(one)(_own(turn))
+    return jax.vmap(one)(_own(turn), turn.state.kv)
 
 
 def each(stage: Callable[[EngineShape, ClusterParams, Turn], Turn]) -> Callable[[EngineShape, ClusterParams, Turn], Turn]:
@@ -47,7 +51,12 @@ def each(stage: Callable[[EngineShape, ClusterParams, Turn], Turn]) -> Callable[
 
     @functools.wraps(stage)
     def of_members(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
-        return dataclasses.replace(turn, **for_each(turn, lambda turn: _own(stage(shape, params, turn))))
+        def one(turn: Turn) -> tuple[dict[str, Any], PrefixCache | NoPrefixCache]:
+            after = stage(shape, params, turn)
+            return _own(after), jax.tree.map(lambda x: x[0], after.state.kv)
+
+        own, kv = for_each(turn, one)
+        return dataclasses.replace(turn.with_state(kv=kv), **own)
 
     return of_members
 
@@ -75,9 +84,9 @@ def of_group(values: Array, group: Array | int) -> Array:
 
 def members_of(shape: EngineShape, turn: Turn, table: T) -> T:
     """The members' rows of a record of leaves [N, ...]: all of them where the cluster is one group."""
-    if _is_all(shape):
-        return table
     leaves, structure = jax.tree.flatten(table)
+    if _is_all(shape) or not leaves:
+        return table
     numbers = [x for x in leaves if x.ndim == 1]
     rows = iter(jax.vmap(lambda i: entry(numbers, i))(jnp.minimum(turn.i, shape.ranks - 1)))
     return jax.tree.unflatten(structure, [next(rows) if x.ndim == 1 else x[turn.i] for x in leaves])
@@ -102,12 +111,15 @@ def begin_forward(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn
     first = jnp.argmin(due_s).astype(jnp.int32)
     group = jnp.maximum(rules.of_rank[first], 0) if shape.groups > 1 else 0
     due = due_s[first] < next_arrival_s(params, turn.state) if shape.live_routing else jnp.ones((), bool)
+    due = before_snapshot(shape, params, turn.state, due, due_s[first])
     number = jnp.arange(shape.group_ranks, dtype=jnp.int32)
     present = number < of_group(rules.size, group)
     i = jnp.where(present, of_group(rules.first, group) + number, shape.ranks)
     turn = dataclasses.replace(turn, i=i, due=due, waits=jnp.zeros_like(present))
     rank = members_of(shape, turn, ranks)
     wave = Wave(group, present, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+    kv = turn.state.kv
+    turn = dataclasses.replace(turn.with_state(kv=members_of(shape, turn, kv)), kv_of_all=kv)
     return dataclasses.replace(turn, limits=members_of(shape, turn, params.ranks), before=rank, rank=rank, wave=wave)
 
 
@@ -130,11 +142,44 @@ def answer_all(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
 
 
 def end_forward(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
-    """Put the members back among the ranks, and their departed requests into the table of outcomes."""
-    state, departed = turn.state, turn.departed
+    """Put the members back among the ranks, and their departed requests into the table of outcomes.
+
+    The tables of the KV caches are as they were where the turn is not due.
+    """
+    state, departed, kv = turn.state, turn.departed, turn.state.kv
+    if not _is_all(shape):
+        kv = jax.tree.map(lambda x, new: x.at[turn.i].set(new, mode="drop"), turn.kv_of_all, kv)
     left = turn.due & departed.some & turn.wave.present
     return turn.with_state(
         ranks=with_members(shape, turn, state.ranks, turn.rank),
+        kv=kv,
         outcome=state.outcome.at[jnp.where(left, departed.request, shape.requests)].set(departed.outcome),
         num_finished=state.num_finished + jnp.sum(left, dtype=jnp.int32),
+        books=_books_left(params, turn, left),
+        balancers=_balancers_left(params, turn, left),
     )
+
+
+def _books_left(params: ClusterParams, turn: Turn, left: Array) -> RouterBooks | NoBooks:
+    """The router's books once the departed requests of those members (bool[D]) have left their slots."""
+    books, handovers = turn.state.books, turn.state.handovers
+
+    def change(i: Array, request: Array, leaves: Array) -> RouterBooks | NoBooks:
+        after = books.left(params, handovers, i, request, leaves)
+        return jax.tree.map(lambda new, old: new - old, after, books)
+
+    changes = jax.vmap(change)(jnp.asarray(turn.i), turn.departed.request, left)
+    return jax.tree.map(lambda old, each: old + jnp.sum(each, axis=0, dtype=old.dtype), books, changes)
+
+
+def _balancers_left(params: ClusterParams, turn: Turn, left: Array) -> Balancers | NoBalancers:
+    """The balancers' views once the departed requests of those members (bool[D]) have left their slots."""
+    views = turn.state.balancers
+    if not isinstance(views, Balancers):
+        return views
+
+    def fewer(i: Array, request: Array, leaves: Array) -> Array:
+        return views.in_flight - views.left(params, i, request, leaves).in_flight
+
+    gone = jnp.sum(jax.vmap(fewer)(jnp.asarray(turn.i), turn.departed.request, left), axis=0, dtype=jnp.int32)
+    return dataclasses.replace(views, in_flight=views.in_flight - gone)

@@ -20,6 +20,7 @@ def commit_forward(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tur
     had = turn.rank.slots.num_tokens
     turn = each(commit)(shape, params, turn)
     slots = turn.rank.slots
+    assert slots.decoding is not None
     slots = dataclasses.replace(slots, decoding=slots.decoding | (slots.num_tokens > had))
     turn = dataclasses.replace(turn, rank=dataclasses.replace(turn.rank, slots=slots))
 

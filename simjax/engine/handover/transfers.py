@@ -18,6 +18,7 @@ from simjax.engine.handover.sizes import size_of
 from simjax.engine.handover.table import Handovers, Phase
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER, Plan, Rank
+from simjax.engine.routing.balancer import before_snapshot
 from simjax.engine.scheduler.plan import CUT
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState
@@ -36,7 +37,7 @@ def land(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     table = table_of(state)
     t_s, row = table.flows.end_s, table.flows.ending
     first_s = jnp.minimum(jnp.minimum(table.next_leg_s, next_arrival_s(params, state)), jnp.min(state.ranks.due_s()))
-    lands = (t_s <= first_s) & jnp.isfinite(t_s)
+    lands = before_snapshot(shape, params, state, (t_s <= first_s) & jnp.isfinite(t_s), t_s)
     table = dataclasses.replace(table, flows=table.flows.ended(rules(params), lands))
     return turn.with_state(**landed(shape, params, state, table, row, t_s, lands))
 

@@ -11,7 +11,17 @@ import numpy as np
 
 from simjax.engine.host.lower import Lowered
 from simjax.engine.host.lower_handover import UNBOUNDED
-from simjax.engine.params import ClusterParams, GroupParams, HandoverParams, PrefixParams, RankParams, RequestParams, SessionParams, SpeculationParams
+from simjax.engine.params import (
+    BalancerParams,
+    ClusterParams,
+    GroupParams,
+    HandoverParams,
+    PrefixParams,
+    RankParams,
+    RequestParams,
+    SessionParams,
+    SpeculationParams,
+)
 from simjax.engine.shape import EngineShape, power_of_two
 from simjax.latency.join import join_step_times, padded_rows
 from simjax.latency.step_time import StepTime
@@ -20,6 +30,7 @@ RANK_BUCKETS = (1, 2, 4, 8)
 # A rank that is padding: no request is ever routed to it. Capacities are divided by, so they are 1.
 ABSENT_RANK = {"max_model_len": 0, **dict.fromkeys(("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens", "slots"), 1)}
 ABSENT_RANK |= {"pipeline_stages": 1, "instance": -1}
+ABSENT_BALANCER = {"size": 1, "api_servers": 1}
 _DRAFTS_OF_RANKS = ("num_speculative_tokens", "num_lookahead_tokens")
 
 
@@ -70,6 +81,7 @@ def joint_shape(designs: Sequence[Lowered], slots: int | None = None) -> EngineS
         speculation=max(x.speculation for x in shapes),
         groups=(groups := max(x.groups for x in shapes)),
         group_ranks=rank_bucket(shapes[0].ranks) if groups == 1 else max(x.group_ranks for x in shapes),
+        api_servers=max(x.api_servers for x in shapes),
         handovers=max(x.handovers for x in shapes),
         links=max(x.links for x in shapes),
         log_rows=0,
@@ -100,6 +112,7 @@ def make_batch(designs: Sequence[Lowered], shape: EngineShape | None = None, wor
         workload=np.array(workload, np.int32),  # pyright: ignore[reportArgumentType]
         step_time=_step_time_table(step_times),
         handover=_handovers([x for design in designs if (x := design.params.handover) is not None], shape),
+        balancer=_balancers([x for design in designs if (x := design.params.balancer) is not None], shape),
         speculation=_speculation([x for design in designs if (x := design.params.speculation) is not None], shape),
         groups=_groups([x for design in designs if (x := design.params.groups) is not None], shape),
     )
@@ -127,6 +140,24 @@ def _speculation(records: Sequence[SpeculationParams], shape: EngineShape) -> Sp
     rates = [np.pad(x.rates, ((0, shape.ranks - len(x.rates)), (0, shape.speculation - x.rates.shape[1]))) for x in records]
     tables: dict[str, Any] = {name: np.stack(rows) for name, rows in {**ranks, "rates": rates, "seed": [x.seed for x in records]}.items()}
     return SpeculationParams(**tables)
+
+
+def _balancers(records: Sequence[BalancerParams], shape: EngineShape) -> BalancerParams | None:
+    """The load balancers of all designs, padded to the ranks of the shape; None where there are none."""
+    if not records:
+        return None
+    absent = {"first": np.arange(shape.ranks), **ABSENT_BALANCER}
+
+    def padded(name: str, values: np.ndarray) -> np.ndarray:
+        missing = shape.ranks - len(values)
+        fill = np.broadcast_to(absent.get(name, 0), (shape.ranks,))[len(values) :]
+        return np.concatenate([values, fill.astype(values.dtype)]) if missing else values
+
+    tables: dict[str, Any] = {}
+    for name in BalancerParams.__dataclass_fields__:
+        values = [np.asarray(getattr(x, name)) for x in records]
+        tables[name] = np.stack([padded(name, x) if x.ndim else x for x in values])
+    return BalancerParams(**tables)
 
 
 def _handovers(records: Sequence[HandoverParams], shape: EngineShape) -> HandoverParams | None:

@@ -12,6 +12,7 @@ from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
 from simjax.engine.host.impossible import refuse_impossible
+from simjax.engine.host.lower_balancer import balancer_params, most_api_servers, refuse_with_balancer
 from simjax.engine.host.lower_groups import group_params, group_sizes, refuse_with_groups
 from simjax.engine.host.lower_handover import MORE_ROWS, first_rows, handover_params
 from simjax.engine.host.lower_pipeline import most_stages, refuse_with_stages, with_stages
@@ -77,7 +78,8 @@ def lower(
     caching = caches(cluster, workload)
     refuse_with_speculation(cluster, workload, caching)
     refuse_with_stages(cluster, workload, caching)
-    refuse_with_groups(cluster, workload, caching)
+    refuse_with_groups(cluster, workload)
+    refuse_with_balancer(cluster)
     instances = with_stages(cluster, instance_params(cluster, timings, size, caching), size)
     if (of_models := served_models(cluster, workload)) is not None:
         instances = replace(instances, model=of_models)
@@ -100,9 +102,10 @@ def lower(
         fanout=largest_fanout(requests),
         models=instances.model is not None,
         several_ranks=instances.instance is not None,
+        api_servers=most_api_servers(cluster),
         stale_view=looks and cluster.router_staleness_s > 0,
         router_books=any(rule.compares for rule in cluster.routers),
-        live_routing=workload.waits_for_answers or looks or handover is not None,
+        live_routing=workload.waits_for_answers or looks or handover is not None or cluster.balances,
         handovers=0 if handover is None else min(first_rows(workload), size),
         links=0 if handover is None else len(handover.capacity),
         leap=leap,
@@ -115,7 +118,8 @@ def lower(
     weights = (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv)
     served: Any = np.int32(0)
     router = RouterParams.of(cluster.router, weights, cluster.router_staleness_s, cluster.router_costs)
-    params = ClusterParams(instances, router, requests, served, timings.step_time, handover, speculation, groups)
+    balancer = balancer_params(cluster, seed)
+    params = ClusterParams(instances, router, requests, served, timings.step_time, handover, speculation, groups, balancer)
     return Lowered(shape, params, workload.sessions, workload.stationary)
 
 

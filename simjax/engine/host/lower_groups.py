@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from simjax.cluster.routers import ROUTERS
 from simjax.cluster.spec import ClusterSpec, InstanceSpec
 from simjax.engine.host.impossible import refuse_together
 from simjax.engine.params import GroupParams
@@ -45,26 +42,25 @@ def group_sizes(groups: GroupParams | None) -> tuple[int, int]:
     return (0, 0) if groups is None else (len(groups.size), int(np.max(groups.size)))
 
 
-def refuse_with_groups(cluster: ClusterSpec, workload: Workload, caching: Sequence[bool]) -> None:
+def refuse_with_groups(cluster: ClusterSpec, workload: Workload) -> None:
     """Raise for what is not simulated together with ranks in lockstep, and for a cadence of prefills without them.
 
     Raises:
-        SimjaxError: instances are groups of ranks, and others are not, or there are prefix caches, pp stages, speculative decoding, prefill
-            and decode instances, sessions, or a router with books of its own; or none is, and one has a cadence.
+        SimjaxError: instances are groups of ranks, and others are not, or there are pp stages, speculative decoding, prefill and decode
+            instances, or sessions; or none is, and one has a cadence.
     """
     grouped = [x for x in cluster.instances if x.deployment.grouped]
     if not grouped:
         _refuse_cadence(cluster)
         return
-    option = f"data_parallel_size={grouped[0].parallelism.data} of a mixture of experts ({grouped[0].model.name})"
+    option = f"data_parallel_size={grouped[0].parallelism.data} with ranks in lockstep ({grouped[0].model.name})"
     stages = max(x.parallelism.pipeline for x in cluster.instances)
     others = (
         (len(grouped) < len(cluster.instances), "instances whose ranks step by themselves", "leave one of them out"),
         (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out"),
         (any(x.speculation is not None for x in cluster.instances), "speculative decoding", "leave one of them out"),
-        (ROUTERS[cluster.router].compares, f"cluster.router={cluster.router}", "another router"),
     )
-    refuse_together(option, cluster, workload, caching, *others)
+    refuse_together(option, cluster, workload, (), *others)
 
 
 def _refuse_cadence(cluster: ClusterSpec) -> None:

@@ -47,6 +47,6 @@ def refuse_with_stages(cluster: ClusterSpec, workload: Workload, caching: Sequen
     most = most_stages(cluster)
     if not most:
         return
-    compares = len(cluster.ranks) > 1 and ROUTERS[cluster.router].compares
+    compares = cluster.choices > 1 and ROUTERS[cluster.router].compares
     router = (compares, f"cluster.router={cluster.router}", "another router")
     refuse_together(f"pipeline_parallel_size={most}", cluster, workload, caching, router)

@@ -180,7 +180,7 @@ class PrefixCache:
 
     def free(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         """The turn once the departed request has freed its blocks; the step waits for further departures, which are one a tick."""
-        departed, tree = turn.departed, RankTree.of(params, turn.limits, turn.i)
+        departed, tree = turn.departed, RankTree.of(params, turn.limits, turn.kv_row)
         assert isinstance(departed.held, HeldBlocks)
         wanted = departed.some & turn.due & ~departed.kept
         pool = free_request(shape, tree, self.pool, departed.request, departed.num_computed_tokens, departed.held, wanted)
@@ -188,7 +188,7 @@ class PrefixCache:
 
     def free_read(self, shape: EngineShape, params: ClusterParams, turn: Turn, read: Bool[Array, " K"]) -> Turn:
         """The turn once the prefill rank has freed the blocks of some rows of hand-overs: of one a tick, the step waits for the others."""
-        table, tree = table_of(turn.state), RankTree.of(params, turn.limits, turn.i)
+        table, tree = table_of(turn.state), RankTree.of(params, turn.limits, turn.kv_row)
         row = jnp.argmin(jnp.where(read, table.request, INT32_MAX)).astype(jnp.int32)
         some = read[row]
         held = jax.tree.map(lambda x: x[row], table.prefill_held)
@@ -201,31 +201,31 @@ class PrefixCache:
         self, shape: EngineShape, params: ClusterParams, turn: Turn, request: Array, row: Array, found: Array, wanted: Array
     ) -> Turn:
         """The turn once a request that loads its KV cache, in a row of hand-overs, holds what it found; there is room for the rest."""
-        table, tree = table_of(turn.state), RankTree.of(params, turn.limits, turn.i)
+        table, tree = table_of(turn.state), RankTree.of(params, turn.limits, turn.kv_row)
         old = jax.tree.map(lambda x: x[row], table.decode_held)
         path = tree.path(shape, request, wanted)
-        pool, held = self.pool.allocate(turn.i, path, old, found, jnp.where(wanted, found, 0))
+        pool, held = self.pool.allocate(turn.kv_row, path, old, found, jnp.where(wanted, found, 0))
         mine = row_mask(shape, row, wanted)
         table = dataclasses.replace(table, decode_held=jax.tree.map(lambda x, new: jnp.where(mine, new, x), table.decode_held, held))
         room = jnp.where(turn.waits, INT32_MAX, turn.limits.num_blocks - turn.formation.blocks)
-        return turn.with_state(handovers=table).with_kv(PrefixCache(pool.evict(turn.i, room)))
+        return turn.with_state(handovers=table).with_kv(PrefixCache(pool.evict(turn.kv_row, room)))
 
     def after_loading(self, shape: EngineShape, params: ClusterParams, turn: Turn, before: Turn, joins: Bool[Array, ""]) -> Turn:
         """The turn once a loaded request, if one has joined, holds its blocks in the cache."""
-        tree = RankTree.of(params, turn.limits, turn.i)
+        tree = RankTree.of(params, turn.limits, turn.kv_row)
         return self._allocate(shape, tree, turn, before.rank.num_running, jnp.zeros((), jnp.int32), joins)
 
     def freed_by_victims(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Partial:
         """Function () -> (seated bool[A], blocks int32[A]): blocks that come free with each seated request when all after it have left."""
-        tree, demand = RankTree.of(params, turn.limits, turn.i), turn.demand
+        tree, demand = RankTree.of(params, turn.limits, turn.kv_row), turn.demand
         return Partial(
             lambda tree, pool, slots, seated, rows: (seated, blocks_freed(shape, tree, pool, slots, seated, rows)),
-            *(tree, self.pool, turn.rank.slots, demand.seated, turn.state.handovers.held_in(turn.i)),
+            *(tree, self.pool, turn.rank.slots, demand.seated, turn.state.handovers.held_in(turn.kv_row)),
         )
 
     def after_preemption(self, shape: EngineShape, params: ClusterParams, turn: Turn, before: Turn) -> Turn:
         """The turn once the victims have freed their blocks, and the last running request holds what it will fill."""
-        tree, demand, rank = RankTree.of(params, turn.limits, turn.i), turn.demand, turn.rank
+        tree, demand, rank = RankTree.of(params, turn.limits, turn.kv_row), turn.demand, turn.rank
         stay, held = rank.num_running, before.rank.slots.held
         assert isinstance(held, HeldBlocks)
         pool = free_victims(shape, tree, self.pool, before.rank.slots, demand.seated, stay, before.rank.num_running)
@@ -238,15 +238,15 @@ class PrefixCache:
 
     def get_computed_blocks(self, shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Waiting) -> Hits:
         """Blocks that the first waiting request would find; at least one of its tokens has to be computed."""
-        tree, wanted = RankTree.of(params, turn.limits, turn.i), waiting.exists[0] & ~waiting.passed[0]
+        tree, wanted = RankTree.of(params, turn.limits, turn.kv_row), waiting.exists[0] & ~waiting.passed[0]
         tree = dataclasses.replace(tree, enabled=tree.enabled & wanted)
         path = tree.path(shape, waiting.request[0])
-        found = longest_hit(self.pool.blocks[turn.i, path.node], path, tree.full(waiting.num_tokens[0] - 1))
-        return Hits(found, found - self.pool.free_among_hits(turn.i, path, found))
+        found = longest_hit(self.pool.blocks[turn.kv_row, path.node], path, tree.full(waiting.num_tokens[0] - 1))
+        return Hits(found, found - self.pool.free_among_hits(turn.kv_row, path, found))
 
     def after_admission(self, shape: EngineShape, params: ClusterParams, turn: Turn, before: Turn, hits: Hits, loads: Array) -> Turn:
         """The turn once the admitted request, if there is one and it does not load its KV cache, holds what it found and will fill."""
-        tree = RankTree.of(params, turn.limits, turn.i)
+        tree = RankTree.of(params, turn.limits, turn.kv_row)
         admitted = turn.formation.seats > before.formation.seats
         # One that loads makes room once it has touched what it found (`touch_hits`).
         evicting = dataclasses.replace(turn, waits=turn.waits | loads) if shape.handovers else turn
@@ -261,10 +261,10 @@ class PrefixCache:
         slots = turn.rank.slots
         held = jax.tree.map(lambda x: x[at], slots.held)
         full = jnp.where(wanted, tree.full(slots.num_computed_tokens[at] + slots.num_new_tokens[at]), 0)
-        pool, held = self.pool.allocate(turn.i, tree.path(shape, slots.request[at]), held, found, full)
+        pool, held = self.pool.allocate(turn.kv_row, tree.path(shape, slots.request[at]), held, found, full)
         slots = dataclasses.replace(slots, held=jax.tree.map(lambda x, new: x.at[at].set(new), slots.held, held))
         room = jnp.where(turn.waits, INT32_MAX, turn.limits.num_blocks - turn.formation.blocks)
-        return turn.with_kv(PrefixCache(pool.evict(turn.i, room)), rank=dataclasses.replace(turn.rank, slots=slots))
+        return turn.with_kv(PrefixCache(pool.evict(turn.kv_row, room)), rank=dataclasses.replace(turn.rank, slots=slots))
 
     def log_columns(self, plan_cached: Array | None) -> dict[str, Array]:
         """Columns of `LeapLog`."""

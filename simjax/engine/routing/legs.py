@@ -14,6 +14,7 @@ from simjax.engine.control.reduce import argmin
 from simjax.engine.handover.rows import row_mask, rules, table_of
 from simjax.engine.handover.table import Role
 from simjax.engine.params import ClusterParams, RouterParams
+from simjax.engine.routing.balancer import before_snapshot, rank_of
 from simjax.engine.routing.choice import choose, handed
 from simjax.engine.routing.scores import legs_eligible, look, missed_tokens, scores
 from simjax.engine.shape import EngineShape
@@ -38,6 +39,7 @@ def _next_leg(shape: EngineShape, params: ClusterParams, state: ClusterState) ->
     client_s, leg_s = next_arrival_s(params, state), table.next_leg_s
     t_s = jnp.minimum(client_s, leg_s)
     comes = (t_s <= jnp.min(state.ranks.due_s())) & (t_s < table.next_landing_s) & jnp.isfinite(t_s)
+    comes = before_snapshot(shape, params, state, comes, t_s)
     second = comes & (leg_s <= client_s)
     row = argmin(table.leg_s, table.request)
     request = jnp.where(second, table.request[row], state.arrivals.next_request(state.num_sent))
@@ -76,6 +78,8 @@ def route_legs(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     at_decode = (first & (local | (~alone & ~after))) | (second & ~early)
     at_prefill = (first & ~local & (alone | ~early)) | (second & early)
     number = jnp.arange(shape.ranks, dtype=jnp.int32)
+    prefill_instance, decode_instance = prefill, decode
+    prefill, decode = (rank_of(shape, params, state, request, x) for x in (prefill, decode))
     takes = (at_prefill & (number == prefill)) | (at_decode & (number == decode))
     ranks, routes = handed(shape, params, state, request, t_s, takes)
 
@@ -92,13 +96,14 @@ def route_legs(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         decode_of=table.decode_of.at[at].set(jnp.where(decides, decode, table.decode_of[request]), mode="drop"),
         second_s=table.second_s.at[at].set(jnp.where(second, t_s, table.second_s[request]), mode="drop"),
     )
-    arrivals = state.arrivals.sent(params, request, t_s, first)
+    arrivals = state.arrivals.sent(params, request, t_s, first).stays(params, request, prefill_instance, at_prefill)
     return turn.with_state(
         ranks=ranks,
         routes=routes,
         handovers=table,
         view=state.view.kept(seen, first | second),
         books=state.books.sent(params, request, takes, at_decode & ~local & (number == decode)),
-        arrivals=arrivals.stays(params, request, prefill, at_prefill).stays(params, request, decode, counts, second=True),
+        balancers=state.balancers.took(params, request, takes),
+        arrivals=arrivals.stays(params, request, decode_instance, counts, second=True),
         num_sent=state.num_sent + first.astype(jnp.int32),
     )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from simjax.engine.arrivals.arrivals import next_arrival_s
 from simjax.engine.params import ClusterParams
+from simjax.engine.routing.balancer import before_snapshot, rank_of
 from simjax.engine.routing.choice import choose, handed, in_turn
 from simjax.engine.routing.legs import route_legs
 from simjax.engine.routing.scores import eligible, look, scores
@@ -32,9 +33,10 @@ def route(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         return route_legs(shape, params, turn)
     state = turn.state
     t_s = next_arrival_s(params, state)
-    arrives = (t_s <= jnp.min(state.ranks.due_s())) & jnp.isfinite(t_s)
+    arrives = before_snapshot(shape, params, state, (t_s <= jnp.min(state.ranks.due_s())) & jnp.isfinite(t_s), t_s)
     request = jnp.minimum(state.arrivals.next_request(state.num_sent), shape.requests - 1)
     view, i = state.view, jnp.zeros((), jnp.int32)
+    picked = i
     mine = jnp.broadcast_to(arrives, (1,))
     if shape.ranks > 1:
         seen = look(shape, params, state, t_s)
@@ -42,7 +44,8 @@ def route(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         score = scores(shape, params, params.router, state, seen, request, able, t_s)
         view = view.kept(seen, arrives)
         score = state.arrivals.with_affinity(params, params.router, request, score, able)
-        i = choose(shape, params, params.router, score, able, request, state.num_sent)
+        picked = choose(shape, params, params.router, score, able, request, state.num_sent)
+        i = rank_of(shape, params, state, request, picked)
         mine = arrives & (jnp.arange(shape.ranks, dtype=jnp.int32) == i)
     ranks, routes = handed(shape, params, state, request, t_s, mine, i)
     return turn.with_state(
@@ -50,7 +53,8 @@ def route(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         routes=routes,
         view=view,
         books=state.books.sent(params, request, mine, jnp.zeros((), bool)),
-        arrivals=state.arrivals.sent(params, request, t_s, arrives).stays(params, request, i, arrives),
+        balancers=state.balancers.took(params, request, mine),
+        arrivals=state.arrivals.sent(params, request, t_s, arrives).stays(params, request, picked, arrives),
         num_sent=state.num_sent + arrives.astype(jnp.int32),
     )
 

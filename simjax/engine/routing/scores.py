@@ -14,6 +14,7 @@ from simjax.engine.handover.table import Role
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.rank import Rank
+from simjax.engine.routing.balancer import least_of_instance, sum_of_instance
 from simjax.engine.routing.books import RouterBooks
 from simjax.engine.scheduler.plan import first_step_reaching
 from simjax.engine.shape import EngineShape
@@ -33,11 +34,16 @@ def eligible(params: ClusterParams, request: Int32[Array, ""]) -> Bool[Array, " 
     prompt, output = params.request("prompt_tokens", request), params.request("output_tokens", request)
     total = prompt + output
     held = total - 1 if params.speculation is None else most_tokens(params.speculation, limits, prompt, output, jnp)
-    return _of_model(params, request, (total <= limits.max_model_len) & (blocks_of(held, limits.block_size) <= limits.num_blocks))
+    return _offered(params, request, (total <= limits.max_model_len) & (blocks_of(held, limits.block_size) <= limits.num_blocks))
 
 
-def _of_model(params: ClusterParams, request: Int32[Array, ""], able: Bool[Array, " N"]) -> Bool[Array, " N"]:
-    """Those of the able ranks that serve the model that the request names; all of them where it names none, or no request does."""
+def _offered(params: ClusterParams, request: Int32[Array, ""], able: Bool[Array, " N"]) -> Bool[Array, " N"]:
+    """Those of the able ranks that the router chooses from: of the model that the request names, and the first ones of their instances.
+
+    All of them where no request names a model, and no instance balances the load of its ranks itself.
+    """
+    if params.balancer is not None:
+        able &= params.balancer.number == 0
     if params.ranks.model is None:
         return able
     model = params.request("model", request)
@@ -49,7 +55,7 @@ def legs_eligible(params: ClusterParams, request: Int32[Array, ""]) -> tuple[Boo
     limits, handover = params.ranks, params.handover
     assert handover is not None
     prompt, whole = params.request("prompt_tokens", request), eligible(params, request)
-    fits = _of_model(params, request, (prompt + 1 <= limits.max_model_len) & (blocks_of(prompt, limits.block_size) <= limits.num_blocks))
+    fits = _offered(params, request, (prompt + 1 <= limits.max_model_len) & (blocks_of(prompt, limits.block_size) <= limits.num_blocks))
     prefill = handover.role == Role.PREFILL
     fits &= jnp.any((handover.role == Role.DECODE) & whole)  # there is no first leg without a second
     return (prefill & fits) | ((handover.role == Role.BOTH) & whole), (handover.role == Role.DECODE) & whole
@@ -75,16 +81,21 @@ def waiting_requests(ranks: Rank, loading: Int32[Array, " N"] | int = 0) -> Int3
 
 
 def loads(params: ClusterParams, ranks: Rank, loading: Int32[Array, " N"] | int = 0) -> Float64[Array, " N"]:
-    """(4 waiting + running) / max_num_seqs of each rank; requests that load their KV cache wait."""
+    """(4 waiting + running) / max_num_seqs of each rank, or of its instance; requests that load their KV cache wait."""
     weight = WAITING_WEIGHT * waiting_requests(ranks, loading) + ranks.plan.running
-    return weight.astype(jnp.float64) / params.ranks.max_num_seqs.astype(jnp.float64)
+    seats = sum_of_instance(params, params.ranks.max_num_seqs)
+    return sum_of_instance(params, weight).astype(jnp.float64) / seats.astype(jnp.float64)
 
 
 def kv_loads(params: ClusterParams, ranks: Rank, t_s: Float64[Array, ""]) -> Float64[Array, " N"]:
-    """Tokens in the KV cache of each rank, or promised to a place in it, over its capacity."""
-    limits = params.ranks
+    """Tokens in the KV cache of each rank, or of those of its instance, or promised to a place in it, over its capacity."""
     tokens = kv_tokens_at(ranks, t_s) + (ranks.queued_tokens + ranks.plan.preempted_tokens)
-    return tokens.astype(jnp.float64) / (limits.num_blocks.astype(jnp.float64) * limits.block_size.astype(jnp.float64))
+    return sum_of_instance(params, tokens).astype(jnp.float64) / sum_of_instance(params, kv_capacity(params))
+
+
+def kv_capacity(params: ClusterParams) -> Float64[Array, " N"]:
+    """Tokens that the KV cache of each rank holds."""
+    return params.ranks.num_blocks.astype(jnp.float64) * params.ranks.block_size.astype(jnp.float64)
 
 
 def relative_queues(waiting: Int32[Array, " N"], able: Bool[Array, " N"]) -> Float64[Array, " N"]:
@@ -133,7 +144,7 @@ def scores(
     queue = view.load
     if view.waiting is not None:
         queue = jnp.where(router.relative, relative_queues(view.waiting, able), queue)
-    score = state.kv.missed_score(shape, params, router, view.contents, request)
+    score = least_of_instance(params, state.kv.missed_score(shape, params, router, view.contents, request))
     score += product(router.queue_weight, queue) + product(router.kv_weight, view.kv_load)
     return score + costs(shape, params, router, state, view, request, t_s) if shape.router_books else score
 
@@ -146,7 +157,7 @@ def look(shape: EngineShape, params: ClusterParams, state: ClusterState, t_s: Fl
         loads(params, state.ranks, loading),
         kv_loads(params, state.ranks, t_s),
         state.kv.contents(),
-        waiting_requests(state.ranks, loading) if shape.router_books else None,
+        sum_of_instance(params, waiting_requests(state.ranks, loading)) if shape.router_books else None,
     )
     return state.view.renewed(new, params.router.staleness_s)
 
@@ -156,5 +167,5 @@ def missed_tokens(
 ) -> Array:
     """Tokens of a request's prompt that are not in the prefix cache of rank i, as the router sees it, float64[]."""
     prompt = params.request("prompt_tokens", request).astype(jnp.float64)
-    share = state.kv.missed_share(shape, params, view.contents, request)
+    share = least_of_instance(params, state.kv.missed_share(shape, params, view.contents, request))
     return prompt * (share if isinstance(share, float) else jnp.asarray(share)[i])

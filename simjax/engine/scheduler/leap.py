@@ -69,7 +69,8 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
 
 def survey(shape: EngineShape, turn: Turn) -> tuple[Plan, Decoding, Bool[Array, ""] | None]:
     """What was formed: a plan that has no steps and no times yet, the requests that will continue to decode, and with hand-overs whether
-    all requests of the rank end with the step."""
+    all requests of the rank end with the step.
+    """
     rank, slots, f = turn.rank, turn.rank.slots, turn.formation
     position, unfinished = slots.position, ~slots.finished
     running = (position < rank.num_running) & unfinished
@@ -108,7 +109,7 @@ def survey(shape: EngineShape, turn: Turn) -> tuple[Plan, Decoding, Bool[Array, 
         blocks=f.blocks,
         kv_tokens=kv_tokens,
         preempted_tokens=preempted_tokens,
-        cached_blocks=turn.kv.num_cached(turn.i),
+        cached_blocks=turn.kv.num_cached(turn.kv_row),
     )
     decoding = Decoding(running, context, n, kv_sum, kv_max, to_finish, all_behind > 0)
     return plan, decoding, rest[0] == 0 if shape.handovers else None

@@ -36,8 +36,9 @@ def schedule_running(shape: EngineShape, params: ClusterParams, turn: Turn) -> T
     need = capped(jnp.where(running, slots.num_tokens - slots.num_computed_tokens, 0), limits, alone)
     holds = holds_prompts(turn, running | holding) if shape.groups else jnp.zeros((), bool)
     if slots.decoding is not None:
-        # What this very formation has admitted, in an earlier tick, has computed nothing and does not wait.
-        need = jnp.where(holds & ~slots.decoding & (slots.num_computed_tokens > 0), 0, need)
+        # What this very formation has admitted, in an earlier tick, does not wait.
+        admitted = (turn.before.plan.steps == 0) & (slots.num_new_tokens > 0)
+        need = jnp.where(holds & ~slots.decoding & ~admitted, 0, need)
     (total,), (last,), _ = reduce_slots([need], [jnp.where(running, position, 0)])
     short = jnp.maximum(total - limits.max_num_batched_tokens, 0)
     new = need - jnp.where(position == last, short, 0) if not shape.groups else shared_out(need, short, last, limits.max_num_batched_tokens)
@@ -48,7 +49,7 @@ def schedule_running(shape: EngineShape, params: ClusterParams, turn: Turn) -> T
     formation = Formation.of_running(
         token_budget=limits.max_num_batched_tokens - (total - short),
         seats=seats + num_holding,
-        blocks=used + turn.kv.num_held(turn.i) + turn.state.handovers.blocks(turn.i),
+        blocks=used + turn.kv.num_held(turn.kv_row) + turn.state.handovers.blocks(turn.i),
         reserved=reserved[0] if reserved else jnp.zeros((), jnp.int32),
         alone=alone,
         holding=num_holding > 0,

@@ -16,7 +16,8 @@ from simjax.metrics.latency import NAMES, STATISTICS
 
 _LATENCIES = ("ttft", "tpot", "e2e")  # ITL has no column: rows are made without a leap log, which its percentiles need
 _STATISTICS = {name: name.upper() for name in STATISTICS} | {"mean": "mean", "max": "maximum"}
-_SESSIONS, _LIMITS, _CAP, _SPECULATION = (frozenset({x}) for x in ("sessions", "limits", "cap", "speculation"))
+_SESSIONS, _LIMITS, _CAP = (frozenset({x}) for x in ("sessions", "limits", "cap"))
+_SPECULATION, _LOCKSTEP = frozenset({"speculation"}), frozenset({"lockstep"})
 
 
 def _count(
@@ -48,6 +49,12 @@ def _drafts(name: str, words: str) -> Metric:
     """A total over the instances of a run with speculative decoding."""
     value = lambda runs, xp: Column(runs.instances(name, np.add), runs.instances("drafts", np.add) > 0)
     return Metric(name, "", None, words, value, whole=True, path=("speculation", name), needs=_SPECULATION)
+
+
+def _dummies(name: str, unit: str, words: str, count: Callable[[Runs], np.ndarray], whole: bool = False) -> Metric:
+    """A number of a run in which ranks step together."""
+    value = lambda runs, xp: Column(count(runs), runs.instances("dummy_steps", np.add) > 0)
+    return Metric(name, unit, "lower", words, value, whole=whole, path=("lockstep", name), needs=_LOCKSTEP)
 
 
 def _acceptance_length(runs: Runs) -> Column:
@@ -218,6 +225,8 @@ CATALOG = catalog_of(
             path=("speculation", "acceptance_length"),
             needs=_SPECULATION,
         ),
+        _dummies("dummy_steps", "", "dummy steps of data-parallel ranks", lambda runs: runs.instances("dummy_steps", np.add), whole=True),
+        _dummies("dummy_fraction", "fraction", "time of the ranks in dummy steps", lambda runs: runs.share_of_time("dummy_s")),
         _count("ticks", None, "simulated ticks", lambda runs: runs.each("ticks"), ("sim", "ticks")),
         _count("steps", None, "simulated steps", lambda runs: runs.each("steps"), ("sim", "steps")),
     ]

@@ -72,9 +72,15 @@ class Runs:
 
     def busy_fraction(self) -> Column:
         """The share of the run in which an instance has a step under way, mean over the instances: known of runs with their activity."""
-        busy_s, count = self.instances("busy_s", np.add), [len(of_instances(result, "busy_s")) for result in self.results]
         known = (self.instances("step_tokens_max", np.maximum) > 0) & (self.clients.duration_s > 0)
-        return Column(busy_s / np.where(known, self.clients.duration_s * count, 1.0), known)
+        return Column(self.share_of_time("busy_s"), known)
+
+    def share_of_time(self, name: str) -> np.ndarray:
+        """Seconds that every instance has (`name`) as a share of the run, mean over the instances: float64[B]; as they are where it took
+        no time.
+        """
+        seconds, count = self.instances(name, np.add), [len(of_instances(result, name)) for result in self.results]
+        return seconds / np.where(self.clients.duration_s > 0, self.clients.duration_s * count, 1.0)
 
     def total(self, name: str, which: np.ndarray) -> np.ndarray:
         """The sum of an array of the log over the requests `which` (bool[B, R]): int64[B]."""
