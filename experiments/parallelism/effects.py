@@ -264,9 +264,10 @@ def dummies(effects: Effects) -> None:
         found[release] = (float(totals.dummy_steps[0]) + 3.0) / 8.0  # three steps of the one rank that has the request
     shares = {}
     for rate in (0.1, 0.3, 1.0, 3.0, 10.0):
-        result = simulated("device=h200", "sim.activity=true", f"workload.rate={rate}", "workload.num_requests=300", "workload.prompt.mean=500")
-        totals = result.instances
-        shares[rate] = 100.0 * float(totals.dummy_s[0] / (totals.dummy_s[0] + totals.busy_s[0]))
+        result = simulated(
+            "device=h200", f"workload.rate={rate}", f"workload.num_requests={max(300, round(100 * rate))}", "workload.prompt.mean=500"
+        )
+        shares[rate] = 100.0 * simjax.summarize(result)["lockstep"]["dummy_fraction"]
     effects.add(
         "DP8: steps of a group for a request of three tokens",
         "32 up to 0.28, 16 from 0.33 on: the ranks ask each other only then whether any has requests",
