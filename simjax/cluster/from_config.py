@@ -292,11 +292,10 @@ def _group(
     group: GroupConfig, model: str, device: str, cluster: ClusterConfig, limits: InstanceLimits, placed: Callable[[DeviceSpec], DeviceSpec]
 ) -> tuple[InstanceSpec, ...]:
     spec = placed(load_device(device if group.device is None else group.device))
-    degree = cluster.tensor_parallel_size if group.tensor_parallel_size is None else group.tensor_parallel_size
-    stages = cluster.pipeline_parallel_size if group.pipeline_parallel_size is None else group.pipeline_parallel_size
-    ranks = cluster.data_parallel_size if group.data_parallel_size is None else group.data_parallel_size
-    partition = cluster.pipeline_layer_partition if group.pipeline_layer_partition is None else group.pipeline_layer_partition
-    sharing = cluster.enable_expert_parallel if group.enable_expert_parallel is None else group.enable_expert_parallel
+    own = lambda name: getattr(cluster if getattr(group, name) is None else group, name)
+    sizes = (own(f"{name}_parallel_size") for name in ("tensor", "pipeline", "data"))
+    degree, stages, ranks = (1 if size is None else size for size in sizes)
+    partition, sharing = own("pipeline_layer_partition"), own("enable_expert_parallel")
     limits = engine_limits(group, limits)
     if seats_beyond_budget(limits):
         seats, budget = limits.max_num_seqs, limits.max_num_batched_tokens
@@ -308,11 +307,11 @@ def _group(
         model=architecture,
         device=spec,
         parallelism=Parallelism(
-            tensor=1 if degree is None else degree,
-            pipeline=1 if stages is None else stages,
-            data=1 if ranks is None else ranks,
+            tensor=degree,
+            pipeline=stages,
+            data=ranks,
             layer_partition=None if partition is None else tuple(partition),
-            expert=(degree or 1) * (ranks or 1) if sharing else 1,
+            expert=degree * ranks if sharing else 1,
             experts=experts_of(cluster) if sharing else experts_of(cluster).unbalanced,
         ),
         limits=limits,

@@ -16,7 +16,7 @@ from jax import Array
 
 from simjax.engine.control.select import select
 from simjax.engine.groups.lockstep import Offers
-from simjax.engine.groups.members import for_each, groups_of, of_group, rules_of, with_members
+from simjax.engine.groups.members import for_each, groups_of, rules_of, with_members
 from simjax.engine.groups.waves import until_question
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER, Plan
@@ -53,7 +53,7 @@ def _part(shape: EngineShape, params: ClusterParams, turn: Turn) -> tuple[Plan, 
     """A member's plan without times, the most steps that it may take, and its part of the first of them and of the later ones."""
     slots, f = turn.rank.slots, turn.formation
     plan, decoding, _ = survey(shape, turn)
-    model, most_captured = row(params.step_time, turn.limits.step_time), of_group(rules_of(params).most_captured, turn.wave.group)
+    model, most_captured = row(params.step_time, turn.limits.step_time), rules_of(params).most_captured[turn.wave.group]
     dummy = dummy_step(model, 1, most_captured)
     works, goes_on = plan.tokens > 0, decoding.num_running > 0
     first = rank_step(model, slots.num_new_tokens, slots.num_computed_tokens, None, 0, most_captured)
@@ -71,7 +71,7 @@ def _offers(params: ClusterParams, turn: Turn, steps: Array) -> Offers:
         steps=steps,
         next_queued_s=f.next_queued_s,
         # With a cadence it counts whether any request waited while prompts might have been admitted.
-        open=~f.blocked | (of_group(rules_of(params).prefill_schedule_interval, turn.wave.group) > 1),
+        open=~f.blocked | (rules_of(params).prefill_schedule_interval[turn.wave.group] > 1),
         refused=f.refused,
         waits=f.refused & (f.seats > 0),
         capacity_bound=jnp.where(f.holds_prompts | (f.preempted > 0) | f.continues, before.capacity_bound, f.refused),

@@ -77,11 +77,6 @@ def groups_of(state: ClusterState) -> Groups:
     return state.groups
 
 
-def of_group(values: Array, group: Array | int) -> Array:
-    """The entry of a group of an array over G."""
-    return values[group]
-
-
 def members_of(shape: EngineShape, turn: Turn, table: T) -> T:
     """The members' rows of a record of leaves [N, ...]: all of them where the cluster is one group."""
     leaves, structure = jax.tree.flatten(table)
@@ -113,8 +108,8 @@ def begin_forward(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn
     due = due_s[first] < next_arrival_s(params, turn.state) if shape.live_routing else jnp.ones((), bool)
     due = before_snapshot(shape, params, turn.state, due, due_s[first])
     number = jnp.arange(shape.group_ranks, dtype=jnp.int32)
-    present = number < of_group(rules.size, group)
-    i = jnp.where(present, of_group(rules.first, group) + number, shape.ranks)
+    present = number < rules.size[group]
+    i = jnp.where(present, rules.first[group] + number, shape.ranks)
     turn = dataclasses.replace(turn, i=i, due=due, waits=jnp.zeros_like(present))
     rank = members_of(shape, turn, ranks)
     wave = Wave(group, present, jnp.zeros((), bool), jnp.zeros((), jnp.int32))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.groups.lockstep import Wave
-from simjax.engine.groups.members import each, for_each, groups_of, members_of, of_group, rules_of
+from simjax.engine.groups.members import each, for_each, groups_of, members_of, rules_of
 from simjax.engine.params import ClusterParams
 from simjax.engine.scheduler.commit import commit
 from simjax.engine.shape import EngineShape
@@ -26,14 +26,14 @@ def commit_forward(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tur
 
     groups, rules, group, present = groups_of(turn.state), rules_of(params), turn.wave.group, turn.wave.present
     offers = members_of(shape, turn, groups.offers)
-    steps, began = turn.before.plan.steps[0], of_group(groups.counter, group)
+    steps, began = turn.before.plan.steps[0], groups.counter[group]
     counter = began + steps
     left = jnp.any(present & (offers.waits | some_unfinished(turn)))
-    left = jnp.where(turn.limits.async_scheduling[0], of_group(groups.unfinished, group), left)
+    left = jnp.where(turn.limits.async_scheduling[0], groups.unfinished[group], left)
     stops = (steps > 0) & (until_question(params, group, counter - 1) == 1) & ~left
     counter = jnp.where(stops, 0, counter)
 
-    every = of_group(rules.prefill_schedule_interval, group)
+    every = rules.prefill_schedule_interval[group]
     # Later steps of a leap whose formations might have admitted requests: they left those waiting that the first one had left.
     released = (steps > 1) & ((began + steps - 1) // every > began // every)
     bound = jnp.where(released, offers.refused, offers.capacity_bound)
@@ -46,15 +46,15 @@ def commit_forward(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tur
         waits=offers.formed,
         throttled=(counter % every != 0) & ~bound,
         offers=dataclasses.replace(offers, capacity_bound=bound),
-        wave=Wave(group, present, of_group(groups.running, group) & ~stops, counter),
+        wave=Wave(group, present, groups.running[group] & ~stops, counter),
     )
 
 
 def until_question(params: ClusterParams, group: Array | int, counter: Array) -> Array:
     """Forwards until the ranks of a group ask each other, `counter` >= 0 of them into the wave, int32[] >= 1."""
     rules = rules_of(params)
-    interval = of_group(rules.sync_interval, group)
-    return jnp.where(of_group(rules.syncs_first, group) & (counter == 0), 1, interval - counter % interval)
+    interval = rules.sync_interval[group]
+    return jnp.where(rules.syncs_first[group] & (counter == 0), 1, interval - counter % interval)
 
 
 def some_unfinished(turn: Turn) -> Array:
