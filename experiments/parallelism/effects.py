@@ -274,7 +274,7 @@ def dummies(effects: Effects) -> None:
         "vLLM v1/engine/core.py, _has_global_unfinished_reqs",
         " and ".join(f"{steps:g} ({release})" for release, steps in found.items())
         + f"; dummies take {shares[0.1]:.0f} % of the ranks' time at 0.1 requests/s, {shares[1.0]:.0f} % at 1, {shares[10.0]:.0f} % at 10",
-        "Qwen3-235B-A22B, DP8 EP8 on H200; prompts of 500 tokens and outputs of 250 for the shares",
+        "Qwen3-235B-A22B, DP8 EP8 on H200; prompts of 500 tokens and outputs of 650 for the shares",
     )
     axes = effects.lines("DP8: dummies of ranks without requests", "requests/s", "% of the ranks' time", {"dummies": shares}, None)
     axes.set_xscale("log")
