@@ -11,12 +11,15 @@ from simjax.cluster.spec import ClusterSpec, InstanceSpec
 from simjax.cluster.timing import ClusterTiming, cluster_timings
 from simjax.cluster.warnings import about_models, beyond_context, refused_by_vllm
 from simjax.engine.host.lower import Lowered, lower
+from simjax.engine.host.lowering.power import plant_of, with_power
 from simjax.engine.host.pools import Pools, pools_of
 from simjax.engine.params import RequestParams
 from simjax.engine.simulate import DEFAULT_MAX_TICKS
 from simjax.errors import SimjaxError, value_or_raise
 from simjax.metrics.slo import Slo
 from simjax.metrics.steady.window import AUTOMATIC, Window
+from simjax.power.plant import Plant
+from simjax.power.source import PowerSource
 from simjax.validity.groups import InstanceGroup
 from simjax.workload.workload import Workload
 
@@ -31,6 +34,7 @@ class RunOptions(NamedTuple):
         slo: limits for goodput, None for none.
         window: what is left out of the metrics.
         activity: record busy seconds, tokens by phase and extremes of the steps of each instance.
+        power: power of devices and servers, None to leave energy out.
     """
 
     seed: int = 0
@@ -39,6 +43,7 @@ class RunOptions(NamedTuple):
     slo: Slo | None = None
     activity: bool = False
     window: Window = AUTOMATIC
+    power: PowerSource | None = None
 
 
 DEFAULT_OPTIONS = RunOptions()
@@ -56,6 +61,7 @@ class Design:
         max_ticks: bound on the length of its run, in ticks.
         calibrated: the groups of its instances whose profile has a calibration, and so ranges that the run may leave.
         pools: its prefill and decode instances, None if all run both phases.
+        plant: power of its devices at rest, of its servers and its building; None without power.
     """
 
     lowered: Lowered
@@ -65,6 +71,7 @@ class Design:
     max_ticks: int
     calibrated: tuple[InstanceGroup, ...] = ()
     pools: Pools | None = None
+    plant: Plant | None = None
 
 
 def design_of(
@@ -94,6 +101,10 @@ def design_of(
     # Groups whose ranges are watched need the smallest and largest steps of the run: from its leap log, or else from its activity.
     if options.activity or (calibrated and not log):
         lowered = replace(lowered, shape=replace(lowered.shape, activity=True))
+    plant = None
+    if options.power is not None:
+        plant = plant_of(cluster, options.power)
+        lowered = with_power(lowered, cluster, timing, options.power)
     return Design(
         lowered,
         cluster.num_devices,
@@ -102,6 +113,7 @@ def design_of(
         options.max_ticks,
         calibrated,
         pools_of(cluster, lowered.params, named=log),
+        plant,
     )
 
 

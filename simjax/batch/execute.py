@@ -200,7 +200,10 @@ class Batches:
         def rows(some: Mapping[int, int]) -> list[Row]:
             designs = [self._designs[point] for point in some.values()]
             results = batch_results(batch, {b: self._designs[point].lowered for b, point in some.items()}, state, going)
-            results = [replace(x, pools=design.pools) if design.pools else x for x, design in zip(results, designs, strict=True)]
+            results = [
+                replace(x, pools=design.pools, plant=design.plant) if design.pools or design.plant else x
+                for x, design in zip(results, designs, strict=True)
+            ]
             slos, gpus, windows = ([getattr(x, name) for x in designs] for name in ("slo", "gpus", "window"))
             found = result_rows(results, slos, gpus, catalog=self._into.catalog, windows=windows)
             for point, design, result in zip(some.values(), designs, results, strict=True):

@@ -35,6 +35,7 @@ class ClusterTiming:
         row: int32[N], the step-time model of each instance; of one with pp stages that of the first, which those of the others follow.
         api_pre_s, api_post_s: float64[N], seconds before an instance queues a request, and after the step that makes a token.
         warnings: one line each, where a step time is used outside the range that it was measured on.
+        sequence_host_s: float64[N], part of a step's time for each sequence in which the device waits for the host; None if unknown.
         measured: for each step-time model, the name of its source and the longest context measured there in tokens.
     """
 
@@ -44,6 +45,7 @@ class ClusterTiming:
     api_post_s: np.ndarray
     warnings: tuple[str, ...]
     measured: tuple[tuple[str, int], ...] = ()
+    sequence_host_s: np.ndarray | None = None
 
 
 class _Timing(NamedTuple):
@@ -150,6 +152,7 @@ def _assembled(timings: list[_Timing | SimjaxError], rows: list[list[int]]) -> l
             api_post_s=np.array([float(timing.host.api_post_s) for timing in found]),
             warnings=tuple(dict.fromkeys(line for timing in found for line in timing.warnings)),
             measured=tuple(timing.measured for timing in different if isinstance(timing, _Timing)),
+            sequence_host_s=np.array([float(timing.host.sequence_s) for timing in found]),
         )
 
     return [of(cluster) for cluster in rows]

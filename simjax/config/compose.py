@@ -24,6 +24,7 @@ from simjax.config.scheduler import BackendConfig, SchedulerConfig
 from simjax.errors import SimjaxError
 from simjax.options.effect import conditionals, looking_at, refuse_without_effect, unset_by_choice
 from simjax.paths import CONF
+from simjax.power.config import PowerConfig
 from simjax.speculation.config import SpeculationConfig
 from simjax.workload.config import WorkloadConfig
 
@@ -46,12 +47,13 @@ GROUPS: dict[str, type] = {
     "scheduler": SchedulerConfig,
     "backend": BackendConfig,
     "speculation": SpeculationConfig,
+    "power": PowerConfig,
     "workload": WorkloadConfig,
     "sweep": sweep.SweepConfig,
 }
 """The schema of every group of presets, the files conf/GROUP/NAME.yaml of which GROUP=NAME chooses one."""
 
-FREE_MAPPINGS = ("sweep.axes", "profile.parameters", "parameters", "workload.models", "workload.classes")
+FREE_MAPPINGS = ("sweep.axes", "profile.parameters", "power.values", "parameters", "workload.models", "workload.classes")
 """Options that are mappings with keys of their own."""
 _FREE = re.compile(rf"^({'|'.join(map(re.escape, FREE_MAPPINGS))})([.=])")
 

@@ -15,6 +15,7 @@ from simjax.errors import SimjaxError
 from simjax.options.condition import at_least, is_set, is_unset, needs
 from simjax.options.option import option, section
 from simjax.options.plausible import Plausible
+from simjax.power.config import PowerConfig
 from simjax.speculation.config import SpeculationConfig
 from simjax.workload.config import WorkloadConfig
 
@@ -133,6 +134,7 @@ class SimulatedConfig(DeployedConfig):
 
     workload: WorkloadConfig = section(WorkloadConfig, "requests")
     profile: ProfileConfig = section(ProfileConfig, "step times")
+    power: PowerConfig = section(PowerConfig, "power and energy")
     sim: SimConfig = section(SimConfig, "the simulation itself")
     slo: SloConfig = section(SloConfig, "service levels; with them results have attainment and goodput")
     metrics: MetricsConfig = section(MetricsConfig, "measurement window; warmup_s=0 and cooldown_s=0 measure the whole run")

@@ -81,6 +81,28 @@ class Slots:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class PlannedWork:
+    """What the steps of a plan do on the devices of a rank, in seconds; step j >= 2 as the step times of a `Plan`.
+
+    Attributes:
+        busy_s, next_busy_s, busy_slope_s: device time.
+        memory_s, next_memory_s, memory_slope_s: time of the bytes at the data sheet's bandwidth.
+        compute_s, next_compute_s, compute_slope_s: time of the FLOPs at the data sheet's peak.
+    """
+
+    busy_s: Float64[Array, "*N"]
+    next_busy_s: Float64[Array, "*N"]
+    busy_slope_s: Float64[Array, "*N"]
+    memory_s: Float64[Array, "*N"]
+    next_memory_s: Float64[Array, "*N"]
+    memory_slope_s: Float64[Array, "*N"]
+    compute_s: Float64[Array, "*N"]
+    next_compute_s: Float64[Array, "*N"]
+    compute_slope_s: Float64[Array, "*N"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Plan:
     """The plan of a rank until its next event; scalars (a leading N axis in `ClusterState`).
 
@@ -98,6 +120,7 @@ class Plan:
         kv_tokens: tokens in the KV cache when the plan starts.
         preempted_tokens: tokens that the preempted requests will have to compute again.
         cached_blocks: with prefix caching, free blocks that have been in use before, most of them with a hash; None without.
+        work: what its steps do on the devices; None where power is not simulated.
     """
 
     start_s: Float64[Array, "*N"]
@@ -115,6 +138,7 @@ class Plan:
     kv_tokens: Int64[Array, "*N"]
     preempted_tokens: Int64[Array, "*N"]
     cached_blocks: Int32[Array, "*N"] | None
+    work: PlannedWork | None = None
 
     def due_s(self) -> Float64[Array, "*N"]:
         """Time at which the rank needs its next turn; -infinity while a formation continues: nothing may come between."""

@@ -49,6 +49,7 @@ class EngineShape:
         handovers: K, requests that can be on their way from prefill to decode ranks at once; 0 where every rank runs both phases.
         links: X, links of their transfers.
         activity: whether busy seconds, tokens by phase and extremes of the steps are accumulated in the state.
+        power: whether the energy of the devices is accumulated in the state.
         log_rows: ticks whose leaps are logged before the host collects them; 0 keeps no log.
     """
 
@@ -77,6 +78,7 @@ class EngineShape:
     handovers: int = system(0)
     links: int = 0
     activity: bool = system(False)
+    power: bool = system(False)
     log_rows: int = 4_096
 
     def __post_init__(self) -> None:
@@ -100,6 +102,8 @@ class EngineShape:
             raise ValueError("priorities go with no groups")
         if self.priorities and self.window != 2:
             raise ValueError("by priority a tick admits one request and sees the next: window must be 2")
+        if self.power and (self.pipeline_stages or self.speculation or self.groups):
+            raise ValueError("power goes with neither pp stages nor speculative decoding nor groups")
         if self.capped and not self.clients:
             raise ValueError("a client with a cap needs seats: clients must not be 0")
         if self.prefix_nodes and self.window != 2:

@@ -7,7 +7,7 @@ A subsystem that a program does not have is a record without leaves whose method
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -25,8 +25,9 @@ from simjax.engine.kv.prefix_cache import NoPrefixCache, PrefixCache, initial_kv
 from simjax.engine.params import ClusterParams
 from simjax.engine.pipeline.flight import initial_flight
 from simjax.engine.pipeline.line import initial_line
+from simjax.engine.power.energy import Energy, NoEnergy, initial_energy
 from simjax.engine.priority.progress import NoProgress, Progress, initial_progress
-from simjax.engine.rank import NEVER, Plan, Rank, Slots
+from simjax.engine.rank import NEVER, Plan, PlannedWork, Rank, Slots
 from simjax.engine.routing.balancer import Balancers, NoBalancers, initial_balancers
 from simjax.engine.routing.books import NoBooks, RouterBooks, initial_books
 from simjax.engine.routing.view import FreshView, RouterView
@@ -52,6 +53,7 @@ class ClusterState:
         books: what the router knows of the requests that it has routed.
         balancers: what the API servers of instances know of their ranks.
         activity: totals of the ranks' work so far.
+        energy: energy of the ranks' devices so far.
         drafts: totals of speculative decoding.
         groups: ranks that step together.
         progress: what preempted requests keep that wait in the queue.
@@ -73,6 +75,7 @@ class ClusterState:
     books: RouterBooks | NoBooks
     balancers: Balancers | NoBalancers
     activity: Activity | NoActivity
+    energy: Energy | NoEnergy
     drafts: DraftTotals | NoDraftTotals
     groups: Groups | NoGroups
     progress: Progress | NoProgress
@@ -86,7 +89,7 @@ class ClusterState:
 
     def instance_columns(self) -> dict[str, Any]:
         """Columns of `InstanceLog` that the engine records, with a leading axis N."""
-        recorded = [x.instance_columns() for x in (self.kv, self.activity, self.drafts, self.groups)]
+        recorded = [x.instance_columns() for x in (self.kv, self.activity, self.energy, self.drafts, self.groups)]
         return {"peak_blocks": self.peak_blocks, **{name: values for columns in recorded for name, values in columns.items()}}
 
 
@@ -104,6 +107,7 @@ def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
         books=initial_books(shape),
         balancers=initial_balancers(shape),
         activity=initial_activity(shape),
+        energy=initial_energy(shape),
         drafts=initial_totals(shape),
         groups=initial_groups(shape),
         progress=initial_progress(shape),
@@ -155,6 +159,7 @@ def _initial_ranks(shape: EngineShape, kv: PrefixCache | NoPrefixCache) -> Rank:
         kv_tokens=i64,
         preempted_tokens=i64,
         cached_blocks=jax.tree.map(lambda _: i32, kv.num_cached(0)),
+        work=PlannedWork(*[f64] * len(fields(PlannedWork))) if shape.power else None,
     )
     return Rank(
         slots,

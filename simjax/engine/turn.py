@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from simjax.engine.accounting.leap_log import LeapRows, NoLog
     from simjax.engine.groups.lockstep import Offers, Wave
     from simjax.engine.kv.prefix_cache import NoPrefixCache, PrefixCache
+    from simjax.engine.power.energy import NoSpent, Spent
     from simjax.engine.scheduler.commit import Emitted
     from simjax.engine.scheduler.departure import Departed
     from simjax.engine.scheduler.formation import Demand, Formation
@@ -50,6 +51,7 @@ class Turn:
         rank: the rank as the stages have left it.
         waits: finished requests must depart, or be answered, one a tick before the next step can be formed.
         emitted: tokens that the plan has given.
+        spent: energy that it has taken.
         departed: finished request that has left the slots.
         formation: step being formed.
         demand: tokens and blocks that the running requests ask of it.
@@ -67,6 +69,7 @@ class Turn:
     rank: Rank = LATER
     waits: Bool[Array, ""] = LATER
     emitted: Emitted = LATER
+    spent: Spent | NoSpent = LATER
     departed: Departed = LATER
     formation: Formation = LATER
     demand: Demand = LATER

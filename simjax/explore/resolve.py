@@ -26,6 +26,7 @@ from simjax.explore.points import Points
 from simjax.explore.values import format_value
 from simjax.job import measurement_window, service_levels
 from simjax.options.effect import implausible, looking_at, without_effect
+from simjax.power.source import power_source
 from simjax.validity.groups import InstanceGroup, Profiles, calibrated_groups
 from simjax.workload import build_workload
 from simjax.workload.synthetic.extent import longest
@@ -34,7 +35,7 @@ from simjax.workload.workload import Workload
 _T = TypeVar("_T")
 
 # Roots of the options that each part of a design depends on.
-WORKLOAD, RUN = ("workload",), ("sim", "slo", "metrics")
+WORKLOAD, RUN = ("workload",), ("sim", "slo", "metrics", "power")
 CLUSTER = ("model", "device", "cluster", "network", "scheduler", "backend", "speculation", "disaggregation", "profile")
 _LOGGED = 3  # messages of a kind that are logged; the rest are only counted
 
@@ -186,7 +187,9 @@ def _cluster(known: Profiles, config: RunConfig) -> _Cluster:
 
 def _run(config: RunConfig) -> RunOptions:
     sim, slo, window = config.sim, service_levels(config.slo), measurement_window(config.metrics)
-    return RunOptions(leap=sim.leap, max_ticks=sim.max_ticks, slo=slo, activity=sim.activity, window=window)  # requests hold the draws
+    return RunOptions(
+        leap=sim.leap, max_ticks=sim.max_ticks, slo=slo, activity=sim.activity, window=window, power=power_source(config.power)
+    )  # requests hold the draws
 
 
 def _cluster_warnings(

@@ -74,6 +74,19 @@ def row(step_time: StepTime, index: jax.Array | int) -> StepTimeRow:
     return StepTimeRow(step_time, index)
 
 
+class StepParts(NamedTuple):
+    """What the time of a step is looked up by: scheduled tokens and sequences, whether some are a chunk, and seconds of attention; and the
+    batches that these are of.
+    """
+
+    tokens: jax.Array
+    sequences: jax.Array
+    chunks: jax.Array
+    attention_s: jax.Array
+    of_chunks: ChunkBatch
+    of_decodes: DecodeBatch
+
+
 def mixed_step_s(
     model: StepTimeRow, new: jax.Array, computed: jax.Array, decoding: jax.Array | None = None, scheduled: jax.Array | int = 0
 ) -> jax.Array:
@@ -86,23 +99,18 @@ def mixed_step_s(
     new, computed: i32[S]; new 0 = slot not in the step, 1 = decode, more = a prefill chunk. decoding: bool[S], or None where no slot has
     drafts; with it, scheduled: sum of new. Returns f64[]; 0 when nothing is scheduled.
     """
-    parts = mixed_parts(model, new, computed, decoding, scheduled)
-    step_s = _shared_s(model, parts.tokens, parts.sequences) + parts.attention_s
+    return step_s(model, mixed_parts(model, new, computed, decoding, scheduled))
+
+
+def step_s(model: StepTimeRow, parts: StepParts) -> jax.Array:
+    """Seconds of a step from its parts, f64[]."""
+    seconds = _shared_s(model, parts.tokens, parts.sequences) + parts.attention_s
     if model.times.launch_s is not None:
         alone_s, chunk_s = model.times.launch_s[index_of(model), 0], model.times.launch_s[index_of(model), 1]
-        step_s = jnp.where(parts.chunks, longer_s(step_s, chunk_s), jnp.maximum(step_s, alone_s))
+        seconds = jnp.where(parts.chunks, longer_s(seconds, chunk_s), jnp.maximum(seconds, alone_s))
     if model.times.stream_s is not None:
-        step_s = jnp.maximum(step_s, model.times.stream_s[index_of(model), parts.tokens])
-    return jnp.where(parts.tokens > 0, step_s, 0.0)
-
-
-class StepParts(NamedTuple):
-    """What the time of a step is looked up by: scheduled tokens and sequences, whether some are a chunk, and seconds of attention."""
-
-    tokens: jax.Array
-    sequences: jax.Array
-    chunks: jax.Array
-    attention_s: jax.Array
+        seconds = jnp.maximum(seconds, model.times.stream_s[index_of(model), parts.tokens])
+    return jnp.where(parts.tokens > 0, seconds, 0.0)
 
 
 def mixed_parts(
@@ -114,7 +122,7 @@ def mixed_parts(
     if decoding is not None:
         tokens = jnp.asarray(scheduled, jnp.int32)
     attention_s = jnp.where(chunks.count > 0, _mixed_s(model, chunks, decodes), decode_attention(model, decodes)[0])
-    return StepParts(tokens, sequences, chunks.count > 0, attention_s)
+    return StepParts(tokens, sequences, chunks.count > 0, attention_s, chunks, decodes)
 
 
 def decode_steps(model: StepTimeRow, n: jax.Array, kv_sum: jax.Array, kv_max: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -132,6 +140,15 @@ def decode_steps(model: StepTimeRow, n: jax.Array, kv_sum: jax.Array, kv_max: ja
     if model.times.stream_s is not None:
         steps = no_shorter(*steps, model.times.stream_s[index_of(model), n])
     return steps
+
+
+def device_s(model: StepTimeRow, tokens: jax.Array, sequences: jax.Array, attention_s: jax.Array) -> jax.Array:
+    """Seconds of a step in which the device works, collectives included: no time of the host, launching included, is part of it.
+
+    tokens, sequences: integer scalars; attention_s: f64[]. The host's time of each sequence is left in.
+    """
+    c = index_of(model)
+    return model.times.tokens_s[c, tokens] + model.times.sequences_s[c, sequences] + attention_s
 
 
 def send_s(model: StepTimeRow, tokens: jax.Array) -> jax.Array:

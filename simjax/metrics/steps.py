@@ -1,4 +1,4 @@
-"""The steps within leaps: duration, end and output of every step, vectorised."""
+"""The steps within leaps: duration, end and output of every step, vectorised; and integrals over bins of what steps do."""
 
 from __future__ import annotations
 
@@ -51,3 +51,28 @@ def expand_steps(leaps: LeapLog) -> Steps:
         outputs=np.where(is_first, leaps.first_outputs[leap], leaps.outputs[leap]).astype(np.int64),
         decodes=np.where(is_first, leaps.decodes[leap], leaps.outputs[leap]).astype(np.int64),
     )
+
+
+def binned(edges: np.ndarray, start: np.ndarray, span: np.ndarray, rate: np.ndarray, rate_end: np.ndarray | None = None) -> np.ndarray:
+    """Exact integrals over each bin of a rate that is linear inside each segment.
+
+    Args:
+        edges: float64[B+1]; the outer bins also take what lies beyond the outer edges by rounding.
+        start: float64[K], segment starts, sorted; segments do not overlap.
+        span: float64[K], segment lengths, >= 0.
+        rate: float64[K], rate at the segment's start times `span`, so that a segment of no length can carry something.
+        rate_end: float64[K], the same at its end; constant when absent.
+
+    Returns:
+        float64[B], sums to the segments' total.
+    """
+    if len(start) == 0:
+        return np.zeros(len(edges) - 1)
+    slope = np.zeros_like(rate) if rate_end is None else rate_end - rate
+    before = np.concatenate([[0.0], np.cumsum(rate + slope / 2.0)])
+    inner = edges[1:-1]
+    k = np.searchsorted(start, inner, side="right") - 1  # the segment that each edge falls in or after
+    at = np.maximum(k, 0)
+    done = np.where(span[at] > 0, np.clip((inner - start[at]) / np.where(span[at] > 0, span[at], 1.0), 0.0, 1.0), 1.0)
+    filled = np.where(k >= 0, before[at] + rate[at] * done + slope[at] * done**2 / 2.0, 0.0)
+    return np.diff(np.concatenate([[0.0], filled, [before[-1]]]))

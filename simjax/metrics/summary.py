@@ -14,6 +14,7 @@ from simjax.metrics.catalog import CATALOG, INSTANCE_CATALOG, Catalog, Metric
 from simjax.metrics.catalog.instances import Instances
 from simjax.metrics.catalog.metric import cells
 from simjax.metrics.catalog.runs import Runs
+from simjax.metrics.energy.report import energy_summary
 from simjax.metrics.handover.report import disaggregation_summary
 from simjax.metrics.latency import itl_statistics
 from simjax.metrics.sessions import session_summary
@@ -51,7 +52,7 @@ def summarize(
     (`simjax.metrics.sessions.session_summary`), `disaggregation` when the cluster has prefill and decode instances
     (`simjax.metrics.handover.report.disaggregation_summary`); the entries of `instances` then have a role. `classes` is there when requests
     have classes of service (`simjax.metrics.slo.by_class`), and attainment and goodput hold each to the limits of its class too. `energy`
-    and `cost` hold None: they are not modelled yet.
+    is `simjax.metrics.energy.report.energy_summary`.
 
     Args:
         result: the run.
@@ -84,7 +85,7 @@ def summarize(
         "itl_s": itl_statistics(result, None if part.whole[0] else (float(part.start_s[0]), float(part.end_s[0]))),
         "e2e_s": {},
         "kv": dict.fromkeys(("num_blocks", "peak_used_fraction", "prefix_hit_fraction", "evicted_blocks", "peak_cached_fraction")),
-        "energy": {"total_j": None, "per_output_token_j": None, "mean_power_w": None},
+        "energy": energy_summary(result),
         "cost": None,
         "sim": {"ticks": None, "steps": None, "compile_s": float(result.compile_s), "run_s": float(result.run_s)},
         "instances": instances_of(result, float(runs.clients.duration_s[0])),
@@ -106,6 +107,7 @@ def summarize(
         summary["disaggregation"] = disaggregation_summary(runs)
     given = {"roles": runs.disaggregated, "speculation": bool(result.instances.drafts.any())}
     given |= {"lockstep": bool(result.instances.dummy_steps.any())}
+    given |= {"power": result.plant is not None}
     given |= {"sessions": sessions is not None, "cap": result.due_s is not None, "limits": has_limits, "gpus": gpus is not None}
     for metric in catalog.values():
         if metric.path and all(given[name] for name in metric.needs):

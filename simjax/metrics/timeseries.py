@@ -12,8 +12,9 @@ from simjax.engine.host.result import LeapLog, Result
 from simjax.errors import SimjaxError
 from simjax.metrics.caching import caches, hits, kept_blocks
 from simjax.metrics.catalog.instances import of_instances
+from simjax.metrics.energy.series import instance_power
 from simjax.metrics.handover.legs import first_legs, kept_for_transfers, waits_for_decode
-from simjax.metrics.steps import Steps, expand_steps, leap_durations
+from simjax.metrics.steps import Steps, binned, expand_steps, leap_durations
 
 COLUMNS = ["t_s", "instance", "running", "waiting", "kv_used_fraction", "prompt_tokens_per_s", "output_tokens_per_s", "power_w"]
 COLUMNS += ["kv_cached_fraction", "prefix_hit_fraction"]
@@ -36,7 +37,8 @@ def timeline(result: Result, interval_s: float | None = None, most_bins: int = 5
         by requests over usable blocks, time-weighted mean; inside a leap it grows linearly. It includes blocks that are kept for
         transfers of KV cache, between the steps too. `prompt_tokens_per_s`: prefill tokens
         computed (recomputation included), spread over their step. `output_tokens_per_s`: tokens counted at the end of their step.
-        `power_w` is missing (`pd.NA`) until power is modelled. `kv_cached_fraction`: KV blocks held by requests or kept by the prefix cache
+        `power_w`: watts of the instance's devices with their part of servers and building, missing (`pd.NA`) without power.
+        `kv_cached_fraction`: KV blocks held by requests or kept by the prefix cache
         (blocks without use among them, see `LeapLog.cached_blocks`) over usable blocks, time-weighted mean; missing in a run without
         prefix caching. `prefix_hit_fraction`: cached over prompt tokens of the requests whose first step starts in the bin; missing
         when there are none.
@@ -57,7 +59,8 @@ def timeline(result: Result, interval_s: float | None = None, most_bins: int = 5
     seen, steps = by_rank(result), expand_steps(result.leaps)
     assert seen.leaps is not None
     frames = [_instance_timeline(seen, seen.leaps, steps, i, edges, width) for i in range(len(of_instances(seen, "num_blocks")))]
-    return pd.concat(frames if result.ranks is None else _of_several_ranks(result, result.ranks, frames, edges), ignore_index=True)
+    whole = pd.concat(frames if result.ranks is None else _of_several_ranks(result, result.ranks, frames, edges), ignore_index=True)
+    return whole if result.plant is None else whole.assign(power_w=pd.array(instance_power(result, edges).ravel(), dtype="Float64"))
 
 
 def _of_several_ranks(result: Result, ranks: RankLog, frames: list[pd.DataFrame], edges: np.ndarray) -> list[pd.DataFrame]:
@@ -131,12 +134,12 @@ def _instance_timeline(result: Result, leaps: LeapLog, steps: Steps, instance: i
 
     # Each leap is two segments: step 1, and the decode steps after it.
     starts, spans = _pairs(start, start + first), _pairs(first, rest)
-    running = _binned(edges, starts, spans, _pairs(leaps.running[mine], later) * spans)
+    running = binned(edges, starts, spans, _pairs(leaps.running[mine], later) * spans)
     # Decode steps only take blocks: a fall after step 1 is a finished request that asynchronous scheduling had kept for that step.
-    held = _binned(edges, starts, spans, _pairs(blocks, np.minimum(blocks, last)) * spans, _pairs(blocks, last) * spans)
+    held = binned(edges, starts, spans, _pairs(blocks, np.minimum(blocks, last)) * spans, _pairs(blocks, last) * spans)
     held += _held_between(result, instance, edges, start, first + rest)
-    preempted = _binned(edges, start, first + rest, leaps.preempted[mine] * (first + rest))
-    prompt = _binned(edges, start, first, leaps.prompt_tokens[mine].astype(np.float64))
+    preempted = binned(edges, start, first + rest, leaps.preempted[mine] * (first + rest))
+    prompt = binned(edges, start, first, leaps.prompt_tokens[mine].astype(np.float64))
     emitted = mine[steps.leap]
     bins = len(edges) - 1
     where = np.clip(np.ceil((steps.end_s[emitted] - edges[0]) / width).astype(np.int64) - 1, 0, bins - 1)
@@ -171,37 +174,12 @@ def _kept(leaps: LeapLog, instance: int, num_blocks: int, edges: np.ndarray) -> 
     """Block-seconds in each bin that requests hold or the prefix cache keeps, float64[B]."""
     start, first, last = kept_blocks(leaps, instance, num_blocks)
     spans = np.maximum(np.diff(start, append=edges[-1]), 0.0)
-    return _binned(edges, start, spans, first * spans, last * spans)
+    return binned(edges, start, spans, first * spans, last * spans)
 
 
 def _pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """float64[2L]: a0, b0, a1, b1, ..."""
     return np.stack([a, b], axis=1).astype(np.float64).ravel()
-
-
-def _binned(edges: np.ndarray, start: np.ndarray, span: np.ndarray, rate: np.ndarray, rate_end: np.ndarray | None = None) -> np.ndarray:
-    """Exact integrals over each bin of a rate that is linear inside each segment.
-
-    Args:
-        edges: float64[B+1]; the outer bins also take what lies beyond the outer edges by rounding.
-        start: float64[K], segment starts, sorted; segments do not overlap.
-        span: float64[K], segment lengths, >= 0.
-        rate: float64[K], rate at the segment's start times `span`, so that a segment of no length can carry something.
-        rate_end: float64[K], the same at its end; constant when absent.
-
-    Returns:
-        float64[B], sums to the segments' total.
-    """
-    if len(start) == 0:
-        return np.zeros(len(edges) - 1)
-    slope = np.zeros_like(rate) if rate_end is None else rate_end - rate
-    before = np.concatenate([[0.0], np.cumsum(rate + slope / 2.0)])
-    inner = edges[1:-1]
-    k = np.searchsorted(start, inner, side="right") - 1  # the segment that each edge falls in or after
-    at = np.maximum(k, 0)
-    done = np.where(span[at] > 0, np.clip((inner - start[at]) / np.where(span[at] > 0, span[at], 1.0), 0.0, 1.0), 1.0)
-    filled = np.where(k >= 0, before[at] + rate[at] * done + slope[at] * done**2 / 2.0, 0.0)
-    return np.diff(np.concatenate([[0.0], filled, [before[-1]]]))
 
 
 def _held_between(result: Result, instance: int, edges: np.ndarray, start: np.ndarray, span: np.ndarray) -> np.ndarray:

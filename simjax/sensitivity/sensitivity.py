@@ -29,6 +29,7 @@ from simjax.errors import SimjaxError, closest
 from simjax.job import about_options, measurement_window, service_levels
 from simjax.metrics.catalog import CATALOG
 from simjax.metrics.rows import too_few
+from simjax.power.source import power_source
 from simjax.sensitivity.parameters import HELD_BY_STEPS, SensitivityParameter, Setting, sensitivity_parameters
 from simjax.sensitivity.pathwise import NUDGE, PATHWISE, pathwise, tangents_of
 from simjax.sensitivity.replicates import SeededWorkloads
@@ -194,7 +195,9 @@ def _simulated(
     designs: dict[int, Design] = {}
     sim, slo, count = config.sim, service_levels(config.slo), len(workloads.seeds)
     window = measurement_window(config.metrics)
-    options = RunOptions(leap=sim.leap, max_ticks=sim.max_ticks, slo=slo, activity=sim.activity, window=window)
+    options = RunOptions(
+        leap=sim.leap, max_ticks=sim.max_ticks, slo=slo, activity=sim.activity, window=window, power=power_source(config.power)
+    )
     impossible: set[int] = set()
     for i, (setting, timing) in enumerate(zip(settings, timings, strict=True)):
         spec = replace(cluster, instances=setting.instances, disaggregation=setting.disaggregation)

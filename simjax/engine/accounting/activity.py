@@ -92,4 +92,7 @@ def initial_activity(shape: EngineShape) -> Activity | NoActivity:
 
 def account(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """Add what the committed plan has done."""
-    return turn.with_state(activity=turn.state.activity.after(turn), drafts=turn.state.drafts.after(turn))
+    state = turn.state
+    energy, spent = state.energy.after(params, turn)
+    turn = turn.with_state(activity=state.activity.after(turn), drafts=state.drafts.after(turn), energy=energy)
+    return dataclasses.replace(turn, spent=spent)

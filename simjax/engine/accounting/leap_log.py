@@ -103,6 +103,7 @@ def _columns(shape: EngineShape, turn: Turn) -> list[Array]:
         "kv_blocks": plan.blocks,
         "kv_blocks_last": emitted.blocks_last,
         **turn.kv.log_columns(plan.cached_blocks),
+        **turn.spent.log_columns(),
     }
     return in_order(LeapLog, shape, columns)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from simjax.engine.accounting.totals import Overflow
 from simjax.engine.groups.members import groups_of
 from simjax.engine.params import ClusterParams
+from simjax.engine.power.energy import NoSpent
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
 
@@ -39,7 +40,8 @@ def count_all(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
 
 def account_all(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """Add what the plans have done of those members that had requests."""
-    return turn.with_state(activity=turn.state.activity.after(_without_dummies(turn)))
+    turn = turn.with_state(activity=turn.state.activity.after(_without_dummies(turn)))
+    return dataclasses.replace(turn, spent=NoSpent())
 
 
 def record_all(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:

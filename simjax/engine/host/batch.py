@@ -16,6 +16,7 @@ from simjax.engine.params import (
     ClusterParams,
     GroupParams,
     HandoverParams,
+    PowerParams,
     PrefixParams,
     RankParams,
     RequestParams,
@@ -115,6 +116,7 @@ def make_batch(designs: Sequence[Lowered], shape: EngineShape | None = None, wor
         handover=_handovers([x for design in designs if (x := design.params.handover) is not None], shape),
         balancer=_balancers([x for design in designs if (x := design.params.balancer) is not None], shape),
         speculation=_speculation([x for design in designs if (x := design.params.speculation) is not None], shape),
+        power=_power([x for design in designs if (x := design.params.power) is not None], shape),
         groups=_groups([x for design in designs if (x := design.params.groups) is not None], shape),
     )
     return Batch(shape, params)
@@ -131,6 +133,14 @@ def _groups(records: Sequence[GroupParams], shape: EngineShape) -> GroupParams |
         missing = [lengths.get(name, shape.groups) - len(row) for row in rows]
         tables[name] = np.stack([np.pad(row, (0, n), constant_values=fill.get(name, 0)) for row, n in zip(rows, missing, strict=True)])
     return GroupParams(**tables)
+
+
+def _power(records: Sequence[PowerParams], shape: EngineShape) -> PowerParams | None:
+    """The power of all designs, padded to the ranks of the shape; None where there is none."""
+    if not records:
+        return None
+    pad = lambda x: np.pad(np.asarray(x), (0, shape.ranks - len(x)), mode="edge")
+    return jax.tree.map(lambda *x: np.stack([pad(one) for one in x]), *records)
 
 
 def _speculation(records: Sequence[SpeculationParams], shape: EngineShape) -> SpeculationParams | None:

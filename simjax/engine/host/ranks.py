@@ -17,6 +17,7 @@ Reduce = Callable[[np.ndarray], Any]
 _OTHERWISE_THAN_SUMS: dict[str, Reduce] = {
     "busy_s": np.mean,
     "dummy_s": np.mean,
+    "ended_s": np.max,
     "step_tokens_max": np.max,
     "step_sequences_max": np.max,
     "step_tokens_min": lambda x: x[x > 0].min(initial=x.max()),

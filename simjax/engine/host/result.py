@@ -13,6 +13,7 @@ import numpy as np
 from simjax.engine.columns import column
 from simjax.engine.host.pools import Pools
 from simjax.engine.host.ranks import RankLog
+from simjax.power.plant import Plant
 from simjax.workload.classes import RequestClasses
 from simjax.workload.sessions import Sessions
 
@@ -108,6 +109,9 @@ class LeapLog:
         kv_blocks_last: int32[L], KV blocks allocated during the last step.
         cached_blocks: int32[L], KV blocks that no request holds and that have been in use before: the prefix cache, and a block for most
             of the requests that have finished lately which was not full and so is of no use; 0 without prefix caching.
+        footprint_j, memory_j, compute_j: float64[L], energy of step 1 on all devices of the rank beyond standby, by what it is spent on
+            (`simjax.power.spec.DevicePower`). This and the next are 0 unless power is simulated.
+        later_footprint_j, later_memory_j, later_compute_j: float64[L], that of the steps 2..
     """
 
     instance: np.ndarray = column(np.int32)
@@ -127,6 +131,12 @@ class LeapLog:
     kv_blocks: np.ndarray = column(np.int32)
     kv_blocks_last: np.ndarray = column(np.int32)
     cached_blocks: np.ndarray = column(np.int32, needs="prefix_nodes")
+    footprint_j: np.ndarray = column(np.float64, "J", needs="power")
+    memory_j: np.ndarray = column(np.float64, "J", needs="power")
+    compute_j: np.ndarray = column(np.float64, "J", needs="power")
+    later_footprint_j: np.ndarray = column(np.float64, "J", needs="power")
+    later_memory_j: np.ndarray = column(np.float64, "J", needs="power")
+    later_compute_j: np.ndarray = column(np.float64, "J", needs="power")
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,10 @@ class InstanceLog:
         prefill_tokens, decode_tokens: int64[N], tokens computed by requests with more than one token in a step, and by those with one.
         step_tokens_min, step_tokens_max: int32[N], fewest and most scheduled tokens of a step.
         step_sequences_min, step_sequences_max: int32[N], fewest and most requests of a step.
+        footprint_j, memory_j, compute_j: float64[N], energy of the steps on its devices beyond standby, by what it is spent on. This and
+            the next two are 0 unless power is simulated.
+        standby_j: float64[N], energy of raised clocks beyond idle, until its last step ended.
+        ended_s: float64[N], end of its last step, infinite before the first one; of several ranks the latest.
         drafts: int64[N], times that a step verified drafts of a request (vLLM's `num_drafts`). This and the next are 0 without speculation.
         draft_tokens, accepted_tokens: int64[N], drafts that were verified and accepted.
         dummy_steps: int64[N], steps in which it computed a dummy because another rank of its group had requests, or might have; they are no
@@ -160,6 +174,11 @@ class InstanceLog:
     step_tokens_max: np.ndarray = column(np.int32, needs="activity")
     step_sequences_min: np.ndarray = column(np.int32, needs="activity")
     step_sequences_max: np.ndarray = column(np.int32, needs="activity")
+    footprint_j: np.ndarray = column(np.float64, "J", needs="power")
+    memory_j: np.ndarray = column(np.float64, "J", needs="power")
+    compute_j: np.ndarray = column(np.float64, "J", needs="power")
+    standby_j: np.ndarray = column(np.float64, "J", needs="power")
+    ended_s: np.ndarray = column(np.float64, "s", needs="power")
     drafts: np.ndarray = column(np.int64, needs="speculation")
     draft_tokens: np.ndarray = column(np.int64, needs="speculation")
     accepted_tokens: np.ndarray = column(np.int64, needs="speculation")
@@ -186,6 +205,7 @@ class Result:
         pools: its instances by role and the links between their ranks; None as `handovers`.
         ranks: the ranks of its instances; None where every instance has one.
         classes: classes of service of the requests, None when the workload has none.
+        plant: power of its devices at rest, of its servers and its building; None where power is not simulated.
     """
 
     status: Status
@@ -203,6 +223,7 @@ class Result:
     pools: Pools | None = None
     ranks: RankLog | None = None
     classes: RequestClasses | None = None
+    plant: Plant | None = None
 
 
 NEVER = float("inf")

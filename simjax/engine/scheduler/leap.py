@@ -15,12 +15,13 @@ from simjax.engine.control.together import together
 from simjax.engine.handover.looks import plan_looks
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
+from simjax.engine.power.work import planned_work
 from simjax.engine.rank import Plan
 from simjax.engine.scheduler.formation import Formation
 from simjax.engine.scheduler.plan import cut_short, take_steps
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
-from simjax.latency.step_time import StepTimeRow, decode_steps, mixed_step_s, row
+from simjax.latency.step_time import StepTimeRow, decode_steps, mixed_parts, row, step_s
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32, Int64
@@ -56,12 +57,15 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     limits, rank, slots, f = turn.limits, turn.rank, turn.rank.slots, turn.formation
     plan, decoding, all_end = survey(shape, turn)
     step_time = row(params.step_time, limits.step_time)
-    first_s = mixed_step_s(step_time, slots.num_new_tokens, slots.num_computed_tokens, slots.drafts.decoding, plan.tokens)
-    plan, steps = dataclasses.replace(plan, first_s=first_s), jnp.ones((), jnp.int32)
+    parts = mixed_parts(step_time, slots.num_new_tokens, slots.num_computed_tokens, slots.drafts.decoding, plan.tokens)
+    plan, steps = dataclasses.replace(plan, first_s=step_s(step_time, parts)), jnp.ones((), jnp.int32)
     if shape.leap and not shape.speculation:
         plan, steps = leap(turn, step_time, plan, decoding)
     busy = cut_short(take_steps(plan, steps, limits.async_scheduling), f.next_queued_s, limits.async_scheduling)
     busy, plan = together((busy, plan))
+    if params.power is not None:
+        work = planned_work(params.power, turn.i, step_time, parts, decoding)
+        busy, plan = dataclasses.replace(busy, work=work), dataclasses.replace(plan, work=work)
     if all_end is not None:
         return plan_looks(params, turn, f, busy, plan, all_end)
     return dataclasses.replace(turn, rank=dataclasses.replace(rank, plan=_choose(f, busy, plan)))

@@ -10,6 +10,7 @@ import numpy as np
 
 from simjax.metrics.catalog.clients import Clients
 from simjax.metrics.catalog.disaggregation import DISAGGREGATION
+from simjax.metrics.catalog.energy import ENERGY
 from simjax.metrics.catalog.metric import Better, Column, Metric, always, catalog_of, ratio
 from simjax.metrics.catalog.runs import Runs
 from simjax.metrics.latency import NAMES, STATISTICS
@@ -205,6 +206,7 @@ CATALOG = catalog_of(
             interval=True,
         ),
         *DISAGGREGATION,
+        *ENERGY,
         Metric(
             name="busy_fraction",
             unit="fraction",

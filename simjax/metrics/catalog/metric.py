@@ -41,7 +41,8 @@ class Metric:
         path: keys that lead to its place in summary.json; empty when the summary does not have it.
         needs: conditions for its place in the summary: "sessions" (the workload has sessions), "cap" (its client has a cap on requests in
             flight), "limits" (some `slo.*` is set), "gpus" (the number of GPUs is given), "roles" (there are prefill and decode
-            instances), "speculation" (drafts were verified), "lockstep" (data-parallel ranks computed dummies).
+            instances), "speculation" (drafts were verified), "lockstep" (data-parallel ranks computed dummies), "power"
+            (energy was simulated).
         interval: whether the summary gives it an interval over draws of the profile's parameters.
     """
 

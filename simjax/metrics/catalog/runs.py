@@ -14,6 +14,7 @@ from simjax.metrics.calls import Calls, makespans
 from simjax.metrics.catalog.clients import Clients
 from simjax.metrics.catalog.instances import of_instances, of_ranks
 from simjax.metrics.catalog.metric import Column, always, ratio
+from simjax.metrics.energy.parts import RunEnergy, run_energy
 from simjax.metrics.handover.links import LinkUse
 from simjax.metrics.handover.parts import PARTS, handed_over, ttft_parts
 from simjax.metrics.latency import STATISTICS, Latencies, latencies, statistics_of
@@ -94,6 +95,11 @@ class Runs:
     def latencies(self) -> Latencies:
         """Latencies of all requests, arrays [B, R]."""
         return latencies(self.requests)
+
+    @cached_property
+    def energies(self) -> list[RunEnergy | None]:
+        """The energy of each run, None where power was not simulated."""
+        return [run_energy(result) for result in self.results]
 
     @cached_property
     def measured(self) -> Measured:
