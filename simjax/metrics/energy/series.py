@@ -53,18 +53,39 @@ def _in_steps(leaps: LeapLog, mine: np.ndarray, name: str, edges: np.ndarray) ->
 
 
 def power_by_part(result: Result, edges: np.ndarray) -> dict[str, np.ndarray]:
-    """Watts of the whole cluster by part, float64[B] each; what servers draw is spread evenly over the run."""
+    """Watts of the whole cluster by part, float64[B] each.
+
+    Processors draw more while their ranks have a step under way; the other parts of servers are spread evenly over the run.
+    """
     plant, energy, devices = result.plant, run_energy(result), device_power(result, edges)
     assert plant is not None and energy is not None
     span = np.array([energy.span_s])
     even = binned(edges, np.array([energy.start_s]), span, np.ones(1)) / np.diff(edges)
     found = {name: rows.sum(axis=0) for name, rows in devices.items()}
     found |= {name: energy.parts_j[name] * even for name in SERVERS}
+    working = _working(result, edges)  # of each server's extra power, watts
+    extra_j = float(np.sum(working * np.diff(edges)))
+    found["cpu"] = (energy.parts_j["cpu"] - extra_j) * even + working.sum(axis=0)
     at_the_wall = sum(((plant.wall() - 1.0) @ rows for rows in devices.values()), start=np.zeros(len(even)))
-    of_devices = float(np.sum(energy.devices_j * (plant.wall() - 1.0)))
-    found[LOSSES] = at_the_wall + (energy.parts_j[LOSSES] - of_devices) * even
+    losses = np.array([node.at_the_wall - 1.0 for node in plant.nodes])
+    at_the_wall = at_the_wall + losses @ working
+    rest_j = energy.parts_j[LOSSES] - float(np.sum(energy.devices_j * (plant.wall() - 1.0))) - float(losses @ working @ np.diff(edges))
+    found[LOSSES] = at_the_wall + rest_j * even
     found[BUILDING] = (plant.pue - 1.0) * sum(found.values())
     return found
+
+
+def _working(result: Result, edges: np.ndarray) -> np.ndarray:
+    """Watts that the processors of each server draw more because its ranks work, float64[K, B]."""
+    plant, seen = result.plant, by_rank(result)
+    assert plant is not None and seen.leaps is not None
+    took, busy = leap_durations(seen.leaps), []
+    for rank in range(len(plant.idle_w)):
+        mine = seen.leaps.instance == rank
+        busy.append(binned(edges, seen.leaps.start_s[mine], took[mine], took[mine]) / np.diff(edges))
+    on = plant.on > 0
+    each_w = np.array([node.cpu_active_w for node in plant.nodes]) * plant.shares / np.maximum(on.sum(axis=0), 1)
+    return each_w[:, None] * (on.T @ np.array(busy))
 
 
 def instance_power(result: Result, edges: np.ndarray) -> np.ndarray:
