@@ -22,6 +22,7 @@ from simjax.metrics.steady.verdict import is_undecided
 from simjax.metrics.steady.window import Window
 from simjax.options.effect import implausible, looking_at, without_effect
 from simjax.power.source import PowerSource, power_source
+from simjax.pricing.rates import Prices, prices_of
 from simjax.renamed import renamed
 from simjax.validity.groups import calibrated_groups
 from simjax.validity.left import LeftRanges
@@ -61,6 +62,7 @@ def simulate_cluster(
     max_ticks: int = DEFAULT_MAX_TICKS,
     activity: bool = False,
     power: PowerSource | None = None,
+    prices: Prices | None = None,
     on_progress: Progress | None = None,
 ) -> Run:
     """Simulate a workload on a cluster.
@@ -74,6 +76,7 @@ def simulate_cluster(
         max_ticks: bound on the length of the run, in ticks.
         activity: record busy seconds and tokens by phase of each instance (`Result.instances`).
         power: power of devices and servers, None to leave energy out.
+        prices: money and carbon, None to leave them out.
         on_progress: called now and then with (requests finished, all requests).
 
     Raises:
@@ -81,11 +84,11 @@ def simulate_cluster(
     """
     source = source or LatencySource()
     timing = cluster_timing(cluster.instances, source)
-    options = RunOptions(seed, leap, max_ticks, activity=activity, power=power)
+    options = RunOptions(seed, leap, max_ticks, activity=activity, power=power, prices=prices)
     design = design_of(cluster, timing, workload, options, calibrated=calibrated_groups(cluster, source), log=True)
     result = simulate(design.lowered.shape, design.lowered.params, max_ticks, on_progress)
     result = replace(result, sessions=workload.sessions, stationary=workload.stationary, pools=design.pools)
-    result = replace(result, classes=workload.classes, plant=design.plant)
+    result = replace(result, classes=workload.classes, plant=design.plant, rates=design.rates)
     left = LeftRanges()
     left.add(design.calibrated, result)
     known = [*about_requests(cluster, workload), *known_warnings(cluster.instances, timing, workload.longest_tokens)]
@@ -115,7 +118,8 @@ def run(config: RunConfig, on_progress: Progress | None = None) -> Run:
     Raises:
         SimjaxError: as for `simulate_cluster`, or a file or value of the configuration is wrong.
     """
-    cluster, source, power = configured_cluster(config), latency_source(config.profile), power_source(config.power)
+    cluster, source = configured_cluster(config), latency_source(config.profile)
+    power, prices = power_source(config.power), prices_of(config.price)
 
     def simulated(workload: WorkloadConfig) -> Run:
         return simulate_cluster(
@@ -127,6 +131,7 @@ def run(config: RunConfig, on_progress: Progress | None = None) -> Run:
             max_ticks=config.sim.max_ticks,
             activity=config.sim.activity,
             power=power,
+            prices=prices,
             on_progress=on_progress,
         )
 

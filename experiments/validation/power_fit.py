@@ -16,7 +16,7 @@ STANDING_W = {"A100": 86.5, "H100": 119.0, "B200": 215.0}
 """Power with an engine loaded and nothing to do, measured (A100, H100), and inferred from a server's standby (B200)."""
 LIMIT_W = {"A100": 400.0, "H100": 700.0, "B200": 1000.0}
 TYPICAL, SPREAD = (0.1, 0.4, 0.5), 3.0
-"""Shares of the limit to which footprint, memory and compute are drawn by as much as a thirtieth of the rows would be."""
+"""A wide prior of footprint, memory and compute as shares of the limit: mean and standard deviation, in units of a row's relative error."""
 SOFT = 0.1
 
 

@@ -25,7 +25,7 @@ GAPLESS = {"memory": 0.6, "compute": 0.5, "layer_s": 60e-6}
 
 
 class Architecture(NamedTuple):
-    """Layers with attention, its KV heads and their size, query heads, billions of parameters and active ones, experts and those of a token."""
+    """Layers with attention, its KV heads and their size, query heads, parameters and active ones (10^9), experts and those of a token."""
 
     layers: int
     kv_heads: int
@@ -103,7 +103,7 @@ def rows() -> list[Row]:
 
 def _third() -> Iterator[Row]:
     histograms = json.loads((POWER / "mlenergy_v3/output_length_hist.json").read_text())
-    for raw in _read("mlenergy_v3/text_runs.csv"):
+    for raw in read("mlenergy_v3/text_runs.csv"):
         histogram = histograms.get(f"{raw['task']}|{raw['model_id']}")
         age = float(raw["avg_output_len"]) / 2 if histogram is None else _mean_age(histogram)
         watts = float(raw["avg_power_w"]) / int(raw["num_gpus"])
@@ -111,7 +111,7 @@ def _third() -> Iterator[Row]:
 
 
 def _second() -> Iterator[Row]:
-    for raw in _read("mlenergy_v2/llm_runs.csv"):
+    for raw in read("mlenergy_v2/llm_runs.csv"):
         gpus, gpu = int(raw["tp"]) * int(raw["pp"]), "A100" if "A100" in raw["gpu_model"] else "H100"
         output = float(raw["avg_output_len"])
         watts = float(raw["energy_per_request_j"]) * float(raw["output_tok_s"]) / output / gpus
@@ -145,6 +145,6 @@ def _mean_age(histogram: dict) -> float:
     return float((counts * lengths**2).sum() / (2 * (counts * lengths).sum()))
 
 
-def _read(name: str) -> list[dict[str, str]]:
+def read(name: str) -> list[dict[str, str]]:
     with (POWER / name).open() as file:
         return list(csv.DictReader(file))

@@ -46,13 +46,44 @@ class Overlay:
         return 100 * float(self.simulated_w.sum() / self.measured_w.sum() - 1)
 
 
-def bursts(source: PowerSource | None = None) -> Result:
-    """The simulated run, its requests sent as the artifact's client does."""
+def bursts(source: PowerSource | None = None, bandwidth: float = 1.0) -> Result:
+    """The simulated run, its requests sent as the artifact's client does.
+
+    Args:
+        source: power of the device and the server; as shipped when None.
+        bandwidth: factor on the memory bandwidth of matrix products in the shipped profile, which was fitted to no run on this GPU.
+    """
     flags = [f"scheduler.{flag}" for flag in FLAGS]
     config = typed(compose_config("run", ["workload=trace", f"workload.file={LOGGED[0].trace}", *flags, *ALONE]))
     workload = as_sent(build_workload(config.workload))
     source = source or PowerSource(share="whole")
     return simulate_cluster(configured_cluster(config), workload, latency_source(config.profile), power=source).result
+
+
+def as_logged() -> tuple[Result, float]:
+    """The run whose decode steps take as long as vLLM's log says, in the mean of its samples, and the factor on the bandwidth for that.
+
+    Two runs and a line through them; the log of the same run tells the time of steps, the power logs take no part.
+    """
+    tried = (1.0, 1.1)
+    late = [np.log(_steps_over_logged(bursts(bandwidth=x))) for x in tried]
+    slope = (late[1] - late[0]) / np.log(tried[1] / tried[0])
+    factor = float(np.exp(-late[0] / slope))
+    return bursts(bandwidth=factor), factor
+
+
+def _steps_over_logged(result: Result) -> float:
+    """Simulated over logged time of a decode step, geometric mean over the log's samples."""
+    leaps = result.leaps
+    assert leaps is not None
+    with (FIGURE / "derived/decode_step_time_from_vllm_log.csv").open() as file:
+        logged = [(int(x["batch_size_running"]), float(x["decode_step_ms"])) for x in csv.DictReader(file) if x["experiment"] == "fig6_tp1"]
+    ratios = []
+    for running, step_ms in logged:
+        like = (leaps.running == running) & (leaps.steps > 1)
+        if like.any():
+            ratios.append(np.average(leaps.next_step_s[like], weights=leaps.steps[like]) * 1e3 / step_ms)
+    return float(np.exp(np.mean(np.log(ratios))))
 
 
 def server(result: Result) -> Overlay:

@@ -20,6 +20,7 @@ from simjax.metrics.slo import Slo
 from simjax.metrics.steady.window import AUTOMATIC, Window
 from simjax.power.plant import Plant
 from simjax.power.source import PowerSource
+from simjax.pricing.rates import Prices, Rates
 from simjax.validity.groups import InstanceGroup
 from simjax.workload.workload import Workload
 
@@ -35,6 +36,7 @@ class RunOptions(NamedTuple):
         window: what is left out of the metrics.
         activity: record busy seconds, tokens by phase and extremes of the steps of each instance.
         power: power of devices and servers, None to leave energy out.
+        prices: money and carbon, None to leave them out.
     """
 
     seed: int = 0
@@ -44,6 +46,7 @@ class RunOptions(NamedTuple):
     activity: bool = False
     window: Window = AUTOMATIC
     power: PowerSource | None = None
+    prices: Prices | None = None
 
 
 DEFAULT_OPTIONS = RunOptions()
@@ -62,6 +65,7 @@ class Design:
         calibrated: the groups of its instances whose profile has a calibration, and so ranges that the run may leave.
         pools: its prefill and decode instances, None if all run both phases.
         plant: power of its devices at rest, of its servers and its building; None without power.
+        rates: its money and carbon by the hour; None without.
     """
 
     lowered: Lowered
@@ -72,6 +76,7 @@ class Design:
     calibrated: tuple[InstanceGroup, ...] = ()
     pools: Pools | None = None
     plant: Plant | None = None
+    rates: Rates | None = None
 
 
 def design_of(
@@ -114,7 +119,16 @@ def design_of(
         calibrated,
         pools_of(cluster, lowered.params, named=log),
         plant,
+        None if options.prices is None else options.prices.of(_devices(cluster)),
     )
+
+
+def _devices(cluster: ClusterSpec) -> dict[str, int]:
+    """The devices of a cluster by short name."""
+    found: dict[str, int] = {}
+    for instance in cluster.instances:
+        found[instance.device.name] = found.get(instance.device.name, 0) + instance.parallelism.num_devices
+    return found
 
 
 def timings_for(

@@ -201,7 +201,9 @@ class Batches:
             designs = [self._designs[point] for point in some.values()]
             results = batch_results(batch, {b: self._designs[point].lowered for b, point in some.items()}, state, going)
             results = [
-                replace(x, pools=design.pools, plant=design.plant) if design.pools or design.plant else x
+                replace(x, pools=design.pools, plant=design.plant, rates=design.rates)
+                if design.pools or design.plant or design.rates
+                else x
                 for x, design in zip(results, designs, strict=True)
             ]
             slos, gpus, windows = ([getattr(x, name) for x in designs] for name in ("slo", "gpus", "window"))

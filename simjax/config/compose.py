@@ -25,6 +25,7 @@ from simjax.errors import SimjaxError
 from simjax.options.effect import conditionals, looking_at, refuse_without_effect, unset_by_choice
 from simjax.paths import CONF
 from simjax.power.config import PowerConfig
+from simjax.pricing.config import PriceConfig
 from simjax.speculation.config import SpeculationConfig
 from simjax.workload.config import WorkloadConfig
 
@@ -48,6 +49,7 @@ GROUPS: dict[str, type] = {
     "backend": BackendConfig,
     "speculation": SpeculationConfig,
     "power": PowerConfig,
+    "price": PriceConfig,
     "workload": WorkloadConfig,
     "sweep": sweep.SweepConfig,
 }

@@ -16,6 +16,7 @@ from simjax.options.condition import at_least, is_set, is_unset, needs
 from simjax.options.option import option, section
 from simjax.options.plausible import Plausible
 from simjax.power.config import PowerConfig
+from simjax.pricing.config import PriceConfig
 from simjax.speculation.config import SpeculationConfig
 from simjax.workload.config import WorkloadConfig
 
@@ -135,6 +136,7 @@ class SimulatedConfig(DeployedConfig):
     workload: WorkloadConfig = section(WorkloadConfig, "requests")
     profile: ProfileConfig = section(ProfileConfig, "step times")
     power: PowerConfig = section(PowerConfig, "power and energy")
+    price: PriceConfig = section(PriceConfig, "money and carbon")
     sim: SimConfig = section(SimConfig, "the simulation itself")
     slo: SloConfig = section(SloConfig, "service levels; with them results have attainment and goodput")
     metrics: MetricsConfig = section(MetricsConfig, "measurement window; warmup_s=0 and cooldown_s=0 measure the whole run")

@@ -27,6 +27,7 @@ from simjax.explore.values import format_value
 from simjax.job import measurement_window, service_levels
 from simjax.options.effect import implausible, looking_at, without_effect
 from simjax.power.source import power_source
+from simjax.pricing.rates import prices_of
 from simjax.validity.groups import InstanceGroup, Profiles, calibrated_groups
 from simjax.workload import build_workload
 from simjax.workload.synthetic.extent import longest
@@ -35,7 +36,7 @@ from simjax.workload.workload import Workload
 _T = TypeVar("_T")
 
 # Roots of the options that each part of a design depends on.
-WORKLOAD, RUN = ("workload",), ("sim", "slo", "metrics", "power")
+WORKLOAD, RUN = ("workload",), ("sim", "slo", "metrics", "power", "price")
 CLUSTER = ("model", "device", "cluster", "network", "scheduler", "backend", "speculation", "disaggregation", "profile")
 _LOGGED = 3  # messages of a kind that are logged; the rest are only counted
 
@@ -188,7 +189,13 @@ def _cluster(known: Profiles, config: RunConfig) -> _Cluster:
 def _run(config: RunConfig) -> RunOptions:
     sim, slo, window = config.sim, service_levels(config.slo), measurement_window(config.metrics)
     return RunOptions(
-        leap=sim.leap, max_ticks=sim.max_ticks, slo=slo, activity=sim.activity, window=window, power=power_source(config.power)
+        leap=sim.leap,
+        max_ticks=sim.max_ticks,
+        slo=slo,
+        activity=sim.activity,
+        window=window,
+        power=power_source(config.power),
+        prices=prices_of(config.price),
     )  # requests hold the draws
 
 

@@ -14,6 +14,7 @@ from simjax.metrics.catalog import CATALOG, INSTANCE_CATALOG, Catalog, Metric
 from simjax.metrics.catalog.instances import Instances
 from simjax.metrics.catalog.metric import cells
 from simjax.metrics.catalog.runs import Runs
+from simjax.metrics.energy.cost import cost_summary
 from simjax.metrics.energy.report import energy_summary
 from simjax.metrics.handover.report import disaggregation_summary
 from simjax.metrics.latency import itl_statistics
@@ -52,7 +53,7 @@ def summarize(
     (`simjax.metrics.sessions.session_summary`), `disaggregation` when the cluster has prefill and decode instances
     (`simjax.metrics.handover.report.disaggregation_summary`); the entries of `instances` then have a role. `classes` is there when requests
     have classes of service (`simjax.metrics.slo.by_class`), and attainment and goodput hold each to the limits of its class too. `energy`
-    is `simjax.metrics.energy.report.energy_summary`.
+    is `simjax.metrics.energy.report.energy_summary`, `cost` None without prices and carbon.
 
     Args:
         result: the run.
@@ -86,7 +87,7 @@ def summarize(
         "e2e_s": {},
         "kv": dict.fromkeys(("num_blocks", "peak_used_fraction", "prefix_hit_fraction", "evicted_blocks", "peak_cached_fraction")),
         "energy": energy_summary(result),
-        "cost": None,
+        "cost": cost_summary(result, runs.energies[0]),
         "sim": {"ticks": None, "steps": None, "compile_s": float(result.compile_s), "run_s": float(result.run_s)},
         "instances": instances_of(result, float(runs.clients.duration_s[0])),
         "warnings": [*warnings, *_warnings(runs, verdict, 0 if sessions is None else sessions["finished"])],
@@ -107,7 +108,7 @@ def summarize(
         summary["disaggregation"] = disaggregation_summary(runs)
     given = {"roles": runs.disaggregated, "speculation": bool(result.instances.drafts.any())}
     given |= {"lockstep": bool(result.instances.dummy_steps.any())}
-    given |= {"power": result.plant is not None}
+    given |= {"power": result.plant is not None, "prices": result.rates is not None}
     given |= {"sessions": sessions is not None, "cap": result.due_s is not None, "limits": has_limits, "gpus": gpus is not None}
     for metric in catalog.values():
         if metric.path and all(given[name] for name in metric.needs):

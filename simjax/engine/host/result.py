@@ -14,6 +14,7 @@ from simjax.engine.columns import column
 from simjax.engine.host.pools import Pools
 from simjax.engine.host.ranks import RankLog
 from simjax.power.plant import Plant
+from simjax.pricing.rates import Rates
 from simjax.workload.classes import RequestClasses
 from simjax.workload.sessions import Sessions
 
@@ -206,6 +207,7 @@ class Result:
         ranks: the ranks of its instances; None where every instance has one.
         classes: classes of service of the requests, None when the workload has none.
         plant: power of its devices at rest, of its servers and its building; None where power is not simulated.
+        rates: money and carbon of its cluster by the hour, None where nobody asked for them.
     """
 
     status: Status
@@ -224,6 +226,7 @@ class Result:
     ranks: RankLog | None = None
     classes: RequestClasses | None = None
     plant: Plant | None = None
+    rates: Rates | None = None
 
 
 NEVER = float("inf")

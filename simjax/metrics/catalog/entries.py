@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from simjax.metrics.catalog.clients import Clients
+from simjax.metrics.catalog.cost import COST
 from simjax.metrics.catalog.disaggregation import DISAGGREGATION
 from simjax.metrics.catalog.energy import ENERGY
 from simjax.metrics.catalog.metric import Better, Column, Metric, always, catalog_of, ratio
@@ -207,6 +208,7 @@ CATALOG = catalog_of(
         ),
         *DISAGGREGATION,
         *ENERGY,
+        *COST,
         Metric(
             name="busy_fraction",
             unit="fraction",

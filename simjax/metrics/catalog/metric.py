@@ -42,7 +42,7 @@ class Metric:
         needs: conditions for its place in the summary: "sessions" (the workload has sessions), "cap" (its client has a cap on requests in
             flight), "limits" (some `slo.*` is set), "gpus" (the number of GPUs is given), "roles" (there are prefill and decode
             instances), "speculation" (drafts were verified), "lockstep" (data-parallel ranks computed dummies), "power"
-            (energy was simulated).
+            (energy was simulated), "prices" (money or carbon was asked for).
         interval: whether the summary gives it an interval over draws of the profile's parameters.
     """
 

@@ -14,6 +14,7 @@ from simjax.metrics.calls import Calls, makespans
 from simjax.metrics.catalog.clients import Clients
 from simjax.metrics.catalog.instances import of_instances, of_ranks
 from simjax.metrics.catalog.metric import Column, always, ratio
+from simjax.metrics.energy.cost import RunCost, run_cost
 from simjax.metrics.energy.parts import RunEnergy, run_energy
 from simjax.metrics.handover.links import LinkUse
 from simjax.metrics.handover.parts import PARTS, handed_over, ttft_parts
@@ -100,6 +101,11 @@ class Runs:
     def energies(self) -> list[RunEnergy | None]:
         """The energy of each run, None where power was not simulated."""
         return [run_energy(result) for result in self.results]
+
+    @cached_property
+    def costs(self) -> list[RunCost | None]:
+        """Money and carbon of each run, None where nobody asked for them."""
+        return [run_cost(result, energy) for result, energy in zip(self.results, self.energies, strict=True)]
 
     @cached_property
     def measured(self) -> Measured:

@@ -1,0 +1,77 @@
+"""Power against measurements, one line a figure: `figure<TAB>value`.
+
+python experiments/validation/power.py            # all of it, about a minute
+python experiments/validation/power.py figure6    # lines that begin so
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from power_anchors import anchors
+from power_fit import fitted, unseen, watts
+from power_rows import rows
+from power_server import as_logged, bursts, gpu, server
+
+Lines = Iterator[tuple[str, float]]
+
+
+def figure6() -> Lines:
+    """The server of figure 6: as shipped, and with decode steps as long as in vLLM's log."""
+    shipped = bursts()
+    yield "figure6_shipped_server_mape_pct", server(shipped).mape_pct
+    yield "figure6_shipped_server_energy_error_pct", server(shipped).energy_error_pct
+    result, factor = as_logged()
+    overlay = server(result)
+    of_gpu = gpu(result, float(overlay.t_s[0]))
+    yield "figure6_bandwidth_factor", factor
+    yield "figure6_server_mape_pct", overlay.mape_pct
+    yield "figure6_server_energy_error_pct", overlay.energy_error_pct
+    yield "figure6_gpu_mape_pct", of_gpu.mape_pct
+    yield "figure6_gpu_energy_error_pct", of_gpu.energy_error_pct
+
+
+def unseen_models() -> Lines:
+    """Errors on models that are left out, and the coefficients of all rows, which `profiles/power` has."""
+    every = rows()
+    third = [row for row in every if row.version == "v3"]
+    sets = {
+        "a100": [row for row in every if row.gpu == "A100"],
+        "h100": [row for row in third if row.gpu == "H100"],
+        "h100_both_versions": [row for row in every if row.gpu == "H100"],
+        "b200": [row for row in third if row.gpu == "B200"],
+    }
+    for name, found in sets.items():
+        for form, error in unseen(found).items():
+            yield f"{name}_unseen_model_{form.replace(', ', '_').replace(' ', '_')}_mape_pct".replace("_form", ""), error
+        device = fitted(found)
+        for part in ("footprint_w", "memory_w", "compute_w"):
+            yield f"{name}_{part}", getattr(device, part)
+        measured = np.array([row.watts for row in found])
+        yield f"{name}_in_sample_mape_pct", 100 * float(np.mean(np.abs(watts(device, found) / measured - 1)))
+
+
+def joules_a_token() -> Lines:
+    """Simulated closed loops, nothing tuned: energy and throughput."""
+    found = list(anchors())
+    for one in found:
+        yield f"anchor_{one.name}_energy_error_pct", 100 * (one.simulated_j / one.measured_j - 1)
+        yield f"anchor_{one.name}_throughput_error_pct", 100 * (one.simulated_per_s / one.measured_per_s - 1)
+    yield "anchors_energy_mape_pct", 100 * float(np.mean([abs(x.simulated_j / x.measured_j - 1) for x in found]))
+
+
+FIGURES: tuple[Callable[[], Lines], ...] = (figure6, unseen_models, joules_a_token)
+
+
+def main(begin: str = "") -> None:
+    """Print the lines whose figure begins so."""
+    for figure in FIGURES:
+        for name, value in figure():
+            if name.startswith(begin):
+                print(f"{name}\t{value:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])
