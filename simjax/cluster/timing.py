@@ -35,6 +35,7 @@ class ClusterTiming:
         row: int32[N], the step-time model of each instance; of one with pp stages that of the first, which those of the others follow.
         api_pre_s, api_post_s: float64[N], seconds before an instance queues a request, and after the step that makes a token.
         warnings: one line each, where a step time is used outside the range that it was measured on.
+        draft_acceptance: float64[N], `ParallelEffects.draft_acceptance` of each instance; None where it is 1.
         measured: for each step-time model, the name of its source and the longest context measured there in tokens.
     """
 
@@ -44,6 +45,7 @@ class ClusterTiming:
     api_post_s: np.ndarray
     warnings: tuple[str, ...]
     measured: tuple[tuple[str, int], ...] = ()
+    draft_acceptance: np.ndarray | None = None
 
 
 class _Timing(NamedTuple):
@@ -53,6 +55,7 @@ class _Timing(NamedTuple):
     host: HostOverheads
     warnings: list[str]
     measured: tuple[str, int]
+    draft_acceptance: float = 1.0
 
 
 class _Sizes(NamedTuple):
@@ -150,6 +153,7 @@ def _assembled(timings: list[_Timing | SimjaxError], rows: list[list[int]]) -> l
             api_post_s=np.array([float(timing.host.api_post_s) for timing in found]),
             warnings=tuple(dict.fromkeys(line for timing in found for line in timing.warnings)),
             measured=tuple(timing.measured for timing in different if isinstance(timing, _Timing)),
+            draft_acceptance=np.array([timing.draft_acceptance for timing in found]),
         )
 
     return [of(cluster) for cluster in rows]
@@ -197,4 +201,5 @@ def _from_profile(deployment: Deployment, source: LatencySource, sizes: _Sizes) 
     attention = profile.rank(deployment.parallelism.tensor, deployment.model).attention
     if not isinstance(attention, AttentionEfficiency):
         warnings += as_measured(profile.source, "attention is", deployment)
-    return _Timing(step_time, profile.host, warnings, (profile.source, profile.valid.context[1]))
+    measured = (profile.source, profile.valid.context[1])
+    return _Timing(step_time, profile.host, warnings, measured, float(profile.parallel.draft_acceptance))
