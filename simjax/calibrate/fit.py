@@ -21,6 +21,7 @@ from simjax.errors import SimjaxError
 from simjax.latency.parameters import with_parameters
 from simjax.latency.profile import LatencyProfile
 
+DIFFERENCE = 1.0  # prior standard deviations between the two sides of a difference
 Progress = Callable[[int, int, float], None]
 
 
@@ -89,12 +90,24 @@ def residual_function(
     return residuals
 
 
-def with_jacobian(residuals: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
-    """Residuals and their Jacobian from one simulation that carries all tangents."""
+def with_jacobian(
+    residuals: Callable[[jax.Array], jax.Array], drawn: Sequence[int] = ()
+) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+    """Residuals and their Jacobian from one simulation that carries all tangents.
+
+    Parameters of draws, in the places `drawn`, carry none, for the schedule jumps with each draw. Their columns are central differences
+    over one prior standard deviation, from two more simulations each with the same random numbers: over thousands of draws the jumps
+    add up to a slope.
+    """
 
     def both(u: jax.Array) -> tuple[jax.Array, jax.Array]:
         push = lambda tangent: jax.jvp(residuals, (u,), (tangent,))
-        return jax.vmap(push, out_axes=(None, 1))(jnp.eye(len(u)))
+        value, jacobian = jax.vmap(push, out_axes=(None, 1))(jnp.eye(len(u)))
+        if drawn:
+            aside = jnp.concatenate([sign * 0.5 * DIFFERENCE * jnp.eye(len(u))[jnp.array(drawn)] for sign in (1.0, -1.0)])
+            high, low = jnp.split(jax.lax.map(lambda by: residuals(u + by), aside), 2)
+            jacobian = jacobian.at[:, jnp.array(drawn)].set((high - low).T / DIFFERENCE)
+        return value, jacobian
 
     return both
 
@@ -123,7 +136,7 @@ def fit(
     o, kept = options or FitOptions(), checkpoint or NoCheckpoint()
     with jax.enable_x64(True):
         began = time.perf_counter()
-        both = with_jacobian(residual_function(targets, profile, space))
+        both = with_jacobian(residual_function(targets, profile, space), space.drawn)
         u = _starts(len(space), o)
         solve = _Solver(both, u)
         history: list[float] = []

@@ -16,6 +16,7 @@ from simjax.calibrate.space import Space
 from simjax.calibrate.targets.measured_run import Target
 from simjax.checkpoint import NoCheckpoint
 from simjax.engine.programs import Effort
+from simjax.errors import SimjaxError
 from simjax.latency.profile import LatencyProfile
 
 ADAM_RATE = 0.1  # prior standard deviations a step
@@ -35,8 +36,11 @@ def fit_by_gradient(
     """As `simjax.calibrate.fit.fit`, from the prior's median only; method is "lbfgs" or "adam".
 
     Raises:
-        SimjaxError: the loss is not a number where the fit begins.
+        SimjaxError: the loss is not a number where the fit begins, or a parameter has no gradient.
     """
+    if space.drawn:
+        named = ", ".join(space.names[i] for i in space.drawn)
+        raise SimjaxError(f"fit.method={method}: {named} moves draws and has no gradient; fit.method=lm, or parameters.{named}.free=false")
     import optax  # here, not at the top: no other fit needs it
 
     with jax.enable_x64(True):

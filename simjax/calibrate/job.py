@@ -24,7 +24,7 @@ from simjax.calibrate.scores import poor, scored
 from simjax.calibrate.space import Choices, Coverage, Space, space_of
 from simjax.calibrate.targets.measured_run import LossWeights, RunTarget, Target
 from simjax.calibrate.targets.points import MeanPoint, read_points
-from simjax.calibrate.targets.points_target import PointsTarget
+from simjax.calibrate.targets.points_target import PointsTarget, alike
 from simjax.calibrate.targets.tables_target import TablesTarget
 from simjax.checkpoint import Checkpoint, NoCheckpoint
 from simjax.cluster.from_config import latency_source
@@ -36,7 +36,7 @@ from simjax.errors import SimjaxError
 from simjax.files import sha256_of
 from simjax.hardware import DeviceSpec, load_device
 from simjax.job import Run, simulate_cluster
-from simjax.latency.parameters import with_parameters
+from simjax.latency.parameters import parallel_effects, with_parameters
 from simjax.latency.priors import VLLM
 from simjax.latency.profile import Calibration, LatencyProfile, Seen, ValidRange
 from simjax.latency.profile_file import load_profile, save_profile
@@ -44,7 +44,7 @@ from simjax.metrics.latency import latencies
 from simjax.uncertainty.widths import PRIOR_SD
 from simjax.validate.compare import measured_requests
 from simjax.validate.contents import unknown_contents
-from simjax.validate.replay import asked_for, measured_cluster, read_to_replay, release
+from simjax.validate.replay import asked_for, measured_cluster, read_to_replay, release, remedy
 from simjax.validate.run import MeasuredRun
 from simjax.validity.reach import reach
 
@@ -134,7 +134,7 @@ def calibrate(
     weights = LossWeights(outlier=config.loss.outlier).scaled(config.loss.weight)
     targets = [_target(x, base, weights, config.fit.first_fraction) for x in fitted]
     others: list[Target] = [TablesTarget.of(folder, device=device) for folder in config.tables]
-    others += [PointsTarget.of(points, base)] if points else []
+    others += [PointsTarget.of(some, base) for some in alike(points)]
     if not targets and not others:
         raise SimjaxError("nothing to fit to: give measured=[DIR,...], tables=[DIR,...] or points.file=FILE")
     checkpoint = NoCheckpoint() if state_path is None else Checkpoint(state_path, _problem(config, base, space))
@@ -169,10 +169,10 @@ def _read(paths: Sequence[str], config: CalibrateConfig) -> list[MeasuredDeploym
     found = [MeasuredDeployment(run, measured_cluster(run, config)) for run in runs]
     for x in found:
         if (settings := asked_for(x.run, x.cluster)) and not config.allow_unsimulated:
-            named = ", ".join(map(str, settings))
+            named, mended = ", ".join(map(str, settings)), "".join(remedy(x) for x in settings)
             raise SimjaxError(
                 f"{x.run.source}: {named} is recorded but not simulated: a fit would take its effect for the device's; leave the run out, "
-                "or allow_unsimulated=true"
+                f"or allow_unsimulated=true{mended}"
             )
         for setting in settings:
             logger.warning("%s: %s is recorded but not simulated; the fit takes its effect for the device's", x.run.name, setting)
@@ -216,6 +216,7 @@ def _space(base: LatencyProfile, instances: Sequence[tuple[str, InstanceSpec]], 
         backends=tuple(dict.fromkeys(name for name, _ in instances)) or (VLLM,),
         launched=tuple(dict.fromkeys(name for name, x in instances if any(x.limits.launches))),
         fp8=any(x.model.quantization == "fp8" for _, x in instances),
+        parallel=tuple(dict.fromkeys(name for _, x in instances for name in parallel_effects(x.deployment))),
     )
     choices = Choices(
         freeze=(*(name for name, p in options.items() if p.free is False), *given),

@@ -18,7 +18,7 @@ from simjax.engine.params import ClusterParams
 from simjax.latency.compile_profile import compile_profile
 from simjax.latency.join import join_step_times
 from simjax.latency.priors import VLLM
-from simjax.latency.profile import LatencyProfile
+from simjax.latency.profile import HostOverheads, LatencyProfile, accepted
 from simjax.latency.step_time import StepTime
 
 
@@ -28,7 +28,7 @@ class ProfileTiming:
 
     Attributes:
         kinds: distinct combinations of the backend whose host times an instance has and all else that its step times depend on; C of them.
-        row: int32[N], the kind of each instance.
+        row: int32[N], the step times of each instance: those of the kinds follow each other, one row for each of their pp stages.
         max_tokens: most scheduled tokens of a step that the tables reach.
         max_seqs: most requests of a step that they reach.
     """
@@ -49,44 +49,57 @@ class ProfileTiming:
             backends: the backend of each, as `LatencyProfile.for_backend` knows it; vLLM for all when empty.
         """
         kinds: list[tuple[str, Deployment]] = []
-        row = []
+        place = []
         for backend, instance in zip(backends or [VLLM] * len(instances), instances, strict=True):
             kind = (backend, instance.deployment.with_times_only())
             if kind not in kinds:  # deployments are compared, not hashed: a device holds mappings
                 kinds.append(kind)
-            row.append(kinds.index(kind))
-        return cls(tuple(kinds), np.array(row, np.int32), max_tokens, max_seqs)
+            place.append(kinds.index(kind))
+        first = np.cumsum([0, *(x.parallelism.pipeline for _, x in kinds)])
+        return cls(tuple(kinds), first[place].astype(np.int32), max_tokens, max_seqs)
 
     def step_time(self, profile: LatencyProfile, xp: ModuleType = jnp) -> StepTime:
-        """The step times by the profile, C rows; call it inside `jax.enable_x64(True)`."""
+        """The step times by the profile, a row for each pp stage of each kind; call it inside `jax.enable_x64(True)`."""
         sizes = self.max_tokens, self.max_seqs
-        parts = [compile_profile(profile.for_backend(backend), deployment, *sizes, xp) for backend, deployment in self.kinds]
+        stages = [(profile.for_backend(backend), stage) for backend, deployment in self.kinds for stage in deployment.stages]
+        parts = [compile_profile(of_backend, stage, *sizes, xp) for of_backend, stage in stages]
         return parts[0] if len(parts) == 1 else join_step_times(parts)
 
     def on_host(self, profile: LatencyProfile) -> ClusterTiming:
-        """The times by a profile of plain numbers, host arrays.
+        """The times by a profile of plain numbers, host arrays; drafts are accepted as the instances state, for `timed` to change it.
 
         Raises:
             SimjaxError: the profile does not hold for an instance.
         """
         with jax.enable_x64(True):
             step_time = jax.tree.map(np.asarray, self.step_time(profile, np))
-        hosts = [profile.for_backend(backend).host for backend, _ in self.kinds]
+        hosts = self._hosts(profile)
         pre_s, post_s = (np.array([float(getattr(host, name)) for host in hosts]) for name in ("api_pre_s", "api_post_s"))
         return ClusterTiming(step_time, self.row, pre_s[self.row], post_s[self.row], ())
+
+    def _hosts(self, profile: LatencyProfile) -> list[HostOverheads]:
+        """The host times that go with each row of the step times."""
+        return [profile.for_backend(backend).host for backend, deployment in self.kinds for _ in deployment.stages]
 
     def timed(self, params: ClusterParams, profile: LatencyProfile) -> ClusterParams:
         """The parameters of a run or batch on the device, with the times by the profile; call it inside `jax.enable_x64(True)`.
 
         Args:
-            params: host arrays in which leaf `ranks.step_time`, int32[..., N], holds the kind of each instance.
+            params: host arrays in which leaf `ranks.step_time`, int32[..., N], holds the row of each rank, and whose acceptance rates of
+                drafts are those that the instances state.
             profile: its numbers may be traced.
         """
         params = jax.tree.map(jnp.asarray, params)
-        hosts = [profile.for_backend(backend).host for backend, _ in self.kinds]
+        hosts = self._hosts(profile)
 
         def api_s(name: str) -> Array:
             return jnp.stack([jnp.asarray(getattr(host, name), jnp.float64) for host in hosts])[params.ranks.step_time]
 
-        ranks = replace(params.ranks, api_pre_s=api_s("api_pre_s"), api_post_s=api_s("api_post_s"))
-        return replace(params, ranks=ranks, step_time=self.step_time(profile))
+        ranks = params.ranks
+        if ranks.step_time.shape[-1] > 1:  # XLA (jaxlib 0.10.1) crashes where it folds the constants of several ranks
+            ranks = jax.lax.optimization_barrier(ranks)
+        ranks = replace(ranks, api_pre_s=api_s("api_pre_s"), api_post_s=api_s("api_post_s"))
+        drafts = params.speculation
+        if drafts is not None:  # draws are compared with them: nothing flows through
+            drafts = replace(drafts, rates=jax.lax.stop_gradient(accepted(drafts.rates, profile.parallel.draft_acceptance)))
+        return replace(params, ranks=ranks, step_time=self.step_time(profile), speculation=drafts)

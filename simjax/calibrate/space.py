@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from simjax.errors import SimjaxError
-from simjax.latency.parameters import present_value
-from simjax.latency.priors import BACKEND_TIMES, PARAMETERS, STEP_CORRECTIONS, VLLM, Parameter, parameter
+from simjax.latency.parameters import PARALLEL, present_value
+from simjax.latency.priors import BACKEND_TIMES, DRAWN, PARAMETERS, STEP_CORRECTIONS, VLLM, Parameter, parameter
 from simjax.latency.profile import LatencyProfile
 
 MOST = 4.0  # prior standard deviations: the bound of every parameter
@@ -57,6 +57,11 @@ class Space:
     def __len__(self) -> int:
         return len(self.priors)
 
+    @property
+    def drawn(self) -> tuple[int, ...]:
+        """Places of the parameters whose effect only differences between simulations tell."""
+        return tuple(i for i, name in enumerate(self.names) if name in DRAWN)
+
     def values(self, u: Any, xp: Any = np) -> dict[str, Any]:
         """The values at whitened coordinates u, f64[P]; beyond the bound a parameter stays on it."""
         u = xp.clip(u, -MOST, MOST)
@@ -77,12 +82,14 @@ class Coverage:
         backends: backends whose host times are fitted, vLLM or others.
         launched: those of them that launch kernels one by one in some steps.
         fp8: whether any model multiplies in fp8.
+        parallel: parameters of what several ranks, experts and drafts bring that matter (`simjax.latency.parameters.parallel_effects`).
     """
 
     several_ranks: bool = False
     backends: tuple[str, ...] = (VLLM,)
     launched: tuple[str, ...] = ()
     fp8: bool = False
+    parallel: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,7 @@ def _free_names(coverage: Coverage, choices: Choices) -> list[str]:
     """The parameters that the data can show or the user frees, without those that are frozen or tied, in the order of `PARAMETERS`."""
     without = {*NEVER_BY_THEMSELVES, *(() if coverage.several_ranks else ONLY_WITH_RANKS)}
     without |= set() if coverage.fp8 else {ONLY_FP8}
+    without |= {*PARALLEL} - {*coverage.parallel}
     without |= set() if VLLM in coverage.backends else {*BACKEND_TIMES}
     without |= set() if VLLM in coverage.launched else {ONLY_LAUNCHED}
     others = [backend for backend in coverage.backends if backend != VLLM]

@@ -36,6 +36,7 @@ class ClusterTiming:
         api_pre_s, api_post_s: float64[N], seconds before an instance queues a request, and after the step that makes a token.
         warnings: one line each, where a step time is used outside the range that it was measured on.
         sequence_host_s: float64[N], part of a step's time for each sequence in which the device waits for the host; None if unknown.
+        draft_acceptance: float64[N], `ParallelEffects.draft_acceptance` of each instance; None where it is 1.
         measured: for each step-time model, the name of its source and the longest context measured there in tokens.
     """
 
@@ -46,6 +47,7 @@ class ClusterTiming:
     warnings: tuple[str, ...]
     measured: tuple[tuple[str, int], ...] = ()
     sequence_host_s: np.ndarray | None = None
+    draft_acceptance: np.ndarray | None = None
 
 
 class _Timing(NamedTuple):
@@ -55,6 +57,7 @@ class _Timing(NamedTuple):
     host: HostOverheads
     warnings: list[str]
     measured: tuple[str, int]
+    draft_acceptance: float = 1.0
 
 
 class _Sizes(NamedTuple):
@@ -153,6 +156,7 @@ def _assembled(timings: list[_Timing | SimjaxError], rows: list[list[int]]) -> l
             warnings=tuple(dict.fromkeys(line for timing in found for line in timing.warnings)),
             measured=tuple(timing.measured for timing in different if isinstance(timing, _Timing)),
             sequence_host_s=np.array([float(timing.host.sequence_s) for timing in found]),
+            draft_acceptance=np.array([timing.draft_acceptance for timing in found]),
         )
 
     return [of(cluster) for cluster in rows]
@@ -200,4 +204,5 @@ def _from_profile(deployment: Deployment, source: LatencySource, sizes: _Sizes) 
     attention = profile.rank(deployment.parallelism.tensor, deployment.model).attention
     if not isinstance(attention, AttentionEfficiency):
         warnings += as_measured(profile.source, "attention is", deployment)
-    return _Timing(step_time, profile.host, warnings, (profile.source, profile.valid.context[1]))
+    measured = (profile.source, profile.valid.context[1])
+    return _Timing(step_time, profile.host, warnings, measured, float(profile.parallel.draft_acceptance))

@@ -9,6 +9,7 @@ from simjax.config.schema import DeployedConfig, ProfileConfig
 from simjax.errors import SimjaxError, closest
 from simjax.options.condition import is_set, one_of
 from simjax.options.option import option, section
+from simjax.speculation.config import MeasuredSpeculationConfig
 
 METHODS = ("auto", "lm", "lbfgs", "adam")
 _FILE = (is_set("file"),)
@@ -118,6 +119,9 @@ class CalibrateConfig:
     model: str | None = option(None, "model, as in simjax run; unset: the measured one", "NAME")
     device: str | None = option(None, "device, as in simjax run; unset: the measured one", "NAME")
     cluster: MeasuredClusterConfig = section(MeasuredClusterConfig, "deviations from the recorded clusters")
+    speculation: MeasuredSpeculationConfig = section(
+        MeasuredSpeculationConfig, "acceptance of the drafts of runs with speculative decoding"
+    )
     scheduler: SchedulerConfig = section(SchedulerConfig, "vLLM's flags, where they differ from the recorded ones")
     backend: MeasuredBackendConfig = section(MeasuredBackendConfig, "serving software")
     workload: ReplayedConfig = section(ReplayedConfig, "requests")

@@ -230,7 +230,17 @@ class ClusterConfig:
 class MeasuredClusterConfig:
     """`cluster` of `simjax validate` and `simjax calibrate`: the measured one where an option is unset."""
 
-    tensor_parallel_size: int | None = option(None, "devices of an instance; unset: as the run records")
+    tensor_parallel_size: int | None = option(None, "devices of an instance, or of each of its stages and ranks; unset: as the run records")
+    pipeline_parallel_size: int | None = option(None, "pp stages of an instance; unset: as the run records, else 1")
+    data_parallel_size: int | None = option(None, "data-parallel ranks of an instance; unset: as the run records, else 1")
+    enable_expert_parallel: bool | None = option(
+        None, "whether the devices of an instance share whole experts; unset: as the run records, else false"
+    )
+    expert_popularity: str = option("uniform", "popularity of experts, which no run records, as in simjax run", "NAME")
+    expert_zipf_exponent: float = option(
+        1.0, "exponent of a zipf popularity", bounds=(0.0, 10.0), only=(one_of("expert_popularity", "zipf"),)
+    )
+    all2all_backend: str | None = option(None, "how data-parallel ranks exchange tokens of experts, as in simjax run", "NAME")
     router: str = option("round_robin", "rule that picks the instance of a request, as in simjax run")
     link_bandwidth_bytes_per_s: float | None = option(
         None, "link between an instance's devices, bytes/s; unset: as recorded, else the device's", "BYTES"

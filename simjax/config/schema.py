@@ -17,7 +17,7 @@ from simjax.options.option import option, section
 from simjax.options.plausible import Plausible
 from simjax.power.config import PowerConfig
 from simjax.pricing.config import PriceConfig
-from simjax.speculation.config import SpeculationConfig
+from simjax.speculation.config import MeasuredSpeculationConfig, SpeculationConfig
 from simjax.workload.config import WorkloadConfig
 
 _NO_FILE = is_unset("cluster.file", words="")
@@ -202,6 +202,9 @@ class ValidateConfig:
     model: str | None = option(None, "model, as in simjax run; unset: the measured one", "NAME")
     device: str | None = option(None, "device, as in simjax run; unset: the measured one", "NAME")
     cluster: MeasuredClusterConfig = section(MeasuredClusterConfig, "deviations from the recorded cluster")
+    speculation: MeasuredSpeculationConfig = section(
+        MeasuredSpeculationConfig, "acceptance of the drafts of runs with speculative decoding"
+    )
     scheduler: SchedulerConfig = section(SchedulerConfig, "vLLM's flags, where they differ from the recorded ones")
     backend: MeasuredBackendConfig = section(MeasuredBackendConfig, "serving software")
     workload: MeasuredWorkloadConfig = section(MeasuredWorkloadConfig, "requests")

@@ -141,12 +141,8 @@ def _plain(shape: EngineShape) -> EngineShape:
     """The shape without a log."""
     if shape.tight:
         raise ValueError("an outcome cannot say that slots ran out: the shape must not be tight")
-    if shape.pipeline_stages:
-        raise SimjaxError("pipeline_parallel_size: derivatives through pp stages are not simulated yet; compare runs instead")
     if shape.priorities:
         raise SimjaxError("scheduling_policy=priority: derivatives through queues by priority are not simulated yet; compare runs instead")
-    if shape.speculation:
-        raise SimjaxError("speculation: derivatives through drawn acceptances are not simulated yet; compare runs instead")
     return replace(shape, log_rows=0)
 
 

@@ -15,7 +15,8 @@ from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
 from simjax.latency.attention.coefficients import AttentionCoefficients, scaled
 from simjax.latency.attention.roofline import AttentionEfficiency, attention_coefficients
-from simjax.latency.experts.load import ExpertLoad, load_of
+from simjax.latency.experts.load import ExpertLoad
+from simjax.latency.experts.skew import skewed_load
 from simjax.latency.fitting.efficiency import OpEfficiency, op_seconds
 from simjax.latency.groups.union import UnionTerms, exchange_terms, knots, nothing, shares
 from simjax.latency.priors import CORRECTION_TOKENS
@@ -54,9 +55,9 @@ def compile_profile(
     parallelism = deployment.parallelism
     ops = step_ops(deployment.part, degree, parallelism.expert, deployment.has_embedding, deployment.has_head, parallelism.data)
     of_tokens = [op for op in ops if not (op.per_sequence or (op.experts and deployment.exchanges))]
-    load = load_of(deployment, np.arange(1, max_tokens + 1))
     # Float64 locally: importing or calling this must not change the user's global setting.
     with jax.enable_x64(True):
+        load = skewed_load(deployment, np.arange(1, max_tokens + 1), profile.parallel.expert_skew)
         timed = partial(total_s, rank=rank, source=profile.source, device=deployment.device, dtype=model.dtype, xp=xp)
         terms = StepTerms(
             dense_s=timed(of_tokens, rows=np.arange(1, max_tokens + 1), load=load),
@@ -68,21 +69,21 @@ def compile_profile(
             correction=step_correction(rank.correction, max_tokens, xp),
             kernels=kernels(ops, deployment),
             until_kv_s=timed(_until_kv(ops), rows=np.arange(1, max_tokens + 1)) if deployment.kv_stream else 0.0,
-            union=_union(ops, deployment, timed, max_tokens, profile),
+            union=_union(ops, deployment, timed, max_tokens, profile, xp),
         )
         return assemble(with_drafts(terms, deployment, timed, partial(all_layers_attention, rank, xp=xp)), deployment)
 
 
 def _union(
-    ops: Sequence[Op], deployment: Deployment, timed: Callable[..., Any], max_tokens: int, profile: LatencyProfile
+    ops: Sequence[Op], deployment: Deployment, timed: Callable[..., Any], max_tokens: int, profile: LatencyProfile, xp: Any = np
 ) -> UnionTerms | None:
     """The experts and the exchanges of a deployment whose ranks exchange tokens; None where they do nothing together."""
     if not deployment.exchanges:
         return nothing(deployment, max_tokens) if deployment.grouped else None
     tokens = knots(deployment.parallelism.data, max_tokens)
     experts = [on_union(op, deployment.model, *shares(deployment)) for op in ops if op.experts]
-    experts_s = timed(experts, rows=tokens, load=load_of(deployment, tokens))
-    return UnionTerms(experts_s, *exchange_terms(deployment, max_tokens, profile.collectives))
+    experts_s = timed(experts, rows=tokens, load=skewed_load(deployment, tokens, profile.parallel.expert_skew))
+    return UnionTerms(experts_s, *exchange_terms(deployment, max_tokens, profile.collectives, profile.parallel, xp))
 
 
 def kernels(ops: Sequence[Op], deployment: Deployment) -> int:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
+from simjax.deployment import Deployment
 from simjax.errors import SimjaxError, closest
 from simjax.latency.attention.coefficients import AttentionCoefficients
 from simjax.latency.attention.roofline import AttentionEfficiency
 from simjax.latency.fitting.efficiency import OpEfficiency
 from simjax.latency.priors import BACKEND_TIMES, STEP_CORRECTIONS, VLLM, parameter, split_name
-from simjax.latency.profile import HostOverheads, LatencyProfile, RankCoefficients
+from simjax.latency.profile import HostOverheads, LatencyProfile, ParallelEffects, RankCoefficients
+from simjax.parallel.experts import LLMSERVINGSIM
 
 # Operations that are no matrix products, and the kind that stands for them.
 ROW_OPERATIONS = ("elementwise", "embedding", "layernorm", "qk_norm", "rotary_emb", "act_fn", "final_layernorm", "sampler")
 _HOST = ("step_s", "layer_s", "sequence_s", "overlap", "api_pre_s", "api_post_s", "launch_s")
+PARALLEL = tuple(field.name for field in fields(ParallelEffects))
+"""Parameters of what several ranks, experts and drafts bring, which matter where a cluster has them: see `parallel_effects`."""
 # Attention times that change with the factor, by kind of step.
 _DECODE_S = ("decode_sequence_s", "decode_kv_s")
 _MIXED_S = ("mixed_sequence_s", "mixed_kv_s", "chunk_tile_s", "chunk_kv_s", "empty_tile_s", "longest_s", "spill_s")
@@ -41,6 +45,20 @@ def matters(profile: LatencyProfile, name: str) -> bool:
     return name != "fp8_compute" or any(op.endswith("_fp8") for rank in _all_ranks(profile) for op in rank.ops)
 
 
+def parallel_effects(deployment: Deployment) -> tuple[str, ...]:
+    """The parameters of `PARALLEL` that can change a run of a deployment."""
+    experts = deployment.parallelism.experts
+    exchanging = deployment.exchanges and experts.all2all_backend != LLMSERVINGSIM
+    uneven = deployment.model.is_moe and experts.popularity.varies and experts.all2all_backend != LLMSERVINGSIM
+    there = {
+        "exchange_bandwidth": exchanging,
+        "exchange_latency": exchanging,
+        "expert_skew": uneven,
+        "draft_acceptance": deployment.speculation is not None,
+    }
+    return tuple(name for name in PARALLEL if there[name])
+
+
 def with_parameters(profile: LatencyProfile, values: Mapping[str, Any]) -> LatencyProfile:
     """The profile with these parameters, floats or traced scalars: factors multiply what it has, other numbers replace it.
 
@@ -55,6 +73,8 @@ def with_parameters(profile: LatencyProfile, values: Mapping[str, Any]) -> Laten
         latency_ratio=profile.collectives.latency_ratio * values.get("collective_latency", 1.0),
     )
 
+    parallel = replace(profile.parallel, **{x: getattr(profile.parallel, x) * values[x] for x in PARALLEL if x in values})
+
     def changed(ranks: Mapping[int, RankCoefficients], model: str | None = None) -> dict[int, RankCoefficients]:
         return {degree: _corrected(_rank(rank, values), values, own.get(model, {})) for degree, rank in ranks.items()}
 
@@ -64,6 +84,7 @@ def with_parameters(profile: LatencyProfile, values: Mapping[str, Any]) -> Laten
         models={name: changed(ranks, name) for name, ranks in profile.models.items()},
         host=host,
         collectives=collectives,
+        parallel=parallel,
         backends=_backends(profile, host, values),
     )
 

@@ -86,6 +86,33 @@ class CollectiveEfficiency:
         )
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ParallelEffects:
+    """What several ranks, experts and drafts bring, compared with what the cluster and data sheets state; 1 as they state it.
+
+    Attributes:
+        exchange_bandwidth: bandwidth at which ranks exchange the tokens of their experts.
+        exchange_latency: time of such an exchange whatever its size.
+        expert_skew: power of the popularity of experts.
+        draft_acceptance: length of runs of accepted drafts, see `accepted`.
+    """
+
+    exchange_bandwidth: Any = 1.0
+    exchange_latency: Any = 1.0
+    expert_skew: Any = 1.0
+    draft_acceptance: Any = 1.0
+
+
+def accepted(rates: Any, draft_acceptance: Any) -> Any:
+    """Marginal acceptance rates of drafts where runs of accepted ones are so many times as long: they stay in [0, 1] and never rise.
+
+    Where each draft is accepted with the same probability p, a run of them has -1/log p drafts, nearly; so p**(1/f) makes it f times as
+    long, and the product of several of these is the product of their rates to the same power.
+    """
+    return rates ** (1.0 / draft_acceptance)
+
+
 @dataclass(frozen=True)
 class ValidRange:
     """The range that the profile was measured on: least and most tokens and sequences of a step, and context of a request."""
@@ -146,6 +173,7 @@ class LatencyProfile:
         models: ranks of models that were measured on their own, by Hugging Face id; they go before `ranks`.
         collectives: efficiency of the communication between ranks.
         calibration: what a calibration to measured runs found, None without one.
+        parallel: what several ranks, experts and drafts bring.
         backends: host times of backends other than vLLM (`simjax.latency.priors.OTHER_BACKENDS`), where they are known.
     """
 
@@ -160,6 +188,7 @@ class LatencyProfile:
     models: Mapping[str, Mapping[int, RankCoefficients]] = field(default_factory=dict)
     collectives: CollectiveEfficiency = field(default_factory=CollectiveEfficiency)
     calibration: Calibration | None = None
+    parallel: ParallelEffects = field(default_factory=ParallelEffects)
     backends: Mapping[str, HostOverheads] = field(default_factory=dict)
 
     def for_backend(self, name: str) -> LatencyProfile:

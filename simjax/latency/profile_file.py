@@ -25,6 +25,7 @@ from simjax.latency.profile import (
     CollectiveEfficiency,
     HostOverheads,
     LatencyProfile,
+    ParallelEffects,
     RankCoefficients,
     Seen,
     ValidRange,
@@ -64,6 +65,7 @@ def _load(path: Path) -> LatencyProfile:
             source=_short(path),
             models={name: _ranks(ranks) for name, ranks in raw.get("models", {}).items()},
             collectives=_record(CollectiveEfficiency, raw.get("collectives", {})),
+            parallel=_record(ParallelEffects, raw.get("parallel", {})),
             calibration=_calibration(raw["calibration"]) if "calibration" in raw else None,
             backends={name: _record(HostOverheads, host) for name, host in _backends(path, raw).items()},
         )
@@ -90,6 +92,8 @@ def save_profile(profile: LatencyProfile, path: str | Path) -> None:
         raw["backends"] = {name: _rounded(asdict(host)) for name, host in profile.backends.items()}
     if profile.collectives != CollectiveEfficiency():
         raw["collectives"] = _rounded(asdict(profile.collectives))
+    if profile.parallel != ParallelEffects():
+        raw["parallel"] = _rounded(asdict(profile.parallel))
     if profile.calibration is not None:
         raw["calibration"] = _plain_calibration(profile.calibration)
     raw["ranks"] = _plain_ranks(profile.ranks)

@@ -58,9 +58,13 @@ class DeepEpEfficiency:
         intra, inter: fractions of the bandwidth of the links within a node and between nodes.
     """
 
-    floor_s: float = 28e-6
-    intra: float = 0.78
-    inter: float = 0.88
+    floor_s: Any = 28e-6
+    intra: Any = 0.78
+    inter: Any = 0.88
+
+    def scaled(self, bandwidth: Any, latency: Any) -> DeepEpEfficiency:
+        """The constants with bandwidths and the floor times as large, by numbers or traced scalars."""
+        return DeepEpEfficiency(self.floor_s * latency, self.intra * bandwidth, self.inter * bandwidth)
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ def exchange_s(
     inter: LinkSpec,
     memory_bandwidth_bytes_per_s: float,
     efficiency: DeepEpEfficiency = DeepEpEfficiency(),
+    xp: Any = np,
 ) -> tuple[Any, Any]:
     """Seconds of dispatch and combine of one layer, both of which end when the slowest rank's does; affine in the tokens.
 
@@ -144,12 +149,13 @@ def exchange_s(
         inter: link between nodes that each rank has.
         memory_bandwidth_bytes_per_s: of the device, for sums.
         efficiency: constants of DeepEP.
+        xp: numpy, or jax.numpy where the efficiency or the links are traced.
     """
     if group.ranks == 1:
         return 0.0 * most, 0.0 * most
     if backend == ALL_GATHER:
         # each rank's buffer passes all others; the mean of unequal ones stands for them, for all pass the same links in turn
-        link, shard = _ring(group, intra, inter), total / group.ranks
+        link, shard = _ring(group, intra, inter, xp), total / group.ranks
         gather_s = all_gather_s(shard * (group.row_bytes + _ROUTE_BYTES * group.experts_per_token), group.ranks, link)
         whole = total * group.hidden_size * _SUM_BYTES
         return gather_s, reduce_scatter_s(whole, group.ranks, link, memory_bandwidth_bytes_per_s)
@@ -161,15 +167,15 @@ def exchange_s(
         own = 1.0 / group.ranks if backend == LOW_LATENCY else group.distinct(group.ranks) / group.ranks / group.ranks
         near = sent * (1.0 - own) - (away if backend == LOW_LATENCY else 0.0)
         within_s = near / (efficiency.intra * intra.bandwidth_bytes_per_s)
-        return efficiency.floor_s + np.maximum(within_s, away / (efficiency.inter * inter.bandwidth_bytes_per_s))
+        return efficiency.floor_s + xp.maximum(within_s, away / (efficiency.inter * inter.bandwidth_bytes_per_s))
 
     return seconds(moved.dispatch), seconds(moved.combine)
 
 
-def _ring(group: Group, intra: LinkSpec, inter: LinkSpec) -> LinkSpec:
+def _ring(group: Group, intra: LinkSpec, inter: LinkSpec, xp: Any = np) -> LinkSpec:
     """The links of a ring through all ranks: NCCL runs as many rings as a node has adapters, each of which leaves it by another one."""
     if group.nodes == 1:
         return intra
-    between = min(group.ranks_per_node * inter.bandwidth_bytes_per_s, intra.bandwidth_bytes_per_s)
+    between = xp.minimum(group.ranks_per_node * inter.bandwidth_bytes_per_s, intra.bandwidth_bytes_per_s)
     latency_s = intra.latency_s + group.nodes / group.ranks * (inter.latency_s - intra.latency_s)
     return replace(intra, bandwidth_bytes_per_s=between, latency_s=latency_s)

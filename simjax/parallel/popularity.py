@@ -41,6 +41,7 @@ class Popularity:
         exponent: exponent of zipf.
         concentration: concentration of dirichlet.
         counts: choices counted of each expert, a row for each layer; of `MEASURED` only.
+        power: every weight is taken to this power: above 1 popular experts are more so, and 0 makes all alike.
         source: file that they come from.
 
     Raises:
@@ -51,6 +52,7 @@ class Popularity:
     exponent: float = 1.0
     concentration: float = 1.0
     counts: tuple[tuple[float, ...], ...] = ()
+    power: float = 1.0
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -65,6 +67,11 @@ class Popularity:
     def even(self) -> bool:
         """Whether all experts are alike and every token draws for itself."""
         return self.kind in EVEN
+
+    @property
+    def varies(self) -> bool:
+        """Whether it changes with its power: its experts are not alike, and tokens draw among them."""
+        return not self.even and self.kind not in WITHOUT_DRAWS
 
     @property
     def words(self) -> str:
@@ -90,14 +97,14 @@ class Popularity:
         if self.even or self.kind in WITHOUT_DRAWS:
             return xp.full((1, experts), experts_per_token / experts)
         if self.kind == MEASURED:
-            counts = xp.asarray(self.counts)
+            counts = xp.asarray(self.counts) ** self.power
             return _capped(counts / counts.sum(axis=1, keepdims=True), experts_per_token, xp)
         rng = np.random.default_rng(_SEED)
         if self.kind == "dirichlet":
-            weights = np.maximum(rng.dirichlet(np.full(experts, self.concentration), layers), 1e-12)
+            weights = np.maximum(rng.dirichlet(np.full(experts, self.concentration), layers), 1e-12) ** self.power
         else:
             ranks = np.stack([rng.permutation(experts) + 1.0 for _ in range(layers)])
-            weights = xp.exp(-self.exponent * np.log(ranks))
+            weights = xp.exp(-self.exponent * self.power * np.log(ranks))
         return _without_replacement(weights / weights.sum(axis=1, keepdims=True), experts_per_token, xp)
 
 

@@ -16,8 +16,8 @@ from simjax.deployment import Role
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.latency.attention.roofline import AttentionEfficiency
-from simjax.latency.parameters import present_value
-from simjax.latency.priors import PARAMETERS, STEP_CORRECTIONS, parameter
+from simjax.latency.parameters import PARALLEL, parallel_effects, present_value
+from simjax.latency.priors import DRAWN, PARAMETERS, STEP_CORRECTIONS, parameter
 from simjax.latency.profile import HostOverheads
 from simjax.sensitivity.names import CLUSTER_PARAMETERS, HARDWARE, LIMITS, WORKLOAD
 from simjax.workload.transform import mean_rate
@@ -31,6 +31,16 @@ _ARRIVALS = "it moves requests, and so the schedule alone"
 _WHOLE = "it is a whole number"
 _LINK_FIELDS = {"bandwidth": "bandwidth_bytes_per_s", "latency": "latency_s"}
 
+_WITHOUT_EXCHANGE = "it has no effect where no data-parallel ranks exchange the tokens of experts (cluster.data_parallel_size)"
+_WITHOUT = {
+    "exchange_bandwidth": _WITHOUT_EXCHANGE,
+    "exchange_latency": _WITHOUT_EXCHANGE,
+    "expert_skew": "it has no effect where all experts are alike (cluster.expert_popularity)",
+    "draft_acceptance": "it has no effect without speculative decoding (speculation.method)",
+}
+
+HELD_BY_DRAWS = "accepted drafts are drawn: with the schedule held no change moves anything"
+"""Reason why parameters of draws have no gradient."""
 HELD_BY_STEPS = "instances act on hand-overs when their steps end: with the schedule held nearly every change moves nothing"
 """Reason why parameters of transfers have no gradient."""
 
@@ -137,6 +147,8 @@ def _parameter(name: str, setting: Setting, workload: Workload) -> SensitivityPa
         return "it has no effect where CUDA graphs launch all steps (scheduler.enforce_eager, scheduler.cudagraph_mode)"
     if name == "fp8_compute" and not any(x.model.quantization == "fp8" for x in setting.instances):
         return "it has no effect without a model in fp8"
+    if name in PARALLEL and not any(name in parallel_effects(x.deployment) for x in setting.instances):
+        return _WITHOUT[name]
     tables = setting.sources[0].bundle_root is not None
     if tables and name not in (*HOST_TIMES, *WORKLOAD, *LIMITS, *_OF_LINKS, *_OF_NETWORK):
         return "step times come from measured tables (profile.bundle_root), which it does not change"
@@ -153,7 +165,8 @@ def _parameter(name: str, setting: Setting, workload: Workload) -> SensitivityPa
             name, unit, text, setting, lambda x, _: float(_fact(name, x)), partial(_hardware, name), HELD_BY_STEPS if held else ""
         )
     p = parameter(name)
-    return _of_instances(name, p.unit, p.text, setting, partial(_present, name), partial(_profile, name))
+    held = HELD_BY_DRAWS if name in DRAWN else ""
+    return _of_instances(name, p.unit, p.text, setting, partial(_present, name), partial(_profile, name), held)
 
 
 def _of_workload(name: str, setting: Setting, workload: Workload) -> SensitivityParameter | str:

@@ -30,3 +30,15 @@ class SpeculationConfig:
         None, "draft model, as model of the run", "NAME", only=(one_of("method", DRAFT_MODEL, words="method=draft_model"),)
     )
     seed: int = option(0, "seed of the draws of accepted drafts", only=(_ON,))
+
+
+@dataclass
+class MeasuredSpeculationConfig:
+    """`speculation` of `simjax validate` and `simjax calibrate`: how the drafts of runs that record a `speculative_config` are accepted."""
+
+    synthetic_acceptance_rates: list[float] = option(
+        [],
+        "probability, for each draft, that it and all before it are accepted; []: as recorded, for mtp those measured on gsm8k; without "
+        "any, drafts are not simulated",
+    )
+    seed: int = option(0, "seed of the draws of accepted drafts")

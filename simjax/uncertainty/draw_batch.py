@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from simjax.batch.design import Design, RunOptions, design_of, required_timings
 from simjax.batch.execute import Row, run_designs
 from simjax.batch.groups import MEMORY_BYTES, Group, design_bytes
@@ -14,6 +16,7 @@ from simjax.cluster.latency_source import LatencySource
 from simjax.engine.host.batch import joint_shape
 from simjax.engine.host.lower import Lowered
 from simjax.engine.host.lowering.requests import request_params
+from simjax.engine.host.lowering.speculation import speculation_params
 from simjax.engine.shape import EngineShape, power_of_two, slots_for
 from simjax.job import Run
 from simjax.latency.join import padded_rows
@@ -82,11 +85,14 @@ def _designs(batch: DrawnRun, values: Sequence[tuple[Values, ...]], first: int, 
     for workload, seed in loads:
         requests = request_params([workload], len(workload), [seed])
         bases.append(design_of(cluster, replace(timings[0], step_time=step_time), workload, options, requests))
-    designs = {}
+    designs, of_rank = {}, np.array(cluster.instance_of_rank)
     for number, timing in enumerate(timings):
         base = bases[number % len(bases)]
-        own = replace(base.lowered.params.ranks, step_time=timing.row, api_pre_s=timing.api_pre_s, api_post_s=timing.api_post_s)  # pyright: ignore[reportArgumentType]
-        designs[number] = replace(base, lowered=replace(base.lowered, params=replace(base.lowered.params, ranks=own)))
+        row, pre_s, post_s = (x[of_rank] for x in (timing.row, timing.api_pre_s, timing.api_post_s))
+        own = replace(base.lowered.params.ranks, step_time=row, api_pre_s=pre_s, api_post_s=post_s)  # pyright: ignore[reportArgumentType]
+        drafts = speculation_params(cluster, timing.draft_acceptance)
+        params = replace(base.lowered.params, ranks=own, speculation=drafts)
+        designs[number] = replace(base, lowered=replace(base.lowered, params=params))
     return designs
 
 

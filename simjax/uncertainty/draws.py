@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from simjax.errors import SimjaxError
-from simjax.latency.parameters import matters, present_value
+from simjax.latency.parameters import PARALLEL, matters, present_value
 from simjax.latency.priors import CORRECTION_TOKENS, PARAMETERS, STEP_CORRECTIONS, parameter
 from simjax.latency.profile import LatencyProfile
 from simjax.uncertainty.widths import PRIOR_SD, Widths
@@ -49,7 +49,9 @@ def draw_values(profile: LatencyProfile, draws: int, seed: int | Sequence[int] =
     return [values for (values,) in draw_together(profile, draws, seed, [widths])]
 
 
-def draw_together(profile: LatencyProfile, draws: int, seed: int | Sequence[int], widths: Sequence[Widths]) -> list[tuple[Values, ...]]:
+def draw_together(
+    profile: LatencyProfile, draws: int, seed: int | Sequence[int], widths: Sequence[Widths], parallel: Sequence[str] = ()
+) -> list[tuple[Values, ...]]:
     """`draw_values` for several groups of instances that share a profile: they share parameters, but not what no parameter explains.
 
     Args:
@@ -57,11 +59,13 @@ def draw_together(profile: LatencyProfile, draws: int, seed: int | Sequence[int]
         draws: number of draws.
         seed: seed of the draws.
         widths: widths of each group.
+        parallel: parameters of what several ranks, experts and drafts bring that matter in the run (`parallel_effects`): they have the
+            spread of their priors where no calibration has constrained them.
 
     Returns:
         A tuple for each draw, with the values of each group.
     """
-    names, center, root = _posterior(profile)
+    names, center, root = _posterior(profile, parallel)
     z = normals(draws, len(names) + _OWN * len(widths), seed)
     shared = center + z[:, : len(names)] @ root.T
     found = []
@@ -89,11 +93,12 @@ def normals(draws: int, dimensions: int, seed: int | Sequence[int]) -> np.ndarra
     return z @ (axes / np.sqrt(variances)) @ axes.T
 
 
-def _posterior(profile: LatencyProfile) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _posterior(profile: LatencyProfile, parallel: Sequence[str] = ()) -> tuple[list[str], np.ndarray, np.ndarray]:
     """The uncertain parameters, the means of their transformed values, f64[P], and a root of their covariance, f64[P, P]."""
     calibration = profile.calibration
     if calibration is None:
-        names = [name for name in PARAMETERS if name not in (*STEP_CORRECTIONS, *COLLECTIVES) and matters(profile, name)]
+        own = (*STEP_CORRECTIONS, *COLLECTIVES, *PARALLEL)
+        names = [name for name in PARAMETERS if (name in parallel or name not in own) and matters(profile, name)]
         root = np.diag([PARAMETERS[name].prior_sd for name in names])
     else:
         names = list(calibration.parameters)
@@ -102,6 +107,10 @@ def _posterior(profile: LatencyProfile) -> tuple[list[str], np.ndarray, np.ndarr
         if len(names) and not variances.min() >= -_NEGLIGIBLE * max(variances.max(), 0.0):
             raise SimjaxError(f"{profile.source}: calibration.covariance is no covariance: it has negative variances")
         root = axes * np.sqrt(np.maximum(variances, 0.0))
+        if more := [name for name in parallel if name not in names]:
+            spread = np.array([PARAMETERS[name].prior_sd for name in more])
+            root = np.block([[root, np.zeros((len(names), len(more)))], [np.zeros((len(more), len(names))), np.diag(spread)]])
+            names += more
     # A time in a profile is the mean of its draws. Times that the data leave open have wide logarithms; if the profile held the median of
     # the draws, steps would be too long on average: by 3 % for gaps of 1 us between layers.
     bias = np.array([0.5 if parameter(name).unit == "s" else 0.0 for name in names]) * np.sum(root**2, axis=1)

@@ -19,6 +19,7 @@ from simjax.config.schema import RunConfig, UncertaintyConfig
 from simjax.engine.simulate import DEFAULT_MAX_TICKS
 from simjax.errors import SimjaxError
 from simjax.job import Run, measurement_window, run, service_levels
+from simjax.latency.parameters import PARALLEL, parallel_effects
 from simjax.metrics.catalog import CATALOG, Catalog
 from simjax.metrics.rows import METRICS
 from simjax.metrics.slo import Slo
@@ -208,7 +209,10 @@ def _values(done: Run, groups: Sequence[InstanceGroup], asked: UncertaintyConfig
     for number, first in enumerate(firsts):
         kinds = [k for k, x in enumerate(groups) if same_profile(x.profile, first.profile)]
         wide = [widths(groups[k], reach(done.cluster.instances, done.result, groups[k].indices)) for k in kinds]
-        found = draw_together(first.profile, asked.draws, (asked.seed, number), wide)
+        mine = [done.cluster.instances[index].deployment for k in kinds for index in groups[k].indices]
+        effects = {name for deployment in mine for name in parallel_effects(deployment)}
+        parallel = [name for name in PARALLEL if name in effects]
+        found = draw_together(first.profile, asked.draws, (asked.seed, number), wide, parallel)
         drawn |= {k: [draw[place] for draw in found] for place, k in enumerate(kinds)}
     return list(zip(*(drawn[k] for k in range(len(groups))), strict=True))
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from simjax.backend.releases import release_of
+from simjax.backend.releases import balancer_rules, release_of
+from simjax.cluster.balancer import Balancer
 from simjax.cluster.from_config import engine_limits, instance_link, latency_source, release_limits
 from simjax.cluster.spec import ClusterSpec, InstanceSpec
 from simjax.cluster.unsimulated import Setting
@@ -16,11 +17,11 @@ from simjax.config.schema import ValidateConfig
 from simjax.hardware import load_device
 from simjax.job import Progress, Run, simulate_cluster
 from simjax.model import load_model
-from simjax.parallel.parallelism import Parallelism
 from simjax.text import counted
 from simjax.validate.client import as_its_client_sent
 from simjax.validate.compare import compare
 from simjax.validate.contents import unknown_contents, with_contents
+from simjax.validate.deployed import RATES, drafts_of, parallelism_of, simulated
 from simjax.validate.formats.results import stated
 from simjax.validate.measured import read_measured
 from simjax.validate.run import MeasuredRun
@@ -49,7 +50,7 @@ def validate(config: ValidateConfig, on_progress: Progress | None = None) -> tup
     )
     notes = [
         unknown_contents(measured, cluster),
-        *(f"{measured.name}: {x} is recorded but not simulated; it is replayed without" for x in asked_for(measured, cluster)),
+        *(f"{measured.name}: {x} is recorded but not simulated; it is replayed without{remedy(x)}" for x in asked_for(measured, cluster)),
         _drift(measured, run),
     ]
     return measured, replace(run, warnings=(*(line for line in notes if line is not None), *run.warnings))
@@ -75,9 +76,15 @@ def read_to_replay(
 
 def asked_for(measured: MeasuredRun, cluster: ClusterSpec) -> list[Setting]:
     """Recorded settings that the simulation of a run does not have; a data type that its model has anyway is none."""
-    model = cluster.instances[0].model
-    known = {"quantization": model.quantization, "dtype": model.dtype}
-    return [x for x in measured.unsimulated if x.name not in known or str(x.value).lower() != known[x.name]]
+    instance = cluster.instances[0]
+    known = {"quantization": instance.model.quantization, "dtype": instance.model.dtype}
+    others = [x for x in measured.unsimulated if x.name not in known or str(x.value).lower() != known[x.name]]
+    return [x for x in others if not simulated(x.name, x.value, instance)]
+
+
+def remedy(setting: Setting) -> str:
+    """What makes a setting simulated, after a semicolon; "" where nothing does."""
+    return f"; {RATES}" if setting.name == "speculative_config" else ""
 
 
 def _with_failures_told(run: MeasuredRun) -> MeasuredRun:
@@ -120,11 +127,24 @@ def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateCo
         link_bandwidth_bytes_per_s=config.cluster.link_bandwidth_bytes_per_s or wires.link_bandwidth_bytes_per_s,
         link_latency_s=wires.link_latency_s if config.cluster.link_latency_s is None else config.cluster.link_latency_s,
     )
+    model = load_model(config.model or stated(measured.model, "model", measured))
     instance = InstanceSpec(
-        model=load_model(config.model or stated(measured.model, "model", measured)),
+        model=model,
         device=device,
-        parallelism=Parallelism(config.cluster.tensor_parallel_size or measured.tensor_parallel_size),
+        parallelism=parallelism_of(measured, config.cluster, model),
         limits=engine_limits(config.scheduler, engine_limits(measured.engine, release_limits(release(measured, config)))),
         link=instance_link(links, device),
+        speculation=drafts_of(measured, config.speculation),
     )
-    return ClusterSpec((instance,) * measured.instances, config.cluster.router)
+    balancer = Balancer(**balancer_rules(release(measured, config)))
+    return ClusterSpec((_without_idle_cache(instance, measured, config),) * measured.instances, config.cluster.router, balancer=balancer)
+
+
+def _without_idle_cache(instance: InstanceSpec, measured: MeasuredRun, config: ValidateConfig | CalibrateConfig) -> InstanceSpec:
+    """The instance without its prefix cache where the engine has none together with its stages or drafts, and nobody knows of anything
+    that requests shared: then only preempted ones would have found something.
+    """
+    known = measured.prefixes is not None or measured.prefix_key is not None or config.scheduler.enable_prefix_caching is not None
+    if known or (instance.parallelism.pipeline == 1 and instance.speculation is None):
+        return instance
+    return replace(instance, limits=replace(instance.limits, enable_prefix_caching=False))

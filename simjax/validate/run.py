@@ -84,7 +84,8 @@ class MeasuredRun:
             `prompt_tokens_per_s`, `output_tokens_per_s` and, when recorded, `kv_used_fraction`; None when there is none.
         failed: number of requests that failed, which no latency counts.
         failed_requests: those of them whose load on the server is replayed; None when none is.
-        unsimulated: recorded settings that ask for what is not simulated.
+        unsimulated: recorded settings that ask for more than one plain rank; `simjax.validate.replay.asked_for` says which of them its
+            simulation has not.
         replayed: the trace that was replayed, as the run names it; None when it does not.
         assumptions: facts that the files do not hold and that were filled in, one line each.
         replay_notes: how its client and its failed requests are replayed, one line each.

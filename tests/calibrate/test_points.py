@@ -76,7 +76,7 @@ def test_other_rows_say_why_they_are_left_out(table):
     assert reasons.pop("stranger")[1].startswith("unknown model 'openai/gpt-oss-120b'")
     assert reasons == {
         "split": (5, "mode disagg: only aggregated serving is simulated"),
-        "experts": (6, "expert parallelism 8 is not simulated"),
+        "experts": (6, "expert parallelism 8 of 2 ranks: only experts shared by all ranks, or by none, are simulated"),
         "narrow": (8, "precision fp4 is not simulated"),
         "old": (9, "device a100 has no fp8 matrix products"),
         "silent": (10, "ttft_ms or tpot_ms is empty"),

@@ -7,7 +7,7 @@ import pytest
 
 from simjax.calibrate.space import MOST, NEVER_BY_THEMSELVES, ONLY_FP8, ONLY_LAUNCHED, ONLY_WITH_RANKS, Choices, Coverage, Space, space_of
 from simjax.errors import SimjaxError
-from simjax.latency.parameters import present_value
+from simjax.latency.parameters import PARALLEL, present_value
 from simjax.latency.priors import BACKEND_TIMES, PARAMETERS, parameter
 from tests.calibrate.runs import profile
 
@@ -18,10 +18,11 @@ def space(coverage: Coverage | None = None, **choices: Any) -> Space:
 
 def test_usual_parameters() -> None:
     alone, sharded = set(space().names), set(space(Coverage(several_ranks=True)).names)
-    every = space(Coverage(several_ranks=True, launched=("vllm",), fp8=True))
+    every = space(Coverage(several_ranks=True, launched=("vllm",), fp8=True, parallel=PARALLEL))
     assert set(every.names) == set(PARAMETERS) - set(NEVER_BY_THEMSELVES)
     assert sharded - alone == set(ONLY_WITH_RANKS)
-    assert set(every.names) - sharded == {ONLY_LAUNCHED, ONLY_FP8}
+    assert set(every.names) - sharded == {ONLY_LAUNCHED, ONLY_FP8, *PARALLEL}
+    assert [every.names[i] for i in every.drawn] == ["draft_acceptance"]
 
 
 def test_another_backend_has_host_times_of_its_own() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,10 @@ from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, load_device
 from simjax.latency.priors import OTHER_BACKENDS, VLLM
 from simjax.model import ModelSpec, load_model
+from simjax.parallel.experts import Experts
 from simjax.parallel.parallelism import Parallelism
+from simjax.parallel.popularity import Popularity
+from simjax.speculation.methods import Speculation
 
 NEEDED = ("id", "system", "model_path", "true_tp", "concurrency", "isl", "osl", "ttft_ms", "tpot_ms")
 DEFAULTS = {"backend": "vllm", "precision": "", "mode": "agg", "true_ep": "", "true_dp": "", "pp_size": "", "source_kind": ""}
@@ -38,7 +41,7 @@ class MeanPoint:
     Attributes:
         id: name of the point in the table.
         model, device: the model, and the device that it ran on.
-        tensor_parallel_size: number of devices that it was spread over.
+        tensor_parallel_size: number of devices that it, or each of its pp stages and data-parallel ranks, was spread over.
         concurrency: requests in flight.
         prompt_tokens, output_tokens: nominal lengths.
         ttft_s, tpot_s: measured means over requests.
@@ -47,6 +50,10 @@ class MeanPoint:
         max_num_batched_tokens, max_num_seqs: limits of the scheduler.
         backend: vllm, sglang or trtllm.
         cudagraph_mode: which steps its CUDA graphs launch, as in `InstanceLimits`.
+        pipeline_parallel_size, data_parallel_size: pp stages and data-parallel ranks.
+        enable_expert_parallel: whether all of its devices share whole experts.
+        speculation: speculative decoding, None without; no column of a table tells it.
+        popularity: how its tokens choose experts; no column tells that either.
         group: name that the points of one deployment share in a table of errors.
     """
 
@@ -65,6 +72,11 @@ class MeanPoint:
     max_num_seqs: int = 256
     backend: str = "vllm"
     cudagraph_mode: str = InstanceLimits.cudagraph_mode
+    pipeline_parallel_size: int = 1
+    data_parallel_size: int = 1
+    enable_expert_parallel: bool = False
+    speculation: Speculation | None = None
+    popularity: Popularity = field(default_factory=Popularity)
     group: str = ""
 
     @property
@@ -81,7 +93,10 @@ class MeanPoint:
             kv_cache_dtype=self.kv_cache_dtype,
             cudagraph_mode=self.cudagraph_mode,
         )
-        return InstanceSpec(self.model, self.device, Parallelism(self.tensor_parallel_size), limits)
+        tensor, data = self.tensor_parallel_size, self.data_parallel_size
+        shared = tensor * data if self.enable_expert_parallel else 1
+        parallelism = Parallelism(tensor, self.pipeline_parallel_size, data, shared, experts=Experts(popularity=self.popularity))
+        return InstanceSpec(self.model, self.device, parallelism, limits, speculation=self.speculation)
 
     @property
     def output_tokens_per_s(self) -> float:
@@ -215,9 +230,6 @@ def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
     """The point of a row, or why simjax cannot simulate it."""
     if row["mode"] not in ("", "agg"):
         return f"mode {row['mode']}: only aggregated serving is simulated"
-    for column, what in (("true_ep", "expert"), ("true_dp", "data"), ("pp_size", "pipeline")):
-        if _number(row, column, where, empty=1.0) > 1:  # some tables write 0 where there is none
-            return f"{what} parallelism {row[column]} is not simulated"
     precision = row["precision"].lower()
     if precision not in (*UNQUANTIZED, "fp8"):
         return f"precision {precision} is not simulated"
@@ -228,10 +240,14 @@ def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
     if not row["ttft_ms"] or not row["tpot_ms"]:
         return "ttft_ms or tpot_ms is empty"
     degree, concurrency, prompt = (_whole(row, column, where) for column in ("true_tp", "concurrency", "isl"))
+    expert, data, stages = (_whole(row, column, where, empty=1.0) for column in ("true_ep", "true_dp", "pp_size"))
+    if expert not in (1, degree * data) or (expert > 1 and not model.is_moe):
+        return f"expert parallelism {expert} of {degree * data} ranks: only experts shared by all ranks, or by none, are simulated"
     fp8 = precision == "fp8"
     if fp8 and "fp8" not in device.peak_flops:
         return f"device {device.name} has no fp8 matrix products"
     budget, seqs = _limits(row, model.name, prompt, concurrency)
+    others = [f" {x}{size}" for x, size in (("pp", stages), ("dp", data), ("ep", expert)) if size > 1]
     name = f"{model.name.rsplit('/', 1)[-1]} {'fp8' if fp8 else 'bf16'}"
     return MeanPoint(
         id=row["id"],
@@ -249,7 +265,10 @@ def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
         max_num_seqs=seqs,
         backend=row["backend"],
         cudagraph_mode=CUDAGRAPHS.get(row["backend"], MeanPoint.cudagraph_mode),
-        group=f"{device.name} {row['backend']} {name} tp{degree}",
+        pipeline_parallel_size=stages,
+        data_parallel_size=data,
+        enable_expert_parallel=expert > 1,
+        group=f"{device.name} {row['backend']} {name} tp{degree}" + "".join(others),
     )
 
 
@@ -296,8 +315,11 @@ def _positive(row: Mapping[str, str], column: str, where: str) -> float:
     return value
 
 
-def _whole(row: Mapping[str, str], column: str, where: str) -> int:
-    value = _number(row, column, where)
+def _whole(row: Mapping[str, str], column: str, where: str, empty: float | None = None) -> int:
+    """A positive whole number; where an empty cell has a meaning, 0 has it too, as some tables write it."""
+    value = _number(row, column, where, empty)
+    if empty is not None and value == 0:
+        return int(empty)
     if value < 1 or value != int(value):
         raise SimjaxError(f"{where}: {column} must be a positive whole number, found {row[column]!r}")
     return int(value)

@@ -116,6 +116,7 @@ class PointsTarget:
 
         Raises:
             SimjaxError: there is no point, or one cannot be simulated: its model does not fit, or the profile does not hold for it.
+        ValueError: they are not `alike`, so that no batch can hold them.
         """
         o = options or PointOptions()
         if not points:
@@ -194,6 +195,16 @@ class PointsTarget:
             return o.arrival_s, o.first_token_s, o.finish_s
 
         return jax.lax.map(one, {name: getattr(params, name) for name in own})
+
+
+def alike(points: Sequence[MeanPoint]) -> list[list[MeanPoint]]:
+    """The points by what a batch has to have in common: ranks that step together or not, their number, pp stages and drafts."""
+    found: dict[tuple, list[MeanPoint]] = {}
+    for point in points:
+        deployment = point.instance.deployment
+        kind = (point.data_parallel_size, deployment.grouped, point.pipeline_parallel_size > 1, point.speculation is not None)
+        found.setdefault(kind, []).append(point)
+    return list(found.values())
 
 
 def point_lengths(point: MeanPoint, rounds: int) -> tuple[np.ndarray, np.ndarray]:

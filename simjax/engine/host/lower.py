@@ -90,7 +90,7 @@ def lower(
         instances = with_policies(cluster, instances)
     if (of_models := served_models(cluster, workload)) is not None:
         instances = replace(instances, model=of_models)
-    speculation = speculation_params(cluster)
+    speculation = speculation_params(cluster, timings.draft_acceptance)
     refuse_impossible(cluster, instances, workload, speculation)
     handover, groups = handover_params(cluster), group_params(cluster)
     number_of_groups, group_ranks = group_sizes(groups)

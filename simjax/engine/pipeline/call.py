@@ -9,6 +9,9 @@ without anything to compute are passed over, and later ones get the budget.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +70,7 @@ def admit_past(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     flying = preempted & (slots.flight.batches != 0)
     count = jnp.sum(flying, dtype=jnp.int32)
     inside = position < rank.num_running + rank.num_preempted
-    slots, place = cond_any(count > 0, _set_aside, _as_they_are, (slots, position), flying, inside)
+    slots, place = _moved(_aside, count > 0, (slots, position), flying, inside)
     aside = dataclasses.replace(rank, slots=slots, num_preempted=rank.num_preempted - count)
     fewer = dataclasses.replace(limits, slots=limits.slots - count)
     after = admit_waiting(shape, params, dataclasses.replace(turn, rank=aside, limits=fewer))
@@ -76,7 +79,7 @@ def admit_past(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     formation = dataclasses.replace(after.formation, continues=after.formation.continues & ~stays, refused=after.formation.refused | stays)
     rank, size = after.rank, position.shape[0]
     waits = ((position >= rank.num_running) & (position < rank.num_running + rank.num_preempted)) | (position >= size - count)
-    slots, _ = cond_any(count > 0, _put_back, _as_they_are, (rank.slots, place), waits, position < rank.num_running)
+    slots, _ = _moved(_back, count > 0, (rank.slots, place), waits, position < rank.num_running)
     rank = dataclasses.replace(rank, slots=slots, num_preempted=rank.num_preempted + count)
     return dataclasses.replace(after, rank=rank, limits=limits, formation=formation)
 
@@ -85,24 +88,37 @@ Placed = tuple[Slots, Array]
 """Slots, and the place that each had before some were set aside."""
 
 
-def _as_they_are(placed: Placed, mask: Array, inside: Array) -> Placed:
-    return placed
+Rule = Callable[[Array, Array, Array], Array]
+"""Keys by which slots are put in order, int32[A]: from the places before, and two masks."""
 
 
-def _set_aside(placed: Placed, flying: Array, inside: Array) -> Placed:
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _moved(rule: Rule, needed: Array, placed: Placed, mask: Array, inside: Array) -> Placed:
+    """The slots in the order of a rule where that is needed, else as they are."""
+    work = lambda placed, mask, inside: _sorted(placed, jnp.argsort(rule(placed[1], mask, inside)))
+    return cond_any(needed, work, lambda placed, mask, inside: placed, placed, mask, inside)
+
+
+@_moved.defjvp
+def _(rule: Rule, primals: tuple[Array, Placed, Array, Array], tangents: tuple[Any, Placed, Any, Any]) -> tuple[Placed, Placed]:
+    needed, placed, mask, inside = primals  # a branch passes no derivatives, so those go along in the same order
+    order = jnp.argsort(rule(placed[1], mask, inside))
+    order = jnp.where(needed, order, jnp.arange(order.shape[0]))
+    return _moved(rule, needed, placed, mask, inside), _sorted(tangents[1], order)
+
+
+def _aside(place: Array, flying: Array, inside: Array) -> Array:
     """Those that are flying at the end, behind the unused slots."""
     size = flying.shape[0]
     group = jnp.where(flying, 2, jnp.where(inside, 0, 1))
-    return _sorted(placed, group * size + jnp.arange(size, dtype=jnp.int32))
+    return group * size + jnp.arange(size, dtype=jnp.int32)
 
 
-def _put_back(placed: Placed, waits: Array, runs: Array) -> Placed:
+def _back(place: Array, waits: Array, runs: Array) -> Array:
     """The running ones as they are, behind them those that wait by their places before, then the unused slots."""
     size, position = waits.shape[0], jnp.arange(waits.shape[0], dtype=jnp.int32)
-    key = jnp.where(runs, position, jnp.where(waits, size + placed[1], 2 * size + position))
-    return _sorted(placed, key)
+    return jnp.where(runs, position, jnp.where(waits, size + place, 2 * size + position))
 
 
-def _sorted(placed: Placed, key: Array) -> Placed:
-    order = jnp.argsort(key)
-    return jax.tree.map(lambda x: x[order], placed)
+def _sorted(placed: Placed, order: Array) -> Placed:
+    return jax.tree.map(lambda x: x if x.dtype == jax.dtypes.float0 else x[order], placed)

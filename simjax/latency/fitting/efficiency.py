@@ -110,13 +110,19 @@ def compute_s(
     rows = rows[None, :]
     if op.experts:  # they see equal shares of the pairs; a fraction of an expert is the chance that it is hit
         distinct, pairs = distinct[None, :], pairs[None, :]
-        row_tiles = distinct * xp.ceil(pairs / distinct / tile_rows)
+        row_tiles = distinct * _ceil(pairs / distinct / tile_rows, xp)
     else:
-        row_tiles = xp.ceil(rows / tile_rows)
-    waves = xp.ceil(row_tiles * np.ceil(op.n / tile_columns) * split / units)
+        row_tiles = _ceil(rows / tile_rows, xp)
+    waves = _ceil(row_tiles * np.ceil(op.n / tile_columns) * split / units, xp)
     tile_flops = 2.0 * tile_rows * tile_columns * op.k / split
     slowdown = 1.0 + e.tile_penalty * (1.0 / tile_rows + 1.0 / tile_columns)
     return xp.min(waves * tile_flops * slowdown, axis=0) / (peak_per_unit * e.compute_efficiency)
+
+
+def _ceil(x: Any, xp: Any) -> Any:
+    """The next whole number; its derivative is the mean one across the steps, 1, where loads of experts are traced."""
+    up = xp.ceil(x)
+    return up if xp is np else jax.lax.stop_gradient(up) + (x - jax.lax.stop_gradient(x))
 
 
 def _configurations() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

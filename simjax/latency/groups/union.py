@@ -18,8 +18,8 @@ from simjax.deployment import Deployment
 from simjax.hardware import LinkSpec
 from simjax.latency.experts.dual_batch import DECODE_TOKENS, OTHER_TOKENS
 from simjax.latency.groups.times import FULL, NEVER, NONE, PIECEWISE, GroupTimes
-from simjax.latency.profile import CollectiveEfficiency
-from simjax.network.all_to_all import ROUND_TOKENS, Group, exchange_s
+from simjax.latency.profile import CollectiveEfficiency, ParallelEffects
+from simjax.network.all_to_all import ROUND_TOKENS, DeepEpEfficiency, Group, exchange_s
 from simjax.network.collectives import all_gather_s, reduce_scatter_s
 from simjax.parallel.experts import ALL_GATHER, HIGH_THROUGHPUT, LLMSERVINGSIM, LOW_LATENCY
 
@@ -67,21 +67,40 @@ def shares(deployment: Deployment) -> tuple[float, float]:
     return (group.experts_per_token / group.ranks if backend == LOW_LATENCY else 1.0), routed
 
 
-def exchange_terms(deployment: Deployment, max_tokens: int, efficiency: CollectiveEfficiency | None = None) -> tuple[np.ndarray, float]:
-    """`UnionTerms.exchange_s` and `UnionTerms.token_s` of a deployment."""
+def exchange_terms(
+    deployment: Deployment,
+    max_tokens: int,
+    efficiency: CollectiveEfficiency | None = None,
+    parallel: ParallelEffects | None = None,
+    xp: Any = np,
+) -> tuple[Any, Any]:
+    """`UnionTerms.exchange_s` and `UnionTerms.token_s` of a deployment.
+
+    Args:
+        deployment: whose they are.
+        max_tokens: most tokens of a step of a rank.
+        efficiency: how collectives compare with the link within a node.
+        parallel: how exchanges compare with what links and kernels are taken to reach.
+        xp: numpy, or jax.numpy where these are traced.
+    """
     device, layers, backend = deployment.device, deployment.part.num_moe_layers, backend_of(deployment)
     tokens = np.arange(1.0, max_tokens + 1)
     if backend == LLMSERVINGSIM:
         return layers * _simplified_s(deployment, tokens), 0.0
     group, intra = _group(deployment), (efficiency or CollectiveEfficiency()).of(deployment.link)
     inter = device.node.inter_link_of(deployment.parallelism.num_devices // deployment.parallelism.pipeline)
+    faster = parallel or ParallelEffects()
+    kernels = DeepEpEfficiency().scaled(faster.exchange_bandwidth, faster.exchange_latency)
+    if backend == ALL_GATHER:  # a ring over the links
+        ring = CollectiveEfficiency(faster.exchange_bandwidth, faster.exchange_latency)
+        intra, inter = ring.of(intra), ring.of(inter)
     share = deployment.parallelism.tensor if deployment.parallelism.expert > 1 else 1  # of the tokens of a data-parallel rank
 
     def seconds(most: Any, total: Any) -> Any:
-        return sum(exchange_s(backend, group, most, total, intra, inter, device.memory_bandwidth_bytes_per_s))
+        return sum(exchange_s(backend, group, most, total, intra, inter, device.memory_bandwidth_bytes_per_s, kernels, xp))
 
     least_s = seconds(0.0, 0.0)
-    return layers * seconds(np.ceil(tokens / share), 0.0 * tokens), layers * float(seconds(0.0, _MANY) - least_s) / _MANY
+    return layers * seconds(np.ceil(tokens / share), 0.0 * tokens), layers * (seconds(0.0, _MANY) - least_s) / _MANY
 
 
 def gathered_s(deployment: Deployment, message_bytes: np.ndarray, link: LinkSpec) -> np.ndarray:

@@ -9,14 +9,20 @@ import numpy as np
 from simjax.cluster.spec import ClusterSpec
 from simjax.engine.host.impossible import refuse_together
 from simjax.engine.params import SpeculationParams
+from simjax.latency.profile import accepted
 from simjax.speculation.methods import MOST_DRAFTS
 from simjax.workload.workload import Workload
 
 DRAFT_BUCKETS = (4, 8, MOST_DRAFTS)
 
 
-def speculation_params(cluster: ClusterSpec) -> SpeculationParams | None:
-    """Drafts and acceptance rates of the ranks; None where none decodes speculatively."""
+def speculation_params(cluster: ClusterSpec, draft_acceptance: np.ndarray | None = None) -> SpeculationParams | None:
+    """Drafts and acceptance rates of the ranks; None where none decodes speculatively.
+
+    Args:
+        cluster: the instances.
+        draft_acceptance: how much longer runs of accepted drafts are in each than they state, f[instances]; None for 1.
+    """
     each = [x.speculation for x in cluster.ranks]
     first = next((x for x in each if x is not None), None)
     if first is None:
@@ -26,6 +32,8 @@ def speculation_params(cluster: ClusterSpec) -> SpeculationParams | None:
     rates = np.zeros((len(each), bound))
     for row, one, count in zip(rates, each, counts, strict=True):
         row[:count] = () if one is None else one.rates[:count]
+    if draft_acceptance is not None:
+        rates = accepted(rates, draft_acceptance[np.array(cluster.instance_of_rank)][:, None])
     return SpeculationParams(
         num_speculative_tokens=np.array(counts, np.int32),  # pyright: ignore[reportArgumentType]
         num_lookahead_tokens=np.array([0 if x is None else x.num_lookahead_tokens for x in each], np.int32),  # pyright: ignore[reportArgumentType]
