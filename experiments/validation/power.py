@@ -62,12 +62,19 @@ def joules_a_token() -> Lines:
     yield "anchors_energy_mape_pct", 100 * float(np.mean([abs(x.simulated_j / x.measured_j - 1) for x in found]))
 
 
-FIGURES: tuple[Callable[[], Lines], ...] = (figure6, unseen_models, joules_a_token)
+FIGURES: dict[tuple[str, ...], Callable[[], Lines]] = {
+    ("figure6",): figure6,
+    ("a100", "h100", "b200"): unseen_models,
+    ("anchor",): joules_a_token,
+}
+"""The functions by how the figures that they give begin."""
 
 
 def main(begin: str = "") -> None:
     """Print the lines whose figure begins so."""
-    for figure in FIGURES:
+    for starts, figure in FIGURES.items():
+        if not any(start.startswith(begin) or begin.startswith(start) for start in starts):
+            continue
         for name, value in figure():
             if name.startswith(begin):
                 print(f"{name}\t{value:.3f}", flush=True)

@@ -188,15 +188,8 @@ def _cluster(known: Profiles, config: RunConfig) -> _Cluster:
 
 def _run(config: RunConfig) -> RunOptions:
     sim, slo, window = config.sim, service_levels(config.slo), measurement_window(config.metrics)
-    return RunOptions(
-        leap=sim.leap,
-        max_ticks=sim.max_ticks,
-        slo=slo,
-        activity=sim.activity,
-        window=window,
-        power=power_source(config.power),
-        prices=prices_of(config.price),
-    )  # requests hold the draws
+    options = RunOptions(leap=sim.leap, max_ticks=sim.max_ticks, slo=slo, activity=sim.activity, window=window)  # requests hold the draws
+    return options._replace(power=power_source(config.power), prices=prices_of(config.price))
 
 
 def _cluster_warnings(

@@ -164,12 +164,14 @@ def outputs_of(config: SensitivityConfig) -> list[str]:
     """
     limits = service_levels(config.slo) is not None
     for name in config.outputs:
-        if name not in CATALOG and any(word in name for word in ("energy", "power", "joule", "watt")):
-            raise SimjaxError(f"outputs: {name}: energy is not simulated in this version; leave it out")
         if name not in CATALOG:
             raise SimjaxError(f"outputs: there is no output '{name}'; {closest(name, list(CATALOG))}")
         if "limits" in CATALOG[name].needs and not limits:
             raise SimjaxError(f"outputs: {name} needs a limit: set slo.ttft_s, slo.tpot_s or slo.e2e_s")
+        if "power" in CATALOG[name].needs and config.power.model == "none":
+            raise SimjaxError(f"outputs: {name} needs power: set power=utilization")
+        if "prices" in CATALOG[name].needs and prices_of(config.price) is None:
+            raise SimjaxError(f"outputs: {name} needs prices: set price=rented, or price.grid for carbon")
     return list(dict.fromkeys(config.outputs)) or [*DEFAULT_OUTPUTS, *(["goodput_requests_per_s"] if limits else [])]
 
 
