@@ -197,9 +197,11 @@ def _simulated(
     designs: dict[int, Design] = {}
     sim, slo, count = config.sim, service_levels(config.slo), len(workloads.seeds)
     window = measurement_window(config.metrics)
-    options = RunOptions(
-        leap=sim.leap, max_ticks=sim.max_ticks, slo=slo, activity=sim.activity, window=window, power=power_source(config.power)
-    )
+    power, prices = power_source(config.power, config.cluster.file), prices_of(config.price)
+    if power is not None and power.slows:
+        raise SimjaxError("power: caps and clocks have no sensitivities yet; leave power.cap_w, power.node_cap_w and power.clock out")
+    options = RunOptions(leap=sim.leap, max_ticks=sim.max_ticks, slo=slo, activity=sim.activity, window=window)
+    options = options._replace(power=power, prices=prices)
     impossible: set[int] = set()
     for i, (setting, timing) in enumerate(zip(settings, timings, strict=True)):
         spec = replace(cluster, instances=setting.instances, disaggregation=setting.disaggregation)

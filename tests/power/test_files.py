@@ -14,10 +14,13 @@ from simjax.hardware.nodes import load_node, node_names
 from simjax.model import load_model, weight_bytes
 from simjax.parallel.parallelism import Parallelism
 from simjax.paths import PROFILES
+from simjax.power.cluster_file import file_power
+from simjax.power.config import PowerConfig
 from simjax.power.files import device_power, node_power
-from simjax.power.source import PowerSource
+from simjax.power.source import PowerSource, power_source
 from simjax.power.spec import DevicePower, NodePower, pooled
 from simjax.power.work import step_work
+from tests.data import data_path
 
 MINE = "idle_w: 30\nstandby_w: 40\nfootprint_w: 10\nmemory_w: 90\ncompute_w: 80\nlimit_w: 200\nsource: mine\n"
 
@@ -112,3 +115,30 @@ def test_specs_refuse_what_cannot_be():
         DevicePower(10.0, 20.0, 0.0, memory_w=-1)
     with pytest.raises(SimjaxError, match=r"supply_efficiency=1.5"):
         NodePower(supply_efficiency=1.5)
+
+
+def test_the_artifact_s_power_block_read_unchanged(tmp_path: Path):
+    path = data_path("ispass26/figure_6/config/power_config_tp1.json")
+    found = file_power(path)
+    assert found is not None
+    devices, server = found
+    assert devices == {"rtx_a6000": DevicePower(33.0, 89.0, 211.0, standby_s=18.0)}
+    expected = {"base": 219.0, "cpu": 10 + 175 * 0.5, "dram": 16.0, "nic": 11.2, "storage": 5.9, "link": 5.0}
+    assert dict(server.constants) == pytest.approx(expected) and server.cpu_active_w == pytest.approx(35.0)
+    assert server.link_j_per_byte == pytest.approx(32e-12)
+    source = power_source(PowerConfig(model="three_state"), str(path))
+    assert source is not None and source.share == "whole"
+    assert source.of_device(load_device("rtx_a6000")).footprint_w == 211.0 and source.of_node(load_device("rtx_a6000")) == server
+    text = path.read_text()
+    for old, new, words in (
+        ('"idle_power": 33,', "", r"power of node 0: 'idle_power' is missing"),
+        ('"standby_power": 89', '"standby_power": 9', r"power of node 0: power: standby_w=9 is below idle_w=33"),
+        ('"dimm_size": 32', '"dimm_size": "x"', r"power of node 0: a value of the wrong type"),
+    ):
+        wrong = tmp_path / "wrong.json"
+        wrong.write_text(text.replace(old, new))
+        with pytest.raises(SimjaxError, match=words):
+            file_power(wrong)
+    plain = tmp_path / "plain.json"
+    plain.write_text('{"nodes": [{"instances": []}]}')
+    assert file_power(plain) is None
