@@ -26,7 +26,7 @@ from simjax.explore.points import Points
 from simjax.explore.values import format_value
 from simjax.job import measurement_window, service_levels
 from simjax.options.effect import implausible, looking_at, without_effect
-from simjax.power.source import power_source
+from simjax.power.source import PowerSource, power_source
 from simjax.pricing.rates import prices_of
 from simjax.validity.groups import InstanceGroup, Profiles, calibrated_groups
 from simjax.workload import build_workload

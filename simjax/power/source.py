@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,8 @@ from simjax.power.cluster_file import file_power
 from simjax.power.config import PowerConfig
 from simjax.power.files import device_power, node_power
 from simjax.power.spec import DevicePower, NodePower
+
+_log = logging.getLogger(__name__)
 
 MODELS = ("utilization", "three_state")
 SHARES = ("used", "whole")
@@ -137,9 +140,12 @@ def power_source(config: PowerConfig, cluster_file: str | None = None) -> PowerS
     Raises:
         SimjaxError: a name or number is wrong.
     """
+    own = None if cluster_file is None else file_power(Path(cluster_file))
+    if own is not None and config.model != "three_state":
+        _log.warning("%s: its power is left out; power=three_state simulates it", cluster_file)
     if config.model == "none":
         return None
-    own = file_power(Path(cluster_file)) if cluster_file is not None and config.model == "three_state" else None
+    own = own if config.model == "three_state" else None
     devices, nodes = ({}, None) if own is None else own
     unset = lambda watts: math.inf if watts is None else watts
     return PowerSource(

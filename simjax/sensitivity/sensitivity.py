@@ -30,6 +30,7 @@ from simjax.job import about_options, measurement_window, service_levels
 from simjax.metrics.catalog import CATALOG
 from simjax.metrics.rows import too_few
 from simjax.power.source import power_source
+from simjax.pricing.rates import prices_of
 from simjax.sensitivity.parameters import HELD_BY_STEPS, SensitivityParameter, Setting, sensitivity_parameters
 from simjax.sensitivity.pathwise import NUDGE, PATHWISE, pathwise, tangents_of
 from simjax.sensitivity.replicates import SeededWorkloads

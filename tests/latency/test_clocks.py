@@ -65,7 +65,7 @@ def test_a_run_keeps_its_cap_and_the_meter_sees_it():
     base = ["device=h200", "power=utilization", "workload=closed_loop", "workload.concurrency=64", "workload.num_requests=80"]
     free, held = (run(typed(compose_config("run", [*base, *more]))) for more in ([], ["power.cap_w=350"]))
     edges = np.arange(0.0, 12.0, 1.0)
-    drawn = [sum(rows[0] for rows in power_of_devices(x.result, edges).values()) for x in (free, held)]
+    drawn = [sum(rows[0, :-1] for rows in power_of_devices(x.result, edges).values()) for x in (free, held)]
     assert drawn[0].max() > 400 and drawn[1].max() <= 350 and drawn[1][2] > 300
     assert held.result.requests.finish_s.max() > 1.02 * free.result.requests.finish_s.max()
 
