@@ -43,7 +43,7 @@ def plot_power(result: Result, path: Path, title: str = "") -> Path:
     style.dress(axes, "power at the wall" if any(parts[x].any() for x in LAYERS[-1][1]) else "power", f"time, {unit}", "watts")
     below = np.zeros(len(edges) - 1)
     for label, names, color in LAYERS:
-        layer = sum(parts[name] for name in names)[:-1]
+        layer = np.sum([parts[name] for name in names], axis=0)[:-1]
         if layer.any():
             top = below + layer
             axes.stairs(top, edges * scale, baseline=below, fill=True, color=color, alpha=0.75, linewidth=0.0, label=label)

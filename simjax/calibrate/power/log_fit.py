@@ -93,7 +93,8 @@ def fit_log(result: Result, log: PowerLog, latest_s: float = 5.0) -> PowerFit:
     spread = _energy_sd(columns[there], measured[there] - fitted[there], columns.sum(axis=0))
     error = 100 * float(np.mean(np.abs(fitted[there] / measured[there] - 1)))
     whole = float(np.sum(measured[there])), float(np.sum(fitted))
-    return PowerFit(start_s, *map(float, sizes[:2]), standby_s, float(sizes[2]), error, whole[1], spread, whole[0], fitted, measured)
+    rest_w, standby_w, factor = (float(x) for x in sizes)
+    return PowerFit(start_s, rest_w, standby_w, standby_s, factor, error, whole[1], spread, whole[0], fitted, measured)
 
 
 def _shapes(result: Result, edges: np.ndarray, standby_s: float) -> tuple[np.ndarray, np.ndarray]:

@@ -41,7 +41,8 @@ def power_params(cluster: ClusterSpec, timing: ClusterTiming, source: PowerSourc
         rows.append({**watts, **own, **asdict(step_work(instance.deployment))})
     host_s = np.zeros(len(cluster.instances)) if timing.sequence_host_s is None else timing.sequence_host_s
     columns: dict[str, Any] = {name: np.array([rows[i][name] for i in of]) for name in rows[0]}
-    return PowerParams(**columns | {"sequence_host_s": host_s[of]})
+    columns["sequence_host_s"] = host_s[of]
+    return PowerParams(**columns)
 
 
 def plant_of(cluster: ClusterSpec, source: PowerSource) -> Plant:
