@@ -14,6 +14,7 @@ from simjax.metrics.energy.series import device_power, instance_power, metered, 
 from simjax.metrics.rows import result_row
 from simjax.metrics.summary import summarize
 from simjax.metrics.timeseries import timeline
+from simjax.plot.run import plot_run
 from simjax.power.plant import Plant
 from simjax.power.spec import NodePower
 from simjax.pricing.rates import Rates
@@ -126,3 +127,9 @@ def test_the_grid_of_a_day():
     hourly = Rates(None, 0.0, np.array([-1.0, 0.5, 2.0]), np.array([100.0, 300.0, 500.0]))
     assert hourly.grid(3600.0) == pytest.approx(200.0) and hourly.grid(1.0) == pytest.approx(100.0)
     assert hourly.grid(3 * 3600.0) == pytest.approx((0.5 * 100 + 1.5 * 300 + 500) / 3)
+
+
+def test_the_figure_is_drawn(tmp_path):
+    (path,) = (x for x in plot_run(powered(), tmp_path, "tiny") if x.name == "power.png")
+    assert path.stat().st_size > 5_000
+    assert not any(x.name == "power.png" for x in plot_run(tiny(), tmp_path / "off"))
