@@ -9,7 +9,7 @@ from typing import Any
 from simjax.batch.design import RunOptions, design_of, known_warnings
 from simjax.caveat import grouped
 from simjax.cluster.from_config import configured_cluster, latency_source
-from simjax.cluster.latency_source import LatencySource
+from simjax.cluster.latency_source import LatencySource, held_down
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.cluster.warnings import about_requests
@@ -118,8 +118,8 @@ def run(config: RunConfig, on_progress: Progress | None = None) -> Run:
     Raises:
         SimjaxError: as for `simulate_cluster`, or a file or value of the configuration is wrong.
     """
-    cluster, source = configured_cluster(config), latency_source(config.profile)
-    power, prices = power_source(config.power), prices_of(config.price)
+    power, prices = power_source(config.power, config.cluster.file), prices_of(config.price)
+    cluster, source = configured_cluster(config), held_down(latency_source(config.profile), power)
 
     def simulated(workload: WorkloadConfig) -> Run:
         return simulate_cluster(

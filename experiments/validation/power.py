@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from power_anchors import anchors
+from power_caps import LANGUAGE, b300, h200
 from power_fit import fitted, unseen, watts
 from power_rows import rows
 from power_server import as_logged, bursts, gpu, server
@@ -62,12 +63,35 @@ def joules_a_token() -> Lines:
     yield "anchors_energy_mape_pct", 100 * float(np.mean([abs(x.simulated_j / x.measured_j - 1) for x in found]))
 
 
-FIGURES: tuple[Callable[[], Lines], ...] = (figure6, unseen_models, joules_a_token)
+def caps() -> Lines:
+    """Throughput under a limit, and energy of a matrix product."""
+    errors: dict[bool, list[float]] = {True: [], False: []}
+    for name, measured, predicted in h200():
+        error = 100 * (predicted / measured - 1)
+        errors[name.startswith(LANGUAGE)].append(abs(error))
+        if name.startswith(LANGUAGE):
+            yield f"cap_h200_{name}_throughput_error_pct", error
+    yield "cap_h200_language_largest_error_pct", max(errors[True])
+    yield "cap_h200_language_mape_pct", float(np.mean(errors[True]))
+    yield "cap_h200_other_tasks_mape_pct", float(np.mean(errors[False]))
+    for name, measured, predicted in b300():
+        yield f"cap_b300_{name}_error_pct", 100 * (predicted / measured - 1)
+
+
+FIGURES: dict[tuple[str, ...], Callable[[], Lines]] = {
+    ("figure6",): figure6,
+    ("a100", "h100", "b200"): unseen_models,
+    ("cap",): caps,
+    ("anchor",): joules_a_token,
+}
+"""The functions by how the figures that they give begin."""
 
 
 def main(begin: str = "") -> None:
     """Print the lines whose figure begins so."""
-    for figure in FIGURES:
+    for starts, figure in FIGURES.items():
+        if not any(start.startswith(begin) or begin.startswith(start) for start in starts):
+            continue
         for name, value in figure():
             if name.startswith(begin):
                 print(f"{name}\t{value:.3f}", flush=True)

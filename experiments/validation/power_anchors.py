@@ -47,7 +47,14 @@ def anchors() -> Iterator[Anchor]:
 def _simulated(raw: dict[str, str], model: str, device: str) -> Anchor:
     batch, output = int(raw["max_num_seqs"]), round(float(raw["avg_output_len"]))
     options = [f"model={model}", f"device={device}", f"cluster.tensor_parallel_size={raw['tp']}", f"scheduler.max_num_seqs={batch}"]
-    options += ["workload=closed_loop", f"workload.concurrency={batch}", f"workload.num_requests={4 * batch}", "workload.think_s=0"]
+    options += [
+        "workload.output.min=null",
+        "workload.output.max=null",
+        "workload=closed_loop",
+        f"workload.concurrency={batch}",
+        f"workload.num_requests={4 * batch}",
+        "workload.think_s=0",
+    ]
     options += [f"workload.prompt.mean={PROMPT_TOKENS[TASK]}", f"workload.output.mean={output}", "scheduler.max_num_batched_tokens=8192"]
     config = typed(compose_config("run", options))
     run = simulate_cluster(configured_cluster(config), build_workload(config.workload), latency_source(config.profile), power=PowerSource())

@@ -53,7 +53,7 @@ def bursts(source: PowerSource | None = None, bandwidth: float = 1.0) -> Result:
         source: power of the device and the server; as shipped when None.
         bandwidth: factor on the memory bandwidth of matrix products in the shipped profile, which was fitted to no run on this GPU.
     """
-    flags = [f"scheduler.{flag}" for flag in FLAGS]
+    flags = [*(f"scheduler.{flag}" for flag in FLAGS), f"profile.parameters={{gemm_bandwidth: {bandwidth}}}"]
     config = typed(compose_config("run", ["workload=trace", f"workload.file={LOGGED[0].trace}", *flags, *ALONE]))
     workload = as_sent(build_workload(config.workload))
     source = source or PowerSource(share="whole")

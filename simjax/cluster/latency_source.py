@@ -12,6 +12,7 @@ from simjax.latency.parameters import with_parameters
 from simjax.latency.priors import check_value
 from simjax.latency.profile import HostOverheads, LatencyProfile
 from simjax.latency.profile_file import find_profile, load_profile
+from simjax.power.source import PowerSource
 
 HOST_TIMES = ("step_s", "api_pre_s", "api_post_s")
 """Host times that can be set in addition to a profile or tables."""
@@ -26,6 +27,7 @@ class LatencySource:
         bundle_root: folder of measured tables, which are looked up as <bundle_root>/<device>/<model>/<variant>/tp<N>.
         variant: name of the variant among those tables.
         step_s, api_pre_s, api_post_s: host times that replace those of the profile, in seconds (tables hold none: 0).
+        power: cap and clock of the devices, which make steps slower; None where nothing holds them down.
         parameters: values of `simjax.latency.priors.PARAMETERS` on top of the profile: factors multiply its numbers, other values replace
             them and are replaced by the host times above.
 
@@ -40,6 +42,7 @@ class LatencySource:
     api_pre_s: float | None = None
     api_post_s: float | None = None
     parameters: tuple[tuple[str, float], ...] = ()
+    power: PowerSource | None = None
 
     def __post_init__(self) -> None:
         if self.profile is not None and self.bundle_root is not None:
@@ -78,3 +81,8 @@ class LatencySource:
             except SimjaxError as error:
                 raise SimjaxError(f"profile.parameters: {error}") from None
         return replace(profile, host=self.host(profile.host))
+
+
+def held_down(source: LatencySource, power: PowerSource | None) -> LatencySource:
+    """The source with the caps and clocks of the devices, itself where nothing holds them down."""
+    return replace(source, power=power) if power is not None and power.slows else source

@@ -101,9 +101,8 @@ def read_cluster(path: Path, limits: InstanceLimits, experts: Experts = Experts(
                 raise SimjaxError(f"{where}: a value of the wrong type ({error})") from None
     if not found:
         raise SimjaxError(f"{path}: it has no instances; a cluster needs at least one")
-    for key, what in (("power", any("power" in node for node in nodes)), ("cxl_mem", "cxl_mem" in raw)):
-        if what:
-            _log.warning("%s: %s is not simulated yet; its settings are ignored", path, key)
+    if "cxl_mem" in raw:
+        _log.warning("%s: cxl_mem is not simulated yet; its settings are ignored", path)
     if any(len(members) > 1 and not _step_together(members) for members in groups.values()):
         _log.warning("%s: the members of a dp_group that hold all experts each are independent instances", path)
     return ClusterFile(tuple(found), tuple(on))

@@ -16,6 +16,7 @@ from simjax.cluster.warnings import as_measured, foreign, of_experts, of_stages,
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError, value_or_error
 from simjax.latency.attention.roofline import AttentionEfficiency
+from simjax.latency.clocks import Clock, slowed
 from simjax.latency.compile_profile import compile_profile
 from simjax.latency.join import join_step_times
 from simjax.latency.profile import HostOverheads
@@ -24,6 +25,7 @@ from simjax.latency.tables.bundle import find_bundle, read_bundle
 from simjax.latency.tables.compile_tables import compile_tables
 from simjax.latency.tables.curves import valid_range
 from simjax.latency.warnings import profile_warnings, range_warnings
+from simjax.power.source import PowerSource
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,18 @@ def _assembled(timings: list[_Timing | SimjaxError], rows: list[list[int]]) -> l
 def _timing(source: LatencySource, deployment: Deployment, sizes: tuple[int, int], members: list[InstanceSpec]) -> _Timing | SimjaxError:
     own = max(x.limits.max_num_batched_tokens for x in members), max(x.limits.max_num_seqs for x in members)
     timing = _from_tables if source.bundle_root is not None else _from_profile
-    return value_or_error(lambda: timing(deployment, source, _Sizes(*sizes, *own)))
+    return value_or_error(lambda: _at_its_clock(timing(deployment, source, _Sizes(*sizes, *own)), deployment, source.power))
+
+
+def _at_its_clock(timing: _Timing, deployment: Deployment, power: PowerSource | None) -> _Timing:
+    """The timing under the cap and the clock of its device."""
+    if power is None:
+        return timing
+    if len(deployment.stages) > 1 or deployment.grouped or timing.step_time.table is not None:
+        raise SimjaxError("power: caps and clocks go with neither pp stages nor ranks that step together nor measured op tables yet")
+    clock = Clock(power.of_board(deployment.device), power.cap_of(deployment.device), power.clock)
+    with jax.enable_x64(True):
+        return timing._replace(step_time=slowed(timing.step_time, deployment, clock))
 
 
 def _joined(stages: list[StepTime]) -> StepTime:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from simjax.batch.design import Design, RunOptions, design_of, timings_for
 from simjax.cluster.from_config import configured_cluster, latency_source
-from simjax.cluster.latency_source import LatencySource
+from simjax.cluster.latency_source import LatencySource, held_down
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming
 from simjax.cluster.warnings import about_models, about_requests, beyond_context, refused_by_vllm
@@ -26,7 +26,7 @@ from simjax.explore.points import Points
 from simjax.explore.values import format_value
 from simjax.job import measurement_window, service_levels
 from simjax.options.effect import implausible, looking_at, without_effect
-from simjax.power.source import power_source
+from simjax.power.source import PowerSource, power_source
 from simjax.pricing.rates import prices_of
 from simjax.validity.groups import InstanceGroup, Profiles, calibrated_groups
 from simjax.workload import build_workload
@@ -36,8 +36,8 @@ from simjax.workload.workload import Workload
 _T = TypeVar("_T")
 
 # Roots of the options that each part of a design depends on.
-WORKLOAD, RUN = ("workload",), ("sim", "slo", "metrics", "power", "price")
-CLUSTER = ("model", "device", "cluster", "network", "scheduler", "backend", "speculation", "disaggregation", "profile")
+WORKLOAD, RUN = ("workload",), ("sim", "slo", "metrics", "price")
+CLUSTER = ("model", "device", "cluster", "network", "scheduler", "backend", "speculation", "disaggregation", "profile", "power")
 _LOGGED = 3  # messages of a kind that are logged; the rest are only counted
 
 
@@ -69,6 +69,7 @@ class _Cluster(NamedTuple):
     source: LatencySource
     calibrated: tuple[InstanceGroup, ...]
     idle: tuple[str, ...]  # options that have no effect in it
+    power: PowerSource | None
 
 
 def resolve(base: Sequence[str], points: Points, which: Sequence[int], lengthen: bool = False) -> Resolved:
@@ -142,6 +143,7 @@ def _design(
             return part
     assert isinstance(cluster, _Cluster) and isinstance(requests, _Requests)
     assert isinstance(run, RunOptions) and isinstance(timing, ClusterTiming)
+    run = run._replace(power=cluster.power)
     return value_or_error(lambda: design_of(cluster.spec, timing, requests.workload, run, requests.params, cluster.calibrated))
 
 
@@ -180,23 +182,17 @@ def _requests(contents: bool, lengthen: bool, config: RunConfig) -> _Requests:
 
 
 def _cluster(known: Profiles, config: RunConfig) -> _Cluster:
-    spec, source = configured_cluster(config), latency_source(config.profile)
+    power = power_source(config.power, config.cluster.file)
+    spec, source = configured_cluster(config), held_down(latency_source(config.profile), power)
     calibrated = value_or_error(lambda: calibrated_groups(spec, source, known))  # an error here is reported with the step times
     idle = tuple(without_effect(conditional_options(RunConfig), looking_at(config)))
-    return _Cluster(spec, source, () if isinstance(calibrated, SimjaxError) else calibrated, idle)
+    return _Cluster(spec, source, () if isinstance(calibrated, SimjaxError) else calibrated, idle, power)
 
 
 def _run(config: RunConfig) -> RunOptions:
     sim, slo, window = config.sim, service_levels(config.slo), measurement_window(config.metrics)
-    return RunOptions(
-        leap=sim.leap,
-        max_ticks=sim.max_ticks,
-        slo=slo,
-        activity=sim.activity,
-        window=window,
-        power=power_source(config.power),
-        prices=prices_of(config.price),
-    )  # requests hold the draws
+    options = RunOptions(leap=sim.leap, max_ticks=sim.max_ticks, slo=slo, activity=sim.activity, window=window)  # requests hold the draws
+    return options._replace(prices=prices_of(config.price))
 
 
 def _cluster_warnings(

@@ -18,6 +18,7 @@ from simjax.metrics.steady.window import AUTOMATIC, Window
 from simjax.metrics.timeseries import sum_instances, timeline
 from simjax.plot import style
 from simjax.plot.handover import plot_handovers
+from simjax.plot.power import plot_power
 from simjax.plot.sessions import plot_sessions
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ _HIT_BINS = 50  # bins of the prefix hits: with few requests per bin the line is
 def plot_run(result: Result, out_dir: str | Path, title: str = "", window: Window = AUTOMATIC) -> list[Path]:
     """Write `latency_cdf.png`, `timeline.png` if the run has a leap log, and `sessions.png` if it has sessions, into a folder.
 
-    A run with prefill and decode instances also has `ttft_parts.png` and, with a leap log, `pools.png`.
+    A run with power and a leap log also has `power.png`; one with prefill and decode instances has `ttft_parts.png` and, with a leap log,
+    `pools.png`.
 
     Args:
         result: the run.
@@ -57,6 +59,8 @@ def plot_run(result: Result, out_dir: str | Path, title: str = "", window: Windo
     if result.leaps is not None:
         edges = None if part.whole[0] else (float(part.start_s[0]), float(part.end_s[0]))
         paths.append(plot_timeline(result, out / "timeline.png", title, edges))
+    if result.plant is not None and result.leaps is not None:
+        paths.append(plot_power(result, out / "power.png", title))
     if result.handovers is not None:
         paths += plot_handovers(result, out, title, part.arrived[0])
     if result.sessions is not None and result.requests.finished.any():

@@ -30,4 +30,9 @@ class PowerConfig:
     )
     node: bool = option(True, "whether servers count too: processors, memory, network adapters, fans and supplies", only=_ON)
     node_share: str = option("used", "share of a server that counts: used, that of its devices in use, or whole", only=_ON)
+    cap_w: float | None = option(None, "most power of a device, below its limit: steps get slower", "WATTS", only=_ON)
+    node_cap_w: float | None = option(None, "most power of a server at its plug, for all its devices alike", "WATTS", only=_ON)
+    clock: float = option(
+        1.0, "clock to which devices are locked, as a share of the highest one", plausible=Plausible(0.2, 1, "a share"), only=_ON
+    )
     pue: float = option(1.0, "power usage effectiveness of the building", plausible=Plausible(1, 2.5, ""), only=_ON)

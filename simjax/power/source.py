@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec
+from simjax.power.cluster_file import file_power
 from simjax.power.config import PowerConfig
 from simjax.power.files import device_power, node_power
 from simjax.power.spec import DevicePower, NodePower
+
+_log = logging.getLogger(__name__)
 
 MODELS = ("utilization", "three_state")
 SHARES = ("used", "whole")
@@ -29,6 +34,9 @@ class PowerSource:
         node: whether servers count in addition to their devices.
         share: `used`, the share of a server that its devices in use are, or `whole`.
         pue: power usage effectiveness of the building.
+        cap_w: most power of a device, infinity for the limit of its board.
+        node_cap_w: most power of a server at its plug, which is divided over its devices; infinity for none.
+        clock: clock to which devices are locked, as a share of the highest one; 1 for none.
         devices: power of devices by name that go before the files (those of a cluster file).
         nodes: likewise of servers, one for all.
 
@@ -43,7 +51,10 @@ class PowerSource:
     node: bool = True
     share: str = "used"
     pue: float = 1.0
-    devices: Mapping[str, DevicePower] = field(default_factory=dict)
+    cap_w: float = math.inf
+    node_cap_w: float = math.inf
+    clock: float = 1.0
+    devices: Mapping[str, DevicePower] = field(default_factory=dict, hash=False)
     nodes: NodePower | None = None
 
     def __post_init__(self) -> None:
@@ -53,14 +64,47 @@ class PowerSource:
             raise SimjaxError(f"power.node_share={self.share}: it must be used or whole")
         if not self.pue >= 1:
             raise SimjaxError(f"power.pue={self.pue}: it must be at least 1, such as 1.15")
+        if not 0.2 <= self.clock <= 1:
+            raise SimjaxError(f"power.clock={self.clock}: it must be a share of the highest clock, from 0.2 to 1")
         if not 0 < self.factor < float("inf"):
             raise SimjaxError(f"power.factor={self.factor}: it must be a positive number, such as 1.1")
         for name, _ in self.values:
             if name not in SETTABLE:
                 raise SimjaxError(f"power.values: there is no {name}; {closest(name, list(SETTABLE))}")
 
+    @property
+    def slows(self) -> bool:
+        """Whether a cap or a locked clock makes steps slower."""
+        return math.isfinite(self.cap_w) or math.isfinite(self.node_cap_w) or self.clock < 1
+
+    def cap_of(self, device: DeviceSpec) -> float:
+        """The cap of a device: its own, or its part of the server's; infinity for none.
+
+        Raises:
+            SimjaxError: a cap leaves no power for steps.
+        """
+        cap_w, known = self.cap_w, self.of_board(device)
+        if math.isfinite(self.node_cap_w):
+            server = self.of_node(device)
+            rest_w = self.node_cap_w / server.at_the_wall - sum(server.constants.values()) - server.cpu_active_w
+            cap_w = min(cap_w, rest_w / max(device.node.devices_per_node, 1))
+        if cap_w < known.standby_w + 0.1 * (min(known.limit_w, 1e6) - known.standby_w) and math.isfinite(cap_w):
+            raise SimjaxError(f"power: a cap of {cap_w:.4g} W leaves {device.name} hardly more than its standby, {known.standby_w:g} W")
+        return cap_w
+
     def of_device(self, device: DeviceSpec) -> DevicePower:
-        """The power of a device.
+        """The power of a device under its cap and clock.
+
+        Raises:
+            SimjaxError: as `of_board`, or a cap leaves no power for steps.
+        """
+        known, cap_w = self.of_board(device), self.cap_of(device)
+        slower = self.clock**known.clock_exponent
+        scaled = {name: slower * getattr(known, name) for name in ("footprint_w", "memory_w", "compute_w")}
+        return replace(known, limit_w=min(known.limit_w, cap_w), **scaled)
+
+    def of_board(self, device: DeviceSpec) -> DevicePower:
+        """The power of a device at its highest clock.
 
         Raises:
             SimjaxError: no file has it, and the device states no limit to scale a typical one by.
@@ -88,20 +132,33 @@ class PowerSource:
         return self.nodes or node_power(device.node.name)
 
 
-def power_source(config: PowerConfig) -> PowerSource | None:
+def power_source(config: PowerConfig, cluster_file: str | None = None) -> PowerSource | None:
     """The source of power that a configuration describes, None where energy is left out.
+
+    Three states take the numbers that a cluster file in LLMServingSim's schema has, and count its servers as wholes.
 
     Raises:
         SimjaxError: a name or number is wrong.
     """
+    own = None if cluster_file is None else file_power(Path(cluster_file))
+    if own is not None and config.model != "three_state":
+        _log.warning("%s: its power is left out; power=three_state simulates it", cluster_file)
     if config.model == "none":
         return None
+    own = own if config.model == "three_state" else None
+    devices, nodes = ({}, None) if own is None else own
+    unset = lambda watts: math.inf if watts is None else watts
     return PowerSource(
         model=config.model,
         file=None if config.file is None else Path(config.file),
         values=tuple((name, float(value)) for name, value in config.values.items()),
         factor=config.factor,
         node=config.node,
-        share=config.node_share,
+        share=config.node_share if own is None else "whole",
         pue=config.pue,
+        cap_w=unset(config.cap_w),
+        node_cap_w=unset(config.node_cap_w),
+        clock=config.clock,
+        devices=devices,
+        nodes=nodes,
     )

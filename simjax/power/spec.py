@@ -32,6 +32,7 @@ class DevicePower:
         footprint_w: power of a busy device beyond standby that moves and computes nothing.
         memory_w, compute_w: further power at the full bandwidth, and at the dense peak.
         limit_w: limit of the board, infinity for none.
+        clock_exponent: power of the clock with which the power of steps goes, see `simjax.latency.clocks`.
         meter_s: width of the moving average that the device's own meter reports, 0 where it reports moments.
         error: expected relative error of the power under load, as a fraction.
         source: origin of the numbers.
@@ -44,6 +45,7 @@ class DevicePower:
     compute_w: float = 0.0
     limit_w: float = math.inf
     standby_s: float = 0.0
+    clock_exponent: float = 1.6
     meter_s: float = 0.0
     error: float = field(default=POOLED_ERROR, compare=False)
     source: str = field(default="", compare=False)

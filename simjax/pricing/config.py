@@ -25,7 +25,7 @@ class PriceConfig:
     usd_per_gpu_hour: float | None = option(
         None, "price of every device instead of the sheet's", "USD", plausible=Plausible(0.05, 50, "US dollars an hour")
     )
-    capex_usd_per_gpu: float | None = option(None, "what a device and its share of the server cost; unset: the sheet's", "USD", only=_OWNED)
+    capex_usd_per_gpu: float | None = option(None, "money for a device and its share of the server; unset: the sheet's", "USD", only=_OWNED)
     years: float = option(4.0, "years over which that is paid back", only=_OWNED)
     interest: float = option(0.08, "yearly interest", plausible=Plausible(0, 0.3, "a fraction"), only=_OWNED)
     utilization: float = option(0.6, "share of the hours in which the devices are used", only=_OWNED)

@@ -30,6 +30,7 @@ from simjax.job import about_options, measurement_window, service_levels
 from simjax.metrics.catalog import CATALOG
 from simjax.metrics.rows import too_few
 from simjax.power.source import power_source
+from simjax.pricing.rates import prices_of
 from simjax.sensitivity.parameters import HELD_BY_STEPS, SensitivityParameter, Setting, sensitivity_parameters
 from simjax.sensitivity.pathwise import NUDGE, PATHWISE, pathwise, tangents_of
 from simjax.sensitivity.replicates import SeededWorkloads
@@ -164,12 +165,14 @@ def outputs_of(config: SensitivityConfig) -> list[str]:
     """
     limits = service_levels(config.slo) is not None
     for name in config.outputs:
-        if name not in CATALOG and any(word in name for word in ("energy", "power", "joule", "watt")):
-            raise SimjaxError(f"outputs: {name}: energy is not simulated in this version; leave it out")
         if name not in CATALOG:
             raise SimjaxError(f"outputs: there is no output '{name}'; {closest(name, list(CATALOG))}")
         if "limits" in CATALOG[name].needs and not limits:
             raise SimjaxError(f"outputs: {name} needs a limit: set slo.ttft_s, slo.tpot_s or slo.e2e_s")
+        if "power" in CATALOG[name].needs and config.power.model == "none":
+            raise SimjaxError(f"outputs: {name} needs power: set power=utilization")
+        if "prices" in CATALOG[name].needs and prices_of(config.price) is None:
+            raise SimjaxError(f"outputs: {name} needs prices: set price=rented, or price.grid for carbon")
     return list(dict.fromkeys(config.outputs)) or [*DEFAULT_OUTPUTS, *(["goodput_requests_per_s"] if limits else [])]
 
 
@@ -195,9 +198,11 @@ def _simulated(
     designs: dict[int, Design] = {}
     sim, slo, count = config.sim, service_levels(config.slo), len(workloads.seeds)
     window = measurement_window(config.metrics)
-    options = RunOptions(
-        leap=sim.leap, max_ticks=sim.max_ticks, slo=slo, activity=sim.activity, window=window, power=power_source(config.power)
-    )
+    power, prices = power_source(config.power, config.cluster.file), prices_of(config.price)
+    if power is not None and power.slows:
+        raise SimjaxError("power: caps and clocks have no sensitivities yet; leave power.cap_w, power.node_cap_w and power.clock out")
+    options = RunOptions(leap=sim.leap, max_ticks=sim.max_ticks, slo=slo, activity=sim.activity, window=window)
+    options = options._replace(power=power, prices=prices)
     impossible: set[int] = set()
     for i, (setting, timing) in enumerate(zip(settings, timings, strict=True)):
         spec = replace(cluster, instances=setting.instances, disaggregation=setting.disaggregation)

@@ -172,7 +172,7 @@ def test_calls_after_a_pause_are_in_the_frame_of_the_engine(workload: tuple[str,
     ("override", "said"),
     [
         ("outputs=[ttft_men_s]", "did you mean ttft_mean_s"),
-        ("outputs=[energy_j]", "energy is not simulated"),
+        ("outputs=[energy_j]", "energy_j needs power: set power=utilization"),
         ("outputs=[slo_attainment]", "slo.ttft_s"),
         ("parameters=[gem_bandwidth]", "did you mean gemm_bandwidth"),
         ("parameters=[step_s]", "it is 0 here"),

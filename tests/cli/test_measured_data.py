@@ -38,7 +38,7 @@ def test_cluster_file(cli: Cli, name: str) -> None:
     assert said.code == 0, said.err
     assert said.out.startswith(RUN[name])
     assert "12 of 12 requests" in said.out
-    assert ("power is not simulated yet" in said.err) == ("power" in name)
+    assert ("power=three_state simulates it" in said.err) == ("power" in name)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -25,6 +25,7 @@ from tests.engine.pipelined import as_pipelined
 from tests.engine.scenario import Limits, RouterPolicy
 from tests.engine.shapes import check_record, checked_functions, checked_stage
 from tests.engine.speculating import as_speculating
+from tests.engine.test_energy import device, powered
 from tests.engine.test_engine import busy_scenario
 
 
@@ -48,7 +49,9 @@ def programs() -> dict[str, tuple[EngineShape, ClusterParams]]:
         "drafts of two ranks, a closed loop": (as_speculating(dataclasses.replace(one, limits=two, concurrency=4), **drafts), {}),
         "sessions": (sessions, {}),
     }
-    return {name: (scenario.shape(**changes), scenario.params()) for name, (scenario, changes) in cases.items()}
+    found = {name: (scenario.shape(**changes), scenario.params()) for name, (scenario, changes) in cases.items()}
+    two_ranks = dataclasses.replace(one, limits=two)
+    return {**found, "power": (two_ranks.shape(power=True, activity=True), powered(two_ranks, [device(0), device(1)]))}
 
 
 PROGRAMS = programs()

@@ -38,7 +38,7 @@ def request_log(*rows) -> RequestLog:
 
 def leap_log(*rows) -> LeapLog:
     """One dict a leap; `kv_blocks_last` defaults to `kv_blocks`."""
-    return LeapLog(**_columns([{"kv_blocks_last": row.get("kv_blocks", 0), **row} for row in rows], _LEAP))
+    return completed(LeapLog, len(rows), _columns([{"kv_blocks_last": row.get("kv_blocks", 0), **row} for row in rows], _LEAP))
 
 
 def make_result(requests, leaps=None, num_blocks=(10,), status=Status.FINISHED) -> Result:

@@ -81,7 +81,7 @@ def test_entries_are_complete() -> None:
         assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
         assert (metric.unit == "") == metric.whole, "only a count has no unit"
         assert name.endswith("_s") == (metric.unit in ("s", "requests/s", "tokens/s")) or name.endswith("_per_gpu")
-        assert metric.needs <= {"sessions", "cap", "limits", "gpus", "roles", "speculation", "lockstep"}
+        assert metric.needs <= {"sessions", "cap", "limits", "gpus", "roles", "speculation", "lockstep", "power", "prices"}
         assert not metric.interval or metric.path
     paths = [metric.path for metric in CATALOG.values() if metric.path]
     assert len(set(paths)) == len(paths)
@@ -90,7 +90,7 @@ def test_entries_are_complete() -> None:
 def test_directions() -> None:
     better = {name: metric.better for name, metric in CATALOG.items()}
     assert {better[name] for name in METRICS if name.startswith(("ttft_", "tpot_", "e2e_", "session_"))} == {"lower"}
-    rates = [name for name in METRICS if "_per_s" in name and name != "backlog_growth_per_s"]
+    rates = [name for name in METRICS if "_per_s" in name and not name.startswith(("backlog_", "cost_"))]
     assert {better[name] for name in [*rates, "goodput_per_gpu", "slo_attainment"]} == {"higher"}
     assert better["backlog_growth_per_s"] == "lower" and better["steady"] == "higher"
     assert better["gpus"] == better["preemptions"] == better["duration_s"] == "lower" and better["ticks"] is None
@@ -130,55 +130,55 @@ def test_statistics_of_what_exists() -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class MeteredResult(Result):
-    """A result with the energy that a later version may simulate."""
+class CooledResult(Result):
+    """A result with something that a later version may simulate."""
 
-    energy_j: float = 0.0
+    coolant_j: float = 0.0
 
 
-ENERGY = Metric(
-    name="energy_per_output_token_j",
+COOLANT = Metric(
+    name="coolant_per_output_token_j",
     unit="J",
     better="lower",
-    words="energy per output token",
-    value=lambda runs, xp: always(runs.each("energy_j") / runs.clients.output_tokens, xp),
-    path=("energy", "per_output_token_j"),
+    words="coolant per output token",
+    value=lambda runs, xp: always(runs.each("coolant_j") / runs.clients.output_tokens, xp),
+    path=("energy", "coolant_j"),
     interval=True,
 )
-WITH_ENERGY = catalog_of([*CATALOG.values(), ENERGY])
+WITH_COOLANT = catalog_of([*CATALOG.values(), COOLANT])
 
 
-def metered(result: Result, energy_j: float) -> Result:
-    return MeteredResult(**{field.name: getattr(result, field.name) for field in dataclasses.fields(Result)}, energy_j=energy_j)
+def cooled(result: Result, coolant_j: float) -> Result:
+    return CooledResult(**{field.name: getattr(result, field.name) for field in dataclasses.fields(Result)}, coolant_j=coolant_j)
 
 
 def test_a_new_metric_is_one_entry() -> None:
-    results = [metered(tiny(), 12.0), metered(tiny(), 30.0), metered(two_sessions(cut=True), 8.0)]
-    rows = result_rows(results, [SLO] * 3, [GPUS] * 3, WITH_ENERGY)
-    assert [row[ENERGY.name] for row in rows] == [2.0, 5.0, 0.5]
-    assert [list(row) for row in rows] == [[*METRICS, ENERGY.name]] * 3
+    results = [cooled(tiny(), 12.0), cooled(tiny(), 30.0), cooled(two_sessions(cut=True), 8.0)]
+    rows = result_rows(results, [SLO] * 3, [GPUS] * 3, WITH_COOLANT)
+    assert [row[COOLANT.name] for row in rows] == [2.0, 5.0, 0.5]
+    assert [list(row) for row in rows] == [[*METRICS, COOLANT.name]] * 3
     assert [{name: row[name] for name in METRICS} for row in rows] == result_rows(results, [SLO] * 3, [GPUS] * 3)
 
-    summary = summarize(results[0], SLO, GPUS, catalog=WITH_ENERGY)
-    assert summary["energy"] == {"total_j": None, "per_output_token_j": 2.0, "mean_power_w": None}
-    assert row_of_summary(summary, WITH_ENERGY)[ENERGY.name] == 2.0
+    summary = summarize(results[0], SLO, GPUS, catalog=WITH_COOLANT)
+    assert summary["energy"] == {"total_j": None, "per_output_token_j": None, "mean_power_w": None, "coolant_j": 2.0}
+    assert row_of_summary(summary, WITH_COOLANT)[COOLANT.name] == 2.0
     draws = Draws(0.9, ({}, {}), tuple({"status": "finished", **row} for row in rows[:2]), slo=True, covers_load=False, warnings=())
-    assert draws.intervals(WITH_ENERGY)["energy"] == {"per_output_token_j": [2.0, 5.0]}
+    assert draws.intervals(WITH_COOLANT)["energy"] == {"coolant_j": [2.0, 5.0]}
 
-    assert label(ENERGY.name, WITH_ENERGY) == "energy per output token, J" and label(ENERGY.name) == ENERGY.name
-    assert listing(WITH_ENERGY)[-1] == (ENERGY.name, "J", "energy per output token", "lower")
+    assert label(COOLANT.name, WITH_COOLANT) == "coolant per output token, J" and label(COOLANT.name) == COOLANT.name
+    assert listing(WITH_COOLANT)[-1] == (COOLANT.name, "J", "coolant per output token", "lower")
 
-    objective = parse_objective([], [ENERGY.name], [f"{ENERGY.name}_ci95<1"])
-    check_columns(objective, columns_of(["device"], True, WITH_ENERGY))
-    assert ENERGY.name not in columns_of(["device"], True)
-    assert against_direction(objective, WITH_ENERGY) == []
-    (line,) = against_direction(parse_objective([ENERGY.name], []), WITH_ENERGY)
-    assert line == f"objective.maximize has {ENERGY.name}, of which lower is better"
+    objective = parse_objective([], [COOLANT.name], [f"{COOLANT.name}_ci95<1"])
+    check_columns(objective, columns_of(["device"], True, WITH_COOLANT))
+    assert COOLANT.name not in columns_of(["device"], True)
+    assert against_direction(objective, WITH_COOLANT) == []
+    (line,) = against_direction(parse_objective([COOLANT.name], []), WITH_COOLANT)
+    assert line == f"objective.maximize has {COOLANT.name}, of which lower is better"
 
 
 def test_a_new_section_of_the_summary_needs_no_other_change() -> None:
     price = dataclasses.replace(
-        ENERGY, name="price_usd", unit="$", path=("money", "total_usd"), value=lambda runs, xp: always(runs.gpus, xp)
+        COOLANT, name="price_usd", unit="$", path=("money", "total_usd"), value=lambda runs, xp: always(runs.gpus, xp)
     )
     assert summarize(tiny(), gpus=3, catalog=catalog_of([*CATALOG.values(), price]))["money"] == {"total_usd": 3}
     assert "slo" not in summarize(tiny(), gpus=3) and "sessions" not in summarize(tiny(), gpus=3)

@@ -126,7 +126,7 @@ def test_the_hand_made_run():
     assert row["session_makespan_mean_s"] is row["session_makespan_p99_s"] is None and row["kv_evicted_blocks"] == 0
     assert row["send_lag_mean_s"] is row["send_lag_max_s"] is None
     assert row["ticks"] == 11 and row["steps"] == 5
-    assert list(row) == list(METRICS) and len(set(METRICS)) == 70
+    assert list(row) == list(METRICS) and len(set(METRICS)) == 82
 
 
 def test_every_number_is_that_of_the_summary():

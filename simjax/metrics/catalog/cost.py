@@ -24,7 +24,7 @@ def _per(name: str, unit: str, words: str, of: Callable[[RunCost], float | None]
         there = known & rate.known & (rate.values > 0)
         return Column(scale * hourly / 3600.0 / np.where(there, rate.values, 1.0), there)
 
-    return Metric(name, unit, "lower", words, value, path=("cost", name), needs=_PRICES, interval=True)
+    return Metric(name, unit, "lower", words, value, path=("cost", name), needs=_PRICES)
 
 
 def _rate(*names: str) -> Served:
@@ -52,7 +52,7 @@ COST = (
     _per(
         "cost_per_million_tokens_usd",
         "USD",
-        "cost per million tokens, input and output",
+        "cost per million tokens, in and out",
         _USD,
         1e6,
         _rate("prompt_tokens", "output_tokens"),

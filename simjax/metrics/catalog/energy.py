@@ -25,7 +25,7 @@ def _energy(name: str, unit: str, words: str, of: Value, key: str, per: Callable
         count = per(runs)
         return Column(values / np.maximum(count, 1), known & (count > 0))
 
-    return Metric(name, unit, "lower", words, value, path=("energy", key), needs=_POWER, interval=True)
+    return Metric(name, unit, "lower", words, value, path=("energy", key), needs=_POWER)
 
 
 def _finished(name: str) -> Callable[[Runs], np.ndarray]:

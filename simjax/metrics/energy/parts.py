@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from simjax.engine.host.result import Result
-from simjax.metrics.catalog.instances import of_ranks
 from simjax.power.plant import Plant
 
 DEVICES = ("idle", "standby", "footprint", "memory", "compute")
@@ -96,3 +95,8 @@ def _servers_j(plant: Plant, result: Result, span_s: float) -> dict[str, np.ndar
     moved = plant.on.T @ (tokens * plant.link_bytes_per_token)
     constant["link"] = constant["link"] + moved * np.array([node.link_j_per_byte for node in plant.nodes])
     return constant
+
+
+def of_ranks(result: Result, name: str) -> np.ndarray:
+    """An array of a result over its ranks, by name."""
+    return getattr(result.instances if result.ranks is None else result.ranks.totals, name)

@@ -43,7 +43,8 @@ def peak_power_w(result: Result) -> float | None:
     if edges[-1] <= edges[0]:
         return None
     edges = np.append(edges, max(energy.end_s, edges[-1]) + SECOND)  # what is left of the last second goes there
-    return float(np.max(sum(power_by_part(result, edges).values())[:-1]))
+    whole = np.sum(list(power_by_part(result, edges).values()), axis=0)
+    return float(np.max(whole[:-1]))
 
 
 def _by_instance(result: Result, devices_j: np.ndarray) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,8 +40,9 @@ def power_params(cluster: ClusterSpec, timing: ClusterTiming, source: PowerSourc
         own = {"standing_w": count * (device.standby_w - device.idle_w), "limit_w": count * limit_w, "standby_s": device.standby_s}
         rows.append({**watts, **own, **asdict(step_work(instance.deployment))})
     host_s = np.zeros(len(cluster.instances)) if timing.sequence_host_s is None else timing.sequence_host_s
-    columns = {name: np.array([rows[i][name] for i in of]) for name in rows[0]}
-    return PowerParams(**columns, sequence_host_s=host_s[of])
+    columns: dict[str, Any] = {name: np.array([rows[i][name] for i in of]) for name in rows[0]}
+    columns["sequence_host_s"] = host_s[of]
+    return PowerParams(**columns)
 
 
 def plant_of(cluster: ClusterSpec, source: PowerSource) -> Plant:
