@@ -118,6 +118,12 @@ def bundles_of(root: Path, device: Sequence[str], variant: str) -> list[Path]:
     return [meta.parent for folder in folders for meta in sorted(folder.glob(f"*/*/{variant}/meta.yaml"))]
 
 
+def contents(path: Path) -> list[bytes]:
+    """Everything that `read_bundle` reads for one tpN folder: names and contents of files, those that are missing left out."""
+    files = sorted({path.parent / "meta.yaml", *path.glob("*.csv"), *(path.parent / "tp1").glob("*.csv")})
+    return [part for file in files if file.is_file() for part in (str(file.relative_to(path.parent)).encode(), file.read_bytes())]
+
+
 def read_bundle(path: Path) -> Bundle:
     """Read one tpN folder. Raises SimjaxError, with file and line, for a missing file, column or malformed number."""
     if not (path.name.startswith("tp") and path.name[2:].isdecimal()):
