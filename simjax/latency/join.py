@@ -55,9 +55,10 @@ def _by_tokens(one: StepTime, name: str) -> Any:
 def _alone(one: StepTime) -> GroupTimes:
     """What a model that steps alone does together with others: nothing."""
     rows = one.host_s.shape[0]
-    whole = lambda value, *shape: np.full((rows, *shape), value, np.int32)
-    none, by_tokens = np.zeros((rows, 2)), np.zeros(one.tokens_s.shape)
-    return GroupTimes(whole(1), whole(1), none, by_tokens, np.zeros(rows), whole(NEVER), whole(0, 2), whole(NEVER, 2), np.zeros(rows, bool))
+    whole: Any = lambda value, *shape: np.full((rows, *shape), value, np.int32)
+    zeros: Any = np.zeros
+    none, by_tokens = zeros((rows, 2)), zeros(one.tokens_s.shape)
+    return GroupTimes(whole(1), whole(1), none, by_tokens, zeros(rows), whole(NEVER), whole(0, 2), whole(NEVER, 2), zeros(rows, bool))
 
 
 def padded_rows(step_time: StepTime, rows: int) -> StepTime:

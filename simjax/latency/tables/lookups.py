@@ -7,16 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def numpy_of(*values: Any) -> Any:
     """The module numpy, or jax.numpy if one of the values is traced."""
-    return jnp if any(isinstance(value, jax.core.Tracer) for value in values) else np
+    return jnp if any(isinstance(value, Tracer) for value in values) else np
 
 
 def placed(value: Any) -> jax.Array:
     """An array on the device; `jnp.asarray` would compile a program for each size."""
-    return value if isinstance(value, jax.core.Tracer) else jax.device_put(np.asarray(value))
+    return value if isinstance(value, Tracer) else jax.device_put(np.asarray(value))
 
 
 def row_of(value: Any, dtype: Any = float) -> jax.Array:
