@@ -69,22 +69,36 @@ def measure(case: str, options: Any) -> dict[str, Any]:
 
 
 def command_line() -> list[dict[str, Any]]:
-    """`simjax run` on the Llama trace in a fresh process, first with an empty compilation cache and then again."""
+    """`simjax run` in fresh processes, first with empty caches and then again: 300 requests by default, and the Llama trace with both kinds
+    of step times.
+    """
+    trace = ["workload=trace", f"workload.file={common.data_path(common.LLAMA_TRACE)}", "device=rtx_pro_6000", "scheduler=vllm_small"]
+    kinds = {
+        "by default": ["workload.num_requests=300"],
+        "a profile": trace,
+        "measured tables": [*trace, f"profile.bundle_root={common.data_path('llmservingsim/profiles')}"],
+    }
     rows = []
+    for kind, options in kinds.items():
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "simjax", "run", *options, "plots=false", f"out={folder}/out"]
+            for case in ("empty caches", "again"):
+                rows.append({"case": f"simjax run, {kind}, {case}", "requests": 300} | timed(command, folder))
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "simjax", "run", "workload=trace", f"workload.file={common.data_path(common.LLAMA_TRACE)}"]
-        command += ["device=rtx_pro_6000", "scheduler=vllm_small", "plots=false", f"out={folder}/out"]
-        environment = os.environ | {"XDG_CACHE_HOME": folder}
-        for name in ("JAX_COMPILATION_CACHE_DIR", "TF_CPP_MIN_LOG_LEVEL"):  # the second is set by importing jax, here
-            environment.pop(name, None)
-        for case in ("simjax run, empty cache", "simjax run, again"):
-            began = time.perf_counter()
-            subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, cwd=common.ROOT)
-            rows.append({"case": case, "requests": 300, "process_s": time.perf_counter() - began})
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import simjax.job"], check=True, cwd=common.ROOT)
-        rows.append({"case": "python -c 'import simjax.job'", "process_s": time.perf_counter() - began})
+        rows.append({"case": "python -c 'import simjax.job'"} | timed([sys.executable, "-c", "import simjax.job"], folder))
     return rows
+
+
+def timed(command: list[str], caches: str) -> dict[str, float]:
+    """Seconds of a process with its caches in a folder, by the clock and of the processor."""
+    environment = os.environ | {"XDG_CACHE_HOME": caches}
+    for name in ("JAX_COMPILATION_CACHE_DIR", "SIMJAX_CACHE", "TF_CPP_MIN_LOG_LEVEL"):  # the last is set by importing jax, here
+        environment.pop(name, None)
+    began, before = time.perf_counter(), os.times()
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, cwd=common.ROOT)
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return {"process_s": time.perf_counter() - began, "processor_s": used}
 
 
 def main() -> None:

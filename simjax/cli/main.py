@@ -129,8 +129,6 @@ def _execute(words: tuple[str, ...], rest: list[str]) -> None:
     many = any(word in _MULTIRUN for word in rest)
     if many and command.config not in ("run", "capacity"):
         raise SimjaxError(f"simjax {name} has no sweeps; -m goes with simjax run and simjax capacity")
-    from simjax.explore.values import format_value
-
     show_config, rest = _without_cfg(name, rest)
     overrides, free = [], list(command.arguments)
     for word in rest:
@@ -139,6 +137,8 @@ def _execute(words: tuple[str, ...], rest: list[str]) -> None:
         if _HUGE.search(word):
             raise SimjaxError(f"{word.partition('=')[0][:100]}: a number of more than {_MOST_DIGITS} digits")
         if not _is_option(word) and not word.startswith("-") and free:
+            from simjax.explore.values import format_value
+
             word = f"{free.pop(0)}={format_value(word)}"
         elif not _is_option(word):
             raise SimjaxError(f"'{word}' is not an option of simjax {name}; options look like key=value (simjax {name} --help lists them)")

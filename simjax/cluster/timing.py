@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -19,13 +20,14 @@ from simjax.latency.attention.roofline import AttentionEfficiency
 from simjax.latency.clocks import Clock, slowed
 from simjax.latency.compile_profile import compile_profile
 from simjax.latency.join import join_step_times
-from simjax.latency.profile import HostOverheads
+from simjax.latency.profile import HostOverheads, ValidRange
 from simjax.latency.step_time import StepTime
-from simjax.latency.tables.bundle import find_bundle, read_bundle
+from simjax.latency.tables.bundle import contents, find_bundle, read_bundle
 from simjax.latency.tables.compile_tables import compile_tables
 from simjax.latency.tables.curves import valid_range
 from simjax.latency.warnings import profile_warnings, range_warnings
 from simjax.power.source import PowerSource
+from simjax.stored import stored
 
 
 @dataclass(frozen=True)
@@ -198,11 +200,18 @@ def _from_tables(deployment: Deployment, source: LatencySource, sizes: _Sizes) -
     if deployment.speculation is not None:
         raise SimjaxError("profile.bundle_root: measured op tables do not time drafts; leave it out, or speculation")
     names = (device.name, *device.aliases)
-    bundle = read_bundle(find_bundle(source.bundle_root, names, model.name, source.variant, deployment.parallelism.tensor))
+    path = find_bundle(source.bundle_root, names, model.name, source.variant, deployment.parallelism.tensor)
     host = source.host(HostOverheads(**dict(source.parameters)))
-    with jax.enable_x64(True):
-        step_time = _joined([compile_tables(bundle, stage, sizes.max_tokens, sizes.max_seqs, host) for stage in deployment.stages])
-    name, valid = str(bundle.path.relative_to(source.bundle_root)), valid_range(bundle)
+
+    def compiled() -> tuple[StepTime, ValidRange]:
+        bundle = read_bundle(path)
+        with jax.enable_x64(True):
+            stages = [compile_tables(bundle, stage, sizes.max_tokens, sizes.max_seqs, host) for stage in deployment.stages]
+            return jax.tree.map(np.asarray, _joined(stages)), valid_range(bundle)
+
+    inputs = (pickle.dumps((deployment, sizes.max_tokens, sizes.max_seqs, host)), *contents(path))
+    step_time, valid = stored("tables", inputs, compiled)  # their attention is fitted, which takes longer than a short run
+    name = str(path.relative_to(source.bundle_root))
     warnings = over_nodes(deployment) + of_stages(deployment) + of_experts(deployment) + as_measured(name, "kernels are", deployment)
     warnings += range_warnings(name, valid, sizes.own_tokens, sizes.own_seqs)
     return _Timing(step_time, host, warnings, (name, valid.context[1]))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import functools
+import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,10 +20,12 @@ from simjax.config.explain import explain, unknown_option
 from simjax.config.scheduler import BackendConfig, SchedulerConfig
 from simjax.errors import SimjaxError
 from simjax.options.effect import conditionals, looking_at, refuse_without_effect, unset_by_choice
+from simjax.options.plain import is_plain, plain_value
 from simjax.paths import CONF
 from simjax.power.config import PowerConfig
 from simjax.pricing.config import PriceConfig
 from simjax.speculation.config import SpeculationConfig
+from simjax.stored import stored
 from simjax.workload.config import WorkloadConfig
 
 SCHEMAS: dict[str, type] = {
@@ -57,11 +56,14 @@ GROUPS: dict[str, type] = {
 
 FREE_MAPPINGS = ("sweep.axes", "profile.parameters", "power.values", "parameters", "workload.models", "workload.classes")
 """Options that are mappings with keys of their own."""
+_SETTABLE = re.compile(r"[a-z_]\w*(\.[a-z_]\w*)*", re.ASCII)
 _FREE = re.compile(rf"^({'|'.join(map(re.escape, FREE_MAPPINGS))})([.=])")
 
 
 def register() -> None:
     """Put the schemas into Hydra's config store; the YAML files under conf/ name them in their defaults lists."""
+    from hydra.core.config_store import ConfigStore
+
     store = ConfigStore.instance()
     if f"base_{next(iter(SCHEMAS))}.yaml" in store.repo:
         return  # it takes as long as half a composition
@@ -82,28 +84,88 @@ def compose_config(command: str, overrides: list[str], swept: bool = False) -> D
     Raises:
         SimjaxError: an override is malformed, names an unknown key or option, has a value of the wrong type or no effect.
     """
-    register()
     overrides = [normal(override) for override in with_handover_files(overrides)]
     check_form(overrides)
+    config = _from_presets(command, overrides)
+    if config is not None:
+        return checked(command, config, overrides, swept, known=True)
+    return checked(command, _by_hydra(command, overrides), overrides, swept)
+
+
+def _by_hydra(command: str, overrides: list[str]) -> DictConfig:
+    """The configuration that Hydra composes. Errors as for `compose_config`."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    register()
     outer = GlobalHydra.instance().hydra  # a multirun composes its points too
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            config = compose(config_name=command, overrides=overrides)
+            return compose(config_name=command, overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise SimjaxError(explain(SCHEMAS[command], overrides, error)) from error
     finally:
         GlobalHydra.instance().hydra = outer
-    return checked(command, config, overrides, swept)
 
 
-def checked(command: str, config: DictConfig, overrides: list[str], swept: bool = False) -> DictConfig:
-    """A configuration that Hydra composed from overrides, as `compose_config` returns it. Arguments and errors as there."""
+def _from_presets(command: str, overrides: list[str]) -> DictConfig | None:
+    """The same configuration from what Hydra composed of the choices of presets, once for all values of other options.
+
+    None where that does not do: something is wrong, which Hydra says best, or an override does more than set an option to a value.
+    """
+    choices = tuple(override for override in overrides if override.partition("=")[0] in GROUPS)
+    values = [override.partition("=") for override in overrides if override not in choices]
+    if not all(_SETTABLE.fullmatch(key) and is_plain(text) for key, _, text in values):
+        return None
+    try:
+        config = pickle.loads(_composed(command, choices, _files()))
+        for key, _, text in values:
+            OmegaConf.update(config, key, plain_value(text), merge=True)
+    except (SimjaxError, OmegaConfBaseException):
+        return None
+    return config
+
+
+@functools.lru_cache(maxsize=64)
+def _composed(command: str, choices: tuple[str, ...], files: tuple[str | bytes, ...]) -> bytes:
+    """The pickled configuration of a command with presets, which has the keys of its schema only; kept on disk for other processes.
+
+    Args:
+        command: a key of `SCHEMAS`.
+        choices: overrides that choose presets.
+        files: names and contents of the files under conf/.
+    """
+
+    def make() -> bytes:
+        config = _by_hydra(command, list(choices))
+        _refuse_unknown(SCHEMAS[command], config)
+        return pickle.dumps(config)
+
+    return stored("composed", (command, *choices, "", *files), make)
+
+
+def _files() -> tuple[str | bytes, ...]:
+    return tuple(part for path in sorted(CONF.rglob("*.yaml")) for part in (str(path.relative_to(CONF)), path.read_bytes()))
+
+
+def checked(command: str, config: DictConfig, overrides: list[str], swept: bool = False, known: bool = False) -> DictConfig:
+    """A configuration that Hydra composed from overrides, as `compose_config` returns it. Errors as there.
+
+    Args:
+        command: as there.
+        config: the configuration.
+        overrides: as there, in full.
+        swept: as there.
+        known: whether it has no keys but those of the schema, because no override could add one.
+    """
     try:
         OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except OmegaConfBaseException as error:
         raise SimjaxError(explain(SCHEMAS[command], overrides, error)) from error
-    _refuse_unknown(SCHEMAS[command], config)
+    if not known:
+        _refuse_unknown(SCHEMAS[command], config)
     for number, group in enumerate(OmegaConf.select(config, "cluster.groups") or []):
         group_config(number, group)
     if not (swept or (command == "run" and typed(config).sweep.asked)):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from simjax.config.sweep import read_space
@@ -64,6 +62,9 @@ def group_options(group: str) -> list[str]:
 
 def _unreadable(overrides: list[str], many: str) -> str | None:
     """The line for the first override that Hydra's grammar refuses or that has several values, None when there is none."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
     for override in overrides:
         shown = override.lstrip("+") if len(override) < 100 else f"{override.lstrip('+')[:96]} ..."
         several = f"{shown}: several values are a sweep: {many}; or quote a value that holds a comma or parentheses"

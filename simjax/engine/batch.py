@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from simjax.engine.accounting.leap_log import NoLog
@@ -84,4 +85,4 @@ def compiled_batch(
         ticks: ticks that all designs together are expected to take; infinity for very many.
     """
     effort = Effort.BRIEF if ticks <= BRIEF_TICKS else Effort.MEDIUM if ticks <= MEDIUM_TICKS else Effort.FULL
-    return compiled(partial(run_batch, shape, stride), (shape, stride), (params, jnp.zeros((), jnp.int32)), effort)
+    return compiled(partial(run_batch, shape, stride), (shape, stride), (params, jax.device_put(np.zeros((), np.int32))), effort)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +70,19 @@ def advance(shape: EngineShape, params: ClusterParams, state: ClusterState, tick
     return Chunk(state, log, pending(params, state))
 
 
+def on_device(tree: Any) -> Any:
+    """Arrays on the default device, those that are there already left as they are.
+
+    NumPy's scalars become arrays first: JAX compiles a program to convert each of them.
+    """
+    return jax.device_put(jax.tree.map(lambda x: x if isinstance(x, Array) else np.asarray(x), tree))
+
+
+def on_host(tree: Any) -> Any:
+    """Arrays of numpy: what reads results picks a few values of each, and of JAX's arrays that compiles a program for every size."""
+    return jax.tree.map(np.asarray, tree)
+
+
 def effort_for(shape: EngineShape) -> Effort:
     """How well a run is compiled that is not one of a batch."""
     return Effort.BRIEF if shape.requests <= BRIEF_REQUESTS else Effort.MEDIUM
@@ -77,7 +90,7 @@ def effort_for(shape: EngineShape) -> Effort:
 
 def compiled_advance(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Callable[..., Chunk]:
     """The compiled `advance` for these shapes."""
-    return compiled(partial(advance, shape), (shape,), (params, state, jnp.zeros((), jnp.int32)), effort_for(shape))
+    return compiled(partial(advance, shape), (shape,), (params, state, jax.device_put(np.zeros((), np.int32))), effort_for(shape))
 
 
 def simulate(
@@ -98,16 +111,16 @@ def simulate(
     """
     with jax.enable_x64(True):
         began = time.perf_counter()
-        params = jax.tree.map(jnp.asarray, params)
-        state = jitted_start(effort_for(shape))(shape, params)
-        program = compiled_advance(shape, params, state)
+        placed = on_device(params)
+        state = jitted_start(effort_for(shape))(shape, placed)
+        program = compiled_advance(shape, placed, state)
         compile_s = time.perf_counter() - began
         began = time.perf_counter()
-        total, status = int(params.requests.count[0]), Status.FINISHED
+        total, status = int(np.asarray(params.requests.count)[0]), Status.FINISHED
         pieces: list[np.ndarray] = []
         while True:
             budget = min(ticks_per_call, max_ticks - int(state.ticks))
-            state, log, going = program(params, state, jnp.asarray(budget, jnp.int32))
+            state, log, going = program(placed, state, np.asarray(budget, np.int32))
             pieces += log.collected()
             if on_progress is not None:
                 on_progress(int(state.num_finished), total)
@@ -120,6 +133,7 @@ def simulate(
         if int(state.overflow) & Overflow.HANDOVERS:  # more requests were on their way than the table holds
             return simulate(replace(shape, handovers=shape.handovers * MORE_ROWS), params, max_ticks, on_progress, ticks_per_call)
         run_s = time.perf_counter() - began
+        params, state = on_host(params), on_host(state)
         requests, handovers = handover_log(shape, params, state, request_log(shape, params, state, status))
         result = Result(
             status=status,

@@ -9,24 +9,18 @@ import re
 import shlex
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
-from hydra.errors import HydraException
 
 from simjax.errors import SimjaxError
+from simjax.options.plain import MOST_DIGITS, is_plain, is_plain_text, is_too_long, plain_value
 
-# Hydra's tokens for numbers and for strings without quotes; its own parser takes a hundred times as long for these.
-_WHOLE = r"(?:0|[1-9](?:_?[0-9])*)"
-_POINT = rf"(?:{_WHOLE}\.|{_WHOLE}?\.[0-9](?:_?[0-9])*)"
-_INT = re.compile(rf"[+-]?{_WHOLE}")
-_FLOAT = re.compile(rf"[+-]?(?:{_POINT}|(?:{_WHOLE}|{_POINT})[eE][+-]?[0-9](?:_?[0-9])*)")
-_PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_\-/.]*")
-MOST_DIGITS = 400  # of a number; no float has more
+if TYPE_CHECKING:  # Hydra is imported where a value is not plain: it takes longer to import than a configuration to compose
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Override
+
 _SHOWN = 100  # characters of a text in a message
-_WORDS: dict[str, Any] = {"true": True, "false": False, "null": None, "inf": float("inf"), "nan": float("nan")}
 
 
 def format_value(value: Any) -> str:
@@ -39,10 +33,12 @@ def format_value(value: Any) -> str:
         SimjaxError: the grammar has no form for the value: another type, a key that is not a plain word, a line break.
     """
     if isinstance(value, str):
-        if _is_plain(value):
+        if is_plain_text(value):
             return value
         if any(character in value for character in "\r\n\0"):
             raise SimjaxError(f"{value!r}: a value is one line of text")
+        from hydra.core.override_parser.types import Quote, QuotedString
+
         return QuotedString(value, Quote.single).with_quotes()
     if value is None:
         return "null"
@@ -60,12 +56,8 @@ def format_value(value: Any) -> str:
     raise SimjaxError(f"{value!r}: a value is {kinds}, not {type(value).__name__}")
 
 
-def _is_plain(text: str) -> bool:
-    return _PLAIN.fullmatch(text) is not None and text.lower() not in _WORDS
-
-
 def _format_key(key: Any) -> str:
-    if not isinstance(key, str) or not _is_plain(key):
+    if not isinstance(key, str) or not is_plain_text(key):
         raise SimjaxError(f"{key!r}: the keys of a mapping are plain words such as max_num_seqs")
     return key
 
@@ -77,14 +69,10 @@ def parse_value(text: str) -> Any:
         SimjaxError: Hydra cannot read the text, or reads several values.
     """
     text = text.strip()
-    if len(text) > MOST_DIGITS and text.lstrip("+-").isdigit():
+    if is_too_long(text):
         raise SimjaxError(f"{shortened(text)}: a number of more than {MOST_DIGITS} digits")
-    if _INT.fullmatch(text):
-        return int(text)
-    if _FLOAT.fullmatch(text):
-        return float(text)
-    if _PLAIN.fullmatch(text):
-        return _WORDS.get(text.lower(), text)
+    if is_plain(text):
+        return plain_value(text)
     override = read_override(f"key={text}")
     if override.is_sweep_override():
         raise SimjaxError(f"{text}: several values where one is expected; put a value that holds a comma in quotes: 'a,b'")
@@ -97,7 +85,11 @@ def option(key: str, text: str) -> str:
         plain = parse_value(text) == text
     except SimjaxError:
         plain = False
-    return shlex.quote(f"{key}={text if plain else QuotedString(text, Quote.double).with_quotes()}")
+    if plain:
+        return shlex.quote(f"{key}={text}")
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return shlex.quote(f"{key}={QuotedString(text, Quote.double).with_quotes()}")
 
 
 def plain(parsed: Any) -> Any:
@@ -106,6 +98,8 @@ def plain(parsed: Any) -> Any:
     Raises:
         SimjaxError: the value contains a sweep, as `[1,range(3)]` does.
     """
+    from hydra.core.override_parser.types import QuotedString
+
     if isinstance(parsed, QuotedString):
         return parsed.text
     if isinstance(parsed, list):
@@ -123,6 +117,8 @@ def read_override(override: str) -> Override:
     Raises:
         SimjaxError: Hydra cannot read the override.
     """
+    from hydra.errors import HydraException
+
     try:
         return _parser().parse_override(override)
     except HydraException as error:
@@ -139,4 +135,6 @@ def shortened(text: str) -> str:
 
 @cache
 def _parser() -> OverridesParser:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
     return OverridesParser.create()

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from simjax.latency.attention.grid import AXES, padded
 from simjax.latency.attention.table import AttentionTable
 from simjax.latency.groups.times import NEVER, GroupTimes
 from simjax.latency.step_time import StepTime
+from simjax.latency.tables.lookups import numpy_of, placed
 
 
 def join_step_times(step_times: Sequence[StepTime]) -> StepTime:
@@ -38,27 +39,26 @@ def join_step_times(step_times: Sequence[StepTime]) -> StepTime:
         most = max(group.experts_s.shape[1] for group in groups)
         extended = (replace(x, experts_s=_reaching(x.experts_s, most), exchange_s=_reaching(x.exchange_s, tokens)) for x in groups)
         step_times = [replace(one, group=group) for one, group in zip(step_times, extended, strict=True)]
-    return jax.tree.map(lambda *rows: jnp.concatenate([jnp.asarray(x) for x in rows]), *step_times)
+    return jax.tree.map(lambda *rows: placed(numpy_of(*rows).concatenate(rows)), *step_times)
 
 
-def _launch_s(one: StepTime) -> jax.Array:
+def _launch_s(one: StepTime) -> Any:
     """Least seconds of launched steps, f64[C, 2]: 0 where CUDA graphs launch every step."""
-    return jnp.zeros((one.host_s.shape[0], 2)) if one.launch_s is None else one.launch_s
+    return np.zeros((one.host_s.shape[0], 2)) if one.launch_s is None else one.launch_s
 
 
-def _by_tokens(one: StepTime, name: str) -> jax.Array:
+def _by_tokens(one: StepTime, name: str) -> Any:
     """Seconds by number of scheduled tokens, f64[C, T+1]: 0 where steps send no KV cache, or nothing to a next pp stage."""
-    return jnp.zeros(one.tokens_s.shape) if (seconds := getattr(one, name)) is None else seconds
+    return np.zeros(one.tokens_s.shape) if (seconds := getattr(one, name)) is None else seconds
 
 
 def _alone(one: StepTime) -> GroupTimes:
     """What a model that steps alone does together with others: nothing."""
     rows = one.host_s.shape[0]
-    whole = lambda value, *shape: jnp.full((rows, *shape), value, jnp.int32)
-    none, by_tokens = jnp.zeros((rows, 2)), jnp.zeros(one.tokens_s.shape)
-    return GroupTimes(
-        whole(1), whole(1), none, by_tokens, jnp.zeros(rows), whole(NEVER), whole(0, 2), whole(NEVER, 2), jnp.zeros(rows, bool)
-    )
+    whole: Any = lambda value, *shape: np.full((rows, *shape), value, np.int32)
+    zeros: Any = np.zeros
+    none, by_tokens = zeros((rows, 2)), zeros(one.tokens_s.shape)
+    return GroupTimes(whole(1), whole(1), none, by_tokens, zeros(rows), whole(NEVER), whole(0, 2), whole(NEVER, 2), zeros(rows, bool))
 
 
 def padded_rows(step_time: StepTime, rows: int) -> StepTime:
@@ -67,8 +67,11 @@ def padded_rows(step_time: StepTime, rows: int) -> StepTime:
     return jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing > 0 else x, step_time)
 
 
-def _reaching(lookup: jax.Array, length: int) -> jax.Array:
-    return jnp.pad(lookup, ((0, 0), (0, length - lookup.shape[1])), mode="edge")
+def _reaching(lookup: Any, length: int) -> Any:
+    """A lookup with its last entry repeated; as it is if it reaches so far."""
+    if lookup.shape[1] == length:
+        return lookup
+    return numpy_of(lookup).pad(lookup, ((0, 0), (0, length - lookup.shape[1])), mode="edge")
 
 
 def _numpy(table: AttentionTable | None) -> AttentionTable:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from simjax.deployment import Deployment
@@ -21,6 +20,7 @@ from simjax.latency.attention.table import AttentionTable
 from simjax.latency.groups.union import UnionTerms, gathered_s, group_times
 from simjax.latency.profile import CollectiveEfficiency, HostOverheads
 from simjax.latency.step_time import StepTime
+from simjax.latency.tables.lookups import lookup, placed, row_of
 from simjax.model import kv_bytes_per_token
 from simjax.network.collectives import all_reduce_over_nodes_s, all_reduce_s
 from simjax.network.stages import boundary_s, link_between, rows_of
@@ -81,13 +81,13 @@ def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
     until_sent_s = None
     if deployment.kv_stream is not None:
         sent_s, last_s = stream_s(deployment, len(tokens_s))
-        tokens_s, until_sent_s = tokens_s + last_s, _lookup(exposed_s + terms.until_kv_s + sent_s + last_s)
+        tokens_s, until_sent_s = tokens_s + last_s, lookup(exposed_s + terms.until_kv_s + sent_s + last_s)
     return StepTime(
-        tokens_s=_lookup(tokens_s),
-        sequences_s=_lookup(sequences_s),
-        host_s=jnp.asarray(exposed_s + host.layer_s * layers, jnp.float64)[None],
-        attention=jax.tree.map(lambda x: jnp.asarray(x, jnp.float64)[None], terms.attention),
-        table=jax.tree.map(jnp.asarray, terms.table),
+        tokens_s=lookup(tokens_s),
+        sequences_s=lookup(sequences_s),
+        host_s=row_of(exposed_s + host.layer_s * layers),
+        attention=jax.tree.map(row_of, terms.attention),
+        table=jax.tree.map(placed, terms.table),
         launch_s=_launch_s(terms, exposed_s, deployment.launches),
         stream_s=until_sent_s,
         send_s=_send_s(deployment, len(tokens_s)),
@@ -101,10 +101,10 @@ def _send_s(deployment: Deployment, max_tokens: int) -> jax.Array | None:
     if stage is None:
         return None
     if stage.last:
-        return jnp.zeros((1, max_tokens + 1))
+        return lookup(np.zeros(max_tokens))
     link = link_between(deployment.device.node, deployment.link, tensor, stage.count, stage.number, stage.number + 1)
     rows = rows_of(np.arange(1, max_tokens + 1), not deployment.launches[0])
-    return _lookup(boundary_s(rows, float(model.hidden_size * model.dtype_bytes), tensor, link, deployment.link))
+    return lookup(boundary_s(rows, float(model.hidden_size * model.dtype_bytes), tensor, link, deployment.link))
 
 
 def stream_s(deployment: Deployment, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
@@ -155,15 +155,9 @@ def layer_collectives_s(deployment: Deployment, max_tokens: int, efficiency: Col
     )
 
 
-def _lookup(seconds: Any) -> jax.Array:
-    """A lookup by number; entry 0 is 0 because an empty step takes no time."""
-    return jnp.concatenate([jnp.zeros(1), jnp.asarray(seconds, jnp.float64)])[None]
-
-
 def _launch_s(terms: StepTerms, exposed_s: Any, launches: tuple[bool, bool]) -> jax.Array | None:
     """`StepTime.launch_s`; None where CUDA graphs launch every step, or launching takes no time."""
     launch_s = terms.host.launch_s
     if not any(launches) or (isinstance(launch_s, float | int) and launch_s == 0):
         return None
-    least_s = jnp.asarray(launch_s * terms.kernels + exposed_s, jnp.float64)
-    return (least_s * jnp.asarray(launches, jnp.float64))[None]
+    return row_of((launch_s * terms.kernels + exposed_s) * np.asarray(launches, dtype=float))

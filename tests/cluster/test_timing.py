@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 
+from simjax.cluster import timing as timing_module
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import InstanceLimits, InstanceSpec
 from simjax.cluster.timing import cluster_timing
@@ -116,3 +119,23 @@ def test_leaving_the_range_of_tables_is_a_warning():
     said = "\n".join(cluster_timing((beyond,), LatencySource(bundle_root=root)).warnings)
     for part in ("max_num_batched_tokens=4096 exceeds the measured 2048", "max_num_seqs=512 exceeds", "kv_cache_dtype=fp8"):
         assert part in said
+
+
+def test_compiled_tables_are_kept_until_a_file_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("SIMJAX_CACHE", str(tmp_path / "kept"))
+    folder, root = "RTXPRO6000/meta-llama/Llama-3.1-8B/bf16", tmp_path / "profiles"
+    shutil.copytree(data_path("llmservingsim/profiles") / folder, root / folder)
+    instance = InstanceSpec(H100.model, load_device("rtx_pro_6000"))
+
+    def step_time():
+        return cluster_timing((instance,), LatencySource(bundle_root=root)).step_time
+
+    first = step_time()
+    (entry,) = (tmp_path / "kept").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(timing_module, "read_bundle", None)  # nothing is read again
+        jax.tree.map(np.testing.assert_array_equal, step_time(), first)
+    file = root / folder / "tp1" / "per_sequence.csv"
+    file.write_text(re.sub(r"^(sampler,\d+,)", r"\g<1>9", file.read_text(), flags=re.MULTILINE))
+    assert (step_time().sequences_s[:, 1:] > first.sequences_s[:, 1:]).all()
+    assert len(list(entry.parent.iterdir())) == 2

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 import simjax
 from simjax.cluster.from_config import build_cluster, engine_limits
 from simjax.cluster.spec import InstanceLimits
+from simjax.config import compose
 from simjax.config.cluster import GroupConfig
 from simjax.config.compose import GROUPS as COMPOSED_GROUPS
 from simjax.config.compose import SCHEMAS, compose_config, group_config, typed
@@ -127,3 +128,24 @@ def test_a_link_replaces_only_what_it_says() -> None:
 def test_a_plus_before_a_known_option():
     with pytest.raises(SimjaxError, match=r"\+workload\.rate: workload\.rate is there already; leave the \+ out"):
         compose_config("run", ["+workload.rate=3"])
+
+
+@pytest.mark.parametrize(
+    ("command", "overrides"),
+    [
+        ("run", ["workload=trace", "workload.file=a/b.csv", "device=h200", "scheduler.max_num_seqs=64"]),
+        ("run", ["workload=gamma", "workload.rate=1e3", "plots=False", "cluster.instances=3", "cluster.instances=2"]),
+        ("run", ["workload.max_concurrency=null", "sim.max_ticks=1_000", "cluster.router=least_loaded"]),
+        ("validate", ["measured=a/b.yaml"]),
+    ],
+)
+def test_values_on_composed_presets_are_what_hydra_composes(command: str, overrides: list[str]) -> None:
+    mine, hydras = compose._from_presets(command, overrides), compose._by_hydra(command, overrides)
+    assert mine is not None and OmegaConf.is_struct(mine)
+    assert OmegaConf.to_yaml(mine) == OmegaConf.to_yaml(hydras)
+    assert typed(mine) == typed(hydras)
+
+
+@pytest.mark.parametrize("override", ["workload.rate=fast", "workload.rat=3", "+extra=1", "workload.file='a b'", "device=a,b", "seed=1"])
+def test_mistakes_and_more_than_values_are_left_to_hydra(override: str) -> None:
+    assert compose._from_presets("run", [override]) is None

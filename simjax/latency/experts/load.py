@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import ndtr
 
 from simjax.deployment import Deployment
 from simjax.parallel.experts import LLMSERVINGSIM, Experts
@@ -164,8 +163,17 @@ def _largest(means: Any, variances: Any, xp: Any) -> Any:
     x = (low + step * (np.arange(_POINTS) + 0.5))[:, None, :]
     a = x / stretch + 0.5
     z = 3.0 * xp.sqrt(a) * (1.0 - 1.0 / (9.0 * a) - (xp.maximum(means, 1e-9)[:, :, None] / stretch / a) ** (1.0 / 3.0))
-    below = (jax.scipy.special.ndtr if xp is jnp else ndtr)(z).prod(axis=1)
+    below = _normal(z, xp).prod(axis=1)
     return low[:, 0] + step[:, 0] * (1.0 - below).sum(axis=1)
+
+
+def _normal(z: Any, xp: Any) -> Any:
+    """The distribution function of the standard normal."""
+    if xp is jnp:
+        return jax.scipy.special.ndtr(z)
+    from scipy.special import ndtr  # here, not at the top: dense models need none
+
+    return ndtr(z)
 
 
 def _in_turn(pairs: np.ndarray, experts: int, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

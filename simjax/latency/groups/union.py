@@ -19,6 +19,7 @@ from simjax.hardware import LinkSpec
 from simjax.latency.experts.dual_batch import DECODE_TOKENS, OTHER_TOKENS
 from simjax.latency.groups.times import FULL, NEVER, NONE, PIECEWISE, GroupTimes
 from simjax.latency.profile import CollectiveEfficiency, ParallelEffects
+from simjax.latency.tables.lookups import lookup, row_of
 from simjax.network.all_to_all import ROUND_TOKENS, DeepEpEfficiency, Group, exchange_s
 from simjax.network.collectives import all_gather_s, reduce_scatter_s
 from simjax.parallel.experts import ALL_GATHER, HIGH_THROUGHPUT, LLMSERVINGSIM, LOW_LATENCY
@@ -128,13 +129,13 @@ def group_times(terms: UnionTerms, deployment: Deployment, max_tokens: int, corr
     return GroupTimes(
         ranks=_whole(parallelism.data),
         fine_tokens=_whole(max_tokens),
-        experts_s=_lookup(terms.experts_s * correction),
-        exchange_s=_lookup(terms.exchange_s),
-        token_s=jnp.asarray(terms.token_s, jnp.float64)[None],
+        experts_s=lookup(terms.experts_s * correction),
+        exchange_s=lookup(terms.exchange_s),
+        token_s=row_of(terms.token_s),
         round_tokens=_whole(ROUND_TOKENS * parallelism.tensor if backend_of(deployment) == LOW_LATENCY else NEVER),
         graphs=_whole([FULL if decodes else NONE, PIECEWISE if others else NONE]),
         halves=_whole(least),
-        simplified=jnp.asarray(experts.all2all_backend == LLMSERVINGSIM)[None],
+        simplified=row_of(experts.all2all_backend == LLMSERVINGSIM, bool),
     )
 
 
@@ -176,8 +177,4 @@ def _simplified_s(deployment: Deployment, tokens: np.ndarray) -> np.ndarray:
 
 
 def _whole(value: Any) -> jax.Array:
-    return jnp.asarray(value, jnp.int32)[None]
-
-
-def _lookup(seconds: Any) -> jax.Array:
-    return jnp.concatenate([jnp.zeros(1), jnp.asarray(seconds, jnp.float64)])[None]
+    return row_of(value, np.int32)

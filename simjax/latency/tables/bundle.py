@@ -7,17 +7,21 @@ means) and, for mixture-of-experts models and only in tp1, `moe.csv` (tokens, ac
 one kernel in one layer.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import yaml
 
 from simjax.errors import SimjaxError, closest
 from simjax.latency.attention.fit import AttentionPoints
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ATTENTION = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")
 MOE = ("tokens", "activated_experts", "time_us")
@@ -114,6 +118,12 @@ def bundles_of(root: Path, device: Sequence[str], variant: str) -> list[Path]:
     return [meta.parent for folder in folders for meta in sorted(folder.glob(f"*/*/{variant}/meta.yaml"))]
 
 
+def contents(path: Path) -> list[bytes]:
+    """Everything that `read_bundle` reads for one tpN folder: names and contents of files, those that are missing left out."""
+    files = sorted({path.parent / "meta.yaml", *path.glob("*.csv"), *(path.parent / "tp1").glob("*.csv")})
+    return [part for file in files if file.is_file() for part in (str(file.relative_to(path.parent)).encode(), file.read_bytes())]
+
+
 def read_bundle(path: Path) -> Bundle:
     """Read one tpN folder. Raises SimjaxError, with file and line, for a missing file, column or malformed number."""
     if not (path.name.startswith("tp") and path.name[2:].isdecimal()):
@@ -202,6 +212,8 @@ def _columns(frame: pd.DataFrame, names: Sequence[str], unit: float) -> list[np.
 
 def _read_csv(path: Path, numbers: Sequence[str], label: str | None = None) -> pd.DataFrame:
     """The columns `label` (text) and `numbers` (non-negative, finite; times positive) of a CSV file."""
+    import pandas as pd  # here, not at the top: profiles need none
+
     wanted = [*([label] if label else []), *numbers]
     try:
         text = pd.read_csv(path, usecols=lambda c: c in wanted, dtype=str, keep_default_na=False, skip_blank_lines=False)
@@ -220,6 +232,8 @@ def _read_csv(path: Path, numbers: Sequence[str], label: str | None = None) -> p
 
 
 def _numbers(path: Path, text: pd.Series, positive: bool) -> np.ndarray:
+    import pandas as pd
+
     values = np.asarray(pd.to_numeric(text, errors="coerce"), dtype=float)
     good = np.isfinite(values) & ((values > 0.0) if positive else (values >= 0.0))
     if not good.all():
