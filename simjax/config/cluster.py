@@ -237,9 +237,7 @@ class MeasuredClusterConfig:
         None, "whether the devices of an instance share whole experts; unset: as the run records, else false"
     )
     expert_popularity: str = option("uniform", "popularity of experts, which no run records, as in simjax run", "NAME")
-    expert_zipf_exponent: float = option(
-        1.0, "exponent of a zipf popularity", bounds=(0.0, 10.0), only=(one_of("expert_popularity", "zipf"),)
-    )
+    expert_zipf_exponent: float = option(1.0, "exponent of a zipf popularity", bounds=(0, 10), only=(one_of("expert_popularity", "zipf"),))
     all2all_backend: str | None = option(None, "how data-parallel ranks exchange tokens of experts, as in simjax run", "NAME")
     router: str = option("round_robin", "rule that picks the instance of a request, as in simjax run")
     link_bandwidth_bytes_per_s: float | None = option(

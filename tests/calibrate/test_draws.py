@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from simjax.errors import SimjaxError
-from simjax.latency.parameters import present_value
+from simjax.latency.parameters import PARALLEL, present_value
 from simjax.latency.priors import CORRECTION_TOKENS, PARAMETERS, STEP_CORRECTIONS, parameter
 from simjax.uncertainty.draws import COLLECTIVES, CORRELATED_OCTAVES, draw_together, draw_values, normals
 from simjax.uncertainty.widths import PRIOR_SD, Widths
@@ -61,8 +61,8 @@ def test_no_spread_leaves_the_profile_alone() -> None:
 def test_without_a_calibration_physical_parameters_follow_their_priors() -> None:
     profile = replace(calibrated(), calibration=None)
     draws = draw_values(profile, 256)
-    physical = tuple(name for name in PARAMETERS if name not in (*STEP_CORRECTIONS, *COLLECTIVES))
-    assert set(draws[0]) == set(PARAMETERS)
+    physical = tuple(name for name in PARAMETERS if name not in (*STEP_CORRECTIONS, *COLLECTIVES, *PARALLEL))
+    assert set(draws[0]) == set(PARAMETERS) - set(PARALLEL)
     priors = {name: PARAMETERS[name].prior_sd for name in physical}
     for name in ("decode_attention", "prefill_attention"):  # these have a discrepancy as well
         priors[name] = math.hypot(priors[name], PRIOR_SD)
@@ -107,3 +107,13 @@ def test_a_matrix_that_is_no_covariance() -> None:
     wrong = tuple(tuple(-x for x in row) for row in profile.calibration.covariance)
     with pytest.raises(SimjaxError, match=r"generic.yaml: calibration.covariance is no covariance"):
         draw_values(replace(profile, calibration=replace(profile.calibration, covariance=wrong)), 8)
+
+
+def test_what_no_calibration_has_seen_of_parallelism_follows_its_priors() -> None:
+    """Of a calibrated profile and of one without; only what matters in the run is drawn."""
+    for profile in (calibrated(), replace(calibrated(), calibration=None)):
+        draws = [values for (values,) in draw_together(profile, 256, 0, [Widths((0.01,) * 5, 0.01, 0.01)], ("expert_skew",))]
+        assert {name for name in PARALLEL if name in draws[0]} == {"expert_skew"}
+        logs = transformed(draws, ("expert_skew",))
+        assert logs.std() == pytest.approx(PARAMETERS["expert_skew"].prior_sd, rel=0.05)
+        assert logs.mean() == pytest.approx(0.0, abs=0.05)

@@ -11,19 +11,25 @@ import pytest
 from simjax.calibrate.fit import FitOptions, fit, with_jacobian
 from simjax.calibrate.gradient_fit import fit_by_gradient
 from simjax.calibrate.posterior import Posterior, fitted_rows, laplace
+from simjax.calibrate.prepared_run import prepare, with_profile
 from simjax.calibrate.space import Choices, Coverage, Space, space_of
 from simjax.calibrate.targets.points import MeanPoint
 from simjax.calibrate.targets.points_target import PointOptions, PointsTarget
+from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.engine.differentiate import outcome
+from simjax.engine.programs import Effort
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.latency.parameters import PARALLEL, with_parameters
 from simjax.latency.priors import PARAMETERS
 from simjax.model import load_model
+from simjax.parallel.parallelism import Parallelism
 from simjax.parallel.popularity import Popularity
 from simjax.speculation.methods import Speculation
-from tests.calibrate.runs import profile
+from tests.calibrate.runs import poisson, profile
 
 H100 = load_device("h100")
+LIMITS = InstanceLimits(max_num_seqs=32, max_num_batched_tokens=256, num_gpu_blocks_override=4000, enable_prefix_caching=False)
 EXPERTS = MeanPoint(
     id="experts",
     model=load_model("Qwen/Qwen3-30B-A3B"),
@@ -115,3 +121,31 @@ def test_columns_of_draws_are_differences() -> None:
 def test_a_fit_by_gradients_has_none_of_acceptance() -> None:
     with pytest.raises(SimjaxError, match=r"fit\.method=lbfgs: draft_acceptance moves draws and has no gradient; fit\.method=lm, or"):
         fit_by_gradient([], profile(), free("gemm_bandwidth", "draft_acceptance"), FitOptions(), "lbfgs")
+
+
+@pytest.mark.parametrize(
+    "instance",
+    [
+        InstanceSpec(DRAFTS.model, H100, Parallelism(pipeline=2), LIMITS),
+        InstanceSpec(DRAFTS.model, H100, limits=LIMITS, speculation=DRAFTS.speculation),
+        InstanceSpec(DRAFTS.model, H100, Parallelism(data=2), LIMITS),
+    ],
+    ids=["stages", "drafts", "ranks"],
+)
+def test_derivatives_with_the_schedule_held_are_those_of_differences(instance: InstanceSpec) -> None:
+    """Of first tokens and finishes by a bandwidth, over a change that leaves the schedule as it is."""
+    prepared = prepare(ClusterSpec((instance,)), poisson(20.0, 12), profile())
+
+    def times_s(bandwidth: jax.Array) -> tuple[jax.Array, jax.Array]:
+        found = outcome(prepared.shape, with_profile(prepared, with_parameters(profile(), {"gemm_bandwidth": bandwidth})))
+        known = lambda x: jnp.where(found.finished, x, 0.0)
+        return jnp.concatenate([known(found.first_token_s), known(found.finish_s)]), found.steps
+
+    both = lambda x: (*jax.jvp(lambda y: times_s(y)[0], (x,), (jnp.ones(()),)), times_s(x)[1])
+    with jax.enable_x64(True):
+        run = jax.jit(both, compiler_options=Effort.MEDIUM.options())
+        sides = [jax.tree.map(np.asarray, run(jnp.asarray(1.0 + step))) for step in (1e-6, -1e-6, 0.0)]
+    (high, _, a), (low, _, b), (_, slope, _) = sides
+    assert a == b, "the schedule is the same on both sides"
+    assert np.abs(slope).sum() > 0
+    np.testing.assert_allclose(slope, (high - low) / 2e-6, rtol=1e-5, atol=1e-7)

@@ -15,7 +15,6 @@ from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.config.compose import compose_config, typed
 from simjax.deployment import Deployment, Role
-from simjax.engine.differentiate import outcome
 from simjax.engine.host.lower import lower
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
@@ -172,13 +171,6 @@ def test_what_does_not_go_with_stages_is_refused():
     assert "together with cluster.router=dynamo" in refused(piped, piped, router="dynamo")
     roles = [replace(piped, role=role) for role in (Role.PREFILL, Role.DECODE)]
     assert "together with prefill and decode instances" in refused(*roles)
-
-
-def test_derivatives_through_stages_are_refused():
-    cluster = ClusterSpec((InstanceSpec(LLAMA, H100, Parallelism(pipeline=2)),))
-    lowered = lower(cluster, cluster_timing(cluster.instances, LatencySource()), workload())
-    with pytest.raises(SimjaxError, match=r"^pipeline_parallel_size: derivatives through pp stages are not simulated yet"):
-        outcome(lowered.shape, lowered.params, 1)
 
 
 def configured(*options: str) -> list[Parallelism]:

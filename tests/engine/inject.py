@@ -216,12 +216,10 @@ def _arrivals(shape: EngineShape, params: ClusterParams, cluster: Cluster) -> An
     arrived_s = np.full(shape.requests, inf)
     for index, arrival_s in cluster.arrival_s.items():
         arrived_s[index] = arrival_s
-    flying = [index for index, (live, _) in cluster.live.items() if not live.finished]
     if shape.clients:
-        send_s, client = np.full(shape.clients, inf), np.zeros(shape.requests, np.int32)
+        send_s = np.full(shape.clients, inf)
         send_s[: len(cluster.sends)] = sorted(time_s for time_s, _ in cluster.sends)
-        client[flying] = len(cluster.sends) + np.arange(len(flying))  # clients have no identity in the reference
-        return ClosedLoop(send_s, client, arrived_s)  # pyright: ignore[reportArgumentType]
+        return ClosedLoop(send_s, np.ones(shape.clients, np.int32), arrived_s)  # pyright: ignore[reportArgumentType]
     if not shape.fanout:
         return _empty(shape, params).arrivals
     sessions = params.requests.sessions

@@ -149,7 +149,11 @@ def check_answers(seen: Seen, cluster: Cluster, i: int) -> None:
     while after.replies:
         after._answered(after.replies[0][0], heapq.heappop(after.replies)[-1])
     if isinstance(arrivals, ClosedLoop):
-        close(np.sort(arrivals.send_s[np.isfinite(arrivals.send_s)]), sorted(time_s for time_s, _ in after.sends), "clients")
+        close(
+            np.sort(np.repeat(arrivals.send_s, np.where(np.isfinite(arrivals.send_s), arrivals.count, 0))),
+            sorted(time_s for time_s, _ in after.sends),
+            "clients",
+        )
     if isinstance(arrivals, SessionCalls):
         due = {index: time_s for time_s, index in after.sends}
         assert np.flatnonzero(np.isfinite(arrivals.due_s[: len(after.requests)])).tolist() == sorted(due)
@@ -401,7 +405,7 @@ def check_route(case: Case) -> None:
     close(after.view.kv_load, cluster.view.kv, "KV load")
     np.testing.assert_array_equal(after.ranks.plan.end_s, [engine.next_event_s() for engine in cluster.engines])
     if isinstance(after.arrivals, ClosedLoop):
-        assert np.isfinite(after.arrivals.send_s).sum() == len(cluster.sends)
+        assert after.arrivals.count[np.isfinite(after.arrivals.send_s)].sum() == len(cluster.sends)
 
 
 def arrivals_of(scenario: Scenario, data: st.DataObject, **changes: Any) -> Iterator[Case]:

@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 
 from simjax.cluster.from_config import engine_limits
+from simjax.cluster.unsimulated import Setting
+from simjax.config.cluster import MeasuredClusterConfig
 from simjax.config.scheduler import SchedulerConfig
 from simjax.config.schema import ValidateConfig
 from simjax.engine.host.result import NEVER
 from simjax.errors import SimjaxError
+from simjax.parallel.experts import Experts
+from simjax.parallel.parallelism import Parallelism
+from simjax.parallel.popularity import Popularity
+from simjax.speculation.config import MeasuredSpeculationConfig
+from simjax.speculation.methods import MTP_RATES
 from simjax.validate.measured import read_measured
-from simjax.validate.replay import asked_for, measured_cluster, read_to_replay
+from simjax.validate.replay import asked_for, measured_cluster, read_to_replay, remedy
 from simjax.validate.run import EngineFacts, default_async_scheduling, engine_side
 from tests.validate import samples
 
@@ -306,3 +313,56 @@ def test_a_data_type_that_the_model_has_is_simulated(tmp_path):
     instance = cluster.instances[0]
     fp8 = replace(cluster, instances=(replace(instance, model=replace(instance.model, quantization="fp8")),))
     assert [str(x) for x in asked_for(run, cluster)] == ["quantization='fp8'"] and asked_for(run, fp8) == []
+
+
+def served(run, **options) -> tuple:
+    """The instance that serves a recorded run, and what is recorded of it but not simulated."""
+    config = ValidateConfig(scheduler=SchedulerConfig(gpu_memory_utilization=0.9), **options)
+    cluster = measured_cluster(run, config)
+    return cluster.instances[0], [x.name for x in asked_for(run, cluster)]
+
+
+def test_recorded_ranks_and_stages_are_simulated(tmp_path):
+    run = replace(recorded(tmp_path, data_parallel_size=2, pipeline_parallel_size="2"), model="llama-3.1-8b")
+    instance, left = served(run)
+    assert instance.parallelism == Parallelism(run.tensor_parallel_size, 2, 2) and left == []
+    assert not instance.limits.enable_prefix_caching, "stages have none, and nobody knows of anything to find there"
+    alone, left = served(run, cluster=MeasuredClusterConfig(data_parallel_size=1, pipeline_parallel_size=1))
+    assert alone.parallelism.num_devices == run.tensor_parallel_size and left == ["data_parallel_size", "pipeline_parallel_size"]
+    with pytest.raises(SimjaxError, match=r"data_parallel_size='all' is not a whole number; cluster\.data_parallel_size=N states it$"):
+        served(replace(run, unsimulated=(Setting("data_parallel_size", "all"),)))
+
+
+def test_recorded_experts_are_simulated(tmp_path):
+    run = replace(recorded(tmp_path, data_parallel_size=2, enable_expert_parallel=True), model="qwen3-30b-a3b", tensor_parallel_size=1)
+    instance, left = served(run, cluster=MeasuredClusterConfig(expert_popularity="zipf", expert_zipf_exponent=0.5))
+    assert instance.parallelism == Parallelism(1, data=2, expert=2, experts=Experts(popularity=Popularity("zipf", 0.5))) and left == []
+    dense, left = served(replace(run, model="llama-3.1-8b"))
+    assert dense.parallelism.expert == 1 and left == [], "vLLM takes no notice of it"
+
+
+@pytest.mark.parametrize(
+    ("recorded_config", "method"),
+    [
+        ({"method": "eagle3", "num_speculative_tokens": 2}, "eagle"),
+        ('{"method": "ngram", "num_speculative_tokens": 2}', "ngram"),
+        ({"model": "llama-3.1-8b", "num_speculative_tokens": 2}, "draft_model"),
+    ],
+)
+def test_recorded_drafts_are_simulated_where_their_acceptance_is_known(tmp_path, recorded_config, method):
+    run = replace(recorded(tmp_path, speculative_config=recorded_config), model="llama-3.1-8b")
+    unknown, left = served(run)
+    assert unknown.speculation is None and left == ["speculative_config"]
+    assert remedy(Setting("speculative_config", recorded_config)) == "; speculation.synthetic_acceptance_rates=[...] simulates it"
+    drafting, left = served(run, speculation=MeasuredSpeculationConfig([0.7, 0.4]))
+    assert drafting.speculation is not None and left == []
+    assert (drafting.speculation.method, drafting.speculation.rates) == (method, (0.7, 0.4))
+
+
+def test_acceptance_of_mtp_and_recorded_rates_need_no_option(tmp_path):
+    mtp = replace(recorded(tmp_path, speculative_config={"method": "deepseek_mtp", "num_speculative_tokens": 1}), model="llama-3.1-8b")
+    stated = {"method": "eagle", "num_speculative_tokens": 1, "synthetic_acceptance_rates": [0.6]}
+    assert served(mtp)[0].speculation.rates == MTP_RATES
+    assert served(replace(mtp, unsimulated=(Setting("speculative_config", stated),)))[0].speculation.rates == (0.6,)
+    strange = {"method": "medusa", "num_speculative_tokens": 1}
+    assert served(replace(mtp, unsimulated=(Setting("speculative_config", strange),)))[1] == ["speculative_config"]

@@ -24,7 +24,7 @@ class CappedClient(ClosedLoop):
     """A client that keeps to a schedule as far as a semaphore lets it: a closed loop whose requests also have a time of their own.
 
     A request is sent, in order of the schedule, once its scheduled time has come and one of C seats is free. A seat is taken while its
-    request is in flight, as a client of a closed loop is; `send_s` is the time from which it is free, infinity while it is taken. Seats
+    request is in flight, as a client of a closed loop is; `send_s` are the times from which seats are free. Seats
     beyond the cap never open.
     """
 
@@ -33,7 +33,7 @@ class CappedClient(ClosedLoop):
         """Seats before the run, each free from the time at which it opens."""
         assert params.requests.open_s is not None
         never = jnp.full((shape.requests,), NEVER, jnp.float64)
-        return CappedClient(params.requests.open_s[params.served], jnp.zeros((shape.requests,), jnp.int32), never)
+        return CappedClient(params.requests.open_s[params.served], jnp.ones((shape.clients,), jnp.int32), never)
 
     def next_s(self, params: ClusterParams, num_sent: Int32[Array, ""]) -> Float64[Array, ""]:
         """Time of the next arrival, which has both its scheduled time and a seat; infinity when there is none."""

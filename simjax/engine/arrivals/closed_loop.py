@@ -25,21 +25,25 @@ if TYPE_CHECKING:
 class ClosedLoop(NoAffinity):
     """Clients of a closed loop.
 
+    Nothing depends on which client sends a request: the next one is sent at the earliest time at which any client may. So clients have no
+    names. Those who had their answers in the same turn send at the same time, and are one entry: an answer to any number of them is one
+    entry more, without a look at who they are, which in a batch would be a scatter over the slots of all designs.
+
     Attributes:
-        send_s: time at which a client sends its next request; infinity while one is in flight.
-        client: client that sent a request.
-        arrived_s: time at which it was sent.
+        send_s: times at which clients send their next requests; infinity in an entry that holds none.
+        count: clients of each entry.
+        arrived_s: time at which a request was sent.
     """
 
     send_s: Float64[Array, " C"]
-    client: Int32[Array, " R"]
+    count: Int32[Array, " C"]
     arrived_s: Float64[Array, " R"]
 
     @staticmethod
     def begin(shape: EngineShape, params: ClusterParams) -> ClosedLoop:
         """Clients whose first requests arrive at their own times."""
         first_s = params.requests.arrival_s[params.served, : shape.clients]
-        return ClosedLoop(first_s, jnp.zeros((shape.requests,), jnp.int32), jnp.full((shape.requests,), NEVER, jnp.float64))
+        return ClosedLoop(first_s, jnp.ones((shape.clients,), jnp.int32), jnp.full((shape.requests,), NEVER, jnp.float64))
 
     def next_s(self, params: ClusterParams, num_sent: Int32[Array, ""]) -> Float64[Array, ""]:
         """Time of the next arrival; infinity when there is none. `num_sent` requests have arrived."""
@@ -54,19 +58,44 @@ class ClosedLoop(NoAffinity):
         return self.arrived_s[request]
 
     def sent(self, params: ClusterParams, request: Array, t_s: Array, arrives: Bool[Array, ""]) -> ClosedLoop:
-        """The record once the client whose turn it is has sent a request at t_s, if it has."""
-        client = jnp.argmin(self.send_s).astype(jnp.int32)
+        """The record once a client whose turn it is has sent a request at t_s, if one has."""
+        taken = _first(self.send_s == jnp.min(self.send_s)) & arrives
         return dataclasses.replace(
             self,
-            send_s=self.send_s.at[client].set(jnp.where(arrives, NEVER, self.send_s[client])),
-            client=self.client.at[request].set(jnp.where(arrives, client, self.client[request])),
-            arrived_s=self.arrived_s.at[request].set(jnp.where(arrives, t_s, self.arrived_s[request])),
+            send_s=jnp.where(taken & (self.count == 1), NEVER, self.send_s),
+            count=jnp.where(taken, self.count - 1, self.count),
+            arrived_s=self.arrived_s.at[jnp.where(arrives, request, self.arrived_s.shape[0])].set(t_s, mode="drop"),
         )
 
     def answer(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         """The turn once the clients of the finished requests have their answer: they send the next ones after the pause."""
-        finished, request = turn.emitted.finished & turn.due & turn.state.handovers.answers(params, turn.i), turn.before.slots.request
+        finished = turn.emitted.finished & turn.due & turn.state.handovers.answers(params, turn.i)
         done_s = turn.rank.slots.token_s if shape.handovers else turn.now_s  # one with all its tokens from its prefill needs no step
         send_s = done_s + turn.limits.api_post_s + params.requests.think_s[params.served]
-        client = jnp.where(finished, self.client[jnp.minimum(request, shape.requests - 1)], shape.clients)
-        return turn.with_state(arrivals=dataclasses.replace(self, send_s=self.send_s.at[client].set(send_s, mode="drop")))
+        return turn.with_state(arrivals=self._one_by_one(finished, send_s) if shape.handovers else self._together(finished, send_s))
+
+    def _together(self, finished: Bool[Array, " A"], send_s: Array) -> ClosedLoop:
+        """With an entry more, for the clients of all requests that have finished: they send at one time.
+
+        Some entry is free, for every occupied one has a client and these clients were not among them.
+        """
+        count = jnp.sum(finished, dtype=jnp.int32)
+        time_s = send_s if send_s.ndim == 0 else jnp.max(jnp.where(finished, send_s, -NEVER))  # of the members of a group, all alike
+        free = _first(jnp.isposinf(self.send_s)) & (count > 0)
+        return dataclasses.replace(self, send_s=jnp.where(free, time_s, self.send_s), count=jnp.where(free, count, self.count))
+
+    def _one_by_one(self, finished: Bool[Array, " A"], send_s: Array) -> ClosedLoop:
+        """With an entry more for the client of each, which have times of their own."""
+        size = self.count.shape[0]
+        (free,) = jnp.nonzero(jnp.isposinf(self.send_s), size=size, fill_value=size)
+        number = jnp.cumsum(finished, dtype=jnp.int32) - 1
+        entry = jnp.where(finished, free[jnp.clip(number, 0, size - 1)], size)
+        return dataclasses.replace(
+            self, send_s=self.send_s.at[entry].set(send_s, mode="drop"), count=self.count.at[entry].set(1, mode="drop")
+        )
+
+
+def _first(mask: Bool[Array, " C"]) -> Bool[Array, " C"]:
+    """The first entry of the mask, as a mask: a smallest index, for `argmin` is a loop that no CPU vectorises."""
+    index = jnp.arange(mask.shape[0], dtype=jnp.int32)
+    return index == jnp.min(jnp.where(mask, index, mask.shape[0]))
