@@ -3,9 +3,8 @@
     python -m experiments.vllm_scheduler.compare --python VENV/bin/python [--kind priority ...] [--count 200] [--release vllm-0.33]
 
 `drive.py` runs under the other python, which has vllm. Every scenario has irregular step times, so that two different schedules never take
-the same time. All token times must agree to 1e-9, and preemptions exactly. (vLLM also counts those of requests whose last token is in
-flight, which lose nothing; simjax counts them with pp stages only.) Requests that are queued just when a step ends are left out: rounding
-decides there.
+the same time. All token times must agree to 1e-9; preemptions, tokens found in the prefix cache at the first admission, evictions and
+vLLM's counts of lookups exactly. Requests that are queued just when a step ends are left out: rounding decides there.
 """
 
 from __future__ import annotations
@@ -26,21 +25,24 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
-from simjax.backend.releases import KNOWN, defaults_of
+from experiments.vllm_scheduler import kinds
+from simjax.backend.releases import KNOWN, defaults_of, minor_of
 from tests.engine.pipelined import Pipelined, pipelined
 from tests.engine.prioritized import Prioritized, prioritized
-from tests.engine.scenario import Scenario, Timing
+from tests.engine.scenario import Limits, Scenario, Timing
 from tests.engine.speculating import Speculating, speculating
 from tests.engine.strategies import scenarios
 from tests.engine.test_against_reference import undecided
 from tests.reference.simulator import RefResult
 
-KINDS: dict[str, st.SearchStrategy[Any]] = {
+STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "plain": scenarios(),
     "priority": prioritized(),
     "speculation": speculating(),
     "pipeline": pipelined(),
 }
+"""Kinds that the tests draw; the others are those of `kinds`."""
+NAMES = (*STRATEGIES, *kinds.KINDS, *kinds.SERVERS)
 TOLERANCE = 1e-9
 
 
@@ -54,6 +56,8 @@ def as_vllm_takes_it(scenario: Scenario, release: str) -> Scenario | None:
         max_num_batched_tokens=max(limits.max_num_batched_tokens, limits.max_num_seqs),
         max_model_len=max(longest, limits.max_model_len if limits.max_model_len < 10_000 else 0),
         long_prefill_alone=rules["long_prefill_alone"],
+        reuse_nameless_first=rules["reuse_nameless_first"],
+        count_failed_lookups=minor_of(release) < (0, 28),
         watermark_blocks=0,
         api_pre_s=0.0,
         api_post_s=0.0,
@@ -86,12 +90,17 @@ def for_vllm(scenario: Scenario) -> dict[str, Any]:
         accepted = [[rule.accepted(index, t, drafts) for t in own] for index, own in enumerate(tokens)]
     priority = scenario.priority.tolist() if isinstance(scenario, Prioritized) else [0] * count
     policy = scenario.policies[0] if isinstance(scenario, Prioritized) else "fcfs"
-    columns = (scenario.arrival_s.tolist(), scenario.prompt.tolist(), scenario.output.tolist(), priority, accepted)
-    names = ("arrival_s", "prompt", "output", "priority", "accepted")
+    prompt, output = scenario.prompt.tolist(), scenario.output.tolist()
+    if scenario.contents is not None:
+        prompt = [content[:before].tolist() for content, before in zip(scenario.contents, scenario.prompt, strict=True)]
+        output = [content[before:].tolist() for content, before in zip(scenario.contents, scenario.prompt, strict=True)]
+    waits = [()] * count if scenario.waits is None else scenario.waits
+    columns = (scenario.arrival_s.tolist(), prompt, output, priority, accepted, waits)
+    names = ("arrival_s", "prompt", "output", "priority", "accepted", "after")
     return {
         "limits": dataclasses.asdict(limits),
         "policy": policy,
-        "stages": [_times(x) for x in stages],
+        "stages": [_times(x, limits) for x in stages],
         "send_s": send_s,
         "broadcast_s": broadcast_s,
         "empty_pass_s": empty_pass_s,
@@ -101,18 +110,25 @@ def for_vllm(scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def _times(timing: Timing) -> dict[str, Any]:
-    found = dataclasses.asdict(timing)
-    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in found.items()}
+def _times(timing: Timing, limits: Limits) -> dict[str, Any]:
+    """Step times, the tables no longer than any step."""
+    tables = {
+        "tokens_s": timing.tokens_s[: limits.max_num_batched_tokens + 1].tolist(),
+        "sequences_s": timing.sequences_s[: limits.max_num_seqs + 1].tolist(),
+    }
+    return {**tables, "decode_s": timing.decode_s, "mixed_s": timing.mixed_s}
 
 
 def drawn(kind: str, count: int, seed: int, release: str) -> list[Scenario]:
     """Scenarios of one kind that vLLM takes, and for which rounding decides nothing."""
     found: list[Scenario] = []
+    if kind not in STRATEGIES:
+        taken = [as_vllm_takes_it(kinds.drawn(kind, number, seed), release) for number in range(count)]
+        return [x for x in taken if x is not None and not undecided(x, x.run_reference())]
 
     @seeded(seed)
     @settings(max_examples=count, database=None, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
-    @given(KINDS[kind])
+    @given(STRATEGIES[kind])
     def draw(scenario: Scenario) -> None:
         taken = as_vllm_takes_it(scenario, release)
         if taken is not None and not undecided(taken, taken.run_reference()):
@@ -144,9 +160,14 @@ def difference(scenario: Scenario, theirs: dict[str, Any], reference: RefResult)
         if apart.size:
             k = int(apart[0])
             return f"request {index}: token {k} at {row['tokens_s'][k]:.6f}, reference {one.token_times_s[k]:.6f}"
-        vain = 0 if isinstance(scenario, Pipelined) else row["vain"]
-        if row["preemptions"] - vain != one.preemptions:
-            return f"request {index}: {row['preemptions']} preemptions, {row['vain']} of them in vain, reference {one.preemptions}"
+        if row["preemptions"] != one.preemptions:
+            return f"request {index}: {row['preemptions']} preemptions, reference {one.preemptions}"
+        if row["cached_tokens"] != one.cached_tokens:
+            return f"request {index}: {row['cached_tokens']} tokens found, reference {one.cached_tokens}"
+    (evictions,), (lookups,) = reference.evictions, reference.lookups
+    for name, ours in (("evictions", evictions), ("lookups", list(dataclasses.astuple(lookups)))):
+        if theirs[name] != ours:
+            return f"{name} {theirs[name]}, reference {ours}"
     return ""
 
 
@@ -164,15 +185,16 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.vllm_scheduler.compare", description="vLLM's scheduler against simjax.")
     parser.add_argument("--python", required=True, help="a python that has vllm")
     parser.add_argument("--release", default="vllm-0.33", choices=KNOWN, help="whose rules simjax takes")
-    parser.add_argument("--kind", action="append", choices=list(KINDS), help="only this kind of scenarios; may be repeated")
+    parser.add_argument("--kind", action="append", choices=NAMES, help="only this kind of scenarios; may be repeated")
     parser.add_argument("--count", type=int, default=200, help="scenarios to draw of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--engine", action="store_true", help="run the engine too")
     parser.add_argument("--show", type=int, default=3, help="differences to print of each kind")
     asked, wrong = parser.parse_args(words), 0
-    for kind in asked.kind or KINDS:
-        found = drawn(kind, asked.count, asked.seed, asked.release)
-        answers = ask(asked.python.split(), [for_vllm(x) for x in found], asked.release)
+    all_found = {kind: drawn(kind, asked.count, asked.seed, asked.release) for kind in asked.kind or NAMES}
+    rows = iter(ask(asked.python.split(), [for_vllm(x) for found in all_found.values() for x in found], asked.release))
+    for kind, found in all_found.items():
+        answers = [next(rows) for _ in found]
         seen: Counter[str] = Counter()
         for number, (scenario, answer) in enumerate(zip(found, answers, strict=True)):
             reference = scenario.run_reference()
