@@ -220,6 +220,7 @@ class Engine:
         cached = output.scheduled_cached_reqs
         before_step = {x.req_id: x.num_computed_tokens for x in output.scheduled_new_reqs}
         before_step |= dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+        padded = set(before_step) - set(self.computed)  # drafts of those admitted now are padding
         work, ready_s = [], self.clock
         for name, new in tokens.items():
             decoding = name in self.token_at_first_s
@@ -228,7 +229,7 @@ class Engine:
             if self.later and decoding:
                 ready_s = max(ready_s, self.token_at_first_s[name])
         start_s, end_s = self._through_stages(ready_s, work) if tokens else (self.clock, self.clock)
-        sampled = {name: self._sampled(name, new, output, end_s) for name, new in tokens.items()}
+        sampled = {name: self._sampled(name, new, output, end_s, name not in padded) for name, new in tokens.items()}
         if tokens and self.keep_steps:
             self.steps.append((start_s, end_s, {int(name): new for name, new in tokens.items()}))
         return Batch(output, end_s, sampled)
@@ -236,13 +237,13 @@ class Engine:
     def _total(self, name: str) -> int:
         return self.rows[name]["prompt"] + self.generated[name]
 
-    def _sampled(self, name: str, new: int, output: SchedulerOutput, end_s: float) -> list[int]:
+    def _sampled(self, name: str, new: int, output: SchedulerOutput, end_s: float, drafted: bool) -> list[int]:
         """The tokens that a request gets; what the device has computed of it follows."""
         drafts = len(output.scheduled_spec_decode_tokens.get(name, ()))
         self.computed[name] += new - drafts
         if self.computed[name] < self._total(name) or self.generated[name] == self.rows[name]["output"]:
             return []
-        right = min(drafts, self.rows[name]["accepted"][self.generated[name]]) if drafts else 0
+        right = min(drafts, self.rows[name]["accepted"][self.generated[name]]) if drafted and drafts else 0
         count = min(1 + right, self.rows[name]["output"] - self.generated[name])
         tokens = (self.contents[name] + [0] * right)[self.generated[name] : self.generated[name] + 1 + right]
         self.generated[name] += count

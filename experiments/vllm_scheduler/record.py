@@ -77,9 +77,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    linears = [
-        with_linear_times(x, asked.seed + number) for number, x in enumerate(drawn(asked.kind, asked.draws, asked.seed, asked.release))
-    ]
+    found = [scenario for scenario, _ in drawn(asked.kind, asked.draws, asked.seed, asked.release)]
+    linears = [with_linear_times(x, asked.seed + number) for number, x in enumerate(found)]
     chosen = [(scenario, times) for scenario, times in linears if something_happens(scenario)][: asked.count]
     chosen += by_hand(asked.release) if asked.kind == "priority" else []
     rows = []
