@@ -122,7 +122,7 @@ def _times(timing: Timing, limits: Limits) -> dict[str, Any]:
     return {**tables, "decode_s": timing.decode_s, "mixed_s": timing.mixed_s}
 
 
-def drawn(kind: str, count: int, seed: int, release: str) -> list[tuple[Scenario, RefResult]]:
+def drawn(kind: str, count: int, seed: int, release: str, tiny: bool = False) -> list[tuple[Scenario, RefResult]]:
     """Scenarios of one kind that vLLM takes, and for which rounding decides nothing, with what the reference makes of them."""
     found: list[tuple[Scenario, RefResult]] = []
 
@@ -135,7 +135,7 @@ def drawn(kind: str, count: int, seed: int, release: str) -> list[tuple[Scenario
 
     if kind not in STRATEGIES:
         for number in range(count):
-            look(kinds.drawn(kind, number, seed))
+            look(kinds.drawn(kind, number, seed, tiny))
         return found
 
     @seeded(seed)

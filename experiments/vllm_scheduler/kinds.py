@@ -74,14 +74,36 @@ SIXTEEN = (*(name for name, kind in KINDS.items() if not kind.as_), *SERVERS)
 """The kinds without priorities, pp stages and drafts."""
 
 
-def drawn(name: str, number: int, seed: int) -> Scenario:
-    """The scenario of a kind that has this number."""
+@dataclass(frozen=True)
+class Server:
+    """A loaded server: its conversations, tokens of a system prompt, lognormal tokens of what is said and answered, and limits."""
+
+    conversations: int = 60
+    calls: int = 5
+    system: int = 250
+    said: tuple[float, int, int] = (4.5, 5, 800)  # mean of the logarithm, fewest, most
+    answered: tuple[float, int, int] = (4.2, 1, 600)
+    seats: int = SEATS
+    max_num_batched_tokens: int = 2048
+    block_size: int = 16
+    gaps_s: tuple[float, ...] = (0.05, 0.1, 0.2)
+    pauses_s: tuple[float, ...] = (0.1, 1.0)
+    rooms: tuple[float, ...] = (3.0, 5.0, 8.0)  # longest requests that the KV cache holds
+
+
+TINY = Server(8, 4, 9, (1.6, 1, 12), (1.7, 1, 14), 8, 32, 2, (0.01, 0.02), (0.02, 0.05), (1.2, 2.0))
+"""A server that the tests' engine can hold."""
+
+
+def drawn(name: str, number: int, seed: int, tiny: bool = False) -> Scenario:
+    """The scenario of a kind that has this number; `tiny`: with so few and short requests that the tests' engine holds it."""
     if name == "sessions":
         return _sessions(np.random.default_rng([seed, 98, number]), number)
     if name in SERVERS:
-        return _server(np.random.default_rng([seed, 99, number]), number, by_clock=name == "replayed")
+        return _server(np.random.default_rng([seed, 99, number]), number, TINY if tiny else Server(), by_clock=name == "replayed")
     rng = np.random.default_rng([seed, list(KINDS).index(name), number])
-    return _with_more(rng, _requests(rng, KINDS[name], number), KINDS[name])
+    kind = dataclasses.replace(KINDS[name], long=KINDS[name].long and not tiny)
+    return _with_more(rng, _requests(rng, kind, number), kind)
 
 
 def _requests(rng: np.random.Generator, kind: Kind, number: int) -> Scenario:
@@ -188,31 +210,32 @@ class _Call:
     session: int
 
 
-def _server(rng: np.random.Generator, number: int, by_clock: bool) -> Scenario:
-    """60 conversations of up to 5 calls with a few system prompts, on an engine whose KV cache is too small for its batch."""
-    seats, systems = SEATS, [rng.integers(0, 9, 250) for _ in range(4)]
-    starts_s = np.cumsum(rng.exponential(float(rng.choice([0.05, 0.1, 0.2])), 60)).tolist()
-    pause_s = float(rng.choice([0.1, 1.0]))
+def _server(rng: np.random.Generator, number: int, of: Server, by_clock: bool) -> Scenario:
+    """Conversations with a few system prompts, on an engine whose KV cache is too small for its batch."""
+    systems = [rng.integers(0, 9, of.system) for _ in range(4)]
+    starts_s = np.cumsum(rng.exponential(float(rng.choice(of.gaps_s)), of.conversations)).tolist()
+    pause_s = float(rng.choice(of.pauses_s))
+    tokens = lambda mean, low, high: int(np.clip(rng.lognormal(mean, 0.8), low, high))
     calls: list[_Call] = []
     for session, start_s in enumerate(starts_s):
         content = systems[rng.integers(4)]
-        for turn in range(int(rng.integers(1, 6))):
-            fresh, after = int(np.clip(rng.lognormal(4.5, 0.8), 5, 800)), int(np.clip(rng.lognormal(4.2, 0.8), 1, 600))
+        for turn in range(int(rng.integers(1, of.calls + 1))):
+            fresh, after = tokens(*of.said), tokens(*of.answered)
             before = len(content) + fresh
             content = np.concatenate([content, np.arange(fresh + after) + FRESH * (len(calls) + 1)])
             calls.append(_Call(turn, start_s + turn * pause_s * by_clock, content, before, session))
     scenario = _by_clock(calls) if by_clock else _in_turns(rng, calls, pause_s)
     total = int((scenario.prompt + scenario.output).max())
     limits = Limits(
-        num_blocks=int(-(-total // 16) * rng.choice([3.0, 5.0, 8.0])),
-        block_size=16,
-        max_num_seqs=seats,
-        max_num_batched_tokens=2048,
+        num_blocks=int(-(-total // of.block_size) * rng.choice(of.rooms)),
+        block_size=of.block_size,
+        max_num_seqs=of.seats,
+        max_num_batched_tokens=of.max_num_batched_tokens,
         max_model_len=total,
         async_scheduling=bool(number % 2),
         enable_prefix_caching=True,
     )
-    tables = (3.7e-5 * np.arange(TOKENS + 1), 2.1e-5 * np.arange(seats + 1))
+    tables = (3.7e-5 * np.arange(TOKENS + 1), 2.1e-5 * np.arange(of.seats + 1))
     return dataclasses.replace(scenario, limits=(limits,), timing=Timing(*tables, (7.3e-3, 1.3e-5, 4.9e-8), (9.1e-3, 5.3e-8)))
 
 
