@@ -74,6 +74,8 @@ def as_vllm_takes_it(scenario: Scenario, release: str) -> Scenario | None:
         changes |= {"rules": ((rules["preempt_self_goes_on"], rules["preempt_leaves_out"]),)}
     if isinstance(scenario, Speculating):
         changes |= {"pads": minor_of(release) >= (0, 28)}
+        if minor_of(release) < (0, 33) and scenario.reuse != "all":
+            changes |= {"reuse": "last"}
     return dataclasses.replace(scenario, **changes)
 
 
@@ -84,9 +86,9 @@ def for_vllm(scenario: Scenario) -> dict[str, Any]:
     if isinstance(scenario, Pipelined):
         stages = scenario.timings[: scenario.stages[0]]
         send_s, broadcast_s, empty_pass_s = scenario.send_s, scenario.broadcast_s, scenario.empty_pass_s
-    drafts, lookahead, accepted = 0, 0, [[0] * int(n) for n in scenario.output]
+    drafts, lookahead, reuse, accepted = 0, 0, "all", [[0] * int(n) for n in scenario.output]
     if isinstance(scenario, Speculating):
-        drafts, lookahead = scenario.drafts[0], scenario.lookahead[0]
+        drafts, lookahead, reuse = scenario.drafts[0], scenario.lookahead[0], scenario.reuse
         rule = scenario.reference_instances()[0].speculation
         assert rule is not None
         tokens = [range(int(p), int(p + n)) for p, n in zip(scenario.prompt, scenario.output, strict=True)]
@@ -109,6 +111,7 @@ def for_vllm(scenario: Scenario) -> dict[str, Any]:
         "empty_pass_s": empty_pass_s,
         "drafts": drafts,
         "lookahead": lookahead,
+        "reuse": reuse,
         "requests": [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)],
     }
 

@@ -15,6 +15,7 @@ A scenario is a JSON object a line:
     send_s: [first, per token] seconds to the next stage; broadcast_s: from the last stage's sampling to the first stage's having the tokens
     empty_pass_s: sleep after a pass that ran nothing although requests are left (vLLM's is 0.001)
     drafts, lookahead: num_speculative_tokens and num_lookahead_tokens; 0 without speculative decoding
+    reuse: "all" cached blocks by any drafter, or "last" or "next_token", the rules of releases for EAGLE and MTP
     requests: {arrival_s, prompt, output, priority, accepted: number of drafts that are right, by generated tokens}; prompt and output are
         lists of token ids, or numbers of tokens that no other request has; with `after`, [[request, seconds], ...], a request is sent so
         long after the ends of others instead of at its arrival_s
@@ -57,7 +58,10 @@ RELEASE = tuple(map(int, vllm.__version__.split(".")[:2]))
 
 
 class Drafting:
-    """What the scheduler asks of a speculative configuration, for a drafter with a cache of its own (EAGLE) or without (n-gram)."""
+    """What the scheduler asks of a speculative configuration.
+
+    A drafter has a KV cache of its own (EAGLE, a draft model) or not (n-gram); `reuse` is "all" for a draft model.
+    """
 
     num_speculative_tokens_per_batch_size = None
     disable_eagle_block_drop = False
@@ -65,11 +69,18 @@ class Drafting:
     draft_model_config = None
     method = "scripted"
 
-    def __init__(self, drafts: int, lookahead: int):
+    def __init__(self, drafts: int, lookahead: int, reuse: str):
         assert lookahead in (0, drafts)
-        self.num_speculative_tokens, self._eagle = drafts, lookahead > 0
+        self.num_speculative_tokens, self._has_cache, self._eagle = drafts, lookahead > 0, reuse != "all"
+        self.disable_lookahead_block_hashes = reuse != "next_token"
 
     def use_eagle(self) -> bool:
+        return self._eagle
+
+    def uses_draft_model(self) -> bool:
+        return self._has_cache and not self._eagle
+
+    def use_eagle_block_drop(self) -> bool:
         return self._eagle
 
     def __getattr__(self, name: str) -> Any:
@@ -105,7 +116,7 @@ def config_of(base: VllmConfig, scenario: dict) -> VllmConfig:
     )
     config.parallel_config = copy.copy(base.parallel_config)
     config.parallel_config.pipeline_parallel_size = len(scenario["stages"])
-    config.speculative_config = Drafting(scenario["drafts"], scenario["lookahead"]) if scenario["drafts"] else None
+    config.speculative_config = Drafting(scenario["drafts"], scenario["lookahead"], scenario["reuse"]) if scenario["drafts"] else None
     return config
 
 
@@ -139,7 +150,8 @@ class Engine:
         self.most_batches = len(self.stages) + self.later
         self.rows = {str(index): row for index, row in enumerate(scenario["requests"])}
         self.requests = {}
-        hasher = get_request_block_hasher(limits["block_size"], sha256) if limits["enable_prefix_caching"] else None
+        ahead = {"num_hash_lookahead_tokens": 1} if scenario["reuse"] == "next_token" else {}
+        hasher = get_request_block_hasher(limits["block_size"], sha256, **ahead) if limits["enable_prefix_caching"] else None
         self.contents = {}
         for index, (name, row) in enumerate(self.rows.items()):
             prompt, output = token_ids(row["prompt"], 2 * index), token_ids(row["output"], 2 * index + 1)

@@ -185,6 +185,7 @@ def _with_more(rng: np.random.Generator, scenario: Scenario, kind: Kind) -> Scen
         drafts, rates = int(rng.integers(0, MOST_DRAFTS + 1)), np.sort(rng.choice([0.0, 0.2, 0.5, 0.8, 1.0], MOST_DRAFTS))[::-1]
         lookahead = int(rng.choice([0, drafts]))
         more = {"rates": tuple(rates.tolist()), "seed": int(rng.integers(2**16))}
+        more |= {"reuse": str(rng.choice(["all", "next_token"])) if lookahead else "all"}
         return _with_room(Speculating(**fields, drafts=(drafts,), lookahead=(lookahead,), **more))
     return scenario
 

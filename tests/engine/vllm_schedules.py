@@ -21,7 +21,7 @@ CLASSES: dict[str, type[Scenario]] = {"priority": Prioritized, "speculation": Sp
 ARRAYS = ("arrival_s", "prompt", "output", "priority", "session")
 OWN = {
     "priority": ("priority", "policies", "rules"),
-    "speculation": ("drafts", "lookahead", "rates", "seed", "pads"),
+    "speculation": ("drafts", "lookahead", "rates", "seed", "pads", "reuse"),
     "pipeline": ("stages", "send_s", "broadcast_s", "empty_pass_s", "own"),
 }
 """Fields that a kind has in addition to limits, requests and step times."""

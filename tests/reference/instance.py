@@ -75,6 +75,11 @@ class RefInstance:
         """Number of blocks that hold `tokens` tokens."""
         return -(-tokens // self.block_size)
 
+    @property
+    def names_ahead(self) -> int:
+        """Tokens after a block that its name covers too."""
+        return int(self.speculation is not None and self.speculation.reuse == "next_token")
+
     def serves(self, prompt_tokens: int, output_tokens: int, model: int = -1) -> bool:
         total = prompt_tokens + output_tokens
         if model not in (-1, self.model):
@@ -383,7 +388,7 @@ class RefEngine:
     def _name_up_to(self, request: Live, tokens: int) -> None:
         """Name the blocks that the first `tokens` tokens of the request fill, computed or not, as far as these tokens are known."""
         if self.config.enable_prefix_caching:
-            full = min(tokens, self._known(request)) // self.config.block_size
+            full = min(tokens, self._known(request) - self.config.names_ahead) // self.config.block_size
             for position in range(request.named, full):
                 self.pool.name(request.index, position, request.names[position])
             request.named = max(request.named, full)

@@ -26,11 +26,11 @@ class Name:
         return Name(sha256((parent.digest if parent else b"") + repr(token_ids).encode()).digest(), parent, token_ids)
 
 
-def chain_names(token_ids: tuple[Hashable, ...], block_size: int) -> list[Name]:
-    """The names of the full blocks of a sequence."""
+def chain_names(token_ids: tuple[Hashable, ...], block_size: int, ahead: int = 0) -> list[Name]:
+    """The names of the full blocks of a sequence; a name may cover `ahead` tokens after the block too, and is known with them."""
     names: list[Name] = []
-    for end in range(block_size, len(token_ids) + 1, block_size):
-        names.append(Name.after(names[-1] if names else None, token_ids[end - block_size : end]))
+    for end in range(block_size, len(token_ids) + 1 - ahead, block_size):
+        names.append(Name.after(names[-1] if names else None, token_ids[end - block_size : end + ahead]))
     return names
 
 

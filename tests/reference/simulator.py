@@ -165,8 +165,9 @@ class Cluster:
             self._reply(now, -1, index)
             return
         front = self.routing.pick(index, eligible)
-        names = names_of(request, index, front.config.block_size) if front.config.enable_prefix_caching else []
-        live = Live(index, request.prompt_tokens, request.output_tokens, now + front.config.api_pre_s, names, priority=request.priority)
+        config = front.config
+        names = names_of(request, index, config.block_size, config.names_ahead) if config.enable_prefix_caching else []
+        live = Live(index, request.prompt_tokens, request.output_tokens, now + config.api_pre_s, names, priority=request.priority)
         self.live[index] = (live, enqueue(front, live))
 
     def outcome(self, index: int) -> RefOutcome:

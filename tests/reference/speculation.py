@@ -22,6 +22,10 @@ class RefSpeculation:
     `lookahead` slots are allocated beyond a request's tokens. With `pads` (vLLM 0.28 and later) a waiting request that needs a single token
     gets 1 + K as well, padded with drafts that are never right, unless a running prompt is in the step. `step_time` is that of
     `RefInstance` with a flag for each request: whether it verifies drafts, or decodes without any.
+
+    `reuse`: cached blocks that a waiting request takes. A drafter like EAGLE or MTP computes its KV cache from hidden states and the token
+    after each of them, so that releases before 0.33 leave out the "last" of the blocks found; in 0.33 the name of a block covers the
+    "next_token" after it. Other drafters take "all".
     """
 
     num_speculative_tokens: int
@@ -30,6 +34,7 @@ class RefSpeculation:
     step_time: Callable[[list[tuple[int, int, bool]]], float]
     seed: int = 0
     pads: bool = False
+    reuse: str = "all"
 
     def __post_init__(self) -> None:
         assert len(self.rates) >= self.num_speculative_tokens >= 0
@@ -250,6 +255,10 @@ class SpeculatingRank(RefEngine):
             live.cached_tokens = cached
         self._name_up_to(live, cached + new)
         return new
+
+    def _lookup(self, request: Live) -> list[int]:
+        hits = super()._lookup(request)
+        return hits[:-1] if self.speculation.reuse == "last" else hits
 
     def _is_padded(self, live: Live, cached: int) -> bool:
         drafts = self.speculation.num_speculative_tokens
