@@ -10,14 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simjax.engine.shape import EngineShape, slots_for
 from tests.engine.pipelined import Pipelined
 from tests.engine.prioritized import Prioritized
-from tests.engine.scenario import Limits, Scenario, Timing
+from tests.engine.scenario import NODES, PATH, SHAPE, Limits, Scenario, Timing
 from tests.engine.speculating import MOST_DRAFTS, Speculating
 
 TOKENS, SEATS, REQUESTS = 8192, 64, 30
 """Sizes of the tables of step times, and of scenarios; a loaded server has more requests."""
 SMALL_SEATS = 16
+MOST_REQUESTS = 320  # of a loaded server; 60 conversations of up to 5 calls
 FRESH = 10_000  # token ids below are those of common beginnings
 
 
@@ -72,6 +74,23 @@ SERVERS = ("sessions", "saturated", "replayed")
 """Conversations: a few small ones, and those on a loaded server, whose calls wait for each other or come by the clock as in a trace."""
 SIXTEEN = (*(name for name, kind in KINDS.items() if not kind.as_), *SERVERS)
 """The kinds without priorities, pp stages and drafts."""
+
+
+@dataclass(frozen=True)
+class Crowded(Scenario):
+    """A scenario of up to `MOST_REQUESTS` requests, on a program of that size."""
+
+    def shape(self, **changes) -> EngineShape:
+        small, larger = super().shape(), MOST_REQUESTS // SHAPE.requests
+        sized = dataclasses.replace(
+            small,
+            requests=MOST_REQUESTS,
+            slots=slots_for(SEATS, MOST_REQUESTS, small.window),
+            prefix_nodes=NODES * larger,
+            prefix_path=PATH * larger,
+            fanout=small.fanout * larger,
+        )
+        return dataclasses.replace(sized, **changes)
 
 
 @dataclass(frozen=True)
@@ -276,4 +295,5 @@ def _in_turns(rng: np.random.Generator, calls: list[_Call], pause_s: float) -> S
 def _as_scenario(calls: list[_Call]) -> Scenario:
     prompt, total = np.array([call.prompt for call in calls]), np.array([len(call.content) for call in calls])
     arrival_s = np.array([call.arrival_s for call in calls])
-    return Scenario((), arrival_s, prompt, total - prompt, contents=tuple(call.content for call in calls))
+    kind = Scenario if len(calls) <= SHAPE.requests else Crowded
+    return kind((), arrival_s, prompt, total - prompt, contents=tuple(call.content for call in calls))

@@ -102,6 +102,14 @@ NOT_SIMULATED = (
         "tokens of a waiting request that needs one (a prompt of one token), beside decodes with drafts",
         ((_FIRST, "1"), ((0, 28), "1 + K, padded")),
     ),
+    Rule(
+        "cached blocks that a request with EAGLE or MTP drafts takes",
+        ((_FIRST, "all found but the last"), ((0, 33), "all whose name covers the next token")),
+    ),
+    Rule(
+        "names of blocks that accepted drafts fill, without asynchronous scheduling",
+        ((_FIRST, "when the next step is formed"), ((0, 33), "when the drafts are verified")),
+    ),
     Rule("failure of a KV load", ((_FIRST, "recomputed"), ((0, 19), "the request fails"))),
     Rule("hold of KV blocks on a prefill instance that nobody reads", ((_FIRST, "480 s"), ((0, 23), "lease of 30 s with heartbeats"))),
     Rule("rebalancing of experts", ((_FIRST, "synchronous"), ((0, 23), "asynchronous"))),
