@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.engine.prioritized import RULES
-from tests.engine.scenario import Limits, Scenario
+from tests.engine.scenario import Limits, Scenario, Timing
 from tests.engine.test_against_reference import RTOL, assert_same
 from tests.engine.vllm_schedules import Recorded, recorded
 
@@ -67,3 +67,30 @@ def test_the_reference_takes_the_same_steps(kind: str, vllm: str):
 def test_the_engine_takes_the_same_time(kind: str, vllm: str):
     for one in rows(kind, vllm):
         assert_same(one.scenario.run(), one.scenario.run_reference())
+
+
+@pytest.mark.parametrize(
+    "continued, tokens, cached, evictions", [(None, 0, 0, 77), (0, 10, 0, 89), (1, 10, 1, 88), (2, 30, 30, 79), (3, 10, 8, 81)]
+)
+def test_each_copy_that_loses_its_name_is_evicted(continued: int | None, tokens: int, cached: int, evictions: int):
+    """Three requests that begin with the same block at the same time, and a later one that goes on with one of them; counted by vLLM."""
+
+    def content(number: int, total: int, first: int) -> np.ndarray:
+        return np.r_[[first], np.arange(1, total) + 1000 * (number + 1)]
+
+    contents = [content(number, 1 + output, first) for number, (output, first) in enumerate([(31, 9), (12, 2), (70, 2), (31, 2)])]
+    contents += [] if continued is None else [np.r_[contents[continued][:tokens], [77, 78, 79]]]
+    prompt = np.array([1, 1, 1, 1, tokens + 1])[: len(contents)]
+    limits = Limits(
+        num_blocks=77, block_size=1, max_num_seqs=12, max_num_batched_tokens=5, async_scheduling=False, enable_prefix_caching=True
+    )
+    scenario = Scenario(
+        (limits,),
+        np.array([0.0, 0.001, 0.001, 0.001, 50.0])[: len(contents)],
+        prompt,
+        np.array([len(x) for x in contents]) - prompt,
+        timing=Timing.drawn(3),
+        contents=tuple(contents),
+    )
+    theirs = scenario.run_reference()
+    assert theirs.evictions == [evictions] and theirs.requests[-1].cached_tokens == cached
