@@ -4,6 +4,8 @@ Token ids are letters; blocks have 2 tokens and a step takes 1 s unless a test s
 token fills n blocks and opens another. Free lists are written head first.
 """
 
+import dataclasses
+
 import pytest
 
 from tests.reference.pool import BlockPool, chain_names, count_known
@@ -367,7 +369,37 @@ def test_async_a_finished_request_holds_its_blocks_for_one_formation_and_is_shar
     assert [(step.horizon_s, step.blocks) for step in result.steps] == [(0.0, 3), (0.0, 3)]
 
 
+def test_async_a_block_has_no_name_before_its_tokens_are_known():
+    # r0 decodes b in 1..2, which fills ab, and ends. Asynchronous, that step is formed at 0, when b is not known, and the next at 1 has no
+    # tokens for r0: ab is named at 2, too late for r1, whose step is formed at 1. Synchronous, ab is named at 1, before r1 is looked at.
+    trace = [said(0, "a", "bc"), said(0.5, "abx", "z"), said(1.5, "aby", "z")]
+    for async_scheduling, hits in ((True, [0, 0, 2]), (False, [0, 2, 2])):
+        assert cached(simulate([caching(async_scheduling=async_scheduling)], trace)) == hits
+
+
+def test_async_a_block_of_a_victim_whose_token_was_in_flight_is_never_named():
+    # Five blocks, equal requests of their own: r0 has a, b | c, d | e and r1 likewise. The step of 3..4 is formed at 2: r0 takes the last
+    # block for e, r1 finds none and preempts itself while its d is in flight: of its blocks only the first has a name.
+    result = simulate([caching(num_blocks=5, async_scheduling=True)], [RefRequest(0.0, 2, 4), RefRequest(0.0, 2, 4)])
+    assert preemptions(result) == [0, 1]
+    assert batches(result)[3:] == [((0,), (1,)), ((1,), (3,))]
+
+
 # ---- counts
+
+
+@pytest.mark.parametrize(("count_failed_lookups", "lookups"), [(True, (5, 23, 8)), (False, (3, 13, 2))])
+def test_lookups_of_a_request_that_waits_for_blocks(count_failed_lookups, lookups):
+    # As where free hits count: r0 and r1 are looked up once. r2 (5 tokens) is tried at 3 (aa and bb found), 4 and 5 (aa).
+    trace = [said(0, "aabbc", "z"), said(2, "xxx", "xyz"), said(2.5, "aabbc", "z")]
+    (found,) = simulate([caching(num_blocks=4, count_failed_lookups=count_failed_lookups)], trace).lookups
+    assert (found.requests, found.queries, found.hits) == lookups and found.preempted_requests == 0
+
+
+def test_lookups_of_preempted_requests_are_counted_by_themselves():
+    # As above: r1 is preempted at 3 and back at 4, with five tokens of which a block is left.
+    (found,) = simulate([caching(num_blocks=4)], [said(0, "aa", "aaaa"), said(0, "bb", "bbbb")]).lookups
+    assert dataclasses.astuple(found) == (2, 4, 0, 1, 5, 2)
 
 
 def test_step_blocks_leave_out_what_only_finished_requests_hold():
