@@ -3,9 +3,9 @@
     python -m experiments.vllm_scheduler.record --python VENV/bin/python --release vllm-0.33 --kind priority --count 6 [--seed 0]
 
 Scenarios of a kind are drawn until enough are found in which something happens: preemptions, and by kind priorities that matter, drafts of
-which some are rejected, several requests in the pipeline. The rules of priorities that releases differ in are rare: the cases that
-`tests/engine/test_priority.py` solves by hand are recorded too. All rows go into tests/engine/vllm_schedules.json, where those of the same
-kind and release are replaced.
+which some are rejected, several requests in the pipeline; with a prefix cache tokens that are found, and blocks that are lost. The rules of
+priorities that releases differ in are rare: the cases that `tests/engine/test_priority.py` solves by hand are recorded too. All rows go
+into tests/engine/vllm_schedules.json, where those of the same kind and release are replaced.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.vllm_scheduler.compare import KINDS, as_vllm_takes_it, ask, drawn, for_vllm
+from experiments.vllm_scheduler.compare import NAMES, as_vllm_takes_it, ask, drawn, for_vllm
 from simjax.backend.releases import KNOWN
 from tests.engine.pipelined import Pipelined
 from tests.engine.prioritized import Prioritized
@@ -29,6 +29,7 @@ from tests.engine.test_priority import CASES
 from tests.engine.vllm_schedules import FILE, as_row, linear
 
 MOST_REQUESTS, MOST_STEPS = 8, 60
+MOST_CALLS, MOST_STEPS_CACHED = 16, 90  # of scenarios with a prefix cache
 
 
 def with_linear_times(scenario: Scenario, seed: int) -> tuple[Scenario, list[dict[str, Any]]]:
@@ -49,6 +50,10 @@ def something_happens(scenario: Scenario) -> bool:
     """Whether it is small, decided, and shows what its kind is about."""
     reference = scenario.run_reference()
     finish_s = [x.finish_s for x in reference.requests]
+    if scenario.caching:
+        small = len(finish_s) <= MOST_CALLS and len(reference.steps) <= MOST_STEPS_CACHED
+        found = any(x.cached_tokens for x in reference.requests) and sum(reference.evictions) > 0
+        return small and found and not undecided(scenario, reference)
     if len(finish_s) > MOST_REQUESTS or len(reference.steps) > MOST_STEPS or undecided(scenario, reference):
         return False
     if sum(x.preemptions for x in reference.requests) == 0:
@@ -61,6 +66,13 @@ def something_happens(scenario: Scenario) -> bool:
     return not isinstance(scenario, Pipelined) or scenario.stages[0] > 1
 
 
+def order_matters(scenario: Scenario) -> bool:
+    """Whether it would take other times if nameless blocks were used again in another order."""
+    (limits,) = scenario.limits
+    other = dataclasses.replace(scenario, limits=(dataclasses.replace(limits, reuse_nameless_first=not limits.reuse_nameless_first),))
+    return [x.finish_s for x in scenario.run_reference().requests] != [x.finish_s for x in other.run_reference().requests]
+
+
 def by_hand(release: str) -> list[tuple[Scenario, list[dict[str, Any]]]]:
     """The cases solved by hand that have the rules of a release, and their step times of a second each."""
     times = [{"token_s": 0.0, "sequence_s": 0.0, "decode_s": [1.0, 0.0, 0.0], "mixed_s": [1.0, 0.0]}]
@@ -68,42 +80,50 @@ def by_hand(release: str) -> list[tuple[Scenario, list[dict[str, Any]]]]:
     return [(mine, times) for scenario, mine in taken if isinstance(mine, Prioritized) and mine.rules == scenario.rules]
 
 
+def choice(kind: str, release: str, count: int, draws: int, seed: int) -> list[tuple[Scenario, list[dict[str, Any]]]]:
+    """The first scenarios of a kind in which something happens, half of them with asynchronous scheduling if they have a prefix cache."""
+    found = [scenario for scenario, _ in drawn(kind, draws, seed, release, tiny=True)]
+    linears = [with_linear_times(x, seed + number) for number, x in enumerate(found)]
+    shown = [(scenario, times) for scenario, times in linears if something_happens(scenario)]
+    if any(scenario.caching for scenario, _ in shown):
+        shown.sort(key=lambda one: not order_matters(one[0]))
+        return [one for later in (False, True) for one in [x for x in shown if x[0].limits[0].async_scheduling == later][: count // 2]]
+    return shown[:count] + (by_hand(release) if kind == "priority" else [])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.vllm_scheduler.record", description="Record schedules of vLLM.")
     parser.add_argument("--python", required=True, help="a python that has vllm")
     parser.add_argument("--release", required=True, choices=KNOWN)
-    parser.add_argument("--kind", required=True, choices=list(KINDS))
+    parser.add_argument("--kind", required=True, action="append", choices=NAMES, help="may be repeated")
     parser.add_argument("--count", type=int, default=6)
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    linears = [
-        with_linear_times(x, asked.seed + number) for number, x in enumerate(drawn(asked.kind, asked.draws, asked.seed, asked.release))
-    ]
-    chosen = [(scenario, times) for scenario, times in linears if something_happens(scenario)][: asked.count]
-    chosen += by_hand(asked.release) if asked.kind == "priority" else []
+    chosen = [(kind, *one) for kind in asked.kind for one in choice(kind, asked.release, asked.count, asked.draws, asked.seed)]
     rows = []
-    for (scenario, times), answer in zip(
-        chosen, ask(asked.python.split(), [for_vllm(x) for x, _ in chosen], asked.release, steps=True), strict=True
-    ):
+    answers = ask(asked.python.split(), [for_vllm(scenario) for _, scenario, _ in chosen], asked.release, steps=True)
+    for (kind, scenario, times), answer in zip(chosen, answers, strict=True):
         if "error" in answer:
             sys.exit(f"vLLM: {answer['error']}")
-        counted = [x["preemptions"] - (0 if asked.kind == "pipeline" else x["vain"]) for x in answer["requests"]]
         rows.append(
             {
                 "vllm": asked.release,
-                "kind": asked.kind,
-                "scenario": as_row(scenario, asked.kind, times),
+                "kind": kind,
+                "scenario": as_row(scenario, kind, times),
                 "steps": [tokens for _, _, tokens in answer["steps"]],
                 "first_token_s": [x["tokens_s"][0] for x in answer["requests"]],
                 "finish_s": [x["tokens_s"][-1] for x in answer["requests"]],
-                "preemptions": counted,
+                "preemptions": [x["preemptions"] for x in answer["requests"]],
+                "cached_tokens": [x["cached_tokens"] for x in answer["requests"]],
+                "evictions": answer["evictions"],
+                "lookups": answer["lookups"],
             }
         )
     old = json.loads(FILE.read_text()) if FILE.exists() else []
-    kept = [row for row in old if (row["vllm"], row["kind"]) != (asked.release, asked.kind)]
+    kept = [row for row in old if row["vllm"] != asked.release or row["kind"] not in asked.kind]
     FILE.write_text("[\n" + ",\n".join(json.dumps(row) for row in kept + rows) + "\n]\n")
-    print(f"{len(rows)} schedules of {asked.kind}, {asked.release}")
+    print(f"{len(rows)} schedules of {', '.join(asked.kind)}, {asked.release}")
 
 
 if __name__ == "__main__":

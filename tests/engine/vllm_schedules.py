@@ -16,11 +16,12 @@ from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, Limits, Scenario, T
 from tests.engine.speculating import Speculating
 
 FILE = Path(__file__).with_suffix(".json")
-CLASSES: dict[str, type[Scenario]] = {"plain": Scenario, "priority": Prioritized, "speculation": Speculating, "pipeline": Pipelined}
-ARRAYS = ("arrival_s", "prompt", "output", "priority")
+CLASSES: dict[str, type[Scenario]] = {"priority": Prioritized, "speculation": Speculating, "pipeline": Pipelined}
+"""By what kinds end with; the others are scenarios without priorities, drafts and pp stages."""
+ARRAYS = ("arrival_s", "prompt", "output", "priority", "session")
 OWN = {
     "priority": ("priority", "policies", "rules"),
-    "speculation": ("drafts", "lookahead", "rates", "seed"),
+    "speculation": ("drafts", "lookahead", "rates", "seed", "pads", "reuse"),
     "pipeline": ("stages", "send_s", "broadcast_s", "empty_pass_s", "own"),
 }
 """Fields that a kind has in addition to limits, requests and step times."""
@@ -36,8 +37,8 @@ def linear(token_s: float, sequence_s: float, decode_s: list[float], mixed_s: li
 class Recorded:
     """A scenario and what vLLM did.
 
-    `steps`: the tokens of each step by request. `first_token_s`, `finish_s` and `preemptions` are over the requests, the last without those
-    that came with the final token in flight, except with pp stages.
+    `steps`: the tokens of each step by request. `first_token_s`, `finish_s`, `preemptions` and `cached_tokens` are over the requests,
+    `evictions` and `lookups` (the fields of `RefLookups`) over the run.
     """
 
     vllm: str
@@ -47,20 +48,24 @@ class Recorded:
     first_token_s: list[float]
     finish_s: list[float]
     preemptions: list[int]
+    cached_tokens: list[int]
+    evictions: int
+    lookups: list[int]
 
     @staticmethod
     def of(row: dict[str, Any]) -> Recorded:
         """From a row of the file."""
         kind, given = row["kind"], row["scenario"]
-        fields = {
-            name: np.array(given[name]) if name in ARRAYS else _tuples(given[name]) for name in given if name not in ("limits", "times")
-        }
+        plain = [name for name in given if name not in ("limits", "times", "contents")]
+        fields = {name: np.array(given[name]) if name in ARRAYS else _tuples(given[name]) for name in plain}
+        if "contents" in given:
+            fields["contents"] = tuple(np.concatenate([np.arange(first, first + count) for first, count in x]) for x in given["contents"])
         times = [linear(**x) for x in given["times"]]
-        if kind == "pipeline":
+        if _family(kind) == "pipeline":
             fields["own"] = tuple(times)
-        scenario = CLASSES[kind](limits=(Limits(**given["limits"]),), timing=times[0], **fields)
+        scenario = CLASSES.get(_family(kind), Scenario)(limits=(Limits(**given["limits"]),), timing=times[0], **fields)
         steps = [{int(request): tokens for request, tokens in step.items()} for step in row["steps"]]
-        rest = {name: row[name] for name in ("vllm", "kind", "first_token_s", "finish_s", "preemptions")}
+        rest = {name: row[name] for name in (x.name for x in dataclasses.fields(Recorded)) if name not in ("scenario", "steps")}
         return Recorded(scenario=scenario, steps=steps, **rest)
 
 
@@ -68,9 +73,22 @@ def as_row(scenario: Scenario, kind: str, times: list[dict[str, Any]]) -> dict[s
     """The scenario as it stands in the file."""
     plain = {x.name: x.default for x in dataclasses.fields(Limits)}
     limits = {name: value for name, value in dataclasses.asdict(scenario.limits[0]).items() if value != plain[name]}
-    names = ("arrival_s", "prompt", "output", *(name for name in OWN.get(kind, ()) if name != "own"))
+    names = ("arrival_s", "prompt", "output", *(name for name in OWN.get(_family(kind), ()) if name != "own"))
+    names += ("waits", "session") if scenario.waits is not None else ()
     values = {name: getattr(scenario, name) for name in names}
+    if scenario.contents is not None:
+        values["contents"] = [_runs(x) for x in scenario.contents]
     return {"limits": limits, "times": times, **{name: x.tolist() if isinstance(x, np.ndarray) else x for name, x in values.items()}}
+
+
+def _family(kind: str) -> str:
+    return kind.rpartition("_")[2]
+
+
+def _runs(token_ids: np.ndarray) -> list[list[int]]:
+    """Token ids as runs of consecutive ones: the first of each, and how many there are."""
+    cuts = np.flatnonzero(np.diff(token_ids) != 1) + 1
+    return [[int(run[0]), len(run)] for run in np.split(token_ids, cuts)]
 
 
 def _tuples(value: Any) -> Any:

@@ -15,12 +15,12 @@ DRAWN = ("llm_d", "dynamo")
 SCORE_GRID = 2.0**-20  # scores of drawn ranks are equal if they are so to this grid
 
 
-def names_of(request: RefRequest, index: int, block_size: int) -> list[Name]:
+def names_of(request: RefRequest, index: int, block_size: int, ahead: int = 0) -> list[Name]:
     """The names of all blocks that a request can fill."""
     token_ids: tuple[Hashable, ...] | None = request.content
     if token_ids is None:
         token_ids = tuple((index, position) for position in range(request.prompt_tokens + request.output_tokens))
-    return chain_names(token_ids, block_size)
+    return chain_names(token_ids, block_size, ahead)
 
 
 @dataclass(frozen=True)

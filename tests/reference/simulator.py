@@ -165,8 +165,9 @@ class Cluster:
             self._reply(now, -1, index)
             return
         front = self.routing.pick(index, eligible)
-        names = names_of(request, index, front.config.block_size) if front.config.enable_prefix_caching else []
-        live = Live(index, request.prompt_tokens, request.output_tokens, now + front.config.api_pre_s, names, priority=request.priority)
+        config = front.config
+        names = names_of(request, index, config.block_size, config.names_ahead) if config.enable_prefix_caching else []
+        live = Live(index, request.prompt_tokens, request.output_tokens, now + config.api_pre_s, names, priority=request.priority)
         self.live[index] = (live, enqueue(front, live))
 
     def outcome(self, index: int) -> RefOutcome:
@@ -184,6 +185,7 @@ class Cluster:
             first_token_s=tokens[0] if tokens else None,
             finish_s=tokens[-1] if live.ended else None,
             preemptions=live.preemptions,
+            in_vain=live.in_vain,
             token_times_s=tokens,
             cached_tokens=live.cached_tokens,
         )
@@ -248,5 +250,6 @@ def simulate(
     outcomes = [cluster.outcome(index) for index in range(len(requests))]
     activity = [RefActivity.of(engine.ended) for engine in cluster.engines]
     evictions, copies = ([getattr(x.pool, name) for x in cluster.engines] for name in ("evictions", "copies"))
+    lookups = [x.lookups for x in cluster.engines]
     dummies = [engine.dummies if isinstance(engine, LockstepRank) else [] for engine in cluster.engines]
-    return RefResult(activity, outcomes, steps, evictions, copies, sum(x.num_ties() for x in cluster.engines), dummies)
+    return RefResult(activity, outcomes, steps, evictions, copies, lookups, sum(x.num_ties() for x in cluster.engines), dummies)
