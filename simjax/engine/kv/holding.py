@@ -1,0 +1,269 @@
+"""How requests come to hold blocks of the prefix cache, and free them: vLLM's `touch`, `cache_full_blocks` and `free`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+from jax import Array
+
+from simjax.engine.control.select import select
+from simjax.engine.control.while_any import while_any
+from simjax.engine.kv.block_pool import (
+    BEFORE,
+    BEGIN,
+    END,
+    FIRST,
+    NAMELESS,
+    NEXT,
+    NODE,
+    OLDER,
+    OLDEST,
+    PREV,
+    REF,
+    RUN,
+    UP,
+    YOUNGER,
+    YOUNGEST,
+    BlockPool,
+)
+from simjax.engine.kv.held_blocks import HeldBlocks
+from simjax.engine.kv.lookup import Walk, after_piece, begin_walk, piece_of
+from simjax.engine.kv.prefix_tree import Path, RankTree
+
+if TYPE_CHECKING:
+    from jaxtyping import Int32
+
+
+def touch(tree: RankTree, pool: BlockPool, request: Int32[Array, ""], found: Int32[Array, ""]) -> tuple[BlockPool, HeldBlocks]:
+    """Let a request that holds nothing hold the leading blocks of its content that a lookup has found; they leave the free queue."""
+    i, path = tree.rank, tree.path(request)
+    zero = jnp.zeros((), jnp.int32)
+    State = tuple[BlockPool, Walk, Array]
+
+    def needed(state: State, tree: RankTree, path: Path, found: Array) -> Array:
+        return state[1].goes_on(found) & state[0].has_rows(tree.rank)
+
+    def body(state: State, tree: RankTree, path: Path, found: Array) -> State:
+        pool, walk, last = state
+        i, goes_on = tree.rank, walk.goes_on(found)
+        first, end, younger = pool.run(i, walk.run, FIRST, END, YOUNGER)
+        piece = piece_of(walk, found, first, end)
+        some = goes_on & (piece.end > piece.begin)
+        pool, run = _split(pool, i, walk.run, jnp.where(some, piece.begin, first), jnp.where(some, piece.end, end))
+        hold, books, room = pool.new_row(i, "hold")
+        ref, before, following = pool.run(i, run, REF, PREV, NEXT)
+        was_free, size = some & (ref == 0), jnp.where(some, piece.end - piece.begin, 0)
+        pool = pool.with_rows(
+            i,
+            runs=[(run, REF, ref + 1, some), (before, NEXT, following, was_free), (following, PREV, before, was_free)],
+            holds=[(hold, RUN, run, some), (hold, BEGIN, piece.begin, some), (hold, UP, last, some)],
+        )
+        freed = jnp.where(was_free, size, 0)
+        books = {name: jnp.where(some, x, 0) for name, x in books.items()}
+        pool = pool.added(i, **books, num_held=freed, num_free=-freed, short=some & ~room)
+        after = select(goes_on, after_piece(tree, pool.nodes, path, walk, piece, younger), walk)
+        return pool, after, jnp.where(some, hold, last)
+
+    start = (pool, begin_walk(tree, pool.nodes, path), zero)
+    pool, walk, last = while_any(needed, body, start, tree, path, found)
+    return pool, HeldBlocks(found, last, walk.place.depth, tree.reach(path), found * tree.block_size, zero)
+
+
+def _split(pool: BlockPool, i: Array | int, run: Array, begin: Array, end: Array) -> tuple[BlockPool, Array]:
+    """Split a run such that blocks [begin, end) of it are one; returns that one."""
+    State = tuple[BlockPool, Array, Array]
+
+    def bounds(state: State, i: Array) -> tuple[Array, Array]:
+        pool, run, _ = state
+        return pool.runs[i, run, FIRST], pool.runs[i, run, END]
+
+    def needed(state: State, i: Array, begin: Array, end: Array) -> Array:
+        first, last = bounds(state, i)
+        return state[2] & ((first < begin) | (end < last))
+
+    def body(state: State, i: Array, begin: Array, end: Array) -> State:
+        pool, run, _ = state
+        going = needed(state, i, begin, end)
+        node, first, ref, following, older, before = pool.run(i, run, NODE, FIRST, REF, NEXT, OLDER, BEFORE)
+        at_begin = first < begin
+        at = jnp.where(at_begin, begin, end)
+        new, books, room = pool.new_row(i, "run")
+        free = going & (ref == 0)
+        pool = pool.with_rows(
+            i,
+            runs=[
+                (new, NODE, node, going),
+                (new, FIRST, first, going),
+                (new, END, at, going),
+                (new, REF, ref, going),
+                (new, PREV, run, going),
+                (new, NEXT, following, going),
+                (new, OLDER, older, going),
+                (new, YOUNGER, run, going),
+                (new, BEFORE, before, going),
+                (run, FIRST, at, going),
+                (run, OLDER, new, going),
+                (run, BEFORE, new, going),
+                (run, NEXT, new, free),
+                (following, PREV, new, free),
+                (older, YOUNGER, new, going & (older > 0)),
+            ],
+            nodes=[(node, OLDEST, new, going & (older == 0))],
+        )
+        books = {name: jnp.where(going, x, 0) for name, x in books.items()}
+        return pool.added(i, **books, short=going & ~room), jnp.where(going & ~at_begin, new, run), state[2] & at_begin
+
+    # After the cut at the end the run that is wanted is the new one, which ends there.
+    cut = jnp.ones((), bool)
+    pool, run, _ = while_any(needed, body, (pool, run, cut), jnp.asarray(i, jnp.int32), begin, end)
+    return pool, run
+
+
+def name(
+    tree: RankTree, pool: BlockPool, requests: Int32[Array, " A"], held: HeldBlocks, full: Int32[Array, " A"], order: Int32[Array, " A"]
+) -> tuple[BlockPool, HeldBlocks]:
+    """Give the blocks of some requests their names, as far as others may want them.
+
+    Args:
+        tree: of the rank.
+        pool: blocks of all ranks.
+        requests: of the rank.
+        held: what each holds.
+        full: leading blocks of each that have, or now get, their names.
+        order: of requests that go on with equal contents, those with larger numbers have named their blocks first; equal ones in turn.
+    """
+    target = jnp.minimum(full, held.reach)
+    State = tuple[BlockPool, Array, Array, Array]
+
+    def needed(state: State, tree: RankTree, requests: Array, target: Array, order: Array) -> Array:
+        return jnp.any(target > state[1]) & state[0].has_rows(tree.rank)
+
+    def body(state: State, tree: RankTree, requests: Array, target: Array, order: Array) -> State:
+        pool, hashed, last, depth = state
+        i = tree.rank
+        pending = target > hashed
+        at = jnp.argmax(jnp.where(pending, order, -1)).astype(jnp.int32)
+        begin, wanted, hold, request, deep, going = (x[at] for x in (hashed, target, last, requests, depth, pending))
+        path = tree.path(request)
+        place = tree.place(path, deep)
+        some = going & (begin < place.end)
+        end = jnp.minimum(wanted, place.end)
+        (run,) = pool.hold(i, hold, RUN)
+        youngest, spare_node = pool.node(i, place.node, YOUNGEST, OLDEST)
+        node, run_end, ref, younger = pool.run(i, run, NODE, END, REF, YOUNGER)
+        extends = some & (hold > 0) & (node == place.node) & (run_end == begin) & (ref == 1) & (younger == 0)
+        new, of_runs, room = pool.new_row(i, "run")
+        new_hold, of_holds, room_to_hold = pool.new_row(i, "hold")
+        makes = some & ~extends
+        pool = pool.with_rows(
+            i,
+            runs=[
+                (run, END, end, extends),
+                (new, NODE, place.node, makes),
+                (new, FIRST, begin, makes),
+                (new, END, end, makes),
+                (new, REF, 1, makes),
+                (new, OLDER, youngest, makes),
+                (new, YOUNGER, 0, makes),
+                (new, BEFORE, 0, makes),
+                (youngest, YOUNGER, new, makes & (youngest > 0)),
+            ],
+            holds=[(new_hold, RUN, new, makes), (new_hold, BEGIN, begin, makes), (new_hold, UP, hold, makes)],
+            nodes=[(place.node, YOUNGEST, new, makes), (place.node, OLDEST, new, makes & (spare_node == 0))],
+        )
+        books = {name: jnp.where(makes, x, 0) for name, x in (of_runs | of_holds).items()}
+        pool = pool.added(i, **books, num_held=jnp.where(some, end - begin, 0), short=makes & ~(room & room_to_hold))
+        here = jnp.arange(hashed.shape[0], dtype=jnp.int32) == at
+        leaves_node = going & (~some | (end >= place.end))
+        return (
+            pool,
+            jnp.where(here & some, end, hashed),
+            jnp.where(here & makes, new_hold, last),
+            jnp.where(here & leaves_node, depth + 1, depth),
+        )
+
+    start = (pool, held.hashed, held.last, held.depth)
+    pool, hashed, last, depth = while_any(needed, body, start, tree, requests, target, order)
+    return pool, dataclasses.replace(held, hashed=hashed, last=last, depth=depth)
+
+
+def free(
+    tree: RankTree,
+    pool: BlockPool,
+    request: Int32[Array, ""],
+    held: HeldBlocks,
+    named: Int32[Array, ""],
+    nameless: Int32[Array, ""],
+) -> BlockPool:
+    """Free the blocks of a request, the last of its sequence first: those that no other holds become free, with their names.
+
+    Args:
+        tree: of the rank.
+        pool: blocks of all ranks.
+        request: whose blocks they are.
+        held: what it holds, with all names that others may want.
+        named: its leading blocks that have names; those beyond `held.hashed` are nobody else's.
+        nameless: its other blocks, 0 if they do not go to the tail of the free queue.
+    """
+    path = tree.path(request)
+    State = tuple[BlockPool, Array, Array, Array, Array]
+
+    def needed(state: State, tree: RankTree, path: Path, first: Array, named: Array) -> Array:
+        pool, nameless, own, hold, _ = state
+        return ((nameless > 0) | own | (hold > 0)) & pool.has_rows(tree.rank)
+
+    def body(state: State, tree: RankTree, path: Path, first: Array, named: Array) -> State:
+        pool, nameless, own, hold, run = state
+        i = tree.rank
+        is_nameless = nameless > 0
+        is_own = ~is_nameless & own
+        is_hold = ~is_nameless & ~own & (hold > 0)
+        makes = is_nameless | is_own
+        new, of_runs, room = pool.new_row(i, "run")
+        node = tree.place(path, path.shared).node
+        youngest, oldest = pool.node(i, node, YOUNGEST, OLDEST)
+        run_first, run_end, ref, before = pool.run(i, run, FIRST, END, REF, BEFORE)
+        begin, up = pool.hold(i, hold, BEGIN, UP)
+        (tail,) = pool.run(i, 0, PREV)
+        spare_hold = pool.book(i, "spare_hold")
+        at = jnp.where(makes, new, run)
+        frees = makes | (is_hold & (ref == 1))
+        size = jnp.where(is_nameless, nameless, jnp.where(is_own, named - first, run_end - run_first))
+        ends = is_hold & (run_first <= begin)
+        pool = pool.with_rows(
+            i,
+            runs=[
+                (at, NODE, jnp.where(is_nameless, NAMELESS, node), makes),
+                (at, FIRST, jnp.where(is_nameless, 0, first), makes),
+                (at, END, jnp.where(is_nameless, nameless, named), makes),
+                (at, OLDER, jnp.where(is_own, youngest, 0), makes),
+                (at, YOUNGER, 0, makes),
+                (at, BEFORE, 0, makes),
+                (at, REF, jnp.where(makes, 0, ref - 1), makes | is_hold),
+                (at, PREV, tail, frees),
+                (at, NEXT, 0, frees),
+                (tail, NEXT, at, frees),
+                (0, PREV, at, frees),
+                (youngest, YOUNGER, at, is_own & (youngest > 0)),
+            ],
+            holds=[(hold, UP, spare_hold, ends)],
+            nodes=[(node, YOUNGEST, at, is_own), (node, OLDEST, at, is_own & (oldest == 0))],
+        )
+        books = {name: jnp.where(makes, x, 0) for name, x in of_runs.items()}
+        pool = pool.added(
+            i,
+            **books,
+            spare_hold=jnp.where(ends, hold - spare_hold, 0),
+            num_held=jnp.where(is_hold & frees, -size, 0),
+            num_free=jnp.where(frees, size, 0),
+            short=makes & ~room,
+        )
+        hold = jnp.where(ends, up, hold)
+        run = jnp.where(ends, pool.holds[i, up, RUN], jnp.where(is_hold, before, run))
+        return pool, jnp.zeros_like(nameless), own & ~is_own, hold, run
+
+    start = (pool, nameless, named > held.hashed, held.last, pool.holds[tree.rank, held.last, RUN])
+    return while_any(needed, body, start, tree, path, held.hashed, named)[0]
+
