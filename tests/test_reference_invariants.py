@@ -132,11 +132,20 @@ def check_tokens(limits, index, trace, result):
     """Tokens are conserved: each request computes its sequence except the last token, in order, from the start or from the cached part.
 
     Yields (prompt tokens, hit tokens, ideal hit tokens) of every request at its first admission. The ideal hit is the longest prefix, in
-    whole blocks, for which some sequence of this instance has ever been allocated blocks, up to and including the same formation.
+    whole blocks, for which some sequence of this instance has ever been allocated blocks, up to and including the same formation, and whose
+    tokens were known then: to the formation of the step that computes them, or once that step has ended.
     """
+
+    def known(request: int, time_s: float) -> int:
+        got = result.requests[request]
+        return trace[request].prompt_tokens + sum(token_s - limits.api_post_s <= time_s + 1e-12 for token_s in got.token_times_s)
+
+    def ended(request: int, time_s: float) -> int:
+        return tokens - 1 if (tokens := known(request, time_s)) > trace[request].prompt_tokens else 0
+
     bs = limits.block_size
     at: dict[int, int] = {}  # tokens of a request after its last step
-    ever: dict[int, int] = {}  # maximum so far
+    ever: dict[int, int] = {}  # maximum so far, of known tokens
     restarts = dict.fromkeys(range(len(trace)), 0)
     steps = [step for step in result.steps if step.instance == index]
     for step, batch in zip(steps, limits.step_time.batches, strict=True):
@@ -145,7 +154,10 @@ def check_tokens(limits, index, trace, result):
             if at.get(request) != before:  # an admission
                 asked = trace[request]
                 mine = token_ids(trace, request)
-                alike = [min(in_common(mine, token_ids(trace, other)), reached) for other, reached in ever.items()]
+                alike = [
+                    min(in_common(mine, token_ids(trace, other)), max(reached, ended(other, step.horizon_s)))
+                    for other, reached in ever.items()
+                ]
                 first = request not in at
                 longest = asked.prompt_tokens - 1 if first else asked.prompt_tokens + asked.output_tokens - 2
                 ideal = min(max(alike, default=0), longest) // bs * bs if limits.enable_prefix_caching else 0
@@ -156,13 +168,13 @@ def check_tokens(limits, index, trace, result):
                 else:
                     restarts[request] += 1
             at[request] = before + new
-            ever[request] = max(ever.get(request, 0), at[request])
+            ever[request] = max(ever.get(request, 0), min(at[request], known(request, step.horizon_s)))
     for request, got in enumerate(result.requests):
         if got.instance == index:
             assert at[request] == trace[request].prompt_tokens + trace[request].output_tokens - 1
-            assert restarts[request] <= got.preemptions
+            assert restarts[request] <= got.preemptions - got.in_vain
             if not limits.enable_prefix_caching:
-                assert restarts[request] == got.preemptions
+                assert restarts[request] == got.preemptions - got.in_vain
 
 
 def check(cluster):

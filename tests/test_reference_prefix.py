@@ -17,7 +17,6 @@ def names(text: str):
 
 def fill(pool: BlockPool, request: int, text: str, hits=()) -> bool:
     """Allocate blocks for `text` to `request`, which shares `hits`, and name its full blocks."""
-    pool.begin()
     if not pool.grow(request, -(-len(text) // 2), hits):
         return False
     for position, name in list(enumerate(names(text)))[len(hits) :]:
@@ -30,7 +29,9 @@ def fill(pool: BlockPool, request: int, text: str, hits=()) -> bool:
 
 
 def test_names_chain_the_token_ids_of_full_blocks():
-    assert chain_names((1, 2, 3, 4, 5), 2) == [(None, (1, 2)), ((None, (1, 2)), (3, 4))]
+    first, second = chain_names((1, 2, 3, 4, 5), 2)
+    assert (first.parent, first.token_ids, second.parent, second.token_ids) == (None, (1, 2), first, (3, 4))
+    assert [first, second] == chain_names((1, 2, 3, 4), 2) and second not in chain_names((3, 4, 3, 4), 2)
     assert chain_names((1, 2), 3) == []
 
 
@@ -87,45 +88,63 @@ def test_a_free_hit_uses_up_a_free_block_and_a_held_one_does_not():
     assert pool.has_room(9, 3, hits=[0, 1]) and not pool.has_room(9, 4, hits=[0, 1])
 
 
-def test_a_copy_of_a_free_block_takes_its_name():
-    # (a) aa is in block 0, bb in 1, both free: 2, 3, 1, 0. Request 2 hits aa only and fills bb again, in block 2, which takes the name;
-    # 1 stays in its place, nameless: 3, 1. Request 3 pops them without an eviction.
+def test_a_copy_of_a_free_block_has_the_name_too():
+    # (a) aa is in block 0, bb in 1, both free: 2, 3, 1, 0. Request 2 hits aa only and fills bb again, in block 2; 1 stays in its place,
+    # with its name, and is found before 2. Request 3 pops 3 and 1, which loses its name: bb is found in 2.
     pool = BlockPool(4)
     assert fill(pool, 1, "aabb")
     pool.release(1)
     assert list(pool.free) == [2, 3, 1, 0]
     assert fill(pool, 2, "aabb", hits=[0])
-    assert list(pool.free) == [3, 1] and pool.lookup(names("aabb")) == [0, 2] and pool.names[1] is None
-    assert fill(pool, 3, "xxyy") and pool.evictions == 0 and pool.copies == 0
+    assert list(pool.free) == [3, 1] and pool.lookup(names("aabb")) == [0, 1] and pool.copies == 1
+    assert fill(pool, 3, "xxyy") and pool.evictions == 1
+    assert pool.lookup(names("aabb")) == [0, 2]
 
 
-def test_a_copy_of_a_held_block_stays_nameless():
-    # (b) Request 1 holds aa in 0 and bb in 1; request 2 shares aa and fills bb in 2: no name, not even when request 1 has let go.
-    # Request 2 continues with cc in 3. Free is 1 (bb), which request 3 pops: now cc follows a name that is lost, and cannot be found.
+def test_a_copy_of_a_held_block_has_the_name_too():
+    # (b) Request 1 holds aa in 0 and bb in 1; request 2 shares aa, fills bb in 2 and continues with cc in 3. Request 1 lets go of 1, which
+    # is found first until request 3 pops it: then bb is found in 2, and cc after it. Popped and filled again, block 1 is the younger copy.
     pool = BlockPool(4)
     assert fill(pool, 1, "aabb") and fill(pool, 2, "aabb", hits=[0])
-    assert pool.lookup(names("aabb")) == [0, 1] and pool.names[2] is None and pool.copies == 1
+    assert pool.lookup(names("aabb")) == [0, 1] and pool.copies == 1
     pool.release(1)
-    assert pool.names[2] is None and list(pool.free) == [3, 1]
+    assert list(pool.free) == [3, 1]
     assert pool.grow(2, 3) and pool.held[2] == [0, 2, 3]
     pool.name(2, 2, names("aabbcc")[2])
     assert pool.lookup(names("aabbcc")) == [0, 1, 3]
     assert fill(pool, 3, "xx") and pool.evictions == 1
-    assert pool.lookup(names("aabbcc")) == [0]
+    assert pool.lookup(names("aabbcc")) == [0, 2, 3]
+    pool.release(3)
+    assert fill(pool, 4, "aabb", hits=[0]) and pool.held[4] == [0, 1] and pool.evictions == 2
+    assert pool.lookup(names("aabb")) == [0, 2] and list(pool.named[names("aabb")[1]]) == [2, 1]
+
+
+def test_nameless_blocks_are_used_again_first_if_the_release_has_it_so():
+    # Request 1 has 0 (aa), 1 (bb) and 2 (one token); request 2 has 3 (a token). Given back, the nameless 2 goes to the head and 1 and 0 to
+    # the tail, behind 4 and 5; then 3 goes before 2. Of two nameless blocks the later one of the sequence is used first.
+    pool = BlockPool(6, nameless_first=True)
+    assert fill(pool, 1, "aabbc") and fill(pool, 2, "x")
+    pool.release(1)
+    assert list(pool.free) == [2, 4, 5, 1, 0]
+    pool.release(2)
+    assert list(pool.free) == [3, 2, 4, 5, 1, 0]
+    assert pool.grow(3, 2) and pool.held[3] == [3, 2]
+    pool.release(3)
+    assert list(pool.free) == [2, 3, 4, 5, 1, 0] and pool.evictions == 0
 
 
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (lambda pool: pool.free.popleft(), "lost"),
-        (lambda pool: pool.free.append(0), "free and held"),
-        (lambda pool: pool.free.append(3), "free twice"),
+        (lambda pool: pool.free.popitem(), "lost"),
+        (lambda pool: pool.free.setdefault(0), "free and held"),
         (lambda pool: pool.refs.__setitem__(0, 2), "numbers of holders"),
         (lambda pool: pool.held.pop(1), "numbers of holders"),
         (lambda pool: pool.names.__setitem__(1, None), "does not map"),
-        (lambda pool: pool.named.__setitem__(names("zz")[0], 3), "does not map"),
+        (lambda pool: pool.named.__setitem__(names("zz")[0], {3: None}), "does not map"),
+        (lambda pool: pool.named.__setitem__(names("zz")[0], {}), "without blocks"),
         (lambda pool: pool._forget(0), "follows one without a name"),
-        (lambda pool: (pool.release(1), pool.free.reverse()), "evicted before"),
+        (lambda pool: (pool.release(1), pool.free.move_to_end(1)), "evicted before"),
     ],
 )
 def test_the_pool_notices_damage(damage, complaint):
@@ -246,22 +265,22 @@ def test_a_hit_moves_blocks_to_the_tail():
     assert cached(result) == [0, 0, 2, 0, 2, 0] and result.evictions == [2]
 
 
-def test_a_recomputed_last_block_takes_its_name_along():
-    # (a) Four blocks. r0: 0 (aa), 1 (bb); free 2, 3, 1, 0. r1 hits aa only and fills bb in 2, which takes the name; free 3, 1, 2, 0.
-    # r2 pops 3 (xx) and 1 (yy) without an eviction; free 2, 0, 1, 3. r3 hits 0 and 2 and pops 1, which evicts yy.
+def test_a_recomputed_last_block_is_a_copy():
+    # (a) Four blocks. r0: 0 (aa), 1 (bb); free 2, 3, 1, 0. r1 hits aa only and fills bb in 2 too; free 3, 1, 2, 0.
+    # r2 pops 3 (xx) and 1 (yy), which evicts the older bb; free 2, 0, 1, 3. r3 hits 0 and 2 and pops 1, which evicts yy.
     trace = [said(0, "aabb", "z"), said(2, "aabb", "z"), said(4, "xxyy", "z"), said(6, "aabbz", "z")]
     result = simulate([caching(num_blocks=4)], trace)
-    assert cached(result) == [0, 2, 0, 4] and result.evictions == [1]
+    assert cached(result) == [0, 2, 0, 4] and result.evictions == [2]
 
 
-def test_a_copy_of_a_running_request_costs_a_block_and_no_eviction():
+def test_a_copy_of_a_running_request_costs_a_block():
     # (b) Five blocks. r0 holds 0 (aa) and 1 (bb), from 1 on 2 as well (token 5; at 2 token 6: cc). At 1 r1 shares aa and fills bb in 3,
-    # a copy without a name; free 4, 3. r2 (at 2.5) pops 4 (xx) and 3 (yy) at 3; r0 is over. No name is lost.
+    # a copy; free 4, 3. r2 (at 2.5) pops 4 (xx) and 3 (yy) at 3, which evicts the copy; r0 is over.
     trace = [said(0, "aabb", "ccz"), said(0.5, "aabb", "z"), said(2.5, "xxyy", "z"), said(9, "aabbccz", "z")]
     result = simulate([caching(num_blocks=5)], trace)
     assert [step.blocks for step in result.steps[:4]] == [2, 4, 3, 2]
     # At 9 free is 2, 1, 0, 3, 4 (r0 came back at 3, r2 at 4): r3 touches 0, 1, 2 and pops 3, which evicts yy.
-    assert cached(result) == [0, 2, 0, 6] and result.evictions == [1]
+    assert cached(result) == [0, 2, 0, 6] and result.evictions == [2]
 
 
 def test_evictions_are_counted_by_instance():

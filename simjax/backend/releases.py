@@ -45,11 +45,13 @@ RULES = (
     Rule("dp_sync_interval", ((_FIRST, 32), ((0, 33), 16))),
     Rule("dp_syncs_first", ((_FIRST, False), ((0, 33), True))),
     Rule("long_prefill_alone", ((_FIRST, False), ((0, 33), True))),
+    Rule("reuse_nameless_first", ((_FIRST, False), ((0, 28), True))),
     Rule("preempt_self_goes_on", ((_FIRST, False), ((0, 33), True))),
     Rule("preempt_leaves_out", ((_FIRST, True), ((0, 28), False))),
 )
 """Defaults of flags that differ; an option that sets the flag wins. For the rules `reserve_kv_loads`, `dp_syncs_first`,
-`long_prefill_alone`, `preempt_self_goes_on` and `preempt_leaves_out` vLLM has no flag, and for `dp_sync_interval` only from 0.33 on.
+`long_prefill_alone`, `reuse_nameless_first`, `preempt_self_goes_on` and `preempt_leaves_out` vLLM has no flag, and for `dp_sync_interval`
+only from 0.33 on.
 
 `dp_sync_interval`, `dp_syncs_first`: steps between two all-reduces by which data-parallel ranks of a mixture of experts learn whether any
 of them has requests left, and whether there is one after the first step of a wave (vLLM's `_has_global_unfinished_reqs`).
@@ -62,6 +64,9 @@ running request that is 0 by default, and so the same in all releases.
 `long_prefill_alone`: if no more than one request is running or waiting when a step is formed, requests whose KV cache is on its way and
 those with their last token in flight included, `long_prefill_token_threshold` does not hold in that step.
 `long_prefill_token_threshold_adaptive`, which is off by default, is not simulated.
+
+`reuse_nameless_first`: of the blocks that a request frees, those without a name in the prefix cache go to the head of the queue of free
+blocks, to be used again before anything that can still be found is lost (vLLM's `free_blocks`); before, all went to its tail.
 
 `preempt_self_goes_on` and `preempt_leaves_out`: rules of `scheduling_policy=priority`, whose victims may stand anywhere among the running
 requests. After a request has preempted itself, those after it still get their tokens. And a victim that had none in the step, because its
@@ -89,7 +94,10 @@ NOT_SIMULATED = (
     ),
     Rule("calls between two decode steps of a request, with pipeline parallelism", ((_FIRST, "none"), ((0, 23), "pp"))),
     Rule("model runner V2 by default", ((_FIRST, "no"), ((0, 23), "some dense models"), ((0, 28), "by model"), ((0, 33), "yes"))),
-    Rule("freed KV blocks without a name are used again first", ((_FIRST, "no"), ((0, 33), "yes"))),
+    Rule(
+        "lookups that vLLM's metric of prefix-cache queries counts",
+        ((_FIRST, "every try to admit the first waiting request"), ((0, 28), "those of admissions")),
+    ),
     Rule(
         "tokens of a waiting request that needs one (a prompt of one token), beside decodes with drafts",
         ((_FIRST, "1"), ((0, 28), "1 + K, padded")),

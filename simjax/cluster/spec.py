@@ -43,6 +43,7 @@ class InstanceLimits:
     enable_prefix_caching: bool | None = None
     long_prefill_alone: bool = False
     reserve_kv_loads: bool = False
+    reuse_nameless_first: bool = False
     prefill_schedule_interval: int = 1
     dp_sync_interval: int = 32
     dp_syncs_first: bool = False

@@ -13,6 +13,7 @@ _INT32 = 2**31 - 1  # the engine counts in int32; step times are tabulated up to
 _NO_BLOCKS = is_unset("num_gpu_blocks_override")
 SCHEDULING_POLICIES = ("fcfs", "priority")
 """Values of `scheduler.scheduling_policy`."""
+_CACHED = needs(("enable_prefix_caching",), lambda on: on is not False, "without a prefix cache", "with a prefix cache", refused=False)
 _BY_PRIORITY = one_of("scheduling_policy", "priority", default="fcfs", words="priority")
 
 
@@ -66,6 +67,11 @@ class SchedulerConfig:
         "reserve blocks for the KV cache of a prefill only if those that prefills on its decode instance still need stay free; "
         "unset: as the release",
         only=(DISAGGREGATED,),
+    )
+    reuse_nameless_first: bool | None = option(
+        None,
+        "use freed KV blocks without a name (those that are not full) again before those that may be found; unset: as the release",
+        only=(_CACHED,),
     )
     prefill_schedule_interval: int | None = option(
         None,

@@ -35,7 +35,7 @@ class RankParams:
         num_blocks, block_size: KV blocks that requests can use, and tokens in one.
         watermark_blocks: blocks that an admission leaves free where a request runs.
         enable_chunked_prefill, reserve_full_isl, async_scheduling, enable_prefix_caching: switches.
-        long_prefill_alone, reserve_kv_loads: switches, see `simjax.config.scheduler.SchedulerConfig`.
+        long_prefill_alone, reserve_kv_loads, reuse_nameless_first: switches, see `simjax.config.scheduler.SchedulerConfig`.
         api_pre_s, api_post_s: API time of a request before it reaches the queue, and of a token on its way back to the client.
         step_time: row of the `StepTime`.
         model: model that the rank serves, as in `RequestParams.model`; None where any rank serves any request.
@@ -62,6 +62,7 @@ class RankParams:
     enable_prefix_caching: Bool[Array, "*N"]
     long_prefill_alone: Bool[Array, "*N"]
     reserve_kv_loads: Bool[Array, "*N"]
+    reuse_nameless_first: Bool[Array, "*N"]
     api_pre_s: Float64[Array, "*N"]
     api_post_s: Float64[Array, "*N"]
     step_time: Int32[Array, "*N"]

@@ -60,6 +60,7 @@ def test_a_release_sets_rules_that_have_no_flag(release: str, reserved: bool, al
     assert [x.reserve_kv_loads for x in limits] == [reserved] * 4
     assert [x.long_prefill_alone for x in limits] == [alone, alone, True, True]
     assert {x.watermark for x in limits} == {0.0}
+    assert {x.reuse_nameless_first for x in limits} == {release >= "vllm-0.28"}
 
 
 @pytest.mark.parametrize(

@@ -338,16 +338,16 @@ def reference_turn(engine: RefEngine) -> RefTurn:
     now_s, step, batch = engine.next_event_s(), engine.step, deepcopy(engine.batch)
     after = deepcopy(engine)
     after.advance(now_s)
-    working, finished, attempts = deepcopy(engine), [], []
+    working, sampled, attempts = deepcopy(engine), [], []
     if step is not None:
-        finished = working._end_step()
+        sampled = working._end_step()
+    finished = [request for request in sampled if request.finished]
     committed = deepcopy(working)
     if step is not None and engine.config.async_scheduling:
+        working.in_flight = sampled
         attempts.append(_attempt(working, step.start_s))
-    for request in finished:
-        if request in working.running:
-            working.running.remove(request)
-            working.pool.release(request.index)
+        working.in_flight = []
+    working._settle(sampled)
     if not (attempts and attempts[0].scheduled):
         attempts.append(_attempt(working, now_s))
     return RefTurn(now_s, step, batch, committed, [request.index for request in finished], attempts, after)
@@ -359,7 +359,7 @@ def _attempt(engine: RefEngine, horizon_s: float) -> Attempt:
     engine.alone = engine.is_alone()
     roomy = deepcopy(engine)
     more = 10_000
-    roomy.pool.free.extend(range(roomy.pool.num_blocks, roomy.pool.num_blocks + more))
+    roomy.pool.free.update(dict.fromkeys(range(roomy.pool.num_blocks, roomy.pool.num_blocks + more)))
     roomy.pool.refs += [0] * more
     roomy.pool.names += [None] * more
     roomy.pool.num_blocks += more

@@ -47,6 +47,7 @@ class Limits:
     enable_prefix_caching: bool = False
     long_prefill_alone: bool = False
     reserve_kv_loads: bool = False
+    reuse_nameless_first: bool = False
     watermark_blocks: int = 0
     api_pre_s: float = 0.0
     api_post_s: float = 0.0

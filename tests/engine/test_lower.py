@@ -47,13 +47,13 @@ def test_padding_never_arrives():
 
 def test_rules_of_releases_are_switches_of_ranks():
     """The watermark is a share of all blocks, the null block included; SGLang, which carries tokens, has no threshold for lone requests."""
-    limits = dataclasses.replace(SPEC.limits, watermark=0.1, long_prefill_alone=True, reserve_kv_loads=True)
+    limits = dataclasses.replace(SPEC.limits, watermark=0.1, long_prefill_alone=True, reserve_kv_loads=True, reuse_nameless_first=True)
     first, second = (dataclasses.replace(SPEC, limits=x, role=role) for x, role in ((SPEC.limits, Role.PREFILL), (limits, Role.DECODE)))
     for connector, alone in (("nixl", [False, True]), ("sglang", [False, False])):
         cluster = ClusterSpec((first, second), disaggregation=Disaggregation(connector))
         ranks = lower(cluster, cluster_timing(cluster.instances, LatencySource()), workload((10, 2))).params.ranks
         assert ranks.long_prefill_alone.tolist() == alone and ranks.reserve_kv_loads.tolist() == [False, True]
-        assert ranks.watermark_blocks.tolist() == [0, 10]
+        assert ranks.watermark_blocks.tolist() == [0, 10] and ranks.reuse_nameless_first.tolist() == [False, True]
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, np.nan])

@@ -373,7 +373,7 @@ def check_cache(state: ClusterState, engine: RefEngine) -> None:
     assert pool.num_evicted == theirs.evictions
     if theirs.copies == 0 and len(running(rank)) == rank.num_running:
         free = np.where(pool.ref_cnt[nodes] == 0, pool.blocks[nodes], 0)
-        assert free.sum() == sum(theirs.refs[block] == 0 for block in theirs.named.values())
+        assert free.sum() == sum(theirs.refs[block] == 0 for (block,) in theirs.named.values())
 
 
 # ---- the router

@@ -88,21 +88,15 @@ class LockstepRank(RefEngine):
         )
 
     def end(self) -> list[Live]:
-        """Get the tokens of a forward. Returns the requests that finished."""
-        if self.step is None:
-            return []
-        before = {request.index: request.generated for request, _ in self.batch}
-        batch = self.batch
-        finished = self._end_step()
-        self.decoding |= {request.index for request, _ in batch if request.generated > before[request.index]}
-        return finished
+        """Get the tokens of a forward, of which a formation need not know. Returns the requests that finished."""
+        self.in_flight = self._end_step() if self.step is not None else []
+        self.decoding |= {request.index for request in self.in_flight}
+        return [request for request in self.in_flight if request.finished]
 
-    def forget(self, finished: list[Live]) -> None:
-        """Take out what has finished, if a formation has not preempted it."""
-        for request in finished:
-            if request in self.running:
-                self.running.remove(request)
-                self.pool.release(request.index)
+    def settle(self) -> None:
+        """Make the tokens of the latest forward known."""
+        sampled, self.in_flight = self.in_flight, []
+        self._settle(sampled)
 
     def unfinished(self) -> bool:
         """`has_unfinished_requests()`."""
@@ -163,16 +157,16 @@ class Group:
                 horizon = start
         early = self.running and self.async_scheduling  # formed before it was known who has finished
         if not early:
-            self._forget(finished)
+            self._settle()
         self._form(now, horizon)
-        self._forget(finished)
+        self._settle()
         for rank in self.ranks:
             rank.check()
         return [request for mine in finished for request in mine]
 
-    def _forget(self, finished: list[list[Live]]) -> None:
-        for rank, mine in zip(self.ranks, finished, strict=True):
-            rank.forget(mine)
+    def _settle(self) -> None:
+        for rank in self.ranks:
+            rank.settle()
 
     def _stops(self) -> bool:
         """Whether the ranks ask each other after this forward, and none has anything left."""

@@ -3,6 +3,10 @@
 An instance has one event in the future: the end of the step it is running, or, when idle, the queue arrival that wakes it.
 `RefEngine.advance` handles that event and forms the next step at the same instant. `computed` and `generated` move at the *end* of a step;
 only tokens that prefix caching saves count as computed from the formation that admits their request.
+
+A block gets its name in the prefix cache when the step that fills it is formed, if its tokens are known by then. With asynchronous
+scheduling the latest token of a request may still be in flight: then its block is named at the end of the step that samples it, and not at
+all if the request has been preempted meanwhile.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
 
+from tests.reference.lookups import RefLookups
 from tests.reference.pool import BlockPool, Name
 
 if TYPE_CHECKING:
@@ -28,7 +33,8 @@ class RefInstance:
 
     `step_time` takes `(new_tokens, computed_before)` of the scheduled requests in slot order and returns seconds.
     `watermark_blocks` stay free when a waiting request is admitted beside a running one. With `long_prefill_alone` the threshold does not
-    hold for the only request of the instance, running or waiting; `reserve_kv_loads` is a rule of `Rank`.
+    hold for the only request of the instance, running or waiting; `reserve_kv_loads` is a rule of `Rank`. With `reuse_nameless_first` freed
+    blocks without a name are used again first; with `count_failed_lookups` a try to admit a request counts among `RefLookups` if it fails.
     `api_pre_s` passes between a request's arrival and its queueing; `api_post_s` between a token in the instance and at the client.
     """
 
@@ -47,6 +53,8 @@ class RefInstance:
     enable_prefix_caching: bool = False
     long_prefill_alone: bool = False
     reserve_kv_loads: bool = False
+    reuse_nameless_first: bool = False
+    count_failed_lookups: bool = True
     watermark_blocks: int = 0
     role: str = "both"  # or "prefill" or "decode"
     model: int = 0
@@ -92,7 +100,9 @@ class Live:
     names: list[Name] = field(default_factory=list)
     computed: int = 0
     generated: int = 0
-    preemptions: int = 0
+    named: int = 0  # leading blocks that have got their names since its admission
+    preemptions: int = 0  # as vLLM counts them: also one in vain
+    in_vain: bool = False  # preempted with its last token in flight: it lost nothing
     scheduled_s: float | None = None
     cached_tokens: int = 0  # hit at the first admission
     token_times_s: list[float] = field(default_factory=list)  # instance clock
@@ -143,7 +153,8 @@ class RefEngine:
     def __init__(self, index: int, config: RefInstance):
         self.index = index
         self.config = config
-        self.pool = BlockPool(config.num_blocks)
+        self.pool = BlockPool(config.num_blocks, config.reuse_nameless_first)
+        self.lookups = RefLookups()
         self.routed: list[Live] = []  # here, ever
         self.incoming: list[Live] = []  # routed here, not yet seen by the scheduler; in order of queue time
         self.waiting: list[Live] = []
@@ -151,6 +162,7 @@ class RefEngine:
         self.alone = False  # its only request may be prefilled as fast as the budget allows
         self.step: RefStep | None = None  # the step in progress
         self.batch: list[tuple[Live, int]] = []  # its requests and their new tokens
+        self.in_flight: list[Live] = []  # their latest token is not known yet to the formation under way
         self.ended: list[RefStep] = []
         self.ties = 0  # see `Rank`
 
@@ -191,15 +203,15 @@ class RefEngine:
         finished: list[Live] = []
         if self.step is not None:
             previous = self.step
-            finished = self._end_step()
+            sampled = self._end_step()
+            finished = [request for request in sampled if request.finished]
             if self.config.async_scheduling:
                 # vLLM formed this step when the previous one started: later arrivals are unseen, and what has
                 # just finished keeps its seat and blocks.
+                self.in_flight = sampled
                 self._form(now, horizon=previous.start_s)
-            for request in finished:
-                if request in self.running:  # that formation may have preempted it
-                    self.running.remove(request)
-                    self.pool.release(request.index)
+                self.in_flight = []
+            self._settle(sampled)
         if self.step is None:
             self._form(now, horizon=now)
             while self.step is None and self.running:  # all that happened was a preemption
@@ -208,17 +220,31 @@ class RefEngine:
         return finished
 
     def _end_step(self) -> list[Live]:
+        """Count what the step has computed. Returns the requests that got a token."""
         assert self.step is not None
+        sampled = []
         for request, new in self.batch:
             request.computed += new
             assert request.computed <= request.target
             if request.computed == request.target:
                 request.token_times_s.append(self.step.end_s)
                 request.generated += 1
-        finished = [request for request, _ in self.batch if request.finished]
+                sampled.append(request)
         self.ended.append(self.step)
         self.step, self.batch = None, []
-        return finished
+        return sampled
+
+    def _settle(self, sampled: list[Live]) -> None:
+        """Name the blocks that the tokens of a step have filled, and let the requests go that finished with it.
+
+        The formation that did not know of these tokens may have preempted some of the requests.
+        """
+        for request in sampled:
+            if request in self.running:
+                self._name_up_to(request, request.computed)
+                if request.finished:
+                    self.running.remove(request)
+                    self.pool.release(request.index)
 
     def _form(self, now: float, horizon: float) -> None:
         """Form a step that starts at `now`; `self.step` stays None if nothing can be scheduled."""
@@ -267,7 +293,6 @@ class RefEngine:
         """Phase A: running requests. Returns the step's requests, the budget left and whether a request was preempted."""
         batch: list[tuple[Live, int]] = []
         budget, preempted, slot = self.config.max_num_batched_tokens, False, 0
-        self.pool.begin()
         while slot < len(self.running) and budget > 0:
             request = self.running[slot]
             slot += 1
@@ -280,7 +305,7 @@ class RefEngine:
                 preempted = True
             if victim is request:
                 break
-            self._name_full_blocks(request, new)
+            self._name_up_to(request, request.computed + new)
             batch.append((request, new))
             budget -= new
         return batch, budget, preempted
@@ -288,13 +313,19 @@ class RefEngine:
     def _preempt_tail(self) -> Live:
         """Preempt, by recomputation, the last admitted request. If it has finished unseen, it leaves for good; its blocks are freed."""
         victim = self.running.pop()
-        self.pool.release(victim.index)
-        if victim.finished:
-            return victim
-        victim.computed = 0
-        victim.preemptions += 1
-        self.waiting.insert(0, victim)
+        self._take_blocks(victim)
+        if not victim.finished:
+            self.waiting.insert(0, victim)
         return victim
+
+    def _take_blocks(self, victim: Live) -> None:
+        self.pool.release(victim.index)
+        victim.named = 0
+        victim.preemptions += 1
+        if victim.finished:
+            victim.in_vain = True
+        else:
+            victim.computed = 0
 
     def _schedule_waiting(self, budget: int) -> list[tuple[Live, int]]:
         """Phase B: admission in strict FCFS order, without overtaking and without preemption."""
@@ -313,6 +344,8 @@ class RefEngine:
         config = self.config
         hits = self._lookup(request)
         hit_tokens = len(hits) * config.block_size
+        if config.count_failed_lookups:
+            self._count_lookup(request, hit_tokens)
         need = self._need(request, hit_tokens)
         if not config.enable_chunked_prefill and need > budget:
             return 0
@@ -320,13 +353,14 @@ class RefEngine:
         spare = self._watermark()
         if config.reserve_full_isl and not self.pool.has_room(request.index, config.blocks(request.target), hits, spare):
             return 0
-        self.pool.begin()
         if not self.pool.grow(request.index, config.blocks(hit_tokens + new), hits, spare):
             return 0
-        request.computed = hit_tokens
+        if not config.count_failed_lookups:
+            self._count_lookup(request, hit_tokens)
+        request.computed, request.named = hit_tokens, len(hits)
         if request.scheduled_s is None:
             request.cached_tokens = hit_tokens
-        self._name_full_blocks(request, new)
+        self._name_up_to(request, hit_tokens + new)
         return new
 
     def _watermark(self) -> int:
@@ -338,11 +372,21 @@ class RefEngine:
         assert request.computed == 0
         return self.pool.lookup(request.names[: (request.target - 1) // self.config.block_size])
 
-    def _name_full_blocks(self, request: Live, new: int) -> None:
-        """Name the blocks that `request` fills with `new` more tokens, before these tokens are computed."""
+    def _count_lookup(self, request: Live, hit_tokens: int) -> None:
         if self.config.enable_prefix_caching:
-            for position in range(request.computed // self.config.block_size, (request.computed + new) // self.config.block_size):
+            self.lookups.record(request.target, hit_tokens, preempted=request.preemptions > 0)
+
+    def _known(self, request: Live) -> int:
+        """Tokens of the request that the scheduler knows."""
+        return request.target - (request in self.in_flight)
+
+    def _name_up_to(self, request: Live, tokens: int) -> None:
+        """Name the blocks that the first `tokens` tokens of the request fill, computed or not, as far as these tokens are known."""
+        if self.config.enable_prefix_caching:
+            full = min(tokens, self._known(request)) // self.config.block_size
+            for position in range(request.named, full):
                 self.pool.name(request.index, position, request.names[position])
+            request.named = max(request.named, full)
 
     def _check(self) -> None:
         self.pool.check()
@@ -352,13 +396,9 @@ class RefEngine:
         assert self.step is not None or not self.running, "an idle instance has running requests"
 
     def _check_names(self) -> None:
-        """Check that a held block has the name of its content, or none if it is not full or is a copy."""
-        scheduled = {request: new for request, new in self.batch}
+        """Check that a held block has the name of its content, or none if it is not full or its tokens are not all known."""
         for request in self.running:
-            full = (request.computed + scheduled.get(request, 0)) // self.config.block_size
+            assert request.named * self.config.block_size <= self._known(request)
             for position, block in enumerate(self.pool.held[request.index]):
-                name = self.pool.names[block]
-                if name is not None:
-                    assert position < full and name == request.names[position], "a block has the name of another content"
-                elif self.config.enable_prefix_caching:
-                    assert position >= full or self.pool.copies > 0, "a full block has no name"
+                name = request.names[position] if position < request.named else None
+                assert self.pool.names[block] == name, "a block has the name of another content, or none"

@@ -197,7 +197,6 @@ class PipelineRank(RefEngine):
         """As in `RefEngine`, but requests without anything to compute in this call are passed over."""
         batch: list[tuple[Live, int]] = []
         budget, preempted, slot = self.config.max_num_batched_tokens, False, 0
-        self.pool.begin()
         while slot < len(self.running) and budget > 0:
             live = self.running[slot]
             slot += 1

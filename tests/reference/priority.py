@@ -10,7 +10,7 @@ from tests.reference.instance import Live, RefEngine
 
 
 class PriorityRank(RefEngine):
-    """A rank with `scheduling_policy` priority, without a prefix cache."""
+    """A rank with `scheduling_policy` priority."""
 
     @staticmethod
     def key(live: Live) -> tuple[int, float, int]:
@@ -22,7 +22,6 @@ class PriorityRank(RefEngine):
 
     def _schedule_running(self) -> tuple[list[tuple[Live, int]], int, bool]:
         """vLLM's scan. `cursor` is its `req_index`: an index into a list from which victims are taken."""
-        assert not self.config.enable_prefix_caching
         new_tokens: dict[Live, int] = {}
         budget, preempted, cursor = self.config.max_num_batched_tokens, False, 0
         while cursor < len(self.running) and budget > 0:
@@ -44,6 +43,7 @@ class PriorityRank(RefEngine):
                 if not self.config.preempt_self_goes_on:
                     break
                 continue
+            self._name_up_to(request, request.computed + new)
             new_tokens[request] = new
             budget -= new
             cursor += 1
@@ -51,10 +51,7 @@ class PriorityRank(RefEngine):
 
     def _preempt(self, victim: Live) -> None:
         self.running.remove(victim)
-        self.pool.release(victim.index)
-        if victim.finished:
-            return
-        victim.computed = 0
-        victim.preemptions += 1
-        self.waiting.append(victim)
-        self.waiting.sort(key=self.key)
+        self._take_blocks(victim)
+        if not victim.finished:
+            self.waiting.append(victim)
+            self.waiting.sort(key=self.key)

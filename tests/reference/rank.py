@@ -214,6 +214,8 @@ class Rank(RefEngine):
         batch = self.queue.popleft()
         for leg in batch.sampled:
             leg.token_times_s.append(self.clock)
+            if leg in self.running:
+                self._name_up_to(leg, self._known(leg) - 1)
             if leg.ended:
                 self._end(leg)
         if batch.step is not None:
@@ -277,11 +279,14 @@ class Rank(RefEngine):
         """
         hits, blocks = self._lookup(leg), self.config.blocks(leg.prompt_tokens)
         needed = leg.prompt_tokens + (leg.carried and leg.output_tokens > 1)
-        self.pool.begin()
+        if self.config.count_failed_lookups:
+            self._count_lookup(leg, len(hits) * self.config.block_size)
         prefills = [leg for leg in self.running if not leg.finished] if self.config.reserve_kv_loads else []
         spare = sum(max(0, self.config.blocks(leg.target) - self.pool.num_held(leg.index)) for leg in prefills)
         if not self.pool.grow(leg.index, self.config.blocks(needed), hits, spare + self._watermark()):
             return False
+        if not self.config.count_failed_lookups:
+            self._count_lookup(leg, len(hits) * self.config.block_size)
         leg.loads = False  # it moves once only: after a preemption it is computed here
         leg.cached_tokens = len(hits) * self.config.block_size
         self.on_load(leg, blocks - len(hits), self.clock)
@@ -292,9 +297,8 @@ class Rank(RefEngine):
 
         Its last prompt token is computed again, unless the first token came with the KV cache.
         """
-        self.pool.begin()
-        leg.computed = leg.cached_tokens
-        self._name_full_blocks(leg, leg.prompt_tokens - leg.cached_tokens)
+        leg.named = leg.cached_tokens // self.config.block_size
+        self._name_up_to(leg, leg.prompt_tokens)
         if not leg.carried:
             leg.computed = leg.prompt_tokens - 1
             return True
@@ -303,8 +307,11 @@ class Rank(RefEngine):
         if leg.ended:
             self._end(leg)
             return False
-        self._name_full_blocks(leg, 1)
+        self._name_up_to(leg, leg.computed + 1)
         return True
+
+    def _known(self, leg: Leg) -> int:
+        return leg.prompt_tokens + len(leg.token_times_s)
 
     # ---- checks
 

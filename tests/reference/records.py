@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.reference.instance import RefStep
+from tests.reference.lookups import RefLookups
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class RefOutcome:
     first_token_s: float | None = None
     finish_s: float | None = None
     preemptions: int = 0
+    in_vain: bool = False  # one of them while its last token was in flight
     token_times_s: tuple[float, ...] = ()
     cached_tokens: int = 0  # prompt tokens hit at the first admission
     prefill_instance: int = -1
@@ -97,8 +99,9 @@ class RefResult:
     activity: list[RefActivity]  # by instance
     requests: list[RefOutcome]
     steps: list[RefStep]  # every step that ended, in order of start time, then instance
-    evictions: list[int]  # by instance: number of names of cached blocks that were lost because the block was needed
-    copies: list[int]  # by instance: number of full blocks that stayed nameless because a held block had their name
+    evictions: list[int]  # by instance: number of cached blocks that lost their name because they were needed
+    copies: list[int]  # by instance: number of blocks that got a name which another block had
+    lookups: list[RefLookups]  # by instance
     ties: int  # number of requests that were queued just when a rank with a role looked: rounding decides whether it saw them
     dummies: list[
         list[tuple[float, float]]

@@ -184,6 +184,7 @@ class Cluster:
             first_token_s=tokens[0] if tokens else None,
             finish_s=tokens[-1] if live.ended else None,
             preemptions=live.preemptions,
+            in_vain=live.in_vain,
             token_times_s=tokens,
             cached_tokens=live.cached_tokens,
         )
@@ -248,5 +249,6 @@ def simulate(
     outcomes = [cluster.outcome(index) for index in range(len(requests))]
     activity = [RefActivity.of(engine.ended) for engine in cluster.engines]
     evictions, copies = ([getattr(x.pool, name) for x in cluster.engines] for name in ("evictions", "copies"))
+    lookups = [x.lookups for x in cluster.engines]
     dummies = [engine.dummies if isinstance(engine, LockstepRank) else [] for engine in cluster.engines]
-    return RefResult(activity, outcomes, steps, evictions, copies, sum(x.num_ties() for x in cluster.engines), dummies)
+    return RefResult(activity, outcomes, steps, evictions, copies, lookups, sum(x.num_ties() for x in cluster.engines), dummies)

@@ -154,7 +154,7 @@ class SpeculatingRank(RefEngine):
             self.pool.release(live.index)
         else:  # preempted with its last token in flight: it lost nothing
             self.waiting.remove(live)
-            live.preemptions -= 1
+            live.in_vain = True
 
     # ---- the scheduler
 
