@@ -16,13 +16,15 @@ Three tables, of which a tick reads and writes single rows, so that its time doe
 Blocks that no other request could ever want (the last, unshared part of a content) have no run while their request holds them, and neither
 have those that are not full; in the free queue both are runs, the latter without a prefix node.
 
-Row 0 of the runs is the ends of the free queue. A rank takes 36 bytes for each of E runs, 12 for each of Z holds, 8 for each prefix node.
+Row 0 of the runs is the ends of the free queue. What a loop reads goes through `together` before it writes, several entries at a time: XLA
+repeats a gather in everything that uses it, some of which comes after the tables have changed, and would keep copies of them for that; it does
+not repeat a reduction with several results. A rank takes 36 bytes for each of E runs, 12 for each of Z holds, 8 for each prefix node.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +47,28 @@ OLDEST, YOUNGEST = range(2)
 NAMELESS = -1
 BOOKS = ("spare_run", "fresh_run", "spare_hold", "fresh_hold", "num_held", "num_free", "num_evicted", "short")
 Write = tuple[Array | int, Array | int, Array | int, Array]
+
+
+class NewRow(NamedTuple):
+    """A row of a table that is not in use: the first of the spare ones, which another one follows, or one that never was in use.
+
+    Attributes:
+        row, spare, following: numbers of rows, int32[].
+        missing: whether the table has none.
+    """
+
+    row: Array
+    spare: Array
+    following: Array
+    missing: Array
+
+    def taken(self, kind: str, wanted: Array) -> dict[str, Array]:
+        """What changes in the books when the row, of a "run" or a "hold", is taken, if that is wanted."""
+        is_spare = self.spare > 0
+        return {
+            f"spare_{kind}": jnp.where(wanted & is_spare, self.following - self.spare, 0),
+            f"fresh_{kind}": (wanted & ~is_spare).astype(jnp.int32),
+        }
 
 
 @jax.tree_util.register_dataclass
@@ -86,15 +110,15 @@ class BlockPool:
 
     def run(self, i: Array | int, row: Array | int, *columns: int) -> tuple[Array, ...]:
         """Columns of a run."""
-        return read(self.runs, i, row, columns)
+        return tuple(self.runs[i, row, x] for x in columns)
 
     def hold(self, i: Array | int, row: Array | int, *columns: int) -> tuple[Array, ...]:
         """Columns of a hold."""
-        return read(self.holds, i, row, columns)
+        return tuple(self.holds[i, row, x] for x in columns)
 
     def node(self, i: Array | int, row: Array | int, *columns: int) -> tuple[Array, ...]:
         """Columns of a prefix node."""
-        return read(self.nodes, i, row, columns)
+        return tuple(self.nodes[i, row, x] for x in columns)
 
     def with_rows(
         self, i: Array | int, runs: list[Write] | None = None, holds: list[Write] | None = None, nodes: list[Write] | None = None
@@ -109,14 +133,17 @@ class BlockPool:
         change = jnp.stack([jnp.asarray(changes.get(name, 0), jnp.int32) for name in BOOKS])
         return dataclasses.replace(self, books=self.books.at[i].add(change))
 
-    def new_row(self, i: Array | int, kind: str) -> tuple[Array, dict[str, Array], Array]:
-        """A row that is not in use, of runs or of holds, int32[]; what changes in the books when it is taken; and if there is one, bool[]."""
-        table, link = (self.runs, NEXT) if kind == "run" else (self.holds, UP)
-        (spare, fresh) = read(self.books, i, None, (BOOKS.index(f"spare_{kind}"), BOOKS.index(f"fresh_{kind}")))
-        following = table[i, spare, link]
+    def new_run(self, i: Array | int) -> NewRow:
+        """A row for a run."""
+        spare, fresh = self.book(i, "spare_run"), self.book(i, "fresh_run")
         row = jnp.where(spare > 0, spare, fresh)
-        changes = {f"spare_{kind}": jnp.where(spare > 0, following - spare, 0), f"fresh_{kind}": jnp.where(spare > 0, 0, 1)}
-        return row, changes, row < table.shape[1]
+        return NewRow(row, spare, self.runs[i, spare, NEXT], row >= self.runs.shape[1])
+
+    def new_hold(self, i: Array | int) -> NewRow:
+        """A row for a hold."""
+        spare, fresh = self.book(i, "spare_hold"), self.book(i, "fresh_hold")
+        row = jnp.where(spare > 0, spare, fresh)
+        return NewRow(row, spare, self.holds[i, spare, UP], row >= self.holds.shape[1])
 
     def evict(self, i: Array | int, room: Int32[Array, ""]) -> BlockPool:
         """Take blocks from the head of the free queue until it holds no more than `room` that have been in use before."""
@@ -125,11 +152,9 @@ class BlockPool:
             return (pool.book(i, "num_free") > room) & pool.has_rows(i)
 
         def body(pool: BlockPool, i: Array, room: Array) -> BlockPool:
-            over = pool.book(i, "num_free") - room
-            at = pool.runs[i, 0, NEXT]
-            node, first, end, following, older, younger, spare = together(
-                (*(pool.runs[i, at, x] for x in (NODE, FIRST, END, NEXT, OLDER, YOUNGER)), pool.book(i, "spare_run"))
-            )
+            at, free, spare = together((*pool.run(i, 0, NEXT), pool.book(i, "num_free"), pool.book(i, "spare_run")))
+            node, first, end, following, older, younger = together(pool.run(i, at, NODE, FIRST, END, NEXT, OLDER, YOUNGER))
+            over = free - room
             some = (over > 0) & (at > 0)
             taken = jnp.where(some, jnp.minimum(over, end - first), 0)
             gone = some & (taken == end - first)
@@ -153,15 +178,6 @@ class BlockPool:
             )
 
         return while_any(needed, body, self, jnp.asarray(i, jnp.int32), room)
-
-
-def read(table: Array, i: Array | int, row: Array | int | None, columns: tuple[int, ...]) -> tuple[Array, ...]:
-    """Entries of a row, read before anything is written.
-
-    XLA repeats a gather in everything that uses it, some of which comes after the tables have changed: it would keep copies of them for
-    that. It does not repeat the reduction of `together`.
-    """
-    return together(tuple(table[i, x] if row is None else table[i, row, x] for x in columns))
 
 
 def written(table: Array, i: Array | int, writes: list[Write]) -> Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.select import select
+from simjax.engine.control.together import together
 from simjax.engine.control.while_any import while_any
 from simjax.engine.kv.block_pool import (
     BEFORE,
@@ -48,23 +49,21 @@ def touch(tree: RankTree, pool: BlockPool, request: Int32[Array, ""], found: Int
     def body(state: State, tree: RankTree, path: Path, found: Array) -> State:
         pool, walk, last = state
         i, goes_on = tree.rank, walk.goes_on(found)
-        first, end, younger = pool.run(i, walk.run, FIRST, END, YOUNGER)
+        first, end, younger = together(pool.run(i, walk.run, FIRST, END, YOUNGER))
         piece = piece_of(walk, found, first, end)
         some = goes_on & (piece.end > piece.begin)
         pool, run = _split(pool, i, walk.run, jnp.where(some, piece.begin, first), jnp.where(some, piece.end, end))
-        hold, books, room = pool.new_row(i, "hold")
-        ref, before, following = pool.run(i, run, REF, PREV, NEXT)
+        new, (ref, before, following) = together((pool.new_hold(i), pool.run(i, run, REF, PREV, NEXT)))
         was_free, size = some & (ref == 0), jnp.where(some, piece.end - piece.begin, 0)
         pool = pool.with_rows(
             i,
             runs=[(run, REF, ref + 1, some), (before, NEXT, following, was_free), (following, PREV, before, was_free)],
-            holds=[(hold, RUN, run, some), (hold, BEGIN, piece.begin, some), (hold, UP, last, some)],
+            holds=[(new.row, RUN, run, some), (new.row, BEGIN, piece.begin, some), (new.row, UP, last, some)],
         )
         freed = jnp.where(was_free, size, 0)
-        books = {name: jnp.where(some, x, 0) for name, x in books.items()}
-        pool = pool.added(i, **books, num_held=freed, num_free=-freed, short=some & ~room)
+        pool = pool.added(i, **new.taken("hold", some), num_held=freed, num_free=-freed, short=some & new.missing)
         after = select(goes_on, after_piece(tree, pool.nodes, path, walk, piece, younger), walk)
-        return pool, after, jnp.where(some, hold, last)
+        return pool, after, jnp.where(some, new.row, last)
 
     start = (pool, begin_walk(tree, pool.nodes, path), zero)
     pool, walk, last = while_any(needed, body, start, tree, path, found)
@@ -75,21 +74,20 @@ def _split(pool: BlockPool, i: Array | int, run: Array, begin: Array, end: Array
     """Split a run such that blocks [begin, end) of it are one; returns that one."""
     State = tuple[BlockPool, Array, Array]
 
-    def bounds(state: State, i: Array) -> tuple[Array, Array]:
-        pool, run, _ = state
-        return pool.runs[i, run, FIRST], pool.runs[i, run, END]
-
     def needed(state: State, i: Array, begin: Array, end: Array) -> Array:
-        first, last = bounds(state, i)
-        return state[2] & ((first < begin) | (end < last))
+        pool, run, cut = state
+        first, last = pool.run(i, run, FIRST, END)
+        return cut & ((first < begin) | (end < last)) & pool.has_rows(i)
 
     def body(state: State, i: Array, begin: Array, end: Array) -> State:
-        pool, run, _ = state
-        going = needed(state, i, begin, end)
-        node, first, ref, following, older, before = pool.run(i, run, NODE, FIRST, REF, NEXT, OLDER, BEFORE)
+        pool, run, cut = state
+        row, (last, node, first, ref, following, older, before) = together(
+            (pool.new_run(i), pool.run(i, run, END, NODE, FIRST, REF, NEXT, OLDER, BEFORE))
+        )
+        new = row.row
         at_begin = first < begin
+        going = cut & (at_begin | (end < last))
         at = jnp.where(at_begin, begin, end)
-        new, books, room = pool.new_row(i, "run")
         free = going & (ref == 0)
         pool = pool.with_rows(
             i,
@@ -112,12 +110,11 @@ def _split(pool: BlockPool, i: Array | int, run: Array, begin: Array, end: Array
             ],
             nodes=[(node, OLDEST, new, going & (older == 0))],
         )
-        books = {name: jnp.where(going, x, 0) for name, x in books.items()}
-        return pool.added(i, **books, short=going & ~room), jnp.where(going & ~at_begin, new, run), state[2] & at_begin
+        pool = pool.added(i, **row.taken("run", going), short=going & row.missing)
+        return pool, jnp.where(going & ~at_begin, new, run), cut & at_begin
 
     # After the cut at the end the run that is wanted is the new one, which ends there.
-    cut = jnp.ones((), bool)
-    pool, run, _ = while_any(needed, body, (pool, run, cut), jnp.asarray(i, jnp.int32), begin, end)
+    pool, run, _ = while_any(needed, body, (pool, run, jnp.ones((), bool)), jnp.asarray(i, jnp.int32), begin, end)
     return pool, run
 
 
@@ -150,12 +147,12 @@ def name(
         place = tree.place(path, deep)
         some = going & (begin < place.end)
         end = jnp.minimum(wanted, place.end)
-        (run,) = pool.hold(i, hold, RUN)
-        youngest, spare_node = pool.node(i, place.node, YOUNGEST, OLDEST)
-        node, run_end, ref, younger = pool.run(i, run, NODE, END, REF, YOUNGER)
+        new_run, new_hold, (run,), (oldest, youngest) = together(
+            (pool.new_run(i), pool.new_hold(i), pool.hold(i, hold, RUN), pool.node(i, place.node, OLDEST, YOUNGEST))
+        )
+        node, run_end, ref, younger = together(pool.run(i, run, NODE, END, REF, YOUNGER))
         extends = some & (hold > 0) & (node == place.node) & (run_end == begin) & (ref == 1) & (younger == 0)
-        new, of_runs, room = pool.new_row(i, "run")
-        new_hold, of_holds, room_to_hold = pool.new_row(i, "hold")
+        new, added = new_run.row, new_hold.row
         makes = some & ~extends
         pool = pool.with_rows(
             i,
@@ -170,17 +167,18 @@ def name(
                 (new, BEFORE, 0, makes),
                 (youngest, YOUNGER, new, makes & (youngest > 0)),
             ],
-            holds=[(new_hold, RUN, new, makes), (new_hold, BEGIN, begin, makes), (new_hold, UP, hold, makes)],
-            nodes=[(place.node, YOUNGEST, new, makes), (place.node, OLDEST, new, makes & (spare_node == 0))],
+            holds=[(added, RUN, new, makes), (added, BEGIN, begin, makes), (added, UP, hold, makes)],
+            nodes=[(place.node, YOUNGEST, new, makes), (place.node, OLDEST, new, makes & (oldest == 0))],
         )
-        books = {name: jnp.where(makes, x, 0) for name, x in (of_runs | of_holds).items()}
-        pool = pool.added(i, **books, num_held=jnp.where(some, end - begin, 0), short=makes & ~(room & room_to_hold))
+        books = new_run.taken("run", makes) | new_hold.taken("hold", makes)
+        missing = makes & (new_run.missing | new_hold.missing)
+        pool = pool.added(i, **books, num_held=jnp.where(some, end - begin, 0), short=missing)
         here = jnp.arange(hashed.shape[0], dtype=jnp.int32) == at
         leaves_node = going & (~some | (end >= place.end))
         return (
             pool,
             jnp.where(here & some, end, hashed),
-            jnp.where(here & makes, new_hold, last),
+            jnp.where(here & makes, added, last),
             jnp.where(here & leaves_node, depth + 1, depth),
         )
 
@@ -221,14 +219,18 @@ def free(
         is_own = ~is_nameless & own
         is_hold = ~is_nameless & ~own & (hold > 0)
         makes = is_nameless | is_own
-        new, of_runs, room = pool.new_row(i, "run")
         node = tree.place(path, path.shared).node
-        youngest, oldest = pool.node(i, node, YOUNGEST, OLDEST)
-        run_first, run_end, ref, before = pool.run(i, run, FIRST, END, REF, BEFORE)
-        begin, up = pool.hold(i, hold, BEGIN, UP)
-        (tail,) = pool.run(i, 0, PREV)
-        spare_hold = pool.book(i, "spare_hold")
-        at = jnp.where(makes, new, run)
+        new, (oldest, youngest), (run_first, run_end, ref, before), (begin, up), (tail,), spare_hold = together(
+            (
+                pool.new_run(i),
+                pool.node(i, node, OLDEST, YOUNGEST),
+                pool.run(i, run, FIRST, END, REF, BEFORE),
+                pool.hold(i, hold, BEGIN, UP),
+                pool.run(i, 0, PREV),
+                pool.book(i, "spare_hold"),
+            )
+        )
+        at = jnp.where(makes, new.row, run)
         frees = makes | (is_hold & (ref == 1))
         size = jnp.where(is_nameless, nameless, jnp.where(is_own, named - first, run_end - run_first))
         ends = is_hold & (run_first <= begin)
@@ -251,14 +253,13 @@ def free(
             holds=[(hold, UP, spare_hold, ends)],
             nodes=[(node, YOUNGEST, at, is_own), (node, OLDEST, at, is_own & (oldest == 0))],
         )
-        books = {name: jnp.where(makes, x, 0) for name, x in of_runs.items()}
         pool = pool.added(
             i,
-            **books,
+            **new.taken("run", makes),
             spare_hold=jnp.where(ends, hold - spare_hold, 0),
             num_held=jnp.where(is_hold & frees, -size, 0),
             num_free=jnp.where(frees, size, 0),
-            short=makes & ~room,
+            short=makes & new.missing,
         )
         hold = jnp.where(ends, up, hold)
         run = jnp.where(ends, pool.holds[i, up, RUN], jnp.where(is_hold, before, run))

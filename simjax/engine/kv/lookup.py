@@ -10,8 +10,9 @@ from jax import Array
 
 from simjax.engine.control.reduce import INT32_MAX
 from simjax.engine.control.select import select
+from simjax.engine.control.together import together
 from simjax.engine.control.while_any import while_any
-from simjax.engine.kv.block_pool import END, FIRST, OLDEST, REF, YOUNGER, read
+from simjax.engine.kv.block_pool import END, FIRST, OLDEST, REF, YOUNGER
 from simjax.engine.kv.prefix_tree import Path, Place, RankTree
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def look_up(
     def body(state: State, tree: RankTree, contents: Contents, path: Path, most: Array) -> State:
         walk, free = state
         goes_on = walk.goes_on(most)
-        first, end, ref, younger = read(contents.runs, tree.rank, walk.run, (FIRST, END, REF, YOUNGER))
+        first, end, ref, younger = together(tuple(contents.runs[tree.rank, walk.run, x] for x in (FIRST, END, REF, YOUNGER)))
         piece = piece_of(walk, most, first, end)
         after = after_piece(tree, contents.nodes, path, walk, piece, younger)
         return select(goes_on, (after, free + jnp.where(ref == 0, piece.end - piece.begin, 0)), state)

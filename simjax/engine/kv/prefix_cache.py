@@ -259,7 +259,7 @@ class PrefixCache:
         return turn.with_kv(PrefixCache(pool)), (stay, others + pool.book(turn.kv_row, "num_held"))
 
     def after_preemption(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
-        """The turn once the running requests hold the blocks that they will fill."""
+        """The turn once the running requests hold the blocks that they will fill, and there is room for all that they have."""
         rank = turn.rank
         left = rank.slots.position >= rank.num_running
         held = rank.slots.held
@@ -267,7 +267,8 @@ class PrefixCache:
         computed = jnp.where(left, 0, rank.slots.num_computed_tokens)
         slots = dataclasses.replace(rank.slots, num_computed_tokens=computed, held=select(left, held.emptied(), held))
         turn = dataclasses.replace(turn, rank=dataclasses.replace(rank, slots=slots))
-        return self._with_names(turn, params, turn.demand.running & (slots.num_new_tokens > 0) & ~left & ~turn.waits)
+        scheduled = turn.demand.running & (slots.num_new_tokens > 0) & ~left & ~turn.waits
+        return _evicting(self._with_names(turn, params, scheduled), turn.waits)
 
     def get_computed_blocks(self, shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Waiting) -> Hits:
         """Blocks that the first waiting request would find; at least one of its tokens has to be computed."""
