@@ -3,9 +3,8 @@
     python -m experiments.vllm_scheduler.compare --python VENV/bin/python [--kind priority ...] [--count 200] [--release vllm-0.33]
 
 `drive.py` runs under the other python, which has vllm. Every scenario has irregular step times, so that two different schedules never take
-the same time. All token times must agree to 1e-9, and preemptions exactly. (vLLM also counts those of requests whose last token is in
-flight, which lose nothing; simjax counts them with pp stages only.) Requests that are queued just when a step ends are left out: rounding
-decides there.
+the same time. All token times must agree to 1e-9; preemptions, tokens found in the prefix cache at the first admission, evictions and
+vLLM's counts of lookups exactly. Requests that are queued just when a step ends are left out: rounding decides there.
 """
 
 from __future__ import annotations
@@ -26,21 +25,25 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
-from simjax.backend.releases import KNOWN, defaults_of
+from experiments.vllm_scheduler import kinds
+from simjax.backend.releases import KNOWN, defaults_of, minor_of
 from tests.engine.pipelined import Pipelined, pipelined
 from tests.engine.prioritized import Prioritized, prioritized
-from tests.engine.scenario import Scenario, Timing
+from tests.engine.scenario import Limits, Scenario, Timing
 from tests.engine.speculating import Speculating, speculating
 from tests.engine.strategies import scenarios
 from tests.engine.test_against_reference import undecided
+from tests.reference.pool import BlockPool
 from tests.reference.simulator import RefResult
 
-KINDS: dict[str, st.SearchStrategy[Any]] = {
+STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "plain": scenarios(),
     "priority": prioritized(),
     "speculation": speculating(),
     "pipeline": pipelined(),
 }
+"""Kinds that the tests draw; the others are those of `kinds`."""
+NAMES = (*STRATEGIES, *kinds.KINDS, *kinds.SERVERS)
 TOLERANCE = 1e-9
 
 
@@ -54,11 +57,13 @@ def as_vllm_takes_it(scenario: Scenario, release: str) -> Scenario | None:
         max_num_batched_tokens=max(limits.max_num_batched_tokens, limits.max_num_seqs),
         max_model_len=max(longest, limits.max_model_len if limits.max_model_len < 10_000 else 0),
         long_prefill_alone=rules["long_prefill_alone"],
+        reuse_nameless_first=rules["reuse_nameless_first"],
+        count_failed_lookups=minor_of(release) < (0, 28),
         watermark_blocks=0,
         api_pre_s=0.0,
         api_post_s=0.0,
     )
-    if isinstance(scenario, Speculating) and scenario.drafts[0] and scenario.prompt.min() == 1:
+    if isinstance(scenario, Speculating) and scenario.drafts[0] and scenario.prompt.min() == 1 and scenario.contents is None:
         return None  # see README.md
     if not limits.enable_chunked_prefill and limits.max_num_batched_tokens < limits.max_model_len:
         return None
@@ -67,6 +72,8 @@ def as_vllm_takes_it(scenario: Scenario, release: str) -> Scenario | None:
     changes: dict[str, Any] = {"limits": (limits,)}
     if isinstance(scenario, Prioritized):
         changes |= {"rules": ((rules["preempt_self_goes_on"], rules["preempt_leaves_out"]),)}
+    if isinstance(scenario, Speculating):
+        changes |= {"pads": minor_of(release) >= (0, 28)}
     return dataclasses.replace(scenario, **changes)
 
 
@@ -86,12 +93,17 @@ def for_vllm(scenario: Scenario) -> dict[str, Any]:
         accepted = [[rule.accepted(index, t, drafts) for t in own] for index, own in enumerate(tokens)]
     priority = scenario.priority.tolist() if isinstance(scenario, Prioritized) else [0] * count
     policy = scenario.policies[0] if isinstance(scenario, Prioritized) else "fcfs"
-    columns = (scenario.arrival_s.tolist(), scenario.prompt.tolist(), scenario.output.tolist(), priority, accepted)
-    names = ("arrival_s", "prompt", "output", "priority", "accepted")
+    prompt, output = scenario.prompt.tolist(), scenario.output.tolist()
+    if scenario.contents is not None:
+        prompt = [content[:before].tolist() for content, before in zip(scenario.contents, scenario.prompt, strict=True)]
+        output = [content[before:].tolist() for content, before in zip(scenario.contents, scenario.prompt, strict=True)]
+    waits = [()] * count if scenario.waits is None else scenario.waits
+    columns = (scenario.arrival_s.tolist(), prompt, output, priority, accepted, waits)
+    names = ("arrival_s", "prompt", "output", "priority", "accepted", "after")
     return {
         "limits": dataclasses.asdict(limits),
         "policy": policy,
-        "stages": [_times(x) for x in stages],
+        "stages": [_times(x, limits) for x in stages],
         "send_s": send_s,
         "broadcast_s": broadcast_s,
         "empty_pass_s": empty_pass_s,
@@ -101,22 +113,36 @@ def for_vllm(scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def _times(timing: Timing) -> dict[str, Any]:
-    found = dataclasses.asdict(timing)
-    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in found.items()}
+def _times(timing: Timing, limits: Limits) -> dict[str, Any]:
+    """Step times, the tables no longer than any step."""
+    tables = {
+        "tokens_s": timing.tokens_s[: limits.max_num_batched_tokens + 1].tolist(),
+        "sequences_s": timing.sequences_s[: limits.max_num_seqs + 1].tolist(),
+    }
+    return {**tables, "decode_s": timing.decode_s, "mixed_s": timing.mixed_s}
 
 
-def drawn(kind: str, count: int, seed: int, release: str) -> list[Scenario]:
-    """Scenarios of one kind that vLLM takes, and for which rounding decides nothing."""
-    found: list[Scenario] = []
+def drawn(kind: str, count: int, seed: int, release: str) -> list[tuple[Scenario, RefResult]]:
+    """Scenarios of one kind that vLLM takes, and for which rounding decides nothing, with what the reference makes of them."""
+    found: list[tuple[Scenario, RefResult]] = []
+
+    def look(scenario: Scenario) -> None:
+        if (taken := as_vllm_takes_it(scenario, release)) is None:
+            return
+        reference = taken.run_reference()
+        if not undecided(taken, reference):
+            found.append((taken, reference))
+
+    if kind not in STRATEGIES:
+        for number in range(count):
+            look(kinds.drawn(kind, number, seed))
+        return found
 
     @seeded(seed)
     @settings(max_examples=count, database=None, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck))
-    @given(KINDS[kind])
+    @given(STRATEGIES[kind])
     def draw(scenario: Scenario) -> None:
-        taken = as_vllm_takes_it(scenario, release)
-        if taken is not None and not undecided(taken, taken.run_reference()):
-            found.append(taken)
+        look(scenario)
 
     draw()
     return found
@@ -144,9 +170,14 @@ def difference(scenario: Scenario, theirs: dict[str, Any], reference: RefResult)
         if apart.size:
             k = int(apart[0])
             return f"request {index}: token {k} at {row['tokens_s'][k]:.6f}, reference {one.token_times_s[k]:.6f}"
-        vain = 0 if isinstance(scenario, Pipelined) else row["vain"]
-        if row["preemptions"] - vain != one.preemptions:
-            return f"request {index}: {row['preemptions']} preemptions, {row['vain']} of them in vain, reference {one.preemptions}"
+        if row["preemptions"] != one.preemptions:
+            return f"request {index}: {row['preemptions']} preemptions, reference {one.preemptions}"
+        if row["cached_tokens"] != one.cached_tokens:
+            return f"request {index}: {row['cached_tokens']} tokens found, reference {one.cached_tokens}"
+    (evictions,), (lookups,) = reference.evictions, reference.lookups
+    for name, ours in (("evictions", evictions), ("lookups", list(dataclasses.astuple(lookups)))):
+        if theirs[name] != ours:
+            return f"{name} {theirs[name]}, reference {ours}"
     return ""
 
 
@@ -164,18 +195,19 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.vllm_scheduler.compare", description="vLLM's scheduler against simjax.")
     parser.add_argument("--python", required=True, help="a python that has vllm")
     parser.add_argument("--release", default="vllm-0.33", choices=KNOWN, help="whose rules simjax takes")
-    parser.add_argument("--kind", action="append", choices=list(KINDS), help="only this kind of scenarios; may be repeated")
+    parser.add_argument("--kind", action="append", choices=NAMES, help="only this kind of scenarios; may be repeated")
     parser.add_argument("--count", type=int, default=200, help="scenarios to draw of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--engine", action="store_true", help="run the engine too")
     parser.add_argument("--show", type=int, default=3, help="differences to print of each kind")
     asked, wrong = parser.parse_args(words), 0
-    for kind in asked.kind or KINDS:
-        found = drawn(kind, asked.count, asked.seed, asked.release)
-        answers = ask(asked.python.split(), [for_vllm(x) for x in found], asked.release)
+    BlockPool.check = lambda self: None  # of all blocks after each step; the tests do so
+    all_found = {kind: drawn(kind, asked.count, asked.seed, asked.release) for kind in asked.kind or NAMES}
+    rows = iter(ask(asked.python.split(), [for_vllm(x) for found in all_found.values() for x, _ in found], asked.release))
+    for kind, found in all_found.items():
+        answers = [next(rows) for _ in found]
         seen: Counter[str] = Counter()
-        for number, (scenario, answer) in enumerate(zip(found, answers, strict=True)):
-            reference = scenario.run_reference()
+        for number, ((scenario, reference), answer) in enumerate(zip(found, answers, strict=True)):
             apart = difference(scenario, answer, reference)
             seen["preemptions"] += sum(x.preemptions for x in reference.requests)
             seen["requests"] += len(reference.requests)

@@ -8,21 +8,24 @@ The executor is a fake: its steps last what the scenario says, its drafts are ac
 
 A scenario is a JSON object a line:
     limits: num_blocks (as requests can use them), block_size, max_num_seqs, max_num_batched_tokens, max_model_len,
-        long_prefill_token_threshold, enable_chunked_prefill, reserve_full_isl, async_scheduling
+        long_prefill_token_threshold, enable_chunked_prefill, reserve_full_isl, async_scheduling, enable_prefix_caching
     policy: "fcfs" or "priority"
     stages: step times, one for each pp stage: {tokens_s: [...], sequences_s: [...], decode_s: [floor, per sequence, per context token],
         mixed_s: [floor, per context token]}; the two lists are indexed by tokens and by sequences of a step
     send_s: [first, per token] seconds to the next stage; broadcast_s: from the last stage's sampling to the first stage's having the tokens
     empty_pass_s: sleep after a pass that ran nothing although requests are left (vLLM's is 0.001)
     drafts, lookahead: num_speculative_tokens and num_lookahead_tokens; 0 without speculative decoding
-    requests: {arrival_s, prompt, output, priority, accepted: number of drafts that are right, by generated tokens}
-A result has `tokens_s` and `preemptions` of each request, preemptions with the last token in flight as `vain`, and with --steps the `steps`
-(start, end, {request: tokens}); or an `error`.
+    requests: {arrival_s, prompt, output, priority, accepted: number of drafts that are right, by generated tokens}; prompt and output are
+        lists of token ids, or numbers of tokens that no other request has; with `after`, [[request, seconds], ...], a request is sent so
+        long after the ends of others instead of at its arrival_s
+A result has `tokens_s`, `preemptions` and `cached_tokens` (found at the first admission) of each request, the blocks that lost their name
+as `evictions`, vLLM's `lookups` (see LOOKUPS), and with --steps the `steps` (start, end, {request: tokens}); or an `error`.
 """
 
 from __future__ import annotations
 
 import copy
+import heapq
 import json
 import os
 import sys
@@ -34,8 +37,11 @@ from typing import Any
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
+import vllm
 from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, VllmConfig
 from vllm.sampling_params import SamplingParams
+from vllm.utils.hashing import sha256
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import DraftTokenIds, ModelRunnerOutput
@@ -45,6 +51,9 @@ from vllm.v1.structured_output import StructuredOutputManager
 LONGEST = 1 << 20
 PASSED_ON = ("max_num_seqs", "max_num_batched_tokens", "long_prefill_token_threshold", "enable_chunked_prefill", "async_scheduling")
 MOST_EMPTY = 10_000  # passes in a row that run nothing
+LOOKUPS = ("requests", "queries", "hits", "preempted_requests", "preempted_queries", "preempted_hits")
+"""Fields of vLLM's `PrefixCacheStats`."""
+RELEASE = tuple(map(int, vllm.__version__.split(".")[:2]))
 
 
 class Drafting:
@@ -85,7 +94,7 @@ def config_of(base: VllmConfig, scenario: dict) -> VllmConfig:
     limits, config = scenario["limits"], copy.copy(base)
     config.model_config = copy.copy(base.model_config)
     config.model_config.max_model_len = limits["max_model_len"]
-    config.cache_config = CacheConfig(block_size=limits["block_size"], enable_prefix_caching=False)
+    config.cache_config = CacheConfig(block_size=limits["block_size"], enable_prefix_caching=limits["enable_prefix_caching"])
     config.cache_config.num_gpu_blocks = limits["num_blocks"] + 1  # one is the null block
     config.scheduler_config = SchedulerConfig(
         max_model_len=limits["max_model_len"],
@@ -120,18 +129,28 @@ class Engine:
             kv_cache_config=KVCacheConfig(limits["num_blocks"] + 1, [], [KVCacheGroupSpec(["layer"], block)]),
             structured_output_manager=StructuredOutputManager(config),
             block_size=limits["block_size"],
+            log_stats=True,
         )
+        pool, self.evictions = self.scheduler.kv_cache_manager.block_pool, 0
+        self.evict, pool._maybe_evict_cached_block = pool._maybe_evict_cached_block, self._evict
+        self.lookups = dict.fromkeys(LOOKUPS, 0)
         self.scenario, self.keep_steps = scenario, keep_steps
         self.later, self.stages, self.drafts = limits["async_scheduling"], scenario["stages"], scenario["drafts"]
         self.most_batches = len(self.stages) + self.later
         self.rows = {str(index): row for index, row in enumerate(scenario["requests"])}
         self.requests = {}
+        hasher = get_request_block_hasher(limits["block_size"], sha256) if limits["enable_prefix_caching"] else None
+        self.contents = {}
         for index, (name, row) in enumerate(self.rows.items()):
-            prompt = [index * (1 << 12) + place for place in range(row["prompt"])]
-            sampling = SamplingParams(max_tokens=row["output"], ignore_eos=True)
+            prompt, output = token_ids(row["prompt"], 2 * index), token_ids(row["output"], 2 * index + 1)
+            row |= {"prompt": len(prompt), "output": len(output)}
+            sampling = SamplingParams(max_tokens=len(output), ignore_eos=True)
             own = {"arrival_time": row["arrival_s"] + 1e-9 * index, "priority": row["priority"]}  # no two stamps are the same
-            self.requests[name] = Request(name, prompt, sampling, None, **own)
-        self.arrivals = deque(sorted(self.rows, key=lambda name: (self.rows[name]["arrival_s"], int(name))))
+            self.requests[name], self.contents[name] = Request(name, prompt, sampling, None, block_hasher=hasher, **own), output
+        self.arrivals = [(row["arrival_s"], int(name)) for name, row in self.rows.items() if not row.get("after")]
+        heapq.heapify(self.arrivals)
+        self.finish_s: dict[int, float] = {}
+        self.cached: dict[str, int] = {}
         self.queue: deque[Batch] = deque()  # oldest first
         self.clock, self.empty = 0.0, 0
         self.stage_free_s = [0.0] * len(self.stages)
@@ -139,7 +158,6 @@ class Engine:
         self.computed: dict[str, int] = {}  # tokens that the device really has
         self.generated = dict.fromkeys(self.rows, 0)  # tokens that it has sampled
         self.tokens_s: dict[str, list[float]] = {name: [] for name in self.rows}
-        self.vain = dict.fromkeys(self.rows, 0)
         self.steps: list[tuple[float, float, dict[int, int]]] = []
 
     def run(self) -> dict:
@@ -147,15 +165,25 @@ class Engine:
             if not self.scheduler.has_requests() and not self.queue:
                 if not self.arrivals:
                     break
-                self.clock = max(self.clock, self.rows[self.arrivals[0]]["arrival_s"])
-            while self.arrivals and self.rows[self.arrivals[0]]["arrival_s"] <= self.clock:
-                self.scheduler.add_request(self.requests[self.arrivals.popleft()])
+                self.clock = max(self.clock, self.arrivals[0][0])
+            while self.arrivals and self.arrivals[0][0] <= self.clock:
+                _, index = heapq.heappop(self.arrivals)
+                self.scheduler.add_request(self.requests[str(index)])
             ran = self._pass_with_queue() if self.most_batches > 1 else self._pass()
             self.empty = 0 if ran else self.empty + 1
             if not ran and self.scheduler.has_requests():
                 self.clock += self.scenario["empty_pass_s"]
-        rows = [{"tokens_s": self.tokens_s[x], "preemptions": self.requests[x].num_preemptions, "vain": self.vain[x]} for x in self.rows]
-        return {"requests": rows, **({"steps": self.steps} if self.keep_steps else {})}
+        rows = [
+            {"tokens_s": self.tokens_s[x], "preemptions": self.requests[x].num_preemptions, "cached_tokens": self.cached.get(x, 0)}
+            for x in self.rows
+        ]
+        counts = {"evictions": self.evictions, "lookups": list(self.lookups.values())}
+        return {"requests": rows, **counts, **({"steps": self.steps} if self.keep_steps else {})}
+
+    def _evict(self, block: Any) -> bool:
+        lost = self.evict(block)
+        self.evictions += lost
+        return lost
 
     def _pass(self) -> bool:
         batch = self._dispatch()
@@ -168,11 +196,16 @@ class Engine:
             batch = self._dispatch()
             ran = bool(batch.output.num_scheduled_tokens)
             self.queue.append(batch)
-            if len(self.queue) < self.most_batches and (ran or self.scheduler.has_requests()):
+            if len(self.queue) < self.most_batches and self._goes_on_filling(ran):
                 return ran  # filling the queue comes before reading results
         if self.queue:
             self._deliver(self.queue.popleft())
         return ran
+
+    def _goes_on_filling(self, ran: bool) -> bool:
+        if RELEASE < (0, 20):
+            return ran and self.queue[0].end_s > self.clock
+        return ran or self.scheduler.has_requests()
 
     def _dispatch(self) -> Batch:
         """Call the scheduler, and send its batch through the stages."""
@@ -182,17 +215,21 @@ class Engine:
         for name in before:
             request = self.requests[name]
             if request.num_preemptions > before[name]:
-                self.vain[name] += self.generated[name] == self.rows[name]["output"]
                 for known in (self.computed, self.token_at_first_s):
                     known.pop(name, None)
+        cached = output.scheduled_cached_reqs
+        before_step = {x.req_id: x.num_computed_tokens for x in output.scheduled_new_reqs}
+        before_step |= dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+        padded = set(before_step) - set(self.computed)  # drafts of those admitted now are padding
         work, ready_s = [], self.clock
         for name, new in tokens.items():
             decoding = name in self.token_at_first_s
-            work.append((new, self.computed.setdefault(name, 0), decoding))
+            self.cached.setdefault(name, before_step[name])
+            work.append((new, self.computed.setdefault(name, before_step[name]), decoding))
             if self.later and decoding:
                 ready_s = max(ready_s, self.token_at_first_s[name])
         start_s, end_s = self._through_stages(ready_s, work) if tokens else (self.clock, self.clock)
-        sampled = {name: self._sampled(name, new, output, end_s) for name, new in tokens.items()}
+        sampled = {name: self._sampled(name, new, output, end_s, name not in padded) for name, new in tokens.items()}
         if tokens and self.keep_steps:
             self.steps.append((start_s, end_s, {int(name): new for name, new in tokens.items()}))
         return Batch(output, end_s, sampled)
@@ -200,18 +237,19 @@ class Engine:
     def _total(self, name: str) -> int:
         return self.rows[name]["prompt"] + self.generated[name]
 
-    def _sampled(self, name: str, new: int, output: SchedulerOutput, end_s: float) -> list[int]:
+    def _sampled(self, name: str, new: int, output: SchedulerOutput, end_s: float, drafted: bool) -> list[int]:
         """The tokens that a request gets; what the device has computed of it follows."""
         drafts = len(output.scheduled_spec_decode_tokens.get(name, ()))
         self.computed[name] += new - drafts
         if self.computed[name] < self._total(name) or self.generated[name] == self.rows[name]["output"]:
             return []
-        right = min(drafts, self.rows[name]["accepted"][self.generated[name]]) if drafts else 0
+        right = min(drafts, self.rows[name]["accepted"][self.generated[name]]) if drafted and drafts else 0
         count = min(1 + right, self.rows[name]["output"] - self.generated[name])
+        tokens = (self.contents[name] + [0] * right)[self.generated[name] : self.generated[name] + 1 + right]
         self.generated[name] += count
         self.computed[name] = self._total(name) - 1
         self.token_at_first_s[name] = end_s + self.scenario["broadcast_s"]
-        return [7] * (1 + right)  # the scheduler cuts what is more than the request wants
+        return tokens  # the scheduler cuts what is more than the request wants
 
     def _through_stages(self, ready_s: float, work: list[tuple[int, int, bool]]) -> tuple[float, float]:
         first, each = self.scenario["send_s"]
@@ -231,8 +269,27 @@ class Engine:
         for outputs in self.scheduler.update_from_output(batch.output, made).values():
             for one in outputs.outputs:
                 self.tokens_s[one.request_id] += [self.clock] * len(one.new_token_ids)
+                if one.finish_reason is not None:
+                    self._finished(int(one.request_id))
+            if outputs.scheduler_stats is not None:
+                for name in LOOKUPS:
+                    self.lookups[name] += getattr(outputs.scheduler_stats.prefix_cache_stats, name)
         if self.drafts and not self.later and names:
             self.scheduler.update_draft_token_ids(DraftTokenIds(names, [[1] * self.drafts for _ in names]))
+
+    def _finished(self, index: int) -> None:
+        """Send the requests that wait for this one and for no other any more."""
+        self.finish_s[index] = self.clock
+        for follower, row in enumerate(self.rows.values()):
+            after = row.get("after", [])
+            if any(before == index for before, _ in after) and all(before in self.finish_s for before, _ in after):
+                sent_s = max(self.finish_s[before] + delay_s for before, delay_s in after)
+                heapq.heappush(self.arrivals, (sent_s, follower))
+
+
+def token_ids(said: int | list[int], own: int) -> list[int]:
+    """Ids as they are given, or so many that nobody else has."""
+    return said if isinstance(said, list) else [(1 << 40) + own * (1 << 24) + place for place in range(said)]
 
 
 def seconds(times: dict, work: list[tuple[int, int, bool]]) -> float:
@@ -251,6 +308,7 @@ def seconds(times: dict, work: list[tuple[int, int, bool]]) -> float:
 def main() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever vLLM prints
     base = base_config()
+    init_none_hash(sha256)
     for line in sys.stdin:
         try:
             result = Engine(base, json.loads(line), "--steps" in sys.argv).run()

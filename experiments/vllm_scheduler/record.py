@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.vllm_scheduler.compare import KINDS, as_vllm_takes_it, ask, drawn, for_vllm
+from experiments.vllm_scheduler.compare import NAMES, as_vllm_takes_it, ask, drawn, for_vllm
 from simjax.backend.releases import KNOWN
 from tests.engine.pipelined import Pipelined
 from tests.engine.prioritized import Prioritized
@@ -72,14 +72,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.vllm_scheduler.record", description="Record schedules of vLLM.")
     parser.add_argument("--python", required=True, help="a python that has vllm")
     parser.add_argument("--release", required=True, choices=KNOWN)
-    parser.add_argument("--kind", required=True, choices=list(KINDS))
+    parser.add_argument("--kind", required=True, choices=NAMES)
     parser.add_argument("--count", type=int, default=6)
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    linears = [
-        with_linear_times(x, asked.seed + number) for number, x in enumerate(drawn(asked.kind, asked.draws, asked.seed, asked.release))
-    ]
+    found = [scenario for scenario, _ in drawn(asked.kind, asked.draws, asked.seed, asked.release)]
+    linears = [with_linear_times(x, asked.seed + number) for number, x in enumerate(found)]
     chosen = [(scenario, times) for scenario, times in linears if something_happens(scenario)][: asked.count]
     chosen += by_hand(asked.release) if asked.kind == "priority" else []
     rows = []
@@ -88,7 +87,6 @@ def main() -> None:
     ):
         if "error" in answer:
             sys.exit(f"vLLM: {answer['error']}")
-        counted = [x["preemptions"] - (0 if asked.kind == "pipeline" else x["vain"]) for x in answer["requests"]]
         rows.append(
             {
                 "vllm": asked.release,
@@ -97,7 +95,7 @@ def main() -> None:
                 "steps": [tokens for _, _, tokens in answer["steps"]],
                 "first_token_s": [x["tokens_s"][0] for x in answer["requests"]],
                 "finish_s": [x["tokens_s"][-1] for x in answer["requests"]],
-                "preemptions": counted,
+                "preemptions": [x["preemptions"] for x in answer["requests"]],
             }
         )
     old = json.loads(FILE.read_text()) if FILE.exists() else []

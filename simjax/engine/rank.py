@@ -41,7 +41,7 @@ class Slots:
         num_tokens: prompt tokens plus output tokens generated so far; the next one appears once all of them are computed.
         final_tokens: prompt plus output tokens; the request is finished when `num_tokens` gets there.
         num_new_tokens: tokens computed in the first step of the plan, 0 for a request that is not in it.
-        preemptions: times the request was preempted.
+        preemptions: times the request was preempted, also with its last token in flight, as vLLM counts it.
         scheduled_s, first_token_s, token_s: start of the first step, end of the step that gave the first and the latest token.
         held: KV blocks that the request shares through the prefix cache.
         last_tokens: with hand-overs, tokens computed in the latest step, `WITH_ALL_TOKENS` for a request that has come finished from its

@@ -48,6 +48,7 @@ class Limits:
     long_prefill_alone: bool = False
     reserve_kv_loads: bool = False
     reuse_nameless_first: bool = False
+    count_failed_lookups: bool = True  # a count of the reference only
     watermark_blocks: int = 0
     api_pre_s: float = 0.0
     api_post_s: float = 0.0
@@ -168,7 +169,8 @@ class Scenario:
         def padded(values: np.ndarray, fill: float, dtype: type) -> np.ndarray:
             return np.concatenate([values, np.full(shape.requests - len(values), fill)]).astype(dtype)[None]
 
-        columns = {name: [getattr(limits, name) for limits in self.limits] for name in (f.name for f in dataclasses.fields(Limits))}
+        names = [f.name for f in dataclasses.fields(Limits) if f.name in RankParams.__dataclass_fields__]
+        columns = {name: [getattr(limits, name) for limits in self.limits] for name in names}
         of = {f.name: type(f.default) for f in dataclasses.fields(Limits)}
         dtype = lambda name: {float: np.float64, bool: bool, int: np.int32}[of[name]]
         instances = RankParams(

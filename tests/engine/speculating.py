@@ -21,12 +21,13 @@ MOST_DRAFTS = 5
 
 @dataclass(frozen=True)
 class Speculating(Scenario):
-    """`drafts` and `lookahead` of each engine; all of them have the same acceptance rates."""
+    """`drafts` and `lookahead` of each engine; all of them have the same acceptance rates. `pads` is a rule of the reference only."""
 
     drafts: tuple[int, ...] = (2,)
     lookahead: tuple[int, ...] = (2,)
     rates: tuple[float, ...] = (0.8, 0.6, 0.4, 0.3, 0.2)
     seed: int = 0
+    pads: bool = False
 
     def shape(self, **changes) -> EngineShape:
         return super().shape(**{"speculation": MOST_DRAFTS, **changes})
@@ -48,7 +49,7 @@ class Speculating(Scenario):
 
     def reference_instances(self) -> list[RefInstance]:
         return [
-            dataclasses.replace(instance, speculation=RefSpeculation(drafts, self.rates, lookahead, self.step_time, self.seed))
+            dataclasses.replace(instance, speculation=RefSpeculation(drafts, self.rates, lookahead, self.step_time, self.seed, self.pads))
             for instance, drafts, lookahead in zip(super().reference_instances(), self.drafts, self.lookahead, strict=True)
         ]
 

@@ -80,13 +80,13 @@ CASES = {
     # At 5 the first has its last token in flight and is passed over. The second takes its blocks; the third is in the step as well,
     # or left out in releases that lose the place.
     "last_token_in_flight": case(
-        *(Sent(0.0, 2, 2, [1, 2, 3, 4, 5]), Sent(0.5, 1, 2, [3, 4, 5, 6, 7]), Sent(1.5, 0, 2, [4, 5, 6, 7])),
+        *(Sent(0.0, 2, 2, [1, 2, 3, 4, 5], 1), Sent(0.5, 1, 2, [3, 4, 5, 6, 7]), Sent(1.5, 0, 2, [4, 5, 6, 7])),
         num_blocks=13,
         async_scheduling=True,
         release="0.28",
     ),
     "one_is_left_out": case(
-        *(Sent(0.0, 2, 2, [1, 2, 3, 4, 5]), Sent(0.5, 1, 2, [3, 4, 5, 6, 7]), Sent(1.5, 0, 2, [4, 5, 7, 8])),
+        *(Sent(0.0, 2, 2, [1, 2, 3, 4, 5], 1), Sent(0.5, 1, 2, [3, 4, 5, 6, 7]), Sent(1.5, 0, 2, [4, 5, 7, 8])),
         num_blocks=13,
         async_scheduling=True,
         release="0.19",

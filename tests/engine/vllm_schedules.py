@@ -36,8 +36,7 @@ def linear(token_s: float, sequence_s: float, decode_s: list[float], mixed_s: li
 class Recorded:
     """A scenario and what vLLM did.
 
-    `steps`: the tokens of each step by request. `first_token_s`, `finish_s` and `preemptions` are over the requests, the last without those
-    that came with the final token in flight, except with pp stages.
+    `steps`: the tokens of each step by request. `first_token_s`, `finish_s` and `preemptions` are over the requests.
     """
 
     vllm: str

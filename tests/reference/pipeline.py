@@ -50,7 +50,7 @@ class PipelineRank(RefEngine):
 
     def __init__(self, index: int, config: RefInstance):
         super().__init__(index, config)
-        assert config.pipeline is not None and not config.enable_prefix_caching
+        assert config.pipeline is not None
         self.pipeline = config.pipeline
         self.most_batches = self.pipeline.stages + config.async_scheduling
         self.call = 0
@@ -174,6 +174,8 @@ class PipelineRank(RefEngine):
         for live in batch.sampled:
             live.token_times_s.append(self.clock)
             live.generated += 1
+            if live in self.running:
+                self._name_up_to(live, live.target - 1)
             if live.ended:
                 self._end(live)
         if batch.step is not None:
@@ -210,6 +212,7 @@ class PipelineRank(RefEngine):
                 preempted = True
             if victim is live:
                 break
+            self._name_up_to(live, live.computed + new)
             batch.append((live, new))
             budget -= new
         return batch, budget, preempted
@@ -240,6 +243,7 @@ class PipelineRank(RefEngine):
 
     def _check(self) -> None:
         self.pool.check()
+        self._check_names()
         assert set(self.pool.held) <= {live.index for live in self.running}, "a request outside running holds blocks"
         assert len(self.running) <= self.config.max_num_seqs
         assert len(self.queue) <= self.most_batches

@@ -19,8 +19,9 @@ _WORD = 0xFFFFFFFF
 class RefSpeculation:
     """Drafts of an instance: K a step, of which the i-th is accepted with all before it at a marginal rate of `rates[i]`.
 
-    `lookahead` slots are allocated beyond a request's tokens. `step_time` is that of `RefInstance` with a flag for each request: whether it
-    verifies drafts, or decodes without any.
+    `lookahead` slots are allocated beyond a request's tokens. With `pads` (vLLM 0.28 and later) a waiting request that needs a single token
+    gets 1 + K as well, padded with drafts that are never right, unless a running prompt is in the step. `step_time` is that of
+    `RefInstance` with a flag for each request: whether it verifies drafts, or decodes without any.
     """
 
     num_speculative_tokens: int
@@ -28,6 +29,7 @@ class RefSpeculation:
     lookahead: int
     step_time: Callable[[list[tuple[int, int, bool]]], float]
     seed: int = 0
+    pads: bool = False
 
     def __post_init__(self) -> None:
         assert len(self.rates) >= self.num_speculative_tokens >= 0
@@ -76,11 +78,14 @@ class SpeculatingRank(RefEngine):
 
     def __init__(self, index: int, config: RefInstance):
         super().__init__(index, config)
-        assert config.speculation is not None and not config.enable_prefix_caching and config.pipeline is None
+        assert config.speculation is not None and config.pipeline is None
         self.speculation = config.speculation
         self.books: dict[int, Book] = {}
         self.flying: Batch = []
+        self.some_decode = self.some_prompt = False  # among the running requests of the step under formation, and of these, prompts
         self.decoding: set[int] = set()  # those with a token since their admission; also after their end, when a step may compute for them
+        self.chunking: set[int] = set()  # those whose latest step brings no token
+        self.padded: set[int] = set()  # those whose first step since their admission has padding, and has not come back
         self.scheduled_blocks: dict[int, int] = {}  # of each request when it was last scheduled: what F1 is about
         self.wasted = 0  # tokens that were computed for requests which had finished
         self.drafts = self.draft_tokens = self.accepted_tokens = 0  # vLLM's counters
@@ -128,7 +133,8 @@ class SpeculatingRank(RefEngine):
             if drafts < 0:
                 live.computed = live.computed + new if runs else 0
                 continue
-            accepted = self.speculation.accepted(live.index, live.target, drafts)
+            accepted = 0 if live.index in self.padded else self.speculation.accepted(live.index, live.target, drafts)
+            self.padded.discard(live.index)
             self.drafts += drafts > 0
             self.draft_tokens += drafts
             self.accepted_tokens += accepted
@@ -142,6 +148,7 @@ class SpeculatingRank(RefEngine):
                 book.placeholders -= (1 + drafts) * self.config.async_scheduling
                 book.drafts = self.speculation.num_speculative_tokens
                 self.decoding.add(live.index)
+                self._name_up_to(live, live.computed)
             if live.finished:
                 finished.append(live)
                 self._end(live, runs)
@@ -162,6 +169,8 @@ class SpeculatingRank(RefEngine):
         self.drain(horizon)
         self.alone = self.is_alone()
         tokens, budget, preempted = self._schedule_running()
+        self.some_decode = bool(tokens)
+        self.some_prompt = any(live.index in self.chunking for live, _ in tokens)
         if not preempted:
             tokens += self._schedule_waiting(budget)
         return [(live, new, self._advance_book(live, new)) for live, new in tokens]
@@ -172,6 +181,7 @@ class SpeculatingRank(RefEngine):
         book.computed += new
         drafts = book.computed - live.target - book.placeholders
         book.drafts = 0
+        (self.chunking.add if drafts < 0 else self.chunking.discard)(live.index)
         if drafts >= 0 and self.config.async_scheduling:
             book.placeholders += 1 + drafts
             book.drafts = self.speculation.num_speculative_tokens
@@ -202,6 +212,7 @@ class SpeculatingRank(RefEngine):
             if victim is live:
                 break
             self.scheduled_blocks[live.index] = self.pool.num_held(live.index)
+            self._name_up_to(live, book.computed + new)
             batch.append((live, new))
             budget -= new
         return batch, budget, preempted
@@ -214,20 +225,41 @@ class SpeculatingRank(RefEngine):
 
     def _admit(self, live: Live, budget: int) -> int:
         """As in `RefEngine`, with the lookahead; the whole sequence need not fit with it."""
-        need = self._need(live, 0)
+        hits = self._lookup(live)
+        cached = len(hits) * self.config.block_size
+        if self.config.count_failed_lookups:
+            self._count_lookup(live, cached)
+        need = self._need(live, cached)
+        padded = self._is_padded(live, cached)
+        if padded and (need := 1 + self.speculation.num_speculative_tokens) > budget:
+            return 0
         if not self.config.enable_chunked_prefill and need > budget:
             return 0
         new, spare = min(need, budget), self._watermark()
-        if self.config.reserve_full_isl and not self.pool.has_room(live.index, self.config.blocks(live.target), (), spare):
+        if self.config.reserve_full_isl and not self.pool.has_room(live.index, self.config.blocks(live.target), hits, spare):
             return 0
-        if not self.pool.grow(live.index, self._slots(new), (), spare):
+        if not self.pool.grow(live.index, self._slots(cached + new), hits, spare):
             return 0
+        if not self.config.count_failed_lookups:
+            self._count_lookup(live, cached)
         self.scheduled_blocks[live.index] = self.pool.num_held(live.index)
-        self.books[live.index] = Book()
+        self.books[live.index] = Book(computed=cached)
+        (self.padded.add if padded else self.padded.discard)(live.index)
+        live.computed, live.named = cached, len(hits)
+        if live.scheduled_s is None:
+            live.cached_tokens = cached
+        self._name_up_to(live, cached + new)
         return new
+
+    def _is_padded(self, live: Live, cached: int) -> bool:
+        drafts = self.speculation.num_speculative_tokens
+        if not self.speculation.pads or drafts == 0 or live.target - cached != 1 or self.some_prompt:
+            return False
+        return (self.some_decode or cached > 0) and cached + 1 + drafts < self.config.max_model_len
 
     def _check(self) -> None:
         self.pool.check()
+        self._check_names()
         assert set(self.pool.held) == {live.index for live in self.running}, "a request outside running holds blocks"
         assert len(self.running) <= self.config.max_num_seqs
         for live in self.running:

@@ -98,7 +98,8 @@ def preempt_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -
     out = turn.demand.seated & ~scan.stays
     blocks = jnp.where(scan.stays, blocks_of(slots.num_computed_tokens + scan.new, limits.block_size), 0)
     (num_out, unseen, given, kept), _, _ = reduce_slots([out, out & slots.finished, scan.new, blocks])
-    slots = dataclasses.replace(slots, num_new_tokens=scan.new)
+    vain = (out & slots.finished).astype(jnp.int32)  # those that go back into the queue are counted in their `Progress`
+    slots = dataclasses.replace(slots, num_new_tokens=scan.new, preemptions=slots.preemptions + vain)
     slots = cond_any(num_out > 0, _close_gaps, lambda slots, stays, unseen: slots, slots, scan.stays, out & slots.finished)
     tokens = jnp.sum(jnp.where(out & ~fixed.ended, fixed.rows[:, 0], 0.0)).astype(jnp.int64)
     rank = dataclasses.replace(

@@ -88,7 +88,7 @@ def _without_victims(
     return {
         "num_computed_tokens": jnp.where(victim, 0, now["num_computed_tokens"]),
         "num_new_tokens": jnp.where(victim, 0, new),
-        "preemptions": now["preemptions"] + victim.astype(jnp.int32),
+        "preemptions": now["preemptions"] + out.astype(jnp.int32),
         "num_running": stay,
         "num_preempted": now["num_preempted"] + now["num_running"] - stay,
         "token_budget": now["token_budget"] + unspent,
