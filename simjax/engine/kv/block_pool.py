@@ -17,8 +17,8 @@ Blocks that no other request could ever want (the last, unshared part of a conte
 have those that are not full; in the free queue both are runs, the latter without a prefix node.
 
 Row 0 of the runs is the ends of the free queue. What a loop reads goes through `together` before it writes, several entries at a time: XLA
-repeats a gather in everything that uses it, some of which comes after the tables have changed, and would keep copies of them for that; it does
-not repeat a reduction with several results. A rank takes 36 bytes for each of E runs, 12 for each of Z holds, 8 for each prefix node.
+repeats a gather in everything that uses it, some of which comes after the tables have changed, and would keep copies of them for that; it
+does not repeat a reduction with several results. A rank takes 36 bytes for each of E runs, 12 for each of Z holds, 8 for each prefix node.
 """
 
 from __future__ import annotations

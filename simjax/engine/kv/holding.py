@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 def touch(tree: RankTree, pool: BlockPool, request: Int32[Array, ""], found: Int32[Array, ""]) -> tuple[BlockPool, HeldBlocks]:
     """Let a request that holds nothing hold the leading blocks of its content that a lookup has found; they leave the free queue."""
-    i, path = tree.rank, tree.path(request)
+    path = tree.path(request)
     zero = jnp.zeros((), jnp.int32)
     State = tuple[BlockPool, Walk, Array]
 
@@ -267,4 +267,3 @@ def free(
 
     start = (pool, nameless, named > held.hashed, held.last, pool.holds[tree.rank, held.last, RUN])
     return while_any(needed, body, start, tree, path, held.hashed, named)[0]
-

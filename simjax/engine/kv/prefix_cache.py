@@ -251,7 +251,7 @@ class PrefixCache:
         return _evicting(self._with_names(turn, params, mine), turn.waits)
 
     def without_victims(self, shape: EngineShape, params: ClusterParams, turn: Turn, needed: Array) -> tuple[Turn, tuple[Array, Array]]:
-        """The turn once the victims have freed what they shared; the end of the slots that stay, and the blocks that no slot has by itself."""
+        """The turn once the victims have freed what they shared; the end of the slots that stay, and blocks that no slot has by itself."""
         tree, rank, demand = RankTree.of(params, turn.limits, turn.kv_row), turn.rank, turn.demand
         others = turn.formation.blocks - self.num_held(turn.kv_row) - jnp.sum(demand.blocks, dtype=jnp.int32)
         asking = Asking(rank.slots, demand.seated, demand.blocks, others)
@@ -291,8 +291,7 @@ class PrefixCache:
         return _evicting(_cache_of(turn)._with_names(turn, params, mine), turn.waits | loads)
 
     def _with_names(self, turn: Turn, params: ClusterParams, scheduled: Bool[Array, " A"]) -> Turn:
-        """The turn once the blocks of those that are scheduled, and that their new tokens will fill, have names; but a token in flight is
-        not known."""
+        """The turn once the blocks that scheduled requests will have filled have names, as far as their tokens are known."""
         slots = turn.rank.slots
         held = slots.held
         assert isinstance(held, HeldBlocks)

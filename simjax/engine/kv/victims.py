@@ -38,7 +38,14 @@ class Asking(NamedTuple):
 
 
 def free_request(
-    tree: RankTree, pool: BlockPool, limits: RankParams, request: Array, computed: Array, named_tokens: Array, held: HeldBlocks, wanted: Array
+    tree: RankTree,
+    pool: BlockPool,
+    limits: RankParams,
+    request: Array,
+    computed: Array,
+    named_tokens: Array,
+    held: HeldBlocks,
+    wanted: Array,
 ) -> BlockPool:
     """The pool once a request (int32[]) with `computed` tokens has freed what it holds, if that is wanted, bool[].
 
@@ -55,7 +62,7 @@ def free_request(
 def free_victims(
     tree: RankTree, pool: BlockPool, limits: RankParams, asking: Asking, end: Array, wanted: Array
 ) -> tuple[BlockPool, Int32[Array, ""]]:
-    """The pool once victims have freed what they hold, from the tail of the slots before `end`, until the rest fits; and the end of the rest.
+    """The pool once victims have freed what they hold, from the tail of the slots before `end`, until the rest fits; and its end.
 
     Each victim leaves when the first request, in their order, asks for more than there is: those before it have taken their new blocks.
     """
@@ -66,9 +73,7 @@ def free_victims(
         used = jnp.sum(jnp.where(position < end, asking.own, 0), dtype=jnp.int32) + pool.book(tree.rank, "num_held") + asking.others
         return wanted & (used > limits.num_blocks) & (end > 0) & pool.has_rows(tree.rank)
 
-    def body(
-        state: tuple[BlockPool, Array], tree: RankTree, limits: RankParams, asking: Asking, wanted: Array
-    ) -> tuple[BlockPool, Array]:
+    def body(state: tuple[BlockPool, Array], tree: RankTree, limits: RankParams, asking: Asking, wanted: Array) -> tuple[BlockPool, Array]:
         pool, end = state
         going = needed(state, tree, limits, asking, wanted)
         slots = asking.slots
@@ -80,7 +85,9 @@ def free_victims(
         taken = jnp.max(jnp.where((used <= limits.num_blocks) & (jnp.cumsum(used > limits.num_blocks) == 0), used, base))
         pool = pool.evict(tree.rank, jnp.where(going, limits.num_blocks - taken, pool.book(tree.rank, "num_free")))
         at = jnp.maximum(end - 1, 0)
-        request, computed, held, seated = jax.tree.map(lambda x: x[at], (slots.request, slots.num_computed_tokens, slots.held, asking.seated))
+        request, computed, held, seated = jax.tree.map(
+            lambda x: x[at], (slots.request, slots.num_computed_tokens, slots.held, asking.seated)
+        )
         pool = free_request(tree, pool, limits, request, computed, held.named_tokens, held, going & seated)
         return pool, jnp.where(going, at, end)
 

@@ -174,7 +174,7 @@ def missed_tokens(
     i: Int32[Array, ""],
     wanted: Bool[Array, ""],
 ) -> Array:
-    """Tokens of a request's prompt that are not in the prefix cache of rank i, as the router sees it, float64[]; any number if not wanted."""
+    """Tokens of a request's prompt that are not in the prefix cache of rank i, as the router sees it, float64[]; if that is wanted."""
     prompt = params.request("prompt_tokens", request).astype(jnp.float64)
     share = least_of_instance(params, state.kv.missed_share(shape, params, view.contents, request, wanted))
     return prompt * (share if isinstance(share, float) else jnp.asarray(share)[i])

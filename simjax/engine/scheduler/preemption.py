@@ -69,7 +69,8 @@ def _without_victims(
         shape: of the cluster.
         rest: with a prefix cache, the end of the slots that stay and the blocks that no slot has by itself, int32[]; None without.
         capacity: blocks of the rank, int32[].
-        seated, blocks: requests that have blocks, and those of each, bool[A] and int32[A].
+        seated: requests that have blocks, bool[A].
+        blocks: those of each, with a prefix cache without those that it holds through it, int32[A].
         running: requests that run, bool[A].
         now: arrays of `_changeable`.
     """
