@@ -1,4 +1,4 @@
-"""How requests come to hold blocks of the prefix cache, and free them: vLLM's `touch`, `cache_full_blocks` and `free`."""
+"""Blocks of requests get their names, and come free: vLLM's `cache_full_blocks` and `free`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 from jax import Array
 
-from simjax.engine.control.select import select
 from simjax.engine.control.together import together
 from simjax.engine.control.while_any import while_any
 from simjax.engine.kv.block_pool import (
@@ -30,92 +29,13 @@ from simjax.engine.kv.block_pool import (
     BlockPool,
 )
 from simjax.engine.kv.held_blocks import HeldBlocks
-from simjax.engine.kv.lookup import Walk, after_piece, begin_walk, piece_of
 from simjax.engine.kv.prefix_tree import Path, RankTree
 
 if TYPE_CHECKING:
     from jaxtyping import Int32
 
-
-def touch(tree: RankTree, pool: BlockPool, request: Int32[Array, ""], found: Int32[Array, ""]) -> tuple[BlockPool, HeldBlocks]:
-    """Let a request that holds nothing hold the leading blocks of its content that a lookup has found; they leave the free queue."""
-    path = tree.path(request)
-    zero = jnp.zeros((), jnp.int32)
-    State = tuple[BlockPool, Walk, Array]
-
-    def needed(state: State, tree: RankTree, path: Path, found: Array) -> Array:
-        return state[1].goes_on(found) & state[0].has_rows(tree.rank)
-
-    def body(state: State, tree: RankTree, path: Path, found: Array) -> State:
-        pool, walk, last = state
-        i, goes_on = tree.rank, walk.goes_on(found)
-        first, end, younger = together(pool.run(i, walk.run, FIRST, END, YOUNGER))
-        piece = piece_of(walk, found, first, end)
-        some = goes_on & (piece.end > piece.begin)
-        pool, run = _split(pool, i, walk.run, jnp.where(some, piece.begin, first), jnp.where(some, piece.end, end))
-        new, (ref, before, following) = together((pool.new_hold(i), pool.run(i, run, REF, PREV, NEXT)))
-        was_free, size = some & (ref == 0), jnp.where(some, piece.end - piece.begin, 0)
-        pool = pool.with_rows(
-            i,
-            runs=[(run, REF, ref + 1, some), (before, NEXT, following, was_free), (following, PREV, before, was_free)],
-            holds=[(new.row, RUN, run, some), (new.row, BEGIN, piece.begin, some), (new.row, UP, last, some)],
-        )
-        freed = jnp.where(was_free, size, 0)
-        pool = pool.added(i, **new.taken("hold", some), num_held=freed, num_free=-freed, short=some & new.missing)
-        after = select(goes_on, after_piece(tree, pool.nodes, path, walk, piece, younger), walk)
-        return pool, after, jnp.where(some, new.row, last)
-
-    start = (pool, begin_walk(tree, pool.nodes, path), zero)
-    pool, walk, last = while_any(needed, body, start, tree, path, found)
-    return pool, HeldBlocks(found, last, walk.place.depth, tree.reach(path), found * tree.block_size, zero)
-
-
-def _split(pool: BlockPool, i: Array | int, run: Array, begin: Array, end: Array) -> tuple[BlockPool, Array]:
-    """Split a run such that blocks [begin, end) of it are one; returns that one."""
-    State = tuple[BlockPool, Array, Array]
-
-    def needed(state: State, i: Array, begin: Array, end: Array) -> Array:
-        pool, run, cut = state
-        first, last = pool.run(i, run, FIRST, END)
-        return cut & ((first < begin) | (end < last)) & pool.has_rows(i)
-
-    def body(state: State, i: Array, begin: Array, end: Array) -> State:
-        pool, run, cut = state
-        row, (last, node, first, ref, following, older, before) = together(
-            (pool.new_run(i), pool.run(i, run, END, NODE, FIRST, REF, NEXT, OLDER, BEFORE))
-        )
-        new = row.row
-        at_begin = first < begin
-        going = cut & (at_begin | (end < last))
-        at = jnp.where(at_begin, begin, end)
-        free = going & (ref == 0)
-        pool = pool.with_rows(
-            i,
-            runs=[
-                (new, NODE, node, going),
-                (new, FIRST, first, going),
-                (new, END, at, going),
-                (new, REF, ref, going),
-                (new, PREV, run, going),
-                (new, NEXT, following, going),
-                (new, OLDER, older, going),
-                (new, YOUNGER, run, going),
-                (new, BEFORE, before, going),
-                (run, FIRST, at, going),
-                (run, OLDER, new, going),
-                (run, BEFORE, new, going),
-                (run, NEXT, new, free),
-                (following, PREV, new, free),
-                (older, YOUNGER, new, going & (older > 0)),
-            ],
-            nodes=[(node, OLDEST, new, going & (older == 0))],
-        )
-        pool = pool.added(i, **row.taken("run", going), short=going & row.missing)
-        return pool, jnp.where(going & ~at_begin, new, run), cut & at_begin
-
-    # After the cut at the end the run that is wanted is the new one, which ends there.
-    pool, run, _ = while_any(needed, body, (pool, run, jnp.ones((), bool)), jnp.asarray(i, jnp.int32), begin, end)
-    return pool, run
+_Naming = tuple[BlockPool, Array, Array, Array]
+_Freeing = tuple[BlockPool, Array, Array, Array, Array]
 
 
 def name(
@@ -132,12 +52,11 @@ def name(
         order: of requests that go on with equal contents, those with larger numbers have named their blocks first; equal ones in turn.
     """
     target = jnp.minimum(full, held.reach)
-    State = tuple[BlockPool, Array, Array, Array]
 
-    def needed(state: State, tree: RankTree, requests: Array, target: Array, order: Array) -> Array:
+    def needed(state: _Naming, tree: RankTree, requests: Array, target: Array, order: Array) -> Array:
         return jnp.any(target > state[1]) & state[0].has_rows(tree.rank)
 
-    def body(state: State, tree: RankTree, requests: Array, target: Array, order: Array) -> State:
+    def body(state: _Naming, tree: RankTree, requests: Array, target: Array, order: Array) -> _Naming:
         pool, hashed, last, depth = state
         i = tree.rank
         pending = target > hashed
@@ -206,13 +125,12 @@ def free(
         nameless: its other blocks, 0 if they do not go to the tail of the free queue.
     """
     path = tree.path(request)
-    State = tuple[BlockPool, Array, Array, Array, Array]
 
-    def needed(state: State, tree: RankTree, path: Path, first: Array, named: Array) -> Array:
+    def needed(state: _Freeing, tree: RankTree, path: Path, first: Array, named: Array) -> Array:
         pool, nameless, own, hold, _ = state
         return ((nameless > 0) | own | (hold > 0)) & pool.has_rows(tree.rank)
 
-    def body(state: State, tree: RankTree, path: Path, first: Array, named: Array) -> State:
+    def body(state: _Freeing, tree: RankTree, path: Path, first: Array, named: Array) -> _Freeing:
         pool, nameless, own, hold, run = state
         i = tree.rank
         is_nameless = nameless > 0

@@ -82,18 +82,20 @@ def after_piece(tree: RankTree, nodes: Array, path: Path, walk: Walk, piece: Pie
     return Walk(piece.end, run, piece.until, place)
 
 
+_LookingUp = tuple[Walk, Array]
+
+
 def look_up(
     tree: RankTree, contents: Contents, request: Int32[Array, ""], most: Int32[Array, ""], wanted: Array
 ) -> tuple[Int32[Array, ""], Int32[Array, ""]]:
     """Leading blocks of a content that are cached, at most `most`, and those among them that no request holds."""
     path = tree.path(request)
     most = jnp.where(wanted & tree.enabled, most, 0)
-    State = tuple[Walk, Array]
 
-    def needed(state: State, tree: RankTree, contents: Contents, path: Path, most: Array) -> Array:
+    def needed(state: _LookingUp, tree: RankTree, contents: Contents, path: Path, most: Array) -> Array:
         return state[0].goes_on(most)
 
-    def body(state: State, tree: RankTree, contents: Contents, path: Path, most: Array) -> State:
+    def body(state: _LookingUp, tree: RankTree, contents: Contents, path: Path, most: Array) -> _LookingUp:
         walk, free = state
         goes_on = walk.goes_on(most)
         first, end, ref, younger = together(tuple(contents.runs[tree.rank, walk.run, x] for x in (FIRST, END, REF, YOUNGER)))

@@ -19,9 +19,10 @@ from simjax.engine.handover.rows import freed_rows, row_mask, table_of
 from simjax.engine.kv.block_pool import BOOKS, BlockPool
 from simjax.engine.kv.blocks import full_blocks
 from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
-from simjax.engine.kv.holding import name, touch
+from simjax.engine.kv.holding import name
 from simjax.engine.kv.lookup import Contents, look_up
 from simjax.engine.kv.prefix_tree import RankTree
+from simjax.engine.kv.touch import touch
 from simjax.engine.kv.victims import Asking, free_request, free_victims
 from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.shape import EngineShape
@@ -70,12 +71,12 @@ class NoPrefixCache:
         return False
 
     def missed_score(
-        self, shape: EngineShape, params: ClusterParams, router: RouterParams, contents: None, request: Array, wanted: Array
+        self, shape: EngineShape, params: ClusterParams, router: RouterParams, contents: Contents | None, request: Array, wanted: Array
     ) -> float:
         """Part of a router's score for the tokens of a request that are not cached."""
         return 0.0
 
-    def missed_share(self, shape: EngineShape, params: ClusterParams, contents: None, request: Array, wanted: Array) -> float:
+    def missed_share(self, shape: EngineShape, params: ClusterParams, contents: Contents | None, request: Array, wanted: Array) -> float:
         """Share of a request's prompt that is not cached."""
         return 1.0
 
@@ -167,7 +168,7 @@ class PrefixCache:
         shape: EngineShape,
         params: ClusterParams,
         router: RouterParams,
-        contents: Contents,
+        contents: Contents | None,
         request: Int32[Array, ""],
         wanted: Bool[Array, ""],
     ) -> Float64[Array, " N"]:
@@ -175,14 +176,14 @@ class PrefixCache:
         return product(router.prefix_weight, self.missed_share(shape, params, contents, request, wanted & (router.prefix_weight != 0)))
 
     def missed_share(
-        self, shape: EngineShape, params: ClusterParams, contents: Contents, request: Int32[Array, ""], wanted: Bool[Array, ""]
+        self, shape: EngineShape, params: ClusterParams, contents: Contents | None, request: Int32[Array, ""], wanted: Bool[Array, ""]
     ) -> Float64[Array, " N"]:
         """Share of a request's prompt that is not in `contents` of each rank; 1 if it is not wanted.
 
         Contents are as after the last event of each rank: what requests have decoded since is not seen.
         """
         prompt, tree = params.request("prompt_tokens", request), params.requests.prefix
-        assert tree is not None
+        assert tree is not None and contents is not None
 
         def found(i: Array, block_size: Array, enabled: Array) -> Array:
             most = full_blocks(prompt - 1, block_size)

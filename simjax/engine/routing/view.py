@@ -46,7 +46,9 @@ class RouterView:
     def renewed(self, new: RouterView, staleness_s: Float64[Array, ""], looks: Bool[Array, ""]) -> RouterView:
         """The new view if the router looks and this one is `staleness_s` old."""
         looks = looks & (new.seen_s - self.seen_s >= staleness_s)
-        contents = self.contents if self.contents is None else copied_if(looks, new.contents, self.contents)
+        contents = self.contents
+        if contents is not None and new.contents is not None:
+            contents = copied_if(looks, new.contents, contents)
         old, new = (dataclasses.replace(x, contents=None) for x in (self, new))
         return dataclasses.replace(select(looks, new, old), contents=contents)
 
