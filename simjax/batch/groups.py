@@ -19,9 +19,10 @@ SLOT_S, COMPILE_S, ACCELERATION = 5.5e-9, 2.0, 100.0
 MEMORY_BYTES = 1 << 30  # limit for all batches that run at once
 TABLE_BYTES = 256 << 20  # a larger table of workloads is replaced by one for each batch
 CPU_WIDTH, ACCELERATOR_WIDTH = 64, 8_192  # a batch that fits the cache of a core; enough designs to fill an accelerator
-CACHING_CPU_WIDTH = 4  # with prefix caching an eviction of one design searches the caches of all (widths 1, 4, 16 take 25, 23, 38 s)
-# Bytes of a slot (twice: the old and the new state), of an outcome, of a row of a table, and of an entry of a prefix cache (twice as well).
-SLOT_BYTES, REQUEST_BYTES, ROW_BYTES, CACHE_BYTES = 2 * 60, 44, 24, 2 * 12
+CACHING_CPU_WIDTH = 16
+# Bytes of a slot (twice: the old and the new state), of an outcome, of a row of a table, and of the tables of a prefix cache.
+SLOT_BYTES, REQUEST_BYTES, ROW_BYTES = 2 * 60, 44, 24
+RUN_BYTES, HOLD_BYTES, NODE_BYTES = 36, 12, 8
 OWN_PROGRAM_REQUESTS = 4_096  # workloads of more requests do not share a program with smaller ones: outcomes are as long as the longest
 
 
@@ -94,7 +95,8 @@ def make_groups(
 def design_bytes(shape: EngineShape) -> int:
     """Bytes that a design of this shape holds while its batch runs, about."""
     routes = shape.ranks * shape.requests * 4 if shape.ranks > 1 else 0
-    caches = shape.ranks * shape.prefix_entries * CACHE_BYTES if shape.prefix_nodes else 0
+    caches = shape.ranks * (shape.prefix_entries * RUN_BYTES + shape.prefix_holds * HOLD_BYTES + shape.prefix_nodes * NODE_BYTES)
+    caches = 2 * caches if shape.prefix_nodes else 0  # the old and the new state
     return shape.ranks * shape.seats * SLOT_BYTES + shape.requests * REQUEST_BYTES + routes + caches
 
 

@@ -88,6 +88,7 @@ class PrefixParams:
         start_tokens, end_tokens: run of tokens of each prefix node.
         nodes: prefix nodes of all paths, root first.
         offset, length: path of each request, nodes[offset : offset + length].
+        shared: leading nodes of that path that are on another one too.
     """
 
     start_tokens: Int32[Array, "V M"]
@@ -95,6 +96,7 @@ class PrefixParams:
     nodes: Int32[Array, "V K"]
     offset: Int32[Array, "V R"]
     length: Int32[Array, "V R"]
+    shared: Int32[Array, "V R"]
 
 
 @jax.tree_util.register_dataclass

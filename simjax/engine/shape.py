@@ -29,6 +29,7 @@ class EngineShape:
         capped: whether the requests have a schedule, which a client with a cap on its requests in flight keeps to as far as it can.
         prefix_nodes: M, nodes of the tree of the requests' contents; 0 when no rank caches prefixes.
         prefix_path: P, prefix nodes of the longest path through that tree.
+        prefix_room: factor of the tables of a prefix cache; one that proves too small ends the run, with an overflow in the state.
         fanout: D, most calls that wait for one call; 0 when there are no sessions.
         models: whether requests name the model that they are for, and ranks have different ones.
         stale_view: whether the router's view of the ranks may be old.
@@ -61,6 +62,7 @@ class EngineShape:
     capped: bool = system(False)
     prefix_nodes: int = system(0)
     prefix_path: int = 0
+    prefix_room: int = 1
     fanout: int = system(0)
     models: bool = system(False)
     stale_view: bool = system(False)
@@ -126,8 +128,13 @@ class EngineShape:
 
     @property
     def prefix_entries(self) -> int:
-        """E, length of the tables of a prefix cache: prefix nodes, an entry a request for blocks without a hash, and an empty one."""
-        return self.prefix_nodes + self.requests + 1
+        """E, runs of blocks that a prefix cache can hold: as many as prefix nodes and requests, those again for copies and parts."""
+        return 2 * self.prefix_room * (self.prefix_nodes + self.requests)
+
+    @property
+    def prefix_holds(self) -> int:
+        """Z, runs that requests can hold at once, each counted as often as it is held."""
+        return self.prefix_room * (self.seats + self.handovers) * min(self.prefix_path + 2, 16)
 
     @property
     def has_routes(self) -> bool:

@@ -30,7 +30,7 @@ from simjax.engine.priority.queue import admit_by_priority, depart_first
 from simjax.engine.routing.publish import publish
 from simjax.engine.routing.route import route
 from simjax.engine.scheduler.admission import admit_waiting
-from simjax.engine.scheduler.commit import commit
+from simjax.engine.scheduler.commit import commit, name_blocks
 from simjax.engine.scheduler.departure import depart
 from simjax.engine.scheduler.leap import plan_next
 from simjax.engine.scheduler.preemption import preempt
@@ -49,6 +49,7 @@ STAGES: tuple[Stage, ...] = (
     route,  # the next request, to a rank
     begin_turn,  # of the rank whose plan ends first
     commit,  # the steps of its plan
+    name_blocks,  # that its requests have filled
     answer,  # those that wait for finished requests
     hear,  # of transfers that have landed
     depart,  # a finished request
@@ -85,6 +86,7 @@ OF_SPECULATION: dict[Stage, Stage] = {
 OF_GROUPS: dict[Stage, Stage] = {
     begin_turn: begin_forward,  # of the group whose forward ends first
     commit: commit_forward,  # and whether the wave goes on
+    name_blocks: each(name_blocks),
     answer: answer_all,
     depart: each(depart),
     schedule_running: each(schedule_running),

@@ -99,7 +99,13 @@ def check_turn(shape: EngineShape, turn: Turn, where: str) -> None:
 def _cluster_dims(shape: EngineShape) -> Dims:
     """Sizes of the letters where every rank has a row."""
     sizes = {"R": shape.requests, "N": shape.ranks, "A": shape.seats, "W": shape.window, "C": shape.clients, "D": shape.fanout}
-    sizes |= {"P": shape.prefix_path, "E": shape.prefix_entries, "L": shape.requests + shape.window if shape.has_routes else 0}
+    sizes |= {
+        "P": shape.prefix_path,
+        "E": shape.prefix_entries,
+        "Z": shape.prefix_holds,
+        "M": shape.prefix_nodes,
+        "L": shape.requests + shape.window if shape.has_routes else 0,
+    }
     sizes |= {"F": len(recorded(RequestLog, shape))}
     sizes |= {"K": shape.handovers, "X": shape.links, "G": len(recorded(HandoverLog, shape)), "H": LONGEST_PATH}
     sizes |= {"U": shape.speculation, "Y": 3}

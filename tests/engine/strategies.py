@@ -84,13 +84,14 @@ def scenarios(draw: st.DrawFn, instances: int = 1, closed: bool = False, sizes: 
 def sharing(draw: st.DrawFn, instances: int = 1, sessions: bool = False, sizes: Sizes = SMALL) -> Scenario:
     """Scenarios with prefix caches: prompts with common beginnings, some of them equal, and calls of sessions that continue others.
 
-    Nobody computes the same blocks of a run at the same time as another (see `simjax.engine.kv.prefix_cache`): there is no
-    `long_prefill_token_threshold`, and only a call that waits for another has that one's output in its prompt.
+    Prompts may hold the outputs of requests that still run, and, with `long_prefill_token_threshold`, requests may compute the same blocks
+    at the same time.
     """
     drawn = draw(scenarios(instances=instances, sizes=sizes))
     flags = [True, *(draw(st.booleans()) for _ in drawn.limits[1:])]
     cluster = tuple(
-        replace(x, enable_prefix_caching=flag, long_prefill_token_threshold=0) for x, flag in zip(drawn.limits, flags, strict=True)
+        replace(x, enable_prefix_caching=flag, reuse_nameless_first=draw(st.booleans()))
+        for x, flag in zip(drawn.limits, flags, strict=True)
     )
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     n, longest = len(drawn.prompt), int(drawn.prompt.max())
@@ -113,6 +114,9 @@ def sharing(draw: st.DrawFn, instances: int = 1, sessions: bool = False, sizes: 
         earlier = np.flatnonzero(session[:r] == session[r])
         few = min(len(earlier), rng.integers(1, 3)) if sessions and rng.random() < 0.7 else 0
         before = rng.choice(earlier, few, replace=False) if few else earlier[:0]
+        if not len(before) and r and rng.random() < 0.3:  # the content of one that may still run, or the beginning of it
+            other = contents[rng.integers(r)][: prompt[r]]
+            own[: len(other)] = other
         if len(before):  # its prompt is what it waited for, or the beginning of it, and then its own
             shared = min(len(contents[before[0]]), prompt[r])
             own[:shared] = contents[before[0]][:shared]

@@ -17,6 +17,7 @@ from simjax.engine.host.batch import make_batch, program_key, rank_bucket
 from simjax.engine.host.collect import request_log
 from simjax.engine.host.lower import Lowered
 from simjax.engine.host.result import Result, Status
+from simjax.engine.kv.block_pool import BOOKS
 from simjax.engine.params import RouterParams
 from simjax.engine.programs import compile_count
 from simjax.engine.simulate import simulate
@@ -89,7 +90,7 @@ def test_prefix_caches_and_sessions_in_a_batch(drawn: list[Scenario]):
     for i, design in enumerate(designs):
         alone = simulate(design.shape, design.params)
         assert_row_is(batch, state, i, alone)
-        np.testing.assert_array_equal(state.kv.pool.num_evicted[i], alone.instances.evicted_blocks)
+        np.testing.assert_array_equal(state.kv.pool.books[i, :, BOOKS.index("num_evicted")], alone.instances.evicted_blocks)
 
 
 def with_blocks(*num_blocks: int, caching: tuple[bool, bool] = (True, True)) -> tuple[Limits, ...]:
@@ -123,7 +124,7 @@ def test_sizes_of_caches_and_weights_of_routers_in_a_batch_recompile_nothing():
         for i, design in enumerate(designs):
             alone = simulate(design.shape, design.params)
             assert_row_is(batch, state, i, alone)
-            np.testing.assert_array_equal(state.kv.pool.num_evicted[i], alone.instances.evicted_blocks)
+            np.testing.assert_array_equal(state.kv.pool.books[i, :, BOOKS.index("num_evicted")], alone.instances.evicted_blocks)
             runs.append(alone)
         compiled_after.append(compile_count())
     assert compiled_after == compiled_after[:1] * 3

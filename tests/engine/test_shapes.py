@@ -154,7 +154,5 @@ def test_the_checker_finds_a_wrong_argument():
 
 def test_most_functions_that_the_stages_call_are_checked():
     names = {name for _, name, _ in checked_functions()}
-    wanted = (
-        "blocks_of end_after first_step_reaching take_steps cut_short loads kv_loads eligible scores in_turn longest_hit allocate evict"
-    )
-    assert {*wanted.split(), "steps_within_blocks", "free", "within", "due_s"} <= names
+    wanted = "blocks_of end_after first_step_reaching take_steps cut_short loads kv_loads eligible scores in_turn look_up touch evict"
+    assert {*wanted.split(), "steps_within_blocks", "free", "reach", "due_s"} <= names

@@ -24,6 +24,7 @@ from simjax.engine.arrivals.closed_loop import ClosedLoop
 from simjax.engine.arrivals.sessions import SessionCalls
 from simjax.engine.columns import recorded
 from simjax.engine.host.result import LeapLog, RequestLog
+from simjax.engine.kv.block_pool import BOOKS, END, FIRST, NAMELESS, NEXT, NODE, REF
 from simjax.engine.kv.prefix_cache import PrefixCache
 from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape
@@ -366,18 +367,22 @@ def without_caches(scenario: Scenario) -> Scenario:
 
 
 def check_cache(state: ClusterState, engine: RefEngine) -> None:
-    """Blocks of the cache that no request holds, and blocks that were lost.
+    """The free queue, of blocks with a name and without, and the blocks that were lost.
 
-    The engine names what a request decodes when the request leaves, and a request that finished unseen leaves a step later.
+    A request that finished unseen leaves a step later. Blocks that were never used are at the head of the reference's queue.
     """
     assert isinstance(state.kv, PrefixCache)
     pool, theirs, rank = jax.tree.map(lambda x: x[0], state.kv.pool), engine.pool, jax.tree.map(lambda x: x[0], state.ranks)
-    nodes = slice(0, pool.num_prefix_nodes)
-    assert pool.blocks[nodes].sum() <= len(theirs.named)
-    assert pool.num_evicted == theirs.evictions
-    if theirs.copies == 0 and len(running(rank)) == rank.num_running:
-        free = np.where(pool.ref_cnt[nodes] == 0, pool.blocks[nodes], 0)
-        assert free.sum() == sum(theirs.refs[block] == 0 for (block,) in theirs.named.values())
+    assert pool.books[BOOKS.index("num_evicted")] == theirs.evictions
+    if len(running(rank)) == rank.num_running:
+        queue, run = [], pool.runs[0, NEXT]
+        while run > 0:
+            assert pool.runs[run, REF] == 0
+            queue += [pool.runs[run, NODE] != NAMELESS] * (pool.runs[run, END] - pool.runs[run, FIRST])
+            run = pool.runs[run, NEXT]
+        assert len(queue) == pool.books[BOOKS.index("num_free")]
+        wanted = [theirs.names[block] is not None for block in theirs.free]
+        assert queue == wanted[len(wanted) - len(queue) :] and not any(wanted[: len(wanted) - len(queue)])
 
 
 # ---- the router

@@ -16,6 +16,7 @@ class Overflow(IntFlag):
 
     SLOTS = 1
     HANDOVERS = 2
+    CACHES = 4
 
 
 def count(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
@@ -30,5 +31,5 @@ def count(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         ticks=state.ticks + 1,
         steps=state.steps + jnp.where(turn.due, plan.steps, 0).astype(jnp.int64),
         peak_blocks=state.peak_blocks.at[turn.i].max(full),
-        overflow=overflow,
+        overflow=overflow | jnp.where(state.kv.short(), Overflow.CACHES.value, 0),
     )

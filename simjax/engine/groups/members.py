@@ -83,7 +83,7 @@ def members_of(shape: EngineShape, turn: Turn, table: T) -> T:
     if _is_all(shape) or not leaves:
         return table
     numbers = [x for x in leaves if x.ndim == 1]
-    rows = iter(jax.vmap(lambda i: entry(numbers, i))(jnp.minimum(turn.i, shape.ranks - 1)))
+    rows = iter(jax.vmap(lambda i: entry(numbers, i))(jnp.minimum(turn.i, shape.ranks - 1)) if numbers else ())
     return jax.tree.unflatten(structure, [next(rows) if x.ndim == 1 else x[turn.i] for x in leaves])
 
 

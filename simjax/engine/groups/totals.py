@@ -33,7 +33,7 @@ def count_all(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         ticks=state.ticks + 1,
         steps=state.steps + jnp.sum(jnp.where(ran, plan.steps, 0), dtype=jnp.int64),
         peak_blocks=state.peak_blocks.at[turn.i].max(full),
-        overflow=overflow,
+        overflow=overflow | jnp.where(state.kv.short(), Overflow.CACHES.value, 0),
         groups=groups,
     )
 

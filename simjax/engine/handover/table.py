@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.columns import recorded
-from simjax.engine.control.select import select
 from simjax.engine.control.together import entry
 from simjax.engine.handover.links import Flows
 from simjax.engine.host.result import HandoverLog
@@ -151,12 +150,6 @@ class Handovers:
             "prefill_cached_tokens": self.prefill_held.outcome().get("cached_tokens", jnp.zeros_like(self.request)),
         }
 
-    def held_in(self, i: Array | int) -> tuple[Array, HeldBlocks | NoHeldBlocks]:
-        """Requests of all rows, and the blocks that each holds in rank i; arrays over K."""
-        keeping, loading = self.keeping(i), self.loading(i)
-        held = jax.tree.map(lambda x, y: jnp.where(keeping, x, y), self.prefill_held, self.decode_held)
-        return self.request, select(keeping | loading, held, held.emptied())
-
     def num_loading(self, ranks: int) -> Int32[Array, " N"]:
         """Loads of each rank that do not run yet, which count as waiting."""
         number = jnp.arange(ranks, dtype=jnp.int32)[:, None]
@@ -197,10 +190,6 @@ class NoHandovers:
     def answers(self, params: ClusterParams, i: Array | int) -> Bool[Array, ""]:
         """Whether requests that finish in rank i are finished for their clients."""
         return jnp.ones((), bool)
-
-    def held_in(self, i: Array | int) -> tuple[()]:
-        """No rows."""
-        return ()
 
     def num_loading(self, ranks: int) -> int:
         """Loads that do not run yet."""

@@ -78,6 +78,7 @@ def joint_shape(designs: Sequence[Lowered], slots: int | None = None) -> EngineS
         clients=max(x.clients for x in shapes),
         prefix_nodes=max(x.prefix_nodes for x in shapes),
         prefix_path=max(x.prefix_path for x in shapes),
+        prefix_room=max(x.prefix_room for x in shapes),
         fanout=max(x.fanout for x in shapes),
         pipeline_stages=max(x.pipeline_stages for x in shapes),
         speculation=max(x.speculation for x in shapes),

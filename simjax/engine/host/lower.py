@@ -152,6 +152,11 @@ def with_more_rows(lowered: Lowered) -> Lowered | None:
     return replace(lowered, shape=replace(shape, handovers=min(shape.handovers * MORE_ROWS, shape.requests)))
 
 
+def with_larger_caches(lowered: Lowered) -> Lowered:
+    """The simulation with twice the room for runs of blocks in its prefix caches."""
+    return replace(lowered, shape=replace(lowered.shape, prefix_room=2 * lowered.shape.prefix_room))
+
+
 def _clients(workload: Workload, requests: RequestParams, size: int) -> int:
     """C: clients of a closed loop, or seats of a client with a cap."""
     if requests.open_s is not None:

@@ -1,38 +1,74 @@
 """vLLM's block pool with prefix caching, by runs of blocks instead of blocks.
 
-Every full block has a hash, which names the content of the sequence up to its end; a request that comes with that content uses the block.
-The contents of all requests make a tree (`simjax.workload.contents.prefixes`), and of each of its nodes a leading part of the blocks is
-cached. Nothing else needs to be known, because of how vLLM frees blocks: the last of a sequence first, into a queue from whose head new
-blocks are taken. A block is never held longer than the blocks before it in a sequence, and leaves the cache before them.
+A full block has a name, the content of the sequence up to its end; a request that comes with that content uses the block. Which physical
+block it is says nothing about a schedule. What counts is the order of vLLM's queue of free blocks, from whose head new blocks are taken
+and so lose their names, and, of several copies of a block, which is the oldest, for that one is found. Both are kept here exactly, for runs
+of blocks of one prefix node (`simjax.workload.contents.prefixes`) that got their names from one request and that the same requests hold.
 
-The free queue is kept as a key for each run, the smallest at its head. It holds the cached prefix nodes that no request holds, and blocks
-without a hash: the unfinished last block of a sequence, and copies. A request that computes a block that is cached already (vLLM computes
-the last block of a prompt that is cached as a whole) makes a copy. If the other is free, the copy takes its hash, and the other stays in
-the queue without; if it is held, the copy has no hash. (In vLLM both have the hash, so there either of them may be found or lost first.)
+Three tables, of which a tick reads and writes single rows, so that its time does not depend on their sizes:
 
-Two requests that compute the same blocks of one prefix node at the same time, which needs `long_prefill_token_threshold` or a prompt that
-holds the output of a request that still runs, or that load the same blocks at the same time, are taken to share them.
+- a row for each run, in two doubly linked lists: the free queue, if no request holds the run, and the copies in its prefix node, by age.
+  A request frees its blocks last first, and so the blocks of a free run are taken from its end. If a request touches a part of a run, it is
+  split; `BEFORE` leads from the later part, which keeps its row, to the earlier one.
+- a row for each time that a request holds a run: the run, the place where its part of it begins, and the row of the run before it;
+- for each prefix node its oldest and its youngest run.
+
+Blocks that no other request could ever want (the last, unshared part of a content) have no run while their request holds them, and neither
+have those that are not full; in the free queue both are runs, the latter without a prefix node.
+
+Row 0 of the runs is the ends of the free queue. What a loop reads goes through `together` before it writes, several entries at a time: XLA
+repeats a gather in everything that uses it, some of which comes after the tables have changed, and would keep copies of them for that; it
+does not repeat a reduction with several results. A rank takes 36 bytes for each of E runs, 12 for each of Z holds, 8 for each prefix node.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from simjax.engine.control.reduce import INT32_MAX, reduce_slots
+from simjax.engine.control.together import together
 from simjax.engine.control.while_any import while_any
-from simjax.engine.kv.held_blocks import NO_COPY, HeldBlocks
-from simjax.engine.kv.prefix_tree import PrefixPath
 from simjax.engine.shape import EngineShape
 
 if TYPE_CHECKING:
-    from jaxtyping import Int32
+    from jaxtyping import Bool, Int32
 
-HELD = INT32_MAX
+NODE, FIRST, END, REF, PREV, NEXT, OLDER, YOUNGER, BEFORE = range(9)
+"""Columns of a run: its prefix node (`NAMELESS` for none), bounds of its blocks in the content, requests that hold it, links."""
+RUN, BEGIN, UP = range(3)
+"""Columns of a hold."""
+OLDEST, YOUNGEST = range(2)
+"""Columns of a prefix node."""
+NAMELESS = -1
+BOOKS = ("spare_run", "fresh_run", "spare_hold", "fresh_hold", "num_held", "num_free", "num_evicted", "short")
+Write = tuple[Array | int, Array | int, Array | int, Array]
+
+
+class NewRow(NamedTuple):
+    """A row of a table that is not in use: the first of the spare ones, which another one follows, or one that never was in use.
+
+    Attributes:
+        row, spare, following: numbers of rows, int32[].
+        missing: whether the table has none.
+    """
+
+    row: Array
+    spare: Array
+    following: Array
+    missing: Array
+
+    def taken(self, kind: str, wanted: Array) -> dict[str, Array]:
+        """What changes in the books when the row, of a "run" or a "hold", is taken, if that is wanted."""
+        is_spare = self.spare > 0
+        return {
+            f"spare_{kind}": jnp.where(wanted & is_spare, self.following - self.spare, 0),
+            f"fresh_{kind}": (wanted & ~is_spare).astype(jnp.int32),
+        }
 
 
 @jax.tree_util.register_dataclass
@@ -40,171 +76,112 @@ HELD = INT32_MAX
 class BlockPool:
     """Contents of every rank's KV cache.
 
-    The tables have E entries: first the M prefix nodes, of which a leading part is cached, then entries for free blocks without a hash; the
-    last entry stays empty. An entry that no request holds stands in the rank's free queue, in order of `key`.
-
     Attributes:
-        blocks: cached blocks of a prefix node; blocks of an entry without a hash.
-        key: place in the free queue; `HELD` while a request holds the prefix node.
-        ref_cnt: requests that hold the prefix node.
-        num_held: blocks of the tree that requests hold.
-        num_free: blocks in the free queue that have been in use before.
-        next_key: next key of the free queue.
-        next_entry: next entry for blocks without a hash.
-        num_evicted: blocks that have lost their hash so far.
-        num_prefix_nodes: M, static.
+        runs, holds, nodes: the tables.
+        books: numbers of a rank, in the order of `BOOKS`: first of the rows that were used and are not any more, and first row never used
+            (of runs, of holds); blocks in runs that requests hold; blocks in the free queue that have been in use before; named ones that
+            were taken from it; whether a table was too small.
     """
 
-    blocks: Int32[Array, "N E"]
-    key: Int32[Array, "N E"]
-    ref_cnt: Int32[Array, "N E"]
-    num_held: Int32[Array, " N"]
-    num_free: Int32[Array, " N"]
-    next_key: Int32[Array, " N"]
-    next_entry: Int32[Array, " N"]
-    num_evicted: Int32[Array, " N"]
-    num_prefix_nodes: int = dataclasses.field(metadata={"static": True})
+    runs: Int32[Array, "N E 9"]
+    holds: Int32[Array, "N Z 3"]
+    nodes: Int32[Array, "N M 2"]
+    books: Int32[Array, "N 8"]
 
     @staticmethod
     def empty(shape: EngineShape) -> BlockPool:
         """Caches that hold nothing."""
-        N, E = shape.ranks, shape.prefix_entries
-        table, counter = jnp.zeros((N, E), jnp.int32), jnp.zeros((N,), jnp.int32)
-        return BlockPool(table, table, table, counter, counter, counter, counter, counter, shape.prefix_nodes)
-
-    def free_among_hits(self, i: Array | int, path: PrefixPath, found: Int32[Array, ""]) -> Int32[Array, ""]:
-        """Number of blocks that leave the free queue of rank i when the first `found` blocks of the path are touched."""
-        touched = (path.within(found) > 0) & (self.ref_cnt[i, path.node] == 0)
-        return jnp.sum(jnp.where(touched, self.blocks[i, path.node], 0), dtype=jnp.int32)
-
-    def allocate(
-        self, i: Array | int, path: PrefixPath, held: HeldBlocks, found: Int32[Array, ""], full: Int32[Array, ""]
-    ) -> tuple[BlockPool, HeldBlocks]:
-        """Let a request hold the first `full` blocks of its content: touch those that it found, and cache those that it will have filled.
-
-        Args:
-            i: rank.
-            path: path of the request.
-            held: blocks that it holds so far, scalars.
-            found: blocks that it found in the cache, at least those that it holds; `full` if it found nothing new.
-            full: blocks that are full.
-        """
-        P = path.node.shape[0]
-        already = held.hashed + held.copy_blocks
-        cached, key, ref_cnt = self._entries(i, path.node)
-        begun, found, full_of = path.within(already), path.within(jnp.maximum(found, already)), path.within(full)
-        entered = (begun == 0) & (full_of > 0)
-        copied = jnp.clip(jnp.minimum(cached, full_of) - found, 0, None)
-        whole_copy = entered & (ref_cnt > 0) & (copied > 0) & (copied == path.size) & (held.copy_at == NO_COPY)
-        j = jnp.arange(P, dtype=jnp.int32)
-        _, _, (copy_at,) = reduce_slots(minima=[jnp.where(whole_copy, j, P)])
-        without_hash = whole_copy & (j == copy_at)
-        mine = (full_of > 0) & ~without_hash & (j != held.copy_at)
-        entered = entered & mine
-        was_free = entered & (ref_cnt == 0)
-        old = was_free & (copied > 0)  # their hashes go to the copies
-        now_cached = jnp.where(mine, jnp.maximum(cached, full_of), cached)
-        (gain, touched, left, copy_blocks), _, (old_key,) = reduce_slots(
-            [
-                jnp.where(was_free, now_cached, jnp.where(mine, now_cached - cached, 0)),
-                jnp.where(was_free, cached, 0),
-                jnp.where(old, copied, 0),
-                jnp.where(without_hash, copied, 0),
-            ],
-            minima=[jnp.where(old, key, INT32_MAX)],
-        )
-        pool = dataclasses.replace(
-            self,
-            blocks=self.blocks.at[i, path.node].set(now_cached),
-            key=self.key.at[i, path.node].set(jnp.where(entered, HELD, key)),
-            ref_cnt=self.ref_cnt.at[i, path.node].set(ref_cnt + entered.astype(jnp.int32)),
-            num_held=self.num_held.at[i].add(gain),
-            num_free=self.num_free.at[i].add(-touched),
-        )
-        new_copy = copy_at < P
-        copy_blocks = jnp.where(new_copy, copy_blocks, held.copy_blocks)
-        held = dataclasses.replace(
-            held,
-            hashed=jnp.maximum(full, already) - copy_blocks,
-            copy_at=jnp.where(new_copy, copy_at, held.copy_at),
-            copy_blocks=copy_blocks,
-        )
-        return pool.append_free(i, old_key, left), held
-
-    def free(self, i: Array | int, path: PrefixPath, held: HeldBlocks, full: Int32[Array, ""], unfinished: Int32[Array, ""]) -> BlockPool:
-        """Free all that a request holds: `full` full blocks of its content, and `unfinished` (0 or 1) that is not full."""
-        P = path.node.shape[0]
-        full = jnp.maximum(full, held.hashed + held.copy_blocks)
-        pool, held = self.allocate(i, path, held, full, full)
-        # The last of the sequence first: the block that is not full, then the prefix nodes from the deepest up.
-        next_key = pool.next_key[i]
-        pool = pool.append_free(i, next_key, unfinished)
-        pool = pool.append_free(i, next_key + P - held.copy_at, held.copy_blocks)
-        cached, key, ref_cnt = pool._entries(i, path.node)
-        j = jnp.arange(P, dtype=jnp.int32)
-        leaves = (path.within(full) > 0) & (j != held.copy_at)
-        last = leaves & (ref_cnt == 1)
-        freed = jnp.sum(jnp.where(last, cached, 0), dtype=jnp.int32)
-        return dataclasses.replace(
-            pool,
-            key=pool.key.at[i, path.node].set(jnp.where(last, next_key + P - j, key)),
-            ref_cnt=pool.ref_cnt.at[i, path.node].set(ref_cnt - leaves.astype(jnp.int32)),
-            num_held=pool.num_held.at[i].add(-freed),
-            num_free=pool.num_free.at[i].add(freed),
-            next_key=pool.next_key.at[i].add(jnp.where(full + unfinished > 0, P + 1, 0)),
+        N = shape.ranks
+        first = np.array([name.startswith("fresh") for name in BOOKS], np.int32)
+        return BlockPool(
+            runs=jnp.zeros((N, shape.prefix_entries, 9), jnp.int32),
+            holds=jnp.zeros((N, shape.prefix_holds, 3), jnp.int32),
+            nodes=jnp.zeros((N, shape.prefix_nodes, 2), jnp.int32),
+            books=jnp.broadcast_to(jnp.asarray(first), (N, len(BOOKS))),
         )
 
-    def append_free(self, i: Array | int, key: Int32[Array, ""], blocks: Int32[Array, ""]) -> BlockPool:
-        """Append blocks without a hash to the free queue.
+    def book(self, i: Array | int, name: str) -> Int32[Array, ""]:
+        """A number of a rank."""
+        return self.books[i, BOOKS.index(name)]
 
-        Entries are used in turn. One that comes up while its blocks are still in the queue, which takes more releases than there are
-        requests, has the new ones added to them, and they all will be taken as late as these.
-        """
-        E, M = self.blocks.shape[-1], self.num_prefix_nodes
-        at = jnp.where(blocks > 0, M + self.next_entry[i] % (E - M - 1), E - 1)
-        return dataclasses.replace(
-            self,
-            blocks=self.blocks.at[i, at].add(blocks),
-            key=self.key.at[i, at].set(jnp.where(blocks > 0, key, 0)),
-            num_free=self.num_free.at[i].add(blocks),
-            next_entry=self.next_entry.at[i].add((blocks > 0).astype(jnp.int32)),
-        )
+    def has_rows(self, i: Array | int) -> Bool[Array, ""]:
+        """Whether no table of the rank was too small; what it holds is worth nothing otherwise, and no loop goes on."""
+        return self.book(i, "short") == 0
+
+    def run(self, i: Array | int, row: Array | int, *columns: int) -> tuple[Array, ...]:
+        """Columns of a run."""
+        return tuple(self.runs[i, row, x] for x in columns)
+
+    def hold(self, i: Array | int, row: Array | int, *columns: int) -> tuple[Array, ...]:
+        """Columns of a hold."""
+        return tuple(self.holds[i, row, x] for x in columns)
+
+    def node(self, i: Array | int, row: Array | int, *columns: int) -> tuple[Array, ...]:
+        """Columns of a prefix node."""
+        return tuple(self.nodes[i, row, x] for x in columns)
+
+    def with_rows(
+        self, i: Array | int, runs: list[Write] | None = None, holds: list[Write] | None = None, nodes: list[Write] | None = None
+    ) -> BlockPool:
+        """The pool with some entries changed: (row, column, value, whether at all), no entry twice."""
+        tables = {"runs": runs, "holds": holds, "nodes": nodes}
+        changed = {name: written(getattr(self, name), i, writes) for name, writes in tables.items() if writes}
+        return dataclasses.replace(self, **changed)
+
+    def added(self, i: Array | int, **changes: Array | int) -> BlockPool:
+        """The pool with something added to numbers of the rank."""
+        change = jnp.stack([jnp.asarray(changes.get(name, 0), jnp.int32) for name in BOOKS])
+        return dataclasses.replace(self, books=self.books.at[i].add(change))
+
+    def new_run(self, i: Array | int) -> NewRow:
+        """A row for a run."""
+        spare, fresh = self.book(i, "spare_run"), self.book(i, "fresh_run")
+        row = jnp.where(spare > 0, spare, fresh)
+        return NewRow(row, spare, self.runs[i, spare, NEXT], row >= self.runs.shape[1])
+
+    def new_hold(self, i: Array | int) -> NewRow:
+        """A row for a hold."""
+        spare, fresh = self.book(i, "spare_hold"), self.book(i, "fresh_hold")
+        row = jnp.where(spare > 0, spare, fresh)
+        return NewRow(row, spare, self.holds[i, spare, UP], row >= self.holds.shape[1])
 
     def evict(self, i: Array | int, room: Int32[Array, ""]) -> BlockPool:
         """Take blocks from the head of the free queue until it holds no more than `room` that have been in use before."""
-        E, M = self.blocks.shape[-1], self.num_prefix_nodes
 
         def needed(pool: BlockPool, i: Array, room: Array) -> Array:
-            return pool.num_free[i] > room
+            return (pool.book(i, "num_free") > room) & pool.has_rows(i)
 
         def body(pool: BlockPool, i: Array, room: Array) -> BlockPool:
-            entry = jnp.arange(E, dtype=jnp.int32)
-            key = jnp.where(pool.blocks[i] > 0, pool.key[i], HELD)
-            oldest = jnp.min(key)
-            some = oldest < HELD
-            at = jnp.min(jnp.where(some & (key == oldest), entry, E - 1))  # the empty entry when there is none
-            there = jnp.sum(jnp.where(key == oldest, pool.blocks[i], 0), dtype=jnp.int32)  # one entry's: no two have the same key
-            over = jnp.maximum(pool.num_free[i] - room, 0)
-            taken = jnp.where(some, jnp.minimum(over, there), 0)
-            return dataclasses.replace(
-                pool,
-                blocks=pool.blocks.at[i, at].add(-taken),
-                # As it was; but if the loop left the keys alone, XLA would copy the rank's out of the table before every such loop.
-                key=pool.key.at[i, at].set(jnp.where(some, oldest, 0)),
-                # No entry is left only if the books are wrong; the loop must end nevertheless.
-                num_free=pool.num_free.at[i].add(-jnp.where(some, taken, over)),
-                num_evicted=pool.num_evicted.at[i].add(jnp.where(at < M, taken, 0)),
+            at, free, spare = together((*pool.run(i, 0, NEXT), pool.book(i, "num_free"), pool.book(i, "spare_run")))
+            node, first, end, following, older, younger = together(pool.run(i, at, NODE, FIRST, END, NEXT, OLDER, YOUNGER))
+            over = free - room
+            some = (over > 0) & (at > 0)
+            taken = jnp.where(some, jnp.minimum(over, end - first), 0)
+            gone = some & (taken == end - first)
+            named = gone & (node != NAMELESS)
+            after = pool.with_rows(
+                i,
+                runs=[
+                    (at, END, end - taken, some),
+                    (0, NEXT, following, gone),
+                    (following, PREV, 0, gone),
+                    (at, NEXT, spare, gone),
+                    (older, YOUNGER, younger, named & (older > 0)),
+                    (younger, OLDER, older, named & (younger > 0)),
+                ],
+                nodes=[(node, OLDEST, younger, named & (older == 0)), (node, YOUNGEST, older, named & (younger == 0))],
+            )
+            # No run is left only if the books are wrong; the loop must end nevertheless.
+            lost = jnp.where((over > 0) & (at == 0), over, taken)
+            return after.added(
+                i, num_free=-lost, num_evicted=jnp.where(node != NAMELESS, taken, 0), spare_run=jnp.where(gone, at - spare, 0)
             )
 
         return while_any(needed, body, self, jnp.asarray(i, jnp.int32), room)
 
-    def _entries(self, i: Array | int, node: Int32[Array, " P"]) -> tuple[Array, Array, Array]:
-        """Blocks, keys and reference counts of some prefix nodes, read once before anything is written.
 
-        XLA repeats a gather in everything that uses it, some of which comes after the tables have changed: it would keep copies of them
-        for that. It does not repeat a reduction, here over the entry and the one at the end, which is always 0.
-        """
-        both = jnp.stack([node, jnp.full_like(node, self.blocks.shape[-1] - 1)], axis=1)
-        read = tuple(x[i, both] for x in (self.blocks, self.key, self.ref_cnt))
-        zeros = (jnp.zeros((), jnp.int32),) * 3
-        return jax.lax.reduce(read, zeros, lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)), (1,))
+def written(table: Array, i: Array | int, writes: list[Write]) -> Array:
+    """The table with some entries changed, in one kernel."""
+    rows, columns, values = (jnp.stack([jnp.asarray(x[k], jnp.int32) for x in writes]) for k in range(3))
+    wanted = jnp.stack([x[3] for x in writes])
+    return table.at[i, jnp.where(wanted, rows, table.shape[1]), columns].set(values, mode="drop")

@@ -13,30 +13,32 @@ from jax import Array
 if TYPE_CHECKING:
     from jaxtyping import Int32
 
-NO_COPY = -1
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class HeldBlocks:
-    """Blocks of the tree of contents that requests hold; arrays over S+W slots, or scalars of one request.
+    """Blocks of the prefix cache that requests hold; arrays over S+W slots, or scalars of one request.
 
     Attributes:
-        hashed: leading blocks of the content, as far as the request holds them in the tree.
-        copy_at, copy_blocks: place in the request's path of the prefix node of which it holds a copy without a hash, `NO_COPY` for none,
-            and the blocks of that copy.
+        hashed: leading blocks of the content that the request holds through runs.
+        last: row of its last hold, 0 for none.
+        depth: number of the prefix node on its path in which block `hashed` lies.
+        reach: leading blocks of the content that are others' as well.
+        named_tokens: tokens whose blocks have their names as far as they are full.
         cached_tokens: tokens found in the cache when the request was first admitted.
     """
 
     hashed: Int32[Array, "*A"]
-    copy_at: Int32[Array, "*A"]
-    copy_blocks: Int32[Array, "*A"]
+    last: Int32[Array, "*A"]
+    depth: Int32[Array, "*A"]
+    reach: Int32[Array, "*A"]
+    named_tokens: Int32[Array, "*A"]
     cached_tokens: Int32[Array, "*A"]
 
     def emptied(self) -> HeldBlocks:
         """The same requests when they hold nothing."""
         zero = jnp.zeros_like(self.hashed)
-        return dataclasses.replace(self, hashed=zero, copy_at=jnp.full_like(zero, NO_COPY), copy_blocks=zero)
+        return HeldBlocks(zero, zero, zero, zero, zero, self.cached_tokens)
 
     def first_admitted(self, fresh: Array, cached_tokens: Array) -> HeldBlocks:
         """The requests with the tokens that the fresh ones (bool) among them found when they were admitted."""

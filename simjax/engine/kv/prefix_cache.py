@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.tree_util import Partial
 
 from simjax.engine.control.reduce import INT32_MAX
 from simjax.engine.control.select import select
 from simjax.engine.handover.rows import freed_rows, row_mask, table_of
-from simjax.engine.kv.block_pool import BlockPool
+from simjax.engine.kv.block_pool import BOOKS, BlockPool
 from simjax.engine.kv.blocks import full_blocks
 from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
-from simjax.engine.kv.prefix_tree import RankTree, longest_hit
-from simjax.engine.kv.victims import blocks_freed, free_request, free_victims
+from simjax.engine.kv.holding import name
+from simjax.engine.kv.lookup import Contents, look_up
+from simjax.engine.kv.prefix_tree import RankTree
+from simjax.engine.kv.touch import touch
+from simjax.engine.kv.victims import Asking, free_request, free_victims
 from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.shape import EngineShape
 from simjax.latency.rounding import product
@@ -61,16 +63,20 @@ class NoPrefixCache:
         return None
 
     def contents(self) -> None:
-        """Cached blocks of every prefix node, for a router's view."""
+        """What a router sees of the caches."""
         return None
 
+    def short(self) -> bool:
+        """Whether a table was too small."""
+        return False
+
     def missed_score(
-        self, shape: EngineShape, params: ClusterParams, router: RouterParams, contents: Array | None, request: Array
+        self, shape: EngineShape, params: ClusterParams, router: RouterParams, contents: Contents | None, request: Array, wanted: Array
     ) -> float:
         """Part of a router's score for the tokens of a request that are not cached."""
         return 0.0
 
-    def missed_share(self, shape: EngineShape, params: ClusterParams, contents: Array | None, request: Array) -> float:
+    def missed_share(self, shape: EngineShape, params: ClusterParams, contents: Contents | None, request: Array, wanted: Array) -> float:
         """Share of a request's prompt that is not cached."""
         return 1.0
 
@@ -92,12 +98,16 @@ class NoPrefixCache:
         """The turn once a loaded request, if one has joined, holds its blocks in the cache."""
         return turn
 
-    def freed_by_victims(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Partial:
-        """Function () -> (seated bool[A], blocks int32[A]): blocks that come free with each seated request when all after it have left."""
-        return Partial(lambda blocks: (blocks > 0, blocks), turn.demand.blocks)
+    def name_computed(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+        """The turn once the blocks that requests have filled have their names."""
+        return turn
 
-    def after_preemption(self, shape: EngineShape, params: ClusterParams, turn: Turn, before: Turn) -> Turn:
-        """The turn once the victims have freed what they shared, and the last running request holds what it will fill."""
+    def without_victims(self, shape: EngineShape, params: ClusterParams, turn: Turn, needed: Array) -> tuple[Turn, None]:
+        """The turn once the victims have freed what they shared, and what is left: it follows from the blocks of each."""
+        return turn, None
+
+    def after_preemption(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+        """The turn once the running requests hold the blocks that they will fill."""
         return turn
 
     def get_computed_blocks(self, shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Waiting) -> Hits:
@@ -135,55 +145,80 @@ class PrefixCache:
     @staticmethod
     def no_holds(shape: EngineShape) -> HeldBlocks:
         """Blocks that the requests of an empty cluster share."""
-        zero = jnp.zeros((shape.ranks, shape.seats), jnp.int32)
-        return HeldBlocks(zero, zero, zero, zero).emptied()
+        return HeldBlocks(*(jnp.zeros((shape.ranks, shape.seats), jnp.int32) for _ in dataclasses.fields(HeldBlocks)))
 
     def num_held(self, i: Array | int) -> Int32[Array, ""]:
         """Blocks of rank i that requests share."""
-        return self.pool.num_held[i]
+        return self.pool.book(i, "num_held")
 
     def num_cached(self, i: Array | int) -> Int32[Array, ""]:
         """`Plan.cached_blocks` of rank i."""
-        return self.pool.num_free[i]
+        return self.pool.book(i, "num_free")
 
-    def contents(self) -> Int32[Array, "N E"]:
-        """Cached blocks of every prefix node, for a router's view."""
-        return self.pool.blocks
+    def contents(self) -> Contents:
+        """What a router sees of the caches."""
+        return Contents(self.pool.runs, self.pool.nodes)
+
+    def short(self) -> Bool[Array, ""]:
+        """Whether a table was too small."""
+        return jnp.any(self.pool.books[:, BOOKS.index("short")] > 0)
 
     def missed_score(
         self,
         shape: EngineShape,
         params: ClusterParams,
         router: RouterParams,
-        contents: Int32[Array, "N E"] | None,
+        contents: Contents | None,
         request: Int32[Array, ""],
+        wanted: Bool[Array, ""],
     ) -> Float64[Array, " N"]:
-        """Part of a router's score for the tokens of a request that are not in `contents` of each rank."""
-        return product(router.prefix_weight, self.missed_share(shape, params, contents, request))
+        """Part of a router's score for the tokens of a request that are not in `contents` of each rank, if that is wanted."""
+        return product(router.prefix_weight, self.missed_share(shape, params, contents, request, wanted & (router.prefix_weight != 0)))
 
     def missed_share(
-        self, shape: EngineShape, params: ClusterParams, contents: Int32[Array, "N E"] | None, request: Int32[Array, ""]
+        self, shape: EngineShape, params: ClusterParams, contents: Contents | None, request: Int32[Array, ""], wanted: Bool[Array, ""]
     ) -> Float64[Array, " N"]:
-        """Share of a request's prompt that is not in `contents` of each rank.
+        """Share of a request's prompt that is not in `contents` of each rank; 1 if it is not wanted.
 
-        Contents are as after the last event of each rank: what requests decode is not seen before they leave.
+        Contents are as after the last event of each rank: what requests have decoded since is not seen.
         """
         prompt, tree = params.request("prompt_tokens", request), params.requests.prefix
-        assert tree is not None
+        assert tree is not None and contents is not None
 
-        def found(contents: Array, block_size: Array, enabled: Array) -> Array:
-            path = RankTree(tree, params.served, 0, block_size, enabled).path(shape, request)
-            return block_size * longest_hit(contents[path.node], path, full_blocks(prompt - 1, block_size))
+        def found(i: Array, block_size: Array, enabled: Array) -> Array:
+            most = full_blocks(prompt - 1, block_size)
+            blocks, _ = look_up(RankTree(tree, params.served, i, block_size, enabled), contents, request, most, wanted)
+            return block_size * blocks
 
-        found_tokens = jax.vmap(found)(jnp.asarray(contents), params.ranks.block_size, params.ranks.enable_prefix_caching)
+        ranks = jnp.arange(shape.ranks, dtype=jnp.int32)
+        found_tokens = jax.vmap(found)(ranks, params.ranks.block_size, params.ranks.enable_prefix_caching)
         return 1.0 - found_tokens.astype(jnp.float64) / prompt.astype(jnp.float64)
+
+    def name_computed(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+        """The turn once the blocks that requests have filled have their names, as far as their tokens are known at the turn's horizon.
+
+        The latest token of a request may be in flight. A decode that followed one that was in flight has then named all before that; of
+        other steps the formation knew all tokens. The blocks that the plan has taken are not free any more.
+        """
+        rank, slots, plan = turn.rank, turn.rank.slots, turn.rank.plan
+        held = slots.held
+        assert isinstance(held, HeldBlocks)
+        seated = (slots.position < rank.num_running) & turn.due
+        in_flight = jnp.isfinite(slots.token_s) & (slots.token_s > plan.horizon_s)
+        computed = slots.num_computed_tokens
+        known = jnp.where(in_flight, jnp.where(plan.steps > 1, computed - 1, 0), computed)
+        held = dataclasses.replace(held, named_tokens=jnp.where(seated, jnp.maximum(held.named_tokens, known), held.named_tokens))
+        after = self._named(turn, params, held, seated)
+        ran = turn.due & (plan.steps > 0)
+        room = jnp.where(ran, turn.limits.num_blocks - turn.emitted.blocks_last, INT32_MAX)
+        return after.with_kv(PrefixCache(_cache_of(after).pool.evict(turn.kv_row, room)))
 
     def free(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         """The turn once the departed request has freed its blocks; the step waits for further departures, which are one a tick."""
         departed, tree = turn.departed, RankTree.of(params, turn.limits, turn.kv_row)
         assert isinstance(departed.held, HeldBlocks)
-        wanted = departed.some & turn.due & ~departed.kept
-        pool = free_request(shape, tree, self.pool, departed.request, departed.num_computed_tokens, departed.held, wanted)
+        wanted, computed = departed.some & turn.due & ~departed.kept, departed.num_computed_tokens
+        pool = free_request(tree, self.pool, turn.limits, departed.request, computed, computed, departed.held, wanted)
         return turn.with_kv(PrefixCache(pool), waits=turn.waits | departed.more | ~turn.due)
 
     def free_read(self, shape: EngineShape, params: ClusterParams, turn: Turn, read: Bool[Array, " K"]) -> Turn:
@@ -192,7 +227,8 @@ class PrefixCache:
         row = jnp.argmin(jnp.where(read, table.request, INT32_MAX)).astype(jnp.int32)
         some = read[row]
         held = jax.tree.map(lambda x: x[row], table.prefill_held)
-        pool = free_request(shape, tree, self.pool, table.request[row], table.computed_tokens[row], held, some)
+        computed = table.computed_tokens[row]
+        pool = free_request(tree, self.pool, turn.limits, table.request[row], computed, computed, held, some)
         table = freed_rows(table, row_mask(shape, row, some))
         more = jnp.sum(read, dtype=jnp.int32) > 1
         return turn.with_state(handovers=table).with_kv(PrefixCache(pool), waits=turn.waits | more)
@@ -203,68 +239,75 @@ class PrefixCache:
         """The turn once a request that loads its KV cache, in a row of hand-overs, holds what it found; there is room for the rest."""
         table, tree = table_of(turn.state), RankTree.of(params, turn.limits, turn.kv_row)
         old = jax.tree.map(lambda x: x[row], table.decode_held)
-        path = tree.path(shape, request, wanted)
-        pool, held = self.pool.allocate(turn.kv_row, path, old, found, jnp.where(wanted, found, 0))
+        pool, held = touch(tree, self.pool, request, jnp.where(wanted, found, 0))
+        held = dataclasses.replace(held, cached_tokens=old.cached_tokens)
         mine = row_mask(shape, row, wanted)
         table = dataclasses.replace(table, decode_held=jax.tree.map(lambda x, new: jnp.where(mine, new, x), table.decode_held, held))
         room = jnp.where(turn.waits, INT32_MAX, turn.limits.num_blocks - turn.formation.blocks)
         return turn.with_state(handovers=table).with_kv(PrefixCache(pool.evict(turn.kv_row, room)))
 
     def after_loading(self, shape: EngineShape, params: ClusterParams, turn: Turn, before: Turn, joins: Bool[Array, ""]) -> Turn:
-        """The turn once a loaded request, if one has joined, holds its blocks in the cache."""
-        tree = RankTree.of(params, turn.limits, turn.kv_row)
-        return self._allocate(shape, tree, turn, before.rank.num_running, jnp.zeros((), jnp.int32), joins)
+        """The turn once a loaded request, if one has joined, holds its blocks in the cache; there is room for the running ones."""
+        mine = (turn.rank.slots.position == before.rank.num_running) & joins
+        return _evicting(self._with_names(turn, params, mine), turn.waits)
 
-    def freed_by_victims(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Partial:
-        """Function () -> (seated bool[A], blocks int32[A]): blocks that come free with each seated request when all after it have left."""
-        tree, demand = RankTree.of(params, turn.limits, turn.kv_row), turn.demand
-        return Partial(
-            lambda tree, pool, slots, seated, rows: (seated, blocks_freed(shape, tree, pool, slots, seated, rows)),
-            *(tree, self.pool, turn.rank.slots, demand.seated, turn.state.handovers.held_in(turn.kv_row)),
-        )
+    def without_victims(self, shape: EngineShape, params: ClusterParams, turn: Turn, needed: Array) -> tuple[Turn, tuple[Array, Array]]:
+        """The turn once the victims have freed what they shared; the end of the slots that stay, and blocks that no slot has by itself."""
+        tree, rank, demand = RankTree.of(params, turn.limits, turn.kv_row), turn.rank, turn.demand
+        others = turn.formation.blocks - self.num_held(turn.kv_row) - jnp.sum(demand.blocks, dtype=jnp.int32)
+        asking = Asking(rank.slots, demand.seated, demand.blocks, others)
+        pool, stay = free_victims(tree, self.pool, turn.limits, asking, rank.num_running, needed)
+        return turn.with_kv(PrefixCache(pool)), (stay, others + pool.book(turn.kv_row, "num_held"))
 
-    def after_preemption(self, shape: EngineShape, params: ClusterParams, turn: Turn, before: Turn) -> Turn:
-        """The turn once the victims have freed their blocks, and the last running request holds what it will fill."""
-        tree, demand, rank = RankTree.of(params, turn.limits, turn.kv_row), turn.demand, turn.rank
-        stay, held = rank.num_running, before.rank.slots.held
+    def after_preemption(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+        """The turn once the running requests hold the blocks that they will fill, and there is room for all that they have."""
+        rank = turn.rank
+        left = rank.slots.position >= rank.num_running
+        held = rank.slots.held
         assert isinstance(held, HeldBlocks)
-        pool = free_victims(shape, tree, self.pool, before.rank.slots, demand.seated, stay, before.rank.num_running)
-        left = rank.slots.position >= stay
         computed = jnp.where(left, 0, rank.slots.num_computed_tokens)
         slots = dataclasses.replace(rank.slots, num_computed_tokens=computed, held=select(left, held.emptied(), held))
         turn = dataclasses.replace(turn, rank=dataclasses.replace(rank, slots=slots))
-        running = demand.running[demand.last] & ~turn.waits
-        return PrefixCache(pool)._allocate(shape, tree, turn, demand.last, jnp.zeros((), jnp.int32), running)
+        scheduled = turn.demand.running & (slots.num_new_tokens > 0) & ~left & ~turn.waits
+        return _evicting(self._with_names(turn, params, scheduled), turn.waits)
 
     def get_computed_blocks(self, shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Waiting) -> Hits:
         """Blocks that the first waiting request would find; at least one of its tokens has to be computed."""
-        tree, wanted = RankTree.of(params, turn.limits, turn.kv_row), waiting.exists[0] & ~waiting.passed[0]
-        tree = dataclasses.replace(tree, enabled=tree.enabled & wanted)
-        path = tree.path(shape, waiting.request[0])
-        found = longest_hit(self.pool.blocks[turn.kv_row, path.node], path, tree.full(waiting.num_tokens[0] - 1))
-        return Hits(found, found - self.pool.free_among_hits(turn.kv_row, path, found))
+        tree, wanted = RankTree.of(params, turn.limits, turn.kv_row), waiting.exists[0] & ~waiting.passed[0] & ~turn.waits
+        most = tree.full(waiting.num_tokens[0] - 1)
+        found, free = look_up(tree, self.contents(), waiting.request[0], most, wanted)
+        return Hits(found, found - free)
 
     def after_admission(self, shape: EngineShape, params: ClusterParams, turn: Turn, before: Turn, hits: Hits, loads: Array) -> Turn:
         """The turn once the admitted request, if there is one and it does not load its KV cache, holds what it found and will fill."""
-        tree = RankTree.of(params, turn.limits, turn.kv_row)
+        tree, slots, at = RankTree.of(params, turn.limits, turn.kv_row), turn.rank.slots, before.rank.num_running
         admitted = turn.formation.seats > before.formation.seats
+        pool, held = touch(tree, self.pool, slots.request[at], jnp.where(admitted, jnp.asarray(hits.found), 0))
+        mine = (slots.position == at) & admitted
+        assert isinstance(slots.held, HeldBlocks)
+        held = dataclasses.replace(held, cached_tokens=slots.held.cached_tokens)
+        slots = dataclasses.replace(slots, held=select(mine, held, slots.held))
+        turn = turn.with_kv(PrefixCache(pool), rank=dataclasses.replace(turn.rank, slots=slots))
         # One that loads makes room once it has touched what it found (`touch_hits`).
-        evicting = dataclasses.replace(turn, waits=turn.waits | loads) if shape.handovers else turn
-        after = self._allocate(shape, tree, evicting, before.rank.num_running, jnp.asarray(hits.found), admitted)
-        return dataclasses.replace(after, waits=turn.waits)
+        return _evicting(_cache_of(turn)._with_names(turn, params, mine), turn.waits | loads)
 
-    def _allocate(self, shape: EngineShape, tree: RankTree, turn: Turn, at: Array, found: Array, wanted: Array) -> Turn:
-        """Hash the blocks that the request in slot `at`, which found some (int32[]), will have filled by the end of the step; make room.
-
-        There is then room for the blocks of the step being formed: for the running requests, or for the one that was admitted.
-        """
+    def _with_names(self, turn: Turn, params: ClusterParams, scheduled: Bool[Array, " A"]) -> Turn:
+        """The turn once the blocks that scheduled requests will have filled have names, as far as their tokens are known."""
         slots = turn.rank.slots
-        held = jax.tree.map(lambda x: x[at], slots.held)
-        full = jnp.where(wanted, tree.full(slots.num_computed_tokens[at] + slots.num_new_tokens[at]), 0)
-        pool, held = self.pool.allocate(turn.kv_row, tree.path(shape, slots.request[at]), held, found, full)
-        slots = dataclasses.replace(slots, held=jax.tree.map(lambda x, new: x.at[at].set(new), slots.held, held))
-        room = jnp.where(turn.waits, INT32_MAX, turn.limits.num_blocks - turn.formation.blocks)
-        return turn.with_kv(PrefixCache(pool.evict(turn.kv_row, room)), rank=dataclasses.replace(turn.rank, slots=slots))
+        held = slots.held
+        assert isinstance(held, HeldBlocks)
+        in_flight = jnp.isfinite(slots.token_s) & (slots.token_s > turn.horizon_s)
+        known = jnp.minimum(slots.num_computed_tokens + slots.num_new_tokens, slots.num_tokens - in_flight.astype(jnp.int32))
+        named = jnp.where(scheduled, jnp.maximum(held.named_tokens, known), held.named_tokens)
+        return self._named(turn, params, dataclasses.replace(held, named_tokens=named), scheduled)
+
+    def _named(self, turn: Turn, params: ClusterParams, held: HeldBlocks, some: Bool[Array, " A"]) -> Turn:
+        """The turn once some requests have named the blocks that are full and that others may want."""
+        tree, slots = RankTree.of(params, turn.limits, turn.kv_row), turn.rank.slots
+        full = jnp.where(some, tree.full(held.named_tokens), 0)
+        pool, held = name(tree, self.pool, slots.request, held, full, slots.num_computed_tokens + slots.num_new_tokens)
+        slots = dataclasses.replace(slots, held=held)
+        return turn.with_kv(PrefixCache(pool), rank=dataclasses.replace(turn.rank, slots=slots))
 
     def log_columns(self, plan_cached: Array | None) -> dict[str, Array]:
         """Columns of `LeapLog`."""
@@ -272,7 +315,19 @@ class PrefixCache:
 
     def instance_columns(self) -> dict[str, Array]:
         """Columns of `InstanceLog`, with a leading axis N."""
-        return {"evicted_blocks": self.pool.num_evicted}
+        return {"evicted_blocks": self.pool.books[:, BOOKS.index("num_evicted")]}
+
+
+def _cache_of(turn: Turn) -> PrefixCache:
+    """The caches of a cluster that has some."""
+    assert isinstance(turn.kv, PrefixCache)
+    return turn.kv
+
+
+def _evicting(turn: Turn, waits: Array) -> Turn:
+    """The turn once there is room for the blocks of the step being formed, unless it waits."""
+    room = jnp.where(waits, INT32_MAX, turn.limits.num_blocks - turn.formation.blocks)
+    return turn.with_kv(PrefixCache(_cache_of(turn).pool.evict(turn.kv_row, room)))
 
 
 def initial_kv(shape: EngineShape) -> PrefixCache | NoPrefixCache:

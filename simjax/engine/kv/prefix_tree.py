@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simjax.engine.control.reduce import reduce_slots
-from simjax.engine.kv.blocks import blocks_of, full_blocks
+from simjax.engine.control.reduce import INT32_MAX
+from simjax.engine.kv.blocks import full_blocks
 from simjax.engine.params import ClusterParams, PrefixParams, RankParams
-from simjax.engine.shape import EngineShape
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PrefixPath:
-    """The path of a request through the tree, root first; empty prefix nodes past its end.
+class Path(NamedTuple):
+    """The path of a request: a slice of `PrefixParams.nodes` from `offset` on; its first `shared` nodes are those of other requests too.
 
-    Attributes:
-        node: its prefix nodes.
-        begin, size: place of the first block of each in the content, and number of blocks.
+    What comes after these counts as one prefix node, the first of those that only this request has.
     """
 
-    node: Int32[Array, " P"]
-    begin: Int32[Array, " P"]
-    size: Int32[Array, " P"]
+    offset: Array
+    shared: Array
+    length: Array
 
-    def within(self, blocks: Int32[Array, ""]) -> Int32[Array, " P"]:
-        """Number of the leading blocks of the content that lie in each prefix node."""
-        return jnp.clip(blocks - self.begin, 0, self.size)
+
+class Place(NamedTuple):
+    """A prefix node on a path: its number on the path, the node, and the block of the content at which it ends; int32[]."""
+
+    depth: Array
+    node: Array
+    end: Array
 
 
 @jax.tree_util.register_dataclass
@@ -44,7 +43,7 @@ class RankTree:
 
     Attributes:
         tree, served: tables of the workloads, and row of the one that the cluster serves.
-        rank: number of the rank.
+        rank: row of the rank in the tables of the KV caches.
         block_size, enabled: tokens of a block of the rank, and whether it caches prefixes.
     """
 
@@ -61,28 +60,26 @@ class RankTree:
         assert tree is not None
         return RankTree(tree, params.served, rank, limits.block_size, limits.enable_prefix_caching)
 
-    def path(self, shape: EngineShape, request: Int32[Array, ""], wanted: Array | bool = True) -> PrefixPath:
-        """The path of a request; an empty one where it is not wanted, and in a rank that does not cache."""
-        tree, served = self.tree, jnp.asarray(self.served, jnp.int32)
-        known = jnp.minimum(request, shape.requests - 1)
-        node = jax.lax.dynamic_slice(tree.nodes, (served, tree.offset[served, known]), (1, shape.prefix_path))[0]
-        inside = (jnp.arange(shape.prefix_path, dtype=jnp.int32) < tree.length[served, known]) & (self.enabled & wanted)
-        node = jnp.where(inside, node, shape.prefix_nodes - 1)
-        begin = full_blocks(tree.start_tokens[served, node], self.block_size)
-        return PrefixPath(node, begin, full_blocks(tree.end_tokens[served, node], self.block_size) - begin)
+    def path(self, request: Int32[Array, ""]) -> Path:
+        """The path of a request; of the last one where there is no such request."""
+        known = jnp.minimum(request, self.tree.offset.shape[1] - 1)
+        return Path(*(x[self.served, known] for x in (self.tree.offset, self.tree.shared, self.tree.length)))
+
+    def place(self, path: Path, depth: Array | int) -> Place:
+        """A prefix node of a path, counted from the root; beyond its end the empty last node of the tree."""
+        depth = jnp.asarray(depth, jnp.int32)
+        node = self.tree.nodes[self.served, path.offset + jnp.minimum(depth, path.length - 1)]
+        node = jnp.where(depth < path.length, node, self.tree.end_tokens.shape[1] - 1)
+        return Place(depth, node, jnp.where(depth < path.shared, self._end(node), INT32_MAX))
+
+    def reach(self, path: Path) -> Int32[Array, ""]:
+        """Number of leading blocks of a content that are others' as well."""
+        last = self.tree.nodes[self.served, path.offset + jnp.maximum(path.shared - 1, 0)]
+        return jnp.where(self.enabled & (path.shared > 0), self._end(last), 0)
+
+    def _end(self, node: Array) -> Array:
+        return full_blocks(self.tree.end_tokens[self.served, node], self.block_size)
 
     def full(self, tokens: Array) -> Array:
-        """Number of blocks with a hash once the given tokens are computed, int32."""
+        """Number of blocks with a name once the given tokens are computed and known, int32."""
         return jnp.where(self.enabled, full_blocks(tokens, self.block_size), 0)
-
-    def unfinished(self, tokens: Array) -> Array:
-        """Number of blocks without one, 0 or 1, int32."""
-        return jnp.where(self.enabled, blocks_of(tokens, self.block_size) - full_blocks(tokens, self.block_size), 0)
-
-
-def longest_hit(cached: Int32[Array, " P"], path: PrefixPath, most: Int32[Array, ""]) -> Int32[Array, ""]:
-    """Number of leading blocks of a content that are in a cache, at most `most`; `cached` are those of the path's prefix nodes."""
-    P = path.size.shape[0]
-    j = jnp.arange(P, dtype=jnp.int32)
-    _, _, (last,) = reduce_slots(minima=[jnp.where(cached < path.size, j, P)])
-    return jnp.minimum(jnp.sum(jnp.where(j <= last, cached, 0), dtype=jnp.int32), most)

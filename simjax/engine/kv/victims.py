@@ -1,79 +1,94 @@
-"""Preemption with a prefix cache: blocks that come free with each victim, and the release of those that it held."""
+"""Preemption with a prefix cache: victims leave from the tail, one after the other, until the rest fits."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simjax.engine.control.select import select
 from simjax.engine.control.while_any import while_any
 from simjax.engine.kv.block_pool import BlockPool
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.kv.held_blocks import HeldBlocks
-from simjax.engine.kv.prefix_tree import PrefixPath, RankTree
-from simjax.engine.shape import EngineShape
+from simjax.engine.kv.holding import free
+from simjax.engine.kv.prefix_tree import RankTree
+from simjax.engine.params import RankParams
+from simjax.engine.rank import Slots
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32
 
-    from simjax.engine.rank import Slots
+
+class Asking(NamedTuple):
+    """Requests that ask for blocks, over the slots.
+
+    Attributes:
+        slots: the slots.
+        seated: those that have blocks, or get some.
+        own: blocks of each that it does not hold through the cache, once the step runs.
+        others: blocks of the rank that no slot and no run holds, int32[].
+    """
+
+    slots: Slots
+    seated: Bool[Array, " A"]
+    own: Int32[Array, " A"]
+    others: Int32[Array, ""]
 
 
 def free_request(
-    shape: EngineShape, tree: RankTree, pool: BlockPool, request: Array, computed: Array, held: HeldBlocks, wanted: Array
-) -> BlockPool:
-    """The pool once a request (int32[]) with `computed` tokens has freed what it holds, if that is wanted, bool[]."""
-    full, unfinished = (jnp.where(wanted, f(computed), 0) for f in (tree.full, tree.unfinished))
-    return pool.free(tree.rank, tree.path(shape, request, wanted), select(wanted, held, held.emptied()), full, unfinished)
-
-
-def blocks_freed(
-    shape: EngineShape,
     tree: RankTree,
     pool: BlockPool,
-    slots: Slots,
-    counted: Bool[Array, " A"],
-    rows: tuple[Array, HeldBlocks] | tuple[()],
-) -> Int32[Array, " A"]:
-    """Blocks that come free with each of the `counted` slots when all after it have left, once the step runs.
+    limits: RankParams,
+    request: Array,
+    computed: Array,
+    named_tokens: Array,
+    held: HeldBlocks,
+    wanted: Array,
+) -> BlockPool:
+    """The pool once a request (int32[]) with `computed` tokens has freed what it holds, if that is wanted, bool[].
 
-    A block that several requests hold counts for the first of them, and not at all if one of `rows` (request and blocks held, over rows of
-    hand-overs; empty without any) holds it.
+    Its full blocks have names as far as `named_tokens` are known. Blocks without a name go to the tail of the free queue, or to its head:
+    there they are taken before all others, like those that were never used.
     """
-    held_blocks, position = slots.held, slots.position
-    assert isinstance(held_blocks, HeldBlocks)
-    paths = jax.vmap(lambda request: tree.path(shape, request))(slots.request)
-    held = jax.vmap(PrefixPath.within)(paths, held_blocks.hashed + held_blocks.copy_blocks) > 0
-    held &= counted[:, None] & (jnp.arange(shape.prefix_path, dtype=jnp.int32)[None, :] != held_blocks.copy_at[:, None])
-    none = jnp.full((shape.prefix_nodes,), counted.shape[0], jnp.int32)
-    first = none.at[paths.node].min(jnp.where(held, position[:, None], counted.shape[0]))
-    if rows:
-        requests, of_rows = rows
-        row_paths = jax.vmap(lambda request: tree.path(shape, request))(requests)
-        in_row = jax.vmap(PrefixPath.within)(row_paths, of_rows.hashed + of_rows.copy_blocks) > 0
-        in_row &= jnp.arange(shape.prefix_path, dtype=jnp.int32)[None, :] != of_rows.copy_at[:, None]
-        first = first.at[row_paths.node].min(jnp.where(in_row, -1, counted.shape[0]))
-    counts_here = held & (first[paths.node] == position[:, None])
-    shared = jnp.sum(jnp.where(counts_here, pool.blocks[tree.rank, paths.node], 0), axis=1, dtype=jnp.int32)
-    own = blocks_of(slots.num_computed_tokens + slots.num_new_tokens, tree.block_size) - held_blocks.hashed
-    return jnp.where(counted, own + shared, 0)
+    wanted = wanted & tree.enabled
+    named = jnp.where(wanted, jnp.maximum(tree.full(named_tokens), held.hashed), 0)
+    nameless = jnp.where(wanted & ~limits.reuse_nameless_first, blocks_of(computed, tree.block_size) - named, 0)
+    held = jax.tree.map(lambda x: jnp.where(wanted, x, 0), held)
+    return free(tree, pool, request, held, named, nameless)
 
 
-def free_victims(shape: EngineShape, tree: RankTree, pool: BlockPool, slots: Slots, counted: Array, stay: Array, end: Array) -> BlockPool:
-    """The pool once the `counted` requests (bool[S+W]) in slots [stay, end) have freed what they hold, from the tail, as vLLM preempts."""
+def free_victims(
+    tree: RankTree, pool: BlockPool, limits: RankParams, asking: Asking, end: Array, wanted: Array
+) -> tuple[BlockPool, Int32[Array, ""]]:
+    """The pool once victims have freed what they hold, from the tail of the slots before `end`, until the rest fits; and its end.
 
-    def needed(state: tuple[BlockPool, Array], tree: RankTree, slots: Slots, counted: Array, stay: Array) -> Array:
-        return state[1] > stay
+    Each victim leaves when the first request, in their order, asks for more than there is: those before it have taken their new blocks.
+    """
+    position = asking.slots.position
 
-    def body(state: tuple[BlockPool, Array], tree: RankTree, slots: Slots, counted: Array, stay: Array) -> tuple[BlockPool, Array]:
-        pool, end = state  # the end of the slots that are left
+    def needed(state: tuple[BlockPool, Array], tree: RankTree, limits: RankParams, asking: Asking, wanted: Array) -> Array:
+        pool, end = state
+        used = jnp.sum(jnp.where(position < end, asking.own, 0), dtype=jnp.int32) + pool.book(tree.rank, "num_held") + asking.others
+        return wanted & (used > limits.num_blocks) & (end > 0) & pool.has_rows(tree.rank)
+
+    def body(state: tuple[BlockPool, Array], tree: RankTree, limits: RankParams, asking: Asking, wanted: Array) -> tuple[BlockPool, Array]:
+        pool, end = state
+        going = needed(state, tree, limits, asking, wanted)
+        slots = asking.slots
+        assert isinstance(slots.held, HeldBlocks)
+        old = jnp.where(asking.seated & (position < end), blocks_of(slots.num_computed_tokens, tree.block_size) - slots.held.hashed, 0)
+        more = jnp.where(asking.seated & (position < end), asking.own - old, 0)
+        base = pool.book(tree.rank, "num_held") + asking.others + jnp.sum(old, dtype=jnp.int32)
+        used = base + jnp.cumsum(more)
+        taken = jnp.max(jnp.where((used <= limits.num_blocks) & (jnp.cumsum(used > limits.num_blocks) == 0), used, base))
+        pool = pool.evict(tree.rank, jnp.where(going, limits.num_blocks - taken, pool.book(tree.rank, "num_free")))
         at = jnp.maximum(end - 1, 0)
-        held = jax.tree.map(lambda x: x[at], slots.held)
-        pool = free_request(shape, tree, pool, slots.request[at], slots.num_computed_tokens[at], held, counted[at] & (end > stay))
-        return pool, jnp.maximum(end - 1, stay)
+        request, computed, held, seated = jax.tree.map(
+            lambda x: x[at], (slots.request, slots.num_computed_tokens, slots.held, asking.seated)
+        )
+        pool = free_request(tree, pool, limits, request, computed, held.named_tokens, held, going & seated)
+        return pool, jnp.where(going, at, end)
 
-    pool, _ = while_any(needed, body, (pool, jnp.maximum(end, stay)), tree, slots, counted, stay)
-    return pool
+    return while_any(needed, body, (pool, end), tree, limits, asking, wanted)

@@ -54,9 +54,9 @@ def route_legs(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """
     state, handover, table = turn.state, rules(params), table_of(turn.state)
     t_s, first, second, row, request = _next_leg(shape, params, state)
-    seen = look(shape, params, state, t_s)
+    seen = look(shape, params, state, t_s, first | second)
     after, early = handover.reserve == Reserve.AFTER, handover.reserve == Reserve.BEFORE
-    prefill_able, decode_able = legs_eligible(params, request)
+    prefill_able, decode_able = (able & (first | second) for able in legs_eligible(params, request))
     prefill_able &= (handover.role == Role.PREFILL) | ~early
 
     def picked(router: RouterParams, able: Array, turn: Array, second_router: bool) -> Array:
@@ -68,7 +68,7 @@ def route_legs(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     prefill = picked(params.router, prefill_able, table.routed, False)
 
     conditional = handover.local_prefill_tokens > 0
-    missed = missed_tokens(shape, params, state, seen, request, decode)
+    missed = missed_tokens(shape, params, state, seen, request, decode, conditional & first)
     local = conditional & (missed < handover.local_prefill_tokens)
     local &= missed < product(handover.local_prefill_ratio, params.request("prompt_tokens", request).astype(jnp.float64))
     alone = local | (handover.role[prefill] != Role.PREFILL)  # one leg
@@ -101,7 +101,7 @@ def route_legs(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         ranks=ranks,
         routes=routes,
         handovers=table,
-        view=state.view.kept(seen, first | second),
+        view=state.view.kept(seen),
         books=state.books.sent(params, request, takes, at_decode & ~local & (number == decode)),
         balancers=state.balancers.took(params, request, takes),
         arrivals=arrivals.stays(params, request, decode_instance, counts, second=True),

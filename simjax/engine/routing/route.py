@@ -39,10 +39,10 @@ def route(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     picked = i
     mine = jnp.broadcast_to(arrives, (1,))
     if shape.ranks > 1:
-        seen = look(shape, params, state, t_s)
-        able = eligible(params, request)
+        seen = look(shape, params, state, t_s, arrives)
+        able = eligible(params, request) & arrives
         score = scores(shape, params, params.router, state, seen, request, able, t_s)
-        view = view.kept(seen, arrives)
+        view = view.kept(seen)
         score = state.arrivals.with_affinity(params, params.router, request, score, able)
         picked = choose(shape, params, params.router, score, able, request, state.num_sent)
         i = rank_of(shape, params, state, request, picked)

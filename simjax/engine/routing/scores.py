@@ -112,14 +112,15 @@ def costs(
     state: ClusterState,
     view: RouterView,
     request: Int32[Array, ""],
+    wanted: Bool[Array, ""],
     t_s: Float64[Array, ""],
 ) -> Float64[Array, " N"]:
-    """Costs of Dynamo's KV router for a request at t_s, in blocks of each rank (`CostWeights`)."""
+    """Costs of Dynamo's KV router for a request at t_s, in blocks of each rank (`CostWeights`); they may be wrong if not wanted."""
     assert isinstance(state.books, RouterBooks)
     active = state.books.at(params, state.ranks, state.handovers, t_s)
     prompt, size = params.request("prompt_tokens", request), params.ranks.block_size.astype(jnp.float64)
     to_prefill = (active.tokens + prompt.astype(jnp.int64)).astype(jnp.float64) / size
-    share = state.kv.missed_share(shape, params, view.contents, request)
+    share = state.kv.missed_share(shape, params, view.contents, request, wanted & (router.overlap_credit != 0))
     cached = product(prompt.astype(jnp.float64), 1.0 - share) / size
     prefill = jnp.maximum(to_prefill - product(router.overlap_credit, cached), 0.0)
     busy = product(router.blocks_weight, active.blocks.astype(jnp.float64))
@@ -145,13 +146,14 @@ def scores(
     queue = view.load
     if view.waiting is not None:
         queue = jnp.where(router.relative, relative_queues(view.waiting, able), queue)
-    score = least_of_instance(params, state.kv.missed_score(shape, params, router, view.contents, request))
+    wanted = jnp.any(able)
+    score = least_of_instance(params, state.kv.missed_score(shape, params, router, view.contents, request, wanted))
     score += product(router.queue_weight, queue) + product(router.kv_weight, view.kv_load)
-    return score + costs(shape, params, router, state, view, request, t_s) if shape.router_books else score
+    return score + costs(shape, params, router, state, view, request, wanted, t_s) if shape.router_books else score
 
 
-def look(shape: EngineShape, params: ClusterParams, state: ClusterState, t_s: Float64[Array, ""]) -> RouterView:
-    """The router's view at t_s: renewed if it is `staleness_s` old; what is not kept in the state is always new."""
+def look(shape: EngineShape, params: ClusterParams, state: ClusterState, t_s: Float64[Array, ""], looks: Bool[Array, ""]) -> RouterView:
+    """The router's view at t_s, if it looks: renewed if it is `staleness_s` old; what is not kept in the state is always new."""
     loading = state.handovers.num_loading(shape.ranks)
     new = RouterView(
         t_s,
@@ -160,13 +162,19 @@ def look(shape: EngineShape, params: ClusterParams, state: ClusterState, t_s: Fl
         state.kv.contents(),
         sum_of_instance(params, waiting_requests(state.ranks, loading)) if shape.router_books else None,
     )
-    return state.view.renewed(new, params.router.staleness_s)
+    return state.view.renewed(new, params.router.staleness_s, looks)
 
 
 def missed_tokens(
-    shape: EngineShape, params: ClusterParams, state: ClusterState, view: RouterView, request: Int32[Array, ""], i: Int32[Array, ""]
+    shape: EngineShape,
+    params: ClusterParams,
+    state: ClusterState,
+    view: RouterView,
+    request: Int32[Array, ""],
+    i: Int32[Array, ""],
+    wanted: Bool[Array, ""],
 ) -> Array:
-    """Tokens of a request's prompt that are not in the prefix cache of rank i, as the router sees it, float64[]."""
+    """Tokens of a request's prompt that are not in the prefix cache of rank i, as the router sees it, float64[]; if that is wanted."""
     prompt = params.request("prompt_tokens", request).astype(jnp.float64)
-    share = least_of_instance(params, state.kv.missed_share(shape, params, view.contents, request))
+    share = least_of_instance(params, state.kv.missed_share(shape, params, view.contents, request, wanted))
     return prompt * (share if isinstance(share, float) else jnp.asarray(share)[i])

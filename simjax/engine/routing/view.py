@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.select import select
+from simjax.engine.kv.lookup import Contents, copied_if
 from simjax.engine.rank import NEVER
 from simjax.engine.shape import EngineShape
 
@@ -25,30 +26,35 @@ class RouterView:
     Attributes:
         seen_s: time of that look.
         load, kv_load: measures of `simjax.engine.routing.scores`.
-        contents: cached blocks of every prefix node, None without prefix caching.
+        contents: of the prefix caches, None without.
         waiting: waiting requests; None where no router compares them.
     """
 
     seen_s: Float64[Array, ""]
     load: Float64[Array, " N"]
     kv_load: Float64[Array, " N"]
-    contents: Int32[Array, "N E"] | None
+    contents: Contents | None
     waiting: Int32[Array, " N"] | None = None
 
     @staticmethod
-    def none_yet(shape: EngineShape, contents: Array | None) -> RouterView:
+    def none_yet(shape: EngineShape, contents: Contents | None) -> RouterView:
         """A view that any look renews."""
         zero = jnp.zeros((shape.ranks,), jnp.float64)
         waiting = jnp.zeros((shape.ranks,), jnp.int32) if shape.router_books else None
         return RouterView(jnp.full((), -NEVER, jnp.float64), zero, zero, contents, waiting)
 
-    def renewed(self, new: RouterView, staleness_s: Float64[Array, ""]) -> RouterView:
-        """The new view if this one is `staleness_s` old."""
-        return select(new.seen_s - self.seen_s >= staleness_s, new, self)
+    def renewed(self, new: RouterView, staleness_s: Float64[Array, ""], looks: Bool[Array, ""]) -> RouterView:
+        """The new view if the router looks and this one is `staleness_s` old."""
+        looks = looks & (new.seen_s - self.seen_s >= staleness_s)
+        contents = self.contents
+        if contents is not None and new.contents is not None:
+            contents = copied_if(looks, new.contents, contents)
+        old, new = (dataclasses.replace(x, contents=None) for x in (self, new))
+        return dataclasses.replace(select(looks, new, old), contents=contents)
 
-    def kept(self, seen: RouterView, arrives: Bool[Array, ""]) -> RouterView:
-        """The view that the state keeps once a request has arrived, if it has."""
-        return select(arrives, seen, self)
+    def kept(self, seen: RouterView) -> RouterView:
+        """The view that the state keeps."""
+        return seen
 
 
 @jax.tree_util.register_dataclass
@@ -56,10 +62,10 @@ class RouterView:
 class FreshView:
     """No memory: the router always sees the ranks as they are."""
 
-    def renewed(self, new: RouterView, staleness_s: Float64[Array, ""]) -> RouterView:
+    def renewed(self, new: RouterView, staleness_s: Float64[Array, ""], looks: Bool[Array, ""]) -> RouterView:
         """The new view."""
         return new
 
-    def kept(self, seen: RouterView, arrives: Bool[Array, ""]) -> FreshView:
+    def kept(self, seen: RouterView) -> FreshView:
         """Nothing is kept."""
         return self

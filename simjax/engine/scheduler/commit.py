@@ -84,3 +84,8 @@ def commit(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         blocks_last=sums[4] + turn.kv.num_held(turn.kv_row) + turn.state.handovers.blocks(turn.i),
     )
     return dataclasses.replace(turn, rank=dataclasses.replace(rank, slots=after), emitted=emitted)
+
+
+def name_blocks(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+    """With prefix caching, name the blocks that the plan has filled; the blocks that it has taken have lost their names."""
+    return turn.kv.name_computed(shape, params, turn)

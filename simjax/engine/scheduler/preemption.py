@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -27,10 +26,13 @@ def preempt(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     finished unseen can be a victim like any other: its blocks are free for good, and the formation admits no request, as after any
     preemption.
     """
-    freed, capacity = turn.kv.freed_by_victims(shape, params, turn), turn.limits.num_blocks
+    demand, capacity = turn.demand, turn.limits.num_blocks
     needed = (turn.formation.blocks > capacity) & ~turn.waits
-    changed = cond_any(needed, partial(_without_victims, shape), _unchanged, freed, capacity, turn.demand.running, _changeable(turn))
-    return turn.kv.after_preemption(shape, params, _with_changes(turn, changed), turn)
+    turn, rest = turn.kv.without_victims(shape, params, turn, needed)
+    seated = demand.seated if rest is not None else demand.blocks > 0
+    operands = (rest, capacity, seated, demand.blocks, demand.running, _changeable(turn))
+    changed = cond_any(needed, partial(_without_victims, shape), _unchanged, *operands)
+    return turn.kv.after_preemption(shape, params, _with_changes(turn, changed))
 
 
 def _changeable(turn: Turn) -> dict[str, Array]:
@@ -46,26 +48,40 @@ def _with_changes(turn: Turn, changed: dict[str, Array]) -> Turn:
     return dataclasses.replace(turn, rank=rank, formation=formation)
 
 
-def _unchanged(freed: Any, capacity: Array, running: Array, now: dict[str, Array]) -> dict[str, Array]:
+def _unchanged(
+    rest: tuple[Array, Array] | None, capacity: Array, seated: Array, blocks: Array, running: Array, now: dict[str, Array]
+) -> dict[str, Array]:
     return now
 
 
-def _without_victims(shape: EngineShape, freed: Any, capacity: Array, running: Array, now: dict[str, Array]) -> dict[str, Array]:
+def _without_victims(
+    shape: EngineShape,
+    rest: tuple[Array, Array] | None,
+    capacity: Array,
+    seated: Array,
+    blocks: Array,
+    running: Array,
+    now: dict[str, Array],
+) -> dict[str, Array]:
     """The arrays once those in the tail have left that do not fit.
 
     Args:
         shape: of the cluster.
-        freed: function of `freed_by_victims`.
+        rest: with a prefix cache, the end of the slots that stay and the blocks that no slot has by itself, int32[]; None without.
         capacity: blocks of the rank, int32[].
+        seated: requests that have blocks, bool[A].
+        blocks: those of each, with a prefix cache without those that it holds through it, int32[A].
         running: requests that run, bool[A].
         now: arrays of `_changeable`.
     """
-    seated, blocks = freed()
     position = jnp.arange(blocks.shape[0], dtype=jnp.int32)
-    # Blocks that no seated request would free: those of requests on their way between ranks.
-    others = now["blocks"] - jnp.sum(blocks, dtype=jnp.int32) if shape.handovers else 0
-    too_many = seated & (jnp.cumsum(blocks) > capacity - others)
-    _, _, (stay,) = reduce_slots(minima=[jnp.where(too_many, position, now["num_running"])])
+    if rest is not None:
+        stay, others = rest
+    else:
+        # Blocks that no seated request would free: those of requests on their way between ranks.
+        others = now["blocks"] - jnp.sum(blocks, dtype=jnp.int32) if shape.handovers else 0
+        too_many = seated & (jnp.cumsum(blocks) > capacity - others)
+        _, _, (stay,) = reduce_slots(minima=[jnp.where(too_many, position, now["num_running"])])
     out = seated & (position >= stay)
     victim = running & out
     new = now["num_new_tokens"]

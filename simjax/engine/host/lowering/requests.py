@@ -10,6 +10,7 @@ import numpy as np
 
 from simjax.engine.params import PrefixParams, RequestParams, SessionParams
 from simjax.engine.shape import cap_bucket, power_of_two
+from simjax.workload.contents.prefixes import Prefixes
 from simjax.workload.contents.tree import private
 from simjax.workload.models import ANY
 from simjax.workload.sessions import Sessions
@@ -71,7 +72,13 @@ def prefix_params(workloads: Sequence[Workload], size: int) -> PrefixParams:
         nodes=_table([tree.nodes for tree in trees], entries, np.int32),
         offset=_table([tree.offsets[:-1] for tree in trees], size, np.int32),
         length=_table([np.diff(tree.offsets) for tree in trees], size, np.int32),
+        shared=_table([_shared_nodes(tree) for tree in trees], size, np.int32),
     )
+
+
+def _shared_nodes(tree: Prefixes) -> np.ndarray:
+    """Leading nodes of each request's path that are on another one too, int[R]: none follows one that is not."""
+    return np.add.reduceat(tree.sharers[tree.nodes] > 1, tree.offsets[:-1], dtype=np.int64)
 
 
 def session_params(workloads: Sequence[Workload], size: int) -> SessionParams:
