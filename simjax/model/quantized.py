@@ -160,7 +160,7 @@ def _of_group(group: Any, whole: Mapping[str, Any]) -> str | None:
     if (kind, bits) == ("float", 4):
         microscaled = "mxfp4" in str(group.get("format") or whole.get("format")) or size == 32
         return "mxfp4" if microscaled else "nvfp4" if inputs else "nvfp4_wo"
-    wide = {("int", 8): "int8", ("float", 8): "fp8"}.get((kind, bits))
+    wide = {("int", 8): "int8", ("float", 8): "fp8"}.get((str(kind), int(bits or 0)))
     return None if wide is None or (inputs and inputs.get("num_bits") != 8) else wide if inputs else f"{wide}_wo"
 
 

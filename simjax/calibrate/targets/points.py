@@ -229,6 +229,8 @@ def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
         return "ttft_ms or tpot_ms is empty"
     degree, concurrency, prompt = (_whole(row, column, where) for column in ("true_tp", "concurrency", "isl"))
     fp8 = precision == "fp8"
+    if model.quantization is not None and precision != model.quantization:
+        return f"precision {precision or 'of 16 bits'}: {model.name} is a checkpoint in {model.quantization}"
     if fp8 and "fp8" not in device.peak_flops:
         return f"device {device.name} has no fp8 matrix products"
     budget, seqs = _limits(row, model.name, prompt, concurrency)
