@@ -47,11 +47,11 @@ class Op:
     replicated: bool = False
     k: int = 0
     n: int = 0
-    weight_bytes: int = 0
+    weight_bytes: float = 0
     row_bytes: float = 0.0
     row_flops: float = 0.0
     experts: int = 0
-    expert_bytes: int = 0
+    expert_bytes: float = 0
     expert_share: float = 0.0
     pairs: float = 1.0
     pair_bytes: float = 0.0

@@ -235,7 +235,7 @@ def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
         return f"device {device.name} has no fp8 matrix products"
     budget, seqs = _limits(row, model.name, prompt, concurrency)
     name = f"{model.name.rsplit('/', 1)[-1]} {'fp8' if fp8 else 'bf16'}"
-    return MeanPoint(
+    point = MeanPoint(
         id=row["id"],
         model=replace(model, quantization="fp8") if fp8 else model,
         device=device,
@@ -253,6 +253,11 @@ def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
         cudagraph_mode=CUDAGRAPHS.get(row["backend"], MeanPoint.cudagraph_mode),
         group=f"{device.name} {row['backend']} {name} tp{degree}",
     )
+    try:
+        point.instance.num_gpu_blocks  # noqa: B018  # refuses a model that does not fit, or cannot be divided so
+    except SimjaxError as error:
+        return str(error)
+    return point
 
 
 def _kv_cache_dtype(backend: str, fp8: bool) -> str:
