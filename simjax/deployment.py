@@ -103,9 +103,7 @@ class Deployment:
         """The model with the layers of the stage only; in a mixture of experts dense layers come first."""
         if self.stage is None:
             return self.model
-        stage, dense = self.stage, self.model.num_dense_layers
-        experts = stage.layers - max(min(stage.end, dense) - stage.start, 0)
-        return replace(self.model, num_hidden_layers=stage.layers, num_moe_layers=experts if self.model.is_moe else 0)
+        return self.model.layers(self.stage.start, self.stage.end)
 
     @property
     def has_embedding(self) -> bool:

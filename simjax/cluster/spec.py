@@ -14,7 +14,7 @@ from simjax.deployment import Deployment, Role
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.memory.capacity import MemoryLimits, kv_blocks
-from simjax.model import ModelSpec, served_as
+from simjax.model import ModelSpec, quantized_as, served_as, without_windows
 from simjax.model.dtypes import KV_CACHE_DTYPES, SERVED_DTYPES, check_name
 from simjax.network.placement import Footprint, Network, Nodes, dealt_to_ranks, place
 from simjax.network.stages import broadcast_s, link_between
@@ -57,6 +57,7 @@ class InstanceLimits:
     kv_cache_memory_bytes: int | None = None
     num_gpu_blocks_override: int | None = None
     dtype: str = "auto"
+    quantization: str = "auto"
     kv_cache_dtype: str = "auto"
     enforce_eager: bool = False
     cudagraph_mode: str = "full_and_piecewise"
@@ -102,7 +103,7 @@ class InstanceSpec:
         speculation: speculative decoding, None without.
 
     Raises:
-        SimjaxError: its parallelism or a sliding window of its model is not simulated.
+        SimjaxError: its parallelism is not simulated, or its model cannot be had in the precision that its limits ask for.
     """
 
     model: ModelSpec
@@ -120,12 +121,14 @@ class InstanceSpec:
         self.parallelism.require_simulated()
         if self.limits.dtype != "auto":
             object.__setattr__(self, "model", served_as(self.model, self.limits.dtype))
-        window, longest = self.model.sliding_window, self.limits.max_model_len or self.model.max_position_embeddings
-        if window is not None and longest > window:
-            raise SimjaxError(
-                f"{self.model.name} has a sliding window of {window} tokens, which is not simulated; scheduler.max_model_len={window} "
-                "serves the requests for which it makes no difference (vLLM's --disable-sliding-window)"
-            )
+        if self.limits.quantization != "auto":
+            object.__setattr__(self, "model", quantized_as(self.model, self.limits.quantization))
+        computed = self.model.computed_in
+        if computed is not None and computed not in self.device.peak_flops:
+            has = f"{self.device.name} has no matrix products in {computed} (its peak_flops: {', '.join(self.device.peak_flops)})"
+            raise SimjaxError(f"{self.model.name} is in {self.model.quantization}: {has}; int4, int8_wo and others quantise weights alone")
+        if (self.limits.max_model_len or self.model.max_position_embeddings) <= self.model.shortest_window:
+            object.__setattr__(self, "model", without_windows(self.model))
         _ = self.deployment.stages  # the layers can be divided so
         self.parallelism.experts.check(self.model, self.parallelism.expert)
 

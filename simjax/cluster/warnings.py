@@ -11,7 +11,7 @@ from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.latency.profile import LatencyProfile
-from simjax.model import dtype_bytes, plain_name, same_architecture
+from simjax.model import ModelSpec, dtype_bytes, plain_name, same_architecture, state_bytes_per_sequence
 from simjax.parallel.experts import placement_in_effect
 from simjax.workload.workload import Workload
 
@@ -94,7 +94,20 @@ def over_nodes(deployment: Deployment) -> list[str]:
 def about_models(instances: Sequence[InstanceSpec]) -> list[str]:
     """What the files of the models ask for and is not simulated."""
     models = list({instance.model: None for instance in instances})
-    return [f"{model.name}: {note}" for model in models for note in model.notes]
+    return [f"{model.name}: {note}" for model in models for note in (*model.notes, *_simplified(model))]
+
+
+def _simplified(model: ModelSpec) -> list[str]:
+    """How the layers of a model that do not see the whole context are taken."""
+    lines = []
+    if model.shortest_window:
+        window = f"the window of {model.sliding_window} tokens shortens attention, but no block behind it is freed"
+        lines.append(f"{window}: the KV cache is one that max_num_seqs requests are sure to have in vLLM, which may hold more")
+    if state_bytes_per_sequence(model):
+        lines.append(
+            "room for the states of recurrent layers is kept for max_num_seqs requests; vLLM takes it from the pool as it needs it"
+        )
+    return lines
 
 
 def about_requests(cluster: ClusterSpec, workload: Workload) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from simjax.backend.releases import DEFAULT
 from simjax.config.disaggregation import DISAGGREGATED
+from simjax.model.precision import WHAT_IF
 from simjax.options.condition import at_least, is_unset, needs, one_of
 from simjax.options.option import facts_by_name, option
 from simjax.options.plausible import Plausible
@@ -128,6 +129,9 @@ class SchedulerConfig:
         None, "number of KV blocks as vLLM reports it, whatever fits the device", bounds=(2, _INT32)
     )
     dtype: str | None = option(None, "data type of weights and activations; auto: the checkpoint's, bfloat16 for float32", "NAME")
+    quantization: str | None = option(
+        None, f"format of the layers' matrices of a checkpoint that has none: auto (as it is), {', '.join(WHAT_IF)}", "NAME"
+    )
     kv_cache_dtype: str | None = option(None, "data type of the KV cache; auto: the model's", "NAME")
     enforce_eager: bool | None = option(
         None, "run without CUDA graphs: a step takes no less time than the host needs to launch its kernels"

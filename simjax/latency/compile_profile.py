@@ -14,7 +14,7 @@ from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
 from simjax.latency.attention.coefficients import AttentionCoefficients, scaled
-from simjax.latency.attention.roofline import AttentionEfficiency, attention_coefficients
+from simjax.latency.attention.roofline import AttentionEfficiency, attention_coefficients, attention_of_windows
 from simjax.latency.experts.load import ExpertLoad
 from simjax.latency.experts.skew import skewed_load
 from simjax.latency.fitting.efficiency import OpEfficiency, op_seconds
@@ -65,6 +65,7 @@ def compile_profile(
             collectives_s=layer_collectives_s(deployment, max_tokens, profile.collectives),
             sequences_s=timed([op for op in ops if op.per_sequence], rows=head_rows) + np.zeros(max_sequences),
             attention=all_layers_attention(rank, deployment, xp),
+            windows=attention_of_windows(rank.attention, deployment, xp) if isinstance(rank.attention, AttentionEfficiency) else None,
             host=profile.host,
             correction=step_correction(rank.correction, max_tokens, xp),
             kernels=kernels(ops, deployment),
@@ -99,8 +100,9 @@ def kernels(ops: Sequence[Op], deployment: Deployment) -> int:
 
 
 def _until_kv(ops: Sequence[Op]) -> list[Op]:
-    """The operations of a step up to the first layer's keys and values, each once."""
-    return [replace(op, count=1) for op in ops[: 1 + [op.name for op in ops].index("qkv_proj")]]
+    """The operations of a step up to the first layer's keys and values, its first matrix product, each once."""
+    first = next(i for i, op in enumerate(ops) if op.is_gemm)
+    return [replace(op, count=1) for op in ops[: 1 + first]]
 
 
 def total_s(

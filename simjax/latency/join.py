@@ -9,6 +9,7 @@ import numpy as np
 
 from simjax.latency.attention.grid import AXES, padded
 from simjax.latency.attention.table import AttentionTable
+from simjax.latency.attention.windows import WindowedAttention
 from simjax.latency.groups.times import NEVER, GroupTimes
 from simjax.latency.step_time import StepTime
 from simjax.latency.tables.lookups import numpy_of, placed
@@ -34,6 +35,8 @@ def join_step_times(step_times: Sequence[StepTime]) -> StepTime:
             step_times = [replace(one, **{name: _by_tokens(one, name)}) for one in step_times]
             reaching[name] = tokens
     step_times = [replace(one, **{name: _reaching(getattr(one, name), most) for name, most in reaching.items()}) for one in step_times]
+    if any(one.windows is not None for one in step_times):
+        step_times = [one if one.windows is not None else replace(one, windows=_no_windows(one)) for one in step_times]
     if any(one.group is not None for one in step_times):
         groups = [_alone(one) if one.group is None else one.group for one in step_times]
         most = max(group.experts_s.shape[1] for group in groups)
@@ -45,6 +48,12 @@ def join_step_times(step_times: Sequence[StepTime]) -> StepTime:
 def _launch_s(one: StepTime) -> Any:
     """Least seconds of launched steps, f64[C, 2]: 0 where CUDA graphs launch every step."""
     return np.zeros((one.host_s.shape[0], 2)) if one.launch_s is None else one.launch_s
+
+
+def _no_windows(one: StepTime) -> WindowedAttention:
+    """Layers with windows that take no time, of models that have none."""
+    zeros = np.zeros(one.host_s.shape[0])
+    return WindowedAttention(zeros, zeros, zeros, zeros, zeros)
 
 
 def _by_tokens(one: StepTime, name: str) -> Any:

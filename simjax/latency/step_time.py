@@ -7,7 +7,7 @@ coefficients correct (`table`).
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,11 @@ from simjax.latency.attention.coefficients import (
     step_batch,
 )
 from simjax.latency.attention.table import AttentionTable, table_decode_s, table_mixed_s
+from simjax.latency.attention.windows import WindowedAttention, windowed_decodes, windowed_mixed_s
 from simjax.latency.groups.times import GroupTimes
 from simjax.latency.rounding import product
 
+_Coefficients = TypeVar("_Coefficients", AttentionCoefficients, WindowedAttention)
 LEAST_S = 1e-12  # least divisor, so that a step of no time divides nothing by zero
 
 
@@ -47,6 +49,7 @@ class StepTime:
         (`simjax.network.stages.boundary_s`); they are no part of the step's time. None where there are no pp stages.
     group: what data-parallel ranks of a mixture of experts do together, which is then no part of `tokens_s`
         (`simjax.latency.groups.step`); None where all models step alone.
+    windows: attention of layers that see a part of the context, on top of `attention`, leaves f64[C]; None where all layers see all.
     """
 
     tokens_s: jax.Array
@@ -58,6 +61,7 @@ class StepTime:
     stream_s: jax.Array | None = None
     send_s: jax.Array | None = None
     group: GroupTimes | None = None
+    windows: WindowedAttention | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -187,18 +191,30 @@ def decode_attention(model: StepTimeRow, decodes: DecodeBatch) -> tuple[jax.Arra
     """Attention of consecutive decode-only steps: seconds of the first, what each later one takes longer, steps for which that holds."""
     a, c, table = _coefficients(model), index_of(model), model.times.table
     if table is not None:
-        return table_decode_s(table, c, a.decode_skew, decodes)
-    return decode_attention_s(a, decodes), a.decode_kv_s * decodes.n, jnp.asarray(ENDLESS, jnp.int32)
+        steps = table_decode_s(table, c, a.decode_skew, decodes)
+    else:
+        steps = decode_attention_s(a, decodes), a.decode_kv_s * decodes.n, jnp.asarray(ENDLESS, jnp.int32)
+    if model.times.windows is None:
+        return steps
+    windowed = windowed_decodes(_row(model, model.times.windows), a.decode_skew, decodes)
+    return steps[0] + windowed[0], steps[1] + windowed[1], jnp.minimum(steps[2], windowed[2])
 
 
 def _mixed_s(model: StepTimeRow, chunks: ChunkBatch, decodes: DecodeBatch) -> jax.Array:
     a, c, table = _coefficients(model), index_of(model), model.times.table
-    return mixed_attention_s(a, chunks, decodes) if table is None else table_mixed_s(table, c, a, chunks, decodes)
+    mixed_s = mixed_attention_s(a, chunks, decodes) if table is None else table_mixed_s(table, c, a, chunks, decodes)
+    if model.times.windows is None:
+        return mixed_s
+    return mixed_s + windowed_mixed_s(_row(model, model.times.windows), chunks, decodes)
 
 
 def _coefficients(model: StepTimeRow) -> AttentionCoefficients:
+    return _row(model, model.times.attention)
+
+
+def _row(model: StepTimeRow, coefficients: _Coefficients) -> _Coefficients:
     c = index_of(model)
-    return jax.tree.map(lambda leaf: leaf[c], model.times.attention)
+    return jax.tree.map(lambda leaf: leaf[c], coefficients)
 
 
 def index_of(model: StepTimeRow) -> jax.Array | int:

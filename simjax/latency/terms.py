@@ -17,6 +17,7 @@ import numpy as np
 from simjax.deployment import Deployment
 from simjax.latency.attention.coefficients import AttentionCoefficients
 from simjax.latency.attention.table import AttentionTable
+from simjax.latency.attention.windows import WindowedAttention
 from simjax.latency.groups.union import UnionTerms, gathered_s, group_times
 from simjax.latency.profile import CollectiveEfficiency, HostOverheads
 from simjax.latency.step_time import StepTime
@@ -45,6 +46,7 @@ class StepTerms:
         kernels: kernels of a step, for steps that the host launches one by one.
         until_kv_s: f[T], operations of a step up to the first layer's keys and values (embedding, norm, qkv_proj), for steps that send
             them before they end.
+        windows: attention of layers that see a part of the context, scalars; None where there are none.
         union: experts and exchanges of MoE layers whose ranks exchange tokens, which are then no part of `dense_s` and `layer_s`.
     """
 
@@ -59,6 +61,7 @@ class StepTerms:
     kernels: int = 0
     until_kv_s: Any = 0.0
     union: UnionTerms | None = None
+    windows: WindowedAttention | None = None
 
 
 def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
@@ -92,6 +95,7 @@ def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
         stream_s=until_sent_s,
         send_s=_send_s(deployment, len(tokens_s)),
         group=group,
+        windows=jax.tree.map(lambda x: jnp.asarray(x, jnp.float64)[None], terms.windows),
     )
 
 

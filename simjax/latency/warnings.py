@@ -33,9 +33,10 @@ def profile_warnings(profile: LatencyProfile, deployment: Deployment, max_tokens
         )
     if model.dtype_bytes != 2:
         lines.append(f"{profile.source}: measured in {profile.dtype}, the model is {model.dtype}")
-    if model.quantization is not None and f"gemm_{model.quantization}" not in profile.rank(tensor_parallel_size, model).ops:
+    if model.quantization is not None and f"gemm_{model.computed_in}" not in profile.rank(tensor_parallel_size, model).ops:
         taken = f"{model.quantization} matrix products are taken to be as efficient as {profile.dtype} ones"
-        lines.append(Estimate(f"{profile.source}: {taken}"))
+        unpacked = f"{model.quantization} weights are taken to be read as efficiently as {profile.dtype} ones, and unpacked in no time"
+        lines.append(Estimate(f"{profile.source}: {taken if model.computed_in else unpacked}"))
     return lines + range_warnings(profile.source, profile.valid, max_tokens, max_sequences)
 
 

@@ -26,7 +26,9 @@ from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
 from simjax.memory.exchange import buffer_bytes, gathered_rows, rows_at_once
-from simjax.model import ModelSpec, Shard, kv_bytes_per_token, shard, weight_bytes
+from simjax.memory.groups import blocks_of_all_layers, kv_groups
+from simjax.model import ModelSpec, Shard, dtype_bytes, kv_bytes_per_token, shard, state_bytes_per_sequence, weight_bytes
+from simjax.model.precision import EXPERTS
 from simjax.parallel.eplb import WINDOW_SIZE
 from simjax.parallel.parallelism import Parallelism
 
@@ -106,7 +108,7 @@ def _shard(model: ModelSpec, parallelism: Parallelism) -> Shard:
 def overhead_bytes(deployment: Deployment, limits: MemoryLimits) -> int:
     """Bytes of one rank that are neither weights nor KV cache; see the head of this file."""
     model, parallelism = deployment.model, deployment.parallelism
-    rotary = model.max_position_embeddings * model.head_dim * model.dtype_bytes
+    rotary = model.max_position_embeddings * model.rotary_dim * model.dtype_bytes
     ranks = max(parallelism.tensor, parallelism.expert, parallelism.pipeline, parallelism.data if deployment.grouped else 1)
     communication = next((size for most, size in NCCL_BYTES.items() if ranks <= most), max(NCCL_BYTES.values()))
     others = communication + buffer_bytes(deployment) + load_balancer_bytes(deployment)
@@ -123,7 +125,7 @@ def load_balancer_bytes(deployment: Deployment) -> int:
     if not (parallelism.experts.eplb and model.is_moe):
         return 0
     held = _shard(model, parallelism)
-    buffer = held.experts * 3 * model.hidden_size * held.moe_intermediate * model.matrix_bytes
+    buffer = held.experts * 3 * model.hidden_size * int(held.moe_intermediate * model.matrix_bytes(EXPERTS))
     slots = model.num_experts + parallelism.experts.redundant
     return buffer + WINDOW_SIZE * model.num_moe_layers * slots * _LOAD_BYTES
 
@@ -149,16 +151,20 @@ def kv_blocks(deployment: Deployment, limits: MemoryLimits | None = None, overhe
         overhead = overhead_bytes(deployment, limits)
     ends = deployment.has_embedding, deployment.has_head
     weights = weight_bytes(model, parallelism.tensor, parallelism.expert, *ends, parallelism.experts.redundant, parallelism.data)
+    weights += limits.max_num_seqs * state_bytes_per_sequence(model, parallelism.tensor)
     token = kv_bytes_per_token(model, parallelism.tensor, deployment.kv_cache_dtype)
     if (drafts := deployment.speculation) is not None:  # the drafter's keys and values are in the same blocks
         weights += drafts.weight_bytes(deployment.model, parallelism.tensor)
         token += drafts.kv_bytes_per_token(deployment.model, parallelism.tensor, deployment.kv_cache_dtype)
     block = limits.block_size * token
-    others = f"weights {weights / _GIB:.1f} GiB and overhead {overhead / _GIB:.1f} GiB"
+    named = "weights" if not state_bytes_per_sequence(model) else f"weights and states of max_num_seqs={limits.max_num_seqs} requests"
+    others = f"{named} {weights / _GIB:.1f} GiB and overhead {overhead / _GIB:.1f} GiB"
     if limits.kv_cache_memory_bytes is not None:
-        return _stated_blocks(limits.kv_cache_memory_bytes, block, device, device.memory_bytes - weights - overhead, others)
+        left = device.memory_bytes - weights - overhead
+        _check_stated(limits.kv_cache_memory_bytes, block, device, left, others)
+        return _blocks(deployment, limits, limits.kv_cache_memory_bytes, block)
     utilization = limits.gpu_memory_utilization
-    blocks = (int(device.memory_bytes * utilization) - weights - overhead) // block
+    blocks = _blocks(deployment, limits, int(device.memory_bytes * utilization) - weights - overhead, block)
     if blocks < _FEWEST_BLOCKS:
         staged = "" if parallelism.pipeline == 1 else f" and pipeline_parallel_size={parallelism.pipeline}"
         raise SimjaxError(
@@ -169,12 +175,21 @@ def kv_blocks(deployment: Deployment, limits: MemoryLimits | None = None, overhe
     return blocks
 
 
-def _stated_blocks(stated: int, block: int, device: DeviceSpec, left: int, others: str) -> int:
-    """Blocks of a KV cache of `stated` bytes, where weights and overhead (`others`, for messages) leave `left` bytes of the device."""
+def _blocks(deployment: Deployment, limits: MemoryLimits, available: int, block: int) -> int:
+    """Blocks in so many bytes where a block of all layers takes `block`; with windows what `simjax.memory.groups` says."""
+    if not deployment.part.shortest_window:
+        return available // block
+    element = dtype_bytes(deployment.kv_cache_dtype)
+    groups = kv_groups(deployment.part, deployment.parallelism.tensor, element)
+    assert groups is not None
+    return blocks_of_all_layers(groups, available, limits.block_size, limits.max_num_seqs, limits.max_num_batched_tokens)
+
+
+def _check_stated(stated: int, block: int, device: DeviceSpec, left: int, others: str) -> None:
+    """Refuse a KV cache of `stated` bytes where weights and overhead (`others`, for messages) leave only `left` bytes of the device."""
     if stated > left:
         room = f"more than {others} leave of the {device.memory_bytes / _GIB:.1f} GiB of {device.name}"
         raise SimjaxError(f"kv_cache_memory_bytes={stated} is {stated / _GIB:.1f} GiB, {room}; it can be at most {max(left, 0)}")
     if stated < _FEWEST_BLOCKS * block:
         least = f"{_FEWEST_BLOCKS * block}, two blocks, of which vLLM keeps one"
         raise SimjaxError(f"kv_cache_memory_bytes={stated} leaves no KV block to requests; it must be at least {least}")
-    return stated // block

@@ -3,12 +3,13 @@
 from simjax.model.dtypes import dtype_bytes
 from simjax.model.hf_config import from_hf_config
 from simjax.model.registry import load_model, model_names, plain_name, same_architecture
-from simjax.model.sizes import Shard, kv_bytes_per_token, parameters, shard, weight_bytes
-from simjax.model.spec import ModelSpec, served_as
+from simjax.model.sizes import Shard, active_parameters, kv_bytes_per_token, parameters, shard, state_bytes_per_sequence, weight_bytes
+from simjax.model.spec import ModelSpec, quantized_as, served_as, without_windows
 
 __all__ = [
     "ModelSpec",
     "Shard",
+    "active_parameters",
     "dtype_bytes",
     "from_hf_config",
     "kv_bytes_per_token",
@@ -16,8 +17,11 @@ __all__ = [
     "model_names",
     "parameters",
     "plain_name",
+    "quantized_as",
     "same_architecture",
     "served_as",
     "shard",
+    "state_bytes_per_sequence",
     "weight_bytes",
+    "without_windows",
 ]

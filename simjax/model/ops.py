@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from simjax.model.mixers import Attention, Latent, Mixer, Recurrent
+from simjax.model.precision import EXPERTS, MLP, SHARED_EXPERTS, Format
 from simjax.model.sizes import Shard, shard
 from simjax.model.spec import ModelSpec
 
@@ -45,11 +47,11 @@ class Op:
     replicated: bool = False
     k: int = 0
     n: int = 0
-    weight_bytes: int = 0
+    weight_bytes: float = 0
     row_bytes: float = 0.0
     row_flops: float = 0.0
     experts: int = 0
-    expert_bytes: int = 0
+    expert_bytes: float = 0
     expert_share: float = 0.0
     pairs: float = 1.0
     pair_bytes: float = 0.0
@@ -83,29 +85,19 @@ def step_ops(
     """
     part = shard(model, tensor_parallel_size, expert_parallel_size, data_parallel_size=data_parallel_size)
     h, fp, layers = model.hidden_size, model.dtype_bytes, model.num_hidden_layers
-    matrix = _Matrix(model.matrix_bytes, fp, model.quantization)
-    heads, kv = part.heads * model.head_dim, part.kv_heads * model.head_dim
-    qkv = heads + 2 * kv
-
-    def elementwise(
-        name: str, count: int, row_bytes: float, weight_bytes: int = 0, per_sequence: bool = False, replicated: bool = False
-    ) -> Op:
-        return Op(name, count, per_sequence, replicated, weight_bytes=weight_bytes, row_bytes=row_bytes)
+    matrix = {name: _Matrix.of(model.format_of(name), fp) for name in (MLP, EXPERTS, SHARED_EXPERTS)}
 
     norm_row = 4 * h * fp  # reads hidden state and residual, writes both
     ops = [
         elementwise("embedding", 1, 2 * h * fp + _INDEX_BYTES),
-        elementwise("layernorm", 2 * layers, norm_row, h * fp, replicated=True),
-        matrix.product("qkv_proj", layers, h, qkv, model.qkv_bias),
+        elementwise("layernorm", model.norms_per_layer * layers, norm_row, h * fp, replicated=True),
     ]
-    if model.qk_norm:
-        ops.append(elementwise("qk_norm", layers, 2 * (heads + kv) * fp, 2 * model.head_dim * fp))
-    ops.append(elementwise("rotary_emb", layers, (2 * (heads + kv) + model.head_dim) * fp + _INDEX_BYTES))
-    ops.append(matrix.product("o_proj", layers, heads, h, model.o_bias))
+    for mixer, count in model.groups:
+        ops += _mixing(model, mixer, count, tensor_parallel_size)
     if model.num_dense_layers:
-        ops += _gated_mlp(model.num_dense_layers, h, part.intermediate, matrix)
+        ops += _gated_mlp(model.num_dense_layers, h, part.intermediate, matrix[MLP])
     if model.is_moe:
-        ops += _mixture(model, part, expert_parallel_size, matrix)
+        ops += _mixture(model, part, expert_parallel_size, matrix[EXPERTS], matrix[SHARED_EXPERTS])
     ops.append(elementwise("final_layernorm", 1, norm_row, h * fp, replicated=True))
     ops.append(_Matrix(fp, fp).product("lm_head", 1, h, part.vocab, model.lm_head_bias, per_sequence=True))
     ops.append(elementwise("sampler", 1, model.vocab_size * (model.dtype_bytes + 2 * _LOGIT_BYTES), per_sequence=True, replicated=True))
@@ -113,17 +105,53 @@ def step_ops(
     return tuple(op for op in ops if op.name not in absent)
 
 
+def elementwise(name: str, count: int, row_bytes: float, weight_bytes: int = 0, per_sequence: bool = False, replicated: bool = False) -> Op:
+    """An operation that is no matrix product."""
+    return Op(name, count, per_sequence, replicated, weight_bytes=weight_bytes, row_bytes=row_bytes)
+
+
+def _mixing(model: ModelSpec, mixer: Mixer, count: int, tp: int) -> list[Op]:
+    """Projections of the layers of one kind, and what is done to each token between them."""
+    fp = model.dtype_bytes
+    *into, out = (
+        _Matrix.of(model.format_of(x.name) if x.quantizable else None, fp).product(x.name, count, x.k, x.n, x.bias)
+        for x in mixer.products(model.hidden_size, tp)
+    )
+    if isinstance(mixer, Attention):
+        heads, kv = mixer.heads // tp * mixer.head_dim, mixer.kv_heads_of(tp) * mixer.head_dim
+        if mixer.qk_norm:
+            into.append(elementwise("qk_norm", count, 2 * (heads + kv) * fp, (mixer.other_parameters(tp)) * fp))
+        into.append(elementwise("rotary_emb", count, (2 * (heads + kv) + mixer.head_dim) * fp + _INDEX_BYTES))
+    elif isinstance(mixer, Latent):
+        latents, rotary = (mixer.q_lora_rank or 0) + mixer.kv_lora_rank, (mixer.heads // tp + 1) * mixer.qk_rope_head_dim
+        into.append(elementwise("qk_norm", count, 2 * latents * fp, latents * fp, replicated=True))
+        into.append(elementwise("rotary_emb", count, (2 * rotary + mixer.qk_rope_head_dim) * fp + _INDEX_BYTES))
+    elif isinstance(mixer, Recurrent):
+        width = mixer.conv_width // tp
+        into.append(elementwise("conv1d", count, 2 * width * fp, width * mixer.conv_kernel * fp))
+        into.append(elementwise("gated_norm", count, 3 * (mixer.out_width // tp) * fp))
+    return [*into, out]
+
+
 @dataclass(frozen=True)
 class _Matrix:
     """Bytes of a weight and an input of a matrix product, and of an output; the data type of the former, None for the model's."""
 
-    inside: int
+    inside: float
     outside: int
     dtype: str | None = None
+    written: bool = True  # whether inputs are read in the type of the weights, too
+
+    @staticmethod
+    def of(found: Format | None, outside: int) -> _Matrix:
+        if found is None:
+            return _Matrix(outside, outside)
+        inside = int(found.bytes) if found.bytes.denominator == 1 else float(found.bytes)
+        return _Matrix(inside, outside, found.compute, found.compute is not None)
 
     def product(self, name: str, count: int, k: int, n: int, bias: bool = False, per_sequence: bool = False) -> Op:
         weight_bytes = k * n * self.inside + bias * n * self.outside
-        row_bytes = k * self.inside + n * self.outside
+        row_bytes = k * (self.inside if self.written else self.outside) + n * self.outside
         return Op(name, count, per_sequence, False, k, n, weight_bytes, row_bytes, 2.0 * k * n, dtype=self.dtype)
 
 
@@ -135,7 +163,7 @@ def _gated_mlp(count: int, h: int, width: int, matrix: _Matrix) -> list[Op]:
     ]
 
 
-def _mixture(model: ModelSpec, part: Shard, expert_parallel_size: int, matrix: _Matrix) -> list[Op]:
+def _mixture(model: ModelSpec, part: Shard, expert_parallel_size: int, matrix: _Matrix, of_shared: _Matrix) -> list[Op]:
     """Router, routed experts and the sum over experts as one op, the shared expert as three more."""
     h, fp, width = model.hidden_size, model.dtype_bytes, part.moe_intermediate
     pairs = model.num_experts_per_tok / expert_parallel_size  # token-expert pairs of a token that this rank computes
@@ -158,7 +186,7 @@ def _mixture(model: ModelSpec, part: Shard, expert_parallel_size: int, matrix: _
         dtype=matrix.dtype,
     )
     shared = part.shared_intermediate
-    return [moe, *(_gated_mlp(model.num_moe_layers, h, shared, matrix) if shared else [])]
+    return [moe, *(_gated_mlp(model.num_moe_layers, h, shared, of_shared) if shared else [])]
 
 
 def on_union(op: Op, model: ModelSpec, rows: float, routed: float) -> Op:
@@ -177,5 +205,6 @@ def on_union(op: Op, model: ModelSpec, rows: float, routed: float) -> Op:
 
 def attention_flops(model: ModelSpec, tensor_parallel_size: int = 1) -> float:
     """FLOPs of attention per pair of a query token and a key token on one rank, all layers: the two products Q·K and P·V."""
-    part = shard(model, tensor_parallel_size)
-    return 4.0 * part.heads * model.head_dim * model.num_hidden_layers
+    shard(model, tensor_parallel_size)  # it can be divided so
+    groups = [(x, layers) for mixer, layers in model.groups for x in mixer.readings(tensor_parallel_size, model.dtype_bytes)]
+    return sum(layers * x.prefill_flops for x, layers in groups)

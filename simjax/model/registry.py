@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import yaml
@@ -11,11 +12,11 @@ import yaml
 from simjax.documents import once_per_file, read_document
 from simjax.errors import SimjaxError, closest
 from simjax.model.hf_config import from_hf_config
-from simjax.model.quantized import BESIDE, read_beside
-from simjax.model.spec import ModelSpec
+from simjax.model.quantized import BESIDE, Quantization, quantized, read_beside
+from simjax.model.spec import ModelSpec, without_windows
 from simjax.paths import PROFILES
 
-_NO_OPERATIONS = ("name", "max_position_embeddings", "sliding_window", "dtype", "quantization", "kv_cache_dtype")
+_NO_OPERATIONS = ("name", "max_position_embeddings", "sliding_window", "dtype", "quantization", "unquantized", "kv_cache_dtype")
 """Fields of a model that change none of its operations."""
 
 
@@ -53,7 +54,7 @@ def same_architecture(name: str, model: ModelSpec) -> bool:
     except SimjaxError:
         return name == model.name
     alike = {name: getattr(model, name) for name in _NO_OPERATIONS}
-    return replace(known, **alike) == model
+    return without_windows(replace(known, **alike)) == without_windows(model)
 
 
 def model_names() -> list[str]:
@@ -86,14 +87,14 @@ def _with_quantization(model: ModelSpec, beside: Path) -> ModelSpec:
     """The model whose `config.json` leaves its quantization to the file beside it."""
     if model.quantization is not None:
         return model
-    return _quantized(model, *_read_quantization(beside))
-
-
-@once_per_file(256)
-def _read_quantization(path: Path) -> tuple[str | None, str | None]:
-    return read_beside(read_document(path, "quantization file"), str(path))
+    return _quantized(model, model.notes, _read_quantization(beside)(model))
 
 
 @lru_cache(maxsize=256)
-def _quantized(model: ModelSpec, quantization: str | None, kv_cache_dtype: str | None) -> ModelSpec:
-    return replace(model, quantization=quantization, kv_cache_dtype=kv_cache_dtype)  # the same object each time: clusters compare by it
+def _quantized(model: ModelSpec, notes: tuple[str, ...], found: Quantization) -> ModelSpec:
+    return quantized(replace(model, notes=notes), found)  # the same object each time: clusters compare by it
+
+
+@once_per_file(256)
+def _read_quantization(path: Path) -> Callable[[ModelSpec], Quantization]:
+    return partial(read_beside, read_document(path, "quantization file"), str(path))

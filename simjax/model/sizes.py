@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from simjax.errors import SimjaxError
 from simjax.model.dtypes import dtype_bytes
+from simjax.model.mixers import Attention, Latent, Recurrent
+from simjax.model.precision import EXPERTS, MLP, SHARED_EXPERTS
 from simjax.model.spec import ModelSpec
 
 VOCAB_PADDING = 64  # vLLM pads the vocabulary to a multiple of this before it divides it
@@ -56,10 +58,15 @@ def shard(
     if tp < 1 or ep < 1:
         raise SimjaxError(f"tensor_parallel_size and expert_parallel_size must be at least 1, got {tp} and {ep}")
     _divides(model, "num_attention_heads", tp)
-    if model.num_key_value_heads >= tp:
-        _divides(model, "num_key_value_heads", tp)
-    elif tp % model.num_key_value_heads:
-        raise SimjaxError(f"{model.name}: num_key_value_heads={model.num_key_value_heads} does not divide tensor_parallel_size={tp}")
+    for mixer, _ in model.groups:
+        if mixer.heads % tp:
+            raise SimjaxError(f"{model.name}: the {mixer.heads} heads of some layers cannot be divided by tensor_parallel_size={tp}")
+        if not isinstance(mixer, Attention):
+            continue
+        if mixer.kv_heads >= tp and mixer.kv_heads % tp:
+            raise SimjaxError(f"{model.name}: num_key_value_heads={mixer.kv_heads} cannot be divided by tensor_parallel_size={tp}")
+        if mixer.kv_heads < tp and tp % mixer.kv_heads:
+            raise SimjaxError(f"{model.name}: num_key_value_heads={mixer.kv_heads} does not divide tensor_parallel_size={tp}")
     if model.num_dense_layers:
         _divides(model, "intermediate_size", tp)
     expert_cut = 1 if ep > 1 else tp * data_parallel_size
@@ -90,7 +97,14 @@ def _divides(model: ModelSpec, field: str, ranks: int) -> None:
 
 def parameters(model: ModelSpec) -> int:
     """All parameters of the model (a tied output matrix counts once)."""
-    return _parameters(model, shard(model), model.vocab_size)
+    return _parameters(model, shard(model), 1, model.vocab_size)
+
+
+def active_parameters(model: ModelSpec) -> int:
+    """Parameters that one token passes through, embedding and head included: of the routed experts those of its choice."""
+    h, width = model.hidden_size, model.moe_intermediate_size
+    expert = 3 * h * width + model.expert_bias * (2 * width + h)
+    return parameters(model) - model.num_moe_layers * (model.num_experts - model.num_experts_per_tok) * expert
 
 
 def weight_bytes(
@@ -107,34 +121,53 @@ def weight_bytes(
     The last stage has a copy of an embedding that is the output matrix as well.
     """
     part = shard(model, tensor_parallel_size, expert_parallel_size, redundant_experts, data_parallel_size)
-    quantized = 0 if model.quantization is None else _layer_matrices(model, part)
-    return _parameters(model, part, part.vocab, embedding, head) * model.dtype_bytes - quantized * (model.dtype_bytes - model.matrix_bytes)
+    total = _parameters(model, part, tensor_parallel_size, part.vocab, embedding, head) * model.dtype_bytes
+    for name, elements in _layer_matrices(model, part, tensor_parallel_size).items():
+        if (found := model.format_of(name)) is not None:
+            total -= elements * model.dtype_bytes - found.of(elements)
+    copied = sum(layers * mixer.copied_elements(tensor_parallel_size) for mixer, layers in model.groups if isinstance(mixer, Latent))
+    return total + copied * model.dtype_bytes
 
 
 def kv_bytes_per_token(model: ModelSpec, tensor_parallel_size: int = 1, kv_cache_dtype: str = "auto") -> int:
     """Bytes of keys and values that one token takes on one rank, all layers together."""
-    part = shard(model, tensor_parallel_size)
+    shard(model, tensor_parallel_size)  # it can be divided so
     element = model.dtype_bytes if kv_cache_dtype == "auto" else dtype_bytes(kv_cache_dtype)
-    return 2 * part.kv_heads * model.head_dim * model.num_hidden_layers * element
+    return sum(layers * mixer.cache_bytes(tensor_parallel_size, element) for mixer, layers in model.groups)
 
 
-def _layer_matrices(model: ModelSpec, part: Shard) -> int:
-    """Weights of the matrix products that a quantised model quantises: all of the layers' but the router's."""
-    h, width = model.hidden_size, model.head_dim
-    attention = h * (2 * part.heads + 2 * part.kv_heads) * width
-    moe = 3 * h * (part.experts * part.moe_intermediate + part.shared_intermediate)
-    return model.num_hidden_layers * attention + model.num_dense_layers * 3 * h * part.intermediate + model.num_moe_layers * moe
+def state_bytes_per_sequence(model: ModelSpec, tensor_parallel_size: int = 1) -> int:
+    """Bytes of the states of recurrent layers that one sequence takes on one rank, 0 where there are none."""
+    tp, element = tensor_parallel_size, model.dtype_bytes
+    return sum(layers * mixer.state_bytes(tp, element) for mixer, layers in model.groups if isinstance(mixer, Recurrent))
 
 
-def _parameters(model: ModelSpec, part: Shard, vocab: int, embedding: bool = True, head: bool = True) -> int:
+def _layer_matrices(model: ModelSpec, part: Shard, tp: int) -> dict[str, int]:
+    """Weights of the matrix products that a quantised model quantises, by name: all but the router's and other small ones."""
+    h = model.hidden_size
+    found: dict[str, int] = {}
+    for mixer, layers in model.groups:
+        for x in mixer.products(h, tp):
+            if x.quantizable:
+                found[x.name] = found.get(x.name, 0) + layers * x.k * x.n
+    return found | {
+        MLP: model.num_dense_layers * 3 * h * part.intermediate,
+        EXPERTS: model.num_moe_layers * 3 * h * part.experts * part.moe_intermediate,
+        SHARED_EXPERTS: model.num_moe_layers * 3 * h * part.shared_intermediate,
+    }
+
+
+def _parameters(model: ModelSpec, part: Shard, tp: int, vocab: int, embedding: bool = True, head: bool = True) -> int:
     h = model.hidden_size
     norm = h * (2 if model.norm_bias else 1)
-    qkv = (part.heads + 2 * part.kv_heads) * model.head_dim
-    attention = h * qkv + part.heads * model.head_dim * h + model.qkv_bias * qkv + model.o_bias * h
-    attention += 2 * model.head_dim * model.qk_norm
+    attention = 0
+    for mixer, layers in model.groups:
+        attention += layers * (sum(x.k * x.n + x.bias * x.n for x in mixer.products(h, tp)) + mixer.other_parameters(tp))
     mlp = 3 * h * part.intermediate
-    moe = h * model.num_experts + part.experts * 3 * h * part.moe_intermediate
+    moe = (h + model.router_bias) * model.num_experts + part.experts * 3 * h * part.moe_intermediate
+    moe += model.expert_bias * part.experts * (2 * part.moe_intermediate + h)
     moe += 3 * h * part.shared_intermediate + h * model.shared_expert_gate
-    layers = model.num_hidden_layers * (attention + 2 * norm) + model.num_dense_layers * mlp + model.num_moe_layers * moe
+    layers = model.num_hidden_layers * model.norms_per_layer * norm + attention
+    layers += model.num_dense_layers * mlp + model.num_moe_layers * moe
     rows = (embedding or head) + (embedding and head and not model.tie_word_embeddings)
     return rows * vocab * h + layers + head * (norm + model.lm_head_bias * vocab)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from simjax.errors import SimjaxError
 from simjax.model import ModelSpec
 from simjax.model.dtypes import dtype_bytes
+from simjax.model.mixers import Attention, Recurrent
 
 REGIONS = {"separate": 2, "joined": 1, "whole": 0}
 """Regions of memory for each layer by the way in which a backend lays out a block: keys and values apart (vLLM's default and what
@@ -38,9 +39,18 @@ class KvShape:
 
     @staticmethod
     def of(model: ModelSpec, kv_cache_dtype: str) -> KvShape:
-        """The KV cache of a model with grouped-query attention."""
-        element = dtype_bytes(kv_cache_dtype)
-        return KvShape(model.num_key_value_heads, 2 * model.head_dim * model.num_hidden_layers * element, model.num_hidden_layers)
+        """The KV cache of a model, of layers with a window as of all others.
+
+        Raises:
+            SimjaxError: its layers differ in their KV heads, or some have a state instead, which vLLM hands over by other rules.
+        """
+        element, layers = dtype_bytes(kv_cache_dtype), model.num_hidden_layers
+        kinds = [mixer for mixer, _ in model.groups]
+        heads = {mixer.kv_heads if isinstance(mixer, Attention) else 1 for mixer in kinds}
+        if len(heads) > 1 or any(isinstance(mixer, Recurrent) for mixer in kinds):
+            raise SimjaxError(f"{model.name}: its layers differ in what they cache; handing it over between instances is not simulated")
+        (count,) = heads
+        return KvShape(count, sum(n * mixer.cache_bytes(1, element) for mixer, n in model.groups) // count, layers)
 
     @staticmethod
     def latent(kv_lora_rank: int, rope_head_dim: int, layers: int, element_bytes: int) -> KvShape:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from simjax.errors import SimjaxError, closest
-from simjax.model import ModelSpec, kv_bytes_per_token, weight_bytes
+from simjax.model import ModelSpec, kv_bytes_per_token, weight_bytes, without_windows
 
 NGRAM, EAGLE, MTP, DRAFT_MODEL = METHODS = ("ngram", "eagle", "mtp", "draft_model")
 MOST_DRAFTS = 16
@@ -69,7 +69,7 @@ class Speculation:
     def drafter(self, model: ModelSpec) -> ModelSpec | None:
         """What makes the drafts of a model: a layer like its last one, or the draft model; None for n-grams."""
         if self.method in (EAGLE, MTP):
-            return replace(model, num_hidden_layers=1, num_moe_layers=int(model.is_moe))
+            return without_windows(replace(model, num_hidden_layers=1, num_moe_layers=int(model.is_moe), mixers=model.mixers[-1:]))
         return self.model
 
     def weight_bytes(self, model: ModelSpec, tensor_parallel_size: int) -> int:

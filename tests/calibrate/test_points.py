@@ -36,10 +36,12 @@ ROWS = (
     f"quantized,16,trtllm,Qwen/Qwen3-32B-FP8,h100_sxm,fp8,agg,2048,512,1,1,1,500,20.9,{GAP},",
     "split,4,vllm,Qwen/Qwen3-32B,h100_sxm,fp8,disagg,1024,512,,,,110,12.2,,",
     "experts,4,vllm,Qwen/Qwen3-235B-A22B,h200_sxm,fp8,agg,1024,512,2,8,1,110,12.2,,",
-    "stranger,4,vllm,openai/gpt-oss-120b,h100_sxm,bf16,agg,1024,512,2,1,1,110,12.2,,",
+    "stranger,4,vllm,openai/gpt-oss-240b,h100_sxm,bf16,agg,1024,512,2,1,1,110,12.2,,",
     "narrow,4,vllm,Qwen/Qwen3-32B,b200_sxm,fp4,agg,1024,512,2,1,1,110,12.2,,",
     "old,4,vllm,Qwen/Qwen3-32B,a100_sxm,fp8,agg,1024,512,2,1,1,110,12.2,,",
     "silent,4,vllm,Qwen/Qwen3-32B,h100_sxm,bf16,agg,1024,512,2,1,1,,12.2,,",
+    "other,4,vllm,openai/gpt-oss-120b,h100_sxm,fp8,agg,1024,512,2,1,1,110,12.2,,",
+    "large,4,vllm,deepseek-ai/DeepSeek-V3,h100_sxm,fp8,agg,1024,512,8,1,1,110,12.2,,",
 )
 
 
@@ -73,13 +75,15 @@ def test_versions_of_the_backends_are_told_for_the_fit_ignores_them(table):
 
 def test_other_rows_say_why_they_are_left_out(table):
     reasons = {row.id: (row.line, row.reason) for row in read_points(table).left_out}
-    assert reasons.pop("stranger")[1].startswith("unknown model 'openai/gpt-oss-120b'")
+    assert reasons.pop("stranger")[1].startswith("unknown model 'openai/gpt-oss-240b'")
+    assert "DeepSeek-V3 does not fit h100 with tensor_parallel_size=8" in reasons.pop("large")[1]
     assert reasons == {
         "split": (5, "mode disagg: only aggregated serving is simulated"),
         "experts": (6, "expert parallelism 8 of 2 ranks: only experts shared by all ranks, or by none, are simulated"),
         "narrow": (8, "precision fp4 is not simulated"),
         "old": (9, "device a100 has no fp8 matrix products"),
         "silent": (10, "ttft_ms or tpot_ms is empty"),
+        "other": (11, "precision fp8: openai/gpt-oss-120b is a checkpoint in mxfp4"),
     }
 
 

@@ -244,12 +244,14 @@ def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
     if expert not in (1, degree * data) or (expert > 1 and not model.is_moe):
         return f"expert parallelism {expert} of {degree * data} ranks: only experts shared by all ranks, or by none, are simulated"
     fp8 = precision == "fp8"
+    if model.quantization is not None and precision != model.quantization:
+        return f"precision {precision or 'of 16 bits'}: {model.name} is a checkpoint in {model.quantization}"
     if fp8 and "fp8" not in device.peak_flops:
         return f"device {device.name} has no fp8 matrix products"
     budget, seqs = _limits(row, model.name, prompt, concurrency)
     others = [f" {x}{size}" for x, size in (("pp", stages), ("dp", data), ("ep", expert)) if size > 1]
     name = f"{model.name.rsplit('/', 1)[-1]} {'fp8' if fp8 else 'bf16'}"
-    return MeanPoint(
+    point = MeanPoint(
         id=row["id"],
         model=replace(model, quantization="fp8") if fp8 else model,
         device=device,
@@ -270,6 +272,11 @@ def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
         enable_expert_parallel=expert > 1,
         group=f"{device.name} {row['backend']} {name} tp{degree}" + "".join(others),
     )
+    try:
+        point.instance.num_gpu_blocks  # noqa: B018  # refuses a model that does not fit, or cannot be divided so
+    except SimjaxError as error:
+        return str(error)
+    return point
 
 
 def _kv_cache_dtype(backend: str, fp8: bool) -> str:

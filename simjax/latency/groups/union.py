@@ -20,6 +20,7 @@ from simjax.latency.experts.dual_batch import DECODE_TOKENS, OTHER_TOKENS
 from simjax.latency.groups.times import FULL, NEVER, NONE, PIECEWISE, GroupTimes
 from simjax.latency.profile import CollectiveEfficiency, ParallelEffects
 from simjax.latency.tables.lookups import lookup, row_of
+from simjax.model.precision import EXPERTS
 from simjax.network.all_to_all import ROUND_TOKENS, DeepEpEfficiency, Group, exchange_s
 from simjax.network.collectives import all_gather_s, reduce_scatter_s
 from simjax.parallel.experts import ALL_GATHER, HIGH_THROUGHPUT, LLMSERVINGSIM, LOW_LATENCY
@@ -150,7 +151,7 @@ def _group(deployment: Deployment) -> Group:
         hidden_size=model.hidden_size,
         experts=model.num_experts,
         experts_per_token=model.num_experts_per_tok,
-        dispatch_bytes=min(model.matrix_bytes, 2),
+        dispatch_bytes=2 if model.format_of(EXPERTS) is None or model.computed_in is None else 1,
     )
 
 
