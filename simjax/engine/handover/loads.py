@@ -116,6 +116,7 @@ def _inserted(turn: Turn, one: _Loaded, joins: Array, prompt: Array, final: Arra
         held=one.held,
         last_tokens=jnp.where(done, WITH_ALL_TOKENS, 0),
         answered=jax.tree.map(lambda x: jnp.zeros((), bool), slots.answered),
+        decoding=jax.tree.map(lambda x: jnp.zeros((), bool), slots.decoding),
     )
     new = together(jax.tree.map(lambda x, value: jnp.asarray(value).astype(x.dtype), slots, new))
     at = jnp.where(joins, at, slots.position.shape[0])

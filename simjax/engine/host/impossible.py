@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from simjax.cluster.spec import ClusterSpec
@@ -12,6 +10,9 @@ from simjax.engine.params import RankParams, SpeculationParams
 from simjax.engine.speculation.need import most_tokens
 from simjax.errors import SimjaxError
 from simjax.workload.workload import Workload
+
+NO_CACHE = "scheduler.enable_prefix_caching=false simulates it without"
+"""What to do instead where prefix caches are not simulated."""
 
 
 def refuse_impossible(
@@ -53,25 +54,17 @@ def _holds(cluster: ClusterSpec, instances: RankParams, workload: Workload, toke
     return fits & ~_of_another_model(cluster, instances, workload)
 
 
-def refuse_together(option: str, cluster: ClusterSpec, workload: Workload, caching: Sequence[bool], *others: tuple[bool, str, str]) -> None:
+def refuse_together(option: str, *others: tuple[bool, str, str]) -> None:
     """Raise for what is not simulated together with a subsystem.
 
     Args:
         option: the option that asks for it, with its value.
-        cluster: instances and router.
-        workload: requests.
-        caching: whether each instance caches prefixes.
-        others: further ones: whether it is there, what it is, and what to do instead.
+        others: whether it is there, what it is, and what to do instead.
 
     Raises:
-        SimjaxError: there are prefix caches, prefill and decode instances, sessions, or one of the others.
+        SimjaxError: one of them is there.
     """
-    for given, what, instead in (
-        (any(caching), "a prefix cache", "scheduler.enable_prefix_caching=false simulates it without"),
-        (cluster.disaggregated, "prefill and decode instances", "leave one of them out"),
-        (workload.sessions is not None, "sessions, whose calls wait for each other", "a workload without them"),
-        *others,
-    ):
+    for given, what, instead in others:
         if given:
             raise SimjaxError(f"{option} together with {what} is not simulated yet; {instead}")
 

@@ -78,7 +78,7 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
     fits = f.blocks + _before(blocks) + asked <= limits.num_blocks
     has_seat = seats < limits.max_num_seqs
     has_budget = (chunk > 0) & (waiting.loads | limits.enable_chunked_prefill | (chunk == need))
-    has_budget &= ~(f.holds_prompts & (waiting.num_tokens - cached > 1))
+    has_budget &= ~(f.holds_prompts & (waiting.num_tokens - cached > 1)) | waiting.loads
     joins = visible & (waiting.passed | (((has_budget & has_seat) | at_once) & fits)) & waiting.has_slot & (f.preempted == 0) & ~turn.waits
     if first_only:
         joins &= w == 0
