@@ -24,7 +24,14 @@ from hypothesis import strategies as st
 from simjax.engine.shape import EngineShape, slots_for
 from tests.engine import test_groups, test_two_legs
 from tests.engine.balanced import balancing, balancing_legs
-from tests.engine.combined import sessions_in_groups, sessions_on_stages, sessions_with_drafts, speculating_groups
+from tests.engine.combined import (
+    sessions_in_groups,
+    sessions_on_stages,
+    sessions_with_drafts,
+    speculating_grouped_legs,
+    speculating_groups,
+    speculating_legs,
+)
 from tests.engine.grouped import balanced_groups, grouped
 from tests.engine.grouped_legs import check_grouped_legs, grouped_legs
 from tests.engine.pipelined import pipelined
@@ -127,6 +134,9 @@ def kinds() -> dict[str, Kind]:
         "lockstep_speculating_closed_loop": Kind(speculating_groups((1, 2), closed=True), 60, test_groups.check),
         "pipelined_sessions_on_two": Kind(sessions_on_stages(2), 60, check_steps),
         "speculating_sessions_on_two": Kind(sessions_with_drafts(2), 60, check_steps),
+        "speculating_two_legs": Kind(speculating_legs(), 60, test_two_legs.check),
+        "speculating_two_legs_closed_loop": Kind(speculating_legs(closed=True), 60, test_two_legs.check),
+        "lockstep_speculating_two_legs": Kind(speculating_grouped_legs(), 60, check_grouped_legs),
         "lockstep_two_legs": Kind(grouped_legs(), 60, check_grouped_legs),
         "lockstep_two_legs_crowded": Kind(grouped_legs(tight=True), 60, check_grouped_legs),
         "lockstep_two_legs_closed_loop": Kind(grouped_legs(closed=True), 60, check_grouped_legs),

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from simjax.cluster.routers import ROUTERS
 from simjax.network.stages import CAPTURE_SIZES
 from tests.engine.grouped import Grouped, Together, as_grouped, rules
+from tests.engine.grouped_legs import GroupedLegs, grouped_legs
 from tests.engine.pipelined import Pipelined
 from tests.engine.scenario import MAX_TOKENS, RouterPolicy, Scenario
 from tests.engine.speculating import MOST_DRAFTS, Speculating, speculating
-from tests.engine.strategies import sharing
+from tests.engine.strategies import scenarios, sharing
+from tests.engine.two_legs import TwoLegs, two_legs
 
 Verified = list[tuple[int, int, bool]]
 """(new, computed) of the requests of a rank, and whether they decode."""
@@ -133,3 +135,35 @@ def speculating_groups(draw: st.DrawFn, sizes: tuple[int, ...] = (3,), closed: b
     for name in ("drafts", "lookahead"):
         given[name] = tuple(given[name][i] for i in first)
     return SpeculatingGroups(**given, sizes=sizes)
+
+
+WITHOUT_CARRIED = ("nixl", "nixl_push", "mooncake", "p2p_nccl")
+
+
+@dataclass(frozen=True)
+class SpeculatingTwoLegs(TwoLegs, Speculating):
+    """Prefill and decode ranks that decode speculatively."""
+
+
+@st.composite
+def speculating_legs(draw: st.DrawFn, instances: int = 2, closed: bool = False) -> SpeculatingTwoLegs:
+    """Prefill and decode ranks with drafts; a pool holds any request and little more in many."""
+    drawn = draw(two_legs(scenarios(instances=instances, closed=closed), WITHOUT_CARRIED))
+    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(TwoLegs)} | {"limits": _roomy(drawn)}
+    return SpeculatingTwoLegs(**given, **draw(_drafts(instances)))
+
+
+@dataclass(frozen=True)
+class SpeculatingGroupedLegs(SpeculatingGroups, GroupedLegs):
+    """Groups of prefill and of decode ranks that decode speculatively."""
+
+
+@st.composite
+def speculating_grouped_legs(draw: st.DrawFn) -> SpeculatingGroupedLegs:
+    """A group of prefill ranks and one of decode ranks, with drafts."""
+    drawn = draw(grouped_legs(connectors=WITHOUT_CARRIED))
+    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(GroupedLegs)} | {"limits": _roomy(drawn)}
+    drafts = draw(_drafts(2))
+    for name in ("drafts", "lookahead"):
+        drafts[name] = tuple(x for x in drafts[name] for _ in range(2))
+    return SpeculatingGroupedLegs(**given | drafts)

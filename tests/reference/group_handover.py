@@ -67,14 +67,14 @@ class HandoverMember(Cadence, Rank):
 
     def unfinished(self) -> bool:
         """`has_unfinished_requests()`; before the tokens of a formation are counted."""
-        return bool(self.loads) or any(not leg.finished for leg in self.running) or (bool(self.waiting) and not self.stuck)
+        return bool(self.loads) or any(map(self._goes_on, self.running)) or (bool(self.waiting) and not self.stuck)
 
     def launch(self, now: float, start_s: float, end_s: float, tokens: list[tuple[Leg, int]]) -> None:
         """Take part in a forward."""
         for leg, _ in tokens:
             if leg.scheduled_s is None:
                 leg.scheduled_s, leg.computed_at_start = start_s, leg.computed
-        running = [leg.index for leg in self.running if not leg.finished]
+        running = [leg.index for leg in self.running if self._goes_on(leg)]
         step = None
         if tokens:
             step = RefStep(
@@ -92,8 +92,12 @@ class HandoverMember(Cadence, Rank):
             self.dummies.append((start_s, end_s))
         arrived, read = self._poll(now, ran=True) if self.launches else ([], [])
         sampled = self._count(tokens)
-        self.decoding |= {leg.index for leg in sampled}
+        self._note(sampled)
         self.queue.append(Batch(end_s, step, tokens, sampled, arrived, read, len(running)))
+
+    def _note(self, sampled: list) -> None:
+        """Remember who decodes."""
+        self.decoding |= {leg.index for leg in sampled}
 
     def look(self, now: float) -> None:
         """Look at the transfers once more although there is no forward, and be told at once."""
@@ -105,10 +109,7 @@ class HandoverMember(Cadence, Rank):
         """Get the output of the oldest forward."""
         self.clock = now
         batch = self.queue.popleft()
-        for leg in batch.sampled:
-            leg.token_times_s.append(now)
-            if leg.ended:
-                self._end(leg)
+        self._give(batch)
         if batch.step is not None:
             self.ended.append(batch.step)
         self._tell(batch.arrived, batch.read)
@@ -200,7 +201,7 @@ class HandoverGroup:
                 rank.look(now)
             return False
         self.running, self.formed = True, self.formed + 1
-        duration = self.config.step_time([[(new, leg.computed) for leg, new in batch] for batch in batches])
+        duration = self.config.step_time([rank._rows(batch) for rank, batch in zip(self.ranks, batches, strict=True)])
         if not self.async_scheduling and any(rank.runs_nothing(batch) for rank, batch in zip(self.ranks, batches, strict=True)):
             duration += self.empty_pass_s
         start_s = self.queue[-1].end_s if self.queue else now

@@ -19,6 +19,7 @@ from tests.reference.rank import Rank
 from tests.reference.records import RefOutcome, RefRequest
 from tests.reference.routing import RefRouter, Routing, names_of
 from tests.reference.simulator import Cluster, units_of
+from tests.reference.speculating_legs import SpeculatingLegs, SpeculatingLegsMember
 from tests.reference.transfers import Links, Transfer
 
 CONNECTORS = {
@@ -95,6 +96,12 @@ class Pair:
     blocks: int | None = None  # to be moved, once the decode rank has reserved them
 
 
+def _kind(config: RefInstance) -> type[Rank]:
+    if config.speculation:
+        return SpeculatingLegsMember if config.group else SpeculatingLegs
+    return HandoverMember if config.group else Rank
+
+
 class HandoverCluster(Cluster):
     """The state of a run. `live` has the requests of one leg, `pairs` those of two."""
 
@@ -107,7 +114,7 @@ class HandoverCluster(Cluster):
         roles = {instance.role for instance in instances}
         assert {"prefill", "decode"} <= roles, "a hand-over needs prefill and decode ranks"
         self.handover = handover
-        kinds = [HandoverMember if config.group else Rank for config in instances]
+        kinds = [_kind(config) for config in instances]
         each = enumerate(zip(kinds, instances, strict=True))
         self.engines = [kind(index, config, handover.empty_pass_s, self._reserved) for index, (kind, config) in each]
         self.units = units_of(self.engines)

@@ -84,8 +84,9 @@ def _part(shape: EngineShape, params: ClusterParams, turn: Turn) -> tuple[Plan, 
     held = (plan.running + plan.preempted > 0) | (f.refused & (f.seats > 0))
     if shape.handovers:  # what waits without a seat taken waits for an event elsewhere
         held = f.leaving | (f.preempted > 0) | (plan.running > 0)
-    most = jnp.int32(1) if shape.speculation else steps_allowed(turn, decoding, MANY - 1)
-    steps = jnp.where(works, most, jnp.where(held, 1, MANY)) if shape.leap else jnp.int32(1)
+    most = steps_allowed(turn, decoding, MANY - 1) if shape.leap and not shape.speculation else jnp.int32(1)
+    # With hand-overs ranks may wait for each other for ever, which must not take for ever: dummies are always taken many at a time.
+    steps = jnp.where(works, most, jnp.where(held, 1, MANY)) if shape.leap or shape.handovers else jnp.int32(1)
     return plan, steps, select(works, first, dummy), select(goes_on, later, dummy)
 
 

@@ -34,7 +34,11 @@ def refuse_impossible(
     alone, last = (served & both).any(axis=1), (served & decode).any(axis=1)
     first = np.zeros_like(last)
     if prefill.any():  # a prefill instance holds the prompt and gives one token
-        first = (_holds(cluster, instances, workload, workload.prompt_tokens.astype(np.int64) + 1) & prefill).any(axis=1)
+        holds = _holds(cluster, instances, workload, workload.prompt_tokens.astype(np.int64) + 1) & prefill
+        if speculation is not None:
+            slots = most_tokens(speculation, instances, workload.prompt_tokens[:, None], np.ones((1, 1), np.int64), np)
+            holds &= -(-slots // instances.block_size) <= instances.num_blocks
+        first = holds.any(axis=1)
     impossible = np.flatnonzero(~(alone | (first & last)))
     if not impossible.size:
         return

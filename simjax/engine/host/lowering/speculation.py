@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.spec import ClusterSpec
 from simjax.engine.host.impossible import NO_CACHE, refuse_together
 from simjax.engine.params import SpeculationParams
@@ -42,15 +43,16 @@ def refuse_with_speculation(cluster: ClusterSpec, caching: Sequence[bool]) -> No
     """Raise for what is not simulated together with speculative decoding.
 
     Raises:
-        SimjaxError: instances decode speculatively, and there are prefix caches, pp stages, or prefill and decode instances.
+        SimjaxError: instances decode speculatively, and there are prefix caches, pp stages, or a hand-over that carries the first token.
     """
     methods = [x.speculation.method for x in cluster.instances if x.speculation is not None]
     if not methods:
         return
+    connector = cluster.disaggregation.connector
     stages = max(x.parallelism.pipeline for x in cluster.instances)
     refuse_together(
         f"speculation.method={methods[0]}",
         (any(caching), "a prefix cache", NO_CACHE),
         (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out"),
-        (cluster.disaggregated, "prefill and decode instances", "leave one of them out"),
+        (cluster.disaggregated and CONNECTORS[connector].carried, f"disaggregation.connector={connector}", "another connector"),
     )
