@@ -98,8 +98,6 @@ class EngineShape:
             raise ValueError("groups with hand-overs go with no prefix caches")
         if self.priorities and (self.pipeline_stages or self.speculation or self.handovers or self.prefix_nodes or self.router_books):
             raise ValueError("priorities go with neither pp stages nor speculation nor hand-overs nor prefix caches nor books of a router")
-        if self.priorities and self.groups:
-            raise ValueError("priorities go with no groups")
         if self.priorities and self.window != 2:
             raise ValueError("by priority a tick admits one request and sees the next: window must be 2")
         if self.capped and not self.clients:

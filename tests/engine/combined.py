@@ -13,6 +13,7 @@ from simjax.network.stages import CAPTURE_SIZES
 from tests.engine.grouped import Grouped, Together, as_grouped, rules
 from tests.engine.grouped_legs import GroupedLegs, grouped_legs
 from tests.engine.pipelined import Pipelined
+from tests.engine.prioritized import Prioritized, prioritized
 from tests.engine.scenario import MAX_TOKENS, RouterPolicy, Scenario
 from tests.engine.speculating import MOST_DRAFTS, Speculating, speculating
 from tests.engine.strategies import scenarios, sharing
@@ -167,3 +168,21 @@ def speculating_grouped_legs(draw: st.DrawFn) -> SpeculatingGroupedLegs:
     for name in ("drafts", "lookahead"):
         drafts[name] = tuple(x for x in drafts[name] for _ in range(2))
     return SpeculatingGroupedLegs(**given | drafts)
+
+
+@dataclass(frozen=True)
+class PrioritizedGroups(Prioritized, Grouped):
+    """Groups whose ranks schedule by priority, or some of them first come, first served."""
+
+
+@st.composite
+def prioritized_groups(draw: st.DrawFn, sizes: tuple[int, ...] = (3,), closed: bool = False) -> PrioritizedGroups:
+    """Groups by priority; a cadence of prefills is younger than the releases that leave requests out."""
+    drawn = draw(prioritized(sum(sizes), closed=closed))
+    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Prioritized)}
+    alike = as_grouped(drawn, sizes, **draw(rules()))
+    given |= {x.name: getattr(alike, x.name) for x in dataclasses.fields(Grouped)}
+    own = given["rules"]
+    if alike.prefill_schedule_interval > 1:
+        own = tuple((goes_on, False) for goes_on, _ in own)
+    return PrioritizedGroups(**given | {"rules": own})

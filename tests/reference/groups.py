@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from math import inf
 
 from tests.reference.instance import Live, RefEngine, RefInstance, RefStep
+from tests.reference.priority import PriorityRank
 
 Tokens = list[tuple[int, int]]
 
@@ -92,7 +93,7 @@ class LockstepRank(Cadence):
             batch += self._schedule_waiting(budget)
             if not self.defers:
                 self.capacity_bound = bool(self.waiting)
-        self.stuck = bool(self.waiting) and not self.running
+        self.stuck = bool(self.waiting) and not self.running and not preempted
         return batch
 
     def begin(self, now: float, end: float, horizon: float, batch: list[tuple[Live, int]]) -> None:
@@ -142,6 +143,10 @@ class LockstepRank(Cadence):
         self._check_names()
         assert set(self.pool.held) == {request.index for request in self.running}, "a request outside running holds blocks"
         assert len(self.running) <= self.config.max_num_seqs
+
+
+class PriorityMember(LockstepRank, PriorityRank):
+    """A rank of a group that schedules by priority."""
 
 
 class Group:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tests.reference.balancer import Deployed, Front, RefBalancer, enqueue
 from tests.reference.group_handover import HandoverGroup, HandoverMember
-from tests.reference.groups import Cadence, Group, LockstepRank
+from tests.reference.groups import Cadence, Group, LockstepRank, PriorityMember
 from tests.reference.instance import Live, RefEngine, RefInstance
 from tests.reference.pipeline import PipelineRank
 from tests.reference.priority import PriorityRank
@@ -193,6 +193,8 @@ class Cluster:
 
 def _kind(config: RefInstance) -> type[RefEngine]:
     if config.group:
+        if config.scheduling_policy == "priority":
+            return PriorityMember
         return SpeculatingMember if config.speculation else LockstepRank
     if config.scheduling_policy == "priority":
         assert config.pipeline is None and config.speculation is None

@@ -42,7 +42,10 @@ from simjax.latency.step_time import row
 
 def plan_forward(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """Plan the forward once it is formed in all members; until then keep what those offer that have formed theirs."""
+    if shape.priorities:  # the scan for victims is made once: those that have formed their part stay as they were
+        turn = dataclasses.replace(turn, rank=jax.vmap(select)(turn.offers.formed, turn.before, turn.rank))
     plans, steps, first, later = for_each(turn, lambda turn: _part(shape, params, turn))
+    plans = select(turn.offers.formed, turn.before.plan, plans) if shape.priorities else plans
     offers = _offers(shape, params, turn, steps)
     present, running = turn.wave.present, turn.wave.running
     ready = jnp.all(offers.formed | ~present)

@@ -61,7 +61,7 @@ def _go_on(shape: EngineShape, params: ClusterParams, turn: Turn, had: Array) ->
         turn,
         before=dataclasses.replace(turn.before, plan=plan),
         rank=dataclasses.replace(turn.rank, plan=plan),
-        waits=offers.formed | last,
+        waits=offers.formed | last | (~present if shape.priorities else False),  # what is shared is left alone by those that do not exist
         throttled=(counter % every != 0) & ~bound,
         offers=dataclasses.replace(offers, capacity_bound=bound),
         wave=Wave(group, present, groups.running[group] & ~stops, counter, last),

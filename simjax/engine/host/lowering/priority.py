@@ -45,12 +45,10 @@ def refuse_with_priorities(cluster: ClusterSpec, caching: Sequence[bool]) -> Non
     """Raise for what is not simulated together with scheduling by priority.
 
     Raises:
-        SimjaxError: there are prefix caches, prefill and decode instances, pp stages, speculative decoding, ranks in lockstep, or a router
-            with own books.
+        SimjaxError: there are prefix caches, prefill and decode instances, pp stages, speculative decoding, or a router with own books.
     """
     stages = max(x.parallelism.pipeline for x in cluster.instances)
     methods = [x.speculation.method for x in cluster.instances if x.speculation is not None]
-    grouped = [x.model.name for x in cluster.instances if x.deployment.grouped]
     compares = len(cluster.instances) > 1 and ROUTERS[cluster.router].compares
     refuse_together(
         "scheduler.scheduling_policy=priority",
@@ -58,6 +56,5 @@ def refuse_with_priorities(cluster: ClusterSpec, caching: Sequence[bool]) -> Non
         (cluster.disaggregated, "prefill and decode instances", "leave one of them out"),
         (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out"),
         (bool(methods), f"speculation.method={next(iter(methods), None)}", "leave one of them out"),
-        (bool(grouped), f"the data-parallel ranks of a mixture of experts ({next(iter(grouped), None)})", "leave one of them out"),
         (compares, f"cluster.router={cluster.router}", "another router"),
     )
