@@ -34,7 +34,7 @@ from tests.engine.combined import (
     speculating_legs,
 )
 from tests.engine.grouped import balanced_groups, grouped
-from tests.engine.grouped_legs import check_grouped_legs, grouped_legs
+from tests.engine.grouped_legs import balanced_grouped_legs, check_grouped_legs, grouped_legs
 from tests.engine.pipelined import pipelined
 from tests.engine.prioritized import prioritized
 from tests.engine.scenario import FANOUT, NODES, PATH, SHAPE, Scenario
@@ -141,6 +141,7 @@ def kinds() -> dict[str, Kind]:
         "speculating_two_legs_closed_loop": Kind(speculating_legs(closed=True), 60, test_two_legs.check),
         "lockstep_speculating_two_legs": Kind(speculating_grouped_legs(), 60, check_grouped_legs),
         "lockstep_two_legs": Kind(grouped_legs(), 60, check_grouped_legs),
+        "lockstep_balanced_two_legs": Kind(balanced_grouped_legs(), 60, check_grouped_legs),
         "lockstep_two_legs_crowded": Kind(grouped_legs(tight=True), 60, check_grouped_legs),
         "lockstep_two_legs_closed_loop": Kind(grouped_legs(closed=True), 60, check_grouped_legs),
         "two_legs_sessions": Kind(two_legs(sharing(instances=3, sessions=True)), 60, test_two_legs.check),

@@ -10,8 +10,10 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from simjax.engine.host.result import Status
+from simjax.engine.shape import EngineShape
+from tests.engine.balanced import API_SERVERS, Balanced
 from tests.engine.grouped import Grouped, rules
-from tests.engine.scenario import Limits
+from tests.engine.scenario import Limits, RouterPolicy
 from tests.engine.strategies import SMALL, scenarios
 from tests.engine.test_two_legs import UNEQUAL_VIEWS, assert_same, compared
 from tests.engine.two_legs import TwoLegs, crowded, two_legs
@@ -53,3 +55,28 @@ def check_grouped_legs(scenario: GroupedLegs, mode: str) -> None:
         np.testing.assert_array_equal(ours.instances.dummy_steps, [len(dummies) for dummies in theirs.dummies])
         seconds = [sum(end - start for start, end in dummies) for dummies in theirs.dummies]
         np.testing.assert_allclose(ours.instances.dummy_s, seconds, rtol=1e-9, atol=1e-12)
+
+
+@dataclass(frozen=True)
+class BalancedGroupedLegs(Balanced, GroupedLegs):
+    """Groups of prefill and of decode ranks that balance the load of their ranks themselves."""
+
+    def shape(self, **changes) -> EngineShape:
+        return super().shape(router_books=False, **changes)
+
+
+@st.composite
+def balanced_grouped_legs(draw: st.DrawFn) -> BalancedGroupedLegs:
+    """A prefill and a decode instance of two ranks each, by the older rule: the newer one looks at tokens, counted otherwise."""
+    drawn = draw(grouped_legs())
+    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(GroupedLegs)}
+    given["limits"] = tuple(drawn.limits[2 * (i // 2)] for i in range(4))
+    for name in ("router", "decode_router"):
+        given[name] = RouterPolicy.ROUND_ROBIN
+    return BalancedGroupedLegs(
+        **given,
+        groups=SIZES,
+        api_servers=tuple(draw(st.integers(1, API_SERVERS)) for _ in SIZES),
+        publishes=(True, True),
+        interval_s=draw(st.sampled_from([0.1, 0.0173, float("inf")])),
+    )
