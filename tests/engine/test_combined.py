@@ -76,8 +76,8 @@ def by_hand(async_scheduling: bool) -> GroupedLegs:
 @pytest.mark.parametrize(("async_scheduling", "first_token_s"), [(False, 4.002), (True, 6.0)])
 def test_a_group_is_told_of_a_load_with_the_forward_that_looked(async_scheduling: bool, first_token_s: float):
     # The load lands at 1.5. Synchronous: dummies from 1 to 2.001 and to 3.002, each after a sleep; the second one has looked, and the
-    # first token takes one forward more. Asynchronous: the dummy from 3 to 4 is launched at 2, when it looks, and tells it at 4; the forward
-    # that is formed then is that from 5 to 6.
+    # first token takes one forward more. Asynchronous: the dummy from 3 to 4 is launched at 2, when it looks, and tells it at 4; the
+    # forward that is formed then is that from 5 to 6.
     scenario = by_hand(async_scheduling)
     result, theirs = scenario.run(), scenario.run_reference()
     np.testing.assert_allclose(theirs.requests[0].token_times_s, [first_token_s, first_token_s + 1.0])
