@@ -24,7 +24,17 @@ from hypothesis import strategies as st
 from simjax.engine.shape import EngineShape, slots_for
 from tests.engine import test_groups, test_two_legs
 from tests.engine.balanced import balancing, balancing_legs
+from tests.engine.combined import (
+    prioritized_groups,
+    sessions_in_groups,
+    sessions_on_stages,
+    sessions_with_drafts,
+    speculating_grouped_legs,
+    speculating_groups,
+    speculating_legs,
+)
 from tests.engine.grouped import balanced_groups, grouped
+from tests.engine.grouped_legs import balanced_grouped_legs, check_grouped_legs, grouped_legs
 from tests.engine.pipelined import pipelined
 from tests.engine.prioritized import prioritized
 from tests.engine.scenario import FANOUT, NODES, PATH, SHAPE, Scenario
@@ -120,6 +130,20 @@ def kinds() -> dict[str, Kind]:
         "balanced_sessions": Kind(balancing(sharing(instances=4, sessions=True)), 60),
         "balanced_two_legs": Kind(balancing_legs(), 60, test_two_legs.check),
         "prioritized_sessions": Kind(prioritized(sessions=True), 60),
+        "lockstep_sessions": Kind(sessions_in_groups(), 60, test_groups.check),
+        "lockstep_speculating": Kind(speculating_groups(), 60, test_groups.check),
+        "lockstep_speculating_closed_loop": Kind(speculating_groups((1, 2), closed=True), 60, test_groups.check),
+        "pipelined_sessions_on_two": Kind(sessions_on_stages(2), 60, check_steps),
+        "speculating_sessions_on_two": Kind(sessions_with_drafts(2), 60, check_steps),
+        "lockstep_prioritized": Kind(prioritized_groups(), 60, test_groups.check),
+        "lockstep_prioritized_closed_loop": Kind(prioritized_groups((1, 2), closed=True), 60, test_groups.check),
+        "speculating_two_legs": Kind(speculating_legs(), 60, test_two_legs.check),
+        "speculating_two_legs_closed_loop": Kind(speculating_legs(closed=True), 60, test_two_legs.check),
+        "lockstep_speculating_two_legs": Kind(speculating_grouped_legs(), 60, check_grouped_legs),
+        "lockstep_two_legs": Kind(grouped_legs(), 60, check_grouped_legs),
+        "lockstep_balanced_two_legs": Kind(balanced_grouped_legs(), 60, check_grouped_legs),
+        "lockstep_two_legs_crowded": Kind(grouped_legs(tight=True), 60, check_grouped_legs),
+        "lockstep_two_legs_closed_loop": Kind(grouped_legs(closed=True), 60, check_grouped_legs),
         "two_legs_sessions": Kind(two_legs(sharing(instances=3, sessions=True)), 60, test_two_legs.check),
     }
     return found

@@ -143,6 +143,8 @@ def _plain(shape: EngineShape) -> EngineShape:
         raise ValueError("an outcome cannot say that slots ran out: the shape must not be tight")
     if shape.priorities:
         raise SimjaxError("scheduling_policy=priority: derivatives through queues by priority are not simulated yet; compare runs instead")
+    if shape.groups and shape.handovers:
+        raise SimjaxError("disaggregation: derivatives through hand-overs of ranks in lockstep are not simulated yet; compare runs instead")
     return replace(shape, log_rows=0)
 
 

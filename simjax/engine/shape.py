@@ -92,16 +92,16 @@ class EngineShape:
             raise ValueError("an internal load balancer has ranks to choose from when a request arrives: it needs live_routing")
         if self.clients and self.fanout:
             raise ValueError("a workload is a closed loop of clients or made of sessions, not both")
-        if self.pipeline_stages and (self.handovers or self.prefix_nodes or self.fanout):
-            raise ValueError("pp stages go with neither hand-overs nor prefix caches nor sessions")
-        if self.speculation and (self.pipeline_stages or self.handovers or self.prefix_nodes or self.fanout):
-            raise ValueError("speculative decoding goes with neither pp stages nor hand-overs nor prefix caches nor sessions")
-        if self.groups and (self.pipeline_stages or self.speculation or self.handovers or self.fanout):
-            raise ValueError("groups go with neither pp stages nor speculative decoding nor hand-overs nor sessions")
+        if self.pipeline_stages and (self.handovers or self.prefix_nodes):
+            raise ValueError("pp stages go with neither hand-overs nor prefix caches")
+        if self.speculation and (self.pipeline_stages or self.prefix_nodes):
+            raise ValueError("speculative decoding goes with neither pp stages nor prefix caches")
+        if self.groups and self.pipeline_stages:
+            raise ValueError("groups go with no pp stages")
+        if self.groups and self.handovers and self.prefix_nodes:
+            raise ValueError("groups with hand-overs go with no prefix caches")
         if self.priorities and (self.pipeline_stages or self.speculation or self.handovers or self.prefix_nodes or self.router_books):
             raise ValueError("priorities go with neither pp stages nor speculation nor hand-overs nor prefix caches nor books of a router")
-        if self.priorities and self.groups:
-            raise ValueError("priorities go with no groups")
         if self.priorities and self.window != 2:
             raise ValueError("by priority a tick admits one request and sees the next: window must be 2")
         if self.power and (self.pipeline_stages or self.speculation or self.groups):

@@ -16,7 +16,8 @@ from simjax.engine.accounting.leap_log import LeapRows, NoLog, record
 from simjax.engine.accounting.totals import count
 from simjax.engine.arrivals.arrivals import answer
 from simjax.engine.groups.forward import plan_forward
-from simjax.engine.groups.members import answer_all, begin_forward, each, end_forward
+from simjax.engine.groups.handovers import begin_transfers
+from simjax.engine.groups.members import HANDOVERS, QUEUES, answer_all, begin_forward, each, end_forward
 from simjax.engine.groups.totals import account_all, count_all, record_all
 from simjax.engine.groups.waves import commit_forward
 from simjax.engine.handover.loads import admit_loaded
@@ -83,22 +84,6 @@ OF_SPECULATION: dict[Stage, Stage] = {
 """What stands for some stages where ranks decode speculatively."""
 
 
-OF_GROUPS: dict[Stage, Stage] = {
-    begin_turn: begin_forward,  # of the group whose forward ends first
-    commit: commit_forward,  # and whether the wave goes on
-    name_blocks: each(name_blocks),
-    answer: answer_all,
-    depart: each(depart),
-    schedule_running: each(schedule_running),
-    preempt: each(preempt),
-    admit_waiting: each(admit_waiting),
-    plan_next: plan_forward,  # once it is formed in all ranks
-    end_turn: end_forward,
-    count: count_all,
-    account: account_all,
-    record: record_all,
-}
-"""What stands for some stages where ranks step together: a turn is that of a group."""
 OF_PRIORITIES: dict[Stage, Stage] = {
     depart: depart_first,  # a finished request, and the step waits for the others
     preempt: preempt_by_priority,  # the least urgent, back into the queue
@@ -106,17 +91,39 @@ OF_PRIORITIES: dict[Stage, Stage] = {
 }
 """What stands for some stages where requests have priorities."""
 
+OF_GROUPS: dict[Stage, Callable[[Stage], Stage]] = {
+    begin_turn: lambda _: begin_forward,  # of the group whose forward ends first
+    commit: commit_forward,  # and whether the wave goes on
+    name_blocks: each(),
+    answer: answer_all,
+    hear: each(shares=HANDOVERS),
+    depart: each(shares=HANDOVERS),
+    schedule_running: each(),
+    preempt: each(shares=QUEUES),
+    admit_loaded: each(shares=HANDOVERS),
+    admit_waiting: each(shares=HANDOVERS + QUEUES),
+    begin_transfer: lambda _: begin_transfers,  # of all ranks, once the forward is formed
+    plan_next: lambda _: plan_forward,  # once it is formed in all ranks
+    end_turn: lambda _: end_forward,
+    count: lambda _: count_all,
+    account: lambda _: account_all,
+    record: lambda _: record_all,
+}
+"""What makes of some stages of a rank those of a group, where ranks step together: a turn is that of a group."""
+
 
 def stages_of(shape: EngineShape) -> tuple[Stage, ...]:
     """The stages of a tick, in order."""
     systems = (
         (shape.pipeline_stages, OF_PIPELINES),
         (shape.speculation, OF_SPECULATION),
-        (shape.groups, OF_GROUPS),
         (shape.priorities, OF_PRIORITIES),
     )
-    others = next((table for there, table in systems if there), {})
-    return tuple(others.get(stage, stage) for stage in STAGES)
+    others = {stage: other for there, table in systems if there for stage, other in table.items()}
+    mine = {stage: others.get(stage, stage) for stage in STAGES}
+    if shape.groups:
+        mine = {stage: OF_GROUPS[stage](own) if stage in OF_GROUPS else own for stage, own in mine.items()}
+    return tuple(mine.values())
 
 
 def tick(shape: EngineShape, params: ClusterParams, state: ClusterState, log: LeapRows | NoLog) -> tuple[ClusterState, LeapRows | NoLog]:

@@ -107,7 +107,7 @@ def lowered(*overrides: str, workload: Workload | None = None):
     [
         (["scheduler.enable_prefix_caching=true"], "a prefix cache is not simulated yet; scheduler.enable_prefix_caching=false"),
         (["cluster.pipeline_parallel_size=2"], "pipeline_parallel_size=2 is not simulated yet"),
-        (["cluster=disaggregated"], "prefill and decode instances is not simulated yet"),
+        (["cluster=disaggregated", "disaggregation.connector=sglang"], "disaggregation.connector=sglang is not simulated yet; another"),
     ],
 )
 def test_what_does_not_go_together_is_refused(overrides: list[str], what: str):

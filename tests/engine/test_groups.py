@@ -17,7 +17,6 @@ from simjax.hardware import load_device
 from simjax.metrics.steps import leap_durations
 from simjax.model import load_model
 from simjax.parallel.parallelism import Parallelism
-from simjax.workload.workload import Workload
 from tests.engine.grouped import BalancedGroups, Grouped, Together, as_grouped, balanced_groups, grouped
 from tests.engine.scenario import Limits, RouterPolicy, Scenario
 from tests.engine.test_against_reference import MODE, assert_same, leaps, undecided
@@ -136,8 +135,6 @@ def test_a_batch_equals_its_single_runs():
 
 # ---- lowering
 
-WORKLOAD = Workload(np.zeros(1), np.ones(1, int), np.ones(1, int))
-
 
 @pytest.mark.parametrize(
     ("changes", "says"),
@@ -152,14 +149,14 @@ WORKLOAD = Workload(np.zeros(1), np.ones(1, int), np.ones(1, int))
 def test_what_does_not_go_together_is_refused(changes: dict, says: str):
     lockstep = InstanceSpec(load_model("qwen3-30b-a3b"), load_device("h200"), Parallelism(data=2))
     with pytest.raises(SimjaxError, match=says):
-        refuse_with_groups(ClusterSpec((lockstep, dataclasses.replace(lockstep, **changes))), WORKLOAD)
+        refuse_with_groups(ClusterSpec((lockstep, dataclasses.replace(lockstep, **changes))), [False])
 
 
 def test_a_cadence_needs_ranks_in_lockstep():
     limits = InstanceLimits(prefill_schedule_interval=4)
     dense = InstanceSpec(load_model("qwen3-8b"), load_device("h200"), Parallelism(data=2), limits)
     with pytest.raises(SimjaxError, match="prefill_schedule_interval=4: it is simulated for the data-parallel ranks"):
-        refuse_with_groups(ClusterSpec((dense,)), WORKLOAD)
+        refuse_with_groups(ClusterSpec((dense,)), [False])
 
 
 def test_every_instance_of_a_mixture_of_experts_is_a_group():

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from math import inf
 
 from tests.reference.instance import Live, RefEngine, RefInstance, RefStep
+from tests.reference.priority import PriorityRank
 
 Tokens = list[tuple[int, int]]
 
@@ -40,30 +41,59 @@ class RefGroup:
     prefill_schedule_interval: int = 1
 
 
-class LockstepRank(RefEngine):
-    """A rank of a group; its events are those of the group."""
+class Cadence(RefEngine):
+    """The part of a rank that keeps to the cadence of prefills."""
 
-    def __init__(self, index: int, config: RefInstance):
-        super().__init__(index, config)
-        assert config.group is not None and config.pipeline is None and config.speculation is None
+    def begin_cadence(self) -> None:
+        assert self.config.group is not None
         self.decoding: set[int] = set()  # requests with a token since their admission
         self.defers = False  # what is in its prompt waits in this formation
         self.capacity_bound = False
         self.stuck = False
         self.dummies: list[tuple[float, float]] = []  # start and end
 
+    def defer(self, throttled: bool) -> None:
+        """Whether what is in its prompt waits in the coming formation."""
+        self.defers = throttled and not self.capacity_bound and any(map(self._decodes, self.running))
+
+    def _decodes(self, request: Live) -> bool:
+        """Whether all of its prompt has been scheduled."""
+        return request.index in self.decoding
+
+    def _need(self, request: Live, computed: int) -> int:
+        if self.defers and request in self.running and not self._decodes(request):
+            return 0
+        return super()._need(request, computed)
+
+    def _admit(self, request: Live, budget: int) -> int:
+        if self.defers and len(self._lookup(request)) * self.config.block_size < request.target - 1:
+            return 0
+        new = super()._admit(request, budget)
+        if new > 0:
+            self.decoding.discard(request.index)
+        return new
+
+
+class LockstepRank(Cadence):
+    """A rank of a group; its events are those of the group."""
+
+    def __init__(self, index: int, config: RefInstance):
+        super().__init__(index, config)
+        assert config.pipeline is None and config.speculation is None
+        self.begin_cadence()
+
     def form(self, horizon: float, throttled: bool) -> list[tuple[Live, int]]:
         """`schedule()`."""
         self.drain(horizon)
         self.alone = self.is_alone()
-        self.defers = throttled and not self.capacity_bound and any(request.index in self.decoding for request in self.running)
+        self.defer(throttled)
         batch, budget, preempted = self._schedule_running()
         batch = [(request, new) for request, new in batch if new > 0]
         if not preempted:
             batch += self._schedule_waiting(budget)
             if not self.defers:
                 self.capacity_bound = bool(self.waiting)
-        self.stuck = bool(self.waiting) and not self.running
+        self.stuck = bool(self.waiting) and not self.running and not preempted
         return batch
 
     def begin(self, now: float, end: float, horizon: float, batch: list[tuple[Live, int]]) -> None:
@@ -102,24 +132,15 @@ class LockstepRank(RefEngine):
         """`has_unfinished_requests()`."""
         return any(not request.finished for request in self.running) or (bool(self.waiting) and not self.stuck)
 
-    def _need(self, request: Live, computed: int) -> int:
-        if self.defers and request in self.running and request.index not in self.decoding:
-            return 0
-        return super()._need(request, computed)
-
-    def _admit(self, request: Live, budget: int) -> int:
-        if self.defers and len(self._lookup(request)) * self.config.block_size < request.target - 1:
-            return 0
-        new = super()._admit(request, budget)
-        if new > 0:
-            self.decoding.discard(request.index)
-        return new
-
     def check(self) -> None:
         self.pool.check()
         self._check_names()
         assert set(self.pool.held) == {request.index for request in self.running}, "a request outside running holds blocks"
         assert len(self.running) <= self.config.max_num_seqs
+
+
+class PriorityMember(LockstepRank, PriorityRank):
+    """A rank of a group that schedules by priority."""
 
 
 class Group:
@@ -170,9 +191,11 @@ class Group:
 
     def _stops(self) -> bool:
         """Whether the ranks ask each other after this forward, and none has anything left."""
-        asks = self.counter % self.config.sync_interval == 0 or (self.config.syncs_first and self.counter == 1)
         unfinished = self.unfinished if self.async_scheduling else any(rank.unfinished() for rank in self.ranks)
-        return asks and not unfinished
+        return self._asks() and not unfinished
+
+    def _asks(self) -> bool:
+        return self.counter % self.config.sync_interval == 0 or (self.config.syncs_first and self.counter == 1)
 
     def _form(self, now: float, horizon: float) -> None:
         throttled = self.counter % self.config.prefill_schedule_interval != 0

@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from tests.reference.balancer import Front, enqueue
-from tests.reference.instance import RefEngine, RefInstance
+from tests.reference.group_handover import HandoverGroup, HandoverMember
+from tests.reference.instance import RefInstance
 from tests.reference.legs import Leg
 from tests.reference.rank import Rank
 from tests.reference.records import RefOutcome, RefRequest
 from tests.reference.routing import RefRouter, Routing, names_of
-from tests.reference.simulator import Cluster
+from tests.reference.simulator import Cluster, units_of
+from tests.reference.speculating_legs import SpeculatingLegs, SpeculatingLegsMember
 from tests.reference.transfers import Links, Transfer
 
 CONNECTORS = {
@@ -94,6 +96,12 @@ class Pair:
     blocks: int | None = None  # to be moved, once the decode rank has reserved them
 
 
+def _kind(config: RefInstance) -> type[Rank]:
+    if config.speculation:
+        return SpeculatingLegsMember if config.group else SpeculatingLegs
+    return HandoverMember if config.group else Rank
+
+
 class HandoverCluster(Cluster):
     """The state of a run. `live` has the requests of one leg, `pairs` those of two."""
 
@@ -106,7 +114,11 @@ class HandoverCluster(Cluster):
         roles = {instance.role for instance in instances}
         assert {"prefill", "decode"} <= roles, "a hand-over needs prefill and decode ranks"
         self.handover = handover
-        self.engines = self.units = [Rank(index, config, handover.empty_pass_s, self._reserved) for index, config in enumerate(instances)]
+        kinds = [_kind(config) for config in instances]
+        each = enumerate(zip(kinds, instances, strict=True))
+        self.engines = [kind(index, config, handover.empty_pass_s, self._reserved) for index, (kind, config) in each]
+        self.units = units_of(self.engines)
+        self.together: list[Pair] | None = None  # those whose transfers begin at the end of a group's event
         policy, (prefix, queue, kv) = handover.decode_policy, handover.decode_weights
         decode = replace(router, policy=policy, prefix_weight=prefix, queue_weight=queue, kv_weight=kv, overlap_credit=0.0, second=True)
         self.fronts = self._fronts()
@@ -128,19 +140,34 @@ class HandoverCluster(Cluster):
         """Whether nothing is left but passes that run nothing, for ever."""
         if any(time < inf for time, _ in others):
             return False
-        for rank in self.engines:
-            awaited = [leg for leg in rank.loads + rank.holds if not leg.told and leg.transfer.landed_s < inf]
-            if rank.incoming or rank.num_running() or (rank.due_s is not None and (awaited or rank.idle <= 3)):
+        for unit in self.units:
+            ranks = unit.ranks if isinstance(unit, HandoverGroup) else [unit]
+            awaited = [leg for rank in ranks for leg in rank.loads + rank.holds if not leg.told and leg.transfer.landed_s < inf]
+            busy = any(rank.incoming or rank.num_running() for rank in ranks)
+            if busy or (unit.due_s is not None and (awaited or unit.idle <= 3)):
                 return False
         return True
 
-    def _handle_instance(self, engine: RefEngine, now: float) -> None:
-        assert isinstance(engine, Rank)
-        for leg in engine.advance(now):
+    def _handle_instance(self, unit: Rank | HandoverGroup, now: float) -> None:
+        """An event of a rank, or of a group, whose transfers begin in the order of their requests."""
+        self.together = [] if isinstance(unit, HandoverGroup) else None
+        for leg in unit.advance(now):
+            engine = self._rank_of(leg)
             if leg.holds:
                 self._prefilled(leg, engine, now)
             else:
                 self._reply(now + engine.config.api_post_s, engine.index, leg.index)
+        ready, self.together = self.together or [], None
+        for pair in sorted(ready, key=lambda pair: pair.transfer.request):
+            self._start_transfer(pair, now)
+
+    def _rank_of(self, leg: Leg) -> Rank:
+        if leg.index in self.live:
+            return self.live[leg.index][1]
+        pair = self.pairs[leg.index]
+        found = pair.prefill if leg.holds else pair.decode
+        assert found is not None
+        return found[1]
 
     def _prefilled(self, leg: Leg, rank: Rank, now: float) -> None:
         pair = self.pairs[leg.index]
@@ -158,6 +185,9 @@ class HandoverCluster(Cluster):
             self._start_transfer(pair, now)
 
     def _start_transfer(self, pair: Pair, now: float) -> None:
+        if self.together is not None:
+            self.together.append(pair)
+            return
         assert pair.prefill is not None and pair.decode is not None and pair.blocks is not None
         (leg, source), (_, target), rules = pair.prefill, pair.decode, self.handover
         i, j, path = source.index, target.index, rules.path[source.index][target.index]

@@ -152,7 +152,7 @@ class Rank(RefEngine):
         if not preempted:
             tokens += self._schedule_waiting(budget)
         self.just_ended = False
-        step, running = self._step(now, tokens) if tokens else None, sum(not leg.finished for leg in self.running)
+        step, running = self._step(now, tokens) if tokens else None, sum(map(self._goes_on, self.running))
         arrived, read = self._poll(now, ran=bool(tokens))
         batch = Batch(step.end_s if step else now, step, tokens, self._count(tokens), arrived, read, running)
         victims = [leg for leg in before if leg.preemptions > before[leg]]
@@ -164,13 +164,13 @@ class Rank(RefEngine):
 
     def _step(self, now: float, tokens: list[tuple[Leg, int]]) -> RefStep:
         start_s = max(now, self.device_free_s)
-        duration = self.config.step_time([(new, leg.computed) for leg, new in tokens])
+        duration = self.config.step_time(self._rows(tokens))
         assert duration >= 0, "time runs backwards"
         self.device_free_s = start_s + duration
         for leg, _ in tokens:
             if leg.scheduled_s is None:
                 leg.scheduled_s, leg.computed_at_start = start_s, leg.computed
-        running = [leg.index for leg in self.running if not leg.finished]
+        running = [leg.index for leg in self.running if self._goes_on(leg)]
         return RefStep(
             instance=self.index,
             start_s=start_s,
@@ -182,6 +182,15 @@ class Rank(RefEngine):
             waiting=self.num_waiting(),
             blocks=self.pool.num_distinct(running),
         )
+
+    @staticmethod
+    def _rows(tokens: list[tuple[Leg, int]]) -> list:
+        """What the time of a step depends on."""
+        return [(new, leg.computed) for leg, new in tokens]
+
+    def _goes_on(self, leg: Leg) -> bool:
+        """Whether a running request has more to come than is in flight."""
+        return not leg.finished
 
     def _poll(self, now: float, ran: bool) -> tuple[list[Leg], list[Leg]]:
         """The loads that are there, and the ended requests that have been read, by request index; each is found once."""
@@ -195,8 +204,7 @@ class Rank(RefEngine):
 
         return new(self.loads), new(self.holds)
 
-    @staticmethod
-    def _count(tokens: list[tuple[Leg, int]]) -> list[Leg]:
+    def _count(self, tokens: list[tuple[Leg, int]]) -> list:
         """Count the tokens of a step as computed; returns the requests that get a token, which counts as generated."""
         for leg, new in tokens:
             leg.computed += new
@@ -212,12 +220,7 @@ class Rank(RefEngine):
         if self.queue[0].end_s > self.clock:
             self.clock = yield self.queue[0].end_s
         batch = self.queue.popleft()
-        for leg in batch.sampled:
-            leg.token_times_s.append(self.clock)
-            if leg in self.running:
-                self._name_up_to(leg, self._known(leg) - 1)
-            if leg.ended:
-                self._end(leg)
+        self._give(batch)
         if batch.step is not None:
             self.ended.append(batch.step)
         if batch.arrived or batch.read:
@@ -227,6 +230,15 @@ class Rank(RefEngine):
             self.pool.release(leg.index)
         for leg in batch.arrived:
             leg.told = True
+
+    def _give(self, batch: Batch) -> None:
+        """Give the tokens of a batch to the clients."""
+        for leg in batch.sampled:
+            leg.token_times_s.append(self.clock)
+            if leg in self.running:
+                self._name_up_to(leg, self._known(leg) - 1)
+            if leg.ended:
+                self._end(leg)
 
     def _end(self, leg: Leg) -> None:
         """A request that was preempted with its last token in flight has no blocks any more."""
@@ -249,7 +261,7 @@ class Rank(RefEngine):
         """
         batch: list[tuple[Leg, int]] = []
         for leg in [leg for leg in self.loads if leg.told]:
-            if budget == 0 or len(self.running) == self.config.max_num_seqs or self.pool.num_free < self._watermark():
+            if budget == 0 or len(self.running) == self.config.max_num_seqs or not self._has_room(leg):
                 return batch
             self.loads.remove(leg)
             if self._start_loaded(leg):
@@ -270,6 +282,10 @@ class Rank(RefEngine):
             batch.append((leg, new))
             budget -= new
         return batch
+
+    def _has_room(self, leg: Leg) -> bool:
+        """Whether a loaded request may have a seat."""
+        return self.pool.num_free >= self._watermark()
 
     def _load(self, leg: Leg) -> bool:
         """Begin to load the KV cache of a prompt, but for the blocks that are cached here; False if there is no room.

@@ -14,12 +14,14 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from tests.reference.balancer import Deployed, Front, RefBalancer, enqueue
-from tests.reference.groups import Group, LockstepRank
+from tests.reference.group_handover import HandoverGroup, HandoverMember
+from tests.reference.groups import Cadence, Group, LockstepRank, PriorityMember
 from tests.reference.instance import Live, RefEngine, RefInstance
 from tests.reference.pipeline import PipelineRank
 from tests.reference.priority import PriorityRank
 from tests.reference.records import RefActivity, RefOutcome, RefRequest, RefResult
 from tests.reference.routing import RefRouter, Routing, View, names_of
+from tests.reference.speculating_groups import SpeculatingGroup, SpeculatingMember
 from tests.reference.speculation import SpeculatingRank
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class Cluster:
         assert think_s >= 0 and (concurrency is None or concurrency >= 1)
         assert concurrency is None or not any(request.waits_for for request in requests), "a closed loop or sessions, not both"
         self.engines = [_kind(config)(index, config) for index, config in enumerate(instances)]
-        self.units = _units(self.engines)
+        self.units = units_of(self.engines)
         self.balancer, self.num_snapshots = balancer, 0
         self.fronts = self._fronts()
         self.requests = requests
@@ -193,22 +195,30 @@ class Cluster:
 
 def _kind(config: RefInstance) -> type[RefEngine]:
     if config.group:
-        return LockstepRank
+        if config.scheduling_policy == "priority":
+            return PriorityMember
+        return SpeculatingMember if config.speculation else LockstepRank
     if config.scheduling_policy == "priority":
         assert config.pipeline is None and config.speculation is None
         return PriorityRank
     return PipelineRank if config.pipeline else SpeculatingRank if config.speculation else RefEngine
 
 
-def _units(engines: Sequence[RefEngine]) -> list[RefEngine | Group]:
+def units_of(engines: Sequence[RefEngine]) -> list:
     """What has events of its own: groups, and engines that are in none; in order of their lowest index."""
-    groups: dict[int, list[LockstepRank]] = {}
+    groups: dict[int, list] = {}
     for engine in engines:
-        if isinstance(engine, LockstepRank) and engine.config.group:
+        if engine.config.group is not None:
             groups.setdefault(engine.config.group.number, []).append(engine)
-    alone = [(engine.index, engine) for engine in engines if not isinstance(engine, LockstepRank)]
-    together = [(ranks[0].index, Group(ranks)) for ranks in groups.values()]
+    alone = [(engine.index, engine) for engine in engines if engine.config.group is None]
+    together = [(ranks[0].index, _group(ranks)) for ranks in groups.values()]
     return [unit for _, unit in sorted([*alone, *together], key=lambda unit: unit[0])]
+
+
+def _group(ranks: list) -> Group | HandoverGroup:
+    if isinstance(ranks[0], SpeculatingMember):
+        return SpeculatingGroup(ranks)
+    return HandoverGroup(ranks) if isinstance(ranks[0], HandoverMember) else Group(ranks)
 
 
 def simulate(
@@ -251,5 +261,5 @@ def simulate(
     activity = [RefActivity.of(engine.ended) for engine in cluster.engines]
     evictions, copies = ([getattr(x.pool, name) for x in cluster.engines] for name in ("evictions", "copies"))
     lookups = [x.lookups for x in cluster.engines]
-    dummies = [engine.dummies if isinstance(engine, LockstepRank) else [] for engine in cluster.engines]
+    dummies = [engine.dummies if isinstance(engine, Cadence) else [] for engine in cluster.engines]
     return RefResult(activity, outcomes, steps, evictions, copies, lookups, sum(x.num_ties() for x in cluster.engines), dummies)

@@ -122,7 +122,7 @@ class SessionCalls:
             due_s=self.due_s.at[jnp.where(missing == 0, then, R)].set(ready_s, mode="drop"),
         )
         slots = dataclasses.replace(slots, answered=slots.answered | (position == first))
-        turn = dataclasses.replace(turn, rank=dataclasses.replace(turn.rank, slots=slots), waits=count > 1)
+        turn = dataclasses.replace(turn, rank=dataclasses.replace(turn.rank, slots=slots), waits=turn.waits | (count > 1))
         return turn.with_state(arrivals=calls)
 
 

@@ -16,6 +16,14 @@ def holds_prompts(turn: Turn, seated: Array) -> Array:
     return turn.throttled & jnp.any(seated & decoding)
 
 
+def waits_for_release(turn: Turn) -> Array:
+    """Running requests that wait where prompts do, bool[A]; what this very formation has admitted, in an earlier tick, does not."""
+    slots = turn.rank.slots
+    assert slots.decoding is not None
+    admitted = (turn.before.plan.steps == 0) & (slots.num_new_tokens > 0)
+    return ~slots.decoding & ~admitted
+
+
 def shared_out(need: Array, short: Array, last: Array, budget: Array) -> Array:
     """Tokens of the running requests, int32[A], of which so many are `short`: the last one gets less, or all in their order what is left.
 

@@ -110,12 +110,14 @@ class Wave:
         present: which of the D members exist; the others repeat one of the cluster's ranks, and what they do is dropped.
         running: a wave runs still.
         counter: its forwards so far.
+        stops: its last forward is still under way (`simjax.engine.groups.handovers`).
     """
 
     group: Int32[Array, ""] | int
     present: Bool[Array, " D"]
     running: Bool[Array, ""]
     counter: Int32[Array, ""]
+    stops: Bool[Array, ""]
 
 
 def initial_groups(shape: EngineShape) -> Groups | NoGroups:

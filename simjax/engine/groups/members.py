@@ -1,7 +1,7 @@
 """The turn of a group: stages of one rank for all its members at once, side by side, and what begins and ends the turn.
 
-The members' part of the turn has a leading axis D, and so have their KV caches. A stage that changes more of the cluster's state has no
-place here: members are ranks without sessions and hand-overs, and their clients are answered for all of them together.
+The members' part of the turn has a leading axis D, and so have their KV caches. A stage that changes more of the cluster's state, which
+members share, has them one after the other.
 
 Legend: N ranks, G groups, D ranks of the largest group, S slots (A = S+W array entries).
 """
@@ -11,14 +11,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.arrivals.arrivals import next_arrival_s
-from simjax.engine.arrivals.closed_loop import ClosedLoop
+from simjax.engine.arrivals.open_loop import OpenLoop
 from simjax.engine.control.select import select
 from simjax.engine.control.together import entry
 from simjax.engine.groups.lockstep import Groups, Wave
@@ -31,6 +31,11 @@ from simjax.engine.state import ClusterState
 from simjax.engine.turn import LATER, Turn
 
 T = TypeVar("T")
+
+Stage: TypeAlias = Callable[[EngineShape, ClusterParams, Turn], Turn]
+
+HANDOVERS, QUEUES = ("handovers", "overflow"), ("routes", "progress")
+"""Fields of the cluster's state that stages of a rank change where there are hand-overs, and where there are priorities."""
 
 _OF_MEMBERS = ("i", "limits", "before", "rank", "waits", "throttled", "emitted", "departed", "formation", "demand")
 """Fields of a turn of which every member has its own."""
@@ -46,19 +51,51 @@ def for_each(turn: Turn, function: Callable[[Turn], T]) -> T:
     return jax.vmap(one)(_own(turn), turn.state.kv)
 
 
-def each(stage: Callable[[EngineShape, ClusterParams, Turn], Turn]) -> Callable[[EngineShape, ClusterParams, Turn], Turn]:
-    """The stage of a rank for every member of the group whose turn it is."""
+def each(shares: tuple[str, ...] = ()) -> Callable[[Stage], Stage]:
+    """What makes of a stage of a rank that of every member of the group whose turn it is.
 
-    @functools.wraps(stage)
-    def of_members(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
-        def one(turn: Turn) -> tuple[dict[str, Any], PrefixCache | NoPrefixCache]:
-            after = stage(shape, params, turn)
-            return _own(after), jax.tree.map(lambda x: x[0], after.state.kv)
+    They come side by side, or one after the other where the stage changes `shares` of the cluster's state and these exist.
+    """
 
-        own, kv = for_each(turn, one)
-        return dataclasses.replace(turn.with_state(kv=kv), **own)
+    def of(stage: Stage) -> Stage:
+        @functools.wraps(stage)
+        def of_members(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+            there = [name for name in shares if {"arrivals": True, **_there(shape)}[name]]
+            return _in_order(stage, there, shape, params, turn) if there else _at_once(stage, shape, params, turn)
 
-    return of_members
+        return of_members
+
+    return of
+
+
+def _there(shape: EngineShape) -> dict[str, int | bool]:
+    """Which fields of the cluster's state that members may change exist."""
+    return dict.fromkeys(HANDOVERS, shape.handovers) | dict.fromkeys(QUEUES, shape.priorities)
+
+
+def _at_once(stage: Stage, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+    """The stage for all members side by side."""
+
+    def one(turn: Turn) -> tuple[dict[str, Any], PrefixCache | NoPrefixCache]:
+        after = stage(shape, params, turn)
+        return _own(after), jax.tree.map(lambda x: x[0], after.state.kv)
+
+    own, kv = for_each(turn, one)
+    return dataclasses.replace(turn.with_state(kv=kv), **own)
+
+
+def _in_order(stage: Stage, shares: list[str], shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+    """The stage for one member after the other, each with what those before it have left of the shared state."""
+
+    def one(shared: dict[str, Any], mine: tuple[dict[str, Any], Any, Array]) -> tuple[dict[str, Any], tuple[dict[str, Any], Any]]:
+        own, kv, present = mine
+        of_one = turn.with_state(kv=jax.tree.map(lambda x: x[None], kv), **shared)
+        after = stage(shape, params, dataclasses.replace(of_one, **own, due=turn.due & present))
+        return {name: getattr(after.state, name) for name in shares}, (_own(after), jax.tree.map(lambda x: x[0], after.state.kv))
+
+    shared = {name: getattr(turn.state, name) for name in shares}
+    shared, (own, kv) = jax.lax.scan(one, shared, (_own(turn), turn.state.kv, turn.wave.present))
+    return dataclasses.replace(turn.with_state(kv=kv, **shared), **own)
 
 
 def _own(turn: Turn) -> dict[str, Any]:
@@ -106,22 +143,36 @@ def begin_forward(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn
     first = jnp.argmin(due_s).astype(jnp.int32)
     group = jnp.maximum(rules.of_rank[first], 0) if shape.groups > 1 else 0
     due = due_s[first] < next_arrival_s(params, turn.state) if shape.live_routing else jnp.ones((), bool)
+    due = turn.state.handovers.after(due, due_s[first])
     due = before_snapshot(shape, params, turn.state, due, due_s[first])
     number = jnp.arange(shape.group_ranks, dtype=jnp.int32)
     present = number < rules.size[group]
     i = jnp.where(present, rules.first[group] + number, shape.ranks)
     turn = dataclasses.replace(turn, i=i, due=due, waits=jnp.zeros_like(present))
     rank = members_of(shape, turn, ranks)
-    wave = Wave(group, present, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+    no = jnp.zeros((), bool)
+    wave = Wave(group, present, no, jnp.zeros((), jnp.int32), no)
     kv = turn.state.kv
     turn = dataclasses.replace(turn.with_state(kv=members_of(shape, turn, kv)), kv_of_all=kv)
     return dataclasses.replace(turn, limits=members_of(shape, turn, params.ranks), before=rank, rank=rank, wave=wave)
 
 
-def answer_all(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
-    """Give the clients of finished requests their answers, of all members in one go."""
-    if not isinstance(turn.state.arrivals, ClosedLoop):
-        return turn
+def answer_all(answer: Stage) -> Stage:
+    """What gives the clients of finished requests of all members their answers."""
+
+    @functools.wraps(answer)
+    def of_members(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+        if isinstance(turn.state.arrivals, OpenLoop):
+            return turn
+        if shape.handovers or shape.fanout:
+            return each(("arrivals",))(answer)(shape, params, turn)
+        return _clients_answered(shape, params, turn)
+
+    return of_members
+
+
+def _clients_answered(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+    """The clients of all members answered in one go."""
     A = shape.seats
     finished = turn.emitted.finished & turn.wave.present[:, None]
     limits = dataclasses.replace(turn.limits, api_post_s=jnp.repeat(turn.limits.api_post_s, A))
@@ -144,14 +195,15 @@ def end_forward(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     state, departed, kv = turn.state, turn.departed, turn.state.kv
     if not _is_all(shape):
         kv = jax.tree.map(lambda x, new: x.at[turn.i].set(new, mode="drop"), turn.kv_of_all, kv)
-    left = turn.due & departed.some & turn.wave.present
+    leaves = turn.due & departed.some & turn.wave.present
+    left = leaves & ~departed.kept
     return turn.with_state(
         ranks=with_members(shape, turn, state.ranks, turn.rank),
         kv=kv,
         outcome=state.outcome.at[jnp.where(left, departed.request, shape.requests)].set(departed.outcome),
         num_finished=state.num_finished + jnp.sum(left, dtype=jnp.int32),
-        books=_books_left(params, turn, left),
-        balancers=_balancers_left(params, turn, left),
+        books=_books_left(params, turn, leaves),
+        balancers=_balancers_left(params, turn, leaves),
     )
 
 

@@ -40,7 +40,7 @@ def count_all(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
 
 def account_all(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """Add what the plans have done of those members that had requests."""
-    turn = turn.with_state(activity=turn.state.activity.after(_without_dummies(turn)))
+    turn = turn.with_state(activity=turn.state.activity.after(_without_dummies(turn)), drafts=turn.state.drafts.after(turn))
     return dataclasses.replace(turn, spent=NoSpent())
 
 

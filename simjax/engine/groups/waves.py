@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.groups.handovers import stopping
 from simjax.engine.groups.lockstep import Wave
-from simjax.engine.groups.members import each, for_each, groups_of, members_of, rules_of
+from simjax.engine.groups.members import Stage, each, for_each, groups_of, members_of, rules_of
 from simjax.engine.params import ClusterParams
-from simjax.engine.scheduler.commit import commit
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
 
 
-def commit_forward(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
-    """Carry out the plans of the members; where the wave stops, the coming formation sees all that has come and finished by now."""
-    had = turn.rank.slots.num_tokens
-    turn = each(commit)(shape, params, turn)
+def commit_forward(commit: Stage) -> Stage:
+    """What carries out the plans of the members."""
+
+    @functools.wraps(commit)
+    def of_members(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+        had = turn.rank.slots.num_tokens
+        return _go_on(shape, params, each()(commit)(shape, params, turn), had)
+
+    return of_members
+
+
+def _go_on(shape: EngineShape, params: ClusterParams, turn: Turn, had: Array) -> Turn:
+    """Whether the wave goes on; where it stops, the coming formation sees all that has come and finished by now.
+
+    Args:
+        shape: of the cluster.
+        params: of the cluster.
+        turn: of the group, with the plans carried out.
+        had: tokens of the requests before, int32[D, A].
+    """
     slots = turn.rank.slots
     assert slots.decoding is not None
     slots = dataclasses.replace(slots, decoding=slots.decoding | (slots.num_tokens > had))
@@ -38,15 +55,16 @@ def commit_forward(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tur
     released = (steps > 1) & ((began + steps - 1) // every > began // every)
     bound = jnp.where(released, offers.refused, offers.capacity_bound)
     plan = turn.before.plan
-    plan = dataclasses.replace(plan, horizon_s=jnp.where(stops, plan.end_s, plan.horizon_s))
+    last = stopping(turn, stops)
+    plan = dataclasses.replace(plan, horizon_s=jnp.where(stops & ~last, plan.end_s, plan.horizon_s))
     return dataclasses.replace(
         turn,
         before=dataclasses.replace(turn.before, plan=plan),
         rank=dataclasses.replace(turn.rank, plan=plan),
-        waits=offers.formed,
+        waits=offers.formed | last | (~present if shape.priorities else False),  # what is shared is left alone by those that do not exist
         throttled=(counter % every != 0) & ~bound,
         offers=dataclasses.replace(offers, capacity_bound=bound),
-        wave=Wave(group, present, groups.running[group] & ~stops, counter),
+        wave=Wave(group, present, groups.running[group] & ~stops, counter, last),
     )
 
 

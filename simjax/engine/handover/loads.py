@@ -45,12 +45,17 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     prompt, output = params.request("prompt_tokens", request), params.request("output_tokens", request)
     carried = handover.carried.astype(jnp.int32)
     below = (f.seats > 0) & (f.blocks + limits.watermark_blocks > limits.num_blocks)
+    own_blocks, more = one.blocks, jnp.zeros((), jnp.int32)
+    if params.speculation is not None:  # the load had no lookahead
+        asked = jnp.minimum(prompt + params.speculation.num_lookahead_tokens[turn.i], limits.max_model_len)
+        more = jnp.maximum(blocks_of(asked, limits.block_size) - own_blocks, 0)
+        below = f.blocks + more + jnp.where(f.seats > 0, limits.watermark_blocks, 0) > limits.num_blocks
     room = (f.seats < limits.max_num_seqs) & (f.token_budget > 0) & ~below
     room |= handover.at_once & (rank.num_running + rank.num_preempted < limits.slots)
     open_ = turn.due & ~turn.waits & ~f.shut & (f.preempted == 0) & room
     joins = open_ & one.ready
     done = joins & (carried > 0) & (output == 1)  # its only token was carried: it needs no step
-    slots = _inserted(turn, one, joins, prompt, prompt + output, carried, done, handover.at_once)
+    slots = _inserted(turn, one, joins, prompt, prompt + output, carried, done, handover.at_once, own_blocks + more)
     rank = dataclasses.replace(
         rank,
         slots=slots,
@@ -63,6 +68,7 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         f,
         seats=f.seats + takes,
         token_budget=f.token_budget - takes,
+        blocks=f.blocks + jnp.where(joins, more, 0),
         continues=f.continues | (joins & (jnp.sum(ready, dtype=jnp.int32) > joined)) | done,
         refused=jnp.any(ready) & ~joins,
         shut=f.shut | (ready[row] & ~joins & below),
@@ -89,15 +95,19 @@ class _Loaded(NamedTuple):
     finish_s: Array
     preemptions: Array
     held: HeldBlocks | NoHeldBlocks
+    blocks: Array
     log_columns: dict[str, Array]
 
     @staticmethod
     def of(table: Handovers, ready: Bool[Array, " K"], row: Array) -> _Loaded:
         """One row of the table."""
-        return entry(_Loaded(ready, table.request, table.finish_s, table.preemptions, table.decode_held, table.log_columns()), row)
+        kept = table.finish_s, table.preemptions, table.decode_held, table.decode_blocks
+        return entry(_Loaded(ready, table.request, *kept, table.log_columns()), row)
 
 
-def _inserted(turn: Turn, one: _Loaded, joins: Array, prompt: Array, final: Array, carried: Array, done: Array, at_once: Array) -> Slots:
+def _inserted(
+    turn: Turn, one: _Loaded, joins: Array, prompt: Array, final: Array, carried: Array, done: Array, at_once: Array, blocks: Array
+) -> Slots:
     """The slots with the loaded request behind the running ones; the preempted ones make room."""
     slots, at = turn.rank.slots, turn.rank.num_running
     given = carried > 0
@@ -116,6 +126,8 @@ def _inserted(turn: Turn, one: _Loaded, joins: Array, prompt: Array, final: Arra
         held=one.held,
         last_tokens=jnp.where(done, WITH_ALL_TOKENS, 0),
         answered=jax.tree.map(lambda x: jnp.zeros((), bool), slots.answered),
+        decoding=jax.tree.map(lambda x: jnp.zeros((), bool), slots.decoding),
+        drafts=slots.drafts.loaded(blocks),
     )
     new = together(jax.tree.map(lambda x, value: jnp.asarray(value).astype(x.dtype), slots, new))
     at = jnp.where(joins, at, slots.position.shape[0])

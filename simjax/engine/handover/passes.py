@@ -68,6 +68,9 @@ class Passes:
             nothing: the next turn is at its end.
         chained: the formation after the plan's first step, or after the wait for the end of a step, comes with no time for others after
             the output of another batch. Not so that of a rank which was idle: it forms two in a row, each when it can.
+        looks: whether a rank that steps with others looks at its transfers: it has requests; while its formation goes on, whether
+            one has left. None, as the next, where ranks step by themselves.
+        stopping: the last forward of a wave is under way, and what was known as it began is dealt with.
     """
 
     formed_s: Float64[Array, "*N"]
@@ -76,6 +79,8 @@ class Passes:
     paused: Bool[Array, "*N"]
     drained: Bool[Array, "*N"]
     chained: Bool[Array, "*N"]
+    looks: Bool[Array, "*N"] | None = None
+    stopping: Bool[Array, "*N"] | None = None
 
     def after_step(self, plan: Plan, async_scheduling: Bool[Array, ""]) -> tuple[Passes, Plan]:
         """The looks and the plan before a turn; after a step that drained the rank as if it had formed nothing while that ran."""
@@ -116,7 +121,8 @@ def initial_passes(shape: EngineShape) -> Passes | NoPasses:
     if not shape.handovers:
         return NoPasses()
     off = jnp.zeros((shape.ranks,), bool)
-    return Passes(jnp.zeros((shape.ranks,), jnp.float64), off, off, off, off, off)
+    together = (off, off) if shape.groups else (None, None)
+    return Passes(jnp.zeros((shape.ranks,), jnp.float64), off, off, off, off, off, *together)
 
 
 def told_s(
@@ -129,6 +135,7 @@ def told_s(
     step = first_step_reaching(plan, landed_s) + 1 + async_scheduling.astype(jnp.int32)
     step = jnp.where(landed_s <= passes.formed_s, 1, step)
     busy_s = jnp.where(step <= plan.steps, end_after(plan, step), NEVER)
+    busy_s = busy_s if passes.looks is None else jnp.where(passes.looks, busy_s, NEVER)
     idle_s = _idle_told_s(plan, passes, landed_s, empty_pass_s)
     return jnp.where(jnp.isfinite(landed_s), jnp.where(plan.steps > 0, busy_s, idle_s), NEVER)
 
@@ -153,6 +160,7 @@ def told(
     formation_s, end_s = together(by_s)  # once, not for every transfer
     idle = _idle_told_s(plan, passes, landed_s, empty_pass_s) <= plan.horizon_s
     landed = jnp.isfinite(landed_s)
+    landed = landed if passes.looks is None else landed & passes.looks
     return landed & jnp.where(busy, landed_s <= formation_s, idle), landed & busy & (landed_s > formation_s) & (landed_s <= end_s)
 
 

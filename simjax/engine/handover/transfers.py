@@ -12,6 +12,7 @@ from jax import Array
 from simjax.engine.arrivals.arrivals import next_arrival_s
 from simjax.engine.control.select import select
 from simjax.engine.control.together import together
+from simjax.engine.groups.times import for_groups
 from simjax.engine.handover.passes import Passes, news_at, told, told_s
 from simjax.engine.handover.rows import row_mask, rules, table_of
 from simjax.engine.handover.sizes import size_of
@@ -26,7 +27,7 @@ from simjax.engine.turn import Turn
 from simjax.latency.rounding import product
 
 if TYPE_CHECKING:
-    from jaxtyping import Float64
+    from jaxtyping import Bool, Float64, Int32
 
 
 def land(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
@@ -65,7 +66,8 @@ def landed(
         return news_at(plan, heard_s, async_scheduling)
 
     plans = jax.vmap(heard)(ranks.plan, ranks.passes, params.ranks.async_scheduling)
-    cut = {name: select(concerned, getattr(plans, name), getattr(ranks.plan, name)) for name in CUT}
+    plans, concerned = for_groups(params, {name: getattr(plans, name) for name in CUT}, concerned)
+    cut = {name: select(concerned, x, getattr(ranks.plan, name)) for name, x in plans.items()}
     return {"handovers": table, "ranks": dataclasses.replace(ranks, plan=dataclasses.replace(ranks.plan, **cut))}
 
 
@@ -74,18 +76,29 @@ def begin_transfer(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tur
     if not shape.handovers:
         return turn
     table = table_of(turn.state)
-    ready = (table.phase == Phase.LOADING) & jnp.isfinite(table.finish_s) & ~jnp.isfinite(table.start_s)
+    ready = to_begin(table)
     row, wanted = jnp.argmax(ready).astype(jnp.int32), jnp.any(ready) & turn.due
+    return turn.with_state(handovers=begun(shape, params, table, row, turn.horizon_s, wanted))
+
+
+def to_begin(table: Handovers) -> Bool[Array, " K"]:
+    """Rows whose transfer is to begin."""
+    return (table.phase == Phase.LOADING) & jnp.isfinite(table.finish_s) & ~jnp.isfinite(table.start_s)
+
+
+def begun(
+    shape: EngineShape, params: ClusterParams, table: Handovers, row: Int32[Array, ""], now_s: Float64[Array, ""], wanted: Bool[Array, ""]
+) -> Handovers:
+    """The table once the transfer of a row has begun, if that is wanted."""
     mine = row_mask(shape, row, wanted)
     size = size_of(params, table, row)
-    flows, begin_s = table.flows.begun(rules(params), turn.horizon_s, row, size.pair, size.left_bytes, wanted)
-    table = dataclasses.replace(
+    flows, begin_s = table.flows.begun(rules(params), now_s, row, size.pair, size.left_bytes, wanted)
+    return dataclasses.replace(
         table,
         flows=flows,
         start_s=jnp.where(mine, begin_s, table.start_s),
         moved_bytes=jnp.where(mine, size.whole_bytes, table.moved_bytes),
     )
-    return turn.with_state(handovers=table)
 
 
 def hear(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from simjax.cluster.spec import ClusterSpec
@@ -12,6 +10,9 @@ from simjax.engine.params import RankParams, SpeculationParams
 from simjax.engine.speculation.need import most_tokens
 from simjax.errors import SimjaxError
 from simjax.workload.workload import Workload
+
+NO_CACHE = "scheduler.enable_prefix_caching=false simulates it without"
+"""What to do instead where prefix caches are not simulated."""
 
 
 def refuse_impossible(
@@ -33,7 +34,11 @@ def refuse_impossible(
     alone, last = (served & both).any(axis=1), (served & decode).any(axis=1)
     first = np.zeros_like(last)
     if prefill.any():  # a prefill instance holds the prompt and gives one token
-        first = (_holds(cluster, instances, workload, workload.prompt_tokens.astype(np.int64) + 1) & prefill).any(axis=1)
+        holds = _holds(cluster, instances, workload, workload.prompt_tokens.astype(np.int64) + 1) & prefill
+        if speculation is not None:
+            slots = most_tokens(speculation, instances, workload.prompt_tokens[:, None], np.ones((1, 1), np.int64), np)
+            holds &= -(-slots // instances.block_size) <= instances.num_blocks
+        first = holds.any(axis=1)
     impossible = np.flatnonzero(~(alone | (first & last)))
     if not impossible.size:
         return
@@ -53,25 +58,17 @@ def _holds(cluster: ClusterSpec, instances: RankParams, workload: Workload, toke
     return fits & ~_of_another_model(cluster, instances, workload)
 
 
-def refuse_together(option: str, cluster: ClusterSpec, workload: Workload, caching: Sequence[bool], *others: tuple[bool, str, str]) -> None:
+def refuse_together(option: str, *others: tuple[bool, str, str]) -> None:
     """Raise for what is not simulated together with a subsystem.
 
     Args:
         option: the option that asks for it, with its value.
-        cluster: instances and router.
-        workload: requests.
-        caching: whether each instance caches prefixes.
-        others: further ones: whether it is there, what it is, and what to do instead.
+        others: whether it is there, what it is, and what to do instead.
 
     Raises:
-        SimjaxError: there are prefix caches, prefill and decode instances, sessions, or one of the others.
+        SimjaxError: one of them is there.
     """
-    for given, what, instead in (
-        (any(caching), "a prefix cache", "scheduler.enable_prefix_caching=false simulates it without"),
-        (cluster.disaggregated, "prefill and decode instances", "leave one of them out"),
-        (workload.sessions is not None, "sessions, whose calls wait for each other", "a workload without them"),
-        *others,
-    ):
+    for given, what, instead in others:
         if given:
             raise SimjaxError(f"{option} together with {what} is not simulated yet; {instead}")
 

@@ -79,14 +79,14 @@ def lower(
     workload.validate()
     size = requests_bucket(len(workload))
     caching = caches(cluster, workload)
-    refuse_with_speculation(cluster, workload, caching)
-    refuse_with_stages(cluster, workload, caching)
-    refuse_with_groups(cluster, workload)
+    refuse_with_speculation(cluster, caching)
+    refuse_with_stages(cluster, caching)
+    refuse_with_groups(cluster, caching)
     refuse_with_balancer(cluster)
     instances = with_stages(cluster, instance_params(cluster, timings, size, caching), size)
     by_priority = schedules_by_priority(cluster, workload)
     if by_priority:
-        refuse_with_priorities(cluster, workload, caching)
+        refuse_with_priorities(cluster, caching)
         instances = with_policies(cluster, instances)
     if (of_models := served_models(cluster, workload)) is not None:
         instances = replace(instances, model=of_models)

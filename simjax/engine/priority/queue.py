@@ -57,6 +57,7 @@ def admit_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -> 
     full = f.seats >= turn.limits.max_num_seqs
     formation = dataclasses.replace(
         f,
+        stays=f.stays & (looks | full),  # without tokens left it is not known who is next, and may need fewer blocks
         blocked=f.blocked & full,
         next_queued_s=jnp.where(full | ~some, f.next_queued_s, unseen_s),
     )

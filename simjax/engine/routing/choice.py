@@ -13,6 +13,7 @@ from jax import Array
 from simjax.engine.control.reduce import argmin, reduce_last
 from simjax.engine.control.select import select
 from simjax.engine.control.together import together
+from simjax.engine.groups.times import for_groups
 from simjax.engine.handover.passes import NoPasses, Passes
 from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.rank import Plan, Rank
@@ -118,9 +119,12 @@ def handed(
     cut = jax.vmap(joined)(ranks.plan, ranks.passes, t_s + params.ranks.api_pre_s, params.ranks.async_scheduling)
     cut = dataclasses.replace(ranks.plan, **together({name: getattr(cut, name) for name in CUT}))
     changes = mine
-    if params.groups is not None and i is not None:  # the plans of a group have the same times
+    if params.groups is not None and i is not None:
         changes = jnp.any(mine) & (params.groups.of_rank == params.groups.of_rank[i])
         cut = dataclasses.replace(cut, **{name: jnp.broadcast_to(getattr(cut, name)[i], mine.shape) for name in CUT})
+    elif params.groups is not None:
+        times, changes = for_groups(params, {name: getattr(cut, name) for name in CUT}, mine)
+        cut = dataclasses.replace(cut, **times)
     prompt = params.request("prompt_tokens", request).astype(jnp.int64)
     ranks = dataclasses.replace(
         ranks,

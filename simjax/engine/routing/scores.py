@@ -55,7 +55,8 @@ def legs_eligible(params: ClusterParams, request: Int32[Array, ""]) -> tuple[Boo
     limits, handover = params.ranks, params.handover
     assert handover is not None
     prompt, whole = params.request("prompt_tokens", request), eligible(params, request)
-    fits = _offered(params, request, (prompt + 1 <= limits.max_model_len) & (blocks_of(prompt, limits.block_size) <= limits.num_blocks))
+    held = prompt if params.speculation is None else most_tokens(params.speculation, limits, prompt, jnp.ones_like(prompt), jnp)
+    fits = _offered(params, request, (prompt + 1 <= limits.max_model_len) & (blocks_of(held, limits.block_size) <= limits.num_blocks))
     prefill = handover.role == Role.PREFILL
     fits &= jnp.any((handover.role == Role.DECODE) & whole)  # there is no first leg without a second
     return (prefill & fits) | ((handover.role == Role.BOTH) & whole), (handover.role == Role.DECODE) & whole

@@ -78,7 +78,7 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
     fits = f.blocks + _before(blocks) + asked <= limits.num_blocks
     has_seat = seats < limits.max_num_seqs
     has_budget = (chunk > 0) & (waiting.loads | limits.enable_chunked_prefill | (chunk == need))
-    has_budget &= ~(f.holds_prompts & (waiting.num_tokens - cached > 1))
+    has_budget &= ~(f.holds_prompts & (waiting.num_tokens - cached > 1)) | waiting.loads
     joins = visible & (waiting.passed | (((has_budget & has_seat) | at_once) & fits)) & waiting.has_slot & (f.preempted == 0) & ~turn.waits
     if first_only:
         joins &= w == 0
@@ -99,6 +99,8 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
     unseen = waiting.exists & ~visible
     # One that comes next to a lone prefill limits its tokens, for which there may be blocks beside those that are held.
     next_out = unseen & (first_out | f.alone) if shape.handovers else unseen & first_out
+    # Seats and blocks are only given back by finishing requests; a preemption or a held seat changes the picture a step later.
+    stays = ((seats >= limits.max_num_seqs) | too_big) & (f.preempted == 0) & ~f.holding
     formation = dataclasses.replace(
         f,
         seats=seats,
@@ -106,8 +108,8 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
         blocks=f.blocks + jnp.sum(jnp.where(joins & ~waiting.passed, blocks, 0), dtype=jnp.int32),
         continues=continues,
         refused=f.refused | jnp.any(first_out & visible),
-        # Seats and blocks are only given back by finishing requests; a preemption or a held seat changes the picture a step later.
-        blocked=((seats >= limits.max_num_seqs) | too_big) & (f.preempted == 0) & ~f.holding,
+        stays=stays,
+        blocked=stays,
         next_queued_s=jnp.min(jnp.where(next_out, waiting.queued_s, NEVER)),
     )
     return formation, _Admitted(entries, taken, chunk, cached, blocks, joins[0] & waiting.loads[0])

@@ -12,7 +12,7 @@ from jax import Array
 from simjax.engine.control.reduce import reduce_slots
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
-from simjax.engine.rank import WITH_ALL_TOKENS
+from simjax.engine.rank import WITH_ALL_TOKENS, Rank, Slots
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
 
@@ -68,11 +68,7 @@ def commit(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     blocks = jnp.where(running, blocks_of(computed, turn.limits.block_size) - slots.held.hashed, 0)
     prompt = jnp.where(in_step & ~decode, slots.num_new_tokens, 0)
     sums, _, _ = reduce_slots([token, decode, resumed, prompt, blocks])
-    finished = token & after.finished
-    if slots.last_tokens is not None:  # with hand-overs a request may come with its only token
-        arrived = (slots.position < rank.num_running) & (slots.last_tokens == WITH_ALL_TOKENS)
-        finished |= arrived
-        after = dataclasses.replace(after, last_tokens=jax.tree.map(lambda x: jnp.where(arrived, 0, x), after.last_tokens))
+    after, finished = with_arrived(rank, after, token & after.finished)
     emitted = Emitted(
         finished=finished,
         prompt_tokens=sums[3],
@@ -89,3 +85,12 @@ def commit(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
 def name_blocks(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """With prefix caching, name the blocks that the plan has filled; the blocks that it has taken have lost their names."""
     return turn.kv.name_computed(shape, params, turn)
+
+
+def with_arrived(rank: Rank, after: Slots, finished: Bool[Array, " A"]) -> tuple[Slots, Bool[Array, " A"]]:
+    """The slots after a plan, and the finished requests with those among them that came with their only token, as hand-overs let them."""
+    slots = rank.slots
+    if slots.last_tokens is None:
+        return after, finished
+    arrived = (slots.position < rank.num_running) & (slots.last_tokens == WITH_ALL_TOKENS)
+    return dataclasses.replace(after, last_tokens=jax.tree.map(lambda x: jnp.where(arrived, 0, x), after.last_tokens)), finished | arrived

@@ -33,7 +33,8 @@ class Formation:
         leaving: a finished request is still in the slots, holding or not: a rank that forms no step forms again.
         continues: the step waits for departures, the window is used up or no slot is free: the formation continues in the next tick.
         refused: a waiting request is visible but stays out.
-        blocked: and it, and any arrival, will stay out at least until a request finishes.
+        stays: and it will stay out at least until a request finishes.
+        blocked: and so will any arrival.
         shut: nothing may join in this tick, though seats and tokens are left.
         holds_prompts: prompts of more than a token wait in this step.
         next_queued_s: time at which the next request, not visible yet, was or will be queued; infinity when none is known.
@@ -49,6 +50,7 @@ class Formation:
     leaving: Bool[Array, ""]
     continues: Bool[Array, ""]
     refused: Bool[Array, ""]
+    stays: Bool[Array, ""]
     blocked: Bool[Array, ""]
     shut: Bool[Array, ""]
     holds_prompts: Bool[Array, ""]
@@ -58,7 +60,7 @@ class Formation:
     def of_running(cls, **known: Array) -> Formation:
         """The formation once the running requests have their tokens; what is not given is 0, off, or not known."""
         numbers = dict.fromkeys(("reserved", "preempted"), jnp.zeros((), jnp.int32))
-        flags = dict.fromkeys(("holding", "leaving", "refused", "blocked", "shut", "holds_prompts"), jnp.zeros((), bool))
+        flags = dict.fromkeys(("holding", "leaving", "refused", "stays", "blocked", "shut", "holds_prompts"), jnp.zeros((), bool))
         return cls(**{**numbers, **flags, "next_queued_s": jnp.full((), NEVER, jnp.float64), **known})
 
 

@@ -133,7 +133,7 @@ def leap(turn: Turn, step_time: StepTimeRow, plan: Plan, decoding: Decoding) -> 
 def steps_allowed(turn: Turn, decoding: Decoding, valid: Int32[Array, ""] | int) -> Int32[Array, ""]:
     """Steps that a plan may have before anything but the contexts changes, of which those after the first are `valid`; at least 1."""
     limits, f, n = turn.limits, turn.formation, decoding.num_running
-    allowed = ~decoding.some_behind & (n <= limits.max_num_batched_tokens) & (f.preempted == 0) & ~(f.refused & ~f.blocked)
+    allowed = ~decoding.some_behind & (n <= limits.max_num_batched_tokens) & (f.preempted == 0) & ~(f.refused & ~f.stays)
     most = jnp.where(allowed, jnp.minimum(decoding.to_finish, 1 + valid), 1)
     steps = jnp.minimum(most, 1 + steps_within_blocks(decoding, limits.num_blocks - f.blocks, limits.block_size, most - 1))
     return jnp.maximum(steps, 1).astype(jnp.int32)

@@ -12,7 +12,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from simjax.engine.control.reduce import reduce_slots
-from simjax.engine.groups.cadence import holds_prompts, shared_out
+from simjax.engine.groups.cadence import holds_prompts, shared_out, waits_for_release
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
 from simjax.engine.scheduler.formation import Demand, Formation, capped
@@ -36,9 +36,7 @@ def schedule_running(shape: EngineShape, params: ClusterParams, turn: Turn) -> T
     need = capped(jnp.where(running, slots.num_tokens - slots.num_computed_tokens, 0), limits, alone)
     holds = holds_prompts(turn, running | holding) if shape.groups else jnp.zeros((), bool)
     if slots.decoding is not None:
-        # What this very formation has admitted, in an earlier tick, does not wait.
-        admitted = (turn.before.plan.steps == 0) & (slots.num_new_tokens > 0)
-        need = jnp.where(holds & ~slots.decoding & ~admitted, 0, need)
+        need = jnp.where(holds & waits_for_release(turn), 0, need)
     (total,), (last,), _ = reduce_slots([need], [jnp.where(running, position, 0)])
     short = jnp.maximum(total - limits.max_num_batched_tokens, 0)
     new = need - jnp.where(position == last, short, 0) if not shape.groups else shared_out(need, short, last, limits.max_num_batched_tokens)

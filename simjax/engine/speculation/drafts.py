@@ -39,6 +39,14 @@ class NoDrafts:
         """The record of the window once those requests of it have joined, with so many blocks."""
         return self
 
+    def loaded(self, blocks: Array) -> NoDrafts:
+        """The record of a request that has come with its KV cache, in so many blocks."""
+        return self
+
+    def own_blocks(self, at: Array, blocks: Array) -> Array:
+        """Blocks of the request in a slot, which has so many full or part-filled ones."""
+        return blocks
+
     @staticmethod
     def in_prompt(new: Int32[Array, " A"]) -> Bool[Array, " A"]:
         """Requests that compute their prompt, of those with so many new tokens: a decode computes one."""
@@ -80,6 +88,14 @@ class Drafts:
     def admitted(self, taken: Bool[Array, " W"], blocks: Int32[Array, " W"]) -> Drafts:
         """The record of the window once those requests of it have joined, with so many blocks."""
         return dataclasses.replace(self.without(taken), blocks=jnp.where(taken, blocks, self.blocks))
+
+    def loaded(self, blocks: Array) -> Drafts:
+        """The record of a request that has come with its KV cache, in so many blocks."""
+        return Drafts(jnp.zeros((), jnp.int32), blocks)
+
+    def own_blocks(self, at: Array, blocks: Array) -> Array:
+        """Blocks of the request in a slot, which has so many full or part-filled ones."""
+        return self.blocks[at]
 
     def without(self, out: Array) -> Drafts:
         """The record once those requests hold nothing."""

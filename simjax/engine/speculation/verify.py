@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 from simjax.engine.control.reduce import reduce_slots
 from simjax.engine.control.together import together
 from simjax.engine.params import ClusterParams
-from simjax.engine.scheduler.commit import Emitted
+from simjax.engine.scheduler.commit import Emitted, with_arrived
 from simjax.engine.shape import EngineShape
 from simjax.engine.speculation.drafts import Drafts
 from simjax.engine.speculation.draws import accepted, uniform
@@ -46,7 +47,9 @@ def verify(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         first_token_s=jnp.where(fresh, plan.end_s, slots.first_token_s),
         token_s=jnp.where(token, plan.end_s, slots.token_s),
         drafts=drafts.after(token, emitted, computed - kept),
+        last_tokens=jax.tree.map(lambda x: jnp.where(in_step, slots.num_new_tokens, x), slots.last_tokens),
     )
+    after, finished = with_arrived(rank, after, token & after.finished)
     prompt = jnp.where(in_step & ~drafts.decoding, slots.num_new_tokens, 0)
     blocks = jnp.where(running, drafts.blocks, 0)
     (tokens, decodes, others, prompt, blocks, checked, proposed, right), _, _ = reduce_slots(
@@ -54,14 +57,14 @@ def verify(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     )
     none = jnp.zeros((), jnp.int32)
     found = Emitted(
-        finished=token & after.finished,
+        finished=finished,
         prompt_tokens=prompt,
         first_outputs=tokens,
         decodes=decodes,
         resumed=others,
         outputs=none,
         resumed_gap_s=jnp.sum(jnp.where(resumed, plan.end_s - slots.token_s, 0.0)),
-        blocks_last=blocks,
+        blocks_last=blocks + turn.state.handovers.blocks(turn.i),
         drafts=jnp.stack([checked, proposed, right]),
     )
     return dataclasses.replace(turn, rank=dataclasses.replace(rank, slots=after), emitted=found)

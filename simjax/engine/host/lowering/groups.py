@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from simjax.cluster.spec import ClusterSpec, InstanceSpec
-from simjax.engine.host.impossible import refuse_together
+from simjax.engine.host.impossible import NO_CACHE, refuse_together
 from simjax.engine.params import GroupParams
 from simjax.errors import SimjaxError
 from simjax.network.stages import CAPTURE_SIZES
-from simjax.workload.workload import Workload
 
 
 def group_params(cluster: ClusterSpec) -> GroupParams | None:
@@ -42,12 +43,12 @@ def group_sizes(groups: GroupParams | None) -> tuple[int, int]:
     return (0, 0) if groups is None else (len(groups.size), int(np.max(groups.size)))
 
 
-def refuse_with_groups(cluster: ClusterSpec, workload: Workload) -> None:
+def refuse_with_groups(cluster: ClusterSpec, caching: Sequence[bool]) -> None:
     """Raise for what is not simulated together with ranks in lockstep, and for a cadence of prefills without them.
 
     Raises:
-        SimjaxError: instances are groups of ranks, and others are not, or there are pp stages, speculative decoding, prefill and decode
-            instances, or sessions; or none is, and one has a cadence.
+        SimjaxError: instances are groups of ranks, and others are not, or there are pp stages, or both prefill and decode instances and
+            prefix caches; or none is, and one has a cadence.
     """
     grouped = [x for x in cluster.instances if x.deployment.grouped]
     if not grouped:
@@ -58,9 +59,9 @@ def refuse_with_groups(cluster: ClusterSpec, workload: Workload) -> None:
     others = (
         (len(grouped) < len(cluster.instances), "instances whose ranks step by themselves", "leave one of them out"),
         (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out"),
-        (any(x.speculation is not None for x in cluster.instances), "speculative decoding", "leave one of them out"),
+        (cluster.disaggregated and any(caching), "prefill and decode instances and prefix caches", NO_CACHE),
     )
-    refuse_together(option, cluster, workload, (), *others)
+    refuse_together(option, *others)
 
 
 def _refuse_cadence(cluster: ClusterSpec) -> None:

@@ -9,9 +9,8 @@ import numpy as np
 
 from simjax.cluster.routers import ROUTERS
 from simjax.cluster.spec import ClusterSpec
-from simjax.engine.host.impossible import refuse_together
+from simjax.engine.host.impossible import NO_CACHE, refuse_together
 from simjax.engine.params import RankParams
-from simjax.workload.workload import Workload
 
 EMPTY_PASS_S = 1e-3
 """Sleep of vLLM's engine loop after a pass that ran nothing although requests are left (`EngineCore._process_engine_step`)."""
@@ -38,15 +37,19 @@ def with_stages(cluster: ClusterSpec, instances: RankParams, requests: int) -> R
     )
 
 
-def refuse_with_stages(cluster: ClusterSpec, workload: Workload, caching: Sequence[bool]) -> None:
+def refuse_with_stages(cluster: ClusterSpec, caching: Sequence[bool]) -> None:
     """Raise for what is not simulated together with pp stages.
 
     Raises:
-        SimjaxError: the cluster has stages, and prefix caches, prefill and decode instances, sessions, or a router with books of its own.
+        SimjaxError: the cluster has stages, and prefix caches, prefill and decode instances, or a router with books of its own.
     """
     most = most_stages(cluster)
     if not most:
         return
     compares = cluster.choices > 1 and ROUTERS[cluster.router].compares
-    router = (compares, f"cluster.router={cluster.router}", "another router")
-    refuse_together(f"pipeline_parallel_size={most}", cluster, workload, caching, router)
+    refuse_together(
+        f"pipeline_parallel_size={most}",
+        (any(caching), "a prefix cache", NO_CACHE),
+        (cluster.disaggregated, "prefill and decode instances", "leave one of them out"),
+        (compares, f"cluster.router={cluster.router}", "another router"),
+    )

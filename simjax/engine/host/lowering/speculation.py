@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.spec import ClusterSpec
-from simjax.engine.host.impossible import refuse_together
+from simjax.engine.host.impossible import NO_CACHE, refuse_together
 from simjax.engine.params import SpeculationParams
 from simjax.latency.profile import accepted
 from simjax.speculation.methods import MOST_DRAFTS
-from simjax.workload.workload import Workload
 
 DRAFT_BUCKETS = (4, 8, MOST_DRAFTS)
 
@@ -47,15 +47,20 @@ def most_drafts(speculation: SpeculationParams | None) -> int:
     return 0 if speculation is None else speculation.rates.shape[1]
 
 
-def refuse_with_speculation(cluster: ClusterSpec, workload: Workload, caching: Sequence[bool]) -> None:
+def refuse_with_speculation(cluster: ClusterSpec, caching: Sequence[bool]) -> None:
     """Raise for what is not simulated together with speculative decoding.
 
     Raises:
-        SimjaxError: instances decode speculatively, and there are prefix caches, pp stages, prefill and decode instances, or sessions.
+        SimjaxError: instances decode speculatively, and there are prefix caches, pp stages, or a hand-over that carries the first token.
     """
     methods = [x.speculation.method for x in cluster.instances if x.speculation is not None]
     if not methods:
         return
+    connector = cluster.disaggregation.connector
     stages = max(x.parallelism.pipeline for x in cluster.instances)
-    pipeline = (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out")
-    refuse_together(f"speculation.method={methods[0]}", cluster, workload, caching, pipeline)
+    refuse_together(
+        f"speculation.method={methods[0]}",
+        (any(caching), "a prefix cache", NO_CACHE),
+        (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out"),
+        (cluster.disaggregated and CONNECTORS[connector].carried, f"disaggregation.connector={connector}", "another connector"),
+    )

@@ -1,0 +1,188 @@
+"""Scenarios in which several subsystems come together, for the engine and for the reference."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+
+from simjax.cluster.routers import ROUTERS
+from simjax.network.stages import CAPTURE_SIZES
+from tests.engine.grouped import Grouped, Together, as_grouped, rules
+from tests.engine.grouped_legs import GroupedLegs, grouped_legs
+from tests.engine.pipelined import Pipelined
+from tests.engine.prioritized import Prioritized, prioritized
+from tests.engine.scenario import MAX_TOKENS, RouterPolicy, Scenario
+from tests.engine.speculating import MOST_DRAFTS, Speculating, speculating
+from tests.engine.strategies import scenarios, sharing
+from tests.engine.two_legs import TwoLegs, two_legs
+
+Verified = list[tuple[int, int, bool]]
+"""(new, computed) of the requests of a rank, and whether they decode."""
+
+
+@st.composite
+def in_sessions(draw: st.DrawFn, instances: int = 1) -> Scenario:
+    """Scenarios of sessions without prefix caches."""
+    drawn = draw(sharing(instances=instances, sessions=True))
+    router = RouterPolicy.LEAST_LOADED if ROUTERS[drawn.router.name.lower()].compares else drawn.router
+    without = tuple(dataclasses.replace(x, enable_prefix_caching=False) for x in drawn.limits)
+    return dataclasses.replace(drawn, limits=without, contents=None, staleness_s=0.0, router=router)
+
+
+@st.composite
+def sessions_on_stages(draw: st.DrawFn, instances: int = 1) -> Pipelined:
+    """Sessions on ranks of pp stages."""
+    drawn = draw(in_sessions(instances))
+    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Scenario)}
+    return Pipelined(
+        **given,
+        stages=tuple(draw(st.sampled_from([2, 3, 1])) for _ in range(instances)),
+        broadcast_s=draw(st.sampled_from([0.0, 4e-4])),
+        empty_pass_s=draw(st.sampled_from([0.0, 1e-3])),
+        seed=draw(st.integers(0, 2**16)),
+    )
+
+
+@st.composite
+def sessions_with_drafts(draw: st.DrawFn, instances: int = 1) -> Speculating:
+    """Sessions on ranks that decode speculatively, which have blocks enough for any request."""
+    drawn = draw(in_sessions(instances))
+    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Scenario)}
+    return Speculating(**given | {"limits": _roomy(drawn)}, **draw(_drafts(instances)))
+
+
+@st.composite
+def sessions_in_groups(draw: st.DrawFn, sizes: tuple[int, ...] = (1, 2)) -> Grouped:
+    """Sessions on ranks in lockstep."""
+    return as_grouped(draw(in_sessions(sum(sizes))), sizes, **draw(rules()))
+
+
+@st.composite
+def _drafts(draw: st.DrawFn, instances: int) -> dict[str, Any]:
+    drafts = tuple(draw(st.integers(0, MOST_DRAFTS)) for _ in range(instances))
+    rates = sorted((draw(st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0])) for _ in range(MOST_DRAFTS)), reverse=True)
+    lookahead = tuple(draw(st.sampled_from([0, k])) for k in drafts)
+    return {"drafts": drafts, "lookahead": lookahead, "rates": tuple(rates), "seed": draw(st.integers(0, 2**16))}
+
+
+def _roomy(drawn: Scenario) -> tuple:
+    """Limits under which any rank can hold any request, with its drafts."""
+    longest = int((drawn.prompt + drawn.output).max()) + 3 * MOST_DRAFTS
+    return tuple(
+        dataclasses.replace(
+            x,
+            max_model_len=10_000,
+            num_blocks=max(x.num_blocks, -(-longest // x.block_size)),
+            enable_chunked_prefill=x.enable_chunked_prefill or x.max_num_batched_tokens < longest,
+        )
+        for x in drawn.limits
+    )
+
+
+@dataclass(frozen=True)
+class TogetherVerifying(Together):
+    """What the ranks of a group take for a step in which they verify drafts, of which a dummy has `drafts`."""
+
+    drafts: int = 0
+
+    def step_time(self, batches: list[Verified]) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The price of a step in plain Python."""
+        tokens = [sum(new for new, _, _ in batch) or 1 + self.drafts for batch in batches]
+        alone = [[(1 if decoding else new, computed) for new, computed, decoding in batch] for batch in batches]
+        decodes = [all(new == 1 for new, _ in batch) for batch in alone]
+        graph = min(
+            (self.graphs[0] if decode else self.graphs[1]) if count <= self.most_captured else 0
+            for count, decode in zip(tokens, decodes, strict=True)
+        )
+        attention_s = [self._attention_s(batch) for batch in alone]
+        if graph > 0:
+            rows = min(size for size in CAPTURE_SIZES if size >= max(tokens))
+            total, own_s = self.ranks * rows, self.timing.tokens_s[rows] + max(attention_s)
+        else:
+            rows, total = max(tokens), sum(tokens)
+            own_s = max(self.timing.tokens_s[count] + s for count, s in zip(tokens, attention_s, strict=True))
+        head_s = self.timing.sequences_s[max(len(batch) or 1 for batch in batches)]
+        return float(own_s + self.experts_s[total] + self.exchange_s[rows] + total * self.token_s + head_s)
+
+
+@dataclass(frozen=True)
+class SpeculatingGroups(Speculating, Grouped):
+    """Groups whose ranks decode speculatively, all ranks of a group with as many drafts."""
+
+    @property
+    def times(self) -> list[Together]:
+        first = [sum(self.sizes[:g]) for g in range(len(self.sizes))]
+        own = [Together.drawn(self.seed + g, size, self.graphs, self.most_captured) for g, size in enumerate(self.sizes)]
+        as_given = [{x.name: getattr(one, x.name) for x in dataclasses.fields(Together)} for one in own]
+        return [TogetherVerifying(**given, drafts=self.drafts[i]) for given, i in zip(as_given, first, strict=True)]
+
+
+@st.composite
+def speculating_groups(draw: st.DrawFn, sizes: tuple[int, ...] = (3,), closed: bool = False) -> SpeculatingGroups:
+    """Groups with drafts; at most as many rows as the tables of step times have."""
+    drawn = draw(speculating(sum(sizes), closed=closed))
+    if ROUTERS[drawn.router.name.lower()].compares:
+        drawn = dataclasses.replace(drawn, router=RouterPolicy.LEAST_LOADED)
+    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Speculating)} | draw(rules())
+    first = [i for i, size in zip([sum(sizes[:g]) for g in range(len(sizes))], sizes, strict=True) for _ in range(size)]
+    flags = [drawn.limits[i].async_scheduling for i in first]
+    given["limits"] = tuple(
+        dataclasses.replace(x, async_scheduling=flag, max_num_batched_tokens=min(x.max_num_batched_tokens, MAX_TOKENS))
+        for x, flag in zip(_roomy(drawn), flags, strict=True)
+    )
+    for name in ("drafts", "lookahead"):
+        given[name] = tuple(given[name][i] for i in first)
+    return SpeculatingGroups(**given, sizes=sizes)
+
+
+WITHOUT_CARRIED = ("nixl", "nixl_push", "mooncake", "p2p_nccl")
+
+
+@dataclass(frozen=True)
+class SpeculatingTwoLegs(TwoLegs, Speculating):
+    """Prefill and decode ranks that decode speculatively."""
+
+
+@st.composite
+def speculating_legs(draw: st.DrawFn, instances: int = 2, closed: bool = False) -> SpeculatingTwoLegs:
+    """Prefill and decode ranks with drafts; a pool holds any request and little more in many."""
+    drawn = draw(two_legs(scenarios(instances=instances, closed=closed), WITHOUT_CARRIED))
+    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(TwoLegs)} | {"limits": _roomy(drawn)}
+    return SpeculatingTwoLegs(**given, **draw(_drafts(instances)))
+
+
+@dataclass(frozen=True)
+class SpeculatingGroupedLegs(SpeculatingGroups, GroupedLegs):
+    """Groups of prefill and of decode ranks that decode speculatively."""
+
+
+@st.composite
+def speculating_grouped_legs(draw: st.DrawFn) -> SpeculatingGroupedLegs:
+    """A group of prefill ranks and one of decode ranks, with drafts."""
+    drawn = draw(grouped_legs(connectors=WITHOUT_CARRIED))
+    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(GroupedLegs)} | {"limits": _roomy(drawn)}
+    drafts = draw(_drafts(2))
+    for name in ("drafts", "lookahead"):
+        drafts[name] = tuple(x for x in drafts[name] for _ in range(2))
+    return SpeculatingGroupedLegs(**given | drafts)
+
+
+@dataclass(frozen=True)
+class PrioritizedGroups(Prioritized, Grouped):
+    """Groups whose ranks schedule by priority, or some of them first come, first served."""
+
+
+@st.composite
+def prioritized_groups(draw: st.DrawFn, sizes: tuple[int, ...] = (3,), closed: bool = False) -> PrioritizedGroups:
+    """Groups by priority; a cadence of prefills is younger than the releases that leave requests out."""
+    drawn = draw(prioritized(sum(sizes), closed=closed))
+    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Prioritized)}
+    alike = as_grouped(drawn, sizes, **draw(rules()))
+    given |= {x.name: getattr(alike, x.name) for x in dataclasses.fields(Grouped)}
+    own = given["rules"]
+    if alike.prefill_schedule_interval > 1:
+        own = tuple((goes_on, False) for goes_on, _ in own)
+    return PrioritizedGroups(**given | {"rules": own})
