@@ -95,7 +95,7 @@ def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
         stream_s=until_sent_s,
         send_s=_send_s(deployment, len(tokens_s)),
         group=group,
-        windows=jax.tree.map(lambda x: jnp.asarray(x, jnp.float64)[None], terms.windows),
+        windows=jax.tree.map(row_of, terms.windows),
     )
 
 
