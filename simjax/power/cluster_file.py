@@ -25,9 +25,12 @@ def file_power(path: Path) -> tuple[dict[str, DevicePower], NodePower] | None:
     Raises:
         SimjaxError: a key is missing or no number, or the servers differ.
     """
-    raw = read_document(path, "cluster file")
+    try:
+        raw = read_document(path, "cluster file")
+    except SimjaxError:
+        return None  # what is wrong with the file says who reads the cluster in it
     nodes = raw.get("nodes") if isinstance(raw, dict) else None
-    if not isinstance(nodes, list) or not nodes or any("power" not in node for node in nodes):
+    if not isinstance(nodes, list) or not nodes or not all(isinstance(node, dict) and "power" in node for node in nodes):
         return None
     devices: dict[str, DevicePower] = {}
     servers: list[NodePower] = []

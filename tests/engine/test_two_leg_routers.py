@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simjax.cluster.routers import CostWeights
+from simjax.engine.kv.block_pool import END, FIRST, OLDEST
+from simjax.engine.kv.lookup import Contents
 from simjax.engine.routing.books import ActiveWork, RouterBooks
 from simjax.engine.routing.choice import by_odds
 from simjax.engine.routing.scores import costs, look, relative_queues
@@ -90,17 +92,18 @@ def test_d2_costs_of_dynamos_router():
     """Test D2 of the notes: 8 of 10 blocks are cached on the first rank, which decodes 10 blocks; the second decodes 3."""
     shape, params = PAIR.shape(stale_view=False), jax.tree.map(jnp.asarray, PAIR.params())
     state, request = initial_state(shape, params), jnp.asarray(0, jnp.int32)
-    view = look(shape, params, state, jnp.asarray(1.0))
+    view = look(shape, params, state, jnp.asarray(1.0), jnp.asarray(True))
     tree = params.requests.prefix
     assert tree is not None and view.contents is not None
     node = tree.nodes[0, tree.offset[0, 0]]  # the only one on the path of the request
-    view = dataclasses.replace(view, contents=view.contents.at[0, node].set(8))
+    runs = view.contents.runs.at[0, 1, FIRST].set(0).at[0, 1, END].set(8)
+    view = dataclasses.replace(view, contents=Contents(runs, view.contents.nodes.at[0, node, OLDEST].set(1)))
 
     def cost(queued_tokens: int, credit: float = 1.0) -> list[float]:
         work = ActiveWork(jnp.array([queued_tokens, 0]), jnp.array([10, 3]), jnp.array([1, 1], jnp.int32))
         router = dataclasses.replace(params.router, overlap_credit=jnp.asarray(credit))
         books = dataclasses.replace(state, books=RouterBooks(work))
-        return costs(shape, params, router, books, view, request, jnp.asarray(1.0)).tolist()
+        return costs(shape, params, router, books, view, request, jnp.asarray(True), jnp.asarray(1.0)).tolist()
 
     assert cost(0) == [12.0, 13.0]
     assert cost(64) == [16.0, 13.0]
