@@ -118,8 +118,9 @@ def run(config: RunConfig, on_progress: Progress | None = None) -> Run:
     Raises:
         SimjaxError: as for `simulate_cluster`, or a file or value of the configuration is wrong.
     """
+    cluster = configured_cluster(config)
     power, prices = power_source(config.power, config.cluster.file), prices_of(config.price)
-    cluster, source = configured_cluster(config), held_down(latency_source(config.profile), power)
+    source = held_down(latency_source(config.profile), power)
 
     def simulated(workload: WorkloadConfig) -> Run:
         return simulate_cluster(

@@ -182,8 +182,8 @@ def _requests(contents: bool, lengthen: bool, config: RunConfig) -> _Requests:
 
 
 def _cluster(known: Profiles, config: RunConfig) -> _Cluster:
-    power = power_source(config.power, config.cluster.file)
-    spec, source = configured_cluster(config), held_down(latency_source(config.profile), power)
+    spec, power = configured_cluster(config), power_source(config.power, config.cluster.file)
+    source = held_down(latency_source(config.profile), power)
     calibrated = value_or_error(lambda: calibrated_groups(spec, source, known))  # an error here is reported with the step times
     idle = tuple(without_effect(conditional_options(RunConfig), looking_at(config)))
     return _Cluster(spec, source, () if isinstance(calibrated, SimjaxError) else calibrated, idle, power)
