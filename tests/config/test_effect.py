@@ -27,8 +27,8 @@ FULL = (
     "long_prefill_alone: true, reserve_kv_loads: true, reuse_nameless_first: true, scheduling_policy: priority, "
     "preempt_self_goes_on: true, preempt_leaves_out: true, watermark: 0.1, max_model_len: 900, "
     "prefill_schedule_interval: 1, dp_sync_interval: 16, dp_syncs_first: true, "
-    "enable_prefix_caching: false, gpu_memory_utilization: 0.9, dtype: auto, kv_cache_dtype: auto, cudagraph_mode: none, "
-    "enable_expert_parallel: true}"
+    "enable_prefix_caching: false, gpu_memory_utilization: 0.9, dtype: auto, kv_cache_dtype: auto, quantization: fp8, "
+    "cudagraph_mode: none, enable_expert_parallel: true}"
 )
 GROUP = FULL.removesuffix("}") + ", pipeline_parallel_size: 2, pipeline_layer_partition: [9, 9]}"
 POOL = "{instances: 1, " + FULL.removeprefix("{model: qwen3-8b, ")
