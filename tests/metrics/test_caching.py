@@ -83,6 +83,6 @@ def test_what_an_engine_keeps(num_blocks, monkeypatch):
     assert (np.diff(np.stack([first, last], axis=1).ravel()) >= 0).all(), "blocks that were in use do not become fresh again"
     assert (first[::2] >= result.leaps.kv_blocks).all() and last.max() <= num_blocks
     used, pop = set(), BlockPool._pop
-    monkeypatch.setattr(BlockPool, "_pop", lambda pool, request: (used.add(pool.free[0]), pop(pool, request)))
+    monkeypatch.setattr(BlockPool, "_pop", lambda pool, request: (used.add(next(iter(pool.free))), pop(pool, request)))
     case.run_reference()
     assert peak_cached_fraction(result) == len(used) / num_blocks, "the pool of real blocks has had others in use"

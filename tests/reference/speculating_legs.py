@@ -41,17 +41,20 @@ class WithDrafts(Rank):
     """The part of a rank that decodes speculatively. `Live.generated` are the tokens that have come back."""
 
     def begin_drafts(self) -> None:
-        assert self.config.speculation is not None and not self.config.enable_prefix_caching
+        assert self.config.speculation is not None and not self.config.enable_prefix_caching and not self.config.speculation.pads
         self.speculation = self.config.speculation
         self.config = replace(self.config, step_time=self.speculation.step_time)  # pyright: ignore[reportArgumentType]
         self.books: dict[int, Book] = {}
         self.truths: dict[int, Truth] = {}
         self.scheduled_blocks: dict[int, int] = {}
         self.drafts_of: dict[int, int] = {}
+        self.chunking: set[int] = set()
+        self.padded: set[int] = set()
 
     _slots = SpeculatingRank._slots
     _advance_book = SpeculatingRank._advance_book
     _schedule_running = SpeculatingRank._schedule_running
+    _is_padded = SpeculatingRank._is_padded
 
     def _truth(self, live: Live) -> Truth:
         return self.truths.setdefault(live.index, Truth())
@@ -98,7 +101,7 @@ class WithDrafts(Rank):
             if leg.ended:
                 if leg in self.waiting:  # preempted with its last token in flight: it lost nothing
                     self.waiting.remove(leg)
-                    leg.preemptions -= 1
+                    leg.in_vain = True
                 self._end(leg)
 
     def _preempt_tail(self) -> Live:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.control.reduce import INT32_MAX
 from simjax.engine.control.together import together
 from simjax.engine.control.while_any import while_any
 from simjax.engine.kv.block_pool import (
@@ -34,34 +35,38 @@ from simjax.engine.kv.prefix_tree import Path, RankTree
 if TYPE_CHECKING:
     from jaxtyping import Int32
 
+    from simjax.engine.rank import Slots
+
 _Naming = tuple[BlockPool, Array, Array, Array]
 _Freeing = tuple[BlockPool, Array, Array, Array, Array]
 
 
 def name(
-    tree: RankTree, pool: BlockPool, requests: Int32[Array, " A"], held: HeldBlocks, full: Int32[Array, " A"], order: Int32[Array, " A"]
+    tree: RankTree, pool: BlockPool, slots: Slots, held: HeldBlocks, full: Int32[Array, " A"], ahead: Int32[Array, " A"]
 ) -> tuple[BlockPool, HeldBlocks]:
     """Give the blocks of some requests their names, as far as others may want them.
 
     Args:
         tree: of the rank.
         pool: blocks of all ranks.
-        requests: of the rank.
+        slots: requests of the rank.
         held: what each holds.
         full: leading blocks of each that have, or now get, their names.
-        order: of requests that go on with equal contents, those with larger numbers have named their blocks first; equal ones in turn.
+        ahead: of requests that go on with equal contents, those with larger numbers name their blocks first; equal ones in the order in
+            which they run.
     """
     target = jnp.minimum(full, held.reach)
 
-    def needed(state: _Naming, tree: RankTree, requests: Array, target: Array, order: Array) -> Array:
+    def needed(state: _Naming, tree: RankTree, slots: Slots, target: Array, ahead: Array) -> Array:
         return jnp.any(target > state[1]) & state[0].has_rows(tree.rank)
 
-    def body(state: _Naming, tree: RankTree, requests: Array, target: Array, order: Array) -> _Naming:
+    def body(state: _Naming, tree: RankTree, slots: Slots, target: Array, ahead: Array) -> _Naming:
         pool, hashed, last, depth = state
         i = tree.rank
         pending = target > hashed
-        at = jnp.argmax(jnp.where(pending, order, -1)).astype(jnp.int32)
-        begin, wanted, hold, request, deep, going = (x[at] for x in (hashed, target, last, requests, depth, pending))
+        first = pending & (ahead == jnp.max(jnp.where(pending, ahead, -1)))
+        at = jnp.argmin(jnp.where(first, slots.position, INT32_MAX)).astype(jnp.int32)
+        begin, wanted, hold, request, deep, going = (x[at] for x in (hashed, target, last, slots.request, depth, pending))
         path = tree.path(request)
         place = tree.place(path, deep)
         some = going & (begin < place.end)
@@ -102,7 +107,7 @@ def name(
         )
 
     start = (pool, held.hashed, held.last, held.depth)
-    pool, hashed, last, depth = while_any(needed, body, start, tree, requests, target, order)
+    pool, hashed, last, depth = while_any(needed, body, start, tree, slots, target, ahead)
     return pool, dataclasses.replace(held, hashed=hashed, last=last, depth=depth)
 
 

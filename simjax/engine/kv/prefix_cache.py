@@ -208,7 +208,7 @@ class PrefixCache:
         computed = slots.num_computed_tokens
         known = jnp.where(in_flight, jnp.where(plan.steps > 1, computed - 1, 0), computed)
         held = dataclasses.replace(held, named_tokens=jnp.where(seated, jnp.maximum(held.named_tokens, known), held.named_tokens))
-        after = self._named(turn, params, held, seated)
+        after = self._named(turn, params, held, seated, ahead=computed)  # who has more tokens has named equal blocks in an earlier step
         ran = turn.due & (plan.steps > 0)
         room = jnp.where(ran, turn.limits.num_blocks - turn.emitted.blocks_last, INT32_MAX)
         return after.with_kv(PrefixCache(_cache_of(after).pool.evict(turn.kv_row, room)))
@@ -299,13 +299,14 @@ class PrefixCache:
         in_flight = jnp.isfinite(slots.token_s) & (slots.token_s > turn.horizon_s)
         known = jnp.minimum(slots.num_computed_tokens + slots.num_new_tokens, slots.num_tokens - in_flight.astype(jnp.int32))
         named = jnp.where(scheduled, jnp.maximum(held.named_tokens, known), held.named_tokens)
-        return self._named(turn, params, dataclasses.replace(held, named_tokens=named), scheduled)
+        at_once = jnp.zeros_like(known)
+        return self._named(turn, params, dataclasses.replace(held, named_tokens=named), scheduled, ahead=at_once)
 
-    def _named(self, turn: Turn, params: ClusterParams, held: HeldBlocks, some: Bool[Array, " A"]) -> Turn:
+    def _named(self, turn: Turn, params: ClusterParams, held: HeldBlocks, some: Bool[Array, " A"], ahead: Int32[Array, " A"]) -> Turn:
         """The turn once some requests have named the blocks that are full and that others may want."""
         tree, slots = RankTree.of(params, turn.limits, turn.kv_row), turn.rank.slots
         full = jnp.where(some, tree.full(held.named_tokens), 0)
-        pool, held = name(tree, self.pool, slots.request, held, full, slots.num_computed_tokens + slots.num_new_tokens)
+        pool, held = name(tree, self.pool, slots, held, full, ahead)
         slots = dataclasses.replace(slots, held=held)
         return turn.with_kv(PrefixCache(pool), rank=dataclasses.replace(turn.rank, slots=slots))
 
