@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from simjax.documents import read_document
+from simjax.documents import parse_json
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.power.spec import DevicePower, NodePower
@@ -20,17 +20,14 @@ J_PER_PJ_BIT = 8e-12
 def file_power(path: Path) -> tuple[dict[str, DevicePower], NodePower] | None:
     """Power of the devices by short name, and of a server without them; None unless every node of the file has a `power` object.
 
-    Its standby lasts `standby_duration` seconds, and its active power holds while a device computes.
+    Its standby lasts `standby_duration` seconds, and its active power holds while a device computes. The file is one whose cluster has been
+    read (`simjax.cluster.llmservingsim`).
 
     Raises:
         SimjaxError: a key is missing or no number, or the servers differ.
     """
-    try:
-        raw = read_document(path, "cluster file")
-    except SimjaxError:
-        return None  # what is wrong with the file says who reads the cluster in it
-    nodes = raw.get("nodes") if isinstance(raw, dict) else None
-    if not isinstance(nodes, list) or not nodes or not all(isinstance(node, dict) and "power" in node for node in nodes):
+    nodes = parse_json(path.read_text(encoding="utf-8-sig"), f"cluster file {path}")["nodes"]
+    if not nodes or any("power" not in node for node in nodes):
         return None
     devices: dict[str, DevicePower] = {}
     servers: list[NodePower] = []
