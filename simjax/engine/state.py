@@ -21,7 +21,8 @@ from simjax.engine.groups.lockstep import Groups, NoGroups, initial_groups
 from simjax.engine.handover.passes import initial_passes
 from simjax.engine.handover.table import Handovers, NoHandovers, initial_handovers
 from simjax.engine.host.result import RequestLog
-from simjax.engine.kv.prefix_cache import NoPrefixCache, PrefixCache, initial_kv
+from simjax.engine.kv.no_prefix_cache import NoPrefixCache
+from simjax.engine.kv.prefix_cache import PrefixCache, initial_kv
 from simjax.engine.params import ClusterParams
 from simjax.engine.pipeline.flight import initial_flight
 from simjax.engine.pipeline.line import initial_line

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from simjax.engine.accounting.leap_log import LeapRows, NoLog
     from simjax.engine.groups.lockstep import Offers, Wave
-    from simjax.engine.kv.prefix_cache import NoPrefixCache, PrefixCache
+    from simjax.engine.kv.no_prefix_cache import NoPrefixCache
+    from simjax.engine.kv.prefix_cache import PrefixCache
     from simjax.engine.power.energy import NoSpent, Spent
     from simjax.engine.scheduler.commit import Emitted
     from simjax.engine.scheduler.departure import Departed

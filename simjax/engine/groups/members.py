@@ -22,7 +22,8 @@ from simjax.engine.arrivals.open_loop import OpenLoop
 from simjax.engine.control.select import select
 from simjax.engine.control.together import entry
 from simjax.engine.groups.lockstep import Groups, Wave
-from simjax.engine.kv.prefix_cache import NoPrefixCache, PrefixCache
+from simjax.engine.kv.no_prefix_cache import NoPrefixCache
+from simjax.engine.kv.prefix_cache import PrefixCache
 from simjax.engine.params import ClusterParams, GroupParams
 from simjax.engine.routing.balancer import Balancers, NoBalancers, before_snapshot
 from simjax.engine.routing.books import NoBooks, RouterBooks

@@ -12,7 +12,7 @@ from jax import Array
 from simjax.engine.control.select import select
 from simjax.engine.handover.loads import begin_load
 from simjax.engine.kv.blocks import blocks_of
-from simjax.engine.kv.prefix_cache import Hits
+from simjax.engine.kv.no_prefix_cache import Hits
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER, Rank
 from simjax.engine.scheduler.formation import Formation, capped
