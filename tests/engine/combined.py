@@ -9,7 +9,6 @@ from typing import Any
 from hypothesis import strategies as st
 
 from simjax.cluster.routers import ROUTERS
-from simjax.network.stages import CAPTURE_SIZES
 from tests.engine.grouped import Grouped, Together, as_grouped, rules
 from tests.engine.grouped_legs import GroupedLegs, grouped_legs
 from tests.engine.pipelined import Pipelined
@@ -92,20 +91,7 @@ class TogetherVerifying(Together):
         """The price of a step in plain Python."""
         tokens = [sum(new for new, _, _ in batch) or 1 + self.drafts for batch in batches]
         alone = [[(1 if decoding else new, computed) for new, computed, decoding in batch] for batch in batches]
-        decodes = [all(new == 1 for new, _ in batch) for batch in alone]
-        graph = min(
-            (self.graphs[0] if decode else self.graphs[1]) if count <= self.most_captured else 0
-            for count, decode in zip(tokens, decodes, strict=True)
-        )
-        attention_s = [self._attention_s(batch) for batch in alone]
-        if graph > 0:
-            rows = min(size for size in CAPTURE_SIZES if size >= max(tokens))
-            total, own_s = self.ranks * rows, self.timing.tokens_s[rows] + max(attention_s)
-        else:
-            rows, total = max(tokens), sum(tokens)
-            own_s = max(self.timing.tokens_s[count] + s for count, s in zip(tokens, attention_s, strict=True))
-        head_s = self.timing.sequences_s[max(len(batch) or 1 for batch in batches)]
-        return float(own_s + self.experts_s[total] + self.exchange_s[rows] + total * self.token_s + head_s)
+        return self.priced(tokens, alone)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,10 @@ class Together:
 
     def step_time(self, batches: list[Tokens]) -> float:
         """The price of a step in plain Python: (new, computed) of every request of every rank."""
-        tokens = [sum(new for new, _ in batch) or 1 for batch in batches]
+        return self.priced([sum(new for new, _ in batch) or 1 for batch in batches], batches)
+
+    def priced(self, tokens: list[int], batches: list[Tokens]) -> float:
+        """The price of a step in which the ranks compute so many tokens, with attention for these batches."""
         decodes = [all(new == 1 for new, _ in batch) for batch in batches]
         graph = min(
             (self.graphs[0] if decode else self.graphs[1]) if count <= self.most_captured else NONE
