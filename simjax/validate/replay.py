@@ -134,7 +134,7 @@ def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateCo
         parallelism=parallelism_of(measured, config.cluster, model),
         limits=engine_limits(config.scheduler, engine_limits(measured.engine, release_limits(release(measured, config)))),
         link=instance_link(links, device),
-        speculation=drafts_of(measured, config.speculation),
+        speculation=drafts_of(measured, config.speculation, release(measured, config)),
     )
     balancer = Balancer(**balancer_rules(release(measured, config)))
     return ClusterSpec((_without_idle_cache(instance, measured, config),) * measured.instances, config.cluster.router, balancer=balancer)

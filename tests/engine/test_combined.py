@@ -12,6 +12,7 @@ from simjax.engine.shape import EngineShape
 from tests.engine.combined import (
     PrioritizedGroups,
     SpeculatingGroupedLegs,
+    drafts_and_caches,
     prioritized_groups,
     sessions_on_stages,
     sessions_with_drafts,
@@ -57,6 +58,18 @@ def test_sessions_on_pp_stages(scenario: Pipelined):
 @given(scenario=sessions_with_drafts(2))
 @FEWER
 def test_sessions_with_drafts(scenario: Speculating):
+    check_as_shaped(scenario)
+
+
+@given(scenario=drafts_and_caches())
+@LIMITED
+def test_prefix_cache_with_drafts(scenario: Speculating):
+    check_as_shaped(scenario)
+
+
+@given(scenario=drafts_and_caches(instances=2, sessions=True))
+@FEWER
+def test_cached_sessions_with_drafts_on_two_instances(scenario: Speculating):
     check_as_shaped(scenario)
 
 
