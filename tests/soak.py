@@ -134,6 +134,7 @@ def kinds() -> dict[str, Kind]:
         "lockstep_sessions": Kind(sessions_in_groups(), 60, test_groups.check),
         "lockstep_speculating": Kind(speculating_groups(), 60, test_groups.check),
         "lockstep_speculating_closed_loop": Kind(speculating_groups((1, 2), closed=True), 60, test_groups.check),
+        "lockstep_speculating_prefix_caches": Kind(speculating_groups((1, 2), caching=True), 60, test_groups.check),
         "pipelined_sessions_on_two": Kind(sessions_on_stages(2), 60, check_steps),
         "speculating_sessions_on_two": Kind(sessions_with_drafts(2), 60, check_steps),
         "lockstep_prioritized": Kind(prioritized_groups(), 60, test_groups.check),

@@ -119,10 +119,10 @@ class SpeculatingGroups(Speculating, Grouped):
 
 
 @st.composite
-def speculating_groups(draw: st.DrawFn, sizes: tuple[int, ...] = (3,), closed: bool = False) -> SpeculatingGroups:
+def speculating_groups(draw: st.DrawFn, sizes: tuple[int, ...] = (3,), closed: bool = False, caching: bool = False) -> SpeculatingGroups:
     """Groups with drafts; at most as many rows as the tables of step times have."""
-    drawn = draw(speculating(sum(sizes), closed=closed))
-    if ROUTERS[drawn.router.name.lower()].compares:
+    drawn = draw(drafts_and_caches(sum(sizes)) if caching else speculating(sum(sizes), closed=closed))
+    if ROUTERS[drawn.router.name.lower()].compares and not caching:
         drawn = dataclasses.replace(drawn, router=RouterPolicy.LEAST_LOADED)
     given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Speculating)} | draw(rules())
     first = [i for i, size in zip([sum(sizes[:g]) for g in range(len(sizes))], sizes, strict=True) for _ in range(size)]
