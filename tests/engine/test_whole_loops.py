@@ -97,7 +97,7 @@ def digests() -> list[str]:
         data = hashlib.sha256()
         for x in jax.tree.leaves(chunk):
             data.update(np.asarray(x).tobytes())
-        entry = program.as_text().partition("\nENTRY ")[2]  # pyright: ignore[reportFunctionMemberAccess]
+        entry = program.as_text().partition("\nENTRY ")[2]
         found.append(f"{' while(' not in entry} {data.hexdigest()}")
     return found
 
