@@ -92,8 +92,8 @@ class EngineShape:
             raise ValueError("an internal load balancer has ranks to choose from when a request arrives: it needs live_routing")
         if self.clients and self.fanout:
             raise ValueError("a workload is a closed loop of clients or made of sessions, not both")
-        if self.pipeline_stages and (self.handovers or self.prefix_nodes):
-            raise ValueError("pp stages go with neither hand-overs nor prefix caches")
+        if self.pipeline_stages and self.handovers:
+            raise ValueError("pp stages go with no hand-overs")
         if self.speculation and self.pipeline_stages:
             raise ValueError("speculative decoding goes with no pp stages")
         if self.speculation and self.prefix_nodes and self.handovers:

@@ -34,7 +34,18 @@ def in_sessions(draw: st.DrawFn, instances: int = 1) -> Scenario:
 @st.composite
 def sessions_on_stages(draw: st.DrawFn, instances: int = 1) -> Pipelined:
     """Sessions on ranks of pp stages."""
-    drawn = draw(in_sessions(instances))
+    return draw(_on_stages(draw(in_sessions(instances))))
+
+
+@st.composite
+def caches_on_stages(draw: st.DrawFn, instances: int = 1, sessions: bool = False) -> Pipelined:
+    """Prefix caches, also of sessions, on ranks of pp stages."""
+    return draw(_on_stages(draw(sharing(instances=instances, sessions=sessions))))
+
+
+@st.composite
+def _on_stages(draw: st.DrawFn, drawn: Scenario) -> Pipelined:
+    instances = len(drawn.limits)
     given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Scenario)}
     return Pipelined(
         **given,

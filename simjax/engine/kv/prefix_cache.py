@@ -22,6 +22,7 @@ from simjax.engine.kv.prefix_tree import RankTree
 from simjax.engine.kv.touch import touch
 from simjax.engine.kv.victims import Asking, free_request, free_victims
 from simjax.engine.params import ClusterParams, RouterParams
+from simjax.engine.pipeline.flight import Flight
 from simjax.engine.shape import EngineShape
 from simjax.engine.speculation.drafts import Drafts
 from simjax.latency.rounding import product
@@ -105,6 +106,9 @@ class PrefixCache:
 
         The latest token of a request may be in flight. A decode that followed one that was in flight has then named all before that; of
         other steps the formation knew all tokens. The blocks that the plan has taken are not free any more.
+
+        Between pp stages computed tokens count from the call that schedules them on, and so may be ahead of the known ones. What a batch
+        has taken was taken by that call.
         """
         rank, slots, plan = turn.rank, turn.rank.slots, turn.rank.plan
         held = slots.held
@@ -112,8 +116,14 @@ class PrefixCache:
         seated = (slots.position < rank.num_running) & turn.due
         in_flight = jnp.isfinite(slots.token_s) & (slots.token_s > plan.horizon_s)
         computed = slots.num_computed_tokens
-        known = jnp.where(in_flight, jnp.where(plan.steps > 1, computed - 1, 0), computed)
+        staged = isinstance(slots.flight, Flight)
+        if staged:
+            known = jnp.minimum(computed, slots.num_tokens - 1)
+        else:
+            known = jnp.where(in_flight, jnp.where(plan.steps > 1, computed - 1, 0), computed)
         held = dataclasses.replace(held, named_tokens=jnp.where(seated, jnp.maximum(held.named_tokens, known), held.named_tokens))
+        if staged:
+            return self._named(turn, params, held, seated, ahead=jnp.zeros_like(computed))
         after = self._named(turn, params, held, seated, ahead=computed)  # who has more tokens has named equal blocks in an earlier step
         ran = turn.due & (plan.steps > 0)
         room = jnp.where(ran, turn.limits.num_blocks - turn.emitted.blocks_last, INT32_MAX)

@@ -84,6 +84,7 @@ def dispatch(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         blocks=jnp.where(f.continues, rank.plan.blocks, f.blocks),
         kv_tokens=kv_tokens + jnp.where(ran, tokens, 0).astype(jnp.int64),
         preempted_tokens=preempted_tokens,
+        cached_blocks=turn.kv.num_cached(turn.kv_row),
     )
     plan, line = _in_one_kernel(*_go_on(turn, plan, line, some))
     return dataclasses.replace(turn, rank=dataclasses.replace(rank, slots=slots, plan=plan, pipeline=line))
