@@ -44,7 +44,7 @@ from simjax.metrics.latency import latencies
 from simjax.uncertainty.widths import PRIOR_SD
 from simjax.validate.compare import measured_requests
 from simjax.validate.contents import unknown_contents
-from simjax.validate.replay import asked_for, measured_cluster, read_to_replay, release, remedy
+from simjax.validate.replay import asked_for, measured_cluster, read_to_replay, release, remedy, with_presumption
 from simjax.validate.run import MeasuredRun
 from simjax.validity.reach import reach
 
@@ -166,7 +166,8 @@ def _problem(config: CalibrateConfig, base: LatencyProfile, space: Space) -> str
 def _read(paths: Sequence[str], config: CalibrateConfig) -> list[MeasuredDeployment]:
     traces = [Path(path) for path in config.workload.paths()]
     runs = read_to_replay([Path(path) for path in paths], config.device, traces, config.workload.max_concurrency)
-    found = [MeasuredDeployment(run, measured_cluster(run, config)) for run in runs]
+    pairs = [(run, measured_cluster(run, config)) for run in runs]
+    found = [MeasuredDeployment(with_presumption(run, cluster, config), cluster) for run, cluster in pairs]
     for x in found:
         if (settings := asked_for(x.run, x.cluster)) and not config.allow_unsimulated:
             named, mended = ", ".join(map(str, settings)), "".join(remedy(x) for x in settings)

@@ -110,7 +110,9 @@ def _payload(request: dict[str, Any]) -> Any:
         return None
 
 
-def _prompt_tokens(path: Path, requests: list[dict[str, Any]], answers: list[tuple[list[Any], int, Any, Any]]) -> tuple[list[Any], list[str]]:
+def _prompt_tokens(
+    path: Path, requests: list[dict[str, Any]], answers: list[tuple[list[Any], int, Any, Any]]
+) -> tuple[list[Any], list[str]]:
     """Tokens of the prompts, and a line about how they were found."""
     ids = [look_up(x, "request_inputs.input_ids") for x in requests]
     told = [len(own) if isinstance(own, list) else prompt for own, (*_, prompt) in zip(ids, answers, strict=True)]
@@ -121,8 +123,8 @@ def _prompt_tokens(path: Path, requests: list[dict[str, Any]], answers: list[tup
     characters = [_characters(x) for x in requests]
     if not isinstance(mean, int | float) or not mean > 0 or not any(characters):
         raise SimjaxError(
-            f"{path}: the lengths of prompts are not recorded; put genai-perf's summary {name} beside it (its mean length is shared out), or "
-            "let the server state them (--extra-inputs stream_options:'{\"include_usage\":true}')"
+            f"{path}: the lengths of prompts are not recorded; put genai-perf's summary {name} beside it (its mean length is shared out), "
+            "or let the server state them (--extra-inputs stream_options:'{\"include_usage\":true}')"
         )
     total = sum(characters)
     shared = [max(1, round(mean * len(requests) * n / total)) for n in characters]
