@@ -92,6 +92,7 @@ class Calibrated:
         rows: one mapping for each parameter, see `parameter_rows`.
         scores: the fitted runs (the parts that were fitted, and the others), then those held out.
         problems: reasons why this is no success, one line each; empty when it is one.
+        warnings: what to know of a success, too, one line each.
     """
 
     profile: LatencyProfile
@@ -101,6 +102,7 @@ class Calibrated:
     rows: list[dict[str, Any]]
     scores: list[Scored]
     problems: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def calibrate(
@@ -152,7 +154,7 @@ def calibrate(
     profile = load_profile(profile_path)
     scores = _scores(config, [x.run for x in (*fitted, *held_out)], runs, targets)
     rows = parameter_rows(space, posterior, profile)
-    return Calibrated(profile, found, space, posterior, rows, scores, _problems(scores, rows, found))
+    return Calibrated(profile, found, space, posterior, rows, scores, _problems(scores, found), _warnings(rows))
 
 
 def _problem(config: CalibrateConfig, base: LatencyProfile, space: Space) -> str:
@@ -323,15 +325,20 @@ def _scores(
     return scores
 
 
-def _problems(scores: Sequence[Scored], rows: Sequence[dict[str, Any]], found: Fit) -> tuple[str, ...]:
+def _problems(scores: Sequence[Scored], found: Fit) -> tuple[str, ...]:
     lines = [
         f"the fit to {score.measured.name} is poor: {', '.join(reasons)}"
         for score in scores
         if score.role == FITTED and (reasons := poor(score.after))
     ]
-    bound = [row["name"] for row in rows if row["at_bound"]]
-    if bound:
-        lines.append(f"at the bound of what the prior allows: {', '.join(bound)}; the model may lack something that the runs had")
     if not np.isfinite(found.loss):
         lines.append("the loss is not a number")
     return tuple(lines)
+
+
+def _warnings(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """A line about parameters at a bound: those that the data do not inform are of no account, so this is no failure of the fit."""
+    bound = [f"{row['name']} ({100 * row['constrained']:.0f} % known from data)" for row in rows if row["at_bound"]]
+    if not bound:
+        return ()
+    return (f"at the bound of what the prior allows: {', '.join(bound)}; the model may lack something that the runs had",)

@@ -39,6 +39,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("capacity",): Command("capacity", "simjax.cli.commands.capacity"),
     ("sensitivity",): Command("sensitivity", "simjax.cli.commands.sensitivity"),
     ("trace", "describe"): Command("describe", "simjax.cli.commands.describe", ("workload.file",)),
+    ("trace", "export"): Command("export", "simjax.cli.commands.export", ("requests",)),
     ("handover", "fit"): Command("handover", "simjax.cli.commands.handover", ("transfers",)),
     ("profile", "fit"): Command("fit", "simjax.cli.commands.fit", ("bundle",)),
 }

@@ -59,7 +59,7 @@ def with_files(command: str, overrides: Sequence[str], files: Sequence[Path] = (
     words += overrides
     kept: list[str] = []
     for word in words:
-        group, _, name = word.partition("=")
+        group = word.partition("=")[0]
         if group in GROUPS:
             given = [x for x in given if not _within(x.key, group)]
             kept = [other for other in kept if other.partition("=")[0] != group]
@@ -70,7 +70,7 @@ def with_files(command: str, overrides: Sequence[str], files: Sequence[Path] = (
         kept += [] if base is None else [f"{group}={base}"]
         given += options
     set_here = [normal(word).lstrip("+").partition("=")[0] for word in kept if word.partition("=")[0] not in GROUPS]
-    last = {x.key: x for x in given if not any(_within(x.key, key) or _within(key, x.key) for key in set_here)}
+    last = {x.key: x for x in given if not any(_within(x.key, key) for key in set_here)}
     return [*(word for word in kept if word.partition("=")[0] in GROUPS), *(x.override for x in last.values()), *_others(kept)]
 
 

@@ -36,6 +36,7 @@ SCHEMAS: dict[str, type] = {
     "sensitivity": schema.SensitivityConfig,
     "handover": calibrate.HandoverFitConfig,
     "describe": schema.DescribeConfig,
+    "export": schema.ExportConfig,
     "fit": schema.FitConfig,
     "show_point": sweep.ShowPointConfig,
     "pareto": sweep.ParetoConfig,

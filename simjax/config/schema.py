@@ -198,7 +198,9 @@ class MeasuredWorkloadConfig:
 class ValidateConfig:
     """`simjax validate`; an unset option takes what the measured run records."""
 
-    measured: str | None = option(None, "directory of the measured run, or the result file of a load generator", "DIR")
+    measured: str | None = option(
+        None, "directory of the measured run, the result file of a load generator, or a table of requests with their times", "DIR"
+    )
     model: str | None = option(None, "model, as in simjax run; unset: the measured one", "NAME")
     device: str | None = option(None, "device, as in simjax run; unset: the measured one", "NAME")
     cluster: MeasuredClusterConfig = section(MeasuredClusterConfig, "deviations from the recorded cluster")
@@ -222,6 +224,16 @@ class DescribeConfig:
     block_size: int = option(16, "tokens of a block of the prefix caches whose hits are reported, for traces that record what is shared")
     cache_blocks: list[int] | None = option(None, "sizes of these caches in blocks; unset: shares of the distinct blocks")
     out: str | None = option(None, "directory of the results; unset: a dated one under outputs/", "DIR")
+
+
+@dataclass
+class ExportConfig:
+    """`simjax trace export FILE`."""
+
+    requests: str | None = option(
+        None, "requests with their times: the requests.csv of a run, or anything else that simjax validate reads", "FILE"
+    )
+    out: str | None = option(None, "file to write: a .json file, or a directory for vllm_bench.json; unset: vllm_bench.json", "PATH")
 
 
 @dataclass

@@ -32,10 +32,9 @@ def require_names(measured: MeasuredRun, config: Config, release: str) -> None:
     by_device = " and ".join(name for name in BY_DEVICE if name in not_stated(measured, config))
     values = {name: _value(name, limits, 1, release) for name in not_stated(measured, config) if name not in BY_DEVICE}
     words = ", ".join([*(f"{name}={value}" for name, value in values.items()), *([f"{by_device} by the device"] if by_device else [])])
-    several = len(missing) > 1
+    verbs, names = ("are", "state them") if len(missing) > 1 else ("is", "states it"), " ".join(f"{name}=NAME" for name in missing)
     raise SimjaxError(
-        f"{measured.source}: {' and '.join(missing)} {'are' if several else 'is'} not recorded; {' '.join(f'{name}=NAME' for name in missing)} "
-        f"{'state them' if several else 'states it'}. {_elsewhere(measured, words)}"
+        f"{measured.source}: {' and '.join(missing)} {verbs[0]} not recorded; {names} {verbs[1]}. {_elsewhere(measured, words)}"
     )
 
 
@@ -67,8 +66,8 @@ def not_stated(measured: MeasuredRun, config: Config) -> list[str]:
 
 def _elsewhere(measured: MeasuredRun, words: str) -> str:
     return (
-        f"Not recorded, so presumed by vLLM's defaults: {words}; cluster.tensor_parallel_size, backend.release and scheduler.NAME state them, "
-        f"or a file that simjax validate {measured.source} --template writes"
+        f"Not recorded, so presumed by vLLM's defaults: {words}; cluster.tensor_parallel_size, backend.release and scheduler.NAME state "
+        f"them, or a file that simjax validate {measured.source} --template writes"
     )
 
 

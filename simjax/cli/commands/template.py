@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,11 @@ def template(runs: list[MeasuredRun], config: ValidateConfig | CalibrateConfig, 
     """
     first = runs[0] if runs else None
     named = release(first, config) if first else config.backend.release or KNOWN[1]
-    model, device = config.model or (first and first.model), config.device or (first and first.device)
-    known = device is not None and device != NOT_RECORDED
-    limits = InstanceLimits(**(defaults_of(named) | (_of_server(str(device), named) if known else {})))
+    model = config.model or (NOT_RECORDED if first is None else first.model)
+    device = config.device or (NOT_RECORDED if first is None else first.device)
+    known = device != NOT_RECORDED
+    limits = InstanceLimits(**defaults_of(named))
+    limits = replace(limits, **_of_server(device, named)) if known else limits
     words = facts_by_name(SchedulerConfig, "words")
     lines = [
         f"# What served {', '.join(paths) or 'the measured run'}. Fill in what is not so; a line with # in front holds vLLM's default.",
@@ -92,8 +95,8 @@ def _of_server(device: str, named: str) -> dict[str, int]:
     return server_defaults(spec.name, spec.memory_bytes, named)
 
 
-def _known(name: str | None) -> str:
-    return "null  # needed" if name is None or name == NOT_RECORDED else _text(name)
+def _known(name: str) -> str:
+    return "null  # needed" if name == NOT_RECORDED else _text(name)
 
 
 def _line(name: str, value: Any, default: Any, words: str = "") -> str:

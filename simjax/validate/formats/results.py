@@ -1,4 +1,4 @@
-"""Measured runs from the result files of load generators and from tables: latencies as clients saw them, and what they say of the server."""
+"""Measured runs from the result files of load generators and from tables: latencies as clients saw them, and what is said of the server."""
 
 from __future__ import annotations
 
