@@ -36,7 +36,7 @@ def user_folders() -> tuple[Path, ...]:
     found = tuple(Path(name).expanduser() for name in os.environ.get(VARIABLE, "").split(os.pathsep) if name)
     for folder in found:
         if not folder.is_dir():
-            raise SimjaxError(f"{VARIABLE}={folder}: no such folder")
+            raise SimjaxError(f"{folder}: no such folder (--config-dir, {VARIABLE})")
     return found
 
 
@@ -52,11 +52,16 @@ def user_files(pattern: str) -> list[Path]:
 
 @contextmanager
 def with_folders(folders: list[str]) -> Iterator[None]:
-    """Look into these folders, too, and first; the processes that are started meanwhile do the same."""
+    """Look into these folders, too, and first; the processes that are started meanwhile do the same.
+
+    Raises:
+        SimjaxError: a folder does not exist.
+    """
     before = os.environ.get(VARIABLE)
     if folders:
         os.environ[VARIABLE] = os.pathsep.join([*folders, *([before] if before else [])])
     try:
+        user_folders()
         yield
     finally:
         if folders:

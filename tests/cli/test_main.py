@@ -11,7 +11,7 @@ import yaml
 from tests.cli.conftest import Cli, one_line
 from tests.compilation_cache import without_shared_cache
 
-COMMANDS = ["run", "pareto", "show-point", "validate", "calibrate", "sensitivity", "trace describe", "profile fit"]
+COMMANDS = ["run", "pareto", "show-point", "validate", "calibrate", "sensitivity", "trace describe", "trace export", "profile fit"]
 SMALL = ["workload.num_requests=12", "plots=false"]
 
 
@@ -79,7 +79,7 @@ def test_version(cli: Cli) -> None:
         (
             ["xyzzy"],
             "unknown command 'xyzzy'; known: calibrate, capacity, handover fit, pareto, profile fit, run, sensitivity, "
-            "show-point, trace describe, validate",
+            "show-point, trace describe, trace export, validate",
         ),
         (["validate", "-m", "x"], "simjax validate has no sweeps; -m goes with simjax run and simjax capacity"),
     ],
