@@ -74,7 +74,7 @@ def test_version(cli: Cli) -> None:
     ("words", "line"),
     [
         (["rum"], "unknown command 'rum'; did you mean run?"),
-        (["trace"], "unknown command 'trace'; did you mean trace describe?"),
+        (["trace"], "unknown command 'trace'; did you mean trace export or trace describe?"),
         (["profile", "fti", "x=1"], "unknown command 'profile fti'; did you mean profile fit?"),
         (
             ["xyzzy"],
