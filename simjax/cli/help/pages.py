@@ -84,7 +84,7 @@ sweeps
   sweep.zip             'sweep.zip=[{device: [h100, l40s], cluster.instances: [2, 5]}]'
   sweep.shard           -m sweep.shard=1/4,2/4,3/4,4/4 hydra/launcher=joblib starts all four parts as jobs
   hydra/sweeper=basic   Hydra's own sweeper: a job and a directory for each point, by hydra/launcher, in hydra.sweep.dir
-  results               results.csv (.parquet), designs.csv, pareto.csv, pareto.png, points.csv, sweep.json
+  results               results.csv (.parquet), designs.csv, pareto.csv, pareto.png, rates.png, points.csv, sweep.json
 """,
     ),
     "pareto": Page(

@@ -71,6 +71,8 @@ def _draw_plane(result: ParetoResult, metrics: list[str], keys: Sequence[str], t
     marks.draw_limits(axes, result, across, up)
     names = texts.label_texts(result, keys)
     colors = [marks.KNEE if row == result.knee else marks.BEST for row in marks.marked_rows(result)]
+    of_group = {int(row): color for rows, color in groups.values() for row in rows}
+    colors = [of_group.get(row, color) for row, color in zip(marks.marked_rows(result), colors, strict=True)]
     marks.draw_marks(axes, result, x, y, colors)
     scales.scale_axes(axes, result, across, up)
     style.legend(axes, columns=min(5, 1 + len(groups)) if groups else 5)

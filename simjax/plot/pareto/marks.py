@@ -90,14 +90,4 @@ def front_groups(result: ParetoResult) -> dict[str, tuple[np.ndarray, str]]:
     found = list(dict.fromkeys(names[order]))
     if len(found) > _MOST_GROUPS:
         return {}
-    return {name: (result.front[names == name], color) for name, color in zip(found, _colors(len(found)), strict=True)}
-
-
-def _colors(count: int) -> list[str]:
-    """Colours of so many groups: those of series, or else steps of one scale."""
-    if count <= len(style.SERIES):
-        return list(style.SERIES[:count])
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    return [to_hex(colormaps["viridis"](x)) for x in np.linspace(0.0, 0.92, count)]
+    return {name: (result.front[names == name], color) for name, color in zip(found, style.series(len(found)), strict=True)}
