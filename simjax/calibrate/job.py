@@ -233,7 +233,7 @@ def _space(base: LatencyProfile, instances: Sequence[tuple[str, InstanceSpec]], 
 
 def _target(x: MeasuredDeployment, base: LatencyProfile, weights: LossWeights, fraction: float) -> RunTarget:
     first = None if fraction >= 1 else max(1, round(fraction * len(x.run)))
-    return RunTarget(x.run, prepare_measured(x.run, x.cluster, base), weights, first)
+    return RunTarget.of_run(x.run, prepare_measured(x.run, x.cluster, base), weights, first)
 
 
 def _fit(

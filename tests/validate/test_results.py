@@ -100,7 +100,7 @@ def test_sends_of_a_closed_loop_follow_from_its_answers(tmp_path):
     document, sent_s = closed_loop()
     run = read_measured(write(tmp_path, document), "h100")
     np.testing.assert_allclose(run.arrival_s, np.sort(sent_s), atol=1e-12)
-    assert run.max_concurrency == 4 and not run.due_s.any()
+    assert run.max_concurrency == 4 and not run.due_s.any() and not run.drawn_arrivals
     assert run.assumptions[0].startswith("served by SGLang")
     assert "start times are not recorded: at most 4 in flight" in run.assumptions[-1]
 
@@ -109,7 +109,7 @@ def test_arrivals_at_a_rate_are_drawn_over_the_time_that_the_benchmark_took(tmp_
     document, _ = closed_loop()
     drawn = {**document, "request_rate": 8.0, "max_concurrency": None, "duration": 7.0}
     run = read_measured(write(tmp_path, drawn), "h100")
-    assert run.makespan_s == pytest.approx(7.0) and run.max_concurrency is None
+    assert run.makespan_s == pytest.approx(7.0) and run.max_concurrency is None and run.drawn_arrivals
     gaps = np.diff(run.arrival_s)
     assert gaps.min() > 0 and 0.6 < gaps.std() / gaps.mean() < 1.4
     assert "statistics can be compared, single requests cannot" in run.assumptions[-1]

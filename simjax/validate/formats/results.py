@@ -39,6 +39,7 @@ def read_result_run(path: Path, device: str | None = None) -> MeasuredRun:
     ok = ~found.failed & (found.output_tokens != 0)
     if not ok.any():
         raise SimjaxError(f"{path}: no request succeeded, so there is nothing to compare with")
+    without = bool(np.isnan(found.arrival_s).all())
     found, due_s, notes = _with_sends(found, ok)
     for values, what in (
         (found.arrival_s, "arrivals"),
@@ -73,6 +74,7 @@ def read_result_run(path: Path, device: str | None = None) -> MeasuredRun:
             failed=int((~ok).sum()),
             failed_requests=_failed(found, due_s, ~ok),
             unsimulated=known.unsimulated,
+            drawn_arrivals=without and due_s is not None and bool(due_s.any()),
             unrecorded=() if own is not None else _unrecorded(known.flags, known.tensor_parallel_size, known.vllm_version),
             assumptions=(*known.notes, *notes),
         )
