@@ -145,6 +145,20 @@ def test_flags_that_are_not_recorded_have_the_defaults_of_the_server_on_the_devi
     assert line is not None and f"max_num_batched_tokens={tokens}" in line and "max_num_seqs" not in line
 
 
+def test_an_answer_of_one_token_may_be_rounded_to_an_end_before_its_first_token(tmp_path):
+    table = "arrival_s,prompt_tokens,output_tokens,ttft_ms,e2e_s\n0,9,1,500.004,0.5\n1,9,3,500,0.4\n"
+    with pytest.raises(SimjaxError, match=r"request 1 .* has its last token before its first"):
+        read_measured(write_csv(tmp_path, table))
+    run = read_measured(write_csv(tmp_path, table.rpartition("1,9,3")[0]))
+    assert run.ttft_s[0] == run.e2e_s[0] == pytest.approx(0.500004)
+
+
+def write_csv(folder, text):
+    path = folder / "mine.csv"
+    path.write_text(text)
+    return path
+
+
 TABLES = {
     "stamps": "arrival_s,prompt_tokens,output_tokens,first_token_s,finish_s,status\n5,10,3,5.5,6.5,finished\n6,20,2,,,waiting\n",
     "times": "Arrival_s;Prompt Tokens;Output-Tokens;TTFT_ms;E2E_s;error\n5;10;3;500;1.5;\n6;20;2;;;timeout\n",
@@ -154,9 +168,7 @@ TABLES = {
 
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_of_requests_with_their_times(tmp_path, name):
-    path = tmp_path / "mine.csv"
-    path.write_text(TABLES[name])
-    run = read_measured(path, "h100")
+    run = read_measured(write_csv(tmp_path, TABLES[name]), "h100")
     assert (run.prompt_tokens.tolist(), run.output_tokens.tolist(), run.failed) == ([10], [3], int(name != "per token"))
     np.testing.assert_allclose([run.ttft_s[0], run.e2e_s[0], run.tpot_s[0]], [0.5, 1.5, 0.5])
 

@@ -35,6 +35,8 @@ commands
   simjax run -m              many clusters in one call: swept keys, one table, its Pareto front
   simjax COMMAND --help      options of a command, with their defaults
   simjax COMMAND --cfg       the configuration that a command would use, as YAML
+  --config FILE              options from a file, such as the config.yaml of a run; those of the command line win
+  --config-dir DIR           a folder of your own: GROUP/NAME.yaml, hardware/NAME.yaml, models/NAME.json (SIMJAX_CONFIG_DIR)
   simjax --version
 
 examples
@@ -80,6 +82,7 @@ sweeps
   -m key=a,b,c          values of any option but out, plots, timeline_interval_s, uncertainty.*, sweep.*, objective.*
   -m 'key=range(1,10)'  integers; likewise linspace(1,20,40), geomspace(1,64,7), logspace(-1,2,9) (powers of ten)
   -m cluster=one,routed presets of a group
+  sweep=FILE.yaml       a sweep of your own; likewise workload=FILE.yaml and the other groups
   sweep.axes            the same without -m: 'sweep.axes={device: [h100, h200], workload.rate: "linspace(1,9,9)"}'
   sweep.zip             'sweep.zip=[{device: [h100, l40s], cluster.instances: [2, 5]}]'
   sweep.shard           -m sweep.shard=1/4,2/4,3/4,4/4 hydra/launcher=joblib starts all four parts as jobs

@@ -21,6 +21,7 @@ from simjax.workload.formats.recognise import recognise
 from simjax.workload.formats.results.timed_table import read_timed_table
 
 NOT_RECORDED = "(not recorded)"
+ROUNDING_S = 1e-4  # of the two times of an answer of one token, which files hold in different units
 
 
 def read_result_run(path: Path, device: str | None = None) -> MeasuredRun:
@@ -51,6 +52,8 @@ def read_result_run(path: Path, device: str | None = None) -> MeasuredRun:
         if (unknown := np.flatnonzero(ok & np.isnan(values))).size:
             some = "it has no" if len(unknown) == ok.sum() else f"request {unknown[0] + 1} is without"
             raise SimjaxError(f"{path}: {some} {what}, so there is nothing to compare with; workload.lengths_file={path} uses its lengths")
+    ttft_s, e2e_s = found.ttft_s[ok], found.e2e_s[ok]
+    e2e_s = np.where(np.abs(e2e_s - ttft_s) < ROUNDING_S, np.maximum(e2e_s, ttft_s), e2e_s)
     flags = dict(known.flags)
     flags.setdefault("enable_prefix_caching", True)
     cap = found.schedule.max_concurrency
@@ -68,9 +71,9 @@ def read_result_run(path: Path, device: str | None = None) -> MeasuredRun:
             max_concurrency=None if cap is None or cap >= ok.sum() else cap,
             prompt_tokens=found.prompt_tokens[ok],
             output_tokens=found.output_tokens[ok],
-            ttft_s=found.ttft_s[ok],
+            ttft_s=ttft_s,
             tpot_s=np.zeros(int(ok.sum())),
-            e2e_s=found.e2e_s[ok],
+            e2e_s=e2e_s,
             failed=int((~ok).sum()),
             failed_requests=_failed(found, due_s, ~ok),
             unsimulated=known.unsimulated,
