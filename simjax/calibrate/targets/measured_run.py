@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -142,7 +142,7 @@ class RunTarget:
         return jnp.concatenate(parts)
 
 
-def _statistics(x: Array, xp: object) -> Array:
+def _statistics(x: Any, xp: object) -> Array:
     return xp.concatenate([xp.mean(x)[None], xp.percentile(x, xp.array(list(PERCENTILES.values())))])  # pyright: ignore[reportAttributeAccessIssue]
 
 
