@@ -54,7 +54,7 @@ def tables(calibrated: Calibrated) -> RenderableType:
 
 def _errors(calibrated: Calibrated) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("error, %", style="bold")
+    table.add_column("error, %", style="bold", overflow="fold")  # names of runs that begin alike stay apart
     table.add_column("")
     for metric in METRICS:
         for name in COMPARED:
