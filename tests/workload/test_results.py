@@ -149,7 +149,7 @@ def test_a_result_of_sglang_has_lengths_and_tells_how_its_arrivals_are_drawn(tmp
     assert read_lengths(path).output_tokens.tolist() == [64, 32, 200]
     with pytest.raises(SimjaxError) as error:
         read_trace(path)
-    options = f"workload=poisson workload.rate=4 workload.lengths_file={path} workload.num_requests=3"
+    options = f"workload.kind=poisson workload.rate=4 workload.lengths_file={path} workload.num_requests=3"
     assert (
         str(error.value)
         == f"{path}: no arrivals are recorded (no start_times), only lengths; {options} draws arrivals as the benchmark did"
@@ -161,9 +161,9 @@ def test_a_result_of_sglang_has_lengths_and_tells_how_its_arrivals_are_drawn(tmp
 @pytest.mark.parametrize(
     ("change", "options"),
     [
-        ({"burstiness": 0.25}, "workload=gamma workload.rate=4 workload.cv=2 "),
-        ({"request_rate": "inf", "max_concurrency": 8}, "workload=closed_loop workload.concurrency=8 "),
-        ({"request_rate": None}, "workload=poisson workload.rate=RATE "),
+        ({"burstiness": 0.25}, "workload.kind=gamma workload.rate=4 workload.cv=2 "),
+        ({"request_rate": "inf", "max_concurrency": 8}, "workload.kind=closed_loop workload.concurrency=8 "),
+        ({"request_rate": None}, "workload.kind=poisson workload.rate=RATE "),
     ],
 )
 def test_other_arrivals_that_are_not_recorded(tmp_path, change, options):

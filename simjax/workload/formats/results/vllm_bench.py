@@ -97,11 +97,11 @@ def _redraw(path: Path, rate: float | None, burstiness: Any, cap: Any, n: int) -
     """Options that draw arrivals as the benchmark did."""
     lengths = f"workload.lengths_file={path} workload.num_requests={n}"
     if cap and rate == np.inf:
-        return f"workload=closed_loop workload.concurrency={cap} {lengths}"
+        return f"workload.kind=closed_loop workload.concurrency={cap} {lengths}"
     rate_given = f"{rate:g}" if rate is not None and np.isfinite(rate) else "RATE"
     if isinstance(burstiness, int | float) and burstiness > 0 and burstiness != 1:
-        return f"workload=gamma workload.rate={rate_given} workload.cv={burstiness**-0.5:.4g} {lengths}"
-    return f"workload=poisson workload.rate={rate_given} {lengths}"
+        return f"workload.kind=gamma workload.rate={rate_given} workload.cv={burstiness**-0.5:.4g} {lengths}"
+    return f"workload.kind=poisson workload.rate={rate_given} {lengths}"
 
 
 def _list(document: dict[str, Any], name: str, where: str, length: int | None = None) -> list[Any]:
