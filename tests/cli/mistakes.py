@@ -178,7 +178,7 @@ CLUSTERS = cases(
     run device=none.yaml
     cannot read device file none.yaml: No such file or directory
     run device=field.yaml
-    device file field.yaml: fields 'aliases', 'memory_bytes', 
+    device file field.yaml: fields 'memory_bytes', 'memory_bandwidth_bytes_per_s', 'peak_flops' are missing
     run device=list.yaml
     device file list.yaml must hold a mapping
     run model=lama-3.1-8b

@@ -33,7 +33,8 @@ def test_help_lists_every_command(cli: Cli, words: list[str]) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command(cli: Cli, command: str) -> None:
-    asked = [cli(*command.split(), "--help"), cli("help", *command.split()), cli(command.split()[0], "-h")]
+    first = next(name for name in COMMANDS if name.split()[0] == command.split()[0])
+    asked = [cli(*command.split(), "--help"), cli("help", *command.split()), *([cli(command.split()[0], "-h")] if command == first else [])]
     for said in asked:
         assert said.code == 0
         assert said.out.startswith(f"simjax {command}: ")

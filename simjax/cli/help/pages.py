@@ -123,10 +123,10 @@ usage: simjax validate DIR|FILE [key=value ...]
 DIR holds vllm/{requests.jsonl,meta.json,timeseries.csv} and LLMServingSim's config.json; or trace.csv or trace.csv.gz,
 with server_config.json in it or in the parent directory; or inference-perf's exp-config.yaml and requests.csv.gz.
 DIR may also be a run of simjax. FILE is the result of vllm bench serve --save-result --save-detailed, SGLang's
-bench_serving --output-details, guidellm, aiperf, genai-perf or inference-perf, the requests.csv of a run, or a table of your
-own: arrival_s, prompt_tokens, output_tokens, the first token (ttft_s, ttft_ms or first_token_s) and the last one (e2e_s,
-e2e_ms, latency_s, finish_s, tpot_s or tpot_ms). What a file does not record is presumed, and named in a line; device=,
-model=, cluster.tensor_parallel_size=, backend.release= and scheduler.* state it.
+bench_serving --output-details, guidellm, aiperf, genai-perf or inference-perf, the requests.csv of a run, or a table
+of your own: arrival_s, prompt_tokens, output_tokens, the first token (ttft_s, ttft_ms or first_token_s) and the last
+one (e2e_s, e2e_ms, latency_s, finish_s, tpot_s or tpot_ms). What a file does not record is presumed, and named in a
+line; device=, model=, cluster.tensor_parallel_size=, backend.release= and scheduler.* state it.
 """,
         ("cluster.tensor_parallel_size", "profile.file", "profile.bundle_root", "workload.file"),
         "Results: validation.json, summary.json, requests.csv, timeseries.csv, config.yaml, overlay plots.",
@@ -229,8 +229,8 @@ usage: simjax trace export FILE [out=RESULT.json]
   simjax trace export outputs/RUN/requests.csv out=simulated.json
 """,
         notes="""
-FILE is the requests.csv of a run, or any file or folder that simjax validate reads. RESULT.json is what vllm bench serve
---save-result --save-detailed writes; a request's gaps between tokens are all its mean gap.
+FILE is the requests.csv of a run, or any file or folder that simjax validate reads. RESULT.json is what vllm bench
+serve --save-result --save-detailed writes; a request's gaps between tokens are all its mean gap.
 """,
     ),
     "fit": Page(
