@@ -87,6 +87,17 @@ above one half); before, of the lowest 4 waiting + running. `publishes_dense`: r
 servers.
 """
 
+DRAFTING = (
+    Rule("pads", ((_FIRST, False), ((0, 28), True))),
+    Rule("names_next_token", ((_FIRST, False), ((0, 33), True))),
+)
+"""Rules of speculative decoding (`simjax.speculation.methods.Speculation`), for which vLLM has no flags.
+
+`pads`: a waiting request that needs a single token, as its prompt is one or all but one are cached, gets 1 + K like those that decode, with
+drafts that are never right, unless a prompt is in the step. `names_next_token`: EAGLE and MTP compute the keys of a place from the token
+after it, so the name of a block in the prefix cache covers that one; before, the last of the blocks that a request found was left out.
+"""
+
 GONE = {"p2p_nccl": (0, 28)}
 """Connectors, by the release that no longer has them."""
 
@@ -102,14 +113,6 @@ NOT_SIMULATED = (
         ((_FIRST, "every try to admit the first waiting request"), ((0, 28), "those of admissions")),
     ),
     Rule(
-        "tokens of a waiting request that needs one (a prompt of one token), beside decodes with drafts",
-        ((_FIRST, "1"), ((0, 28), "1 + K, padded")),
-    ),
-    Rule(
-        "cached blocks that a request with EAGLE or MTP drafts takes",
-        ((_FIRST, "all found but the last"), ((0, 33), "all whose name covers the next token")),
-    ),
-    Rule(
         "names of blocks that accepted drafts fill, without asynchronous scheduling",
         ((_FIRST, "when the next step is formed"), ((0, 33), "when the drafts are verified")),
     ),
@@ -121,7 +124,8 @@ NOT_SIMULATED = (
     ),
     Rule("cascade attention by default", ((_FIRST, "on"), ((0, 19), "off"))),
 )
-"""What is known to differ and is not simulated yet: every release acts as 0.19 does, and with pipeline parallelism as 0.33."""
+"""What is known to differ and is not simulated yet: every release acts as 0.19 does, and as 0.33 with pipeline parallelism and in the
+names of blocks that accepted drafts fill."""
 
 
 def minor_of(release: str) -> Minor:
@@ -170,6 +174,12 @@ def balancer_rules(release: str) -> dict[str, Any]:
     """The rules of the internal load balancer in a release, by the names of `BALANCER`; errors as of `defaults_of`."""
     minor = minor_of(release)
     return {rule.name: rule.at(minor) for rule in BALANCER}
+
+
+def drafting_rules(release: str) -> dict[str, Any]:
+    """The rules of speculative decoding in a release, by the names of `DRAFTING`; errors as of `defaults_of`."""
+    minor = minor_of(release)
+    return {rule.name: rule.at(minor) for rule in DRAFTING}
 
 
 def release_of(version: str) -> str:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from simjax.backend.releases import DEFAULT, balancer_rules, connector_gone, defaults_of
+from simjax.backend.releases import DEFAULT, balancer_rules, connector_gone, defaults_of, drafting_rules
 from simjax.cluster.balancer import Balancer
 from simjax.cluster.disaggregation import Disaggregation
 from simjax.cluster.latency_source import HOST_TIMES, LatencySource
@@ -86,12 +86,12 @@ def configured_cluster(config: DeployedConfig) -> ClusterSpec:
     if gone is not None:
         raise SimjaxError(gone)
     built = replace(built, tiering=tiering_of(config.kv_tiers))
-    drafts = speculation_of(config.speculation)
+    drafts = speculation_of(config.speculation, config.backend.release)
     return built if drafts is None else _drafting(built, drafts)
 
 
-def speculation_of(config: SpeculationConfig) -> Speculation | None:
-    """The speculative decoding that the configuration describes, None without.
+def speculation_of(config: SpeculationConfig, release: str = DEFAULT) -> Speculation | None:
+    """The speculative decoding that the configuration describes, by the rules of a release; None without.
 
     Raises:
         SimjaxError: a value is out of range, or acceptance rates are missing.
@@ -105,7 +105,7 @@ def speculation_of(config: SpeculationConfig) -> Speculation | None:
             "before it are accepted, such as [0.7,0.5,0.3]; they depend on model and text"
         )
     model = None if config.model is None else load_model(config.model)
-    return Speculation(config.method, config.num_speculative_tokens, rates, model, config.seed)
+    return Speculation(config.method, config.num_speculative_tokens, rates, model, config.seed, **drafting_rules(release))
 
 
 def _drafting(cluster: ClusterSpec, speculation: Speculation) -> ClusterSpec:

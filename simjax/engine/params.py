@@ -74,6 +74,7 @@ class RankParams:
     by_priority: Bool[Array, "*N"] | None = None
     goes_on: Bool[Array, "*N"] | None = None
     leaves_out: Bool[Array, "*N"] | None = None
+    names_ahead: Int32[Array, "*N"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -250,12 +251,16 @@ class SpeculationParams:
         num_lookahead_tokens: slots beyond a request's tokens that are allocated for its next drafts.
         rates: marginal acceptance rates: of the i-th draft and all before it. They never rise; 0 where a rank has no such draft.
         seed: of the draws.
+        pads: whether a waiting request that needs a single token gets 1 + K, with drafts that are never right.
+        drops_last: whether the last of the cached blocks that a waiting request finds is left out.
     """
 
     num_speculative_tokens: Int32[Array, " N"]
     num_lookahead_tokens: Int32[Array, " N"]
     rates: Float64[Array, "N U"]
     seed: Int32[Array, ""]
+    pads: Bool[Array, " N"]
+    drops_last: Bool[Array, " N"]
 
 
 @jax.tree_util.register_dataclass

@@ -94,8 +94,10 @@ class EngineShape:
             raise ValueError("a workload is a closed loop of clients or made of sessions, not both")
         if self.pipeline_stages and (self.handovers or self.prefix_nodes):
             raise ValueError("pp stages go with neither hand-overs nor prefix caches")
-        if self.speculation and (self.pipeline_stages or self.prefix_nodes):
-            raise ValueError("speculative decoding goes with neither pp stages nor prefix caches")
+        if self.speculation and self.pipeline_stages:
+            raise ValueError("speculative decoding goes with no pp stages")
+        if self.speculation and self.prefix_nodes and self.handovers:
+            raise ValueError("speculative decoding with hand-overs goes with no prefix caches")
         if self.groups and self.pipeline_stages:
             raise ValueError("groups go with no pp stages")
         if self.groups and self.handovers and self.prefix_nodes:

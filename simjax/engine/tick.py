@@ -37,7 +37,7 @@ from simjax.engine.scheduler.leap import plan_next
 from simjax.engine.scheduler.preemption import preempt
 from simjax.engine.scheduler.running import schedule_running
 from simjax.engine.shape import EngineShape
-from simjax.engine.speculation.schedule import preempt_drafts, schedule_drafts
+from simjax.engine.speculation.schedule import admit_drafts, preempt_drafts, schedule_drafts
 from simjax.engine.speculation.verify import verify
 from simjax.engine.state import ClusterState
 from simjax.engine.turn import Turn, begin_turn, end_turn
@@ -80,6 +80,7 @@ OF_SPECULATION: dict[Stage, Stage] = {
     commit: verify,  # accepted drafts, and a token more
     schedule_running: schedule_drafts,  # 1 + K tokens each
     preempt: preempt_drafts,  # those that the KV cache cannot hold, with their drafts
+    admit_waiting: admit_drafts,  # and blocks of the step before get their names
 }
 """What stands for some stages where ranks decode speculatively."""
 

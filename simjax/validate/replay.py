@@ -143,7 +143,7 @@ def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateCo
         parallelism=parallelism_of(measured, config.cluster, model),
         limits=engine_limits(config.scheduler, engine_limits(measured.engine, defaults)),
         link=instance_link(links, device),
-        speculation=drafts_of(measured, config.speculation),
+        speculation=drafts_of(measured, config.speculation, release(measured, config)),
     )
     balancer = Balancer(**balancer_rules(named))
     return ClusterSpec((_without_idle_cache(instance, measured, config),) * measured.instances, config.cluster.router, balancer=balancer)

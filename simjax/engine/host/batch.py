@@ -33,7 +33,7 @@ ABSENT_RANK = {"max_model_len": 0, **dict.fromkeys(("num_blocks", "block_size", 
 ABSENT_RANK |= {"pipeline_stages": 1, "instance": -1}
 _SOMETIMES = ("open_s", "prefix", "sessions", "model", "model_turn", "priority")  # fields of requests that few designs have
 ABSENT_BALANCER = {"size": 1, "api_servers": 1}
-_DRAFTS_OF_RANKS = ("num_speculative_tokens", "num_lookahead_tokens")
+_DRAFTS_OF_RANKS = ("num_speculative_tokens", "num_lookahead_tokens", "pads", "drops_last")
 
 
 def program_key(design: Lowered) -> tuple:

@@ -18,7 +18,7 @@ from simjax.engine.host.lowering.handover import MORE_ROWS, first_rows, handover
 from simjax.engine.host.lowering.pipeline import most_stages, refuse_with_stages, with_stages
 from simjax.engine.host.lowering.priority import refuse_with_priorities, request_priorities, schedules_by_priority, with_policies
 from simjax.engine.host.lowering.requests import largest_fanout, longest_path, prefix_params, request_models, request_params
-from simjax.engine.host.lowering.speculation import most_drafts, refuse_with_speculation, speculation_params
+from simjax.engine.host.lowering.speculation import most_drafts, refuse_with_speculation, speculation_params, with_names
 from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams
 from simjax.engine.shape import EngineShape, requests_bucket, seat_bucket, slots_for
 from simjax.errors import SimjaxError
@@ -92,6 +92,8 @@ def lower(
     if (of_models := served_models(cluster, workload)) is not None:
         instances = replace(instances, model=of_models)
     speculation = speculation_params(cluster, timings.draft_acceptance)
+    if speculation is not None and any(caching):
+        instances = with_names(cluster, instances)
     refuse_impossible(cluster, instances, workload, speculation)
     handover, groups = handover_params(cluster), group_params(cluster)
     number_of_groups, group_ranks = group_sizes(groups)
