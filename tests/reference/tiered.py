@@ -1,8 +1,9 @@
 """A rank with a tier behind its KV cache: vLLM's loop and scheduler with OffloadingConnector, pass by pass.
 
-A pass offers the chunks that its step will have computed; their copies start with the next pass. A request finds chunks after the blocks that
-the device has; it waits until they are there, and waits too while they are still being written, or read for another. Copies that have ended
-are found at the launch of a pass and known with its output. A rank that has nothing but copies under way is told of each when it ends.
+A pass offers the chunks that its step will have computed; their copies start with the next pass. A request finds chunks after the blocks
+that the device has; it waits until they are there, and waits too while they are still being written, or read for another. Copies that have
+ended are found at the launch of a pass and known with its output. A rank that has nothing but copies under way is told of each when it
+ends; vLLM would sleep between looks.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tests.reference.tiers import ChunkPool, Copy, RefTier, Stream, Use
 
 @dataclass(eq=False)
 class TieredLeg(Leg):
-    """`next_chunk`: the first one not yet offered. `hit`, `loaded`: tokens that the device had at the last lookup, and that came with a load."""
+    """`next_chunk`: the first one not yet offered. `hit`, `loaded`: tokens that the device had at the last lookup, and that a load brings."""
 
     use: Use = field(default_factory=Use)
     next_chunk: int = 0
@@ -293,7 +294,7 @@ class TieredRank(Rank):
         """The blocks for chunks that were found are there: read them."""
         size, first = self._chunk_tokens, leg.hit // self._chunk_tokens
         leg.loaded = size * (first + len(found)) - leg.hit
-        self.chunks.pin(leg.use, found, [size * (first + 1 + place) for place in range(len(found))])
+        self.chunks.pin(leg.use, found)
         begin, end = leg.hit // self.config.block_size, (leg.hit + leg.loaded) // self.config.block_size
         copy = Copy(leg.index, found, self.pool.held[leg.index][begin:end], is_load=True)
         self.begun.append(copy)

@@ -1,4 +1,4 @@
-"""A tier of KV cache as vLLM's `CPUOffloadingManager` keeps it: chunks by name, their order of eviction, and the streams that fill and read it.
+"""A tier of KV cache as vLLM's `CPUOffloadingManager` keeps it: chunks by name, their order of eviction, and streams to and from it.
 
 Order of eviction: a chunk has the rank of its last use and its depth. The least rank goes first, of equal ranks the deepest chunk. All that
 a request sees while it lives has the request's rank, which it takes when it first sees a chunk; once it has ended, all of that gets one
@@ -64,10 +64,10 @@ class Chunk:
 
 @dataclass
 class Use:
-    """What a request has seen of a pool: chunks by name with their depths, in the order in which it saw them, and its rank."""
+    """What a request has seen of a pool: chunks by name, and its rank."""
 
     rank: int = 0
-    seen: dict[Name, int] = field(default_factory=dict)
+    seen: set[Name] = field(default_factory=set)
 
 
 class ChunkPool:
@@ -94,12 +94,12 @@ class ChunkPool:
     def all_ready(self, names: Collection[Name]) -> bool:
         return all(self.chunks[name].ready for name in names)
 
-    def pin(self, use: Use, names: Sequence[Name], depths: Sequence[int]) -> None:
+    def pin(self, use: Use, names: Sequence[Name]) -> None:
         """A load of these chunks begins."""
         for name in names:
             assert self.chunks[name].ready, "a chunk is read before it is written"
             self.chunks[name].pins += 1
-        self._see(use, names, depths)
+        self._see(use, names)
 
     def unpin(self, names: Collection[Name]) -> None:
         for name in names:
@@ -112,8 +112,7 @@ class ChunkPool:
             self.offers[name] = self.offers.get(name, 0) + 1
         missing = [name for name in names if name not in self.chunks and self.offers[name] >= self.store_threshold]
         known = set(missing) | {name for name in names if name in self.chunks and self.chunks[name].ready}
-        pairs = [(name, depth) for name, depth in zip(names, depths, strict=True) if name in known]
-        self._see(use, [name for name, _ in pairs], [depth for _, depth in pairs])
+        self._see(use, [name for name in names if name in known])
         lacking = len(missing) - (self.num_chunks - len(self.chunks))
         if lacking > 0:
             idle = sorted((x.order, n) for n, x in enumerate(self.chunks.values()) if x.ready and not x.pins)
@@ -139,9 +138,9 @@ class ChunkPool:
     def leave(self, use: Use) -> None:
         """A request has ended: all that it saw was used now."""
         self.rank += 1
-        for name, depth in use.seen.items():
+        for name in use.seen:
             if name in self.chunks:
-                self.chunks[name].rank, self.chunks[name].depth = self.rank, depth
+                self.chunks[name].rank = self.rank
 
     def _rank(self, use: Use) -> int:
         if not use.rank:
@@ -149,15 +148,15 @@ class ChunkPool:
             use.rank = self.rank
         return use.rank
 
-    def _see(self, use: Use, names: Sequence[Name], depths: Sequence[int]) -> None:
-        for name, depth in zip(names, depths, strict=True):
+    def _see(self, use: Use, names: Sequence[Name]) -> None:
+        for name in names:
             if name in use.seen:
                 continue
-            use.seen[name] = depth
+            use.seen.add(name)
             rank = self._rank(use)
             if name in self.chunks:
                 chunk = self.chunks[name]
-                chunk.rank, chunk.depth = max((chunk.rank, -chunk.depth), (rank, -depth))[0], depth
+                chunk.rank = max(chunk.rank, rank)
 
     def check(self) -> None:
         assert len(self.chunks) <= self.num_chunks, "a tier holds more than fits"
