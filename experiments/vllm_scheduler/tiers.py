@@ -166,10 +166,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="scenarios of each kind")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    wrong = 0
-    for kind in given.kind:
-        scenarios = [drawn(KINDS[kind], 10_000 * given.seed + number) for number in range(given.count)]
-        results, own = of_vllm(given.python, scenarios), [replayed(scenario) for scenario in scenarios]
+    each = {kind: [drawn(KINDS[kind], 10_000 * given.seed + number) for number in range(given.count)] for kind in given.kind}
+    answers, wrong = iter(of_vllm(given.python, [scenario for scenarios in each.values() for scenario in scenarios])), 0
+    for kind, scenarios in each.items():
+        results, own = [next(answers) for _ in scenarios], [replayed(scenario) for scenario in scenarios]
         said = [difference(*pair) for pair in zip(results, own, strict=True)]
         loads = sum(row["loaded"] > 0 for x in own for row in x["requests"])
         preemptions = sum(row["preemptions"] for x in own for row in x["requests"])
