@@ -7,6 +7,7 @@ import pytest
 from tests.reference.instance import RefInstance
 from tests.reference.pool import chain_names
 from tests.reference.tiered import TieredLeg, TieredRank, play
+from tests.reference.tiered_schedules import recorded, replayed
 from tests.reference.tiers import ChunkPool, RefTier, Use
 from tests.reference.toy import instance
 
@@ -90,3 +91,14 @@ def test_recency_is_of_requests_and_tails_go_first() -> None:
     assert set(pool.chunks) == {*names[:3], names[4]}, "the tail of what B, still there, has used"
     assert pool.offer(Use(), names[:2] + names[3:4] + names[5:6], [1, 2, 3, 4]) is None, "what is offered and what is written stays"
     assert pool.failed == 1 and set(pool.chunks) == {*names[:3], names[4]}
+
+
+@pytest.mark.parametrize("row", recorded(), ids=lambda row: row["kind"])
+def test_schedules_of_vllm(row: dict) -> None:
+    """vLLM 0.33's own scheduler with OffloadingConnector: the same times, preemptions, hits and evictions."""
+    ours, vllm = replayed(row["scenario"]), row["vllm"]
+    assert any(request["loaded"] for request in vllm["requests"])
+    for own, theirs in zip(ours["requests"], vllm["requests"], strict=True):
+        assert own["tokens_s"] == pytest.approx(theirs["tokens_s"], rel=0, abs=1e-9)
+        assert all(own[name] == theirs[name] for name in ("preemptions", "cached_tokens", "loaded"))
+    assert (ours["evictions"], ours["tier"]) == (vllm["evictions"], vllm["tier"])

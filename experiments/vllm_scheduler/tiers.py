@@ -19,11 +19,7 @@ from typing import Any
 import numpy as np
 
 from experiments.vllm_scheduler.kinds import SEATS
-from tests.engine.scenario import Timing
-from tests.reference.instance import RefInstance
-from tests.reference.pool import chain_names
-from tests.reference.tiered import TieredLeg, TieredRank, play
-from tests.reference.tiers import RefTier
+from tests.reference.tiered_schedules import FILE, replayed
 
 TOKENS, REQUESTS, LETTERS = 256, 24, 3
 TOLERANCE = 1e-9
@@ -54,11 +50,13 @@ KINDS = {
     "threshold": Kind(threshold=2),
     "same": Kind(same=True, gap_s=0.01),
     "idle": Kind(gap_s=0.3),
+    "reused": Kind(device=(0, 6), tier=(30, 80), same=True, gap_s=0.05),
+    "reused_chunks": Kind(device=(0, 6), tier=(6, 20), same=True, gap_s=0.05, chunk=2, generated=True),
 }
 
 
 def drawn(kind: Kind, seed: int) -> dict[str, Any]:
-    """A scenario as `tiers_drive.py` reads it."""
+    """A scenario as `tests.reference.tiered_schedules` reads it."""
     rng = np.random.default_rng(seed)
     size, count = int(rng.choice([2, 4])), int(rng.integers(4, REQUESTS + 1))
     trunks = [rng.integers(0, LETTERS, 64).tolist() for _ in range(1 if kind.same else 3)]
@@ -73,10 +71,9 @@ def drawn(kind: Kind, seed: int) -> dict[str, Any]:
             shared, own = (before["prompt"] + before["output"])[:80], own[:4]
         if shared and rng.random() < 0.15:
             own = []
-        rows.append({"arrival_s": clock, "prompt": [*shared, *own], "output": output, "priority": 0, "accepted": [0] * len(output)})
+        rows.append({"arrival_s": clock, "prompt": [*shared, *own], "output": output})
     longest = max(len(row["prompt"]) + len(row["output"]) for row in rows)
     a, b, c, d, e, f = rng.uniform(0.5, 1.5, 6).tolist()
-    tables = {"tokens_s": (1.1e-3 * a * np.arange(TOKENS + 1)).tolist(), "sequences_s": (3.1e-4 * b * np.arange(SEATS + 1)).tolist()}
     seats, budget = int(rng.integers(2, 9)), int(rng.integers(10, 80))
     limits = {
         "num_blocks": -(-longest // size) + int(rng.integers(*kind.device)),
@@ -93,45 +90,18 @@ def drawn(kind: Kind, seed: int) -> dict[str, Any]:
     copies = {way: [float(rng.uniform(0, 1e-3)), kind.block_s * float(rng.uniform(0.3, 1.7))] for way in ("load_s", "store_s")}
     tier = {"num_chunks": int(rng.integers(*kind.tier)), "blocks_per_chunk": kind.chunk, "prompt_only": not kind.generated}
     tier |= {"store_threshold": kind.threshold, "policy": "lru", "load_after_step": bool(rng.random() < 0.5)} | copies
-    timing = tables | {"decode_s": [3e-3 * c, 2e-4 * d, 1.3e-5 * e], "mixed_s": [5e-3 * f, 4e-5 * e]}
-    rest = {"policy": "fcfs", "send_s": [0.0, 0.0], "broadcast_s": 0.0, "empty_pass_s": EMPTY_PASS_S, "drafts": 0, "lookahead": 0}
-    return {"limits": limits, "tier": tier, "stages": [timing], "reuse": "all", "requests": rows, **rest}
+    decode_s, mixed_s = [3e-3 * c, 2e-4 * d, 1.3e-5 * e], [5e-3 * f, 4e-5 * e]
+    times = {"token_s": 1.1e-3 * a, "sequence_s": 3.1e-4 * b, "decode_s": decode_s, "mixed_s": mixed_s}
+    return {"limits": limits, "tier": tier, "times": times, "empty_pass_s": EMPTY_PASS_S, "requests": rows}
 
 
-def rank_of(scenario: dict[str, Any]) -> TieredRank:
-    """The reference's rank for a scenario."""
-    tier, (timing,) = dict(scenario["tier"]), scenario["stages"]
-    (load_first, load_each), (store_first, store_each) = tier.pop("load_s"), tier.pop("store_s")
-    assert load_first >= 0 and store_first >= 0
-    rules = {name: value for name, value in tier.items() if name not in ("num_chunks",)}
-    rates = {"load_bytes_per_s": 1 / load_each, "store_bytes_per_s": 1 / store_each}
-    times = Timing(*map(np.array, (timing["tokens_s"], timing["sequences_s"])), tuple(timing["decode_s"]), tuple(timing["mixed_s"]))
-    config = RefInstance(
-        **scenario["limits"],
-        step_time=times.step_time,
-        long_prefill_alone=True,
-        reserve_kv_loads=True,
-        reuse_nameless_first=True,
-        count_failed_lookups=False,
-    )
-    rank = TieredRank(0, config, RefTier(tier["num_chunks"], **rules, **rates), scenario["empty_pass_s"])
-    rank.reads.copy_s = lambda blocks: load_first + load_each * blocks
-    rank.stores.copy_s = lambda blocks: store_first + store_each * blocks
-    return rank
-
-
-def replayed(scenario: dict[str, Any]) -> dict[str, Any]:
-    """What the reference makes of a scenario, as `tiers_drive.py` says it."""
-    rank, legs = rank_of(scenario), []
-    for index, row in enumerate(scenario["requests"]):
-        names = chain_names((*row["prompt"], *row["output"]), scenario["limits"]["block_size"])
-        legs.append(TieredLeg(index, len(row["prompt"]), len(row["output"]), row["arrival_s"], names))
-    play(rank, legs)
-    rows = [
-        {"tokens_s": x.token_times_s, "preemptions": x.preemptions, "cached_tokens": x.computed_at_start, "loaded": x.tier_hit_tokens}
-        for x in legs
-    ]
-    return {"requests": rows, "evictions": rank.pool.evictions, "tier": [rank.chunks.evictions, rank.chunks.failed], "flush_s": rank.flush_s}
+def for_vllm(scenario: dict[str, Any]) -> dict[str, Any]:
+    """The scenario as `tiers_drive.py` reads it."""
+    times = dict(scenario["times"])
+    tables = {"tokens_s": np.arange(TOKENS + 1) * times.pop("token_s"), "sequences_s": np.arange(SEATS + 1) * times.pop("sequence_s")}
+    rows = [row | {"priority": 0, "accepted": [0] * len(row["output"])} for row in scenario["requests"]]
+    rest = {"policy": "fcfs", "send_s": [0.0, 0.0], "broadcast_s": 0.0, "drafts": 0, "lookahead": 0, "reuse": "all"}
+    return scenario | rest | {"stages": [times | {name: table.tolist() for name, table in tables.items()}], "requests": rows}
 
 
 def difference(vllm: dict[str, Any], ours: dict[str, Any]) -> str:
@@ -151,7 +121,7 @@ def difference(vllm: dict[str, Any], ours: dict[str, Any]) -> str:
 
 
 def of_vllm(python: str, scenarios: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    text = "\n".join(json.dumps(scenario) for scenario in scenarios)
+    text = "\n".join(json.dumps(for_vllm(scenario)) for scenario in scenarios)
     script = Path(__file__).with_name("tiers_drive.py")
     done = subprocess.run([*python.split(), str(script)], input=text, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -165,9 +135,11 @@ def main() -> None:
     parser.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--count", type=int, default=200, help="scenarios of each kind")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--record", type=int, default=0, help=f"write so many short schedules of each kind to {FILE.name}")
     given = parser.parse_args()
     each = {kind: [drawn(KINDS[kind], 10_000 * given.seed + number) for number in range(given.count)] for kind in given.kind}
     answers, wrong = iter(of_vllm(given.python, [scenario for scenarios in each.values() for scenario in scenarios])), 0
+    kept: list[dict[str, Any]] = []
     for kind, scenarios in each.items():
         results, own = [next(answers) for _ in scenarios], [replayed(scenario) for scenario in scenarios]
         said = [difference(*pair) for pair in zip(results, own, strict=True)]
@@ -178,7 +150,11 @@ def main() -> None:
         print(f"{kind}\t{said.count('')} of {len(said)} equal\t{counts}", flush=True)
         for number, words in [(n, words) for n, words in enumerate(said) if words][:3]:
             print(f"  {kind}:{number}: {words}"[:600])
+        short = sorted((len(x["requests"]), n) for n, x in enumerate(own) if not said[n] and any(row["loaded"] for row in x["requests"]))
+        kept += [{"kind": kind, "scenario": scenarios[n], "vllm": results[n]} for _, n in short[: given.record]]
         wrong += len(said) - said.count("")
+    if given.record:
+        FILE.write_text("[\n" + ",\n".join(json.dumps(row, separators=(",", ":")) for row in kept) + "\n]\n")
     sys.exit(wrong > 0)
 
 

@@ -2,8 +2,9 @@
 
     VENV/bin/python tiers_drive.py < scenarios.jsonl > results.jsonl
 
-As `drive.py`, which see. The connector is vLLM's on both sides, with its manager and its policy of eviction; only the copies are a fake: each
-direction is one stream, and a copy takes what the scenario says. A scenario has in addition
+As `drive.py`, which see. The connector is vLLM's on both sides, with its manager and its policy of eviction; only the copies are a fake:
+each direction is one stream, and a copy takes what the scenario says. A core that has only copies to wait for goes on when one ends, where
+vLLM's sleeps a millisecond between looks. A scenario has in addition
     tier: num_chunks, blocks_per_chunk, prompt_only, store_threshold, policy, load_s and store_s: [first, each block] seconds of a copy,
         load_after_step: whether loads wait for the step beside which they begin, as they do in 0.33
 and a result `tier`: [chunks evicted, offers without room], and of each request `loaded`: tokens of its first load.
@@ -91,7 +92,9 @@ class OffloadingEngine(Engine):
         self.prepare, self.manager.prepare_store = self.manager.prepare_store, self._prepare_store
         self.loaded: dict[str, int] = {}
         self.after_alloc, connector.update_state_after_alloc = connector.update_state_after_alloc, self._after_alloc
-        self.worker = OffloadingConnectorWorker(_spec_of(connector, self.scheduler), self.scheduler.vllm_config, self.scheduler.kv_cache_config)
+        self.worker = OffloadingConnectorWorker(
+            _spec_of(connector, self.scheduler), self.scheduler.vllm_config, self.scheduler.kv_cache_config
+        )
         self.copies = self.worker.worker = Copies(tier)
         self.schedule, self.scheduler.schedule = self.scheduler.schedule, self._schedule
         self.update, self.scheduler.update_from_output = self.scheduler.update_from_output, self._update
@@ -144,11 +147,10 @@ class OffloadingEngine(Engine):
         """A core that has only copies to wait for does not sleep."""
         if self.scheduler.has_unfinished_requests():
             return super()._after_empty_pass_s()
-        if self.worker._unsubmitted_store_jobs or any(batch.output.num_scheduled_tokens for batch in self.queue):
+        ends_s = self.copies.ends_s()
+        if self.worker._unsubmitted_store_jobs or not ends_s or any(batch.output.num_scheduled_tokens for batch in self.queue):
             return self.clock
-        ahead = [time for time in (*self.copies.ends_s(), *(time for time, _ in self.arrivals[:1])) if time > self.clock]
-        waits = bool(self.copies.ends_s()) and min(self.copies.ends_s()) > self.clock
-        return min(ahead) if waits else self.clock
+        return max(self.clock, min([*ends_s, *(time for time, _ in self.arrivals[:1])]))
 
 
 def _spec_of(connector: Any, scheduler: Any) -> Any:

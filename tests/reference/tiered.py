@@ -21,7 +21,7 @@ from tests.reference.tiers import ChunkPool, Copy, RefTier, Stream, Use
 
 @dataclass(eq=False)
 class TieredLeg(Leg):
-    """`next_chunk`: the first one not yet offered. `hit`, `loaded`: tokens that the device had at the last lookup, and that a load brings."""
+    """`next_chunk`: the first one not yet offered. `hit`, `loaded`: tokens that the device had at the last lookup, and of a load."""
 
     use: Use = field(default_factory=Use)
     next_chunk: int = 0
@@ -122,14 +122,13 @@ class TieredRank(Rank):
         if self.tier.load == "async":
             self._send_loads(max(launch_s, self.device_free_s) if self.tier.load_after_step else launch_s)
         going = sum(map(self._goes_on, self.running))
-        ended = self._ended(launch_s, bool(tokens))
+        ended = self._ended(launch_s, not tokens and launch_s == now and self._has_unfinished())
         batch = TieredBatch(step.end_s if step else launch_s, step, tokens, self._count(tokens), [], [], going, ended)
         self.prefills -= set(batch.sampled)
         return batch
 
-    def _ended(self, now: float, ran: bool) -> list[Copy]:
+    def _ended(self, now: float, asleep: bool) -> list[Copy]:
         """Copies that a look finds; as in `Rank._poll` one after a sleep does not see what ends at that very time."""
-        asleep = not ran and self._has_unfinished()
         return [copy for stream in (self.stores, self.reads) for copy in stream.poll(now - TIE_S if asleep else now, asleep)]
 
     def _copy(self, now: float, tokens: list[tuple[TieredLeg, int]], given: set[int]) -> float:
