@@ -6,6 +6,7 @@ import pytest
 
 from tests.reference.instance import RefInstance
 from tests.reference.pool import chain_names
+from tests.reference.simulator import RefRequest, simulate
 from tests.reference.tiered import TieredLeg, TieredRank, play
 from tests.reference.tiered_schedules import recorded, replayed
 from tests.reference.tiers import ChunkPool, RefTier, Use
@@ -102,3 +103,15 @@ def test_schedules_of_vllm(row: dict) -> None:
         assert own["tokens_s"] == pytest.approx(theirs["tokens_s"], rel=0, abs=1e-9)
         assert all(own[name] == theirs[name] for name in ("preemptions", "cached_tokens", "loaded"))
     assert (ours["evictions"], ours["tier"]) == (vllm["evictions"], vllm["tier"])
+
+
+@pytest.mark.parametrize(("pool", "loaded"), [(None, 0), (7, 32)])
+def test_ranks_find_what_others_stored_in_a_shared_tier(pool: int | None, loaded: int) -> None:
+    """Round robin: B goes to another rank than A, which stored what B begins with."""
+    limits = {"block_size": 16, "enable_prefix_caching": True, "max_num_batched_tokens": 64, "tier": RefTier(9, pool=pool, **UNIT)}
+    a, b = (tuple(range(32)), tuple(range(33)))
+    requests = [RefRequest(when, len(ids), 1, content=(*ids, 99 + when)) for when, ids in ((0, a), (20, b))]
+    result = simulate([instance(**limits)] * 2, requests)
+    assert [request.instance for request in result.requests] == [0, 1]
+    assert [request.tier_hit_tokens for request in result.requests] == [0, loaded]
+    assert result.requests[1].token_times_s[0] == pytest.approx(23.0 if loaded else 21.0, abs=5e-3)

@@ -18,7 +18,7 @@ from tests.reference.pool import Name
 class RefTier:
     """Size, times and rules of a tier, with the meaning of `simjax.tiering.Tiering` and `Connector`; `block_bytes` is that of a KV block.
 
-    `pool`: number of the pool that the rank uses; ranks with the same one share it.
+    `pool`: number of the pool that the rank uses; ranks with the same one share it. `empty_pass_s`: sleep of a rank that can run nothing.
     """
 
     num_chunks: int
@@ -37,6 +37,7 @@ class RefTier:
     least_load_tokens: int = 0
     layers: int = 1
     pool: int | None = None
+    empty_pass_s: float = 1e-3
 
     def __post_init__(self) -> None:
         assert self.num_chunks >= 1 and self.blocks_per_chunk >= 1 and self.store_threshold >= 1 and self.layers >= 1, self
