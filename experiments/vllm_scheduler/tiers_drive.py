@@ -122,7 +122,7 @@ class OffloadingEngine(Engine):
         if not isinstance(self.scheduler.finished_req_ids, InOrder):
             self.scheduler.finished_req_ids = InOrder.fromkeys(self.scheduler.finished_req_ids)
         output = self.schedule()
-        self.copies.now, self.copies.device_s = self.clock, self.stage_free_s[0]
+        self.copies.now, self.copies.device_s = max(self.copies.now, self.clock), self.stage_free_s[0]  # the worker may still wait
         self.worker.handle_preemptions(output.kv_connector_metadata)
         self.clock = self.copies.now
         return output

@@ -62,6 +62,7 @@ class TieredRank(Rank):
         self.victims: list[TieredLeg] = []
         self.counts = {"stored": 0, "loaded": 0, "skips": 0}
         self.flush_s = 0.0
+        self.launched_s = -inf  # passes are launched one after the other
         super().__init__(index, config, empty_pass_s, lambda *_: None)
 
     # ---- the loop
@@ -148,7 +149,7 @@ class TieredRank(Rank):
         for copy in self.unsent + first:
             self.stores.submit(copy, max(now, self.device_free_s))
         self.unsent = [copy for copy in formed if copy not in first]
-        launch_s = max([now, *(copy.end_s for copy in flushed)])
+        launch_s = self.launched_s = max([now, self.launched_s, *(copy.end_s for copy in flushed)])
         if flushed:
             self.flush_s += max(0.0, launch_s - max(now, self.device_free_s))
         return launch_s
