@@ -3,7 +3,8 @@
     python tiers.py [shared|rounds ...]        (SIMJAX_DATA: folder of the measured data)
 
 Shared prefixes (`data/power/kv_tiers/offload_cases.csv`): eight engines of Qwen3-32B on two H100 each, 45 groups of prompts with one prefix
-each, 45 requests in flight. The router of the measured run is not recorded; prompts of one group go to one engine here. Multi-round
+each, 45 requests in flight. The order of the prompts and the router of the measured run are not recorded: here one prompt of each group is
+in flight, and all of a group go to one engine. Multi-round
 conversations (Mooncake's SSD report): Qwen3-8B on an A100 of 40 GB, 20 clients of 10 rounds, 4,096 tokens more in each, four at a time; an
 80 GB pool of host memory overflows in the seventh round, and hits fall from 83 to 36 %.
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,13 +24,17 @@ from pathlib import Path
 import numpy as np
 
 import simjax
+from simjax.job import Run
 
 DATA = Path(os.environ.get("SIMJAX_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
 CASES = DATA / "power" / "kv_tiers" / "offload_cases.csv"
+AGENTS = CASES.with_name("agent_jobs_lmcache.csv")
 Figures = Iterator[tuple[str, float]]
 PREFIXES = {"30000": 30_000, "8000": 8_000}
-GROUPS, QUESTION, ANSWER, IN_FLIGHT = 45, 256, 1024, 45
+GROUPS, PROMPTS, QUESTION, ANSWER = 45, 10, 256, 1024
 CLIENTS, ROUNDS, PER_ROUND, PARALLEL, POOL_BYTES = 20, 10, 4_096, 4, 80e9
+AGENT_PROMPTS = (92, 1_840, 3_449, 6_025, 7_454, 10_299, 12_333, 13_193)
+AGENT_S, TOOL_MS, FASTEST = 220.0, 500.0, 10.0
 ID_TOKENS = 512
 """Tokens of an id of Mooncake's format of traces."""
 
@@ -43,16 +49,14 @@ def measured() -> dict[tuple[str, bool], dict[str, float]]:
 
 def shared(folder: Path) -> Figures:
     """Shared prefixes, with and without host memory behind eight engines."""
-    options = ["model=qwen3-32b", "device=h100", "cluster.tensor_parallel_size=2", "cluster.instances=8", "cluster.router=longest_prefix"]
+    options = ["model=qwen3-32b", "device=h100", "cluster.tensor_parallel_size=2", "cluster.instances=8", "cluster.router=session_affinity"]
     options += ["scheduler.num_gpu_blocks_override=9271", "scheduler.async_scheduling=false", "scheduler.enable_prefix_caching=true"]
-    options += [f"workload.max_concurrency={IN_FLIGHT}", "metrics.warmup_s=0", "metrics.cooldown_s=0"]
     for prefix, tokens in PREFIXES.items():
         found = {}
         trace = _shared_trace(folder / f"shared_{prefix}.jsonl", tokens)
         for tier in (False, True):
             with_tier = ["kv_tiers.connector=vllm-offload", "kv_tiers.num_chunks=41000"] if tier else []
-            result = simjax.run(simjax.compose([*options, "workload=trace", f"workload.file={trace}", *with_tier])).result
-            found[tier] = _means(result)
+            found[tier] = _means(simjax.run(simjax.compose([*options, "workload=trace", f"workload.file={trace}", *with_tier])))
             for name, value in found[tier].items():
                 yield f"{prefix}_{'cpu' if tier else 'none'}_{name}", value
                 yield f"{prefix}_{'cpu' if tier else 'none'}_{name}_measured", measured()[prefix, tier][name]
@@ -61,28 +65,74 @@ def shared(folder: Path) -> Figures:
             yield f"{prefix}_{name}_change_percent_measured", 100 * (measured()[prefix, True][name] / measured()[prefix, False][name] - 1)
 
 
-def _means(result) -> dict[str, float]:
-    requests = result.requests
-    spent_s = requests.finish_s.max() - requests.arrival_s.min()
-    tokens = float((requests.prompt_tokens + requests.output_tokens).sum())
+def _means(run: Run) -> dict[str, float]:
+    """Means of all requests, and tokens a second as long as every group has one in flight."""
+    requests, sessions = run.result.requests, run.workload.sessions
+    assert sessions is not None
+    arrival_s, first_s, finish_s = (np.asarray(x) for x in (requests.arrival_s, requests.first_token_s, requests.finish_s))
+    until_s = min(finish_s[sessions.session == group].max() for group in range(GROUPS))
+    tokens = (np.asarray(requests.prompt_tokens) + np.asarray(requests.output_tokens))[finish_s <= until_s].sum()
+    total_tok_s = float(tokens) / float(until_s - arrival_s.min())
     return {
-        "mean_ttft_s": float((requests.first_token_s - requests.arrival_s).mean()),
-        "mean_e2e_s": float((requests.finish_s - requests.arrival_s).mean()),
-        "total_tok_s": tokens / float(spent_s),
+        "mean_ttft_s": float((first_s - arrival_s).mean()),
+        "mean_e2e_s": float((finish_s - arrival_s).mean()),
+        "total_tok_s": total_tok_s,
     }
 
 
 def _shared_trace(path: Path, prefix: int) -> Path:
-    """Ten rounds over the groups; the ids of the last, partial block and of the question are a prompt's own."""
+    """The prompts of a group one after the other; the ids of the last, partial block and of the question are a prompt's own."""
     ids = prefix // ID_TOKENS
-    of_group = lambda group: [group * 1000 + k for k in range(ids)]
     own = -(-(prefix + QUESTION) // ID_TOKENS) - ids
-    rows = [
-        (prefix + QUESTION, ANSWER, of_group(group) + [10**6 + (turn * GROUPS + group) * 10 + k for k in range(own)])
-        for turn in range(10)
-        for group in range(GROUPS)
-    ]
-    return _written(path, rows)
+    rows = []
+    for group in range(GROUPS):
+        for turn in range(PROMPTS):
+            last = [10**6 + (turn * GROUPS + group) * 10 + k for k in range(own)]
+            when = {"timestamp": 0} if turn == 0 else {"delay": 0}
+            names = {"session_id": group, **when, "input_length": prefix + QUESTION, "output_length": ANSWER}
+            rows.append(names | {"hash_ids": [group * 1000 + k for k in range(ids)] + last})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def agents(folder: Path) -> Figures:
+    """Jobs of eight calls, each of which goes on with the prompt of the one before, at several rates."""
+    with AGENTS.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["gpu"] == "H100" and float(row["jobs_per_s"]) <= FASTEST]
+    options = ["model=llama-3.1-8b", "device=h100", "scheduler.num_gpu_blocks_override=27125", "scheduler.async_scheduling=false"]
+    tier = ["kv_tiers.connector=vllm-offload", "kv_tiers.capacity_bytes=400e9"]
+    for row in rows:
+        rate = float(row["jobs_per_s"])
+        trace = _agent_trace(folder / f"agents_{rate:g}.jsonl", rate)
+        mean_s = {}
+        for name, more in (("prefix_cache_only", []), ("lmcache_cpu", tier)):
+            run = simjax.run(simjax.compose([*options, "workload=trace", f"workload.file={trace}", *more]))
+            finish_s, arrival_s = (np.asarray(x) for x in (run.result.requests.finish_s, run.result.requests.arrival_s))
+            assert run.workload.sessions is not None
+            session = run.workload.sessions.session
+            jobs = [finish_s[session == job].max() - arrival_s[session == job].min() for job in np.unique(session)]
+            mean_s[name] = float(np.mean(jobs))
+            yield f"agents_{rate:g}_{name}_s", mean_s[name]
+            yield f"agents_{rate:g}_{name}_s_measured", float(row[f"avg_job_completion_s_{name}"])
+        yield f"agents_{rate:g}_gain", mean_s["prefix_cache_only"] / mean_s["lmcache_cpu"]
+        measured_gain = float(row["avg_job_completion_s_prefix_cache_only"]) / float(row["avg_job_completion_s_lmcache_cpu"])
+        yield f"agents_{rate:g}_gain_measured", measured_gain
+
+
+def _agent_trace(path: Path, rate: float) -> Path:
+    """Poisson jobs over `AGENT_S`; ids are of 16 tokens, stamps in seconds."""
+    rng, clock, rows = np.random.default_rng(0), 0.0, []
+    while (clock := clock + rng.exponential(1 / rate)) < AGENT_S:
+        job = len(rows)
+        calls = []
+        for turn, tokens in enumerate(AGENT_PROMPTS):
+            whole = [job * 10_000 + k for k in range(tokens // 16)]
+            own = [job * 10_000 + 5_000 + turn] * (tokens % 16 > 0)
+            when = {"timestamp": clock} if turn == 0 else {"delay": TOOL_MS}
+            calls.append({"session_id": job, **when, "input_length": tokens, "output_length": 20, "hash_ids": whole + own})
+        rows.append(calls)
+    path.write_text("".join(json.dumps(call) + "\n" for calls in rows for call in calls))
+    return path
 
 
 def rounds(folder: Path) -> Figures:
@@ -116,7 +166,7 @@ def _written(path: Path, rows: list[tuple[int, int, list[int]]]) -> Path:
     return path
 
 
-CHAPTERS: dict[str, Callable[[Path], Figures]] = {"shared": shared, "rounds": rounds}
+CHAPTERS: dict[str, Callable[[Path], Figures]] = {"shared": shared, "agents": agents, "rounds": rounds}
 
 
 def main() -> None:
