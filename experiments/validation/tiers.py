@@ -1,12 +1,13 @@
 """KV offloading against measured cases: when it pays, and when it does not.
 
-    python tiers.py [shared|rounds ...]        (SIMJAX_DATA: folder of the measured data)
+    python tiers.py [shared|agents|rounds ...]        (SIMJAX_DATA: folder of the measured data)
 
 Shared prefixes (`data/power/kv_tiers/offload_cases.csv`): eight engines of Qwen3-32B on two H100 each, 45 groups of prompts with one prefix
 each, 45 requests in flight. The order of the prompts and the router of the measured run are not recorded: here one prompt of each group is
 in flight, and all of a group go to one engine. Multi-round
 conversations (Mooncake's SSD report): Qwen3-8B on an A100 of 40 GB, 20 clients of 10 rounds, 4,096 tokens more in each, four at a time; an
-80 GB pool of host memory overflows in the seventh round, and hits fall from 83 to 36 %.
+80 GB pool of host memory overflows in the seventh round, and hits fall from 83 to 36 %. Agents (`agent_jobs_lmcache.csv`): jobs of eight
+calls on an H100; how long the jobs came, and how many ran at once, is not recorded.
 
 Prints a line a figure, `figure<TAB>value`.
 """
@@ -34,7 +35,8 @@ PREFIXES = {"30000": 30_000, "8000": 8_000}
 GROUPS, PROMPTS, QUESTION, ANSWER = 45, 10, 256, 1024
 CLIENTS, ROUNDS, PER_ROUND, PARALLEL, POOL_BYTES = 20, 10, 4_096, 4, 80e9
 AGENT_PROMPTS = (92, 1_840, 3_449, 6_025, 7_454, 10_299, 12_333, 13_193)
-AGENT_S, TOOL_MS, FASTEST = 220.0, 500.0, 10.0
+AGENT_S, TOOL_MS, FASTEST = 220.0, 500.0, 3.0
+"""Seconds in which jobs come, pause between calls, and most jobs a second that are compared: with more, nearly all of the time is queue."""
 ID_TOKENS = 512
 """Tokens of an id of Mooncake's format of traces."""
 
