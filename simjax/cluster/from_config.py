@@ -33,6 +33,8 @@ from simjax.network.placement import Network, Nodes
 from simjax.parallel.experts import ALL_GATHER, Experts
 from simjax.parallel.parallelism import Parallelism
 from simjax.parallel.popularity import Popularity, read_popularity
+from simjax.placement.config import WeightsConfig
+from simjax.placement.from_config import placement_of, with_rules
 from simjax.speculation.config import SpeculationConfig
 from simjax.speculation.methods import METHODS, MTP, MTP_RATES, Speculation
 
@@ -84,6 +86,7 @@ def configured_cluster(config: DeployedConfig) -> ClusterSpec:
     gone = connector_gone(built.disaggregation.connector, config.backend.release) if built.disaggregated else None
     if gone is not None:
         raise SimjaxError(gone)
+    built = _placing(built, config.weights)
     drafts = speculation_of(config.speculation)
     return built if drafts is None else _drafting(built, drafts)
 
@@ -109,6 +112,20 @@ def speculation_of(config: SpeculationConfig) -> Speculation | None:
 def _drafting(cluster: ClusterSpec, speculation: Speculation) -> ClusterSpec:
     """The cluster with speculative decoding on all instances; equal ones stay one record."""
     made = {id(x): replace(x, speculation=speculation) for x in cluster.instances}
+    return replace(cluster, instances=tuple(made[id(x)] for x in cluster.instances))
+
+
+def _placing(cluster: ClusterSpec, config: WeightsConfig) -> ClusterSpec:
+    """The cluster with its weights where the configuration, or its file, has them; equal instances stay one record."""
+
+    def placed(one: InstanceSpec) -> InstanceSpec:
+        given = one.weights
+        found = placement_of(config, one.model.num_hidden_layers) if given is None else with_rules(given, config)
+        return one if found == given else replace(one, weights=found)
+
+    made = {id(x): placed(x) for x in cluster.instances}
+    if all(made[id(x)] is x for x in cluster.instances):
+        return cluster
     return replace(cluster, instances=tuple(made[id(x)] for x in cluster.instances))
 
 

@@ -18,6 +18,7 @@ from simjax.hardware import LinkSpec, load_device
 from simjax.model import load_model
 from simjax.parallel.experts import Experts
 from simjax.parallel.parallelism import Parallelism
+from simjax.placement.llmservingsim import read_placement
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +91,10 @@ def read_cluster(path: Path, limits: InstanceLimits, experts: Experts = Experts(
                     _check_alike(members[0], one)
                 else:
                     ranks = len(members) if together else 1
-                    found.append(_instance(one, raw, sum(map(_devices, node["instances"])), limits, experts, ranks))
+                    instance = _instance(one, raw, sum(map(_devices, node["instances"])), limits, experts, ranks)
+                    blocks = instance.model.num_hidden_layers
+                    weights = read_placement(one.get("placement"), node.get("cpu_mem"), raw.get("cxl_mem"), blocks)
+                    found.append(instance if weights is None else replace(instance, weights=weights))
                     on.append(number)
                 place += 1
             except SimjaxError as error:
@@ -101,8 +105,6 @@ def read_cluster(path: Path, limits: InstanceLimits, experts: Experts = Experts(
                 raise SimjaxError(f"{where}: a value of the wrong type ({error})") from None
     if not found:
         raise SimjaxError(f"{path}: it has no instances; a cluster needs at least one")
-    if "cxl_mem" in raw:
-        _log.warning("%s: cxl_mem is not simulated yet; its settings are ignored", path)
     if any(len(members) > 1 and not _step_together(members) for members in groups.values()):
         _log.warning("%s: the members of a dp_group that hold all experts each are independent instances", path)
     return ClusterFile(tuple(found), tuple(on))
@@ -166,7 +168,6 @@ def _instance(
 ) -> InstanceSpec:
     for setting in unsimulated({name: value for name, value in raw.items() if name not in ("pd_type", "placement", "pp_size", "dp_group")}):
         raise SimjaxError(f"{setting} is not simulated yet; remove it to run without")
-    _refuse_placement(raw.get("placement"))
     npus = raw.get("num_npus", raw.get("npu_num"))  # npu_num: the name before version 2
     stages = int(raw.get("pp_size") or (npus or 1) // int(raw.get("tp_size") or npus or 1) or 1)
     degree = int(raw.get("tp_size") or (npus or 1) // stages or 1)
@@ -208,22 +209,6 @@ def _devices(raw: Mapping[str, Any]) -> int:
     """Devices of an instance."""
     stages = int(raw.get("pp_size") or 1)
     return int(raw.get("num_npus") or raw.get("npu_num") or int(raw.get("tp_size") or 1) * stages)
-
-
-def _refuse_placement(placement: Any) -> None:
-    """Raise if weights or keys and values are placed elsewhere than on the device.
-
-    `kv_evict_loc` is the store from which it reloads evicted prefixes; it has one only where the command line asks for it.
-    """
-    if not placement:
-        return
-    entries = [("default", placement.get("default") or {})]
-    entries += [(f"blocks[{number}]", entry) for number, entry in enumerate(placement.get("blocks") or [])]
-    entries += [(f"layers.{name}", entry) for name, entry in (placement.get("layers") or {}).items()]
-    for where, entry in entries:
-        for key in ("weights", "kv_loc"):
-            if entry.get(key) not in (None, "npu"):
-                raise SimjaxError(f"placement.{where}.{key}={entry[key]!r} is not simulated yet; remove it to run without")
 
 
 def _without(unlimited: list[str], one: InstanceSpec) -> InstanceSpec:

@@ -114,7 +114,7 @@ def cluster_timings(
             # By identity first: clusters that are built from the same names share their records, and comparing those takes longer.
             same = (source, id(instance.model), id(instance.device), id(instance.link), instance.parallelism)
             same += (instance.limits.kv_cache_dtype, instance.limits.async_scheduling, instance.limits.launches, instance.kv_stream)
-            same += (id(instance.speculation),)
+            same += (id(instance.speculation), id(instance.weights))
             if same not in known:
                 deployment, others = instance.deployment.with_times_only(), of_source.setdefault(source, [])
                 place = next((place for other, place in others if other == deployment), len(compiled))
@@ -176,6 +176,8 @@ def _at_its_clock(timing: _Timing, deployment: Deployment, power: PowerSource | 
     """The timing under the cap and the clock of its device."""
     if power is None:
         return timing
+    if deployment.weights is not None:
+        raise SimjaxError("power: caps and clocks do not go with weights outside the devices (weights.*) yet")
     if len(deployment.stages) > 1 or deployment.grouped or timing.step_time.table is not None:
         raise SimjaxError("power: caps and clocks go with neither pp stages nor ranks that step together nor measured op tables yet")
     clock = Clock(power.of_board(deployment.device), power.cap_of(deployment.device), power.clock)

@@ -15,6 +15,7 @@ from simjax.errors import SimjaxError
 from simjax.options.condition import at_least, is_set, is_unset, needs
 from simjax.options.option import option, section
 from simjax.options.plausible import Plausible
+from simjax.placement.config import WeightsConfig
 from simjax.power.config import PowerConfig
 from simjax.pricing.config import PriceConfig
 from simjax.speculation.config import MeasuredSpeculationConfig, SpeculationConfig
@@ -124,6 +125,7 @@ class DeployedConfig:
     scheduler: SchedulerConfig = section(SchedulerConfig, "flags of the instances, under vLLM's names")
     backend: BackendConfig = section(BackendConfig, "serving software")
     speculation: SpeculationConfig = section(SpeculationConfig, "speculative decoding")
+    weights: WeightsConfig = section(WeightsConfig, "weights outside the devices")
     disaggregation: DisaggregationConfig = section(
         DisaggregationConfig, "hand-over of requests from prefill to decode instances", only=(DISAGGREGATED,)
     )

@@ -24,6 +24,8 @@ from simjax.latency.attention.coefficients import (
 from simjax.latency.attention.table import AttentionTable, table_decode_s, table_mixed_s
 from simjax.latency.attention.windows import WindowedAttention, windowed_decodes, windowed_mixed_s
 from simjax.latency.groups.times import GroupTimes
+from simjax.latency.lines import largest
+from simjax.latency.offload.times import WeightTimes, ways_s
 from simjax.latency.rounding import product
 
 _Coefficients = TypeVar("_Coefficients", AttentionCoefficients, WindowedAttention)
@@ -50,6 +52,7 @@ class StepTime:
     group: what data-parallel ranks of a mixture of experts do together, which is then no part of `tokens_s`
         (`simjax.latency.groups.step`); None where all models step alone.
     windows: attention of layers that see a part of the context, on top of `attention`, leaves f64[C]; None where all layers see all.
+    weights: weights that are streamed from memory outside the devices; None where no model has such.
     """
 
     tokens_s: jax.Array
@@ -62,6 +65,7 @@ class StepTime:
     send_s: jax.Array | None = None
     group: GroupTimes | None = None
     windows: WindowedAttention | None = None
+    weights: WeightTimes | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -109,6 +113,8 @@ def mixed_step_s(
 def step_s(model: StepTimeRow, parts: StepParts) -> jax.Array:
     """Seconds of a step from its parts, f64[]."""
     seconds = _shared_s(model, parts.tokens, parts.sequences) + parts.attention_s
+    if model.times.weights is not None:
+        seconds = jnp.maximum(seconds, jnp.max(_streamed_s(model, parts.tokens, parts.sequences, parts.attention_s)))
     if model.times.launch_s is not None:
         alone_s, chunk_s = model.times.launch_s[index_of(model), 0], model.times.launch_s[index_of(model), 1]
         seconds = jnp.where(parts.chunks, longer_s(seconds, chunk_s), jnp.maximum(seconds, alone_s))
@@ -139,6 +145,10 @@ def decode_steps(model: StepTimeRow, n: jax.Array, kv_sum: jax.Array, kv_max: ja
     attention_s, slope_s, valid_steps = decode_attention(model, batch)
     first_s = _shared_s(model, n, n) + attention_s
     steps = first_s, slope_s, valid_steps
+    if (weights := model.times.weights) is not None:
+        lines_s = _streamed_s(model, n, n, attention_s)
+        slopes_s = product(weights.layers[index_of(model)], slope_s)
+        steps = largest(jnp.append(lines_s, first_s), jnp.append(slopes_s, slope_s), valid_steps)
     if model.times.launch_s is not None:
         steps = no_shorter(*steps, model.times.launch_s[index_of(model), 0])
     if model.times.stream_s is not None:
@@ -185,6 +195,14 @@ def no_shorter(
 def _shared_s(model: StepTimeRow, tokens: jax.Array, sequences: jax.Array) -> jax.Array:
     c = index_of(model)
     return model.times.tokens_s[c, tokens] + model.times.sequences_s[c, sequences] + model.times.host_s[c]
+
+
+def _streamed_s(model: StepTimeRow, tokens: jax.Array, sequences: jax.Array, attention_s: jax.Array) -> jax.Array:
+    """Seconds of a step by each way through the copies of its weights, f64[K]."""
+    times, c = model.times, index_of(model)
+    assert times.weights is not None
+    ways = ways_s(times.weights, c, tokens, times.tokens_s[c, tokens], attention_s)
+    return ways + times.sequences_s[c, sequences] + times.host_s[c]
 
 
 def decode_attention(model: StepTimeRow, decodes: DecodeBatch) -> tuple[jax.Array, jax.Array, jax.Array]:
