@@ -335,9 +335,9 @@ def _reading(instances: tuple[InstanceSpec, ...], nodes: tuple[Nodes, ...]) -> t
             for store, size in sizes.items():
                 found = places(number, store)
                 ranks = one.parallelism.num_devices // len(stages)
-                for place in found:
-                    devices[place] = devices.get(place, 0) + -(-ranks // len(found))
-                    held[place] = held.get(place, 0.0) + size * ranks / len(found)
+                for at in found:
+                    devices[at] = devices.get(at, 0) + -(-ranks // len(found))
+                    held[at] = held.get(at, 0.0) + size * ranks / len(found)
     made: dict[tuple[int, tuple[int, ...]], InstanceSpec] = {}
     renewed: list[InstanceSpec] = []
     for number, one in enumerate(instances):
@@ -347,8 +347,8 @@ def _reading(instances: tuple[InstanceSpec, ...], nodes: tuple[Nodes, ...]) -> t
         readers: list[int] = []
         for k, store in enumerate(placement.stores):
             found = places(number, k)
-            readers.append(max(max(devices.get(place, 1) for place in found), 1))
-            most = max(held.get(place, 0.0) for place in found)
+            readers.append(max(max(devices.get(at, 1) for at in found), 1))
+            most = max(held.get(at, 0.0) for at in found)
             if most > store.room_bytes:
                 raise SimjaxError(
                     f"weights: {most / 2**30:.1f} GiB are placed in {store.name}, which holds {store.room_bytes / 2**30:.1f} GiB"

@@ -84,9 +84,9 @@ def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
         tokens_s, group = tokens_s + union.experts_s * terms.correction + union.exchange_s, None
     weights = None
     if deployment.weights is not None:
-        on_demand_s, ends_s = demand_s(deployment, len(tokens_s)), (x * terms.correction for x in terms.ends_s)
+        on_demand_s, (first_s, last_s) = demand_s(deployment, len(tokens_s)), terms.ends_s
         tokens_s = tokens_s + on_demand_s
-        weights = weight_times(deployment, *ends_s, on_demand_s, len(tokens_s))
+        weights = weight_times(deployment, first_s * terms.correction, last_s * terms.correction, on_demand_s, len(tokens_s))
     sequences_s = terms.sequences_s + deployment.has_head * host.sequence_s * np.arange(1, len(terms.sequences_s) + 1)
     exposed_s = host.step_s * (1.0 - host.overlap) if deployment.async_scheduling else host.step_s
     exposed_s = deployment.has_embedding * exposed_s

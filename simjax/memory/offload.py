@@ -34,13 +34,13 @@ def freed_bytes(deployment: Deployment) -> int:
     units: dict[tuple[str, int | None], float] = {}
     freed = buffer = 0.0
     matrices: dict[str, bool] = {}
+    tied = model.tie_word_embeddings and deployment.has_embedding and deployment.has_head
     for piece in pieces_of(deployment):
         outside = placement.store_of(piece.name, piece.block) is not None
         if piece.name in (EMBEDDING, HEAD):
             matrices[piece.name] = outside
-            if model.tie_word_embeddings and deployment.has_embedding and deployment.has_head:
-                if piece.name == EMBEDDING or not all(matrices.values()):
-                    continue
+            if tied and (piece.name == EMBEDDING or not all(matrices.values())):
+                continue
         if not outside:
             continue
         size = _outside(deployment, piece)

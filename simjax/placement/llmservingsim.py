@@ -1,7 +1,7 @@
 """Placements in LLMServingSim's cluster files: `placement` of an instance, `cpu_mem` of its node and `cxl_mem` of the cluster.
 
-Of `placement` it reads `weights`; `kv_evict_loc` is the store from which it reloads evicted prefixes, and has an effect only where its command
-line asks for one. It parses `kv_loc` and uses it nowhere; here anything but the device is refused.
+Of `placement` it reads `weights`; `kv_evict_loc` is the store from which it reloads evicted prefixes, and has an effect only where its
+command line asks for one. It parses `kv_loc` and uses it nowhere; here anything but the device is refused.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Store:
         kind: host, memory of a server that all its accelerators share; or cxl.
         capacity_bytes: of one memory device, or of a server's memory.
         bandwidth_bytes_per_s: rate of reads of one memory device, or of a server's memory.
-        latency_s: before the first byte of a copy.
+        latency_s: before the first byte of a copy; copies that follow one another without a pause hide theirs.
         copy_s: software of each copy, in seconds.
         link_bandwidth_bytes_per_s: rate of the slot of an accelerator; infinite where the memory alone counts.
         devices: memory devices that every piece is spread over.
@@ -85,8 +85,8 @@ class Store:
         return self.capacity_bytes * self.devices
 
     def read_s(self, size_bytes: Any, copies: Any = 1) -> Any:
-        """Seconds in which so many bytes arrive in so many copies, one after another."""
-        return copies * (self.latency_s + self.copy_s) + size_bytes / self.rate_bytes_per_s
+        """Seconds that so many bytes occupy it in so many copies, one after another, the first of which begins `latency_s` later."""
+        return copies * self.copy_s + size_bytes / self.rate_bytes_per_s
 
     def read_by(self, readers: int) -> Store:
         """The memory with so many accelerators that read at the same time."""

@@ -23,11 +23,11 @@ class WeightPlacement:
         default: of all weights without an entry.
         blocks: first block, last block and store of each entry; of several the last one counts.
         layers: operation and store of each entry.
-        prefetch: blocks that are copied ahead of the one that computes, into buffers on the device. None: copies of a step begin with it and
-            wait for no buffer, as LLMServingSim has them.
+        prefetch: blocks that are copied ahead of the one that computes, into buffers on the device. None: copies of a step begin with it
+            and wait for no buffer, as LLMServingSim has them.
         cached_experts: routed experts of each layer, the most popular ones, that the device keeps.
-        simplified: as LLMServingSim has it: every expert of a layer is copied in every step and the embedding as a whole, and the device has
-            room for all weights all the same.
+        simplified: as LLMServingSim has it: every expert of a layer is copied in every step and the embedding as a whole, and the device
+            has room for all weights all the same.
 
     Raises:
         SimjaxError: a number is out of range.

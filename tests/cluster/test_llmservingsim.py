@@ -94,7 +94,10 @@ def test_no_limits_leave_the_kv_cache_that_the_usual_ones_leave(tmp_path, memory
         ({"pd_type": "both"}, "pd_type='both': it must be prefill, decode or null"),
         ({"ep_size": 4}, r"ep_size=4: expert parallelism over other than .* ranks \(tp_size=2, 1 in its dp_group\) is not simulated yet"),
         ({"num_npus": 5}, "num_npus=5 is not tp_size=2 times pp_size=2"),
-        ({"placement": {"layers": {"lm_head": {"weights": "cxl:1"}}}}, r"placement.layers.lm_head.weights='cxl:1' is not simulated yet"),
+        (
+            {"placement": {"layers": {"lm_head": {"weights": "cxl:1"}}}},
+            r"placement.layers.lm_head.weights='cxl:1': the file has no cxl_mem",
+        ),
         ({"placement": {"blocks": [{"blocks": "0-3", "kv_loc": "cpu"}]}}, r"placement.blocks\[0\].kv_loc='cpu' is not simulated yet"),
         ({"enable_attn_offloading": True}, "enable_attn_offloading=True is not simulated yet"),
         ({"dtype": "int8"}, "dtype='int8' is not simulated yet"),

@@ -1,9 +1,9 @@
 """Weights that are copied when it is known which ones a step needs: routed experts, and rows of the embedding.
 
-A layer that has chosen its experts waits for those that the device does not keep: nothing can be computed in the meantime. The device keeps
-the most popular ones (`WeightPlacement.cached_experts`), so that with q the probability with which a token chooses expert e, a step of T
-tokens copies the sum over the others of 1 - (1 - q)^T experts in every layer, and the cache's hit rate is the share of the pairs of tokens and
-experts that go to those which it keeps.
+A layer that has chosen its experts waits for those that the device does not keep: nothing can be computed in the meantime. The device
+keeps the most popular ones (`WeightPlacement.cached_experts`), so that with q the probability with which a token chooses expert e, a step
+of T tokens copies the sum over the others of 1 - (1 - q)^T experts in every layer, and the cache's hit rate is the share of the pairs of
+tokens and experts that go to those which it keeps.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def demand_s(deployment: Deployment, max_tokens: int) -> Any:
             continue
         store = placement.stores[index]
         if piece.name == EMBEDDING:
-            seconds = seconds + store.read_s(tokens * model.hidden_size * model.dtype_bytes)
+            seconds = seconds + store.latency_s + store.read_s(tokens * model.hidden_size * model.dtype_bytes)
         elif placement.simplified:
-            seconds = seconds + store.read_s(piece.size_bytes)
+            seconds = seconds + store.latency_s + store.read_s(piece.size_bytes)
         else:
-            seconds = seconds + store.read_s(missed * piece.expert_bytes, missed)
+            seconds = seconds + store.latency_s + store.read_s(missed * piece.expert_bytes, missed)
     return seconds
 
 

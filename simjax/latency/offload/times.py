@@ -14,8 +14,8 @@ from simjax.latency.rounding import product
 class WeightTimes:
     """Least times of steps because of streamed weights, for C step-time models; leading axis C.
 
-    Way k takes `copy_s[k] + layers[k] (time of all layers) + ends[k] (embedding, last norm, copies on demand)`, and after it the head; a step
-    takes the longest way, or what it computes if that is longer. A row of zeros is that of a model which streams nothing.
+    Way k takes `copy_s[k] + layers[k] (time of all layers) + ends[k] (embedding, last norm, copies on demand)`, and after it the head; a
+    step takes the longest way, or what it computes if that is longer. A row of zeros is that of a model which streams nothing.
 
     Attributes:
         copy_s: f64[C, K], seconds of copies on the way.

@@ -1,11 +1,11 @@
 """Streamed weights of a step: the ways through copies and computations that may be the longest, found on the host.
 
 A step computes the embedding, its blocks one after another, the last norm and the head. What it streams comes from each store in the same
-order, one piece after another, from the beginning of the step on; a piece computes when it is there. With a bounded number of blocks ahead a
-copy also waits for a buffer: that of block j is free when block j - p - 1 of those that are streamed has been computed. The time of such a
-step is the longest way through the graph of its copies and computations. Ways that compute up to a block, copy from there on up to a later
-one, and compute what is left, are all that matter where streamed blocks are spread evenly (a way that goes back to copying gains nothing, as
-one of copying and computing takes longer); with other placements the time may come out a little short.
+order, one piece after another, from the beginning of the step on; a piece computes when it is there. With a bounded number of blocks ahead
+a copy also waits for a buffer: that of block j is free when block j - p - 1 of those that are streamed has been computed. The time of such
+a step is the longest way through the graph of its copies and computations. Ways that compute up to a block, copy from there on up to a
+later one, and compute what is left, are all that matter where streamed blocks are spread evenly (a way that goes back to copying gains
+nothing, as one of copying and computing takes longer); with other placements the time may come out a little short.
 
 Copies on demand (`simjax.latency.offload.demand`) have their store for themselves while they last: prefetched ones wait.
 """
@@ -45,7 +45,9 @@ def weight_times(deployment: Deployment, embedding_s: Any, norm_s: Any, demand_s
 
     Args:
         deployment: with its placement.
-        embedding_s, norm_s, demand_s: f[max_tokens] or scalars, seconds of embedding, last norm and copies on demand.
+        embedding_s: f[max_tokens] or a scalar, seconds of the embedding.
+        norm_s: likewise of the last norm.
+        demand_s: likewise of copies on demand.
         max_tokens: most tokens of a step.
     """
     found = ways(deployment)
@@ -71,6 +73,7 @@ def ways(deployment: Deployment) -> list[Way]:
     found: list[Way] = []
     for store in range(len(placement.stores)):
         mine = [(k, unit) for k, unit in enumerate(units) if store in unit.seconds]
+        latency_s = placement.stores[store].latency_s
         arrived = np.cumsum([unit.seconds[store] for _, unit in mine])
         for i, (k, first) in enumerate(mine):
             copied_before = arrived[i] - first.seconds[store]
@@ -82,9 +85,9 @@ def ways(deployment: Deployment) -> list[Way]:
                 before, after = min(max(computed, 0), blocks), min(max(blocks - max(last.place, 1) + 1, 0), blocks)
                 whole_norm = last.place <= norm or computed >= norm
                 embedded = computed >= 0 or (last.place == 0)
-                found.append(Way(float(until - copied_before), before + after, embedded, whole_norm))
+                found.append(Way(float(latency_s + until - copied_before), before + after, embedded, whole_norm))
         if mine and store in demanded:
-            found.append(Way(float(arrived[-1]), 0, norm=mine[-1][1].place < head, demand=True))
+            found.append(Way(float(latency_s + arrived[-1]), 0, norm=mine[-1][1].place < head, demand=True))
     return longest(found)
 
 
