@@ -12,6 +12,7 @@ from simjax.model.dtypes import canonical_dtype
 from simjax.parallel.experts import LLMSERVINGSIM
 from simjax.parallel.parallelism import Parallelism
 from simjax.parallel.stages import Stage, stages_of
+from simjax.placement.pim import Pim
 from simjax.placement.weights import WeightPlacement
 from simjax.speculation.methods import MOST_DRAFTS, Speculation
 
@@ -44,6 +45,7 @@ class Deployment:
         speculation: speculative decoding, None without.
         stage: the pp stage that is looked at, None for all layers: see `stages`.
         weights: which weights are in memory outside the devices, None where none are.
+        pim: memory that computes decode attention, None where the device does.
 
     Raises:
         SimjaxError: the data type is unknown.
@@ -61,6 +63,7 @@ class Deployment:
     speculation: Speculation | None = None
     stage: Stage | None = None
     weights: WeightPlacement | None = None
+    pim: Pim | None = None
 
     def __post_init__(self) -> None:
         own = self.model.kv_cache_dtype or self.model.dtype

@@ -15,11 +15,13 @@ from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.memory.capacity import MemoryLimits, kv_blocks
 from simjax.memory.offload import check_placement, moved_bytes
+from simjax.memory.pim import check_pim
 from simjax.model import ModelSpec, quantized_as, served_as, without_windows
 from simjax.model.dtypes import KV_CACHE_DTYPES, SERVED_DTYPES, check_name
 from simjax.network.placement import Footprint, Network, Nodes, dealt_to_ranks, place
 from simjax.network.stages import broadcast_s, link_between
 from simjax.parallel.parallelism import Parallelism
+from simjax.placement.pim import Pim
 from simjax.placement.weights import WeightPlacement
 from simjax.speculation.methods import Speculation
 
@@ -104,6 +106,7 @@ class InstanceSpec:
             sets it as its connector says.
         speculation: speculative decoding, None without.
         weights: which weights are in memory outside the devices, None where none are; a `ClusterSpec` says how many devices read there.
+        pim: memory that computes decode attention, None where the device does.
 
     Raises:
         SimjaxError: its parallelism is not simulated, or its model cannot be had in the precision that its limits ask for.
@@ -118,6 +121,7 @@ class InstanceSpec:
     kv_stream: LinkSpec | None = None
     speculation: Speculation | None = None
     weights: WeightPlacement | None = None
+    pim: Pim | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.parallelism, Parallelism):
@@ -136,6 +140,7 @@ class InstanceSpec:
         _ = self.deployment.stages  # the layers can be divided so
         self.parallelism.experts.check(self.model, self.parallelism.expert)
         check_placement(self.deployment)
+        check_pim(self.deployment)
 
     @cached_property
     def deployment(self) -> Deployment:
@@ -152,6 +157,7 @@ class InstanceSpec:
             kv_stream=self.kv_stream,
             speculation=self.speculation,
             weights=self.weights,
+            pim=self.pim,
         )
 
     @cached_property

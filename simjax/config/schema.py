@@ -16,6 +16,7 @@ from simjax.options.condition import at_least, is_set, is_unset, needs
 from simjax.options.option import option, section
 from simjax.options.plausible import Plausible
 from simjax.placement.config import WeightsConfig
+from simjax.placement.pim_config import PimConfig
 from simjax.power.config import PowerConfig
 from simjax.pricing.config import PriceConfig
 from simjax.speculation.config import MeasuredSpeculationConfig, SpeculationConfig
@@ -126,6 +127,7 @@ class DeployedConfig:
     backend: BackendConfig = section(BackendConfig, "serving software")
     speculation: SpeculationConfig = section(SpeculationConfig, "speculative decoding")
     weights: WeightsConfig = section(WeightsConfig, "weights outside the devices")
+    pim: PimConfig = section(PimConfig, "decode attention in memory that computes")
     disaggregation: DisaggregationConfig = section(
         DisaggregationConfig, "hand-over of requests from prefill to decode instances", only=(DISAGGREGATED,)
     )

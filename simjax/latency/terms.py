@@ -21,6 +21,7 @@ from simjax.latency.attention.windows import WindowedAttention
 from simjax.latency.groups.union import UnionTerms, gathered_s, group_times
 from simjax.latency.offload.demand import demand_s
 from simjax.latency.offload.ways import weight_times
+from simjax.latency.pim.compile_pim import pim_times
 from simjax.latency.profile import CollectiveEfficiency, HostOverheads
 from simjax.latency.step_time import StepTime
 from simjax.latency.tables.lookups import lookup, placed, row_of
@@ -106,6 +107,7 @@ def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
         group=group,
         windows=jax.tree.map(row_of, terms.windows),
         weights=weights,
+        pim=pim_times(deployment),
     )
 
 

@@ -6,6 +6,7 @@ gives the cache what is then left (`determine_available_memory` in its vllm/v1/w
     blocks = (memory · gpu_memory_utilization - weights - overhead) // (block_size · bytes of a token's keys and values)
     overhead = rotary table + max(a layer's activations, the sampler) + runtime + communication
 
+Where decode attention is in memory that computes, the cache is there, and as large as it.
 Weights that are elsewhere count with their buffers only (`simjax.memory.offload`).
 
 - memory: the size that CUDA reports, which is less than the data sheet's (the device file states it and how it is known).
@@ -160,6 +161,8 @@ def kv_blocks(deployment: Deployment, limits: MemoryLimits | None = None, overhe
         weights += drafts.weight_bytes(deployment.model, parallelism.tensor)
         token += drafts.kv_bytes_per_token(deployment.model, parallelism.tensor, deployment.kv_cache_dtype)
     block = limits.block_size * token
+    if deployment.pim is not None and deployment.pim.holds_kv:
+        return deployment.pim.capacity_bytes // block
     named = "weights" if not state_bytes_per_sequence(model) else f"weights and states of max_num_seqs={limits.max_num_seqs} requests"
     others = f"{named} {weights / _GIB:.1f} GiB and overhead {overhead / _GIB:.1f} GiB"
     if limits.kv_cache_memory_bytes is not None:

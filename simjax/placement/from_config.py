@@ -1,11 +1,13 @@
-"""From the configuration to a placement of weights."""
+"""From the configuration to a placement of weights, and to memory that computes."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from simjax.errors import SimjaxError
+from simjax.errors import SimjaxError, closest
 from simjax.placement.config import WeightsConfig
+from simjax.placement.pim import Pim, load_pim
+from simjax.placement.pim_config import PimConfig
 from simjax.placement.stores import load_store
 from simjax.placement.weights import WeightPlacement, block_ranges
 
@@ -39,3 +41,34 @@ def with_rules(placement: WeightPlacement, config: WeightsConfig) -> WeightPlace
     """The placement with the rules of the configuration, those of LLMServingSim if it says so."""
     ahead = None if config.simplified else config.prefetch
     return replace(placement, prefetch=ahead, cached_experts=config.cached_experts, simplified=config.simplified)
+
+
+def pim_of(config: PimConfig) -> Pim | None:
+    """The memory that computes which the configuration describes, None without.
+
+    Raises:
+        SimjaxError: a name is unknown, or a number out of range.
+    """
+    if config.device is None:
+        return None
+    device = load_pim(config.device)
+    return with_pim_rules(Pim(device, device.channels if config.channels is None else config.channels), config)
+
+
+def with_pim_rules(pim: Pim, config: PimConfig) -> Pim:
+    """The memory with the rules of the configuration.
+
+    Raises:
+        SimjaxError: a name is unknown, or a number out of range.
+    """
+    for name, known in (("contexts", ("grown", "prompt")), ("kv_cache", ("pim", "device"))):
+        if getattr(config, name) not in known:
+            raise SimjaxError(f"pim.{name}={getattr(config, name)}: there is no such choice; {closest(getattr(config, name), list(known))}")
+    link = config.link_bandwidth_bytes_per_s
+    return replace(
+        pim,
+        interleaved=pim.interleaved or config.enable_sub_batch_interleaving,
+        holds_kv=config.kv_cache == "pim",
+        prompts_only=config.contexts == "prompt",
+        link_bandwidth_bytes_per_s=pim.link_bandwidth_bytes_per_s if link is None else link,
+    )

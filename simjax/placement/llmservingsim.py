@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from simjax.errors import SimjaxError
+from simjax.placement.pim import Pim, load_pim
 from simjax.placement.stores import Store
 from simjax.placement.weights import WeightPlacement, block_ranges
 
@@ -50,6 +51,30 @@ def read_placement(placement: Any, cpu_mem: Any, cxl_mem: Any, blocks: int) -> W
     layers = tuple((name, store_of(f"layers.{name}", entry)) for name, entry in (placement.get("layers") or {}).items())
     found = WeightPlacement(tuple(stores.values()), default, tuple(ranges), layers)
     return found if found.used else None
+
+
+def read_pim(instance: Mapping[str, Any], cpu_mem: Any, offloading: bool) -> Pim | None:
+    """The memory that computes an instance's decode attention, None where it does not.
+
+    Args:
+        instance: the instance, with `enable_attn_offloading` and `enable_sub_batch_interleaving`.
+        cpu_mem: of its node, None without; its `pim_config` names the device, and its size gives the channels.
+        offloading: what `enable_attn_offloading` is where the instance does not say.
+
+    Raises:
+        SimjaxError: there is no such device, or the node has none.
+    """
+    given = instance.get("enable_attn_offloading")
+    halves = bool(instance.get("enable_sub_batch_interleaving"))
+    if not (offloading if given is None else given):
+        if halves:
+            raise SimjaxError("enable_sub_batch_interleaving has no effect without enable_attn_offloading")
+        return None
+    name = (cpu_mem or {}).get("pim_config")
+    if not name:
+        raise SimjaxError("enable_attn_offloading: cpu_mem of its node has no pim_config")
+    device = load_pim(str(name))
+    return Pim(device, max(int(float(cpu_mem["mem_size"]) * 2**30 // device.channel_bytes), 1), halves)
 
 
 def _store(where: str, place: str, cpu_mem: Any, cxl_mem: Any) -> Store:
