@@ -170,9 +170,10 @@ def mixed_parts(
     c, contexts = index_of(model), decodes
     if pim.prompts_only is not None and prompts is not None:
         of_prompts = step_batch(jnp.minimum(new, 1) * (new == 1), prompts)[1]
-        contexts = jax.tree.map(lambda x, y: jnp.where(pim.prompts_only[c], x, y), of_prompts, decodes)
+        held = pim.prompts_only[c]
+        contexts = DecodeBatch(*(jnp.where(held, x, y) for x, y in zip(of_prompts, decodes, strict=True)))
     pim_s, half_s = (jnp.where(pim.on[c], pim_steps(pim, c, x)[0], 0.0) for x in (contexts, half_of(contexts)))
-    on_device = jax.tree.map(lambda x: jnp.where(pim.on[c], 0.0, x), decodes)
+    on_device = DecodeBatch(*(jnp.where(pim.on[c], 0.0, x) for x in decodes))
     alone_s = jnp.where(pim.on[c], 0.0, _decode_attention(model, decodes)[0])
     attention_s = jnp.where(chunks.count > 0, _mixed_s(model, chunks, on_device), alone_s) + pim_s
     return StepParts(tokens, sequences, chunks.count > 0, attention_s, chunks, decodes, pim_s, half_s)
@@ -192,13 +193,9 @@ def decode_steps(
     first_s = _shared_s(model, n, n) + attention_s
     steps = first_s, slope_s, valid_steps
     if (pim := model.times.pim) is not None:
-        c, more = index_of(model), (n + 1) // 2
-        one_s, other_s = model.times.tokens_s[c, more], model.times.tokens_s[c, n - more]
-        half_s, half_slope_s, half_valid = _on_pim(pim, c, half_of(batch), None if prompts is None else half_of(prompts))
-        lines = jnp.stack([one_s + other_s, one_s + half_s]), jnp.stack([jnp.zeros(()), half_slope_s])
-        halves_s, *rest = largest(*lines, half_valid)
-        halves = (halves_s + model.times.sequences_s[c, n] + model.times.host_s[c], *rest)
-        steps = tuple(jnp.where(pim.interleaved[c] & (n > 1), x, y) for x, y in zip(halves, steps, strict=True))
+        halves = _interleaved_decodes(model, pim, batch, prompts)
+        go = pim.interleaved[index_of(model)] & (n > 1)
+        steps = jnp.where(go, halves[0], steps[0]), jnp.where(go, halves[1], steps[1]), jnp.where(go, halves[2], steps[2])
     if (weights := model.times.weights) is not None:
         lines_s = _streamed_s(model, n, n, attention_s)
         slopes_s = product(weights.layers[index_of(model)], slope_s)
@@ -208,6 +205,19 @@ def decode_steps(
     if model.times.stream_s is not None:
         steps = no_shorter(*steps, model.times.stream_s[index_of(model), n])
     return steps
+
+
+def _interleaved_decodes(
+    model: StepTimeRow, pim: PimTimes, batch: DecodeBatch, prompts: DecodeBatch | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Consecutive decode-only steps in two halves: both compute one after the other, and the larger one waits for its attention."""
+    c, n = index_of(model), batch.n.astype(jnp.int32)
+    more = (n + 1) // 2
+    one_s, other_s = model.times.tokens_s[c, more], model.times.tokens_s[c, n - more]
+    half_s, slope_s, valid = _on_pim(pim, c, half_of(batch), None if prompts is None else half_of(prompts))
+    lines_s, slopes_s = jnp.stack([one_s + other_s, one_s + half_s]), jnp.stack([jnp.zeros_like(slope_s), slope_s])
+    first_s, slope_s, valid = largest(lines_s, slopes_s, valid)
+    return first_s + model.times.sequences_s[c, n] + model.times.host_s[c], slope_s, valid
 
 
 def device_s(model: StepTimeRow, tokens: jax.Array, sequences: jax.Array, attention_s: jax.Array) -> jax.Array:
@@ -276,7 +286,7 @@ def _on_pim(pim: PimTimes, c: jax.Array | int, decodes: DecodeBatch, prompts: De
     grows: jax.Array | float = 1.0
     if pim.prompts_only is not None and prompts is not None:
         held = pim.prompts_only[c]
-        decodes, grows = jax.tree.map(lambda x, y: jnp.where(held, x, y), prompts, decodes), jnp.where(held, 0.0, 1.0)
+        decodes, grows = DecodeBatch(*(jnp.where(held, x, y) for x, y in zip(prompts, decodes, strict=True))), jnp.where(held, 0.0, 1.0)
     return pim_steps(pim, c, decodes, grows)
 
 

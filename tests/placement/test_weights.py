@@ -163,7 +163,7 @@ def test_their_placements() -> None:
     found = read_placement(raw, host, pool, 32)
     assert found is not None
     cpu, cxl = found.stores
-    assert (cpu.kind, cpu.bandwidth_bytes_per_s, cxl.kind, cxl.latency_s, cxl.pooled) == ("host", 256e9, "cxl", 250e-9, True)
+    assert (cpu.kind, cpu.bandwidth_bytes_per_s, cxl.kind, cxl.latency_s, cxl.pooled) == ("host", 256e9, "cxl", pytest.approx(250e-9), True)
     assert [found.store_of("qkv_proj", block) for block in (0, 2, 8, 9)] == [1, None, 1, 0]
     assert (found.store_of("lm_head", None), found.store_of("embedding", None)) == (None, 0)
     assert read_placement({"default": {"weights": "npu", "kv_loc": "npu"}}, host, pool, 32) is None
