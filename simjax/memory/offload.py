@@ -5,7 +5,7 @@ from __future__ import annotations
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.memory.pieces import Piece, pieces_of
-from simjax.placement.weights import EMBEDDING, EXPERTS, HEAD
+from simjax.placement.weights import EMBEDDING, EXPERTS, HEAD, NORM
 
 
 def moved_bytes(deployment: Deployment) -> dict[int, float]:
@@ -48,7 +48,7 @@ def freed_bytes(deployment: Deployment) -> int:
         if placement.on_demand(piece.name):
             buffer = max(buffer, size if piece.name == EXPERTS else 0.0)
         else:
-            unit = ("block", piece.block) if piece.block is not None else (piece.name, None)
+            unit = ("block", piece.block) if piece.block is not None else (HEAD if piece.name == NORM else piece.name, None)
             units[unit] = units.get(unit, 0.0) + size
     sizes = list(units.values())
     ahead = len(sizes) if placement.prefetch is None else placement.prefetch + 1

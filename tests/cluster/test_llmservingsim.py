@@ -99,7 +99,7 @@ def test_no_limits_leave_the_kv_cache_that_the_usual_ones_leave(tmp_path, memory
             r"placement.layers.lm_head.weights='cxl:1': the file has no cxl_mem",
         ),
         ({"placement": {"blocks": [{"blocks": "0-3", "kv_loc": "cpu"}]}}, r"placement.blocks\[0\].kv_loc='cpu' is not simulated yet"),
-        ({"enable_attn_offloading": True}, "enable_attn_offloading=True is not simulated yet"),
+        ({"enable_attn_offloading": True}, "enable_attn_offloading: cpu_mem of its node has no pim_config"),
         ({"dtype": "int8"}, "dtype='int8' is not simulated yet"),
         ({"hardware": "RTX9999"}, "unknown device 'RTX9999'"),
         ({"model_name": "gpt-9"}, "unknown model 'gpt-9'"),

@@ -117,7 +117,8 @@ def _units(deployment: Deployment) -> tuple[list[_Unit], set[int]]:
     placement, start = deployment.weights, 0 if deployment.stage is None else deployment.stage.start
     assert placement is not None
     last = deployment.part.num_hidden_layers
-    places = {EMBEDDING: 0, NORM: last + 1, HEAD: last + 2}
+    # With buffers the last norm comes with the head: it is so small that a buffer of its own would only delay the head's copy.
+    places = {EMBEDDING: 0, NORM: last + 1 if placement.prefetch is None else last + 2, HEAD: last + 2}
     units: dict[int, dict[int, float]] = {}
     demanded: set[int] = set()
     for piece in pieces_of(deployment):
