@@ -3,9 +3,10 @@
 A step computes the embedding, its blocks one after another, the last norm and the head. What it streams comes from each store in the same
 order, one piece after another, from the beginning of the step on; a piece computes when it is there. With a bounded number of blocks ahead
 a copy also waits for a buffer: that of block j is free when block j - p - 1 of those that are streamed has been computed. The time of such
-a step is the longest way through the graph of its copies and computations. Ways that compute up to a block, copy from there on up to a
-later one, and compute what is left, are all that matter where streamed blocks are spread evenly (a way that goes back to copying gains
-nothing, as one of copying and computing takes longer); with other placements the time may come out a little short.
+a step is the longest way through the graph of its copies and computations. Those that copy the first block, or all up to some block,
+compute up to a later one, copy from there on, and compute what is left, are all that matter where streamed blocks are spread evenly (a way
+that goes to and fro gains nothing, as one of copying and computing takes longer); with other placements the time may come out a little
+short.
 
 Copies on demand (`simjax.latency.offload.demand`) have their store for themselves while they last: prefetched ones wait.
 """
@@ -20,7 +21,7 @@ from simjax.deployment import Deployment
 from simjax.latency.offload.times import WeightTimes
 from simjax.latency.tables.lookups import lookup, numpy_of, row_of
 from simjax.memory.pieces import pieces_of
-from simjax.placement.weights import EMBEDDING, HEAD, NORM
+from simjax.placement.weights import EMBEDDING, HEAD, NORM, WeightPlacement
 
 
 class Way(NamedTuple):
@@ -38,6 +39,14 @@ class _Unit(NamedTuple):
 
     place: int
     seconds: dict[int, float]
+
+
+class _Before(NamedTuple):
+    """The beginning of a way, up to the block whose buffer a copy waits for: copies, blocks, whether the embedding is on it."""
+
+    copy_s: float
+    blocks: int
+    embedding: bool
 
 
 def weight_times(deployment: Deployment, embedding_s: Any, norm_s: Any, demand_s: Any, max_tokens: int) -> WeightTimes | None:
@@ -81,14 +90,27 @@ def ways(deployment: Deployment) -> list[Way]:
             if i and (waits_for is None or waits_for < 0):
                 continue  # from the beginning of the step on, the first one says it all
             computed = -1 if waits_for is None or waits_for < 0 else units[waits_for].place
+            begun = [_Before(0.0, min(max(computed, 0), blocks), computed >= 0)]
+            if waits_for is not None and computed >= 0:
+                begun += [_copied_first(placement, units, j, computed, blocks) for j in sorted({0, waits_for})]
             for (_, last), until in zip(mine[i:], arrived[i:], strict=True):
-                before, after = min(max(computed, 0), blocks), min(max(blocks - max(last.place, 1) + 1, 0), blocks)
+                after = min(max(blocks - max(last.place, 1) + 1, 0), blocks)
                 whole_norm = last.place <= norm or computed >= norm
-                embedded = computed >= 0 or (last.place == 0)
-                found.append(Way(float(latency_s + until - copied_before), before + after, embedded, whole_norm))
+                for x in begun:
+                    copied_s = float(x.copy_s + latency_s + until - copied_before)
+                    found.append(Way(copied_s, x.blocks + after, x.embedding or last.place == 0, whole_norm))
         if mine and store in demanded:
             found.append(Way(float(latency_s + arrived[-1]), 0, norm=mine[-1][1].place < head, demand=True))
     return longest(found)
+
+
+def _copied_first(placement: WeightPlacement, units: list[_Unit], j: int, computed: int, blocks: int) -> _Before:
+    """The way that copies all units up to `j` and then computes from there up to the place `computed`."""
+    copied_s = max(
+        placement.stores[store].latency_s + sum(unit.seconds.get(store, 0.0) for unit in units[: j + 1]) for store in units[j].seconds
+    )
+    first = units[j].place
+    return _Before(copied_s, min(computed, blocks) - max(first, 1) + 1 if first <= blocks else 0, first == 0)
 
 
 def longest(found: list[Way]) -> list[Way]:
