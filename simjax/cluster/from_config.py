@@ -38,6 +38,7 @@ from simjax.placement.from_config import pim_of, placement_of, with_pim_rules, w
 from simjax.placement.pim_config import PimConfig
 from simjax.speculation.config import SpeculationConfig
 from simjax.speculation.methods import METHODS, MTP, MTP_RATES, Speculation
+from simjax.tiering import tiering_of
 
 _FLAGS = tuple(field.name for field in dataclasses.fields(SchedulerConfig))
 
@@ -88,6 +89,7 @@ def configured_cluster(config: DeployedConfig) -> ClusterSpec:
     if gone is not None:
         raise SimjaxError(gone)
     built = _placing(built, config.weights, config.pim)
+    built = replace(built, tiering=tiering_of(config.kv_tiers))
     drafts = speculation_of(config.speculation)
     return built if drafts is None else _drafting(built, drafts)
 

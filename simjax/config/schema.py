@@ -20,6 +20,7 @@ from simjax.placement.pim_config import PimConfig
 from simjax.power.config import PowerConfig
 from simjax.pricing.config import PriceConfig
 from simjax.speculation.config import MeasuredSpeculationConfig, SpeculationConfig
+from simjax.tiering.config import TieringConfig
 from simjax.workload.config import WorkloadConfig
 
 _NO_FILE = is_unset("cluster.file", words="")
@@ -128,6 +129,7 @@ class DeployedConfig:
     speculation: SpeculationConfig = section(SpeculationConfig, "speculative decoding")
     weights: WeightsConfig = section(WeightsConfig, "weights outside the devices")
     pim: PimConfig = section(PimConfig, "decode attention in memory that computes")
+    kv_tiers: TieringConfig = section(TieringConfig, "KV offloading: tiers of KV cache behind that of the devices")
     disaggregation: DisaggregationConfig = section(
         DisaggregationConfig, "hand-over of requests from prefill to decode instances", only=(DISAGGREGATED,)
     )
