@@ -15,6 +15,8 @@ from simjax.errors import SimjaxError
 from simjax.options.condition import at_least, is_set, is_unset, needs
 from simjax.options.option import option, section
 from simjax.options.plausible import Plausible
+from simjax.placement.config import WeightsConfig
+from simjax.placement.pim_config import PimConfig
 from simjax.power.config import PowerConfig
 from simjax.pricing.config import PriceConfig
 from simjax.speculation.config import MeasuredSpeculationConfig, SpeculationConfig
@@ -125,6 +127,8 @@ class DeployedConfig:
     scheduler: SchedulerConfig = section(SchedulerConfig, "flags of the instances, under vLLM's names")
     backend: BackendConfig = section(BackendConfig, "serving software")
     speculation: SpeculationConfig = section(SpeculationConfig, "speculative decoding")
+    weights: WeightsConfig = section(WeightsConfig, "weights outside the devices")
+    pim: PimConfig = section(PimConfig, "decode attention in memory that computes")
     kv_tiers: TieringConfig = section(TieringConfig, "KV offloading: tiers of KV cache behind that of the devices")
     disaggregation: DisaggregationConfig = section(
         DisaggregationConfig, "hand-over of requests from prefill to decode instances", only=(DISAGGREGATED,)
