@@ -156,6 +156,4 @@ def latencies(shape: EngineShape, params: ClusterParams, o: Outcome, measured: n
     ttft_s, e2e_s = safe(o.first_token_s) - safe(arrival_s), safe(o.finish_s) - safe(arrival_s)
     tpot_s = (safe(o.finish_s) - safe(o.first_token_s)) / jnp.maximum(output - 1, 1)
     some = lambda x, there: jnp.where(o.finished & there & (x > 0), x, 1.0)[measured]
-    return ClientLatencies(
-        safe(sent_s)[measured], some(ttft_s, True), some(tpot_s, output > 1), some(e2e_s, True), o.finished[measured]
-    )
+    return ClientLatencies(safe(sent_s)[measured], some(ttft_s, True), some(tpot_s, output > 1), some(e2e_s, True), o.finished[measured])

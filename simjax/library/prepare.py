@@ -49,7 +49,11 @@ def prepare(config: SimulatedConfig) -> System:
     left_out = {name: np.float64(np.nan if x is None else x) for name, x in asdict(config.metrics).items()}
     static = Static(lowered.shape, times, ticks, cluster.num_devices)
     # The step times follow from the parameters, wherever the system is simulated.
-    params = replace(lowered.params, step_time=None, ranks=replace(lowered.params.ranks, slots=np.full_like(lowered.params.ranks.slots, lowered.shape.slots)))
+    params = replace(
+        lowered.params,
+        step_time=None,
+        ranks=replace(lowered.params.ranks, slots=np.full_like(lowered.params.ranks.slots, lowered.shape.slots)),
+    )
     return System(times.parameters, np.float64(1.0), params, np.bool_(lowered.stationary), **left_out, static=static)  # pyright: ignore
 
 

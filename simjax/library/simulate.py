@@ -98,7 +98,9 @@ def only_total(name: str, x: Array) -> Array:
 def _(name: str, primals: Any, tangents: Any) -> Any:
     (x,), (moved,) = primals, tangents
     if not isinstance(moved, jax.custom_derivatives.SymbolicZero):
-        raise SimjaxError(f"simulate: no pathwise derivative by {name}: it moves the schedule alone; simjax.total takes the whole difference")
+        raise SimjaxError(
+            f"simulate: no pathwise derivative by {name}: it moves the schedule alone; simjax.total takes the whole difference"
+        )
     return x, moved
 
 

@@ -32,12 +32,20 @@ def stack(systems: Sequence[System]) -> System:
     step_time = first.static.times.on_host().step_time
     designs = [Lowered(replace(x.static.shape), _on_host(x, step_time)) for x in systems]
     for i, (system, design) in enumerate(zip(systems, designs, strict=True)):
-        if [k[1] for k in system.static.times.kinds] != [k[1] for k in first.static.times.kinds] or set(system.parameters) != set(first.parameters):
-            raise SimjaxError(f"stack: system {i} has other devices, models or parallelism than system 0; simulate it apart, or use simjax.run_sweep")
+        if [k[1] for k in system.static.times.kinds] != [k[1] for k in first.static.times.kinds] or set(system.parameters) != set(
+            first.parameters
+        ):
+            raise SimjaxError(
+                f"stack: system {i} has other devices, models or parallelism than system 0; simulate it apart, or use simjax.run_sweep"
+            )
         if system.static.times != first.static.times:
-            raise SimjaxError(f"stack: system {i} has another profile, or larger limits, than system 0; give both the larger ones, and change them by with_values")
+            raise SimjaxError(
+                f"stack: system {i} has another profile, or larger limits, than system 0; give both the larger ones, and change them by with_values"
+            )
         if program_key(design) != program_key(designs[0]):
-            raise SimjaxError(f"stack: system {i} has other subsystems (prefix caches, closed loops, roles, ...) than system 0; simulate it apart")
+            raise SimjaxError(
+                f"stack: system {i} has other subsystems (prefix caches, closed loops, roles, ...) than system 0; simulate it apart"
+            )
     shape = joint_shape(designs)
     with jax.enable_x64(True):
         batch = make_batch(designs, shape)

@@ -97,9 +97,7 @@ class Times:
         profiles = [profile for profile, _ in self.kinds]
         with jax.enable_x64(True):
             step_time = jax.tree.map(np.asarray, self.step_time(profiles, np))
-        pre_s, post_s = (
-            np.array([float(getattr(x.host, name)) for x in profiles])[self.kind] for name in ("api_pre_s", "api_post_s")
-        )
+        pre_s, post_s = (np.array([float(getattr(x.host, name)) for x in profiles])[self.kind] for name in ("api_pre_s", "api_post_s"))
         return ClusterTiming(step_time, self.row, pre_s, post_s, ())
 
     def timed(self, params: ClusterParams, values: Mapping[str, Array]) -> ClusterParams:
