@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,12 +50,11 @@ def prepare(config: SimulatedConfig) -> System:
     left_out = {name: np.float64(np.nan if x is None else x) for name, x in asdict(config.metrics).items()}
     static = Static(lowered.shape, times, ticks, cluster.num_devices)
     # The step times follow from the parameters, wherever the system is simulated.
-    params = replace(
-        lowered.params,
-        step_time=None,
-        ranks=replace(lowered.params.ranks, slots=np.full_like(lowered.params.ranks.slots, lowered.shape.slots)),
-    )
-    return System(times.parameters, np.float64(1.0), params, np.bool_(lowered.stationary), **left_out, static=static)  # pyright: ignore
+    ranks = lowered.params.ranks
+    ranks = replace(ranks, slots=np.full_like(ranks.slots, lowered.shape.slots))  # pyright: ignore[reportArgumentType]
+    params: Any = replace(lowered.params, step_time=None, ranks=ranks)  # pyright: ignore[reportArgumentType]
+    numbers: dict[str, Any] = {"rate": np.float64(1.0), "stationary": np.bool_(lowered.stationary), **left_out}
+    return System(times.parameters, cluster=params, static=static, **numbers)  # pyright: ignore[reportArgumentType]
 
 
 def _large_enough(lowered: Lowered) -> tuple[Lowered, int]:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from simjax.engine.differentiate import Outcome, outcome_reverse
 from simjax.engine.params import ClusterParams
@@ -42,7 +43,7 @@ def simulate(system: System) -> Metrics:
         SimjaxError: 64-bit numbers are off, or a leaf is not of 64 bits; a derivative is asked for that does not exist here.
     """
     _require_64_bits(system)
-    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(system))
+    traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(system))
     return _program(None if traced else jax.default_backend())(system)
 
 
@@ -98,9 +99,7 @@ def only_total(name: str, x: Array) -> Array:
 def _(name: str, primals: Any, tangents: Any) -> Any:
     (x,), (moved,) = primals, tangents
     if not isinstance(moved, jax.custom_derivatives.SymbolicZero):
-        raise SimjaxError(
-            f"simulate: no pathwise derivative by {name}: it moves the schedule alone; simjax.total takes the whole difference"
-        )
+        raise SimjaxError(f"simulate: no pathwise derivative by {name}: it moves the schedule alone; see simjax.total")
     return x, moved
 
 

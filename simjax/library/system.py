@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from simjax.engine.params import ClusterParams, RankParams
 from simjax.engine.shape import EngineShape, seat_bucket, slots_for
@@ -107,9 +108,8 @@ class System:
                 _check_limit(name, value, self.static)
                 limits[name] = _filled(name, value, getattr(self.limits, name))
             else:
-                raise SimjaxError(
-                    f"with_values: there is no value '{name}'; {closest(name, [*self.parameters, 'rate', *REQUESTS, *LIMITS])}"
-                )
+                known = [*self.parameters, "rate", *REQUESTS, *LIMITS]
+                raise SimjaxError(f"with_values: there is no value '{name}'; {closest(name, known)}")
         cluster = self.cluster
         cluster = replace(cluster, requests=replace(cluster.requests, **requests), ranks=replace(cluster.ranks, **limits))
         return replace(self, parameters=parameters, rate=_filled("rate", rate, self.rate), cluster=cluster)
@@ -125,10 +125,10 @@ def most(static: Static) -> Mapping[str, int]:
 def _check_limit(name: str, value: Any, static: Static) -> None:
     """Refuse a limit beyond the arrays, where it is known: of a traced one the metrics are NaN."""
     room = most(static).get(name)
-    if room is not None and not isinstance(value, jax.core.Tracer) and np.max(value) > room:
-        raise SimjaxError(
-            f"with_values: {name}={np.max(value)}: the system has room for {room}; prepare it with scheduler.{name}={np.max(value)}"
-        )
+    if room is None or isinstance(value, Tracer):
+        return
+    if (asked := int(np.max(value))) > room:
+        raise SimjaxError(f"with_values: {name}={asked}: the system has room for {room}; prepare it with scheduler.{name}={asked}")
 
 
 def _filled(name: str, value: Any, like: Any) -> Any:

@@ -59,7 +59,7 @@ def total(function: Callable[..., Any], step: float = STEP) -> Callable[..., Any
             sides = jnp.concatenate([flat + jnp.diag(change), flat - jnp.diag(change)])
             values = jax.lax.stop_gradient(jax.vmap(of)(jax.lax.stop_gradient(sides)))
             high, low = (jax.tree.map(lambda v, part=part: v[part], values) for part in (slice(len(flat)), slice(len(flat), None)))
-            slopes = jax.tree.map(lambda h, l: (h - l) / (2.0 * change).reshape(-1, *[1] * (h.ndim - 1)), high, low)
+            slopes = jax.tree.map(lambda a, b: (a - b) / (2.0 * change).reshape(-1, *[1] * (a.ndim - 1)), high, low)
             return value, jax.tree.map(lambda s: jnp.tensordot(moved, s, 1), slopes)
 
         return of(leaves)

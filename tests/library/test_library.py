@@ -1,6 +1,7 @@
 """`simjax.prepare`, `simjax.simulate` and `simjax.stack`: values, batches, derivatives in both modes, and refusals."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -19,8 +20,7 @@ KINDS = {
     "two devices behind a router": ["cluster.groups=[{device: h100}, {device: l40s}]", "cluster.router=least_loaded"],
     "a closed loop": ["workload=closed_loop", "workload.concurrency=8", "workload.num_requests=60", "workload.output.mean=12"],
     "prefill and decode apart": ["cluster=disaggregated"],
-    "a prefix cache": ["workload=sessions", "workload.num_requests=12"],
-    "drafts": ["speculation=eagle"],
+    "drafts": ["speculation=eagle", "speculation.num_speculative_tokens=2", "speculation.synthetic_acceptance_rates=[0.7,0.5]"],
 }
 
 
@@ -43,7 +43,11 @@ def latency(system: System, **values: Any) -> jax.Array:
     return simulate(system.with_values(**values))["e2e_mean_s"]
 
 
-@pytest.mark.parametrize("more", list(KINDS.values()), ids=list(KINDS))
+CASES = [pytest.param(more, id=name) for name, more in KINDS.items()]
+SESSIONS = pytest.param(["workload=sessions", "workload.num_requests=12"], id="sessions with prefix caches", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("more", [*CASES, SESSIONS])
 def test_values_are_those_of_a_run(more: list[str]) -> None:
     config = simjax.compose([*SMALL, *more] if "workload" not in more[0] else more)
     run = simjax.run(config)
@@ -108,9 +112,8 @@ def test_total_derivatives_in_both_modes(system: System) -> None:
 def test_what_has_no_room_is_not_a_number(system: System) -> None:
     metrics = jax.jit(lambda seats: simulate(system.with_values(max_num_seqs=seats)))(jnp.int32(2_000))
     assert not bool(metrics.sound) and np.isnan(metrics["e2e_mean_s"])
-    short = jax.tree_util.tree_map(lambda x: x, system)
-    object.__setattr__(short, "static", type(system.static)(system.static.shape, system.static.times, 16, system.static.gpus))
-    value, slope = jax.jit(jax.value_and_grad(lambda b: latency(short, gemm_bandwidth=b)))(1.0)
+    short = replace(system, static=replace(system.static, ticks=16))
+    value, _ = jax.jit(jax.value_and_grad(lambda b: latency(short, gemm_bandwidth=b)))(1.0)
     assert np.isnan(value), "16 ticks are too few to differentiate the run"
 
 
