@@ -20,7 +20,7 @@ _NUMBERS = ("rate", "stationary", "warmup_s", "cooldown_s")
 def stack(systems: Sequence[System]) -> System:
     """Systems as one whose leaves have a leading axis B, for `jax.vmap(simjax.simulate)`; sizes are those of the largest.
 
-    They may differ in every number, and in the number of requests; instances and subsystems (prefix caches, closed loops, ...) must be alike.
+    They may differ in every number, and in the number of requests; instances and subsystems (caches, closed loops, ...) must be alike.
 
     Args:
         systems: from `simjax.prepare`, not traced.
