@@ -91,10 +91,8 @@ def measured(rate: float) -> pd.DataFrame:
 
 def table(found: pd.DataFrame) -> str:
     """The table of README.md."""
-    lines = [
-        "| req/s | number | metric | long runs | total | pathwise | total / long | pathwise / long |",
-        "|---:|---|---|---:|---:|---:|---:|---:|",
-    ]
+    lines = ["| req/s | number | metric | long runs | total | pathwise | total / long | pathwise / long |"]
+    lines.append("|---:|---|---|---:|---:|---:|---:|---:|")
     for x in found.to_dict("records"):
         held = ("-", "-") if np.isnan(x["pathwise"]) else (f"{x['pathwise']:+.3f}", f"{x['pathwise_over_reference']:.2f}")
         numbers = f"{x['reference']:+.3f} ± {x['standard_error']:.3f} | {x['total']:+.3f} ± {x['total_sd']:.3f} | {held[0]}"

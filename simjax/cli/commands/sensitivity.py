@@ -54,7 +54,7 @@ def _title(config: SensitivityConfig, done: Sensitivity) -> str:
 
 
 def effects_table(done: Sensitivity) -> Table:
-    """A row for each parameter and a column for each output; for the first output also the standard error and the gradient, if there is one."""
+    """A row for each parameter and a column for each output; for the first also the standard error and the gradient, if there is one."""
     from simjax.metrics.catalog import short_label
 
     first, *others = done.outputs
