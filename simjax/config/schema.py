@@ -194,6 +194,13 @@ class SensitivityConfig(SimulatedConfig):
 
 
 @dataclass
+class ExplainConfig(SimulatedConfig):
+    """`simjax explain`."""
+
+    trace: bool = option(True, "write trace.json, the run as Perfetto (ui.perfetto.dev) shows it")
+
+
+@dataclass
 class MeasuredWorkloadConfig:
     """`workload` of `simjax validate`: the arrivals are the measured ones."""
 

@@ -11,7 +11,7 @@ import yaml
 from tests.cli.conftest import Cli, one_line
 from tests.compilation_cache import without_shared_cache
 
-COMMANDS = ["run", "pareto", "show-point", "validate", "calibrate", "sensitivity", "trace describe", "profile fit"]
+COMMANDS = ["run", "pareto", "show-point", "validate", "calibrate", "explain", "sensitivity", "trace describe", "profile fit"]
 SMALL = ["workload.num_requests=12", "plots=false"]
 
 
@@ -78,7 +78,7 @@ def test_version(cli: Cli) -> None:
         (["profile", "fti", "x=1"], "unknown command 'profile fti'; did you mean profile fit?"),
         (
             ["xyzzy"],
-            "unknown command 'xyzzy'; known: calibrate, capacity, handover fit, pareto, profile fit, run, sensitivity, "
+            "unknown command 'xyzzy'; known: calibrate, capacity, explain, handover fit, pareto, profile fit, run, sensitivity, "
             "show-point, trace describe, validate",
         ),
         (["validate", "-m", "x"], "simjax validate has no sweeps; -m goes with simjax run and simjax capacity"),
