@@ -42,10 +42,8 @@ def clocks_of(leaps: LeapLog, ranks: int) -> list[Clock]:
     """The clock of each rank."""
     steps = expand_steps(leaps)
     rank = leaps.instance[steps.leap]
-    return [
-        _clock(leaps, steps.leap[rank == i], steps.index[rank == i], steps.duration_s[rank == i], steps.end_s[rank == i])
-        for i in range(ranks)
-    ]
+    mine = [rank == i for i in range(ranks)]
+    return [_clock(leaps, steps.leap[x], steps.index[x], steps.duration_s[x], steps.end_s[x]) for x in mine]
 
 
 def _clock(leaps: LeapLog, leap: np.ndarray, index: np.ndarray, duration_s: np.ndarray, end_s: np.ndarray) -> Clock:

@@ -72,7 +72,7 @@ def parts_of(result: Result, costs: Costs) -> Parts:
     - afterwards, others' prefill is what steps with prompts take longer than decode-only ones, and decode is the rest;
     - host: host time of each of its steps, out of the two;
     - KV cache short: steps in which it waited and its prompt's blocks exceeded those that were free;
-    - preempted, or left out by the token budget: steps that gave it no token, in proportion to their number, for the log does not say which.
+    - preempted, or left out by the token budget: steps that gave it no token, by their number, for the log does not say which.
 
     Raises:
         SimjaxError: the run has no leap log, or steps of a rank overlap or give several tokens (pp stages, speculative decoding).

@@ -27,9 +27,8 @@ def trace_events(result: Result) -> list[dict[str, Any]]:
     result = by_rank(result)
     leaps = result.leaps
     assert leaps is not None
-    events: list[dict[str, Any]] = [_named(i, f"rank {i}") for i in range(len(result.instances.num_blocks))] + [
-        _named(_REQUESTS, "requests")
-    ]
+    events = [_named(i, f"rank {i}") for i in range(len(result.instances.num_blocks))]
+    events.append(_named(_REQUESTS, "requests"))
     spans = leap_durations(leaps)
     columns = {name: getattr(leaps, name).tolist() for name in ("instance", "start_s", "steps", "prompt_tokens", "running", "preempted")}
     for k, (rank, start_s, steps, tokens, running, preempted) in enumerate(zip(*columns.values(), strict=True)):
@@ -47,9 +46,8 @@ def trace_events(result: Result) -> list[dict[str, Any]]:
 def _life(result: Result, r: int) -> list[dict[str, Any]]:
     """The phases of one request, nested in its whole life."""
     log, handovers = result.requests, result.handovers
-    arrival_s, scheduled_s, first_s, finish_s = (
-        float(getattr(log, x)[r]) for x in ("arrival_s", "scheduled_s", "first_token_s", "finish_s")
-    )
+    times = ("arrival_s", "scheduled_s", "first_token_s", "finish_s")
+    arrival_s, scheduled_s, first_s, finish_s = (float(getattr(log, x)[r]) for x in times)
     phases = [("API and queue", arrival_s, scheduled_s)]
     if handovers is not None and handovers.prefill_instance[r] >= 0 and handovers.transfer_end_s[r] != NEVER:
         end_s, begin_s, landed_s = (float(getattr(handovers, x)[r]) for x in ("prefill_finish_s", "transfer_start_s", "transfer_end_s"))

@@ -30,15 +30,15 @@ def plot_explain(statistics: pd.DataFrame, path: Path, title: str) -> Path:
         The path.
     """
     latencies = list(dict.fromkeys(statistics["latency"]))
-    shown = [name for name in PARTS if statistics[name].abs().max() > _LEAST]
+    shown = [name for name in PARTS if np.abs(np.asarray(statistics[name])).max() > _LEAST]
     figure = style.new_figure(11.0, 4.4, title)
     for axes, latency in zip(figure.subplots(1, len(latencies), squeeze=False)[0], latencies, strict=True):
-        rows = statistics[statistics["latency"] == latency]
-        scale, unit = style.latency_unit(rows["value_s"].to_numpy())
+        rows = {name: np.asarray(values)[np.asarray(statistics["latency"]) == latency] for name, values in statistics.items()}
+        scale, unit = style.latency_unit(rows["value_s"])
         style.dress(axes, NAMES[latency], "", unit)
-        below = np.zeros(len(rows))
+        below = np.zeros(len(rows["value_s"]))
         for name in shown:
-            part = rows[name].to_numpy() * scale
+            part = rows[name] * scale
             axes.bar(rows["statistic"], part, bottom=below, color=_COLORS[list(PARTS).index(name)], width=0.72, label=PARTS[name])
             below = below + part
         axes.grid(False, axis="x")
