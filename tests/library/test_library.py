@@ -136,7 +136,7 @@ def test_refusals_in_one_line(system: System) -> None:
     refused("the system has room for 256", system.with_values, max_num_seqs=2_000)
     refused("there is no 'ttft'", simulate(system).__getitem__, "ttft")
     refused("system 1 has other devices", simjax.stack, [system, prepared("device=h200")])
-    refused("system 1 has other subsystems", simjax.stack, [system, prepared("workload=closed_loop")])
+    refused("system 1 has other subsystems", simjax.stack, [system, simjax.prepare(simjax.compose(KINDS["a closed loop"]))])
     refused("must be a relative change", simjax.total, simulate, step=0)
     refused("is int64", simjax.total(lambda x: x * 1.0), 1)
     refused("a system has no energy", prepared, "power=utilization")

@@ -23,7 +23,7 @@ def test_the_blocks_run(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out.splitlines()
     assert 0.0 < float(said[0]) < 0.2
     more, fewer = map(float, said[1].split())
-    assert more < fewer, "8 seats make requests wait"
+    assert more < fewer, "2 seats make requests wait"
     assert all(float(x) < 0.0 for x in said[-1].split()), "bandwidth helps"
     first, *_, last = map(float, re.findall(r"[\d.]+", said[2]))
     assert first < last, "at three times the rate requests wait longer"

@@ -47,7 +47,7 @@ def parts_table(statistics: pd.DataFrame) -> Table:
     from simjax.explain.parts import PARTS
     from simjax.metrics.latency import NAMES
 
-    shown = statistics[statistics["statistic"].isin(_SHOWN)].to_dict("records")
+    shown = [row for row in statistics.to_dict("records") if row["statistic"] in _SHOWN]
     table = Table(title="Where latencies come from, ms", box=None, pad_edge=False, header_style="dim", title_style="bold")
     table.add_column("part", style="bold")
     for row in shown:
