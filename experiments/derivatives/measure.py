@@ -13,6 +13,7 @@ For each rate and number, d log(metric) / d log(number):
 from __future__ import annotations
 
 import argparse
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,18 @@ import pandas as pd
 import simjax
 
 HERE = Path(__file__).parent
-RATES = (4, 8)
-NUMBERS = ("gemm_bandwidth", "gemm_compute", "rate")
+RATES = (8, 4)
+NUMBERS = ("gemm_bandwidth", "rate")
 METRICS = ("ttft_mean_s", "tpot_mean_s", "e2e_mean_s")
-POINTS, WITHIN = 21, 0.02
-LONG, LONG_SEEDS = 10_000, (100, 101, 102, 103)
+POINTS, WITHIN = 11, 0.02
+LONG, LONG_SEEDS = 8_000, (100, 101, 102, 103)
 ORDINARY, SEEDS = 4_000, (0, 1, 2, 3)
 
 
 def system(rate: float, requests: int, seed: int) -> simjax.System:
     """A run of the default model and device."""
-    return simjax.prepare(simjax.compose([f"workload.rate={rate}", f"workload.num_requests={requests}", f"workload.seed={seed}"]))
+    options = [f"workload.rate={rate}", f"workload.num_requests={requests}", f"workload.seed={seed}"]
+    return simjax.prepare(simjax.compose(options))
 
 
 def logs(system: simjax.System, x: dict[str, Any]) -> jax.Array:
@@ -75,10 +77,12 @@ def pathwises(system: simjax.System) -> jax.Array:
 
 def measured(rate: float) -> pd.DataFrame:
     """The rows of one rate."""
+    began = time.perf_counter()
     long = np.stack([slopes(system(rate, LONG, seed)) for seed in LONG_SEEDS])
     ordinary = [system(rate, ORDINARY, seed) for seed in SEEDS]
     total, pathwise = (np.stack([of(x) for x in ordinary]) for of in (totals, pathwises))
     rows = []
+    print(f"{rate} requests/s: {time.perf_counter() - began:.0f} s", flush=True)
     for i, number in enumerate(NUMBERS):
         for m, metric in enumerate(METRICS):
             reference, error = long[:, i, m].mean(), long[:, i, m].std(ddof=1) / np.sqrt(len(long))
