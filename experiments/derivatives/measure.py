@@ -26,7 +26,7 @@ import pandas as pd
 import simjax
 
 HERE = Path(__file__).parent
-RATES = (8, 4)
+RATES = (4, 8)
 NUMBERS = ("gemm_bandwidth", "rate")
 METRICS = ("ttft_mean_s", "tpot_mean_s", "e2e_mean_s")
 POINTS, WITHIN = 11, 0.02

@@ -186,9 +186,9 @@ Results: capacity.json, capacity.png, config.yaml; of several designs results.cs
         (*_SIMULATED,),
         """
 Parts: API, queue (of it: while the KV cache was too short for the prompt), prefill, others' prefill in the same steps,
-decode, host, preempted, left out of steps, hand-over, transfer; they add up to every request's latency. API and the ends of
-queue, prefill, hand-over and transfer are logged; steps are divided between a request and others by prompt tokens, and
-among steps that gave a request no token by their number, for the log does not say which these were.
+decode, host, preempted, left out of steps, hand-over, transfer; they add up to every request's latency. API and the
+ends of queue, prefill, hand-over and transfer are logged; steps are divided between a request and others by prompt
+tokens, and those that gave a request no token are counted, for the log does not say which these were.
 Not with pp stages and speculative decoding, whose steps overlap or give several tokens.
 Results: explain.csv (statistics), parts.csv (requests), explain.png, trace.json, config.yaml.
 """,
