@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from simjax.explain.explain import Explained
 
 _SHOWN = ("mean", "p50", "p99")
+_LEAST_S = 1e-9  # parts below are rounding
 
 
 def execute(config: ExplainConfig, as_yaml: str) -> Explained:
@@ -53,7 +54,7 @@ def parts_table(statistics: pd.DataFrame) -> Table:
     for row in shown:
         table.add_column(f"{NAMES[row['latency']].split()[0]} {row['statistic']}", justify="right")
     for name, words in PARTS.items():
-        if any(abs(row[name]) > 0.0 for row in shown):
+        if any(abs(row[name]) > _LEAST_S for row in shown):
             table.add_row(words, *(f"{row[name] * 1e3:,.2f}" for row in shown))
     table.add_row("sum", *(f"{row['value_s'] * 1e3:,.2f}" for row in shown), style="bold")
     return table
