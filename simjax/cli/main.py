@@ -38,6 +38,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("validate",): Command("validate", "simjax.cli.commands.validate", ("measured",)),
     ("calibrate",): Command("calibrate", "simjax.cli.commands.calibrate", ("measured",)),
     ("capacity",): Command("capacity", "simjax.cli.commands.capacity"),
+    ("explain",): Command("explain", "simjax.cli.commands.explain"),
     ("sensitivity",): Command("sensitivity", "simjax.cli.commands.sensitivity"),
     ("trace", "describe"): Command("describe", "simjax.cli.commands.describe", ("workload.file",)),
     ("trace", "export"): Command("export", "simjax.cli.commands.export", ("requests",)),

@@ -34,6 +34,7 @@ SCHEMAS: dict[str, type] = {
     "calibrate": calibrate.CalibrateConfig,
     "capacity": capacity.CapacityConfig,
     "sensitivity": schema.SensitivityConfig,
+    "explain": schema.ExplainConfig,
     "handover": calibrate.HandoverFitConfig,
     "describe": schema.DescribeConfig,
     "export": schema.ExportConfig,

@@ -26,6 +26,7 @@ from simjax.workload.config import WorkloadConfig
 _NO_FILE = is_unset("cluster.file", words="")
 _HOST = Plausible(1e-7, 1, "seconds (not ms or microseconds)")
 FEWEST_DRAWS, MOST_DRAWS = 8, 4_096
+SENSITIVITY_KINDS = ("both", "total", "pathwise")
 MOST_SEEDS = 256
 """Most workloads of `simjax sensitivity`."""
 
@@ -177,14 +178,32 @@ class SensitivityConfig(SimulatedConfig):
         "output tokens/s and, with slo.*, goodput",
     )
     parameters: list[str] = option([], "names of the parameters to vary; []: all that matter")
-    step: float = option(0.02, "relative change of a parameter, up and down (of integers at least 1)")
+    kind: str = option(
+        "both",
+        "total: differences of simulations with the same requests; pathwise: derivatives with the schedule held, too small at ordinary "
+        "load (experiments/derivatives); or both",
+    )
+    step: float = option(
+        0.02,
+        "relative change of a parameter, up and down (of integers at least 1)",
+        only=(needs(("kind",), lambda kind: kind != "pathwise", "with kind=pathwise", words="not with pathwise", refused=False),),
+    )
     seeds: int = option(4, f"workloads that the numbers are means over, from workload.seed on, up to {MOST_SEEDS}; a trace has one")
 
     def __post_init__(self) -> None:
+        if self.kind not in SENSITIVITY_KINDS:
+            raise SimjaxError(f"kind={self.kind}: it must be {', '.join(SENSITIVITY_KINDS[:-1])} or {SENSITIVITY_KINDS[-1]}")
         if not 0.0001 <= self.step <= 0.5:
             raise SimjaxError(f"step={self.step}: it must be a relative change from 0.0001 to 0.5, such as 0.02")
         if not 1 <= self.seeds <= MOST_SEEDS:
             raise SimjaxError(f"seeds={self.seeds}: it must be 1 to {MOST_SEEDS}")
+
+
+@dataclass
+class ExplainConfig(SimulatedConfig):
+    """`simjax explain`."""
+
+    trace: bool = option(True, "write trace.json, the run as Perfetto (ui.perfetto.dev) shows it")
 
 
 @dataclass

@@ -11,7 +11,8 @@ import yaml
 from tests.cli.conftest import Cli, one_line
 from tests.compilation_cache import without_shared_cache
 
-COMMANDS = ["run", "pareto", "show-point", "validate", "calibrate", "sensitivity", "trace describe", "trace export", "profile fit"]
+COMMANDS = ["run", "pareto", "show-point", "validate", "calibrate", "explain", "sensitivity"]
+COMMANDS += ["trace describe", "trace export", "profile fit"]
 SMALL = ["workload.num_requests=12", "plots=false"]
 
 
@@ -79,7 +80,7 @@ def test_version(cli: Cli) -> None:
         (["profile", "fti", "x=1"], "unknown command 'profile fti'; did you mean profile fit?"),
         (
             ["xyzzy"],
-            "unknown command 'xyzzy'; known: calibrate, capacity, handover fit, pareto, profile fit, run, sensitivity, "
+            "unknown command 'xyzzy'; known: calibrate, capacity, explain, handover fit, pareto, profile fit, run, sensitivity, "
             "show-point, trace describe, trace export, validate",
         ),
         (["validate", "-m", "x"], "simjax validate has no sweeps; -m goes with simjax run and simjax capacity"),

@@ -191,6 +191,20 @@ The interval holds the bracket in which the search ended and the randomness of t
 Results: capacity.json, capacity.png, config.yaml; of several designs results.csv (simjax pareto reads it), points.csv.
 """,
     ),
+    "explain": Page(
+        "explain",
+        "where latencies come from: each statistic as a sum of parts, and the run as a trace for Perfetto",
+        "usage: simjax explain [key=value ...]",
+        (*_SIMULATED,),
+        """
+Parts: API, queue (of it: while the KV cache was too short for the prompt), prefill, others' prefill in the same steps,
+decode, host, preempted, left out of steps, hand-over, transfer; they add up to every request's latency. API and the
+ends of queue, prefill, hand-over and transfer are logged; steps are divided between a request and others by prompt
+tokens, and those that gave a request no token are counted, for the log does not say which these were.
+Not with pp stages and speculative decoding, whose steps overlap or give several tokens.
+Results: explain.csv (statistics), parts.csv (requests), explain.png, trace.json, config.yaml.
+""",
+    ),
     "sensitivity": Page(
         "sensitivity",
         "what would help most: effects of parameters on latencies and throughput",
