@@ -33,7 +33,7 @@ class TierPasses:
         loading: requests in the last slots that wait for their loads or for a seat.
         passed: waiting requests that the formation has passed over so far.
         looked_s: time up to which copies that had ended are known.
-        formed_s: formation of the plan.
+        formed_s: launch of the plan.
         polls: the rank has requests and runs none, so that it looks again in every pass.
     """
 

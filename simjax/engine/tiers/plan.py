@@ -133,7 +133,7 @@ def plan_tiered(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     passes = dataclasses.replace(
         passes,
         passed=jnp.where(f.continues, passes.passed, 0),
-        formed_s=turn.now_s,
+        formed_s=start_s,
         polls=polls,
     )
     first = closes & (position < rank.num_running) & (slots.scheduled_s == turn.now_s) & (slots.num_new_tokens > 0)
