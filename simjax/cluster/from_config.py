@@ -35,6 +35,7 @@ from simjax.parallel.parallelism import Parallelism
 from simjax.parallel.popularity import Popularity, read_popularity
 from simjax.speculation.config import SpeculationConfig
 from simjax.speculation.methods import METHODS, MTP, MTP_RATES, Speculation
+from simjax.tiering import tiering_of
 
 _FLAGS = tuple(field.name for field in dataclasses.fields(SchedulerConfig))
 
@@ -84,6 +85,7 @@ def configured_cluster(config: DeployedConfig) -> ClusterSpec:
     gone = connector_gone(built.disaggregation.connector, config.backend.release) if built.disaggregated else None
     if gone is not None:
         raise SimjaxError(gone)
+    built = replace(built, tiering=tiering_of(config.kv_tiers))
     drafts = speculation_of(config.speculation)
     return built if drafts is None else _drafting(built, drafts)
 

@@ -20,6 +20,7 @@ from simjax.network.placement import Footprint, Network, Nodes, dealt_to_ranks, 
 from simjax.network.stages import broadcast_s, link_between
 from simjax.parallel.parallelism import Parallelism
 from simjax.speculation.methods import Speculation
+from simjax.tiering import Tiering
 
 # vLLM's modes: whether the kernels of decode-only steps, and of steps with a prompt, are launched one by one. Piecewise graphs hold all of
 # a layer but its attention, up to 512 tokens; beyond that compiled code launches few kernels and the device has much to do.
@@ -219,6 +220,7 @@ class ClusterSpec:
         disaggregation: hand-over from prefill to decode instances; without effect where there are none.
         network: nodes and the instances on them.
         balancer: load balancer within instances of several ranks.
+        tiering: tier behind the KV cache of the ranks, None without.
 
     Raises:
         SimjaxError: there is no instance, or no such router, or its view cannot be that old, or one of two roles is missing, or the
@@ -233,6 +235,7 @@ class ClusterSpec:
     disaggregation: Disaggregation = field(default_factory=Disaggregation)
     network: Network = field(default_factory=Network)
     balancer: Balancer = field(default_factory=Balancer)
+    tiering: Tiering | None = None
 
     def __post_init__(self) -> None:
         if not self.instances:

@@ -18,6 +18,7 @@ from simjax.options.plausible import Plausible
 from simjax.power.config import PowerConfig
 from simjax.pricing.config import PriceConfig
 from simjax.speculation.config import MeasuredSpeculationConfig, SpeculationConfig
+from simjax.tiering.config import TieringConfig
 from simjax.workload.config import WorkloadConfig
 
 _NO_FILE = is_unset("cluster.file", words="")
@@ -124,6 +125,7 @@ class DeployedConfig:
     scheduler: SchedulerConfig = section(SchedulerConfig, "flags of the instances, under vLLM's names")
     backend: BackendConfig = section(BackendConfig, "serving software")
     speculation: SpeculationConfig = section(SpeculationConfig, "speculative decoding")
+    kv_tiers: TieringConfig = section(TieringConfig, "KV offloading: tiers of KV cache behind that of the devices")
     disaggregation: DisaggregationConfig = section(
         DisaggregationConfig, "hand-over of requests from prefill to decode instances", only=(DISAGGREGATED,)
     )

@@ -11,7 +11,7 @@ import numpy as np
 from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
-from simjax.engine.host.impossible import refuse_impossible
+from simjax.engine.host.impossible import refuse_impossible, refuse_tiers
 from simjax.engine.host.lowering.balancer import balancer_params, most_api_servers, refuse_with_balancer
 from simjax.engine.host.lowering.groups import group_params, group_sizes, refuse_with_groups
 from simjax.engine.host.lowering.handover import MORE_ROWS, first_rows, handover_params
@@ -83,6 +83,7 @@ def lower(
     refuse_with_stages(cluster, caching)
     refuse_with_groups(cluster, caching)
     refuse_with_balancer(cluster)
+    refuse_tiers(cluster)
     instances = with_stages(cluster, instance_params(cluster, timings, size, caching), size)
     by_priority = schedules_by_priority(cluster, workload)
     if by_priority:
