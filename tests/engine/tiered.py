@@ -40,6 +40,7 @@ class TieredScenario(Scenario):
     def params(self) -> ClusterParams:
         dtype = {"capacity_blocks": np.int32, "load_after_step": bool}
         columns = {
-            f.name: np.array([getattr(tier, f.name) for tier in self.tiers], dtype.get(f.name, np.float64)) for f in dataclasses.fields(Tier)
+            f.name: np.array([getattr(tier, f.name) for tier in self.tiers], dtype.get(f.name, np.float64))
+            for f in dataclasses.fields(Tier)
         }
         return dataclasses.replace(super().params(), tiers=TierParams(**columns, empty_pass_s=np.float64(self.empty_pass_s)))

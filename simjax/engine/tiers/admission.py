@@ -165,7 +165,7 @@ def admit_tiered(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     )
     first_time = ~jnp.isfinite(one.old.scheduled_s) | from_queue
     table = _noted(table, turn.i, one.request, fresh, skips, begins & first_time, found.blocks * size)
-    overflow = turn.state.overflow | jnp.where(from_queue & (end >= shape.slots), Overflow.TIERS.value, 0)
+    overflow = turn.state.overflow | jnp.where(from_queue & (end >= shape.slots), (Overflow.TIERS | Overflow.SLOTS).value, 0)
     turn = with_tiers(dataclasses.replace(turn, rank=rank, formation=formation), table).with_state(overflow=overflow)
     turn = dataclasses.replace(turn, beginning=Beginning(begins, one.request, hits, hits + found.blocks))
     return _holding(params, turn, tree, one, to, jnp.where((takes & ~one.loaded) | begins, hits, 0), takes, begins, considered & one.loaded)
