@@ -80,7 +80,7 @@ class _Findings(NamedTuple):
 
 
 def _with_room(design: Design, needs: Overflow) -> Design | None:
-    """The design with larger prefix caches or KV tiers, or room for more hand-overs, if it needs that; None if it has room for all of these."""
+    """The design with larger prefix caches or KV tiers, or room for more hand-overs, if it needs that; None if it can have no more."""
     if needs & Overflow.CACHES:
         design = replace(design, lowered=with_larger_caches(design.lowered))
     if needs & Overflow.TIERS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,9 +39,8 @@ class TieredScenario(Scenario):
         return super().shape(**{"kv_tiers": True, "tier_jobs": JOBS, "slots": SLOTS, **changes})
 
     def params(self) -> ClusterParams:
-        dtype = {"capacity_blocks": np.int32, "load_after_step": bool}
-        columns = {
-            f.name: np.array([getattr(tier, f.name) for tier in self.tiers], dtype.get(f.name, np.float64))
-            for f in dataclasses.fields(Tier)
-        }
-        return dataclasses.replace(super().params(), tiers=TierParams(**columns, empty_pass_s=np.float64(self.empty_pass_s)))
+        dtypes = {"capacity_blocks": np.int32, "load_after_step": bool}
+        names = [f.name for f in dataclasses.fields(Tier)]
+        columns = {x: np.array([getattr(tier, x) for tier in self.tiers], dtypes.get(x, np.float64)) for x in names}
+        tiers: Any = TierParams(**columns, empty_pass_s=np.float64(self.empty_pass_s))  # pyright: ignore[reportArgumentType]
+        return dataclasses.replace(super().params(), tiers=tiers)

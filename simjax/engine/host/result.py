@@ -175,7 +175,6 @@ class InstanceLog:
     tier_loaded_blocks: np.ndarray = column(np.int32, needs="kv_tiers")
     tier_stored_blocks: np.ndarray = column(np.int32, needs="kv_tiers")
     tier_failed_stores: np.ndarray = column(np.int32, needs="kv_tiers")
-    tier_skips: np.ndarray = column(np.int32, needs="kv_tiers")
     tier_flush_s: np.ndarray = column(np.float64, "s", needs="kv_tiers")
     busy_s: np.ndarray = column(np.float64, "s", needs="activity")
     prefill_tokens: np.ndarray = column(np.int64, needs="activity")

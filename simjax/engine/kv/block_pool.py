@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Int32
 
 NODE, FIRST, END, REF, PREV, NEXT, OLDER, YOUNGER, BEFORE, LEAVER = range(10)
-"""Columns of a run: its prefix node (`NAMELESS` for none), bounds of its blocks in the content, requests that hold it, links; where there are
-KV tiers also the request, plus 1, whose copies may read it although it has left, 0 for none."""
+"""Columns of a run: its prefix node (`NAMELESS` for none), bounds of its blocks in the content, requests that hold it, links; with KV
+tiers also the request, plus 1, that has left the run while copies read it, 0 for none."""
 RUN, BEGIN, UP = range(3)
 """Columns of a hold."""
 OLDEST, YOUNGEST = range(2)

@@ -196,3 +196,22 @@ def free(
 
     start = (pool, nameless, named > held.hashed, held.last, pool.holds[tree.rank, held.last, RUN])
     return while_any(needed, body, start, tree, path, held.hashed, named, leaver)[0]
+
+
+def watch_held(tree: RankTree, pool: BlockPool, held: HeldBlocks, wanted: Array) -> BlockPool:
+    """The pool once a step has taken the blocks that a request holds through runs, if that is wanted, in case copies read them."""
+
+    def needed(state: tuple[BlockPool, Array, Array], tree: RankTree) -> Array:
+        return (state[1] > 0) & state[0].has_rows(tree.rank)
+
+    def body(state: tuple[BlockPool, Array, Array], tree: RankTree) -> tuple[BlockPool, Array, Array]:
+        pool, hold, run = state
+        i, some = tree.rank, needed(state, tree)
+        (first, end, before), (begin, up) = together((pool.run(i, run, FIRST, END, BEFORE), pool.hold(i, hold, BEGIN, UP)))
+        pool = pool.watching(i, run, first, end, some)
+        ends = first <= begin
+        after = jnp.where(ends, up, hold), jnp.where(ends, pool.holds[i, up, RUN], before)
+        return pool, *(jnp.where(some, x, y) for x, y in zip(after, (hold, run), strict=True))
+
+    last = jnp.where(wanted, held.last, 0)
+    return while_any(needed, body, (pool, last, pool.holds[tree.rank, last, RUN]), tree)[0]

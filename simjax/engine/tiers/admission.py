@@ -18,6 +18,7 @@ from simjax.engine.control.select import select
 from simjax.engine.control.together import together
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.kv.held_blocks import HeldBlocks
+from simjax.engine.kv.holding import watch_held
 from simjax.engine.kv.lookup import look_up
 from simjax.engine.kv.prefix_cache import PrefixCache
 from simjax.engine.kv.prefix_tree import RankTree
@@ -29,7 +30,7 @@ from simjax.engine.scheduler.waiting import queued_s, seen_s
 from simjax.engine.shape import EngineShape
 from simjax.engine.tiers.lookup import look_up_tier
 from simjax.engine.tiers.record import passes_of, tiers_of, with_tiers
-from simjax.engine.tiers.table import HIT_TOKENS, PIECES, STORED
+from simjax.engine.tiers.table import HIT_TOKENS, PIECES, STORED, TierTable
 from simjax.engine.turn import Turn
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def admit_tiered(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         next_queued_s=jnp.where(visible, NEVER, next_s),
     )
     first_time = ~jnp.isfinite(one.old.scheduled_s) | from_queue
-    table = _noted(table, turn.i, one.request, fresh, skips, begins & first_time, found.blocks * size)
+    table = _noted(table, one.request, fresh, begins & first_time, found.blocks * size)
     overflow = turn.state.overflow | jnp.where(from_queue & (end >= shape.slots), (Overflow.TIERS | Overflow.SLOTS).value, 0)
     turn = with_tiers(dataclasses.replace(turn, rank=rank, formation=formation), table).with_state(overflow=overflow)
     turn = dataclasses.replace(turn, beginning=Beginning(begins, one.request, hits, hits + found.blocks))
@@ -220,13 +221,12 @@ def _moved(slots: Slots, at: Array, to: Array, new: Slots, wanted: Array) -> Slo
     return jax.tree.map(put, slots, new)
 
 
-def _noted(table, i: Array | int, request: Array, looked: Array, skips: Array, first: Array, hit_tokens: Array):
+def _noted(table: TierTable, request: Array, looked: Array, first: Array, hit_tokens: Array) -> TierTable:
     """The tiers once a request that was looked up offers all its blocks anew, and what the first load of one finds is noted."""
     row = table.requests[request]
     row = row.at[STORED].set(jnp.where(looked, 0, row[STORED]))
     row = row.at[HIT_TOKENS].set(jnp.where(first, hit_tokens, row[HIT_TOKENS]))
-    table = dataclasses.replace(table, requests=table.requests.at[request].set(row))
-    return table.added(i, skips=skips)
+    return dataclasses.replace(table, requests=table.requests.at[request].set(row))
 
 
 def _holding(
@@ -236,7 +236,10 @@ def _holding(
     kv, slots = turn.kv, turn.rank.slots
     assert isinstance(kv, PrefixCache) and isinstance(slots.held, HeldBlocks)
     touches = begins | (takes & ~one.loaded)
-    pool, held = touch(tree, kv.pool, one.request, hits)
+    # A step is launched with all blocks of a request that it admits, whoever still reads them.
+    assert isinstance(one.old.held, HeldBlocks)
+    pool = watch_held(tree, kv.pool, one.old.held, takes & one.loaded)
+    pool, held = touch(tree, pool, one.request, hits)
     mine = (slots.position == to) & touches
     held = dataclasses.replace(held, cached_tokens=slots.held.cached_tokens)
     held = select(mine, held, slots.held)

@@ -72,7 +72,7 @@ class TierPasses:
         """
         span = jnp.where(jnp.isfinite(plan.end_s), plan.end_s - plan.start_s, 0.0) / jnp.where(empty_pass_s > 0, empty_pass_s, 1.0)
         last = jnp.maximum(jnp.ceil(span - ROUNDING) - 1.0, 0.0)
-        slept_s = plan.start_s + product(last, empty_pass_s)
+        slept_s = plan.start_s + product(last - ROUNDING, empty_pass_s)  # what ends just then is not found
         idle_s = jnp.where(self.polls, slept_s, plan.end_s)
         return jnp.maximum(self.looked_s, jnp.where(plan.steps > 0, self.formed_s, jnp.where(plan.open, idle_s, -NEVER)))
 

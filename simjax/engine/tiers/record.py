@@ -95,7 +95,6 @@ class Tiers:
             "tier_loaded_blocks": "loaded",
             "tier_stored_blocks": "stored",
             "tier_failed_stores": "failed",
-            "tier_skips": "skips",
         }
         books = {name: self.table.books[:, BOOKS.index(book)] for name, book in names.items()}
         return {**books, "tier_flush_s": self.table.waited_s}

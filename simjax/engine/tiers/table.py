@@ -4,8 +4,8 @@ A tier holds a block once, under its content. As in the block pool (`simjax.engi
 blocks: of one prefix node, next to each other, and equal in all that counts. Of a rank there are
 
 - a row for each run, in two doubly linked lists: the order of eviction, and the runs of its prefix node from left to right. The blocks of a
-  run are evicted from its end. Among the runs in the order of eviction is a mark for each request that has used the tier: what it uses comes
-  next to its mark, blocks at its end nearer to eviction than those before, whatever the batches in which they come;
+  run are evicted from its end. In the order of eviction there is also a mark for each request that uses the tier: what it uses comes behind
+  its mark, blocks nearer to its end before others, whatever the batches in which they come;
 - a row for each piece of a copy that is under way;
 - the requests that have left and whose use has not been put down yet.
 
@@ -44,7 +44,7 @@ STORED, MARKED, TURN_OF, PIECES, HIT_TOKENS = range(5)
 """Columns of a request: leading blocks that it has offered, row of its mark, number of its use, pieces under way, tokens that its first
 admission found. Bounds of the blocks that it has used follow."""
 SEEN = 5
-BOOKS = ("spare", "fresh", "used", "free_to_go", "turn", "copy", "leaving", "evicted", "stored", "loaded", "failed", "skips", "short")
+BOOKS = ("spare", "fresh", "used", "free_to_go", "turn", "copy", "leaving", "evicted", "stored", "loaded", "failed", "short")
 
 
 @jax.tree_util.register_dataclass
@@ -62,7 +62,7 @@ class TierTable:
         leaving: requests that have left, in the order in which they did.
         books: numbers of a rank, in the order of `BOOKS`: first of the rows that were used and are not any more, first row never used;
             blocks in the tier, and those of them that nothing uses; numbers of the last use and copy; requests that have left; blocks that
-            were evicted, stored and loaded so far, offers for which there was no room, requests passed over; whether a table was too small.
+            were evicted, stored and loaded so far, offers for which there was no room; whether a table was too small.
         waited_s: time for which steps have waited for copies whose blocks they take.
     """
 
@@ -74,7 +74,7 @@ class TierTable:
     requests: Int32[Array, "R+1 Y"]
     load_s: Float64[Array, "R+1 2"]
     leaving: Int32[Array, "N A"]
-    books: Int32[Array, "N 13"]
+    books: Int32[Array, "N 12"]
     waited_s: Float64[Array, " N"]
 
     @staticmethod

@@ -406,7 +406,7 @@ def _step(tree: RankTree, tiers: TierTable, under: Under, facts: Facts, going: A
 
 
 def _with_span(low: Array, high: Array, begin: Array, end: Array, wanted: Array) -> tuple[Array, Array, Array]:
-    """Bounds of disjoint spans with one more span united with them, if that is wanted; and whether there is no room for it. Empty ones are 0."""
+    """Bounds of disjoint spans (0 of empty ones) with one more united with them, if that is wanted; and whether there is no room for it."""
     used = high > low
     meets = used & (low <= end) & (high >= begin) & wanted
     begin = jnp.minimum(begin, jnp.min(jnp.where(meets, low, INT32_MAX)))
