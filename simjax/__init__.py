@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from simjax.cluster.spec import InstanceLimits as InstanceLimits
     from simjax.cluster.spec import InstanceSpec as InstanceSpec
     from simjax.config.schema import RunConfig as RunConfig
+    from simjax.engine.control.whole_loops import make_loops_whole as make_loops_whole
     from simjax.engine.host.result import Result as Result
     from simjax.errors import SimjaxError as SimjaxError
     from simjax.explore.pareto.front import pareto as pareto
@@ -55,6 +56,7 @@ _PUBLIC = {
     "capacity": "simjax.sizing.capacity",
     "load_device": "simjax.hardware",
     "load_model": "simjax.model",
+    "make_loops_whole": "simjax.engine.control.whole_loops",
     "paired_difference": "simjax.explore.pareto.replicates",
     "pareto": "simjax.explore.pareto.front",
     "parse_objective": "simjax.explore.pareto.objective",
@@ -80,6 +82,7 @@ __all__ = [
     "compose",
     "load_device",
     "load_model",
+    "make_loops_whole",
     "paired_difference",
     "pareto",
     "parse_objective",

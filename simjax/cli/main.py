@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from simjax.cli import interrupts
 from simjax.cli.internal import internal
+from simjax.engine.control.whole_loops import make_loops_whole
 from simjax.errors import PoorFitError, SimjaxError, closest, is_out_of_memory
 from simjax.text import printable
 
@@ -41,6 +42,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("handover", "fit"): Command("handover", "simjax.cli.commands.handover", ("transfers",)),
     ("profile", "fit"): Command("fit", "simjax.cli.commands.fit", ("bundle",)),
 }
+_IN_WHOLE_LOOPS = ("run", "capacity")
 _MULTIRUN = ("-m", "--multirun")
 _MOST_DIGITS = 400  # no float has more
 _HUGE = re.compile(rf"\d{{{_MOST_DIGITS + 1}}}")
@@ -60,6 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if program:
             interrupts.listen()
+            if sys.argv[1:2] and sys.argv[1] in _IN_WHOLE_LOOPS:
+                make_loops_whole()
         _dispatch(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()  # a closed pipe shows here, not at exit
         if program:

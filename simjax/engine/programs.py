@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from simjax.engine.control.whole_loops import loops_are_whole
+
 _compiled: dict[tuple, Callable[..., Any]] = {}
 _compiling: dict[tuple, threading.Lock] = {}
 _lock = threading.Lock()
@@ -22,6 +24,9 @@ class Effort(Enum):
     small, and take 1.5 times as long for a batch. `BRIEF` takes a quarter of the time to compile, and some 50 microseconds more for each
     tick of a single cluster: it is for programs that run for a moment, and not for derivatives, of which it gets some wrong (jaxlib
     0.10.1 made one NaN).
+
+    Where loops are compiled whole (`simjax.engine.control.whole_loops`), `FULL` is what `MEDIUM` is: the kernels that it would make better
+    are not whole then.
     """
 
     FULL = ()
@@ -34,8 +39,9 @@ class Effort(Enum):
         Args:
             platform: kind of device; None for the default one.
         """
+        value = Effort.MEDIUM.value if self is Effort.FULL and loops_are_whole() else self.value
         cpu = (platform or jax.default_backend()) == "cpu"
-        return dict(self.value) if cpu and known(self.value) else {}
+        return dict(value) if cpu and known(value) else {}
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from jax import Array
 from simjax.engine.accounting.leap_log import LeapRows, NoLog, empty_log
 from simjax.engine.accounting.totals import Overflow
 from simjax.engine.arrivals.arrivals import next_arrival_s
+from simjax.engine.control.whole_loops import loops_are_whole
 from simjax.engine.host.collect import handover_log, instance_log, leap_log, request_log, schedule
 from simjax.engine.host.lowering.handover import MORE_ROWS
 from simjax.engine.host.ranks import of_instances
@@ -28,7 +29,7 @@ from simjax.engine.state import ClusterState, initial_state
 from simjax.engine.tick import tick
 
 DEFAULT_MAX_TICKS = 50_000_000
-BRIEF_REQUESTS = 256  # the run of as many takes some 20 ms longer if its program is compiled in a second less
+BRIEF_REQUESTS, BRIEF_REQUESTS_WHOLE = 256, 512  # runs of as many take some 30 ms longer if compiled in a second less, or some if whole
 
 
 class Chunk(NamedTuple):
@@ -85,7 +86,8 @@ def on_host(tree: Any) -> Any:
 
 def effort_for(shape: EngineShape) -> Effort:
     """How well a run is compiled that is not one of a batch."""
-    return Effort.BRIEF if shape.requests <= BRIEF_REQUESTS else Effort.MEDIUM
+    few = BRIEF_REQUESTS_WHOLE if loops_are_whole() else BRIEF_REQUESTS
+    return Effort.BRIEF if shape.requests <= few else Effort.MEDIUM
 
 
 def compiled_advance(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Callable[..., Chunk]:

@@ -20,7 +20,7 @@ default in vLLM up to 0.19, 0.92 from 0.20 on. The count is vLLM's `num_gpu_bloc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
@@ -43,6 +43,7 @@ NCCL_BYTES = {1: 0, 2: 342 * _MIB, 4: 392 * _MIB, 8: 392 * _MIB}
 # vllm/v1/sample/ops/topk_topp_sampler.py). The filter for top-k and top-p adds a row for each multiprocessor.
 _FLOAT32_PER_LOGIT, _FLOAT32_BYTES = 3, 4
 _LOAD_BYTES = 4  # an int32
+_MOST_RANKS = 16  # tensor-parallel ranks that an error proposes
 _FEWEST_BLOCKS = 2  # the null block and one for requests
 
 
@@ -149,13 +150,7 @@ def kv_blocks(deployment: Deployment, limits: MemoryLimits | None = None, overhe
     model, device, parallelism = deployment.part, deployment.device, deployment.parallelism
     if overhead is None:
         overhead = overhead_bytes(deployment, limits)
-    ends = deployment.has_embedding, deployment.has_head
-    weights = weight_bytes(model, parallelism.tensor, parallelism.expert, *ends, parallelism.experts.redundant, parallelism.data)
-    weights += limits.max_num_seqs * state_bytes_per_sequence(model, parallelism.tensor)
-    token = kv_bytes_per_token(model, parallelism.tensor, deployment.kv_cache_dtype)
-    if (drafts := deployment.speculation) is not None:  # the drafter's keys and values are in the same blocks
-        weights += drafts.weight_bytes(deployment.model, parallelism.tensor)
-        token += drafts.kv_bytes_per_token(deployment.model, parallelism.tensor, deployment.kv_cache_dtype)
+    weights, token = _weights_and_token(deployment, limits)
     block = limits.block_size * token
     named = "weights" if not state_bytes_per_sequence(model) else f"weights and states of max_num_seqs={limits.max_num_seqs} requests"
     others = f"{named} {weights / _GIB:.1f} GiB and overhead {overhead / _GIB:.1f} GiB"
@@ -169,10 +164,37 @@ def kv_blocks(deployment: Deployment, limits: MemoryLimits | None = None, overhe
         staged = "" if parallelism.pipeline == 1 else f" and pipeline_parallel_size={parallelism.pipeline}"
         raise SimjaxError(
             f"{model.name} does not fit {device.name} with tensor_parallel_size={parallelism.tensor}{staged}: {others} "
-            f"leave no KV block of {utilization:g} x {device.memory_bytes / _GIB:.1f} GiB; "
-            "use more ranks, a larger device or a higher gpu_memory_utilization"
+            f"leave no KV block of {utilization:g} x {device.memory_bytes / _GIB:.1f} GiB; {_what_fits(deployment, limits)}"
         )
     return blocks
+
+
+def _weights_and_token(deployment: Deployment, limits: MemoryLimits) -> tuple[int, int]:
+    """Bytes of one rank's weights, with the states of all its sequences, and of a token's keys and values."""
+    model, parallelism = deployment.part, deployment.parallelism
+    ends = deployment.has_embedding, deployment.has_head
+    weights = weight_bytes(model, parallelism.tensor, parallelism.expert, *ends, parallelism.experts.redundant, parallelism.data)
+    weights += limits.max_num_seqs * state_bytes_per_sequence(model, parallelism.tensor)
+    token = kv_bytes_per_token(model, parallelism.tensor, deployment.kv_cache_dtype)
+    if (drafts := deployment.speculation) is not None:  # the drafter's keys and values are in the same blocks
+        weights += drafts.weight_bytes(deployment.model, parallelism.tensor)
+        token += drafts.kv_bytes_per_token(deployment.model, parallelism.tensor, deployment.kv_cache_dtype)
+    return weights, token
+
+
+def _what_fits(deployment: Deployment, limits: MemoryLimits) -> str:
+    """The smallest tensor-parallel size, of those that double it, with which the model fits, in words; what else may help if none does."""
+    size, most = deployment.parallelism.tensor, int(deployment.device.memory_bytes * limits.gpu_memory_utilization)
+    while (size := 2 * size) <= _MOST_RANKS:
+        try:
+            wider = replace(deployment, parallelism=replace(deployment.parallelism, tensor=size))
+            weights, token = _weights_and_token(wider, limits)
+        except SimjaxError:  # the model cannot be divided so
+            continue
+        left = most - weights - overhead_bytes(wider, limits)
+        if _blocks(wider, limits, left, limits.block_size * token) >= _FEWEST_BLOCKS:
+            return f"tensor_parallel_size={size} would fit"
+    return "use pp stages, a larger device, quantized weights or a higher gpu_memory_utilization"
 
 
 def _blocks(deployment: Deployment, limits: MemoryLimits, available: int, block: int) -> int:

@@ -175,3 +175,26 @@ def test_one_block_is_vllms_own():
         kv_blocks(deployed(LLAMA, replace(H100, memory_bytes=one_block + 2 * MIB)), MemoryLimits(gpu_memory_utilization=1.0), overhead=0)
         == 2
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "tensor", "hint"),
+    [
+        ("llama-3.1-405b", "h200", 2, "tensor_parallel_size=8 would fit"),
+        ("llama-3.1-70b", "h200", 1, "tensor_parallel_size=2 would fit"),
+        ("deepseek-v3", "h100", 8, "tensor_parallel_size=16 would fit"),
+        ("deepseek-v3", "l40s", 8, "use pp stages, a larger device"),
+    ],
+)
+def test_a_model_that_does_not_fit_says_what_would(model, device, tensor, hint):
+    def of(size: int) -> Deployment:
+        return Deployment(load_model(model), load_device(device), Parallelism(tensor=size))
+
+    with pytest.raises(SimjaxError, match=hint):
+        kv_blocks(of(tensor))
+    if "would fit" in hint:
+        size = int(hint.split("=")[1].split()[0])
+        assert kv_blocks(of(size)) >= 2
+        if size > 2 * tensor:
+            with pytest.raises(SimjaxError):
+                kv_blocks(of(size // 2))
