@@ -68,7 +68,7 @@ def tiered(draw: st.DrawFn, instances: int = 1, sessions: bool = False) -> Tiere
     """Scenarios of `sharing` with tiers, from one that holds a block to one that holds all."""
     drawn = draw(sharing(instances=instances, sessions=sessions))
     limits = tuple(dataclasses.replace(x, async_scheduling=False, enable_prefix_caching=True) for x in drawn.limits)
-    fields = {f.name: getattr(drawn, f.name) for f in dataclasses.fields(drawn)} | {"limits": limits}
+    fields: dict[str, Any] = {f.name: getattr(drawn, f.name) for f in dataclasses.fields(drawn)} | {"limits": limits}
     tiers = tuple(
         Tier(
             capacity_blocks=draw(st.integers(1, 60)),

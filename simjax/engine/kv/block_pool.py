@@ -38,9 +38,9 @@ from simjax.engine.shape import EngineShape
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32
 
-NODE, FIRST, END, REF, PREV, NEXT, OLDER, YOUNGER, BEFORE, LEAVER = range(10)
+NODE, FIRST, END, REF, PREV, NEXT, OLDER, YOUNGER, BEFORE, LEAVER, EARLIER = range(11)
 """Columns of a run: its prefix node (`NAMELESS` for none), bounds of its blocks in the content, requests that hold it, links; with KV
-tiers also the request, plus 1, that has left the run while copies read it, 0 for none."""
+tiers also the last two requests, plus 1, that have left the run while copies may have read it, 0 for none."""
 RUN, BEGIN, UP = range(3)
 """Columns of a hold."""
 OLDEST, YOUNGEST = range(2)
@@ -123,7 +123,7 @@ class BlockPool:
         N = shape.ranks
         first = np.array([name.startswith("fresh") for name in BOOKS], np.int32)
         return BlockPool(
-            runs=jnp.zeros((N, shape.prefix_entries, LEAVER + bool(shape.kv_tiers)), jnp.int32),
+            runs=jnp.zeros((N, shape.prefix_entries, LEAVER + 2 * bool(shape.kv_tiers)), jnp.int32),
             holds=jnp.zeros((N, shape.prefix_holds, 3), jnp.int32),
             nodes=jnp.zeros((N, shape.prefix_nodes, 2), jnp.int32),
             books=jnp.broadcast_to(jnp.asarray(first), (N, len(BOOKS))),
@@ -167,7 +167,8 @@ class BlockPool:
         """The pool once blocks of a run were taken, by the time that `wanted` says so, in case copies read them."""
         if self.watched is None:
             return self
-        after = self.watched.added(i, self.runs[i, row, LEAVER], begin, end, wanted)
+        last, earlier = self.runs[i, row, LEAVER], self.runs[i, row, EARLIER]
+        after = self.watched.added(i, last, begin, end, wanted).added(i, earlier, begin, end, wanted)
         short = after.count[i] > after.pieces.shape[1]
         return dataclasses.replace(self, watched=after).added(i, short=short)
 
@@ -178,9 +179,9 @@ class BlockPool:
         count = self.watched.count.at[i].set(jnp.where(wanted, 0, self.watched.count[i]))
         return dataclasses.replace(self, watched=dataclasses.replace(self.watched, count=count))
 
-    def leaver(self, row: Array, value: Array, wanted: Array) -> list[Write]:
-        """The write of a run's column `LEAVER`, where there is one."""
-        return [] if self.watched is None else [(row, LEAVER, value, wanted)]
+    def leavers(self, row: Array, last: Array, earlier: Array, wanted: Array) -> list[Write]:
+        """The writes of a run's columns `LEAVER` and `EARLIER`, where there are any."""
+        return [] if self.watched is None else [(row, LEAVER, last, wanted), (row, EARLIER, earlier, wanted)]
 
     def new_run(self, i: Array | int) -> NewRow:
         """A row for a run."""

@@ -14,8 +14,10 @@ from simjax.engine.control.while_any import while_any
 from simjax.engine.kv.block_pool import (
     BEFORE,
     BEGIN,
+    EARLIER,
     END,
     FIRST,
+    LEAVER,
     NAMELESS,
     NEXT,
     NODE,
@@ -90,7 +92,7 @@ def name(
                 (new, YOUNGER, 0, makes),
                 (new, BEFORE, 0, makes),
                 (youngest, YOUNGER, new, makes & (youngest > 0)),
-                *pool.leaver(new, jnp.zeros((), jnp.int32), makes),
+                *pool.leavers(new, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), makes),
             ],
             holds=[(added, RUN, new, makes), (added, BEGIN, begin, makes), (added, UP, hold, makes)],
             nodes=[(place.node, YOUNGEST, new, makes), (place.node, OLDEST, new, makes & (oldest == 0))],
@@ -161,7 +163,13 @@ def free(
         frees = makes | (is_hold & (ref == 1))
         size = jnp.where(is_nameless, nameless, jnp.where(is_own, named - first, run_end - run_first))
         ends = is_hold & (run_first <= begin)
-        left = [] if leaver is None else pool.leaver(at, jnp.where(is_nameless, 0, leaver), makes | (is_hold & (leaver > 0)))
+        left = []
+        if leaver is not None:
+            mine = jnp.where(is_nameless, 0, leaver)
+            old = pool.runs[i, run, LEAVER]
+            kept = pool.runs[i, run, EARLIER]
+            earlier = jnp.where(makes, 0, jnp.where(old == mine, kept, old))
+            left = pool.leavers(at, mine, earlier, makes | (is_hold & (leaver > 0)))
         pool = pool.with_rows(
             i,
             runs=[
@@ -210,8 +218,8 @@ def watch_held(tree: RankTree, pool: BlockPool, held: HeldBlocks, wanted: Array)
         (first, end, before), (begin, up) = together((pool.run(i, run, FIRST, END, BEFORE), pool.hold(i, hold, BEGIN, UP)))
         pool = pool.watching(i, run, first, end, some)
         ends = first <= begin
-        after = jnp.where(ends, up, hold), jnp.where(ends, pool.holds[i, up, RUN], before)
-        return pool, *(jnp.where(some, x, y) for x, y in zip(after, (hold, run), strict=True))
+        following = jnp.where(ends, pool.holds[i, up, RUN], before)
+        return pool, jnp.where(some & ends, up, hold), jnp.where(some, following, run)
 
     last = jnp.where(wanted, held.last, 0)
     return while_any(needed, body, (pool, last, pool.holds[tree.rank, last, RUN]), tree)[0]

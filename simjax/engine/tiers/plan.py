@@ -134,6 +134,8 @@ def plan_tiered(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         passes,
         passed=jnp.where(f.continues, passes.passed, 0),
         formed_s=start_s,
+        # A pass that has waited for copies finds them, also if it runs nothing.
+        looked_s=jnp.where(closes & ~runs & (wait_s > 0), start_s, passes.looked_s),
         polls=polls,
     )
     first = closes & (position < rank.num_running) & (slots.scheduled_s == turn.now_s) & (slots.num_new_tokens > 0)
@@ -158,7 +160,7 @@ def _wake_s(tier: TierParams, table: TierTable, turn: Turn, start_s: Float64[Arr
     landed_s = jnp.min(jnp.where(table.busy(turn.i), table.landed_s[turn.i], NEVER))
     known = jnp.isfinite(landed_s)
     look = jnp.floor(jnp.where(known, landed_s - start_s, 0.0) / jnp.where(pass_s > 0, pass_s, 1.0) + ROUNDING) + 1.0
-    look = jnp.maximum(look, 0.0)
+    look = jnp.where(known & (landed_s <= start_s) & (start_s > turn.now_s), 0.0, jnp.maximum(look, 0.0))
     told_s = jnp.where(known, start_s + product(look + 1.0, pass_s), NEVER)
     idle = dataclasses.replace(turn.rank.plan, start_s=start_s)
     queued_s = jnp.where(polls, pass_at(idle, f.next_queued_s, pass_s), jnp.maximum(f.next_queued_s, start_s))
