@@ -104,14 +104,14 @@ class BlockPool:
     """Contents of every rank's KV cache.
 
     Attributes:
-        runs, holds, nodes: the tables.
+        runs, holds, nodes: the tables; B columns of a run, of which the last two are for KV tiers only.
         books: numbers of a rank, in the order of `BOOKS`: first of the rows that were used and are not any more, and first row never used
             (of runs, of holds); blocks in runs that requests hold; blocks in the free queue that have been in use before; named ones that
             were taken from it; whether a table was too small.
         watched: blocks that were taken from copies to KV tiers; None without tiers.
     """
 
-    runs: Int32[Array, "N E X"]
+    runs: Int32[Array, "N E B"]
     holds: Int32[Array, "N Z 3"]
     nodes: Int32[Array, "N M 2"]
     books: Int32[Array, "N 8"]
