@@ -73,6 +73,9 @@ requests. After a request has preempted itself, those after it still get their t
 last token is in flight, makes vLLM's loop leave out the request after the one that asked for its blocks (a mistake, mended in 0.28).
 """
 
+_GIB = 2**30
+_WIDE, _WIDEST = 70, 160  # GiB of device memory from which vLLM's server takes more at once
+
 BALANCER = (
     Rule("weighs_in_flight", ((_FIRST, False), ((0, 28), True))),
     Rule("publishes_dense", ((_FIRST, False), ((0, 28), True))),
@@ -145,6 +148,26 @@ def defaults_of(release: str) -> dict[str, Any]:
     """
     minor = minor_of(release)
     return {rule.name: rule.at(minor) for rule in RULES}
+
+
+def server_defaults(device: str, memory_bytes: float, release: str) -> dict[str, int]:
+    """`max_num_seqs` and `max_num_batched_tokens` of vLLM's API server where no flag sets them.
+
+    They depend on the device (vLLM's `EngineArgs.get_batch_defaults` at 0.33.0): 1024 and 8192 from 70 GiB of memory on, 16384 tokens from
+    160 GiB on in 0.33, and 256 and 2048 on smaller ones and on any A100.
+
+    Args:
+        device: name of the device.
+        memory_bytes: its memory.
+        release: as of `defaults_of`.
+
+    Raises:
+        SimjaxError: it is no release of vLLM.
+    """
+    gib = memory_bytes / _GIB
+    if gib < _WIDE or "a100" in device.lower():
+        return {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
+    return {"max_num_seqs": 1024, "max_num_batched_tokens": 16384 if gib >= _WIDEST and minor_of(release) >= (0, 33) else 8192}
 
 
 def balancer_rules(release: str) -> dict[str, Any]:

@@ -135,7 +135,8 @@ class PrefixCache:
         assert isinstance(departed.held, HeldBlocks)
         wanted, computed = departed.some & turn.due & ~departed.kept, departed.num_computed_tokens
         blocks = blocks_of(computed, tree.block_size) if departed.blocks is None else departed.blocks
-        pool = free_request(tree, self.pool, turn.limits, departed.request, blocks, computed, departed.held, wanted)
+        copies = turn.state.tiers.copies(departed.request, tree.full(_prompt(params, departed.request)))
+        pool = free_request(tree, self.pool, turn.limits, departed.request, blocks, computed, departed.held, wanted, copies)
         return turn.with_kv(PrefixCache(pool), waits=turn.waits | departed.more | ~turn.due)
 
     def free_read(self, shape: EngineShape, params: ClusterParams, turn: Turn, read: Bool[Array, " K"]) -> Turn:
@@ -181,6 +182,8 @@ class PrefixCache:
         """The turn once the running requests hold the blocks that they will fill, and there is room for all that they have."""
         rank = turn.rank
         left = rank.slots.position >= rank.num_running
+        if shape.kv_tiers:
+            left &= ~turn.state.tiers.loading(turn)
         held = rank.slots.held
         assert isinstance(held, HeldBlocks)
         computed = jnp.where(left, 0, rank.slots.num_computed_tokens)
@@ -223,6 +226,10 @@ class PrefixCache:
         named = jnp.where(some, jnp.maximum(held.named_tokens, slots.num_computed_tokens), held.named_tokens)
         return self._named(turn, params, dataclasses.replace(held, named_tokens=named), some, ahead=jnp.zeros_like(named))
 
+    def after_tiered(self, params: ClusterParams, turn: Turn, mine: Bool[Array, " A"]) -> Turn:
+        """The turn once the request that admission has looked at holds its blocks in the cache; there is room for all."""
+        return _evicting(self._with_names(turn, params, mine), turn.waits)
+
     def _with_names(self, turn: Turn, params: ClusterParams, scheduled: Bool[Array, " A"]) -> Turn:
         """The turn once the blocks that scheduled requests will have filled have names, as far as their tokens are known."""
         slots = turn.rank.slots
@@ -252,6 +259,11 @@ class PrefixCache:
     def instance_columns(self) -> dict[str, Array]:
         """Columns of `InstanceLog`, with a leading axis N."""
         return {"evicted_blocks": self.pool.books[:, BOOKS.index("num_evicted")]}
+
+
+def _prompt(params: ClusterParams, request: Int32[Array, ""]) -> Int32[Array, ""]:
+    """Prompt tokens of a request; of the last one where there is no such request."""
+    return params.request("prompt_tokens", jnp.minimum(request, params.requests.prompt_tokens.shape[1] - 1))
 
 
 def _cache_of(turn: Turn) -> PrefixCache:

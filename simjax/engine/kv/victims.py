@@ -48,17 +48,18 @@ def free_request(
     named_tokens: Array,
     held: HeldBlocks,
     wanted: Array,
+    copies: Array | None = None,
 ) -> BlockPool:
     """The pool once a request (int32[]) has freed the `blocks` that it holds, if that is wanted, bool[].
 
     Its full blocks have names as far as `named_tokens` are known. Blocks without a name go to the tail of the free queue, or to its head:
-    there they are taken before all others, like those that were never used.
+    there they are taken before all others, like those that were never used. `copies`: whether copies to a KV tier may read them.
     """
     wanted = wanted & tree.enabled
     named = jnp.where(wanted, jnp.maximum(tree.full(named_tokens), held.hashed), 0)
     nameless = jnp.where(wanted & ~limits.reuse_nameless_first, blocks - named, 0)
     held = jax.tree.map(lambda x: jnp.where(wanted, x, 0), held)
-    return free(tree, pool, request, held, named, nameless)
+    return free(tree, pool, request, held, named, nameless, copies)
 
 
 def free_victims(

@@ -70,6 +70,7 @@ def depart(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         "finish_s": slots.token_s[at] + api_post_s,
         "preemptions": slots.preemptions[at],
         **held.outcome(),
+        **turn.state.tiers.outcome(slots.request[at]),
     }
     departed = Departed(
         some=some,
