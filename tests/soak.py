@@ -25,6 +25,7 @@ from simjax.engine.shape import EngineShape, slots_for
 from tests.engine import test_groups, test_two_legs
 from tests.engine.balanced import balancing, balancing_legs
 from tests.engine.combined import (
+    caches_on_stages,
     drafts_and_caches,
     prioritized_groups,
     sessions_in_groups,
@@ -136,6 +137,9 @@ def kinds() -> dict[str, Kind]:
         "lockstep_speculating_closed_loop": Kind(speculating_groups((1, 2), closed=True), 60, test_groups.check),
         "lockstep_speculating_prefix_caches": Kind(speculating_groups((1, 2), caching=True), 60, test_groups.check),
         "pipelined_sessions_on_two": Kind(sessions_on_stages(2), 60, check_steps),
+        "pipelined_prefix_caches": Kind(caches_on_stages(), 60, check_steps),
+        "pipelined_prefix_caches_on_two": Kind(caches_on_stages(2), 60, check_steps),
+        "pipelined_cached_sessions": Kind(caches_on_stages(sessions=True), 60, check_steps),
         "speculating_sessions_on_two": Kind(sessions_with_drafts(2), 60, check_steps),
         "lockstep_prioritized": Kind(prioritized_groups(), 60, test_groups.check),
         "lockstep_prioritized_closed_loop": Kind(prioritized_groups((1, 2), closed=True), 60, test_groups.check),

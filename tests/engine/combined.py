@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from simjax.cluster.routers import ROUTERS
-from tests.engine.grouped import Grouped, Together, as_grouped, rules
+from tests.engine.grouped import Grouped, Together, alike, as_grouped, rules
 from tests.engine.grouped_legs import GroupedLegs, grouped_legs
 from tests.engine.pipelined import Pipelined
 from tests.engine.prioritized import Prioritized, prioritized
@@ -40,7 +40,9 @@ def sessions_on_stages(draw: st.DrawFn, instances: int = 1) -> Pipelined:
 @st.composite
 def caches_on_stages(draw: st.DrawFn, instances: int = 1, sessions: bool = False) -> Pipelined:
     """Prefix caches, also of sessions, on ranks of pp stages."""
-    return draw(_on_stages(draw(sharing(instances=instances, sessions=sessions))))
+    drawn = draw(sharing(instances=instances, sessions=sessions))
+    router = RouterPolicy.WEIGHTED if ROUTERS[drawn.router.name.lower()].compares else drawn.router
+    return draw(_on_stages(dataclasses.replace(drawn, router=router)))
 
 
 @st.composite
@@ -137,10 +139,8 @@ def speculating_groups(draw: st.DrawFn, sizes: tuple[int, ...] = (3,), closed: b
         drawn = dataclasses.replace(drawn, router=RouterPolicy.LEAST_LOADED)
     given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Speculating)} | draw(rules())
     first = [i for i, size in zip([sum(sizes[:g]) for g in range(len(sizes))], sizes, strict=True) for _ in range(size)]
-    flags = [drawn.limits[i].async_scheduling for i in first]
     given["limits"] = tuple(
-        dataclasses.replace(x, async_scheduling=flag, max_num_batched_tokens=min(x.max_num_batched_tokens, MAX_TOKENS))
-        for x, flag in zip(_roomy(drawn), flags, strict=True)
+        dataclasses.replace(x, max_num_batched_tokens=min(x.max_num_batched_tokens, MAX_TOKENS)) for x in alike(_roomy(drawn), sizes)
     )
     for name in ("drafts", "lookahead"):
         given[name] = tuple(given[name][i] for i in first)

@@ -17,7 +17,7 @@ from simjax.engine.shape import EngineShape
 from simjax.latency.groups.times import FULL, NEVER, NONE, PIECEWISE, GroupTimes
 from simjax.network.stages import CAPTURE_SIZES
 from tests.engine.balanced import API_SERVERS, Balanced
-from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, RouterPolicy, Scenario, Timing
+from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, Limits, RouterPolicy, Scenario, Timing
 from tests.engine.strategies import SMALL, scenarios, sharing
 from tests.reference.groups import RefGroup, Tokens
 from tests.reference.instance import RefInstance
@@ -157,13 +157,16 @@ class Grouped(Scenario):
 
 
 def as_grouped(scenario: Scenario, sizes: tuple[int, ...], **more) -> Grouped:
-    """The scenario with its ranks in groups; those of a group all schedule as the first of them does."""
+    """The scenario with its ranks in groups."""
     given = {x.name: getattr(scenario, x.name) for x in dataclasses.fields(Scenario)}
-    first = np.repeat(np.cumsum(sizes) - sizes, sizes)
-    limits = [
-        dataclasses.replace(x, async_scheduling=scenario.limits[i].async_scheduling) for x, i in zip(scenario.limits, first, strict=True)
-    ]
-    return Grouped(**{**given, "limits": tuple(limits), "sizes": sizes, **more})
+    return Grouped(**{**given, "limits": alike(scenario.limits, sizes), "sizes": sizes, **more})
+
+
+def alike(limits: tuple[Limits, ...], sizes: tuple[int, ...]) -> tuple[Limits, ...]:
+    """The limits of ranks such that those of a group, which are of one instance, schedule and answer as its first one."""
+    firsts = [limits[i] for i in np.repeat(np.cumsum(sizes) - sizes, sizes)]
+    same = ("async_scheduling", "api_post_s")
+    return tuple(dataclasses.replace(x, **{name: getattr(first, name) for name in same}) for x, first in zip(limits, firsts, strict=True))
 
 
 @st.composite

@@ -13,6 +13,7 @@ from tests.engine.combined import (
     PrioritizedGroups,
     SpeculatingGroupedLegs,
     SpeculatingGroups,
+    caches_on_stages,
     drafts_and_caches,
     prioritized_groups,
     sessions_on_stages,
@@ -54,6 +55,12 @@ def test_groups_by_priority(scenario: PrioritizedGroups):
 @given(scenario=sessions_on_stages(2))
 @FEWER
 def test_sessions_on_pp_stages(scenario: Pipelined):
+    check_as_shaped(scenario)
+
+
+@given(scenario=caches_on_stages(2, sessions=True))
+@LIMITED
+def test_cached_sessions_on_pp_stages(scenario: Pipelined):
     check_as_shaped(scenario)
 
 

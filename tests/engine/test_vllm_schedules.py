@@ -15,8 +15,8 @@ from tests.engine.vllm_schedules import Recorded, recorded
 RECORDED = recorded()
 KINDS = sorted({(one.kind, one.vllm) for one in RECORDED})
 CACHED = {"cache", "cache_tight", "cache_equal", "cache_outputs", "cache_threshold", "long_cache", "sessions", "saturated", "replayed"}
-REFUSED = {"cache_priority", "cache_pipeline"}
-TOGETHER = REFUSED | {"cache_speculation"}
+REFUSED = {"cache_priority"}
+TOGETHER = REFUSED | {"cache_pipeline", "cache_speculation"}
 """Kinds with prefix caches and something else; the engine refuses some of them."""
 
 

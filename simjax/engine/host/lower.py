@@ -81,7 +81,7 @@ def lower(
     size = requests_bucket(len(workload))
     caching = caches(cluster, workload)
     refuse_with_speculation(cluster, caching)
-    refuse_with_stages(cluster, caching)
+    refuse_with_stages(cluster)
     refuse_with_groups(cluster, caching)
     refuse_with_balancer(cluster)
     instances = with_stages(cluster, instance_params(cluster, timings, size, caching), size)

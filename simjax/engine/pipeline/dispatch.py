@@ -106,7 +106,7 @@ def _in_flight(turn: Turn, line: Line, ran: Bool[Array, ""], start_s: Float64[Ar
         # What was preempted gets its tokens from the scheduler when it comes back.
         ready_s=jnp.where(sampled, end_s + limits.broadcast_s, jnp.where(running, flight.ready_s, NOT_SAMPLED)),
     )
-    first_step = inside & ran & (slots.num_computed_tokens == 0) & (slots.preemptions == 0)
+    first_step = inside & ran & (slots.num_computed_tokens == slots.held.cached_tokens) & (slots.preemptions == 0)
     return dataclasses.replace(
         slots,
         num_computed_tokens=jnp.where(ran, computed, slots.num_computed_tokens),
