@@ -102,14 +102,10 @@ class EngineShape:
             raise ValueError("pp stages go with no hand-overs")
         if self.speculation and self.pipeline_stages:
             raise ValueError("speculative decoding goes with no pp stages")
-        if self.speculation and self.prefix_nodes and self.handovers:
-            raise ValueError("speculative decoding with hand-overs goes with no prefix caches")
         if self.groups and self.pipeline_stages:
             raise ValueError("groups go with no pp stages")
-        if self.groups and self.handovers and self.prefix_nodes:
-            raise ValueError("groups with hand-overs go with no prefix caches")
-        if self.priorities and (self.pipeline_stages or self.speculation or self.handovers or self.prefix_nodes or self.router_books):
-            raise ValueError("priorities go with neither pp stages nor speculation nor hand-overs nor prefix caches nor books of a router")
+        if self.priorities and (self.pipeline_stages or self.speculation or self.handovers or self.router_books):
+            raise ValueError("priorities go with neither pp stages nor speculation nor hand-overs nor books of a router")
         if self.priorities and self.window != 2:
             raise ValueError("by priority a tick admits one request and sees the next: window must be 2")
         if self.kv_tiers and not self.prefix_nodes:

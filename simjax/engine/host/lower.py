@@ -80,9 +80,9 @@ def lower(
     workload.validate()
     size = requests_bucket(len(workload))
     caching = caches(cluster, workload)
-    refuse_with_speculation(cluster, caching)
+    refuse_with_speculation(cluster)
     refuse_with_stages(cluster)
-    refuse_with_groups(cluster, caching)
+    refuse_with_groups(cluster)
     refuse_with_balancer(cluster)
     instances = with_stages(cluster, instance_params(cluster, timings, size, caching), size)
     by_priority = schedules_by_priority(cluster, workload)
@@ -90,7 +90,7 @@ def lower(
     if (tiers := tier_params(cluster)) is not None:
         instances = with_places(instances, cluster, size)
     if by_priority:
-        refuse_with_priorities(cluster, caching)
+        refuse_with_priorities(cluster)
         instances = with_policies(cluster, instances)
     if (of_models := served_models(cluster, workload)) is not None:
         instances = replace(instances, model=of_models)

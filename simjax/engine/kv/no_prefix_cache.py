@@ -100,6 +100,16 @@ class NoPrefixCache:
         """The turn once the victims have freed what they shared, and what is left: it follows from the blocks of each."""
         return turn, None
 
+    def scanned(self, params: ClusterParams, turn: Turn) -> None:
+        """Nothing that `without_victim` needs to know."""
+        return None
+
+    def without_victim(
+        self, scanned: None, held: NoHeldBlocks, before: Array, new: Array, used: Array, victim: Array, wanted: Array
+    ) -> tuple[NoPrefixCache, NoHeldBlocks]:
+        """The caches and holds once a victim of a scan by priority has left."""
+        return self, held
+
     def after_preemption(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         """The turn once the running requests hold the blocks that they will fill."""
         return turn

@@ -3,6 +3,8 @@
 vLLM gives the running requests their tokens in the order of their admission. One for which there is no block preempts the least urgent of
 all, also one that has its tokens of the step already, which go back to the budget; until there is a block, or it was the victim itself.
 
+With a prefix cache a victim frees what it holds, also blocks that it has taken and named in this very scan, before the next request asks.
+
 Releases differ in what follows. After a request has preempted itself, 0.33 goes on with the next, others give nobody tokens any more. And
 where a victim was passed over before (it had its last token in flight, or was left out likewise), releases before 0.28 forget that the
 list has become shorter, and the request after the one that preempted it is left out.
@@ -21,6 +23,10 @@ from simjax.engine.control.cond_any import cond_any
 from simjax.engine.control.reduce import INT32_MAX, reduce_slots
 from simjax.engine.control.while_any import while_any
 from simjax.engine.kv.blocks import blocks_of
+from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
+from simjax.engine.kv.no_prefix_cache import NoPrefixCache
+from simjax.engine.kv.prefix_cache import PrefixCache
+from simjax.engine.kv.victims import Scanned
 from simjax.engine.params import ClusterParams
 from simjax.engine.priority.order import Keys, keys_of, last_of
 from simjax.engine.priority.progress import Progress, kept_rows
@@ -43,6 +49,7 @@ class _Scan(NamedTuple):
         short: requests after it that are left out, because the list has become shorter.
         requeued: victims that go back into the queue.
         routes, table: lists of the ranks, and what preempted requests keep.
+        kv, held: the KV caches, and what each request holds through them.
     """
 
     stays: Bool[Array, " A"]
@@ -52,6 +59,8 @@ class _Scan(NamedTuple):
     requeued: Int32[Array, ""]
     routes: Int32[Array, "N L"]
     table: Float64[Array, "R+1 F"]
+    kv: PrefixCache | NoPrefixCache
+    held: HeldBlocks | NoHeldBlocks
 
 
 class _Rank(NamedTuple):
@@ -70,6 +79,8 @@ class _Rank(NamedTuple):
     block_size: Int32[Array, ""]
     goes_on: Bool[Array, ""]
     leaves_out: Bool[Array, ""]
+    row: Int32[Array, ""]
+    scanned: Scanned | None
 
 
 def preempt_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
@@ -91,12 +102,15 @@ def preempt_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -
         block_size=limits.block_size,
         goes_on=jnp.asarray(limits.goes_on),
         leaves_out=jnp.asarray(limits.leaves_out),
+        row=jnp.asarray(turn.kv_row, jnp.int32),
+        scanned=turn.kv.scanned(params, turn),
     )
     zero = jnp.zeros((), jnp.int32)
-    scan = _Scan(turn.demand.seated, slots.num_new_tokens, zero - 1, zero, zero, state.routes, state.progress.table)
+    scan = _Scan(turn.demand.seated, slots.num_new_tokens, zero - 1, zero, zero, state.routes, state.progress.table, state.kv, slots.held)
     scan = while_any(_more, _next, scan, fixed)
     out = turn.demand.seated & ~scan.stays
-    blocks = jnp.where(scan.stays, blocks_of(slots.num_computed_tokens + scan.new, limits.block_size), 0)
+    slots = dataclasses.replace(slots, held=scan.held)
+    blocks = jnp.where(scan.stays, blocks_of(slots.num_computed_tokens + scan.new, limits.block_size) - slots.held.hashed, 0)
     (num_out, unseen, given, kept), _, _ = reduce_slots([out, out & slots.finished, scan.new, blocks])
     vain = (out & slots.finished).astype(jnp.int32)  # those that go back into the queue are counted in their `Progress`
     slots = dataclasses.replace(slots, num_new_tokens=scan.new, preemptions=slots.preemptions + vain)
@@ -115,21 +129,35 @@ def preempt_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -
         f,
         token_budget=jnp.where(turn.waits, f.token_budget, limits.max_num_batched_tokens - given),
         seats=f.seats - num_out,
-        blocks=kept,
+        blocks=kept + scan.kv.num_held(turn.kv_row),
         preempted=num_out,
         leaving=f.leaving | (num_out > 0),  # if nobody has tokens, the rank forms a step anew and does not wait for an arrival
     )
-    turn = turn.with_state(routes=scan.routes, progress=Progress(scan.table))
-    return dataclasses.replace(turn, rank=rank, formation=formation)
+    # Those that stay are the first ones again.
+    demand = dataclasses.replace(turn.demand, seated=slots.position < rank.num_running) if shape.prefix_nodes else turn.demand
+    turn = turn.with_state(routes=scan.routes, progress=Progress(scan.table), kv=scan.kv)
+    turn = dataclasses.replace(turn, rank=rank, formation=formation, demand=demand)
+    return turn.kv.after_preemption(shape, params, turn)
 
 
 def _over(scan: _Scan, fixed: _Rank) -> Int32[Array, ""]:
     """The first slot for whose request there is no block; the number of slots if there is one for all."""
+    position = jnp.arange(scan.stays.shape[0], dtype=jnp.int32)
+    over = scan.stays & (_used(scan, fixed) > fixed.capacity)
+    return jnp.min(jnp.where(over, position, position.shape[0]))
+
+
+def _used(scan: _Scan, fixed: _Rank) -> Int32[Array, " A"]:
+    """Blocks of the rank once the requests in each slot and those before it have theirs."""
     held = jnp.where(scan.stays, blocks_of(fixed.computed, fixed.block_size), 0)
     asked = jnp.where(scan.stays, blocks_of(fixed.computed + scan.new, fixed.block_size), 0) - held
-    position = jnp.arange(held.shape[0], dtype=jnp.int32)
-    over = scan.stays & (jnp.sum(held, dtype=jnp.int32) + jnp.cumsum(asked) > fixed.capacity)
-    return jnp.min(jnp.where(over, position, held.shape[0]))
+    return _used_before(scan, fixed) + jnp.cumsum(asked)
+
+
+def _used_before(scan: _Scan, fixed: _Rank) -> Int32[Array, ""]:
+    """Blocks of the rank before the step."""
+    held = jnp.where(scan.stays, blocks_of(fixed.computed, fixed.block_size) - scan.held.hashed, 0)
+    return jnp.sum(held, dtype=jnp.int32) + scan.kv.num_held(fixed.row)
 
 
 def _more(scan: _Scan, fixed: _Rank) -> Bool[Array, ""]:
@@ -160,6 +188,9 @@ def _next(scan: _Scan, fixed: _Rank) -> _Scan:
     count = scan.requeued + requeued.astype(jnp.int32)
     slot, spare = jnp.minimum(of, size - 1), jnp.asarray(scan.routes.shape[1] - 1, jnp.int32)
     request = jnp.where(requeued, fixed.keys.request[slot], scan.table.shape[0] - 1)
+    before = scan.stays & (position < first) & (scan.new > 0)
+    used = jnp.max(jnp.where(before, _used(scan, fixed), _used_before(scan, fixed)))
+    kv, held = scan.kv.without_victim(fixed.scanned, scan.held, before, scan.new, used, slot, evicts)
     return _Scan(
         stays=stays,
         new=new,
@@ -168,6 +199,8 @@ def _next(scan: _Scan, fixed: _Rank) -> _Scan:
         requeued=count,
         routes=scan.routes.at[fixed.i, jnp.where(requeued, fixed.head - count, spare)].set(request),
         table=scan.table.at[request].set(fixed.rows[slot]),
+        kv=kv,
+        held=held,
     )
 
 
