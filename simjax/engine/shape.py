@@ -47,6 +47,7 @@ class EngineShape:
             then taken one by one.
         groups: G, groups of ranks that step together; 0 where every rank steps by itself. Where there are any, every rank is in one.
         group_ranks: D, ranks of the largest group.
+        lone_ranks: whether some of these groups are ranks that step by themselves.
         handovers: K, requests that can be on their way from prefill to decode ranks at once; 0 where every rank runs both phases.
         links: X, links of their transfers.
         kv_tiers: whether there are tiers behind the KV caches.
@@ -80,6 +81,7 @@ class EngineShape:
     speculation: int = system(0)
     groups: int = system(0)
     group_ranks: int = 0
+    lone_ranks: bool = system(False)
     handovers: int = system(0)
     links: int = 0
     kv_tiers: bool = system(False)
@@ -102,6 +104,8 @@ class EngineShape:
             raise ValueError("pp stages go with no hand-overs")
         if self.speculation and self.pipeline_stages:
             raise ValueError("speculative decoding goes with no pp stages")
+        if self.lone_ranks and not self.groups:
+            raise ValueError("lone_ranks are those beside groups: groups must not be 0")
         if self.groups and self.pipeline_stages:
             raise ValueError("groups go with no pp stages")
         if self.priorities and (self.pipeline_stages or self.speculation or self.handovers or self.router_books):

@@ -73,9 +73,11 @@ REUSE = ("all", "last", "next_token")
 def drafts_and_caches(draw: st.DrawFn, instances: int = 1, sessions: bool = False) -> Speculating:
     """Prefix caches on ranks that decode speculatively, by the rules of each release for drafters with and without a cache of their own."""
     drawn = draw(sharing(instances=instances, sessions=sessions))
-    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Scenario)} | {"limits": _roomy(drawn)}
-    rules = {"pads": draw(st.booleans()), "reuse": draw(st.sampled_from(REUSE))}
-    return Speculating(**given, **draw(_drafts(instances)), **rules)
+    limits, pads = _roomy(drawn), draw(st.booleans())
+    if pads:  # a request that is padded beyond the budget would wait for ever
+        limits = tuple(dataclasses.replace(x, max_num_batched_tokens=max(x.max_num_batched_tokens, 1 + MOST_DRAFTS)) for x in limits)
+    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Scenario)} | {"limits": limits}
+    return Speculating(**given, **draw(_drafts(instances)), pads=pads, reuse=draw(st.sampled_from(REUSE)))
 
 
 @st.composite
@@ -156,11 +158,15 @@ class SpeculatingTwoLegs(TwoLegs, Speculating):
 
 
 @st.composite
-def speculating_legs(draw: st.DrawFn, instances: int = 2, closed: bool = False) -> SpeculatingTwoLegs:
+def speculating_legs(
+    draw: st.DrawFn, instances: int = 2, closed: bool = False, caching: bool = False, sessions: bool = False
+) -> SpeculatingTwoLegs:
     """Prefill and decode ranks with drafts; a pool holds any request and little more in many."""
-    drawn = draw(two_legs(scenarios(instances=instances, closed=closed), WITHOUT_CARRIED))
+    of = sharing(instances, sessions) if caching else scenarios(instances=instances, closed=closed)
+    drawn = draw(two_legs(of, WITHOUT_CARRIED))
     given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(TwoLegs)} | {"limits": _roomy(drawn)}
-    return SpeculatingTwoLegs(**given, **draw(_drafts(instances)))
+    reuse = draw(st.sampled_from(REUSE)) if caching else "all"
+    return SpeculatingTwoLegs(**given, **draw(_drafts(instances)), reuse=reuse)
 
 
 @dataclass(frozen=True)
@@ -169,14 +175,14 @@ class SpeculatingGroupedLegs(SpeculatingGroups, GroupedLegs):
 
 
 @st.composite
-def speculating_grouped_legs(draw: st.DrawFn) -> SpeculatingGroupedLegs:
+def speculating_grouped_legs(draw: st.DrawFn, caching: bool = False) -> SpeculatingGroupedLegs:
     """A group of prefill ranks and one of decode ranks, with drafts."""
-    drawn = draw(grouped_legs(connectors=WITHOUT_CARRIED))
+    drawn = draw(grouped_legs(connectors=WITHOUT_CARRIED, caching=caching))
     given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(GroupedLegs)} | {"limits": _roomy(drawn)}
     drafts = draw(_drafts(2))
     for name in ("drafts", "lookahead"):
         drafts[name] = tuple(x for x in drafts[name] for _ in range(2))
-    return SpeculatingGroupedLegs(**given | drafts)
+    return SpeculatingGroupedLegs(**given | drafts, reuse=draw(st.sampled_from(REUSE)) if caching else "all")
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,10 @@ class Cluster:
         live = kind(index, request.prompt_tokens, request.output_tokens, now + config.api_pre_s, names, priority=request.priority)
         self.live[index] = (live, enqueue(front, live))
 
+    def close_calls(self) -> int:
+        """Choices of routers that the rounding of their scores decides."""
+        return self.routing.close_calls
+
     def outcome(self, index: int) -> RefOutcome:
         if index not in self.arrival_s:
             return RefOutcome("unfinished")
@@ -281,4 +285,5 @@ def simulate(
     evictions, copies = ([getattr(x.pool, name) for x in cluster.engines] for name in ("evictions", "copies"))
     lookups = [x.lookups for x in cluster.engines]
     dummies = [engine.dummies if isinstance(engine, Cadence) else [] for engine in cluster.engines]
-    return RefResult(activity, outcomes, steps, evictions, copies, lookups, sum(x.num_ties() for x in cluster.engines), dummies)
+    ties = sum(x.num_ties() for x in cluster.engines)
+    return RefResult(activity, outcomes, steps, evictions, copies, lookups, ties, dummies, cluster.close_calls())

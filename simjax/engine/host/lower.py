@@ -131,6 +131,7 @@ def lower(
         speculation=most_drafts(speculation),
         groups=number_of_groups,
         group_ranks=group_ranks,
+        lone_ranks=groups is not None and groups.alone is not None,
         log_rows=EngineShape.log_rows if log else 0,
     )
     weights = (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv)

@@ -14,7 +14,7 @@ from simjax.engine.control.select import select
 from simjax.engine.handover.rows import freed_rows, row_mask, table_of
 from simjax.engine.kv.block_pool import BOOKS, BlockPool
 from simjax.engine.kv.blocks import blocks_of, full_blocks
-from simjax.engine.kv.held_blocks import HeldBlocks
+from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
 from simjax.engine.kv.holding import name
 from simjax.engine.kv.lookup import Contents, look_up
 from simjax.engine.kv.no_prefix_cache import Hits, NoPrefixCache
@@ -182,10 +182,10 @@ class PrefixCache:
         return Scanned(RankTree.of(params, turn.limits, turn.kv_row), turn.limits, turn.rank.slots, _known_tokens(turn))
 
     def without_victim(
-        self, scanned: Scanned | None, held: HeldBlocks, before: Array, new: Array, used: Array, victim: Array, wanted: Array
-    ) -> tuple[PrefixCache, HeldBlocks]:
+        self, scanned: Scanned | None, held: HeldBlocks | NoHeldBlocks, before: Array, new: Array, used: Array, victim: Array, wanted: Array
+    ) -> tuple[PrefixCache, HeldBlocks | NoHeldBlocks]:
         """The caches and holds once a victim of a scan by priority has freed its blocks, after what those before have taken and named."""
-        assert scanned is not None
+        assert scanned is not None and isinstance(held, HeldBlocks)
         pool, held = free_scanned(self.pool, scanned, held, before, new, used, victim, wanted)
         return PrefixCache(pool), held
 
