@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from simjax.engine.host.result import Result
 from tests.engine.test_against_reference import RTOL, assert_same, leaps, undecided
 from tests.engine.tiered import TieredScenario, tiered
+from tests.reference.simulator import RefResult, result_of
 from tests.reference.tiered import TieredRank
 
-DRAWN = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+DRAWN = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class _Counts(NamedTuple):
@@ -38,18 +39,14 @@ def _watched(rank: TieredRank) -> list[_Counts]:
     return counts
 
 
-def assert_same_tiers(ours: Result, scenario: TieredScenario) -> None:
+def assert_same_tiers(ours: Result, theirs: RefResult, counts: list[list[_Counts]]) -> None:
     """Compare what requests loaded, and what the tiers did until the last request had finished, with which our runs end."""
-    cluster = scenario.reference_cluster()
-    counts = [_watched(rank) for rank in cluster.engines if isinstance(rank, TieredRank)]
-    cluster.run(1_000_000)
-    outcomes = [cluster.outcome(index) for index in range(len(cluster.requests))]
-    column = lambda name: np.array([getattr(x, name) for x in outcomes], float)
+    column = lambda name: np.array([getattr(x, name) for x in theirs.requests], float)
     np.testing.assert_array_equal(ours.requests.tier_hit_tokens, column("tier_hit_tokens"))
     for name in ("load_start_s", "load_end_s"):
-        theirs = column(name)
-        np.testing.assert_allclose(getattr(ours.requests, f"tier_{name}"), np.where(np.isnan(theirs), np.inf, theirs), rtol=RTOL)
-    end_s = max(leg.token_times_s[-1] for rank in cluster.engines for leg in rank.routed)
+        times_s = column(name)
+        np.testing.assert_allclose(getattr(ours.requests, f"tier_{name}"), np.where(np.isnan(times_s), np.inf, times_s), rtol=RTOL)
+    end_s = max(step.end_s for step in theirs.steps)
     for i, passes in enumerate(counts):
         log = ours.instances
         found = (log.tier_evictions[i], log.tier_loaded_blocks[i], log.tier_stored_blocks[i], log.tier_failed_stores[i])
@@ -58,12 +55,15 @@ def assert_same_tiers(ours: Result, scenario: TieredScenario) -> None:
         assert found in (before, at_end)
 
 
-def check(scenario: TieredScenario) -> None:
-    theirs = scenario.run_reference()
+def check(scenario: TieredScenario, mode: str = "leap") -> None:
+    cluster = scenario.reference_cluster()
+    counts = [_watched(rank) for rank in cluster.engines if isinstance(rank, TieredRank)]
+    cluster.run(1_000_000)
+    theirs = result_of(cluster)
     assume(not undecided(scenario, theirs) and not theirs.ties)
-    ours = scenario.run(leap=leaps(scenario))
+    ours = scenario.run(leap=mode == "leap" and leaps(scenario))
     assert_same(ours, theirs)
-    assert_same_tiers(ours, scenario)
+    assert_same_tiers(ours, theirs, counts)
 
 
 @given(scenario=tiered())

@@ -20,7 +20,6 @@ from simjax.engine.scheduler.plan import first_step_reaching
 from simjax.engine.shape import EngineShape
 from simjax.engine.speculation.need import most_tokens
 from simjax.engine.state import ClusterState, RouterView
-from simjax.engine.tiers.passes import TierPasses
 from simjax.latency.rounding import product
 
 if TYPE_CHECKING:
@@ -66,16 +65,13 @@ def legs_eligible(params: ClusterParams, request: Int32[Array, ""]) -> tuple[Boo
 def kv_tokens_at(ranks: Rank, t_s: Float64[Array, ""]) -> Int64[Array, " N"]:
     """Tokens in each KV cache at t_s, read from state and plan: a step counts once it has ended before t_s.
 
-    Where ranks have roles it counts once it has started: an asynchronous one forms the next step then, with the tokens of this one. Where
-    they have KV tiers it counts once it is formed.
+    Where ranks have roles it counts once it has started: an asynchronous one forms the next step then, with the tokens of this one.
     """
     plan = ranks.plan
     reaching = jax.vmap(first_step_reaching, in_axes=(0, None))(plan, t_s)
     count = jnp.minimum(jnp.maximum(reaching - 1, 0), plan.steps)
     if isinstance(ranks.passes, Passes):
         count = jnp.where(t_s >= plan.start_s, jnp.minimum(jnp.maximum(reaching, 1), plan.steps), 0)
-    if isinstance(ranks.passes, TierPasses):
-        count = jnp.minimum(jnp.maximum(reaching, 1), plan.steps)
     tokens = plan.kv_tokens + jnp.where(count > 0, plan.tokens + (count - 1) * plan.running, 0).astype(jnp.int64)
     return jnp.where(ranks.passes.drained, 0, tokens) if isinstance(ranks.passes, Passes) else tokens
 
