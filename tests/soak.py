@@ -34,6 +34,7 @@ from tests.engine.combined import (
     speculating_grouped_legs,
     speculating_groups,
     speculating_legs,
+    urgent_drafts,
 )
 from tests.engine.grouped import balanced_groups, grouped, mixed_groups
 from tests.engine.grouped_legs import balanced_grouped_legs, check_grouped_legs, grouped_legs, mixed_legs
@@ -147,6 +148,9 @@ def kinds() -> dict[str, Kind]:
         "speculating_sessions_on_two": Kind(sessions_with_drafts(2), 60, check_steps),
         "lockstep_prioritized": Kind(prioritized_groups(), 60, test_groups.check),
         "lockstep_prioritized_closed_loop": Kind(prioritized_groups((1, 2), closed=True), 60, test_groups.check),
+        "speculating_by_priority": Kind(urgent_drafts(), 60, check_steps),
+        "speculating_by_priority_closed_loop_on_two": Kind(urgent_drafts(2, closed=True), 60, check_steps),
+        "speculating_by_priority_prefix_caches": Kind(urgent_drafts(caching=True), 60, check_steps),
         "speculating_prefix_caches": Kind(drafts_and_caches(), 60, check_steps),
         "speculating_prefix_caches_on_two": Kind(drafts_and_caches(instances=2), 60, check_steps),
         "speculating_cached_sessions": Kind(drafts_and_caches(sessions=True), 60, check_steps),

@@ -108,8 +108,10 @@ class EngineShape:
             raise ValueError("lone_ranks are those beside groups: groups must not be 0")
         if self.groups and self.pipeline_stages:
             raise ValueError("groups go with no pp stages")
-        if self.priorities and (self.pipeline_stages or self.speculation or self.handovers or self.router_books):
-            raise ValueError("priorities go with neither pp stages nor speculation nor hand-overs nor books of a router")
+        if self.priorities and (self.pipeline_stages or self.handovers or self.router_books):
+            raise ValueError("priorities go with neither pp stages nor hand-overs nor books of a router")
+        if self.priorities and self.speculation and self.groups:
+            raise ValueError("priorities with speculative decoding go with no groups")
         if self.priorities and self.window != 2:
             raise ValueError("by priority a tick admits one request and sees the next: window must be 2")
         if self.kv_tiers and not self.prefix_nodes:

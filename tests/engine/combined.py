@@ -201,3 +201,20 @@ def prioritized_groups(draw: st.DrawFn, sizes: tuple[int, ...] = (3,), closed: b
     if alike.prefill_schedule_interval > 1:
         own = tuple((goes_on, False) for goes_on, _ in own)
     return PrioritizedGroups(**given | {"rules": own})
+
+
+@dataclass(frozen=True)
+class UrgentDrafts(Prioritized, Speculating):
+    """Ranks that decode speculatively and schedule by priority, or some of them first come, first served."""
+
+
+@st.composite
+def urgent_drafts(draw: st.DrawFn, instances: int = 1, closed: bool = False, caching: bool = False) -> UrgentDrafts:
+    """Priorities and drafts; a pool holds any request and little more in many."""
+    drawn = draw(prioritized(instances, closed=closed, caching=caching))
+    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Prioritized)}
+    limits, pads = _roomy(drawn), draw(st.booleans())
+    if pads:  # a request that is padded beyond the budget would wait for ever
+        limits = tuple(dataclasses.replace(x, max_num_batched_tokens=max(x.max_num_batched_tokens, 1 + MOST_DRAFTS)) for x in limits)
+    reuse = draw(st.sampled_from(REUSE)) if caching else "all"
+    return UrgentDrafts(**given | {"limits": limits}, **draw(_drafts(instances)), pads=pads, reuse=reuse)

@@ -13,12 +13,14 @@ from tests.engine.combined import (
     PrioritizedGroups,
     SpeculatingGroupedLegs,
     SpeculatingGroups,
+    UrgentDrafts,
     caches_on_stages,
     drafts_and_caches,
     prioritized_groups,
     sessions_with_drafts,
     speculating_grouped_legs,
     speculating_groups,
+    urgent_drafts,
 )
 from tests.engine.grouped import Grouped, Together, mixed_groups
 from tests.engine.grouped_legs import SIZES, GroupedLegs, check_grouped_legs, grouped_legs, mixed_legs
@@ -91,6 +93,12 @@ def test_cached_sessions_with_drafts_on_two_instances(scenario: Speculating):
 @FEWER
 def test_groups_with_prefix_caches_and_drafts(scenario: SpeculatingGroups):
     check(scenario, "leap")
+
+
+@given(scenario=urgent_drafts(caching=True))
+@LIMITED
+def test_priorities_with_drafts_and_prefix_caches(scenario: UrgentDrafts):
+    check_as_shaped(scenario)
 
 
 # ---- by hand

@@ -25,6 +25,7 @@ from tests.reference.speculating_groups import SpeculatingGroup, SpeculatingMemb
 from tests.reference.speculation import SpeculatingRank
 from tests.reference.tiered import TieredLeg, TieredRank
 from tests.reference.tiers import ChunkPool
+from tests.reference.urgent_drafts import UrgentSpeculatingRank
 
 if TYPE_CHECKING:
     from tests.reference.handover import RefHandover
@@ -222,8 +223,8 @@ def _kind(config: RefInstance) -> type[RefEngine]:
             return PriorityMember
         return SpeculatingMember if config.speculation else LockstepRank
     if config.scheduling_policy == "priority":
-        assert config.pipeline is None and config.speculation is None
-        return PriorityRank
+        assert config.pipeline is None
+        return UrgentSpeculatingRank if config.speculation else PriorityRank
     return PipelineRank if config.pipeline else SpeculatingRank if config.speculation else RefEngine
 
 

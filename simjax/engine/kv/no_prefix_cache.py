@@ -106,7 +106,15 @@ class NoPrefixCache:
         return None
 
     def without_victim(
-        self, scanned: Scanned | None, held: HeldBlocks | NoHeldBlocks, before: Array, new: Array, used: Array, victim: Array, wanted: Array
+        self,
+        scanned: Scanned | None,
+        held: HeldBlocks | NoHeldBlocks,
+        before: Array,
+        new: Array,
+        blocks: Array,
+        used: Array,
+        victim: Array,
+        wanted: Array,
     ) -> tuple[NoPrefixCache, HeldBlocks | NoHeldBlocks]:
         """The caches and holds once a victim of a scan by priority has left."""
         return self, held

@@ -182,11 +182,19 @@ class PrefixCache:
         return Scanned(RankTree.of(params, turn.limits, turn.kv_row), turn.limits, turn.rank.slots, _known_tokens(turn))
 
     def without_victim(
-        self, scanned: Scanned | None, held: HeldBlocks | NoHeldBlocks, before: Array, new: Array, used: Array, victim: Array, wanted: Array
+        self,
+        scanned: Scanned | None,
+        held: HeldBlocks | NoHeldBlocks,
+        before: Array,
+        new: Array,
+        blocks: Array,
+        used: Array,
+        victim: Array,
+        wanted: Array,
     ) -> tuple[PrefixCache, HeldBlocks | NoHeldBlocks]:
         """The caches and holds once a victim of a scan by priority has freed its blocks, after what those before have taken and named."""
         assert scanned is not None and isinstance(held, HeldBlocks)
-        pool, held = free_scanned(self.pool, scanned, held, before, new, used, victim, wanted)
+        pool, held = free_scanned(self.pool, scanned, held, before, new, blocks, used, victim, wanted)
         return PrefixCache(pool), held
 
     def after_preemption(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:

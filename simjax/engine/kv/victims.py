@@ -117,19 +117,35 @@ def free_victims(
 
 
 def free_scanned(
-    pool: BlockPool, scanned: Scanned, held: HeldBlocks, before: Array, new: Array, used: Array, victim: Array, wanted: Array
+    pool: BlockPool,
+    scanned: Scanned,
+    held: HeldBlocks,
+    before: Bool[Array, " A"],
+    new: Int32[Array, " A"],
+    blocks: Int32[Array, " A"],
+    used: Int32[Array, ""],
+    victim: Int32[Array, ""],
+    wanted: Bool[Array, ""],
 ) -> tuple[BlockPool, HeldBlocks]:
-    """The pool and the holds once a victim of a scan (its slot, int32[]) has freed what it holds, if that is wanted, bool[].
+    """The pool and the holds once a victim of a scan has freed what it holds, if that is wanted.
 
-    The requests `before` the one that asks for a block, bool[A], have taken blocks for their `new` tokens, int32[A], and named those, so
-    that `used` blocks of the rank, int32[], are in use. The victim may be one of them.
+    Args:
+        pool: blocks of all ranks.
+        scanned: the requests.
+        held: what each holds.
+        before: those before the one that asks for a block, which have taken and named the blocks for their `new` tokens; the victim may be
+            one of them.
+        new: tokens of each in the step.
+        blocks: those that each has by now.
+        used: blocks of the rank that are in use by now.
+        victim: its slot.
+        wanted: whether there is one.
     """
     tree, limits, slots, known = scanned
     before, computed = before & wanted, slots.num_computed_tokens
-    blocks = blocks_of(computed + jnp.where(before, new, 0), tree.block_size)
     named = jnp.where(before, jnp.maximum(held.named_tokens, jnp.minimum(computed + new, known)), held.named_tokens)
     held = dataclasses.replace(held, named_tokens=named)
     pool, held = name(tree, pool, slots, held, jnp.where(before, tree.full(named), 0), jnp.zeros_like(named))
     pool = pool.evict(tree.rank, jnp.where(wanted, limits.num_blocks - used, INT32_MAX))
-    request, blocks, its = jax.tree.map(lambda x: x[victim], (slots.request, blocks, held))
-    return free_request(tree, pool, limits, request, blocks, its.named_tokens, its, wanted), held
+    request, its_blocks, its = jax.tree.map(lambda x: x[victim], (slots.request, blocks, held))
+    return free_request(tree, pool, limits, request, its_blocks, its.named_tokens, its, wanted), held

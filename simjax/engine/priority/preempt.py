@@ -33,6 +33,7 @@ from simjax.engine.priority.progress import Progress, kept_rows
 from simjax.engine.rank import Slots
 from simjax.engine.scheduler.formation import capped
 from simjax.engine.shape import EngineShape
+from simjax.engine.speculation.drafts import Drafts
 from simjax.engine.turn import Turn
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class _Scan(NamedTuple):
         at: slot of the request that asked for blocks last.
         short: requests after it that are left out, because the list has become shorter.
         requeued: victims that go back into the queue.
+        need: with drafts, tokens that each would compute, of which the budget may allow it less; None without.
         routes, table: lists of the ranks, and what preempted requests keep.
         kv, held: the KV caches, and what each request holds through them.
     """
@@ -57,16 +59,26 @@ class _Scan(NamedTuple):
     at: Int32[Array, ""]
     short: Int32[Array, ""]
     requeued: Int32[Array, ""]
+    need: Int32[Array, " A"] | None
     routes: Int32[Array, "N L"]
     table: Float64[Array, "R+1 F"]
     kv: PrefixCache | NoPrefixCache
     held: HeldBlocks | NoHeldBlocks
 
 
+class _Lookahead(NamedTuple):
+    """With drafts, blocks that each request had before the step, and tokens beyond its own for which it asks, up to so many in all."""
+
+    had: Int32[Array, " A"]
+    ahead: Int32[Array, ""]
+    most: Int32[Array, ""]
+
+
 class _Rank(NamedTuple):
     """What the loop reads: blocks and keys of the requests in the slots, and limits."""
 
     computed: Int32[Array, " A"]
+    lookahead: _Lookahead | None
     ended: Bool[Array, " A"]
     last: Int32[Array, ""]
     last_need: Int32[Array, ""]
@@ -88,8 +100,14 @@ def preempt_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -
     rank, slots, limits, f, state = turn.rank, turn.rank.slots, turn.limits, turn.formation, turn.state
     assert isinstance(state.progress, Progress) and rank.requeued is not None
     need = capped(slots.num_tokens - slots.num_computed_tokens, limits, f.alone)
+    computed, lookahead = slots.num_computed_tokens, None
+    if params.speculation is not None:
+        assert turn.demand.computed is not None and turn.demand.had is not None
+        computed, had = turn.demand.computed, turn.demand.had + slots.held.hashed
+        lookahead = _Lookahead(had, params.speculation.num_lookahead_tokens[turn.i], limits.max_model_len)
     fixed = _Rank(
-        computed=slots.num_computed_tokens,
+        computed=computed,
+        lookahead=lookahead,
         ended=slots.finished,
         last=turn.demand.last,
         last_need=need[turn.demand.last],
@@ -106,11 +124,16 @@ def preempt_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -
         scanned=turn.kv.scanned(params, turn),
     )
     zero = jnp.zeros((), jnp.int32)
-    scan = _Scan(turn.demand.seated, slots.num_new_tokens, zero - 1, zero, zero, state.routes, state.progress.table, state.kv, slots.held)
+    lists = turn.demand.need, state.routes, state.progress.table, state.kv, slots.held
+    scan = _Scan(turn.demand.seated, slots.num_new_tokens, zero - 1, zero, zero, *lists)
     scan = while_any(_more, _next, scan, fixed)
     out = turn.demand.seated & ~scan.stays
     slots = dataclasses.replace(slots, held=scan.held)
-    blocks = jnp.where(scan.stays, blocks_of(slots.num_computed_tokens + scan.new, limits.block_size) - slots.held.hashed, 0)
+    has = _blocks(fixed, scan.new)
+    if isinstance(slots.drafts, Drafts):
+        drafts = dataclasses.replace(slots.drafts, blocks=jnp.where(scan.stays & ~turn.waits, has, slots.drafts.blocks))
+        slots = dataclasses.replace(slots, drafts=drafts)
+    blocks = jnp.where(scan.stays, has - slots.held.hashed, 0)
     (num_out, unseen, given, kept), _, _ = reduce_slots([out, out & slots.finished, scan.new, blocks])
     vain = (out & slots.finished).astype(jnp.int32)  # those that go back into the queue are counted in their `Progress`
     slots = dataclasses.replace(slots, num_new_tokens=scan.new, preemptions=slots.preemptions + vain)
@@ -147,16 +170,30 @@ def _over(scan: _Scan, fixed: _Rank) -> Int32[Array, ""]:
     return jnp.min(jnp.where(over, position, position.shape[0]))
 
 
+def _blocks(fixed: _Rank, new: Int32[Array, " A"]) -> Int32[Array, " A"]:
+    """Blocks of requests that compute so many tokens."""
+    if fixed.lookahead is None:
+        return blocks_of(fixed.computed + new, fixed.block_size)
+    had, ahead, most = fixed.lookahead
+    asked = blocks_of(jnp.minimum(fixed.computed + new + ahead, most), fixed.block_size)
+    return jnp.where(new > 0, jnp.maximum(asked, had), had)
+
+
+def _blocks_before(fixed: _Rank) -> Int32[Array, " A"]:
+    """Blocks of requests before the step."""
+    return blocks_of(fixed.computed, fixed.block_size) if fixed.lookahead is None else fixed.lookahead.had
+
+
 def _used(scan: _Scan, fixed: _Rank) -> Int32[Array, " A"]:
     """Blocks of the rank once the requests in each slot and those before it have theirs."""
-    held = jnp.where(scan.stays, blocks_of(fixed.computed, fixed.block_size), 0)
-    asked = jnp.where(scan.stays, blocks_of(fixed.computed + scan.new, fixed.block_size), 0) - held
+    held = jnp.where(scan.stays, _blocks_before(fixed), 0)
+    asked = jnp.where(scan.stays, _blocks(fixed, scan.new), 0) - held
     return _used_before(scan, fixed) + jnp.cumsum(asked)
 
 
 def _used_before(scan: _Scan, fixed: _Rank) -> Int32[Array, ""]:
     """Blocks of the rank before the step."""
-    held = jnp.where(scan.stays, blocks_of(fixed.computed, fixed.block_size) - scan.held.hashed, 0)
+    held = jnp.where(scan.stays, _blocks_before(fixed) - scan.held.hashed, 0)
     return jnp.sum(held, dtype=jnp.int32) + scan.kv.num_held(fixed.row)
 
 
@@ -178,10 +215,15 @@ def _next(scan: _Scan, fixed: _Rank) -> _Scan:
     ends = evicts & (of == first) & ~fixed.goes_on
     stays = scan.stays & ~victim
     new = jnp.where(victim | jumped | (ends & (position >= first)), 0, scan.new)
+    need = scan.need
+    if need is not None:
+        at = jnp.where(evicts, first, scan.at)
+        need = jnp.where(victim | jumped | (ends & (position >= first)), 0, need)
+        new = jnp.where((evicts | jumps) & (position > at), _shared_out(need, new, at, fixed.max_num_batched_tokens), new)
     # The last running request may have been short of tokens, which victims before it give back; not once it has asked for blocks.
     others = jnp.sum(jnp.where(position == fixed.last, 0, new), dtype=jnp.int32)
     may_grow = (evicts & (first < fixed.last) & ~ends) | (jumps & (scan.at < fixed.last))
-    may_grow &= (stays & ~jumped & (scan.new > 0))[fixed.last]
+    may_grow &= (stays & ~jumped & (scan.new > 0))[fixed.last] & (need is None)
     more = jnp.minimum(fixed.last_need, jnp.maximum(fixed.max_num_batched_tokens - others, 0))
     new = jnp.where(may_grow & (position == fixed.last), more, new)
     requeued = evicts & ~jnp.any(victim & fixed.ended)
@@ -190,18 +232,28 @@ def _next(scan: _Scan, fixed: _Rank) -> _Scan:
     request = jnp.where(requeued, fixed.keys.request[slot], scan.table.shape[0] - 1)
     before = scan.stays & (position < first) & (scan.new > 0)
     used = jnp.max(jnp.where(before, _used(scan, fixed), _used_before(scan, fixed)))
-    kv, held = scan.kv.without_victim(fixed.scanned, scan.held, before, scan.new, used, slot, evicts)
+    blocks = jnp.where(before, _blocks(fixed, scan.new), _blocks_before(fixed))
+    kv, held = scan.kv.without_victim(fixed.scanned, scan.held, before, scan.new, blocks, used, slot, evicts)
     return _Scan(
         stays=stays,
         new=new,
         at=jnp.where(evicts, first, scan.at),
         short=jnp.where(jumps, 0, scan.short + (passed & fixed.leaves_out).astype(jnp.int32)),
         requeued=count,
+        need=need,
         routes=scan.routes.at[fixed.i, jnp.where(requeued, fixed.head - count, spare)].set(request),
         table=scan.table.at[request].set(fixed.rows[slot]),
         kv=kv,
         held=held,
     )
+
+
+def _shared_out(need: Array, new: Array, at: Array, budget: Array) -> Array:
+    """Tokens of the requests behind a slot, in order, of what those up to it have left of the budget, int32[A]."""
+    position = jnp.arange(need.shape[0], dtype=jnp.int32)
+    later = jnp.where(position > at, need, 0)
+    left = budget - jnp.sum(jnp.where(position > at, 0, new), dtype=jnp.int32)
+    return jnp.clip(left - (jnp.cumsum(later) - later), 0, later).astype(new.dtype)
 
 
 def _close_gaps(slots: Slots, stays: Array, unseen: Array) -> Any:

@@ -44,15 +44,16 @@ def refuse_with_priorities(cluster: ClusterSpec) -> None:
     """Raise for what is not simulated together with scheduling by priority.
 
     Raises:
-        SimjaxError: there are prefill and decode instances, pp stages, speculative decoding, or a router with own books.
+        SimjaxError: there are prefill and decode instances, pp stages, both speculative decoding and ranks in lockstep, or a router with
+            own books.
     """
     stages = max(x.parallelism.pipeline for x in cluster.instances)
-    methods = [x.speculation.method for x in cluster.instances if x.speculation is not None]
+    drafts, lockstep = (any(x) for x in zip(*((x.speculation is not None, x.deployment.grouped) for x in cluster.instances), strict=True))
     compares = len(cluster.instances) > 1 and ROUTERS[cluster.router].compares
     refuse_together(
         "scheduler.scheduling_policy=priority",
         (cluster.disaggregated, "prefill and decode instances", "leave one of them out"),
         (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out"),
-        (bool(methods), f"speculation.method={next(iter(methods), None)}", "leave one of them out"),
+        (drafts and lockstep, "speculative decoding and ranks in lockstep", "leave one of them out"),
         (compares, f"cluster.router={cluster.router}", "another router"),
     )
