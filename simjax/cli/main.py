@@ -40,6 +40,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("sensitivity",): Command("sensitivity", "simjax.cli.commands.sensitivity"),
     ("trace", "describe"): Command("describe", "simjax.cli.commands.describe", ("workload.file",)),
     ("handover", "fit"): Command("handover", "simjax.cli.commands.handover", ("transfers",)),
+    ("power", "fit"): Command("power_fit", "simjax.cli.commands.power_fit", ("log",)),
     ("profile", "fit"): Command("fit", "simjax.cli.commands.fit", ("bundle",)),
 }
 _IN_WHOLE_LOOPS = ("run", "capacity")

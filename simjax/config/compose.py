@@ -35,6 +35,7 @@ SCHEMAS: dict[str, type] = {
     "capacity": capacity.CapacityConfig,
     "sensitivity": schema.SensitivityConfig,
     "handover": calibrate.HandoverFitConfig,
+    "power_fit": calibrate.PowerFitConfig,
     "describe": schema.DescribeConfig,
     "fit": schema.FitConfig,
     "show_point": sweep.ShowPointConfig,

@@ -78,7 +78,7 @@ def test_version(cli: Cli) -> None:
         (["profile", "fti", "x=1"], "unknown command 'profile fti'; did you mean profile fit?"),
         (
             ["xyzzy"],
-            "unknown command 'xyzzy'; known: calibrate, capacity, handover fit, pareto, profile fit, run, sensitivity, "
+            "unknown command 'xyzzy'; known: calibrate, capacity, handover fit, pareto, power fit, profile fit, run, sensitivity, "
             "show-point, trace describe, validate",
         ),
         (["validate", "-m", "x"], "simjax validate has no sweeps; -m goes with simjax run and simjax capacity"),
