@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from simjax.hardware import load_device as load_device
     from simjax.job import run as run
     from simjax.job import simulate_cluster as simulate_cluster
+    from simjax.library.metrics import Metrics as Metrics
+    from simjax.library.prepare import prepare as prepare
+    from simjax.library.simulate import simulate as simulate
+    from simjax.library.stack import stack as stack
+    from simjax.library.system import System as System
+    from simjax.library.total import total as total
     from simjax.metrics import summarize as summarize
     from simjax.model import load_model as load_model
     from simjax.sizing.capacity import capacity as capacity
@@ -47,10 +53,12 @@ _PUBLIC = {
     "LatencySource": "simjax.cluster.latency_source",
     "InstanceLimits": "simjax.cluster.spec",
     "InstanceSpec": "simjax.cluster.spec",
+    "Metrics": "simjax.library.metrics",
     "Result": "simjax.engine.host.result",
     "RunConfig": "simjax.config.schema",
     "SimjaxError": "simjax.errors",
     "SweepPlan": "simjax.explore.plan",
+    "System": "simjax.library.system",
     "Workload": "simjax.workload.workload",
     "aggregate": "simjax.explore.pareto.replicates",
     "capacity": "simjax.sizing.capacity",
@@ -60,22 +68,28 @@ _PUBLIC = {
     "paired_difference": "simjax.explore.pareto.replicates",
     "pareto": "simjax.explore.pareto.front",
     "parse_objective": "simjax.explore.pareto.objective",
+    "prepare": "simjax.library.prepare",
     "read_trace": "simjax.workload",
     "run": "simjax.job",
     "run_draws": "simjax.uncertainty.intervals",
     "run_sweep": "simjax.explore.run",
+    "simulate": "simjax.library.simulate",
     "simulate_cluster": "simjax.job",
+    "stack": "simjax.library.stack",
     "summarize": "simjax.metrics",
+    "total": "simjax.library.total",
 }
 __all__ = [
     "ClusterSpec",
     "LatencySource",
     "InstanceLimits",
     "InstanceSpec",
+    "Metrics",
     "Result",
     "RunConfig",
     "SimjaxError",
     "SweepPlan",
+    "System",
     "Workload",
     "aggregate",
     "capacity",
@@ -86,12 +100,16 @@ __all__ = [
     "paired_difference",
     "pareto",
     "parse_objective",
+    "prepare",
     "read_trace",
     "run",
     "run_draws",
     "run_sweep",
+    "simulate",
     "simulate_cluster",
+    "stack",
     "summarize",
+    "total",
 ]
 
 

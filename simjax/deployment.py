@@ -12,6 +12,8 @@ from simjax.model.dtypes import canonical_dtype
 from simjax.parallel.experts import LLMSERVINGSIM
 from simjax.parallel.parallelism import Parallelism
 from simjax.parallel.stages import Stage, stages_of
+from simjax.placement.pim import Pim
+from simjax.placement.weights import WeightPlacement
 from simjax.speculation.methods import MOST_DRAFTS, Speculation
 
 
@@ -42,6 +44,8 @@ class Deployment:
         kv_stream: link over which its steps send the KV cache of their tokens, layer by layer, before they end; None if they do not.
         speculation: speculative decoding, None without.
         stage: the pp stage that is looked at, None for all layers: see `stages`.
+        weights: which weights are in memory outside the devices, None where none are.
+        pim: memory that computes decode attention, None where the device does.
 
     Raises:
         SimjaxError: the data type is unknown.
@@ -58,6 +62,8 @@ class Deployment:
     kv_stream: LinkSpec | None = None
     speculation: Speculation | None = None
     stage: Stage | None = None
+    weights: WeightPlacement | None = None
+    pim: Pim | None = None
 
     def __post_init__(self) -> None:
         own = self.model.kv_cache_dtype or self.model.dtype

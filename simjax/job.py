@@ -14,7 +14,7 @@ from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.cluster.warnings import about_requests
 from simjax.config.conditional import conditional_options
-from simjax.config.schema import MetricsConfig, RunConfig, SimulatedConfig, SloConfig
+from simjax.config.schema import MetricsConfig, SimulatedConfig, SloConfig
 from simjax.engine.host.result import Result
 from simjax.engine.simulate import DEFAULT_MAX_TICKS, simulate
 from simjax.metrics.slo import Slo
@@ -106,7 +106,7 @@ def measurement_window(config: MetricsConfig) -> Window:
     return Window(**asdict(config))
 
 
-def run(config: RunConfig, on_progress: Progress | None = None) -> Run:
+def run(config: SimulatedConfig, on_progress: Progress | None = None) -> Run:
     """Simulate the cluster and workload of a configuration (`simjax.compose` makes one from command-line overrides).
 
     A workload whose length is automatic is simulated again, as long as can be, if the run turns out too short to say whether it is steady.

@@ -35,6 +35,7 @@ LONGEST = (
     "tests/engine/test_two_legs.py",
     "tests/engine/test_two_leg_routers.py",
     "tests/calibrate/test_fit.py",
+    "tests/library/test_library.py",
     "tests/engine/test_batch.py",
     "tests/calibrate/test_sensitivity.py",
     "tests/sizing/test_capacity.py",

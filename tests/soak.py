@@ -25,6 +25,7 @@ from simjax.engine.shape import EngineShape, slots_for
 from tests.engine import test_groups, test_two_legs
 from tests.engine.balanced import balancing, balancing_legs
 from tests.engine.combined import (
+    drafts_and_caches,
     prioritized_groups,
     sessions_in_groups,
     sessions_on_stages,
@@ -133,10 +134,14 @@ def kinds() -> dict[str, Kind]:
         "lockstep_sessions": Kind(sessions_in_groups(), 60, test_groups.check),
         "lockstep_speculating": Kind(speculating_groups(), 60, test_groups.check),
         "lockstep_speculating_closed_loop": Kind(speculating_groups((1, 2), closed=True), 60, test_groups.check),
+        "lockstep_speculating_prefix_caches": Kind(speculating_groups((1, 2), caching=True), 60, test_groups.check),
         "pipelined_sessions_on_two": Kind(sessions_on_stages(2), 60, check_steps),
         "speculating_sessions_on_two": Kind(sessions_with_drafts(2), 60, check_steps),
         "lockstep_prioritized": Kind(prioritized_groups(), 60, test_groups.check),
         "lockstep_prioritized_closed_loop": Kind(prioritized_groups((1, 2), closed=True), 60, test_groups.check),
+        "speculating_prefix_caches": Kind(drafts_and_caches(), 60, check_steps),
+        "speculating_prefix_caches_on_two": Kind(drafts_and_caches(instances=2), 60, check_steps),
+        "speculating_cached_sessions": Kind(drafts_and_caches(sessions=True), 60, check_steps),
         "speculating_two_legs": Kind(speculating_legs(), 60, test_two_legs.check),
         "speculating_two_legs_closed_loop": Kind(speculating_legs(closed=True), 60, test_two_legs.check),
         "lockstep_speculating_two_legs": Kind(speculating_grouped_legs(), 60, check_grouped_legs),

@@ -13,6 +13,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from tests.cli.conftest import Cli
@@ -181,6 +182,23 @@ def test_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert top["tpot_mean_s"].abs().idxmax() == "memory_bandwidth"
     assert top.loc["memory_bandwidth", "tpot_mean_s"] == pytest.approx(-0.96, abs=0.05)
     assert top["ttft_mean_s"].abs().idxmax() == "peak_flops"
+
+
+def test_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its cells: the descent ends lower than the grid, for the requests that both chose for and for others."""
+    monkeypatch.chdir(tmp_path)
+    shown = Shown(monkeypatch)
+    before = jax.config.jax_enable_x64
+    try:
+        found = execute(FOLDER / "library.ipynb")
+    finally:
+        jax.config.update("jax_enable_x64", before)
+    assert shown.figures == 1
+    assert len(found["NAMES"]) == 8 and all(float(x) > 0.0 for x in found["x"])
+    assert (len(found["points"]), found["simulations"]) == (6_561, 102)
+    assert found["by_gradient"] < found["by_grid"] < found["path"][0][0]
+    mean = {name: values.mean() for name, values in found["held_out"].items()}
+    assert mean["gradient"] < mean["grid"] < mean["none"]
 
 
 def test_calibration_from_the_command_line() -> None:

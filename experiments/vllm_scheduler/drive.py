@@ -132,8 +132,10 @@ class Batch:
 class Engine:
     """The core's loop around a scheduler."""
 
+    config_of = staticmethod(config_of)
+
     def __init__(self, base: VllmConfig, scenario: dict, keep_steps: bool):
-        config, limits = config_of(base, scenario), scenario["limits"]
+        config, limits = self.config_of(base, scenario), scenario["limits"]
         block = FullAttentionSpec(block_size=limits["block_size"], num_kv_heads=1, head_size=64, dtype=config.model_config.dtype)
         self.scheduler = config.scheduler_config.get_scheduler_cls()(
             vllm_config=config,
@@ -184,13 +186,17 @@ class Engine:
             ran = self._pass_with_queue() if self.most_batches > 1 else self._pass()
             self.empty = 0 if ran else self.empty + 1
             if not ran and self.scheduler.has_requests():
-                self.clock += self.scenario["empty_pass_s"]
+                self.clock = self._after_empty_pass_s()
         rows = [
             {"tokens_s": self.tokens_s[x], "preemptions": self.requests[x].num_preemptions, "cached_tokens": self.cached.get(x, 0)}
             for x in self.rows
         ]
         counts = {"evictions": self.evictions, "lookups": list(self.lookups.values())}
         return {"requests": rows, **counts, **({"steps": self.steps} if self.keep_steps else {})}
+
+    def _after_empty_pass_s(self) -> float:
+        """When the loop goes on after a pass that ran nothing."""
+        return self.clock + self.scenario["empty_pass_s"]
 
     def _evict(self, block: Any) -> bool:
         lost = self.evict(block)
@@ -317,13 +323,13 @@ def seconds(times: dict, work: list[tuple[int, int, bool]]) -> float:
     return total_s + times["tokens_s"][sum(new for new, _, _ in work)] - times["tokens_s"][sum(chunks)]
 
 
-def main() -> None:
+def main(kind: type[Engine] = Engine) -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever vLLM prints
     base = base_config()
     init_none_hash(sha256)
     for line in sys.stdin:
         try:
-            result = Engine(base, json.loads(line), "--steps" in sys.argv).run()
+            result = kind(base, json.loads(line), "--steps" in sys.argv).run()
         except Exception as error:  # what vLLM refuses or breaks on is a row with a reason
             result = {"error": f"{type(error).__name__}: {error}".split("\n")[0]}
         print(json.dumps(result), file=answers, flush=True)

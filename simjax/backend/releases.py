@@ -73,6 +73,9 @@ requests. After a request has preempted itself, those after it still get their t
 last token is in flight, makes vLLM's loop leave out the request after the one that asked for its blocks (a mistake, mended in 0.28).
 """
 
+_GIB = 2**30
+_WIDE, _WIDEST = 70, 160  # GiB of device memory from which vLLM's server takes more at once
+
 BALANCER = (
     Rule("weighs_in_flight", ((_FIRST, False), ((0, 28), True))),
     Rule("publishes_dense", ((_FIRST, False), ((0, 28), True))),
@@ -82,6 +85,17 @@ BALANCER = (
 `weighs_in_flight`: the rank of the lowest max(API servers * requests in flight from this one, waiting + running) + 6 waiting * (KV use
 above one half); before, of the lowest 4 waiting + running. `publishes_dense`: ranks of dense models report their requests to the API
 servers.
+"""
+
+DRAFTING = (
+    Rule("pads", ((_FIRST, False), ((0, 28), True))),
+    Rule("names_next_token", ((_FIRST, False), ((0, 33), True))),
+)
+"""Rules of speculative decoding (`simjax.speculation.methods.Speculation`), for which vLLM has no flags.
+
+`pads`: a waiting request that needs a single token, as its prompt is one or all but one are cached, gets 1 + K like those that decode, with
+drafts that are never right, unless a prompt is in the step. `names_next_token`: EAGLE and MTP compute the keys of a place from the token
+after it, so the name of a block in the prefix cache covers that one; before, the last of the blocks that a request found was left out.
 """
 
 GONE = {"p2p_nccl": (0, 28)}
@@ -99,14 +113,6 @@ NOT_SIMULATED = (
         ((_FIRST, "every try to admit the first waiting request"), ((0, 28), "those of admissions")),
     ),
     Rule(
-        "tokens of a waiting request that needs one (a prompt of one token), beside decodes with drafts",
-        ((_FIRST, "1"), ((0, 28), "1 + K, padded")),
-    ),
-    Rule(
-        "cached blocks that a request with EAGLE or MTP drafts takes",
-        ((_FIRST, "all found but the last"), ((0, 33), "all whose name covers the next token")),
-    ),
-    Rule(
         "names of blocks that accepted drafts fill, without asynchronous scheduling",
         ((_FIRST, "when the next step is formed"), ((0, 33), "when the drafts are verified")),
     ),
@@ -118,7 +124,8 @@ NOT_SIMULATED = (
     ),
     Rule("cascade attention by default", ((_FIRST, "on"), ((0, 19), "off"))),
 )
-"""What is known to differ and is not simulated yet: every release acts as 0.19 does, and with pipeline parallelism as 0.33."""
+"""What is known to differ and is not simulated yet: every release acts as 0.19 does, and as 0.33 with pipeline parallelism and in the
+names of blocks that accepted drafts fill."""
 
 
 def minor_of(release: str) -> Minor:
@@ -143,10 +150,36 @@ def defaults_of(release: str) -> dict[str, Any]:
     return {rule.name: rule.at(minor) for rule in RULES}
 
 
+def server_defaults(device: str, memory_bytes: float, release: str) -> dict[str, int]:
+    """`max_num_seqs` and `max_num_batched_tokens` of vLLM's API server where no flag sets them.
+
+    They depend on the device (vLLM's `EngineArgs.get_batch_defaults` at 0.33.0): 1024 and 8192 from 70 GiB of memory on, 16384 tokens from
+    160 GiB on in 0.33, and 256 and 2048 on smaller ones and on any A100.
+
+    Args:
+        device: name of the device.
+        memory_bytes: its memory.
+        release: as of `defaults_of`.
+
+    Raises:
+        SimjaxError: it is no release of vLLM.
+    """
+    gib = memory_bytes / _GIB
+    if gib < _WIDE or "a100" in device.lower():
+        return {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
+    return {"max_num_seqs": 1024, "max_num_batched_tokens": 16384 if gib >= _WIDEST and minor_of(release) >= (0, 33) else 8192}
+
+
 def balancer_rules(release: str) -> dict[str, Any]:
     """The rules of the internal load balancer in a release, by the names of `BALANCER`; errors as of `defaults_of`."""
     minor = minor_of(release)
     return {rule.name: rule.at(minor) for rule in BALANCER}
+
+
+def drafting_rules(release: str) -> dict[str, Any]:
+    """The rules of speculative decoding in a release, by the names of `DRAFTING`; errors as of `defaults_of`."""
+    minor = minor_of(release)
+    return {rule.name: rule.at(minor) for rule in DRAFTING}
 
 
 def release_of(version: str) -> str:

@@ -19,7 +19,7 @@ from simjax.engine.accounting.totals import Overflow
 from simjax.engine.batch import compiled_batch
 from simjax.engine.host.batch import Batch, make_batch
 from simjax.engine.host.collect import batch_results
-from simjax.engine.host.lower import with_larger_caches, with_more_rows
+from simjax.engine.host.lower import with_larger_caches, with_larger_tiers, with_more_rows
 from simjax.engine.host.result import Result
 from simjax.engine.params import ClusterParams
 from simjax.engine.state import ClusterState
@@ -80,9 +80,11 @@ class _Findings(NamedTuple):
 
 
 def _with_room(design: Design, needs: Overflow) -> Design | None:
-    """The design with larger prefix caches, or room for more hand-overs at once, if it needs that; None if it has room for all of them."""
+    """The design with larger prefix caches or KV tiers, or room for more hand-overs, if it needs that; None if it can have no more."""
     if needs & Overflow.CACHES:
         design = replace(design, lowered=with_larger_caches(design.lowered))
+    if needs & Overflow.TIERS:
+        design = replace(design, lowered=with_larger_tiers(design.lowered))
     if not needs & Overflow.HANDOVERS:
         return design
     lowered = with_more_rows(design.lowered)

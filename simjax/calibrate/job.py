@@ -44,7 +44,7 @@ from simjax.metrics.latency import latencies
 from simjax.uncertainty.widths import PRIOR_SD
 from simjax.validate.compare import measured_requests
 from simjax.validate.contents import unknown_contents
-from simjax.validate.replay import asked_for, measured_cluster, read_to_replay, release, remedy
+from simjax.validate.replay import asked_for, measured_cluster, read_to_replay, release, remedy, with_presumption
 from simjax.validate.run import MeasuredRun
 from simjax.validity.reach import reach
 
@@ -92,6 +92,7 @@ class Calibrated:
         rows: one mapping for each parameter, see `parameter_rows`.
         scores: the fitted runs (the parts that were fitted, and the others), then those held out.
         problems: reasons why this is no success, one line each; empty when it is one.
+        warnings: what to know of a success, too, one line each.
     """
 
     profile: LatencyProfile
@@ -101,6 +102,7 @@ class Calibrated:
     rows: list[dict[str, Any]]
     scores: list[Scored]
     problems: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def calibrate(
@@ -152,7 +154,7 @@ def calibrate(
     profile = load_profile(profile_path)
     scores = _scores(config, [x.run for x in (*fitted, *held_out)], runs, targets)
     rows = parameter_rows(space, posterior, profile)
-    return Calibrated(profile, found, space, posterior, rows, scores, _problems(scores, rows, found))
+    return Calibrated(profile, found, space, posterior, rows, scores, _problems(scores, found), _warnings(rows))
 
 
 def _problem(config: CalibrateConfig, base: LatencyProfile, space: Space) -> str:
@@ -166,7 +168,8 @@ def _problem(config: CalibrateConfig, base: LatencyProfile, space: Space) -> str
 def _read(paths: Sequence[str], config: CalibrateConfig) -> list[MeasuredDeployment]:
     traces = [Path(path) for path in config.workload.paths()]
     runs = read_to_replay([Path(path) for path in paths], config.device, traces, config.workload.max_concurrency)
-    found = [MeasuredDeployment(run, measured_cluster(run, config)) for run in runs]
+    pairs = [(run, measured_cluster(run, config)) for run in runs]
+    found = [MeasuredDeployment(with_presumption(run, cluster, config), cluster) for run, cluster in pairs]
     for x in found:
         if (settings := asked_for(x.run, x.cluster)) and not config.allow_unsimulated:
             named, mended = ", ".join(map(str, settings)), "".join(remedy(x) for x in settings)
@@ -230,7 +233,7 @@ def _space(base: LatencyProfile, instances: Sequence[tuple[str, InstanceSpec]], 
 
 def _target(x: MeasuredDeployment, base: LatencyProfile, weights: LossWeights, fraction: float) -> RunTarget:
     first = None if fraction >= 1 else max(1, round(fraction * len(x.run)))
-    return RunTarget(x.run, prepare_measured(x.run, x.cluster, base), weights, first)
+    return RunTarget.of_run(x.run, prepare_measured(x.run, x.cluster, base), weights, first)
 
 
 def _fit(
@@ -322,15 +325,20 @@ def _scores(
     return scores
 
 
-def _problems(scores: Sequence[Scored], rows: Sequence[dict[str, Any]], found: Fit) -> tuple[str, ...]:
+def _problems(scores: Sequence[Scored], found: Fit) -> tuple[str, ...]:
     lines = [
         f"the fit to {score.measured.name} is poor: {', '.join(reasons)}"
         for score in scores
         if score.role == FITTED and (reasons := poor(score.after))
     ]
-    bound = [row["name"] for row in rows if row["at_bound"]]
-    if bound:
-        lines.append(f"at the bound of what the prior allows: {', '.join(bound)}; the model may lack something that the runs had")
     if not np.isfinite(found.loss):
         lines.append("the loss is not a number")
     return tuple(lines)
+
+
+def _warnings(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """A line about parameters at a bound: those that the data do not inform are of no account, so this is no failure of the fit."""
+    bound = [f"{row['name']} ({100 * row['constrained']:.0f} % known from data)" for row in rows if row["at_bound"]]
+    if not bound:
+        return ()
+    return (f"at the bound of what the prior allows: {', '.join(bound)}; the model may lack something that the runs had",)

@@ -72,11 +72,6 @@ class PreparedRun:
         """Ticks after which a run in forward mode is cut."""
         return TICKS_TO_SPARE * self.ticks
 
-    @property
-    def closed_loop(self) -> bool:
-        """Whether clients wait for their answers."""
-        return self.shape.clients > 0 and not self.shape.capped
-
 
 def prepare(cluster: ClusterSpec, workload: Workload, profile: LatencyProfile) -> PreparedRun:
     """The arrays of a cluster under a workload.
@@ -136,24 +131,29 @@ def simulated(prepared: PreparedRun, profile: LatencyProfile, reverse: bool = Fa
     """
     params = with_profile(prepared, profile)
     o = outcome_reverse(prepared.shape, prepared.ticks, params) if reverse else outcome(prepared.shape, params, prepared.max_ticks)
-    return latencies(prepared, params, o)
+    return latencies(prepared.shape, params, o, prepared.measured)
 
 
-def latencies(prepared: PreparedRun, params: ClusterParams, o: Outcome) -> ClientLatencies:
-    """Latencies of the requests of a run, padding excluded, from the times of its outcome."""
+def latencies(shape: EngineShape, params: ClusterParams, o: Outcome, measured: np.ndarray) -> ClientLatencies:
+    """Latencies of some requests of a run from the times of its outcome.
+
+    Args:
+        shape: static sizes of the run.
+        params: its parameters.
+        o: its outcome.
+        measured: int[M], places of the requests; padding has not finished.
+    """
     of = lambda x: x[jnp.maximum(o.instance, 0)]
     arrival_s = arrivals(o, of(params.ranks.api_pre_s), of(params.ranks.api_post_s))
-    if prepared.closed_loop:  # without a pause a client sends at the end of a step, however long the steps are
+    if shape.clients and not shape.capped:  # without a pause a client sends at the end of a step, however long the steps are
         arrival_s = jnp.where(params.requests.think_s[params.served] > 0, arrival_s, o.arrival_s)
     sent_s = stop_gradient(o.arrival_s)
-    if prepared.shape.capped:  # and so does a client whose request waited for a seat; all others come when their time has come
+    if shape.capped:  # and so does a client whose request waited for a seat; all others come when their time has come
         waited = o.arrival_s > params.requests.arrival_s[params.served]
         arrival_s, sent_s = jnp.where(waited, o.arrival_s, arrival_s), jnp.where(waited, o.arrival_s, sent_s)
     output = params.requests.output_tokens[params.served]
     safe = lambda x: jnp.where(o.finished, x, 0.0)
     ttft_s, e2e_s = safe(o.first_token_s) - safe(arrival_s), safe(o.finish_s) - safe(arrival_s)
     tpot_s = (safe(o.finish_s) - safe(o.first_token_s)) / jnp.maximum(output - 1, 1)
-    some = lambda x, there: jnp.where(o.finished & there & (x > 0), x, 1.0)[prepared.measured]
-    return ClientLatencies(
-        safe(sent_s)[prepared.measured], some(ttft_s, True), some(tpot_s, output > 1), some(e2e_s, True), o.finished[prepared.measured]
-    )
+    some = lambda x, there: jnp.where(o.finished & there & (x > 0), x, 1.0)[measured]
+    return ClientLatencies(safe(sent_s)[measured], some(ttft_s, True), some(tpot_s, output > 1), some(e2e_s, True), o.finished[measured])

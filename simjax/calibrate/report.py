@@ -21,7 +21,7 @@ def report_of(calibrated: Calibrated) -> dict[str, Any]:
     """The content of `calibration.json`.
 
     Returns:
-        `status` ("calibrated", or "poor" with `problems`), `loss` (before, after, and those of all starts), `seconds`, `steps`,
+        `status` ("calibrated", or "poor" with `problems`), `warnings`, `loss` (before, after, and those of all starts), `seconds`, `steps`,
         `misfit`, `parameters` (see `parameter_rows`), `correlation` (of the fitted ones), `unconstrained` directions, `discrepancy`,
         `seen`, and `runs`: name, role, `before` and `after` as in `validation.json`.
     """
@@ -30,6 +30,7 @@ def report_of(calibrated: Calibrated) -> dict[str, Any]:
     return {
         "status": PROBLEMS if calibrated.problems else OK,
         "problems": list(calibrated.problems),
+        "warnings": list(calibrated.warnings),
         "loss": {"before": fit.loss_before, "after": fit.loss, "starts": [float(x) for x in fit.losses]},
         "steps": fit.steps,
         "seconds": fit.seconds,
@@ -53,7 +54,7 @@ def tables(calibrated: Calibrated) -> RenderableType:
 
 def _errors(calibrated: Calibrated) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("error, %", style="bold")
+    table.add_column("error, %", style="bold", overflow="fold")  # names of runs that begin alike stay apart
     table.add_column("")
     for metric in METRICS:
         for name in COMPARED:

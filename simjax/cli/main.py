@@ -13,6 +13,7 @@ from simjax.cli import interrupts
 from simjax.cli.internal import internal
 from simjax.engine.control.whole_loops import make_loops_whole
 from simjax.errors import PoorFitError, SimjaxError, closest, is_out_of_memory
+from simjax.paths import with_folders
 from simjax.text import printable
 
 
@@ -37,8 +38,10 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("validate",): Command("validate", "simjax.cli.commands.validate", ("measured",)),
     ("calibrate",): Command("calibrate", "simjax.cli.commands.calibrate", ("measured",)),
     ("capacity",): Command("capacity", "simjax.cli.commands.capacity"),
+    ("explain",): Command("explain", "simjax.cli.commands.explain"),
     ("sensitivity",): Command("sensitivity", "simjax.cli.commands.sensitivity"),
     ("trace", "describe"): Command("describe", "simjax.cli.commands.describe", ("workload.file",)),
+    ("trace", "export"): Command("export", "simjax.cli.commands.export", ("requests",)),
     ("handover", "fit"): Command("handover", "simjax.cli.commands.handover", ("transfers",)),
     ("power", "fit"): Command("power_fit", "simjax.cli.commands.power_fit", ("log",)),
     ("profile", "fit"): Command("fit", "simjax.cli.commands.fit", ("bundle",)),
@@ -47,6 +50,7 @@ _IN_WHOLE_LOOPS = ("run", "capacity")
 _MULTIRUN = ("-m", "--multirun")
 _MOST_DIGITS = 400  # no float has more
 _HUGE = re.compile(rf"\d{{{_MOST_DIGITS + 1}}}")
+TEMPLATE = "--template"
 _HYDRAS_CFG = ("job", "hydra", "all")
 
 
@@ -131,6 +135,32 @@ def _dispatch(arguments: list[str]) -> None:
 
 def _execute(words: tuple[str, ...], rest: list[str]) -> None:
     command, name = COMMANDS[words], " ".join(words)
+    files, rest = _taken("--config", rest)
+    folders, rest = _taken("--config-dir", rest)
+    template, rest = TEMPLATE in rest, [word for word in rest if word != TEMPLATE]
+    if template and command.config not in ("validate", "calibrate"):
+        raise SimjaxError(f"simjax {name} has no {TEMPLATE}; simjax validate FILE {TEMPLATE} writes what is to be known of a server")
+    with with_folders(folders):
+        _compose_and_run(command, name, rest, [Path(file).expanduser() for file in files], template)
+
+
+def _taken(flag: str, rest: list[str]) -> tuple[list[str], list[str]]:
+    """The values of a flag (`--flag VALUE` or `--flag=VALUE`), and all other words."""
+    values, others, words = list[str](), list[str](), iter(rest)
+    for word in words:
+        if word == flag:
+            value = next(words, None)
+            if value is None or value.startswith("-"):
+                raise SimjaxError(f"{flag}: give a path after it")
+            values.append(value)
+        elif word.startswith(f"{flag}="):
+            values.append(word.partition("=")[2])
+        else:
+            others.append(word)
+    return values, others
+
+
+def _compose_and_run(command: Command, name: str, rest: list[str], files: list[Path], template: bool) -> None:
     many = any(word in _MULTIRUN for word in rest)
     if many and command.config not in ("run", "capacity"):
         raise SimjaxError(f"simjax {name} has no sweeps; -m goes with simjax run and simjax capacity")
@@ -148,14 +178,20 @@ def _execute(words: tuple[str, ...], rest: list[str]) -> None:
         elif not _is_option(word):
             raise SimjaxError(f"'{word}' is not an option of simjax {name}; options look like key=value (simjax {name} --help lists them)")
         overrides.append(word)
+    from simjax.cli.option_files import with_files
     from simjax.config.disaggregation import with_handover_files
 
-    overrides = with_handover_files(overrides)
+    overrides = with_handover_files(with_files(command.config, overrides, files))
 
     from simjax.cli.output import logged
 
     with logged():
-        if many and command.config == "capacity":
+        if template:
+            from simjax.cli.commands import template as of_template
+            from simjax.config.compose import compose_config, typed
+
+            of_template.execute(typed(compose_config(command.config, overrides)))
+        elif many and command.config == "capacity":
             from simjax.cli.commands.capacity import with_axes
 
             _run(command, with_axes(overrides), show_config)

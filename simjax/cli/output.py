@@ -6,12 +6,14 @@ import logging
 import os
 import platform
 import re
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -21,6 +23,9 @@ from simjax.cli.checked_cache import check_entries
 from simjax.cli.interrupts import NOTHING, hint
 from simjax.errors import SimjaxError
 from simjax.text import printable
+
+LOG_EVERY_S = 60.0
+"""Seconds between two lines on the progress of a command whose stderr is a log."""
 
 
 def console(stderr: bool = False) -> Console:
@@ -123,13 +128,38 @@ def progress(before: str, text: str = "simulating") -> Iterator[Callable[[int, i
 def moving_bar(before: str) -> Iterator[Callable[..., None]]:
     """A function that moves a bar on the terminal: it takes rich's `description`, `completed` and `total`, and `count`, a text at its end.
 
-    Until it is moved, the bar shows `before` and pulses. It is removed at the end; nothing is printed if stderr is not a terminal.
+    Until it is moved, the bar shows `before` and pulses. It is removed at the end. If stderr is not a terminal but a log, what the bar
+    would show is printed as a line once a minute.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn())
     out = console(stderr=True)
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
+    if not out.is_terminal:
+        yield _logged_progress(before)
+        return
+    with Progress(*columns, console=out, transient=True) as bar:
         task = bar.add_task(before, total=None, count="")
         yield lambda **changes: bar.update(task, **changes)
+
+
+def _logged_progress(before: str) -> Callable[..., None]:
+    """A function with the arguments of that of `moving_bar`, which prints a line once in `LOG_EVERY_S`."""
+    began_s = time.monotonic()
+    state: dict[str, Any] = {"description": before, "completed": None, "total": None, "count": "", "told_s": began_s}
+
+    def move(**changes: Any) -> None:
+        state.update(changes)
+        now_s = time.monotonic()
+        if now_s - state["told_s"] < LOG_EVERY_S:
+            return
+        state["told_s"] = now_s
+        done, total, count = state["completed"], state["total"], str(state["count"])
+        steps = f"{done:,} of {total:,}" if done is not None and total else ""
+        parts = [part for part in (steps if " of " not in count else "", count) if part]
+        print(
+            f"{state['description']}{': ' if parts else ''}{', '.join(parts)}, after {now_s - began_s:,.0f} s", file=sys.stderr, flush=True
+        )
+
+    return move
 
 
 def warn(lines: tuple[str, ...] | list[str]) -> None:

@@ -18,14 +18,14 @@ from simjax.explore.pareto.objective import CI95, Objective
 from simjax.files import make_folder, write_table
 from simjax.text import counted
 
-PARETO_TABLE, PARETO_FIGURE = "pareto.csv", "pareto.png"
+PARETO_TABLE, PARETO_FIGURE, RATES_FIGURE = "pareto.csv", "pareto.png", "rates.png"
 _ROWS = 15  # rows of the table on the terminal
 
 
 def write_pareto(
     table: pd.DataFrame, objective: Objective, keys: Sequence[str], out: str | Path, plots: bool = True, title: str = ""
 ) -> ParetoResult:
-    """Find the front of a sweep's table and write `pareto.csv` and, if `plots`, `pareto.png` into a folder.
+    """Find the front of a sweep's table and write `pareto.csv` and, if `plots`, `pareto.png` and `rates.png` into a folder.
 
     `pareto.csv` has the columns of the table and `mark` ("knee", "best <metric>"); without feasible rows it has only a header. The figure
     of an earlier front is removed if none is drawn.
@@ -52,6 +52,11 @@ def write_pareto(
         plot_pareto(result, figure, _columns(result, keys), title)
     else:
         figure.unlink(missing_ok=True)
+    if plots:
+        from simjax.plot.rates import plot_rates
+
+        if plot_rates(table, folder / RATES_FIGURE, _columns(result, keys), title) is None:
+            (folder / RATES_FIGURE).unlink(missing_ok=True)
     return result
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from simjax.backend.releases import DEFAULT, balancer_rules, connector_gone, defaults_of
+from simjax.backend.releases import DEFAULT, balancer_rules, connector_gone, defaults_of, drafting_rules
 from simjax.cluster.balancer import Balancer
 from simjax.cluster.disaggregation import Disaggregation
 from simjax.cluster.latency_source import HOST_TIMES, LatencySource
@@ -33,6 +33,9 @@ from simjax.network.placement import Network, Nodes
 from simjax.parallel.experts import ALL_GATHER, Experts
 from simjax.parallel.parallelism import Parallelism
 from simjax.parallel.popularity import Popularity, read_popularity
+from simjax.placement.config import WeightsConfig
+from simjax.placement.from_config import pim_of, placement_of, with_pim_rules, with_rules
+from simjax.placement.pim_config import PimConfig
 from simjax.speculation.config import SpeculationConfig
 from simjax.speculation.methods import METHODS, MTP, MTP_RATES, Speculation
 from simjax.tiering import tiering_of
@@ -81,17 +84,18 @@ def instance_link(config: ClusterConfig, device: DeviceSpec) -> LinkSpec | None:
 def configured_cluster(config: DeployedConfig) -> ClusterSpec:
     """The cluster that a configuration describes; errors as of `build_cluster`."""
     rest = (config.cluster, config.scheduler, config.disaggregation, config.network)
-    built = build_cluster(config.model, config.device, *rest, release=config.backend.release)
+    built = build_cluster(config.model, config.device, *rest, release=config.backend.release, offloading=config.pim.enable_attn_offloading)
     gone = connector_gone(built.disaggregation.connector, config.backend.release) if built.disaggregated else None
     if gone is not None:
         raise SimjaxError(gone)
+    built = _placing(built, config.weights, config.pim)
     built = replace(built, tiering=tiering_of(config.kv_tiers))
-    drafts = speculation_of(config.speculation)
+    drafts = speculation_of(config.speculation, config.backend.release)
     return built if drafts is None else _drafting(built, drafts)
 
 
-def speculation_of(config: SpeculationConfig) -> Speculation | None:
-    """The speculative decoding that the configuration describes, None without.
+def speculation_of(config: SpeculationConfig, release: str = DEFAULT) -> Speculation | None:
+    """The speculative decoding that the configuration describes, by the rules of a release; None without.
 
     Raises:
         SimjaxError: a value is out of range, or acceptance rates are missing.
@@ -105,12 +109,30 @@ def speculation_of(config: SpeculationConfig) -> Speculation | None:
             "before it are accepted, such as [0.7,0.5,0.3]; they depend on model and text"
         )
     model = None if config.model is None else load_model(config.model)
-    return Speculation(config.method, config.num_speculative_tokens, rates, model, config.seed)
+    return Speculation(config.method, config.num_speculative_tokens, rates, model, config.seed, **drafting_rules(release))
 
 
 def _drafting(cluster: ClusterSpec, speculation: Speculation) -> ClusterSpec:
     """The cluster with speculative decoding on all instances; equal ones stay one record."""
     made = {id(x): replace(x, speculation=speculation) for x in cluster.instances}
+    return replace(cluster, instances=tuple(made[id(x)] for x in cluster.instances))
+
+
+def _placing(cluster: ClusterSpec, config: WeightsConfig, memory: PimConfig) -> ClusterSpec:
+    """The cluster with its weights and its decode attention where the configuration, or its file, has them; equal instances stay one
+    record.
+    """
+    own_pim = pim_of(memory)
+
+    def placed(one: InstanceSpec) -> InstanceSpec:
+        given = one.weights
+        found = placement_of(config, one.model.num_hidden_layers) if given is None else with_rules(given, config)
+        pim = own_pim if one.pim is None else with_pim_rules(one.pim, memory)
+        return one if (found, pim) == (given, one.pim) else replace(one, weights=found, pim=pim)
+
+    made = {id(x): placed(x) for x in cluster.instances}
+    if all(made[id(x)] is x for x in cluster.instances):
+        return cluster
     return replace(cluster, instances=tuple(made[id(x)] for x in cluster.instances))
 
 
@@ -122,6 +144,7 @@ def build_cluster(
     disaggregation: DisaggregationConfig = DisaggregationConfig(),  # noqa: B008  # never changed
     network: NetworkConfig = NetworkConfig(),  # noqa: B008  # never changed
     release: str = DEFAULT,
+    offloading: bool = False,
 ) -> ClusterSpec:
     """The cluster of a run.
 
@@ -147,7 +170,7 @@ def build_cluster(
     if cluster.file is not None:
         if cluster.groups:
             raise SimjaxError("cluster.file and cluster.groups are both set; the cluster comes from one of them")
-        of_file = read_cluster(Path(cluster.file), limits, experts_of(cluster)).instances
+        of_file = read_cluster(Path(cluster.file), limits, experts_of(cluster), offloading).instances
         _refuse_overridden(limits, release_limits(release), of_file)
         return behind(of_file)
     if not cluster.groups and (cluster.prefill.instances or cluster.decode.instances):

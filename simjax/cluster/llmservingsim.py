@@ -18,6 +18,7 @@ from simjax.hardware import LinkSpec, load_device
 from simjax.model import load_model
 from simjax.parallel.experts import Experts
 from simjax.parallel.parallelism import Parallelism
+from simjax.placement.llmservingsim import read_pim, read_placement
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ FLAGS = (
 # MOST_SEQUENCES.
 MAY_BE_UNLIMITED = ("max_num_seqs", "max_num_batched_tokens")
 MOST_SEQUENCES = 2**16
+# Keys that ask for what is simulated, though `unsimulated` has them.
+READ = ("pd_type", "placement", "pp_size", "dp_group", "enable_attn_offloading", "enable_sub_batch_interleaving")
 # What its pd_type says of an instance.
 ROLES = {None: Role.BOTH, "": Role.BOTH, "prefill": Role.PREFILL, "decode": Role.DECODE}
 
@@ -61,21 +64,25 @@ class ClusterFile:
     nodes: tuple[int, ...]
 
 
-def read_cluster(path: Path, limits: InstanceLimits, experts: Experts = Experts()) -> ClusterFile:  # noqa: B008  # never changed
+def read_cluster(
+    path: Path,
+    limits: InstanceLimits,
+    experts: Experts = Experts(),  # noqa: B008  # never changed
+    offloading: bool = False,
+) -> ClusterFile:
     """The cluster that a file describes.
 
     Args:
         path: the JSON file.
         limits: flags that the file does not set.
         experts: placement and popularity of experts, of which the file says nothing.
+        offloading: whether instances on nodes with a `pim_config` use it where the file does not say (a switch of its command line).
 
     Raises:
         SimjaxError: the file is missing or malformed, names an unknown model or device, or asks for what is not simulated.
     """
     raw = _read(path)
     nodes = raw["nodes"]
-    if any("pim_config" in (node.get("cpu_mem") or {}) for node in nodes):
-        raise SimjaxError(f"{path}: cpu_mem.pim_config asks for PIM devices, which are not simulated yet")
     found: list[InstanceSpec] = []
     on: list[int] = []
     groups = _groups(one for node in nodes for one in node["instances"])
@@ -90,7 +97,11 @@ def read_cluster(path: Path, limits: InstanceLimits, experts: Experts = Experts(
                     _check_alike(members[0], one)
                 else:
                     ranks = len(members) if together else 1
-                    found.append(_instance(one, raw, sum(map(_devices, node["instances"])), limits, experts, ranks))
+                    instance = _instance(one, raw, sum(map(_devices, node["instances"])), limits, experts, ranks)
+                    blocks = instance.model.num_hidden_layers
+                    weights = read_placement(one.get("placement"), node.get("cpu_mem"), raw.get("cxl_mem"), blocks)
+                    pim = read_pim(one, node.get("cpu_mem"), offloading)
+                    found.append(replace(instance, weights=weights, pim=pim) if weights or pim else instance)
                     on.append(number)
                 place += 1
             except SimjaxError as error:
@@ -101,8 +112,6 @@ def read_cluster(path: Path, limits: InstanceLimits, experts: Experts = Experts(
                 raise SimjaxError(f"{where}: a value of the wrong type ({error})") from None
     if not found:
         raise SimjaxError(f"{path}: it has no instances; a cluster needs at least one")
-    if "cxl_mem" in raw:
-        _log.warning("%s: cxl_mem is not simulated yet; its settings are ignored", path)
     if any(len(members) > 1 and not _step_together(members) for members in groups.values()):
         _log.warning("%s: the members of a dp_group that hold all experts each are independent instances", path)
     return ClusterFile(tuple(found), tuple(on))
@@ -164,9 +173,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _instance(
     raw: dict[str, Any], cluster: dict[str, Any], devices_per_node: int, limits: InstanceLimits, experts: Experts, ranks: int
 ) -> InstanceSpec:
-    for setting in unsimulated({name: value for name, value in raw.items() if name not in ("pd_type", "placement", "pp_size", "dp_group")}):
+    for setting in unsimulated({name: value for name, value in raw.items() if name not in READ}):
         raise SimjaxError(f"{setting} is not simulated yet; remove it to run without")
-    _refuse_placement(raw.get("placement"))
     npus = raw.get("num_npus", raw.get("npu_num"))  # npu_num: the name before version 2
     stages = int(raw.get("pp_size") or (npus or 1) // int(raw.get("tp_size") or npus or 1) or 1)
     degree = int(raw.get("tp_size") or (npus or 1) // stages or 1)
@@ -208,22 +216,6 @@ def _devices(raw: Mapping[str, Any]) -> int:
     """Devices of an instance."""
     stages = int(raw.get("pp_size") or 1)
     return int(raw.get("num_npus") or raw.get("npu_num") or int(raw.get("tp_size") or 1) * stages)
-
-
-def _refuse_placement(placement: Any) -> None:
-    """Raise if weights or keys and values are placed elsewhere than on the device.
-
-    `kv_evict_loc` is the store from which it reloads evicted prefixes; it has one only where the command line asks for it.
-    """
-    if not placement:
-        return
-    entries = [("default", placement.get("default") or {})]
-    entries += [(f"blocks[{number}]", entry) for number, entry in enumerate(placement.get("blocks") or [])]
-    entries += [(f"layers.{name}", entry) for name, entry in (placement.get("layers") or {}).items()]
-    for where, entry in entries:
-        for key in ("weights", "kv_loc"):
-            if entry.get(key) not in (None, "npu"):
-                raise SimjaxError(f"placement.{where}.{key}={entry[key]!r} is not simulated yet; remove it to run without")
 
 
 def _without(unlimited: list[str], one: InstanceSpec) -> InstanceSpec:

@@ -14,11 +14,15 @@ from simjax.deployment import Deployment, Role
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.memory.capacity import MemoryLimits, kv_blocks
+from simjax.memory.offload import check_placement, moved_bytes
+from simjax.memory.pim import check_pim
 from simjax.model import ModelSpec, quantized_as, served_as, without_windows
 from simjax.model.dtypes import KV_CACHE_DTYPES, SERVED_DTYPES, check_name
 from simjax.network.placement import Footprint, Network, Nodes, dealt_to_ranks, place
 from simjax.network.stages import broadcast_s, link_between
 from simjax.parallel.parallelism import Parallelism
+from simjax.placement.pim import Pim
+from simjax.placement.weights import WeightPlacement
 from simjax.speculation.methods import Speculation
 from simjax.tiering import Tiering
 
@@ -102,6 +106,8 @@ class InstanceSpec:
         kv_stream: link over which its steps send the KV cache of their tokens before they end (`Deployment.kv_stream`); a `ClusterSpec`
             sets it as its connector says.
         speculation: speculative decoding, None without.
+        weights: which weights are in memory outside the devices, None where none are; a `ClusterSpec` says how many devices read there.
+        pim: memory that computes decode attention, None where the device does.
 
     Raises:
         SimjaxError: its parallelism is not simulated, or its model cannot be had in the precision that its limits ask for.
@@ -115,6 +121,8 @@ class InstanceSpec:
     role: Role = Role.BOTH
     kv_stream: LinkSpec | None = None
     speculation: Speculation | None = None
+    weights: WeightPlacement | None = None
+    pim: Pim | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.parallelism, Parallelism):
@@ -132,6 +140,8 @@ class InstanceSpec:
             object.__setattr__(self, "model", without_windows(self.model))
         _ = self.deployment.stages  # the layers can be divided so
         self.parallelism.experts.check(self.model, self.parallelism.expert)
+        check_placement(self.deployment)
+        check_pim(self.deployment)
 
     @cached_property
     def deployment(self) -> Deployment:
@@ -147,6 +157,8 @@ class InstanceSpec:
             role=self.role,
             kv_stream=self.kv_stream,
             speculation=self.speculation,
+            weights=self.weights,
+            pim=self.pim,
         )
 
     @cached_property
@@ -250,6 +262,8 @@ class ClusterSpec:
                 raise SimjaxError(f"the cluster has {one.value} instances and no {other.value} instances; it needs both, or neither")
         within_steps = CONNECTORS[self.disaggregation.connector].within_steps
         object.__setattr__(self, "instances", tuple(_streaming(instance, within_steps) for instance in self.instances))
+        if any(instance.weights is not None for instance in self.instances):
+            object.__setattr__(self, "instances", _reading(self.instances, self.nodes))
         if self.network.nodes is not None or self.network.instance_nodes:
             _ = self.nodes
 
@@ -305,3 +319,51 @@ def _streaming(instance: InstanceSpec, within_steps: bool) -> InstanceSpec:
     """The instance, whose steps send the KV cache over the link of its devices if they do so and it runs prefills only."""
     link = (instance.link or instance.device.node.intra_link) if within_steps and instance.role is Role.PREFILL else None
     return instance if instance.kv_stream == link else replace(instance, kv_stream=link)
+
+
+def _reading(instances: tuple[InstanceSpec, ...], nodes: tuple[Nodes, ...]) -> tuple[InstanceSpec, ...]:
+    """The instances with the number of devices that read from the stores of their weights at the same time.
+
+    A server's memory is read by its own devices, a pool by all.
+
+    Raises:
+        SimjaxError: a store does not hold what is placed there.
+    """
+    devices: dict[tuple[str, int | None], int] = {}
+    held: dict[tuple[str, int | None], float] = {}
+
+    def places(number: int, store: int) -> list[tuple[str, int | None]]:
+        placement = instances[number].weights
+        assert placement is not None
+        name, pooled = placement.stores[store].name, placement.stores[store].pooled
+        return [(name, None)] if pooled else [(name, node) for node in nodes[number]]
+
+    moved = [[moved_bytes(stage) for stage in one.deployment.stages] if one.weights else [] for one in instances]
+    for number, (one, stages) in enumerate(zip(instances, moved, strict=True)):
+        for sizes in stages:
+            for store, size in sizes.items():
+                found = places(number, store)
+                ranks = one.parallelism.num_devices // len(stages)
+                for at in found:
+                    devices[at] = devices.get(at, 0) + -(-ranks // len(found))
+                    held[at] = held.get(at, 0.0) + size * ranks / len(found)
+    made: dict[tuple[int, tuple[int, ...]], InstanceSpec] = {}
+    renewed: list[InstanceSpec] = []
+    for number, one in enumerate(instances):
+        if (placement := one.weights) is None:
+            renewed.append(one)
+            continue
+        readers: list[int] = []
+        for k, store in enumerate(placement.stores):
+            found = places(number, k)
+            readers.append(max(max(devices.get(at, 1) for at in found), 1))
+            most = max(held.get(at, 0.0) for at in found)
+            if most > store.room_bytes:
+                raise SimjaxError(
+                    f"weights: {most / 2**30:.1f} GiB are placed in {store.name}, which holds {store.room_bytes / 2**30:.1f} GiB"
+                )
+        key = id(one), tuple(readers)
+        if key not in made:
+            made[key] = replace(one, weights=placement.read_by(readers))
+        renewed.append(made[key])
+    return tuple(renewed)

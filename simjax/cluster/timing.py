@@ -13,7 +13,7 @@ import numpy as np
 
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import InstanceSpec
-from simjax.cluster.warnings import as_measured, foreign, of_experts, of_stages, over_nodes
+from simjax.cluster.warnings import as_measured, foreign, of_experts, of_memory, of_stages, over_nodes
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError, value_or_error
 from simjax.latency.attention.roofline import AttentionEfficiency
@@ -114,7 +114,7 @@ def cluster_timings(
             # By identity first: clusters that are built from the same names share their records, and comparing those takes longer.
             same = (source, id(instance.model), id(instance.device), id(instance.link), instance.parallelism)
             same += (instance.limits.kv_cache_dtype, instance.limits.async_scheduling, instance.limits.launches, instance.kv_stream)
-            same += (id(instance.speculation),)
+            same += (id(instance.speculation), id(instance.weights), id(instance.pim))
             if same not in known:
                 deployment, others = instance.deployment.with_times_only(), of_source.setdefault(source, [])
                 place = next((place for other, place in others if other == deployment), len(compiled))
@@ -176,6 +176,9 @@ def _at_its_clock(timing: _Timing, deployment: Deployment, power: PowerSource | 
     """The timing under the cap and the clock of its device."""
     if power is None:
         return timing
+    for name, placed in (("weights outside the devices (weights.*)", deployment.weights), ("memory that computes (pim.*)", deployment.pim)):
+        if placed is not None:
+            raise SimjaxError(f"power: caps and clocks do not go with {name} yet")
     if len(deployment.stages) > 1 or deployment.grouped or timing.step_time.table is not None:
         raise SimjaxError("power: caps and clocks go with neither pp stages nor ranks that step together nor measured op tables yet")
     clock = Clock(power.of_board(deployment.device), power.cap_of(deployment.device), power.clock)
@@ -212,7 +215,13 @@ def _from_tables(deployment: Deployment, source: LatencySource, sizes: _Sizes) -
     inputs = (pickle.dumps((deployment, sizes.max_tokens, sizes.max_seqs, host)), *contents(path))
     step_time, valid = stored("tables", inputs, compiled)  # their attention is fitted, which takes longer than a short run
     name = str(path.relative_to(source.bundle_root))
-    warnings = over_nodes(deployment) + of_stages(deployment) + of_experts(deployment) + as_measured(name, "kernels are", deployment)
+    warnings = (
+        over_nodes(deployment)
+        + of_stages(deployment)
+        + of_experts(deployment)
+        + of_memory(deployment)
+        + as_measured(name, "kernels are", deployment)
+    )
     warnings += range_warnings(name, valid, sizes.own_tokens, sizes.own_seqs)
     return _Timing(step_time, host, warnings, (name, valid.context[1]))
 
@@ -221,7 +230,9 @@ def _from_profile(deployment: Deployment, source: LatencySource, sizes: _Sizes) 
     profile = source.profile_of(deployment)
     with jax.enable_x64(True):
         step_time = _joined([compile_profile(profile, stage, sizes.max_tokens, sizes.max_seqs) for stage in deployment.stages])
-    warnings = over_nodes(deployment) + of_stages(deployment) + of_experts(deployment) + foreign(profile, deployment)
+    warnings = (
+        over_nodes(deployment) + of_stages(deployment) + of_experts(deployment) + of_memory(deployment) + foreign(profile, deployment)
+    )
     warnings += profile_warnings(profile, deployment, sizes.own_tokens, sizes.own_seqs)
     attention = profile.rank(deployment.parallelism.tensor, deployment.model).attention
     if not isinstance(attention, AttentionEfficiency):

@@ -10,9 +10,12 @@ from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, Route
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
+from simjax.latency.offload.demand import hit_rate
+from simjax.latency.pim.compile_pim import bound
 from simjax.latency.profile import LatencyProfile
 from simjax.model import ModelSpec, dtype_bytes, plain_name, same_architecture, state_bytes_per_sequence
 from simjax.parallel.experts import placement_in_effect
+from simjax.placement.weights import EXPERTS
 from simjax.workload.workload import Workload
 
 
@@ -57,6 +60,18 @@ def of_stages(deployment: Deployment) -> list[str]:
     layers = "+".join(str(x.part.num_hidden_layers) for x in deployment.stages)
     rules = "; asynchronous scheduling as of vLLM 0.23's second model runner" if deployment.async_scheduling else ""
     return [Estimate(f"pipeline_parallel_size={stages}: stages of {layers} layers are timed from measurements without pipelines{rules}")]
+
+
+def of_memory(deployment: Deployment) -> list[str]:
+    """Lines about weights outside the devices, and about what bounds the gain of memory that computes."""
+    lines: list[str] = []
+    if (placement := deployment.weights) is not None and any(name == EXPERTS for name, store in placement.layers if store is not None):
+        kept, popularity = placement.cached_experts, deployment.parallelism.experts.popularity
+        hits = f"{kept} experts of each layer on the device take {100 * hit_rate(deployment):.0f} % of the pairs of tokens and experts"
+        lines.append(Estimate(f"weights: {hits}, with choices of {popularity.words}; no measured run was compared yet"))
+    if deployment.pim is not None:
+        lines.append(f"pim: {bound(deployment)}")
+    return lines
 
 
 def of_experts(deployment: Deployment) -> list[str]:

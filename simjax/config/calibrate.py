@@ -115,8 +115,10 @@ class ReplayedConfig:
 class CalibrateConfig:
     """`simjax calibrate`; an unset option takes what the measured runs record."""
 
-    measured: Any = option(None, "directories of the measured runs to fit, all on one device (layouts: validate --help)", "[DIR,...]")
-    held_out: list[str] = option([], "directories of measured runs that are only scored")
+    measured: Any = option(
+        None, "directories or files of the measured runs to fit, all on one device (layouts: validate --help)", "[DIR,...]"
+    )
+    held_out: list[str] = option([], "directories or files of measured runs that are only scored")
     allow_unsimulated: bool = option(False, "whether to fit runs whose recorded settings ask for what is not simulated")
     model: str | None = option(None, "model, as in simjax run; unset: the measured one", "NAME")
     device: str | None = option(None, "device, as in simjax run; unset: the measured one", "NAME")

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from simjax.config.sweep import read_space
 from simjax.errors import closest
-from simjax.paths import CONF
+from simjax.paths import CONF, user_files
 
 TYPES = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false"}
 
@@ -57,7 +57,7 @@ def unknown_option(kind: type, full: str) -> str:
 
 def group_options(group: str) -> list[str]:
     """The choices of a group, such as the kinds of `workload`."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    return sorted({path.stem for path in [*(CONF / group).glob("*.yaml"), *user_files(f"{group}/*.yaml")]})
 
 
 def _unreadable(overrides: list[str], many: str) -> str | None:

@@ -15,6 +15,8 @@ from simjax.errors import SimjaxError
 from simjax.options.condition import at_least, is_set, is_unset, needs
 from simjax.options.option import option, section
 from simjax.options.plausible import Plausible
+from simjax.placement.config import WeightsConfig
+from simjax.placement.pim_config import PimConfig
 from simjax.power.config import PowerConfig
 from simjax.pricing.config import PriceConfig
 from simjax.speculation.config import MeasuredSpeculationConfig, SpeculationConfig
@@ -24,6 +26,7 @@ from simjax.workload.config import WorkloadConfig
 _NO_FILE = is_unset("cluster.file", words="")
 _HOST = Plausible(1e-7, 1, "seconds (not ms or microseconds)")
 FEWEST_DRAWS, MOST_DRAWS = 8, 4_096
+SENSITIVITY_KINDS = ("both", "total", "pathwise")
 MOST_SEEDS = 256
 """Most workloads of `simjax sensitivity`."""
 
@@ -125,6 +128,8 @@ class DeployedConfig:
     scheduler: SchedulerConfig = section(SchedulerConfig, "flags of the instances, under vLLM's names")
     backend: BackendConfig = section(BackendConfig, "serving software")
     speculation: SpeculationConfig = section(SpeculationConfig, "speculative decoding")
+    weights: WeightsConfig = section(WeightsConfig, "weights outside the devices")
+    pim: PimConfig = section(PimConfig, "decode attention in memory that computes")
     kv_tiers: TieringConfig = section(TieringConfig, "KV offloading: tiers of KV cache behind that of the devices")
     disaggregation: DisaggregationConfig = section(
         DisaggregationConfig, "hand-over of requests from prefill to decode instances", only=(DISAGGREGATED,)
@@ -173,14 +178,32 @@ class SensitivityConfig(SimulatedConfig):
         "output tokens/s and, with slo.*, goodput",
     )
     parameters: list[str] = option([], "names of the parameters to vary; []: all that matter")
-    step: float = option(0.02, "relative change of a parameter, up and down (of integers at least 1)")
+    kind: str = option(
+        "both",
+        "total: differences of simulations with the same requests; pathwise: derivatives with the schedule held, too small at ordinary "
+        "load (experiments/derivatives); or both",
+    )
+    step: float = option(
+        0.02,
+        "relative change of a parameter, up and down (of integers at least 1)",
+        only=(needs(("kind",), lambda kind: kind != "pathwise", "with kind=pathwise", words="not with pathwise", refused=False),),
+    )
     seeds: int = option(4, f"workloads that the numbers are means over, from workload.seed on, up to {MOST_SEEDS}; a trace has one")
 
     def __post_init__(self) -> None:
+        if self.kind not in SENSITIVITY_KINDS:
+            raise SimjaxError(f"kind={self.kind}: it must be {', '.join(SENSITIVITY_KINDS[:-1])} or {SENSITIVITY_KINDS[-1]}")
         if not 0.0001 <= self.step <= 0.5:
             raise SimjaxError(f"step={self.step}: it must be a relative change from 0.0001 to 0.5, such as 0.02")
         if not 1 <= self.seeds <= MOST_SEEDS:
             raise SimjaxError(f"seeds={self.seeds}: it must be 1 to {MOST_SEEDS}")
+
+
+@dataclass
+class ExplainConfig(SimulatedConfig):
+    """`simjax explain`."""
+
+    trace: bool = option(True, "write trace.json, the run as Perfetto (ui.perfetto.dev) shows it")
 
 
 @dataclass
@@ -200,7 +223,9 @@ class MeasuredWorkloadConfig:
 class ValidateConfig:
     """`simjax validate`; an unset option takes what the measured run records."""
 
-    measured: str | None = option(None, "directory of the measured run, or the result file of a load generator", "DIR")
+    measured: str | None = option(
+        None, "directory of the measured run, the result file of a load generator, or a table of requests with their times", "DIR"
+    )
     model: str | None = option(None, "model, as in simjax run; unset: the measured one", "NAME")
     device: str | None = option(None, "device, as in simjax run; unset: the measured one", "NAME")
     cluster: MeasuredClusterConfig = section(MeasuredClusterConfig, "deviations from the recorded cluster")
@@ -224,6 +249,16 @@ class DescribeConfig:
     block_size: int = option(16, "tokens of a block of the prefix caches whose hits are reported, for traces that record what is shared")
     cache_blocks: list[int] | None = option(None, "sizes of these caches in blocks; unset: shares of the distinct blocks")
     out: str | None = option(None, "directory of the results; unset: a dated one under outputs/", "DIR")
+
+
+@dataclass
+class ExportConfig:
+    """`simjax trace export FILE`."""
+
+    requests: str | None = option(
+        None, "requests with their times: the requests.csv of a run, or anything else that simjax validate reads", "FILE"
+    )
+    out: str | None = option(None, "file to write: a .json file, or a directory for vllm_bench.json; unset: vllm_bench.json", "PATH")
 
 
 @dataclass

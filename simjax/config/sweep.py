@@ -44,6 +44,9 @@ class ObjectiveConfig:
     maximize: list[str] = option(["goodput_per_gpu"], "columns of results.csv to maximize")
     minimize: list[str] = option(["ttft_p99_s"], "columns to minimize")
     subject_to: list[str] = option([], "constraints such as ttft_p99_s<=0.5 (also >=, <, >, in the column's unit)", "[...]")
+    by: list[str] = option([], "columns, such as model: each of their values has a front of its own")
+    tie_break: list[str] = option([], "columns that choose among points which are equal in all metrics, each towards its better end")
+    color: list[str] = option([], "columns, such as device, by whose values the figure colours the front; []: those of by")
 
 
 @dataclass
@@ -55,6 +58,13 @@ class OtherObjectiveConfig:
     subject_to: list[str] | None = option(
         None, "constraints such as ttft_p99_s<=0.5 (also >=, <, >, in the column's unit); unset: the sweep's; []: none", "[...]"
     )
+    by: list[str] | None = option(
+        None, "columns, each of whose values has a front of its own; unset: the sweep's; []: none", "[COLUMN,...]"
+    )
+    tie_break: list[str] | None = option(
+        None, "columns that choose among points which are equal in all metrics; unset: the sweep's; []: none", "[COLUMN,...]"
+    )
+    color: list[str] | None = option(None, "columns by whose values the figure colours the front; unset: the sweep's", "[COLUMN,...]")
 
 
 @dataclass

@@ -58,6 +58,7 @@ class Outcome:
         finished: the mask.
         ticks, steps: of the whole run. If these, `instance` and `preemptions` are the same in two runs, so in all likelihood is the
             schedule.
+        overflow: int32[], flags of the buffers that were too small (`Overflow`), which ended the run; 0 if none was.
     """
 
     arrival_s: Float64[Array, " R"]
@@ -69,6 +70,7 @@ class Outcome:
     finished: Bool[Array, " R"]
     ticks: Int32[Array, ""]
     steps: Int64[Array, ""]
+    overflow: Int32[Array, ""]
 
 
 def outcome(shape: EngineShape, params: ClusterParams, max_ticks: int = DEFAULT_MAX_TICKS) -> Outcome:
@@ -85,7 +87,7 @@ def outcome(shape: EngineShape, params: ClusterParams, max_ticks: int = DEFAULT_
     """
     shape, params = _plain(shape), guarded(params)
     state = advance(shape, params, start(shape, params), jnp.asarray(max_ticks, jnp.int32)).state
-    return _read(shape, params, state)
+    return read(shape, params, state)
 
 
 def outcome_reverse(shape: EngineShape, ticks: int, params: ClusterParams) -> Outcome:
@@ -117,7 +119,7 @@ def outcome_reverse(shape: EngineShape, ticks: int, params: ClusterParams) -> Ou
         return jax.lax.cond(pending(params, state), some, lambda state: state, state), None
 
     state, _ = jax.lax.scan(segment, start(shape, params), length=-(-ticks // length))
-    return _read(shape, params, state)
+    return read(shape, params, state)
 
 
 def ticks_needed(shape: EngineShape, params: ClusterParams) -> int:
@@ -155,7 +157,8 @@ def guarded(params: ClusterParams) -> ClusterParams:
     return replace(params, requests=replace(params.requests, arrival_s=jnp.where(jnp.isfinite(arrival_s), arrival_s, NEVER)))
 
 
-def _read(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Outcome:
+def read(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Outcome:
+    """The outcome in the state at the end of a run."""
     column = dict(zip(recorded(RequestLog, shape), state.outcome[: shape.requests].T, strict=True))
     finished = jnp.isfinite(column["finish_s"])
     arrival_s = state.arrivals.arrival_s(params, jnp.arange(shape.requests, dtype=jnp.int32))
@@ -169,4 +172,5 @@ def _read(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Out
         finished=finished,
         ticks=state.ticks,
         steps=state.steps,
+        overflow=state.overflow,
     )

@@ -74,6 +74,7 @@ class RankParams:
     by_priority: Bool[Array, "*N"] | None = None
     goes_on: Bool[Array, "*N"] | None = None
     leaves_out: Bool[Array, "*N"] | None = None
+    names_ahead: Int32[Array, "*N"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -250,12 +251,16 @@ class SpeculationParams:
         num_lookahead_tokens: slots beyond a request's tokens that are allocated for its next drafts.
         rates: marginal acceptance rates: of the i-th draft and all before it. They never rise; 0 where a rank has no such draft.
         seed: of the draws.
+        pads: whether a waiting request that needs a single token gets 1 + K, with drafts that are never right.
+        drops_last: whether the last of the cached blocks that a waiting request finds is left out.
     """
 
     num_speculative_tokens: Int32[Array, " N"]
     num_lookahead_tokens: Int32[Array, " N"]
     rates: Float64[Array, "N U"]
     seed: Int32[Array, ""]
+    pads: Bool[Array, " N"]
+    drops_last: Bool[Array, " N"]
 
 
 @jax.tree_util.register_dataclass
@@ -347,6 +352,30 @@ class PowerParams:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class TierParams:
+    """Tiers behind the KV caches of the ranks.
+
+    Attributes:
+        capacity_blocks: blocks that each holds.
+        block_bytes: bytes of a block on all devices of the rank.
+        store_bytes_per_s, load_bytes_per_s: rates of its copies to the tier and back.
+        setup_s, per_block_s: time of a copy in addition to that of its bytes, and for each block.
+        load_after_step: whether loads begin when the step has ended that is launched with them.
+        empty_pass_s: sleep of a rank that has requests and can run none.
+    """
+
+    capacity_blocks: Int32[Array, " N"]
+    block_bytes: Float64[Array, " N"]
+    store_bytes_per_s: Float64[Array, " N"]
+    load_bytes_per_s: Float64[Array, " N"]
+    setup_s: Float64[Array, " N"]
+    per_block_s: Float64[Array, " N"]
+    load_after_step: Bool[Array, " N"]
+    empty_pass_s: Float64[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class ClusterParams:
     """Everything a run depends on in addition to its `EngineShape`.
 
@@ -360,6 +389,7 @@ class ClusterParams:
         groups: groups of ranks that step together; None where every rank steps by itself.
         balancer: load balancers within instances; None where there are none.
         power: power of the ranks' devices; None where it is not simulated.
+        tiers: tiers behind the KV caches; None where there are none.
     """
 
     ranks: RankParams
@@ -372,6 +402,7 @@ class ClusterParams:
     groups: GroupParams | None = None
     balancer: BalancerParams | None = None
     power: PowerParams | None = None
+    tiers: TierParams | None = None
 
     @property
     def served(self) -> Array | int:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from simjax.engine.pipeline.flight import Flight, NoFlight
     from simjax.engine.pipeline.line import Line, NoLine
     from simjax.engine.speculation.drafts import Drafts, NoDrafts
+    from simjax.engine.tiers.passes import TierPasses
 
 NEVER = float("inf")
 WITH_ALL_TOKENS = -1
@@ -156,7 +157,7 @@ class Rank:
         head, tail: the queue of requests never admitted is entries [head, tail) of the rank's routing list. Without live routing the
             list is complete from the start, and its later entries have not arrived yet.
         queued_tokens: prompt tokens in that queue (kept by live routing only).
-        passes: looks of the rank at transfers.
+        passes: looks of the rank at transfers, or at copies of its KV tier.
         pipeline: its pp stages and the batches on their way through them.
         requeued: where requests have priorities, preempted ones, which wait in the queue among the others; None without.
     """
@@ -168,7 +169,7 @@ class Rank:
     head: Int32[Array, "*N"]
     tail: Int32[Array, "*N"]
     queued_tokens: Int64[Array, "*N"]
-    passes: Passes | NoPasses
+    passes: Passes | NoPasses | TierPasses
     pipeline: Line | NoLine
     requeued: Int32[Array, "*N"] | None
 

@@ -49,6 +49,9 @@ class EngineShape:
         group_ranks: D, ranks of the largest group.
         handovers: K, requests that can be on their way from prefill to decode ranks at once; 0 where every rank runs both phases.
         links: X, links of their transfers.
+        kv_tiers: whether there are tiers behind the KV caches.
+        tier_jobs: K, pieces of copies of a rank that can be under way at once.
+        tier_room: factor of the tables of a tier; one that proves too small ends the run, with an overflow in the state.
         activity: whether busy seconds, tokens by phase and extremes of the steps are accumulated in the state.
         power: whether the energy of the devices is accumulated in the state.
         log_rows: ticks whose leaps are logged before the host collects them; 0 keeps no log.
@@ -79,6 +82,9 @@ class EngineShape:
     group_ranks: int = 0
     handovers: int = system(0)
     links: int = 0
+    kv_tiers: bool = system(False)
+    tier_jobs: int = 0
+    tier_room: int = 1
     activity: bool = system(False)
     power: bool = system(False)
     log_rows: int = 4_096
@@ -94,8 +100,10 @@ class EngineShape:
             raise ValueError("a workload is a closed loop of clients or made of sessions, not both")
         if self.pipeline_stages and (self.handovers or self.prefix_nodes):
             raise ValueError("pp stages go with neither hand-overs nor prefix caches")
-        if self.speculation and (self.pipeline_stages or self.prefix_nodes):
-            raise ValueError("speculative decoding goes with neither pp stages nor prefix caches")
+        if self.speculation and self.pipeline_stages:
+            raise ValueError("speculative decoding goes with no pp stages")
+        if self.speculation and self.prefix_nodes and self.handovers:
+            raise ValueError("speculative decoding with hand-overs goes with no prefix caches")
         if self.groups and self.pipeline_stages:
             raise ValueError("groups go with no pp stages")
         if self.groups and self.handovers and self.prefix_nodes:
@@ -104,6 +112,10 @@ class EngineShape:
             raise ValueError("priorities go with neither pp stages nor speculation nor hand-overs nor prefix caches nor books of a router")
         if self.priorities and self.window != 2:
             raise ValueError("by priority a tick admits one request and sees the next: window must be 2")
+        if self.kv_tiers and not self.prefix_nodes:
+            raise ValueError("KV tiers hold named blocks: they need prefix caches")
+        if self.kv_tiers and (self.handovers or self.groups or self.pipeline_stages or self.speculation or self.priorities):
+            raise ValueError("KV tiers go with neither hand-overs nor groups nor pp stages nor speculation nor priorities")
         if self.power and (self.pipeline_stages or self.speculation or self.groups):
             raise ValueError("power goes with neither pp stages nor speculative decoding nor groups")
         if self.capped and not self.clients:
@@ -135,6 +147,26 @@ class EngineShape:
     def prefix_holds(self) -> int:
         """Z, runs that requests can hold at once, each counted as often as it is held."""
         return self.prefix_room * (self.seats + self.handovers) * min(self.prefix_path + 2, 16)
+
+    @property
+    def tier_entries(self) -> int:
+        """Runs of blocks and marks of requests that a tier can hold."""
+        return 2 * self.tier_room * (self.prefix_nodes + self.requests)
+
+    @property
+    def tier_copies(self) -> int:
+        """Pieces of copies that can be under way."""
+        return self.tier_room * self.tier_jobs
+
+    @property
+    def tier_spans(self) -> int:
+        """Spans of blocks that a request has used, apart from each other."""
+        return 4 * self.tier_room
+
+    @property
+    def tier_watched(self) -> int:
+        """Runs whose blocks a step takes while copies may read them."""
+        return 32 * self.prefix_room
 
     @property
     def has_routes(self) -> bool:

@@ -136,6 +136,9 @@ def simulate(
             return simulate(replace(shape, handovers=shape.handovers * MORE_ROWS), params, max_ticks, on_progress, ticks_per_call)
         if int(state.overflow) & Overflow.CACHES:
             return simulate(replace(shape, prefix_room=2 * shape.prefix_room), params, max_ticks, on_progress, ticks_per_call)
+        if int(state.overflow) & Overflow.TIERS:
+            larger = replace(shape, slots=2 * shape.slots, tier_room=2 * shape.tier_room)
+            return simulate(larger, params, max_ticks, on_progress, ticks_per_call)
         run_s = time.perf_counter() - began
         params, state = on_host(params), on_host(state)
         requests, handovers = handover_log(shape, params, state, request_log(shape, params, state, status))

@@ -34,6 +34,8 @@ from simjax.engine.routing.books import NoBooks, RouterBooks, initial_books
 from simjax.engine.routing.view import FreshView, RouterView
 from simjax.engine.shape import EngineShape
 from simjax.engine.speculation.drafts import DraftTotals, NoDraftTotals, initial_drafts, initial_totals
+from simjax.engine.tiers.passes import initial_tier_passes
+from simjax.engine.tiers.record import NoTiers, Tiers, initial_tiers
 
 if TYPE_CHECKING:
     from jaxtyping import Float64, Int32, Int64
@@ -58,6 +60,7 @@ class ClusterState:
         drafts: totals of speculative decoding.
         groups: ranks that step together.
         progress: what preempted requests keep that wait in the queue.
+        tiers: tiers behind the KV caches.
         num_sent: requests that have arrived.
         num_finished: requests written to `outcome`.
         outcome: engine's columns of `RequestLog` for every request that has departed; row R takes what is not read.
@@ -80,6 +83,7 @@ class ClusterState:
     drafts: DraftTotals | NoDraftTotals
     groups: Groups | NoGroups
     progress: Progress | NoProgress
+    tiers: Tiers | NoTiers
     num_sent: Int32[Array, ""]
     num_finished: Int32[Array, ""]
     outcome: Float64[Array, "R+1 F"]
@@ -90,7 +94,7 @@ class ClusterState:
 
     def instance_columns(self) -> dict[str, Any]:
         """Columns of `InstanceLog` that the engine records, with a leading axis N."""
-        recorded = [x.instance_columns() for x in (self.kv, self.activity, self.energy, self.drafts, self.groups)]
+        recorded = [x.instance_columns() for x in (self.kv, self.activity, self.energy, self.drafts, self.groups, self.tiers)]
         return {"peak_blocks": self.peak_blocks, **{name: values for columns in recorded for name, values in columns.items()}}
 
 
@@ -112,6 +116,7 @@ def initial_state(shape: EngineShape, params: ClusterParams) -> ClusterState:
         drafts=initial_totals(shape),
         groups=initial_groups(shape),
         progress=initial_progress(shape),
+        tiers=initial_tiers(shape),
         num_sent=zero,
         num_finished=zero,
         outcome=jnp.full((R + 1, len(recorded(RequestLog, shape))), NEVER, jnp.float64),
@@ -170,7 +175,7 @@ def _initial_ranks(shape: EngineShape, kv: PrefixCache | NoPrefixCache) -> Rank:
         head=i32,
         tail=i32,
         queued_tokens=i64,
-        passes=initial_passes(shape),
+        passes=initial_tier_passes(shape) if shape.kv_tiers else initial_passes(shape),
         pipeline=initial_line(shape),
         requeued=i32 if shape.priorities else None,
     )

@@ -37,9 +37,11 @@ from simjax.engine.scheduler.leap import plan_next
 from simjax.engine.scheduler.preemption import preempt
 from simjax.engine.scheduler.running import schedule_running
 from simjax.engine.shape import EngineShape
-from simjax.engine.speculation.schedule import preempt_drafts, schedule_drafts
+from simjax.engine.speculation.schedule import admit_drafts, preempt_drafts, schedule_drafts
 from simjax.engine.speculation.verify import verify
 from simjax.engine.state import ClusterState
+from simjax.engine.tiers.admission import admit_tiered
+from simjax.engine.tiers.plan import depart_tiered, hear_tiers, plan_tiered
 from simjax.engine.turn import Turn, begin_turn, end_turn
 
 Stage: TypeAlias = Callable[[EngineShape, ClusterParams, Turn], Turn]
@@ -80,6 +82,7 @@ OF_SPECULATION: dict[Stage, Stage] = {
     commit: verify,  # accepted drafts, and a token more
     schedule_running: schedule_drafts,  # 1 + K tokens each
     preempt: preempt_drafts,  # those that the KV cache cannot hold, with their drafts
+    admit_waiting: admit_drafts,  # and blocks of the step before get their names
 }
 """What stands for some stages where ranks decode speculatively."""
 
@@ -90,6 +93,14 @@ OF_PRIORITIES: dict[Stage, Stage] = {
     admit_waiting: admit_by_priority,  # the most urgent one
 }
 """What stands for some stages where requests have priorities."""
+
+OF_TIERS: dict[Stage, Stage] = {
+    hear: hear_tiers,  # of copies that have ended
+    depart: depart_tiered,  # and what it has used is kept
+    admit_waiting: admit_tiered,  # one, which may load from a tier, or be passed over
+    plan_next: plan_tiered,  # with the copies that begin
+}
+"""What stands for some stages where there are tiers behind the KV caches."""
 
 OF_GROUPS: dict[Stage, Callable[[Stage], Stage]] = {
     begin_turn: lambda _: begin_forward,  # of the group whose forward ends first
@@ -118,6 +129,7 @@ def stages_of(shape: EngineShape) -> tuple[Stage, ...]:
         (shape.pipeline_stages, OF_PIPELINES),
         (shape.speculation, OF_SPECULATION),
         (shape.priorities, OF_PRIORITIES),
+        (shape.kv_tiers, OF_TIERS),
     )
     others = {stage: other for there, table in systems if there for stage, other in table.items()}
     mine = {stage: others.get(stage, stage) for stage in STAGES}

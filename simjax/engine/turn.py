@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from simjax.engine.scheduler.commit import Emitted
     from simjax.engine.scheduler.departure import Departed
     from simjax.engine.scheduler.formation import Demand, Formation
+    from simjax.engine.tiers.admission import Beginning
 
 
 class _Later:
@@ -59,6 +60,7 @@ class Turn:
         wave, offers: of the group whose turn it is; all but these, `due` and the two above `i` have an entry for each of its members then.
         throttled: prompts wait in this step if anything decodes.
         kv_of_all: KV caches of all ranks while the state has those of the members of a group.
+        beginning: load from a KV tier that begins.
     """
 
     state: ClusterState
@@ -78,6 +80,7 @@ class Turn:
     offers: Offers = LATER
     throttled: Bool[Array, ""] = LATER
     kv_of_all: PrefixCache | NoPrefixCache = LATER
+    beginning: Beginning = LATER
 
     @property
     def now_s(self) -> Array:

@@ -105,7 +105,8 @@ def _as_lists(objective: Objective | None) -> dict[str, list[str]] | None:
     if objective is None:
         return None
     limits = [str(limit) for limit in objective.constraints]
-    return {"maximize": list(objective.maximize), "minimize": list(objective.minimize), "subject_to": limits}
+    found = {"maximize": list(objective.maximize), "minimize": list(objective.minimize), "subject_to": limits}
+    return found | {name: list(values) for name in ("by", "tie_break", "color") if (values := getattr(objective, name))}
 
 
 def _rows(plan: SweepPlan, left: LeftRanges) -> Iterator[list[Row]]:

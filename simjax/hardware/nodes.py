@@ -10,7 +10,7 @@ from simjax.documents import once_per_file, read_document
 from simjax.errors import SimjaxError, closest
 from simjax.hardware.fields import file_named, key_of, number, optional, refuse_missing
 from simjax.hardware.spec import LinkSpec, NodeSpec
-from simjax.paths import PROFILES
+from simjax.paths import PROFILES, user_files
 
 REQUIRED = ("devices_per_node", "intra_link", "inter_link")
 
@@ -28,14 +28,14 @@ def load_node(name_or_path: str | Path, beside: Path | None = None) -> NodeSpec:
     text = str(name_or_path)
     if (path := file_named(text, beside)) is not None:
         return _read(path)
-    if (found := _shipped().get(key_of(text))) is not None:
+    if (found := _known().get(key_of(text))) is not None:
         return _read(found)
     raise SimjaxError(f"unknown type of node '{text}'; {closest(text.lower(), node_names())}")
 
 
 def node_names() -> list[str]:
-    """Names of the shipped types of node."""
-    return sorted(path.stem for path in _shipped().values())
+    """Names of the shipped types of node and of the user's."""
+    return sorted(path.stem for path in _known().values())
 
 
 def node_of(raw: dict[str, Any], name: str) -> NodeSpec:
@@ -57,6 +57,10 @@ def node_of(raw: dict[str, Any], name: str) -> NodeSpec:
     )
 
 
+def _known() -> dict[str, Path]:
+    return _shipped() | {key_of(path.stem): path for path in reversed(user_files("nodes/*.yaml"))}
+
+
 @lru_cache(maxsize=1)
 def _shipped() -> dict[str, Path]:
     return {key_of(path.stem): path for path in sorted((PROFILES / "nodes").glob("*.yaml"))}
@@ -67,7 +71,7 @@ def _read(path: Path) -> NodeSpec:
     raw = read_document(path, "node file")
     if not isinstance(raw, dict):
         raise SimjaxError(f"node file {path} must hold a mapping like the files in profiles/nodes")
-    refuse_missing(f"node file {path}", [name for name in (*REQUIRED, "sources") if name not in raw], "nodes/hgx_h100.yaml")
+    refuse_missing(f"node file {path}", [name for name in REQUIRED if name not in raw], "nodes/hgx_h100.yaml")
     try:
         return node_of(raw, path.stem)
     except KeyError as error:

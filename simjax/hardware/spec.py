@@ -92,6 +92,7 @@ class DeviceSpec:
         idle_w: power when idle in watts, None without a source.
         node: the server it sits in.
         sources: origin of each fact, by field.
+        assumed: what its file does not state, in words; no part of a comparison.
     """
 
     name: str
@@ -104,6 +105,7 @@ class DeviceSpec:
     idle_w: float | None
     node: NodeSpec
     sources: Mapping[str, str] = field(default_factory=dict)
+    assumed: tuple[str, ...] = field(default=(), compare=False)
 
     def peak(self, dtype: str) -> float:
         """Dense matrix FLOP/s in `dtype`.

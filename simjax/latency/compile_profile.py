@@ -25,6 +25,7 @@ from simjax.latency.speculation.drafts import rows_of_head, with_drafts
 from simjax.latency.step_time import StepTime
 from simjax.latency.terms import ALL_REDUCES_PER_LAYER, StepTerms, assemble, layer_collectives_s
 from simjax.model.ops import Op, on_union, step_ops
+from simjax.placement.weights import EMBEDDING, NORM
 
 EXPERTS_KERNELS = 5
 
@@ -71,6 +72,7 @@ def compile_profile(
             kernels=kernels(ops, deployment),
             until_kv_s=timed(_until_kv(ops), rows=np.arange(1, max_tokens + 1)) if deployment.kv_stream else 0.0,
             union=_union(ops, deployment, timed, max_tokens, profile, xp),
+            ends_s=_ends_s(of_tokens, timed, max_tokens) if deployment.weights is not None else (0.0, 0.0),
         )
         return assemble(with_drafts(terms, deployment, timed, partial(all_layers_attention, rank, xp=xp)), deployment)
 
@@ -97,6 +99,13 @@ def kernels(ops: Sequence[Op], deployment: Deployment) -> int:
     all_reduces = ALL_REDUCES_PER_LAYER if deployment.parallelism.tensor > 1 else 0
     exchanges = 2 * deployment.part.num_moe_layers if deployment.exchanges else 0
     return of_ops + deployment.part.num_hidden_layers * (2 + all_reduces) + exchanges
+
+
+def _ends_s(ops: Sequence[Op], timed: Callable[..., Any], max_tokens: int) -> tuple[Any, Any]:
+    """Seconds of the embedding and of the last norm, f[max_tokens]; 0 of those that a pp stage does not have."""
+    rows = np.arange(1, max_tokens + 1)
+    first, last = (timed([op for op in ops if op.name == name], rows=rows) for name in (EMBEDDING, NORM))
+    return first, last
 
 
 def _until_kv(ops: Sequence[Op]) -> list[Op]:

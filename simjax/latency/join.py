@@ -11,6 +11,8 @@ from simjax.latency.attention.grid import AXES, padded
 from simjax.latency.attention.table import AttentionTable
 from simjax.latency.attention.windows import WindowedAttention
 from simjax.latency.groups.times import NEVER, GroupTimes
+from simjax.latency.offload.times import WeightTimes
+from simjax.latency.pim.times import PimTimes
 from simjax.latency.step_time import StepTime
 from simjax.latency.tables.lookups import numpy_of, placed
 
@@ -42,6 +44,12 @@ def join_step_times(step_times: Sequence[StepTime]) -> StepTime:
         most = max(group.experts_s.shape[1] for group in groups)
         extended = (replace(x, experts_s=_reaching(x.experts_s, most), exchange_s=_reaching(x.exchange_s, tokens)) for x in groups)
         step_times = [replace(one, group=group) for one, group in zip(step_times, extended, strict=True)]
+    if any(one.weights is not None for one in step_times):
+        ways = max(one.weights.copy_s.shape[1] for one in step_times if one.weights is not None)
+        step_times = [replace(one, weights=_weights(one, ways, tokens)) for one in step_times]
+    if any(one.pim is not None for one in step_times):
+        prompts = any(one.pim is not None and one.pim.prompts_only is not None for one in step_times)
+        step_times = [replace(one, pim=_pim(one, prompts)) for one in step_times]
     return jax.tree.map(lambda *rows: placed(numpy_of(*rows).concatenate(rows)), *step_times)
 
 
@@ -68,6 +76,28 @@ def _alone(one: StepTime) -> GroupTimes:
     zeros: Any = np.zeros
     none, by_tokens = zeros((rows, 2)), zeros(one.tokens_s.shape)
     return GroupTimes(whole(1), whole(1), none, by_tokens, zeros(rows), whole(NEVER), whole(0, 2), whole(NEVER, 2), zeros(rows, bool))
+
+
+def _weights(one: StepTime, ways: int, tokens: int) -> WeightTimes:
+    """The streamed weights of a model with so many ways and scheduled tokens: those that it does not have take no time."""
+    rows, zeros = one.host_s.shape[0], np.zeros
+    x = one.weights
+    if x is None:
+        return WeightTimes(zeros((rows, ways)), zeros((rows, ways)), zeros((rows, ways, 3)), zeros((rows, 3, tokens)))  # type: ignore[arg-type]
+    more = ways - x.copy_s.shape[1]
+    extended = lambda leaf: numpy_of(leaf).pad(leaf, ((0, 0), (0, more), *((0, 0),) * (leaf.ndim - 2)))
+    reaching = numpy_of(x.ends_s).pad(x.ends_s, ((0, 0), (0, 0), (0, tokens - x.ends_s.shape[2])), mode="edge")
+    return WeightTimes(extended(x.copy_s), extended(x.layers), extended(x.ends), reaching)
+
+
+def _pim(one: StepTime, prompts: bool) -> PimTimes:
+    """Decode attention on memory that computes, off for a model that has none; `prompts`: whether some contexts are their prompts."""
+    rows = one.host_s.shape[0]
+    off: Any = np.zeros(rows, bool)
+    ones: Any = np.ones(rows)
+    zeros: Any = np.zeros(rows)
+    pim = one.pim or PimTimes(off, ones, ones, zeros, zeros, zeros, off)
+    return replace(pim, prompts_only=off) if prompts and pim.prompts_only is None else pim
 
 
 def padded_rows(step_time: StepTime, rows: int) -> StepTime:

@@ -32,7 +32,7 @@ from simjax.latency.profile import (
 )
 from simjax.latency.roofline import roofline_profile
 from simjax.model import ModelSpec, same_architecture
-from simjax.paths import PROFILES
+from simjax.paths import PROFILES, in_user_folders, user_files
 
 _log = logging.getLogger(__name__)
 
@@ -122,12 +122,15 @@ def shipped_profiles(device: DeviceSpec) -> list[LatencyProfile]:
 
 def generic_profile(device: DeviceSpec) -> LatencyProfile:
     """The shipped profile of a device for any model, or else a roofline."""
-    path = PROFILES / "latency" / device.name / f"{GENERIC}.yaml"
+    name = f"latency/{device.name}/{GENERIC}.yaml"
+    path = in_user_folders(name) or PROFILES / name
     return load_profile(path) if path.exists() else roofline_profile(device)
 
 
 def _own_files(device: DeviceSpec) -> list[Path]:
-    return [path for path in sorted((PROFILES / "latency" / device.name).glob("*.yaml")) if path.stem != GENERIC]
+    """The profiles of single models on a device, those in the user's folders first."""
+    pattern = f"latency/{device.name}/*.yaml"
+    return [path for path in [*user_files(pattern), *sorted(PROFILES.glob(pattern))] if path.stem != GENERIC]
 
 
 def _backends(path: Path, raw: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,9 @@ from simjax.latency.attention.coefficients import (
 from simjax.latency.attention.table import AttentionTable, table_decode_s, table_mixed_s
 from simjax.latency.attention.windows import WindowedAttention, windowed_decodes, windowed_mixed_s
 from simjax.latency.groups.times import GroupTimes
+from simjax.latency.lines import largest
+from simjax.latency.offload.times import WeightTimes, ways_s
+from simjax.latency.pim.times import PimTimes, half_of, pim_steps
 from simjax.latency.rounding import product
 
 _Coefficients = TypeVar("_Coefficients", AttentionCoefficients, WindowedAttention)
@@ -50,6 +53,8 @@ class StepTime:
     group: what data-parallel ranks of a mixture of experts do together, which is then no part of `tokens_s`
         (`simjax.latency.groups.step`); None where all models step alone.
     windows: attention of layers that see a part of the context, on top of `attention`, leaves f64[C]; None where all layers see all.
+    weights: weights that are streamed from memory outside the devices; None where no model has such.
+    pim: decode attention on memory that computes; None where no model has it there.
     """
 
     tokens_s: jax.Array
@@ -62,6 +67,8 @@ class StepTime:
     send_s: jax.Array | None = None
     group: GroupTimes | None = None
     windows: WindowedAttention | None = None
+    weights: WeightTimes | None = None
+    pim: PimTimes | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -80,7 +87,7 @@ def row(step_time: StepTime, index: jax.Array | int) -> StepTimeRow:
 
 class StepParts(NamedTuple):
     """What the time of a step is looked up by: scheduled tokens and sequences, whether some are a chunk, and seconds of attention; and the
-    batches that these are of.
+    batches that these are of. With memory that computes, the part of these seconds that is spent there, and that of half the decodes.
     """
 
     tokens: jax.Array
@@ -89,10 +96,17 @@ class StepParts(NamedTuple):
     attention_s: jax.Array
     of_chunks: ChunkBatch
     of_decodes: DecodeBatch
+    pim_s: jax.Array | None = None
+    half_pim_s: jax.Array | None = None
 
 
 def mixed_step_s(
-    model: StepTimeRow, new: jax.Array, computed: jax.Array, decoding: jax.Array | None = None, scheduled: jax.Array | int = 0
+    model: StepTimeRow,
+    new: jax.Array,
+    computed: jax.Array,
+    decoding: jax.Array | None = None,
+    scheduled: jax.Array | int = 0,
+    prompts: jax.Array | None = None,
 ) -> jax.Array:
     """Seconds of a step in which slot i computes new[i] tokens on top of computed[i] tokens already in the KV cache.
 
@@ -101,14 +115,19 @@ def mixed_step_s(
     tokens are rows of everything else.
 
     new, computed: i32[S]; new 0 = slot not in the step, 1 = decode, more = a prefill chunk. decoding: bool[S], or None where no slot has
-    drafts; with it, scheduled: sum of new. Returns f64[]; 0 when nothing is scheduled.
+    drafts; with it, scheduled: sum of new. prompts: i32[S], lengths of the prompts, only where `PimTimes.prompts_only` asks for them.
+    Returns f64[]; 0 when nothing is scheduled.
     """
-    return step_s(model, mixed_parts(model, new, computed, decoding, scheduled))
+    return step_s(model, mixed_parts(model, new, computed, decoding, scheduled, prompts))
 
 
 def step_s(model: StepTimeRow, parts: StepParts) -> jax.Array:
     """Seconds of a step from its parts, f64[]."""
     seconds = _shared_s(model, parts.tokens, parts.sequences) + parts.attention_s
+    if model.times.pim is not None:
+        seconds = _interleaved_s(model, model.times.pim, parts, seconds)
+    if model.times.weights is not None:
+        seconds = jnp.maximum(seconds, jnp.max(_streamed_s(model, parts.tokens, parts.sequences, parts.attention_s)))
     if model.times.launch_s is not None:
         alone_s, chunk_s = model.times.launch_s[index_of(model), 0], model.times.launch_s[index_of(model), 1]
         seconds = jnp.where(parts.chunks, longer_s(seconds, chunk_s), jnp.maximum(seconds, alone_s))
@@ -117,33 +136,88 @@ def step_s(model: StepTimeRow, parts: StepParts) -> jax.Array:
     return jnp.where(parts.tokens > 0, seconds, 0.0)
 
 
+def _interleaved_s(model: StepTimeRow, pim: PimTimes, parts: StepParts, whole_s: jax.Array) -> jax.Array:
+    """Seconds of a step that goes in two halves where its model has it so; `whole_s` is that of the step as a whole.
+
+    The device computes both halves one after the other, and one of them must wait for its attention. A chunk keeps all decodes together.
+    """
+    c = index_of(model)
+    assert parts.pim_s is not None and parts.half_pim_s is not None
+    more = (parts.tokens + 1) // 2
+    one_s, other_s = model.times.tokens_s[c, more], model.times.tokens_s[c, parts.tokens - more]
+    chunks_s = parts.attention_s - parts.pim_s
+    waiting_s = jnp.where(parts.chunks, other_s + parts.pim_s, one_s + parts.half_pim_s)
+    halves_s = jnp.maximum(one_s + other_s + chunks_s, waiting_s) + model.times.sequences_s[c, parts.sequences] + model.times.host_s[c]
+    return jnp.where(pim.interleaved[c] & (parts.sequences > 1), halves_s, whole_s)
+
+
 def mixed_parts(
-    model: StepTimeRow, new: jax.Array, computed: jax.Array, decoding: jax.Array | None = None, scheduled: jax.Array | int = 0
+    model: StepTimeRow,
+    new: jax.Array,
+    computed: jax.Array,
+    decoding: jax.Array | None = None,
+    scheduled: jax.Array | int = 0,
+    prompts: jax.Array | None = None,
 ) -> StepParts:
     """The parts of a step, arguments as of `mixed_step_s`."""
     chunks, decodes = step_batch(new if decoding is None else jnp.where(decoding, jnp.minimum(new, 1), new), computed)
     tokens, sequences = (x.astype(jnp.int32) for x in (chunks.queries + decodes.n, chunks.count + decodes.n))
     if decoding is not None:
         tokens = jnp.asarray(scheduled, jnp.int32)
-    attention_s = jnp.where(chunks.count > 0, _mixed_s(model, chunks, decodes), decode_attention(model, decodes)[0])
-    return StepParts(tokens, sequences, chunks.count > 0, attention_s, chunks, decodes)
+    if (pim := model.times.pim) is None:
+        attention_s = jnp.where(chunks.count > 0, _mixed_s(model, chunks, decodes), decode_attention(model, decodes)[0])
+        return StepParts(tokens, sequences, chunks.count > 0, attention_s, chunks, decodes)
+    c, contexts = index_of(model), decodes
+    if pim.prompts_only is not None and prompts is not None:
+        of_prompts = step_batch(jnp.minimum(new, 1) * (new == 1), prompts)[1]
+        held = pim.prompts_only[c]
+        contexts = DecodeBatch(*(jnp.where(held, x, y) for x, y in zip(of_prompts, decodes, strict=True)))
+    pim_s, half_s = (jnp.where(pim.on[c], pim_steps(pim, c, x)[0], 0.0) for x in (contexts, half_of(contexts)))
+    on_device = DecodeBatch(*(jnp.where(pim.on[c], 0.0, x) for x in decodes))
+    alone_s = jnp.where(pim.on[c], 0.0, _decode_attention(model, decodes)[0])
+    attention_s = jnp.where(chunks.count > 0, _mixed_s(model, chunks, on_device), alone_s) + pim_s
+    return StepParts(tokens, sequences, chunks.count > 0, attention_s, chunks, decodes, pim_s, half_s)
 
 
-def decode_steps(model: StepTimeRow, n: jax.Array, kv_sum: jax.Array, kv_max: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def decode_steps(
+    model: StepTimeRow, n: jax.Array, kv_sum: jax.Array, kv_max: jax.Array, prompts: DecodeBatch | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Consecutive decode-only steps of the same n >= 1 sequences: step j takes exactly `first_s + slope_s * j` for j < valid_steps.
 
-    n, kv_max: integer scalars, sequences and longest context; kv_sum: sum of the n contexts before the first step (int64 or f64).
+    n, kv_max: integer scalars, sequences and longest context; kv_sum: sum of the n contexts before the first step (int64 or f64); prompts:
+    their prompts, only where `PimTimes.prompts_only` asks for them.
     Returns (first_s f64[], slope_s f64[], valid_steps i32[] >= 1); first_s equals `mixed_step_s` of the same batch.
     """
     batch = DecodeBatch(*(jnp.asarray(x, jnp.float64) for x in (n, kv_sum, kv_max)))
-    attention_s, slope_s, valid_steps = decode_attention(model, batch)
+    attention_s, slope_s, valid_steps = decode_attention(model, batch, prompts)
     first_s = _shared_s(model, n, n) + attention_s
     steps = first_s, slope_s, valid_steps
+    if (pim := model.times.pim) is not None:
+        halves = _interleaved_decodes(model, pim, batch, prompts)
+        go = pim.interleaved[index_of(model)] & (n > 1)
+        steps = jnp.where(go, halves[0], steps[0]), jnp.where(go, halves[1], steps[1]), jnp.where(go, halves[2], steps[2])
+    if (weights := model.times.weights) is not None:
+        lines_s = _streamed_s(model, n, n, attention_s)
+        slopes_s = product(weights.layers[index_of(model)], slope_s)
+        steps = largest(jnp.append(lines_s, first_s), jnp.append(slopes_s, slope_s), valid_steps)
     if model.times.launch_s is not None:
         steps = no_shorter(*steps, model.times.launch_s[index_of(model), 0])
     if model.times.stream_s is not None:
         steps = no_shorter(*steps, model.times.stream_s[index_of(model), n])
     return steps
+
+
+def _interleaved_decodes(
+    model: StepTimeRow, pim: PimTimes, batch: DecodeBatch, prompts: DecodeBatch | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Consecutive decode-only steps in two halves: both compute one after the other, and the larger one waits for its attention."""
+    c, n = index_of(model), batch.n.astype(jnp.int32)
+    more = (n + 1) // 2
+    one_s, other_s = model.times.tokens_s[c, more], model.times.tokens_s[c, n - more]
+    half_s, slope_s, valid = _on_pim(pim, c, half_of(batch), None if prompts is None else half_of(prompts))
+    lines_s, slopes_s = jnp.stack([one_s + other_s, one_s + half_s]), jnp.stack([jnp.zeros_like(slope_s), slope_s])
+    first_s, slope_s, valid = largest(lines_s, slopes_s, valid)
+    return first_s + model.times.sequences_s[c, n] + model.times.host_s[c], slope_s, valid
 
 
 def device_s(model: StepTimeRow, tokens: jax.Array, sequences: jax.Array, attention_s: jax.Array) -> jax.Array:
@@ -187,8 +261,37 @@ def _shared_s(model: StepTimeRow, tokens: jax.Array, sequences: jax.Array) -> ja
     return model.times.tokens_s[c, tokens] + model.times.sequences_s[c, sequences] + model.times.host_s[c]
 
 
-def decode_attention(model: StepTimeRow, decodes: DecodeBatch) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _streamed_s(model: StepTimeRow, tokens: jax.Array, sequences: jax.Array, attention_s: jax.Array) -> jax.Array:
+    """Seconds of a step by each way through the copies of its weights, f64[K]."""
+    times, c = model.times, index_of(model)
+    assert times.weights is not None
+    ways = ways_s(times.weights, c, tokens, times.tokens_s[c, tokens], attention_s)
+    return ways + times.sequences_s[c, sequences] + times.host_s[c]
+
+
+def decode_attention(
+    model: StepTimeRow, decodes: DecodeBatch, prompts: DecodeBatch | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Attention of consecutive decode-only steps: seconds of the first, what each later one takes longer, steps for which that holds."""
+    steps = _decode_attention(model, decodes)
+    if (pim := model.times.pim) is None:
+        return steps
+    there = _on_pim(pim, index_of(model), decodes, prompts)
+    first_s, slope_s, valid = (jnp.where(pim.on[index_of(model)], x, y) for x, y in zip(there, steps, strict=True))
+    return first_s, slope_s, valid
+
+
+def _on_pim(pim: PimTimes, c: jax.Array | int, decodes: DecodeBatch, prompts: DecodeBatch | None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Attention of consecutive decode-only steps on memory that computes, as of `decode_attention`."""
+    grows: jax.Array | float = 1.0
+    if pim.prompts_only is not None and prompts is not None:
+        held = pim.prompts_only[c]
+        decodes, grows = DecodeBatch(*(jnp.where(held, x, y) for x, y in zip(prompts, decodes, strict=True))), jnp.where(held, 0.0, 1.0)
+    return pim_steps(pim, c, decodes, grows)
+
+
+def _decode_attention(model: StepTimeRow, decodes: DecodeBatch) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`decode_attention` on the device."""
     a, c, table = _coefficients(model), index_of(model), model.times.table
     if table is not None:
         steps = table_decode_s(table, c, a.decode_skew, decodes)

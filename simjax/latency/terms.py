@@ -19,6 +19,9 @@ from simjax.latency.attention.coefficients import AttentionCoefficients
 from simjax.latency.attention.table import AttentionTable
 from simjax.latency.attention.windows import WindowedAttention
 from simjax.latency.groups.union import UnionTerms, gathered_s, group_times
+from simjax.latency.offload.demand import demand_s
+from simjax.latency.offload.ways import weight_times
+from simjax.latency.pim.compile_pim import pim_times
 from simjax.latency.profile import CollectiveEfficiency, HostOverheads
 from simjax.latency.step_time import StepTime
 from simjax.latency.tables.lookups import lookup, placed, row_of
@@ -47,6 +50,7 @@ class StepTerms:
         until_kv_s: f[T], operations of a step up to the first layer's keys and values (embedding, norm, qkv_proj), for steps that send
             them before they end.
         windows: attention of layers that see a part of the context, scalars; None where there are none.
+        ends_s: f[T] each, what of `dense_s` are the embedding and the last norm, for steps that stream weights.
         union: experts and exchanges of MoE layers whose ranks exchange tokens, which are then no part of `dense_s` and `layer_s`.
     """
 
@@ -62,6 +66,7 @@ class StepTerms:
     until_kv_s: Any = 0.0
     union: UnionTerms | None = None
     windows: WindowedAttention | None = None
+    ends_s: tuple[Any, Any] = (0.0, 0.0)
 
 
 def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
@@ -78,6 +83,11 @@ def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
         union = terms.union
         assert union is not None
         tokens_s, group = tokens_s + union.experts_s * terms.correction + union.exchange_s, None
+    weights = None
+    if deployment.weights is not None:
+        on_demand_s, (first_s, last_s) = demand_s(deployment, len(tokens_s)), terms.ends_s
+        tokens_s = tokens_s + on_demand_s
+        weights = weight_times(deployment, first_s * terms.correction, last_s * terms.correction, on_demand_s, len(tokens_s))
     sequences_s = terms.sequences_s + deployment.has_head * host.sequence_s * np.arange(1, len(terms.sequences_s) + 1)
     exposed_s = host.step_s * (1.0 - host.overlap) if deployment.async_scheduling else host.step_s
     exposed_s = deployment.has_embedding * exposed_s
@@ -96,6 +106,8 @@ def assemble(terms: StepTerms, deployment: Deployment) -> StepTime:
         send_s=_send_s(deployment, len(tokens_s)),
         group=group,
         windows=jax.tree.map(row_of, terms.windows),
+        weights=weights,
+        pim=pim_times(deployment),
     )
 
 

@@ -20,7 +20,9 @@ def profile_warnings(profile: LatencyProfile, deployment: Deployment, max_tokens
         max_sequences: most sequences of a step (`max_num_seqs`).
     """
     lines, model, tensor_parallel_size = [], deployment.model, deployment.parallelism.tensor
-    own = profile.own_ranks(model)
+    own, assumed = profile.own_ranks(model), deployment.device.assumed
+    if assumed:
+        lines.append(Estimate(f"device {deployment.device.name}: assumed, as its file does not state them: {' and '.join(assumed)}"))
     if profile.calibration is not None:
         lines += _not_seen(profile, profile.calibration.seen, model, tensor_parallel_size)
     elif tensor_parallel_size in own:

@@ -6,6 +6,9 @@ gives the cache what is then left (`determine_available_memory` in its vllm/v1/w
     blocks = (memory · gpu_memory_utilization - weights - overhead) // (block_size · bytes of a token's keys and values)
     overhead = rotary table + max(a layer's activations, the sampler) + runtime + communication
 
+Where decode attention is in memory that computes, the cache is there, and as large as it.
+Weights that are elsewhere count with their buffers only (`simjax.memory.offload`).
+
 - memory: the size that CUDA reports, which is less than the data sheet's (the device file states it and how it is known).
 - rotary table: a cosine and a sine of every position of the model's context, whatever `max_model_len` is. With the weights it gives the
   14.9889 GiB that vLLM logs for Llama-3.1-8B.
@@ -27,6 +30,7 @@ from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
 from simjax.memory.exchange import buffer_bytes, gathered_rows, rows_at_once
 from simjax.memory.groups import blocks_of_all_layers, kv_groups
+from simjax.memory.offload import freed_bytes
 from simjax.model import ModelSpec, Shard, dtype_bytes, kv_bytes_per_token, shard, state_bytes_per_sequence, weight_bytes
 from simjax.model.precision import EXPERTS
 from simjax.parallel.eplb import WINDOW_SIZE
@@ -152,6 +156,8 @@ def kv_blocks(deployment: Deployment, limits: MemoryLimits | None = None, overhe
         overhead = overhead_bytes(deployment, limits)
     weights, token = _weights_and_token(deployment, limits)
     block = limits.block_size * token
+    if deployment.pim is not None and deployment.pim.holds_kv:
+        return deployment.pim.capacity_bytes // block
     named = "weights" if not state_bytes_per_sequence(model) else f"weights and states of max_num_seqs={limits.max_num_seqs} requests"
     others = f"{named} {weights / _GIB:.1f} GiB and overhead {overhead / _GIB:.1f} GiB"
     if limits.kv_cache_memory_bytes is not None:
@@ -174,7 +180,7 @@ def _weights_and_token(deployment: Deployment, limits: MemoryLimits) -> tuple[in
     model, parallelism = deployment.part, deployment.parallelism
     ends = deployment.has_embedding, deployment.has_head
     weights = weight_bytes(model, parallelism.tensor, parallelism.expert, *ends, parallelism.experts.redundant, parallelism.data)
-    weights += limits.max_num_seqs * state_bytes_per_sequence(model, parallelism.tensor)
+    weights += limits.max_num_seqs * state_bytes_per_sequence(model, parallelism.tensor) - freed_bytes(deployment)
     token = kv_bytes_per_token(model, parallelism.tensor, deployment.kv_cache_dtype)
     if (drafts := deployment.speculation) is not None:  # the drafter's keys and values are in the same blocks
         weights += drafts.weight_bytes(deployment.model, parallelism.tensor)

@@ -14,7 +14,7 @@ from simjax.errors import SimjaxError, closest
 from simjax.model.hf_config import from_hf_config
 from simjax.model.quantized import BESIDE, Quantization, quantized, read_beside
 from simjax.model.spec import ModelSpec, without_windows
-from simjax.paths import PROFILES
+from simjax.paths import PROFILES, in_user_folders, user_files
 
 _NO_OPERATIONS = ("name", "max_position_embeddings", "sliding_window", "dtype", "quantization", "unquantized", "kv_cache_dtype")
 """Fields of a model that change none of its operations."""
@@ -35,8 +35,9 @@ def load_model(name_or_path: str | Path) -> ModelSpec:
     if path.suffix in (".json", ".yaml", ".yml"):
         beside = next((found for name in BESIDE if (found := path.with_name(name)).is_file()), None) if path.name == "config.json" else None
         return _read(path) if beside is None else _with_quantization(_read(path), beside)
-    shipped = _shipped()
-    if (found := shipped.get(text.lower())) is not None:
+    if (own := in_user_folders(f"models/{text}.json") or in_user_folders(f"models/{text}.yaml")) is not None:
+        return _read(own)
+    if (found := _shipped().get(text.lower())) is not None:
         return _read(found)
     raise SimjaxError(f"unknown model '{text}'; {closest(text.lower(), model_names())} (or give the path of a Hugging Face config.json)")
 
@@ -58,8 +59,9 @@ def same_architecture(name: str, model: ModelSpec) -> bool:
 
 
 def model_names() -> list[str]:
-    """Short names of the shipped models."""
-    return sorted({path.stem for path in _shipped().values()})
+    """Short names of the shipped models and of the user's."""
+    own = [path.stem for kind in ("json", "yaml") for path in user_files(f"models/*.{kind}")]
+    return sorted({*own, *(path.stem for path in _shipped().values())})
 
 
 @lru_cache(maxsize=1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from simjax.metrics.caching import caches, hits
 from simjax.metrics.catalog.runs import Runs
 from simjax.metrics.handover.legs import first_legs
 from simjax.metrics.latency import latencies
-from simjax.metrics.slo import NO_LIMITS
+from simjax.metrics.slo import NO_LIMITS, Slo
 from simjax.metrics.steady.window import AUTOMATIC, Window
 from simjax.metrics.timeseries import sum_instances, timeline
 from simjax.plot import style
@@ -36,7 +36,14 @@ _MOST_BINS = 250
 _HIT_BINS = 50  # bins of the prefix hits: with few requests per bin the line is noisy
 
 
-def plot_run(result: Result, out_dir: str | Path, title: str = "", window: Window = AUTOMATIC) -> list[Path]:
+def plot_run(
+    result: Result,
+    out_dir: str | Path,
+    title: str = "",
+    window: Window = AUTOMATIC,
+    slo: Slo = NO_LIMITS,
+    intervals: Mapping[str, Any] | None = None,
+) -> list[Path]:
     """Write `latency_cdf.png`, `timeline.png` if the run has a leap log, and `sessions.png` if it has sessions, into a folder.
 
     A run with power and a leap log also has `power.png`; one with prefill and decode instances has `ttft_parts.png` and, with a leap log,
@@ -47,6 +54,8 @@ def plot_run(result: Result, out_dir: str | Path, title: str = "", window: Windo
         out_dir: the folder, created when missing.
         title: title at the top of the figures, such as the names of what was simulated.
         window: what is left out of the distributions, and pale in the timeline.
+        slo: limits, drawn into the distributions.
+        intervals: intervals of percentiles (`simjax.run_draws(...).intervals()`), drawn as bands; None for none.
 
     Returns:
         The paths written. A run without finished requests has no figures of latencies and sessions.
@@ -55,7 +64,7 @@ def plot_run(result: Result, out_dir: str | Path, title: str = "", window: Windo
     paths = []
     part = Runs.of([result], [NO_LIMITS], [1], [window]).measured
     if (result.requests.finished & part.arrived[0]).any():
-        paths.append(plot_latency_cdf(result, out / "latency_cdf.png", title, part.arrived[0]))
+        paths.append(plot_latency_cdf(result, out / "latency_cdf.png", title, part.arrived[0], slo, intervals))
     if result.leaps is not None:
         edges = None if part.whole[0] else (float(part.start_s[0]), float(part.end_s[0]))
         paths.append(plot_timeline(result, out / "timeline.png", title, edges))
@@ -68,7 +77,14 @@ def plot_run(result: Result, out_dir: str | Path, title: str = "", window: Windo
     return paths
 
 
-def plot_latency_cdf(result: Result, path: Path, title: str = "", counts: np.ndarray | None = None) -> Path:
+def plot_latency_cdf(
+    result: Result,
+    path: Path,
+    title: str = "",
+    counts: np.ndarray | None = None,
+    slo: Slo = NO_LIMITS,
+    intervals: Mapping[str, Any] | None = None,
+) -> Path:
     """Draw the distributions of TTFT, TPOT and E2E latency over the finished requests, with P50, P90 and P99 marked.
 
     Args:
@@ -76,6 +92,8 @@ def plot_latency_cdf(result: Result, path: Path, title: str = "", counts: np.nda
         path: the PNG to write.
         title: title at the top.
         counts: bool[R], the requests that count; None for all.
+        slo: limits on the latencies, drawn as lines with the share of the requests that meet them.
+        intervals: of percentiles, as in `summary.json`; drawn as bands beside the marks.
     """
     lat = latencies(result.requests)
     counts = lat.finished if counts is None else counts
@@ -89,15 +107,37 @@ def plot_latency_cdf(result: Result, path: Path, title: str = "", counts: np.nda
             continue
         style.cdf(axes, values * scale, style.BLUE, label)
         style.log_if_wide(axes, [values * scale])
-        _mark_percentiles(axes, values * scale, unit)
+        lines = [
+            *_draw_limit(axes, values, getattr(slo, metric), scale, unit),
+            *_draw_bands(axes, (intervals or {}).get(metric) or {}, scale, (intervals or {}).get("level")),
+        ]
+        _mark_percentiles(axes, values * scale, unit, lines)
     return style.save(figure, path)
 
 
-def _mark_percentiles(axes: Axes, values: np.ndarray, unit: str) -> None:
-    """Mark percentiles as dots on the curve, and list them in the corner that the curve leaves empty."""
+def _draw_limit(axes: Axes, values: np.ndarray, limit_s: float, scale: float, unit: str) -> list[str]:
+    """Draw a service level; a line with the share of the requests that meet it, none without a limit."""
+    if not np.isfinite(limit_s):
+        return []
+    axes.axvline(limit_s * scale, color=style.INK, linewidth=1.1, linestyle=(0, (4, 2)), zorder=2, label="limit")
+    met = 100.0 * float(np.mean(values <= limit_s))
+    return [f"limit {limit_s * scale:,.{_decimals(limit_s * scale)}f} {unit}: {met:.3g} % meet it"]
+
+
+def _draw_bands(axes: Axes, intervals: Mapping[str, Any], scale: float, level: float | None) -> list[str]:
+    """Draw the intervals of the marked percentiles as bands at their heights; a line that says so, none without intervals."""
+    found = {q: intervals[f"p{q}"] for q in _MARKED if intervals.get(f"p{q}") is not None}
+    for q, (low, high) in found.items():
+        axes.plot([low * scale, high * scale], [q, q], color=style.RUST, alpha=0.35, linewidth=6.0, solid_capstyle="butt", zorder=2)
+    return [f"bands: {100 * (level or 0.0):.3g} % intervals"] if found else []
+
+
+def _mark_percentiles(axes: Axes, values: np.ndarray, unit: str, more: Sequence[str] = ()) -> None:
+    """Mark percentiles as dots on the curve, and list them, and further lines, in the corner that the curve leaves empty."""
     found = np.percentile(values, _MARKED)
     axes.plot(found, _MARKED, "o", color=style.RUST, markersize=4.5, zorder=3)
-    text = "\n".join(f"P{q}  {value:,.{_decimals(value)}f} {unit}" for q, value in zip(_MARKED, found, strict=True))
+    lines = [f"P{q}  {value:,.{_decimals(value)}f} {unit}" for q, value in zip(_MARKED, found, strict=True)]
+    text = "\n".join([*lines, *more])
     # The lower right corner is free if the curve reaches 35 % far enough to the left (as a fraction of the panel's width).
     to_axes = axes.transData + axes.transAxes.inverted()
     reached = to_axes.transform((float(np.percentile(values, 35)), 35.0))[0]

@@ -28,6 +28,16 @@ DPI = 150
 _WIDE = 30.0  # values that span more than this factor get a logarithmic axis
 
 
+def series(count: int) -> list[str]:
+    """Colours of so many lines or groups: those of `SERIES`, or else steps of one scale."""
+    if count <= len(SERIES):
+        return list(SERIES[:count])
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colormaps["viridis"](x)) for x in np.linspace(0.0, 0.92, count)]
+
+
 def new_figure(width: float, height: float, title: str = "") -> Figure:
     """A white figure of the given size in inches, drawn without pyplot, with `title` at its top left."""
     from matplotlib.figure import Figure

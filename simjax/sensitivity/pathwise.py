@@ -1,8 +1,6 @@
 """Derivatives of a run's metrics with respect to its step times and API times, by forward mode through the engine.
 
-The schedule is held, and latencies move in the frame of `simjax.calibrate.reference_frames`. The span of a run is from the first arrival
-to the end of the request that finishes last, which arrives when it does: its latency moves, in the same frame. So do the two finishes
-between which a measurement window counts. How a parameter moves the
+The schedule is held; `simjax.sensitivity.clients` says in which frame latencies and spans move. How a parameter moves the
 step times is a difference over a relative change of 1e-4 in both directions, which is accurate to 1e-8. So the parameter may be any one
 that changes step times, a profile's or the hardware's, whether step times come from profiles or from tables.
 """
@@ -19,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from simjax.calibrate.prepared_run import PreparedRun, latencies
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming
 from simjax.engine.differentiate import Outcome, outcome
@@ -27,10 +24,9 @@ from simjax.engine.host.lower import Lowered
 from simjax.engine.params import ClusterParams
 from simjax.engine.programs import Effort, compiled
 from simjax.engine.shape import EngineShape
-from simjax.metrics.catalog import CATALOG, Catalog, Column, Metric
-from simjax.metrics.catalog.clients import Clients
-from simjax.metrics.latency import statistics_of
-from simjax.metrics.steady.window import AUTOMATIC, Window, measure
+from simjax.metrics.catalog import CATALOG, Catalog, Metric
+from simjax.metrics.steady.window import AUTOMATIC, Window
+from simjax.sensitivity.clients import clients_of
 
 NUDGE = 1e-4  # see above
 PATHWISE = tuple(name for name, metric in CATALOG.items() if metric.smooth)
@@ -133,51 +129,6 @@ def _metrics(
     load: tuple[Array, Array, Array],
 ) -> Array:
     """The values of smooth metrics, float64[M]; 0 where no request has the metric."""
-    clients = _clients(cluster, shape, params, o, load)
+    clients, _, _ = clients_of(cluster.num_devices, shape, params, o, load)
     columns = [metric.value(clients, jnp) for metric in metrics]
     return jnp.stack([jnp.where(column.known, column.values, 0.0) for column in columns])
-
-
-def _clients(cluster: ClusterSpec, shape: EngineShape, params: ClusterParams, o: Outcome, load: tuple[Array, Array, Array]) -> Clients:
-    """Observations of the clients of one simulated run, with the derivatives that the module describes.
-
-    `load`: whether the load is stationary, and the seconds that the window leaves out (NaN: automatic).
-    """
-    prepared = PreparedRun(cluster, shape, params, shape.requests, 0, np.arange(shape.requests))  # padding has not finished
-    lat = latencies(prepared, params, o)
-    prompts, outputs = (getattr(params.requests, f"{x}_tokens")[params.served] for x in ("prompt", "output"))
-    held = lambda x, otherwise: jax.lax.stop_gradient(jnp.where(o.finished, x, otherwise))
-    sessions = params.requests.sessions
-    roots = jnp.ones_like(o.finished) if sessions is None else sessions.predecessors[params.served] == 0
-    part = measure(held(o.arrival_s, jnp.inf), held(o.finish_s, jnp.inf), o.finished, roots, *load, jnp)
-    there = {"ttft": lat.finished & part.arrived, "tpot": lat.finished & (outputs > 1) & part.arrived, "e2e": lat.finished & part.arrived}
-    waits = prepared.closed_loop or shape.capped or sessions is not None
-    arrival_s = held(o.arrival_s, 0.0)
-
-    def last_finish(until_s: Array) -> tuple[Array, Array]:
-        """The last finish that is not later than a time, in its frame, and whether there is one."""
-        counts = o.finished & (held(o.finish_s, jnp.inf) <= until_s)
-        last = jnp.argmax(jnp.where(counts, o.finish_s, -jnp.inf))
-        end_s = o.finish_s[last] if waits else arrival_s[last] + lat.e2e_s[last]
-        return jnp.where(jnp.any(counts), end_s, 0.0), jnp.any(counts)
-
-    run_end_s, some = last_finish(jnp.float64(jnp.inf))
-    begin_s, before = last_finish(part.start_s)
-    begin_s = jnp.where(part.whole | ~before, part.start_s, begin_s)
-    stop_s, _ = last_finish(jnp.where(part.whole, jnp.inf, part.end_s))
-    total = lambda x: jnp.sum(jnp.where(part.finished, x, 0)).astype(jnp.float64)
-
-    def statistics(latency: str) -> dict[str, Column]:
-        found = statistics_of(getattr(lat, f"{latency}_s"), there[latency], jnp)
-        return {name: Column(value, jnp.any(there[latency])) for name, value in found.items()}
-
-    return Clients(
-        gpus=jnp.float64(cluster.num_devices),
-        finished=total(1),
-        prompt_tokens=total(prompts),
-        output_tokens=total(outputs),
-        span_s=jnp.where(jnp.any(part.finished), stop_s - begin_s, 0.0),
-        served=jnp.sum(o.finished).astype(jnp.float64),
-        duration_s=jnp.where(some, run_end_s - part.first_s, 0.0),
-        latencies={latency: statistics(latency) for latency in there},
-    )

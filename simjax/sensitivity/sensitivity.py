@@ -1,8 +1,9 @@
 """Sensitivities: by how many percent the metrics of a run change when one of its parameters changes by one percent.
 
-There are two answers. The elasticity is what a user would measure: the same requests on both sides of the parameter's value, all parameters
-and seeds simulated in one batch. The gradient is the derivative through the engine with its schedule held (`simjax.sensitivity.pathwise`).
-Where they differ, the schedule matters: requests wait for others to finish, and steps hold other requests than before.
+There are two answers. The total derivative, `elasticity`, is what a user would measure: the same requests on both sides of the parameter's
+value, all parameters and seeds simulated in one batch. The pathwise one, `gradient`, is the derivative through the engine with its schedule
+held (`simjax.sensitivity.pathwise`). Where they differ, the schedule matters: requests wait for others to finish, and steps hold other
+requests than before. `kind` chooses one of them.
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ class Effect:
     Attributes:
         output, parameter: their names.
         unit, value: unit and value of the parameter; the value is None where instances differ in it.
-        elasticity: d log(output) / d log(parameter), the mean over the seeds; None where the output is 0 or missing on a side.
+        elasticity: d log(output) / d log(parameter), the mean over the seeds; None where the output is 0 or missing on a side, and with
+            kind pathwise.
         standard_error: standard error of that mean; None with one seed.
-        gradient: the same with the schedule held; None where only the schedule decides.
+        gradient: the same with the schedule held; None where only the schedule decides, and with kind total.
     """
 
     output: str
@@ -61,6 +63,11 @@ class Effect:
     elasticity: float | None
     standard_error: float | None
     gradient: float | None
+
+    @property
+    def size(self) -> float:
+        """The total effect, or where it was not taken the pathwise one; 0 where neither is known."""
+        return abs((self.gradient if self.elasticity is None else self.elasticity) or 0.0)
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ class Sensitivity:
         step: relative change of a parameter, in both directions.
         seeds: seeds of the workloads that the numbers are means over.
         warnings: caveats for a reader of the numbers, one line each.
+        kind: which derivatives were taken: "total", "pathwise" or "both".
     """
 
     effects: tuple[Effect, ...]
@@ -84,6 +92,7 @@ class Sensitivity:
     step: float
     seeds: tuple[int, ...]
     warnings: tuple[str, ...]
+    kind: str = "both"
 
     @property
     def parameters(self) -> list[str]:
@@ -100,7 +109,7 @@ class Sensitivity:
 
     def report(self) -> dict[str, Any]:
         """The content of sensitivity.json."""
-        shared = {"step": self.step, "seeds": list(self.seeds), "outputs": self.outputs, "parameters": self.texts}
+        shared = {"kind": self.kind, "step": self.step, "seeds": list(self.seeds), "outputs": self.outputs, "parameters": self.texts}
         shared |= {"by_differences": self.by_differences}
         return shared | {"effects": [asdict(x) for x in self.effects], "warnings": list(self.warnings)}
 
@@ -122,16 +131,19 @@ def sensitivity(config: SensitivityConfig, on_progress: Progress | None = None) 
     base = Setting(cluster.instances, (source,) * len(cluster.instances), 1.0, workloads.first.concurrency, cluster.disaggregation)
     parameters, left_out = sensitivity_parameters(base, workloads.first, config.parameters)
     one_more = 1.0 + config.step
-    sides = [parameter.scale(base, factor) for parameter in parameters for factor in (1.0 / one_more, one_more)]
+    varied = [] if config.kind == "pathwise" else parameters
+    sides = [parameter.scale(base, factor) for parameter in varied for factor in (1.0 / one_more, one_more)]
     settings = [base, *(setting for setting, _ in sides)]
     timings, left = _timings(settings, workloads), LeftRanges()
     rows = _simulated(config, cluster, source, settings, timings, workloads, left, on_progress)
     shifts = [0.0, *(log for _, log in sides)]
-    gradients = _gradients(config, cluster, base, parameters, workloads, outputs)
+    held = [] if config.kind == "total" else parameters
+    gradients = _gradients(config, cluster, base, held, workloads, outputs)
     here = rows[0] or []
     effects = []
     for place, parameter in enumerate(parameters):
-        low, high = (i if rows[i] is not None else 0 for i in (1 + 2 * place, 2 + 2 * place))  # an impossible side: the other one alone
+        ends = (1 + 2 * place, 2 + 2 * place) if varied else (0, 0)
+        low, high = (i if rows[i] is not None else 0 for i in ends)  # an impossible side: the other one alone
         pairs = list(zip(rows[low] or [], rows[high] or [], strict=True))
         for name in outputs:
             mean, error = _elasticity([(a[name], b[name]) for a, b in pairs], shifts[high] - shifts[low])
@@ -145,7 +157,7 @@ def sensitivity(config: SensitivityConfig, on_progress: Progress | None = None) 
             *too_few(here),
             *left_out,
             *_not_finished(rows),
-            *_within_steps(effects, parameters, config.step),
+            *_within_steps(effects, varied, config.step),
         ]
     )
     ranked = _ranked(effects, outputs)
@@ -154,7 +166,7 @@ def sensitivity(config: SensitivityConfig, on_progress: Progress | None = None) 
     differences = {x.name: x.by_differences for x in by_rank if x.by_differences}
     ordered = sorted(effects, key=lambda x: (outputs.index(x.output), ranked.index(x.parameter)))
     values = {name: _mean([row[name] for row in here]) for name in outputs}
-    return Sensitivity(tuple(ordered), values, texts, differences, config.step, workloads.seeds, warnings)
+    return Sensitivity(tuple(ordered), values, texts, differences, config.step, workloads.seeds, warnings, config.kind)
 
 
 def outputs_of(config: SensitivityConfig) -> list[str]:
@@ -273,7 +285,7 @@ def _ranked(effects: Sequence[Effect], outputs: Sequence[str]) -> list[str]:
     for output in outputs:
         for effect in effects:
             if effect.output == output:
-                sizes.setdefault(effect.parameter, []).append(-abs(effect.elasticity or 0.0))
+                sizes.setdefault(effect.parameter, []).append(-effect.size)
     return sorted(sizes, key=lambda name: sizes[name])
 
 

@@ -24,6 +24,7 @@ class Speculation:
             K-th are not used.
         model: the draft model; None for the other methods.
         seed: of the draws of accepted drafts.
+        pads, names_next_token: rules of the release (`simjax.backend.releases.DRAFTING`).
 
     Raises:
         SimjaxError: a value is out of range, or there are fewer rates than drafts.
@@ -34,6 +35,8 @@ class Speculation:
     rates: tuple[float, ...]
     model: ModelSpec | None = None
     seed: int = 0
+    pads: bool = False
+    names_next_token: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -60,6 +63,16 @@ class Speculation:
     def num_lookahead_tokens(self) -> int:
         """Slots beyond a request's tokens that are allocated for its next drafts: a drafter writes their keys, the text has none."""
         return 0 if self.method == NGRAM else self.num_speculative_tokens
+
+    @property
+    def names_ahead(self) -> int:
+        """Tokens after a block that its name in the prefix cache covers too."""
+        return int(self.method in (EAGLE, MTP) and self.names_next_token)
+
+    @property
+    def drops_last(self) -> bool:
+        """Whether the last of the cached blocks that a request finds is left out."""
+        return self.method in (EAGLE, MTP) and not self.names_next_token
 
     @property
     def acceptance_length(self) -> float:

@@ -70,7 +70,7 @@ class Tiering:
             SimjaxError: as of the class.
         """
         if connector not in CONNECTORS:
-            raise SimjaxError(f"kv_tiers.connector={connector}: there is no such connector; {closest(connector, list(CONNECTORS))}")
+            raise _unknown(connector)
         known = vars(CONNECTORS[connector])
         set_ = {name: value for name, value in given.items() if value is not None}
         rules = Connector(**{**known, **{name: value for name, value in set_.items() if name in known}})
@@ -100,3 +100,7 @@ class Tiering:
         """Seconds of a copy of that many KV blocks, of `block_bytes` on all `devices` of a rank together."""
         rate = (self.load_bytes_per_s if load else self.store_bytes_per_s) * devices
         return self.setup_s + blocks * (self.per_block_s + block_bytes / rate)
+
+
+def _unknown(connector: str) -> SimjaxError:
+    return SimjaxError(f"kv_tiers.connector={connector}: there is no such connector; {closest(connector, list(CONNECTORS))}")

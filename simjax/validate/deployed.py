@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from simjax.backend.releases import drafting_rules
 from simjax.cluster.from_config import experts_of
 from simjax.cluster.spec import InstanceSpec
 from simjax.config.cluster import ClusterConfig, MeasuredClusterConfig
@@ -50,8 +51,8 @@ def parallelism_of(measured: MeasuredRun, config: MeasuredClusterConfig, model: 
     return Parallelism(tensor, size("pipeline"), data, tensor * data if shared else 1, experts=experts)
 
 
-def drafts_of(measured: MeasuredRun, config: MeasuredSpeculationConfig) -> Speculation | None:
-    """The speculative decoding of a measured run; None where it records none, or not enough to simulate it.
+def drafts_of(measured: MeasuredRun, config: MeasuredSpeculationConfig, release: str) -> Speculation | None:
+    """The speculative decoding of a measured run, by the rules of a release; None where it records none, or not enough to simulate it.
 
     Raises:
         SimjaxError: the rates are out of range or too few, or a draft model is unknown.
@@ -66,7 +67,7 @@ def drafts_of(measured: MeasuredRun, config: MeasuredSpeculationConfig) -> Specu
     if not rates:
         return None
     model = load_model(str(raw.get("model"))) if method == DRAFT_MODEL else None
-    return Speculation(method, drafts, rates, model, config.seed)
+    return Speculation(method, drafts, rates, model, config.seed, **drafting_rules(release))
 
 
 def simulated(name: str, value: Any, instance: InstanceSpec) -> bool:

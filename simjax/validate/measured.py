@@ -23,6 +23,10 @@ _LAYOUTS: dict[str, Reader] = {
 }
 
 
+OWN_RUN = ("requests.csv", "config.yaml")
+"""Files of a simulation, which is a measured run too."""
+
+
 def read_measured(path: str | Path, device: str | None = None) -> MeasuredRun:
     """Read a measured run from its folder, or from a file.
 
@@ -31,7 +35,8 @@ def read_measured(path: str | Path, device: str | None = None) -> MeasuredRun:
             `vllm/timeseries.csv` (optional).
         Request trace: `trace.csv.gz` with one row per request, `server_config.json` next to it or in the parent folder.
         inference-perf: `exp-config.yaml`, `requests.csv.gz`, `index.csv` in the parent folder.
-        A file: the result of a load generator, see `simjax.validate.formats.results`.
+        A simulation: the `requests.csv` of a run with its `config.yaml`.
+        A file: the result of a load generator, or a table of requests with their times, see `simjax.validate.formats.results`.
 
     Args:
         path: the run's folder, or its result file.
@@ -50,6 +55,8 @@ def read_measured(path: str | Path, device: str | None = None) -> MeasuredRun:
         folder = folder.parent
     if (reader := _reader(folder)) is not None:
         return reader(folder, device)
+    if all((folder / name).is_file() for name in OWN_RUN):
+        return read_result_run(folder / OWN_RUN[0], device)
     inside = sorted(child.name for child in folder.iterdir() if child.is_dir() and _reader(child) is not None)
     if inside:
         raise SimjaxError(f"{folder}: holds {len(inside)} measured runs, name one of them: {', '.join(inside[:8])}")

@@ -22,9 +22,9 @@ from simjax.validate.client import as_its_client_sent
 from simjax.validate.compare import compare
 from simjax.validate.contents import unknown_contents, with_contents
 from simjax.validate.deployed import RATES, drafts_of, parallelism_of, simulated
-from simjax.validate.formats.results import stated
 from simjax.validate.measured import read_measured
 from simjax.validate.run import MeasuredRun
+from simjax.validate.unrecorded import presumed_limits, presumption, require_names
 
 DRIFT_PCT, TIMES_TPOT = 5.0, 3.0  # a backlog is not the measured one if it is farther off than this, and than so many errors of mean TPOT
 FEW_IN_FLIGHT = 8  # a smaller number in flight is no backlog
@@ -39,6 +39,7 @@ def validate(config: ValidateConfig, on_progress: Progress | None = None) -> tup
     files = [] if config.workload.file is None else [Path(config.workload.file)]
     (measured,) = read_to_replay([Path(str(config.measured))], config.device, files, config.workload.max_concurrency)
     cluster = measured_cluster(measured, config)
+    measured = with_presumption(measured, cluster, config)
     run = simulate_cluster(
         cluster,
         measured.workload(),
@@ -72,6 +73,12 @@ def read_to_replay(
     """
     runs = with_contents([read_measured(path, device) for path in paths], traces)
     return [_with_failures_told(as_its_client_sent(run, max_concurrency)) for run in runs]
+
+
+def with_presumption(measured: MeasuredRun, cluster: ClusterSpec, config: ValidateConfig | CalibrateConfig) -> MeasuredRun:
+    """The run with a line about what is presumed of its server."""
+    line = presumption(measured, config, cluster.instances[0], release(measured, config))
+    return measured if line is None else replace(measured, replay_notes=(*measured.replay_notes, line))
 
 
 def asked_for(measured: MeasuredRun, cluster: ClusterSpec) -> list[Setting]:
@@ -119,24 +126,26 @@ def release(measured: MeasuredRun, config: ValidateConfig | CalibrateConfig) -> 
 
 def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateConfig) -> ClusterSpec:
     """The cluster that was measured, with the configuration's overrides."""
-    wires = measured.hardware
-    device = load_device(config.device or stated(measured.device, "device", measured))
+    named, wires = release(measured, config), measured.hardware
+    require_names(measured, config, named)
+    device = load_device(config.device or measured.device)
     if wires.device_memory_bandwidth_bytes_per_s is not None:
         device = replace(device, memory_bandwidth_bytes_per_s=wires.device_memory_bandwidth_bytes_per_s)
     links = ClusterConfig(
         link_bandwidth_bytes_per_s=config.cluster.link_bandwidth_bytes_per_s or wires.link_bandwidth_bytes_per_s,
         link_latency_s=wires.link_latency_s if config.cluster.link_latency_s is None else config.cluster.link_latency_s,
     )
-    model = load_model(config.model or stated(measured.model, "model", measured))
+    model = load_model(config.model or measured.model)
+    defaults = replace(release_limits(named), **presumed_limits(measured, device, named))
     instance = InstanceSpec(
         model=model,
         device=device,
         parallelism=parallelism_of(measured, config.cluster, model),
-        limits=engine_limits(config.scheduler, engine_limits(measured.engine, release_limits(release(measured, config)))),
+        limits=engine_limits(config.scheduler, engine_limits(measured.engine, defaults)),
         link=instance_link(links, device),
-        speculation=drafts_of(measured, config.speculation),
+        speculation=drafts_of(measured, config.speculation, release(measured, config)),
     )
-    balancer = Balancer(**balancer_rules(release(measured, config)))
+    balancer = Balancer(**balancer_rules(named))
     return ClusterSpec((_without_idle_cache(instance, measured, config),) * measured.instances, config.cluster.router, balancer=balancer)
 
 

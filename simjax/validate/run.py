@@ -86,6 +86,8 @@ class MeasuredRun:
         failed_requests: those of them whose load on the server is replayed; None when none is.
         unsimulated: recorded settings that ask for more than one plain rank; `simjax.validate.replay.asked_for` says which of them its
             simulation has not.
+        drawn_arrivals: whether `arrival_s` are not those of the recording, which has none, but drawn by the same process.
+        unrecorded: settings of the server that the files do not hold and for which defaults are presumed (`simjax.validate.unrecorded`).
         replayed: the trace that was replayed, as the run names it; None when it does not.
         assumptions: facts that the files do not hold and that were filled in, one line each.
         replay_notes: how its client and its failed requests are replayed, one line each.
@@ -112,6 +114,8 @@ class MeasuredRun:
     failed: int = 0
     failed_requests: FailedRequests | None = None
     unsimulated: tuple[Setting, ...] = ()
+    drawn_arrivals: bool = False
+    unrecorded: tuple[str, ...] = ()
     due_s: np.ndarray | None = None
     max_concurrency: int | None = None
     replayed: str | None = None

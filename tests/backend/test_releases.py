@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import simjax
-from simjax.backend.releases import DEFAULT, GONE, KNOWN, NOT_SIMULATED, RULES, defaults_of, minor_of, release_of
+from simjax.backend.releases import DEFAULT, DRAFTING, GONE, KNOWN, NOT_SIMULATED, RULES, defaults_of, minor_of, release_of
 from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.from_config import configured_cluster
 from simjax.cluster.spec import InstanceLimits
@@ -30,7 +30,7 @@ def test_todays_limits_are_those_of_the_default_release() -> None:
 
 
 def test_the_table_is_in_order_and_names_what_there_is() -> None:
-    for rule in (*RULES, *NOT_SIMULATED):
+    for rule in (*RULES, *DRAFTING, *NOT_SIMULATED):
         since = [release for release, _ in rule.values]
         assert since == sorted(set(since)) and since[0] == (0, 0)
         values = [value for _, value in rule.values]

@@ -33,7 +33,7 @@ def test_a_saturated_run_under_its_cap_tells_the_speed_of_the_server() -> None:
     """The residuals vanish at the truth, and their derivative is that of differences of whole runs."""
     run = as_its_client_sent(capped_run({}), CAP)
     prepared = prepare_measured(run, cluster(), profile())
-    assert prepared.shape.capped and not prepared.closed_loop
+    assert prepared.shape.capped
     target = RunTarget(run, prepared, LossWeights())
 
     def end_s(log_bandwidth: jax.Array) -> jax.Array:

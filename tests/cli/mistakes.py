@@ -178,7 +178,7 @@ CLUSTERS = cases(
     run device=none.yaml
     cannot read device file none.yaml: No such file or directory
     run device=field.yaml
-    device file field.yaml: fields 'aliases', 'memory_bytes', 
+    device file field.yaml: fields 'memory_bytes', 'memory_bandwidth_bytes_per_s', 'peak_flops' are missing
     run device=list.yaml
     device file list.yaml must hold a mapping
     run model=lama-3.1-8b
@@ -257,7 +257,7 @@ READING = cases(
     run workload=trace workload.file=long.csv
     long.csv: request 0 (100000 prompt + 100000 output tokens) can never be served
     run workload=trace workload.file=other.csv
-    other.csv: cannot tell the format from its columns (a, b, c); known formats: bailian, inference_perf, kvcache_tester
+    other.csv: cannot tell the format from its columns (a, b, c); known formats: bailian, genai_perf, inference_perf, kvcache_tester
     run workload=trace workload.file=good.csv workload.format=azzure
     unknown trace format 'azzure'; did you mean azure
     run workload=trace workload.file=good.csv workload.on_bad_row=ignore
@@ -291,7 +291,7 @@ READING = cases(
     validate none
     none: no such folder; a measured run is a folder
     validate good.csv
-    good.csv: a file; a measured run is a folder
+    good.csv: no column for the first token
     validate measured=folder
     folder: not a measured run; it has none of vllm/requests.jsonl, trace.csv.gz, trace.csv, exp-config.yaml
     """

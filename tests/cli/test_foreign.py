@@ -129,7 +129,12 @@ def test_a_file_of_the_sweep_must_be_what_it_was(cli: Cli) -> None:
         ("results.csv", b"\n1,4,", b"\n1,4.0,", "results.csv: "),
         ("results.csv", b",finished,", b",finishes,", "results.csv: row 1 was changed: its checksum"),
         ("results.csv", b"ttft_mean_s", b"ttft_mean_t", "results.csv: its "),
-        ("sweep.json", b'"maximize"', b'"maximiza"', "sweep.json: damaged: objective must be lists under maximize, minimize, subject_to"),
+        (
+            "sweep.json",
+            b'"maximize"',
+            b'"maximiza"',
+            "sweep.json: damaged: objective must be lists under maximize, minimize, subject_to, by, tie_break, color",
+        ),
         ("sweep.json", b'"command"', b'"commend"', "sweep.json: damaged: 'commend' is no part of it"),
         ("sweep.json", b'"ttft_p99_s"', b'"ttft_p95_s"', "sweep.json: changed since the sweep began; put it back as it was"),
         ("sweep.json", b'"points": 2', b'"points": 3', "sweep.json: changed since the sweep began"),

@@ -29,6 +29,24 @@ def test_end_to_end(cli: Cli, tmp_path: Path) -> None:
     assert report["outputs"]["tpot_mean_s"] > 0.0
 
 
+@pytest.mark.parametrize(("kind", "taken", "left"), [("total", "elasticity", "gradient"), ("pathwise", "gradient", "elasticity")])
+def test_one_kind_alone(cli: Cli, tmp_path: Path, kind: str, taken: str, left: str) -> None:
+    """The same numbers as with both, and none of the other kind; without differences only the run itself is simulated."""
+    for name in (kind, "both"):
+        assert cli("sensitivity", *SMALL, f"kind={name}", f"out={name}", "plots=false").code == 0
+    table, both = (pd.read_csv(tmp_path / name / "sensitivity.csv").set_index(["output", "parameter"]) for name in (kind, "both"))
+    assert table[left].isna().all()
+    pd.testing.assert_series_equal(table[taken].sort_index(), both[taken].sort_index())
+    assert table[taken].notna().any()
+    assert json.loads((tmp_path / kind / "sensitivity.json").read_text())["kind"] == kind
+    said = cli("sensitivity", *SMALL, f"kind={kind}", "out=again", "plots=false").out
+    assert ("gradient" in said, "std. error" in said) == (False, kind == "total")
+
+
+def test_an_unknown_kind_is_one_line(cli: Cli) -> None:
+    assert "kind=whole: it must be both, total or pathwise" in one_line(cli("sensitivity", "kind=whole"))
+
+
 APART = (
     *("cluster=disaggregated", "cluster.prefill.instances=1", "cluster.decode.instances=1", "network.instance_nodes=[0,1]"),
     *("network.inter_bandwidth_bytes_per_s=5e9", "disaggregation.handover_s=0.016", "workload.num_requests=40", "workload.rate=6"),

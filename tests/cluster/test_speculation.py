@@ -105,7 +105,10 @@ def lowered(*overrides: str, workload: Workload | None = None):
 @pytest.mark.parametrize(
     ("overrides", "what"),
     [
-        (["scheduler.enable_prefix_caching=true"], "a prefix cache is not simulated yet; scheduler.enable_prefix_caching=false"),
+        (
+            ["cluster=disaggregated", "cluster.decode.enable_prefix_caching=true"],
+            "prefill and decode instances and prefix caches is not simulated yet; scheduler.enable_prefix_caching=false",
+        ),
         (["cluster.pipeline_parallel_size=2"], "pipeline_parallel_size=2 is not simulated yet"),
         (["cluster=disaggregated", "disaggregation.connector=sglang"], "disaggregation.connector=sglang is not simulated yet; another"),
     ],
@@ -113,6 +116,25 @@ def lowered(*overrides: str, workload: Workload | None = None):
 def test_what_does_not_go_together_is_refused(overrides: list[str], what: str):
     with pytest.raises(SimjaxError, match=f"speculation.method=mtp together with {what}"):
         lowered(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("release", "method", "ahead", "drops", "pads"),
+    [
+        ("vllm-0.19", "mtp", 0, True, False),
+        ("vllm-0.28", "eagle", 0, True, True),
+        ("vllm-0.33", "mtp", 1, False, True),
+        ("vllm-0.33", "ngram", 0, False, True),
+    ],
+)
+def test_a_release_says_which_cached_blocks_a_drafter_takes(release: str, method: str, ahead: int, drops: bool, pads: bool):
+    rates = "speculation.synthetic_acceptance_rates=[0.5]"
+    found = lowered(f"backend={release}", f"speculation.method={method}", rates, "scheduler.enable_prefix_caching=true").params
+    assert found.speculation is not None and found.ranks.names_ahead is not None
+    assert found.ranks.names_ahead.tolist() == [ahead]
+    assert found.speculation.drops_last.tolist() == [drops] and found.speculation.pads.tolist() == [pads]
+    without = lowered(f"backend={release}", f"speculation.method={method}", rates).params
+    assert without.ranks.names_ahead is None
 
 
 def test_a_request_that_fits_but_for_its_drafts_is_refused_by_name():

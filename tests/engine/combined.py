@@ -53,6 +53,18 @@ def sessions_with_drafts(draw: st.DrawFn, instances: int = 1) -> Speculating:
     return Speculating(**given | {"limits": _roomy(drawn)}, **draw(_drafts(instances)))
 
 
+REUSE = ("all", "last", "next_token")
+
+
+@st.composite
+def drafts_and_caches(draw: st.DrawFn, instances: int = 1, sessions: bool = False) -> Speculating:
+    """Prefix caches on ranks that decode speculatively, by the rules of each release for drafters with and without a cache of their own."""
+    drawn = draw(sharing(instances=instances, sessions=sessions))
+    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Scenario)} | {"limits": _roomy(drawn)}
+    rules = {"pads": draw(st.booleans()), "reuse": draw(st.sampled_from(REUSE))}
+    return Speculating(**given, **draw(_drafts(instances)), **rules)
+
+
 @st.composite
 def sessions_in_groups(draw: st.DrawFn, sizes: tuple[int, ...] = (1, 2)) -> Grouped:
     """Sessions on ranks in lockstep."""
@@ -107,10 +119,10 @@ class SpeculatingGroups(Speculating, Grouped):
 
 
 @st.composite
-def speculating_groups(draw: st.DrawFn, sizes: tuple[int, ...] = (3,), closed: bool = False) -> SpeculatingGroups:
+def speculating_groups(draw: st.DrawFn, sizes: tuple[int, ...] = (3,), closed: bool = False, caching: bool = False) -> SpeculatingGroups:
     """Groups with drafts; at most as many rows as the tables of step times have."""
-    drawn = draw(speculating(sum(sizes), closed=closed))
-    if ROUTERS[drawn.router.name.lower()].compares:
+    drawn = draw(drafts_and_caches(sum(sizes)) if caching else speculating(sum(sizes), closed=closed))
+    if ROUTERS[drawn.router.name.lower()].compares and not caching:
         drawn = dataclasses.replace(drawn, router=RouterPolicy.LEAST_LOADED)
     given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Speculating)} | draw(rules())
     first = [i for i, size in zip([sum(sizes[:g]) for g in range(len(sizes))], sizes, strict=True) for _ in range(size)]

@@ -26,6 +26,7 @@ import simjax.engine
 from simjax.engine.accounting.leap_log import LeapRows
 from simjax.engine.columns import recorded
 from simjax.engine.host.result import HandoverLog, LeapLog, RequestLog
+from simjax.engine.kv.block_pool import LEAVER
 from simjax.engine.params import PrefixParams, SessionParams
 from simjax.engine.scheduler.departure import Departed
 from simjax.engine.shape import EngineShape
@@ -108,7 +109,7 @@ def _cluster_dims(shape: EngineShape) -> Dims:
     }
     sizes |= {"F": len(recorded(RequestLog, shape))}
     sizes |= {"K": shape.handovers, "X": shape.links, "G": len(recorded(HandoverLog, shape)), "H": LONGEST_PATH}
-    sizes |= {"U": shape.speculation, "Y": 3}
+    sizes |= {"B": LEAVER + 2 * bool(shape.kv_tiers), "U": shape.speculation, "Y": 3}
     sizes |= {"J": shape.pipeline_stages, "Q": shape.batches}
     return {**sizes, "*N": (shape.ranks,), "*A": (shape.ranks, shape.seats)}
 

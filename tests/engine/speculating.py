@@ -21,8 +21,7 @@ MOST_DRAFTS = 5
 
 @dataclass(frozen=True)
 class Speculating(Scenario):
-    """`drafts` and `lookahead` of each engine; all of them have the same acceptance rates. `pads` and
-    `reuse` are rules of the reference only."""
+    """`drafts` and `lookahead` of each engine; all of them have the same acceptance rates, and the rules `pads` and `reuse`."""
 
     drafts: tuple[int, ...] = (2,)
     lookahead: tuple[int, ...] = (2,)
@@ -40,8 +39,14 @@ class Speculating(Scenario):
             num_lookahead_tokens=np.array(self.lookahead, np.int32),
             rates=np.array([self.rates] * len(self.limits)),
             seed=np.int32(self.seed),
+            pads=np.full(len(self.limits), self.pads),
+            drops_last=np.full(len(self.limits), self.reuse == "last"),
         )
-        return dataclasses.replace(super().params(), speculation=speculation)
+        params = dataclasses.replace(super().params(), speculation=speculation)
+        if not self.caching:
+            return params
+        ahead = np.full(len(self.limits), self.reuse == "next_token", np.int32)
+        return dataclasses.replace(params, ranks=dataclasses.replace(params.ranks, names_ahead=ahead))
 
     def step_time(self, batch: list[tuple[int, int, bool]]) -> float:
         """Seconds of a step: requests that verify drafts have the attention of decodes, and all their tokens are rows."""
@@ -76,6 +81,7 @@ def speculating(draw: st.DrawFn, instances: int = 1, closed: bool = False, cappe
         lookahead=tuple(draw(st.sampled_from([0, k])) for k in drafts),
         rates=tuple(rates.tolist()),
         seed=draw(st.integers(0, 2**16)),
+        pads=draw(st.booleans()),
     )
     each = list(zip(drawn.prompt.tolist(), drawn.output.tolist(), strict=True))
     served = [any(x.serves(prompt, output) for x in drawn.reference_instances()) for prompt, output in each]

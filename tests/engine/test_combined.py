@@ -12,10 +12,13 @@ from simjax.engine.shape import EngineShape
 from tests.engine.combined import (
     PrioritizedGroups,
     SpeculatingGroupedLegs,
+    SpeculatingGroups,
+    drafts_and_caches,
     prioritized_groups,
     sessions_on_stages,
     sessions_with_drafts,
     speculating_grouped_legs,
+    speculating_groups,
 )
 from tests.engine.grouped import Together
 from tests.engine.grouped_legs import SIZES, GroupedLegs, check_grouped_legs, grouped_legs
@@ -58,6 +61,24 @@ def test_sessions_on_pp_stages(scenario: Pipelined):
 @FEWER
 def test_sessions_with_drafts(scenario: Speculating):
     check_as_shaped(scenario)
+
+
+@given(scenario=drafts_and_caches())
+@LIMITED
+def test_prefix_cache_with_drafts(scenario: Speculating):
+    check_as_shaped(scenario)
+
+
+@given(scenario=drafts_and_caches(instances=2, sessions=True))
+@FEWER
+def test_cached_sessions_with_drafts_on_two_instances(scenario: Speculating):
+    check_as_shaped(scenario)
+
+
+@given(scenario=speculating_groups((1, 2), caching=True))
+@FEWER
+def test_groups_with_prefix_caches_and_drafts(scenario: SpeculatingGroups):
+    check(scenario, "leap")
 
 
 # ---- by hand

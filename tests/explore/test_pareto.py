@@ -184,3 +184,38 @@ def test_files(tmp_path: Path) -> None:
     assert len(result.front) == 0
     assert (out / "pareto.csv").read_text() == "point,model,a,b,mark\n"
     assert not (out / "pareto.png").exists(), "the figure of another front was left"
+
+
+GROUPED = pd.DataFrame(
+    {
+        "model": ["a", "a", "a", "b", "b", "b"],
+        "gpus": [1, 2, 2, 4, 8, 4],
+        "ttft_p99_s": [0.5, 0.2, 0.9, 0.6, 0.1, 0.6],
+        "requests_per_s": [1.0, 1.0, 1.0, 5.0, 1.0, 6.0],
+    }
+)
+
+
+def test_each_group_has_a_front_of_its_own() -> None:
+    whole = pareto(GROUPED, parse_objective([], ["gpus", "ttft_p99_s"]))
+    assert whole.front.tolist() == [0, 1, 4] and whole.groups == ()
+    apart = pareto(GROUPED, parse_objective([], ["gpus", "ttft_p99_s"], by=["model"]))
+    assert sorted(apart.front.tolist()) == [0, 1, 3, 4, 5] and apart.groups[3] == "model=b"
+    assert (apart.knee, apart.best) == (None, {})
+    fewest = pareto(GROUPED, parse_objective([], "gpus", ["ttft_p99_s<=0.7"], by="model"))
+    assert fewest.front.tolist() == [0, 3, 5], "one model alone was the answer"
+
+
+def test_ties_are_broken_by_further_columns() -> None:
+    tied = pareto(GROUPED, parse_objective([], ["gpus"], by=["model"], tie_break=["requests_per_s"]))
+    assert tied.front.tolist() == [0, 5]
+    same = pareto(GROUPED.assign(requests_per_s=1.0), parse_objective([], ["gpus"], by=["model"], tie_break=["requests_per_s"]))
+    assert same.front.tolist() == [0, 3, 5], "those that no column tells apart stay"
+    for columns, line in (
+        (["gpus"], "rows that are tied have the same gpus"),
+        (["nothing"], "objective.tie_break: there is no column 'nothing'"),
+    ):
+        with pytest.raises(SimjaxError, match=line):
+            pareto(GROUPED, parse_objective([], ["gpus"], tie_break=columns))
+    with pytest.raises(SimjaxError, match=r"objective\.by: there is no column 'modle'"):
+        pareto(GROUPED, parse_objective([], ["gpus"], by="modle"))

@@ -1,5 +1,7 @@
 """Device files: every one loads, states its sources, and a wrong one is told in one line."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,9 @@ import yaml
 
 from simjax.errors import SimjaxError
 from simjax.hardware import device_names, load_device, load_node
+from simjax.hardware.nodes import node_names
+from simjax.latency.profile_file import find_profile, generic_profile, save_profile
+from simjax.model import load_model
 from simjax.paths import PROFILES
 
 REQUIRED = {"a100", "gb200", "h100", "h200", "b200", "l40s", "rtx_a6000", "rtx_pro_6000", "rtx_4090", "tpu_v6e"}
@@ -73,11 +78,39 @@ def test_a_device_file_of_the_users(tmp_path):
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(SimjaxError, match=r"mine.yaml: field 'memory_bytes' is missing"):
         load_device(path)
-    raw.pop("multiprocessors")
+    raw.pop("peak_flops")
     raw["node"].pop("inter_link")
     path.write_text(yaml.safe_dump(raw))
-    with pytest.raises(SimjaxError, match=r"fields 'memory_bytes', 'multiprocessors', 'node\.inter_link' are missing; profiles/hardware"):
+    with pytest.raises(SimjaxError, match=r"fields 'memory_bytes', 'peak_flops', 'node\.inter_link' are missing; profiles/hardware"):
         load_device(path)
+
+
+def test_memory_bandwidth_and_peak_make_a_device(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("memory_bytes: 40.0e+9\nmemory_bandwidth_bytes_per_s: 1.5e+12\npeak_flops: 3.0e+14\n")
+    device = load_device(path)
+    assert (device.memory_bytes, device.peak("float16"), device.multiprocessors) == (40 * 10**9, 3e14, 40)
+    assert device.node == load_node("pcie_l40s")
+    assert device.assumed == ("multiprocessors (40, by its peak)", "its node and links (pcie_l40s)")
+    path.write_text(path.read_text() + "multiprocessors: 60\nnode: hgx_a100\n")
+    assert load_device(path).assumed == () and load_device(path).multiprocessors == 60
+
+
+def test_devices_nodes_and_profiles_of_the_users_folders(tmp_path, monkeypatch):
+    with pytest.raises(SimjaxError, match="unknown device 'mine'"):
+        load_device("mine")
+    for folder in ("hardware", "nodes", "latency/mine"):
+        (tmp_path / "own" / folder).mkdir(parents=True)
+    (tmp_path / "own/hardware/mine.yaml").write_text(
+        "memory_bytes: 40.0e+9\nmemory_bandwidth_bytes_per_s: 1.5e+12\npeak_flops: 3.0e+14\nnode: my_box\n"
+    )
+    link = "{bandwidth_bytes_per_s: 1.0e+11, latency_s: 3.0e-6}"
+    (tmp_path / "own/nodes/my_box.yaml").write_text(f"devices_per_node: 3\nintra_link: {link}\ninter_link: {link}\n")
+    save_profile(replace(generic_profile(load_device("h100")), device="mine"), tmp_path / "own/latency/mine/generic.yaml")
+    monkeypatch.setenv("SIMJAX_CONFIG_DIR", f"{tmp_path}{os.pathsep}{tmp_path / 'own'}")
+    device = load_device("Mine")
+    assert (device.node.devices_per_node, "mine" in device_names(), "my_box" in node_names()) == (3, True, True)
+    assert find_profile(device, load_model("qwen3-8b")).source.endswith("own/latency/mine/generic.yaml")
 
 
 @pytest.mark.parametrize(

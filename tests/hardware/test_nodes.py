@@ -78,9 +78,9 @@ def test_a_number_in_another_unit_is_refused(tmp_path, field, value, message):
 
 def test_a_wrong_file_is_told_in_one_line(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({key: value for key, value in raw_of("hgx_h100").items() if key not in ("intra_link", "sources")}))
+    path.write_text(yaml.safe_dump({key: value for key, value in raw_of("hgx_h100").items() if key not in ("intra_link", "inter_link")}))
     with pytest.raises(
-        SimjaxError, match=r"^node file .*: fields 'intra_link', 'sources' are missing; profiles/nodes/hgx_h100.yaml has all"
+        SimjaxError, match=r"^node file .*: fields 'intra_link', 'inter_link' are missing; profiles/nodes/hgx_h100.yaml has all"
     ):
         load_node(path)
     path.write_text("- 8\n")

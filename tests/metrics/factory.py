@@ -33,7 +33,7 @@ def _columns(rows, defaults):
 def request_log(*rows) -> RequestLog:
     """One dict a request; a request with a `finish_s` is finished."""
     columns = _columns(rows, _REQUEST)
-    return RequestLog(**columns, finished=columns["finish_s"] != NEVER)
+    return completed(RequestLog, len(rows), {**columns, "finished": columns["finish_s"] != NEVER})
 
 
 def leap_log(*rows) -> LeapLog:

@@ -35,17 +35,21 @@ def seeded_result(rng: np.random.Generator, load: Load, cut: bool, instances: in
     late = ~finished & (rng.random(count) < 0.5)
     return Result(
         status=Status.TICK_LIMIT if cut else Status.FINISHED,
-        requests=RequestLog(
-            instance=rng.integers(instances, size=count, dtype=np.int32),
-            prompt_tokens=prompt,
-            output_tokens=output,
-            cached_tokens=(prompt * rng.choice([0.0, 0.5])).astype(np.int32),
-            arrival_s=np.where(late & (rng.random(count) < 0.5), NEVER, arrival),
-            scheduled_s=np.where(late, NEVER, scheduled),
-            first_token_s=np.where(late, NEVER, first),
-            finish_s=np.stack([np.where(finished, finish, NEVER), finish], axis=1)[:, 0],  # the engine's is a column of a table, too
-            preemptions=rng.integers(3, size=count, dtype=np.int32),
-            finished=finished,
+        requests=completed(
+            RequestLog,
+            count,
+            {
+                "instance": rng.integers(instances, size=count, dtype=np.int32),
+                "prompt_tokens": prompt,
+                "output_tokens": output,
+                "cached_tokens": (prompt * rng.choice([0.0, 0.5])).astype(np.int32),
+                "arrival_s": np.where(late & (rng.random(count) < 0.5), NEVER, arrival),
+                "scheduled_s": np.where(late, NEVER, scheduled),
+                "first_token_s": np.where(late, NEVER, first),
+                "finish_s": np.stack([np.where(finished, finish, NEVER), finish], axis=1)[:, 0],  # the engine's is a column of a table, too
+                "preemptions": rng.integers(3, size=count, dtype=np.int32),
+                "finished": finished,
+            },
         ),
         leaps=None,
         instances=completed(

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from simjax.engine.columns import completed
 from simjax.engine.host.result import RequestLog, Result
 from simjax.metrics.catalog.runs import Runs
 from simjax.metrics.rows import result_row, result_rows
@@ -24,10 +25,11 @@ def queue(load: float, count: int = 5_000, seed: int = 0, service_s: float = 1.0
         start[i] = max(arrival[i], free[k])
         free[k] = start[i] + service_s
     whole = lambda value: np.full(count, value, np.int32)
-    log = RequestLog(
-        instance=whole(0), prompt_tokens=whole(1), output_tokens=whole(2), cached_tokens=whole(0), arrival_s=arrival, scheduled_s=start,
-        first_token_s=start + 0.5 * service_s, finish_s=start + service_s, preemptions=whole(0), finished=np.ones(count, bool),
+    found = dict(
+        instance=whole(0), prompt_tokens=whole(1), output_tokens=whole(2), arrival_s=arrival, scheduled_s=start,
+        first_token_s=start + 0.5 * service_s, finish_s=start + service_s, finished=np.ones(count, bool),
     )  # fmt: skip
+    log = completed(RequestLog, count, found)
     return dataclasses.replace(make_result(log), stationary=True)
 
 

@@ -201,6 +201,29 @@ def test_three_metrics_have_a_colour(draw: Draw) -> None:
     check_labels(figure, axes, len({result.knee, *result.best.values()}))
 
 
+def test_a_front_has_the_colours_of_a_key(draw: Draw) -> None:
+    table = sweep()
+    goal = parse_objective(["goodput_per_gpu"], ["ttft_p99_s"], color=["device"])
+    result = pareto(table, goal)
+    (axes,) = draw(result).axes
+    for device, rows in table.iloc[result.front].groupby("device"):
+        points = line(axes, f"device={device}")
+        np.testing.assert_array_equal(np.sort(points, axis=0), np.sort(rows[["ttft_p99_s", "goodput_per_gpu"]].to_numpy(), axis=0))
+    assert len([one for one in axes.lines if one.get_label() == "_line"]) == 1 and len(axes.texts) == 3
+
+
+def test_fronts_of_groups_have_lines_of_their_own(draw: Draw) -> None:
+    table = sweep()
+    result = pareto(table, parse_objective(["goodput_per_gpu"], ["ttft_p99_s"], by=["device"]))
+    (axes,) = draw(result).axes
+    lines = [one for one in axes.lines if one.get_label() == "_line"]
+    devices = table.iloc[result.front]["device"].nunique()
+    assert len(lines) == devices > 1 and len({one.get_color() for one in lines}) == devices
+    assert {text.get_text() for text in axes.get_legend().get_texts()} >= {f"device={name}" for name in table["device"].unique()}
+    bars = draw(pareto(table, parse_objective([], ["gpus"], ["ttft_p99_s<=1"], by=["device"], tie_break=["ttft_p99_s"]))).axes[0]
+    assert len(bars.patches) == table["device"].nunique(), "the best of each"
+
+
 def test_four_metrics_are_drawn_in_pairs(draw: Draw) -> None:
     result = front(sweep(), ["goodput_per_gpu"], ["ttft_p99_s", "tpot_p99_s", "gpus"], ["ttft_p99_s<=10"])
     figure = draw(result)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from simjax.engine.host.result import Result, Status
+from simjax.metrics.latency import latencies
+from simjax.metrics.slo import Slo
 from simjax.plot import style
 from simjax.plot.run import plot_run
 from simjax.workload.sessions import from_waits
@@ -38,6 +40,25 @@ def test_both_figures_and_no_global_state(tmp_path):
     paths = plot_run(random_result(1), tmp_path / "new", "a title")
     assert [path.name for path in paths] == ["latency_cdf.png", "timeline.png"] and all(map(looks_drawn, paths))
     assert matplotlib.rcParams.copy() == settings
+
+
+def test_cdf_has_limits_and_bands_of_intervals(tmp_path, figures):
+    result = random_result(1)
+    values = np.sort(latencies(result.requests).ttft_s[result.requests.finished])
+    limit = float(np.median(values))
+    bands = {"level": 0.9, "ttft_s": {"p50": [0.9 * limit, 1.2 * limit], "p90": None}}
+    plot_run(result, tmp_path, slo=Slo(ttft_s=limit), intervals=bands)
+    ttft, tpot, _ = figures["latency_cdf.png"].axes
+    (drawn,) = (line for line in ttft.lines if line.get_label() == "limit")
+    scale, unit = style.latency_unit(values)
+    assert drawn.get_xdata()[0] == limit * scale
+    (band,) = (line for line in ttft.lines if line.get_linewidth() == 6.0)
+    np.testing.assert_allclose(band.get_xdata(), [0.9 * limit * scale, 1.2 * limit * scale])
+    assert list(band.get_ydata()) == [50, 50]
+    (said,) = (text.get_text() for text in ttft.texts)
+    met = 100.0 * np.mean(values <= limit)
+    assert f"{met:.3g} % meet it" in said and "bands: 90 % intervals" in said and unit in said
+    assert not any(line.get_label() == "limit" for line in tpot.lines)
 
 
 def test_cdf_draws_every_finished_request(tmp_path, figures):

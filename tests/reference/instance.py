@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tests.reference.groups import RefGroup
     from tests.reference.pipeline import RefPipeline
     from tests.reference.speculation import RefSpeculation
+    from tests.reference.tiers import RefTier
 
 StepTime = Callable[[list[tuple[int, int]]], float]
 
@@ -64,6 +65,7 @@ class RefInstance:
     pipeline: RefPipeline | None = None  # its stages have their own step times
     speculation: RefSpeculation | None = None  # its steps too
     group: RefGroup | None = None  # it steps together with others, in times of the group
+    tier: RefTier | None = None  # behind its KV cache
 
     def __post_init__(self) -> None:
         limits = (self.num_blocks, self.block_size, self.max_num_seqs, self.max_num_batched_tokens, self.max_model_len)

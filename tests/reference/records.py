@@ -66,6 +66,9 @@ class RefOutcome:
     decode_scheduled_s: float | None = None
     prefill_cached_tokens: int = 0
     decode_cached_tokens: int = 0  # tokens hit where it decodes, which were not moved
+    tier_hit_tokens: int = 0  # tokens that its first load brought from a tier
+    load_start_s: float | None = None  # of the copy
+    load_end_s: float | None = None
 
 
 @dataclass(frozen=True)

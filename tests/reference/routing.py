@@ -178,8 +178,8 @@ class Routing:
         return router.prefill_load_scale * prefill + (blocks + router.active_weight * len(active))
 
     def hit_tokens(self, engine: Front, index: int, view: View) -> int:
-        """Hit tokens of a new request, as the instance would look them up; of several ranks the most."""
-        block_size = engine.config.block_size
+        """Tokens of a new request that are cached under the names of the instance; of several ranks the most."""
+        block_size, ahead = engine.config.block_size, engine.config.names_ahead
         request = self.requests[index]
-        names = names_of(request, index, block_size)[: (request.prompt_tokens - 1) // block_size]
+        names = names_of(request, index, block_size, ahead)[: (request.prompt_tokens - 1) // block_size]
         return max(count_known(names, known) for known in view.known[engine.index]) * block_size

@@ -23,6 +23,8 @@ from tests.reference.records import RefActivity, RefOutcome, RefRequest, RefResu
 from tests.reference.routing import RefRouter, Routing, View, names_of
 from tests.reference.speculating_groups import SpeculatingGroup, SpeculatingMember
 from tests.reference.speculation import SpeculatingRank
+from tests.reference.tiered import TieredLeg, TieredRank
+from tests.reference.tiers import ChunkPool
 
 if TYPE_CHECKING:
     from tests.reference.handover import RefHandover
@@ -45,7 +47,7 @@ class Cluster:
         assert max_concurrency is None or (max_concurrency >= 1 and concurrency is None and not any(x.waits_for for x in requests))
         assert think_s >= 0 and (concurrency is None or concurrency >= 1)
         assert concurrency is None or not any(request.waits_for for request in requests), "a closed loop or sessions, not both"
-        self.engines = [_kind(config)(index, config) for index, config in enumerate(instances)]
+        self.engines = _engines(instances)
         self.units = units_of(self.engines)
         self.balancer, self.num_snapshots = balancer, 0
         self.fronts = self._fronts()
@@ -169,7 +171,8 @@ class Cluster:
         front = self.routing.pick(index, eligible)
         config = front.config
         names = names_of(request, index, config.block_size, config.names_ahead) if config.enable_prefix_caching else []
-        live = Live(index, request.prompt_tokens, request.output_tokens, now + config.api_pre_s, names, priority=request.priority)
+        kind = Live if config.tier is None else TieredLeg
+        live = kind(index, request.prompt_tokens, request.output_tokens, now + config.api_pre_s, names, priority=request.priority)
         self.live[index] = (live, enqueue(front, live))
 
     def outcome(self, index: int) -> RefOutcome:
@@ -179,6 +182,7 @@ class Cluster:
             return RefOutcome("rejected", arrival_s=self.arrival_s[index])
         live, engine = self.live[index]
         tokens = tuple(time + engine.config.api_post_s for time in live.token_times_s)
+        loads = {name: getattr(live, name) for name in ("tier_hit_tokens", "load_start_s", "load_end_s") if isinstance(live, TieredLeg)}
         return RefOutcome(
             status="finished" if live.ended else "unfinished",
             instance=engine.index,
@@ -190,7 +194,22 @@ class Cluster:
             in_vain=live.in_vain,
             token_times_s=tokens,
             cached_tokens=live.cached_tokens,
+            **loads,
         )
+
+
+def _engines(instances: Sequence[RefInstance]) -> list[RefEngine]:
+    """The ranks; those whose tiers have the same number share a pool."""
+    pools: dict[int, ChunkPool] = {}
+    engines: list[RefEngine] = []
+    for index, config in enumerate(instances):
+        if (tier := config.tier) is None:
+            engines.append(_kind(config)(index, config))
+            continue
+        assert not (config.pipeline or config.speculation or config.group) and config.scheduling_policy == "fcfs", config
+        shared = None if tier.pool is None else pools.setdefault(tier.pool, ChunkPool(tier.num_chunks, tier.store_threshold))
+        engines.append(TieredRank(index, config, tier, tier.empty_pass_s, shared))
+    return engines
 
 
 def _kind(config: RefInstance) -> type[RefEngine]:

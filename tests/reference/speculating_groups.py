@@ -28,6 +28,7 @@ class SpeculatingMember(Cadence, SpeculatingRank):
         self.alone = self.is_alone()
         self.defer(throttled)
         tokens, budget, preempted = self._schedule_running()
+        self._look_at(tokens)
         if not preempted:
             tokens += self._schedule_waiting(budget)
             if not self.defers:

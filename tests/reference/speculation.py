@@ -174,11 +174,15 @@ class SpeculatingRank(RefEngine):
         self.drain(horizon)
         self.alone = self.is_alone()
         tokens, budget, preempted = self._schedule_running()
-        self.some_decode = bool(tokens)
-        self.some_prompt = any(live.index in self.chunking for live, _ in tokens)
+        self._look_at(tokens)
         if not preempted:
             tokens += self._schedule_waiting(budget)
         return [(live, new, self._advance_book(live, new)) for live, new in tokens]
+
+    def _look_at(self, tokens: list[tuple[Live, int]]) -> None:
+        """Note what the padding of waiting requests depends on: the running ones in the step."""
+        self.some_decode = bool(tokens)
+        self.some_prompt = any(live.index in self.chunking for live, _ in tokens)
 
     def _advance_book(self, live: Live, new: int) -> int:
         """Count scheduled tokens as computed. Returns the drafts among them, -1 if they bring no token."""

@@ -54,6 +54,25 @@ def lifecycle(start_s, **more):
     return {"start_time": start_s, "end_time": start_s + 1.0, "request": "{}", "info": info, "error": None, **more}
 
 
+def genai(start_ns, tokens=4, usage=None, text="word " * 100):
+    """A request of genai-perf whose first token comes after 40 ms and each further one after 10."""
+    stamps = [start_ns + 40_000_000 + i * 10_000_000 for i in range(tokens)]
+    event = lambda content, **more: {"response": "data: " + json.dumps({"object": "chat.completion.chunk", "choices": content, **more})}
+    chunks = [event([{"delta": {"content": "a"}}]) for _ in range(tokens)]
+    last = event([], usage=usage) if usage else {"response": "data: [DONE]"}
+    payload = json.dumps({"model": "Qwen/Qwen3-8B", "messages": [{"role": "user", "content": text}]})
+    return {
+        "timestamp": start_ns,
+        "request_inputs": {"payload": payload},
+        "response_timestamps": [*stamps, stamps[-1] + 5_000_000],
+        "response_outputs": [*chunks, last],
+    }
+
+
+def experiments(*requests):
+    return {"experiments": [{"experiment": {"mode": "concurrency", "value": 2}, "requests": requests}], "service_kind": "openai"}
+
+
 EPOCH_NS = 1_759_813_207_532_900_363
 FILES = {
     "vllm_bench": (json.dumps(VLLM, indent=1), [0.0, 0.001, 0.7], [512, 1024, 300], [64, 32, 200], [0.04, 0.06, 0.03], [0.67, 0.37, 2.02]),
@@ -72,6 +91,14 @@ FILES = {
         [50, 50, 50],
         [0.04] * 3,
         [0.9] * 3,
+    ),
+    "genai_perf": (
+        json.dumps(experiments(*(genai(EPOCH_NS + i, usage={"prompt_tokens": 512, "completion_tokens": 7}) for i in (0, 5 * 10**8)))),
+        [0.0, 0.5],
+        [512, 512],
+        [7, 7],
+        [0.04, 0.04],
+        [0.07, 0.07],
     ),
     "inference_perf": (json.dumps([lifecycle(10.0), lifecycle(9.5)]), [0.5, 0.0], [512, 512], [64, 64], [0.1, 0.1], [1.0, 1.0]),
 }
@@ -96,8 +123,8 @@ def test_the_requests_of_a_result(tmp_path, name):
     reader = FORMATS[name].reader
     assert reader is not None
     found = reader(path)
-    np.testing.assert_allclose(found.first_token_s - found.arrival_s, ttft_s, atol=1e-6)
-    np.testing.assert_allclose(found.finish_s - found.arrival_s, e2e_s, atol=1e-6)
+    np.testing.assert_allclose(found.ttft_s, ttft_s, atol=1e-6)
+    np.testing.assert_allclose(found.e2e_s, e2e_s, atol=1e-6)
     assert read_lengths(path).prompt_tokens.tolist() == prompt
 
 
@@ -122,7 +149,7 @@ def test_a_result_of_sglang_has_lengths_and_tells_how_its_arrivals_are_drawn(tmp
     assert read_lengths(path).output_tokens.tolist() == [64, 32, 200]
     with pytest.raises(SimjaxError) as error:
         read_trace(path)
-    options = f"workload=poisson workload.rate=4 workload.lengths_file={path} workload.num_requests=3"
+    options = f"workload.kind=poisson workload.rate=4 workload.lengths_file={path} workload.num_requests=3"
     assert (
         str(error.value)
         == f"{path}: no arrivals are recorded (no start_times), only lengths; {options} draws arrivals as the benchmark did"
@@ -134,9 +161,9 @@ def test_a_result_of_sglang_has_lengths_and_tells_how_its_arrivals_are_drawn(tmp
 @pytest.mark.parametrize(
     ("change", "options"),
     [
-        ({"burstiness": 0.25}, "workload=gamma workload.rate=4 workload.cv=2 "),
-        ({"request_rate": "inf", "max_concurrency": 8}, "workload=closed_loop workload.concurrency=8 "),
-        ({"request_rate": None}, "workload=poisson workload.rate=RATE "),
+        ({"burstiness": 0.25}, "workload.kind=gamma workload.rate=4 workload.cv=2 "),
+        ({"request_rate": "inf", "max_concurrency": 8}, "workload.kind=closed_loop workload.concurrency=8 "),
+        ({"request_rate": None}, "workload.kind=poisson workload.rate=RATE "),
     ],
 )
 def test_other_arrivals_that_are_not_recorded(tmp_path, change, options):
@@ -208,3 +235,30 @@ def test_what_is_wrong_with_a_result_is_told(tmp_path, content, reason):
 def test_malformed_requests_of_a_result_can_be_skipped(tmp_path):
     trace = read_trace(write(tmp_path, {**VLLM, "input_lens": [512, 0, 300]}), on_bad_row="skip")
     assert trace.workload.prompt_tokens.tolist() == [512, 300] and trace.skipped == 1
+
+
+def test_tokens_of_genai_perf_without_a_usage(tmp_path):
+    path = write(tmp_path, experiments(genai(EPOCH_NS), genai(EPOCH_NS + 10**9, text="word " * 300)))
+    with pytest.raises(
+        SimjaxError, match=r"lengths of prompts are not recorded; put genai-perf's summary result_genai_perf\.json beside it"
+    ):
+        read_trace(path)
+    (tmp_path / "result_genai_perf.json").write_text(json.dumps({"input_sequence_length": {"unit": "tokens", "avg": 200.0}}))
+    trace = read_trace(path)
+    assert trace.workload.prompt_tokens.tolist() == [100, 300] and trace.workload.output_tokens.tolist() == [4, 4]
+    assert "shared out by their characters" in trace.reading.notes[0] and "each event with a text" in trace.reading.notes[1]
+
+
+def test_the_halves_of_an_event_and_failures_of_genai_perf(tmp_path):
+    request = genai(EPOCH_NS, usage={"prompt_tokens": 9, "completion_tokens": 4})
+    whole = request["response_outputs"][1]["response"]
+    request["response_outputs"][1]["response"] = whole[:30]
+    request["response_outputs"][2]["response"] = whole[30:]
+    silent = {**genai(EPOCH_NS + 10**9), "response_timestamps": [], "response_outputs": []}
+    found = FORMATS["genai_perf"].reader(write(tmp_path, experiments(request, silent)))
+    assert found.failed.tolist() == [False, True] and found.output_tokens.tolist() == [4, 0] and found.model == "Qwen/Qwen3-8B"
+    np.testing.assert_allclose(found.e2e_s[0], 0.07)
+    with pytest.raises(SimjaxError, match="request 1: response_timestamps is not a list with a stamp for each"):
+        read_trace(write(tmp_path, experiments({**request, "response_timestamps": [1]})))
+    with pytest.raises(SimjaxError, match="experiments holds no requests"):
+        read_trace(write(tmp_path, experiments()))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,7 @@ from simjax.validate.run import MeasuredRun
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
+BOOTSTRAPS = 200
 FRACTIONS = np.arange(0.1, 1.01, 0.1)  # shares of the requests at which the progress curves are compared
 
 
@@ -82,12 +84,24 @@ class RunTarget:
         prepared: its simulation.
         weights: weights of its views.
         first: requests, in order of arrival, that the fit may look at; None for all.
+        noise: by metric, float64[statistics]: standard deviations of the logarithm of statistics that are the measurement's own, on top of
+            those of `weights`; empty for none.
     """
 
     run: MeasuredRun
     prepared: PreparedRun
     weights: LossWeights
     first: int | None = None
+    noise: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @staticmethod
+    def of_run(run: MeasuredRun, prepared: PreparedRun, weights: LossWeights, first: int | None = None) -> RunTarget:
+        """The target of a run. Of one whose arrivals are drawn only statistics count, and these no more than two samples agree."""
+        if not run.drawn_arrivals:
+            return RunTarget(run, prepared, weights, first)
+        several = {"ttft_s": run.ttft_s, "tpot_s": run.tpot_s[run.has_tpot], "e2e_s": run.e2e_s}
+        noise = {name: np.sqrt(2.0) * statistic_noise(values) for name, values in several.items() if len(values)}
+        return RunTarget(run, prepared, replace(weights, request_weight=0.0, progress_weight=0.0), first, noise)
 
     @property
     def name(self) -> str:
@@ -116,7 +130,8 @@ class RunTarget:
             ratio = jnp.where(done[there], jnp.log(ours) - np.log(measured), UNFINISHED)
             parts.append(pseudo_huber(ratio / w.request_sd[metric], w.outlier) * np.sqrt(w.request_weight / len(measured)))
             off = jnp.where(done.all(), jnp.log(_statistics(ours, jnp) / _statistics(measured, np)), UNFINISHED)
-            parts.append(off / w.statistic_sd[metric] * np.sqrt(w.statistic_weight))
+            sd = np.hypot(w.statistic_sd[metric], self.noise.get(metric, 0.0))
+            parts.append(off / sd * np.sqrt(w.statistic_weight))
         for metric in ("ttft_s", "e2e_s"):
             measured, ours = (
                 _progress((sent_s + getattr(x, metric))[shown], xp)
@@ -127,8 +142,19 @@ class RunTarget:
         return jnp.concatenate(parts)
 
 
-def _statistics(x: Array, xp: object) -> Array:
+def _statistics(x: Any, xp: object) -> Array:
     return xp.concatenate([xp.mean(x)[None], xp.percentile(x, xp.array(list(PERCENTILES.values())))])  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def statistic_noise(values: np.ndarray) -> np.ndarray:
+    """Standard deviations of the logarithm of the mean and the percentiles of a sample, float64[statistics], by the bootstrap.
+
+    Args:
+        values: float64[n], positive.
+    """
+    rng = np.random.default_rng(0)
+    found = [np.log(_statistics(values[rng.integers(0, len(values), len(values))], np)) for _ in range(BOOTSTRAPS)]
+    return np.std(found, axis=0)
 
 
 def _progress(at_s: Array, xp: object) -> Array:

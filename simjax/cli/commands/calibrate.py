@@ -47,6 +47,7 @@ def execute(config: CalibrateConfig, as_yaml: str) -> None:
     console().print(tables(done))
     fit = done.fit
     say(f"loss {fit.loss_before:,.1f} to {fit.loss:,.1f} in {fit.steps} steps, {fit.seconds:.1f} s; profile in {out / 'profile.yaml'}")
+    warn(done.warnings)
     if done.problems:
         warn(done.problems)
         raise PoorFitError(f"not calibrated well; see the warnings and {out / 'calibration.json'}")

@@ -66,4 +66,4 @@ def _objective(config: ParetoConfig, sweep: dict[str, Any]) -> Objective:
         given = getattr(config.objective, name)
         return list(saved.get(name, getattr(default, name))) if given is None else given
 
-    return parse_objective(chosen("maximize"), chosen("minimize"), chosen("subject_to"))
+    return parse_objective(chosen("maximize"), chosen("minimize"), chosen("subject_to"), chosen("by"), chosen("tie_break"), chosen("color"))

@@ -36,22 +36,25 @@ def execute(config: RunConfig, as_yaml: str) -> Run:
         if draws is not None:
             done = replace(done, warnings=grouped([*done.warnings, *draws.warnings]))
             write_table(draws.frame(), out / "draws.csv")
+        intervals = None if draws is None else draws.intervals()
+        slo = service_levels(config.slo)
         summary = write_results(
             done.result,
             out,
-            slo=service_levels(config.slo),
+            slo=slo,
             gpus=done.cluster.num_devices,
             interval_s=config.timeline_interval_s,
             warnings=done.warnings,
-            intervals=None if draws is None else draws.intervals(),
+            intervals=intervals,
             window=window,
         )
         write_file(out / "config.yaml", as_yaml)
         title = f"{describe_cluster(done.cluster)} · {done.workload.source}"
         if config.plots:
+            from simjax.metrics.slo import NO_LIMITS
             from simjax.plot.run import plot_run
 
-            plot_run(done.result, out, title, window)
+            plot_run(done.result, out, title, window, slo or NO_LIMITS, intervals)
     warn(done.warnings)
     console().print(summary_table(summary | {"warnings": _own_warnings(summary, done.warnings)}, title))
     say(f"results in {out}")

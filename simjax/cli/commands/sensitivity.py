@@ -40,7 +40,7 @@ def execute(config: SensitivityConfig, as_yaml: str) -> Sensitivity:
     warn(done.warnings)
     console().print(_title(config, done), style="bold", highlight=False)
     console().print(effects_table(done))
-    for line in (_legend(done), *_without_gradient(done)):
+    for line in (_legend(done), *(_without_gradient(done) if done.kind != "total" else [])):
         say(line)
     say(f"results in {out}")
     return done
@@ -49,11 +49,12 @@ def execute(config: SensitivityConfig, as_yaml: str) -> Sensitivity:
 def _title(config: SensitivityConfig, done: Sensitivity) -> str:
     count = len(done.seeds)
     means = "" if count == 1 else f", mean over {count} seeds"
-    return f"Effect of 1 % more of a parameter, in percent (step {done.step:.3g}{means})"
+    way = "schedule held" if done.kind == "pathwise" else f"step {done.step:.3g}"
+    return f"Effect of 1 % more of a parameter, in percent ({way}{means})"
 
 
 def effects_table(done: Sensitivity) -> Table:
-    """A row for each parameter and a column for each output; for the first output also the standard error and the gradient."""
+    """A row for each parameter and a column for each output; for the first also the standard error and the gradient, if there is one."""
     from simjax.metrics.catalog import short_label
 
     first, *others = done.outputs
@@ -61,26 +62,30 @@ def effects_table(done: Sensitivity) -> Table:
     table.add_column("parameter", style="bold")
     table.add_column("value", justify="right")
     table.add_column(short_label(first), justify="right")
-    if len(done.seeds) > 1:
+    errors = len(done.seeds) > 1 and done.kind != "pathwise"
+    if errors:
         table.add_column("std. error", justify="right", style="dim")
-    table.add_column("gradient", justify="right", style="dim")
+    if done.kind == "both":
+        table.add_column("gradient", justify="right", style="dim")
     for name in others:
         table.add_column(short_label(name), justify="right")
     for parameter in done.parameters:
         lead = done.effect(first, parameter)
         cells: list[str | Text] = [parameter, with_unit(lead.value, lead.unit), _cell(lead)]
-        if len(done.seeds) > 1:
+        if errors:
             cells.append("" if lead.standard_error is None else f"{lead.standard_error:.3f}")
-        cells.append(_number(lead.gradient))
+        if done.kind == "both":
+            cells.append(_number(lead.gradient))
         table.add_row(*cells, *(_cell(done.effect(name, parameter)) for name in others))
     return table
 
 
 def _cell(effect: Effect) -> Text:
-    """The elasticity; dim where it is not distinguishable from 0."""
+    """The total effect, or the pathwise one where that alone was taken; dim where it is not distinguishable from 0."""
+    shown = effect.gradient if effect.elasticity is None else effect.elasticity
     error = effect.standard_error or 0.0
-    sure = effect.elasticity is not None and abs(effect.elasticity) > max(_SURE * error, _NONE)
-    return Text(_number(effect.elasticity), style="" if sure else "dim")
+    sure = shown is not None and abs(shown) > max(_SURE * error, _NONE)
+    return Text(_number(shown), style="" if sure else "dim")
 
 
 def _number(value: float | None) -> str:
@@ -102,8 +107,14 @@ def with_unit(value: float | None, unit: str) -> str:
 
 
 def _legend(done: Sensitivity) -> str:
-    dim = "dim: within two standard errors of 0; " if len(done.seeds) > 1 else ""
-    return f"{dim}gradient: with the schedule held; where it differs from the effect, scheduling matters"
+    dim = "dim: within two standard errors of 0; " if len(done.seeds) > 1 and done.kind != "pathwise" else ""
+    words = {
+        "both": "effect: total derivative, by differences of simulations; gradient: pathwise, with the schedule held; "
+        "where they differ, scheduling matters",
+        "total": "total derivatives, by differences of simulations",
+        "pathwise": "pathwise derivatives, with the schedule held: too small at ordinary load, see kind=total",
+    }
+    return dim + words[done.kind]
 
 
 def _without_gradient(done: Sensitivity) -> list[str]:

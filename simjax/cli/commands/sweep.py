@@ -96,7 +96,7 @@ def execute_sweep(base: list[str], points: Points, config: RunConfig, seeds: tup
     from simjax.explore.store.store import refuse_a_sweep
 
     goal, sweep = config.objective, config.sweep
-    objective = parse_objective(goal.maximize, goal.minimize, goal.subject_to)
+    objective = parse_objective(goal.maximize, goal.minimize, goal.subject_to, goal.by, goal.tie_break, goal.color)
     check_columns(objective, columns_of(points.keys, seeds is not None))
     warn(against_direction(objective))
     done: set[int] = set()

@@ -8,7 +8,7 @@ import yaml
 
 from simjax.config.compose import GROUPS
 from simjax.config.explain import group_options
-from simjax.paths import CONF
+from simjax.paths import CONF, in_user_folders
 
 
 def choices(command: str, key: str) -> Sequence[str]:
@@ -25,7 +25,8 @@ def presets(command: str) -> dict[str, str]:
 
 def preset_titles(group: str) -> dict[str, str]:
     """The presets of a group with the first sentence of the comment that heads their files."""
-    return {name: _title((CONF / group / f"{name}.yaml").read_text(encoding="utf-8")) for name in group_options(group)}
+    files = {name: in_user_folders(f"{group}/{name}.yaml") or CONF / group / f"{name}.yaml" for name in group_options(group)}
+    return {name: _title(path.read_text(encoding="utf-8")) for name, path in files.items()}
 
 
 def metric_names() -> Sequence[str]:

@@ -35,6 +35,8 @@ commands
   simjax run -m              many clusters in one call: swept keys, one table, its Pareto front
   simjax COMMAND --help      options of a command, with their defaults
   simjax COMMAND --cfg       the configuration that a command would use, as YAML
+  --config FILE              options from a file, such as the config.yaml of a run; those of the command line win
+  --config-dir DIR           a folder of your own: GROUP/NAME.yaml, hardware/NAME.yaml, models/NAME.json (SIMJAX_CONFIG_DIR)
   simjax --version
 
 examples
@@ -80,11 +82,12 @@ sweeps
   -m key=a,b,c          values of any option but out, plots, timeline_interval_s, uncertainty.*, sweep.*, objective.*
   -m 'key=range(1,10)'  integers; likewise linspace(1,20,40), geomspace(1,64,7), logspace(-1,2,9) (powers of ten)
   -m cluster=one,routed presets of a group
+  sweep=FILE.yaml       a sweep of your own; likewise workload=FILE.yaml and the other groups
   sweep.axes            the same without -m: 'sweep.axes={device: [h100, h200], workload.rate: "linspace(1,9,9)"}'
   sweep.zip             'sweep.zip=[{device: [h100, l40s], cluster.instances: [2, 5]}]'
   sweep.shard           -m sweep.shard=1/4,2/4,3/4,4/4 hydra/launcher=joblib starts all four parts as jobs
   hydra/sweeper=basic   Hydra's own sweeper: a job and a directory for each point, by hydra/launcher, in hydra.sweep.dir
-  results               results.csv (.parquet), designs.csv, pareto.csv, pareto.png, points.csv, sweep.json
+  results               results.csv (.parquet), designs.csv, pareto.csv, pareto.png, rates.png, points.csv, sweep.json
 """,
     ),
     "pareto": Page(
@@ -114,12 +117,16 @@ Exit code 1 when any differs.
         "validate",
         "replay a measured run and compare: measured / simulated / error",
         """
-usage: simjax validate DIR [key=value ...]
+usage: simjax validate DIR|FILE [key=value ...]
+       simjax validate FILE --template      writes server.yaml, to be filled in and given with --config server.yaml
 
 DIR holds vllm/{requests.jsonl,meta.json,timeseries.csv} and LLMServingSim's config.json; or trace.csv or trace.csv.gz,
 with server_config.json in it or in the parent directory; or inference-perf's exp-config.yaml and requests.csv.gz.
-DIR may also be a result file of vllm bench serve --save-detailed, guidellm, aiperf or inference-perf; options then
-state what it does not record: device=, model=, cluster.tensor_parallel_size= and scheduler.*.
+DIR may also be a run of simjax. FILE is the result of vllm bench serve --save-result --save-detailed, SGLang's
+bench_serving --output-details, guidellm, aiperf, genai-perf or inference-perf, the requests.csv of a run, or a table
+of your own: arrival_s, prompt_tokens, output_tokens, the first token (ttft_s, ttft_ms or first_token_s) and the last
+one (e2e_s, e2e_ms, latency_s, finish_s, tpot_s or tpot_ms). What a file does not record is presumed, and named in a
+line; device=, model=, cluster.tensor_parallel_size=, backend.release= and scheduler.* state it.
 """,
         ("cluster.tensor_parallel_size", "profile.file", "profile.bundle_root", "workload.file"),
         "Results: validation.json, summary.json, requests.csv, timeseries.csv, config.yaml, overlay plots.",
@@ -127,12 +134,17 @@ state what it does not record: device=, model=, cluster.tensor_parallel_size= an
     "calibrate": Page(
         "calibrate",
         "fit a latency profile to measured runs, with error bars",
-        "usage: simjax calibrate measured=[DIR,...] [key=value ...]",
+        """
+usage: simjax calibrate FILE|DIR [key=value ...]
+       simjax calibrate measured=[FILE|DIR,...] [key=value ...]
+
+  simjax calibrate result.json device=h100 model=qwen3-8b
+""",
         ("profile.file", "workload.file", "points.file"),
         """
 Results: profile.yaml, calibration.json, calibration.png, posterior.png, config.yaml.
 Then: simjax validate DIR profile=OUT/profile.yaml, simjax run profile=OUT/profile.yaml uncertainty.draws=64
-Exit code: 1 when the fit is poor or a parameter sits on its bound; everything is written nonetheless.
+Exit code: 1 when the fit is poor; everything is written nonetheless.
 The hand-over between prefill and decode instances is fitted by simjax handover fit.
 """,
     ),
@@ -197,6 +209,20 @@ The interval holds the bracket in which the search ended and the randomness of t
 Results: capacity.json, capacity.png, config.yaml; of several designs results.csv (simjax pareto reads it), points.csv.
 """,
     ),
+    "explain": Page(
+        "explain",
+        "where latencies come from: each statistic as a sum of parts, and the run as a trace for Perfetto",
+        "usage: simjax explain [key=value ...]",
+        (*_SIMULATED,),
+        """
+Parts: API, queue (of it: while the KV cache was too short for the prompt), prefill, others' prefill in the same steps,
+decode, host, preempted, left out of steps, hand-over, transfer; they add up to every request's latency. API and the
+ends of queue, prefill, hand-over and transfer are logged; steps are divided between a request and others by prompt
+tokens, and those that gave a request no token are counted, for the log does not say which these were.
+Not with pp stages and speculative decoding, whose steps overlap or give several tokens.
+Results: explain.csv (statistics), parts.csv (requests), explain.png, trace.json, config.yaml.
+""",
+    ),
     "sensitivity": Page(
         "sensitivity",
         "what would help most: effects of parameters on latencies and throughput",
@@ -217,7 +243,7 @@ Results: sensitivity.csv, sensitivity.json, sensitivity.png, config.yaml.
 usage: simjax trace describe FILE [key=value ...]
 
 FILE is a CSV, JSON Lines or Parquet file (gzip and zstd too), the result file of a load generator (vllm bench, SGLang,
-guidellm, aiperf, inference-perf), or a session file or a directory of them (workload.file).
+guidellm, aiperf, genai-perf, inference-perf), or a session file or a directory of them (workload.file).
 """,
         (
             *("workload.num_requests", "workload.rate", "workload.file", "workload.format", "workload.on_bad_row"),
@@ -225,6 +251,19 @@ guidellm, aiperf, inference-perf), or a session file or a directory of them (wor
             *("workload.start_s", "workload.end_s", "workload.jitter_s"),
         ),
         "Results: description.json, trace.png, config.yaml.",
+    ),
+    "export": Page(
+        "trace export",
+        "write a run as a result of vLLM's benchmark",
+        """
+usage: simjax trace export FILE [out=RESULT.json]
+
+  simjax trace export outputs/RUN/requests.csv out=simulated.json
+""",
+        notes="""
+FILE is the requests.csv of a run, or any file or folder that simjax validate reads. RESULT.json is what vllm bench
+serve --save-result --save-detailed writes; a request's gaps between tokens are all its mean gap.
+""",
     ),
     "fit": Page(
         "profile fit",

@@ -17,6 +17,7 @@ class Overflow(IntFlag):
     SLOTS = 1
     HANDOVERS = 2
     CACHES = 4
+    TIERS = 8
 
 
 def count(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
@@ -31,5 +32,5 @@ def count(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         ticks=state.ticks + 1,
         steps=state.steps + jnp.where(turn.due, plan.steps, 0).astype(jnp.int64),
         peak_blocks=state.peak_blocks.at[turn.i].max(full),
-        overflow=overflow | jnp.where(state.kv.short(), Overflow.CACHES.value, 0),
+        overflow=overflow | jnp.where(state.kv.short(), Overflow.CACHES.value, 0) | jnp.where(state.tiers.short(), Overflow.TIERS.value, 0),
     )

@@ -22,6 +22,7 @@ from simjax.engine.params import (
     RequestParams,
     SessionParams,
     SpeculationParams,
+    TierParams,
 )
 from simjax.engine.shape import EngineShape, power_of_two
 from simjax.latency.join import join_step_times, padded_rows
@@ -33,7 +34,7 @@ ABSENT_RANK = {"max_model_len": 0, **dict.fromkeys(("num_blocks", "block_size", 
 ABSENT_RANK |= {"pipeline_stages": 1, "instance": -1}
 _SOMETIMES = ("open_s", "prefix", "sessions", "model", "model_turn", "priority")  # fields of requests that few designs have
 ABSENT_BALANCER = {"size": 1, "api_servers": 1}
-_DRAFTS_OF_RANKS = ("num_speculative_tokens", "num_lookahead_tokens")
+_DRAFTS_OF_RANKS = ("num_speculative_tokens", "num_lookahead_tokens", "pads", "drops_last")
 
 
 def program_key(design: Lowered) -> tuple:
@@ -87,6 +88,8 @@ def joint_shape(designs: Sequence[Lowered], slots: int | None = None) -> EngineS
         api_servers=max(x.api_servers for x in shapes),
         handovers=max(x.handovers for x in shapes),
         links=max(x.links for x in shapes),
+        tier_jobs=max(x.tier_jobs for x in shapes),
+        tier_room=max(x.tier_room for x in shapes),
         log_rows=0,
     )
 
@@ -118,6 +121,7 @@ def make_batch(designs: Sequence[Lowered], shape: EngineShape | None = None, wor
         balancer=_balancers([x for design in designs if (x := design.params.balancer) is not None], shape),
         speculation=_speculation([x for design in designs if (x := design.params.speculation) is not None], shape),
         power=_power([x for design in designs if (x := design.params.power) is not None], shape),
+        tiers=_tiers([x for design in designs if (x := design.params.tiers) is not None], shape),
         groups=_groups([x for design in designs if (x := design.params.groups) is not None], shape),
     )
     return Batch(shape, params)
@@ -134,6 +138,14 @@ def _groups(records: Sequence[GroupParams], shape: EngineShape) -> GroupParams |
         missing = [lengths.get(name, shape.groups) - len(row) for row in rows]
         tables[name] = np.stack([np.pad(row, (0, n), constant_values=fill.get(name, 0)) for row, n in zip(rows, missing, strict=True)])
     return GroupParams(**tables)
+
+
+def _tiers(records: Sequence[TierParams], shape: EngineShape) -> TierParams | None:
+    """The KV tiers of all designs, padded to the ranks of the shape; None where there are none."""
+    if not records:
+        return None
+    pad = lambda x: np.pad(np.asarray(x), (0, shape.ranks - len(x)), mode="edge") if np.ndim(x) else x
+    return jax.tree.map(lambda *x: np.stack([pad(one) for one in x]), *records)
 
 
 def _power(records: Sequence[PowerParams], shape: EngineShape) -> PowerParams | None:

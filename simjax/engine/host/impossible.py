@@ -73,16 +73,6 @@ def refuse_together(option: str, *others: tuple[bool, str, str]) -> None:
             raise SimjaxError(f"{option} together with {what} is not simulated yet; {instead}")
 
 
-def refuse_tiers(cluster: ClusterSpec) -> None:
-    """Raise for a tier of KV cache, which the engine does not simulate.
-
-    Raises:
-        SimjaxError: the cluster has one.
-    """
-    if cluster.tiering is not None:
-        raise SimjaxError(f"kv_tiers.connector={cluster.tiering.connector}: KV tiers are not simulated yet; leave it out")
-
-
 def _refuse_drafts(cluster: ClusterSpec, instances: RankParams, workload: Workload, served: np.ndarray, blocks: np.ndarray) -> None:
     """Raise for the first request that an instance could hold but for its drafts; `blocks`: most that each may need, int[R, N]."""
     without = np.flatnonzero(served.any(axis=1) & ~(served & (blocks <= instances.num_blocks)).any(axis=1))

@@ -11,14 +11,15 @@ import numpy as np
 from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
-from simjax.engine.host.impossible import refuse_impossible, refuse_tiers
+from simjax.engine.host.impossible import refuse_impossible
 from simjax.engine.host.lowering.balancer import balancer_params, most_api_servers, refuse_with_balancer
 from simjax.engine.host.lowering.groups import group_params, group_sizes, refuse_with_groups
 from simjax.engine.host.lowering.handover import MORE_ROWS, first_rows, handover_params
 from simjax.engine.host.lowering.pipeline import most_stages, refuse_with_stages, with_stages
 from simjax.engine.host.lowering.priority import refuse_with_priorities, request_priorities, schedules_by_priority, with_policies
 from simjax.engine.host.lowering.requests import largest_fanout, longest_path, prefix_params, request_models, request_params
-from simjax.engine.host.lowering.speculation import most_drafts, refuse_with_speculation, speculation_params
+from simjax.engine.host.lowering.speculation import most_drafts, refuse_with_speculation, speculation_params, with_names
+from simjax.engine.host.lowering.tiers import FIRST_COPIES, refuse_with_tiers, tier_params, with_places
 from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams
 from simjax.engine.shape import EngineShape, requests_bucket, seat_bucket, slots_for
 from simjax.errors import SimjaxError
@@ -83,15 +84,19 @@ def lower(
     refuse_with_stages(cluster, caching)
     refuse_with_groups(cluster, caching)
     refuse_with_balancer(cluster)
-    refuse_tiers(cluster)
     instances = with_stages(cluster, instance_params(cluster, timings, size, caching), size)
     by_priority = schedules_by_priority(cluster, workload)
+    refuse_with_tiers(cluster, caching, by_priority)
+    if (tiers := tier_params(cluster)) is not None:
+        instances = with_places(instances, cluster, size)
     if by_priority:
         refuse_with_priorities(cluster, caching)
         instances = with_policies(cluster, instances)
     if (of_models := served_models(cluster, workload)) is not None:
         instances = replace(instances, model=of_models)
     speculation = speculation_params(cluster, timings.draft_acceptance)
+    if speculation is not None and any(caching):
+        instances = with_names(cluster, instances)
     refuse_impossible(cluster, instances, workload, speculation)
     handover, groups = handover_params(cluster), group_params(cluster)
     number_of_groups, group_ranks = group_sizes(groups)
@@ -118,6 +123,8 @@ def lower(
         live_routing=workload.waits_for_answers or looks or handover is not None or cluster.balances,
         handovers=0 if handover is None else min(first_rows(workload), size),
         links=0 if handover is None else len(handover.capacity),
+        kv_tiers=tiers is not None,
+        tier_jobs=0 if tiers is None else FIRST_COPIES,
         leap=leap,
         priorities=by_priority,
         pipeline_stages=most_stages(cluster),
@@ -130,7 +137,7 @@ def lower(
     served: Any = np.int32(0)
     router = RouterParams.of(cluster.router, weights, cluster.router_staleness_s, cluster.router_costs)
     balancer = balancer_params(cluster, seed)
-    params = ClusterParams(instances, router, requests, served, timings.step_time, handover, speculation, groups, balancer)
+    params = ClusterParams(instances, router, requests, served, timings.step_time, handover, speculation, groups, balancer, tiers=tiers)
     return Lowered(shape, params, workload.sessions, workload.stationary, workload.classes)
 
 
@@ -156,6 +163,12 @@ def with_more_rows(lowered: Lowered) -> Lowered | None:
 def with_larger_caches(lowered: Lowered) -> Lowered:
     """The simulation with twice the room for runs of blocks in its prefix caches."""
     return replace(lowered, shape=replace(lowered.shape, prefix_room=2 * lowered.shape.prefix_room))
+
+
+def with_larger_tiers(lowered: Lowered) -> Lowered:
+    """The simulation with twice the room for runs of blocks and copies of its KV tiers, and for requests that wait in the slots."""
+    shape = lowered.shape
+    return replace(lowered, shape=replace(shape, slots=2 * shape.slots, tier_room=2 * shape.tier_room))
 
 
 def _clients(workload: Workload, requests: RequestParams, size: int) -> int:

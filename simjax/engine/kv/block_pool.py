@@ -38,8 +38,9 @@ from simjax.engine.shape import EngineShape
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32
 
-NODE, FIRST, END, REF, PREV, NEXT, OLDER, YOUNGER, BEFORE = range(9)
-"""Columns of a run: its prefix node (`NAMELESS` for none), bounds of its blocks in the content, requests that hold it, links."""
+NODE, FIRST, END, REF, PREV, NEXT, OLDER, YOUNGER, BEFORE, LEAVER, EARLIER = range(11)
+"""Columns of a run: its prefix node (`NAMELESS` for none), bounds of its blocks in the content, requests that hold it, links; with KV
+tiers also the last two requests, plus 1, that have left the run while copies may have read it, 0 for none."""
 RUN, BEGIN, UP = range(3)
 """Columns of a hold."""
 OLDEST, YOUNGEST = range(2)
@@ -73,20 +74,48 @@ class NewRow(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Watched:
+    """Blocks that the step being formed has taken and that copies to a KV tier may still read.
+
+    Attributes:
+        pieces: the request that has left them, and their bounds in its content.
+        count: number of the pieces.
+    """
+
+    pieces: Int32[Array, "N Q 3"]
+    count: Int32[Array, " N"]
+
+    @staticmethod
+    def none_yet(ranks: int, room: int) -> Watched:
+        """No blocks."""
+        return Watched(jnp.zeros((ranks, room, 3), jnp.int32), jnp.zeros((ranks,), jnp.int32))
+
+    def added(self, i: Array | int, leaver: Array, begin: Array, end: Array, wanted: Array) -> Watched:
+        """The same with blocks of a run, if that is wanted and its column says that a request has left it."""
+        some = wanted & (leaver > 0) & (end > begin)
+        at = jnp.where(some, self.count[i], self.pieces.shape[1])
+        pieces = self.pieces.at[i, at].set(jnp.stack([leaver - 1, begin, end]), mode="drop")
+        return Watched(pieces, self.count.at[i].add(some.astype(jnp.int32)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class BlockPool:
     """Contents of every rank's KV cache.
 
     Attributes:
-        runs, holds, nodes: the tables.
+        runs, holds, nodes: the tables; B columns of a run, of which the last two are for KV tiers only.
         books: numbers of a rank, in the order of `BOOKS`: first of the rows that were used and are not any more, and first row never used
             (of runs, of holds); blocks in runs that requests hold; blocks in the free queue that have been in use before; named ones that
             were taken from it; whether a table was too small.
+        watched: blocks that were taken from copies to KV tiers; None without tiers.
     """
 
-    runs: Int32[Array, "N E 9"]
+    runs: Int32[Array, "N E B"]
     holds: Int32[Array, "N Z 3"]
     nodes: Int32[Array, "N M 2"]
     books: Int32[Array, "N 8"]
+    watched: Watched | None = None
 
     @staticmethod
     def empty(shape: EngineShape) -> BlockPool:
@@ -94,10 +123,11 @@ class BlockPool:
         N = shape.ranks
         first = np.array([name.startswith("fresh") for name in BOOKS], np.int32)
         return BlockPool(
-            runs=jnp.zeros((N, shape.prefix_entries, 9), jnp.int32),
+            runs=jnp.zeros((N, shape.prefix_entries, LEAVER + 2 * bool(shape.kv_tiers)), jnp.int32),
             holds=jnp.zeros((N, shape.prefix_holds, 3), jnp.int32),
             nodes=jnp.zeros((N, shape.prefix_nodes, 2), jnp.int32),
             books=jnp.broadcast_to(jnp.asarray(first), (N, len(BOOKS))),
+            watched=Watched.none_yet(N, shape.tier_watched) if shape.kv_tiers else None,
         )
 
     def book(self, i: Array | int, name: str) -> Int32[Array, ""]:
@@ -133,6 +163,26 @@ class BlockPool:
         change = jnp.stack([jnp.asarray(changes.get(name, 0), jnp.int32) for name in BOOKS])
         return dataclasses.replace(self, books=self.books.at[i].add(change))
 
+    def watching(self, i: Array | int, row: Array, begin: Array, end: Array, wanted: Array) -> BlockPool:
+        """The pool once blocks of a run were taken, by the time that `wanted` says so, in case copies read them."""
+        if self.watched is None:
+            return self
+        last, earlier = self.runs[i, row, LEAVER], self.runs[i, row, EARLIER]
+        after = self.watched.added(i, last, begin, end, wanted).added(i, earlier, begin, end, wanted)
+        short = after.count[i] > after.pieces.shape[1]
+        return dataclasses.replace(self, watched=after).added(i, short=short)
+
+    def unwatched(self, i: Array | int, wanted: Array) -> BlockPool:
+        """The pool once a step is formed, if that is so."""
+        if self.watched is None:
+            return self
+        count = self.watched.count.at[i].set(jnp.where(wanted, 0, self.watched.count[i]))
+        return dataclasses.replace(self, watched=dataclasses.replace(self.watched, count=count))
+
+    def leavers(self, row: Array, last: Array, earlier: Array, wanted: Array) -> list[Write]:
+        """The writes of a run's columns `LEAVER` and `EARLIER`, where there are any."""
+        return [] if self.watched is None else [(row, LEAVER, last, wanted), (row, EARLIER, earlier, wanted)]
+
     def new_run(self, i: Array | int) -> NewRow:
         """A row for a run."""
         spare, fresh = self.book(i, "spare_run"), self.book(i, "fresh_run")
@@ -159,6 +209,7 @@ class BlockPool:
             taken = jnp.where(some, jnp.minimum(over, end - first), 0)
             gone = some & (taken == end - first)
             named = gone & (node != NAMELESS)
+            pool = pool.watching(i, at, end - taken, end, some)
             after = pool.with_rows(
                 i,
                 runs=[

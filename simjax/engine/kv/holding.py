@@ -14,8 +14,10 @@ from simjax.engine.control.while_any import while_any
 from simjax.engine.kv.block_pool import (
     BEFORE,
     BEGIN,
+    EARLIER,
     END,
     FIRST,
+    LEAVER,
     NAMELESS,
     NEXT,
     NODE,
@@ -33,7 +35,7 @@ from simjax.engine.kv.held_blocks import HeldBlocks
 from simjax.engine.kv.prefix_tree import Path, RankTree
 
 if TYPE_CHECKING:
-    from jaxtyping import Int32
+    from jaxtyping import Bool, Int32
 
     from simjax.engine.rank import Slots
 
@@ -90,6 +92,7 @@ def name(
                 (new, YOUNGER, 0, makes),
                 (new, BEFORE, 0, makes),
                 (youngest, YOUNGER, new, makes & (youngest > 0)),
+                *pool.leavers(new, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), makes),
             ],
             holds=[(added, RUN, new, makes), (added, BEGIN, begin, makes), (added, UP, hold, makes)],
             nodes=[(place.node, YOUNGEST, new, makes), (place.node, OLDEST, new, makes & (oldest == 0))],
@@ -118,6 +121,7 @@ def free(
     held: HeldBlocks,
     named: Int32[Array, ""],
     nameless: Int32[Array, ""],
+    copies: Bool[Array, ""] | None = None,
 ) -> BlockPool:
     """Free the blocks of a request, the last of its sequence first: those that no other holds become free, with their names.
 
@@ -128,14 +132,16 @@ def free(
         held: what it holds, with all names that others may want.
         named: its leading blocks that have names; those beyond `held.hashed` are nobody else's.
         nameless: its other blocks, 0 if they do not go to the tail of the free queue.
+        copies: whether copies to a KV tier may read the blocks; None without tiers.
     """
     path = tree.path(request)
+    leaver = None if pool.watched is None else jnp.where(False if copies is None else copies, request + 1, 0)
 
-    def needed(state: _Freeing, tree: RankTree, path: Path, first: Array, named: Array) -> Array:
+    def needed(state: _Freeing, tree: RankTree, path: Path, first: Array, named: Array, leaver: Array | None) -> Array:
         pool, nameless, own, hold, _ = state
         return ((nameless > 0) | own | (hold > 0)) & pool.has_rows(tree.rank)
 
-    def body(state: _Freeing, tree: RankTree, path: Path, first: Array, named: Array) -> _Freeing:
+    def body(state: _Freeing, tree: RankTree, path: Path, first: Array, named: Array, leaver: Array | None) -> _Freeing:
         pool, nameless, own, hold, run = state
         i = tree.rank
         is_nameless = nameless > 0
@@ -157,6 +163,13 @@ def free(
         frees = makes | (is_hold & (ref == 1))
         size = jnp.where(is_nameless, nameless, jnp.where(is_own, named - first, run_end - run_first))
         ends = is_hold & (run_first <= begin)
+        left = []
+        if leaver is not None:
+            mine = jnp.where(is_nameless, 0, leaver)
+            old = pool.runs[i, run, LEAVER]
+            kept = pool.runs[i, run, EARLIER]
+            earlier = jnp.where(makes, 0, jnp.where(old == mine, kept, old))
+            left = pool.leavers(at, mine, earlier, makes | (is_hold & (leaver > 0)))
         pool = pool.with_rows(
             i,
             runs=[
@@ -172,6 +185,7 @@ def free(
                 (tail, NEXT, at, frees),
                 (0, PREV, at, frees),
                 (youngest, YOUNGER, at, is_own & (youngest > 0)),
+                *left,
             ],
             holds=[(hold, UP, spare_hold, ends)],
             nodes=[(node, YOUNGEST, at, is_own), (node, OLDEST, at, is_own & (oldest == 0))],
@@ -189,4 +203,23 @@ def free(
         return pool, jnp.zeros_like(nameless), own & ~is_own, hold, run
 
     start = (pool, nameless, named > held.hashed, held.last, pool.holds[tree.rank, held.last, RUN])
-    return while_any(needed, body, start, tree, path, held.hashed, named)[0]
+    return while_any(needed, body, start, tree, path, held.hashed, named, leaver)[0]
+
+
+def watch_held(tree: RankTree, pool: BlockPool, held: HeldBlocks, wanted: Array) -> BlockPool:
+    """The pool once a step has taken the blocks that a request holds through runs, if that is wanted, in case copies read them."""
+
+    def needed(state: tuple[BlockPool, Array, Array], tree: RankTree) -> Array:
+        return (state[1] > 0) & state[0].has_rows(tree.rank)
+
+    def body(state: tuple[BlockPool, Array, Array], tree: RankTree) -> tuple[BlockPool, Array, Array]:
+        pool, hold, run = state
+        i, some = tree.rank, needed(state, tree)
+        (first, end, before), (begin, up) = together((pool.run(i, run, FIRST, END, BEFORE), pool.hold(i, hold, BEGIN, UP)))
+        pool = pool.watching(i, run, first, end, some)
+        ends = first <= begin
+        following = jnp.where(ends, pool.holds[i, up, RUN], before)
+        return pool, jnp.where(some & ends, up, hold), jnp.where(some, following, run)
+
+    last = jnp.where(wanted, held.last, 0)
+    return while_any(needed, body, (pool, last, pool.holds[tree.rank, last, RUN]), tree)[0]

@@ -92,6 +92,10 @@ class NoPrefixCache:
         """The turn once the blocks that requests have filled have their names."""
         return turn
 
+    def name_verified(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+        """The turn once the blocks that verified drafts have filled have their names."""
+        return turn
+
     def without_victims(self, shape: EngineShape, params: ClusterParams, turn: Turn, needed: Array) -> tuple[Turn, None]:
         """The turn once the victims have freed what they shared, and what is left: it follows from the blocks of each."""
         return turn, None

@@ -13,7 +13,7 @@ from simjax.engine.control.reduce import INT32_MAX
 from simjax.engine.control.select import select
 from simjax.engine.handover.rows import freed_rows, row_mask, table_of
 from simjax.engine.kv.block_pool import BOOKS, BlockPool
-from simjax.engine.kv.blocks import full_blocks
+from simjax.engine.kv.blocks import blocks_of, full_blocks
 from simjax.engine.kv.held_blocks import HeldBlocks
 from simjax.engine.kv.holding import name
 from simjax.engine.kv.lookup import Contents, look_up
@@ -23,6 +23,7 @@ from simjax.engine.kv.touch import touch
 from simjax.engine.kv.victims import Asking, free_request, free_victims
 from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.shape import EngineShape
+from simjax.engine.speculation.drafts import Drafts
 from simjax.latency.rounding import product
 
 if TYPE_CHECKING:
@@ -90,13 +91,13 @@ class PrefixCache:
         prompt, tree = params.request("prompt_tokens", request), params.requests.prefix
         assert tree is not None and contents is not None
 
-        def found(i: Array, block_size: Array, enabled: Array) -> Array:
+        def found(i: Array, block_size: Array, enabled: Array, names_ahead: Array | None) -> Array:
             most = full_blocks(prompt - 1, block_size)
-            blocks, _ = look_up(RankTree(tree, params.served, i, block_size, enabled), contents, request, most, wanted)
+            blocks, _ = look_up(RankTree(tree, params.served, i, block_size, enabled, names_ahead), contents, request, most, wanted)
             return block_size * blocks
 
-        ranks = jnp.arange(shape.ranks, dtype=jnp.int32)
-        found_tokens = jax.vmap(found)(ranks, params.ranks.block_size, params.ranks.enable_prefix_caching)
+        ranks, limits = jnp.arange(shape.ranks, dtype=jnp.int32), params.ranks
+        found_tokens = jax.vmap(found)(ranks, limits.block_size, limits.enable_prefix_caching, limits.names_ahead)
         return 1.0 - found_tokens.astype(jnp.float64) / prompt.astype(jnp.float64)
 
     def name_computed(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
@@ -123,7 +124,9 @@ class PrefixCache:
         departed, tree = turn.departed, RankTree.of(params, turn.limits, turn.kv_row)
         assert isinstance(departed.held, HeldBlocks)
         wanted, computed = departed.some & turn.due & ~departed.kept, departed.num_computed_tokens
-        pool = free_request(tree, self.pool, turn.limits, departed.request, computed, computed, departed.held, wanted)
+        blocks = blocks_of(computed, tree.block_size) if departed.blocks is None else departed.blocks
+        copies = turn.state.tiers.copies(departed.request, tree.full(_prompt(params, departed.request)))
+        pool = free_request(tree, self.pool, turn.limits, departed.request, blocks, computed, departed.held, wanted, copies)
         return turn.with_kv(PrefixCache(pool), waits=turn.waits | departed.more | ~turn.due)
 
     def free_read(self, shape: EngineShape, params: ClusterParams, turn: Turn, read: Bool[Array, " K"]) -> Turn:
@@ -133,7 +136,8 @@ class PrefixCache:
         some = read[row]
         held = jax.tree.map(lambda x: x[row], table.prefill_held)
         computed = table.computed_tokens[row]
-        pool = free_request(tree, self.pool, turn.limits, table.request[row], computed, computed, held, some)
+        blocks = blocks_of(computed, tree.block_size)
+        pool = free_request(tree, self.pool, turn.limits, table.request[row], blocks, computed, held, some)
         table = freed_rows(table, row_mask(shape, row, some))
         more = jnp.sum(read, dtype=jnp.int32) > 1
         return turn.with_state(handovers=table).with_kv(PrefixCache(pool), waits=turn.waits | more)
@@ -160,7 +164,7 @@ class PrefixCache:
         """The turn once the victims have freed what they shared; the end of the slots that stay, and blocks that no slot has by itself."""
         tree, rank, demand = RankTree.of(params, turn.limits, turn.kv_row), turn.rank, turn.demand
         others = turn.formation.blocks - self.num_held(turn.kv_row) - jnp.sum(demand.blocks, dtype=jnp.int32)
-        asking = Asking(rank.slots, demand.seated, demand.blocks, others)
+        asking = Asking(rank.slots, demand.seated, demand.blocks, demand.had, others)
         pool, stay = free_victims(tree, self.pool, turn.limits, asking, rank.num_running, needed)
         return turn.with_kv(PrefixCache(pool)), (stay, others + pool.book(turn.kv_row, "num_held"))
 
@@ -168,12 +172,15 @@ class PrefixCache:
         """The turn once the running requests hold the blocks that they will fill, and there is room for all that they have."""
         rank = turn.rank
         left = rank.slots.position >= rank.num_running
+        if shape.kv_tiers:
+            left &= ~turn.state.tiers.loading(turn)
         held = rank.slots.held
         assert isinstance(held, HeldBlocks)
         computed = jnp.where(left, 0, rank.slots.num_computed_tokens)
         slots = dataclasses.replace(rank.slots, num_computed_tokens=computed, held=select(left, held.emptied(), held))
         turn = dataclasses.replace(turn, rank=dataclasses.replace(rank, slots=slots))
-        scheduled = turn.demand.running & (slots.num_new_tokens > 0) & ~left & ~turn.waits
+        # One that has ended unseen has no new tokens, but for drafts that will be verified in vain.
+        scheduled = turn.demand.seated & (slots.num_new_tokens > 0) & ~left & ~turn.waits
         return _evicting(self._with_names(turn, params, scheduled), turn.waits)
 
     def get_computed_blocks(self, shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Waiting) -> Hits:
@@ -181,6 +188,9 @@ class PrefixCache:
         tree, wanted = RankTree.of(params, turn.limits, turn.kv_row), waiting.exists[0] & ~waiting.passed[0] & ~turn.waits
         most = tree.full(waiting.num_tokens[0] - 1)
         found, free = look_up(tree, self.contents(), waiting.request[0], most, wanted)
+        if params.speculation is not None:  # the walk that may end one block earlier
+            most = found - (params.speculation.drops_last[turn.i] & (found > 0)).astype(jnp.int32)
+            found, free = look_up(tree, self.contents(), waiting.request[0], most, wanted)
         return Hits(found, found - free)
 
     def after_admission(self, shape: EngineShape, params: ClusterParams, turn: Turn, before: Turn, hits: Hits, loads: Array) -> Turn:
@@ -196,13 +206,30 @@ class PrefixCache:
         # One that loads makes room once it has touched what it found (`touch_hits`).
         return _evicting(_cache_of(turn)._with_names(turn, params, mine), turn.waits | loads)
 
+    def name_verified(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+        """The turn once requests have named the blocks that the step before has filled, which the formation did not know of."""
+        rank, slots = turn.rank, turn.rank.slots
+        held = slots.held
+        assert isinstance(held, HeldBlocks)
+        formed = turn.due & ~turn.formation.continues
+        some = (slots.position < rank.num_running) & jnp.isfinite(slots.token_s) & (slots.token_s > turn.horizon_s) & formed
+        named = jnp.where(some, jnp.maximum(held.named_tokens, slots.num_computed_tokens), held.named_tokens)
+        return self._named(turn, params, dataclasses.replace(held, named_tokens=named), some, ahead=jnp.zeros_like(named))
+
+    def after_tiered(self, params: ClusterParams, turn: Turn, mine: Bool[Array, " A"]) -> Turn:
+        """The turn once the request that admission has looked at holds its blocks in the cache; there is room for all."""
+        return _evicting(self._with_names(turn, params, mine), turn.waits)
+
     def _with_names(self, turn: Turn, params: ClusterParams, scheduled: Bool[Array, " A"]) -> Turn:
         """The turn once the blocks that scheduled requests will have filled have names, as far as their tokens are known."""
         slots = turn.rank.slots
         held = slots.held
         assert isinstance(held, HeldBlocks)
         in_flight = jnp.isfinite(slots.token_s) & (slots.token_s > turn.horizon_s)
-        known = jnp.minimum(slots.num_computed_tokens + slots.num_new_tokens, slots.num_tokens - in_flight.astype(jnp.int32))
+        drafts = slots.drafts
+        in_flight = jnp.where(in_flight, drafts.emitted, 0) if isinstance(drafts, Drafts) else in_flight.astype(jnp.int32)
+        ahead = 0 if turn.limits.names_ahead is None else turn.limits.names_ahead
+        known = jnp.minimum(slots.num_computed_tokens + slots.num_new_tokens, slots.num_tokens - in_flight - ahead)
         named = jnp.where(scheduled, jnp.maximum(held.named_tokens, known), held.named_tokens)
         at_once = jnp.zeros_like(known)
         return self._named(turn, params, dataclasses.replace(held, named_tokens=named), scheduled, ahead=at_once)
@@ -222,6 +249,11 @@ class PrefixCache:
     def instance_columns(self) -> dict[str, Array]:
         """Columns of `InstanceLog`, with a leading axis N."""
         return {"evicted_blocks": self.pool.books[:, BOOKS.index("num_evicted")]}
+
+
+def _prompt(params: ClusterParams, request: Int32[Array, ""]) -> Int32[Array, ""]:
+    """Prompt tokens of a request; of the last one where there is no such request."""
+    return params.request("prompt_tokens", jnp.minimum(request, params.requests.prompt_tokens.shape[1] - 1))
 
 
 def _cache_of(turn: Turn) -> PrefixCache:

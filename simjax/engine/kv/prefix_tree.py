@@ -45,6 +45,7 @@ class RankTree:
         tree, served: tables of the workloads, and row of the one that the cluster serves.
         rank: row of the rank in the tables of the KV caches.
         block_size, enabled: tokens of a block of the rank, and whether it caches prefixes.
+        names_ahead: tokens after a block that its name covers too; None where drafts are not, and names cover none.
     """
 
     tree: PrefixParams
@@ -52,13 +53,14 @@ class RankTree:
     rank: Array | int
     block_size: Int32[Array, ""]
     enabled: Bool[Array, ""]
+    names_ahead: Int32[Array, ""] | None = None
 
     @staticmethod
     def of(params: ClusterParams, limits: RankParams, rank: Array | int) -> RankTree:
         """The tree for a rank with these limits."""
         tree = params.requests.prefix
         assert tree is not None
-        return RankTree(tree, params.served, rank, limits.block_size, limits.enable_prefix_caching)
+        return RankTree(tree, params.served, rank, limits.block_size, limits.enable_prefix_caching, limits.names_ahead)
 
     def path(self, request: Int32[Array, ""]) -> Path:
         """The path of a request; of the last one where there is no such request."""
@@ -78,7 +80,8 @@ class RankTree:
         return jnp.where(self.enabled & (path.shared > 0), self._end(last), 0)
 
     def _end(self, node: Array) -> Array:
-        return full_blocks(self.tree.end_tokens[self.served, node], self.block_size)
+        tokens = self.tree.end_tokens[self.served, node]
+        return full_blocks(tokens if self.names_ahead is None else jnp.maximum(tokens - self.names_ahead, 0), self.block_size)
 
     def full(self, tokens: Array) -> Array:
         """Number of blocks with a name once the given tokens are computed and known, int32."""

@@ -10,7 +10,24 @@ from jax import Array
 from simjax.engine.control.select import select
 from simjax.engine.control.together import together
 from simjax.engine.control.while_any import while_any
-from simjax.engine.kv.block_pool import BEFORE, BEGIN, END, FIRST, NEXT, NODE, OLDER, OLDEST, PREV, REF, RUN, UP, YOUNGER, BlockPool
+from simjax.engine.kv.block_pool import (
+    BEFORE,
+    BEGIN,
+    EARLIER,
+    END,
+    FIRST,
+    LEAVER,
+    NEXT,
+    NODE,
+    OLDER,
+    OLDEST,
+    PREV,
+    REF,
+    RUN,
+    UP,
+    YOUNGER,
+    BlockPool,
+)
 from simjax.engine.kv.held_blocks import HeldBlocks
 from simjax.engine.kv.lookup import Walk, after_piece, begin_walk, piece_of
 from simjax.engine.kv.prefix_tree import Path, RankTree
@@ -37,6 +54,7 @@ def touch(tree: RankTree, pool: BlockPool, request: Int32[Array, ""], found: Int
         piece = piece_of(walk, found, first, end)
         some = goes_on & (piece.end > piece.begin)
         pool, run = _split(pool, i, walk.run, jnp.where(some, piece.begin, first), jnp.where(some, piece.end, end))
+        pool = pool.watching(i, run, piece.begin, piece.end, some)
         new, (ref, before, following) = together((pool.new_hold(i), pool.run(i, run, REF, PREV, NEXT)))
         was_free, size = some & (ref == 0), jnp.where(some, piece.end - piece.begin, 0)
         pool = pool.with_rows(
@@ -72,6 +90,7 @@ def _split(pool: BlockPool, i: Array | int, run: Array, begin: Array, end: Array
         going = cut & (at_begin | (end < last))
         at = jnp.where(at_begin, begin, end)
         free = going & (ref == 0)
+        left = [] if pool.watched is None else pool.leavers(new, pool.runs[i, run, LEAVER], pool.runs[i, run, EARLIER], going)
         pool = pool.with_rows(
             i,
             runs=[
@@ -90,6 +109,7 @@ def _split(pool: BlockPool, i: Array | int, run: Array, begin: Array, end: Array
                 (run, NEXT, new, free),
                 (following, PREV, new, free),
                 (older, YOUNGER, new, going & (older > 0)),
+                *left,
             ],
             nodes=[(node, OLDEST, new, going & (older == 0))],
         )

@@ -28,12 +28,14 @@ class Asking(NamedTuple):
         slots: the slots.
         seated: those that have blocks, or get some.
         own: blocks of each that it does not hold through the cache, once the step runs.
+        had: those before the step; None where they follow from its computed tokens.
         others: blocks of the rank that no slot and no run holds, int32[].
     """
 
     slots: Slots
     seated: Bool[Array, " A"]
     own: Int32[Array, " A"]
+    had: Int32[Array, " A"] | None
     others: Int32[Array, ""]
 
 
@@ -42,21 +44,22 @@ def free_request(
     pool: BlockPool,
     limits: RankParams,
     request: Array,
-    computed: Array,
+    blocks: Array,
     named_tokens: Array,
     held: HeldBlocks,
     wanted: Array,
+    copies: Array | None = None,
 ) -> BlockPool:
-    """The pool once a request (int32[]) with `computed` tokens has freed what it holds, if that is wanted, bool[].
+    """The pool once a request (int32[]) has freed the `blocks` that it holds, if that is wanted, bool[].
 
     Its full blocks have names as far as `named_tokens` are known. Blocks without a name go to the tail of the free queue, or to its head:
-    there they are taken before all others, like those that were never used.
+    there they are taken before all others, like those that were never used. `copies`: whether copies to a KV tier may read them.
     """
     wanted = wanted & tree.enabled
     named = jnp.where(wanted, jnp.maximum(tree.full(named_tokens), held.hashed), 0)
-    nameless = jnp.where(wanted & ~limits.reuse_nameless_first, blocks_of(computed, tree.block_size) - named, 0)
+    nameless = jnp.where(wanted & ~limits.reuse_nameless_first, blocks - named, 0)
     held = jax.tree.map(lambda x: jnp.where(wanted, x, 0), held)
-    return free(tree, pool, request, held, named, nameless)
+    return free(tree, pool, request, held, named, nameless, copies)
 
 
 def free_victims(
@@ -78,7 +81,8 @@ def free_victims(
         going = needed(state, tree, limits, asking, wanted)
         slots = asking.slots
         assert isinstance(slots.held, HeldBlocks)
-        old = jnp.where(asking.seated & (position < end), blocks_of(slots.num_computed_tokens, tree.block_size) - slots.held.hashed, 0)
+        had = blocks_of(slots.num_computed_tokens, tree.block_size) - slots.held.hashed if asking.had is None else asking.had
+        old = jnp.where(asking.seated & (position < end), had, 0)
         more = jnp.where(asking.seated & (position < end), asking.own - old, 0)
         base = pool.book(tree.rank, "num_held") + asking.others + jnp.sum(old, dtype=jnp.int32)
         used = base + jnp.cumsum(more)
@@ -88,7 +92,8 @@ def free_victims(
         request, computed, held, seated = jax.tree.map(
             lambda x: x[at], (slots.request, slots.num_computed_tokens, slots.held, asking.seated)
         )
-        pool = free_request(tree, pool, limits, request, computed, held.named_tokens, held, going & seated)
+        blocks = blocks_of(computed, tree.block_size) if asking.had is None else asking.had[at] + held.hashed
+        pool = free_request(tree, pool, limits, request, blocks, held.named_tokens, held, going & seated)
         return pool, jnp.where(going, at, end)
 
     return while_any(needed, body, (pool, end), tree, limits, asking, wanted)

@@ -20,6 +20,7 @@ from simjax.engine.rank import Plan, Rank
 from simjax.engine.scheduler.plan import CUT
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState
+from simjax.engine.tiers.passes import TierPasses
 from simjax.latency.rounding import product
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def handed(
         else:
             routes = routes.at[jnp.arange(shape.ranks, dtype=jnp.int32), jnp.where(mine, ranks.tail, spare)].set(request)
 
-    def joined(plan: Plan, passes: Passes | NoPasses, queued_s: Array, async_scheduling: Array) -> Plan:
+    def joined(plan: Plan, passes: Passes | NoPasses | TierPasses, queued_s: Array, async_scheduling: Array) -> Plan:
         return passes.joined(params, plan, queued_s, async_scheduling)
 
     cut = jax.vmap(joined)(ranks.plan, ranks.passes, t_s + params.ranks.api_pre_s, params.ranks.async_scheduling)

@@ -23,7 +23,7 @@ from simjax.engine.turn import Turn
 
 class _Admitted(NamedTuple):
     """Entries of the window that join, `entries` of them (int32[]); those `taken` (bool[W]) compute a first `chunk` on `cached` tokens and
-    take so many `blocks`.
+    come to have so many `blocks`; some are `padded` with drafts.
 
     If the first one `loads` its KV cache instead, it is the only one.
     """
@@ -33,6 +33,7 @@ class _Admitted(NamedTuple):
     chunk: Array
     cached: Array
     blocks: Array
+    padded: Array
     loads: Array
 
 
@@ -57,6 +58,9 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
     cached = jnp.where(w == 0, hits.found * limits.block_size, 0)
     shared = jnp.where(w == 0, hits.shared, 0)
     need = jnp.where(waiting.passed, 0, capped(waiting.num_tokens - cached, limits, f.alone))
+    padded = jnp.zeros_like(waiting.passed)
+    if params.speculation is not None:
+        need, padded = _padded(params, turn, waiting, cached, need)
     chunk = jnp.clip(f.token_budget - _before(need), 0, need)
     tokens = cached + chunk
     if params.speculation is not None:
@@ -77,7 +81,7 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
     asked += jnp.where(seats > 0, limits.watermark_blocks, 0)
     fits = f.blocks + _before(blocks) + asked <= limits.num_blocks
     has_seat = seats < limits.max_num_seqs
-    has_budget = (chunk > 0) & (waiting.loads | limits.enable_chunked_prefill | (chunk == need))
+    has_budget = (chunk > 0) & (waiting.loads | (limits.enable_chunked_prefill & ~padded) | (chunk == need))
     has_budget &= ~(f.holds_prompts & (waiting.num_tokens - cached > 1)) | waiting.loads
     joins = visible & (waiting.passed | (((has_budget & has_seat) | at_once) & fits)) & waiting.has_slot & (f.preempted == 0) & ~turn.waits
     if first_only:
@@ -112,7 +116,19 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
         blocked=stays,
         next_queued_s=jnp.min(jnp.where(next_out, waiting.queued_s, NEVER)),
     )
-    return formation, _Admitted(entries, taken, chunk, cached, blocks, joins[0] & waiting.loads[0])
+    return formation, _Admitted(entries, taken, chunk, cached, blocks + shared, padded, joins[0] & waiting.loads[0])
+
+
+def _padded(params: ClusterParams, turn: Turn, waiting: Waiting, cached: Array, need: Array) -> tuple[Array, Array]:
+    """Tokens that the entries of the window need, and which of them are padded with drafts to 1 + K tokens, bool[W].
+
+    vLLM does that for one that needs a single token, to keep the steps of a graph alike, unless a prompt is in the step.
+    """
+    assert params.speculation is not None
+    drafts, f = params.speculation.num_speculative_tokens[turn.i], turn.formation
+    alike = params.speculation.pads[turn.i] & (drafts > 0) & ~f.some_prompts & (f.some_run | (cached > 0))
+    padded = alike & (waiting.num_tokens - cached == 1) & (cached + 1 + drafts < turn.limits.max_model_len) & ~waiting.passed
+    return jnp.where(padded, 1 + drafts, need), padded
 
 
 def _before(x: Array) -> Array:
@@ -137,7 +153,7 @@ def _seated(turn: Turn, waiting: Waiting, admitted: _Admitted) -> Rank:
         token_s=jnp.where(fresh, NEVER, old.token_s),
         held=select(taken, old.held.emptied(), old.held).first_admitted(fresh, admitted.cached),
         flight=old.flight.admitted(fresh),
-        drafts=old.drafts.admitted(taken, admitted.blocks),
+        drafts=old.drafts.admitted(taken, admitted.blocks, admitted.padded),
         last_tokens=old.last_tokens,
         answered=jax.tree.map(lambda x: x & ~fresh, old.answered),
         decoding=jax.tree.map(lambda x: x & ~taken, old.decoding),

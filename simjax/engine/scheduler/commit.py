@@ -77,7 +77,7 @@ def commit(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         resumed=sums[2],
         outputs=jnp.where(later > 0, sums[0], 0),
         resumed_gap_s=jnp.sum(jnp.where(resumed, first_end_s - slots.token_s, 0.0)),
-        blocks_last=sums[4] + turn.kv.num_held(turn.kv_row) + turn.state.handovers.blocks(turn.i),
+        blocks_last=sums[4] + turn.kv.num_held(turn.kv_row) + turn.state.handovers.blocks(turn.i) + turn.state.tiers.blocks(turn),
     )
     return dataclasses.replace(turn, rank=dataclasses.replace(rank, slots=after), emitted=emitted)
 

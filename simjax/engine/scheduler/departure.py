@@ -33,6 +33,7 @@ class Departed:
         outcome: its row of `ClusterState.outcome`.
         left_behind: number of others that could leave.
         kept: whether it is on its way to its decode rank: it is not finished, and its blocks stay.
+        blocks: with drafts, KV blocks that it held; None where they follow from its tokens.
     """
 
     some: Bool[Array, ""]
@@ -42,6 +43,7 @@ class Departed:
     outcome: Float64[Array, " F"]
     left_behind: Int32[Array, ""]
     kept: Bool[Array, ""]
+    blocks: Int32[Array, ""] | None = None
 
     @property
     def more(self) -> Bool[Array, ""]:
@@ -68,6 +70,7 @@ def depart(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         "finish_s": slots.token_s[at] + api_post_s,
         "preemptions": slots.preemptions[at],
         **held.outcome(),
+        **turn.state.tiers.outcome(slots.request[at]),
     }
     departed = Departed(
         some=some,
@@ -77,6 +80,7 @@ def depart(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         outcome=jnp.stack([x.astype(jnp.float64) for x in in_order(RequestLog, shape, outcome)]),
         left_behind=leaving - some.astype(jnp.int32),
         kept=jnp.zeros((), bool),
+        blocks=slots.drafts.blocks_at(at) if shape.prefix_nodes else None,
     )
     close_gap = some & (position >= at)
     # Padding at one end and cutting at the other shifts within the same kernel; `jnp.roll` would make three of every field.

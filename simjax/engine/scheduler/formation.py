@@ -37,6 +37,7 @@ class Formation:
         blocked: and so will any arrival.
         shut: nothing may join in this tick, though seats and tokens are left.
         holds_prompts: prompts of more than a token wait in this step.
+        some_run, some_prompts: with drafts, whether requests that ran before are in the step, and prompts of which a part was computed.
         next_queued_s: time at which the next request, not visible yet, was or will be queued; infinity when none is known.
     """
 
@@ -54,13 +55,16 @@ class Formation:
     blocked: Bool[Array, ""]
     shut: Bool[Array, ""]
     holds_prompts: Bool[Array, ""]
+    some_run: Bool[Array, ""]
+    some_prompts: Bool[Array, ""]
     next_queued_s: Float64[Array, ""]
 
     @classmethod
     def of_running(cls, **known: Array) -> Formation:
         """The formation once the running requests have their tokens; what is not given is 0, off, or not known."""
         numbers = dict.fromkeys(("reserved", "preempted"), jnp.zeros((), jnp.int32))
-        flags = dict.fromkeys(("holding", "leaving", "refused", "stays", "blocked", "shut", "holds_prompts"), jnp.zeros((), bool))
+        names = ("holding", "leaving", "refused", "stays", "blocked", "shut", "holds_prompts", "some_run", "some_prompts")
+        flags = dict.fromkeys(names, jnp.zeros((), bool))
         return cls(**{**numbers, **flags, "next_queued_s": jnp.full((), NEVER, jnp.float64), **known})
 
 
@@ -73,12 +77,14 @@ class Demand:
         running, seated: requests that run; and those with a seat, the finished included that the scheduler does not know of yet.
         blocks: blocks of each that is seated, once the step runs; with prefix caching without those in the tree of contents.
         last: slot of the last that runs, the only one that may be in the middle of its prompt.
+        had: with drafts and prefix caching, blocks of each before the step, counted likewise; None where they follow from its tokens.
     """
 
     running: Bool[Array, " A"]
     seated: Bool[Array, " A"]
     blocks: Int32[Array, " A"]
     last: Int32[Array, ""]
+    had: Int32[Array, " A"] | None = None
 
 
 def capped(need: Int32[Array, "*A"], limits: RankParams, alone: Bool[Array, ""]) -> Int32[Array, "*A"]:

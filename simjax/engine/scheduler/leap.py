@@ -16,11 +16,12 @@ from simjax.engine.handover.looks import plan_looks
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
 from simjax.engine.power.work import planned_work
-from simjax.engine.rank import Plan
+from simjax.engine.rank import Plan, Slots
 from simjax.engine.scheduler.formation import Formation
 from simjax.engine.scheduler.plan import cut_short, take_steps
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
+from simjax.latency.attention.coefficients import DecodeBatch
 from simjax.latency.step_time import StepTimeRow, decode_steps, mixed_parts, row, step_s
 
 if TYPE_CHECKING:
@@ -57,10 +58,11 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     limits, rank, slots, f = turn.limits, turn.rank, turn.rank.slots, turn.formation
     plan, decoding, all_end = survey(shape, turn)
     step_time = row(params.step_time, limits.step_time)
-    parts = mixed_parts(step_time, slots.num_new_tokens, slots.num_computed_tokens, slots.drafts.decoding, plan.tokens)
+    prompts = prompts_of(params, slots) if asks_for_prompts(step_time) else None
+    parts = mixed_parts(step_time, slots.num_new_tokens, slots.num_computed_tokens, slots.drafts.decoding, plan.tokens, prompts)
     plan, steps = dataclasses.replace(plan, first_s=step_s(step_time, parts)), jnp.ones((), jnp.int32)
     if shape.leap and not shape.speculation:
-        plan, steps = leap(turn, step_time, plan, decoding)
+        plan, steps = leap(turn, step_time, plan, decoding, prompts)
     busy = cut_short(take_steps(plan, steps, limits.async_scheduling), f.next_queued_s, limits.async_scheduling)
     busy, plan = together((busy, plan))
     if params.power is not None:
@@ -123,10 +125,27 @@ def _long(mask: Array, x: Array) -> Array:
     return jnp.where(mask, x, 0).astype(jnp.int64)
 
 
-def leap(turn: Turn, step_time: StepTimeRow, plan: Plan, decoding: Decoding) -> tuple[Plan, Int32[Array, ""]]:
+def asks_for_prompts(step_time: StepTimeRow) -> bool:
+    """Whether some step times depend on the prompts of the requests; known when the program is compiled."""
+    return step_time.times.pim is not None and step_time.times.pim.prompts_only is not None
+
+
+def prompts_of(params: ClusterParams, slots: Slots) -> Int32[Array, " A"]:
+    """Tokens of the prompt of each slot's request; of an unused one any number."""
+    last = params.requests.prompt_tokens.shape[1] - 1
+    return params.request("prompt_tokens", jnp.minimum(slots.request, last))
+
+
+def leap(
+    turn: Turn, step_time: StepTimeRow, plan: Plan, decoding: Decoding, prompts: Int32[Array, " A"] | None = None
+) -> tuple[Plan, Int32[Array, ""]]:
     """The plan with the times of its later steps, and the steps that it may have before anything but the contexts changes."""
     n = decoding.num_running
-    next_s, slope_s, valid = decode_steps(step_time, jnp.maximum(n, 1), decoding.kv_sum, decoding.kv_max)
+    batch = None
+    if prompts is not None:
+        (prompt_sum,), (longest,), _ = reduce_slots([_long(decoding.running, prompts)], [jnp.where(decoding.running, prompts, 0)], [])
+        batch = DecodeBatch(*(x.astype(jnp.float64) for x in (n, prompt_sum, longest)))
+    next_s, slope_s, valid = decode_steps(step_time, jnp.maximum(n, 1), decoding.kv_sum, decoding.kv_max, batch)
     return dataclasses.replace(plan, next_s=next_s, slope_s=slope_s), steps_allowed(turn, decoding, jnp.minimum(valid, MANY))
 
 

@@ -42,12 +42,12 @@ def schedule_running(shape: EngineShape, params: ClusterParams, turn: Turn) -> T
     new = need - jnp.where(position == last, short, 0) if not shape.groups else shared_out(need, short, last, limits.max_num_batched_tokens)
     allocated = blocks_of(slots.num_computed_tokens + new, limits.block_size)
     blocks = jnp.where(running | holding, allocated - slots.held.hashed, 0)
-    later = [jnp.where(running, blocks_of(slots.num_tokens, limits.block_size) - allocated, 0)] if shape.handovers else []
+    later = [jnp.where(running, blocks_of(slots.num_tokens, limits.block_size) - allocated, 0)] if shape.handovers or shape.kv_tiers else []
     (seats, num_holding, num_leaving, used, *reserved), _, _ = reduce_slots([running, holding, leaving, blocks, *later])
     formation = Formation.of_running(
         token_budget=limits.max_num_batched_tokens - (total - short),
         seats=seats + num_holding,
-        blocks=used + turn.kv.num_held(turn.kv_row) + turn.state.handovers.blocks(turn.i),
+        blocks=used + turn.kv.num_held(turn.kv_row) + turn.state.handovers.blocks(turn.i) + turn.state.tiers.blocks(turn),
         reserved=reserved[0] if reserved else jnp.zeros((), jnp.int32),
         alone=alone,
         holding=num_holding > 0,

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from simjax.engine.turn import Turn
 
 _BITS = 5  # of the tokens of a step: at most 16 drafts and one more
-_EMITTED = (1 << _BITS) - 1
+_COUNT = (1 << _BITS) - 1
+_JOINED, _PADDED = 1 << 2 * _BITS, 2 << 2 * _BITS
 
 
 @jax.tree_util.register_dataclass
@@ -35,8 +36,8 @@ class NoDrafts:
 
     decoding: ClassVar[None] = None
 
-    def admitted(self, taken: Bool[Array, " W"], blocks: Int32[Array, " W"]) -> NoDrafts:
-        """The record of the window once those requests of it have joined, with so many blocks."""
+    def admitted(self, taken: Bool[Array, " W"], blocks: Int32[Array, " W"], padded: Bool[Array, " W"]) -> NoDrafts:
+        """The record of the window once those requests of it have joined, with so many blocks, some of them padded."""
         return self
 
     def loaded(self, blocks: Array) -> NoDrafts:
@@ -46,6 +47,10 @@ class NoDrafts:
     def own_blocks(self, at: Array, blocks: Array) -> Array:
         """Blocks of the request in a slot, which has so many full or part-filled ones."""
         return blocks
+
+    def blocks_at(self, at: Array) -> None:
+        """Blocks of the request in a slot, where they do not follow from its computed tokens."""
+        return None
 
     @staticmethod
     def in_prompt(new: Int32[Array, " A"]) -> Bool[Array, " A"]:
@@ -59,7 +64,7 @@ class Drafts:
     """Requests in the slots; arrays over S+W slots (a leading N axis in `ClusterState`).
 
     Attributes:
-        latest: `emitted` and `rejected` in one number, for every array over the slots costs a tick several kernels.
+        latest: `emitted`, `rejected`, `joined` and `padded` in one number, for every array over the slots costs a tick several kernels.
         blocks: KV blocks that it holds: those taken for rejected drafts and for the lookahead stay.
     """
 
@@ -69,25 +74,36 @@ class Drafts:
     @property
     def emitted(self) -> Int32[Array, "*N A"]:
         """Tokens that each got in its latest step that gave it any, 0 for one that has got none since its admission."""
-        return self.latest & _EMITTED
+        return self.latest & _COUNT
 
     @property
     def rejected(self) -> Int32[Array, "*N A"]:
         """Drafts that were not accepted in that step."""
-        return self.latest >> _BITS
+        return (self.latest >> _BITS) & _COUNT
 
     @property
     def decoding(self) -> Bool[Array, "*N A"]:
         """Requests that have drafts, because they have got a token since their admission."""
-        return self.latest > 0
+        return self.emitted > 0
 
-    def after(self, token: Bool[Array, " A"], emitted: Int32[Array, " A"], rejected: Int32[Array, " A"]) -> Drafts:
-        """The record once some have got tokens."""
-        return dataclasses.replace(self, latest=jnp.where(token, emitted + (rejected << _BITS), self.latest))
+    @property
+    def joined(self) -> Bool[Array, "*N A"]:
+        """Requests that were admitted to the step under formation."""
+        return (self.latest & _JOINED) > 0
 
-    def admitted(self, taken: Bool[Array, " W"], blocks: Int32[Array, " W"]) -> Drafts:
-        """The record of the window once those requests of it have joined, with so many blocks."""
-        return dataclasses.replace(self.without(taken), blocks=jnp.where(taken, blocks, self.blocks))
+    @property
+    def padded(self) -> Bool[Array, "*N A"]:
+        """Those of them whose drafts are padding, and so never right."""
+        return (self.latest & _PADDED) > 0
+
+    def after(self, in_step: Bool[Array, " A"], emitted: Int32[Array, " A"], rejected: Int32[Array, " A"]) -> Drafts:
+        """The record once those in a step have got so many tokens; a chunk of a prompt gives none."""
+        return dataclasses.replace(self, latest=jnp.where(in_step, emitted + (rejected << _BITS), self.latest))
+
+    def admitted(self, taken: Bool[Array, " W"], blocks: Int32[Array, " W"], padded: Bool[Array, " W"]) -> Drafts:
+        """The record of the window once those requests of it have joined, with so many blocks, some of them padded."""
+        latest = jnp.where(padded, _JOINED | _PADDED, _JOINED)
+        return Drafts(jnp.where(taken, latest, self.latest), jnp.where(taken, blocks, self.blocks))
 
     def loaded(self, blocks: Array) -> Drafts:
         """The record of a request that has come with its KV cache, in so many blocks."""
@@ -95,6 +111,10 @@ class Drafts:
 
     def own_blocks(self, at: Array, blocks: Array) -> Array:
         """Blocks of the request in a slot, which has so many full or part-filled ones."""
+        return self.blocks[at]
+
+    def blocks_at(self, at: Array) -> Int32[Array, ""]:
+        """Blocks of the request in a slot."""
         return self.blocks[at]
 
     def without(self, out: Array) -> Drafts:

@@ -12,6 +12,7 @@ from simjax.engine.control.reduce import reduce_slots
 from simjax.engine.groups.cadence import holds_prompts, waits_for_release
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
+from simjax.engine.scheduler.admission import admit_waiting
 from simjax.engine.scheduler.formation import Demand, Formation, capped
 from simjax.engine.scheduler.preemption import preempt
 from simjax.engine.scheduler.waiting import is_alone
@@ -36,8 +37,10 @@ def schedule_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tu
     holding = leaving & unseen
     sure = unseen & (slots.num_tokens - drafts.emitted + 1 >= slots.final_tokens)
     alone = is_alone(shape, params, turn)
-    need = jnp.where(drafts.decoding, 1 + own.num_speculative_tokens[turn.i], slots.num_tokens - slots.num_computed_tokens)
-    need = jnp.minimum(capped(need, limits, alone), limits.max_model_len - 1 - computed)
+    most = 1 + own.num_speculative_tokens[turn.i]
+    need = jnp.where(drafts.decoding, most, slots.num_tokens - slots.num_computed_tokens)
+    need = jnp.where(drafts.padded, most, capped(need, limits, alone))  # admitted in an earlier tick of the formation
+    need = jnp.minimum(need, limits.max_model_len - 1 - computed)
     need = jnp.where((running | (holding & (position < rank.num_running))) & ~sure, need, 0)
     holds = holds_prompts(turn, running | holding) if shape.groups else jnp.zeros((), bool)
     if slots.decoding is not None:
@@ -47,15 +50,17 @@ def schedule_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tu
     asked = jnp.minimum(computed + new + own.num_lookahead_tokens[turn.i], limits.max_model_len)
     blocks = jnp.where(new > 0, jnp.maximum(blocks_of(asked, limits.block_size), drafts.blocks), drafts.blocks)
     kept = jnp.where(running | leaving, blocks, 0)  # one that has yet to leave, with its blocks if they are to be read first
-    blocks = jnp.where(running | holding, blocks, 0)
-    later = [jnp.where(running, jnp.maximum(blocks_of(slots.num_tokens, limits.block_size) - blocks, 0), 0)] if shape.handovers else []
-    (total, seats, num_holding, num_leaving, used, *reserved), (last,), _ = reduce_slots(
-        [new, running, holding, leaving, blocks, *later], [jnp.where(running, position, 0)]
+    blocks = jnp.where(running | holding, blocks - slots.held.hashed, 0)
+    had = jnp.where(running | holding, drafts.blocks - slots.held.hashed, 0)
+    given = (new > 0) & ~drafts.joined
+    later = [jnp.where(running, jnp.maximum(blocks_of(slots.num_tokens, limits.block_size) - kept, 0), 0)] if shape.handovers else []
+    (total, seats, num_holding, num_leaving, used, num_given, num_prompts, *reserved), (last,), _ = reduce_slots(
+        [new, running, holding, leaving, blocks, given, given & ~drafts.decoding, *later], [jnp.where(running, position, 0)]
     )
     formation = Formation.of_running(
         token_budget=limits.max_num_batched_tokens - total,
         seats=seats + num_holding,
-        blocks=used + turn.state.handovers.blocks(turn.i),
+        blocks=used + turn.kv.num_held(turn.kv_row) + turn.state.handovers.blocks(turn.i),
         reserved=reserved[0] if reserved else jnp.zeros((), jnp.int32),
         alone=alone,
         holding=num_holding > 0,
@@ -63,10 +68,14 @@ def schedule_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tu
         continues=turn.waits,
         shut=turn.before.passes.shut,
         holds_prompts=holds,
+        some_run=num_given > 0,
+        some_prompts=num_prompts > 0,
     )
+    kept = jnp.where(turn.waits, drafts.blocks, kept)  # none are taken before the departures that the formation waits for
     slots = dataclasses.replace(slots, num_new_tokens=new, drafts=dataclasses.replace(drafts, blocks=kept))
     rank = dataclasses.replace(rank, slots=slots)
-    return dataclasses.replace(turn, rank=rank, formation=formation, demand=Demand(running, running | holding, blocks, last))
+    demand = Demand(running, running | holding, blocks, last, had if shape.prefix_nodes else None)
+    return dataclasses.replace(turn, rank=rank, formation=formation, demand=demand)
 
 
 def _while_it_lasts(need: Array, budget: Array) -> Array:
@@ -86,3 +95,9 @@ def preempt_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tur
     out = slots.position >= after.rank.num_running
     slots = dataclasses.replace(slots, num_new_tokens=jnp.where(out, 0, slots.num_new_tokens), drafts=slots.drafts.without(out))
     return dataclasses.replace(after, rank=dataclasses.replace(after.rank, slots=slots))
+
+
+def admit_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+    """Take in waiting requests; with a prefix cache the step before names its blocks once they have looked for theirs."""
+    after = admit_waiting(shape, params, turn)
+    return after.kv.name_verified(shape, params, after)

@@ -32,7 +32,8 @@ def verify(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     token = in_step & (beyond >= 0)
     verified = jnp.where(token, beyond, 0)
     # Drawn once: XLA would repeat the hash in each array that comes from it.
-    (taken,) = together([accepted(uniform(own.seed, slots.request, slots.num_tokens), own.rates[turn.i], verified)])
+    right = jnp.where(drafts.padded, 0, verified)
+    (taken,) = together([accepted(uniform(own.seed, slots.request, slots.num_tokens), own.rates[turn.i], right)])
     emitted = jnp.where(token, jnp.minimum(1 + taken, slots.final_tokens - slots.num_tokens), 0)
     num_tokens = slots.num_tokens + emitted
     computed = slots.num_computed_tokens + jnp.where(in_step, slots.num_new_tokens, 0)
@@ -46,12 +47,12 @@ def verify(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         num_tokens=num_tokens,
         first_token_s=jnp.where(fresh, plan.end_s, slots.first_token_s),
         token_s=jnp.where(token, plan.end_s, slots.token_s),
-        drafts=drafts.after(token, emitted, computed - kept),
+        drafts=drafts.after(in_step, emitted, computed - kept),
         last_tokens=jax.tree.map(lambda x: jnp.where(in_step, slots.num_new_tokens, x), slots.last_tokens),
     )
     after, finished = with_arrived(rank, after, token & after.finished)
     prompt = jnp.where(in_step & ~drafts.decoding, slots.num_new_tokens, 0)
-    blocks = jnp.where(running, drafts.blocks, 0)
+    blocks = jnp.where(running, drafts.blocks - slots.held.hashed, 0)
     (tokens, decodes, others, prompt, blocks, checked, proposed, right), _, _ = reduce_slots(
         [emitted, decode, resumed, prompt, blocks, verified > 0, verified, taken]
     )
@@ -64,7 +65,7 @@ def verify(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         resumed=others,
         outputs=none,
         resumed_gap_s=jnp.sum(jnp.where(resumed, plan.end_s - slots.token_s, 0.0)),
-        blocks_last=blocks + turn.state.handovers.blocks(turn.i),
+        blocks_last=blocks + turn.kv.num_held(turn.kv_row) + turn.state.handovers.blocks(turn.i),
         drafts=jnp.stack([checked, proposed, right]),
     )
     return dataclasses.replace(turn, rank=dataclasses.replace(rank, slots=after), emitted=found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from simjax.errors import SimjaxError
+from simjax.explore.labels import format_cell, short_keys
 from simjax.explore.pareto.dominance import nondominated
-from simjax.explore.pareto.objective import Constraint, Objective, check_columns
+from simjax.explore.pareto.objective import Constraint, Objective, check_columns, tie_sign
 
 _FINISHED = "finished"  # the status of usable rows
 _FEW = 3  # a front of fewer different rows has no knee
@@ -69,7 +71,9 @@ class ParetoResult:
         table: all rows.
         feasible: bool[rows], the rows that are finished, complete and within the constraints.
         left_out: reasons why the others are not feasible.
-        front: int64[m], the feasible rows that no other one dominates, including all rows of equal values; best in the first metric first.
+        front: int64[m], the feasible rows that no other one (of its group, with `objective.by`) dominates, including all rows of equal
+            values (without `objective.tie_break`); best in the first metric first, group by group.
+        groups: name of each row's group, such as "model=qwen3-8b"; empty where the objective has no `by`.
         knee: the row of the front with the best trade-off between all metrics (see `pareto`), None if there is none.
         best: the best row of the front in each metric.
     """
@@ -81,6 +85,7 @@ class ParetoResult:
     front: np.ndarray
     knee: int | None
     best: dict[str, int]
+    groups: tuple[str, ...] = ()
 
     @property
     def rows_are(self) -> str:
@@ -119,10 +124,38 @@ def pareto(table: pd.DataFrame, objective: Objective) -> ParetoResult:
     signs = np.array([-1.0] * len(objective.maximize) + [1.0] * len(objective.minimize))
     losses = np.stack([values[name] for name in objective.metrics], axis=1) * signs
     rows = np.flatnonzero(feasible)
-    front = rows[nondominated(losses[rows])]
-    front = front[np.lexsort(losses[front].T[::-1])]  # stable: equal rows stay in the table's order
+    groups = group_names(table, objective.by)
+    names = np.array(groups or [""] * len(table), object)
+    fronts = [_front_of(table, objective, losses, rows[names[rows] == name]) for name in dict.fromkeys(names[rows])]
+    front = np.concatenate(fronts) if fronts else rows
+    if len(fronts) > 1:  # which group's knee, and the best of which? The table and the figure have every front
+        return ParetoResult(objective, table, feasible, left_out, front, None, {}, groups)
     best = {name: int(front[np.argmin(losses[front, at])]) for at, name in enumerate(objective.metrics)} if len(front) else {}
-    return ParetoResult(objective, table, feasible, left_out, front, _knee(losses, front), best)
+    return ParetoResult(objective, table, feasible, left_out, front, _knee(losses, front), best, groups)
+
+
+def _front_of(table: pd.DataFrame, objective: Objective, losses: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The rows of a group that no other one of it dominates, best in the first metric first."""
+    front = rows[nondominated(losses[rows])]
+    ties = [numbers(table, name)[front] * tie_sign(name) for name in objective.tie_break]
+    order = np.lexsort([*ties[::-1], *losses[front].T[::-1]])  # stable: equal rows stay in the table's order
+    front = front[order]
+    if not objective.tie_break or len(front) == 0:
+        return front
+    first = np.ones(len(front), bool)
+    first[1:] = (losses[front[1:]] != losses[front[:-1]]).any(1)
+    leaders = np.maximum.accumulate(np.where(first, np.arange(len(front)), 0))
+    told = np.stack([values[order] for values in ties], axis=1)
+    return front[(told == told[leaders]).all(1)]  # those that even the tie-breaks do not tell apart stay
+
+
+def group_names(table: pd.DataFrame, by: Sequence[str]) -> tuple[str, ...]:
+    """Name of the group of each row; empty without `by`."""
+    if not by:
+        return ()
+    short = short_keys([str(name) for name in by])
+    columns = [[f"{short[name]}={format_cell(value)}" for value in table[name]] for name in by]
+    return tuple(", ".join(parts) for parts in zip(*columns, strict=True))
 
 
 def numbers(table: pd.DataFrame, name: str) -> np.ndarray:

@@ -15,6 +15,7 @@ from simjax.metrics.catalog import CATALOG, Catalog
 _CONSTRAINT = re.compile(r"\s*([^<>=\s]+)\s*(<=|>=|<|>)(?!=)\s*(.*?)\s*")
 _COMPARE = {"<=": np.less_equal, ">=": np.greater_equal, "<": np.less, ">": np.greater}
 NOT_METRICS = ("point", "status", "reason")  # columns of a sweep's table that cannot be optimised
+_SIGNS = {"higher": -1.0, "lower": 1.0}
 CI95 = "_ci95"  # suffix that makes the name of a column of half-widths from that of its metric
 
 
@@ -47,11 +48,17 @@ class Objective:
     Attributes:
         maximize, minimize: columns, at least one of them in all; none twice.
         constraints: limits that a row must keep to count.
+        by: columns whose values divide the rows: each group has a front of its own.
+        tie_break: metrics that choose among rows of a front with equal values in all columns to optimise, each towards its better end.
+        color: columns by whose values the figure colours the front; empty for those of `by`.
     """
 
     maximize: tuple[str, ...]
     minimize: tuple[str, ...]
     constraints: tuple[Constraint, ...] = ()
+    by: tuple[str, ...] = ()
+    tie_break: tuple[str, ...] = ()
+    color: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -65,19 +72,34 @@ class Objective:
 
     def __str__(self) -> str:
         parts = [f"highest {name}" for name in self.maximize] + [f"lowest {name}" for name in self.minimize]
-        return ", ".join(parts) + (f" subject to {', '.join(map(str, self.constraints))}" if self.constraints else "")
+        words = ", ".join(parts) + (f" subject to {', '.join(map(str, self.constraints))}" if self.constraints else "")
+        words += f", by {', '.join(self.by)}" if self.by else ""
+        return words + (f", ties by {', '.join(self.tie_break)}" if self.tie_break else "")
 
 
-def parse_objective(maximize: Sequence[str] | str, minimize: Sequence[str] | str, subject_to: Sequence[str] | str = ()) -> Objective:
+def parse_objective(
+    maximize: Sequence[str] | str,
+    minimize: Sequence[str] | str,
+    subject_to: Sequence[str] | str = (),
+    by: Sequence[str] | str = (),
+    tie_break: Sequence[str] | str = (),
+    color: Sequence[str] | str = (),
+    catalog: Catalog = CATALOG,
+) -> Objective:
     """The objective that lists of strings describe.
 
     Args:
         maximize: names of columns to maximise; a name that is there twice counts once.
         minimize: names of columns to minimise, likewise.
         subject_to: constraints such as "ttft_p99_s<=0.5"; also >=, < and >.
+        by: names of columns, each group of whose values has a front of its own.
+        tie_break: names of metrics that choose among rows of equal values.
+        color: names of columns by which the figure is coloured.
+        catalog: the metrics, which say which end of a metric is better.
 
     Raises:
-        SimjaxError: there is nothing to optimise, a column is both maximised and minimised, or a constraint cannot be read.
+        SimjaxError: a metric of `tie_break` has no better end or is to be optimised, there is nothing to optimise, a column is both
+            maximised and minimised, or a constraint cannot be read.
     """
     up, down = _names(maximize), _names(minimize)
     if not up and not down:
@@ -85,7 +107,18 @@ def parse_objective(maximize: Sequence[str] | str, minimize: Sequence[str] | str
     for name in up:
         if name in down:
             raise SimjaxError(f"objective: '{name}' is to be maximised and minimised; leave it out of one of the two lists{_better(name)}")
-    return Objective(up, down, tuple(dict.fromkeys(parse_constraint(text) for text in _names(subject_to))))
+    for name in (ties := _names(tie_break)):
+        if name in catalog and catalog[name].better not in _SIGNS:
+            raise SimjaxError(f"objective.tie_break: {name} has no better end")
+        if name in (*up, *down):
+            raise SimjaxError(f"objective.tie_break: rows that are tied have the same {name}; leave it out")
+    limits = tuple(dict.fromkeys(parse_constraint(text) for text in _names(subject_to)))
+    return Objective(up, down, limits, _names(by), ties, _names(color))
+
+
+def tie_sign(name: str, catalog: Catalog = CATALOG) -> float:
+    """Factor by which a column of `tie_break` becomes a loss; of swept keys, such as a number of instances, less is better."""
+    return _SIGNS[str(catalog[name].better)] if name in catalog else 1.0
 
 
 def parse_constraint(text: str) -> Constraint:
@@ -134,6 +167,7 @@ def check_columns(objective: Objective, columns: Iterable[str]) -> None:
     known = [name for name in columns if name not in NOT_METRICS]
     named = [("maximize", objective.maximize), ("minimize", objective.minimize)]
     named.append(("subject_to", tuple(limit.column for limit in objective.constraints)))
+    named += [("by", objective.by), ("tie_break", objective.tie_break), ("color", objective.color)]
     for option, names in named:
         for name in names:
             if name not in known:

@@ -21,7 +21,7 @@ from simjax.files import read_bytes, write_file
 from simjax.text import counted
 
 _VERSION = 1
-_OBJECTIVE = ("maximize", "minimize", "subject_to")
+_OBJECTIVE = ("maximize", "minimize", "subject_to", "by", "tie_break", "color")
 _OTHERS = ("version", "simjax", "jax", "python", "command", "created")
 
 

@@ -84,7 +84,7 @@ class SweepStore:
             base: overrides shared by all points.
             command: the command whose configuration they override.
             seeds: the replicate seeds, if all designs have the same ones.
-            objective: lists under `maximize`, `minimize` and `subject_to`, kept for `simjax pareto`.
+            objective: lists under `maximize`, `minimize`, `subject_to`, `by`, `tie_break` and `color`, kept for `simjax pareto`.
             metrics: the columns after the reason.
             whole: those of them that hold whole numbers.
 

@@ -17,6 +17,7 @@ from simjax.latency.step_time import StepTime
 from simjax.latency.tables.bundle import Bundle, op_sequence
 from simjax.latency.tables.curves import at_sizes, distinct_experts, moe_s
 from simjax.latency.terms import StepTerms, assemble, layer_collectives_s
+from simjax.placement.weights import EMBEDDING, NORM
 
 
 def compile_tables(
@@ -67,8 +68,16 @@ def compile_tables(
         table=table if measured_attention else None,
         until_kv_s=sum(at_sizes(bundle.dense[op], tokens) for op in (*ops.prologue, *ops.layer[: ops.layer.index("qkv_proj") + 1])),
         union=_union(bundle, deployment, max_tokens),
+        ends_s=_ends_s(bundle, ends, tokens),
     )
     return assemble(terms, deployment)
+
+
+def _ends_s(bundle: Bundle, ends: tuple[str, ...], tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of the embedding and of the last norm, f64[N]; 0 of those that are not among the operations outside the layers."""
+    nothing_s = np.zeros(len(tokens))
+    first, last = (at_sizes(bundle.dense[op], tokens) if op in ends else nothing_s for op in (EMBEDDING, NORM))
+    return first, last
 
 
 def _layer_op_s(bundle: Bundle, op: str, deployment: Deployment, tokens: np.ndarray, load: ExpertLoad | None) -> np.ndarray:

@@ -57,7 +57,11 @@ def _draw_plane(result: ParetoResult, metrics: list[str], keys: Sequence[str], t
     style.dress(axes, texts.headline(result), texts.axis_label(result, across), texts.axis_label(result, up))
     x, y = numbers(result.table, across), numbers(result.table, up)
     order = result.front[np.argsort(x[result.front], kind="stable")]
-    if len(metrics) == 2:
+    groups = marks.front_groups(result)
+    if len(metrics) == 2 and groups:
+        curve = _draw_groups(axes, result, metrics, x, y, groups)
+        marks.draw_cloud(axes, result, x, y, marks.OUTSIDE)
+    elif len(metrics) == 2:
         curve = _draw_line(axes, result, metrics, x, y, order[::-1] if across in result.objective.maximize else order)
         marks.draw_cloud(axes, result, x, y)
     else:
@@ -67,16 +71,40 @@ def _draw_plane(result: ParetoResult, metrics: list[str], keys: Sequence[str], t
     marks.draw_limits(axes, result, across, up)
     names = texts.label_texts(result, keys)
     colors = [marks.KNEE if row == result.knee else marks.BEST for row in marks.marked_rows(result)]
+    of_group = {int(row): color for rows, color in groups.values() for row in rows}
+    colors = [of_group.get(row, color) for row, color in zip(marks.marked_rows(result), colors, strict=True)]
     marks.draw_marks(axes, result, x, y, colors)
     scales.scale_axes(axes, result, across, up)
-    style.legend(axes, columns=5)
+    style.legend(axes, columns=min(5, 1 + len(groups)) if groups else 5)
     texts.caption(figure, result, keys)
     labels = [
         Label(float(x[row]), float(y[row]), text, color) for row, text, color in zip(marks.marked_rows(result), names, colors, strict=True)
     ]
     beaten, refused = marks.drawn_rows(result, (x, y))
-    place_labels(axes, labels, curve, np.stack([x, y], axis=1)[result.front], np.stack([x, y], axis=1)[beaten | refused])
+    if labels:
+        place_labels(axes, labels, curve, np.stack([x, y], axis=1)[result.front], np.stack([x, y], axis=1)[beaten | refused])
     return figure
+
+
+def _draw_groups(
+    axes: Axes, result: ParetoResult, metrics: list[str], x: np.ndarray, y: np.ndarray, groups: dict[str, tuple[np.ndarray, str]]
+) -> np.ndarray:
+    """Draw the front of two metrics in the colours of its groups; returns the vertices of its lines, float64[n, 2].
+
+    Each group has a line of its own where the objective has a front for each; else one grey line goes through all.
+    """
+    down = metrics[0] in result.objective.maximize
+    ordered = lambda rows: rows[np.argsort(x[rows] * (-1.0 if down else 1.0), kind="stable")]
+    own = bool(result.objective.by)
+    lines = [(rows, color) for rows, color in groups.values()] if own else [(result.front, style.GREY)]
+    vertices = []
+    for rows, color in lines:
+        row = ordered(rows)
+        vertices.append(np.stack([np.repeat(x[row], 2)[1:], np.repeat(y[row], 2)[:-1]], axis=1))
+        axes.plot(*vertices[-1].T, color=color, linewidth=1.6 if own else 1.0, zorder=3, label="_line")
+    for name, (rows, color) in groups.items():
+        axes.plot(x[rows], y[rows], "o", color=color, markersize=5.5, markeredgecolor="white", markeredgewidth=0.4, zorder=4, label=name)
+    return np.concatenate(vertices)
 
 
 def _draw_line(axes: Axes, result: ParetoResult, metrics: list[str], x: np.ndarray, y: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simjax.explore.pareto.front import ParetoResult, finished_rows, numbers
+from simjax.explore.pareto.front import ParetoResult, finished_rows, group_names, numbers
 from simjax.explore.pareto.objective import CI95
 from simjax.plot import style
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FRONT, KNEE, BEST = style.BLUE, style.RUST, style.GREEN
 DOMINATED, OUTSIDE = "#8fb0d6", "#a8a8a8"  # light, so that thousands of overlapping dots do not look like the front
+_MOST_GROUPS = 12
 _MANY = 1500  # dots beyond which they are drawn smaller and fainter
 
 
@@ -73,3 +74,20 @@ def half_widths(result: ParetoResult, name: str) -> np.ndarray | None:
     """Half-widths of the 95 % confidence intervals of the front's rows, 0 for rows without one; None if the table has no such column."""
     column = f"{name}{CI95}"
     return np.nan_to_num(numbers(result.table, column)[result.front]) if column in result.table.columns else None
+
+
+def front_groups(result: ParetoResult) -> dict[str, tuple[np.ndarray, str]]:
+    """The rows of the front, int64[n], and the colour of each group in which `objective.color`, or else `objective.by`, divides them.
+
+    Groups of numbers are in their order. Empty without such columns, and where there would be more groups than a legend holds.
+    """
+    by = result.objective.color or result.objective.by
+    if not by or len(result.front) == 0:
+        return {}
+    front = result.table.iloc[result.front]
+    names = np.array(group_names(front, by), object)
+    order = front.reset_index(drop=True).sort_values(list(by), kind="stable").index
+    found = list(dict.fromkeys(names[order]))
+    if len(found) > _MOST_GROUPS:
+        return {}
+    return {name: (result.front[names == name], color) for name, color in zip(found, style.series(len(found)), strict=True)}

@@ -20,11 +20,12 @@ _BARS = 10
 
 
 def draw_ranking(result: ParetoResult, metric: str, keys: Sequence[str], title: str) -> Figure:
-    """Draw bars of the ten best rows in the only metric, the best at the top."""
+    """Draw bars of the ten best rows in the only metric, the best at the top; with groups those of the best of each."""
     values = numbers(result.table, metric)
     feasible = np.flatnonzero(result.feasible)
     sign = -1.0 if metric in result.objective.maximize else 1.0
     best = feasible[np.argsort(sign * values[feasible], kind="stable")][:_BARS]
+    best = result.front[:_BARS] if result.groups else best
     short = texts.names_within(result, best, keys)
     names = ["\n".join(texts.design_lines(result, int(row), short, 48)) for row in best]
     lines = sum(name.count("\n") + 1 for name in names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -107,31 +107,52 @@ class TraceFormat:
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """When the client of a load generator wanted to send its requests, as far as its result file tells.
+
+    Attributes:
+        rate: mean requests per second, infinite for all at once; None where it is not recorded.
+        burstiness: shape of the gamma-distributed gaps between them; 1 is a Poisson process.
+        max_concurrency: most requests in flight, None without a cap. A request waits for its turn, first come, first served.
+        duration_s: seconds from the first request to the last answer, None where they are not recorded.
+    """
+
+    rate: float | None = None
+    burstiness: float = 1.0
+    max_concurrency: int | None = None
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True)
 class Recorded:
     """The requests of a load generator's result file, in its order; times in seconds on the clock of the file.
 
     Attributes:
         arrival_s: float64[R], when the client sent each; NaN in all rows where the file does not hold it.
         prompt_tokens, output_tokens: int64[R], numbers of tokens; -1 where they are not recorded.
-        first_token_s, finish_s: float64[R], when the client had the first token and the last one; NaN where that is not known.
+        ttft_s, e2e_s: float64[R], from the sending to the first token and to the last one; NaN where that is not known.
         failed: bool[R], requests that failed or were cancelled.
         lines: int64[R], 1-based line of each request in the file, or its number where the file is one object.
         unused: names of values in the file that are not read.
         notes: what was assumed, one line each.
         model: model that was served; None where it is not recorded.
+        server: what the file records of the server, by the names of vLLM's flags (`simjax.validate.formats.settings`).
+        schedule: when the client wanted to send its requests.
         redraw: options that draw arrivals as the benchmark did, for files without them.
     """
 
     arrival_s: np.ndarray
     prompt_tokens: np.ndarray
     output_tokens: np.ndarray
-    first_token_s: np.ndarray
-    finish_s: np.ndarray
+    ttft_s: np.ndarray
+    e2e_s: np.ndarray
     failed: np.ndarray
     lines: np.ndarray
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     model: str | None = None
+    server: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Schedule = Schedule()
     redraw: str = ""
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.spec import ClusterSpec
 from simjax.engine.host.impossible import NO_CACHE, refuse_together
-from simjax.engine.params import SpeculationParams
+from simjax.engine.params import RankParams, SpeculationParams
 from simjax.latency.profile import accepted
 from simjax.speculation.methods import MOST_DRAFTS
 
@@ -39,7 +40,16 @@ def speculation_params(cluster: ClusterSpec, draft_acceptance: np.ndarray | None
         num_lookahead_tokens=np.array([0 if x is None else x.num_lookahead_tokens for x in each], np.int32),  # pyright: ignore[reportArgumentType]
         rates=rates,  # pyright: ignore[reportArgumentType]
         seed=np.int32(first.seed),  # pyright: ignore[reportArgumentType]
+        # A loaded request needs a single token too; what releases make of that is not simulated.
+        pads=np.array([x is not None and x.pads and not cluster.disaggregated for x in each]),  # pyright: ignore[reportArgumentType]
+        drops_last=np.array([x is not None and x.drops_last for x in each]),  # pyright: ignore[reportArgumentType]
     )
+
+
+def with_names(cluster: ClusterSpec, instances: RankParams) -> RankParams:
+    """The ranks, of which some decode speculatively and some cache prefixes, with what the names of their blocks cover."""
+    each = [x.speculation for x in cluster.ranks]
+    return replace(instances, names_ahead=np.array([0 if x is None else x.names_ahead for x in each], np.int32))
 
 
 def most_drafts(speculation: SpeculationParams | None) -> int:
@@ -51,7 +61,8 @@ def refuse_with_speculation(cluster: ClusterSpec, caching: Sequence[bool]) -> No
     """Raise for what is not simulated together with speculative decoding.
 
     Raises:
-        SimjaxError: instances decode speculatively, and there are prefix caches, pp stages, or a hand-over that carries the first token.
+        SimjaxError: instances decode speculatively, and there are pp stages, prefill and decode instances that cache prefixes, or a
+            hand-over that carries the first token.
     """
     methods = [x.speculation.method for x in cluster.instances if x.speculation is not None]
     if not methods:
@@ -60,7 +71,7 @@ def refuse_with_speculation(cluster: ClusterSpec, caching: Sequence[bool]) -> No
     stages = max(x.parallelism.pipeline for x in cluster.instances)
     refuse_together(
         f"speculation.method={methods[0]}",
-        (any(caching), "a prefix cache", NO_CACHE),
+        (cluster.disaggregated and any(caching), "prefill and decode instances and prefix caches", NO_CACHE),
         (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out"),
         (cluster.disaggregated and CONNECTORS[connector].carried, f"disaggregation.connector={connector}", "another connector"),
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from simjax.errors import SimjaxError
 from simjax.workload.formats.base import Recorded, TraceFormat
-from simjax.workload.formats.results.values import counts, documents, look_up, numbers
+from simjax.workload.formats.results.values import beside, counts, documents, look_up, numbers
 
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0}
 
@@ -48,12 +48,22 @@ def read_aiperf(path: Path) -> Recorded:
         arrival_s=start_s,
         prompt_tokens=tokens("input_sequence_length"),
         output_tokens=tokens("output_sequence_length"),
-        first_token_s=start_s + numbers([_seconds(entry, "time_to_first_token") for entry in entries], "time_to_first_token", where),
-        finish_s=since_start(end_ns),
+        ttft_s=numbers([_seconds(entry, "time_to_first_token") for entry in entries], "time_to_first_token", where),
+        e2e_s=since_start(end_ns) - start_s,
         failed=np.array([bool(look_up(entry, "error")) or look_up(entry, "metadata.was_cancelled") is True for entry in entries]),
         lines=np.array([line for line, _ in rows]),
+        model=_model(path),
         notes=(f"{later} requests are later turns of conversations; all are sent at their recorded times",) if later else (),
     )
+
+
+def _model(path: Path) -> str | None:
+    """The model that aiperf's summary names, which lies beside the export."""
+    summary = beside(path, path.name.removesuffix(".gz").removesuffix(".jsonl") + "_aiperf.json")
+    names = look_up(summary, "input_config.endpoint.model_names", "input_config.models.items")
+    first = names[0] if isinstance(names, list) and names else None
+    found = first.get("name") if isinstance(first, dict) else first
+    return None if found is None else str(found)
 
 
 def _seconds(entry: dict[str, Any], name: str) -> Any:

@@ -18,6 +18,7 @@ from simjax.workload.formats.results.values import counts, look_up, numbers, one
 
 _GROUPS = ("successful", "incomplete", "errored")
 _START = ("request_start_time", "start_time", "info.timings.request_start", "scheduler_info.request_timings.request_start")
+_MODEL = ("config.backend.model", "worker.backend_model", "benchmarker.backend.model", "args.model")
 _END = ("request_end_time", "end_time", "info.timings.request_end", "scheduler_info.request_timings.request_end")
 
 
@@ -52,11 +53,12 @@ def read_guidellm(path: Path) -> Recorded:
         arrival_s=start_s,
         prompt_tokens=counts([look_up(entry, "prompt_tokens", "prompt_tokens_count") for entry in entries], "prompt_tokens", where),
         output_tokens=counts([look_up(entry, "output_tokens", "output_tokens_count") for entry in entries], "output_tokens", where),
-        first_token_s=start_s + ttft_s,
-        finish_s=np.where(np.isnan(end_s), start_s + latency_s, end_s),
+        ttft_s=ttft_s,
+        e2e_s=np.where(np.isnan(end_s), latency_s, end_s - start_s),
         failed=np.array(failed, bool),
         lines=np.arange(1, len(entries) + 1),
         notes=_several(start_s, bounds),
+        model=next((str(name) for benchmark in benchmarks if (name := look_up(benchmark, *_MODEL))), None),
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from simjax.errors import SimjaxError
 from simjax.workload.formats.base import Recorded, TraceFormat
 from simjax.workload.formats.results.values import counts, documents, look_up, numbers
+from simjax.workload.formats.tables.json_text import json_value
 
 
 def read_inference_perf(path: Path) -> Recorded:
@@ -26,15 +27,28 @@ def read_inference_perf(path: Path) -> Recorded:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise SimjaxError(f"{path}: not a list of requests")
     where = str(path)
+    start_s = numbers([entry.get("start_time") for entry in entries], "start_time", where)
     return Recorded(
-        arrival_s=numbers([entry.get("start_time") for entry in entries], "start_time", where),
+        arrival_s=start_s,
         prompt_tokens=counts([look_up(entry, "info.input_tokens") for entry in entries], "input_tokens", where),
         output_tokens=counts([look_up(entry, "info.output_tokens") for entry in entries], "output_tokens", where),
-        first_token_s=numbers([_first(look_up(entry, "info.output_token_times")) for entry in entries], "output_token_times", where),
-        finish_s=numbers([entry.get("end_time") for entry in entries], "end_time", where),
+        ttft_s=numbers([_first(look_up(entry, "info.output_token_times")) for entry in entries], "output_token_times", where) - start_s,
+        e2e_s=numbers([entry.get("end_time") for entry in entries], "end_time", where) - start_s,
         failed=np.array([bool(entry.get("error")) for entry in entries], bool),
         lines=np.arange(1, len(entries) + 1),
+        model=next((name for entry in entries if (name := _model(entry.get("request"))) is not None), None),
     )
+
+
+def _model(request: Any) -> str | None:
+    """The model that a request, the text of its JSON, asks for."""
+    if not isinstance(request, str):
+        return None
+    try:
+        name = look_up(json_value(request), "model")
+    except ValueError:
+        return None
+    return name if isinstance(name, str) else None
 
 
 def _first(times: Any) -> Any:

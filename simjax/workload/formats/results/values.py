@@ -49,6 +49,14 @@ def one_object(path: Path) -> dict[str, Any]:
     return found[0][1]
 
 
+def beside(path: Path, name: str) -> dict[str, Any]:
+    """The JSON object in another file of the same folder; empty where there is none, or it cannot be read."""
+    try:
+        return one_object(path.with_name(name))
+    except SimjaxError:
+        return {}
+
+
 def look_up(value: Any, *dotted: str) -> Any:
     """The value under the first of the dotted paths such as `info.input_tokens` that has one; None where none has."""
     for path in dotted:

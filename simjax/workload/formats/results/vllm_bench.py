@@ -2,7 +2,8 @@
 
 Lists over the requests, in seconds: `start_times` (when the client sent each; SGLang and older vLLM do not write it), `ttfts`, `itls` (gaps
 between chunks, so a last token is at start + TTFT + their sum), `errors` (empty text: none), `input_lens`, `output_lens` in tokens.
-Source: vllm/benchmarks/serve.py, sglang/bench_serving.py.
+`--metadata NAME=VALUE` of vLLM adds plain values, and SGLang describes its server in `server_info`.
+Source: vllm/benchmarks/serve.py, sglang/benchmark/serving.py.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from simjax.errors import SimjaxError
-from simjax.workload.formats.base import Recorded, TraceFormat
-from simjax.workload.formats.results.values import counts, numbers, one_object
+from simjax.workload.formats.base import Recorded, Schedule, TraceFormat
+from simjax.workload.formats.results.values import counts, look_up, numbers, one_object
 
 
 def read_vllm_bench(path: Path) -> Recorded:
@@ -49,18 +50,40 @@ def read_vllm_bench(path: Path) -> Recorded:
             f"the client kept at most {cap} requests in flight, so its arrivals depend on the measured server; "
             f"workload.max_concurrency={cap} keeps that cap"
         )
+    burstiness, duration = document.get("burstiness"), document.get("duration")
     return Recorded(
         arrival_s=start_s,
         prompt_tokens=prompt,
         output_tokens=output,
-        first_token_s=start_s + ttft_s,
-        finish_s=start_s + ttft_s + gaps_s,
+        ttft_s=ttft_s,
+        e2e_s=ttft_s + gaps_s,
         failed=np.array([bool(error) for error in errors]),
         lines=np.arange(1, n + 1),
         notes=tuple(notes),
-        model=str(document["model_id"]) if document.get("model_id") else None,
-        redraw=_redraw(path, rate, document.get("burstiness"), cap, n),
+        model=_model(document),
+        server=_server(document),
+        schedule=Schedule(
+            rate,
+            float(burstiness) if isinstance(burstiness, int | float) and burstiness > 0 else 1.0,
+            int(cap) if isinstance(cap, int | float) and cap >= 1 else None,
+            duration if isinstance(duration, int | float) and duration > 0 else None,
+        ),
+        redraw=_redraw(path, rate, burstiness, cap, n),
     )
+
+
+def _model(document: dict[str, Any]) -> str | None:
+    name = look_up(document, "model_id", "server_info.model_path", "server_info.served_model_name")
+    return str(name) if name else None
+
+
+def _server(document: dict[str, Any]) -> dict[str, Any]:
+    """What is recorded of the server: by SGLang its own description, by vLLM what `--metadata NAME=VALUE` has added."""
+    own = document.get("server_info")
+    if isinstance(own, dict):
+        return {**own, "served_by": "sglang"}
+    plain = {name: value for name, value in document.items() if isinstance(value, str | int | float)}
+    return plain if document.get("backend") != "sglang" else {**plain, "served_by": "sglang"}
 
 
 def _rate(document: dict[str, Any]) -> float | None:
@@ -74,11 +97,11 @@ def _redraw(path: Path, rate: float | None, burstiness: Any, cap: Any, n: int) -
     """Options that draw arrivals as the benchmark did."""
     lengths = f"workload.lengths_file={path} workload.num_requests={n}"
     if cap and rate == np.inf:
-        return f"workload=closed_loop workload.concurrency={cap} {lengths}"
+        return f"workload.kind=closed_loop workload.concurrency={cap} {lengths}"
     rate_given = f"{rate:g}" if rate is not None and np.isfinite(rate) else "RATE"
     if isinstance(burstiness, int | float) and burstiness > 0 and burstiness != 1:
-        return f"workload=gamma workload.rate={rate_given} workload.cv={burstiness**-0.5:.4g} {lengths}"
-    return f"workload=poisson workload.rate={rate_given} {lengths}"
+        return f"workload.kind=gamma workload.rate={rate_given} workload.cv={burstiness**-0.5:.4g} {lengths}"
+    return f"workload.kind=poisson workload.rate={rate_given} {lengths}"
 
 
 def _list(document: dict[str, Any], name: str, where: str, length: int | None = None) -> list[Any]:
