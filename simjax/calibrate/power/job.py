@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simjax.calibrate.power.log_fit import PowerFit, fit_log
+from simjax.calibrate.power.log_fit import Boards, PowerFit, fit_log
 from simjax.cluster.from_config import configured_cluster, latency_source
 from simjax.cluster.latency_source import held_down
 from simjax.config.calibrate import PowerFitConfig
@@ -78,12 +78,13 @@ def calibrate_power(config: PowerFitConfig, on_progress: Progress | None = None)
         power=source,
         on_progress=on_progress,
     )
-    fit = fit_log(run.result, log, config.latest_s)
     before, devices = source.of_device(cluster.instances[0].device), cluster.num_devices
+    counts = np.array([x.parallelism.num_devices / x.parallelism.data for x in cluster.ranks])
+    fit = fit_log(run.result, log, config.latest_s, Boards(counts, before.standby_w, before.limit_w))
     rest_w, standby_w = fit.rest_w / devices, (fit.rest_w + fit.standby_w) / devices
     scaled = {name: fit.factor * getattr(before, name) for name in ("footprint_w", "memory_w", "compute_w")}
-    # The soft limit is part of the simulated power that was scaled, so it is scaled with it: above standby, as far as before.
-    limit_w = standby_w + fit.factor * (before.limit_w - before.standby_w)
+    # Where it does not stay, the soft limit is part of the simulated power that was scaled: above standby it is as far as before, scaled.
+    limit_w = before.limit_w if fit.limited else standby_w + fit.factor * (before.limit_w - before.standby_w)
     fitted = replace(
         before, idle_w=rest_w, standby_w=standby_w, standby_s=fit.standby_s, limit_w=limit_w, error=fit.mape_pct / 100, **scaled
     )

@@ -31,7 +31,8 @@ def report_of(done: CalibratedPower) -> dict[str, Any]:
     Returns:
         `status` ("calibrated", or "poor" with `problems`), `devices`, `log` (format, samples), `start_s` (of the run on the log's clock),
         of all devices together `rest_w`, `standby_w` (beyond that) and `standby_s`, `factor` (of the power of steps beyond standby),
-        `mape_pct` (of a second), and `energy_j`: measured, fitted and its 90 % interval.
+        `limit` ("the boards'": steps keep it; "scaled": what the meter saw of it grows with the factor), `mape_pct` (of a second),
+        and `energy_j`: measured, fitted and its 90 % interval.
     """
     fit = done.fit
     return {
@@ -44,6 +45,7 @@ def report_of(done: CalibratedPower) -> dict[str, Any]:
         "standby_w": fit.standby_w,
         "standby_s": fit.standby_s,
         "factor": fit.factor,
+        "limit": "the boards'" if fit.limited else "scaled",
         "mape_pct": fit.mape_pct,
         "energy_j": {"measured": fit.measured_j, "fitted": fit.energy_j, "interval_90_pct": list(fit.interval_j())},
     }

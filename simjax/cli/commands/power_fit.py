@@ -36,9 +36,8 @@ def execute(config: PowerFitConfig, as_yaml: str) -> None:
     warn(done.run.warnings)
     fit, before, after = done.fit, done.before, done.device
     low, high = fit.interval_j()
-    say(
-        f"log          {len(done.log.t_s):,} samples as of {done.log.kind}, {len(fit.measured_w):,} s; the run begins {fit.start_s:.1f} s in"
-    )
+    log = done.log
+    say(f"log          {len(log.t_s):,} samples as of {log.kind}, {len(fit.measured_w):,} s; begun {fit.start_s:.1f} s before the run")
     say(f"a device     idle {before.idle_w:.4g} to {after.idle_w:.4g} W, clocks raised {before.standby_w:.4g} to {after.standby_w:.4g} W")
     say(f"             for {after.standby_s:g} s after work, steps {fit.factor:.3f} times what they were")
     say(f"a second     mean error {fit.mape_pct:.2f} %")
