@@ -69,7 +69,7 @@ def plot_power_fit(fit: PowerFit, path: Path, title: str = "") -> Path:
     figure = style.new_figure(10.5, 4.6, title)
     power, rest = figure.subplots(2, 1, sharex=True, height_ratios=(3.0, 1.0))
     style.dress(power, "", "", "watts")
-    style.dress(rest, "", f"time on the meter's clock, {unit}", "fitted - measured, W")
+    style.dress(rest, "", f"time on the meter's clock, {unit}", "difference, W")
     power.plot(t_s * scale, fit.measured_w, color=style.INK, linewidth=1.0, label="measured")
     power.plot(t_s * scale, fit.fitted_w, color=style.RUST, linewidth=1.3, alpha=0.85, label="fitted")
     rest.plot(t_s * scale, fit.fitted_w - fit.measured_w, color=style.RUST, linewidth=0.8)
