@@ -26,7 +26,8 @@ from simjax.latency.attention.windows import WindowedAttention, windowed_decodes
 from simjax.latency.groups.times import GroupTimes
 from simjax.latency.lines import largest
 from simjax.latency.offload.times import WeightTimes, ways_s
-from simjax.latency.pim.times import PimTimes, half_of, pim_steps
+from simjax.latency.pim.step import PimParts, attention_on_pim, halved_decodes, halves_s, pim_parts
+from simjax.latency.pim.times import PimTimes
 from simjax.latency.rounding import product
 
 _Coefficients = TypeVar("_Coefficients", AttentionCoefficients, WindowedAttention)
@@ -87,7 +88,7 @@ def row(step_time: StepTime, index: jax.Array | int) -> StepTimeRow:
 
 class StepParts(NamedTuple):
     """What the time of a step is looked up by: scheduled tokens and sequences, whether some are a chunk, and seconds of attention; and the
-    batches that these are of. With memory that computes, the part of these seconds that is spent there, and that of half the decodes.
+    batches that these are of. With memory that computes, what of the attention is there.
     """
 
     tokens: jax.Array
@@ -96,8 +97,7 @@ class StepParts(NamedTuple):
     attention_s: jax.Array
     of_chunks: ChunkBatch
     of_decodes: DecodeBatch
-    pim_s: jax.Array | None = None
-    half_pim_s: jax.Array | None = None
+    of_pim: PimParts | None = None
 
 
 def mixed_step_s(
@@ -124,8 +124,11 @@ def mixed_step_s(
 def step_s(model: StepTimeRow, parts: StepParts) -> jax.Array:
     """Seconds of a step from its parts, f64[]."""
     seconds = _shared_s(model, parts.tokens, parts.sequences) + parts.attention_s
-    if model.times.pim is not None:
-        seconds = _interleaved_s(model, model.times.pim, parts, seconds)
+    if (pim := model.times.pim) is not None:
+        assert parts.of_pim is not None
+        halves = halves_s(pim, index_of(model), model.times.tokens_s, parts.tokens, parts.chunks, parts.attention_s, parts.of_pim)
+        go = pim.interleaved[index_of(model)] & (parts.sequences > 1)
+        seconds = jnp.where(go, _after(model, halves, parts.sequences), seconds)
     if model.times.weights is not None:
         seconds = jnp.maximum(seconds, jnp.max(_streamed_s(model, parts.tokens, parts.sequences, parts.attention_s)))
     if model.times.launch_s is not None:
@@ -134,21 +137,6 @@ def step_s(model: StepTimeRow, parts: StepParts) -> jax.Array:
     if model.times.stream_s is not None:
         seconds = jnp.maximum(seconds, model.times.stream_s[index_of(model), parts.tokens])
     return jnp.where(parts.tokens > 0, seconds, 0.0)
-
-
-def _interleaved_s(model: StepTimeRow, pim: PimTimes, parts: StepParts, whole_s: jax.Array) -> jax.Array:
-    """Seconds of a step that goes in two halves where its model has it so; `whole_s` is that of the step as a whole.
-
-    The device computes both halves one after the other, and one of them must wait for its attention. A chunk keeps all decodes together.
-    """
-    c = index_of(model)
-    assert parts.pim_s is not None and parts.half_pim_s is not None
-    more = (parts.tokens + 1) // 2
-    one_s, other_s = model.times.tokens_s[c, more], model.times.tokens_s[c, parts.tokens - more]
-    chunks_s = parts.attention_s - parts.pim_s
-    waiting_s = jnp.where(parts.chunks, other_s + parts.pim_s, one_s + parts.half_pim_s)
-    halves_s = jnp.maximum(one_s + other_s + chunks_s, waiting_s) + model.times.sequences_s[c, parts.sequences] + model.times.host_s[c]
-    return jnp.where(pim.interleaved[c] & (parts.sequences > 1), halves_s, whole_s)
 
 
 def mixed_parts(
@@ -167,16 +155,10 @@ def mixed_parts(
     if (pim := model.times.pim) is None:
         attention_s = jnp.where(chunks.count > 0, _mixed_s(model, chunks, decodes), decode_attention(model, decodes)[0])
         return StepParts(tokens, sequences, chunks.count > 0, attention_s, chunks, decodes)
-    c, contexts = index_of(model), decodes
-    if pim.prompts_only is not None and prompts is not None:
-        of_prompts = step_batch(jnp.minimum(new, 1) * (new == 1), prompts)[1]
-        held = pim.prompts_only[c]
-        contexts = DecodeBatch(*(jnp.where(held, x, y) for x, y in zip(of_prompts, decodes, strict=True)))
-    pim_s, half_s = (jnp.where(pim.on[c], pim_steps(pim, c, x)[0], 0.0) for x in (contexts, half_of(contexts)))
-    on_device = DecodeBatch(*(jnp.where(pim.on[c], 0.0, x) for x in decodes))
-    alone_s = jnp.where(pim.on[c], 0.0, _decode_attention(model, decodes)[0])
-    attention_s = jnp.where(chunks.count > 0, _mixed_s(model, chunks, on_device), alone_s) + pim_s
-    return StepParts(tokens, sequences, chunks.count > 0, attention_s, chunks, decodes, pim_s, half_s)
+    there = pim_parts(pim, index_of(model), new, decodes, prompts)
+    alone_s = jnp.where(pim.on[index_of(model)], 0.0, _decode_attention(model, decodes)[0])
+    attention_s = jnp.where(chunks.count > 0, _mixed_s(model, chunks, there.left), alone_s) + there.whole_s
+    return StepParts(tokens, sequences, chunks.count > 0, attention_s, chunks, decodes, there)
 
 
 def decode_steps(
@@ -193,9 +175,10 @@ def decode_steps(
     first_s = _shared_s(model, n, n) + attention_s
     steps = first_s, slope_s, valid_steps
     if (pim := model.times.pim) is not None:
-        halves = _interleaved_decodes(model, pim, batch, prompts)
+        both_s, *rest = halved_decodes(pim, index_of(model), model.times.tokens_s, batch, prompts)
         go = pim.interleaved[index_of(model)] & (n > 1)
-        steps = jnp.where(go, halves[0], steps[0]), jnp.where(go, halves[1], steps[1]), jnp.where(go, halves[2], steps[2])
+        first_s, slope_s, valid_steps = (jnp.where(go, x, y) for x, y in zip((_after(model, both_s, n), *rest), steps, strict=True))
+        steps = first_s, slope_s, valid_steps
     if (weights := model.times.weights) is not None:
         lines_s = _streamed_s(model, n, n, attention_s)
         slopes_s = product(weights.layers[index_of(model)], slope_s)
@@ -205,19 +188,6 @@ def decode_steps(
     if model.times.stream_s is not None:
         steps = no_shorter(*steps, model.times.stream_s[index_of(model), n])
     return steps
-
-
-def _interleaved_decodes(
-    model: StepTimeRow, pim: PimTimes, batch: DecodeBatch, prompts: DecodeBatch | None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Consecutive decode-only steps in two halves: both compute one after the other, and the larger one waits for its attention."""
-    c, n = index_of(model), batch.n.astype(jnp.int32)
-    more = (n + 1) // 2
-    one_s, other_s = model.times.tokens_s[c, more], model.times.tokens_s[c, n - more]
-    half_s, slope_s, valid = _on_pim(pim, c, half_of(batch), None if prompts is None else half_of(prompts))
-    lines_s, slopes_s = jnp.stack([one_s + other_s, one_s + half_s]), jnp.stack([jnp.zeros_like(slope_s), slope_s])
-    first_s, slope_s, valid = largest(lines_s, slopes_s, valid)
-    return first_s + model.times.sequences_s[c, n] + model.times.host_s[c], slope_s, valid
 
 
 def device_s(model: StepTimeRow, tokens: jax.Array, sequences: jax.Array, attention_s: jax.Array) -> jax.Array:
@@ -257,8 +227,13 @@ def no_shorter(
 
 
 def _shared_s(model: StepTimeRow, tokens: jax.Array, sequences: jax.Array) -> jax.Array:
+    return _after(model, model.times.tokens_s[index_of(model), tokens], sequences)
+
+
+def _after(model: StepTimeRow, layers_s: jax.Array, sequences: jax.Array) -> jax.Array:
+    """Seconds with what follows the layers: the sampler of so many sequences, and the host."""
     c = index_of(model)
-    return model.times.tokens_s[c, tokens] + model.times.sequences_s[c, sequences] + model.times.host_s[c]
+    return layers_s + model.times.sequences_s[c, sequences] + model.times.host_s[c]
 
 
 def _streamed_s(model: StepTimeRow, tokens: jax.Array, sequences: jax.Array, attention_s: jax.Array) -> jax.Array:
@@ -266,7 +241,7 @@ def _streamed_s(model: StepTimeRow, tokens: jax.Array, sequences: jax.Array, att
     times, c = model.times, index_of(model)
     assert times.weights is not None
     ways = ways_s(times.weights, c, tokens, times.tokens_s[c, tokens], attention_s)
-    return ways + times.sequences_s[c, sequences] + times.host_s[c]
+    return _after(model, ways, sequences)
 
 
 def decode_attention(
@@ -276,18 +251,9 @@ def decode_attention(
     steps = _decode_attention(model, decodes)
     if (pim := model.times.pim) is None:
         return steps
-    there = _on_pim(pim, index_of(model), decodes, prompts)
+    there = attention_on_pim(pim, index_of(model), decodes, prompts)
     first_s, slope_s, valid = (jnp.where(pim.on[index_of(model)], x, y) for x, y in zip(there, steps, strict=True))
     return first_s, slope_s, valid
-
-
-def _on_pim(pim: PimTimes, c: jax.Array | int, decodes: DecodeBatch, prompts: DecodeBatch | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Attention of consecutive decode-only steps on memory that computes, as of `decode_attention`."""
-    grows: jax.Array | float = 1.0
-    if pim.prompts_only is not None and prompts is not None:
-        held = pim.prompts_only[c]
-        decodes, grows = DecodeBatch(*(jnp.where(held, x, y) for x, y in zip(prompts, decodes, strict=True))), jnp.where(held, 0.0, 1.0)
-    return pim_steps(pim, c, decodes, grows)
 
 
 def _decode_attention(model: StepTimeRow, decodes: DecodeBatch) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from simjax.documents import once_per_file, read_document
+from simjax.documents import once_per_file
 from simjax.errors import SimjaxError, closest
-from simjax.hardware.fields import file_named, key_of, refuse_missing
+from simjax.hardware.fields import file_named, key_of
 from simjax.options.plausible import Plausible
 from simjax.paths import PROFILES
+from simjax.placement.files import Fields, read_fields
 
 QUERY_WIDTH = 4096
 """Width of the queries of a token in the layer of which `PimDevice.sequence_s` is stated, Llama-3.1-8B's."""
@@ -22,6 +22,7 @@ _RANGES = {
     "internal_bandwidth_bytes_per_s": Plausible(1e8, 1e14, "bytes/s (not GB/s)"),
     "sequence_s": Plausible(1e-9, 1e-2, "seconds (not ns)"),
 }
+_FIELDS = Fields("PIM file", "pim/hbm_pim.yaml", _RANGES, required=(*_RANGES, "channels", "sources"), others=("aliases",))
 
 
 @dataclass(frozen=True)
@@ -114,24 +115,6 @@ def load_pim(name_or_path: str) -> PimDevice:
 
 @once_per_file(64)
 def _read(path: Path) -> PimDevice:
-    raw = read_document(path, "PIM file")
-    if not isinstance(raw, dict):
-        raise SimjaxError(f"PIM file {path} must hold a mapping like the files in profiles/pim")
-    required = (*_RANGES, "channels", "sources")
-    refuse_missing(f"PIM file {path}", (name for name in required if name not in raw), "pim/hbm_pim.yaml")
-    known = {*required, "aliases"}
-    for name in raw:
-        if name not in known:
-            raise SimjaxError(f"PIM file {path}: there is no field '{name}'; {closest(str(name), sorted(known))}")
-    numbers = {name: _number(raw, name, path) for name in _RANGES}
-    aliases = tuple(str(name) for name in raw.get("aliases", ()))
-    return PimDevice(path.stem, **numbers, channels=int(raw["channels"]), aliases=aliases, sources=dict(raw["sources"]))
-
-
-def _number(raw: dict[str, Any], name: str, path: Path) -> float:
-    try:
-        value = float(raw[name])
-        _RANGES[name].check(name, value)
-    except (TypeError, ValueError, SimjaxError) as error:
-        raise SimjaxError(f"PIM file {path}: {name}: {error}") from None
-    return value
+    numbers, others = read_fields(path, _FIELDS)
+    aliases = tuple(str(name) for name in others.get("aliases", ()))
+    return PimDevice(path.stem, **numbers, channels=int(others["channels"]), aliases=aliases, sources=dict(others["sources"]))

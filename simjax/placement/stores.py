@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from simjax.documents import once_per_file, read_document
+from simjax.documents import once_per_file
 from simjax.errors import SimjaxError, closest
-from simjax.hardware.fields import file_named, key_of, refuse_missing
+from simjax.hardware.fields import file_named, key_of
 from simjax.options.plausible import Plausible
 from simjax.paths import PROFILES
+from simjax.placement.files import Fields, read_fields
 
 KINDS = ("host", "cxl")
 _RANGES = {
@@ -23,6 +24,7 @@ _RANGES = {
     "copy_s": Plausible(1e-9, 0.1, "seconds (not microseconds)"),
 }
 _REQUIRED = ("kind", "capacity_bytes", "bandwidth_bytes_per_s", "latency_s", "sources")
+_FIELDS = Fields("memory file", "memory/cxl_x8.yaml", _RANGES, _REQUIRED, others=("devices", "pooled"))
 
 
 @dataclass(frozen=True)
@@ -109,23 +111,6 @@ def load_store(name_or_path: str) -> Store:
 
 @once_per_file(64)
 def _read(path: Path) -> Store:
-    raw = read_document(path, "memory file")
-    if not isinstance(raw, dict):
-        raise SimjaxError(f"memory file {path} must hold a mapping like the files in profiles/memory")
-    refuse_missing(f"memory file {path}", (name for name in _REQUIRED if name not in raw), "memory/cxl_x8.yaml")
-    known = {*_REQUIRED, *_RANGES, "devices", "pooled"}
-    for name in raw:
-        if name not in known:
-            raise SimjaxError(f"memory file {path}: there is no field '{name}'; {closest(str(name), sorted(known))}")
-    numbers = {name: _number(raw, name, path) for name in _RANGES if name in raw}
-    rest = {name: raw[name] for name in ("devices", "pooled") if name in raw}
-    return Store(path.stem, str(raw["kind"]), **numbers, **rest, sources=dict(raw["sources"]))
-
-
-def _number(raw: dict[str, Any], name: str, path: Path) -> float:
-    try:
-        value = float(raw[name])
-        _RANGES[name].check(name, value)
-    except (TypeError, ValueError, SimjaxError) as error:
-        raise SimjaxError(f"memory file {path}: {name}: {error}") from None
-    return value
+    numbers, others = read_fields(path, _FIELDS)
+    rest = {name: others[name] for name in ("devices", "pooled") if name in others}
+    return Store(path.stem, str(others["kind"]), **numbers, **rest, sources=dict(others["sources"]))

@@ -113,8 +113,8 @@ def test_the_device_keeps_the_attention_of_chunks() -> None:
         assert float(MIXED(model, new, computed)) == float(MIXED(plain, new, computed))
         both = mixed_parts(model, jnp.array([512, 1, 1], jnp.int32), jnp.array([0, 900, 900], jnp.int32))
         chunk = mixed_parts(plain, new, computed)
-        assert both.pim_s is not None
-        assert float(both.attention_s - both.pim_s) == pytest.approx(float(chunk.attention_s), rel=1e-12)
+        assert both.of_pim is not None
+        assert float(both.attention_s - both.of_pim.whole_s) == pytest.approx(float(chunk.attention_s), rel=1e-12)
 
 
 def test_instances_without_it_are_as_fast_beside_one_with() -> None:
