@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from simjax.engine.shape import EngineShape, slots_for
-from tests.engine import test_groups, test_two_legs
+from tests.engine import test_groups, test_tiers, test_two_legs
 from tests.engine.balanced import balancing, balancing_legs
 from tests.engine.combined import (
     drafts_and_caches,
@@ -42,6 +42,7 @@ from tests.engine.scenario import FANOUT, NODES, PATH, SHAPE, Scenario
 from tests.engine.speculating import speculating
 from tests.engine.strategies import SMALL, Sizes, scenarios, sharing
 from tests.engine.test_against_reference import check, check_as_shaped
+from tests.engine.tiered import tiered
 from tests.engine.two_legs import crowded, two_legs
 
 REQUESTS, SEQUENCES, CLIENTS = 128, 64, 64
@@ -149,6 +150,9 @@ def kinds() -> dict[str, Kind]:
         "lockstep_balanced_two_legs": Kind(balanced_grouped_legs(), 60, check_grouped_legs),
         "lockstep_two_legs_crowded": Kind(grouped_legs(tight=True), 60, check_grouped_legs),
         "lockstep_two_legs_closed_loop": Kind(grouped_legs(closed=True), 60, check_grouped_legs),
+        "tiers": Kind(tiered(), 60, test_tiers.check),
+        "tiers_sessions": Kind(tiered(sessions=True), 60, test_tiers.check),
+        "tiers_on_two": Kind(tiered(instances=2), 60, test_tiers.check),
         "two_legs_sessions": Kind(two_legs(sharing(instances=3, sessions=True)), 60, test_two_legs.check),
     }
     return found

@@ -275,8 +275,13 @@ def simulate(
     else:
         cluster = handover.cluster(instances, requests, router, *clients)
     cluster.run(max_steps)
+    return result_of(cluster)
+
+
+def result_of(cluster: Cluster) -> RefResult:
+    """What a cluster has done so far."""
     steps = sorted((step for engine in cluster.engines for step in engine.ended), key=lambda step: (step.start_s, step.instance))
-    outcomes = [cluster.outcome(index) for index in range(len(requests))]
+    outcomes = [cluster.outcome(index) for index in range(len(cluster.requests))]
     activity = [RefActivity.of(engine.ended) for engine in cluster.engines]
     evictions, copies = ([getattr(x.pool, name) for x in cluster.engines] for name in ("evictions", "copies"))
     lookups = [x.lookups for x in cluster.engines]

@@ -65,6 +65,15 @@ class TieredRank(Rank):
         self.launched_s = -inf  # passes are launched one after the other
         super().__init__(index, config, empty_pass_s, lambda *_: None)
 
+    def held_tokens(self) -> int:
+        """As the router of ranks without tiers sees them: a synchronous rank reports the tokens of a step with its end."""
+        if self.config.async_scheduling:
+            return super().held_tokens()
+        in_flight = [(leg, new) for batch in self.queue for leg, new in batch.tokens if leg in self.running]
+        unended = {leg for leg, _ in in_flight}
+        running = [leg for leg in self.running if leg in unended or not leg.finished]
+        return sum(leg.computed for leg in running) - sum(new for _, new in in_flight)
+
     # ---- the loop
 
     def next_event_s(self) -> float:
