@@ -77,10 +77,10 @@ def test_version(cli: Cli) -> None:
     [
         (["rum"], "unknown command 'rum'; did you mean run?"),
         (["trace"], "unknown command 'trace'; did you mean trace export or trace describe?"),
-        (["profile", "fti", "x=1"], "unknown command 'profile fti'; did you mean profile fit?"),
+        (["profile", "fti", "x=1"], "unknown command 'profile fti'; did you mean profile fit or power fit?"),
         (
             ["xyzzy"],
-            "unknown command 'xyzzy'; known: calibrate, capacity, explain, handover fit, pareto, profile fit, run, sensitivity, "
+            "unknown command 'xyzzy'; known: calibrate, capacity, explain, handover fit, pareto, power fit, profile fit, run, sensitivity, "
             "show-point, trace describe, trace export, validate",
         ),
         (["validate", "-m", "x"], "simjax validate has no sweeps; -m goes with simjax run and simjax capacity"),

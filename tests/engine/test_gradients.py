@@ -36,7 +36,7 @@ from tests.engine.factors import (
     times,
 )
 from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS
-from tests.quickly import QUICKLY
+from tests.quickly import quickly
 
 STEP = 1e-6  # of finite differences, relative: moves times by microseconds, the schedule not at all
 
@@ -223,7 +223,7 @@ def test_a_profile_is_differentiated_through_its_compilation_and_the_run():
 
     with jax.enable_x64(True):
         leaves, unravel = ravel_pytree((profile.rank(1), profile.host))
-        run = jax.jit(jax.value_and_grad(weighted_s, has_aux=True), compiler_options=QUICKLY)
+        run = jax.jit(jax.value_and_grad(weighted_s, has_aux=True), compiler_options=quickly())
         weights = jnp.asarray(np.random.default_rng(1).normal(size=(3, shape.requests)))
         (_, o), gradient = run(leaves, weights, params)
         assert np.isfinite(gradient).all() and o.finished.sum() == 28 and o.preemptions.sum() > 0

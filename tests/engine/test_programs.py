@@ -15,6 +15,7 @@ from simjax.engine import batch, simulate
 from simjax.engine.programs import Effort, compiled, known
 from tests.engine.scenario import RouterPolicy
 from tests.engine.test_engine import busy_scenario
+from tests.quickly import OF_USERS, efforts
 
 
 def test_options_that_xla_does_not_know_are_left_out():
@@ -25,6 +26,7 @@ def test_options_that_xla_does_not_know_are_left_out():
 
 
 @pytest.mark.parametrize("requests, effort", [(16, Effort.BRIEF), (256, Effort.BRIEF), (512, Effort.MEDIUM)])
+@efforts(OF_USERS)
 def test_a_run_is_compiled_by_its_requests(requests: int, effort: Effort):
     assert simulate.effort_for(dataclasses.replace(busy_scenario().shape(), requests=requests)) is effort
 
@@ -33,6 +35,7 @@ def test_a_run_is_compiled_by_its_requests(requests: int, effort: Effort):
     "ticks, effort",
     [(16_384, Effort.BRIEF), (16_385, Effort.MEDIUM), (262_145, Effort.FULL), (math.inf, Effort.FULL)],
 )
+@efforts(OF_USERS)
 def test_a_batch_is_compiled_by_its_ticks(monkeypatch: pytest.MonkeyPatch, ticks: float, effort: Effort):
     monkeypatch.setattr(batch, "compiled", lambda function, static, arguments, effort: effort)
     shape = busy_scenario().shape(log_rows=0)

@@ -19,6 +19,7 @@ from simjax.engine.programs import Effort
 from simjax.engine.simulate import compiled_advance, effort_for, jitted_start
 from tests.engine.scenario import Limits, RouterPolicy, Scenario
 from tests.engine.test_engine import busy_scenario
+from tests.quickly import OF_USERS, efforts
 
 THRESHOLD = "xla_cpu_small_while_loop_byte_threshold"
 
@@ -58,6 +59,7 @@ def test_a_process_with_a_backend_is_left_alone(monkeypatch: pytest.MonkeyPatch)
     assert not make_loops_whole() and "XLA_FLAGS" not in os.environ
 
 
+@efforts(OF_USERS)
 def test_efforts(unstarted: pytest.MonkeyPatch):
     shape = dataclasses.replace(busy_scenario().shape(), requests=512)
     assert Effort.FULL.options("cpu") == {} and effort_for(shape) is Effort.MEDIUM
