@@ -45,7 +45,7 @@ def test_every_effort_gives_the_same_bits():
     shape = scenario.shape()
     with jax.enable_x64(True):
         params = jax.tree.map(jnp.asarray, scenario.params())
-        state = simulate.jitted_start(Effort.BRIEF)(shape, params)
+        state = simulate.compiled_start(shape, params)(params)
         arguments = (params, state, jnp.asarray(10**6, jnp.int32))
         brief, *others = (compiled(partial(simulate.advance, shape), ("bits", shape), arguments, effort)(*arguments) for effort in Effort)
         assert int(brief.state.num_finished) == int(params.requests.count[0])
