@@ -50,6 +50,11 @@ def stored(kind: str, inputs: Iterable[str | bytes], make: Callable[[], _T]) -> 
     return found[0]
 
 
+def keeps() -> bool:
+    """Whether there is a folder for entries."""
+    return _folder() is not None
+
+
 @functools.cache
 def processor() -> str:
     """Identity of the processor, on which compiled programs depend: hosts with different processors may share a home directory."""

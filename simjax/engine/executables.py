@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from simjax.stored import processor, stored
+from simjax.stored import keeps, processor, stored
 
 KEPT = "simjax_kept"
 """Beginning of the names of programs that are kept here: another cache need not keep them again, and must not give them out, for an
@@ -24,14 +24,14 @@ _keeps = False
 
 
 def keep_executables(keep: bool = True) -> None:
-    """Whether programs that are compiled from now on are kept on disk; the cache of jax must leave those alone whose name begins with `KEPT`."""
+    """Whether programs that are compiled from now on are kept on disk; jax's cache must leave those alone whose name begins with `KEPT`."""
     global _keeps
     _keeps = keep
 
 
 def keeps_executables() -> bool:
     """Whether they are."""
-    return _keeps
+    return _keeps and keeps()
 
 
 class _Entry(NamedTuple):
@@ -41,14 +41,14 @@ class _Entry(NamedTuple):
     results: Any
 
 
-def kept(function: Callable[..., Any], key: tuple, arguments: tuple, options: dict[str, Any]) -> Callable[..., Any]:
+def kept(function: Callable[..., Any], key: tuple, arguments: tuple, options: Callable[[], dict[str, Any]]) -> Callable[..., Any]:
     """`function` compiled for a CPU, or what an earlier process has compiled for the same key.
 
     Args:
         function: function of the arguments, whose code depends on the key and simjax's sources alone.
-        key: static values and the shapes of the arguments, whose `repr` tells them apart.
+        key: static values, the shapes of the arguments and the effort of the compiler; their `repr` tells programs apart.
         arguments: arrays on the first CPU, in pytrees.
-        options: options of the compiler.
+        options: options of the compiler, by the effort; asked for where it compiles.
     """
     fresh: list[Callable[..., Any]] = []
 
@@ -57,11 +57,11 @@ def kept(function: Callable[..., Any], key: tuple, arguments: tuple, options: di
             return function(*arguments)
 
         program.__name__ = KEPT
-        fresh.append(jax.jit(program).lower(*arguments).compile(compiler_options=options))
+        fresh.append(jax.jit(program).lower(*arguments).compile(compiler_options=options()))
         return fresh[0]
 
     try:
-        inputs = [repr(key), repr(sorted(options.items())), os.environ.get("XLA_FLAGS", ""), processor(), repr(_traced_under())]
+        inputs = [repr(key), os.environ.get("XLA_FLAGS", ""), processor(), repr(_traced_under())]
         entry = stored("program", inputs, lambda: _written(compile_anew()))
         return fresh[0] if fresh else _read(entry, arguments)
     except (ValueError, NotImplementedError, ImportError, AttributeError, TypeError, jax.errors.JaxRuntimeError):

@@ -6,6 +6,7 @@ import functools
 import threading
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import jax
@@ -76,12 +77,11 @@ def compiled(
         busy = _compiling.setdefault(key, threading.Lock())
     with busy:  # of threads that want the same program one compiles it
         if key not in _compiled:
-            options = effort.options(where[0][0])
             if keep and keeps_executables() and where == [("cpu", 0)]:
                 shapes = [(x.shape, str(x.dtype), x.weak_type) for x in leaves]
-                _compiled[key] = kept(function, (static, str(structure), shapes), arguments, options)
+                _compiled[key] = kept(function, (static, str(structure), shapes, effort), arguments, partial(effort.options, "cpu"))
             else:
-                _compiled[key] = jax.jit(function).lower(*arguments).compile(compiler_options=options)
+                _compiled[key] = jax.jit(function).lower(*arguments).compile(compiler_options=effort.options(where[0][0]))
     return _compiled[key]
 
 

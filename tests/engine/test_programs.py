@@ -34,7 +34,7 @@ def test_a_run_is_compiled_by_its_requests(requests: int, effort: Effort):
     [(16_384, Effort.BRIEF), (16_385, Effort.MEDIUM), (262_145, Effort.FULL), (math.inf, Effort.FULL)],
 )
 def test_a_batch_is_compiled_by_its_ticks(monkeypatch: pytest.MonkeyPatch, ticks: float, effort: Effort):
-    monkeypatch.setattr(batch, "compiled", lambda function, static, arguments, effort: effort)
+    monkeypatch.setattr(batch, "compiled", lambda function, static, arguments, effort, keep: effort)
     shape = busy_scenario().shape(log_rows=0)
     assert batch.compiled_batch(shape, 1, busy_scenario().params(), ticks) is effort
 

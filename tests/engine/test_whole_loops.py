@@ -16,7 +16,7 @@ import pytest
 from simjax.engine.control import whole_loops
 from simjax.engine.control.whole_loops import loops_are_whole, make_loops_whole
 from simjax.engine.programs import Effort
-from simjax.engine.simulate import compiled_advance, compiled_start
+from simjax.engine.simulate import compiled_advance, compiled_start, effort_for
 from tests.engine.scenario import Limits, RouterPolicy, Scenario
 from tests.engine.test_engine import busy_scenario
 
