@@ -21,12 +21,19 @@ GIVEN = {
 }  # of LLMServingSim, as published; its output is not in the artifact's files
 
 
-def rows() -> list[Compared]:
-    """The end of each run, and the summed absolute errors of its seconds over all tokens."""
-    apart = figure5.simulated(BEST)
-    found = compared("5, A6000, prefill and decode", Measured.read(), apart.result, figure5.DECODE, GIVEN)
-    found += compared("5, A6000, one instance", *one_instance("A6000", apart))
-    return found + compared("5, 4 x H100, one instance", *one_instance("H100", None))
+def apart() -> list[Compared]:
+    """Prefill and decode on one A6000 each: the end of the run, and the summed absolute errors of its seconds over all tokens."""
+    return compared("5a, A6000, prefill and decode", Measured.read(), figure5.simulated(BEST).result, figure5.DECODE, GIVEN)
+
+
+def a6000() -> list[Compared]:
+    """One A6000: the same."""
+    return compared("5b, A6000, one instance", *one_instance("A6000", figure5.simulated(BEST)))
+
+
+def h100() -> list[Compared]:
+    """Four H100: the same."""
+    return compared("5c, 4 x H100, one instance", *one_instance("H100", None))
 
 
 def one_instance(device: str, host: Simulated | None) -> tuple[Measured, Result, int]:

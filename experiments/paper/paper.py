@@ -1,7 +1,7 @@
 """The figures of LLMServingSim 2.0 (arXiv 2602.23036), each by one command: measured, theirs and ours.
 
-usage: python experiments/paper/paper.py [5 6 7 8 10]    # some figures, as a table; all of them without a number
-       python experiments/paper/paper.py --write         # all of them, into README.md
+usage: python experiments/paper/paper.py [5a 5b 5c 6 7 8 10]   # some figures, as a table; all of them without a number
+       python experiments/paper/paper.py --write                      # all of them, into README.md
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import fig8
 import fig10
 from table import markdown, rows_of
 
-FIGURES = {"5": fig5.rows, "6": fig6.rows, "7": fig7.rows, "8": fig8.rows, "10": fig10.rows}
+FIGURES = {"5a": fig5.apart, "5b": fig5.a6000, "5c": fig5.h100, "6": fig6.rows, "7": fig7.rows, "8": fig8.rows, "10": fig10.rows}
 
 
 def main(words: list[str]) -> None:
