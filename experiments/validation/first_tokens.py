@@ -2,8 +2,8 @@
 
     python experiments/validation/first_tokens.py        # a second
 
-A prompt does not know how long its answer will be. So where an instance was measured with answers of 1,024 and of 8,192 tokens to prompts of
-one length, with as many requests in flight, its TTFT differs only by what the two servers do with the first token. In steps:
+A prompt does not know how long its answer will be. So where an instance was measured with answers of 1,024 and of 8,192 tokens, to prompts
+of one length, with as many requests in flight, its TTFT differs only by what the two servers do with the first token. In steps:
 (TTFT with short answers - TTFT with long ones) / TPOT. A server that sends tokens in bundles of n delays the first ones by n - 1 steps,
 whatever the load is. Nothing is simulated here.
 """
