@@ -18,6 +18,7 @@ from simjax.latency.parameters import with_parameters
 from simjax.validate.client import as_its_client_sent
 from tests.calibrate.runs import cluster, measured, poisson, profile
 from tests.data import data_path
+from tests.quickly import jit
 
 CAP = 12
 
@@ -40,10 +41,11 @@ def test_a_saturated_run_under_its_cap_tells_the_speed_of_the_server() -> None:
         found = simulated(prepared, with_parameters(profile(), {"gemm_bandwidth": jnp.exp(log_bandwidth)}))
         return jnp.max(found.sent_s + found.e2e_s)
 
+    run = jit(end_s)
     with jax.enable_x64(True):
-        now, slope = map(float, jax.jvp(jax.jit(end_s), (jnp.zeros(()),), (jnp.ones(()),)))
+        now, slope = map(float, jax.jvp(run, (jnp.zeros(()),), (jnp.ones(()),)))
         step = 0.02
-        difference = float(jax.jit(end_s)(jnp.asarray(step)) - jax.jit(end_s)(jnp.asarray(-step))) / (2 * step)
+        difference = float(run(jnp.asarray(step)) - run(jnp.asarray(-step))) / (2 * step)
         residuals = np.asarray(target.of(simulated(prepared, profile())))
     assert now > 5.0 and slope < 0.0
     np.testing.assert_allclose(slope, difference, rtol=0.1)

@@ -29,7 +29,7 @@ class Prioritized(Scenario):
     rules: tuple[tuple[bool, bool], ...] = (RULES["0.33"],)
 
     def shape(self, **changes) -> EngineShape:
-        return super().shape(**{"priorities": True, "window": 2, **changes})
+        return super().shape(**{"priorities": True, "window": 2, "router_books": False, **changes})
 
     def params(self) -> ClusterParams:
         params = super().params()
