@@ -23,7 +23,6 @@ from simjax.model.ops import step_ops
 from simjax.parallel.parallelism import Parallelism
 from simjax.paths import PROFILES
 from tests.data import data_path
-from tests.quickly import jit
 
 LLAMA, H100 = load_model("llama-3.1-8b"), load_device("h100")
 PROFILE = load_profile(PROFILES / "latency" / "h100" / "generic.yaml")
@@ -111,7 +110,7 @@ def test_derivatives_and_what_they_belong_to(bundle):
     target = TablesTarget.of(bundle / "tp1")
     names = ("gemm_bandwidth", "elementwise_bandwidth", "decode_attention", "prefill_attention", "kernel_floor")
     with jax.enable_x64(True):
-        of = jit(lambda u: target.residuals(with_parameters(PROFILE, {n: jnp.exp(u[i]) for i, n in enumerate(names)})))
+        of = jax.jit(lambda u: target.residuals(with_parameters(PROFILE, {n: jnp.exp(u[i]) for i, n in enumerate(names)})))
         u, h = jnp.zeros(len(names)), 1e-6
         exact = np.asarray(jax.jacfwd(of)(u))
         steps = [(np.asarray(of(u.at[i].set(h))) - np.asarray(of(u.at[i].set(-h)))) / (2 * h) for i in range(len(names))]
