@@ -185,7 +185,7 @@ def test_enough_ticks():
     longer = replace(longer, ranks=replace(longer.ranks, max_num_batched_tokens=np.array([1], np.int32)))
     *_, o = run_forward(Case(shape, longer))
     assert 256 < o.ticks * 1.25 < ticks_needed(shape, longer) == 512
-    assert compile_count() <= before + 1
+    assert compile_count() <= before + 2  # start and ticks
 
 
 def test_requests_that_never_arrive_have_no_tangent():

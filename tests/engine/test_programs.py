@@ -37,7 +37,7 @@ def test_a_run_is_compiled_by_its_requests(requests: int, effort: Effort):
 )
 @efforts(OF_USERS)
 def test_a_batch_is_compiled_by_its_ticks(monkeypatch: pytest.MonkeyPatch, ticks: float, effort: Effort):
-    monkeypatch.setattr(batch, "compiled", lambda function, static, arguments, effort: effort)
+    monkeypatch.setattr(batch, "compiled", lambda function, static, arguments, effort, keep: effort)
     shape = busy_scenario().shape(log_rows=0)
     assert batch.compiled_batch(shape, 1, busy_scenario().params(), ticks) is effort
 
@@ -48,7 +48,7 @@ def test_every_effort_gives_the_same_bits():
     shape = scenario.shape()
     with jax.enable_x64(True):
         params = jax.tree.map(jnp.asarray, scenario.params())
-        state = simulate.jitted_start(Effort.BRIEF)(shape, params)
+        state = simulate.compiled_start(shape, params)(params)
         arguments = (params, state, jnp.asarray(10**6, jnp.int32))
         brief, *others = (compiled(partial(simulate.advance, shape), ("bits", shape), arguments, effort)(*arguments) for effort in Effort)
         assert int(brief.state.num_finished) == int(params.requests.count[0])

@@ -16,7 +16,7 @@ import pytest
 from simjax.engine.control import whole_loops
 from simjax.engine.control.whole_loops import loops_are_whole, make_loops_whole
 from simjax.engine.programs import Effort
-from simjax.engine.simulate import compiled_advance, effort_for, jitted_start
+from simjax.engine.simulate import compiled_advance, compiled_start, effort_for
 from tests.engine.scenario import Limits, RouterPolicy, Scenario
 from tests.engine.test_engine import busy_scenario
 from tests.quickly import OF_USERS, efforts
@@ -92,7 +92,7 @@ def digests() -> list[str]:
         shape = scenario.shape()
         with jax.enable_x64(True):
             params = jax.tree.map(jnp.asarray, scenario.params())
-            state = jitted_start(effort_for(shape))(shape, params)
+            state = compiled_start(shape, params)(params)
             program = compiled_advance(shape, params, state)
             chunk = jax.device_get(program(params, state, np.asarray(10**6, np.int32)))
         assert int(chunk.state.num_finished) == len(scenario.prompt)
