@@ -120,7 +120,7 @@ def compiled_batch(
 def in_turn(shape: EngineShape, params: ClusterParams) -> bool:
     """Whether the designs of a batch run one after the other: with prefix caches, where their loops are compiled whole for a CPU.
 
-    Measured with `experiments/benchmarks/in_turn.py`: the program of a batch of 16 compiles in a third of the time, and designs that share
-    prefixes run in half of it. Without caches every tick does much the same in all designs, and side by side is faster.
+    The program of a batch of 16 then compiles in less than half the time (`experiments/benchmarks/in_turn.py`), and loops within a tick end
+    with the design that needs them. Without caches every tick does much the same in all designs, and side by side is faster.
     """
     return bool(shape.prefix_nodes) and loops_are_whole() and {x.platform for x in params.ranks.max_num_seqs.devices()} == {"cpu"}
