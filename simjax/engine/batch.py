@@ -19,6 +19,7 @@ import numpy as np
 from jax import Array
 
 from simjax.engine.accounting.leap_log import NoLog
+from simjax.engine.control.whole_loops import loops_are_whole
 from simjax.engine.params import ClusterParams
 from simjax.engine.programs import Effort, compiled
 from simjax.engine.shape import EngineShape
@@ -28,6 +29,7 @@ from simjax.engine.tick import tick
 
 # As many ticks take at most half a second longer in a program that is compiled in some seconds less.
 BRIEF_TICKS, MEDIUM_TICKS = 16_384, 262_144
+BRIEF_TICKS_IN_TURN = 65_536  # whole loops compiled briefly take some 60 microseconds a tick, and ten seconds less to compile
 _OF_DESIGNS: dict[str, Any] = dict.fromkeys(("ranks", "router", "workload", "handover", "speculation", "groups", "balancer", "power"), 0)
 BATCH_AXES: Any = ClusterParams(**{**_OF_DESIGNS, "requests": None, "step_time": None})
 """`in_axes` of a batch: every design has its own limits, router, hand-overs and rows of the tables."""
@@ -73,10 +75,33 @@ def run_batch(shape: EngineShape, stride: int, params: ClusterParams, max_ticks:
     return state, going
 
 
+def run_in_turn(shape: EngineShape, params: ClusterParams, max_ticks: Array) -> tuple[ClusterState, Array]:
+    """What `run_batch` gives, by running one design to its end after the other.
+
+    Every design is a loop that XLA compiles whole for a CPU (`simjax.engine.control.whole_loops`), and pays for what it does itself: side
+    by side, a loop within a tick goes on for all designs while one of them needs it, and a branch that one takes is taken for all.
+    """
+    if shape.log_rows:
+        raise ValueError("a batch keeps no log: log_rows must be 0")
+
+    def one(of_design: dict[str, Any]) -> tuple[ClusterState, Array]:
+        mine = dataclasses.replace(params, **of_design)
+
+        def more(state: ClusterState) -> Array:
+            return pending(mine, state) & (state.ticks < max_ticks)
+
+        state = jax.lax.while_loop(more, lambda state: tick(shape, mine, state, NoLog())[0], start(shape, mine))
+        return state, pending(mine, state)
+
+    return jax.lax.map(one, {name: getattr(params, name) for name in _OF_DESIGNS})
+
+
 def compiled_batch(
     shape: EngineShape, stride: int, params: ClusterParams, ticks: float = math.inf
 ) -> Callable[..., tuple[ClusterState, Array]]:
-    """The compiled `run_batch` for these shapes, on the device that holds `params`; call it inside `jax.enable_x64(True)`.
+    """The compiled `run_batch` for these shapes, or `run_in_turn` where that is faster (`in_turn`), on the device that holds `params`.
+
+    Call it inside `jax.enable_x64(True)`.
 
     Args:
         shape: as in `run_batch`.
@@ -84,6 +109,18 @@ def compiled_batch(
         params: as in `run_batch`.
         ticks: ticks that all designs together are expected to take; infinity for very many.
     """
-    effort = Effort.BRIEF if ticks <= BRIEF_TICKS else Effort.MEDIUM if ticks <= MEDIUM_TICKS else Effort.FULL
     arguments = (params, jax.device_put(np.zeros((), np.int32)))
+    if in_turn(shape, params):
+        effort = Effort.BRIEF if ticks <= BRIEF_TICKS_IN_TURN else Effort.MEDIUM
+        return compiled(partial(run_in_turn, shape), ("in turn", shape), arguments, effort, keep=True)
+    effort = Effort.BRIEF if ticks <= BRIEF_TICKS else Effort.MEDIUM if ticks <= MEDIUM_TICKS else Effort.FULL
     return compiled(partial(run_batch, shape, stride), ("batch", shape, stride), arguments, effort, keep=True)
+
+
+def in_turn(shape: EngineShape, params: ClusterParams) -> bool:
+    """Whether the designs of a batch run one after the other: with prefix caches, where their loops are compiled whole for a CPU.
+
+    The program of a batch of 16 then compiles in less than half the time (`experiments/benchmarks/in_turn.py`), and loops within a tick end
+    with the design that needs them. Without caches every tick does much the same in all designs, and side by side is faster.
+    """
+    return bool(shape.prefix_nodes) and loops_are_whole() and {x.platform for x in params.ranks.max_num_seqs.devices()} == {"cpu"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simjax.engine import batch as engine_batch
 from simjax.engine.batch import MEDIUM_TICKS, compiled_batch
 from simjax.engine.host.batch import make_batch, program_key, rank_bucket
 from simjax.engine.host.collect import request_log
@@ -83,14 +85,17 @@ def test_closed_loops_in_a_batch(drawn: list[Scenario]):
         assert_row_is(batch, state, i, simulate(dataclasses.replace(design.shape, clients=8), design.params))
 
 
-@given(drawn=st.lists(sharing(2, sessions=True), min_size=3, max_size=3))
+@pytest.mark.parametrize("one_by_one", [False, True], ids=["side by side", "in turn"])
+@given(drawn=st.lists(sharing(2, sessions=True), min_size=3, max_size=3), most=st.sampled_from([10**6, 12]))
 @settings(max_examples=10, deadline=None)
-def test_prefix_caches_and_sessions_in_a_batch(drawn: list[Scenario]):
-    """Each with a tree, sessions and a router of its own."""
+def test_prefix_caches_and_sessions_in_a_batch(one_by_one: bool, drawn: list[Scenario], most: int):
+    """Each with a tree, sessions and a router of its own, to the end and cut off before it."""
     designs = [lowered(scenario, stale_view=True, live_routing=True) for scenario in drawn]
-    batch, state, _ = run_stacked(designs)
+    with mock.patch.object(engine_batch, "loops_are_whole", lambda: one_by_one):
+        batch, state, going = run_stacked(designs, max_ticks=most)
     for i, design in enumerate(designs):
-        alone = simulate(design.shape, design.params)
+        alone = simulate(design.shape, design.params, most)
+        assert going[i] == (alone.status is Status.TICK_LIMIT)
         assert_row_is(batch, state, i, alone)
         np.testing.assert_array_equal(state.kv.pool.books[i, :, BOOKS.index("num_evicted")], alone.instances.evicted_blocks)
 
