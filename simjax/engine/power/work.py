@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def verified_pairs(slots: Slots) -> Array:
     """Pairs of a query and a key in the attention of requests that decode, each of whose drafts is a query too: f64[]."""
-    new, decoding = slots.num_new_tokens, slots.drafts.decoding | (slots.num_new_tokens == 1)
+    new, verifying = slots.num_new_tokens, slots.drafts.decoding
+    assert verifying is not None
+    decoding = verifying | (new == 1)
     return jnp.sum(jnp.where(decoding, new.astype(jnp.int64) * slots.num_computed_tokens.astype(jnp.int64), 0)).astype(jnp.float64)
 
 
