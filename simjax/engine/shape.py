@@ -118,8 +118,8 @@ class EngineShape:
             raise ValueError("KV tiers hold named blocks: they need prefix caches")
         if self.kv_tiers and (self.handovers or self.groups or self.pipeline_stages or self.speculation or self.priorities):
             raise ValueError("KV tiers go with neither hand-overs nor groups nor pp stages nor speculation nor priorities")
-        if self.power and (self.pipeline_stages or self.speculation or self.groups):
-            raise ValueError("power goes with neither pp stages nor speculative decoding nor groups")
+        if self.power and (self.pipeline_stages or self.groups):
+            raise ValueError("power goes with neither pp stages nor groups")
         if self.capped and not self.clients:
             raise ValueError("a client with a cap needs seats: clients must not be 0")
         if self.prefix_nodes and self.window != 2:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from simjax.engine.columns import columns
@@ -19,6 +19,7 @@ from simjax.engine.params import ClusterParams, PowerParams
 from simjax.engine.simulate import advance, simulate, start
 from simjax.engine.state import initial_state
 from tests.engine.scenario import Scenario
+from tests.engine.speculating import speculating
 from tests.engine.strategies import scenarios
 from tests.engine.test_against_reference import leaps, undecided
 from tests.engine.test_batch import run_stacked
@@ -90,6 +91,22 @@ def check(scenario: Scenario, seed: int, leap: bool) -> None:
 @given(scenario=scenarios(instances=3), seed=st.integers(0, 2**30), leap=st.booleans())
 def test_three_instances(scenario, seed, leap):
     check(scenario, seed, leap)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(scenario=speculating(), seed=st.integers(0, 2**30))
+def test_drafts(scenario, seed):
+    theirs = scenario.run_reference()
+    assume(not undecided(scenario, theirs))
+    meter = RefMeter(device(seed), scenario.step_time)
+    metered = dataclasses.replace(scenario)
+    object.__setattr__(metered, "step_time", meter)  # the reference asks the scenario for the time of each step
+    cluster = metered.reference_cluster()
+    cluster.run(1_000_000)
+    ours = run(scenario, [meter.device]).instances
+    for name, values in zip(PARTS, np.sum(np.reshape(meter.joules(), (-1, 3)), axis=0), strict=True):
+        np.testing.assert_allclose(getattr(ours, name)[0], values, rtol=1e-9, err_msg=name)
+    np.testing.assert_allclose(ours.standby_j[0], meter.standby_j([s for rank in cluster.engines for s in rank.ended]), rtol=1e-9)
 
 
 @pytest.fixture(scope="module")

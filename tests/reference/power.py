@@ -35,13 +35,16 @@ class RefDevice:
 
 @dataclass
 class RefMeter:
-    """A step time that remembers the batches that it was asked for; every one of them is a step."""
+    """A step time that remembers the batches that it was asked for; every one of them is a step.
+
+    Requests are (new, computed) tokens, with drafts (new, computed, decoding): the drafts of one that decodes are queries of one reading.
+    """
 
     device: RefDevice
-    step_time: Callable[[list[tuple[int, int]]], float]
-    batches: list[tuple[list[tuple[int, int]], float]] = field(default_factory=list)
+    step_time: Callable[[list], float]
+    batches: list[tuple[list, float]] = field(default_factory=list)
 
-    def __call__(self, batch: list[tuple[int, int]]) -> float:
+    def __call__(self, batch: list) -> float:
         seconds = self.step_time(batch)
         self.batches.append((batch, seconds))
         return seconds
@@ -59,12 +62,12 @@ class RefMeter:
             ended_s = step.end_s
         return self.device.standing_w * awake_s
 
-    def _step(self, batch: list[tuple[int, int]], seconds: float) -> tuple[float, float, float]:
-        d, tokens = self.device, sum(new for new, _ in batch)
-        chunks = [(new, before) for new, before in batch if new > 1]
-        contexts = sum(before for new, before in batch if new == 1)
+    def _step(self, batch: list, seconds: float) -> tuple[float, float, float]:
+        d, tokens = self.device, sum(new for new, *_ in batch)
+        decodes = [(new, before) for new, before, *decoding in batch if new == 1 or any(decoding)]
+        chunks = [(new, before) for new, before, *decoding in batch if new > 1 and not any(decoding)]
         busy_s = max(seconds - d.sequence_host_s * len(batch), 0.0)
-        keys, pairs = float(contexts), float(contexts)
+        keys, pairs = float(sum(before for _, before in decodes)), float(sum(new * before for new, before in decodes))
         if chunks:
             keys += len(chunks) * sum(new * before for new, before in chunks) / sum(new for new, _ in chunks)
         for new, before in chunks:

@@ -18,7 +18,7 @@ from simjax.metrics.steps import leap_durations
 
 _MOST = 0.999
 """Share of the limit above which what a step would draw without it cannot be told: such steps are taken to draw 1.3 times the limit."""
-PARTS = ("footprint", "memory", "compute")
+PARTS: tuple[str, ...] = ("footprint", "memory", "compute")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Limits:
 def drawing(result: Result, factor: float | Mapping[str, float], limits: Limits) -> Result:
     """The run, by rank, with the energy of its steps a factor more before the limit holds it; one for all `PARTS`, or one for each."""
     seen = by_rank(result)
-    leaps, factors = seen.leaps, dict.fromkeys(PARTS, factor) if isinstance(factor, float) else factor
+    leaps = seen.leaps
+    factors = factor if isinstance(factor, Mapping) else {name: factor for name in PARTS}
     assert leaps is not None
     spans_s = {"": leaps.first_step_s, "later_": leap_durations(leaps) - leaps.first_step_s}
     columns: dict[str, np.ndarray] = {}

@@ -9,7 +9,7 @@ from jax import Array
 
 from simjax.engine.control.together import entry, together
 from simjax.engine.params import PowerParams
-from simjax.engine.rank import PlannedWork
+from simjax.engine.rank import PlannedWork, Slots
 from simjax.latency.attention.coefficients import TILE, DecodeBatch
 from simjax.latency.rounding import product
 from simjax.latency.step_time import StepParts, StepTimeRow, decode_attention, device_s
@@ -18,14 +18,33 @@ if TYPE_CHECKING:
     from simjax.engine.scheduler.leap import Decoding
 
 
-def planned_work(power: PowerParams, i: Array | int, step_time: StepTimeRow, parts: StepParts, decoding: Decoding) -> PlannedWork:
-    """The work of the step that was formed, and of the decode steps that may follow it."""
+def verified_pairs(slots: Slots) -> Array:
+    """Pairs of a query and a key in the attention of requests that decode, each of whose drafts is a query too: f64[]."""
+    new, verifying = slots.num_new_tokens, slots.drafts.decoding
+    assert verifying is not None
+    decoding = verifying | (new == 1)
+    return jnp.sum(jnp.where(decoding, new.astype(jnp.int64) * slots.num_computed_tokens.astype(jnp.int64), 0)).astype(jnp.float64)
+
+
+def planned_work(
+    power: PowerParams, i: Array | int, step_time: StepTimeRow, parts: StepParts, decoding: Decoding, verified: Array | None = None
+) -> PlannedWork:
+    """The work of the step that was formed, and of the decode steps that may follow it.
+
+    Args:
+        power: of all ranks.
+        i: the rank.
+        step_time: its step times.
+        parts: of the step.
+        decoding: requests that will continue to decode.
+        verified: pairs of queries and keys of the decodes, f64[], where they have drafts; without, each has one query.
+    """
     mine: PowerParams = entry(power, i)
     chunks, decodes = parts.of_chunks, parts.of_decodes
     first = _batch(mine, step_time, parts.tokens, parts.sequences, parts.attention_s)
     # Chunks read the keys before them once; kernels compute whole tiles of queries.
     keys = decodes.kv_sum + product(chunks.history / jnp.maximum(chunks.queries, 1.0), chunks.count)
-    pairs = decodes.kv_sum + product(float(TILE), chunks.tile_keys)
+    pairs = (decodes.kv_sum if verified is None else verified) + product(float(TILE), chunks.tile_keys)
     n = jnp.maximum(decoding.num_running, 1)
     batch = DecodeBatch(*(x.astype(jnp.float64) for x in (n, decoding.kv_sum, decoding.kv_max)))
     attention_s, slope_s, _ = decode_attention(step_time, batch)

@@ -15,7 +15,7 @@ from simjax.engine.control.together import together
 from simjax.engine.handover.looks import plan_looks
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
-from simjax.engine.power.work import planned_work
+from simjax.engine.power.work import planned_work, verified_pairs
 from simjax.engine.rank import Plan, Slots
 from simjax.engine.scheduler.formation import Formation
 from simjax.engine.scheduler.plan import cut_short, take_steps
@@ -66,7 +66,8 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     busy = cut_short(take_steps(plan, steps, limits.async_scheduling), f.next_queued_s, limits.async_scheduling)
     busy, plan = together((busy, plan))
     if params.power is not None:
-        work = planned_work(params.power, turn.i, step_time, parts, decoding)
+        verified = verified_pairs(slots) if shape.speculation else None
+        work = planned_work(params.power, turn.i, step_time, parts, decoding, verified)
         busy, plan = dataclasses.replace(busy, work=work), dataclasses.replace(plan, work=work)
     if all_end is not None:
         return plan_looks(params, turn, f, busy, plan, all_end)

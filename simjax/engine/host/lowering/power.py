@@ -14,7 +14,7 @@ from simjax.errors import SimjaxError
 from simjax.latency.terms import ALL_REDUCES_PER_LAYER
 from simjax.power.plant import Plant
 from simjax.power.source import PowerSource
-from simjax.power.work import step_work
+from simjax.power.work import work_with_drafts
 
 if TYPE_CHECKING:
     from simjax.engine.host.lower import Lowered
@@ -38,7 +38,7 @@ def power_params(cluster: ClusterSpec, timing: ClusterTiming, source: PowerSourc
         watts = {name: count * getattr(device, name) for name in ("footprint_w", "memory_w", "compute_w")}
         limit_w = min(device.limit_w - device.standby_w, UNBOUNDED_W)
         own = {"standing_w": count * (device.standby_w - device.idle_w), "limit_w": count * limit_w, "standby_s": device.standby_s}
-        rows.append({**watts, **own, **asdict(step_work(instance.deployment))})
+        rows.append({**watts, **own, **asdict(work_with_drafts(instance.deployment))})
     host_s = np.zeros(len(cluster.instances)) if timing.sequence_host_s is None else timing.sequence_host_s
     columns: dict[str, Any] = {name: np.array([rows[i][name] for i in of]) for name in rows[0]}
     columns["sequence_host_s"] = host_s[of]
@@ -84,7 +84,6 @@ def _link_bytes(instance: InstanceSpec) -> float:
 def _refuse(cluster: ClusterSpec) -> None:
     for there, what in (
         (any(x.parallelism.pipeline > 1 for x in cluster.instances), "pipeline_parallel_size > 1"),
-        (any(x.speculation is not None for x in cluster.instances), "speculative decoding"),
         (any(x.deployment.grouped for x in cluster.instances), "data-parallel ranks that step together"),
     ):
         if there:
