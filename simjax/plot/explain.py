@@ -41,6 +41,7 @@ def plot_explain(statistics: pd.DataFrame, path: Path, title: str) -> Path:
             part = rows[name] * scale
             axes.bar(rows["statistic"], part, bottom=below, color=_COLORS[list(PARTS).index(name)], width=0.72, label=PARTS[name])
             below = below + part
+        axes.set_ylim(0.0, max(1.05 * float(below.max()), _LEAST))
         axes.grid(False, axis="x")
         style.plain_thousands(axes)
     handles, labels = figure.axes[0].get_legend_handles_labels()
