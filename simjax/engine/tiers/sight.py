@@ -96,13 +96,14 @@ class Sight(NamedTuple):
 
 
 class Deed(NamedTuple):
-    """What the step does, int32[] or bool[]; of a walk one of `done` to `walked_gap`.
+    """What the step does, int32[] or bool[].
 
     Attributes:
-        done: the walk is at its end.
+        done: the walk is at its end, or will be with this step.
         leaves_node, passes: it goes to the next prefix node, or past a run that lies behind.
-        gap, over: there is no run where it is, or one; `concerned` is a run that the task changes.
+        gap: there is no run where it is.
         walked_gap, act: it goes on behind the gap, or behind the part of the run that it has changed.
+        moved_on: it goes on behind one of these, or a run that is none of its business.
         marks, cuts, cut_at: it puts the request's mark into the order of eviction first; or cuts the run in two there.
         strolls: it looks for the place of its next run in the order of eviction first.
         inserts, moves: it makes a run for the gap, or puts the run elsewhere into the order of eviction.
@@ -117,10 +118,9 @@ class Deed(NamedTuple):
     leaves_node: Array
     passes: Array
     gap: Array
-    over: Array
-    concerned: Array
     walked_gap: Array
     act: Array
+    moved_on: Array
     marks: Array
     cuts: Array
     cut_at: Array
@@ -139,8 +139,8 @@ class Deed(NamedTuple):
     new_use: Array
 
 
-def see(tree: RankTree, tiers: TierTable, under: Under, going: Array) -> Sight:
-    """What the task reads; `going`: whether there is one."""
+def see(tree: RankTree, tiers: TierTable, under: Under, going: Array, turns: Array) -> Sight:
+    """What the task reads; `going`: whether there is one; `turns`: what its beginning adds to the number of the last use."""
     i = tree.rank
     tasks = (Task.COUNT, Task.EVICT, Task.STORE, Task.LOAD, Task.STORED, Task.LOADED, Task.LEAVE, Task.UNMARK)
     path = tree.path(under.request)
@@ -149,6 +149,7 @@ def see(tree: RankTree, tiers: TierTable, under: Under, going: Array) -> Sight:
     run, books = together((Run(*tiers.run(i, under.run, *columns)), tuple(tiers.books[i])))
     anchor_prev, anchor_next, tail, head = together((*tiers.run(i, under.anchor, PREV, NEXT), *tiers.run(i, 0, PREV, NEXT)))
     book: dict[str, Array] = dict(zip(BOOKS, books, strict=True))
+    book["turn"] += turns.astype(jnp.int32)
     return Sight(
         *(going & (under.task == task.value) for task in tasks),
         place=tree.place(path, under.depth),
@@ -195,6 +196,8 @@ def decide(s: Sight, under: Under, facts: Facts, going: Array) -> Deed:
     inserts, moves = inserts & ~strolls, moves & ~strolls
     to = jnp.where(gap, jnp.minimum(limit, jnp.where(under.run > 0, run.first, INT32_MAX)), jnp.minimum(run.end, limit))
     size = jnp.where(s.evict, run.end - run.first, to - at)
+    walked_gap, act = gap & ~marks & ~strolls, acts & ~marks & ~cuts & ~strolls
+    moved_on = walked_gap | act | (over & ~acts)
 
     # Evictions.
     short_of = under.missing - (facts.capacity - s.book["used"])
@@ -202,14 +205,13 @@ def decide(s: Sight, under: Under, facts: Facts, going: Array) -> Deed:
     taken = jnp.where(takes, jnp.minimum(size, short_of), 0)
     gone = takes & (taken == size)
     return Deed(
-        done=done,
+        done=done | (moved_on & (to >= under.end)),
         leaves_node=leaves_node,
         passes=passes,
         gap=gap,
-        over=over,
-        concerned=acts,
-        walked_gap=gap & ~marks & ~strolls,
-        act=acts & ~marks & ~cuts & ~strolls,
+        walked_gap=walked_gap,
+        act=act,
+        moved_on=moved_on,
         marks=marks,
         cuts=cuts,
         cut_at=jnp.where(run.first < at, at, limit),

@@ -32,9 +32,11 @@ def work(tree: RankTree, tiers: TierTable, todo: Todo, facts: Facts) -> TierTabl
     def body(state: _Doing, tree: RankTree, facts: Facts) -> _Doing:
         going = needed(state, tree, facts)
         tiers, todo, under = state
-        fetched, left, counts = next_task(tree, tiers, todo, under, facts, going & (under.task == Task.NONE))
+        wanted = going & (under.task == Task.NONE)
+        fetched, left, counts = next_task(tree, tiers, todo, under, facts, wanted)
+        under = select(wanted & (fetched.task != Task.NONE), fetched, under)
         tiers, under = _step(tree, tiers, under, facts, going & (under.task != Task.NONE), counts)
-        return tiers, left, select(going & (fetched.task != Task.NONE), fetched, under)
+        return tiers, left, under
 
     return while_any(needed, body, (tiers, todo, Under.nothing()), tree, facts)[0]
 
@@ -42,9 +44,10 @@ def work(tree: RankTree, tiers: TierTable, todo: Todo, facts: Facts) -> TierTabl
 def _step(tree: RankTree, tiers: TierTable, under: Under, facts: Facts, going: Array, counts: dict[str, Array]) -> tuple[TierTable, Under]:
     """The tiers and the task after one step of it, if it is going on; `counts` is added to the books as well."""
     i = tree.rank
-    s = see(tree, tiers, under, going)
+    s = see(tree, tiers, under, going, counts["turn"])
     d = decide(s, under, facts, going)
-    count = _counted(under, s, d, facts)
+    idle = jnp.where(d.act & (d.new_use == 0), d.size, 0) - jnp.where(d.act & (s.run.use == 0), d.size, 0)
+    count = _counted(under, s, d, facts, idle)
     tiers = with_runs(tiers, i, under, s, d)
     tiers, no_span = with_request(tiers, under, s, d, going)
     tiers, no_piece = with_copies(tiers, i, under, s, d)
@@ -57,7 +60,7 @@ def _step(tree: RankTree, tiers: TierTable, under: Under, facts: Facts, going: A
         spare=of_spare,
         fresh=d.makes & (spare == 0),
         used=jnp.where(d.inserts, d.size, 0) - d.taken,
-        free_to_go=jnp.where(d.act & (d.new_use == 0), d.size, 0) - jnp.where(d.act & (s.run.use == 0), d.size, 0) - d.taken,
+        free_to_go=idle - d.taken,
         turn=d.marks.astype(jnp.int32) + counts["turn"].astype(jnp.int32),
         leaving=counts["leaving"],
         copy=(d.done & ((s.store & under.granted & (under.missing > 0)) | s.load)),
@@ -79,11 +82,12 @@ class _Count(NamedTuple):
     makes_room: Array
 
 
-def _counted(under: Under, s: Sight, d: Deed, facts: Facts) -> _Count:
+def _counted(under: Under, s: Sight, d: Deed, facts: Facts, idle: Array) -> _Count:
+    """What is known of an offer after the step; `idle`: blocks that nothing uses any more, or does so now (negative)."""
     missing = under.missing + jnp.where(d.gap & s.count, d.size, 0)
     is_over = d.done & s.count
     lack = missing - (facts.capacity - s.book["used"])
-    refused = is_over & (missing > 0) & (lack > s.book["free_to_go"])
+    refused = is_over & (missing > 0) & (lack > s.book["free_to_go"] + idle)
     return _Count(missing, is_over, refused, is_over & ~refused & (missing > 0) & (lack > 0))
 
 
@@ -97,17 +101,17 @@ def _going_on(tree: RankTree, tiers: TierTable, under: Under, s: Sight, d: Deed,
     task = jnp.where(count.makes_room, Task.EVICT.value, jnp.where(restarts, Task.STORE.value, under.task))
     task = jnp.where(to_unmark, Task.UNMARK.value, jnp.where(ends, Task.NONE.value, task))
     in_order = jnp.where(s.evict, s.run.after, c)
-    run = jnp.where(d.leaves_node, tiers.nodes[i, s.following.node], jnp.where(d.passes, s.run.right, in_order))
+    passes = d.passes | (d.moved_on & ~d.walked_gap & (d.to >= s.run.end))
+    run = jnp.where(d.leaves_node, tiers.nodes[i, s.following.node], jnp.where(passes, s.run.right, in_order))
     run = jnp.where(d.cuts & (d.cut_at != under.at), d.new, run)
     first = tiers.nodes[i, tree.place(tree.path(under.request), 0).node]
     run = jnp.where(to_unmark, s.mark, jnp.where(count.makes_room, s.head, jnp.where(restarts, first, run)))
     behind_new = d.inserts | (d.cuts & (d.cut_at == under.at))
-    left = jnp.where(d.leaves_node | restarts, 0, jnp.where(d.passes, c, jnp.where(behind_new, d.new, under.left)))
-    moved_on = d.walked_gap | d.act | (d.over & ~d.concerned)
+    left = jnp.where(d.leaves_node | restarts, 0, jnp.where(passes, c, jnp.where(behind_new, d.new, under.left)))
     anchor = jnp.where(d.marks, d.new, jnp.where(d.strolls, s.anchor_next, jnp.where(d.act & s.leave, c, under.anchor)))
     return under._replace(
         task=task.astype(jnp.int32),
-        at=jnp.where(restarts, under.begin, jnp.where(moved_on, d.to, under.at)),
+        at=jnp.where(restarts, under.begin, jnp.where(d.moved_on, d.to, under.at)),
         depth=jnp.where(restarts, 0, under.depth + d.leaves_node.astype(jnp.int32)),
         run=run,
         left=left,
