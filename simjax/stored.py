@@ -11,7 +11,10 @@ import functools
 import hashlib
 import os
 import pickle
+import platform
+import re
 import sys
+import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.metadata import version
@@ -45,6 +48,19 @@ def stored(kind: str, inputs: Iterable[str | bytes], make: Callable[[], _T]) -> 
         found = (make(),)
         _write(path, found)
     return found[0]
+
+
+def keeps() -> bool:
+    """Whether there is a folder for entries."""
+    return _folder() is not None
+
+
+@functools.cache
+def processor() -> str:
+    """Identity of the processor, on which compiled programs depend: hosts with different processors may share a home directory."""
+    info = Path("/proc/cpuinfo")
+    features = re.search(r"^(?:flags|Features)\s*:.*$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return f"{platform.machine()}-{zlib.crc32((features[0] if features else platform.processor()).encode()):08x}"
 
 
 def _folder() -> Path | None:

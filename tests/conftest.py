@@ -13,6 +13,7 @@ from absl import logging
 from hypothesis import settings
 
 from simjax.engine.programs import forget_programs
+from tests.quickly import OF_TESTS, OF_USERS, efforts
 
 # optax brings absl's log handler, which keeps the stderr of its first import: pytest's. Hydra's multirun resets logging, which closes all
 # handlers, and absl's closes any stream but Python's own ones.
@@ -84,6 +85,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False
     return LoadFileScheduling(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _brief_programs() -> Iterator[None]:
+    """Programs of this process are compiled with less effort than for users, unless SLOW=1."""
+    with efforts(OF_USERS if os.environ.get("SLOW") == "1" else OF_TESTS):
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -43,6 +43,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("trace", "describe"): Command("describe", "simjax.cli.commands.describe", ("workload.file",)),
     ("trace", "export"): Command("export", "simjax.cli.commands.export", ("requests",)),
     ("handover", "fit"): Command("handover", "simjax.cli.commands.handover", ("transfers",)),
+    ("power", "fit"): Command("power_fit", "simjax.cli.commands.power_fit", ("log",)),
     ("profile", "fit"): Command("fit", "simjax.cli.commands.fit", ("bundle",)),
 }
 _IN_WHOLE_LOOPS = ("run", "capacity")

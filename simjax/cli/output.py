@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
-import re
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -22,6 +19,7 @@ from simjax.caveat import Estimate
 from simjax.cli.checked_cache import check_entries
 from simjax.cli.interrupts import NOTHING, hint
 from simjax.errors import SimjaxError
+from simjax.stored import processor
 from simjax.text import printable
 
 LOG_EVERY_S = 60.0
@@ -100,7 +98,7 @@ def use_compilation_cache() -> None:
 
     own = not jax.config.values["jax_compilation_cache_dir"]
     if own:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "simjax" / f"xla-{jax.__version__}-{_processor()}"
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "simjax" / f"xla-{jax.__version__}-{processor()}"
         try:
             home.mkdir(parents=True, exist_ok=True)
         except OSError:
@@ -108,13 +106,6 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(home))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a run has a dozen small programs besides the engine
     check_entries(own)
-
-
-def _processor() -> str:
-    """Identity of the processor, on which compiled programs depend: hosts with different processors may share a home directory."""
-    info = Path("/proc/cpuinfo")
-    features = re.search(r"^(?:flags|Features)\s*:.*$", info.read_text(), re.MULTILINE) if info.exists() else None
-    return f"{platform.machine()}-{zlib.crc32((features[0] if features else platform.processor()).encode()):08x}"
 
 
 @contextmanager

@@ -1,15 +1,17 @@
-"""The schemas of `simjax calibrate` and `simjax handover fit`."""
+"""The schemas of `simjax calibrate`, `simjax handover fit` and `simjax power fit`."""
 
 from dataclasses import dataclass, fields
 from typing import Any
 
 from simjax.config.cluster import MeasuredClusterConfig
 from simjax.config.scheduler import MeasuredBackendConfig, SchedulerConfig
-from simjax.config.schema import DeployedConfig, ProfileConfig
+from simjax.config.schema import DeployedConfig, ProfileConfig, SimConfig
 from simjax.errors import SimjaxError, closest
 from simjax.options.condition import is_set, one_of
 from simjax.options.option import option, section
+from simjax.power.config import PowerConfig
 from simjax.speculation.config import MeasuredSpeculationConfig
+from simjax.workload.config import WorkloadConfig
 
 METHODS = ("auto", "lm", "lbfgs", "adam")
 _FILE = (is_set("file"),)
@@ -169,6 +171,26 @@ class HandoverFitConfig(DeployedConfig):
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise SimjaxError(f"seed={self.seed}: it must not be negative")
+
+
+@dataclass
+class PowerFitConfig(DeployedConfig):
+    """`simjax power fit`."""
+
+    log: str | None = option(
+        None, "samples of a meter while the requests were served: nvidia-smi, ipmitool, DCGM, Prometheus, or CSV of t_s and power_w", "FILE"
+    )
+    latest_s: float = option(5.0, "most seconds from the log's first sample to the first request")
+    workload: WorkloadConfig = section(WorkloadConfig, "the requests that were served")
+    profile: ProfileConfig = section(ProfileConfig, "step times")
+    power: PowerConfig = section(PowerConfig, "power of the devices, whose steps the fit scales")
+    sim: SimConfig = section(SimConfig, "the simulation itself")
+    out: str | None = option(None, "directory of the results; unset: a dated one under outputs/", "DIR")
+    plots: bool = option(True, "whether to draw plots")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.latest_s <= 3600:
+            raise SimjaxError(f"latest_s={self.latest_s}: it must be a number of seconds from 0 to 3600")
 
 
 def _listed(given: Any) -> list[str]:

@@ -36,6 +36,7 @@ SCHEMAS: dict[str, type] = {
     "sensitivity": schema.SensitivityConfig,
     "explain": schema.ExplainConfig,
     "handover": calibrate.HandoverFitConfig,
+    "power_fit": calibrate.PowerFitConfig,
     "describe": schema.DescribeConfig,
     "export": schema.ExportConfig,
     "fit": schema.FitConfig,

@@ -12,7 +12,7 @@ from simjax.config.network import NetworkConfig
 from simjax.config.scheduler import BackendConfig, MeasuredBackendConfig, SchedulerConfig
 from simjax.config.sweep import ObjectiveConfig, SweepConfig
 from simjax.errors import SimjaxError
-from simjax.options.condition import at_least, is_set, is_unset, needs
+from simjax.options.condition import Condition, at_least, is_set, is_unset, needs
 from simjax.options.option import option, section
 from simjax.options.plausible import Plausible
 from simjax.placement.config import WeightsConfig
@@ -199,10 +199,27 @@ class SensitivityConfig(SimulatedConfig):
             raise SimjaxError(f"seeds={self.seeds}: it must be 1 to {MOST_SEEDS}")
 
 
+def _not_explained(name: str) -> tuple[Condition, ...]:
+    return (Condition((name,), lambda _: "in simjax explain, which divides latencies; simjax run reports it"),)
+
+
 @dataclass
 class ExplainConfig(SimulatedConfig):
     """`simjax explain`."""
 
+    power: PowerConfig = section(
+        PowerConfig,
+        "power, where it makes steps longer",
+        only=(
+            needs(
+                ("power",),
+                lambda power: power.cap_w is not None or power.node_cap_w is not None or power.clock != 1.0,
+                "in simjax explain without power.cap_w, power.node_cap_w or power.clock: nothing else of it changes a latency",
+            ),
+        ),
+    )
+    price: PriceConfig = section(PriceConfig, "money and carbon, which say nothing of latencies", only=_not_explained("price"))
+    slo: SloConfig = section(SloConfig, "service levels, which say nothing of latencies", only=_not_explained("slo"))
     trace: bool = option(True, "write trace.json, the run as Perfetto (ui.perfetto.dev) shows it")
 
 

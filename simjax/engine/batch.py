@@ -85,4 +85,5 @@ def compiled_batch(
         ticks: ticks that all designs together are expected to take; infinity for very many.
     """
     effort = Effort.BRIEF if ticks <= BRIEF_TICKS else Effort.MEDIUM if ticks <= MEDIUM_TICKS else Effort.FULL
-    return compiled(partial(run_batch, shape, stride), (shape, stride), (params, jax.device_put(np.zeros((), np.int32))), effort)
+    arguments = (params, jax.device_put(np.zeros((), np.int32)))
+    return compiled(partial(run_batch, shape, stride), ("batch", shape, stride), arguments, effort, keep=True)

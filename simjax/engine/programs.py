@@ -6,11 +6,13 @@ import functools
 import threading
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import jax
 
 from simjax.engine.control.whole_loops import loops_are_whole
+from simjax.engine.executables import keeps_executables, kept
 
 _compiled: dict[tuple, Callable[..., Any]] = {}
 _compiling: dict[tuple, threading.Lock] = {}
@@ -54,14 +56,19 @@ def known(options: tuple[tuple[str, Any], ...]) -> bool:
     return True
 
 
-def compiled(function: Callable[..., Any], static: tuple, arguments: tuple, effort: Effort = Effort.FULL) -> Callable[..., Any]:
+def compiled(
+    function: Callable[..., Any], static: tuple, arguments: tuple, effort: Effort = Effort.FULL, keep: bool = False
+) -> Callable[..., Any]:
     """`function` compiled for arguments of these shapes on the device that holds them.
 
     Args:
         function: function of the arguments.
-        static: values that distinguish functions compiled for other static values; programs are looked up by them, not by `function`.
+        static: values that distinguish functions compiled for other static values; programs are looked up by them, not by `function`,
+            on disk by their `repr`.
         arguments: arrays on a device, in pytrees.
         effort: how well it is compiled.
+        keep: whether the program may be kept on disk, see `simjax.engine.executables`: its code depends on `static`, the shapes and
+            simjax's sources alone.
     """
     leaves, structure = jax.tree.flatten(arguments)
     where = sorted({(device.platform, device.id) for x in leaves for device in x.devices()})  # the first of each kind has id 0
@@ -70,7 +77,11 @@ def compiled(function: Callable[..., Any], static: tuple, arguments: tuple, effo
         busy = _compiling.setdefault(key, threading.Lock())
     with busy:  # of threads that want the same program one compiles it
         if key not in _compiled:
-            _compiled[key] = jax.jit(function).lower(*arguments).compile(compiler_options=effort.options(where[0][0]))
+            if keep and keeps_executables() and where == [("cpu", 0)]:
+                shapes = [(x.shape, str(x.dtype), x.weak_type) for x in leaves]
+                _compiled[key] = kept(function, (static, str(structure), shapes, effort), arguments, partial(effort.options, "cpu"))
+            else:
+                _compiled[key] = jax.jit(function).lower(*arguments).compile(compiler_options=effort.options(where[0][0]))
     return _compiled[key]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -53,12 +53,6 @@ def start(shape: EngineShape, params: ClusterParams) -> ClusterState:
     return state if shape.live_routing else route_all(shape, params, state)
 
 
-@cache
-def jitted_start(effort: Effort) -> Callable[[EngineShape, ClusterParams], ClusterState]:
-    """`start`, compiled on its first call for a shape."""
-    return jax.jit(start, static_argnums=0, compiler_options=effort.options())
-
-
 def advance(shape: EngineShape, params: ClusterParams, state: ClusterState, ticks: Array) -> Chunk:
     """Up to `ticks` ticks of the cluster, int32[]; fewer when it is finished, stalled, or the leap log is full."""
     limit = state.ticks + ticks
@@ -90,9 +84,15 @@ def effort_for(shape: EngineShape) -> Effort:
     return Effort.BRIEF if shape.requests <= few else Effort.MEDIUM
 
 
+def compiled_start(shape: EngineShape, params: ClusterParams) -> Callable[[ClusterParams], ClusterState]:
+    """The compiled `start` for these shapes."""
+    return compiled(partial(start, shape), ("start", shape), (params,), effort_for(shape), keep=True)
+
+
 def compiled_advance(shape: EngineShape, params: ClusterParams, state: ClusterState) -> Callable[..., Chunk]:
     """The compiled `advance` for these shapes."""
-    return compiled(partial(advance, shape), (shape,), (params, state, jax.device_put(np.zeros((), np.int32))), effort_for(shape))
+    arguments = (params, state, jax.device_put(np.zeros((), np.int32)))
+    return compiled(partial(advance, shape), ("advance", shape), arguments, effort_for(shape), keep=True)
 
 
 def simulate(
@@ -114,7 +114,7 @@ def simulate(
     with jax.enable_x64(True):
         began = time.perf_counter()
         placed = on_device(params)
-        state = jitted_start(effort_for(shape))(shape, placed)
+        state = compiled_start(shape, placed)(placed)
         program = compiled_advance(shape, placed, state)
         compile_s = time.perf_counter() - began
         began = time.perf_counter()

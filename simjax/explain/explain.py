@@ -10,13 +10,16 @@ import pandas as pd
 from simjax.cluster.from_config import latency_source
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import cluster_timing
-from simjax.config.schema import SimulatedConfig
+from simjax.config.schema import ExplainConfig, SimulatedConfig
 from simjax.errors import SimjaxError
 from simjax.explain.parts import Costs, Parts, parts_of
 from simjax.explain.statistics import statistics_frame
 from simjax.job import Progress, Run, measurement_window, run
 from simjax.metrics.catalog.runs import Runs
 from simjax.metrics.slo import NO_LIMITS
+from simjax.options.effect import conditionals, looking_at, refuse_without_effect
+
+WITHOUT_EFFECT = ("power", "price", "slo")
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,11 @@ def explain(config: SimulatedConfig, on_progress: Progress | None = None) -> Exp
         on_progress: called now and then with (requests finished, all requests).
 
     Raises:
-        SimjaxError: as for `simjax.run`, or its instances have pp stages or decode speculatively, whose steps overlap or give several
-            tokens, or no request has finished.
+        SimjaxError: as for `simjax.run`; or power, prices or limits are set that no latency depends on; or instances have pp stages or
+            decode speculatively, whose steps overlap or give several tokens; or no request has finished.
     """
+    here = [one for one in conditionals(ExplainConfig) if one.key in WITHOUT_EFFECT]
+    refuse_without_effect(here, looking_at(config))  # those of presets too, which the command line does not look at
     done = run(config, on_progress)
     if any(x.parallelism.pipeline > 1 or x.speculation is not None for x in done.cluster.instances):
         raise SimjaxError("explain: steps of pp stages overlap, and those with drafts give several tokens: neither is divided yet")

@@ -6,9 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from simjax.documents import once_per_file, read_document
+from simjax.documents import once_per_file, read_document, shipped_yaml
 from simjax.errors import SimjaxError, closest
 from simjax.hardware.fields import file_named, key_of, number, optional, refuse_missing
 from simjax.hardware.nodes import REQUIRED as REQUIRED_OF_NODE
@@ -56,7 +54,7 @@ def _known() -> dict[str, Path]:
 def _shipped() -> dict[str, Path]:
     names: dict[str, Path] = {}
     for path in sorted((PROFILES / "hardware").glob("*.yaml")):
-        for name in [path.stem, *yaml.safe_load(path.read_text())["aliases"]]:
+        for name in [path.stem, *shipped_yaml(path)["aliases"]]:
             names[key_of(str(name))] = path
     return names
 

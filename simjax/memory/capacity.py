@@ -17,7 +17,7 @@ Weights that are elsewhere count with their buffers only (`simjax.memory.offload
 - runtime and communication: constants with a source of their own, below. What of CUDA graphs and NCCL counts depends on the version: the
   runs whose blocks are recorded (vLLM 0.13 to 0.23) leave 250 to 630 MiB for the runtime, the most where graphs were captured on trial.
 
-No number here is fitted to a recorded count; tests/hardware/test_capacity.py has the error of each. `gpu_memory_utilization` is 0.9 by
+No number here is fitted to a recorded count; tests/hardware/recorded_blocks.csv has the error of each. `gpu_memory_utilization` is 0.9 by
 default in vLLM up to 0.19, 0.92 from 0.20 on. The count is vLLM's `num_gpu_blocks`, of which it keeps one as the null block.
 """
 

@@ -13,7 +13,7 @@ _READ = """
     max_position_embeddings torch_dtype dtype tie_word_embeddings attention_bias lm_head_bias num_experts num_local_experts
     n_routed_experts num_experts_per_tok moe_intermediate_size shared_expert_intermediate_size n_shared_experts mlp_only_layers
     first_k_dense_replace decoder_sparse_step quantization_config sliding_window use_sliding_window max_window_layers layer_types
-    vision_config text_config names source experts_per_token intermediate_size_mlp topk_method rope_scaling rope_parameters
+    vision_config text_config names source published experts_per_token intermediate_size_mlp topk_method rope_scaling rope_parameters
     moe_layer_freq quantization hybrid_layer_pattern v_head_dim swa_num_attention_heads swa_num_key_value_heads swa_head_dim swa_v_head_dim
     add_swa_attention_sink_bias add_full_attention_sink_bias
 """

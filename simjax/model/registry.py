@@ -7,9 +7,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
-import yaml
-
-from simjax.documents import once_per_file, read_document
+from simjax.documents import once_per_file, read_document, shipped_yaml
 from simjax.errors import SimjaxError, closest
 from simjax.model.hf_config import from_hf_config
 from simjax.model.quantized import BESIDE, Quantization, quantized, read_beside
@@ -70,7 +68,7 @@ def _shipped() -> dict[str, Path]:
     names: dict[str, Path] = {}
     for path in sorted((PROFILES / "models").glob("*.yaml")):
         names[path.stem] = path
-        for alias in yaml.safe_load(path.read_text())["names"]:
+        for alias in shipped_yaml(path)["names"]:
             names[alias.lower()] = path
             names.setdefault(alias.split("/")[-1].lower(), path)
     return names

@@ -1,4 +1,4 @@
-"""Power over time by what it is spent on, stacked up to the power at the wall."""
+"""Power over time: by what it is spent on, stacked up to the power at the wall; and fitted to the log of a meter."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from simjax.calibrate.power.log_fit import PowerFit
 from simjax.engine.host.result import Result
 from simjax.metrics.energy.parts import SERVERS, span_of
 from simjax.metrics.energy.series import power_by_part
@@ -52,4 +53,29 @@ def plot_power(result: Result, path: Path, title: str = "") -> Path:
     axes.set_xlim(edges[0] * scale, edges[-1] * scale)
     style.plain_thousands(axes)
     style.legend(axes, columns=4)
+    return style.save(figure, path)
+
+
+def plot_power_fit(fit: PowerFit, path: Path, title: str = "") -> Path:
+    """Draw measured and fitted power, a second at a time, and what is left between them.
+
+    Args:
+        fit: a fit to the log of a meter.
+        path: the PNG to write.
+        title: title at the top.
+    """
+    t_s = 0.5 + np.arange(len(fit.measured_w))
+    scale, unit = style.time_unit(float(len(t_s)))
+    figure = style.new_figure(10.5, 4.6, title)
+    power, rest = figure.subplots(2, 1, sharex=True, height_ratios=(3.0, 1.0))
+    style.dress(power, "", "", "watts")
+    style.dress(rest, "", f"time on the meter's clock, {unit}", "difference, W")
+    power.plot(t_s * scale, fit.measured_w, color=style.INK, linewidth=1.0, label="measured")
+    power.plot(t_s * scale, fit.fitted_w, color=style.RUST, linewidth=1.3, alpha=0.85, label="fitted")
+    rest.plot(t_s * scale, fit.fitted_w - fit.measured_w, color=style.RUST, linewidth=0.8)
+    rest.axhline(0.0, color=style.GREY, linewidth=0.8)
+    power.set_ylim(bottom=0.0)
+    style.plain_thousands(power)
+    style.legend(power, columns=2)
+    style.note(power, f"mean error of a second {fit.mape_pct:.1f} %\nenergy {100 * (fit.energy_j / fit.measured_j - 1):+.2f} %")
     return style.save(figure, path)

@@ -1,6 +1,7 @@
 """Power logs: samples of a meter as nvidia-smi, ipmitool, DCGM or Prometheus write them, or as plain columns of a CSV file.
 
-Every reader gives seconds from the log's first sample and watts, in order of time; several devices in a log are added up at each time.
+Every reader gives seconds from the log's first sample and watts, in order of time; several devices in a log are added up at each time, and
+samples that a device has at one time, where times are rounded, are averaged.
 """
 
 from __future__ import annotations
@@ -63,26 +64,32 @@ def read_power_log(path: Path) -> PowerLog:
     except UnicodeDecodeError as error:
         raise SimjaxError(f"cannot read power log {path}: not a text file") from error
     samples, kind = _ipmi(text) if _IPMI.search(text) else _table(text, path)
-    if len({time for time, _ in samples}) < FEWEST:
+    if len({time for time, _, _ in samples}) < FEWEST:
         raise SimjaxError(f"power log {path}: it has {len(samples)} samples of power with a time; it needs at least {FEWEST}")
-    t_s, watts = np.array(samples).T
-    times, place = np.unique(t_s, return_inverse=True)
-    return PowerLog(times - times[0], np.bincount(place, watts), kind)
+    of_device: dict[tuple[float, str], list[float]] = {}
+    for time, watts, device in samples:
+        of_device.setdefault((time, device), []).append(watts)
+    times, place = np.unique([time for time, _ in of_device], return_inverse=True)
+    return PowerLog(times - times[0], np.bincount(place, [np.mean(x) for x in of_device.values()]), kind)
 
 
-def _ipmi(text: str) -> tuple[list[tuple[float, float]], str]:
+Sample = tuple[float, float, str]
+"""Seconds, watts, and the device, empty where the log names none."""
+
+
+def _ipmi(text: str) -> tuple[list[Sample], str]:
     """Readings of `ipmitool dcmi power reading` or `sdr`, each after the line with its time; without times one a second."""
-    samples: list[tuple[float, float]] = []
+    samples: list[Sample] = []
     stamp: float | None = None
     for line in text.splitlines():
         found, when = _IPMI.search(line), _STAMP.search(line)
         stamp = _seconds(when[0]) if when else stamp
         if found:
-            samples.append((float(len(samples)) if stamp is None else stamp, float(found["watts"])))
+            samples.append((float(len(samples)) if stamp is None else stamp, float(found["watts"]), ""))
     return samples, "ipmitool"
 
 
-def _table(text: str, path: Path) -> tuple[list[tuple[float, float]], str]:
+def _table(text: str, path: Path) -> tuple[list[Sample], str]:
     """Rows of a CSV file with a column of times and one of watts."""
     rows = list(csv.reader(text.splitlines()))
     names = [_plain(name) for name in rows[0]] if rows else []
@@ -104,15 +111,15 @@ def _table(text: str, path: Path) -> tuple[list[tuple[float, float]], str]:
     return _together(samples), kind
 
 
-def _together(samples: Sequence[tuple[float, float, str]]) -> list[tuple[float, float]]:
+def _together(samples: Sequence[Sample]) -> list[Sample]:
     """Samples of all devices at one time: those of a round, in which each device has one, get the time of its first."""
-    found: list[tuple[float, float]] = []
+    found: list[Sample] = []
     begun, seen = 0.0, set[str]()
     for time, watts, device in samples:
         if not device or device in seen or not seen:
             begun, seen = time, set()
         seen.add(device)
-        found.append((begun, watts))
+        found.append((begun, watts, device))
     return found
 
 

@@ -15,7 +15,7 @@ from simjax.latency.parameters import with_parameters
 from simjax.latency.profile import LatencyProfile
 from simjax.workload.workload import Workload
 from tests.calibrate.runs import cluster, poisson, profile
-from tests.quickly import QUICKLY
+from tests.quickly import quickly
 
 REQUESTS = 200
 NAMES = ("gemm_bandwidth", "api_pre_s")
@@ -53,7 +53,7 @@ def program(prepared_shape: object) -> Callable:
         push = lambda f: jax.vmap(lambda t: jax.jvp(functools.partial(f, params), (x,), (t,)), out_axes=(None, 0))(jnp.eye(2))
         return [*push(framed), *push(plain)]
 
-    return jax.jit(both, compiler_options=QUICKLY)
+    return jax.jit(both, compiler_options=quickly())
 
 
 def ttft(workload: Workload, x: np.ndarray = AT) -> Ttft:

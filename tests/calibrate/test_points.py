@@ -23,7 +23,7 @@ from simjax.parallel.parallelism import Parallelism
 from simjax.paths import PROFILES
 from simjax.workload.synthetic.closed_loop import closed_loop
 from tests.data import data_path
-from tests.quickly import QUICKLY
+from tests.quickly import quickly
 
 H100 = load_device("h100")
 LLAMA, QWEN = load_model("llama-3.1-8b"), load_model("qwen3-32b")
@@ -163,7 +163,7 @@ def means(target):
         found = target.means(changed(u))
         return jnp.log(jnp.concatenate([found.ttft_s, found.tpot_s]))
 
-    both = jax.jit(lambda u: jax.vmap(lambda v: jax.jvp(of, (u,), (v,)), out_axes=(None, 1))(jnp.eye(len(u))), compiler_options=QUICKLY)
+    both = jax.jit(lambda u: jax.vmap(lambda v: jax.jvp(of, (u,), (v,)), out_axes=(None, 1))(jnp.eye(len(u))), compiler_options=quickly())
     return lambda u: [np.asarray(x) for x in both(u)]
 
 
@@ -207,7 +207,7 @@ def test_reverse_mode_gives_the_same_gradient(means):
         one = PointsTarget.of(POINTS[:1], PROFILE)
         total = lambda u: sum(jnp.log(x[0]) for x in one.means(changed(u), reverse=True)[:2])
         u = jnp.zeros(len(NAMES))
-        backward, forward = jax.jit(jax.grad(total), compiler_options=QUICKLY)(u), means(u)[1]
+        backward, forward = jax.jit(jax.grad(total), compiler_options=quickly())(u), means(u)[1]
     np.testing.assert_allclose(np.asarray(backward), forward[0] + forward[len(POINTS)], rtol=1e-9)
 
 

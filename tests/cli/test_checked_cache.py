@@ -52,3 +52,12 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     cache = CheckedCache(tmp_path / "nowhere", own=True)
     cache.put("a", PROGRAM)
     assert cache.get("a") is None
+
+
+def test_programs_that_are_kept_elsewhere_are_left_alone(tmp_path: Path) -> None:
+    CheckedCache(tmp_path, own=True).put("jit_kept-1", PROGRAM)
+    cache = CheckedCache(tmp_path, True, "jit_kept-")
+    assert cache.get("jit_kept-1") is None and cache.discarded == 0
+    cache.put("jit_kept-2", PROGRAM)
+    cache.put("jit_other-2", PROGRAM)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["jit_kept-1-cache", "jit_other-2-cache"]

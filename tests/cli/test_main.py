@@ -77,10 +77,10 @@ def test_version(cli: Cli) -> None:
     [
         (["rum"], "unknown command 'rum'; did you mean run?"),
         (["trace"], "unknown command 'trace'; did you mean trace export or trace describe?"),
-        (["profile", "fti", "x=1"], "unknown command 'profile fti'; did you mean profile fit?"),
+        (["profile", "fti", "x=1"], "unknown command 'profile fti'; did you mean profile fit or power fit?"),
         (
             ["xyzzy"],
-            "unknown command 'xyzzy'; known: calibrate, capacity, explain, handover fit, pareto, profile fit, run, sensitivity, "
+            "unknown command 'xyzzy'; known: calibrate, capacity, explain, handover fit, pareto, power fit, profile fit, run, sensitivity, "
             "show-point, trace describe, trace export, validate",
         ),
         (["validate", "-m", "x"], "simjax validate has no sweeps; -m goes with simjax run and simjax capacity"),
@@ -99,18 +99,20 @@ def test_cfg_prints_the_configuration_and_runs_nothing(cli: Cli) -> None:
     assert not Path("outputs").exists()
 
 
-def test_module_and_command_work_from_any_directory(tmp_path: Path) -> None:
+def test_module_and_command_work_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "cache"
     first = process("run", *SMALL, "out=a", cwd=tmp_path, cache=cache)
     assert first.returncode == 0, first.stderr
     assert "12 of 12 requests" in first.stdout
     assert all(line.startswith(("warning: ", "estimates: ")) for line in first.stderr.splitlines())
-    stored = list((cache / "simjax").rglob("*-cache"))
-    assert any("advance" in path.name for path in stored), "the engine's program is not in the persistent compilation cache"
+    stored = {path: path.stat().st_mtime_ns for path in (cache / "simjax").rglob("*.*") if path.is_file()}
+    assert sum(path.name.startswith("program-") for path in stored) == 2, "the engine's programs, its start and its ticks, are not on disk"
+    monkeypatch.setenv("JAX_LOG_COMPILES", "1")
     second = process("run", *SMALL, "out=b", cwd=tmp_path, cache=cache)
-    assert sorted((cache / "simjax").rglob("*-cache")) == sorted(stored), "the second process compiled again"
+    kept = {path: path.stat().st_mtime_ns for path in (cache / "simjax").rglob("*.*") if path.is_file()}
+    assert kept == stored, "the second process compiled again"
     assert (tmp_path / "a" / "requests.csv").read_bytes() == (tmp_path / "b" / "requests.csv").read_bytes()
-    assert second.stderr == first.stderr
+    assert second.stderr == first.stderr, "the second process has traced a program"
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from simjax.latency.step_time import StepTime
 from tests.engine.scenario import Limits, RouterPolicy, Scenario
 from tests.engine.test_engine import busy_scenario
 from tests.latency.step_times import example_step_time
-from tests.quickly import QUICKLY
+from tests.quickly import quickly
 
 ATTENTION = tuple(f.name for f in fields(AttentionCoefficients))
 OTHERS = ("work", "host_s", "api_pre_s", "api_post_s", "arrival_s", "think_s", "table", "router")
@@ -157,7 +157,7 @@ def forward(shape: EngineShape) -> Callable:
 
         return jax.jacfwd(f, has_aux=True)(theta)
 
-    return jax.jit(run, compiler_options=QUICKLY)
+    return jax.jit(run, compiler_options=quickly())
 
 
 @functools.cache
@@ -171,7 +171,7 @@ def reverse(shape: EngineShape) -> Callable:
 
         return jax.grad(f, has_aux=True)(theta)
 
-    return jax.jit(run, compiler_options=QUICKLY)
+    return jax.jit(run, compiler_options=quickly())
 
 
 def run_forward(case: Case, theta: np.ndarray = ONES) -> tuple[np.ndarray, np.ndarray, Outcome]:

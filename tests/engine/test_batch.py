@@ -25,6 +25,7 @@ from tests.engine.factors import SMALL, TIGHT, caching_scenario
 from tests.engine.scenario import Limits, RouterPolicy, Scenario, Timing
 from tests.engine.strategies import scenarios, sharing
 from tests.engine.test_engine import busy_scenario
+from tests.quickly import OF_USERS, efforts
 
 
 def lowered(scenario: Scenario, **changes) -> Lowered:
@@ -62,6 +63,7 @@ def assert_row_is(batch, state, i: int, alone: Result) -> None:
 )
 @given(data=st.data())
 @settings(max_examples=15, deadline=None)
+@efforts(OF_USERS)
 def test_a_batch_equals_its_single_runs(instances: int, router: RouterPolicy, expected: float, data: st.DataObject):
     """Drawn clusters side by side, three engines padded to four, each with a cost and a workload of its own; compiled with every effort."""
     drawn = data.draw(st.lists(scenarios(instances), min_size=4, max_size=4))

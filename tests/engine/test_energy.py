@@ -23,7 +23,7 @@ from tests.engine.strategies import scenarios
 from tests.engine.test_against_reference import leaps, undecided
 from tests.engine.test_batch import run_stacked
 from tests.engine.test_engine import busy_scenario
-from tests.quickly import QUICKLY
+from tests.quickly import quickly
 from tests.reference import simulator as reference
 from tests.reference.power import RefDevice, RefMeter
 
@@ -166,8 +166,8 @@ def test_derivatives_of_the_energy():
         return jnp.sum(energy.footprint_j + energy.memory_j + energy.compute_j + energy.standby_j)
 
     with jax.enable_x64(True):
-        run_it, ones, step = jax.jit(energy_j, compiler_options=QUICKLY), np.ones(len(LEAVES)), 1e-7
-        slopes = jax.jit(jax.jacfwd(energy_j), compiler_options=QUICKLY)(ones)
+        run_it, ones, step = jax.jit(energy_j, compiler_options=quickly()), np.ones(len(LEAVES)), 1e-7
+        slopes = jax.jit(jax.jacfwd(energy_j), compiler_options=quickly())(ones)
         ends = [[run_it(ones + sign * step * unit) for sign in (1, -1)] for unit in np.eye(len(LEAVES))]
     difference = np.array([(float(high) - float(low)) / (2 * step) for high, low in ends])
     np.testing.assert_allclose(np.asarray(slopes), difference, rtol=2e-5)

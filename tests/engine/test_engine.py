@@ -18,7 +18,7 @@ from simjax.engine.programs import compile_count
 from simjax.engine.simulate import advance, simulate, start
 from tests.engine.scenario import SHAPE, Limits, RouterPolicy, Scenario, Timing
 from tests.engine.strategies import scenarios
-from tests.quickly import QUICKLY
+from tests.quickly import quickly
 
 FINISH = recorded(RequestLog, SHAPE).index("finish_s")
 
@@ -152,7 +152,7 @@ def scaled_finishes() -> tuple[Callable, Callable]:
         scaled = dataclasses.replace(params, step_time=step_time)
         return advance(shape, scaled, start(shape, scaled), jnp.asarray(10**6, jnp.int32)).state.outcome[:28, FINISH]
 
-    jit = functools.partial(jax.jit, compiler_options=QUICKLY)
+    jit = functools.partial(jax.jit, compiler_options=quickly())
     return jit(finish_s), jit(lambda scales, tangents: jax.jvp(finish_s, (scales,), (tangents,))[1])
 
 

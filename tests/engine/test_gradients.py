@@ -36,7 +36,7 @@ from tests.engine.factors import (
     times,
 )
 from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS
-from tests.quickly import QUICKLY
+from tests.quickly import quickly
 
 STEP = 1e-6  # of finite differences, relative: moves times by microseconds, the schedule not at all
 
@@ -185,7 +185,7 @@ def test_enough_ticks():
     longer = replace(longer, ranks=replace(longer.ranks, max_num_batched_tokens=np.array([1], np.int32)))
     *_, o = run_forward(Case(shape, longer))
     assert 256 < o.ticks * 1.25 < ticks_needed(shape, longer) == 512
-    assert compile_count() <= before + 1
+    assert compile_count() <= before + 2  # start and ticks
 
 
 def test_requests_that_never_arrive_have_no_tangent():
@@ -223,7 +223,7 @@ def test_a_profile_is_differentiated_through_its_compilation_and_the_run():
 
     with jax.enable_x64(True):
         leaves, unravel = ravel_pytree((profile.rank(1), profile.host))
-        run = jax.jit(jax.value_and_grad(weighted_s, has_aux=True), compiler_options=QUICKLY)
+        run = jax.jit(jax.value_and_grad(weighted_s, has_aux=True), compiler_options=quickly())
         weights = jnp.asarray(np.random.default_rng(1).normal(size=(3, shape.requests)))
         (_, o), gradient = run(leaves, weights, params)
         assert np.isfinite(gradient).all() and o.finished.sum() == 28 and o.preemptions.sum() > 0

@@ -15,6 +15,7 @@ from simjax.engine import batch, simulate
 from simjax.engine.programs import Effort, compiled, known
 from tests.engine.scenario import RouterPolicy
 from tests.engine.test_engine import busy_scenario
+from tests.quickly import OF_USERS, efforts
 
 
 def test_options_that_xla_does_not_know_are_left_out():
@@ -25,6 +26,7 @@ def test_options_that_xla_does_not_know_are_left_out():
 
 
 @pytest.mark.parametrize("requests, effort", [(16, Effort.BRIEF), (256, Effort.BRIEF), (512, Effort.MEDIUM)])
+@efforts(OF_USERS)
 def test_a_run_is_compiled_by_its_requests(requests: int, effort: Effort):
     assert simulate.effort_for(dataclasses.replace(busy_scenario().shape(), requests=requests)) is effort
 
@@ -33,8 +35,9 @@ def test_a_run_is_compiled_by_its_requests(requests: int, effort: Effort):
     "ticks, effort",
     [(16_384, Effort.BRIEF), (16_385, Effort.MEDIUM), (262_145, Effort.FULL), (math.inf, Effort.FULL)],
 )
+@efforts(OF_USERS)
 def test_a_batch_is_compiled_by_its_ticks(monkeypatch: pytest.MonkeyPatch, ticks: float, effort: Effort):
-    monkeypatch.setattr(batch, "compiled", lambda function, static, arguments, effort: effort)
+    monkeypatch.setattr(batch, "compiled", lambda function, static, arguments, effort, keep: effort)
     shape = busy_scenario().shape(log_rows=0)
     assert batch.compiled_batch(shape, 1, busy_scenario().params(), ticks) is effort
 
@@ -45,7 +48,7 @@ def test_every_effort_gives_the_same_bits():
     shape = scenario.shape()
     with jax.enable_x64(True):
         params = jax.tree.map(jnp.asarray, scenario.params())
-        state = simulate.jitted_start(Effort.BRIEF)(shape, params)
+        state = simulate.compiled_start(shape, params)(params)
         arguments = (params, state, jnp.asarray(10**6, jnp.int32))
         brief, *others = (compiled(partial(simulate.advance, shape), ("bits", shape), arguments, effort)(*arguments) for effort in Effort)
         assert int(brief.state.num_finished) == int(params.requests.count[0])

@@ -16,9 +16,10 @@ import pytest
 from simjax.engine.control import whole_loops
 from simjax.engine.control.whole_loops import loops_are_whole, make_loops_whole
 from simjax.engine.programs import Effort
-from simjax.engine.simulate import compiled_advance, effort_for, jitted_start
+from simjax.engine.simulate import compiled_advance, compiled_start, effort_for
 from tests.engine.scenario import Limits, RouterPolicy, Scenario
 from tests.engine.test_engine import busy_scenario
+from tests.quickly import OF_USERS, efforts
 
 THRESHOLD = "xla_cpu_small_while_loop_byte_threshold"
 
@@ -58,6 +59,7 @@ def test_a_process_with_a_backend_is_left_alone(monkeypatch: pytest.MonkeyPatch)
     assert not make_loops_whole() and "XLA_FLAGS" not in os.environ
 
 
+@efforts(OF_USERS)
 def test_efforts(unstarted: pytest.MonkeyPatch):
     shape = dataclasses.replace(busy_scenario().shape(), requests=512)
     assert Effort.FULL.options("cpu") == {} and effort_for(shape) is Effort.MEDIUM
@@ -90,7 +92,7 @@ def digests() -> list[str]:
         shape = scenario.shape()
         with jax.enable_x64(True):
             params = jax.tree.map(jnp.asarray, scenario.params())
-            state = jitted_start(effort_for(shape))(shape, params)
+            state = compiled_start(shape, params)(params)
             program = compiled_advance(shape, params, state)
             chunk = jax.device_get(program(params, state, np.asarray(10**6, np.int32)))
         assert int(chunk.state.num_finished) == len(scenario.prompt)

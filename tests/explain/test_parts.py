@@ -109,3 +109,11 @@ def test_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
 def test_what_is_not_divided_is_said(cli: Cli) -> None:
     drafts = ("speculation=ngram", "speculation.num_speculative_tokens=2", "speculation.synthetic_acceptance_rates=[0.5,0.3]")
     assert "drafts give several tokens" in one_line(cli("explain", "workload.num_requests=5", *drafts))
+
+
+@pytest.mark.parametrize("option", ["slo.ttft_s=1", "price=rented", "power=three_state", "power.model=utilization"])
+def test_what_no_latency_depends_on_is_refused(cli: Cli, option: str) -> None:
+    assert "has no effect in simjax explain" in one_line(cli("explain", "workload.num_requests=5", option))
+    assert "has no effect in simjax explain" not in one_line(
+        cli("explain", "workload.num_requests=0", "power=utilization", "power.cap_w=500")
+    )

@@ -168,6 +168,24 @@ Results: handover.yaml, calibration.json, config.yaml. Then: simjax run disaggre
 Exit code: 1 when the fit is poor or a parameter sits on its bound; everything is written nonetheless.
 """,
     ),
+    "power_fit": Page(
+        "power fit",
+        "fit the power of devices to the log of a meter",
+        """
+usage: simjax power fit LOG [key=value ...]
+
+  simjax power fit nvidia-smi.csv model=qwen3-14b device=h100 workload=trace workload.file=requests.csv
+  simjax power fit server.csv model=llama-3.1-8b device=rtx_a6000 workload=trace workload.file=requests.csv latest_s=60
+""",
+        (*_SIMULATED, "power.file"),
+        """
+LOG: nvidia-smi's or DCGM's CSV, lines of ipmitool, a query of Prometheus, or CSV with t_s and power_w; of devices or of a server.
+The options are those of the run that was served while the meter ran. What the meter saw is divided over the devices.
+Results: power.yaml, calibration.json, power_fit.png, config.yaml. Then, with all that the meter saw and nothing else:
+simjax run power=utilization power.file=OUT/power.yaml power.node=false
+Exit code: 1 when the fit is poor; everything is written nonetheless.
+""",
+    ),
     "capacity": Page(
         "capacity",
         "the highest rate that a cluster holds under its SLO, or the fewest instances for a rate",

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.interpolate import CubicSpline
 
 from simjax.deployment import Deployment
 from simjax.latency.experts.load import ExpertLoad, load_of
@@ -24,7 +23,14 @@ from simjax.parallel.parallelism import Parallelism
 
 KNOTS = np.linspace(-2.0, 2.0, 9)
 """Logarithms of the powers at which tables are made; the range of `simjax.latency.priors` in a fit."""
-_CURVE = CubicSpline(KNOTS, np.eye(len(KNOTS)))
+
+
+@lru_cache(maxsize=1)
+def _curve() -> np.ndarray:
+    """Coefficients of the cubic splines that are one at a knot and zero at the others: f64[4, pieces, len(KNOTS)], highest power first."""
+    from scipy.interpolate import CubicSpline  # here, not at the top: it takes as long to import as all of JAX
+
+    return CubicSpline(KNOTS, np.eye(len(KNOTS))).c
 
 
 def skewed_load(deployment: Deployment, tokens: np.ndarray, skew: Any) -> ExpertLoad | None:
@@ -51,7 +57,7 @@ def _weights(at: jax.Array) -> jax.Array:
     at = jnp.clip(at, KNOTS[0], KNOTS[-1])
     piece = jnp.clip(jnp.searchsorted(jnp.asarray(KNOTS), at, side="right") - 1, 0, len(KNOTS) - 2)
     beyond = at - jnp.asarray(KNOTS)[piece]
-    cubic = jnp.asarray(_CURVE.c)[:, piece]  # [4, knots], highest power first
+    cubic = jnp.asarray(_curve())[:, piece]  # [4, knots], highest power first
     return ((cubic[0] * beyond + cubic[1]) * beyond + cubic[2]) * beyond + cubic[3]
 
 
