@@ -144,20 +144,13 @@ def test_hand_over_of_the_guide(cli: Cli) -> None:
 
 @pytest.mark.slow
 def test_host_memory_of_the_guide(cli: Cli) -> None:
-    """The row of the tier, all files of such a run, and the table of sizes."""
+    """The row of the tier, and all files of such a run."""
     (block,) = blocks("sh", TIERED)
     (printed,) = run_all(cli, block.replace("out=offload", "out=offload plots=true")).values()
     (shown,) = blocks("text", TIERED)
     assert shown.split() in [printed.split()[i : i + len(shown.split())] for i in range(len(printed.split()))]
     listed = section(GUIDE, "What a run writes")
     assert all(f"`{path.name}`" in listed for path in Path("offload").iterdir())
-    sizes = re.findall(r"^\| (\d+) GB \| (.*) \|$", TIERED, flags=re.MULTILINE)
-    capacities = ",".join(f"{size}e9" for size, _ in sizes)
-    run_all(cli, block.replace("simjax run", "simjax run -m").replace("capacity_bytes=40e9", f"capacity_bytes={capacities}"))
-    for (size, numbers), row in zip(sizes, pd.read_csv("offload/results.csv").itertuples(), strict=True):
-        hits, times = (row.prefix_hit_fraction, row.tier_hit_fraction), (row.tier_wait_mean_s, row.ttft_mean_s, row.ttft_p99_s)
-        found = [f"{x * 100:.1f} %" for x in hits] + [f"{x * 1e3:,.0f} ms" for x in times]
-        assert numbers.split(" | ") == found, f"the guide should say otherwise of {size} GB"
 
 
 @pytest.mark.slow

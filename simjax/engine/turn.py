@@ -13,7 +13,7 @@ from simjax.engine.arrivals.arrivals import next_arrival_s
 from simjax.engine.control.select import select
 from simjax.engine.control.together import entry
 from simjax.engine.params import ClusterParams, RankParams
-from simjax.engine.rank import Rank
+from simjax.engine.rank import NEVER, Rank
 from simjax.engine.routing.balancer import before_snapshot
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState
@@ -120,7 +120,7 @@ def begin_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     due = turn.state.handovers.after(due, due_s[i])
     due = before_snapshot(shape, params, turn.state, due, due_s[i])
     if shape.kv_tiers:  # copies may end after the last request has, and a batch goes on after that, or where nothing happens any more
-        due &= (turn.state.num_finished < params.request_count) & jnp.isfinite(due_s[i])
+        due &= (turn.state.num_finished < params.request_count) & (due_s[i] < NEVER)
     limits: RankParams = entry(params.ranks, i)
     arrays = {"slots": ranks.slots, "pipeline": ranks.pipeline}  # of a rank; the other fields are scalars
     rank: Rank = entry(dataclasses.replace(ranks, slots=None, pipeline=None), i)

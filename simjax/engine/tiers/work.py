@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.select import select
+from simjax.engine.control.together import together
 from simjax.engine.control.while_any import while_any
 from simjax.engine.kv.prefix_tree import RankTree
 from simjax.engine.tiers.changes import with_copies, with_request, with_runs
@@ -34,7 +35,7 @@ def work(tree: RankTree, tiers: TierTable, todo: Todo, facts: Facts) -> TierTabl
         tiers, todo, under = state
         wanted = going & (under.task == Task.NONE)
         fetched, left, counts = next_task(tree, tiers, todo, under, facts, wanted)
-        under = select(wanted & (fetched.task != Task.NONE), fetched, under)
+        under = together(select(wanted & (fetched.task != Task.NONE), fetched, under))
         tiers, under = _step(tree, tiers, under, facts, going & (under.task != Task.NONE), counts)
         return tiers, left, under
 
@@ -45,7 +46,7 @@ def _step(tree: RankTree, tiers: TierTable, under: Under, facts: Facts, going: A
     """The tiers and the task after one step of it, if it is going on; `counts` is added to the books as well."""
     i = tree.rank
     s = see(tree, tiers, under, going, counts["turn"])
-    d = decide(s, under, facts, going)
+    d = together(decide(s, under, facts, going))
     idle = jnp.where(d.act & (d.new_use == 0), d.size, 0) - jnp.where(d.act & (s.run.use == 0), d.size, 0)
     count = _counted(under, s, d, facts, idle)
     tiers = with_runs(tiers, i, under, s, d)
@@ -70,7 +71,7 @@ def _step(tree: RankTree, tiers: TierTable, under: Under, facts: Facts, going: A
         failed=count.refused,
         short=no_row | no_piece | no_span | lost,
     )
-    return tiers, select(going, _going_on(tree, tiers, under, s, d, count), under)
+    return tiers, together(select(going, _going_on(tree, tiers, under, s, d, count), under))
 
 
 class _Count(NamedTuple):
