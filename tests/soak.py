@@ -25,6 +25,7 @@ from simjax.engine.shape import EngineShape, slots_for
 from tests.engine import test_groups, test_tiers, test_two_legs
 from tests.engine.balanced import balancing, balancing_legs
 from tests.engine.combined import (
+    caches_on_stages,
     drafts_and_caches,
     prioritized_groups,
     sessions_in_groups,
@@ -33,9 +34,10 @@ from tests.engine.combined import (
     speculating_grouped_legs,
     speculating_groups,
     speculating_legs,
+    urgent_drafts,
 )
-from tests.engine.grouped import balanced_groups, grouped
-from tests.engine.grouped_legs import balanced_grouped_legs, check_grouped_legs, grouped_legs
+from tests.engine.grouped import balanced_groups, grouped, mixed_groups
+from tests.engine.grouped_legs import balanced_grouped_legs, check_grouped_legs, grouped_legs, mixed_legs
 from tests.engine.pipelined import pipelined
 from tests.engine.prioritized import prioritized
 from tests.engine.scenario import FANOUT, NODES, PATH, SHAPE, Scenario
@@ -131,24 +133,45 @@ def kinds() -> dict[str, Kind]:
         "balanced_prefix_caches": Kind(balancing(sharing(instances=4)), 60),
         "balanced_sessions": Kind(balancing(sharing(instances=4, sessions=True)), 60),
         "balanced_two_legs": Kind(balancing_legs(), 60, test_two_legs.check),
+        "prioritized_prefix_caches": Kind(prioritized(caching=True), 60),
+        "prioritized_prefix_caches_on_two": Kind(prioritized(2, caching=True), 60),
+        "prioritized_cached_sessions": Kind(prioritized(sessions=True, caching=True), 60),
         "prioritized_sessions": Kind(prioritized(sessions=True), 60),
         "lockstep_sessions": Kind(sessions_in_groups(), 60, test_groups.check),
         "lockstep_speculating": Kind(speculating_groups(), 60, test_groups.check),
         "lockstep_speculating_closed_loop": Kind(speculating_groups((1, 2), closed=True), 60, test_groups.check),
         "lockstep_speculating_prefix_caches": Kind(speculating_groups((1, 2), caching=True), 60, test_groups.check),
         "pipelined_sessions_on_two": Kind(sessions_on_stages(2), 60, check_steps),
+        "pipelined_prefix_caches": Kind(caches_on_stages(), 60, check_steps),
+        "pipelined_prefix_caches_on_two": Kind(caches_on_stages(2), 60, check_steps),
+        "pipelined_cached_sessions": Kind(caches_on_stages(sessions=True), 60, check_steps),
         "speculating_sessions_on_two": Kind(sessions_with_drafts(2), 60, check_steps),
         "lockstep_prioritized": Kind(prioritized_groups(), 60, test_groups.check),
         "lockstep_prioritized_closed_loop": Kind(prioritized_groups((1, 2), closed=True), 60, test_groups.check),
+        "speculating_by_priority": Kind(urgent_drafts(), 60, check_steps),
+        "speculating_by_priority_closed_loop_on_two": Kind(urgent_drafts(2, closed=True), 60, check_steps),
+        "speculating_by_priority_prefix_caches": Kind(urgent_drafts(caching=True), 60, check_steps),
         "speculating_prefix_caches": Kind(drafts_and_caches(), 60, check_steps),
         "speculating_prefix_caches_on_two": Kind(drafts_and_caches(instances=2), 60, check_steps),
         "speculating_cached_sessions": Kind(drafts_and_caches(sessions=True), 60, check_steps),
         "speculating_two_legs": Kind(speculating_legs(), 60, test_two_legs.check),
         "speculating_two_legs_closed_loop": Kind(speculating_legs(closed=True), 60, test_two_legs.check),
+        "speculating_two_legs_prefix_caches": Kind(speculating_legs(3, caching=True), 60, test_two_legs.check),
+        "speculating_two_legs_cached_sessions": Kind(speculating_legs(caching=True, sessions=True), 60, test_two_legs.check),
+        "lockstep_speculating_two_legs_prefix_caches": Kind(speculating_grouped_legs(caching=True), 60, check_grouped_legs),
         "lockstep_speculating_two_legs": Kind(speculating_grouped_legs(), 60, check_grouped_legs),
         "lockstep_two_legs": Kind(grouped_legs(), 60, check_grouped_legs),
         "lockstep_balanced_two_legs": Kind(balanced_grouped_legs(), 60, check_grouped_legs),
         "lockstep_two_legs_crowded": Kind(grouped_legs(tight=True), 60, check_grouped_legs),
+        "lockstep_two_legs_prefix_caches": Kind(grouped_legs(caching=True), 60, check_grouped_legs),
+        "lockstep_two_legs_crowded_prefix_caches": Kind(grouped_legs(caching=True, tight=True), 60, check_grouped_legs),
+        "lockstep_two_legs_cached_sessions": Kind(grouped_legs(caching=True, sessions=True), 60, check_grouped_legs),
+        "lockstep_beside_one": Kind(mixed_groups(), 60, test_groups.check),
+        "lockstep_beside_one_closed_loop": Kind(mixed_groups(closed=True), 60, test_groups.check),
+        "lockstep_beside_one_prefix_caches": Kind(mixed_groups(caching=True), 60, test_groups.check),
+        "lockstep_beside_one_two_legs": Kind(mixed_legs(), 60, check_grouped_legs),
+        "lockstep_beside_one_two_legs_closed_loop": Kind(mixed_legs(closed=True), 60, check_grouped_legs),
+        "lockstep_beside_one_two_legs_prefix_caches": Kind(mixed_legs(caching=True), 60, check_grouped_legs),
         "lockstep_two_legs_closed_loop": Kind(grouped_legs(closed=True), 60, check_grouped_legs),
         "tiers": Kind(tiered(), 60, test_tiers.check),
         "tiers_sessions": Kind(tiered(sessions=True), 60, test_tiers.check),

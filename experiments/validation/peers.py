@@ -33,8 +33,7 @@ FLAGS = ("max_num_seqs=128", "max_num_batched_tokens=2048", "async_scheduling=fa
 class Example:
     """One of its example runs: the name of the output, and the cluster file.
 
-    Prefixes are not cached where pp stages and ranks that step together go without; experts and data-parallel ranks are as it simplifies
-    them where that is asked for.
+    Prefixes are not cached where that is said; experts and data-parallel ranks are as it simplifies them where that is asked for.
     """
 
     name: str
@@ -71,7 +70,7 @@ EXAMPLES = (
     Example("pd", "single_node_pd_instance", disaggregated=True),
     Example("moe", "single_node_moe_single_instance", simplified=True),
     Example("dp", "single_node_dp_instance", cached=False, simplified=True),
-    Example("pp", "single_node_pp_instance", cached=False),
+    Example("pp", "single_node_pp_instance"),
 )
 
 

@@ -210,7 +210,6 @@ def main(words: list[str] | None = None) -> int:
     for kind, found in all_found.items():
         answers = [next(rows) for _ in found]
         seen: Counter[str] = Counter()
-        with_engine = asked.engine and not (kind in kinds.KINDS and kinds.KINDS[kind].as_)  # it refuses these together with caches
         for number, ((scenario, reference), answer) in enumerate(zip(found, answers, strict=True)):
             apart = difference(scenario, answer, reference)
             seen["preemptions"] += sum(x.preemptions for x in reference.requests)
@@ -218,12 +217,12 @@ def main(words: list[str] | None = None) -> int:
             seen["different"] += bool(apart)
             if apart and seen["different"] <= asked.show:
                 print(f"{kind} {number}: {apart}")
-            if with_engine and (name := differs_from_engine(scenario, reference)):
+            if asked.engine and (name := differs_from_engine(scenario, reference)):
                 seen["engine"] += 1
                 print(f"{kind} {number}: the engine's {name} differs from the reference's")
         same = len(found) - seen["different"]
         said = f"{kind}\t{same} of {len(found)} agree ({seen['requests']} requests, {seen['preemptions']} preemptions)"
-        print(said + (f"; engine = reference in {len(found) - seen['engine']}" if with_engine else ""), flush=True)
+        print(said + (f"; engine = reference in {len(found) - seen['engine']}" if asked.engine else ""), flush=True)
         wrong += seen["different"] + seen["engine"]
     return 1 if wrong else 0
 

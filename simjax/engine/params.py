@@ -275,6 +275,7 @@ class GroupParams:
         syncs_first: whether the first forward of a wave is followed by one too.
         prefill_schedule_interval: forwards from one that may hold prompts to the next.
         most_captured: most tokens for which a CUDA graph was captured.
+        alone: whether its only rank steps by itself; None where none does.
     """
 
     of_rank: Int32[Array, " N"]
@@ -284,6 +285,7 @@ class GroupParams:
     syncs_first: Bool[Array, " G"]
     prefill_schedule_interval: Int32[Array, " G"]
     most_captured: Int32[Array, " G"]
+    alone: Bool[Array, " G"] | None = None
 
 
 @jax.tree_util.register_dataclass

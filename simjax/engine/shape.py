@@ -47,6 +47,7 @@ class EngineShape:
             then taken one by one.
         groups: G, groups of ranks that step together; 0 where every rank steps by itself. Where there are any, every rank is in one.
         group_ranks: D, ranks of the largest group.
+        lone_ranks: whether some of these groups are ranks that step by themselves.
         handovers: K, requests that can be on their way from prefill to decode ranks at once; 0 where every rank runs both phases.
         links: X, links of their transfers.
         kv_tiers: whether there are tiers behind the KV caches.
@@ -80,6 +81,7 @@ class EngineShape:
     speculation: int = system(0)
     groups: int = system(0)
     group_ranks: int = 0
+    lone_ranks: bool = system(False)
     handovers: int = system(0)
     links: int = 0
     kv_tiers: bool = system(False)
@@ -98,18 +100,18 @@ class EngineShape:
             raise ValueError("an internal load balancer has ranks to choose from when a request arrives: it needs live_routing")
         if self.clients and self.fanout:
             raise ValueError("a workload is a closed loop of clients or made of sessions, not both")
-        if self.pipeline_stages and (self.handovers or self.prefix_nodes):
-            raise ValueError("pp stages go with neither hand-overs nor prefix caches")
+        if self.pipeline_stages and self.handovers:
+            raise ValueError("pp stages go with no hand-overs")
         if self.speculation and self.pipeline_stages:
             raise ValueError("speculative decoding goes with no pp stages")
-        if self.speculation and self.prefix_nodes and self.handovers:
-            raise ValueError("speculative decoding with hand-overs goes with no prefix caches")
+        if self.lone_ranks and not self.groups:
+            raise ValueError("lone_ranks are those beside groups: groups must not be 0")
         if self.groups and self.pipeline_stages:
             raise ValueError("groups go with no pp stages")
-        if self.groups and self.handovers and self.prefix_nodes:
-            raise ValueError("groups with hand-overs go with no prefix caches")
-        if self.priorities and (self.pipeline_stages or self.speculation or self.handovers or self.prefix_nodes or self.router_books):
-            raise ValueError("priorities go with neither pp stages nor speculation nor hand-overs nor prefix caches nor books of a router")
+        if self.priorities and (self.pipeline_stages or self.handovers or self.router_books):
+            raise ValueError("priorities go with neither pp stages nor hand-overs nor books of a router")
+        if self.priorities and self.speculation and self.groups:
+            raise ValueError("priorities with speculative decoding go with no groups")
         if self.priorities and self.window != 2:
             raise ValueError("by priority a tick admits one request and sees the next: window must be 2")
         if self.kv_tiers and not self.prefix_nodes:

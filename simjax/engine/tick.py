@@ -94,6 +94,9 @@ OF_PRIORITIES: dict[Stage, Stage] = {
 }
 """What stands for some stages where requests have priorities."""
 
+OF_URGENT_DRAFTS: dict[Stage, Stage] = {preempt: preempt_drafts}
+"""What stands for a stage where there are both, and each has a stand-in."""
+
 OF_TIERS: dict[Stage, Stage] = {
     hear: hear_tiers,  # of copies that have ended
     depart: depart_tiered,  # and what it has used is kept
@@ -129,6 +132,7 @@ def stages_of(shape: EngineShape) -> tuple[Stage, ...]:
         (shape.pipeline_stages, OF_PIPELINES),
         (shape.speculation, OF_SPECULATION),
         (shape.priorities, OF_PRIORITIES),
+        (shape.speculation and shape.priorities, OF_URGENT_DRAFTS),
         (shape.kv_tiers, OF_TIERS),
     )
     others = {stage: other for there, table in systems if there for stage, other in table.items()}

@@ -31,8 +31,8 @@ from simjax.hardware import DeviceSpec
 from simjax.memory.exchange import buffer_bytes, gathered_rows, rows_at_once
 from simjax.memory.groups import blocks_of_all_layers, kv_groups
 from simjax.memory.offload import freed_bytes
-from simjax.model import ModelSpec, Shard, dtype_bytes, kv_bytes_per_token, shard, state_bytes_per_sequence, weight_bytes
-from simjax.model.precision import EXPERTS
+from simjax.model import ModelSpec, Shard, dtype_bytes, kv_bytes_per_token, quantized_as, shard, state_bytes_per_sequence, weight_bytes
+from simjax.model.precision import EXPERTS, WHAT_IF, format_named
 from simjax.parallel.eplb import WINDOW_SIZE
 from simjax.parallel.parallelism import Parallelism
 
@@ -189,18 +189,35 @@ def _weights_and_token(deployment: Deployment, limits: MemoryLimits) -> tuple[in
 
 
 def _what_fits(deployment: Deployment, limits: MemoryLimits) -> str:
-    """The smallest tensor-parallel size, of those that double it, with which the model fits, in words; what else may help if none does."""
-    size, most = deployment.parallelism.tensor, int(deployment.device.memory_bytes * limits.gpu_memory_utilization)
+    """The smallest tensor-parallel size, of those that double it, and the widest format with which the model fits, in words.
+
+    Of a checkpoint that is not quantised, formats that the device multiplies in come before those of weights alone of as many bytes.
+    """
+    model, degree, found = deployment.model, deployment.parallelism, []
+    size = degree.tensor
     while (size := 2 * size) <= _MOST_RANKS:
-        try:
-            wider = replace(deployment, parallelism=replace(deployment.parallelism, tensor=size))
-            weights, token = _weights_and_token(wider, limits)
-        except SimjaxError:  # the model cannot be divided so
-            continue
-        left = most - weights - overhead_bytes(wider, limits)
-        if _blocks(wider, limits, left, limits.block_size * token) >= _FEWEST_BLOCKS:
-            return f"tensor_parallel_size={size} would fit"
+        if _fits(replace(deployment, parallelism=replace(degree, tensor=size)), limits):
+            found.append(f"tensor_parallel_size={size}")
+            break
+    formats = {} if model.quantization else {name: format_named(name) for name in WHAT_IF}
+    for name, one in sorted(formats.items(), key=lambda x: (-x[1].bytes, x[1].compute is None)):
+        computes = one.compute is None or one.compute in deployment.device.peak_flops
+        if computes and _fits(replace(deployment, model=quantized_as(model, name)), limits):
+            found.append(f"scheduler.quantization={name}")
+            break
+    if found:
+        return f"{' or '.join(found)} would fit"
     return "use pp stages, a larger device, quantized weights or a higher gpu_memory_utilization"
+
+
+def _fits(deployment: Deployment, limits: MemoryLimits) -> bool:
+    """Whether there is a block for requests; not where the model cannot be divided so."""
+    try:
+        weights, token = _weights_and_token(deployment, limits)
+        left = int(deployment.device.memory_bytes * limits.gpu_memory_utilization) - weights - overhead_bytes(deployment, limits)
+    except SimjaxError:
+        return False
+    return _blocks(deployment, limits, left, limits.block_size * token) >= _FEWEST_BLOCKS
 
 
 def _blocks(deployment: Deployment, limits: MemoryLimits, available: int, block: int) -> int:

@@ -150,8 +150,8 @@ def measured_cluster(measured: MeasuredRun, config: ValidateConfig | CalibrateCo
 
 
 def _without_idle_cache(instance: InstanceSpec, measured: MeasuredRun, config: ValidateConfig | CalibrateConfig) -> InstanceSpec:
-    """The instance without its prefix cache where the engine has none together with its stages or drafts, and nobody knows of anything
-    that requests shared: then only preempted ones would have found something.
+    """The instance without its prefix cache where it has pp stages or drafts, and nobody knows of anything that requests shared: only
+    preempted ones would find something, and steps are taken one by one.
     """
     known = measured.prefixes is not None or measured.prefix_key is not None or config.scheduler.enable_prefix_caching is not None
     if known or (instance.parallelism.pipeline == 1 and instance.speculation is None):

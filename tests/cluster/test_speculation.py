@@ -105,10 +105,6 @@ def lowered(*overrides: str, workload: Workload | None = None):
 @pytest.mark.parametrize(
     ("overrides", "what"),
     [
-        (
-            ["cluster=disaggregated", "cluster.decode.enable_prefix_caching=true"],
-            "prefill and decode instances and prefix caches is not simulated yet; scheduler.enable_prefix_caching=false",
-        ),
         (["cluster.pipeline_parallel_size=2"], "pipeline_parallel_size=2 is not simulated yet"),
         (["cluster=disaggregated", "disaggregation.connector=sglang"], "disaggregation.connector=sglang is not simulated yet; another"),
     ],

@@ -11,7 +11,7 @@ import pytest
 import simjax
 from simjax.cluster.from_config import configured_cluster
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.cluster.spec import ClusterSpec, InstanceSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.config.compose import compose_config, typed
 from simjax.deployment import Deployment, Role
@@ -163,12 +163,9 @@ def test_what_does_not_go_with_stages_is_refused():
             lower(cluster, cluster_timing(cluster.instances, LatencySource()), workload())
         return str(raised.value)
 
-    caching = replace(piped, limits=InstanceLimits(enable_prefix_caching=True))
-    assert refused(caching) == (
-        "pipeline_parallel_size=2 together with a prefix cache is not simulated yet; "
-        "scheduler.enable_prefix_caching=false simulates it without"
+    assert refused(piped, piped, router="dynamo") == (
+        "pipeline_parallel_size=2 together with cluster.router=dynamo is not simulated yet; another router"
     )
-    assert "together with cluster.router=dynamo" in refused(piped, piped, router="dynamo")
     roles = [replace(piped, role=role) for role in (Role.PREFILL, Role.DECODE)]
     assert "together with prefill and decode instances" in refused(*roles)
 

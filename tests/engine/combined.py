@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from simjax.cluster.routers import ROUTERS
-from tests.engine.grouped import Grouped, Together, as_grouped, rules
+from tests.engine.grouped import Grouped, Together, alike, as_grouped, rules
 from tests.engine.grouped_legs import GroupedLegs, grouped_legs
 from tests.engine.pipelined import Pipelined
 from tests.engine.prioritized import Prioritized, prioritized
@@ -34,7 +34,20 @@ def in_sessions(draw: st.DrawFn, instances: int = 1) -> Scenario:
 @st.composite
 def sessions_on_stages(draw: st.DrawFn, instances: int = 1) -> Pipelined:
     """Sessions on ranks of pp stages."""
-    drawn = draw(in_sessions(instances))
+    return draw(_on_stages(draw(in_sessions(instances))))
+
+
+@st.composite
+def caches_on_stages(draw: st.DrawFn, instances: int = 1, sessions: bool = False) -> Pipelined:
+    """Prefix caches, also of sessions, on ranks of pp stages."""
+    drawn = draw(sharing(instances=instances, sessions=sessions))
+    router = RouterPolicy.WEIGHTED if ROUTERS[drawn.router.name.lower()].compares else drawn.router
+    return draw(_on_stages(dataclasses.replace(drawn, router=router)))
+
+
+@st.composite
+def _on_stages(draw: st.DrawFn, drawn: Scenario) -> Pipelined:
+    instances = len(drawn.limits)
     given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Scenario)}
     return Pipelined(
         **given,
@@ -60,9 +73,11 @@ REUSE = ("all", "last", "next_token")
 def drafts_and_caches(draw: st.DrawFn, instances: int = 1, sessions: bool = False) -> Speculating:
     """Prefix caches on ranks that decode speculatively, by the rules of each release for drafters with and without a cache of their own."""
     drawn = draw(sharing(instances=instances, sessions=sessions))
-    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Scenario)} | {"limits": _roomy(drawn)}
-    rules = {"pads": draw(st.booleans()), "reuse": draw(st.sampled_from(REUSE))}
-    return Speculating(**given, **draw(_drafts(instances)), **rules)
+    limits, pads = _roomy(drawn), draw(st.booleans())
+    if pads:  # a request that is padded beyond the budget would wait for ever
+        limits = tuple(dataclasses.replace(x, max_num_batched_tokens=max(x.max_num_batched_tokens, 1 + MOST_DRAFTS)) for x in limits)
+    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Scenario)} | {"limits": limits}
+    return Speculating(**given, **draw(_drafts(instances)), pads=pads, reuse=draw(st.sampled_from(REUSE)))
 
 
 @st.composite
@@ -126,10 +141,8 @@ def speculating_groups(draw: st.DrawFn, sizes: tuple[int, ...] = (3,), closed: b
         drawn = dataclasses.replace(drawn, router=RouterPolicy.LEAST_LOADED)
     given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Speculating)} | draw(rules())
     first = [i for i, size in zip([sum(sizes[:g]) for g in range(len(sizes))], sizes, strict=True) for _ in range(size)]
-    flags = [drawn.limits[i].async_scheduling for i in first]
     given["limits"] = tuple(
-        dataclasses.replace(x, async_scheduling=flag, max_num_batched_tokens=min(x.max_num_batched_tokens, MAX_TOKENS))
-        for x, flag in zip(_roomy(drawn), flags, strict=True)
+        dataclasses.replace(x, max_num_batched_tokens=min(x.max_num_batched_tokens, MAX_TOKENS)) for x in alike(_roomy(drawn), sizes)
     )
     for name in ("drafts", "lookahead"):
         given[name] = tuple(given[name][i] for i in first)
@@ -145,11 +158,15 @@ class SpeculatingTwoLegs(TwoLegs, Speculating):
 
 
 @st.composite
-def speculating_legs(draw: st.DrawFn, instances: int = 2, closed: bool = False) -> SpeculatingTwoLegs:
+def speculating_legs(
+    draw: st.DrawFn, instances: int = 2, closed: bool = False, caching: bool = False, sessions: bool = False
+) -> SpeculatingTwoLegs:
     """Prefill and decode ranks with drafts; a pool holds any request and little more in many."""
-    drawn = draw(two_legs(scenarios(instances=instances, closed=closed), WITHOUT_CARRIED))
+    of = sharing(instances, sessions) if caching else scenarios(instances=instances, closed=closed)
+    drawn = draw(two_legs(of, WITHOUT_CARRIED))
     given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(TwoLegs)} | {"limits": _roomy(drawn)}
-    return SpeculatingTwoLegs(**given, **draw(_drafts(instances)))
+    reuse = draw(st.sampled_from(REUSE)) if caching else "all"
+    return SpeculatingTwoLegs(**given, **draw(_drafts(instances)), reuse=reuse)
 
 
 @dataclass(frozen=True)
@@ -158,14 +175,14 @@ class SpeculatingGroupedLegs(SpeculatingGroups, GroupedLegs):
 
 
 @st.composite
-def speculating_grouped_legs(draw: st.DrawFn) -> SpeculatingGroupedLegs:
+def speculating_grouped_legs(draw: st.DrawFn, caching: bool = False) -> SpeculatingGroupedLegs:
     """A group of prefill ranks and one of decode ranks, with drafts."""
-    drawn = draw(grouped_legs(connectors=WITHOUT_CARRIED))
+    drawn = draw(grouped_legs(connectors=WITHOUT_CARRIED, caching=caching))
     given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(GroupedLegs)} | {"limits": _roomy(drawn)}
     drafts = draw(_drafts(2))
     for name in ("drafts", "lookahead"):
         drafts[name] = tuple(x for x in drafts[name] for _ in range(2))
-    return SpeculatingGroupedLegs(**given | drafts)
+    return SpeculatingGroupedLegs(**given | drafts, reuse=draw(st.sampled_from(REUSE)) if caching else "all")
 
 
 @dataclass(frozen=True)
@@ -184,3 +201,20 @@ def prioritized_groups(draw: st.DrawFn, sizes: tuple[int, ...] = (3,), closed: b
     if alike.prefill_schedule_interval > 1:
         own = tuple((goes_on, False) for goes_on, _ in own)
     return PrioritizedGroups(**given | {"rules": own})
+
+
+@dataclass(frozen=True)
+class UrgentDrafts(Prioritized, Speculating):
+    """Ranks that decode speculatively and schedule by priority, or some of them first come, first served."""
+
+
+@st.composite
+def urgent_drafts(draw: st.DrawFn, instances: int = 1, closed: bool = False, caching: bool = False) -> UrgentDrafts:
+    """Priorities and drafts; a pool holds any request and little more in many."""
+    drawn = draw(prioritized(instances, closed=closed, caching=caching))
+    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Prioritized)}
+    limits, pads = _roomy(drawn), draw(st.booleans())
+    if pads:  # a request that is padded beyond the budget would wait for ever
+        limits = tuple(dataclasses.replace(x, max_num_batched_tokens=max(x.max_num_batched_tokens, 1 + MOST_DRAFTS)) for x in limits)
+    reuse = draw(st.sampled_from(REUSE)) if caching else "all"
+    return UrgentDrafts(**given | {"limits": limits}, **draw(_drafts(instances)), pads=pads, reuse=reuse)

@@ -12,12 +12,14 @@ import numpy as np
 from hypothesis import strategies as st
 
 from simjax.cluster.routers import ROUTERS
+from simjax.engine.host.lowering.groups import NEVER_ASKS
 from simjax.engine.params import ClusterParams, GroupParams
 from simjax.engine.shape import EngineShape
 from simjax.latency.groups.times import FULL, NEVER, NONE, PIECEWISE, GroupTimes
+from simjax.latency.join import join_step_times
 from simjax.network.stages import CAPTURE_SIZES
 from tests.engine.balanced import API_SERVERS, Balanced
-from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, RouterPolicy, Scenario, Timing
+from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, Limits, RouterPolicy, Scenario, Timing
 from tests.engine.strategies import SMALL, scenarios, sharing
 from tests.reference.groups import RefGroup, Tokens
 from tests.reference.instance import RefInstance
@@ -103,9 +105,13 @@ class Together:
 
 @dataclass(frozen=True)
 class Grouped(Scenario):
-    """Ranks in groups of these sizes, in order. `own` are step times of the groups instead of drawn ones."""
+    """Ranks in groups of these sizes, in order. `own` are step times of the groups instead of drawn ones.
+
+    Those of size 1 step by themselves where that is asked for, in the times of the scenario.
+    """
 
     sizes: tuple[int, ...] = (2,)
+    lone: bool = False
     sync_interval: int = 16
     syncs_first: bool = True
     prefill_schedule_interval: int = 1
@@ -125,25 +131,34 @@ class Grouped(Scenario):
         return max(self.sizes)
 
     @property
+    def alone(self) -> np.ndarray:
+        """Which groups are a rank that steps by itself."""
+        return np.array([self.lone and size == 1 for size in self.sizes])
+
+    @property
     def of_rank(self) -> np.ndarray:
         return np.repeat(np.arange(len(self.sizes)), self.sizes).astype(np.int32)
 
     def shape(self, **changes) -> EngineShape:
-        return super().shape(**{"groups": len(self.sizes), "group_ranks": self.widest, **changes})
+        return super().shape(**{"groups": len(self.sizes), "group_ranks": self.widest, "lone_ranks": self.lone, **changes})
 
     def params(self) -> ClusterParams:
-        params, G = super().params(), len(self.sizes)
-        every = lambda value, dtype: np.full(G, value, dtype)
+        params, alone = super().params(), self.alone
+        every = lambda value, dtype, without=None: np.where(alone, value if without is None else without, value).astype(dtype)
         groups = GroupParams(
             of_rank=self.of_rank,
             first=(np.cumsum(self.sizes) - self.sizes).astype(np.int32),
             size=np.array(self.sizes, np.int32),
-            sync_interval=every(self.sync_interval, np.int32),
-            syncs_first=every(self.syncs_first, bool),
-            prefill_schedule_interval=every(self.prefill_schedule_interval, np.int32),
+            sync_interval=every(self.sync_interval, np.int32, NEVER_ASKS),
+            syncs_first=every(self.syncs_first, bool, False),
+            prefill_schedule_interval=every(self.prefill_schedule_interval, np.int32, 1),
             most_captured=np.array([x.most_captured for x in self.times], np.int32),
+            alone=alone if self.lone else None,
         )  # pyright: ignore[reportCallIssue]
-        step_time = jax.tree.map(lambda *rows: np.concatenate(rows), *(x.table(self.widest) for x in self.times))
+        each = zip(self.times, alone.tolist(), strict=True)
+        tables = [self.timing.step_time_table() if by_itself else x.table(self.widest) for x, by_itself in each]
+        with jax.enable_x64(True):
+            step_time = jax.tree.map(np.asarray, join_step_times(tables))
         ranks = dataclasses.replace(params.ranks, step_time=self.of_rank)
         return dataclasses.replace(params, ranks=ranks, step_time=step_time, groups=groups)
 
@@ -151,19 +166,22 @@ class Grouped(Scenario):
         rules = (self.sync_interval, self.syncs_first, self.prefill_schedule_interval)
         groups = [RefGroup(g, times.step_time, *rules) for g, times in enumerate(self.times)]
         return [
-            dataclasses.replace(instance, group=groups[g])
+            instance if self.alone[g] else dataclasses.replace(instance, group=groups[g])
             for g, instance in zip(self.of_rank.tolist(), super().reference_instances(), strict=True)
         ]
 
 
 def as_grouped(scenario: Scenario, sizes: tuple[int, ...], **more) -> Grouped:
-    """The scenario with its ranks in groups; those of a group all schedule as the first of them does."""
+    """The scenario with its ranks in groups."""
     given = {x.name: getattr(scenario, x.name) for x in dataclasses.fields(Scenario)}
-    first = np.repeat(np.cumsum(sizes) - sizes, sizes)
-    limits = [
-        dataclasses.replace(x, async_scheduling=scenario.limits[i].async_scheduling) for x, i in zip(scenario.limits, first, strict=True)
-    ]
-    return Grouped(**{**given, "limits": tuple(limits), "sizes": sizes, **more})
+    return Grouped(**{**given, "limits": alike(scenario.limits, sizes), "sizes": sizes, **more})
+
+
+def alike(limits: tuple[Limits, ...], sizes: tuple[int, ...]) -> tuple[Limits, ...]:
+    """The limits of ranks such that those of a group, which are of one instance, schedule and answer as its first one."""
+    firsts = [limits[i] for i in np.repeat(np.cumsum(sizes) - sizes, sizes)]
+    same = ("async_scheduling", "api_post_s")
+    return tuple(dataclasses.replace(x, **{name: getattr(first, name) for name in same}) for x, first in zip(limits, firsts, strict=True))
 
 
 @st.composite
@@ -173,6 +191,13 @@ def grouped(draw: st.DrawFn, sizes: tuple[int, ...] = (3,), closed: bool = False
     if ROUTERS[drawn.router.name.lower()].compares and not caching:  # another program
         drawn = dataclasses.replace(drawn, router=RouterPolicy.LEAST_LOADED)
     return as_grouped(drawn, sizes, **draw(rules()))
+
+
+@st.composite
+def mixed_groups(draw: st.DrawFn, closed: bool = False, caching: bool = False) -> Grouped:
+    """A group of two ranks and a rank that steps by itself; one program."""
+    sizes = draw(st.sampled_from([(2, 1), (1, 2)]))
+    return dataclasses.replace(draw(grouped(sizes, closed, caching=caching)), lone=True)
 
 
 @st.composite

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from simjax.engine.host.result import Status
 from simjax.engine.shape import EngineShape
 from tests.engine.balanced import API_SERVERS, Balanced
-from tests.engine.grouped import Grouped, rules
+from tests.engine.grouped import Grouped, alike, rules
 from tests.engine.scenario import Limits, RouterPolicy
-from tests.engine.strategies import SMALL, scenarios
+from tests.engine.strategies import SMALL, scenarios, sharing
 from tests.engine.test_two_legs import UNEQUAL_VIEWS, assert_same, compared
 from tests.engine.two_legs import TwoLegs, crowded, two_legs
 from tests.reference.handover import CONNECTORS
@@ -30,19 +30,32 @@ class GroupedLegs(TwoLegs, Grouped):
 
 @st.composite
 def grouped_legs(
-    draw: st.DrawFn, closed: bool = False, tight: bool = False, connectors: tuple[str, ...] = tuple(CONNECTORS)
+    draw: st.DrawFn,
+    closed: bool = False,
+    tight: bool = False,
+    connectors: tuple[str, ...] = tuple(CONNECTORS),
+    caching: bool = False,
+    sessions: bool = False,
+    sizes: tuple[int, int] = SIZES,
 ) -> GroupedLegs:
     """A group of prefill ranks and one of decode ranks, or the other way round; all ranks of a group schedule alike."""
-    of = scenarios(instances=sum(SIZES), closed=closed, sizes=SMALL)
+    of = sharing(sum(sizes), sessions) if caching else scenarios(instances=sum(sizes), closed=closed, sizes=SMALL)
     drawn = draw(crowded(of) if tight else two_legs(of, connectors))
     roles = ("prefill", "decode") if drawn.roles[0] == "prefill" else ("decode", "prefill")
     limits: list[Limits] = []
-    for role in roles:
+    for role, size in zip(roles, sizes, strict=True):
         of_role = [x for x, other in zip(drawn.limits, drawn.roles, strict=True) if other == role]
-        limits += [dataclasses.replace(x, async_scheduling=of_role[0].async_scheduling) for x in (of_role[0], of_role[-1])]
+        limits += alike((of_role[0], of_role[-1])[:size], (size,))
     given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(TwoLegs)}
-    ranks = {"limits": tuple(limits), "roles": tuple(role for role in roles for _ in range(2))}
-    return GroupedLegs(**{**given, **ranks}, sizes=SIZES, **draw(rules()))
+    ranks = {"limits": tuple(limits), "roles": tuple(role for role, size in zip(roles, sizes, strict=True) for _ in range(size))}
+    return GroupedLegs(**{**given, **ranks}, sizes=sizes, **draw(rules()))
+
+
+@st.composite
+def mixed_legs(draw: st.DrawFn, closed: bool = False, caching: bool = False) -> GroupedLegs:
+    """A group of ranks and a rank that steps by itself, of which one side prefills and the other decodes; one program."""
+    sizes = draw(st.sampled_from([(2, 1), (1, 2)]))
+    return dataclasses.replace(draw(grouped_legs(closed, caching=caching, sizes=sizes)), lone=True)
 
 
 def check_grouped_legs(scenario: GroupedLegs, mode: str) -> None:

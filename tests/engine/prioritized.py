@@ -29,7 +29,7 @@ class Prioritized(Scenario):
     rules: tuple[tuple[bool, bool], ...] = (RULES["0.33"],)
 
     def shape(self, **changes) -> EngineShape:
-        return super().shape(**{"priorities": True, "window": 2, **changes})
+        return super().shape(**{"priorities": True, "window": 2, "router_books": False, **changes})
 
     def params(self) -> ClusterParams:
         params = super().params()
@@ -52,10 +52,14 @@ class Prioritized(Scenario):
 
 
 @st.composite
-def prioritized(draw: st.DrawFn, instances: int = 1, closed: bool = False, capped: bool = False, sessions: bool = False) -> Prioritized:
+def prioritized(
+    draw: st.DrawFn, instances: int = 1, closed: bool = False, capped: bool = False, sessions: bool = False, caching: bool = False
+) -> Prioritized:
     """Scenarios with a few priorities, or one of its own for each request; the pool tight in many."""
     sizes = dataclasses.replace(SMALL, scenario=Prioritized)
-    if sessions:
+    if caching:
+        drawn = draw(sharing(instances=instances, sessions=sessions, sizes=sizes))
+    elif sessions:
         drawn = draw(sharing(instances=instances, sessions=True, sizes=sizes))
         without = tuple(dataclasses.replace(x, enable_prefix_caching=False) for x in drawn.limits)
         drawn = dataclasses.replace(drawn, limits=without, contents=None, staleness_s=0.0)

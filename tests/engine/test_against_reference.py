@@ -35,8 +35,10 @@ def undecided(scenario: Scenario, theirs: RefResult) -> bool:
     """Whether a request is queued just when a step ends, give or take rounding: then the order of two float sums decides who comes first.
 
     Closed loops make such ties: a request sent one think time after a step that took d, and a step of the same d, begun one think time
-    after the same moment, meet exactly.
+    after the same moment, meet exactly. So do scores of a router that are sums of shares.
     """
+    if theirs.close_calls:
+        return True
     ends_s = np.array([step.end_s for step in theirs.steps])
     # A cluster that stalls does not come to all requests: None is NaN here.
     queued_s = np.array([request.arrival_s for request in theirs.requests], float)[:, None] + [x.api_pre_s for x in scenario.limits]

@@ -13,19 +13,21 @@ from tests.engine.combined import (
     PrioritizedGroups,
     SpeculatingGroupedLegs,
     SpeculatingGroups,
+    UrgentDrafts,
+    caches_on_stages,
     drafts_and_caches,
     prioritized_groups,
-    sessions_on_stages,
     sessions_with_drafts,
     speculating_grouped_legs,
     speculating_groups,
+    urgent_drafts,
 )
-from tests.engine.grouped import Together
-from tests.engine.grouped_legs import SIZES, GroupedLegs, check_grouped_legs, grouped_legs
+from tests.engine.grouped import Grouped, Together, mixed_groups
+from tests.engine.grouped_legs import SIZES, GroupedLegs, check_grouped_legs, grouped_legs, mixed_legs
 from tests.engine.pipelined import Pipelined
 from tests.engine.scenario import SHAPE, Limits, Scenario
 from tests.engine.speculating import Speculating
-from tests.engine.test_against_reference import MODE, check_as_shaped
+from tests.engine.test_against_reference import check_as_shaped
 from tests.engine.test_groups import check
 from tests.engine.two_legs import one_to_one
 
@@ -33,15 +35,27 @@ LIMITED = settings(max_examples=25, deadline=None, suppress_health_check=[Health
 FEWER = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
 
-@given(scenario=grouped_legs(), mode=MODE)
+@given(scenario=grouped_legs())
 @LIMITED
-def test_prefill_and_decode_groups(scenario: GroupedLegs, mode: str):
-    check_grouped_legs(scenario, mode)
+def test_prefill_and_decode_groups(scenario: GroupedLegs):
+    check_grouped_legs(scenario, "leap")
 
 
-@given(scenario=speculating_grouped_legs())
-@FEWER
-def test_prefill_and_decode_groups_with_drafts(scenario: SpeculatingGroupedLegs):
+@given(scenario=mixed_groups())
+@LIMITED
+def test_a_group_beside_a_rank_that_steps_by_itself(scenario: Grouped):
+    check(scenario, "leap")
+
+
+@given(scenario=mixed_legs(caching=True))
+@LIMITED
+def test_a_group_and_a_rank_that_steps_by_itself_hand_over(scenario: GroupedLegs):
+    check_grouped_legs(scenario, "leap")
+
+
+@given(scenario=speculating_grouped_legs(caching=True))
+@LIMITED
+def test_prefill_and_decode_groups_with_drafts_and_prefix_caches(scenario: SpeculatingGroupedLegs):
     check_grouped_legs(scenario, "leap")
 
 
@@ -51,9 +65,9 @@ def test_groups_by_priority(scenario: PrioritizedGroups):
     check(scenario, "leap")
 
 
-@given(scenario=sessions_on_stages(2))
-@FEWER
-def test_sessions_on_pp_stages(scenario: Pipelined):
+@given(scenario=caches_on_stages(2, sessions=True))
+@LIMITED
+def test_cached_sessions_on_pp_stages(scenario: Pipelined):
     check_as_shaped(scenario)
 
 
@@ -81,6 +95,12 @@ def test_groups_with_prefix_caches_and_drafts(scenario: SpeculatingGroups):
     check(scenario, "leap")
 
 
+@given(scenario=urgent_drafts(caching=True))
+@LIMITED
+def test_priorities_with_drafts_and_prefix_caches(scenario: UrgentDrafts):
+    check_as_shaped(scenario)
+
+
 # ---- by hand
 
 
@@ -105,7 +125,6 @@ def test_a_group_is_told_of_a_load_with_the_forward_that_looked(async_scheduling
     np.testing.assert_allclose(result.requests.finish_s, [first_token_s + 1.0])
 
 
-@pytest.mark.parametrize("systems", [{"pipeline_stages": 2}, {"handovers": 8, "live_routing": True, "prefix_nodes": 8, "window": 2}])
-def test_what_groups_do_not_go_with_is_no_shape(systems: dict):
+def test_what_groups_do_not_go_with_is_no_shape():
     with pytest.raises(ValueError, match="groups"):
-        EngineShape(**{**dataclasses.asdict(SHAPE), "ranks": 2, "groups": 1, "group_ranks": 2, **systems})
+        EngineShape(**{**dataclasses.asdict(SHAPE), "ranks": 2, "groups": 1, "group_ranks": 2, "pipeline_stages": 2})

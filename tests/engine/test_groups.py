@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
-from simjax.engine.host.lowering.groups import group_params, refuse_with_groups
+from simjax.engine.host.lowering.groups import NEVER_ASKS, group_params, refuse_with_groups
 from simjax.engine.host.result import Status
 from simjax.engine.simulate import simulate
 from simjax.errors import SimjaxError
@@ -136,27 +136,18 @@ def test_a_batch_equals_its_single_runs():
 # ---- lowering
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        (
-            {"parallelism": Parallelism(data=2, pipeline=2)},
-            "with ranks in lockstep .* together with pipeline_parallel_size=2",
-        ),
-        ({"model": load_model("qwen3-8b")}, "with ranks in lockstep .* together with instances whose ranks step by themselves"),
-    ],
-)
-def test_what_does_not_go_together_is_refused(changes: dict, says: str):
+def test_what_does_not_go_together_is_refused():
     lockstep = InstanceSpec(load_model("qwen3-30b-a3b"), load_device("h200"), Parallelism(data=2))
-    with pytest.raises(SimjaxError, match=says):
-        refuse_with_groups(ClusterSpec((lockstep, dataclasses.replace(lockstep, **changes))), [False])
+    piped = dataclasses.replace(lockstep, parallelism=Parallelism(data=2, pipeline=2))
+    with pytest.raises(SimjaxError, match=r"with ranks in lockstep .* together with pipeline_parallel_size=2"):
+        refuse_with_groups(ClusterSpec((lockstep, piped)))
 
 
 def test_a_cadence_needs_ranks_in_lockstep():
     limits = InstanceLimits(prefill_schedule_interval=4)
     dense = InstanceSpec(load_model("qwen3-8b"), load_device("h200"), Parallelism(data=2), limits)
     with pytest.raises(SimjaxError, match="prefill_schedule_interval=4: it is simulated for the data-parallel ranks"):
-        refuse_with_groups(ClusterSpec((dense,)), [False])
+        refuse_with_groups(ClusterSpec((dense,)))
 
 
 def test_every_instance_of_a_mixture_of_experts_is_a_group():
@@ -166,6 +157,7 @@ def test_every_instance_of_a_mixture_of_experts_is_a_group():
     groups = group_params(cluster)
     assert groups is not None
     found = {x.name: np.asarray(getattr(groups, x.name)).tolist() for x in dataclasses.fields(groups)}
+    assert found.pop("alone") is None
     assert found == {
         "of_rank": [0, 0, 1, 1, 1],
         "first": [0, 2],
@@ -175,3 +167,16 @@ def test_every_instance_of_a_mixture_of_experts_is_a_group():
         "prefill_schedule_interval": [2, 1],
         "most_captured": [200, 512],
     }
+
+
+def test_ranks_that_step_by_themselves_are_groups_of_their_own():
+    limits = InstanceLimits(dp_sync_interval=16, dp_syncs_first=True, prefill_schedule_interval=2)
+    lockstep = InstanceSpec(load_model("qwen3-30b-a3b"), load_device("h200"), Parallelism(data=3), limits)
+    dense = dataclasses.replace(lockstep, model=load_model("qwen3-8b"), parallelism=Parallelism(data=2))
+    alone = dataclasses.replace(lockstep, parallelism=Parallelism(tensor=2))
+    groups = group_params(ClusterSpec((dense, lockstep, alone)))
+    assert groups is not None and groups.alone is not None
+    assert groups.of_rank.tolist() == [0, 1, 2, 2, 2, 3] and groups.size.tolist() == [1, 1, 3, 1]
+    assert groups.alone.tolist() == [True, True, False, True]
+    assert groups.prefill_schedule_interval.tolist() == [1, 1, 2, 1] and groups.syncs_first.tolist() == [False, False, True, False]
+    assert groups.sync_interval.tolist() == [NEVER_ASKS, NEVER_ASKS, 16, NEVER_ASKS]

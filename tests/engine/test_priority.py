@@ -27,6 +27,12 @@ def test_one_instance(scenario: Prioritized, mode: str):
     check(scenario, mode)
 
 
+@given(scenario=prioritized(caching=True))
+@FEWER
+def test_prefix_cache(scenario: Prioritized):
+    check(scenario, "leap")
+
+
 @given(scenario=prioritized(instances=2, closed=True))
 @FEWER
 def test_closed_loop_on_two_instances(scenario: Prioritized):

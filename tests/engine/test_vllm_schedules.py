@@ -15,9 +15,8 @@ from tests.engine.vllm_schedules import Recorded, recorded
 RECORDED = recorded()
 KINDS = sorted({(one.kind, one.vllm) for one in RECORDED})
 CACHED = {"cache", "cache_tight", "cache_equal", "cache_outputs", "cache_threshold", "long_cache", "sessions", "saturated", "replayed"}
-REFUSED = {"cache_priority", "cache_pipeline"}
-TOGETHER = REFUSED | {"cache_speculation"}
-"""Kinds with prefix caches and something else; the engine refuses some of them."""
+TOGETHER = {"cache_priority", "cache_pipeline", "cache_speculation"}
+"""Kinds with prefix caches and something else."""
 
 
 def rows(kind: str, vllm: str) -> list[Recorded]:
@@ -64,7 +63,7 @@ def test_the_reference_takes_the_same_steps(kind: str, vllm: str):
         assert [list(dataclasses.astuple(x)) for x in theirs.lookups] == [one.lookups]
 
 
-@pytest.mark.parametrize("kind, vllm", [one for one in KINDS if one[0] not in REFUSED])
+@pytest.mark.parametrize("kind, vllm", KINDS)
 def test_the_engine_takes_the_same_time(kind: str, vllm: str):
     for one in rows(kind, vllm):
         assert_same(one.scenario.run(), one.scenario.run_reference())

@@ -12,7 +12,7 @@ from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.memory.capacity import RUNTIME_BYTES, MemoryLimits, activation_bytes, kv_blocks, overhead_bytes
-from simjax.model import kv_bytes_per_token, load_model, weight_bytes
+from simjax.model import kv_bytes_per_token, load_model, quantized_as, weight_bytes
 from simjax.parallel.parallelism import Parallelism
 from tests.data import data_path
 
@@ -184,23 +184,27 @@ def test_one_block_is_vllms_own():
 
 
 @pytest.mark.parametrize(
-    ("model", "device", "tensor", "hint"),
+    ("model", "device", "tensor", "size", "quantization"),
     [
-        ("llama-3.1-405b", "h200", 2, "tensor_parallel_size=8 would fit"),
-        ("llama-3.1-70b", "h200", 1, "tensor_parallel_size=2 would fit"),
-        ("deepseek-v3", "h100", 8, "tensor_parallel_size=16 would fit"),
-        ("deepseek-v3", "l40s", 8, "use pp stages, a larger device"),
+        ("llama-3.1-405b", "h200", 2, 8, "nvfp4_wo"),  # Hopper has no fp4 products, and two devices do not hold a byte a weight
+        ("llama-3.1-70b", "h200", 1, 2, "fp8"),
+        ("llama-3.1-70b", "a100", 1, 2, "int8"),  # which multiplies in int8, not in fp8
+        ("deepseek-v3", "h100", 8, 16, None),  # it is quantised already
+        ("deepseek-v3", "l40s", 8, None, None),
     ],
 )
-def test_a_model_that_does_not_fit_says_what_would(model, device, tensor, hint):
-    def of(size: int) -> Deployment:
-        return Deployment(load_model(model), load_device(device), Parallelism(tensor=size))
+def test_a_model_that_does_not_fit_says_what_would(model, device, tensor, size, quantization):
+    def of(size: int, quantization: str | None = None) -> Deployment:
+        spec = load_model(model) if quantization is None else quantized_as(load_model(model), quantization)
+        return Deployment(spec, load_device(device), Parallelism(tensor=size))
 
-    with pytest.raises(SimjaxError, match=hint):
+    ways = [f"{name}={value}" for name, value in (("tensor_parallel_size", size), ("scheduler.quantization", quantization)) if value]
+    with pytest.raises(SimjaxError, match=f"; {' or '.join(ways)} would fit$" if ways else "; use pp stages, a larger device"):
         kv_blocks(of(tensor))
-    if "would fit" in hint:
-        size = int(hint.split("=")[1].split()[0])
+    if size:
         assert kv_blocks(of(size)) >= 2
         if size > 2 * tensor:
             with pytest.raises(SimjaxError):
                 kv_blocks(of(size // 2))
+    if quantization:
+        assert kv_blocks(of(tensor, quantization)) >= 2

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import InstanceLimits, InstanceSpec
@@ -24,6 +27,7 @@ from simjax.paths import PROFILES
 from simjax.placement.pim import Pim, load_pim
 from simjax.placement.stores import Store
 from simjax.placement.weights import WeightPlacement
+from tests.reference.memory import channels_s, halves_s
 
 LLAMA, H100 = load_model("llama-3.1-8b"), load_device("h100")
 DDR4 = Pim(load_pim("ddr4_3200"), 64)
@@ -32,17 +36,6 @@ MIXED, DECODE = jax.jit(mixed_step_s), jax.jit(decode_steps)
 
 def instance(pim: Pim | None = DDR4, model=LLAMA, **fields) -> InstanceSpec:
     return InstanceSpec(model, H100, pim=pim, **fields)
-
-
-def placed_s(contexts: list[int], channels: int, slope_ns: float, constant_ns: float, pieces: int = 8) -> float:
-    """LLMServingSim's attention of one layer: longest first, every piece on the channel with the fewest tokens."""
-    tokens, busy_ns = np.zeros(channels), np.zeros(channels)
-    for context in sorted(contexts, reverse=True):
-        for _ in range(pieces):
-            least = int(np.argmin(tokens))
-            tokens[least] += context
-            busy_ns[least] += (slope_ns * context + constant_ns) / pieces
-    return float(busy_ns.max()) * 1e-9
 
 
 def ours_s(pim: Pim, contexts: list[int]) -> float:
@@ -65,13 +58,13 @@ def ours_s(pim: Pim, contexts: list[int]) -> float:
 @pytest.mark.parametrize("contexts", [[900], [700] * 8, [700] * 9, [128] * 256, [4000, 10, 500, 80]])
 def test_channels_are_as_full_as_theirs(name: str, slope_ns: float, constant_ns: float, contexts: list[int]) -> None:
     ours = ours_s(Pim(load_pim(name), 64), contexts)
-    assert ours == pytest.approx(32 * placed_s(contexts, 64, slope_ns, constant_ns), rel=1e-7)
+    assert ours == pytest.approx(32 * channels_s(contexts, 64, 8, 1e-9 * slope_ns, 1e-9 * constant_ns), rel=1e-7)
 
 
 @pytest.mark.parametrize(("n", "within"), [(20, 0.45), (100, 0.12), (256, 0.06)])
 def test_uneven_contexts_are_spread_nearly_as_evenly(n: int, within: float) -> None:
     contexts = np.random.default_rng(n).integers(100, 2000, n).tolist()
-    ratio = ours_s(DDR4, contexts) / (32 * placed_s(contexts, 64, 333.2538, 30675.2739))
+    ratio = ours_s(DDR4, contexts) / (32 * channels_s(contexts, 64, 8, 333.2538e-9, 30675.2739e-9))
     assert abs(ratio - 1.0) < within
 
 
@@ -93,6 +86,29 @@ def test_leaps_are_the_steps_one_by_one(contexts: list[int], interleaved: bool) 
         for j in sorted({0, min(int(valid), 50_000) - 1}):
             one = float(MIXED(model, jnp.asarray(running), jnp.asarray(k + j * running, jnp.int32)))
             assert float(first_s) + j * float(slope_s) == pytest.approx(one, rel=1e-11)
+
+
+@cache
+def in_halves_or_not(interleaved: bool):
+    return timing(replace(DDR4, interleaved=interleaved))[0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 48), st.integers(50, 4000), st.booleans())
+def test_steps_are_those_of_channels_and_halves(n: int, context: int, interleaved: bool) -> None:
+    """Contexts that are all alike, for which the closed form is exact; a half has as many requests as the larger one."""
+    with jax.enable_x64(True):
+        model, whole = in_halves_or_not(interleaved), in_halves_or_not(False)
+        new = jnp.asarray(np.arange(48) < n, jnp.int32)
+        found = float(MIXED(model, new, new * context))
+        attention = lambda count: 32 * channels_s([context] * count, 64, 8, 333.2538e-9, 30675.2739e-9)
+        times = whole.times
+        after_s, tokens_s = float(times.sequences_s[0, n] + times.host_s[0]), lambda count: float(times.tokens_s[0, count])
+        half = -(-n // 2)
+        wanted = tokens_s(n) + attention(n)
+        if interleaved and n > 1:
+            wanted = halves_s(tokens_s(half), tokens_s(n - half), attention(half))
+        assert times.launch_s is None and found == pytest.approx(wanted + after_s, rel=1e-6)
 
 
 def test_contexts_grow_unless_they_are_those_of_the_prompts() -> None:

@@ -281,7 +281,7 @@ class HandoverCluster(Cluster):
 
     def _enqueue(self, index: int, rank: Front, now: float, output_tokens: int | None = None, **more) -> tuple[Leg, Rank]:
         request = self.requests[index]
-        names = names_of(request, index, rank.config.block_size) if rank.config.enable_prefix_caching else []
+        names = names_of(request, index, rank.config.block_size, rank.config.names_ahead) if rank.config.enable_prefix_caching else []
         output_tokens = request.output_tokens if output_tokens is None else output_tokens
         leg = Leg(index, request.prompt_tokens, output_tokens, now + rank.config.api_pre_s, names, **more)
         taker = enqueue(rank, leg)
@@ -298,6 +298,9 @@ class HandoverCluster(Cluster):
         pair.decode = self._enqueue(pair.transfer.request, rank, now, transfer=pair.transfer, **more)
 
     # ---- results
+
+    def close_calls(self) -> int:
+        return super().close_calls() + self.decode_routing.close_calls
 
     def outcome(self, index: int) -> RefOutcome:
         if index not in self.pairs:

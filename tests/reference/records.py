@@ -109,3 +109,4 @@ class RefResult:
     dummies: list[
         list[tuple[float, float]]
     ]  # by instance: start and end of the forwards that a rank of a group took part in for the others
+    close_calls: int  # number of choices of a router that the rounding of its scores decides

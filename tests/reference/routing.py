@@ -13,6 +13,7 @@ from tests.reference.records import RefRequest
 POLICIES = ("round_robin", "random", "least_loaded", "least_kv", "longest_prefix", "session_affinity", "weighted", "llm_d", "dynamo")
 DRAWN = ("llm_d", "dynamo")
 SCORE_GRID = 2.0**-20  # scores of drawn ranks are equal if they are so to this grid
+CLOSE = 1e-9  # scores that are not equal and apart by less are so by rounding
 
 
 def names_of(request: RefRequest, index: int, block_size: int, ahead: int = 0) -> list[Name]:
@@ -98,6 +99,7 @@ class Routing:
         self.router = router
         self.requests = requests
         self.num_routed = 0
+        self.close_calls = 0  # choices that the rounding of scores decides
         self.watch = watch or Watch(router.staleness_s)
         self.home: dict[int, Front] = {}  # the instance of the last sent call, by session
 
@@ -129,6 +131,7 @@ class Routing:
         uniform = request.uniform * 2.0**26 % 1.0 if self.router.second else request.uniform  # the later digits
         start = floor(uniform * count) if self.router.policy == "random" else turn % count
         scores = {engine: self._score(engine, index, view, eligible) for engine in eligible}
+        self.close_calls += any(0.0 < score - min(scores.values()) < CLOSE for score in scores.values())
         if self.router.policy in DRAWN:
             return self._drawn(scores, uniform)
         engine = min(eligible, key=lambda engine: (scores[engine], (eligible.index(engine) - start) % count))

@@ -25,6 +25,7 @@ from tests.reference.speculating_groups import SpeculatingGroup, SpeculatingMemb
 from tests.reference.speculation import SpeculatingRank
 from tests.reference.tiered import TieredLeg, TieredRank
 from tests.reference.tiers import ChunkPool
+from tests.reference.urgent_drafts import UrgentSpeculatingRank
 
 if TYPE_CHECKING:
     from tests.reference.handover import RefHandover
@@ -175,6 +176,10 @@ class Cluster:
         live = kind(index, request.prompt_tokens, request.output_tokens, now + config.api_pre_s, names, priority=request.priority)
         self.live[index] = (live, enqueue(front, live))
 
+    def close_calls(self) -> int:
+        """Choices of routers that the rounding of their scores decides."""
+        return self.routing.close_calls
+
     def outcome(self, index: int) -> RefOutcome:
         if index not in self.arrival_s:
             return RefOutcome("unfinished")
@@ -218,8 +223,8 @@ def _kind(config: RefInstance) -> type[RefEngine]:
             return PriorityMember
         return SpeculatingMember if config.speculation else LockstepRank
     if config.scheduling_policy == "priority":
-        assert config.pipeline is None and config.speculation is None
-        return PriorityRank
+        assert config.pipeline is None
+        return UrgentSpeculatingRank if config.speculation else PriorityRank
     return PipelineRank if config.pipeline else SpeculatingRank if config.speculation else RefEngine
 
 
@@ -286,4 +291,5 @@ def result_of(cluster: Cluster) -> RefResult:
     evictions, copies = ([getattr(x.pool, name) for x in cluster.engines] for name in ("evictions", "copies"))
     lookups = [x.lookups for x in cluster.engines]
     dummies = [engine.dummies if isinstance(engine, Cadence) else [] for engine in cluster.engines]
-    return RefResult(activity, outcomes, steps, evictions, copies, lookups, sum(x.num_ties() for x in cluster.engines), dummies)
+    ties = sum(x.num_ties() for x in cluster.engines)
+    return RefResult(activity, outcomes, steps, evictions, copies, lookups, ties, dummies, cluster.close_calls())

@@ -41,7 +41,7 @@ class WithDrafts(Rank):
     """The part of a rank that decodes speculatively. `Live.generated` are the tokens that have come back."""
 
     def begin_drafts(self) -> None:
-        assert self.config.speculation is not None and not self.config.enable_prefix_caching and not self.config.speculation.pads
+        assert self.config.speculation is not None and not self.config.speculation.pads
         self.speculation = self.config.speculation
         self.config = replace(self.config, step_time=self.speculation.step_time)  # pyright: ignore[reportArgumentType]
         self.books: dict[int, Book] = {}
@@ -98,6 +98,7 @@ class WithDrafts(Rank):
                 book.computed -= one.drafts - one.accepted
                 book.placeholders -= (1 + one.drafts) * self.config.async_scheduling
                 book.drafts = self.speculation.num_speculative_tokens
+                self._name_up_to(leg, leg.target - 1)
             if leg.ended:
                 if leg in self.waiting:  # preempted with its last token in flight: it lost nothing
                     self.waiting.remove(leg)
@@ -107,6 +108,7 @@ class WithDrafts(Rank):
     def _preempt_tail(self) -> Live:
         victim = self.running.pop()
         self.pool.release(victim.index)
+        victim.computed = victim.named = 0
         del self.books[victim.index]
         truth = self._truth(victim)
         truth.computed, truth.decodes = 0, False
@@ -118,14 +120,19 @@ class WithDrafts(Rank):
         new = SpeculatingRank._admit(self, request, budget)  # pyright: ignore[reportArgumentType]
         if new > 0:
             truth = self._truth(request)
-            truth.computed, truth.decodes = 0, False
+            truth.computed, truth.decodes = request.computed, False
         return new
+
+    def _lookup(self, request: Live) -> list[int]:
+        hits = super()._lookup(request)
+        return hits[:-1] if self.speculation.reuse == "last" else hits
 
     def _has_room(self, leg: Leg) -> bool:
         return super()._has_room(leg) and self.pool.grow(leg.index, self._slots(leg.prompt_tokens), (), self._watermark())
 
     def _start_loaded(self, leg: Leg) -> bool:
         assert not leg.carried
+        super()._start_loaded(leg)
         self.books[leg.index] = Book(computed=leg.prompt_tokens - 1)
         self.truths[leg.index] = Truth(computed=leg.prompt_tokens - 1)
         return True

@@ -196,9 +196,7 @@ def test_priorities_without_the_policy_and_the_policy_without_priorities_are_sai
 
 def test_what_is_not_simulated_together_is_one_line():
     workload = synthetic(num_requests=20, classes={"chat": CHAT, "batch": BATCH})
-    caching = dataclasses.replace(ONE, limits=dataclasses.replace(ONE.limits, enable_prefix_caching=True))
     for instances, router, what in (
-        ((caching,), "round_robin", "a prefix cache is not simulated yet; scheduler.enable_prefix_caching=false"),
         ((dataclasses.replace(ONE, parallelism=Parallelism(pipeline=2)),), "round_robin", "pipeline_parallel_size=2 is not simulated yet"),
         ((ONE, ONE), "dynamo", "cluster.router=dynamo is not simulated yet; another router"),
     ):

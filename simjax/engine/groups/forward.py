@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.select import select
+from simjax.engine.groups.alone import plan_alone
 from simjax.engine.groups.handovers import (
     ended,
     looking,
@@ -41,6 +42,12 @@ from simjax.latency.step_time import row
 
 
 def plan_forward(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
+    """Plan the next forward of the group, or the next steps of a rank that is in a group of its own and steps by itself."""
+    together = _plan_together(shape, params, turn)
+    return plan_alone(shape, params, turn, together) if shape.lone_ranks else together
+
+
+def _plan_together(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """Plan the forward once it is formed in all members; until then keep what those offer that have formed theirs."""
     if shape.priorities:  # the scan for victims is made once: those that have formed their part stay as they were
         turn = dataclasses.replace(turn, rank=jax.vmap(select)(turn.offers.formed, turn.before, turn.rank))

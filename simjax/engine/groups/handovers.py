@@ -18,6 +18,7 @@ from jax import Array
 
 from simjax.engine.control.reduce import INT32_MAX
 from simjax.engine.control.while_any import while_any
+from simjax.engine.groups.alone import is_alone
 from simjax.engine.groups.members import for_each
 from simjax.engine.handover.passes import Passes, news_at
 from simjax.engine.handover.rows import rules, table_of
@@ -40,7 +41,7 @@ def begin_transfers(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tu
     if not shape.handovers:
         return turn
     goes_on = jnp.where(turn.wave.stops, turn.departed.more, turn.formation.continues & ~turn.offers.formed)
-    formed = ~jnp.any(goes_on & turn.wave.present) & turn.due
+    formed = (~jnp.any(goes_on & turn.wave.present) | is_alone(params, turn)) & turn.due
 
     def more(table: Handovers, params: ClusterParams, formed: Array, now_s: Array) -> Array:
         return formed & jnp.any(to_begin(table))

@@ -49,7 +49,7 @@ def for_each(turn: Turn, function: Callable[[Turn], T]) -> T:
         turn_of_one = turn.with_state(kv=jax.tree.map(lambda x: x[None], kv))
         return function(dataclasses.replace(turn_of_one, **mine))
 
-    return jax.vmap(one)(_own(turn), turn.state.kv)
+    return jax.vmap(one)(own(turn), turn.state.kv)
 
 
 def each(shares: tuple[str, ...] = ()) -> Callable[[Stage], Stage]:
@@ -79,27 +79,28 @@ def _at_once(stage: Stage, shape: EngineShape, params: ClusterParams, turn: Turn
 
     def one(turn: Turn) -> tuple[dict[str, Any], PrefixCache | NoPrefixCache]:
         after = stage(shape, params, turn)
-        return _own(after), jax.tree.map(lambda x: x[0], after.state.kv)
+        return own(after), jax.tree.map(lambda x: x[0], after.state.kv)
 
-    own, kv = for_each(turn, one)
-    return dataclasses.replace(turn.with_state(kv=kv), **own)
+    mine, kv = for_each(turn, one)
+    return dataclasses.replace(turn.with_state(kv=kv), **mine)
 
 
 def _in_order(stage: Stage, shares: list[str], shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """The stage for one member after the other, each with what those before it have left of the shared state."""
 
     def one(shared: dict[str, Any], mine: tuple[dict[str, Any], Any, Array]) -> tuple[dict[str, Any], tuple[dict[str, Any], Any]]:
-        own, kv, present = mine
+        fields, kv, present = mine
         of_one = turn.with_state(kv=jax.tree.map(lambda x: x[None], kv), **shared)
-        after = stage(shape, params, dataclasses.replace(of_one, **own, due=turn.due & present))
-        return {name: getattr(after.state, name) for name in shares}, (_own(after), jax.tree.map(lambda x: x[0], after.state.kv))
+        after = stage(shape, params, dataclasses.replace(of_one, **fields, due=turn.due & present))
+        return {name: getattr(after.state, name) for name in shares}, (own(after), jax.tree.map(lambda x: x[0], after.state.kv))
 
     shared = {name: getattr(turn.state, name) for name in shares}
-    shared, (own, kv) = jax.lax.scan(one, shared, (_own(turn), turn.state.kv, turn.wave.present))
-    return dataclasses.replace(turn.with_state(kv=kv, **shared), **own)
+    shared, (fields, kv) = jax.lax.scan(one, shared, (own(turn), turn.state.kv, turn.wave.present))
+    return dataclasses.replace(turn.with_state(kv=kv, **shared), **fields)
 
 
-def _own(turn: Turn) -> dict[str, Any]:
+def own(turn: Turn) -> dict[str, Any]:
+    """The fields of the turn of which every member has its own."""
     return {name: x for name in _OF_MEMBERS if (x := getattr(turn, name)) is not LATER}
 
 

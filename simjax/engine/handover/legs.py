@@ -62,7 +62,7 @@ def end_prefill(shape: EngineShape, params: ClusterParams, turn: Turn, before: R
     finish_s, scheduled_s = slots.token_s[at], slots.scheduled_s[at]
     request = jnp.minimum(departed.request, shape.requests - 1)
     leg_s = finish_s + turn.limits.api_post_s + handover.handover_s
-    own_blocks = slots.drafts.own_blocks(at, blocks_of(departed.num_computed_tokens, turn.limits.block_size) - departed.held.hashed)
+    own_blocks = slots.drafts.own_blocks(at, blocks_of(departed.num_computed_tokens, turn.limits.block_size)) - departed.held.hashed
     own_blocks = jnp.where(at < before.num_running, own_blocks, 0)
     changes = {
         "request": departed.request,

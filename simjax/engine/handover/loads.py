@@ -45,17 +45,17 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     prompt, output = params.request("prompt_tokens", request), params.request("output_tokens", request)
     carried = handover.carried.astype(jnp.int32)
     below = (f.seats > 0) & (f.blocks + limits.watermark_blocks > limits.num_blocks)
-    own_blocks, more = one.blocks, jnp.zeros((), jnp.int32)
+    all_blocks, more = one.blocks + one.held.hashed, jnp.zeros((), jnp.int32)
     if params.speculation is not None:  # the load had no lookahead
         asked = jnp.minimum(prompt + params.speculation.num_lookahead_tokens[turn.i], limits.max_model_len)
-        more = jnp.maximum(blocks_of(asked, limits.block_size) - own_blocks, 0)
+        more = jnp.maximum(blocks_of(asked, limits.block_size) - all_blocks, 0)
         below = f.blocks + more + jnp.where(f.seats > 0, limits.watermark_blocks, 0) > limits.num_blocks
     room = (f.seats < limits.max_num_seqs) & (f.token_budget > 0) & ~below
     room |= handover.at_once & (rank.num_running + rank.num_preempted < limits.slots)
     open_ = turn.due & ~turn.waits & ~f.shut & (f.preempted == 0) & room
     joins = open_ & one.ready
     done = joins & (carried > 0) & (output == 1)  # its only token was carried: it needs no step
-    slots = _inserted(turn, one, joins, prompt, prompt + output, carried, done, handover.at_once, own_blocks + more)
+    slots = _inserted(turn, one, joins, prompt, prompt + output, carried, done, handover.at_once, all_blocks + more)
     rank = dataclasses.replace(
         rank,
         slots=slots,

@@ -133,7 +133,7 @@ def _groups(records: Sequence[GroupParams], shape: EngineShape) -> GroupParams |
         return None
     lengths, fill = {"of_rank": shape.ranks}, {"of_rank": -1, "sync_interval": 1, "prefill_schedule_interval": 1}
     tables: dict[str, Any] = {}
-    for name in GroupParams.__dataclass_fields__:
+    for name in (x for x in GroupParams.__dataclass_fields__ if getattr(records[0], x) is not None):
         rows = [np.asarray(getattr(x, name)) for x in records]
         missing = [lengths.get(name, shape.groups) - len(row) for row in rows]
         tables[name] = np.stack([np.pad(row, (0, n), constant_values=fill.get(name, 0)) for row, n in zip(rows, missing, strict=True)])

@@ -140,6 +140,8 @@ def _add_preempted(params: ClusterParams, state: ClusterState, log: RequestLog) 
     mine = (kept["num_tokens"] > 0) & ~log.finished
     log.preemptions[mine] = kept["preemptions"][mine]
     log.scheduled_s[mine] = kept["scheduled_s"][mine]
+    if "cached_tokens" in kept:
+        log.cached_tokens[mine] = kept["cached_tokens"][mine]
     log.first_token_s[mine] = (kept["first_token_s"] + np.asarray(params.ranks.api_post_s)[log.instance])[mine]
 
 

@@ -11,9 +11,6 @@ from simjax.engine.speculation.need import most_tokens
 from simjax.errors import SimjaxError
 from simjax.workload.workload import Workload
 
-NO_CACHE = "scheduler.enable_prefix_caching=false simulates it without"
-"""What to do instead where prefix caches are not simulated."""
-
 
 def refuse_impossible(
     cluster: ClusterSpec, instances: RankParams, workload: Workload, speculation: SpeculationParams | None = None

@@ -80,9 +80,9 @@ def lower(
     workload.validate()
     size = requests_bucket(len(workload))
     caching = caches(cluster, workload)
-    refuse_with_speculation(cluster, caching)
-    refuse_with_stages(cluster, caching)
-    refuse_with_groups(cluster, caching)
+    refuse_with_speculation(cluster)
+    refuse_with_stages(cluster)
+    refuse_with_groups(cluster)
     refuse_with_balancer(cluster)
     instances = with_stages(cluster, instance_params(cluster, timings, size, caching), size)
     by_priority = schedules_by_priority(cluster, workload)
@@ -90,7 +90,7 @@ def lower(
     if (tiers := tier_params(cluster)) is not None:
         instances = with_places(instances, cluster, size)
     if by_priority:
-        refuse_with_priorities(cluster, caching)
+        refuse_with_priorities(cluster)
         instances = with_policies(cluster, instances)
     if (of_models := served_models(cluster, workload)) is not None:
         instances = replace(instances, model=of_models)
@@ -131,6 +131,7 @@ def lower(
         speculation=most_drafts(speculation),
         groups=number_of_groups,
         group_ranks=group_ranks,
+        lone_ranks=groups is not None and groups.alone is not None,
         log_rows=EngineShape.log_rows if log else 0,
     )
     weights = (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv)

@@ -55,6 +55,7 @@ class NoHeldBlocks:
     """The same without a prefix cache: no request shares a block with another."""
 
     hashed: ClassVar[int] = 0
+    cached_tokens: ClassVar[int] = 0
 
     def emptied(self) -> NoHeldBlocks:
         """The same requests when they hold nothing."""

@@ -13,7 +13,7 @@ import jax
 from jax import Array
 
 from simjax.engine.handover.rows import freed_rows, table_of
-from simjax.engine.kv.held_blocks import NoHeldBlocks
+from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
 from simjax.engine.kv.lookup import Contents
 from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.shape import EngineShape
@@ -21,6 +21,7 @@ from simjax.engine.shape import EngineShape
 if TYPE_CHECKING:
     from jaxtyping import Bool
 
+    from simjax.engine.kv.victims import Scanned
     from simjax.engine.scheduler.waiting import Waiting
     from simjax.engine.turn import Turn
 
@@ -93,12 +94,30 @@ class NoPrefixCache:
         return turn
 
     def name_verified(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
-        """The turn once the blocks that verified drafts have filled have their names."""
+        """The turn once the blocks that the step before has filled, unseen by the formation, have their names."""
         return turn
 
     def without_victims(self, shape: EngineShape, params: ClusterParams, turn: Turn, needed: Array) -> tuple[Turn, None]:
         """The turn once the victims have freed what they shared, and what is left: it follows from the blocks of each."""
         return turn, None
+
+    def scanned(self, params: ClusterParams, turn: Turn) -> None:
+        """Nothing that `without_victim` needs to know."""
+        return None
+
+    def without_victim(
+        self,
+        scanned: Scanned | None,
+        held: HeldBlocks | NoHeldBlocks,
+        before: Array,
+        new: Array,
+        blocks: Array,
+        used: Array,
+        victim: Array,
+        wanted: Array,
+    ) -> tuple[NoPrefixCache, HeldBlocks | NoHeldBlocks]:
+        """The caches and holds once a victim of a scan by priority has left."""
+        return self, held
 
     def after_preemption(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         """The turn once the running requests hold the blocks that they will fill."""

@@ -14,14 +14,15 @@ from simjax.engine.control.select import select
 from simjax.engine.handover.rows import freed_rows, row_mask, table_of
 from simjax.engine.kv.block_pool import BOOKS, BlockPool
 from simjax.engine.kv.blocks import blocks_of, full_blocks
-from simjax.engine.kv.held_blocks import HeldBlocks
+from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
 from simjax.engine.kv.holding import name
 from simjax.engine.kv.lookup import Contents, look_up
 from simjax.engine.kv.no_prefix_cache import Hits, NoPrefixCache
 from simjax.engine.kv.prefix_tree import RankTree
 from simjax.engine.kv.touch import touch
-from simjax.engine.kv.victims import Asking, free_request, free_victims
+from simjax.engine.kv.victims import Asking, Scanned, free_request, free_scanned, free_victims
 from simjax.engine.params import ClusterParams, RouterParams
+from simjax.engine.pipeline.flight import Flight
 from simjax.engine.shape import EngineShape
 from simjax.engine.speculation.drafts import Drafts
 from simjax.latency.rounding import product
@@ -105,6 +106,9 @@ class PrefixCache:
 
         The latest token of a request may be in flight. A decode that followed one that was in flight has then named all before that; of
         other steps the formation knew all tokens. The blocks that the plan has taken are not free any more.
+
+        Between pp stages computed tokens count from the call that schedules them on, and so may be ahead of the known ones. What a batch
+        has taken was taken by that call.
         """
         rank, slots, plan = turn.rank, turn.rank.slots, turn.rank.plan
         held = slots.held
@@ -112,8 +116,14 @@ class PrefixCache:
         seated = (slots.position < rank.num_running) & turn.due
         in_flight = jnp.isfinite(slots.token_s) & (slots.token_s > plan.horizon_s)
         computed = slots.num_computed_tokens
-        known = jnp.where(in_flight, jnp.where(plan.steps > 1, computed - 1, 0), computed)
+        staged = isinstance(slots.flight, Flight)
+        if staged:
+            known = jnp.minimum(computed, slots.num_tokens - 1)
+        else:
+            known = jnp.where(in_flight, jnp.where(plan.steps > 1, computed - 1, 0), computed)
         held = dataclasses.replace(held, named_tokens=jnp.where(seated, jnp.maximum(held.named_tokens, known), held.named_tokens))
+        if staged:
+            return self._named(turn, params, held, seated, ahead=jnp.zeros_like(computed))
         after = self._named(turn, params, held, seated, ahead=computed)  # who has more tokens has named equal blocks in an earlier step
         ran = turn.due & (plan.steps > 0)
         room = jnp.where(ran, turn.limits.num_blocks - turn.emitted.blocks_last, INT32_MAX)
@@ -135,8 +145,7 @@ class PrefixCache:
         row = jnp.argmin(jnp.where(read, table.request, INT32_MAX)).astype(jnp.int32)
         some = read[row]
         held = jax.tree.map(lambda x: x[row], table.prefill_held)
-        computed = table.computed_tokens[row]
-        blocks = blocks_of(computed, tree.block_size)
+        computed, blocks = table.computed_tokens[row], table.prefill_blocks[row] + held.hashed
         pool = free_request(tree, self.pool, turn.limits, table.request[row], blocks, computed, held, some)
         table = freed_rows(table, row_mask(shape, row, some))
         more = jnp.sum(read, dtype=jnp.int32) > 1
@@ -167,6 +176,26 @@ class PrefixCache:
         asking = Asking(rank.slots, demand.seated, demand.blocks, demand.had, others)
         pool, stay = free_victims(tree, self.pool, turn.limits, asking, rank.num_running, needed)
         return turn.with_kv(PrefixCache(pool)), (stay, others + pool.book(turn.kv_row, "num_held"))
+
+    def scanned(self, params: ClusterParams, turn: Turn) -> Scanned:
+        """What `without_victim` needs to know."""
+        return Scanned(RankTree.of(params, turn.limits, turn.kv_row), turn.limits, turn.rank.slots, _known_tokens(turn))
+
+    def without_victim(
+        self,
+        scanned: Scanned | None,
+        held: HeldBlocks | NoHeldBlocks,
+        before: Array,
+        new: Array,
+        blocks: Array,
+        used: Array,
+        victim: Array,
+        wanted: Array,
+    ) -> tuple[PrefixCache, HeldBlocks | NoHeldBlocks]:
+        """The caches and holds once a victim of a scan by priority has freed its blocks, after what those before have taken and named."""
+        assert scanned is not None and isinstance(held, HeldBlocks)
+        pool, held = free_scanned(self.pool, scanned, held, before, new, blocks, used, victim, wanted)
+        return PrefixCache(pool), held
 
     def after_preemption(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         """The turn once the running requests hold the blocks that they will fill, and there is room for all that they have."""
@@ -225,11 +254,7 @@ class PrefixCache:
         slots = turn.rank.slots
         held = slots.held
         assert isinstance(held, HeldBlocks)
-        in_flight = jnp.isfinite(slots.token_s) & (slots.token_s > turn.horizon_s)
-        drafts = slots.drafts
-        in_flight = jnp.where(in_flight, drafts.emitted, 0) if isinstance(drafts, Drafts) else in_flight.astype(jnp.int32)
-        ahead = 0 if turn.limits.names_ahead is None else turn.limits.names_ahead
-        known = jnp.minimum(slots.num_computed_tokens + slots.num_new_tokens, slots.num_tokens - in_flight - ahead)
+        known = jnp.minimum(slots.num_computed_tokens + slots.num_new_tokens, _known_tokens(turn))
         named = jnp.where(scheduled, jnp.maximum(held.named_tokens, known), held.named_tokens)
         at_once = jnp.zeros_like(known)
         return self._named(turn, params, dataclasses.replace(held, named_tokens=named), scheduled, ahead=at_once)
@@ -254,6 +279,15 @@ class PrefixCache:
 def _prompt(params: ClusterParams, request: Int32[Array, ""]) -> Int32[Array, ""]:
     """Prompt tokens of a request; of the last one where there is no such request."""
     return params.request("prompt_tokens", jnp.minimum(request, params.requests.prompt_tokens.shape[1] - 1))
+
+
+def _known_tokens(turn: Turn) -> Int32[Array, " A"]:
+    """Tokens of each request up to which its blocks may get their names: the formation does not know of those that are in flight."""
+    slots = turn.rank.slots
+    in_flight = jnp.isfinite(slots.token_s) & (slots.token_s > turn.horizon_s)
+    drafts = slots.drafts
+    in_flight = jnp.where(in_flight, drafts.emitted, 0) if isinstance(drafts, Drafts) else in_flight.astype(jnp.int32)
+    return slots.num_tokens - in_flight - (0 if turn.limits.names_ahead is None else turn.limits.names_ahead)
 
 
 def _cache_of(turn: Turn) -> PrefixCache:

@@ -1,18 +1,20 @@
-"""Preemption with a prefix cache: victims leave from the tail, one after the other, until the rest fits."""
+"""Preemption with a prefix cache: victims leave from the tail, or by priority, one after the other, until the rest fits."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.control.reduce import INT32_MAX
 from simjax.engine.control.while_any import while_any
 from simjax.engine.kv.block_pool import BlockPool
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.kv.held_blocks import HeldBlocks
-from simjax.engine.kv.holding import free
+from simjax.engine.kv.holding import free, name
 from simjax.engine.kv.prefix_tree import RankTree
 from simjax.engine.params import RankParams
 from simjax.engine.rank import Slots
@@ -37,6 +39,21 @@ class Asking(NamedTuple):
     own: Int32[Array, " A"]
     had: Int32[Array, " A"] | None
     others: Int32[Array, ""]
+
+
+class Scanned(NamedTuple):
+    """The requests of a rank that preempts by priority.
+
+    Attributes:
+        tree, limits: of the rank.
+        slots: its slots, as the scan begins.
+        known: tokens of each whose contents are known, int32[A].
+    """
+
+    tree: RankTree
+    limits: RankParams
+    slots: Slots
+    known: Int32[Array, " A"]
 
 
 def free_request(
@@ -97,3 +114,38 @@ def free_victims(
         return pool, jnp.where(going, at, end)
 
     return while_any(needed, body, (pool, end), tree, limits, asking, wanted)
+
+
+def free_scanned(
+    pool: BlockPool,
+    scanned: Scanned,
+    held: HeldBlocks,
+    before: Bool[Array, " A"],
+    new: Int32[Array, " A"],
+    blocks: Int32[Array, " A"],
+    used: Int32[Array, ""],
+    victim: Int32[Array, ""],
+    wanted: Bool[Array, ""],
+) -> tuple[BlockPool, HeldBlocks]:
+    """The pool and the holds once a victim of a scan has freed what it holds, if that is wanted.
+
+    Args:
+        pool: blocks of all ranks.
+        scanned: the requests.
+        held: what each holds.
+        before: those before the one that asks for a block, which have taken and named the blocks for their `new` tokens; the victim may be
+            one of them.
+        new: tokens of each in the step.
+        blocks: those that each has by now.
+        used: blocks of the rank that are in use by now.
+        victim: its slot.
+        wanted: whether there is one.
+    """
+    tree, limits, slots, known = scanned
+    before, computed = before & wanted, slots.num_computed_tokens
+    named = jnp.where(before, jnp.maximum(held.named_tokens, jnp.minimum(computed + new, known)), held.named_tokens)
+    held = dataclasses.replace(held, named_tokens=named)
+    pool, held = name(tree, pool, slots, held, jnp.where(before, tree.full(named), 0), jnp.zeros_like(named))
+    pool = pool.evict(tree.rank, jnp.where(wanted, limits.num_blocks - used, INT32_MAX))
+    request, its_blocks, its = jax.tree.map(lambda x: x[victim], (slots.request, blocks, held))
+    return free_request(tree, pool, limits, request, its_blocks, its.named_tokens, its, wanted), held

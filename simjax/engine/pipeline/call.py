@@ -44,12 +44,12 @@ def schedule_eligible(shape: EngineShape, params: ClusterParams, turn: Turn) -> 
     alone = is_alone(shape, params, turn)
     need = capped(jnp.where(running & ~passed, tokens - slots.num_computed_tokens, 0), limits, alone)
     new = jnp.clip(limits.max_num_batched_tokens - (jnp.cumsum(need) - need), 0, need)
-    blocks = jnp.where(running, blocks_of(slots.num_computed_tokens + new, limits.block_size), 0)
+    blocks = jnp.where(running, blocks_of(slots.num_computed_tokens + new, limits.block_size) - slots.held.hashed, 0)
     (total, seats, used), (last,), _ = reduce_slots([new, running, blocks], [jnp.where(running, position, 0)])
     formation = Formation.of_running(
         token_budget=limits.max_num_batched_tokens - total,
         seats=seats,
-        blocks=used,
+        blocks=used + turn.kv.num_held(turn.kv_row),
         alone=alone,
         continues=turn.waits,
     )

@@ -84,6 +84,7 @@ def dispatch(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         blocks=jnp.where(f.continues, rank.plan.blocks, f.blocks),
         kv_tokens=kv_tokens + jnp.where(ran, tokens, 0).astype(jnp.int64),
         preempted_tokens=preempted_tokens,
+        cached_blocks=turn.kv.num_cached(turn.kv_row),
     )
     plan, line = _in_one_kernel(*_go_on(turn, plan, line, some))
     return dataclasses.replace(turn, rank=dataclasses.replace(rank, slots=slots, plan=plan, pipeline=line))
@@ -105,7 +106,7 @@ def _in_flight(turn: Turn, line: Line, ran: Bool[Array, ""], start_s: Float64[Ar
         # What was preempted gets its tokens from the scheduler when it comes back.
         ready_s=jnp.where(sampled, end_s + limits.broadcast_s, jnp.where(running, flight.ready_s, NOT_SAMPLED)),
     )
-    first_step = inside & ran & (slots.num_computed_tokens == 0) & (slots.preemptions == 0)
+    first_step = inside & ran & (slots.num_computed_tokens == slots.held.cached_tokens) & (slots.preemptions == 0)
     return dataclasses.replace(
         slots,
         num_computed_tokens=jnp.where(ran, computed, slots.num_computed_tokens),

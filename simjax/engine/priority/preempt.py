@@ -3,6 +3,8 @@
 vLLM gives the running requests their tokens in the order of their admission. One for which there is no block preempts the least urgent of
 all, also one that has its tokens of the step already, which go back to the budget; until there is a block, or it was the victim itself.
 
+With a prefix cache a victim frees what it holds, also blocks that it has taken and named in this very scan, before the next request asks.
+
 Releases differ in what follows. After a request has preempted itself, 0.33 goes on with the next, others give nobody tokens any more. And
 where a victim was passed over before (it had its last token in flight, or was left out likewise), releases before 0.28 forget that the
 list has become shorter, and the request after the one that preempted it is left out.
@@ -21,12 +23,17 @@ from simjax.engine.control.cond_any import cond_any
 from simjax.engine.control.reduce import INT32_MAX, reduce_slots
 from simjax.engine.control.while_any import while_any
 from simjax.engine.kv.blocks import blocks_of
+from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
+from simjax.engine.kv.no_prefix_cache import NoPrefixCache
+from simjax.engine.kv.prefix_cache import PrefixCache
+from simjax.engine.kv.victims import Scanned
 from simjax.engine.params import ClusterParams
 from simjax.engine.priority.order import Keys, keys_of, last_of
 from simjax.engine.priority.progress import Progress, kept_rows
 from simjax.engine.rank import Slots
 from simjax.engine.scheduler.formation import capped
 from simjax.engine.shape import EngineShape
+from simjax.engine.speculation.drafts import Drafts
 from simjax.engine.turn import Turn
 
 if TYPE_CHECKING:
@@ -42,7 +49,9 @@ class _Scan(NamedTuple):
         at: slot of the request that asked for blocks last.
         short: requests after it that are left out, because the list has become shorter.
         requeued: victims that go back into the queue.
+        need: with drafts, tokens that each would compute, of which the budget may allow it less; None without.
         routes, table: lists of the ranks, and what preempted requests keep.
+        kv, held: the KV caches, and what each request holds through them.
     """
 
     stays: Bool[Array, " A"]
@@ -50,14 +59,26 @@ class _Scan(NamedTuple):
     at: Int32[Array, ""]
     short: Int32[Array, ""]
     requeued: Int32[Array, ""]
+    need: Int32[Array, " A"] | None
     routes: Int32[Array, "N L"]
     table: Float64[Array, "R+1 F"]
+    kv: PrefixCache | NoPrefixCache
+    held: HeldBlocks | NoHeldBlocks
+
+
+class _Lookahead(NamedTuple):
+    """With drafts, blocks that each request had before the step, and tokens beyond its own for which it asks, up to so many in all."""
+
+    had: Int32[Array, " A"]
+    ahead: Int32[Array, ""]
+    most: Int32[Array, ""]
 
 
 class _Rank(NamedTuple):
     """What the loop reads: blocks and keys of the requests in the slots, and limits."""
 
     computed: Int32[Array, " A"]
+    lookahead: _Lookahead | None
     ended: Bool[Array, " A"]
     last: Int32[Array, ""]
     last_need: Int32[Array, ""]
@@ -70,6 +91,8 @@ class _Rank(NamedTuple):
     block_size: Int32[Array, ""]
     goes_on: Bool[Array, ""]
     leaves_out: Bool[Array, ""]
+    row: Int32[Array, ""]
+    scanned: Scanned | None
 
 
 def preempt_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
@@ -77,8 +100,14 @@ def preempt_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -
     rank, slots, limits, f, state = turn.rank, turn.rank.slots, turn.limits, turn.formation, turn.state
     assert isinstance(state.progress, Progress) and rank.requeued is not None
     need = capped(slots.num_tokens - slots.num_computed_tokens, limits, f.alone)
+    computed, lookahead = slots.num_computed_tokens, None
+    if params.speculation is not None:
+        assert turn.demand.computed is not None and turn.demand.had is not None
+        computed, had = turn.demand.computed, turn.demand.had + slots.held.hashed
+        lookahead = _Lookahead(had, params.speculation.num_lookahead_tokens[turn.i], limits.max_model_len)
     fixed = _Rank(
-        computed=slots.num_computed_tokens,
+        computed=computed,
+        lookahead=lookahead,
         ended=slots.finished,
         last=turn.demand.last,
         last_need=need[turn.demand.last],
@@ -91,12 +120,20 @@ def preempt_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -
         block_size=limits.block_size,
         goes_on=jnp.asarray(limits.goes_on),
         leaves_out=jnp.asarray(limits.leaves_out),
+        row=jnp.asarray(turn.kv_row, jnp.int32),
+        scanned=turn.kv.scanned(params, turn),
     )
     zero = jnp.zeros((), jnp.int32)
-    scan = _Scan(turn.demand.seated, slots.num_new_tokens, zero - 1, zero, zero, state.routes, state.progress.table)
+    lists = turn.demand.need, state.routes, state.progress.table, state.kv, slots.held
+    scan = _Scan(turn.demand.seated, slots.num_new_tokens, zero - 1, zero, zero, *lists)
     scan = while_any(_more, _next, scan, fixed)
     out = turn.demand.seated & ~scan.stays
-    blocks = jnp.where(scan.stays, blocks_of(slots.num_computed_tokens + scan.new, limits.block_size), 0)
+    slots = dataclasses.replace(slots, held=scan.held)
+    has = _blocks(fixed, scan.new)
+    if isinstance(slots.drafts, Drafts):
+        drafts = dataclasses.replace(slots.drafts, blocks=jnp.where(scan.stays & ~turn.waits, has, slots.drafts.blocks))
+        slots = dataclasses.replace(slots, drafts=drafts)
+    blocks = jnp.where(scan.stays, has - slots.held.hashed, 0)
     (num_out, unseen, given, kept), _, _ = reduce_slots([out, out & slots.finished, scan.new, blocks])
     vain = (out & slots.finished).astype(jnp.int32)  # those that go back into the queue are counted in their `Progress`
     slots = dataclasses.replace(slots, num_new_tokens=scan.new, preemptions=slots.preemptions + vain)
@@ -115,21 +152,49 @@ def preempt_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -
         f,
         token_budget=jnp.where(turn.waits, f.token_budget, limits.max_num_batched_tokens - given),
         seats=f.seats - num_out,
-        blocks=kept,
+        blocks=kept + scan.kv.num_held(turn.kv_row),
         preempted=num_out,
         leaving=f.leaving | (num_out > 0),  # if nobody has tokens, the rank forms a step anew and does not wait for an arrival
     )
-    turn = turn.with_state(routes=scan.routes, progress=Progress(scan.table))
-    return dataclasses.replace(turn, rank=rank, formation=formation)
+    # Those that stay are the first ones again.
+    demand = dataclasses.replace(turn.demand, seated=slots.position < rank.num_running) if shape.prefix_nodes else turn.demand
+    turn = turn.with_state(routes=scan.routes, progress=Progress(scan.table), kv=scan.kv)
+    turn = dataclasses.replace(turn, rank=rank, formation=formation, demand=demand)
+    return turn.kv.after_preemption(shape, params, turn)
 
 
 def _over(scan: _Scan, fixed: _Rank) -> Int32[Array, ""]:
     """The first slot for whose request there is no block; the number of slots if there is one for all."""
-    held = jnp.where(scan.stays, blocks_of(fixed.computed, fixed.block_size), 0)
-    asked = jnp.where(scan.stays, blocks_of(fixed.computed + scan.new, fixed.block_size), 0) - held
-    position = jnp.arange(held.shape[0], dtype=jnp.int32)
-    over = scan.stays & (jnp.sum(held, dtype=jnp.int32) + jnp.cumsum(asked) > fixed.capacity)
-    return jnp.min(jnp.where(over, position, held.shape[0]))
+    position = jnp.arange(scan.stays.shape[0], dtype=jnp.int32)
+    over = scan.stays & (_used(scan, fixed) > fixed.capacity)
+    return jnp.min(jnp.where(over, position, position.shape[0]))
+
+
+def _blocks(fixed: _Rank, new: Int32[Array, " A"]) -> Int32[Array, " A"]:
+    """Blocks of requests that compute so many tokens."""
+    if fixed.lookahead is None:
+        return blocks_of(fixed.computed + new, fixed.block_size)
+    had, ahead, most = fixed.lookahead
+    asked = blocks_of(jnp.minimum(fixed.computed + new + ahead, most), fixed.block_size)
+    return jnp.where(new > 0, jnp.maximum(asked, had), had)
+
+
+def _blocks_before(fixed: _Rank) -> Int32[Array, " A"]:
+    """Blocks of requests before the step."""
+    return blocks_of(fixed.computed, fixed.block_size) if fixed.lookahead is None else fixed.lookahead.had
+
+
+def _used(scan: _Scan, fixed: _Rank) -> Int32[Array, " A"]:
+    """Blocks of the rank once the requests in each slot and those before it have theirs."""
+    held = jnp.where(scan.stays, _blocks_before(fixed), 0)
+    asked = jnp.where(scan.stays, _blocks(fixed, scan.new), 0) - held
+    return _used_before(scan, fixed) + jnp.cumsum(asked)
+
+
+def _used_before(scan: _Scan, fixed: _Rank) -> Int32[Array, ""]:
+    """Blocks of the rank before the step."""
+    held = jnp.where(scan.stays, _blocks_before(fixed) - scan.held.hashed, 0)
+    return jnp.sum(held, dtype=jnp.int32) + scan.kv.num_held(fixed.row)
 
 
 def _more(scan: _Scan, fixed: _Rank) -> Bool[Array, ""]:
@@ -150,25 +215,45 @@ def _next(scan: _Scan, fixed: _Rank) -> _Scan:
     ends = evicts & (of == first) & ~fixed.goes_on
     stays = scan.stays & ~victim
     new = jnp.where(victim | jumped | (ends & (position >= first)), 0, scan.new)
+    need = scan.need
+    if need is not None:
+        at = jnp.where(evicts, first, scan.at)
+        need = jnp.where(victim | jumped | (ends & (position >= first)), 0, need)
+        new = jnp.where((evicts | jumps) & (position > at), _shared_out(need, new, at, fixed.max_num_batched_tokens), new)
     # The last running request may have been short of tokens, which victims before it give back; not once it has asked for blocks.
     others = jnp.sum(jnp.where(position == fixed.last, 0, new), dtype=jnp.int32)
     may_grow = (evicts & (first < fixed.last) & ~ends) | (jumps & (scan.at < fixed.last))
-    may_grow &= (stays & ~jumped & (scan.new > 0))[fixed.last]
+    may_grow &= (stays & ~jumped & (scan.new > 0))[fixed.last] & (need is None)
     more = jnp.minimum(fixed.last_need, jnp.maximum(fixed.max_num_batched_tokens - others, 0))
     new = jnp.where(may_grow & (position == fixed.last), more, new)
     requeued = evicts & ~jnp.any(victim & fixed.ended)
     count = scan.requeued + requeued.astype(jnp.int32)
     slot, spare = jnp.minimum(of, size - 1), jnp.asarray(scan.routes.shape[1] - 1, jnp.int32)
     request = jnp.where(requeued, fixed.keys.request[slot], scan.table.shape[0] - 1)
+    before = scan.stays & (position < first) & (scan.new > 0)
+    used = jnp.max(jnp.where(before, _used(scan, fixed), _used_before(scan, fixed)))
+    blocks = jnp.where(before, _blocks(fixed, scan.new), _blocks_before(fixed))
+    kv, held = scan.kv.without_victim(fixed.scanned, scan.held, before, scan.new, blocks, used, slot, evicts)
     return _Scan(
         stays=stays,
         new=new,
         at=jnp.where(evicts, first, scan.at),
         short=jnp.where(jumps, 0, scan.short + (passed & fixed.leaves_out).astype(jnp.int32)),
         requeued=count,
+        need=need,
         routes=scan.routes.at[fixed.i, jnp.where(requeued, fixed.head - count, spare)].set(request),
         table=scan.table.at[request].set(fixed.rows[slot]),
+        kv=kv,
+        held=held,
     )
+
+
+def _shared_out(need: Array, new: Array, at: Array, budget: Array) -> Array:
+    """Tokens of the requests behind a slot, in order, of what those up to it have left of the budget, int32[A]."""
+    position = jnp.arange(need.shape[0], dtype=jnp.int32)
+    later = jnp.where(position > at, need, 0)
+    left = budget - jnp.sum(jnp.where(position > at, 0, new), dtype=jnp.int32)
+    return jnp.clip(left - (jnp.cumsum(later) - later), 0, later).astype(new.dtype)
 
 
 def _close_gaps(slots: Slots, stays: Array, unseen: Array) -> Any:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.kv.held_blocks import HeldBlocks
 from simjax.engine.rank import NEVER, Slots
 from simjax.engine.shape import EngineShape
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32
 
 COLUMNS = ("preemptions", "scheduled_s", "first_token_s", "token_s")
-"""Fields of `Slots` that are kept as they are; the first column of the table is `num_tokens`."""
+"""Fields of `Slots` that are kept as they are; the first column of the table is `num_tokens`, and with prefix caches the last one
+`HeldBlocks.cached_tokens`."""
 
 
 @jax.tree_util.register_dataclass
@@ -49,12 +51,13 @@ class Progress:
     @staticmethod
     def none(shape: EngineShape) -> Progress:
         """Nobody was preempted yet."""
-        row = jnp.array([0.0, 0.0, NEVER, NEVER, NEVER], jnp.float64)
+        row = jnp.array([0.0, 0.0, NEVER, NEVER, NEVER] + [0.0] * bool(shape.prefix_nodes), jnp.float64)
         return Progress(jnp.broadcast_to(row, (shape.requests + 1, row.shape[0])))
 
     def columns(self) -> dict[str, Array]:
         """The table by its columns."""
-        return {name: self.table[:, c] for c, name in enumerate(("num_tokens", *COLUMNS))}
+        names = ("num_tokens", *COLUMNS, "cached_tokens")
+        return {name: self.table[:, c] for c, name in zip(range(self.table.shape[1]), names, strict=False)}
 
     def num_tokens(self, request: Int32[Array, " W"], prompt: Int32[Array, " W"]) -> Int32[Array, " W"]:
         """Tokens that requests of the queue have to compute: their prompts, and what they had generated when they were preempted."""
@@ -66,13 +69,17 @@ class Progress:
         back = joined & (row[0] > 0)
         kept = {name: getattr(slots, name) for name in COLUMNS}
         kept = {name: x.at[at].set(jnp.where(back, row[1 + c].astype(x.dtype), x[at])) for c, (name, x) in enumerate(kept.items())}
-        return dataclasses.replace(slots, **kept), back
+        if isinstance(held := slots.held, HeldBlocks):
+            found = jnp.where(back, row[-1].astype(jnp.int32), held.cached_tokens[at])
+            held = dataclasses.replace(held, cached_tokens=held.cached_tokens.at[at].set(found))
+        return dataclasses.replace(slots, held=held, **kept), back
 
 
 def kept_rows(slots: Slots) -> Float64[Array, "A F"]:
     """Rows of the table for the requests in the slots, once they are preempted."""
     columns = [getattr(slots, name).astype(jnp.float64) for name in COLUMNS]
-    return jnp.stack([slots.num_tokens.astype(jnp.float64), columns[0] + 1.0, *columns[1:]], axis=1)
+    found = [slots.held.cached_tokens.astype(jnp.float64)] if isinstance(slots.held, HeldBlocks) else []
+    return jnp.stack([slots.num_tokens.astype(jnp.float64), columns[0] + 1.0, *columns[1:], *found], axis=1)
 
 
 def initial_progress(shape: EngineShape) -> Progress | NoProgress:

@@ -62,7 +62,9 @@ def admit_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -> 
         next_queued_s=jnp.where(full | ~some, f.next_queued_s, unseen_s),
     )
     rank = dataclasses.replace(after.rank, slots=slots, requeued=rank.requeued - back.astype(jnp.int32))
-    return dataclasses.replace(after, rank=rank, formation=formation)
+    after = dataclasses.replace(after, rank=rank, formation=formation)
+    # A request that the scan has left out has named nothing in this step: what the step before has filled gets its names now.
+    return after.kv.name_verified(shape, params, after)
 
 
 _OfRank = tuple[Array, RankParams, Array, Array, Array, Array]

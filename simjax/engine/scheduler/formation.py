@@ -77,7 +77,10 @@ class Demand:
         running, seated: requests that run; and those with a seat, the finished included that the scheduler does not know of yet.
         blocks: blocks of each that is seated, once the step runs; with prefix caching without those in the tree of contents.
         last: slot of the last that runs, the only one that may be in the middle of its prompt.
-        had: with drafts and prefix caching, blocks of each before the step, counted likewise; None where they follow from its tokens.
+        had: with drafts, and prefix caching or priorities, blocks of each before the step, counted likewise; None where they follow from
+            its tokens.
+        need, computed: with drafts and priorities, tokens that each would compute with budget enough, and those that the scheduler takes
+            for computed; None otherwise.
     """
 
     running: Bool[Array, " A"]
@@ -85,6 +88,8 @@ class Demand:
     blocks: Int32[Array, " A"]
     last: Int32[Array, ""]
     had: Int32[Array, " A"] | None = None
+    need: Int32[Array, " A"] | None = None
+    computed: Int32[Array, " A"] | None = None
 
 
 def capped(need: Int32[Array, "*A"], limits: RankParams, alone: Bool[Array, ""]) -> Int32[Array, "*A"]:

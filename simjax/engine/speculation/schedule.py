@@ -12,6 +12,7 @@ from simjax.engine.control.reduce import reduce_slots
 from simjax.engine.groups.cadence import holds_prompts, waits_for_release
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
+from simjax.engine.priority.preempt import preempt_by_priority
 from simjax.engine.scheduler.admission import admit_waiting
 from simjax.engine.scheduler.formation import Demand, Formation, capped
 from simjax.engine.scheduler.preemption import preempt
@@ -74,7 +75,9 @@ def schedule_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tu
     kept = jnp.where(turn.waits, drafts.blocks, kept)  # none are taken before the departures that the formation waits for
     slots = dataclasses.replace(slots, num_new_tokens=new, drafts=dataclasses.replace(drafts, blocks=kept))
     rank = dataclasses.replace(rank, slots=slots)
-    demand = Demand(running, running | holding, blocks, last, had if shape.prefix_nodes else None)
+    demand = Demand(running, running | holding, blocks, last, had if shape.prefix_nodes or shape.priorities else None)
+    if shape.priorities:
+        demand = dataclasses.replace(demand, need=need, computed=computed)
     return dataclasses.replace(turn, rank=rank, formation=formation, demand=demand)
 
 
@@ -89,7 +92,7 @@ def _all(need: Array, budget: Array) -> Array:
 
 def preempt_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """Preempt what the KV cache cannot hold; its drafts and blocks are gone, and so is the step of one that has ended unseen."""
-    after = preempt(shape, params, turn)
+    after = (preempt_by_priority if shape.priorities else preempt)(shape, params, turn)
     slots = after.rank.slots
     assert isinstance(slots.drafts, Drafts)
     out = slots.position >= after.rank.num_running

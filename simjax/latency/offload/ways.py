@@ -6,7 +6,7 @@ a copy also waits for a buffer: that of block j is free when block j - p - 1 of 
 a step is the longest way through the graph of its copies and computations. Those that copy the first block, or all up to some block,
 compute up to a later one, copy from there on, and compute what is left, are all that matter where streamed blocks are spread evenly (a way
 that goes to and fro gains nothing, as one of copying and computing takes longer); with other placements the time may come out a little
-short.
+short, and of copies that wait for a buffer only the first one has its latency (microseconds, where copies take milliseconds).
 
 Copies on demand (`simjax.latency.offload.demand`) have their store for themselves while they last: prefetched ones wait.
 """

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from simjax.cluster.spec import ClusterSpec, InstanceSpec
-from simjax.engine.host.impossible import NO_CACHE, refuse_together
+from simjax.engine.host.impossible import refuse_together
 from simjax.engine.params import GroupParams
 from simjax.errors import SimjaxError
 from simjax.network.stages import CAPTURE_SIZES
 
+NEVER_ASKS = 2**30
+
 
 def group_params(cluster: ClusterSpec) -> GroupParams | None:
-    """The groups, one an instance; None where every rank steps by itself."""
-    instances = cluster.instances
-    if not any(x.deployment.grouped for x in instances):
+    """The groups: one an instance whose ranks step together, and one for each other rank; None where every rank steps by itself."""
+    if not any(x.deployment.grouped for x in cluster.instances):
         return None
-    size = np.array([x.parallelism.data for x in instances], np.int32)
+    groups = [x for x in cluster.instances for _ in range(1 if x.deployment.grouped else x.parallelism.data)]
+    alone = np.array([not x.deployment.grouped for x in groups])
+    size = np.where(alone, 1, [x.parallelism.data for x in groups]).astype(np.int32)
     numbers = {
-        name: np.array([getattr(x.limits, flag) for x in instances], np.int32)
-        for name, flag in (("sync_interval", "dp_sync_interval"), ("prefill_schedule_interval", "prefill_schedule_interval"))
+        name: np.where(alone, without, [getattr(x.limits, flag) for x in groups]).astype(np.int32)
+        for name, flag, without in (
+            ("sync_interval", "dp_sync_interval", NEVER_ASKS),
+            ("prefill_schedule_interval", "prefill_schedule_interval", 1),
+        )
     }
     return GroupParams(
-        of_rank=np.array(cluster.instance_of_rank, np.int32),  # pyright: ignore[reportArgumentType]
+        of_rank=np.repeat(np.arange(len(size), dtype=np.int32), size),  # pyright: ignore[reportArgumentType]
         first=(np.cumsum(size) - size).astype(np.int32),  # pyright: ignore[reportArgumentType]
         size=size,  # pyright: ignore[reportArgumentType]
-        syncs_first=np.array([x.limits.dp_syncs_first for x in instances], bool),  # pyright: ignore[reportArgumentType]
-        most_captured=np.array([most_captured(x) for x in instances], np.int32),  # pyright: ignore[reportArgumentType]
+        syncs_first=~alone & [x.limits.dp_syncs_first for x in groups],  # pyright: ignore[reportArgumentType]
+        most_captured=np.array([most_captured(x) for x in groups], np.int32),  # pyright: ignore[reportArgumentType]
+        alone=alone if alone.any() else None,  # pyright: ignore[reportArgumentType]
         **numbers,  # pyright: ignore[reportArgumentType]
     )
 
@@ -43,12 +48,11 @@ def group_sizes(groups: GroupParams | None) -> tuple[int, int]:
     return (0, 0) if groups is None else (len(groups.size), int(np.max(groups.size)))
 
 
-def refuse_with_groups(cluster: ClusterSpec, caching: Sequence[bool]) -> None:
+def refuse_with_groups(cluster: ClusterSpec) -> None:
     """Raise for what is not simulated together with ranks in lockstep, and for a cadence of prefills without them.
 
     Raises:
-        SimjaxError: instances are groups of ranks, and others are not, or there are pp stages, or both prefill and decode instances and
-            prefix caches; or none is, and one has a cadence.
+        SimjaxError: instances are groups of ranks, and there are pp stages; or none is, and one has a cadence.
     """
     grouped = [x for x in cluster.instances if x.deployment.grouped]
     if not grouped:
@@ -56,12 +60,7 @@ def refuse_with_groups(cluster: ClusterSpec, caching: Sequence[bool]) -> None:
         return
     option = f"data_parallel_size={grouped[0].parallelism.data} with ranks in lockstep ({grouped[0].model.name})"
     stages = max(x.parallelism.pipeline for x in cluster.instances)
-    others = (
-        (len(grouped) < len(cluster.instances), "instances whose ranks step by themselves", "leave one of them out"),
-        (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out"),
-        (cluster.disaggregated and any(caching), "prefill and decode instances and prefix caches", NO_CACHE),
-    )
-    refuse_together(option, *others)
+    refuse_together(option, (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out"))
 
 
 def _refuse_cadence(cluster: ClusterSpec) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from simjax.cluster.routers import ROUTERS
 from simjax.cluster.spec import ClusterSpec
-from simjax.engine.host.impossible import NO_CACHE, refuse_together
+from simjax.engine.host.impossible import refuse_together
 from simjax.engine.params import RankParams
 
 EMPTY_PASS_S = 1e-3
@@ -37,11 +36,11 @@ def with_stages(cluster: ClusterSpec, instances: RankParams, requests: int) -> R
     )
 
 
-def refuse_with_stages(cluster: ClusterSpec, caching: Sequence[bool]) -> None:
+def refuse_with_stages(cluster: ClusterSpec) -> None:
     """Raise for what is not simulated together with pp stages.
 
     Raises:
-        SimjaxError: the cluster has stages, and prefix caches, prefill and decode instances, or a router with books of its own.
+        SimjaxError: the cluster has stages, and prefill and decode instances or a router with books of its own.
     """
     most = most_stages(cluster)
     if not most:
@@ -49,7 +48,6 @@ def refuse_with_stages(cluster: ClusterSpec, caching: Sequence[bool]) -> None:
     compares = cluster.choices > 1 and ROUTERS[cluster.router].compares
     refuse_together(
         f"pipeline_parallel_size={most}",
-        (any(caching), "a prefix cache", NO_CACHE),
         (cluster.disaggregated, "prefill and decode instances", "leave one of them out"),
         (compares, f"cluster.router={cluster.router}", "another router"),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from simjax.cluster.routers import ROUTERS
 from simjax.cluster.spec import ClusterSpec
-from simjax.engine.host.impossible import NO_CACHE, refuse_together
+from simjax.engine.host.impossible import refuse_together
 from simjax.engine.params import RankParams
 from simjax.workload.workload import Workload
 
@@ -41,20 +40,20 @@ def request_priorities(workload: Workload, size: int) -> Any:
     return np.pad(workload.priority.astype(np.int32), (0, size - len(workload)))[None]
 
 
-def refuse_with_priorities(cluster: ClusterSpec, caching: Sequence[bool]) -> None:
+def refuse_with_priorities(cluster: ClusterSpec) -> None:
     """Raise for what is not simulated together with scheduling by priority.
 
     Raises:
-        SimjaxError: there are prefix caches, prefill and decode instances, pp stages, speculative decoding, or a router with own books.
+        SimjaxError: there are prefill and decode instances, pp stages, both speculative decoding and ranks in lockstep, or a router with
+            own books.
     """
     stages = max(x.parallelism.pipeline for x in cluster.instances)
-    methods = [x.speculation.method for x in cluster.instances if x.speculation is not None]
+    drafts, lockstep = (any(x) for x in zip(*((x.speculation is not None, x.deployment.grouped) for x in cluster.instances), strict=True))
     compares = len(cluster.instances) > 1 and ROUTERS[cluster.router].compares
     refuse_together(
         "scheduler.scheduling_policy=priority",
-        (any(caching), "a prefix cache", NO_CACHE),
         (cluster.disaggregated, "prefill and decode instances", "leave one of them out"),
         (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out"),
-        (bool(methods), f"speculation.method={next(iter(methods), None)}", "leave one of them out"),
+        (drafts and lockstep, "speculative decoding and ranks in lockstep", "leave one of them out"),
         (compares, f"cluster.router={cluster.router}", "another router"),
     )

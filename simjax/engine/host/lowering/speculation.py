@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.spec import ClusterSpec
-from simjax.engine.host.impossible import NO_CACHE, refuse_together
+from simjax.engine.host.impossible import refuse_together
 from simjax.engine.params import RankParams, SpeculationParams
 from simjax.latency.profile import accepted
 from simjax.speculation.methods import MOST_DRAFTS
@@ -57,12 +56,11 @@ def most_drafts(speculation: SpeculationParams | None) -> int:
     return 0 if speculation is None else speculation.rates.shape[1]
 
 
-def refuse_with_speculation(cluster: ClusterSpec, caching: Sequence[bool]) -> None:
+def refuse_with_speculation(cluster: ClusterSpec) -> None:
     """Raise for what is not simulated together with speculative decoding.
 
     Raises:
-        SimjaxError: instances decode speculatively, and there are pp stages, prefill and decode instances that cache prefixes, or a
-            hand-over that carries the first token.
+        SimjaxError: instances decode speculatively, and there are pp stages, or a hand-over that carries the first token.
     """
     methods = [x.speculation.method for x in cluster.instances if x.speculation is not None]
     if not methods:
@@ -71,7 +69,6 @@ def refuse_with_speculation(cluster: ClusterSpec, caching: Sequence[bool]) -> No
     stages = max(x.parallelism.pipeline for x in cluster.instances)
     refuse_together(
         f"speculation.method={methods[0]}",
-        (cluster.disaggregated and any(caching), "prefill and decode instances and prefix caches", NO_CACHE),
         (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out"),
         (cluster.disaggregated and CONNECTORS[connector].carried, f"disaggregation.connector={connector}", "another connector"),
     )
