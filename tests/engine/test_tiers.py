@@ -85,7 +85,7 @@ def test_sessions(scenario: TieredScenario):
 @given(scenario=tiered(instances=2))
 @DRAWN
 def test_two_ranks(scenario: TieredScenario):
-    check(scenario, "step")  # one program: routers that see caches have no leaps
+    check(scenario)
 
 
 @pytest.mark.slow
