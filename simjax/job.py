@@ -89,7 +89,8 @@ def simulate_cluster(
     design = design_of(cluster, timing, workload, options, calibrated=calibrated_groups(cluster, source), log=True)
     result = simulate(design.lowered.shape, design.lowered.params, max_ticks, on_progress)
     result = replace(result, sessions=workload.sessions, stationary=workload.stationary, pools=design.pools)
-    result = replace(result, classes=workload.classes, groups=alike_instances(cluster), plant=design.plant, rates=design.rates)
+    found = {"groups": alike_instances(cluster), "tiers": design.tiers, "plant": design.plant, "rates": design.rates}
+    result = replace(result, classes=workload.classes, **found)
     left = LeftRanges()
     left.add(design.calibrated, result)
     known = [*about_requests(cluster, workload), *known_warnings(cluster.instances, timing, workload.longest_tokens)]

@@ -44,7 +44,8 @@ def blocks(language: str, text: str) -> list[str]:
 
 SETUP, TESTS, FIGURE, APART, FIVE_LINES = blocks("sh", README)
 CACHING, CALIBRATE, CAPACITY, SWEEPS = (section(GUIDE, x) for x in ("Prefix caching", "Calibrate", "Capacity", "Thousands of designs"))
-TOUR = blocks("sh", GUIDE.replace(SWEEPS, "").replace(CACHING, "").replace(CAPACITY, ""))
+TIERED = section(GUIDE, "Host memory behind")
+TOUR = blocks("sh", GUIDE.replace(SWEEPS, "").replace(CACHING, "").replace(CAPACITY, "").replace(TIERED, ""))
 OVER_DATA = [block for block in TOUR if "$SIMJAX_DATA" in block]
 (HANDED_OVER,) = (block for block in TOUR if "handover fit" in block)
 ALONE = [block for block in TOUR if block not in (*OVER_DATA, HANDED_OVER)]
@@ -141,6 +142,17 @@ def test_hand_over_of_the_guide(cli: Cli) -> None:
     _, fit, _ = run_all(cli, HANDED_OVER).values()
     (shown,) = (block for block in blocks("text", CALIBRATE) if "handover_s" in block)
     assert shown.rstrip() in "\n".join(line.rstrip() for line in fit.splitlines()), "the guide shows another fit than its command"
+
+
+@pytest.mark.slow
+def test_host_memory_of_the_guide(cli: Cli) -> None:
+    """The row of the tier, and all files of such a run."""
+    (block,) = blocks("sh", TIERED)
+    (printed,) = run_all(cli, block.replace("out=offload", "out=offload plots=true")).values()
+    (shown,) = blocks("text", TIERED)
+    assert shown.split() in [printed.split()[i : i + len(shown.split())] for i in range(len(printed.split()))]
+    listed = section(GUIDE, "What a run writes")
+    assert all(f"`{path.name}`" in listed for path in Path("offload").iterdir())
 
 
 @pytest.mark.slow

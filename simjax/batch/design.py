@@ -13,6 +13,7 @@ from simjax.cluster.warnings import about_models, beyond_context, refused_by_vll
 from simjax.engine.host.lower import Lowered, lower
 from simjax.engine.host.lowering.power import plant_of, with_power
 from simjax.engine.host.pools import Pools, pools_of
+from simjax.engine.host.tiers import TierSizes, tier_sizes
 from simjax.engine.params import RequestParams
 from simjax.engine.simulate import DEFAULT_MAX_TICKS
 from simjax.errors import SimjaxError, value_or_raise
@@ -64,6 +65,7 @@ class Design:
         max_ticks: bound on the length of its run, in ticks.
         calibrated: the groups of its instances whose profile has a calibration, and so ranges that the run may leave.
         pools: its prefill and decode instances, None if all run both phases.
+        tiers: sizes of the KV tiers of its instances, None without.
         plant: power of its devices at rest, of its servers and its building; None without power.
         rates: its money and carbon by the hour; None without.
     """
@@ -75,6 +77,7 @@ class Design:
     max_ticks: int
     calibrated: tuple[InstanceGroup, ...] = ()
     pools: Pools | None = None
+    tiers: TierSizes | None = None
     plant: Plant | None = None
     rates: Rates | None = None
 
@@ -118,6 +121,7 @@ def design_of(
         options.max_ticks,
         calibrated,
         pools_of(cluster, lowered.params, named=log),
+        tier_sizes(cluster, lowered.params),
         plant,
         None if options.prices is None else options.prices.of(_devices(cluster)),
     )

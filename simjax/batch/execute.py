@@ -204,7 +204,7 @@ class Batches:
         def rows(some: Mapping[int, int]) -> list[Row]:
             designs = [self._designs[point] for point in some.values()]
             results = batch_results(batch, {b: self._designs[point].lowered for b, point in some.items()}, state, going)
-            facts = [{name: getattr(x, name) for name in ("pools", "plant", "rates")} for x in designs]
+            facts = [{name: getattr(x, name) for name in ("pools", "tiers", "plant", "rates")} for x in designs]
             results = [replace(x, **own) if any(own.values()) else x for x, own in zip(results, facts, strict=True)]
             slos, gpus, windows = ([getattr(x, name) for x in designs] for name in ("slo", "gpus", "window"))
             found = result_rows(results, slos, gpus, catalog=self._into.catalog, windows=windows)

@@ -30,7 +30,7 @@ from simjax.engine.tick import tick
 # As many ticks take at most half a second longer in a program that is compiled in some seconds less.
 BRIEF_TICKS, MEDIUM_TICKS = 16_384, 262_144
 BRIEF_TICKS_IN_TURN = 65_536  # whole loops compiled briefly take some 60 microseconds a tick, and ten seconds less to compile
-_OF_DESIGNS: dict[str, Any] = dict.fromkeys(("ranks", "router", "workload", "handover", "speculation", "groups", "balancer", "power"), 0)
+_OF_DESIGNS: dict[str, Any] = dict.fromkeys(ClusterParams.__dataclass_fields__, 0)
 BATCH_AXES: Any = ClusterParams(**{**_OF_DESIGNS, "requests": None, "step_time": None})
 """`in_axes` of a batch: every design has its own limits, router, hand-overs and rows of the tables."""
 

@@ -13,7 +13,7 @@ from simjax.engine.arrivals.arrivals import next_arrival_s
 from simjax.engine.control.select import select
 from simjax.engine.control.together import entry
 from simjax.engine.params import ClusterParams, RankParams
-from simjax.engine.rank import Rank
+from simjax.engine.rank import NEVER, Rank
 from simjax.engine.routing.balancer import before_snapshot
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState
@@ -119,6 +119,8 @@ def begin_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     due = due_s[i] < next_arrival_s(params, turn.state) if shape.live_routing else jnp.ones((), bool)
     due = turn.state.handovers.after(due, due_s[i])
     due = before_snapshot(shape, params, turn.state, due, due_s[i])
+    if shape.kv_tiers:  # copies may end after the last request has, and a batch goes on after that, or where nothing happens any more
+        due &= (turn.state.num_finished < params.request_count) & (due_s[i] < NEVER)
     limits: RankParams = entry(params.ranks, i)
     arrays = {"slots": ranks.slots, "pipeline": ranks.pipeline}  # of a rank; the other fields are scalars
     rank: Rank = entry(dataclasses.replace(ranks, slots=None, pipeline=None), i)
@@ -130,9 +132,10 @@ def end_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """Put the rank back among the others, and the departed request into the table of outcomes."""
     state, due, departed = turn.state, turn.due, turn.departed
     rank, at = turn.rank, turn.i
-    if shape.live_routing and shape.ranks > 1:
+    may_be_early = shape.live_routing or shape.kv_tiers
+    if may_be_early and shape.ranks > 1:
         at = jnp.where(due, at, shape.ranks)  # out of bounds: dropped
-    elif shape.live_routing:
+    elif may_be_early:
         rank = select(due, rank, turn.before)
     left = due & departed.some & ~departed.kept
     return turn.with_state(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from simjax.engine.host.result import LeapLog, RequestLog, Result
@@ -49,6 +51,18 @@ def peak_cached_fraction(result: Result) -> float | None:
         _, _, blocks = kept_blocks(result.leaps, instance, num_blocks)
         fullest = max(fullest, blocks.max(initial=0.0) / max(1, num_blocks))
     return float(fullest)
+
+
+def sources(requests: RequestLog, edges: np.ndarray) -> dict[str, np.ndarray]:
+    """Where the prompt tokens of the requests came from whose first step starts in each bin: by source, int64[B].
+
+    Args:
+        requests: the log of the run.
+        edges: edges of the bins, as of `hits`.
+    """
+    cached, prompt = hits(requests, edges)
+    loaded, _ = hits(replace(requests, cached_tokens=requests.tier_hit_tokens), edges)
+    return {"computed": prompt - cached - loaded, "loaded": loaded, "cached": cached}
 
 
 def hits(requests: RequestLog, edges: np.ndarray, instance: int | None = None) -> tuple[np.ndarray, np.ndarray]:

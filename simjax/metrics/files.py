@@ -21,6 +21,7 @@ from simjax.workload.classes import RequestClasses
 from simjax.workload.sessions import Sessions
 
 _TIMES = ("arrival_s", "scheduled_s", "first_token_s", "finish_s")
+_TIER_TIMES = ("tier_load_start_s", "tier_load_end_s")
 
 
 def write_results(
@@ -61,7 +62,8 @@ def write_results(
     bins = None if result.leaps is None else timeline(result, interval_s)  # before anything is written: the interval may be impossible
     make_folder(out)
     write_json(summary, out / "summary.json")
-    requests = requests_frame(result.requests, result.sessions, result.due_s, result.handovers, result.ranks, result.classes)
+    tiers = result.tiers is not None
+    requests = requests_frame(result.requests, result.sessions, result.due_s, result.handovers, result.ranks, result.classes, tiers)
     tables = {"requests.csv": requests, "timeseries.csv": bins}
     if bins is not None and result.handovers is not None:
         tables["links.csv"] = links_frame(result, bin_edges(bins))
@@ -79,6 +81,7 @@ def requests_frame(
     handovers: HandoverLog | None = None,
     ranks: RankLog | None = None,
     classes: RequestClasses | None = None,
+    tiers: bool = False,
 ) -> pd.DataFrame:
     """The columns of `requests.csv`; times that never came are `pd.NA`.
 
@@ -87,6 +90,8 @@ def requests_frame(
     With `ranks`, `rank` is the number of the data-parallel rank within the instance, -1 for a request that was never routed.
 
     With `handovers`, `instance` is the decode instance, or the only one, and the further columns are those of `handover_columns`.
+
+    With `tiers` there are the tokens that each request loaded from a KV tier, and the start and end of that copy on the instance's clock.
 
     With `classes` each request has the name of its class of service, or an empty one.
 
@@ -104,7 +109,9 @@ def requests_frame(
         columns["rank"] = np.where(ranks.request >= 0, ranks.number[ranks.request], -1)
     if due_s is not None:
         columns["due_s"] = due_s
-    for name in _TIMES:
+    if tiers:
+        columns["tier_hit_tokens"] = requests.tier_hit_tokens
+    for name in (*_TIMES, *(_TIER_TIMES if tiers else ())):
         times = getattr(requests, name)
         columns[name] = pd.arrays.FloatingArray(np.where(times == NEVER, 0.0, times), times == NEVER)
     if handovers is not None:

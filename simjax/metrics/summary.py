@@ -52,10 +52,10 @@ def summarize(
     `kv.evicted_blocks` counts cached blocks that were taken for something else, and `kv.peak_cached_fraction` is
     `simjax.metrics.caching.peak_cached_fraction`. `sessions` is there when the workload has sessions
     (`simjax.metrics.sessions.session_summary`), `disaggregation` when the cluster has prefill and decode instances
-    (`simjax.metrics.handover.report.disaggregation_summary`); the entries of `instances` then have a role. `classes` is there when requests
-    have classes of service (`simjax.metrics.slo.by_class`), and attainment and goodput hold each to the limits of its class too. `groups`
-    is there when instances differ (`simjax.metrics.groups.by_group`). `energy` is `simjax.metrics.energy.report.energy_summary`, `cost`
-    None without prices and carbon.
+    (`simjax.metrics.handover.report.disaggregation_summary`); the entries of `instances` then have a role. `kv_tier` is there when there
+    are KV tiers. `classes` is there when requests have classes of service (`simjax.metrics.slo.by_class`), and attainment and goodput hold
+    each to the limits of its class too. `groups` is there when instances differ (`simjax.metrics.groups.by_group`). `energy` is
+    `simjax.metrics.energy.report.energy_summary`, `cost` None without prices and carbon.
 
     Args:
         result: the run.
@@ -112,7 +112,7 @@ def summarize(
         summary["disaggregation"] = disaggregation_summary(runs)
     given = {"roles": runs.disaggregated, "speculation": bool(result.instances.drafts.any())}
     given |= {"lockstep": bool(result.instances.dummy_steps.any())}
-    given |= {"power": result.plant is not None, "prices": result.rates is not None}
+    given |= {"tiers": result.tiers is not None, "power": result.plant is not None, "prices": result.rates is not None}
     given |= {"sessions": sessions is not None, "cap": result.due_s is not None, "limits": has_limits, "gpus": gpus is not None}
     for metric in catalog.values():
         if metric.path and all(given[name] for name in metric.needs):

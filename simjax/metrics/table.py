@@ -148,6 +148,8 @@ def _facts(summary: dict[str, Any]) -> Table:
     cached += f", {kv['evicted_blocks']:,} cached blocks evicted" if kv["evicted_blocks"] else ""
     peak = _percent(kv["peak_used_fraction"]).removesuffix(" %") + _drawn(summary, "kv", "peak_used_fraction", scale=100.0, decimals=1)
     table.add_row("KV cache", Text(f"{kv['num_blocks']:,} blocks, peak use {peak} %{cached}"))
+    if (tier := summary.get("kv_tier")) is not None:
+        table.add_row("KV tier", _tier(tier))
     if (sessions := summary.get("sessions")) is not None:
         table.add_row("sessions", _sessions(sessions))
         if (later := sessions["later_turns"])["finished"]:
@@ -171,6 +173,16 @@ def _facts(summary: dict[str, Any]) -> Table:
         f"compile {_number(sim['compile_s'])} s, run {format_ms(sim['run_s'])} ms",
     )
     return table
+
+
+def _tier(tier: dict[str, Any]) -> str:
+    """What came from the KV tier and went there, and how long requests waited for it."""
+    text = f"{_percent(tier['hit_fraction'])} of prompt tokens loaded; "
+    text += f"{_bytes(tier['loaded_bytes'])} loaded, {_bytes(tier['stored_bytes'])} stored"
+    if tier["wait_mean_s"] is not None:
+        text += f"; {format_ms(tier['wait_mean_s'])} ms from load to first step (mean), {format_ms(tier['wait_p99_s'])} ms (P99)"
+    text += f"; {tier['evicted_blocks']:,} blocks evicted" if tier["evicted_blocks"] else ""
+    return text + (f"; steps waited {_number(tier['flush_s'])} s for stores" if tier["flush_s"] else "")
 
 
 def _ttft_parts(handover: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from simjax.plot import style
 from simjax.plot.handover import plot_handovers
 from simjax.plot.power import plot_power
 from simjax.plot.sessions import plot_sessions
+from simjax.plot.tiers import plot_tiers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,8 +47,8 @@ def plot_run(
 ) -> list[Path]:
     """Write `latency_cdf.png`, `timeline.png` if the run has a leap log, and `sessions.png` if it has sessions, into a folder.
 
-    A run with power and a leap log also has `power.png`; one with prefill and decode instances has `ttft_parts.png` and, with a leap log,
-    `pools.png`.
+    A run with power and a leap log also has `power.png`, one with KV tiers and a leap log `kv_tier.png`; one with prefill and decode
+    instances has `ttft_parts.png` and, with a leap log, `pools.png`.
 
     Args:
         result: the run.
@@ -70,6 +71,8 @@ def plot_run(
         paths.append(plot_timeline(result, out / "timeline.png", title, edges))
     if result.plant is not None and result.leaps is not None:
         paths.append(plot_power(result, out / "power.png", title))
+    if result.tiers is not None and result.leaps is not None:
+        paths.append(plot_tiers(result, out / "kv_tier.png", title))
     if result.handovers is not None:
         paths += plot_handovers(result, out, title, part.arrived[0])
     if result.sessions is not None and result.requests.finished.any():

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 from simjax.engine.host.result import Result
 from tests.engine.test_against_reference import RTOL, assert_same, leaps, undecided
+from tests.engine.test_batch import assert_row_is, lowered, run_stacked
 from tests.engine.tiered import TieredScenario, tiered
 from tests.reference.simulator import RefResult, result_of
 from tests.reference.tiered import TieredRank
@@ -82,3 +86,16 @@ def test_sessions(scenario: TieredScenario):
 @DRAWN
 def test_two_ranks(scenario: TieredScenario):
     check(scenario)
+
+
+@pytest.mark.slow
+@given(drawn=st.lists(tiered(), min_size=3, max_size=3))
+@settings(max_examples=5, deadline=None)
+def test_a_batch_equals_its_single_runs(drawn: list[TieredScenario]):
+    """Bit for bit; tiers of any size and links of any speed share a program."""
+    batch, state, _ = run_stacked([lowered(scenario) for scenario in drawn])
+    for i, scenario in enumerate(drawn):
+        alone = scenario.run()
+        assert_row_is(batch, state, i, alone)
+        for name, values in jax.tree.map(lambda x, i=i: x[i], state.tiers).instance_columns().items():
+            np.testing.assert_array_equal(values, getattr(alone.instances, name), err_msg=name)

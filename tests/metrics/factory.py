@@ -8,16 +8,28 @@ from simjax.deployment import Role
 from simjax.engine.columns import completed
 from simjax.engine.host.pools import Pools
 from simjax.engine.host.result import NEVER, HandoverLog, InstanceLog, LeapLog, RequestLog, Result, Status
+from simjax.engine.host.tiers import TierSizes
 from simjax.workload.sessions import Sessions, from_waits
 
-_FLOATS = {"arrival_s", "scheduled_s", "first_token_s", "finish_s", "start_s", "first_step_s", "next_step_s", "slope_s", "resumed_gap_s"}
+_FLOATS = {"tier_load_start_s", "tier_load_end_s"}
+_FLOATS |= {
+    "arrival_s",
+    "scheduled_s",
+    "first_token_s",
+    "finish_s",
+    "start_s",
+    "first_step_s",
+    "next_step_s",
+    "slope_s",
+    "resumed_gap_s",
+}
 _LEAP = dict(
     instance=0, start_s=0.0, first_step_s=1.0, next_step_s=0.0, slope_s=0.0, steps=1, prompt_tokens=0, first_outputs=0, decodes=0,
     outputs=0, resumed=0, resumed_gap_s=0.0, running=0, preempted=0, kv_blocks=0, kv_blocks_last=0, cached_blocks=0,
 )  # fmt: skip
 _REQUEST = dict(
     instance=0, prompt_tokens=1, output_tokens=1, cached_tokens=0, arrival_s=0.0, scheduled_s=NEVER, first_token_s=NEVER, finish_s=NEVER,
-    preemptions=0,
+    preemptions=0, tier_hit_tokens=0, tier_load_start_s=NEVER, tier_load_end_s=NEVER,
 )  # fmt: skip
 
 
@@ -70,6 +82,26 @@ def tiny() -> Result:
         dict(start_s=20.0, first_step_s=0.5, prompt_tokens=4, first_outputs=1, running=1, kv_blocks=1),
     )
     return make_result(requests, leaps)
+
+
+def tiered() -> Result:
+    """The run of `tiny` with a tier of 25 blocks of 4 tokens and 100 bytes; B is loaded, C found on the device.
+
+    B loads 3 of its 4 tokens in 0.25 s from 1 s on; half a second after the start it is scheduled. Of two blocks of A, and two of another
+    request, three are stored, one in vain, and one evicted.
+    """
+    result = tiny()
+    requests = dataclasses.replace(
+        result.requests,
+        cached_tokens=np.array([0, 0, 2], np.int32),
+        tier_hit_tokens=np.array([0, 3, 0], np.int32),
+        tier_load_start_s=np.array([NEVER, 1.0, NEVER]),
+        tier_load_end_s=np.array([NEVER, 1.25, NEVER]),
+    )
+    counts = dict(tier_evictions=1, tier_loaded_blocks=1, tier_stored_blocks=3, tier_failed_stores=1, tier_flush_s=0.125)
+    instances = dataclasses.replace(result.instances, **{name: np.array([count]) for name, count in counts.items()})
+    tiers = TierSizes(block_size=np.array([4]), block_bytes=np.array([100.0]), capacity_blocks=np.array([25]))
+    return dataclasses.replace(result, requests=requests, instances=instances, tiers=tiers)
 
 
 def random_result(seed: int, instances: int = 2, leaps_each: int = 40) -> Result:

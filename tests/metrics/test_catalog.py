@@ -18,7 +18,7 @@ from simjax.metrics.slo import Slo
 from simjax.metrics.steps import leap_durations
 from simjax.metrics.summary import instances_of, summarize
 from simjax.uncertainty.intervals import Draws
-from tests.metrics.factory import make_result, random_result, request_log, tiny, two_sessions, without_leaps
+from tests.metrics.factory import make_result, random_result, request_log, tiered, tiny, two_sessions, without_leaps
 
 RUNS = {
     "tiny": tiny(),
@@ -26,6 +26,7 @@ RUNS = {
     "without leaps": without_leaps(random_result(1)),
     "sessions": two_sessions(),
     "cut": two_sessions(cut=True),
+    "tiers": tiered(),
     "none finished": make_result(request_log(dict(arrival_s=1.0)), status=Status.STALLED),
 }
 SLO, GPUS = Slo(ttft_s=1.0, e2e_s=1.5), 4
@@ -81,7 +82,7 @@ def test_entries_are_complete() -> None:
         assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
         assert (metric.unit == "") == metric.whole, "only a count has no unit"
         assert name.endswith("_s") == (metric.unit in ("s", "requests/s", "tokens/s")) or name.endswith("_per_gpu")
-        assert metric.needs <= {"sessions", "cap", "limits", "gpus", "roles", "speculation", "lockstep", "power", "prices"}
+        assert metric.needs <= {"sessions", "cap", "limits", "gpus", "roles", "speculation", "lockstep", "tiers", "power", "prices"}
         assert not metric.interval or metric.path
     paths = [metric.path for metric in CATALOG.values() if metric.path]
     assert len(set(paths)) == len(paths)

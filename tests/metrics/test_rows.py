@@ -9,6 +9,7 @@ from simjax.engine.columns import completed
 from simjax.engine.host.result import NEVER, InstanceLog, RequestLog, Result, Status
 from simjax.metrics import rows as rows_module
 from simjax.metrics.catalog.disaggregation import DISAGGREGATION
+from simjax.metrics.catalog.tiers import TIERS
 from simjax.metrics.rows import METRICS, WHOLE_METRICS, result_row, result_rows, too_few
 from simjax.metrics.slo import Slo
 from simjax.metrics.summary import summarize
@@ -20,6 +21,7 @@ Load = tuple[np.ndarray, np.ndarray, Sessions | None]
 DRAFTS = {"draft_tokens", "accepted_tokens", "acceptance_length"}
 DUMMIES = {"dummy_steps", "dummy_fraction"}
 DISAGGREGATED = {metric.name for metric in DISAGGREGATION}
+TIERED = {metric.name for metric in TIERS}
 SLOS = [None, Slo(), Slo(ttft_s=0.5), Slo(tpot_s=0.01), Slo(ttft_s=0.3, tpot_s=0.02, e2e_s=1.0)]
 
 
@@ -96,10 +98,11 @@ def test_rows_together_are_the_rows_one_by_one_bit_for_bit(seed, workloads, runs
         assert all(type(value) in (int, float, type(None)) for value in row.values())
         assert all(
             type(row[name]) is int
-            for name in WHOLE_METRICS - {"prefill_tokens", "decode_tokens", "steady"} - DISAGGREGATED - DRAFTS - DUMMIES
+            for name in WHOLE_METRICS - {"prefill_tokens", "decode_tokens", "steady"} - DISAGGREGATED - TIERED - DRAFTS - DUMMIES
         )
         assert {row[name] for name in DRAFTS | DUMMIES} == {None}  # no draft was verified, and every rank steps by itself
         assert {row[name] for name in DISAGGREGATED} == {None}  # all instances run both phases
+        assert {row[name] for name in TIERED} == {None}  # no instance has a KV tier
         assert row["busy_fraction"] is row["prefill_tokens"] is row["decode_tokens"] is None  # no activity was recorded
         assert not any(type(row[name]) is int for name in set(METRICS) - WHOLE_METRICS)
 
@@ -130,7 +133,7 @@ def test_the_hand_made_run():
     assert row["session_makespan_mean_s"] is row["session_makespan_p99_s"] is None and row["kv_evicted_blocks"] == 0
     assert row["send_lag_mean_s"] is row["send_lag_max_s"] is None
     assert row["ticks"] == 11 and row["steps"] == 5
-    assert list(row) == list(METRICS) and len(set(METRICS)) == 82
+    assert list(row) == list(METRICS) and len(set(METRICS)) == 96
 
 
 def test_every_number_is_that_of_the_summary():

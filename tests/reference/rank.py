@@ -106,9 +106,14 @@ class Rank(RefEngine):
             self.drain(self.clock)
             ran = yield from self._pass_with_queue() if self.config.async_scheduling else self._pass()
             self.idle = 0 if ran else self.idle + 1
-            if not ran and self._has_unfinished():
-                self.clock = self.woke_s = yield self._end_of_sleep()
-                self.ties += sum(map(self._ties, self.incoming))
+            if not ran:
+                yield from self._rest()
+
+    def _rest(self) -> Generator[float, float, None]:
+        """After a pass that ran nothing: sleep if requests are left."""
+        if self._has_unfinished():
+            self.clock = self.woke_s = yield self._end_of_sleep()
+            self.ties += sum(map(self._ties, self.incoming))
 
     def _pass(self) -> Generator[float, float, bool]:
         self.queue.append(batch := self._launch())

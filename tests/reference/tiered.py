@@ -89,20 +89,12 @@ class TieredRank(Rank):
     def _has_requests(self) -> bool:
         return super()._has_requests() or self._copying()
 
-    def _loop(self) -> Generator[float | None, float, None]:
-        while True:
-            if not self._has_requests() and not self.queue:
-                self.clock = yield None
-            self.drain(self.clock)
-            ran = yield from self._pass_with_queue() if self.config.async_scheduling else self._pass()
-            self.idle = 0 if ran else self.idle + 1
-            if not ran and self._has_unfinished():
-                self.clock = self.woke_s = yield self._end_of_sleep()
-                self.ties += sum(map(self._ties, self.incoming))
-            elif not ran and self._only_copies():
-                ends = [copy.end_s for stream in (self.stores, self.reads) for copy in stream.copies]
-                if not self.unsent and ends and min(ends) > self.clock:
-                    self.clock = yield min(ends)
+    def _rest(self) -> Generator[float, float, None]:
+        yield from super()._rest()
+        if self._only_copies():
+            ends = [copy.end_s for stream in (self.stores, self.reads) for copy in stream.copies]
+            if not self.unsent and ends and min(ends) > self.clock:
+                self.clock = yield min(ends)
 
     def _pass_with_queue(self) -> Generator[float, float, bool]:
         ran = False

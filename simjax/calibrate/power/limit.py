@@ -37,7 +37,7 @@ def drawing(result: Result, factor: float | Mapping[str, float], limits: Limits)
     """The run, by rank, with the energy of its steps a factor more before the limit holds it; one for all `PARTS`, or one for each."""
     seen = by_rank(result)
     leaps = seen.leaps
-    factors = factor if isinstance(factor, Mapping) else {name: factor for name in PARTS}
+    factors: Mapping[str, float] = factor if isinstance(factor, Mapping) else dict.fromkeys(PARTS, factor)
     assert leaps is not None
     spans_s = {"": leaps.first_step_s, "later_": leap_durations(leaps) - leaps.first_step_s}
     columns: dict[str, np.ndarray] = {}

@@ -76,12 +76,18 @@ def by_rank(result: Result) -> Result:
         counts = np.bincount(ranks.instance)
         roles = tuple(pools.roles[i] for i in ranks.instance)
         pools = replace(pools, roles=roles, devices=(pools.devices // counts)[ranks.instance], block_size=pools.block_size[ranks.instance])
+    tiers = result.tiers
+    if tiers is not None:
+        counts = np.bincount(ranks.instance)
+        each = {"block_size": tiers.block_size, "block_bytes": tiers.block_bytes, "capacity_blocks": tiers.capacity_blocks // counts}
+        tiers = replace(tiers, **{name: values[ranks.instance] for name, values in each.items()})
     requests, leaps, handovers = replace(result.requests, instance=ranks.request), result.leaps, result.handovers
     if leaps is not None and ranks.leap is not None:
         leaps = replace(leaps, instance=ranks.leap)
     if handovers is not None and ranks.prefill is not None:
         handovers = replace(handovers, prefill_instance=ranks.prefill)
-    return replace(result, requests=requests, leaps=leaps, instances=ranks.totals, handovers=handovers, pools=pools, ranks=None)
+    seen = {"requests": requests, "leaps": leaps, "instances": ranks.totals, "handovers": handovers, "pools": pools, "tiers": tiers}
+    return replace(result, **seen, ranks=None)
 
 
 def _numbered(result: Result, of: Callable[[np.ndarray], np.ndarray], totals: InstanceLog) -> Result:

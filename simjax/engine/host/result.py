@@ -14,6 +14,7 @@ from simjax.cluster.alike import AlikeInstances
 from simjax.engine.columns import column
 from simjax.engine.host.pools import Pools
 from simjax.engine.host.ranks import RankLog
+from simjax.engine.host.tiers import TierSizes
 from simjax.power.plant import Plant
 from simjax.pricing.rates import Rates
 from simjax.workload.classes import RequestClasses
@@ -38,6 +39,8 @@ class RequestLog:
     Attributes:
         instance: int32[R], the instance that serves it, -1 when it was not sent.
         prompt_tokens, output_tokens, cached_tokens: int32[R].
+        tier_hit_tokens: int32[R], tokens that its first admission loaded from a KV tier. This and the next two are of runs with one.
+        tier_load_start_s, tier_load_end_s: float64[R], start and end of the copy of its first load, on the instance's clock.
         arrival_s: float64[R], when the client sent it; `NEVER` when a run was cut before.
         scheduled_s: float64[R], start of the first step that held it.
         first_token_s, finish_s: float64[R], when the client saw the first and the last token.
@@ -153,6 +156,10 @@ class InstanceLog:
         peak_blocks: int32[N], most KV blocks ever allocated to requests; of several ranks, whose peaks may lie apart, the sum of the peaks.
         evicted_blocks: int32[N], cached blocks that were taken for something else; 0 without prefix caching. Blocks that the running
             requests of a step, or the one it admits, take and compute again themselves are not counted.
+        tier_evictions, tier_loaded_blocks, tier_stored_blocks: int32[N], blocks that left its KV tier for others, and that were copied from
+            and to it. These and the next two are 0 without a tier.
+        tier_failed_stores: int32[N], offers of which nothing was stored because what the tier held was in use.
+        tier_flush_s: float64[N], seconds that its steps waited for stores that still read their blocks.
         busy_s: float64[N], seconds in which a step was under way, of several ranks their mean. This and all below are 0 unless
             `EngineShape.activity` is on.
         prefill_tokens, decode_tokens: int64[N], tokens computed by requests with more than one token in a step, and by those with one.
@@ -212,6 +219,7 @@ class Result:
         stationary: whether its load is stationary (`Workload.stationary`).
         due_s: float64[R], when a client with a cap on its requests in flight would have sent each without the cap; None without a cap.
         handovers: hand-overs of the requests; None in a cluster whose instances run both phases.
+        tiers: sizes of the KV tiers behind its instances; None without.
         pools: its instances by role and the links between their ranks; None as `handovers`.
         ranks: the ranks of its instances; None where every instance has one.
         classes: classes of service of the requests, None when the workload has none.
@@ -233,6 +241,7 @@ class Result:
     due_s: np.ndarray | None = None
     handovers: HandoverLog | None = None
     pools: Pools | None = None
+    tiers: TierSizes | None = None
     ranks: RankLog | None = None
     classes: RequestClasses | None = None
     groups: AlikeInstances | None = None

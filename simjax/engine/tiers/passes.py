@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from simjax.engine.handover.passes import ROUNDING, pass_at
+from simjax.engine.handover.passes import ROUNDING, NoPasses, pass_at
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER, Plan
 from simjax.engine.scheduler.plan import cut_short
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class TierPasses:
-    """A rank's place in its queue and its looks at copies; scalars (a leading N axis in `ClusterState`).
+class TierPasses(NoPasses):
+    """A rank's place in its queue and its looks at copies, with turns as without any; scalars (a leading N axis in `ClusterState`).
 
     Attributes:
         loading: requests in the last slots that wait for their loads or for a seat.
@@ -42,21 +42,6 @@ class TierPasses:
     looked_s: Float64[Array, "*N"]
     formed_s: Float64[Array, "*N"]
     polls: Bool[Array, "*N"]
-
-    @property
-    def shut(self) -> Bool[Array, ""]:
-        """Whether no request may join in the rank's turn."""
-        return jnp.zeros((), bool)
-
-    @staticmethod
-    def seen_s(plan: Plan, async_scheduling: Bool[Array, ""]) -> Float64[Array, ""]:
-        """The formation after the plan sees requests to which replies lead, if they are queued up to this time."""
-        return plan.horizon_s
-
-    @staticmethod
-    def due_s(plan: Plan) -> Float64[Array, "*N"]:
-        """Time of the rank's next turn: the end of its plan."""
-        return plan.due_s()
 
     def joined(self, params: ClusterParams, plan: Plan, queued_s: Float64[Array, ""], async_scheduling: Bool[Array, ""]) -> Plan:
         """The plan after a request joined the rank's queue at queued_s; a rank that polls sees it at its next pass."""

@@ -88,7 +88,7 @@ def plan_tiered(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     assert isinstance(kv, PrefixCache) and kv.pool.watched is not None
     victims = jnp.where((position >= rank.num_running) & (position < rank.num_running + f.preempted), slots.request, shape.requests)
     victims = jnp.where(victims < shape.requests, victims, -1)
-    flushes = flushed(table, i, kv.pool.watched.pieces[i], kv.pool.watched.count[i], victims) & closes
+    flushes = flushed(table, i, kv.pool.watched.pieces[i], kv.pool.watched.count[i], victims, closes)
     kinds = table.pieces[i]
     unsent = table.busy(i) & (kinds[:, SENT] <= 0) & closes
     stores = kinds[:, STORES] > 0

@@ -14,6 +14,7 @@ from simjax.metrics.catalog.disaggregation import DISAGGREGATION
 from simjax.metrics.catalog.energy import ENERGY
 from simjax.metrics.catalog.metric import Better, Column, Metric, always, catalog_of, ratio
 from simjax.metrics.catalog.runs import Runs
+from simjax.metrics.catalog.tiers import TIERS
 from simjax.metrics.latency import NAMES, STATISTICS
 
 _LATENCIES = ("ttft", "tpot", "e2e")  # ITL has no column: rows are made without a leap log, which its percentiles need
@@ -207,6 +208,7 @@ CATALOG = catalog_of(
             interval=True,
         ),
         *DISAGGREGATION,
+        *TIERS,
         *ENERGY,
         *COST,
         Metric(

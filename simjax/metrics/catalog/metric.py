@@ -41,8 +41,8 @@ class Metric:
         path: keys that lead to its place in summary.json; empty when the summary does not have it.
         needs: conditions for its place in the summary: "sessions" (the workload has sessions), "cap" (its client has a cap on requests in
             flight), "limits" (some `slo.*` is set), "gpus" (the number of GPUs is given), "roles" (there are prefill and decode
-            instances), "speculation" (drafts were verified), "lockstep" (data-parallel ranks computed dummies), "power"
-            (energy was simulated), "prices" (money or carbon was asked for).
+            instances), "speculation" (drafts were verified), "lockstep" (data-parallel ranks computed dummies), "tiers" (there are KV
+            tiers), "power" (energy was simulated), "prices" (money or carbon was asked for).
         interval: whether the summary gives it an interval over draws of the profile's parameters.
     """
 

@@ -18,6 +18,7 @@ from simjax.tiering import CONNECTORS
 
 EXACT = "vllm-offload"  # the connector whose rules the engine has
 FIRST_COPIES = 64  # pieces of copies of the first try
+FEWEST_PLACES = 64  # slots of the first try for requests that do not run
 EMPTY_PASS_S = 1e-3  # vLLM's sleep between passes that run nothing
 
 
@@ -56,8 +57,9 @@ def tier_params(cluster: ClusterSpec) -> TierParams | None:
 
 def with_places(instances: RankParams, cluster: ClusterSpec, requests: int) -> RankParams:
     """The ranks with slots for requests that load and for those that others overtake."""
-    slots = [min(seat_bucket(4 * x.limits.max_num_seqs), requests) + 16 for x in cluster.ranks]
-    return replace(instances, slots=np.maximum(instances.slots, np.array(slots, np.int32)))
+    seats = np.array([seat_bucket(x.limits.max_num_seqs) for x in cluster.ranks])
+    slots = np.minimum(seats + np.maximum(seats // 2, FEWEST_PLACES), requests) + 16
+    return replace(instances, slots=np.maximum(instances.slots, slots.astype(np.int32)))
 
 
 def refuse_with_tiers(cluster: ClusterSpec, caching: Sequence[bool], by_priority: bool) -> None:
