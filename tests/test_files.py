@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 import simjax
-from simjax.documents import read_document, with_digest
+from simjax.disk.documents import read_document, with_digest
+from simjax.disk.files import append_file, cell, text_of_cell, write_file, write_json, write_table
 from simjax.errors import SimjaxError
-from simjax.files import append_file, cell, text_of_cell, write_file, write_json, write_table
 from simjax.metrics.files import write_results
 from simjax.workload import read_trace
 from tests.metrics.factory import two_sessions
@@ -41,11 +41,11 @@ def stray_writers(source: str) -> list[str]:
 
 
 def test_no_module_writes_a_file_by_itself() -> None:
-    known = {"files.py", "explore/store/lock.py"}
+    known = {"disk/files.py", "explore/store/lock.py"}
     for path in PACKAGE.rglob("*.py"):
         if str(path.relative_to(PACKAGE)) not in known:
             strays = [call for call in stray_writers(path.read_text(encoding="utf-8")) if "os.devnull" not in call]
-            assert not strays, f"{path}: {strays}: write it with simjax.files"
+            assert not strays, f"{path}: {strays}: write it with simjax.disk.files"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_after_a_failure_the_old_file_is_whole(tmp_path: Path, monkeypatch: pyte
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    where = {"write": "simjax.files.os.fdopen", "replace": "pathlib.Path.replace", "fsync": "simjax.files.os.fsync"}[fails]
+    where = {"write": "simjax.disk.files.os.fdopen", "replace": "pathlib.Path.replace", "fsync": "simjax.disk.files.os.fsync"}[fails]
     with monkeypatch.context() as patch:
         patch.setattr(where, full)
         with pytest.raises(SimjaxError, match=r"a\.json: cannot write it: No space left on device"):

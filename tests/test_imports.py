@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-HOST_ONLY = ["errors", "paths", "config", "workload", "model", "hardware", "metrics"]
+HOST_ONLY = ["errors", "disk.paths", "config", "workload", "model", "hardware", "metrics"]
 
 # Run in a process of its own: this one has imported everything already.
 WALK = """

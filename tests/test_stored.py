@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from simjax import stored as module
-from simjax.stored import stored
+from simjax.disk import stored as module
+from simjax.disk.stored import stored
 
 
 @pytest.fixture

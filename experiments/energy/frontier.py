@@ -29,10 +29,10 @@ import pandas as pd
 import yaml
 
 import simjax
+from simjax.disk.paths import PROFILES
 from simjax.explore.pareto.dominance import nondominated
 from simjax.explore.store.table import read_results
 from simjax.explore.values import format_value
-from simjax.paths import PROFILES
 from simjax.plot import style
 
 if TYPE_CHECKING:

@@ -79,11 +79,11 @@ def _files(soak: Soak) -> dict[str, tuple[Path, Callable[[], Any]]]:
     """Other kinds of files, each with a reader of its content."""
     import numpy as np
 
-    from simjax.checkpoint import Checkpoint
     from simjax.cli.checked_cache import CheckedCache
-    from simjax.latency.profile_file import load_profile, save_profile
+    from simjax.disk.checkpoint import Checkpoint
+    from simjax.disk.paths import PROFILES
+    from simjax.latency.profiles.file import load_profile, save_profile
     from simjax.latency.tables.bundle import read_bundle
-    from simjax.paths import PROFILES
     from simjax.workload import build_workload
     from simjax.workload.config import WorkloadConfig
 
@@ -94,11 +94,11 @@ def _files(soak: Soak) -> dict[str, tuple[Path, Callable[[], Any]]]:
     (work / "t.csv").write_text(TRACE + "".join(f"{3 + i},{20 + i},{5 + i}\n" for i in range(20)))
     (work / "t.jsonl").write_text("".join(ROW.replace('"timestamp": 0', f'"timestamp": {1000 * i}') for i in range(20)))
     shutil.copy(PROFILES / "hardware" / "h100.yaml", work / "device.yaml")
-    import simjax.checkpoint
+    import simjax.disk.checkpoint
 
-    simjax.checkpoint.INTERVAL_S, kept = 0.0, simjax.checkpoint.INTERVAL_S
+    simjax.disk.checkpoint.INTERVAL_S, kept = 0.0, simjax.disk.checkpoint.INTERVAL_S
     Checkpoint(work / "fit.unfinished", "problem").save(3, u=np.arange(50.0))
-    simjax.checkpoint.INTERVAL_S = kept
+    simjax.disk.checkpoint.INTERVAL_S = kept
     cache = CheckedCache(work, own=False)
     cache.put("program", bytes(range(256)) * 20)
     found = {

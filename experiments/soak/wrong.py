@@ -104,7 +104,7 @@ def _damaged(work: Path, name: str, damage: str) -> list[str]:
 
 
 def _good(content: str) -> bytes:
-    from simjax.paths import PROFILES
+    from simjax.disk.paths import PROFILES
 
     if content == "model":
         return json.dumps(yaml.safe_load((PROFILES / "models" / "qwen3-14b.yaml").read_text())).encode()

@@ -26,7 +26,7 @@ from simjax.cluster.latency_source import LatencySource
 from simjax.config.compose import compose_config, typed
 from simjax.config.schema import UncertaintyConfig, ValidateConfig
 from simjax.latency.parameters import with_parameters
-from simjax.latency.profile_file import generic_profile
+from simjax.latency.profiles.file import generic_profile
 from simjax.uncertainty.intervals import simulate_draws
 from simjax.validate import read_measured
 from simjax.validate.compare import COMPARED, METRICS

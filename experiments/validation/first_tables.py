@@ -20,8 +20,8 @@ from simjax.cluster.latency_source import LatencySource
 from simjax.deployment import Deployment
 from simjax.latency.attention.coefficients import decode_attention_s, mixed_attention_s
 from simjax.latency.attention.fit import AttentionPoints, chunks_of, decodes_of
-from simjax.latency.compile_profile import all_layers_attention, total_s
-from simjax.latency.profile import LatencyProfile
+from simjax.latency.profiles.compile import all_layers_attention, total_s
+from simjax.latency.profiles.profile import LatencyProfile
 from simjax.model.ops import step_ops
 
 SUMS = {

@@ -27,7 +27,7 @@ from simjax.calibrate.job import Calibrated, calibrate
 from simjax.calibrate.targets.points import MeanPoint, read_points
 from simjax.config.compose import compose_config, typed
 from simjax.job import run
-from simjax.latency.profile_file import generic_profile, load_profile
+from simjax.latency.profiles.file import generic_profile, load_profile
 from simjax.metrics import summarize
 
 DEPLOYMENTS = ("Qwen3-32B fp8 tp1", "Qwen3-32B fp8 tp4", "Llama-3.1-8B bf16 tp2", "Llama-3.1-8B bf16 tp8")

@@ -25,9 +25,9 @@ from simjax.engine.host.lower import Lowered, lower
 from simjax.engine.host.result import Result
 from simjax.engine.simulate import compiled_advance, simulate, start
 from simjax.hardware import DeviceSpec, LinkSpec, load_device
-from simjax.latency.compile_profile import compile_profile
 from simjax.latency.experts.load import expert_load
 from simjax.latency.groups.step import GroupStep, group_steps, merged, rank_step
+from simjax.latency.profiles.compile import compile_profile
 from simjax.latency.roofline import roofline_profile
 from simjax.latency.step_time import StepTime, mixed_step_s, row
 from simjax.latency.tables.bundle import Bundle, find_bundle, read_bundle

@@ -20,10 +20,10 @@ from scipy.stats import spearmanr
 
 from simjax.calibrate.targets.points import MeanPoint, read_points
 from simjax.calibrate.targets.points_target import BENCHMARK_ROUNDS, PointOptions, PointsTarget
+from simjax.disk.paths import PROFILES
 from simjax.hardware import load_device
-from simjax.latency.profile import LatencyProfile
-from simjax.latency.profile_file import load_profile
-from simjax.paths import PROFILES
+from simjax.latency.profiles.file import load_profile
+from simjax.latency.profiles.profile import LatencyProfile
 
 TABLE = DATA / "silicon" / "deployments.csv"
 PREDICTIONS = DATA / "silicon" / "aiconfigurator_0.12.0_predictions.csv"

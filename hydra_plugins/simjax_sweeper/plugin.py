@@ -48,7 +48,7 @@ class SimjaxSweeper(Sweeper):
         """
         from hydra.core.plugins import Plugins
 
-        from simjax.paths import CONF
+        from simjax.disk.paths import CONF
 
         main = [source.path for source in config.hydra.runtime.config_sources if source.provider == "main"]
         if main != [str(CONF)] or config.hydra.job.config_name != "run":

@@ -10,8 +10,8 @@ from simjax.cluster.latency_source import LatencySource
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
 from simjax.latency.fitting.fit import fit_bundle, fit_generic
-from simjax.latency.profile import LatencyProfile
-from simjax.latency.profile_file import generic_profile, load_profile, shipped_profiles
+from simjax.latency.profiles.file import generic_profile, load_profile, shipped_profiles
+from simjax.latency.profiles.profile import LatencyProfile
 from simjax.latency.tables.bundle import bundles_of
 from simjax.model import ModelSpec, same_architecture
 

@@ -15,11 +15,11 @@ import numpy as np
 
 from simjax.calibrate.space import Space
 from simjax.calibrate.targets.measured_run import Target
-from simjax.checkpoint import NoCheckpoint
+from simjax.disk.checkpoint import NoCheckpoint
 from simjax.engine.programs import Effort
 from simjax.errors import SimjaxError
 from simjax.latency.parameters import with_parameters
-from simjax.latency.profile import LatencyProfile
+from simjax.latency.profiles.profile import LatencyProfile
 
 DIFFERENCE = 1.0  # prior standard deviations between the two sides of a difference
 Progress = Callable[[int, int, float], None]

@@ -14,10 +14,10 @@ import numpy as np
 from simjax.calibrate.fit import Fit, FitOptions, Progress, finite_start, leaves_of, residual_function, with_jacobian, with_leaves
 from simjax.calibrate.space import Space
 from simjax.calibrate.targets.measured_run import Target
-from simjax.checkpoint import NoCheckpoint
+from simjax.disk.checkpoint import NoCheckpoint
 from simjax.engine.programs import Effort
 from simjax.errors import SimjaxError
-from simjax.latency.profile import LatencyProfile
+from simjax.latency.profiles.profile import LatencyProfile
 
 ADAM_RATE = 0.1  # prior standard deviations a step
 STEPS_PER_TRIAL = {"lbfgs": 2, "adam": 5}  # steps for each trial step that Levenberg-Marquardt may take

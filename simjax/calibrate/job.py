@@ -26,20 +26,20 @@ from simjax.calibrate.targets.measured_run import LossWeights, RunTarget, Target
 from simjax.calibrate.targets.points import MeanPoint, read_points
 from simjax.calibrate.targets.points_target import PointsTarget, alike
 from simjax.calibrate.targets.tables_target import TablesTarget
-from simjax.checkpoint import Checkpoint, NoCheckpoint
 from simjax.cluster.from_config import latency_source
 from simjax.cluster.latency_source import HOST_TIMES, LatencySource
 from simjax.cluster.spec import ClusterSpec, InstanceSpec
 from simjax.config.calibrate import CalibrateConfig, ParameterConfig
 from simjax.config.schema import ProfileConfig
+from simjax.disk.checkpoint import Checkpoint, NoCheckpoint
+from simjax.disk.files import sha256_of
 from simjax.errors import SimjaxError
-from simjax.files import sha256_of
 from simjax.hardware import DeviceSpec, load_device
 from simjax.job import Run, simulate_cluster
 from simjax.latency.parameters import parallel_effects, with_parameters
 from simjax.latency.priors import VLLM
-from simjax.latency.profile import Calibration, LatencyProfile, Seen, ValidRange
-from simjax.latency.profile_file import load_profile, save_profile
+from simjax.latency.profiles.file import load_profile, save_profile
+from simjax.latency.profiles.profile import Calibration, LatencyProfile, Seen, ValidRange
 from simjax.metrics.latency import latencies
 from simjax.uncertainty.widths import PRIOR_SD
 from simjax.validate.compare import measured_requests

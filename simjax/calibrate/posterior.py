@@ -16,7 +16,7 @@ from simjax.calibrate.fit import Fit
 from simjax.calibrate.space import MOST, NEAR_BOUND, Space
 from simjax.latency.parameters import present_value
 from simjax.latency.priors import PARAMETERS, STEP_CORRECTIONS
-from simjax.latency.profile import LatencyProfile
+from simjax.latency.profiles.profile import LatencyProfile
 
 Z90 = 1.6448536269514722  # standard deviations: a normal distribution has 90 % within
 OPEN = 0.5  # share of the prior's variance that a direction keeps to be called unconstrained

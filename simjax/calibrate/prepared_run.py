@@ -20,7 +20,7 @@ from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape, power_of_two
 from simjax.engine.simulate import simulate
 from simjax.errors import SimjaxError
-from simjax.latency.profile import LatencyProfile
+from simjax.latency.profiles.profile import LatencyProfile
 from simjax.validate.run import MeasuredRun
 from simjax.workload.workload import Workload
 

@@ -15,10 +15,10 @@ from simjax.cluster.spec import InstanceSpec
 from simjax.cluster.timing import ClusterTiming
 from simjax.deployment import Deployment
 from simjax.engine.params import ClusterParams
-from simjax.latency.compile_profile import compile_profile
 from simjax.latency.join import join_step_times
 from simjax.latency.priors import VLLM
-from simjax.latency.profile import HostOverheads, LatencyProfile, accepted
+from simjax.latency.profiles.compile import compile_profile
+from simjax.latency.profiles.profile import HostOverheads, LatencyProfile, accepted
 from simjax.latency.step_time import StepTime
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from simjax.errors import SimjaxError
 from simjax.latency.parameters import PARALLEL, present_value
 from simjax.latency.priors import BACKEND_TIMES, DRAWN, PARAMETERS, STEP_CORRECTIONS, VLLM, Parameter, parameter
-from simjax.latency.profile import LatencyProfile
+from simjax.latency.profiles.profile import LatencyProfile
 
 MOST = 4.0  # prior standard deviations: the bound of every parameter
 NEAR_BOUND = 0.9  # fraction of MOST from which a parameter counts as near its bound

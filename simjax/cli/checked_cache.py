@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from simjax.disk.files import write_file
 from simjax.errors import SimjaxError
-from simjax.files import write_file
 
 _MARK = b"simjax-sha256:"  # then 32 bytes; jax's own decompression ignores what follows an entry
 _SUFFIX = "-cache"

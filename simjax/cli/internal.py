@@ -8,8 +8,8 @@ import time
 import traceback
 from pathlib import Path
 
+from simjax.disk.files import make_folder, write_file
 from simjax.errors import SimjaxError, in_one_line, log_traceback
-from simjax.files import make_folder, write_file
 
 
 def internal(error: Exception) -> str:

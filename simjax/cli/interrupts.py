@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from simjax.files import remove_temporary
+from simjax.disk.files import remove_temporary
 
 NOTHING = "nothing was written"
 _SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from simjax.cli import interrupts
 from simjax.cli.internal import internal
+from simjax.disk.paths import with_folders
 from simjax.engine.control.whole_loops import make_loops_whole
 from simjax.errors import PoorFitError, SimjaxError, closest, is_out_of_memory
-from simjax.paths import with_folders
 from simjax.text import printable
 
 
@@ -40,11 +40,11 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("capacity",): Command("capacity", "simjax.cli.commands.capacity"),
     ("explain",): Command("explain", "simjax.cli.commands.explain"),
     ("sensitivity",): Command("sensitivity", "simjax.cli.commands.sensitivity"),
-    ("trace", "describe"): Command("describe", "simjax.cli.commands.describe", ("workload.file",)),
-    ("trace", "export"): Command("export", "simjax.cli.commands.export", ("requests",)),
-    ("handover", "fit"): Command("handover", "simjax.cli.commands.handover", ("transfers",)),
-    ("power", "fit"): Command("power_fit", "simjax.cli.commands.power_fit", ("log",)),
-    ("profile", "fit"): Command("fit", "simjax.cli.commands.fit", ("bundle",)),
+    ("trace", "describe"): Command("describe", "simjax.cli.commands.traces.describe", ("workload.file",)),
+    ("trace", "export"): Command("export", "simjax.cli.commands.traces.export", ("requests",)),
+    ("handover", "fit"): Command("handover", "simjax.cli.commands.fits.handover", ("transfers",)),
+    ("power", "fit"): Command("power_fit", "simjax.cli.commands.fits.power", ("log",)),
+    ("profile", "fit"): Command("fit", "simjax.cli.commands.fits.profile", ("bundle",)),
 }
 _IN_WHOLE_LOOPS = ("run", "capacity")
 _MULTIRUN = ("-m", "--multirun")

@@ -19,11 +19,11 @@ from simjax.config import compose
 from simjax.config.explain import explain
 from simjax.config.schema import RunConfig
 from simjax.config.sweep import SweepConfig, read_space
+from simjax.disk.paths import CONF
 from simjax.errors import SimjaxError, closest
 from simjax.explore.axes import parse_values
 from simjax.explore.keys import check_key
 from simjax.explore.values import format_value
-from simjax.paths import CONF
 
 
 def multirun(overrides: Sequence[str], show_config: bool = False) -> None:

@@ -15,10 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from simjax.config.compose import FREE_MAPPINGS, GROUPS, SCHEMAS, compose_config, normal
 from simjax.config.explain import unknown_option
-from simjax.documents import read_document
+from simjax.disk.documents import read_document
+from simjax.disk.paths import CONF, in_user_folders
 from simjax.errors import SimjaxError
 from simjax.explore.values import format_value
-from simjax.paths import CONF, in_user_folders
 
 _NEVER = ("out", "hydra")
 """Keys of a file that are left out: the results of a replay go to a folder of their own."""

@@ -18,8 +18,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from simjax.caveat import Estimate
 from simjax.cli.checked_cache import check_entries
 from simjax.cli.interrupts import NOTHING, hint
+from simjax.disk.stored import processor
 from simjax.errors import SimjaxError
-from simjax.stored import processor
 from simjax.text import printable
 
 LOG_EVERY_S = 60.0

@@ -11,11 +11,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from simjax.disk.files import make_folder, write_table
 from simjax.explore.labels import differing_keys, format_cell, short_keys
 from simjax.explore.pareto.caveats import caveats
 from simjax.explore.pareto.front import ParetoResult, pareto
 from simjax.explore.pareto.objective import CI95, Objective
-from simjax.files import make_folder, write_table
 from simjax.text import counted
 
 PARETO_TABLE, PARETO_FIGURE, RATES_FIGURE = "pareto.csv", "pareto.png", "rates.png"
@@ -53,7 +53,7 @@ def write_pareto(
     else:
         figure.unlink(missing_ok=True)
     if plots:
-        from simjax.plot.rates import plot_rates
+        from simjax.plot.studies.rates import plot_rates
 
         if plot_rates(table, folder / RATES_FIGURE, _columns(result, keys), title) is None:
             (folder / RATES_FIGURE).unlink(missing_ok=True)

@@ -10,8 +10,8 @@ from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.latency.parameters import with_parameters
 from simjax.latency.priors import check_value
-from simjax.latency.profile import HostOverheads, LatencyProfile
-from simjax.latency.profile_file import find_profile, load_profile
+from simjax.latency.profiles.file import find_profile, load_profile
+from simjax.latency.profiles.profile import HostOverheads, LatencyProfile
 from simjax.power.source import PowerSource
 
 HOST_TIMES = ("step_s", "api_pre_s", "api_post_s")

@@ -15,19 +15,19 @@ from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import InstanceSpec
 from simjax.cluster.warnings import as_measured, foreign, of_experts, of_memory, of_stages, over_nodes
 from simjax.deployment import Deployment
+from simjax.disk.stored import stored
 from simjax.errors import SimjaxError, value_or_error
 from simjax.latency.attention.roofline import AttentionEfficiency
 from simjax.latency.clocks import Clock, slowed
-from simjax.latency.compile_profile import compile_profile
 from simjax.latency.join import join_step_times
-from simjax.latency.profile import HostOverheads, ValidRange
+from simjax.latency.profiles.compile import compile_profile
+from simjax.latency.profiles.profile import HostOverheads, ValidRange
 from simjax.latency.step_time import StepTime
 from simjax.latency.tables.bundle import contents, find_bundle, read_bundle
 from simjax.latency.tables.compile_tables import compile_tables
 from simjax.latency.tables.curves import valid_range
 from simjax.latency.warnings import profile_warnings, range_warnings
 from simjax.power.source import PowerSource
-from simjax.stored import stored
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from simjax.hardware import load_device
 from simjax.latency.offload.copied import copied
 from simjax.latency.offload.demand import hit_rate
 from simjax.latency.pim.compile_pim import bound
-from simjax.latency.profile import LatencyProfile
+from simjax.latency.profiles.profile import LatencyProfile
 from simjax.model import ModelSpec, dtype_bytes, plain_name, same_architecture, state_bytes_per_sequence
 from simjax.parallel.experts import placement_in_effect
 from simjax.placement.weights import EXPERTS

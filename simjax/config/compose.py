@@ -18,14 +18,14 @@ from simjax.config.conditional import conditional_options
 from simjax.config.disaggregation import with_handover_files
 from simjax.config.explain import explain, unknown_option
 from simjax.config.scheduler import BackendConfig, SchedulerConfig
+from simjax.disk.paths import CONF
+from simjax.disk.stored import stored
 from simjax.errors import SimjaxError
 from simjax.options.effect import conditionals, looking_at, refuse_without_effect, unset_by_choice
 from simjax.options.plain import is_plain, plain_value
-from simjax.paths import CONF
 from simjax.power.config import PowerConfig
 from simjax.pricing.config import PriceConfig
 from simjax.speculation.config import SpeculationConfig
-from simjax.stored import stored
 from simjax.workload.config import WorkloadConfig
 
 SCHEMAS: dict[str, type] = {

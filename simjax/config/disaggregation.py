@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from simjax.documents import read_document
+from simjax.disk.documents import read_document
 from simjax.errors import SimjaxError, closest
 from simjax.options.condition import Condition, at_least, needs
 from simjax.options.option import option

@@ -8,8 +8,8 @@ from dataclasses import fields
 from omegaconf import DictConfig, OmegaConf
 
 from simjax.config.sweep import read_space
+from simjax.disk.paths import CONF, user_files
 from simjax.errors import closest
-from simjax.paths import CONF, user_files
 
 TYPES = {"Integer": "an integer", "Float": "a number", "Boolean": "true or false"}
 

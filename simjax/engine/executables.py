@@ -1,7 +1,7 @@
 """Executables on disk between processes: a program that is there already is neither traced nor lowered nor looked for by its code.
 
 jax's own cache keeps executables under a hash of their code, which has to be traced and lowered first: for one run of some hundred requests
-that takes longer than all the rest. Here they are in `simjax.stored`, under simjax's sources, the static values and the shapes of the
+that takes longer than all the rest. Here they are in `simjax.disk.stored`, under simjax's sources, the static values and the shapes of the
 arguments. Only for CPUs, and only where a command has asked for it (`keep_executables`): who changes parts of the engine while it runs, as
 tests do, must get programs of their own.
 """
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from simjax.stored import keeps, processor, stored
+from simjax.disk.stored import keeps, processor, stored
 
 KEPT = "simjax_kept"
 """Beginning of the names of programs that are kept here: another cache need not keep them again, and must not give them out, for an

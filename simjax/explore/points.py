@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from simjax.disk.files import write_file
 from simjax.errors import SimjaxError
 from simjax.explore.axes import Axis
 from simjax.explore.keys import SEED, canonical, check_key, takes_integers
 from simjax.explore.values import format_value, parse_value
-from simjax.files import write_file
 
 MAX_POINTS = 5_000_000
 _NUMBER = "point"  # the column with the numbers of the rows

@@ -6,11 +6,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from simjax.documents import once_per_file, read_document
+from simjax.disk.documents import once_per_file, read_document
+from simjax.disk.paths import PROFILES, user_files
 from simjax.errors import SimjaxError, closest
 from simjax.hardware.fields import file_named, key_of, number, optional, refuse_missing
 from simjax.hardware.spec import LinkSpec, NodeSpec
-from simjax.paths import PROFILES, user_files
 
 REQUIRED = ("devices_per_node", "intra_link", "inter_link")
 

@@ -6,14 +6,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from simjax.documents import once_per_file, read_document, shipped_yaml
+from simjax.disk.documents import once_per_file, read_document, shipped_yaml
+from simjax.disk.paths import PROFILES, user_files
 from simjax.errors import SimjaxError, closest
 from simjax.hardware.fields import file_named, key_of, number, optional, refuse_missing
 from simjax.hardware.nodes import REQUIRED as REQUIRED_OF_NODE
 from simjax.hardware.nodes import load_node, node_of
 from simjax.hardware.ranges import RANGES
 from simjax.hardware.spec import DeviceSpec, NodeSpec
-from simjax.paths import PROFILES, user_files
 
 REQUIRED = ("memory_bytes", "memory_bandwidth_bytes_per_s", "peak_flops")
 """Fields without which a device file is of no use; all others are assumed where they are missing."""
@@ -27,7 +27,7 @@ _DTYPES = ("bfloat16", "float16")
 def load_device(name_or_path: str | Path) -> DeviceSpec:
     """The device of that name (`h100`, `RTXPRO6000`; case, spaces, `-` and `_` do not matter) or YAML file.
 
-    Files `hardware/NAME.yaml` in the user's folders (`simjax.paths`) come before the shipped ones.
+    Files `hardware/NAME.yaml` in the user's folders (`simjax.disk.paths`) come before the shipped ones.
 
     Raises:
         SimjaxError: no such device, or a field of its file is missing or not a number.

@@ -13,7 +13,7 @@ from simjax.latency.attention.coefficients import AttentionCoefficients
 from simjax.latency.attention.roofline import AttentionEfficiency
 from simjax.latency.fitting.efficiency import OpEfficiency
 from simjax.latency.priors import BACKEND_TIMES, STEP_CORRECTIONS, VLLM, parameter, split_name
-from simjax.latency.profile import HostOverheads, LatencyProfile, ParallelEffects, RankCoefficients
+from simjax.latency.profiles.profile import HostOverheads, LatencyProfile, ParallelEffects, RankCoefficients
 from simjax.parallel.experts import LLMSERVINGSIM
 
 # Operations that are no matrix products, and the kind that stands for them.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from simjax.hardware import DeviceSpec
 from simjax.latency.attention.roofline import AttentionEfficiency
 from simjax.latency.fitting.efficiency import OpEfficiency
-from simjax.latency.profile import ANY_DEGREE, HostOverheads, LatencyProfile, RankCoefficients, ValidRange
+from simjax.latency.profiles.profile import ANY_DEGREE, HostOverheads, LatencyProfile, RankCoefficients, ValidRange
 
 # What all devices share for want of a measurement: fitted to matrix products and attention on an RTX PRO 6000 (see its generic profile).
 TILE_PENALTY = 27.0

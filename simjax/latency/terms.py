@@ -2,8 +2,8 @@
 
 A fitted profile, a roofline and measured tables differ in where their seconds come from. They have in common the parts of a step: work that
 depends on the number of scheduled tokens, collectives between ranks, work that depends on the number of scheduled sequences, attention and
-the host. A compiler (`simjax.latency.compile_profile` or `simjax.latency.tables.compile_tables`) fills in `StepTerms`, and `assemble` turns
-them into a `StepTime`.
+the host. A compiler (`simjax.latency.profiles.compile` or `simjax.latency.tables.compile_tables`) fills in `StepTerms`, and `assemble`
+turns them into a `StepTime`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from simjax.latency.groups.union import UnionTerms, gathered_s, group_times
 from simjax.latency.offload.demand import demand_s
 from simjax.latency.offload.ways import weight_times
 from simjax.latency.pim.compile_pim import pim_times
-from simjax.latency.profile import CollectiveEfficiency, HostOverheads
+from simjax.latency.profiles.profile import CollectiveEfficiency, HostOverheads
 from simjax.latency.step_time import StepTime
 from simjax.latency.tables.lookups import lookup, placed, row_of
 from simjax.model import kv_bytes_per_token

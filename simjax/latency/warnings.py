@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simjax.caveat import Estimate
 from simjax.deployment import Deployment
-from simjax.latency.profile import LatencyProfile, Seen, ValidRange
+from simjax.latency.profiles.profile import LatencyProfile, Seen, ValidRange
 from simjax.model import ModelSpec, same_architecture
 
 

@@ -19,11 +19,11 @@ from simjax.cluster.timing import ClusterTiming
 from simjax.deployment import Deployment
 from simjax.engine.params import ClusterParams
 from simjax.engine.shape import power_of_two
-from simjax.latency.compile_profile import compile_profile
 from simjax.latency.join import join_step_times
 from simjax.latency.parameters import matters, parallel_effects, present_value, with_parameters
 from simjax.latency.priors import PARAMETERS, STEP_CORRECTIONS
-from simjax.latency.profile import LatencyProfile, accepted
+from simjax.latency.profiles.compile import compile_profile
+from simjax.latency.profiles.profile import LatencyProfile, accepted
 from simjax.latency.step_time import StepTime
 
 _WITH_RANKS = ("collective_bandwidth", "collective_latency")

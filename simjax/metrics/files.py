@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from simjax.disk.files import make_folder, write_json, write_table
 from simjax.engine.host.ranks import RankLog
 from simjax.engine.host.result import NEVER, HandoverLog, RequestLog, Result
-from simjax.files import make_folder, write_json, write_table
 from simjax.metrics.handover.report import handover_columns, links_frame
 from simjax.metrics.sessions import pauses, sessions_frame
 from simjax.metrics.slo import Slo

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import yaml
 
+from simjax.disk.paths import PROFILES
 from simjax.model.registry import load_model
 from simjax.model.sizes import active_parameters, kv_bytes_per_token, parameters
 from simjax.model.spec import ModelSpec
-from simjax.paths import PROFILES
 
 
 def _embedding(model: ModelSpec) -> int:

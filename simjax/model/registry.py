@@ -7,12 +7,12 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
-from simjax.documents import once_per_file, read_document, shipped_yaml
+from simjax.disk.documents import once_per_file, read_document, shipped_yaml
+from simjax.disk.paths import PROFILES, in_user_folders, user_files
 from simjax.errors import SimjaxError, closest
 from simjax.model.hf_config import from_hf_config
 from simjax.model.quantized import BESIDE, Quantization, quantized, read_beside
 from simjax.model.spec import ModelSpec, without_windows
-from simjax.paths import PROFILES, in_user_folders, user_files
 
 _NO_OPERATIONS = ("name", "max_position_embeddings", "sliding_window", "dtype", "quantization", "unquantized", "kv_cache_dtype")
 """Fields of a model that change none of its operations."""

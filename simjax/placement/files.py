@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from simjax.documents import read_document
+from simjax.disk.documents import read_document
 from simjax.errors import SimjaxError, closest
 from simjax.hardware.fields import refuse_missing
 from simjax.options.plausible import Plausible

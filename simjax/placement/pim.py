@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from simjax.documents import once_per_file
+from simjax.disk.documents import once_per_file
+from simjax.disk.paths import PROFILES
 from simjax.errors import SimjaxError, closest
 from simjax.hardware.fields import file_named, key_of
 from simjax.options.plausible import Plausible
-from simjax.paths import PROFILES
 from simjax.placement.files import Fields, read_fields
 
 QUERY_WIDTH = 4096

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from simjax.documents import once_per_file
+from simjax.disk.documents import once_per_file
+from simjax.disk.paths import PROFILES
 from simjax.errors import SimjaxError, closest
 from simjax.hardware.fields import file_named, key_of
 from simjax.options.plausible import Plausible
-from simjax.paths import PROFILES
 from simjax.placement.files import Fields, read_fields
 
 KINDS = ("host", "cxl")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simjax.files import make_folder, write_file
+from simjax.disk.files import make_folder, write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from simjax.documents import parse_json
+from simjax.disk.documents import parse_json
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.power.spec import DevicePower, NodePower

@@ -6,10 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from simjax.documents import once_per_file, read_document
+from simjax.disk.documents import once_per_file, read_document
+from simjax.disk.paths import PROFILES
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec
-from simjax.paths import PROFILES
 from simjax.power.spec import DevicePower, NodePower, pooled
 
 FOLDER = PROFILES / "power"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simjax.documents import once_per_file, read_document
+from simjax.disk.documents import once_per_file, read_document
+from simjax.disk.paths import PROFILES
 from simjax.errors import SimjaxError, closest
-from simjax.paths import PROFILES
 
 RENTED = ("on_demand", "reserved", "spot")
 KINDS = (*RENTED, "owned")

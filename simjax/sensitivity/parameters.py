@@ -18,7 +18,7 @@ from simjax.hardware import DeviceSpec, LinkSpec
 from simjax.latency.attention.roofline import AttentionEfficiency
 from simjax.latency.parameters import PARALLEL, parallel_effects, present_value
 from simjax.latency.priors import DRAWN, PARAMETERS, STEP_CORRECTIONS, parameter
-from simjax.latency.profile import HostOverheads
+from simjax.latency.profiles.profile import HostOverheads
 from simjax.sensitivity.names import CLUSTER_PARAMETERS, HARDWARE, LIMITS, WORKLOAD
 from simjax.workload.transform import mean_rate
 from simjax.workload.workload import Workload

@@ -16,7 +16,7 @@ from scipy.special import ndtri
 from simjax.errors import SimjaxError
 from simjax.latency.parameters import PARALLEL, matters, present_value
 from simjax.latency.priors import CORRECTION_TOKENS, PARAMETERS, STEP_CORRECTIONS, parameter
-from simjax.latency.profile import LatencyProfile
+from simjax.latency.profiles.profile import LatencyProfile
 from simjax.uncertainty.widths import PRIOR_SD, Widths
 
 CORRELATED_OCTAVES = 4.0  # octaves over which the correlation of corrections falls by a factor e

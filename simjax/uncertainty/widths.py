@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from simjax.latency.priors import CORRECTION_TOKENS
-from simjax.latency.profile import Bounds, Seen
+from simjax.latency.profiles.profile import Bounds, Seen
 from simjax.model import same_architecture
 from simjax.validity.groups import InstanceGroup
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
-from simjax.latency.profile import LatencyProfile
+from simjax.latency.profiles.profile import LatencyProfile
 from simjax.model import ModelSpec
 
 Profiles: TypeAlias = MutableMapping[tuple, LatencyProfile]

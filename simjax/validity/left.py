@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from simjax.engine.host.result import Result
-from simjax.latency.profile import LatencyProfile
+from simjax.latency.profiles.profile import LatencyProfile
 from simjax.text import counted
 from simjax.validity.groups import InstanceGroup, same_profile
 from simjax.validity.reach import Extent, extent

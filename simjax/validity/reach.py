@@ -9,7 +9,7 @@ import numpy as np
 
 from simjax.cluster.spec import InstanceSpec
 from simjax.engine.host.result import NEVER, LeapLog, Result
-from simjax.latency.profile import Bounds, Seen
+from simjax.latency.profiles.profile import Bounds, Seen
 from simjax.metrics.handover.legs import first_legs
 
 

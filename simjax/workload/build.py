@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simjax.documents import once_per_file
+from simjax.disk.documents import once_per_file
 from simjax.errors import SimjaxError, closest
 from simjax.options.effect import conditionals, looking_at, refuse_without_effect
 from simjax.workload import transform

@@ -15,9 +15,9 @@ from simjax.cluster.spec import InstanceLimits
 from simjax.config.explain import group_options
 from simjax.config.scheduler import MeasuredBackendConfig
 from simjax.config.schema import ValidateConfig
+from simjax.disk.paths import CONF
 from simjax.errors import SimjaxError
 from simjax.explore.options import Options
-from simjax.paths import CONF
 from simjax.validate.measured import read_measured
 from simjax.validate.replay import measured_cluster
 from tests.validate import samples

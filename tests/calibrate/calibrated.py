@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from simjax.latency.profile import Calibration, LatencyProfile, Seen
-from simjax.latency.profile_file import load_profile, save_profile
-from simjax.paths import PROFILES
+from simjax.disk.paths import PROFILES
+from simjax.latency.profiles.file import load_profile, save_profile
+from simjax.latency.profiles.profile import Calibration, LatencyProfile, Seen
 
 LLAMA = "meta-llama/Llama-3.1-8B"
 SEEN = Seen(tokens=(1, 16384), sequences=(1, 1024), context=(1, 131072), models=(LLAMA,), tensor_parallel_sizes=(1,))

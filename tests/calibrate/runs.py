@@ -10,8 +10,8 @@ from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
 from simjax.hardware import load_device
 from simjax.job import simulate_cluster
-from simjax.latency.profile import LatencyProfile
-from simjax.latency.profile_file import generic_profile
+from simjax.latency.profiles.file import generic_profile
+from simjax.latency.profiles.profile import LatencyProfile
 from simjax.metrics.latency import latencies
 from simjax.model import load_model
 from simjax.validate.run import EngineFacts, MeasuredRun, finish_run

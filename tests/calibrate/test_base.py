@@ -9,7 +9,7 @@ from simjax.calibrate.base import base_profile
 from simjax.cluster.latency_source import LatencySource
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
-from simjax.latency.profile_file import generic_profile, load_profile, save_profile, shipped_profiles
+from simjax.latency.profiles.file import generic_profile, load_profile, save_profile, shipped_profiles
 from simjax.model import load_model
 from tests.data import data_path
 

@@ -11,17 +11,17 @@ import pytest
 import simjax
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.timing import cluster_timing
+from simjax.disk.paths import PROFILES
 from simjax.engine.programs import compile_count
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
-from simjax.latency.compile_profile import compile_profile, step_correction
 from simjax.latency.parameters import with_parameters
 from simjax.latency.priors import CORRECTION_TOKENS, STEP_CORRECTIONS, parameter
-from simjax.latency.profile import LatencyProfile
-from simjax.latency.profile_file import load_profile, save_profile
+from simjax.latency.profiles.compile import compile_profile, step_correction
+from simjax.latency.profiles.file import load_profile, save_profile
+from simjax.latency.profiles.profile import LatencyProfile
 from simjax.model import load_model
 from simjax.parallel.parallelism import Parallelism
-from simjax.paths import PROFILES
 from tests.calibrate.calibrated import LLAMA
 from tests.cli.conftest import Cli, one_line
 from tests.cli.conftest import cli as cli  # the fixture

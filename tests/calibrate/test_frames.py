@@ -12,7 +12,7 @@ import numpy as np
 from simjax.calibrate.prepared_run import PreparedRun, prepare, simulated, with_profile
 from simjax.engine.differentiate import outcome
 from simjax.latency.parameters import with_parameters
-from simjax.latency.profile import LatencyProfile
+from simjax.latency.profiles.profile import LatencyProfile
 from simjax.workload.workload import Workload
 from tests.calibrate.runs import cluster, poisson, profile
 from tests.quickly import quickly

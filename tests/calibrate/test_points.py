@@ -11,16 +11,16 @@ from simjax.calibrate.targets.points import MeanPoint, read_points
 from simjax.calibrate.targets.points_target import Means, PointOptions, PointsTarget, point_lengths
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
 from simjax.cluster.timing import ClusterTiming
+from simjax.disk.paths import PROFILES
 from simjax.engine.host.lower import lower
 from simjax.engine.simulate import simulate
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
-from simjax.latency.compile_profile import compile_profile
 from simjax.latency.parameters import with_parameters
-from simjax.latency.profile_file import load_profile
+from simjax.latency.profiles.compile import compile_profile
+from simjax.latency.profiles.file import load_profile
 from simjax.model import load_model
 from simjax.parallel.parallelism import Parallelism
-from simjax.paths import PROFILES
 from simjax.workload.synthetic.closed_loop import closed_loop
 from tests.data import data_path
 from tests.quickly import jit, quickly

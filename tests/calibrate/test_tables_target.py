@@ -9,19 +9,19 @@ import pytest
 
 from simjax.calibrate.targets.tables_target import TablesTarget, TableWeights
 from simjax.deployment import Deployment
+from simjax.disk.paths import PROFILES
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.latency.attention.coefficients import decode_attention_s, mixed_attention_s
 from simjax.latency.attention.fit import AttentionPoints, chunks_of, decodes_of
 from simjax.latency.attention.roofline import attention_coefficients
-from simjax.latency.compile_profile import op_efficiency
 from simjax.latency.fitting.efficiency import op_seconds
 from simjax.latency.parameters import with_parameters
-from simjax.latency.profile_file import find_profile, load_profile
+from simjax.latency.profiles.compile import op_efficiency
+from simjax.latency.profiles.file import find_profile, load_profile
 from simjax.model import load_model
 from simjax.model.ops import step_ops
 from simjax.parallel.parallelism import Parallelism
-from simjax.paths import PROFILES
 from tests.data import data_path
 
 LLAMA, H100 = load_model("llama-3.1-8b"), load_device("h100")

@@ -23,7 +23,7 @@ def test_mistake(in_files: Cli, words: list[str], part: str) -> None:
 
 
 def test_profile_measured_at_other_degrees(in_files: Cli) -> None:
-    from simjax.paths import PROFILES
+    from simjax.disk.paths import PROFILES
 
     said = in_files("run", "model=qwen3-32b", "cluster.tensor_parallel_size=8", f"profile={PROFILES}/latency/rtx_pro_6000/qwen3-32b.yaml")
     line = one_line(said)

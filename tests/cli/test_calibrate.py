@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from simjax.latency.profile_file import load_profile
+from simjax.latency.profiles.file import load_profile
 from simjax.validate.run import MeasuredRun
 from tests.calibrate.runs import MODEL, measured, poisson
 from tests.cli.conftest import Cli, one_line
@@ -140,7 +140,7 @@ def interrupted(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, method:
     from simjax.cli.commands import calibrate as command
 
     words = ("calibrate", str(folder), "fit.starts=2", "fit.max_steps=4", "plots=false", f"fit.method={method}")
-    monkeypatch.setattr("simjax.checkpoint.INTERVAL_S", 0.0)
+    monkeypatch.setattr("simjax.disk.checkpoint.INTERVAL_S", 0.0)
     whole = cli(*words, "out=whole")
     assert not Path("whole", command.STATE).exists()
 

@@ -120,7 +120,7 @@ def test_a_file_without_instances_to_hand_over_between(cli: Cli) -> None:
 
 
 def test_a_changed_file_is_refused(cli: Cli) -> None:
-    from simjax.documents import with_digest
+    from simjax.disk.documents import with_digest
 
     Path("h.yaml").write_text(with_digest(FILE).replace("0.8", "0.9"))
     assert "was changed after it was written" in one_line(cli("run", "cluster=disaggregated", "disaggregation=h.yaml"))

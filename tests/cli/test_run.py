@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from simjax.paths import PROFILES
+from simjax.disk.paths import PROFILES
 from tests.cli.conftest import Cli, one_line
 
 SMALL = ["workload.num_requests=60", "plots=false"]

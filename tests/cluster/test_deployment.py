@@ -8,8 +8,8 @@ from simjax.cluster.spec import InstanceLimits, InstanceSpec
 from simjax.deployment import Deployment, Role
 from simjax.errors import SimjaxError
 from simjax.hardware import LinkSpec, load_device
-from simjax.latency.compile_profile import compile_profile
-from simjax.latency.profile_file import generic_profile
+from simjax.latency.profiles.compile import compile_profile
+from simjax.latency.profiles.file import generic_profile
 from simjax.model import load_model
 from simjax.parallel.parallelism import Parallelism
 

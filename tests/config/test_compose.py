@@ -17,9 +17,9 @@ from simjax.config.compose import SCHEMAS, compose_config, group_config, typed
 from simjax.config.explain import group_options
 from simjax.config.scheduler import SchedulerConfig
 from simjax.config.schema import RunConfig, SimConfig
+from simjax.disk.paths import CONF
 from simjax.engine.simulate import DEFAULT_MAX_TICKS
 from simjax.errors import SimjaxError
-from simjax.paths import CONF
 from simjax.workload import build_workload
 
 GROUPS = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]

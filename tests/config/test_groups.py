@@ -14,9 +14,9 @@ from simjax.config.cluster import ClusterConfig
 from simjax.config.compose import GROUPS, SCHEMAS
 from simjax.config.explain import group_options
 from simjax.config.schema import RunConfig
+from simjax.disk.paths import CONF
 from simjax.errors import SimjaxError
 from simjax.explore.options import Options
-from simjax.paths import CONF
 from tests.cli.conftest import Cli
 from tests.cli.conftest import cli as cli  # the fixture
 

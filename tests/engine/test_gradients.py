@@ -11,14 +11,14 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from simjax.deployment import Deployment
+from simjax.disk.paths import PROFILES
 from simjax.engine.differentiate import guarded, outcome, outcome_reverse, ticks_needed
 from simjax.engine.programs import compile_count
 from simjax.hardware import load_device
-from simjax.latency.compile_profile import compile_profile
-from simjax.latency.profile import ANY_DEGREE
-from simjax.latency.profile_file import load_profile
+from simjax.latency.profiles.compile import compile_profile
+from simjax.latency.profiles.file import load_profile
+from simjax.latency.profiles.profile import ANY_DEGREE
 from simjax.model import load_model
-from simjax.paths import PROFILES
 from tests.engine.factors import (
     ATTENTION,
     NAMES,

@@ -168,7 +168,7 @@ def test_a_chunk_that_cannot_be_written_leaves_the_file_as_it_was(tmp_path, monk
         store.append([row_of(0)])
         before = (tmp_path / "results.csv").read_bytes()
         with monkeypatch.context() as patch:
-            patch.setattr("simjax.files.os.fsync", _FullDisk(error))
+            patch.setattr("simjax.disk.files.os.fsync", _FullDisk(error))
             with pytest.raises(SimjaxError if isinstance(error, OSError) else KeyboardInterrupt) as told:
                 store.append([row_of(1), row_of(2)])
         assert isinstance(error, KeyboardInterrupt) or "results.csv: cannot write it: No space left on device" in str(told.value)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from simjax.disk.paths import PROFILES
 from simjax.errors import SimjaxError
 from simjax.hardware import device_names, load_device, load_node
 from simjax.hardware.nodes import node_names
-from simjax.latency.profile_file import find_profile, generic_profile, save_profile
+from simjax.latency.profiles.file import find_profile, generic_profile, save_profile
 from simjax.model import load_model
-from simjax.paths import PROFILES
 
 REQUIRED = {"a100", "gb200", "h100", "h200", "b200", "l40s", "rtx_a6000", "rtx_pro_6000", "rtx_4090", "tpu_v6e"}
 

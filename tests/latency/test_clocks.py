@@ -15,7 +15,7 @@ from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.job import run
 from simjax.latency.clocks import KNEE, Clock, clock_ratio, drawn_w, slowed, stretched
-from simjax.latency.compile_profile import compile_profile
+from simjax.latency.profiles.compile import compile_profile
 from simjax.latency.roofline import roofline_profile
 from simjax.metrics.energy.series import device_power as power_of_devices
 from simjax.model import load_model

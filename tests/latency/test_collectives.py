@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simjax.hardware import LinkSpec, load_device
-from simjax.latency.profile_file import find_profile
+from simjax.latency.profiles.file import find_profile
 from simjax.model import load_model
 from simjax.network.collectives import all_gather_s, all_reduce_s, reduce_scatter_s
 

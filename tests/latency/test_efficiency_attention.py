@@ -9,7 +9,7 @@ from simjax.deployment import Deployment
 from simjax.hardware import load_device
 from simjax.latency.attention.coefficients import TILE, AttentionCoefficients, scaled
 from simjax.latency.attention.roofline import attention_coefficients, attention_efficiency
-from simjax.latency.profile import ANY_DEGREE
+from simjax.latency.profiles.profile import ANY_DEGREE
 from simjax.latency.roofline import Achieved, roofline_profile
 from simjax.model import load_model
 from simjax.parallel.parallelism import Parallelism

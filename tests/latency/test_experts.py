@@ -16,8 +16,8 @@ from simjax.cluster.timing import cluster_timing
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import LinkSpec, load_device
-from simjax.latency.compile_profile import compile_profile
 from simjax.latency.experts.load import expert_load, load_of
+from simjax.latency.profiles.compile import compile_profile
 from simjax.latency.roofline import roofline_profile
 from simjax.latency.tables.bundle import find_bundle, read_bundle
 from simjax.latency.tables.compile_tables import compile_tables

@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from simjax.deployment import Deployment
+from simjax.disk.paths import PROFILES
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
-from simjax.latency.compile_profile import compile_profile
 from simjax.latency.fitting.fit import fit_bundle, fit_generic
-from simjax.latency.profile_file import load_profile, save_profile
+from simjax.latency.profiles.compile import compile_profile
+from simjax.latency.profiles.file import load_profile, save_profile
 from simjax.model import load_model
-from simjax.paths import PROFILES
 from tests.data import data_path
 
 RTX_4090 = "llmservingsim/profiles/RTX4090/meta-llama/Llama-3.1-8B/bf16"

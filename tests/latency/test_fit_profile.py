@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from simjax.deployment import Deployment
+from simjax.disk.paths import PROFILES
 from simjax.errors import SimjaxError
 from simjax.hardware import device_names, load_device
-from simjax.latency.compile_profile import compile_profile
-from simjax.latency.profile import ANY_DEGREE
-from simjax.latency.profile_file import find_profile, load_profile, save_profile
+from simjax.latency.profiles.compile import compile_profile
+from simjax.latency.profiles.file import find_profile, load_profile, save_profile
+from simjax.latency.profiles.profile import ANY_DEGREE
 from simjax.latency.roofline import roofline_profile
 from simjax.latency.step_time import mixed_step_s, row
 from simjax.latency.warnings import profile_warnings
 from simjax.model import load_model
 from simjax.network.collectives import all_reduce_s
 from simjax.parallel.parallelism import Parallelism
-from simjax.paths import PROFILES
 
 LLAMA = load_model("llama-3.1-8b")
 H100 = load_device("h100")

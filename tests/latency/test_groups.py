@@ -12,13 +12,13 @@ import pytest
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import LinkSpec, load_device
-from simjax.latency.compile_profile import compile_profile
 from simjax.latency.experts.dual_batch import layer_s
 from simjax.latency.experts.load import expert_load
 from simjax.latency.groups.step import GroupStep, captured, dummy_step, group_steps, merged, rank_decodes, rank_step
 from simjax.latency.groups.times import union_s
 from simjax.latency.groups.union import knots
 from simjax.latency.join import join_step_times
+from simjax.latency.profiles.compile import compile_profile
 from simjax.latency.roofline import roofline_profile
 from simjax.latency.step_time import StepTime, StepTimeRow, row
 from simjax.latency.tables.bundle import Bundle, find_bundle, read_bundle

@@ -11,10 +11,10 @@ from simjax.cluster.spec import InstanceLimits, InstanceSpec
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
-from simjax.latency.compile_profile import compile_profile, kernels
 from simjax.latency.join import join_step_times
 from simjax.latency.parameters import with_parameters
-from simjax.latency.profile_file import generic_profile, load_profile, save_profile
+from simjax.latency.profiles.compile import compile_profile, kernels
+from simjax.latency.profiles.file import generic_profile, load_profile, save_profile
 from simjax.latency.step_time import StepTime, decode_steps, mixed_step_s, row
 from simjax.model import load_model
 from simjax.model.ops import step_ops

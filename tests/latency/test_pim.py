@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import InstanceLimits, InstanceSpec
 from simjax.cluster.timing import cluster_timing
+from simjax.disk.paths import PROFILES
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.latency.attention.coefficients import DecodeBatch
@@ -23,7 +24,6 @@ from simjax.latency.pim.times import pim_steps
 from simjax.latency.step_time import decode_steps, mixed_parts, mixed_step_s, row
 from simjax.model import load_model
 from simjax.parallel.parallelism import Parallelism
-from simjax.paths import PROFILES
 from simjax.placement.pim import Pim, load_pim
 from simjax.placement.stores import Store
 from simjax.placement.weights import WeightPlacement

@@ -7,11 +7,11 @@ import pytest
 
 from simjax.deployment import Deployment
 from simjax.hardware import load_device
-from simjax.latency.compile_profile import compile_profile
 from simjax.latency.experts.load import load_of
 from simjax.latency.experts.skew import _with_power, skewed_load
 from simjax.latency.parameters import PARALLEL, parallel_effects, with_parameters
-from simjax.latency.profile_file import generic_profile, load_profile, save_profile
+from simjax.latency.profiles.compile import compile_profile
+from simjax.latency.profiles.file import generic_profile, load_profile, save_profile
 from simjax.model import load_model
 from simjax.parallel.experts import LLMSERVINGSIM, LOW_LATENCY, Experts
 from simjax.parallel.parallelism import Parallelism

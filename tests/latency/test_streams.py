@@ -14,8 +14,8 @@ from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.deployment import Deployment, Role
 from simjax.hardware import LinkSpec, load_device
-from simjax.latency.compile_profile import compile_profile
-from simjax.latency.profile_file import generic_profile
+from simjax.latency.profiles.compile import compile_profile
+from simjax.latency.profiles.file import generic_profile
 from simjax.latency.step_time import StepTime, decode_steps, mixed_step_s, row
 from simjax.latency.tables.bundle import find_bundle, op_sequence, read_bundle
 from simjax.latency.tables.compile_tables import compile_tables

@@ -14,7 +14,7 @@ from simjax.latency.attention.coefficients import DecodeBatch, equal_contexts, s
 from simjax.latency.attention.grid import padded
 from simjax.latency.attention.table import table_decode_s, table_mixed_s
 from simjax.latency.join import join_step_times
-from simjax.latency.profile import ValidRange
+from simjax.latency.profiles.profile import ValidRange
 from simjax.latency.step_time import decode_steps, mixed_step_s, row
 from simjax.latency.tables.bundle import Curve, MoePoints, find_bundle, read_bundle
 from simjax.latency.tables.compile_tables import compile_tables

@@ -12,8 +12,8 @@ from simjax.hardware import load_device
 from simjax.latency.attention.coefficients import TILE, step_batch
 from simjax.latency.attention.roofline import attention_coefficients, attention_of_windows
 from simjax.latency.attention.windows import WindowedAttention, windowed_decodes, windowed_mixed_s
-from simjax.latency.compile_profile import compile_profile
 from simjax.latency.join import join_step_times
+from simjax.latency.profiles.compile import compile_profile
 from simjax.latency.roofline import roofline_profile
 from simjax.latency.step_time import decode_steps, mixed_step_s, row
 from simjax.model import kv_bytes_per_token, load_model, state_bytes_per_sequence, without_windows

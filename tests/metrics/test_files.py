@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from simjax.disk.files import write_json
 from simjax.engine.host.result import NEVER
-from simjax.files import write_json
 from simjax.metrics.files import requests_frame, write_results
 from simjax.metrics.summary import summarize
 from simjax.metrics.timeseries import timeline

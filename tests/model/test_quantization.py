@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from simjax.deployment import Deployment
+from simjax.disk.paths import PROFILES
 from simjax.hardware import load_device
-from simjax.latency.compile_profile import compile_profile
-from simjax.latency.profile_file import load_profile
+from simjax.latency.profiles.compile import compile_profile
+from simjax.latency.profiles.file import load_profile
 from simjax.latency.warnings import profile_warnings
 from simjax.memory.capacity import kv_blocks
 from simjax.model import kv_bytes_per_token, load_model, same_architecture, weight_bytes
 from simjax.model.ops import step_ops
-from simjax.paths import PROFILES
 
 QWEN = load_model("qwen3-32b")
 FP8 = replace(QWEN, quantization="fp8")

@@ -9,7 +9,7 @@ import pytest
 
 from simjax.deployment import Deployment
 from simjax.hardware import LinkSpec, load_device
-from simjax.latency.profile_file import find_profile
+from simjax.latency.profiles.file import find_profile
 from simjax.latency.terms import layer_collectives_s
 from simjax.model import load_model
 from simjax.network.collectives import all_reduce_over_nodes_s, all_reduce_s, tree_all_reduce_s

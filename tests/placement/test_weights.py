@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.disk.paths import PROFILES
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
 from simjax.latency.offload.demand import hit_rate, missed_experts
@@ -16,7 +17,6 @@ from simjax.model import load_model, weight_bytes
 from simjax.parallel.experts import Experts
 from simjax.parallel.parallelism import Parallelism
 from simjax.parallel.popularity import Popularity
-from simjax.paths import PROFILES
 from simjax.placement.llmservingsim import read_placement
 from simjax.placement.stores import Store, load_store
 from simjax.placement.weights import WeightPlacement, block_ranges

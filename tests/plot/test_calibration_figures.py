@@ -9,7 +9,7 @@ import pytest
 
 from simjax.engine.host.result import NEVER
 from simjax.plot import style
-from simjax.plot.calibration import plot_calibration
+from simjax.plot.studies.calibration import plot_calibration
 from simjax.validate.measured import read_measured
 from tests.metrics.factory import make_result, request_log
 from tests.plot.test_run_figures import figures as figures  # the fixture
@@ -295,5 +295,5 @@ def test_many_correlations_stay_readable(tmp_path, figures):
 
 
 def test_importing_needs_neither_matplotlib_nor_jax():
-    code = "import sys, simjax.plot.calibration; print(sorted(set(sys.modules) & {'matplotlib', 'jax'}))"
+    code = "import sys, simjax.plot.studies.calibration; print(sorted(set(sys.modules) & {'matplotlib', 'jax'}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

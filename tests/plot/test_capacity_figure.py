@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
-from simjax.plot.capacity import plot_capacity
+from simjax.plot.studies.capacity import plot_capacity
 from simjax.sizing.record import Capacities, Capacity, Tried
 from simjax.sizing.verdict import Outcome
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from simjax.plot import style
-from simjax.plot.rates import MOST_LINES, plot_rates
+from simjax.plot.studies.rates import MOST_LINES, plot_rates
 
 KEYS = ["scheduler.max_num_seqs", "workload.rate", "workload.seed"]
 

@@ -155,6 +155,6 @@ def test_wide_latencies_go_on_a_logarithmic_axis(tmp_path, figures):
 
 
 def test_matplotlib_and_jax_are_imported_only_when_needed():
-    modules = "simjax.plot.run, simjax.plot.validation, simjax.metrics.files, simjax.metrics.table, simjax.validate.measured"
+    modules = "simjax.plot.run, simjax.plot.studies.validation, simjax.metrics.files, simjax.metrics.table, simjax.validate.measured"
     code = f"import sys, {modules}; print(sorted(set(sys.modules) & {{'matplotlib', 'jax', 'matplotlib.pyplot'}}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -6,7 +6,8 @@ import matplotlib.colors
 import pytest
 from matplotlib.figure import Figure
 
-from simjax.plot import sensitivity, style
+from simjax.plot import style
+from simjax.plot.studies import sensitivity
 
 
 @pytest.mark.parametrize(

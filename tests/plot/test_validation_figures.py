@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from simjax.plot import style
-from simjax.plot.validation import plot_validation
+from simjax.plot.studies.validation import plot_validation
 from simjax.validate.measured import read_measured
 from tests.metrics.factory import leap_log, make_result, request_log
 from tests.plot.test_run_figures import looks_drawn

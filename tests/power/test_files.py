@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from simjax.deployment import Deployment
+from simjax.disk.paths import PROFILES
 from simjax.errors import SimjaxError
 from simjax.hardware import device_names, load_device
 from simjax.hardware.nodes import load_node, node_names
 from simjax.model import load_model, weight_bytes
 from simjax.parallel.parallelism import Parallelism
-from simjax.paths import PROFILES
 from simjax.power.cluster_file import file_power
 from simjax.power.config import PowerConfig
 from simjax.power.files import device_power, node_power

@@ -12,7 +12,7 @@ from simjax.cluster.timing import cluster_timing
 from simjax.cluster.warnings import beyond_context
 from simjax.job import Run
 from simjax.latency.priors import CORRECTION_TOKENS
-from simjax.latency.profile import Seen
+from simjax.latency.profiles.profile import Seen
 from simjax.model import load_model
 from simjax.parallel.parallelism import Parallelism
 from simjax.uncertainty.widths import OCTAVE_SD, PRIOR_SD, STRANGER_SD, widths

@@ -10,7 +10,7 @@ import simjax
 from simjax.caveat import Estimate
 from simjax.engine.host.result import Result
 from simjax.explore.plan import SweepPlan
-from simjax.latency.profile import Seen
+from simjax.latency.profiles.profile import Seen
 from simjax.validity import reach
 from simjax.validity.groups import calibrated_groups
 from simjax.validity.left import LeftRanges

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from simjax.disk.paths import CONF
 from simjax.errors import SimjaxError
-from simjax.paths import CONF
 from simjax.workload import LengthConfig, PrefixConfig, WorkloadConfig, build_workload, prefix_reuse
 from simjax.workload.formats import FORMATS
 from simjax.workload.synthetic.extent import STATIONARY, longest

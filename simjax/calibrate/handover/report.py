@@ -16,8 +16,8 @@ from simjax.calibrate.handover.job import HELD_OUT, CalibratedHandover
 from simjax.calibrate.posterior import unconstrained
 from simjax.calibrate.report import OK, PROBLEMS
 from simjax.config.disaggregation import FILE_SECTION
-from simjax.documents import with_digest
-from simjax.files import sha256_of, write_file
+from simjax.disk.documents import with_digest
+from simjax.disk.files import sha256_of, write_file
 
 
 def save_handover(done: CalibratedHandover, path: Path, measured: Sequence[Path]) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from simjax.calibrate.power.job import CalibratedPower
 from simjax.calibrate.report import OK, PROBLEMS
-from simjax.files import sha256_of, write_file
+from simjax.disk.files import sha256_of, write_file
 
 _DIGITS = 6
 

@@ -12,7 +12,7 @@ from jax import Array
 
 from simjax.calibrate.prepared_run import ClientLatencies, PreparedRun, simulated
 from simjax.calibrate.targets.residuals import UNFINISHED, pseudo_huber
-from simjax.latency.profile import LatencyProfile
+from simjax.latency.profiles.profile import LatencyProfile
 from simjax.metrics.latency import PERCENTILES
 from simjax.validate.compare import METRICS
 from simjax.validate.run import MeasuredRun

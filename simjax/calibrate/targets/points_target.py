@@ -36,7 +36,7 @@ from simjax.engine.host.result import RequestLog
 from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape, power_of_two
 from simjax.errors import SimjaxError
-from simjax.latency.profile import LatencyProfile
+from simjax.latency.profiles.profile import LatencyProfile
 from simjax.workload.synthetic.closed_loop import closed_loop
 
 if TYPE_CHECKING:

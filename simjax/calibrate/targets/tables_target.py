@@ -24,9 +24,9 @@ from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
 from simjax.latency.attention.coefficients import decode_attention_s, mixed_attention_s
 from simjax.latency.attention.fit import AttentionPoints, chunks_of, decodes_of
-from simjax.latency.compile_profile import all_layers_attention, total_s
 from simjax.latency.fitting.fit import CACHED_EXPERT_BYTES, LEAST_DECODES, RankData, kv_tokens, read_ranks
-from simjax.latency.profile import LatencyProfile
+from simjax.latency.profiles.compile import all_layers_attention, total_s
+from simjax.latency.profiles.profile import LatencyProfile
 from simjax.latency.tables.bundle import Curve
 from simjax.latency.tables.curves import at_sizes, moe_s
 from simjax.model import ModelSpec

@@ -5,8 +5,8 @@ from __future__ import annotations
 from simjax.cli.interrupts import NOTHING, hint
 from simjax.cli.output import console, moving_bar, results_in, say, use_compilation_cache, warn
 from simjax.config.calibrate import CalibrateConfig
+from simjax.disk.files import write_file, write_json
 from simjax.errors import PoorFitError, SimjaxError
-from simjax.files import write_file, write_json
 
 STATE = "fit.unfinished"  # until the fit is done
 
@@ -37,7 +37,7 @@ def execute(config: CalibrateConfig, as_yaml: str) -> None:
         write_json(report_of(done), out / "calibration.json")
         write_file(out / "config.yaml", as_yaml)
         if config.plots:
-            from simjax.plot.calibration import plot_calibration
+            from simjax.plot.studies.calibration import plot_calibration
 
             whole = {id(s.run): (s.measured, s.run.result) for s in done.scores}
             roles = {id(s.run): s.role for s in done.scores[::-1]}

@@ -14,9 +14,9 @@ from simjax.cli.commands.sweep import WARNINGS
 from simjax.cli.output import console, moving_bar, results_in, say, use_compilation_cache, warn
 from simjax.cli.overrides import axes_override, sort_arguments
 from simjax.config.capacity import CapacityConfig
+from simjax.disk.files import write_file
 from simjax.errors import SimjaxError
 from simjax.explore.labels import differing_keys, format_cell, short_keys
-from simjax.files import write_file
 from simjax.text import counted
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def execute(config: CapacityConfig, as_yaml: str, overrides: Sequence[str]) -> N
 
                 write_table(found, out, points, base)
             if config.plots:
-                from simjax.plot.capacity import plot_capacity
+                from simjax.plot.studies.capacity import plot_capacity
 
                 plot_capacity(found, out / "capacity.png", config.capacity.attainment, _limits(config))
             _warn(found.warnings)

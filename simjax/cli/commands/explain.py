@@ -9,7 +9,7 @@ from rich.table import Table
 
 from simjax.cli.output import console, progress, results_in, say, use_compilation_cache, warn
 from simjax.config.schema import ExplainConfig
-from simjax.files import write_file, write_json, write_table
+from simjax.disk.files import write_file, write_json, write_table
 
 if TYPE_CHECKING:
     from simjax.explain.explain import Explained

@@ -10,7 +10,7 @@ from simjax.cli.output import console, moving_bar, progress, results_in, say, us
 from simjax.cluster.spec import ClusterSpec
 from simjax.config.schema import RunConfig
 from simjax.deployment import Role
-from simjax.files import write_file, write_table
+from simjax.disk.files import write_file, write_table
 from simjax.parallel.parallelism import SIZES
 
 if TYPE_CHECKING:

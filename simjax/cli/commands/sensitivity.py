@@ -9,7 +9,7 @@ from rich.text import Text
 
 from simjax.cli.output import console, moving_bar, results_in, say, use_compilation_cache, warn
 from simjax.config.schema import SensitivityConfig
-from simjax.files import write_file, write_json, write_table
+from simjax.disk.files import write_file, write_json, write_table
 
 if TYPE_CHECKING:
     from simjax.sensitivity.sensitivity import Effect, Sensitivity
@@ -33,7 +33,7 @@ def execute(config: SensitivityConfig, as_yaml: str) -> Sensitivity:
         write_json(done.report(), out / "sensitivity.json")
         write_file(out / "config.yaml", as_yaml)
         if config.plots:
-            from simjax.plot.sensitivity import plot_sensitivity
+            from simjax.plot.studies.sensitivity import plot_sensitivity
 
             values = {x.parameter: with_unit(x.value, x.unit) for x in done.effects if x.unit != "factor"}
             plot_sensitivity(done.report()["effects"], out / "sensitivity.png", values, _title(config, done))

@@ -14,8 +14,8 @@ from simjax.cluster.spec import InstanceLimits
 from simjax.config.calibrate import CalibrateConfig
 from simjax.config.scheduler import SchedulerConfig
 from simjax.config.schema import ValidateConfig
+from simjax.disk.files import write_file
 from simjax.errors import SimjaxError
-from simjax.files import write_file
 from simjax.hardware import load_device
 from simjax.options.option import facts_by_name
 from simjax.validate.formats.results import NOT_RECORDED

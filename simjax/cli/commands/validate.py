@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from simjax.cli.output import console, progress, results_in, say, use_compilation_cache, warn
 from simjax.config.schema import ValidateConfig
+from simjax.disk.files import write_file, write_json
 from simjax.errors import SimjaxError
-from simjax.files import write_file, write_json
 
 if TYPE_CHECKING:
     from simjax.validate.run import MeasuredRun
@@ -30,7 +30,7 @@ def execute(config: ValidateConfig, as_yaml: str) -> None:
         write_results(done.result, out, gpus=done.cluster.num_devices, warnings=done.warnings)
         write_file(out / "config.yaml", as_yaml)
         if config.plots:
-            from simjax.plot.validation import plot_validation
+            from simjax.plot.studies.validation import plot_validation
 
             plot_validation(measured, done.result, out)
     warn(done.warnings)

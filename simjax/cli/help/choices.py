@@ -8,7 +8,7 @@ import yaml
 
 from simjax.config.compose import GROUPS
 from simjax.config.explain import group_options
-from simjax.paths import CONF, in_user_folders
+from simjax.disk.paths import CONF, in_user_folders
 
 
 def choices(command: str, key: str) -> Sequence[str]:

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from simjax.disk.files import NO_FOLLOW, refuse_links, temporary
 from simjax.errors import SimjaxError
-from simjax.files import NO_FOLLOW, refuse_links, temporary
 
 try:
     import fcntl

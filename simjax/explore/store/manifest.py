@@ -11,13 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from simjax.documents import parse_json
+from simjax.disk.documents import parse_json
+from simjax.disk.files import read_bytes, write_file
 from simjax.errors import SimjaxError
 from simjax.explore.points import Points, read_points, sha256
 from simjax.explore.store.directory import POINTS, RESULTS, SWEEP, files_of, sweep_directory
 from simjax.explore.store.named import named_files
 from simjax.explore.values import option
-from simjax.files import read_bytes, write_file
 from simjax.text import counted
 
 _VERSION = 1

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from simjax.disk.files import sha256_of
 from simjax.errors import SimjaxError
 from simjax.explore.from_config import base_of
 from simjax.explore.points import Points
 from simjax.explore.values import plain, read_override, shortened
-from simjax.files import sha256_of
 
 _REFERENCE = re.compile(r"\$\{\.*\w+(\.\w+|\[\w+\])*\}")  # to another option; whatever else is interpolated reads more than that
 _GROUPS = ("cluster", "scheduler", "workload")

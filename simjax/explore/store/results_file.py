@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from simjax.disk.files import append_file, cell, is_link, read_bytes, write_file
 from simjax.errors import SimjaxError
 from simjax.explore.points import Points
 from simjax.explore.store.directory import POINTS
 from simjax.explore.store.records import CHECK, cells, encode, records, sealed, unsealed
 from simjax.explore.values import format_value, shortened
-from simjax.files import append_file, cell, is_link, read_bytes, write_file
 from simjax.metrics.rows import METRICS
 
 ERROR = "error"

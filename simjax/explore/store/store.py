@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from simjax.disk.files import make_folder, write_file
 from simjax.errors import SimjaxError
 from simjax.explore.keys import SEED
 from simjax.explore.pareto.replicates import aggregate
@@ -19,7 +20,6 @@ from simjax.explore.store.lock import DirectoryLock
 from simjax.explore.store.manifest import changed_versions, check_base, checked_points, read_manifest, write_manifest
 from simjax.explore.store.results_file import ResultsFile
 from simjax.explore.store.table import read_results
-from simjax.files import make_folder, write_file
 from simjax.metrics.rows import METRICS, WHOLE_METRICS
 
 PARQUET, LOCK = "results.parquet", "sweep.lock"

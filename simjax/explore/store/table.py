@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from simjax.disk.files import read_bytes, text_of_cell
 from simjax.errors import SimjaxError
 from simjax.explore.store.directory import DESIGNS, RESULTS, files_of, resume_options, sweep_directory
 from simjax.explore.store.manifest import check_header
 from simjax.explore.store.records import CHECK, records, unsealed
 from simjax.explore.store.results_file import CHANGED
-from simjax.files import read_bytes, text_of_cell
 from simjax.metrics.rows import METRICS
 
 

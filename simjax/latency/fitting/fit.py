@@ -16,7 +16,6 @@ from simjax.hardware import DeviceSpec, load_device
 from simjax.latency.attention.coefficients import AttentionCoefficients
 from simjax.latency.attention.fit import AttentionPoints, fit_attention, fit_decode_skew
 from simjax.latency.attention.roofline import AttentionEfficiency, attention_efficiency
-from simjax.latency.compile_profile import op_efficiency
 from simjax.latency.fitting.efficiency import OpEfficiency
 from simjax.latency.fitting.fit_ops import (
     EXPERTS_START,
@@ -32,7 +31,8 @@ from simjax.latency.fitting.fit_ops import (
     solve,
     with_kernel_factors,
 )
-from simjax.latency.profile import ANY_DEGREE, HostOverheads, LatencyProfile, RankCoefficients
+from simjax.latency.profiles.compile import op_efficiency
+from simjax.latency.profiles.profile import ANY_DEGREE, HostOverheads, LatencyProfile, RankCoefficients
 from simjax.latency.roofline import EXPERTS_FLOOR_S
 from simjax.latency.tables.bundle import Bundle, read_bundle
 from simjax.latency.tables.curves import valid_range

@@ -18,7 +18,7 @@ from simjax.deployment import Deployment
 from simjax.hardware import LinkSpec
 from simjax.latency.experts.dual_batch import DECODE_TOKENS, OTHER_TOKENS
 from simjax.latency.groups.times import FULL, NEVER, NONE, PIECEWISE, GroupTimes
-from simjax.latency.profile import CollectiveEfficiency, ParallelEffects
+from simjax.latency.profiles.profile import CollectiveEfficiency, ParallelEffects
 from simjax.latency.tables.lookups import lookup, row_of
 from simjax.model.precision import EXPERTS
 from simjax.network.all_to_all import ROUND_TOKENS, DeepEpEfficiency, Group, exchange_s

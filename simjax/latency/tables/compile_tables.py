@@ -12,7 +12,7 @@ from simjax.latency.attention.grid import attention_table
 from simjax.latency.attention.table import AttentionTable
 from simjax.latency.experts.load import ExpertLoad, load_of
 from simjax.latency.groups.union import UnionTerms, exchange_terms, knots, nothing
-from simjax.latency.profile import HostOverheads
+from simjax.latency.profiles.profile import HostOverheads
 from simjax.latency.step_time import StepTime
 from simjax.latency.tables.bundle import Bundle, op_sequence
 from simjax.latency.tables.curves import at_sizes, distinct_experts, moe_s

@@ -7,7 +7,7 @@ of the shipped bundles.)
 
 import numpy as np
 
-from simjax.latency.profile import ValidRange
+from simjax.latency.profiles.profile import ValidRange
 from simjax.latency.tables.bundle import Bundle, Curve, MoePoints
 
 

@@ -10,7 +10,7 @@ from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.spec import ClusterSpec
 from simjax.engine.host.impossible import refuse_together
 from simjax.engine.params import RankParams, SpeculationParams
-from simjax.latency.profile import accepted
+from simjax.latency.profiles.profile import accepted
 from simjax.speculation.methods import MOST_DRAFTS
 
 DRAFT_BUCKETS = (4, 8, MOST_DRAFTS)

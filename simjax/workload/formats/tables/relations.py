@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from simjax.files import text_of_cell
+from simjax.disk.files import text_of_cell
 from simjax.workload.contents import tree
 from simjax.workload.contents.prefixes import Prefixes
 from simjax.workload.contents.radix import from_blocks, from_history, from_keys

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from simjax.cli.output import console, moving_bar, results_in, say, use_compilation_cache, warn
 from simjax.config.calibrate import HandoverFitConfig
+from simjax.disk.files import write_file, write_json
 from simjax.errors import PoorFitError
-from simjax.files import write_file, write_json
 
 FILE = "handover.yaml"
 

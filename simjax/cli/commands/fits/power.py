@@ -6,8 +6,8 @@ from pathlib import Path
 
 from simjax.cli.output import progress, results_in, say, use_compilation_cache, warn
 from simjax.config.calibrate import PowerFitConfig
+from simjax.disk.files import write_file, write_json
 from simjax.errors import PoorFitError
-from simjax.files import write_file, write_json
 
 FILE = "power.yaml"
 

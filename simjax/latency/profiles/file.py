@@ -11,15 +11,16 @@ from typing import Any
 
 import yaml
 
-from simjax.documents import once_per_file, read_document, with_digest
+from simjax.disk.documents import once_per_file, read_document, with_digest
+from simjax.disk.files import make_folder, write_file
+from simjax.disk.paths import PROFILES, in_user_folders, user_files
 from simjax.errors import SimjaxError, closest
-from simjax.files import make_folder, write_file
 from simjax.hardware import DeviceSpec
 from simjax.latency.attention.coefficients import AttentionCoefficients
 from simjax.latency.attention.roofline import AttentionEfficiency
 from simjax.latency.fitting.efficiency import OpEfficiency
 from simjax.latency.priors import CORRECTION_TOKENS, parameter
-from simjax.latency.profile import (
+from simjax.latency.profiles.profile import (
     ANY_DEGREE,
     Calibration,
     CollectiveEfficiency,
@@ -32,7 +33,6 @@ from simjax.latency.profile import (
 )
 from simjax.latency.roofline import roofline_profile
 from simjax.model import ModelSpec, same_architecture
-from simjax.paths import PROFILES, in_user_folders, user_files
 
 _log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from simjax.disk.files import write_file
 from simjax.errors import SimjaxError
-from simjax.files import write_file
 
 _T = TypeVar("_T")
 
@@ -87,7 +87,7 @@ def _surroundings() -> bytes:
     found = hashlib.sha256(sys.version.encode())
     for name in LIBRARIES:
         found.update(f"{name} {version(name)}\n".encode())
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     for file in sorted(package.rglob("*.py")):
         found.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
     return found.digest()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from simjax.errors import SimjaxError
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parent.parent
 VARIABLE = "SIMJAX_CONFIG_DIR"
 
 

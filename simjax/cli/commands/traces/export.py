@@ -6,8 +6,8 @@ from pathlib import Path
 
 from simjax.cli.output import say
 from simjax.config.schema import ExportConfig
+from simjax.disk.files import make_folder, write_json
 from simjax.errors import SimjaxError
-from simjax.files import make_folder, write_json
 
 DEFAULT_NAME = "vllm_bench.json"
 

@@ -20,7 +20,7 @@ from simjax.latency.experts.skew import skewed_load
 from simjax.latency.fitting.efficiency import OpEfficiency, op_seconds
 from simjax.latency.groups.union import UnionTerms, exchange_terms, knots, nothing, shares
 from simjax.latency.priors import CORRECTION_TOKENS
-from simjax.latency.profile import LatencyProfile, RankCoefficients
+from simjax.latency.profiles.profile import LatencyProfile, RankCoefficients
 from simjax.latency.speculation.drafts import rows_of_head, with_drafts
 from simjax.latency.step_time import StepTime
 from simjax.latency.terms import ALL_REDUCES_PER_LAYER, StepTerms, assemble, layer_collectives_s

@@ -12,13 +12,13 @@ from simjax.config.schema import FitConfig
 from simjax.errors import SimjaxError
 
 if TYPE_CHECKING:
-    from simjax.latency.profile import LatencyProfile
+    from simjax.latency.profiles.profile import LatencyProfile
 
 
 def execute(config: FitConfig, as_yaml: str) -> None:
     """Fit a profile to a bundle, print its errors, write it."""
     from simjax.latency.fitting.fit import fit_bundle
-    from simjax.latency.profile_file import save_profile
+    from simjax.latency.profiles.file import save_profile
 
     if not config.bundle:
         raise SimjaxError("no bundle given: simjax profile fit DIR")

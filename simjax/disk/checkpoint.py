@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from simjax.disk.files import read_bytes, write_file
 from simjax.errors import SimjaxError
-from simjax.files import read_bytes, write_file
 
 logger = logging.getLogger(__name__)
 

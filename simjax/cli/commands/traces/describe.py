@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from simjax.cli.output import console, progress, results_in, say, warn
 from simjax.config.schema import DescribeConfig
+from simjax.disk.files import write_file, write_json
 from simjax.errors import SimjaxError
-from simjax.files import write_file, write_json
 
 
 def execute(config: DescribeConfig, as_yaml: str) -> None:

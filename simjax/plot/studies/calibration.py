@@ -13,7 +13,7 @@ from simjax.engine.host.result import Result
 from simjax.metrics.latency import Latencies, latencies
 from simjax.plot import style
 from simjax.plot.overlay import MEASURED, draw_cdfs, has_metric
-from simjax.plot.posterior import plot_posterior
+from simjax.plot.studies.posterior import plot_posterior
 from simjax.validate.compare import error_pct, measured_requests
 from simjax.validate.run import MeasuredRun
 
@@ -45,7 +45,7 @@ def plot_calibration(
 
     Args:
         runs: recordings, each with the simulation of `measured.workload()`: requests in the same order.
-        parameters: see `simjax.plot.posterior.plot_posterior`.
+        parameters: see `simjax.plot.studies.posterior.plot_posterior`.
         out: the folder, created when missing.
         roles: role of each run, such as "fitted" or "held out"; empty for no roles.
         correlation: float64[P, P], posterior correlations of the P parameters that were fitted, in their order in `parameters`.

@@ -1,0 +1,1 @@
+"""Commands that fit profiles, hand-overs and power."""

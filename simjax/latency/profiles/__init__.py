@@ -1,0 +1,1 @@
+"""Latency profiles: the record, its file, and its compilation to step-time terms."""

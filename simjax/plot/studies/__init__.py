@@ -1,0 +1,1 @@
+"""Figures of studies: capacity, rates, sensitivities, calibrations and validations."""
