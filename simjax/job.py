@@ -8,6 +8,7 @@ from typing import Any
 
 from simjax.batch.design import RunOptions, design_of, known_warnings
 from simjax.caveat import grouped
+from simjax.cluster.alike import alike_instances
 from simjax.cluster.from_config import configured_cluster, latency_source
 from simjax.cluster.latency_source import LatencySource, held_down
 from simjax.cluster.spec import ClusterSpec
@@ -88,7 +89,8 @@ def simulate_cluster(
     design = design_of(cluster, timing, workload, options, calibrated=calibrated_groups(cluster, source), log=True)
     result = simulate(design.lowered.shape, design.lowered.params, max_ticks, on_progress)
     result = replace(result, sessions=workload.sessions, stationary=workload.stationary, pools=design.pools)
-    result = replace(result, classes=workload.classes, tiers=design.tiers, plant=design.plant, rates=design.rates)
+    result = replace(result, classes=workload.classes, groups=alike_instances(cluster), tiers=design.tiers)
+    result = replace(result, plant=design.plant, rates=design.rates)
     left = LeftRanges()
     left.add(design.calibrated, result)
     known = [*about_requests(cluster, workload), *known_warnings(cluster.instances, timing, workload.longest_tokens)]

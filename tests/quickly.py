@@ -5,10 +5,11 @@ for bit whatever the effort (`tests/engine/test_programs.py`). Derivatives are c
 brief one may get them wrong; those that tests compile themselves have their options from `quickly`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import jax
 import pytest
 
 from simjax.engine import batch, simulate
@@ -45,3 +46,8 @@ def efforts(most: dict) -> Iterator[None]:
 def quickly() -> dict[str, Any]:
     """Compiler options for a derivative."""
     return _options(Effort.MEDIUM)
+
+
+def jit(function: Callable[..., Any], **more: Any) -> Any:
+    """`jax.jit` with these options, for programs of tests that hold a whole run: without options they take the full effort."""
+    return jax.jit(function, compiler_options=quickly(), **more)

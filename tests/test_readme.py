@@ -18,7 +18,9 @@ from tests.data import ROOT, data_path
 
 CHECKOUT = Path(__file__).parents[1]
 PAGES = ("README.md", *(f"{x}/README.md" for x in ("notebooks", "simjax", "conf", "profiles", "tests")))
-STUDIES = tuple(f"experiments/{x}/README.md" for x in ("validation", "benchmarks", "scale_out", "disaggregation", "vllm_scheduler"))
+STUDIES = tuple(
+    f"experiments/{x}/README.md" for x in ("validation", "benchmarks", "scale_out", "disaggregation", "vllm_scheduler", "paper")
+)
 
 
 def page(name: str) -> str:

@@ -52,8 +52,8 @@ class Measured:
     tokens: np.ndarray
 
     @staticmethod
-    def read() -> Measured:
-        return Measured(pd.read_csv(CURVE, sep="\t")["throughput"].to_numpy(float))
+    def read(curve: Path = CURVE) -> Measured:
+        return Measured(pd.read_csv(curve, sep="\t")["throughput"].to_numpy(float))
 
     @property
     def makespan_s(self) -> float:
@@ -133,14 +133,14 @@ def simulated(source: Source, sent: bool = True) -> Simulated:
         return Simulated(replayed([f"cluster.file={CLUSTER}", *options, *host], TRACE, sent=sent), mean_s)
 
 
-def tokens_per_second(result: Result, seconds: int, offset_s: float = 0.0) -> np.ndarray:
-    """Tokens that the decode instance makes in each of the first seconds, float64[seconds + 1], on the clock of `Measured`.
+def tokens_per_second(result: Result, seconds: int, offset_s: float = 0.0, instance: int = DECODE) -> np.ndarray:
+    """Tokens that an instance makes in each of the first seconds, float64[seconds + 1], on the clock of `Measured`.
 
     offset_s: time of the simulation at which the log's clock is 0.
     """
     assert result.leaps is not None
     steps = expand_steps(result.leaps)
-    here = result.leaps.instance[steps.leap] == DECODE
+    here = result.leaps.instance[steps.leap] == instance
     edges = np.arange(-1.0, seconds + 1.0) + offset_s
     return np.histogram(steps.end_s[here], edges, weights=steps.outputs[here])[0].astype(float)
 

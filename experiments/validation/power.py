@@ -7,7 +7,9 @@ python experiments/validation/power.py figure6    # lines that begin so
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 from power_anchors import anchors
@@ -15,6 +17,7 @@ from power_caps import LANGUAGE, b300, h200
 from power_fit import fitted, unseen, watts
 from power_rows import rows
 from power_server import as_logged, bursts, gpu, server
+from power_wall import SEED_5_0, SEED_5_1, after_load, calibrated, served
 
 Lines = Iterator[tuple[str, float]]
 
@@ -78,10 +81,30 @@ def caps() -> Lines:
         yield f"cap_b300_{name}_error_pct", 100 * (predicted / measured - 1)
 
 
+def wall() -> Lines:
+    """A server of eight B200 by the second: its second half, calibrated on the first; with arrivals of another round as a control."""
+    with tempfile.TemporaryDirectory() as folder:
+        run, control = (calibrated(served(seed, Path(folder))) for seed in (SEED_5_1, SEED_5_0))
+    standby_w, idle_w = after_load(run)
+    yield "b200_405b_second_half_mape_pct", run.mape_pct
+    yield "b200_405b_second_half_and_end_mape_pct", run.drained_mape_pct
+    yield "b200_405b_second_half_constant_mape_pct", run.constant_mape_pct
+    yield "b200_405b_second_half_control_mape_pct", control.mape_pct
+    yield "b200_405b_second_half_level_error_pct", run.level_error_pct
+    yield "b200_405b_second_half_correlation", run.correlation
+    yield "b200_405b_second_half_control_correlation", control.correlation
+    yield "b200_405b_idle_error_pct", 100 * (run.idle_w / idle_w - 1)
+    yield "b200_405b_standby_error_pct", 100 * (run.standby_w / standby_w - 1)
+    yield "b200_405b_limit_w", run.limit_w
+    yield "b200_405b_mean_ttft_s", run.ttft_s
+    yield "b200_405b_mean_tpot_s", run.tpot_s
+
+
 FIGURES: dict[tuple[str, ...], Callable[[], Lines]] = {
     ("figure6",): figure6,
     ("a100", "h100", "b200"): unseen_models,
     ("cap",): caps,
+    ("b200_405b",): wall,
     ("anchor",): joules_a_token,
 }
 """The functions by how the figures that they give begin."""

@@ -10,6 +10,7 @@ from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, Route
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device
+from simjax.latency.offload.copied import copied
 from simjax.latency.offload.demand import hit_rate
 from simjax.latency.pim.compile_pim import bound
 from simjax.latency.profile import LatencyProfile
@@ -65,6 +66,8 @@ def of_stages(deployment: Deployment) -> list[str]:
 def of_memory(deployment: Deployment) -> list[str]:
     """Lines about weights outside the devices, and about what bounds the gain of memory that computes."""
     lines: list[str] = []
+    if deployment.weights is not None and deployment.weights.used:
+        lines.append(f"weights: {copied(deployment)}")
     if (placement := deployment.weights) is not None and any(name == EXPERTS for name, store in placement.layers if store is not None):
         kept, popularity = placement.cached_experts, deployment.parallelism.experts.popularity
         hits = f"{kept} experts of each layer on the device take {100 * hit_rate(deployment):.0f} % of the pairs of tokens and experts"

@@ -37,7 +37,10 @@ _T = TypeVar("_T")
 
 # Roots of the options that each part of a design depends on.
 WORKLOAD, RUN = ("workload",), ("sim", "slo", "metrics", "price")
-CLUSTER = ("model", "device", "cluster", "network", "scheduler", "backend", "speculation", "kv_tiers", "disaggregation", "profile", "power")
+CLUSTER = (
+    *("model", "device", "cluster", "network", "scheduler", "backend", "speculation", "kv_tiers", "weights", "pim", "disaggregation"),
+    *("profile", "power"),
+)
 _LOGGED = 3  # messages of a kind that are logged; the rest are only counted
 
 

@@ -16,6 +16,7 @@ from simjax.metrics.catalog.metric import cells
 from simjax.metrics.catalog.runs import Runs
 from simjax.metrics.energy.cost import cost_summary
 from simjax.metrics.energy.report import energy_summary
+from simjax.metrics.groups import by_group
 from simjax.metrics.handover.report import disaggregation_summary
 from simjax.metrics.latency import itl_statistics
 from simjax.metrics.sessions import session_summary
@@ -53,7 +54,8 @@ def summarize(
     (`simjax.metrics.sessions.session_summary`), `disaggregation` when the cluster has prefill and decode instances
     (`simjax.metrics.handover.report.disaggregation_summary`); the entries of `instances` then have a role. `kv_tier` is there when there
     are KV tiers. `classes` is there when requests have classes of service (`simjax.metrics.slo.by_class`), and attainment and goodput hold
-    each to the limits of its class too. `energy` is `simjax.metrics.energy.report.energy_summary`, `cost` None without prices and carbon.
+    each to the limits of its class too. `groups` is there when instances differ (`simjax.metrics.groups.by_group`). `energy` is
+    `simjax.metrics.energy.report.energy_summary`, `cost` None without prices and carbon.
 
     Args:
         result: the run.
@@ -104,6 +106,8 @@ def summarize(
         summary["slo"] = _limits(runs)
     if result.classes is not None:
         summary["classes"] = by_class(runs)
+    if result.groups is not None:
+        summary["groups"] = by_group(runs)
     if runs.disaggregated:
         summary["disaggregation"] = disaggregation_summary(runs)
     given = {"roles": runs.disaggregated, "speculation": bool(result.instances.drafts.any())}

@@ -165,6 +165,8 @@ def _facts(summary: dict[str, Any]) -> Table:
         table.add_row("goodput", Text(_goodput(summary, slo)))
     for name, one in summary.get("classes", {}).items():
         table.add_row("class", Text(_of_class(name, one)))
+    for name, one in summary.get("groups", {}).items():
+        table.add_row("group", Text(_of_group(name, one)))
     table.add_row(
         "simulation",
         f"{sim['ticks']:,} ticks for {sim['steps']:,} engine steps, "
@@ -249,6 +251,16 @@ def _of_class(name: str, one: dict[str, Any]) -> str:
         return text
     limits = ", ".join(f"{LATENCY_NAMES[limit]} <= {format_ms(value)} ms" for limit, value in one["limits"].items())
     return f"{text}; {_percent(one['attainment_fraction'])} meet {limits}, {_number(one['goodput_requests_per_s'])} requests/s"
+
+
+def _of_group(name: str, one: dict[str, Any]) -> str:
+    """A group of a mixed cluster: its share of the requests, how long they wait, and what it gives."""
+    count = len(one["instances"])
+    text = f"{name}: {count:,} instance{'s' if count != 1 else ''}, {one['requests']:,} requests"
+    if not one["finished"]:
+        return text
+    ttft, tpot = (", ".join(f"{which} {format_ms(one[latency][which])}" for which in ("p50", "p99")) for latency in ("ttft_s", "tpot_s"))
+    return f"{text}, TTFT {ttft} ms, TPOT {tpot} ms, {_number(one['output_tokens_per_s'])} output tokens/s"
 
 
 def _goodput(summary: dict[str, Any], slo: dict[str, Any]) -> str:

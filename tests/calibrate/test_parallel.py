@@ -27,6 +27,7 @@ from simjax.parallel.parallelism import Parallelism
 from simjax.parallel.popularity import Popularity
 from simjax.speculation.methods import Speculation
 from tests.calibrate.runs import poisson, profile
+from tests.quickly import jit
 
 H100 = load_device("h100")
 LIMITS = InstanceLimits(max_num_seqs=32, max_num_batched_tokens=256, num_gpu_blocks_override=4000, enable_prefix_caching=False)
@@ -66,7 +67,7 @@ def drawn(points: Sequence[MeanPoint], truth: Mapping[str, float], options: Poin
     """Points with the means that known values give, and the errors of measurement that the options expect."""
     target = PointsTarget.of(points, profile(), options)
     with jax.enable_x64(True):
-        means = jax.jit(lambda: target.means(with_parameters(profile(), truth)))()
+        means = jit(lambda: target.means(with_parameters(profile(), truth)))()
     assert means.finished.all()
     rng = np.random.default_rng(0)
     ttft_s, tpot_s = (

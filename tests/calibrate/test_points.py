@@ -23,7 +23,7 @@ from simjax.parallel.parallelism import Parallelism
 from simjax.paths import PROFILES
 from simjax.workload.synthetic.closed_loop import closed_loop
 from tests.data import data_path
-from tests.quickly import quickly
+from tests.quickly import jit, quickly
 
 H100 = load_device("h100")
 LLAMA, QWEN = load_model("llama-3.1-8b"), load_model("qwen3-32b")
@@ -260,6 +260,6 @@ def test_priors_alone_price_measured_llama_on_one_h100():
     assert len(points) == 36
     with jax.enable_x64(True):
         target = PointsTarget.of(points, PROFILE)
-        found = jax.jit(lambda: target.means(PROFILE))()
+        found = jit(lambda: target.means(PROFILE))()
     error = {name: np.abs(np.asarray(getattr(found, name)) / [getattr(p, name) for p in points] - 1) for name in ("ttft_s", "tpot_s")}
     assert error["tpot_s"].mean() < 0.03 and error["ttft_s"].mean() < 0.15

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -56,13 +57,18 @@ CONTEXTS = [
 """Configurations in one of which every option that can be without effect is."""
 
 SAMPLES = {int: "3", float: "0.7", str: "x", bool: "true", list: "[3]"}
-CONFIGURATIONS = [typed(compose_config("run", context)) for context in CONTEXTS]
 KINDS = {one.key: one for one in options(RunConfig)}
 REFUSED = [
     pytest.param(one, id=one.key)
     for one in conditional_options(RunConfig)
     if one.key in KINDS and any(condition.refused for condition in one.conditions)
 ]
+
+
+@functools.cache
+def configurations() -> list[Any]:
+    """Those of `CONTEXTS`; made by the test that needs them, for every worker imports all modules."""
+    return [typed(compose_config("run", context)) for context in CONTEXTS]
 
 
 def looked(key: str, schema: type) -> bool:
@@ -83,7 +89,7 @@ def test_conditions_are_about_options_that_there_are(command: str) -> None:
 def test_every_option_with_a_condition_is_refused_where_it_does_not_hold(one: Conditional) -> None:
     option = KINDS[one.key]
     assert isinstance(option, Option)
-    hindered = [k for k, config in enumerate(CONFIGURATIONS) if one.obstacle(looking_at(config), refused=True)]
+    hindered = [k for k, config in enumerate(configurations()) if one.obstacle(looking_at(config), refused=True)]
     assert hindered, f"add a configuration to CONTEXTS in which {one.key} has no effect"
     word = f"{one.key}={SAMPLES[option.kind]}"
     with pytest.raises(SimjaxError, match=r" has no effect ") as error:

@@ -140,7 +140,10 @@ class Scenario:
             sized = dataclasses.replace(sized, fanout=FANOUT)
         sized = dataclasses.replace(sized, models=self.models is not None)
         sized = dataclasses.replace(sized, stale_view=sharing or (looks and self.staleness_s > 0))
-        compares = len(self.limits) > 1 and ROUTERS[self.router.name.lower()].compares
+        # Books are for routers that compare, and one program for those that look. Closed loops and caps, which are not drawn with the
+        # former, go without.
+        rule, looping = ROUTERS[self.router.name.lower()], self.concurrency > 0 or capped
+        compares = len(self.limits) > 1 and (rule.compares or (rule.looks and not looping))
         sized = dataclasses.replace(sized, router_books=sharing or compares)
         return dataclasses.replace(sized, **changes)
 

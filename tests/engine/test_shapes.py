@@ -38,8 +38,11 @@ def programs() -> dict[str, tuple[EngineShape, ClusterParams]]:
         "one rank": (one, {}),
         "no leaps, no log, few slots": (one, {"leap": False, "log_rows": 0, "tight": True}),
         "two ranks": (dataclasses.replace(one, limits=two), {}),
-        "a router that looks": (dataclasses.replace(one, limits=two, router=RouterPolicy.LEAST_KV), {}),
-        "a router with an old view": (dataclasses.replace(one, limits=two, router=RouterPolicy.LEAST_KV, staleness_s=0.1), {}),
+        "a router that looks": (dataclasses.replace(one, limits=two, router=RouterPolicy.LEAST_KV), {"router_books": False}),
+        "a router with an old view": (
+            dataclasses.replace(one, limits=two, router=RouterPolicy.LEAST_KV, staleness_s=0.1),
+            {"router_books": False},
+        ),
         "a closed loop": (dataclasses.replace(one, limits=two, concurrency=4), {}),
         "a client with a cap": (dataclasses.replace(one, limits=two, max_concurrency=4), {}),
         "a prefix cache": (alone, {}),

@@ -50,7 +50,7 @@ class TwoLegs(Scenario):
     def shape(self, **changes) -> EngineShape:
         shape = dataclasses.replace(super().shape(), live_routing=True, handovers=ROWS, links=LINKS)
         rules = [ROUTERS[router.name.lower()] for router in (self.router, self.decode_router)]
-        books = shape.router_books or any(rule.compares for rule in rules)
+        books = shape.router_books or any(rule.compares for rule in rules) or not self.concurrency
         shape = dataclasses.replace(shape, stale_view=shape.stale_view or self.staleness_s > 0, router_books=books)
         return dataclasses.replace(shape, **changes)
 

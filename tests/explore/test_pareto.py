@@ -206,6 +206,15 @@ def test_each_group_has_a_front_of_its_own() -> None:
     assert fewest.front.tolist() == [0, 3, 5], "one model alone was the answer"
 
 
+def test_each_group_has_a_knee_of_its_own() -> None:
+    bent = pd.DataFrame({"model": ["a"] * 3 + ["b"] * 3 + ["c"] * 2, "gpus": [1, 2, 4, 1, 2, 4, 1, 2], "s": [9.0, 1, 0.5, 99, 90, 5, 2, 1]})
+    apart = pareto(bent, parse_objective([], ["gpus", "s"], by=["model"]))
+    assert apart.knee is None and apart.knees == (1,), "b bulges to the worse side, and two rows have none"
+    assert apart.rows()["mark"].tolist() == ["", "knee", *[""] * 6]
+    alone = pareto(bent[bent["model"] == "a"], parse_objective([], ["gpus", "s"], by=["model"]))
+    assert (alone.knee, alone.knees) == (1, ())
+
+
 def test_ties_are_broken_by_further_columns() -> None:
     tied = pareto(GROUPED, parse_objective([], ["gpus"], by=["model"], tie_break=["requests_per_s"]))
     assert tied.front.tolist() == [0, 5]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import jax
 import numpy as np
 import pytest
@@ -10,12 +12,13 @@ import simjax
 from simjax.cluster.from_config import build_cluster, latency_source
 from simjax.cluster.timing import cluster_timing
 from simjax.config.compose import compose_config, typed
+from simjax.config.schema import RunConfig
 from simjax.engine.host.lower import Lowered, lower
 from simjax.errors import SimjaxError
 from simjax.explore.axes import axis, zipped
 from simjax.explore.options import Options
 from simjax.explore.points import Points, grid
-from simjax.explore.resolve import resolve
+from simjax.explore.resolve import CLUSTER, RUN, WORKLOAD, resolve
 from simjax.workload import build_workload
 
 BASE = ["workload.num_requests=20"]
@@ -77,6 +80,20 @@ def test_what_points_share_is_built_once():
     designs = resolve(BASE, swept, range(4)).designs
     assert len({id(design.lowered.params.requests) for design in designs.values()}) == 2
     assert len({id(design.lowered.params.step_time) for design in designs.values()}) == 1
+
+
+def test_every_group_of_a_run_is_part_of_a_design_or_of_the_sweep():
+    """A group that no part reads could not be swept; these say what is written, or are about the sweep as a whole."""
+    whole = {"out", "plots", "timeline_interval_s", "objective", "sweep", "uncertainty"}
+    assert {x.name for x in fields(RunConfig)} - {*WORKLOAD, *CLUSTER, *RUN} == whole
+
+
+def test_memories_of_weights_and_attention_are_swept():
+    swept = grid([zipped({"weights.memory": [None, "cxl_x8", None], "pim.device": [None, None, "hbm_pim"]})])
+    found = resolve(BASE, swept, range(3))
+    assert not found.invalid
+    blocks = [int(found.designs[point].lowered.params.ranks.num_blocks[0]) for point in range(3)]
+    assert blocks[1] > blocks[0] != blocks[2]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from simjax.cluster.timing import cluster_timing
 from simjax.deployment import Deployment
 from simjax.hardware import load_device
 from simjax.latency.lines import largest
+from simjax.latency.offload.copied import copied, demanded_bytes, streamed_bytes
 from simjax.latency.offload.demand import missed_experts
 from simjax.latency.offload.ways import Way, longest, ways
 from simjax.latency.step_time import decode_steps, mixed_step_s, row
@@ -167,6 +168,22 @@ def test_experts_on_demand_wait_for_those_that_are_not_kept() -> None:
         assert step_s(MOE.num_experts) == pytest.approx(plain_s, rel=1e-12)
         whole = MOE.num_experts * expert_s + MOE.hidden_size * MOE.num_experts * 2 / 60e9
         assert step_s(0, simplified=True) - plain_s == pytest.approx(MOE.num_moe_layers * whole, rel=1e-9)
+
+
+def test_bytes_of_a_step_are_those_of_its_time_at_the_rate() -> None:
+    half = InstanceSpec(LLAMA, H100, weights=WeightPlacement((CARD,), blocks=((16, 31, 0),))).deployment
+    block = (4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 14336 + 2 * 4096) * 2
+    assert (streamed_bytes(half), demanded_bytes(half, 64)) == (16 * block, 0.0)
+    assert (
+        copied(half)
+        == f"{16 * block / 2**30:.3g} GiB of a device's weights are elsewhere; every step copies {16 * block / 2**30:.3g} GiB of them"
+    )
+    placement = WeightPlacement((CARD,), layers=(("moe", 0), ("embedding", 0)), cached_experts=64)
+    experts = InstanceSpec(MOE, H100, weights=placement).deployment
+    assert streamed_bytes(experts) == 0.0
+    assert demanded_bytes(experts, 1) == pytest.approx(48 * 4 * 3 * 2048 * 768 * 2 + 2048 * 2)  # four of eight experts are missed
+    lines = cluster_timing((InstanceSpec(LLAMA, H100, weights=half.weights),), LatencySource()).warnings
+    assert f"weights: {copied(half)}" in lines
 
 
 def test_pp_stages_stream_their_own_blocks() -> None:

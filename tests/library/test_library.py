@@ -14,6 +14,7 @@ from simjax.library.simulate import simulate
 from simjax.library.system import System
 from simjax.metrics.rows import result_row
 from simjax.metrics.steady.window import Window
+from tests.quickly import jit
 
 SMALL = ["workload.num_requests=60", "workload.rate=8", "workload.output.mean=12", "workload.prompt.mean=300"]
 KINDS = {
@@ -66,7 +67,7 @@ def test_a_limit_and_a_rate_that_are_changed(system: System) -> None:
     changed = system.with_values(rate=2.0, max_num_seqs=4)
     assert float(simulate(changed)["e2e_mean_s"]) == pytest.approx(slow["e2e_s"]["mean"], rel=1e-9)
     others = [system, changed, prepared("workload.num_requests=90", "workload.seed=1")]
-    together = jax.jit(jax.vmap(simulate))(simjax.stack(others))
+    together = jit(jax.vmap(simulate))(simjax.stack(others))
     for i, one in enumerate(others):
         for name, value in simulate(one).values.items():
             assert float(together[name][i]) == pytest.approx(float(value), rel=1e-12), name
@@ -74,7 +75,7 @@ def test_a_limit_and_a_rate_that_are_changed(system: System) -> None:
 
 
 def test_nothing_recompiles(system: System) -> None:
-    program = jax.jit(simulate)
+    program = jit(simulate)
     for changed in (system, system.with_values(gemm_bandwidth=1.1), prepared("workload.seed=3", "workload.rate=5")):
         program(changed)
     assert program._cache_size() == 1
@@ -84,19 +85,19 @@ def test_pathwise_derivatives_in_both_modes(system: System) -> None:
     """Equal in both modes; where the schedule stays, equal to a small difference; of an API time exactly 1 a request."""
     x = {"gemm_bandwidth": jnp.float64(1.0), "api_post_s": jnp.float64(0.003), "prefill_attention": jnp.float64(1.0)}
     loss = lambda x: latency(system, **x)
-    reverse, forward = jax.jit(jax.grad(loss))(x), jax.jit(jax.jacfwd(loss))(x)
+    reverse, forward = jit(jax.grad(loss))(x), jit(jax.jacfwd(loss))(x)
     for name in x:
         assert float(reverse[name]) == pytest.approx(float(forward[name]), rel=1e-9)
     assert float(reverse["api_post_s"]) == pytest.approx(1.0, rel=1e-9)
     assert float(reverse["gemm_bandwidth"]) < 0.0
     one = prepared("workload.num_requests=1")  # alone a request has no schedule to change
     slope = (latency(one, gemm_bandwidth=1.0 + 1e-6) - latency(one, gemm_bandwidth=1.0 - 1e-6)) / 2e-6
-    assert float(jax.jit(jax.grad(lambda b: latency(one, gemm_bandwidth=b)))(1.0)) == pytest.approx(float(slope), rel=1e-6)
+    assert float(jit(jax.grad(lambda b: latency(one, gemm_bandwidth=b)))(1.0)) == pytest.approx(float(slope), rel=1e-6)
 
 
 def test_total_derivatives_in_both_modes(system: System) -> None:
     x = {"gemm_bandwidth": jnp.float64(1.1), "rate": jnp.float64(1.0)}
-    loss = jax.jit(lambda x: latency(system, **x))
+    loss = jit(lambda x: latency(system, **x))
     both = simjax.total(loss)
     value, reverse = jax.value_and_grad(both)(x)
     forward = jax.jacfwd(both)(x)
@@ -110,10 +111,10 @@ def test_total_derivatives_in_both_modes(system: System) -> None:
 
 
 def test_what_has_no_room_is_not_a_number(system: System) -> None:
-    metrics = jax.jit(lambda seats: simulate(system.with_values(max_num_seqs=seats)))(jnp.int32(2_000))
+    metrics = jit(lambda seats: simulate(system.with_values(max_num_seqs=seats)))(jnp.int32(2_000))
     assert not bool(metrics.sound) and np.isnan(metrics["e2e_mean_s"])
     short = replace(system, static=replace(system.static, ticks=16))
-    value, _ = jax.jit(jax.value_and_grad(lambda b: latency(short, gemm_bandwidth=b)))(1.0)
+    value, _ = jit(jax.value_and_grad(lambda b: latency(short, gemm_bandwidth=b)))(1.0)
     assert np.isnan(value), "16 ticks are too few to differentiate the run"
 
 
@@ -126,7 +127,7 @@ def refused(line: str, function: Any, *arguments: Any, **named: Any) -> None:
 def test_refusals_in_one_line(system: System) -> None:
     with jax.enable_x64(False):
         refused("JAX is set to 32 bits", simulate, system)
-        refused("JAX is set to 32 bits", jax.jit(simulate), system)
+        refused("JAX is set to 32 bits", jit(simulate), system)
     narrow = system.with_values(gemm_bandwidth=1.0)
     narrow.parameters["gemm_bandwidth"] = np.ones(1, np.float32)
     refused("system.parameters['gemm_bandwidth'] is float32", simulate, narrow)

@@ -126,8 +126,8 @@ def calibrate_handover(config: HandoverFitConfig, on_progress: Progress | None =
         scores,
         (0.5 * float(before @ before), 0.5 * float(after @ after + fit.u @ fit.u)),
         {name: WHY_NOT[name] for name in HANDOVER if name not in space.names and name not in dict(space.fixed)},
-        () if requests is None else tuple(requests.warnings),
-        _problems(scores, rows),
+        (*(() if requests is None else requests.warnings), *_at_bounds(rows)),
+        _problems(scores),
     )
 
 
@@ -152,16 +152,19 @@ def _score(part: Part, seconds: np.ndarray) -> dict[str, Any]:
     return found
 
 
-def _problems(scores: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+def _problems(scores: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     lines = []
     for score in scores:
         error = score["after"]["mean_error_pct"]
         if error is None or abs(error) > POOR_PCT:
             told = "none has finished" if error is None else f"their mean is {error:+.1f} % off"
             lines.append(f"the fit to times of kind '{score['name']}' is poor: {told}")
-    bound = [row["name"] for row in rows if row["at_bound"]]
-    if bound:
-        lines.append(
-            f"at the bound of what the prior allows: {', '.join(bound)}; is the cluster the measured one (network.*, disaggregation.*)?"
-        )
     return tuple(lines)
+
+
+def _at_bounds(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """A line about parameters at a bound, which is no failure where the fit is good."""
+    bound = [f"{row['name']} ({100 * row['constrained']:.0f} % known from data)" for row in rows if row["at_bound"]]
+    if not bound:
+        return ()
+    return (f"at the bound of what the prior allows: {', '.join(bound)}; is the cluster the measured one (network.*, disaggregation.*)?",)

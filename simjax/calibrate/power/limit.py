@@ -6,6 +6,7 @@ and the limit again; of the later steps of a leap, which grow evenly and little,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,27 +33,26 @@ class Limits:
     wanted_w: np.ndarray
 
 
-def drawing(result: Result, factor: float, limits: Limits) -> Result:
-    """The run, by rank, with the energy of its steps a factor more before the limit holds it."""
+def drawing(result: Result, factor: float | Mapping[str, float], limits: Limits) -> Result:
+    """The run, by rank, with the energy of its steps a factor more before the limit holds it; one for all `PARTS`, or one for each."""
     seen = by_rank(result)
-    leaps = seen.leaps
+    leaps, factors = seen.leaps, dict.fromkeys(PARTS, factor) if isinstance(factor, float) else factor
     assert leaps is not None
-    took_s = leap_durations(leaps)
-    spans_s = {"": leaps.first_step_s, "later_": took_s - leaps.first_step_s}
+    spans_s = {"": leaps.first_step_s, "later_": leap_durations(leaps) - leaps.first_step_s}
     columns: dict[str, np.ndarray] = {}
     for prefix, span_s in spans_s.items():
-        ratio = _ratio(leaps, prefix, span_s, factor, limits)
-        columns |= {f"{prefix}{part}_j": ratio * getattr(leaps, f"{prefix}{part}_j") for part in PARTS}
+        columns |= _columns(leaps, prefix, span_s, factors, limits)
     return replace(seen, leaps=replace(leaps, **columns))
 
 
-def _ratio(leaps: LeapLog, prefix: str, span_s: np.ndarray, factor: float, limits: Limits) -> np.ndarray:
-    """Energy of steps a factor higher over that in the log, float64[L]."""
-    spent_j = sum(getattr(leaps, f"{prefix}{part}_j") for part in PARTS)
-    drawn_w = np.divide(spent_j, span_s, out=np.zeros(len(span_s)), where=span_s > 0)
+def _columns(leaps: LeapLog, prefix: str, span_s: np.ndarray, factors: Mapping[str, float], limits: Limits) -> dict[str, np.ndarray]:
+    """Joules of the parts of steps a factor higher, float64[L] each."""
+    parts_j = {name: getattr(leaps, f"{prefix}{name}_j") for name in PARTS}
+    per_s = np.divide(1.0, span_s, out=np.zeros(len(span_s)), where=span_s > 0)
     simulated_w, wanted_w = limits.simulated_w[leaps.instance], limits.wanted_w[leaps.instance]
-    share = np.minimum(drawn_w / simulated_w, _MOST)
-    free_w = drawn_w * (1.0 - share**SHARPNESS) ** (-1.0 / SHARPNESS)
-    asked = np.minimum(factor * free_w / wanted_w, 1e6)
-    held_w = factor * free_w * (1.0 + asked**SHARPNESS) ** (-1.0 / SHARPNESS)
-    return np.divide(held_w, drawn_w, out=np.ones(len(drawn_w)), where=drawn_w > 0)
+    share = np.minimum(sum(parts_j.values()) * per_s / simulated_w, _MOST)
+    freed = (1.0 - share**SHARPNESS) ** (-1.0 / SHARPNESS)
+    free_j = {name: factors[name] * freed * joules for name, joules in parts_j.items()}
+    asked = np.minimum(sum(free_j.values()) * per_s / wanted_w, 1e6)
+    held = (1.0 + asked**SHARPNESS) ** (-1.0 / SHARPNESS)
+    return {f"{prefix}{name}_j": held * joules for name, joules in free_j.items()}

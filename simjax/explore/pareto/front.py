@@ -75,7 +75,8 @@ class ParetoResult:
             values (without `objective.tie_break`); best in the first metric first, group by group.
         groups: name of each row's group, such as "model=qwen3-8b"; empty where the objective has no `by`.
         knee: the row of the front with the best trade-off between all metrics (see `pareto`), None if there is none.
-        best: the best row of the front in each metric.
+        best: the best row of the front in each metric; with several groups empty, and `knee` None.
+        knees: with several groups, the knee of each that has one.
     """
 
     objective: Objective
@@ -86,6 +87,7 @@ class ParetoResult:
     knee: int | None
     best: dict[str, int]
     groups: tuple[str, ...] = ()
+    knees: tuple[int, ...] = ()
 
     @property
     def rows_are(self) -> str:
@@ -94,7 +96,7 @@ class ParetoResult:
 
     def marks(self, row: int) -> list[str]:
         """The distinctions of a row: "knee", "best <metric>", several or none of them."""
-        return (["knee"] if row == self.knee else []) + [f"best {name}" for name, best in self.best.items() if best == row]
+        return (["knee"] if row in (self.knee, *self.knees) else []) + [f"best {name}" for name, best in self.best.items() if best == row]
 
     def rows(self) -> pd.DataFrame:
         """The rows of the front, with a last column `mark` for the knee and the best ones."""
@@ -128,8 +130,9 @@ def pareto(table: pd.DataFrame, objective: Objective) -> ParetoResult:
     names = np.array(groups or [""] * len(table), object)
     fronts = [_front_of(table, objective, losses, rows[names[rows] == name]) for name in dict.fromkeys(names[rows])]
     front = np.concatenate(fronts) if fronts else rows
-    if len(fronts) > 1:  # which group's knee, and the best of which? The table and the figure have every front
-        return ParetoResult(objective, table, feasible, left_out, front, None, {}, groups)
+    if len(fronts) > 1:  # the best of which group? The table and the figure have every front, and the table its knee
+        knees = tuple(knee for one in fronts if (knee := _knee(losses, one)) is not None)
+        return ParetoResult(objective, table, feasible, left_out, front, None, {}, groups, knees)
     best = {name: int(front[np.argmin(losses[front, at])]) for at, name in enumerate(objective.metrics)} if len(front) else {}
     return ParetoResult(objective, table, feasible, left_out, front, _knee(losses, front), best, groups)
 
