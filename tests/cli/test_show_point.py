@@ -24,7 +24,7 @@ def test_a_point_reproduces_its_row(swept: Cli) -> None:
     assert said.code == 0, said
     first, *_, last = said.out.splitlines()
     assert shlex.split(first) == ["simjax", "run", "workload.num_requests=12", "slo.ttft_s=0.06", "scheduler.max_num_seqs=8"]
-    assert last == "all 82 numbers of the row reproduced"
+    assert last == "all 96 numbers of the row reproduced"
     there = json.loads(Path("x/summary.json").read_text())
     swept(*shlex.split(first)[1:], "out=y", "plots=false")
     here = json.loads(Path("y/summary.json").read_text())
@@ -39,7 +39,7 @@ def test_hand_overs_and_a_window_of_ones_own_are_reproduced(cli: Cli) -> None:
     said = cli("run", "-m", *words, "out=s")
     assert said.code == 0, said.err
     for point in ("0", "1"):
-        assert cli("show-point", "s", point, f"out=x{point}", "plots=false").out.splitlines()[-1] == "all 82 numbers of the row reproduced"
+        assert cli("show-point", "s", point, f"out=x{point}", "plots=false").out.splitlines()[-1] == "all 96 numbers of the row reproduced"
 
 
 def test_numbers_that_differ_are_named(swept: Cli) -> None:
