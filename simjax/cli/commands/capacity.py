@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from simjax.cli.commands.sweep import WARNINGS
-from simjax.cli.output import console, moving_bar, results_in, say, use_compilation_cache, warn
+from simjax.cli.compilation_cache import use_compilation_cache
+from simjax.cli.output import console, moving_bar, results_in, say, warn
 from simjax.cli.overrides import axes_override, sort_arguments
 from simjax.config.capacity import CapacityConfig
 from simjax.disk.files import write_file

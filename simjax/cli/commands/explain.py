@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.table import Table
 
-from simjax.cli.output import console, progress, results_in, say, use_compilation_cache, warn
+from simjax.cli.compilation_cache import use_compilation_cache
+from simjax.cli.output import console, progress, results_in, say, warn
 from simjax.config.schema import ExplainConfig
 from simjax.disk.files import write_file, write_json, write_table
 

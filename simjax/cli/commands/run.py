@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from simjax.caveat import grouped
-from simjax.cli.output import console, moving_bar, progress, results_in, say, use_compilation_cache, warn
+from simjax.cli.compilation_cache import use_compilation_cache
+from simjax.cli.output import console, moving_bar, progress, results_in, say, warn
 from simjax.cluster.spec import ClusterSpec
 from simjax.config.schema import RunConfig
 from simjax.deployment import Role

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from simjax.cli.output import console, moving_bar, results_in, say, use_compilation_cache, warn
+from simjax.cli.compilation_cache import use_compilation_cache
+from simjax.cli.output import console, moving_bar, results_in, say, warn
 from simjax.config.schema import SensitivityConfig
 from simjax.disk.files import write_file, write_json, write_table
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from simjax.caveat import Estimate
+from simjax.cli.compilation_cache import use_compilation_cache
 from simjax.cli.interrupts import NOTHING, hint
-from simjax.cli.output import console, moving_bar, progress, results_in, say, use_compilation_cache, warn
+from simjax.cli.output import console, moving_bar, progress, results_in, say, warn
 from simjax.config.compose import typed
 from simjax.config.schema import RunConfig
 from simjax.errors import SimjaxError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from simjax.cli.output import console, progress, results_in, say, use_compilation_cache, warn
+from simjax.cli.compilation_cache import use_compilation_cache
+from simjax.cli.output import console, progress, results_in, say, warn
 from simjax.config.schema import ValidateConfig
 from simjax.disk.files import write_file, write_json
 from simjax.errors import SimjaxError

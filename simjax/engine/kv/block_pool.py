@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 NODE, FIRST, END, REF, PREV, NEXT, OLDER, YOUNGER, BEFORE, LEAVER, EARLIER = range(11)
 """Columns of a run: its prefix node (`NAMELESS` for none), bounds of its blocks in the content, requests that hold it, links; with KV
-tiers also the last two requests, plus 1, that have left the run while copies may have read it, 0 for none."""
+tiers also the last two requests, plus 1, that have left it and of which copies may read it, 0 for none (`Reading.left`)."""
 RUN, BEGIN, UP = range(3)
 """Columns of a hold."""
 OLDEST, YOUNGEST = range(2)
@@ -96,6 +96,42 @@ class Watched:
         at = jnp.where(some, self.count[i], self.pieces.shape[1])
         pieces = self.pieces.at[i, at].set(jnp.stack([leaver - 1, begin, end]), mode="drop")
         return Watched(pieces, self.count.at[i].add(some.astype(jnp.int32)))
+
+
+class Reading(NamedTuple):
+    """Copies to the KV tier of a rank that may read blocks of which a request leaves some.
+
+    Attributes:
+        request: which leaves, int32[].
+        stored, full: bounds of the blocks that it may still offer to the tier, with its last offer.
+        of, begin, until: requests of the pieces of stores that are under way, -1 for none, and bounds of their blocks, int32[K].
+        leaving: requests that have left and may still make their last offer, -1 for none, int32[A].
+    """
+
+    request: Array
+    stored: Array
+    full: Array
+    of: Array
+    begin: Array
+    until: Array
+    leaving: Array
+
+    def left(self, last: Array, earlier: Array, begin: Array, end: Array) -> tuple[Array, Array, Array]:
+        """The columns `LEAVER` and `EARLIER` of a run of blocks [begin, end) once the request has left it, and whether it counts there.
+
+        Requests of which no copy reads the run any more are forgotten, and of three that count the first.
+        """
+        mine = self.request + 1
+        counts = self._reads(self.request, begin, end) | ((end > self.stored) & (begin < self.full))
+        last, earlier = (jnp.where(self._may_read(x, begin, end), x, 0) for x in (last, earlier))
+        before = jnp.where((last > 0) & (last != mine), last, earlier)
+        return jnp.where(counts, mine, last), jnp.where(counts, before, earlier), counts
+
+    def _reads(self, request: Array, begin: Array, end: Array) -> Array:
+        return jnp.any((self.of == request) & (self.begin < end) & (self.until > begin))
+
+    def _may_read(self, leaver: Array, begin: Array, end: Array) -> Array:
+        return (leaver > 0) & (self._reads(leaver - 1, begin, end) | jnp.any(self.leaving == leaver - 1))
 
 
 @jax.tree_util.register_dataclass

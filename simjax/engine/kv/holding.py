@@ -30,12 +30,13 @@ from simjax.engine.kv.block_pool import (
     YOUNGER,
     YOUNGEST,
     BlockPool,
+    Reading,
 )
 from simjax.engine.kv.held_blocks import HeldBlocks
 from simjax.engine.kv.prefix_tree import Path, RankTree
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Int32
+    from jaxtyping import Int32
 
     from simjax.engine.rank import Slots
 
@@ -121,7 +122,7 @@ def free(
     held: HeldBlocks,
     named: Int32[Array, ""],
     nameless: Int32[Array, ""],
-    copies: Bool[Array, ""] | None = None,
+    reading: Reading | None = None,
 ) -> BlockPool:
     """Free the blocks of a request, the last of its sequence first: those that no other holds become free, with their names.
 
@@ -132,16 +133,15 @@ def free(
         held: what it holds, with all names that others may want.
         named: its leading blocks that have names; those beyond `held.hashed` are nobody else's.
         nameless: its other blocks, 0 if they do not go to the tail of the free queue.
-        copies: whether copies to a KV tier may read the blocks; None without tiers.
+        reading: copies to a KV tier that may read the blocks; None where there are none.
     """
-    path = tree.path(request)
-    leaver = None if pool.watched is None else jnp.where(False if copies is None else copies, request + 1, 0)
+    path, zero = tree.path(request), jnp.zeros((), jnp.int32)
 
-    def needed(state: _Freeing, tree: RankTree, path: Path, first: Array, named: Array, leaver: Array | None) -> Array:
+    def needed(state: _Freeing, tree: RankTree, path: Path, first: Array, named: Array, reading: Reading | None) -> Array:
         pool, nameless, own, hold, _ = state
         return ((nameless > 0) | own | (hold > 0)) & pool.has_rows(tree.rank)
 
-    def body(state: _Freeing, tree: RankTree, path: Path, first: Array, named: Array, leaver: Array | None) -> _Freeing:
+    def body(state: _Freeing, tree: RankTree, path: Path, first: Array, named: Array, reading: Reading | None) -> _Freeing:
         pool, nameless, own, hold, run = state
         i = tree.rank
         is_nameless = nameless > 0
@@ -163,13 +163,12 @@ def free(
         frees = makes | (is_hold & (ref == 1))
         size = jnp.where(is_nameless, nameless, jnp.where(is_own, named - first, run_end - run_first))
         ends = is_hold & (run_first <= begin)
-        left = []
-        if leaver is not None:
-            mine = jnp.where(is_nameless, 0, leaver)
-            old = pool.runs[i, run, LEAVER]
-            kept = pool.runs[i, run, EARLIER]
-            earlier = jnp.where(makes, 0, jnp.where(old == mine, kept, old))
-            left = pool.leavers(at, mine, earlier, makes | (is_hold & (leaver > 0)))
+        left = pool.leavers(at, zero, zero, makes)
+        if reading is not None:
+            last, earlier = (jnp.where(makes, 0, pool.runs[i, run, x]) for x in (LEAVER, EARLIER))
+            last, earlier, more = reading.left(last, earlier, jnp.where(makes, first, run_first), jnp.where(makes, named, run_end))
+            last, more = jnp.where(is_nameless, 0, last), more & is_hold
+            left = pool.leavers(at, last, earlier, makes | more)
         pool = pool.with_rows(
             i,
             runs=[
@@ -203,7 +202,7 @@ def free(
         return pool, jnp.zeros_like(nameless), own & ~is_own, hold, run
 
     start = (pool, nameless, named > held.hashed, held.last, pool.holds[tree.rank, held.last, RUN])
-    return while_any(needed, body, start, tree, path, held.hashed, named, leaver)[0]
+    return while_any(needed, body, start, tree, path, held.hashed, named, reading)[0]
 
 
 def watch_held(tree: RankTree, pool: BlockPool, held: HeldBlocks, wanted: Array) -> BlockPool:

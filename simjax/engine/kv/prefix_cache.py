@@ -135,8 +135,8 @@ class PrefixCache:
         assert isinstance(departed.held, HeldBlocks)
         wanted, computed = departed.some & turn.due & ~departed.kept, departed.num_computed_tokens
         blocks = blocks_of(computed, tree.block_size) if departed.blocks is None else departed.blocks
-        copies = turn.state.tiers.copies(departed.request, tree.full(_prompt(params, departed.request)))
-        pool = free_request(tree, self.pool, turn.limits, departed.request, blocks, computed, departed.held, wanted, copies)
+        reading = turn.state.tiers.reading(turn.i, departed.request, tree.full(_prompt(params, departed.request)))
+        pool = free_request(tree, self.pool, turn.limits, departed.request, blocks, computed, departed.held, wanted, reading)
         return turn.with_kv(PrefixCache(pool), waits=turn.waits | departed.more | ~turn.due)
 
     def free_read(self, shape: EngineShape, params: ClusterParams, turn: Turn, read: Bool[Array, " K"]) -> Turn:

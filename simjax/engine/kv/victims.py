@@ -11,7 +11,7 @@ from jax import Array
 
 from simjax.engine.control.reduce import INT32_MAX
 from simjax.engine.control.while_any import while_any
-from simjax.engine.kv.block_pool import BlockPool
+from simjax.engine.kv.block_pool import BlockPool, Reading
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.kv.held_blocks import HeldBlocks
 from simjax.engine.kv.holding import free, name
@@ -65,18 +65,18 @@ def free_request(
     named_tokens: Array,
     held: HeldBlocks,
     wanted: Array,
-    copies: Array | None = None,
+    reading: Reading | None = None,
 ) -> BlockPool:
     """The pool once a request (int32[]) has freed the `blocks` that it holds, if that is wanted, bool[].
 
     Its full blocks have names as far as `named_tokens` are known. Blocks without a name go to the tail of the free queue, or to its head:
-    there they are taken before all others, like those that were never used. `copies`: whether copies to a KV tier may read them.
+    there they are taken before all others, like those that were never used. `reading`: copies to a KV tier that may read them.
     """
     wanted = wanted & tree.enabled
     named = jnp.where(wanted, jnp.maximum(tree.full(named_tokens), held.hashed), 0)
     nameless = jnp.where(wanted & ~limits.reuse_nameless_first, blocks - named, 0)
     held = jax.tree.map(lambda x: jnp.where(wanted, x, 0), held)
-    return free(tree, pool, request, held, named, nameless, copies)
+    return free(tree, pool, request, held, named, nameless, reading)
 
 
 def free_victims(

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from simjax.engine.kv.block_pool import Reading
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.shape import EngineShape
 from simjax.engine.tiers.passes import TierPasses
-from simjax.engine.tiers.table import BOOKS, HIT_TOKENS, PIECES, STORED, TierTable
+from simjax.engine.tiers.table import BEGIN, BOOKS, HIT_TOKENS, REQUEST, STORED, STORES, UNTIL, TierTable
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32
@@ -33,8 +34,8 @@ class NoTiers:
         """KV blocks that these hold without sharing them."""
         return 0
 
-    def copies(self, request: Int32[Array, ""], full: Int32[Array, ""]) -> None:
-        """Whether copies read blocks that a request with `full` blocks of prompt frees."""
+    def reading(self, i: Array | int, request: Int32[Array, ""], full: Int32[Array, ""]) -> None:
+        """Copies that read blocks which a request with `full` blocks of prompt frees."""
         return None
 
     def short(self) -> bool:
@@ -74,10 +75,14 @@ class Tiers:
         own = blocks_of(slots.num_computed_tokens, turn.limits.block_size) - slots.held.hashed
         return jnp.sum(jnp.where(self.loading(turn), own, 0), dtype=jnp.int32)
 
-    def copies(self, request: Int32[Array, ""], full: Int32[Array, ""]) -> Bool[Array, ""]:
-        """Whether copies read blocks that a request with `full` blocks of prompt frees, or will do so with its last offer."""
-        stored, pieces = self.table.requests[request, STORED], self.table.requests[request, PIECES]
-        return (pieces > 0) | (stored < full)
+    def reading(self, i: Array | int, request: Int32[Array, ""], full: Int32[Array, ""]) -> Reading:
+        """Copies of rank i that read blocks which a request with `full` blocks of prompt frees, or will do so with its last offer."""
+        table = self.table
+        pieces, leaving = table.pieces[i], table.leaving[i]
+        of = jnp.where(table.busy(i) & (pieces[:, STORES] > 0), pieces[:, REQUEST], -1)
+        some = jnp.arange(leaving.shape[0], dtype=jnp.int32) < table.book(i, "leaving")
+        stored = table.requests[request, STORED]
+        return Reading(request, stored, full, of, pieces[:, BEGIN], pieces[:, UNTIL], jnp.where(some, leaving, -1))
 
     def short(self) -> Bool[Array, ""]:
         """Whether a table was too small."""

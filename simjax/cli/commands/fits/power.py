@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from simjax.cli.output import progress, results_in, say, use_compilation_cache, warn
+from simjax.cli.compilation_cache import use_compilation_cache
+from simjax.cli.output import progress, results_in, say, warn
 from simjax.config.calibrate import PowerFitConfig
 from simjax.disk.files import write_file, write_json
 from simjax.errors import PoorFitError
