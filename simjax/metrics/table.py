@@ -166,7 +166,8 @@ def _facts(summary: dict[str, Any]) -> Table:
     for name, one in summary.get("classes", {}).items():
         table.add_row("class", Text(_of_class(name, one)))
     for name, one in summary.get("groups", {}).items():
-        table.add_row("group", Text(_of_group(name, one)))
+        if one["requests"] or handover is None:  # a request of a prefill instance counts where it is decoded
+            table.add_row("group", Text(_of_group(name, one)))
     table.add_row(
         "simulation",
         f"{sim['ticks']:,} ticks for {sim['steps']:,} engine steps, "

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simjax.calibrate.power.log_fit import PowerFit
 from simjax.engine.host.result import Result
 from simjax.metrics.energy.parts import SERVERS, span_of
 from simjax.metrics.energy.series import power_by_part
 from simjax.metrics.timeseries import default_interval
 from simjax.plot import style
+
+if TYPE_CHECKING:  # it loads scipy, which no run needs
+    from simjax.calibrate.power.log_fit import PowerFit
 
 LAYERS = (
     ("GPUs idle", ("idle",), style.GREY),

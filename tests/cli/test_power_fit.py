@@ -60,6 +60,22 @@ def test_the_log_of_something_else_is_a_poor_fit(cli: Cli, drawn: np.ndarray) ->
     assert json.loads(Path("poor/calibration.json").read_text())["status"] == "poor" and Path("poor/power.yaml").exists()
 
 
+def test_energies_are_of_the_seconds_with_samples(cli: Cli, drawn: np.ndarray) -> None:
+    path = log(drawn)
+    head, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([head, *(row for k, row in enumerate(rows) if k // 10 % 3)]) + "\n")  # two of three seconds
+    said = cli("power", "fit", str(path), *SERVED, "out=thin", "plots=false")
+    assert said.code == 0, said
+    energy = json.loads(Path("thin/calibration.json").read_text())["energy_j"]
+    assert energy["fitted"] == pytest.approx(energy["measured"], rel=0.02)
+
+
+def test_a_log_in_which_steps_show_nothing_is_a_poor_fit(cli: Cli, drawn: np.ndarray) -> None:
+    said = cli("power", "fit", str(log(np.full(len(drawn), 90.0))), *SERVED, "out=flat", "plots=false")
+    assert said.code == 1 and said.err.splitlines()[-1].startswith("simjax: error: not calibrated well")
+    assert yaml.safe_load(Path("flat/power.yaml").read_text())["limit_w"] > 90.0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

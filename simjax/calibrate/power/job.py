@@ -11,6 +11,7 @@ from simjax.calibrate.power.log_fit import Boards, PowerFit, fit_log
 from simjax.cluster.from_config import configured_cluster, latency_source
 from simjax.cluster.latency_source import held_down
 from simjax.config.calibrate import PowerFitConfig
+from simjax.engine.host.result import Status
 from simjax.errors import SimjaxError
 from simjax.job import Progress, Run, simulate_cluster
 from simjax.power.config import PowerConfig
@@ -21,6 +22,7 @@ from simjax.workload import build_workload
 
 POOR_PCT = 15.0  # mean absolute error of a second
 ODD_FACTOR = (0.3, 3.0)  # measured over simulated power of steps: beyond it, something else was measured
+LEAST_FACTOR = 1e-3  # by which the limit is scaled where steps draw nothing: a device must have something above standby
 _BEYOND = ("node", "node_share", "node_cap_w", "pue")
 
 
@@ -61,6 +63,8 @@ def calibrate_power(config: PowerFitConfig, on_progress: Progress | None = None)
     for name in _BEYOND:
         if getattr(config.power, name) != getattr(PowerConfig(), name):
             raise SimjaxError(f"power.{name} has no effect on a fit: what counts is what the meter saw; leave it out")
+    if config.sim.activity:
+        raise SimjaxError("sim.activity has no effect on a fit; leave it out")
     log, cluster = read_power_log(Path(config.log)), configured_cluster(config)
     source = power_source(config.power, config.cluster.file)
     if source is None:
@@ -78,21 +82,25 @@ def calibrate_power(config: PowerFitConfig, on_progress: Progress | None = None)
         power=source,
         on_progress=on_progress,
     )
-    before, devices = source.of_device(cluster.instances[0].device), cluster.num_devices
+    device, devices = cluster.instances[0].device, cluster.num_devices
+    before, held = source.of_board(device), source.of_device(device)  # a cap and a clock are of the run, not of the board
     counts = np.array([x.parallelism.num_devices / x.parallelism.data for x in cluster.ranks])
-    fit = fit_log(run.result, log, config.latest_s, Boards(counts, before.standby_w, before.limit_w))
+    fit = fit_log(run.result, log, config.latest_s, Boards(counts, held.standby_w, held.limit_w))
     rest_w, standby_w = fit.rest_w / devices, (fit.rest_w + fit.standby_w) / devices
     scaled = {name: fit.factor * getattr(before, name) for name in ("footprint_w", "memory_w", "compute_w")}
     # Where it does not stay, the soft limit is part of the simulated power that was scaled: above standby it is as far as before, scaled.
-    limit_w = before.limit_w if fit.limited else standby_w + fit.factor * (before.limit_w - before.standby_w)
+    beyond_w = max(fit.factor, LEAST_FACTOR) * (before.limit_w - before.standby_w)
+    limit_w = before.limit_w if fit.limited else standby_w + beyond_w
     fitted = replace(
         before, idle_w=rest_w, standby_w=standby_w, standby_s=fit.standby_s, limit_w=limit_w, error=fit.mape_pct / 100, **scaled
     )
-    return CalibratedPower(run, log, devices, before, fitted, fit, tuple(_problems(fit)))
+    return CalibratedPower(run, log, devices, before, fitted, fit, tuple(_problems(run, fit)))
 
 
-def _problems(fit: PowerFit) -> list[str]:
+def _problems(run: Run, fit: PowerFit) -> list[str]:
     found = []
+    if run.result.status is Status.TICK_LIMIT:
+        found.append("the run ended at sim.max_ticks, with requests left; raise it")
     if fit.mape_pct > POOR_PCT:
         found.append(f"mean error of a second {fit.mape_pct:.1f} %: are these the requests that were served, on these devices?")
     if not ODD_FACTOR[0] <= fit.factor <= ODD_FACTOR[1]:

@@ -61,7 +61,7 @@ class PowerFit:
         factor: measured over simulated power of the steps beyond standby; before the limit of the boards if `limited`.
         limited: whether the limit of the boards stays what it is; else it is scaled with the steps.
         mape_pct: mean absolute error of a second in percent.
-        energy_j: energy of the fitted run over the log's seconds.
+        energy_j: energy of the fitted run over the log's seconds that have samples.
         energy_sd_j: its standard deviation.
         measured_j: energy of the log over them.
         fitted_w, measured_w: float64[T], the seconds themselves.
@@ -115,9 +115,9 @@ def fit_log(result: Result, log: PowerLog, latest_s: float = 5.0, boards: Boards
     if under is not None and under[1].misfit <= best.misfit * (1 + 1e-6):
         (factor, best), limited = under, True
     fitted = best.columns @ best.sizes
-    spread = _energy_sd(best.columns[there], measured[there] - fitted[there], best.columns.sum(axis=0))
+    spread = _energy_sd(best.columns[there], measured[there] - fitted[there], best.columns[there].sum(axis=0))
     error = 100 * float(np.mean(np.abs(fitted[there] / measured[there] - 1)))
-    whole = float(np.sum(measured[there])), float(np.sum(fitted))
+    whole = float(np.sum(measured[there])), float(np.sum(fitted[there]))
     rest_w, standby_w = (float(x) for x in best.sizes[:2])
     start_s = best.late * FINE_S
     return PowerFit(start_s, rest_w, standby_w, best.standby_s, factor, limited, error, whole[1], spread, whole[0], fitted, measured)

@@ -165,7 +165,7 @@ REQUESTS.csv: arrival_s, prompt_tokens, output_tokens, and ttft_s, ttft_ms or fi
 prefill_finish_s, transfer_start_s, transfer_end_s on the same clock, or transfer_s, transfer_ms. The requests.csv of a
 run is one; so is the result file of a load generator.
 Results: handover.yaml, calibration.json, config.yaml. Then: simjax run disaggregation=OUT/handover.yaml
-Exit code: 1 when the fit is poor or a parameter sits on its bound; everything is written nonetheless.
+Exit code: 1 when the fit is poor; everything is written nonetheless. A parameter at its bound is warned of.
 """,
     ),
     "power_fit": Page(
@@ -179,7 +179,8 @@ usage: simjax power fit LOG [key=value ...]
 """,
         (*_SIMULATED, "power.file"),
         """
-LOG: nvidia-smi's or DCGM's CSV, lines of ipmitool, a query of Prometheus, or CSV with t_s and power_w; of devices or of a server.
+LOG: nvidia-smi's or DCGM's CSV, lines of ipmitool, a query of Prometheus, or CSV with t_s and power_w; of devices or of a server,
+with a sample every second or two.
 The options are those of the run that was served while the meter ran. What the meter saw is divided over the devices.
 Results: power.yaml, calibration.json, power_fit.png, config.yaml. Then, with all that the meter saw and nothing else:
 simjax run power=utilization power.file=OUT/power.yaml power.node=false

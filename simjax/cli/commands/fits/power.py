@@ -43,7 +43,8 @@ def execute(config: PowerFitConfig, as_yaml: str) -> None:
     say(f"             for {after.standby_s:g} s after work, steps {fit.factor:.3f} times what they were")
     say(f"a second     mean error {fit.mape_pct:.2f} %")
     say(f"energy       {fit.measured_j:,.0f} J measured, {fit.energy_j:,.0f} J fitted (90 %: {low:,.0f} to {high:,.0f})")
-    say(f"results in {out}; simjax run power=utilization power.file={out / FILE} power.node=false")
+    held = "".join(f" power.{x}={getattr(config.power, x):g}" for x in ("clock", "cap_w") if getattr(config.power, x) not in (None, 1.0))
+    say(f"results in {out}; simjax run power=utilization power.file={out / FILE} power.node=false{held}")
     if done.problems:
         warn(done.problems)
         raise PoorFitError(f"not calibrated well; see the warnings and {out / 'calibration.json'}")
