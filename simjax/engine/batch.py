@@ -2,7 +2,8 @@
 
 The tables that designs share, workloads and step times, are not batched: a design names its rows (see `simjax.engine.params`). The loop is
 around the batch, not inside it: `vmap` of a `while_loop` would select between the old and the new state of every design in every trip, to
-freeze those that are done, where a tick of a design that is done changes nothing anyway.
+freeze those that are done, where a tick of a design that is done changes nothing anyway. Where loops are compiled whole, designs with prefix
+caches run one after the other instead (`run_in_turn`).
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from simjax.engine.tick import tick
 # As many ticks take at most half a second longer in a program that is compiled in some seconds less.
 BRIEF_TICKS, MEDIUM_TICKS = 16_384, 262_144
 BRIEF_TICKS_IN_TURN = 65_536  # whole loops compiled briefly take some 60 microseconds a tick, and ten seconds less to compile
-_OF_DESIGNS: dict[str, Any] = dict.fromkeys(ClusterParams.__dataclass_fields__, 0)
-BATCH_AXES: Any = ClusterParams(**{**_OF_DESIGNS, "requests": None, "step_time": None})
-"""`in_axes` of a batch: every design has its own limits, router, hand-overs and rows of the tables."""
+_SHARED = ("requests", "step_time")  # tables, of which a design names rows
+_OF_DESIGNS: dict[str, Any] = {name: 0 for name in ClusterParams.__dataclass_fields__ if name not in _SHARED}
+BATCH_AXES: Any = ClusterParams(**_OF_DESIGNS, **dict.fromkeys(_SHARED))
+"""`in_axes` of a batch: every design has parameters of its own but for the tables, of which it names rows."""
 
 
 def run_batch(shape: EngineShape, stride: int, params: ClusterParams, max_ticks: Array) -> tuple[ClusterState, Array]:

@@ -64,7 +64,7 @@ def kept(function: Callable[..., Any], key: tuple, arguments: tuple, options: Ca
         inputs = [repr(key), os.environ.get("XLA_FLAGS", ""), processor(), repr(_traced_under())]
         entry = stored("program", inputs, lambda: _written(compile_anew()))
         return fresh[0] if fresh else _read(entry, arguments)
-    except (ValueError, NotImplementedError, ImportError, AttributeError, TypeError, jax.errors.JaxRuntimeError):
+    except (ValueError, NotImplementedError, ImportError, AttributeError, KeyError, TypeError, jax.errors.JaxRuntimeError):
         # This version of jax writes no such executable, or reads none: it is compiled, if it has not been.
         return fresh[0] if fresh else compile_anew()
 

@@ -15,7 +15,7 @@ from simjax.cluster.from_config import configured_cluster, latency_source
 from simjax.config.schema import SimulatedConfig
 from simjax.engine.accounting.totals import Overflow
 from simjax.engine.differentiate import FEWEST_TICKS, Outcome, outcome
-from simjax.engine.host.lower import Lowered, with_larger_caches, with_more_rows
+from simjax.engine.host.lower import Lowered, with_larger_caches, with_larger_tiers, with_more_rows
 from simjax.engine.programs import Effort, compiled
 from simjax.engine.shape import power_of_two
 from simjax.errors import SimjaxError
@@ -64,6 +64,8 @@ def _large_enough(lowered: Lowered) -> tuple[Lowered, int]:
         return _large_enough(more)
     if int(o.overflow) & Overflow.CACHES:
         return _large_enough(with_larger_caches(lowered))
+    if int(o.overflow) & Overflow.TIERS:
+        return _large_enough(with_larger_tiers(lowered))
     ticks = int(o.ticks)
     return lowered, max(power_of_two(ticks + ticks // 4 + 1), FEWEST_TICKS)
 

@@ -27,6 +27,7 @@ from tests.engine.test_engine import busy_scenario
 from tests.quickly import quickly
 from tests.reference import simulator as reference
 from tests.reference.power import RefDevice, RefMeter
+from tests.reference.simulator import result_of
 
 NAMES = [x.name for x in columns(InstanceLog) if x.needs == "power"]
 LOGGED = [x.name for x in columns(LeapLog) if x.needs == "power"]
@@ -96,13 +97,14 @@ def test_three_instances(scenario, seed, leap):
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(scenario=speculating(), seed=st.integers(0, 2**30))
 def test_drafts(scenario, seed):
-    theirs = scenario.run_reference()
-    assume(not undecided(scenario, theirs))
     meter = RefMeter(device(seed), scenario.step_time)
-    metered = dataclasses.replace(scenario)
-    object.__setattr__(metered, "step_time", meter)  # the reference asks the scenario for the time of each step
-    cluster = metered.reference_cluster()
+    watched = dataclasses.replace(scenario)
+    object.__setattr__(watched, "step_time", meter)  # the reference asks the scenario for the time of each step
+    cluster = watched.reference_cluster()
     cluster.run(1_000_000)
+    theirs = result_of(cluster)
+    assume(not undecided(scenario, theirs))
+    assert len(theirs.steps) == len(meter.joules())
     ours = run(scenario, [meter.device]).instances
     for name, values in zip(PARTS, np.sum(np.reshape(meter.joules(), (-1, 3)), axis=0), strict=True):
         np.testing.assert_allclose(getattr(ours, name)[0], values, rtol=1e-9, err_msg=name)

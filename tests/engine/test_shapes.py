@@ -30,7 +30,7 @@ from tests.engine.test_engine import busy_scenario
 
 
 def programs() -> dict[str, tuple[EngineShape, ClusterParams]]:
-    """Static shapes with every subsystem on and off."""
+    """Static shapes with most subsystems on and off; KV tiers, groups and hand-overs are not among them."""
     one, two, sessions = busy_scenario(), (Limits(), Limits(max_num_seqs=3)), caching_scenario(sessions=True)
     alone = dataclasses.replace(sessions, limits=sessions.limits[:1], waits=None, session=None, router=RouterPolicy.ROUND_ROBIN)
     drafts = {"drafts": (2, 3), "lookahead": (0, 3)}

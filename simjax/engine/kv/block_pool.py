@@ -119,7 +119,8 @@ class Reading(NamedTuple):
     def left(self, last: Array, earlier: Array, begin: Array, end: Array) -> tuple[Array, Array, Array]:
         """The columns `LEAVER` and `EARLIER` of a run of blocks [begin, end) once the request has left it, and whether it counts there.
 
-        Requests of which no copy reads the run any more are forgotten, and of three that count the first.
+        Requests of which no copy reads the run any more are forgotten; where three would count, the first is forgotten too. A tier writes
+        a block once at a time, so that several count only where their copies write unlike parts of the run.
         """
         mine = self.request + 1
         counts = self._reads(self.request, begin, end) | ((end > self.stored) & (begin < self.full))

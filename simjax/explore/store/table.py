@@ -49,7 +49,8 @@ def read_results(directory: str | Path) -> pd.DataFrame:
             raise SimjaxError(f"{path}: {RESULTS} is damaged: {name} must hold numbers, not {str(words[0])[:40]!r}")
     if "reason" in table.columns:
         table["reason"] = [text_of_cell(reason) if isinstance(reason, str) else reason for reason in table["reason"]]
-    return table.drop_duplicates("point", keep="last").sort_values("point", ignore_index=True).astype({"point": "int64"})
+    table = table.drop_duplicates("point", keep="last").sort_values("point", ignore_index=True).astype({"point": "int64"})
+    return table.copy()  # in few blocks: pandas warns of a hundred single columns when one is added
 
 
 def read_designs(directory: str | Path) -> pd.DataFrame | None:

@@ -40,5 +40,5 @@ def copied(deployment: Deployment) -> str:
     stages = deployment.stages
     outside = max(sum(moved_bytes(x).values()) for x in stages)
     always, one = max(map(streamed_bytes, stages)), max(demanded_bytes(x, 1) for x in stages)
-    besides = f", and {gib(one)} more for a first token" if one else ""
+    besides = f", and {gib(one)} more in a step of one token" if one else ""
     return f"{gib(outside)} of a device's weights are elsewhere; every step copies {gib(always)} of them{besides}"

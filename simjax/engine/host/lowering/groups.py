@@ -11,6 +11,7 @@ from simjax.errors import SimjaxError
 from simjax.network.stages import CAPTURE_SIZES
 
 NEVER_ASKS = 2**30
+"""Forwards between two questions of a rank that steps by itself: more than any run has."""
 
 
 def group_params(cluster: ClusterSpec) -> GroupParams | None:
