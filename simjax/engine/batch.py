@@ -2,8 +2,8 @@
 
 The tables that designs share, workloads and step times, are not batched: a design names its rows (see `simjax.engine.params`). The loop is
 around the batch, not inside it: `vmap` of a `while_loop` would select between the old and the new state of every design in every trip, to
-freeze those that are done, where a tick of a design that is done changes nothing anyway. Where loops are compiled whole, designs with prefix
-caches run one after the other instead (`run_in_turn`).
+freeze those that are done, where a tick of a design that is done changes nothing anyway. Where loops are compiled whole, designs with
+prefix caches run one after the other instead (`run_in_turn`).
 """
 
 from __future__ import annotations
