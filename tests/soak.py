@@ -36,7 +36,7 @@ from tests.engine.combined import (
     speculating_legs,
     urgent_drafts,
 )
-from tests.engine.grouped import balanced_groups, grouped, mixed_groups
+from tests.engine.grouped import balanced_groups, beside_one, grouped, mixed_groups
 from tests.engine.grouped_legs import balanced_grouped_legs, check_grouped_legs, grouped_legs, mixed_legs
 from tests.engine.pipelined import pipelined
 from tests.engine.prioritized import prioritized
@@ -168,6 +168,8 @@ def kinds() -> dict[str, Kind]:
         "lockstep_two_legs_cached_sessions": Kind(grouped_legs(caching=True, sessions=True), 60, check_grouped_legs),
         "lockstep_beside_one": Kind(mixed_groups(), 60, test_groups.check),
         "lockstep_beside_one_closed_loop": Kind(mixed_groups(closed=True), 60, test_groups.check),
+        "lockstep_beside_one_prioritized": Kind(beside_one(prioritized_groups((1, 2))), 60, test_groups.check),
+        "lockstep_beside_one_speculating": Kind(beside_one(speculating_groups((1, 2))), 60, test_groups.check),
         "lockstep_beside_one_prefix_caches": Kind(mixed_groups(caching=True), 60, test_groups.check),
         "lockstep_beside_one_two_legs": Kind(mixed_legs(), 60, check_grouped_legs),
         "lockstep_beside_one_two_legs_closed_loop": Kind(mixed_legs(closed=True), 60, check_grouped_legs),

@@ -55,7 +55,7 @@ def test_numbers_that_differ_are_named(swept: Cli) -> None:
     *_, first, second, last = said.out.splitlines()
     assert first == "requests_finished: 11 in the table, 12 here"
     assert second.startswith("ttft_p99_s: ")
-    assert last.startswith("2 of the 82 numbers of the row differ; the sweep was made with jax 0.1, now ")
+    assert last.startswith("2 of the 96 numbers of the row differ; the sweep was made with jax 0.1, now ")
 
 
 def test_a_row_of_other_values_is_no_row_of_the_point(swept: Cli) -> None:

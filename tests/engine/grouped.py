@@ -193,6 +193,11 @@ def grouped(draw: st.DrawFn, sizes: tuple[int, ...] = (3,), closed: bool = False
     return as_grouped(drawn, sizes, **draw(rules()))
 
 
+def beside_one(groups: st.SearchStrategy[Grouped]) -> st.SearchStrategy[Grouped]:
+    """The scenarios with the ranks of groups of one stepping by themselves."""
+    return groups.map(lambda scenario: dataclasses.replace(scenario, lone=True))
+
+
 @st.composite
 def mixed_groups(draw: st.DrawFn, closed: bool = False, caching: bool = False) -> Grouped:
     """A group of two ranks and a rank that steps by itself; one program."""
