@@ -29,6 +29,7 @@ class TieredLeg(Leg):
     loaded: int = 0
     copies: list[Copy] = field(default_factory=list)  # that have not been told
     table: list[int] = field(default_factory=list)  # blocks at its end
+    landed: bool = False  # whether the scheduler has looked at it since its load has ended
     tier_hit_tokens: int = 0  # at its first admission
     load_start_s: float | None = None
     load_end_s: float | None = None
@@ -316,7 +317,7 @@ class TieredRank(Rank):
             return False
         self._begin(leg, found)
         self.being_loaded |= set(found)
-        leg.told = False
+        leg.told = leg.landed = False
         self.loads.append(leg)
         self.prefills.add(leg)
         return True
@@ -324,7 +325,8 @@ class TieredRank(Rank):
     def _admit_loaded(self, leg: TieredLeg, budget: int) -> int:
         """A seat for a request whose load has ended; returns its new tokens, 0 if it has to wait."""
         config = self.config
-        if leg.computed == 0:
+        if not leg.landed:  # it may wait for room, and is looked at again
+            leg.landed = True
             leg.named = leg.hit // config.block_size
             self._name_up_to(leg, leg.hit + leg.loaded)
             leg.computed = min(leg.hit + leg.loaded, leg.target - 1)

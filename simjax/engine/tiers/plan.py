@@ -121,8 +121,11 @@ def plan_tiered(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     passes = passes_of(turn)
     polls = closes & ~runs & ((rank.num_preempted > 0) | f.refused)
     wake_s = _wake_s(tier, table, turn, start_s, polls)
-    again = f.continues | f.leaving
-    idle_s = jnp.where(again, turn.now_s, wake_s)
+    # A rank that has nothing but copies to wait for goes on until all are with their link.
+    unsent = jnp.any(table.busy(i) & (table.pieces[i, :, STORES] > 0) & (table.pieces[i, :, SENT] <= 0))
+    hands_on = closes & ~runs & ~polls & unsent
+    again = f.continues | f.leaving | hands_on
+    idle_s = jnp.where(hands_on, start_s, jnp.where(again, turn.now_s, wake_s))
     plan = dataclasses.replace(
         plan,
         steps=jnp.where(runs, busy.steps, 0).astype(jnp.int32),
