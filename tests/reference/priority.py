@@ -25,13 +25,13 @@ class PriorityRank(RefEngine):
         new_tokens: dict[Live, int] = {}
         budget, preempted, cursor = self.config.max_num_batched_tokens, False, 0
         while cursor < len(self.running) and budget > 0:
-            request = self.running[cursor]
-            if request.finished:  # its last token is in flight
+            live = self.running[cursor]
+            new = min(self._wanted(live), budget)
+            if new <= 0:
                 cursor += 1
                 continue
-            new = min(self._need(request, request.computed), budget)
-            victim = None
-            while victim is not request and not self.pool.grow(request.index, self.config.blocks(request.computed + new)):
+            tokens, victim = self._computed(live) + new, None
+            while victim is not live and not self.pool.grow(live.index, self._slots(tokens)):
                 victim = max(self.running, key=self.key)
                 preempted, place = True, self.running.index(victim)
                 given = new_tokens.pop(victim, None)
@@ -39,15 +39,29 @@ class PriorityRank(RefEngine):
                     cursor -= 1
                 budget += given or 0
                 self._preempt(victim)
-            if victim is request:
+            if victim is live:
                 if not self.config.preempt_self_goes_on:
                     break
                 continue
-            self._name_up_to(request, request.computed + new)
-            new_tokens[request] = new
+            self._scheduled(live, tokens)
+            new_tokens[live] = new
             budget -= new
             cursor += 1
         return list(new_tokens.items()), budget, preempted
+
+    def _wanted(self, live: Live) -> int:
+        """Tokens that a request would compute with budget enough; 0 if its last token is in flight."""
+        return 0 if live.finished else self._need(live, live.computed)
+
+    def _computed(self, live: Live) -> int:
+        return live.computed
+
+    def _slots(self, tokens: int) -> int:
+        return self.config.blocks(tokens)
+
+    def _scheduled(self, live: Live, tokens: int) -> None:
+        """A request has the blocks for so many tokens."""
+        self._name_up_to(live, tokens)
 
     def _preempt(self, victim: Live) -> None:
         self.running.remove(victim)

@@ -14,35 +14,7 @@ from tests.reference.speculation import SpeculatingRank
 class UrgentSpeculatingRank(SpeculatingRank, PriorityRank):
     """A rank with drafts and `scheduling_policy` priority."""
 
-    def _schedule_running(self) -> tuple[list[tuple[Live, int]], int, bool]:
-        """The scan of `PriorityRank`, over what `SpeculatingRank` gives to each."""
-        new_tokens: dict[Live, int] = {}
-        budget, preempted, cursor = self.config.max_num_batched_tokens, False, 0
-        while cursor < len(self.running) and budget > 0:
-            live = self.running[cursor]
-            new = min(self._wanted(live), budget)
-            if new <= 0:
-                cursor += 1
-                continue
-            slots, victim = self._slots(self.books[live.index].computed + new), None
-            while victim is not live and not self.pool.grow(live.index, slots):
-                victim = max(self.running, key=self.key)
-                preempted, place = True, self.running.index(victim)
-                given = new_tokens.pop(victim, None)
-                if place < cursor and (given is not None or not self.config.preempt_leaves_out):
-                    cursor -= 1
-                budget += given or 0
-                self._preempt(victim)
-            if victim is live:
-                if not self.config.preempt_self_goes_on:
-                    break
-                continue
-            self.scheduled_blocks[live.index] = self.pool.num_held(live.index)
-            self._name_up_to(live, self.books[live.index].computed + new)
-            new_tokens[live] = new
-            budget -= new
-            cursor += 1
-        return list(new_tokens.items()), budget, preempted
+    _schedule_running = PriorityRank._schedule_running  # over what `SpeculatingRank` gives to each
 
     def _wanted(self, live: Live) -> int:
         """Tokens that a request would compute with budget enough; 0 if the step in flight surely brings its last one."""
@@ -51,6 +23,13 @@ class UrgentSpeculatingRank(SpeculatingRank, PriorityRank):
             return 0
         need = self._need(live, book.computed - book.drafts - book.placeholders)
         return min(need, self.config.max_model_len - 1 - book.computed)
+
+    def _computed(self, live: Live) -> int:
+        return self.books[live.index].computed
+
+    def _scheduled(self, live: Live, tokens: int) -> None:
+        self.scheduled_blocks[live.index] = self.pool.num_held(live.index)
+        super()._scheduled(live, tokens)
 
     def _preempt(self, victim: Live) -> None:
         super()._preempt(victim)
