@@ -32,8 +32,8 @@ from simjax.engine.tick import tick
 BRIEF_TICKS, MEDIUM_TICKS = 16_384, 262_144
 BRIEF_TICKS_IN_TURN = 65_536  # whole loops compiled briefly take some 60 microseconds a tick, and ten seconds less to compile
 _SHARED = ("requests", "step_time")  # tables, of which a design names rows
-_OF_DESIGNS: dict[str, Any] = {name: 0 for name in ClusterParams.__dataclass_fields__ if name not in _SHARED}
-BATCH_AXES: Any = ClusterParams(**_OF_DESIGNS, **dict.fromkeys(_SHARED))
+_AXES: dict[str, Any] = {name: None if name in _SHARED else 0 for name in ClusterParams.__dataclass_fields__}
+BATCH_AXES: Any = ClusterParams(**_AXES)
 """`in_axes` of a batch: every design has parameters of its own but for the tables, of which it names rows."""
 
 
