@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from simjax.calibrate.descent import Descent
 from simjax.calibrate.space import Space
 from simjax.calibrate.targets.measured_run import Target
+from simjax.calibrate.uninformed import strayed, uninformed
 from simjax.disk.checkpoint import NoCheckpoint
 from simjax.engine.programs import Effort
 from simjax.errors import SimjaxError
@@ -23,6 +25,7 @@ from simjax.latency.profiles.profile import LatencyProfile
 
 DIFFERENCE = 1.0  # prior standard deviations between the two sides of a difference
 Progress = Callable[[int, int, float], None]
+Evaluate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,11 @@ class Fit:
         loss_before: the loss at the prior's median.
         residuals: residuals at `u`, f64[K + P]; the last P are the prior's.
         jacobian: Jacobian at `u`, f64[K + P, P].
-        losses: losses of all starts.
+        losses: losses of all starts, those that were given up last.
         steps: trial steps taken by all starts.
         seconds: wall time, compilation included.
-        history: best loss after each round of trial steps.
+        history: best loss after each round of trial steps; it rises where a parameter that had strayed is put back.
+        held: places of the parameters that the data do not inform, which stayed at their priors.
     """
 
     u: np.ndarray
@@ -73,6 +77,7 @@ class Fit:
     steps: int
     seconds: float
     history: list[float] = field(default_factory=list)
+    held: tuple[int, ...] = ()
 
 
 def residual_function(
@@ -120,7 +125,7 @@ def fit(
     on_progress: Progress | None = None,
     checkpoint: NoCheckpoint | None = None,
 ) -> Fit:
-    """Fit the free parameters of a profile.
+    """Fit the free parameters of a profile. Those that the data do not inform are held at their priors (`simjax.calibrate.uninformed`).
 
     Args:
         targets: measurements to reproduce.
@@ -134,33 +139,26 @@ def fit(
         SimjaxError: the loss is not a number where the fit begins.
     """
     o, kept = options or FitOptions(), checkpoint or NoCheckpoint()
+    observations = sum(target.observations for target in targets)
     with jax.enable_x64(True):
         began = time.perf_counter()
-        both = with_jacobian(residual_function(targets, profile, space), space.drawn)
-        u = _starts(len(space), o)
-        solve = _Solver(both, u)
-        history: list[float] = []
-        best, since, steps = np.full(o.starts, np.inf), np.zeros(o.starts, int), 0
-        loss_before = np.inf
-        if (state := kept.load()) is not None:
-            solve.restore(state)
-            best, since, steps = state["best"], state["since"], int(state["steps"])
-            history, loss_before = state["history"].tolist(), float(state["loss_before"])
-        while steps < o.max_steps and not (steps and (since >= o.patience).all()):
+        evaluate = _compiled(with_jacobian(residual_function(targets, profile, space), space.drawn), len(space))
+        if (state := kept.load()) is None:
+            search = _Search.begun([Descent(u) for u in _starts(len(space), o)], evaluate)
+            loss_before, steps, history = finite_start(search.best.loss), 0, []
+        else:
+            search, loss_before = _Search.restored(state), float(state["loss_before"])
+            steps, history = int(state["steps"]), state["history"].tolist()
+        while steps < o.max_steps and search.goes_on(o, observations):
             steps += 1
-            losses = solve.step(since < o.patience)
-            if steps == 1:
-                loss_before = finite_start(float(losses[0]))
-            better = losses < best * (1.0 - o.tolerance)
-            best, since = np.fmin(best, losses), np.where(better, 0, since + 1)
-            history.append(float(best.min()))
+            search.step(evaluate, o)
+            history.append(search.best.loss)
             if on_progress is not None:
                 on_progress(steps, o.max_steps, history[-1])
-            kept.save(steps, best=best, since=since, history=history, loss_before=loss_before, **solve.state())
-        at = np.asarray(solve.u[int(np.argmin(best))])
-        residuals, jacobian = (np.asarray(x) for x in solve.evaluate(jnp.asarray(at)))
-    loss = 0.5 * float(residuals @ residuals)
-    return Fit(at, loss, loss_before, residuals, jacobian, best, steps, time.perf_counter() - began, history)
+            kept.save(steps, history=history, loss_before=loss_before, **search.arrays())
+    best, losses = search.best, np.array([x.loss for x in search.starts] + search.aside)
+    held, seconds = tuple(np.flatnonzero(search.held).tolist()), time.perf_counter() - began
+    return Fit(best.u, best.loss, loss_before, best.residuals, best.jacobian, losses, steps, seconds, history, held)
 
 
 def finite_start(loss: float) -> float:
@@ -180,72 +178,88 @@ def _starts(parameters: int, o: FitOptions) -> np.ndarray:
     return np.concatenate([np.zeros((1, parameters)), others])
 
 
-class _Solver:
-    """optimistix's Levenberg-Marquardt, a trial step of the starts at a time, so that the host sees its progress.
+@dataclass
+class _Search:
+    """The starts of a fit, which take turns on the cores.
 
-    The starts share a program and take turns on the cores. In a batch (`vmap`) they would step through their ticks together, and choose
-    between an old and a new state of each of them in every tick: four starts of a run of 1,212 requests take 2.6 s that way, 1.3 s one by
-    one, and 0.9 s on two cores.
+    In a batch (`vmap`) they would step through their ticks together, and choose between an old and a new state of each of them in every
+    tick: four starts of a run of 1,212 requests take 2.6 s that way, 1.3 s one by one, and 0.9 s on two cores.
+
+    Attributes:
+        starts: those that go on or have ended.
+        held: bool[P], the parameters that stay at their priors.
+        aside: losses of those that were given up when the best one had to go on with fewer parameters.
     """
 
-    def __init__(self, both: Callable[[jax.Array], tuple[jax.Array, jax.Array]], starts: np.ndarray) -> None:
-        import equinox as eqx  # here, not at the top: only a fit needs them
-        import optimistix as optx
+    starts: list[Descent]
+    held: np.ndarray
+    aside: list[float] = field(default_factory=list)
 
-        @jax.custom_jvp
-        def residuals(u: jax.Array) -> jax.Array:
-            return both(u)[0]
+    @staticmethod
+    def begun(starts: list[Descent], evaluate: Evaluate) -> _Search:
+        """The first start is evaluated: it tells what the data inform."""
+        starts[0].begin(*evaluate(starts[0].u))
+        held = uninformed(starts[0].jacobian)
+        for start in starts:
+            start.u = np.where(held, 0.0, start.u)
+        return _Search(starts, held)
 
-        @residuals.defjvp
-        def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-            # One simulation for the values and the whole Jacobian, instead of one for each tangent that the solver asks for.
-            value, jacobian = both(*primals)
-            return value, jacobian @ tangents[0]
+    @property
+    def best(self) -> Descent:
+        return min(self.starts, key=lambda x: x.loss)
 
-        function = lambda u, _: (residuals(u), None)
-        solver: Any = optx.LevenbergMarquardt(rtol=0.0, atol=0.0)
+    def goes_on(self, o: FitOptions, observations: float) -> bool:
+        """Whether any start does. At their end the best one does so alone if it has moved what the data do not inform."""
+        if not all(self._ended(x, o) for x in self.starts):
+            return True
+        best = self.best
+        more = strayed(best.u, best.residuals, best.jacobian, self.held, observations)
+        self.held = self.held | more
+        if more.any():
+            self.aside += [x.loss for x in self.starts if x is not best]
+            self.starts = [Descent(np.where(self.held, 0.0, best.u))]
+        return bool(more.any())
 
-        def one(u: jax.Array, state: Any) -> tuple[jax.Array, Any, jax.Array]:
-            u, state, _ = solver.step(function, u, None, {}, state, frozenset())
-            residuals = state.f_info.residual
-            return u, state, 0.5 * jnp.vdot(residuals, residuals)
+    def step(self, evaluate: Evaluate, o: FitOptions) -> None:
+        """A trial step of each start that has not ended."""
 
-        self.u = [jnp.asarray(u) for u in starts]
-        struct = jax.eval_shape(residuals, self.u[0])
-        self._states: list[Any] = [solver.init(function, u, None, {}, struct, None, frozenset()) for u in self.u]
-        self._losses = np.full(len(self.u), np.inf)
-        jit: Any = eqx.filter_jit  # its annotations leave out the options of `jax.jit` that it passes on
-        self._one = jit(one, compiler_options=Effort.MEDIUM.options()).lower(self.u[0], self._states[0]).compile()
-        self.evaluate = jax.jit(both, compiler_options=Effort.MEDIUM.options())
-
-    def step(self, active: np.ndarray) -> np.ndarray:
-        """A trial step of the active starts (bool[S]); the losses of all of them, f64[S], as they are now."""
-
-        def step(k: int) -> None:
-            with jax.enable_x64(True):  # of this thread
-                self.u[k], self._states[k], loss = self._one(self.u[k], self._states[k])
-                self._losses[k] = float(loss)
+        def step(start: Descent) -> None:
+            if not np.isfinite(start.loss):
+                start.begin(*evaluate(start.u))
+            elif (u := start.proposal(self.held, o.tolerance)) is not None:
+                start.judge(self.held, u, *evaluate(u), o.tolerance)
 
         pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="simjax")
         try:
-            list(pool.map(step, np.flatnonzero(active).tolist()))
+            list(pool.map(step, [x for x in self.starts if not self._ended(x, o)]))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # after an interrupt, steps that still run are not waited for
-        return self._losses.copy()
 
-    def state(self) -> dict[str, np.ndarray]:
+    def _ended(self, start: Descent, o: FitOptions) -> bool:
+        return start.done or start.since >= o.patience
+
+    def arrays(self) -> dict[str, np.ndarray]:
         """Everything that the next steps depend on, as arrays."""
-        found = {f"u{k}": np.asarray(u) for k, u in enumerate(self.u)} | {"losses": self._losses}
-        for k, state in enumerate(self._states):
-            found |= {f"s{k}_{name}": leaf for name, leaf in leaves_of(state).items()}
-        return found
+        found = {"held": self.held, "aside": np.array(self.aside)}
+        return found | {f"d{k}_{name}": x for k, start in enumerate(self.starts) for name, x in start.arrays().items()}
 
-    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take over what `state` gave."""
-        for k in range(len(self.u)):
-            self.u[k] = jnp.asarray(arrays[f"u{k}"])
-            self._states[k] = with_leaves(self._states[k], {name: arrays[f"s{k}_{name}"] for name in leaves_of(self._states[k])})
-        self._losses = arrays["losses"].copy()
+    @staticmethod
+    def restored(arrays: Mapping[str, np.ndarray]) -> _Search:
+        """What `arrays` was taken of."""
+        starts = range(sum(name.endswith("_damping") for name in arrays))
+        of = lambda k: {name.removeprefix(f"d{k}_"): x for name, x in arrays.items() if name.startswith(f"d{k}_")}
+        return _Search([Descent.restored(of(k)) for k in starts], arrays["held"].astype(bool), arrays["aside"].tolist())
+
+
+def _compiled(both: Callable[[jax.Array], tuple[jax.Array, jax.Array]], parameters: int) -> Evaluate:
+    program = jax.jit(both, compiler_options=Effort.MEDIUM.options()).lower(jnp.zeros(parameters)).compile()
+
+    def evaluate(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with jax.enable_x64(True):  # of this thread
+            value, jacobian = program(jnp.asarray(u))
+            return np.asarray(value), np.asarray(jacobian)
+
+    return evaluate
 
 
 def leaves_of(tree: Any) -> dict[str, np.ndarray]:

@@ -337,8 +337,10 @@ def _problems(scores: Sequence[Scored], found: Fit) -> tuple[str, ...]:
 
 
 def _warnings(rows: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """A line about parameters at a bound: those that the data do not inform are of no account, so this is no failure of the fit."""
-    bound = [f"{row['name']} ({100 * row['constrained']:.0f} % known from data)" for row in rows if row["at_bound"]]
-    if not bound:
-        return ()
-    return (f"at the bound of what the prior allows: {', '.join(bound)}; the model may lack something that the runs had",)
+    """A line about parameters that the data do not inform, and one about those at a bound, which is no failure of the fit."""
+    lines = []
+    if held := [row["name"] for row in rows if row["held"]]:
+        lines.append(f"not informed by the data, so left at the prior: {', '.join(held)}")
+    if bound := [f"{row['name']} ({100 * row['constrained']:.0f} % known from data)" for row in rows if row["at_bound"]]:
+        lines.append(f"at the bound of what the prior allows: {', '.join(bound)}; the model may lack something that the runs had")
+    return tuple(lines)

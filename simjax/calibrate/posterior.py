@@ -14,6 +14,7 @@ import numpy as np
 
 from simjax.calibrate.fit import Fit
 from simjax.calibrate.space import MOST, NEAR_BOUND, Space
+from simjax.calibrate.uninformed import misfit_of
 from simjax.latency.parameters import present_value
 from simjax.latency.priors import PARAMETERS, STEP_CORRECTIONS
 from simjax.latency.profiles.profile import LatencyProfile
@@ -31,11 +32,13 @@ class Posterior:
         mean: f64[P].
         covariance: f64[P, P]; the prior's is the unit matrix.
         misfit: mean square of the data's residuals where it exceeds 1, else 1.
+        held: places of the parameters that the data do not inform: their means are the prior's medians.
     """
 
     mean: np.ndarray
     covariance: np.ndarray
     misfit: float
+    held: tuple[int, ...] = ()
 
     @property
     def correlation(self) -> np.ndarray:
@@ -57,9 +60,9 @@ def laplace(fit: Fit, observations: float) -> Posterior:
         observations: number of independent observations that the data's residuals stand for.
     """
     parameters = len(fit.u)
-    data, jacobian = fit.residuals[:-parameters], fit.jacobian[:-parameters]
-    misfit = max(1.0, float(data @ data) / max(observations, 1.0))
-    return Posterior(fit.u, np.linalg.inv(jacobian.T @ jacobian / misfit + np.eye(parameters)), misfit)
+    jacobian = fit.jacobian[:-parameters]
+    misfit = misfit_of(fit.residuals, parameters, observations)
+    return Posterior(fit.u, np.linalg.inv(jacobian.T @ jacobian / misfit + np.eye(parameters)), misfit, fit.held)
 
 
 def transformed_covariance(space: Space, posterior: Posterior) -> np.ndarray:
@@ -70,7 +73,8 @@ def transformed_covariance(space: Space, posterior: Posterior) -> np.ndarray:
 
 def fitted_rows(space: Space, posterior: Posterior) -> list[dict[str, Any]]:
     """One mapping for each fitted parameter, for reports: `name`, `unit`, `text`, `source`, `prior` (median), `prior_sd` and `sd` (of the
-    transformed value), `value`, `low`, `high` (90 % interval), `fitted`, `at_bound`, `constrained`.
+    transformed value), `value`, `low`, `high` (90 % interval), `fitted`, `held` (at its prior, because the data do
+    not inform it), `at_bound`, `constrained`.
     """
     values, rows = space.values(posterior.mean), []
     sd_u = np.sqrt(np.diag(posterior.covariance))
@@ -90,6 +94,7 @@ def fitted_rows(space: Space, posterior: Posterior) -> list[dict[str, Any]]:
                 "low": float(p.value(at - Z90 * sd)),
                 "high": float(p.value(at + Z90 * sd)),
                 "fitted": True,
+                "held": i in posterior.held,
                 "at_bound": bool(abs(posterior.mean[i]) >= NEAR_BOUND * MOST),
                 "constrained": float(posterior.constrained[i]),
             }
@@ -103,9 +108,10 @@ def parameter_rows(space: Space, posterior: Posterior, profile: LatencyProfile) 
     for name, p in PARAMETERS.items():
         if name not in space.names and name not in STEP_CORRECTIONS:
             value = float(values.get(name, present_value(profile, name)))
+            same = dict.fromkeys(("value", "low", "high"), value)
             rows.append(
-                {"name": name, "unit": p.unit, "text": p.text, "source": p.source, "prior": p.prior, "prior_sd": p.prior_sd}
-                | {"value": value, "sd": 0.0, "low": value, "high": value, "fitted": False, "at_bound": False, "constrained": 0.0}
+                {"name": name, "unit": p.unit, "text": p.text, "source": p.source, "prior": p.prior, "prior_sd": p.prior_sd, **same}
+                | {"sd": 0.0, "fitted": False, "held": False, "at_bound": False, "constrained": 0.0}
             )
     return rows
 

@@ -74,7 +74,8 @@ def _parameters(calibrated: Calibrated) -> Table:
         if row["fitted"]:
             scale, unit = _UNITS[row["unit"]]
             value, low, high, prior = (f"{float(f'{row[key] * scale:.3g}'):,g}" for key in ("value", "low", "high", "prior"))
-            table.add_row(row["name"], f"{value} {unit}".strip(), f"{low} to {high}", prior, f"{100 * row['constrained']:.0f} %")
+            known = "held" if row["held"] else f"{100 * row['constrained']:.0f} %"
+            table.add_row(row["name"], f"{value} {unit}".strip(), f"{low} to {high}", prior, known)
     return table
 
 

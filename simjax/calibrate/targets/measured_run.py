@@ -20,7 +20,6 @@ from simjax.validate.run import MeasuredRun
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
-BOOTSTRAPS = 200
 FRACTIONS = np.arange(0.1, 1.01, 0.1)  # shares of the requests at which the progress curves are compared
 
 
@@ -97,11 +96,14 @@ class RunTarget:
     @staticmethod
     def of_run(run: MeasuredRun, prepared: PreparedRun, weights: LossWeights, first: int | None = None) -> RunTarget:
         """The target of a run. Of one whose arrivals are drawn only statistics count, and these no more than two samples agree."""
-        if not run.drawn_arrivals:
-            return RunTarget(run, prepared, weights, first)
-        several = {"ttft_s": run.ttft_s, "tpot_s": run.tpot_s[run.has_tpot], "e2e_s": run.e2e_s}
-        noise = {name: np.sqrt(2.0) * statistic_noise(values) for name, values in several.items() if len(values)}
-        return RunTarget(run, prepared, replace(weights, request_weight=0.0, progress_weight=0.0), first, noise)
+        shown = slice(0, first)
+        several = {"ttft_s": run.ttft_s[shown], "tpot_s": run.tpot_s[shown][run.has_tpot[shown]], "e2e_s": run.e2e_s[shown]}
+        several = {name: values for name, values in several.items() if len(values)}
+        if run.drawn_arrivals:
+            noise = {name: np.sqrt(2.0) * sampling_noise(values) for name, values in several.items()}
+            return RunTarget(run, prepared, replace(weights, request_weight=0.0, progress_weight=0.0), first, noise)
+        noise = {name: replay_noise(values, weights.request_sd[name]) for name, values in several.items()}
+        return RunTarget(run, prepared, weights, first, noise)
 
     @property
     def name(self) -> str:
@@ -131,7 +133,7 @@ class RunTarget:
             parts.append(pseudo_huber(ratio / w.request_sd[metric], w.outlier) * np.sqrt(w.request_weight / len(measured)))
             off = jnp.where(done.all(), jnp.log(_statistics(ours, jnp) / _statistics(measured, np)), UNFINISHED)
             sd = np.hypot(w.statistic_sd[metric], self.noise.get(metric, 0.0))
-            parts.append(off / sd * np.sqrt(w.statistic_weight))
+            parts.append(pseudo_huber(off / sd, w.outlier) * np.sqrt(w.statistic_weight))
         for metric in ("ttft_s", "e2e_s"):
             measured, ours = (
                 _progress((sent_s + getattr(x, metric))[shown], xp)
@@ -146,15 +148,34 @@ def _statistics(x: Any, xp: object) -> Array:
     return xp.concatenate([xp.mean(x)[None], xp.percentile(x, xp.array(list(PERCENTILES.values())))])  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def statistic_noise(values: np.ndarray) -> np.ndarray:
-    """Standard deviations of the logarithm of the mean and the percentiles of a sample, float64[statistics], by the bootstrap.
+def sampling_noise(values: np.ndarray) -> np.ndarray:
+    """Standard deviations of the logarithm of the mean and the percentiles of a sample, float64[statistics].
+
+    The mean has its standard error. How many of n values lie below the percentile p is binomial, with a standard deviation of
+    sqrt(n p (1 - p)): the order statistics that many ranks below and above it are two standard deviations of it apart.
 
     Args:
         values: float64[n], positive.
     """
-    rng = np.random.default_rng(0)
-    found = [np.log(_statistics(values[rng.integers(0, len(values), len(values))], np)) for _ in range(BOOTSTRAPS)]
-    return np.std(found, axis=0)
+    n, share = len(values), np.array(list(PERCENTILES.values())) / 100.0
+    ranks = np.sqrt(share * (1.0 - share) / n)
+    low, high = (np.quantile(values, np.clip(share + sign * ranks, 0.0, 1.0)) for sign in (-1.0, 1.0))
+    return np.append(values.std() / np.sqrt(n) / values.mean(), np.log(high / low) / 2.0)
+
+
+def replay_noise(values: np.ndarray, request_sd: float) -> np.ndarray:
+    """`sampling_noise` of a run that is replayed, request by request, float64[statistics].
+
+    Both sides then have the same requests, and only by what no profile explains of each of them do their statistics differ: of the mean by
+    that of n requests, of the percentile p by that of the n (1 - p) beyond it. Where values near a percentile are closer to each other than
+    single requests are to their simulation, their order statistics say how sure it is.
+
+    Args:
+        values: float64[n], positive.
+        request_sd: standard deviation of the logarithm of a single request.
+    """
+    beyond = np.maximum(len(values) * (1.0 - np.array([0.0, *PERCENTILES.values()]) / 100.0), 1.0)
+    return np.minimum(sampling_noise(values), request_sd / np.sqrt(beyond))
 
 
 def _progress(at_s: Array, xp: object) -> Array:
