@@ -50,7 +50,7 @@ def scores(ours: np.ndarray, measured: np.ndarray) -> Row:
         row[f"{name}, MAPE"] = 100.0 * float(np.mean(np.abs(np.exp(logs[:, k]) - 1.0)))
         row[f"{name}, bias"] = 100.0 * float(np.exp(np.mean(logs[:, k])) - 1.0)
     for k, name in enumerate(MEANS):
-        row[f"{name}, rank"] = float(spearmanr(ours[:, k], measured[:, k]).statistic) if len(ours) > 2 else float("nan")
+        row[f"{name}, rank"] = float(spearmanr(ours[:, k], measured[:, k])[0]) if len(ours) > 2 else float("nan")  # pyright: ignore[reportArgumentType]
     return row
 
 
