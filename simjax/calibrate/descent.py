@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-FIRST_DAMPING, MOST_DAMPING = 1e-2, 1e8
+FIRST_DAMPING, MOST_DAMPING = 1.0, 1e8
 GOOD, BAD = 0.75, 0.25  # shares of the predicted improvement above which steps get longer, and below which shorter
 CONVERGED = 0.1  # share of the tolerance: a step that promises less is not tried
 
@@ -24,7 +24,7 @@ class Descent:
         u: coordinates, f64[P].
         loss: 1/2 sum of squares of the residuals there; infinite before the first evaluation.
         residuals, jacobian: f64[K] and f64[K, P] there.
-        damping: of the next trial step, relative to the diagonal of J^T J.
+        damping: of the next trial step, added to the diagonal of J^T J, where the prior has 1.
         since: trial steps since an improvement that counts.
         done: whether no step promises one.
     """
@@ -72,7 +72,7 @@ class Descent:
         """The damped step, f64[P], and the improvement of the loss that it promises."""
         jacobian = self.jacobian[:, ~held]
         gradient, curvature = jacobian.T @ self.residuals, jacobian.T @ jacobian
-        part = -np.linalg.solve(curvature + self.damping * np.diag(np.diag(curvature)), gradient)
+        part = -np.linalg.solve(curvature + self.damping * np.eye(len(gradient)), gradient)
         step = np.zeros_like(self.u)
         step[~held] = part
         return step, float(-(gradient @ part) - 0.5 * part @ curvature @ part)

@@ -20,6 +20,7 @@ from simjax.validate.run import MeasuredRun
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
+_SHARES = np.array(list(PERCENTILES.values())) / 100.0
 FRACTIONS = np.arange(0.1, 1.01, 0.1)  # shares of the requests at which the progress curves are compared
 
 
@@ -152,30 +153,36 @@ def sampling_noise(values: np.ndarray) -> np.ndarray:
     """Standard deviations of the logarithm of the mean and the percentiles of a sample, float64[statistics].
 
     The mean has its standard error. How many of n values lie below the percentile p is binomial, with a standard deviation of
-    sqrt(n p (1 - p)): the order statistics that many ranks below and above it are two standard deviations of it apart.
+    sqrt(n p (1 - p)), and the order statistics so many ranks below and above it say how sure it is.
 
     Args:
         values: float64[n], positive.
     """
-    n, share = len(values), np.array(list(PERCENTILES.values())) / 100.0
-    ranks = np.sqrt(share * (1.0 - share) / n)
-    low, high = (np.quantile(values, np.clip(share + sign * ranks, 0.0, 1.0)) for sign in (-1.0, 1.0))
-    return np.append(values.std() / np.sqrt(n) / values.mean(), np.log(high / low) / 2.0)
+    share = _SHARES * (1.0 - _SHARES)
+    return np.append(values.std() / np.sqrt(len(values)) / values.mean(), _between(values, np.sqrt(len(values) * share)))
 
 
 def replay_noise(values: np.ndarray, request_sd: float) -> np.ndarray:
     """`sampling_noise` of a run that is replayed, request by request, float64[statistics].
 
-    Both sides then have the same requests, and only by what no profile explains of each of them do their statistics differ: of the mean by
-    that of n requests, of the percentile p by that of the n (1 - p) beyond it. Where values near a percentile are closer to each other than
-    single requests are to their simulation, their order statistics say how sure it is.
+    Both sides then have the same requests, and only what no profile explains of each of them lets their statistics differ. A request
+    counts on the wrong side of a percentile if it is closer to it than it is off: where k of them lie within one standard deviation on
+    either side, the number on the wrong side has a variance of k / (2 sqrt(pi)), and never more than a sample's.
 
     Args:
         values: float64[n], positive.
         request_sd: standard deviation of the logarithm of a single request.
     """
-    beyond = np.maximum(len(values) * (1.0 - np.array([0.0, *PERCENTILES.values()]) / 100.0), 1.0)
-    return np.minimum(sampling_noise(values), request_sd / np.sqrt(beyond))
+    at = np.quantile(values, _SHARES)
+    near = np.array([np.sum(np.abs(np.log(values / x)) <= request_sd) for x in at]) / (2.0 * np.sqrt(np.pi))
+    ranks = np.sqrt(np.minimum(near, len(values) * _SHARES * (1.0 - _SHARES)))
+    return np.append(request_sd * np.sqrt(np.sum(values**2)) / np.sum(values), _between(values, ranks))
+
+
+def _between(values: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Half of the logarithm of the ratio of the order statistics so many ranks above and below each percentile."""
+    low, high = (np.quantile(values, np.clip(_SHARES + sign * ranks / len(values), 0.0, 1.0)) for sign in (-1.0, 1.0))
+    return np.log(high / low) / 2.0
 
 
 def _progress(at_s: Array, xp: object) -> Array:
