@@ -176,7 +176,8 @@ def replay_noise(values: np.ndarray, request_sd: float) -> np.ndarray:
     at = np.quantile(values, _SHARES)
     near = np.array([np.sum(np.abs(np.log(values / x)) <= request_sd) for x in at]) / (2.0 * np.sqrt(np.pi))
     ranks = np.sqrt(np.minimum(near, len(values) * _SHARES * (1.0 - _SHARES)))
-    return np.append(request_sd * np.sqrt(np.sum(values**2)) / np.sum(values), _between(values, ranks))
+    mean_sd = min(request_sd * np.sqrt(np.sum(values**2)) / np.sum(values), sampling_noise(values)[0])
+    return np.append(mean_sd, _between(values, ranks))
 
 
 def _between(values: np.ndarray, ranks: np.ndarray) -> np.ndarray:
