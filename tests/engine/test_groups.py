@@ -19,7 +19,7 @@ from simjax.model import load_model
 from simjax.parallel.parallelism import Parallelism
 from tests.engine.grouped import BalancedGroups, Grouped, Together, as_grouped, balanced_groups, grouped
 from tests.engine.scenario import Limits, RouterPolicy, Scenario
-from tests.engine.test_against_reference import MODE, assert_same, leaps, undecided
+from tests.engine.test_against_reference import LEAP, assert_same, leaps, undecided
 from tests.engine.test_batch import assert_row_is, lowered, run_stacked
 from tests.engine.test_engine import busy_scenario
 
@@ -37,7 +37,7 @@ def check(scenario: Grouped, mode: str) -> None:
     np.testing.assert_allclose(ours.instances.dummy_s, seconds, rtol=1e-9, atol=1e-12)
 
 
-@given(scenario=grouped(), mode=MODE)
+@given(scenario=grouped(), mode=LEAP)
 @LIMITED
 def test_one_group_is_the_cluster(scenario: Grouped, mode: str):
     check(scenario, mode)
