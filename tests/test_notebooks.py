@@ -86,6 +86,7 @@ def test_committed_without_outputs(path: Path) -> None:
     assert text == json.dumps(book, indent=1, ensure_ascii=False) + "\n", "another layout than the one Jupyter writes"
 
 
+@pytest.mark.slow
 def test_pareto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """All of its cells, then what its text concludes."""
     monkeypatch.chdir(tmp_path)

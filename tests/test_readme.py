@@ -176,6 +176,7 @@ def test_calibration_of_the_guide(cli: Cli) -> None:
     run_all(cli, OVER_DATA[1])
 
 
+@pytest.mark.slow
 def test_capacity(cli: Cli) -> None:
     (block,) = blocks("sh", CAPACITY)
     _, several, best, fewest = run_all(cli, block).values()

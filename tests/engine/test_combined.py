@@ -54,6 +54,7 @@ def test_a_group_and_a_rank_that_steps_by_itself_hand_over(scenario: GroupedLegs
     check_grouped_legs(scenario, "leap")
 
 
+@pytest.mark.slow
 @given(scenario=speculating_grouped_legs(caching=True))
 @LIMITED
 def test_prefill_and_decode_groups_with_drafts_and_prefix_caches(scenario: SpeculatingGroupedLegs):
