@@ -1,8 +1,9 @@
 """Prefill/decode disaggregation: which connector moves the KV cache of a request from its prefill to its decode instance, and how.
 
 Connectors differ in when the decode instance reserves blocks, and what it keeps free beside them, in what is sent before the prefill has
-ended, and in whether the first token is carried over or computed again. LLMServingSim's simplification is one of them, for comparisons with its results: its prefill
-steps last until the KV cache of their tokens has been sent, and the request then runs on the decode instance at once, whatever its limits.
+ended, and in whether the first token is carried over or computed again. LLMServingSim's simplification is one of them, for comparisons with
+its results: its prefill steps last until the KV cache of their tokens has been sent, and the request then runs on the decode instance at
+once, whatever its limits.
 """
 
 from __future__ import annotations

@@ -85,9 +85,7 @@ class TwoLegs(Scenario):
             carried=np.bool_(connector.carried),
             at_once=np.bool_(connector.within_steps),
             layers=np.full(n, self.layers),
-            headroom=HeadroomParams(
-                np.int32(self.headroom_tokens if connector.headroom else NO_HEADROOM), np.int32(self.most_new_tokens)
-            ),  # pyright: ignore[reportArgumentType]
+            headroom=HeadroomParams(np.int32(self.headroom_tokens if connector.headroom else NO_HEADROOM), np.int32(self.most_new_tokens)),  # pyright: ignore[reportArgumentType]
             decode_router=RouterParams.of(
                 self.decode_router.name.lower(), self.decode_weights, costs=dataclasses.replace(self.costs, overlap_credit=0.0)
             ),

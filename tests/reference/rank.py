@@ -19,8 +19,8 @@ from math import inf
 
 import numpy as np
 
-from tests.reference.instance import Live, RefEngine, RefInstance, RefStep
 from tests.reference.headroom import Headroom
+from tests.reference.instance import Live, RefEngine, RefInstance, RefStep
 from tests.reference.legs import Batch, Leg, RefPass
 
 TIE_S = 1e-9  # times this close to that of a pass after a sleep are equal to it

@@ -25,7 +25,7 @@ NO_HEADROOM = -1
 
 
 class Headroom(NamedTuple):
-    """Whether there is `enough` room for entries of the window, bool[W], and whether, if not, that is so until a request leaves the rank."""
+    """Whether there is `enough` room for entries of the window, and whether a refusal `lasts` until a request leaves the rank; bool[W]."""
 
     enough: Bool[Array, " W"]
     lasts: Bool[Array, " W"]
