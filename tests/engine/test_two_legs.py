@@ -91,6 +91,12 @@ def test_loads_beside_prefills(scenario: TwoLegs, mode: str):
     check(scenario, mode)
 
 
+@given(scenario=crowded(scenarios(instances=2), ("sglang",)), mode=MODE)
+@FEWER
+def test_headroom_of_a_crowded_decode_rank(scenario: TwoLegs, mode: str):
+    check(scenario, mode)
+
+
 # ---- by hand (rules of newer releases as in tests/test_reference_handover.py)
 
 UNIT = Timing(np.zeros(65), np.zeros(17), (1.0, 0.0, 0.0), (1.0, 0.0))
