@@ -95,7 +95,7 @@ def run_in_turn(shape: EngineShape, params: ClusterParams, max_ticks: Array) -> 
         state = jax.lax.while_loop(more, lambda state: tick(shape, mine, state, NoLog())[0], start(shape, mine))
         return state, pending(mine, state)
 
-    return jax.lax.map(one, {name: getattr(params, name) for name in _OF_DESIGNS})
+    return jax.lax.map(one, {name: getattr(params, name) for name, axis in _AXES.items() if axis is not None})
 
 
 def compiled_batch(
