@@ -84,9 +84,8 @@ class Descent:
     @staticmethod
     def restored(arrays: Mapping[str, np.ndarray]) -> Descent:
         """What `arrays` was taken of."""
-        found = Descent(**{name: arrays[name] for name in ("u", "residuals", "jacobian")})
-        found.loss, found.damping = float(arrays["loss"]), float(arrays["damping"])
-        found.since, found.done = int(arrays["since"]), bool(arrays["done"])
+        found = Descent(arrays["u"], float(arrays["loss"]), arrays["residuals"], arrays["jacobian"])
+        found.damping, found.since, found.done = float(arrays["damping"]), int(arrays["since"]), bool(arrays["done"])
         return found
 
 
