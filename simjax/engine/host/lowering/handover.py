@@ -11,6 +11,7 @@ from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.transfers import transfer_paths
 from simjax.deployment import Role
+from simjax.engine.host.lowering.part import Part
 from simjax.engine.host.pools import UNBOUNDED
 from simjax.engine.params import HandoverParams, RouterParams
 from simjax.engine.shape import power_of_two
@@ -30,25 +31,25 @@ def first_rows(workload: Workload) -> int:
     return power_of_two(int(np.clip(np.ceil(expected), LEAST_ROWS, MOST_ROWS)))
 
 
-def handover_params(cluster: ClusterSpec) -> HandoverParams | None:
-    """The hand-overs of a cluster as arrays; None where every instance runs both phases.
+def handover_part(cluster: ClusterSpec, workload: Workload, size: int) -> Part:
+    """The hand-overs of a cluster as arrays, for a workload padded to `size` requests; nothing where every instance runs both phases.
 
     Raises:
         SimjaxError: the cluster does not fit its nodes, or two of its instances cannot exchange a KV cache.
     """
     if not cluster.disaggregated:
-        return None
+        return Part()
     rule, paths = cluster.disaggregation, transfer_paths(cluster)
     connector = CONNECTORS[rule.connector]
-    size = power_of_two(len(paths.capacity))  # so that clusters share programs; the last link stays the one without bound
-    capacity = np.full(size, UNBOUNDED)
+    links = power_of_two(len(paths.capacity))  # so that clusters share programs; the last link stays the one without bound
+    capacity = np.full(links, UNBOUNDED)
     capacity[: len(paths.capacity) - 1] = np.minimum(paths.capacity[:-1], UNBOUNDED)
     fields: dict[str, Any] = {
         "role": np.array([ROLES.index(x.role) for x in cluster.ranks], np.int32),
         "bytes_per_token": np.asarray(paths.bytes_per_token, np.float64),
         "setup_s": np.asarray(paths.setup_s, np.float64),
         "per_block_s": np.asarray(paths.per_block_s, np.float64),
-        "path": np.where(paths.path == len(paths.capacity) - 1, size - 1, paths.path).astype(np.int32),
+        "path": np.where(paths.path == len(paths.capacity) - 1, links - 1, paths.path).astype(np.int32),
         "capacity": capacity,
         "handover_s": np.float64(rule.handover_s),
         "empty_pass_s": np.float64(rule.empty_pass_s),
@@ -67,4 +68,4 @@ def handover_params(cluster: ClusterSpec) -> HandoverParams | None:
             costs=replace(cluster.router_costs, overlap_credit=0.0),
         ),
     }
-    return HandoverParams(**fields)
+    return Part({"handovers": min(first_rows(workload), size), "links": links}, {"handover": HandoverParams(**fields)})
