@@ -22,6 +22,7 @@ from simjax.engine.arrivals.open_loop import OpenLoop
 from simjax.engine.control.select import select
 from simjax.engine.control.together import entry
 from simjax.engine.groups.lockstep import Groups, Wave
+from simjax.engine.groups.times import rules_of
 from simjax.engine.kv.no_prefix_cache import NoPrefixCache
 from simjax.engine.kv.prefix_cache import PrefixCache
 from simjax.engine.params import ClusterParams

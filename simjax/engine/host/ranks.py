@@ -13,7 +13,8 @@ from simjax.engine.columns import columns
 if TYPE_CHECKING:  # `simjax.engine.host.result` has the record below
     from simjax.engine.host.result import InstanceLog, Result
 
-A, B = TypeVar("A"), TypeVar("B")
+A = TypeVar("A")
+B = TypeVar("B")
 Reduce = Callable[[np.ndarray], Any]
 _OTHERWISE_THAN_SUMS: dict[str, Reduce] = {
     "busy_s": np.mean,

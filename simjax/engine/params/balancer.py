@@ -58,7 +58,7 @@ class BalancerParams:
 
     def least_of_instance(self, x: Array | float) -> Array | float:
         """The least that a rank of each rank's instance has, float64[N]; of a number that all ranks have, that."""
-        return x if isinstance(x, float) else jnp.min(jnp.where(self.same_instance, x[None, :], jnp.inf), axis=1)
+        return jnp.min(jnp.where(self.same_instance, x[None, :], jnp.inf), axis=1) if isinstance(x, Array) else x
 
 
 @jax.tree_util.register_dataclass

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from jaxtyping import Int32
 
 
+NO_SPECULATION, NO_BALANCER = NoSpeculationParams(), NoBalancerParams()
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ClusterParams:
@@ -47,9 +50,9 @@ class ClusterParams:
     workload: Int32[Array, ""]
     step_time: StepTime
     handover: HandoverParams | None = None
-    speculation: SpeculationParams | NoSpeculationParams = NoSpeculationParams()
+    speculation: SpeculationParams | NoSpeculationParams = NO_SPECULATION
     groups: GroupParams | None = None
-    balancer: BalancerParams | NoBalancerParams = NoBalancerParams()
+    balancer: BalancerParams | NoBalancerParams = NO_BALANCER
     power: PowerParams | None = None
     tiers: TierParams | None = None
 

@@ -83,22 +83,6 @@ class NoSpeculationParams:
         """Whether rank i leaves out the last of the cached blocks that a request finds."""
         return False
 
-    def drafts(self, i: Array | int) -> Array:
-        """Drafts that a decode of rank i verifies in a step, int32[]."""
-        return self.num_speculative_tokens[i]
-
-    def lookahead(self, i: Array | int) -> Array:
-        """Slots of rank i for the next drafts of a request, int32[]."""
-        return self.num_lookahead_tokens[i]
-
-    def padded(self, i: Array | int) -> Array:
-        """Whether rank i pads requests that need a single token, bool[]."""
-        return self.pads[i]
-
-    def drops(self, i: Array | int) -> Array:
-        """Whether rank i leaves out the last of the cached blocks that a request finds, bool[]."""
-        return self.drops_last[i]
-
     def most_tokens(self, limits: RankParams, prompt: Any, output: Any, xp: Any) -> Any:
         """Tokens for which a request of these lengths needs blocks: its last one is never put into the cache."""
         return prompt + output - 1

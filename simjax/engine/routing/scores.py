@@ -53,9 +53,8 @@ def legs_eligible(shape: EngineShape, params: ClusterParams, request: Int32[Arra
     assert handover is not None
     prompt, whole = params.request("prompt_tokens", request), eligible(shape, params, request)
     held = params.speculation.most_tokens(limits, prompt, jnp.ones_like(prompt), jnp)
-    fits = _offered(
-        shape, params, request, (prompt + 1 <= limits.max_model_len) & (blocks_of(held, limits.block_size) <= limits.num_blocks)
-    )
+    fits = (prompt + 1 <= limits.max_model_len) & (blocks_of(held, limits.block_size) <= limits.num_blocks)
+    fits = _offered(shape, params, request, fits)
     prefill = handover.role == Role.PREFILL
     fits &= jnp.any((handover.role == Role.DECODE) & whole)  # there is no first leg without a second
     return (prefill & fits) | ((handover.role == Role.BOTH) & whole), (handover.role == Role.DECODE) & whole
@@ -177,4 +176,4 @@ def missed_tokens(
     """Tokens of a request's prompt that are not in the prefix cache of rank i, as the router sees it, float64[]; if that is wanted."""
     prompt = params.request("prompt_tokens", request).astype(jnp.float64)
     share = params.balancer.least_of_instance(state.kv.missed_share(shape, params, view.contents, request, wanted))
-    return prompt * (share if isinstance(share, float) else share[i])
+    return prompt * (share[i] if isinstance(share, Array) else share)
