@@ -148,7 +148,8 @@ def rank_of(
     if not shape.api_servers:
         return first
     chosen = balancers_of(state).choices(params, state.ranks, request)
-    return jnp.argmax(chosen & (rules(params).first == first)).astype(jnp.int32)
+    first_of = rules(params).first
+    return jnp.argmax(chosen & (first_of == first_of[first])).astype(jnp.int32)
 
 
 def before_snapshot(shape: EngineShape, params: ClusterParams, state: ClusterState, happens: Array, t_s: Array) -> Array:
