@@ -7,7 +7,7 @@ differ in a few numbers for each rank.
 from simjax.engine.params.balancer import BalancerParams, NoBalancerParams
 from simjax.engine.params.cluster import ClusterParams
 from simjax.engine.params.groups import GroupParams
-from simjax.engine.params.handover import HandoverParams
+from simjax.engine.params.handover import HandoverParams, HeadroomParams
 from simjax.engine.params.power import PowerParams
 from simjax.engine.params.ranks import RankParams
 from simjax.engine.params.requests import PrefixParams, RequestParams, SessionParams
@@ -20,6 +20,7 @@ __all__ = [
     "ClusterParams",
     "GroupParams",
     "HandoverParams",
+    "HeadroomParams",
     "NoBalancerParams",
     "NoSpeculationParams",
     "PowerParams",
