@@ -15,7 +15,7 @@ Legend: N ranks, J pp stages, Q = J + 1 places of the ring.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True)
 class NoLine:
     """One stage: a plan's steps follow each other."""
+
+    call: ClassVar[int] = 0
 
     @staticmethod
     def due_s(plan: Plan, due_s: Float64[Array, "*N"]) -> Float64[Array, "*N"]:

@@ -26,16 +26,17 @@ def take_back(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     assert isinstance(line, Line) and isinstance(flight, Flight) and turn.limits.empty_pass_s is not None
     bit = jnp.where(line.pops, jnp.left_shift(jnp.int32(1), line.oldest), 0)
     token = (flight.sampled & bit) != 0
+    count = slots.drafts.back(token, (flight.sampled & ~bit) != 0)
     fresh = token & ~jnp.isfinite(slots.first_token_s)
     resumed = token & ~fresh
     after = dataclasses.replace(
         slots,
-        num_tokens=slots.num_tokens + token.astype(jnp.int32),
+        num_tokens=slots.num_tokens + count,
         first_token_s=jnp.where(fresh, turn.now_s, slots.first_token_s),
         token_s=jnp.where(token, turn.now_s, slots.token_s),
         flight=dataclasses.replace(flight, batches=flight.batches & ~bit, sampled=flight.sampled & ~bit),
     )
-    (tokens, num_resumed), _, _ = reduce_slots([token, resumed])
+    (tokens, num_resumed), _, _ = reduce_slots([count, resumed])
     none = jnp.zeros((), jnp.int32)
     emitted = Emitted(
         finished=token & after.finished,
