@@ -183,10 +183,11 @@ def errors(run: MeasuredRun, first_s: np.ndarray, last_s: np.ndarray) -> dict[st
     return found | {f"{name} each": 100.0 * float(np.mean(np.abs(ours / theirs - 1.0))) for name, (ours, theirs) in pairs.items()}
 
 
-def write(name: str, rows: Sequence[Row]) -> None:
-    """Write rows with the same keys to results/<name>.tsv and print them; floats with two digits after the point."""
+def write(name: str, rows: Sequence[Row], shown: bool = True) -> None:
+    """Write rows with the same keys to results/<name>.tsv and print them if `shown`; floats with two digits after the point."""
     cells = [[f"{x:.2f}" if isinstance(x, float) else str(x) for x in row.values()] for row in rows]
     text = "\n".join("\t".join(line) for line in [list(rows[0]), *cells])
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.tsv").write_text(text + "\n")
-    print(text)
+    if shown:
+        print(text)

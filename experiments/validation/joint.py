@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 from calibration import FAST, SLOW, Study, errors_of
 from cases import DATA, Row, write
-from silicon import TABLE, aiconfigurator, scores, simulated, with_throughput
+from silicon import TABLE, aiconfigurator, scores, with_throughput
+from silicon_run import simulated
 
 from simjax.calibrate.job import Calibrated, calibrate
 from simjax.calibrate.targets.points import MeanPoint, read_points
@@ -61,10 +62,11 @@ def calibrated(profile: Path, points: Sequence[MeanPoint] = ()) -> Calibrated:
 
 def by_deployment(points: Sequence[MeanPoint], profile: Path) -> list[Row]:
     """The rows of results/joint.tsv."""
+    device = points[0].device
     measured = with_throughput(points, np.array([(p.ttft_s, p.tpot_s) for p in points]))
     found = {
-        "simjax, priors": with_throughput(points, simulated(points, generic_profile(points[0].device))),
-        "simjax, fitted": with_throughput(points, simulated(points, load_profile(profile))),
+        "simjax, priors": with_throughput(points, simulated(points, {device.name: generic_profile(device)})),
+        "simjax, fitted": with_throughput(points, simulated(points, {device.name: load_profile(profile)})),
         "aiconfigurator": with_throughput(points, aiconfigurator(points)),
     }
     common = np.all([np.isfinite(means).all(axis=1) for means in found.values()], axis=0)

@@ -1,9 +1,11 @@
-"""Mean points measured by others (`silicon/deployments.csv`): errors of a profile next to those of aiconfigurator.
+"""Mean points measured by others (`silicon/deployments.csv`): errors of the shipped profiles next to those of aiconfigurator.
 
-usage: python silicon.py [profile=FILE] [system=h100] [fitted=GROUP,GROUP,...] [out=silicon]
+usage: python silicon.py [system=all] [profile=FILE] [every=N] [fitted=GROUP,...] [out=silicon]
 
-fitted: parts of the names of groups that the profile was fitted to, which the tables mark. Writes results/<out>.tsv, with a row for each
-group and predictor, and results/<out>_load.tsv, with the bias by concurrency.
+Nothing is fitted: each device has its shipped profile for any model, or the one given. Prints one line a figure, `figure<TAB>value`, by
+kind of deployment (system, backend, dense or MoE, aggregated or not), and writes results/<out>.tsv, with a row for each kind, model and
+precision, and results/<out>_load.tsv, with the bias by concurrency. every: take every Nth row only. fitted: parts of the names of groups
+that the profile was fitted to, which the tables mark.
 """
 
 from __future__ import annotations
@@ -12,35 +14,24 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 import pandas as pd
 from cases import DATA, Row, write
 from scipy.stats import spearmanr
+from silicon_run import simulated
 
 from simjax.calibrate.targets.points import MeanPoint, read_points
-from simjax.calibrate.targets.points_target import BENCHMARK_ROUNDS, PointOptions, PointsTarget
-from simjax.disk.paths import PROFILES
-from simjax.hardware import load_device
-from simjax.latency.profiles.file import load_profile
-from simjax.latency.profiles.profile import LatencyProfile
+from simjax.latency.profiles.file import generic_profile, load_profile
 
 TABLE = DATA / "silicon" / "deployments.csv"
 PREDICTIONS = DATA / "silicon" / "aiconfigurator_0.12.0_predictions.csv"
-OPTIONS = {"profile": "", "system": "h100", "fitted": "", "out": "silicon"}
-
-
-def simulated(points: Sequence[MeanPoint], profile: LatencyProfile) -> np.ndarray:
-    """TTFT and TPOT in seconds of every point, f64[B, 2], over as many rounds as the benchmarks had."""
-    with jax.enable_x64(True):
-        target = PointsTarget.of(points, profile, PointOptions(rounds=BENCHMARK_ROUNDS))
-        means = jax.device_get(jax.jit(lambda: target.means(profile))())
-    assert means.finished.all()
-    return np.stack([means.ttft_s, means.tpot_s], axis=1)
+OPTIONS = {"profile": "", "system": "all", "every": "1", "fitted": "", "out": "silicon"}
+MEANS = ("TTFT", "TPOT", "throughput")
+FEWEST_TO_RANK = 8  # points of a group whose rank correlation says something
 
 
 def aiconfigurator(points: Sequence[MeanPoint]) -> np.ndarray:
-    """The same from aiconfigurator, NaN where it has none."""
+    """TTFT and TPOT in seconds from aiconfigurator, f64[B, 2], NaN where it has none."""
     frame = pd.read_csv(PREDICTIONS).set_index("id")
     return 1e-3 * frame.reindex([p.id for p in points])[["aic_ttft_ms", "aic_tpot_ms"]].to_numpy(float)
 
@@ -55,12 +46,59 @@ def scores(ours: np.ndarray, measured: np.ndarray) -> Row:
     """Error of each column in percent, its bias (of the geometric mean), and its rank correlation, over the available rows."""
     row: Row = {}
     logs = np.log(ours / measured)
-    for k, name in enumerate(("TTFT", "TPOT", "throughput")):
+    for k, name in enumerate(MEANS):
         row[f"{name}, MAPE"] = 100.0 * float(np.mean(np.abs(np.exp(logs[:, k]) - 1.0)))
         row[f"{name}, bias"] = 100.0 * float(np.exp(np.mean(logs[:, k])) - 1.0)
-    for k, name in enumerate(("TTFT", "TPOT", "throughput")):
-        row[f"{name}, rank"] = float(spearmanr(ours[:, k], measured[:, k]).statistic)
+    for k, name in enumerate(MEANS):
+        row[f"{name}, rank"] = float(spearmanr(ours[:, k], measured[:, k])[0]) if len(ours) > 2 else float("nan")  # pyright: ignore[reportArgumentType]
     return row
+
+
+def kind_of(point: MeanPoint) -> str:
+    """System, backend, dense or MoE, aggregated or not."""
+    return f"{point.device.name} {point.backend} {'MoE' if point.model.is_moe else 'dense'} aggregated"
+
+
+def figures(points: Sequence[MeanPoint], found: dict[str, np.ndarray], measured: np.ndarray) -> None:
+    """Print the errors of each kind of deployment, those of all first; each predictor is scored on the points that it has."""
+    kinds = np.array([kind_of(p) for p in points])
+    dense = np.array([not p.model.is_moe for p in points])
+    some = {"all": np.ones(len(points), bool), "dense": dense, "MoE": ~dense} | {kind: kinds == kind for kind in sorted(set(kinds))}
+    for kind, mine in some.items():
+        print(f"points {kind}\t{mine.sum()}")
+        for who, means in found.items():
+            there = mine & np.isfinite(means).all(axis=1)
+            if not there.any():
+                continue
+            if who != "simjax":
+                print(f"points {who} {kind}\t{there.sum()}")
+            row = scores(means[there], measured[there])
+            for name in MEANS:
+                print(f"mape_percent {name} {who} {kind}\t{row[f'{name}, MAPE']:.2f}")
+            if there.sum() >= FEWEST_TO_RANK:
+                for name in MEANS:
+                    print(f"rank_correlation {name} {who} {kind}\t{row[f'{name}, rank']:.3f}")
+
+
+def tables(out: str, points: Sequence[MeanPoint], found: dict[str, np.ndarray], measured: np.ndarray, fitted: list[str]) -> None:
+    """Write the tables of all groups of a system, backend, model and precision, and of the bias by concurrency."""
+    groups = np.array([p.group.rsplit(" tp", 1)[0] for p in points])
+    load = np.array([p.concurrency for p in points])
+    rows: list[Row] = []
+    by_load: list[Row] = []
+    for group in [*sorted(set(groups)), "all"]:
+        mine = (groups == group) | (group == "all")
+        label: Row = {"group": group} | ({"fitted": "yes" if any(part in group for part in fitted) else "no"} if fitted else {})
+        for who, means in found.items():
+            there = mine & np.isfinite(means).all(axis=1)
+            if there.any():
+                rows.append({**label, "predicted by": who, "points": int(there.sum()), **scores(means[there], measured[there])})
+        for concurrency in np.unique(load[mine]):
+            some = mine & (load == concurrency)
+            bias = {name: value for name, value in scores(found["simjax"][some], measured[some]).items() if name.endswith("bias")}
+            by_load.append({**label, "concurrency": int(concurrency), "points": int(some.sum()), **bias})
+    write(out, rows, shown=False)
+    write(f"{out}_load", by_load, shown=False)
 
 
 def main() -> None:
@@ -68,35 +106,20 @@ def main() -> None:
     if unknown := set(given) - set(OPTIONS):
         sys.exit(f"unknown option {', '.join(sorted(unknown))}; known: {', '.join(OPTIONS)}")
     options = OPTIONS | given
-    device = load_device(options["system"])
-    profile = load_profile(options["profile"] or PROFILES / "latency" / device.name / "generic.yaml")
-    points, left_out, _ = read_points(TABLE, options["system"])
+    every, left_out, _ = read_points(TABLE, None if options["system"] == "all" else options["system"])
+    print(f"rows\t{len(every) + len(left_out)}\nrows_simulated\t{len(every)}")
+    print(f"rows_simulated_percent\t{100.0 * len(every) / (len(every) + len(left_out)):.1f}")
     for reason, count in Counter(x.reason.split(";")[0] for x in left_out).most_common():
-        print(f"left out: {count:4d} rows, {reason}")
+        print(f"rows_left_out {reason}\t{count}")
+    points = every[:: int(options["every"])]
+    profiles = {p.device.name: load_profile(options["profile"]) if options["profile"] else generic_profile(p.device) for p in points}
     measured = with_throughput(points, np.array([(p.ttft_s, p.tpot_s) for p in points]))
     found = {
-        "simjax": with_throughput(points, simulated(points, profile)),
+        "simjax": with_throughput(points, simulated(points, profiles)),
         "aiconfigurator": with_throughput(points, aiconfigurator(points)),
     }
-
-    groups = np.array([p.group.removeprefix(f"{device.name} ") for p in points])
-    fitted = [part for part in options["fitted"].split(",") if part]
-    load = np.array([p.concurrency for p in points])
-    rows: list[Row] = []
-    by_load: list[Row] = []
-    for group in [*dict.fromkeys(groups), "all"]:
-        mine = (groups == group) | (group == "all")
-        label: Row = {"group": group} | ({"fitted": "yes" if any(part in group for part in fitted) else "no"} if fitted else {})
-        for who, means in found.items():
-            there = mine & np.isfinite(means).all(axis=1)
-            rows.append({**label, "predicted by": who, "points": int(there.sum()), **scores(means[there], measured[there])})
-        for concurrency in np.unique(load[mine]):
-            some = mine & (load == concurrency)
-            bias = {name: value for name, value in scores(found["simjax"][some], measured[some]).items() if name.endswith("bias")}
-            by_load.append({**label, "concurrency": int(concurrency), "points": int(some.sum()), **bias})
-    write(options["out"], rows)
-    print()
-    write(f"{options['out']}_load", by_load)
+    figures(points, found, measured)
+    tables(options["out"], points, found, measured, [part for part in options["fitted"].split(",") if part])
 
 
 if __name__ == "__main__":

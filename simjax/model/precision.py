@@ -40,10 +40,12 @@ FORMATS = {
     "int8_wo": Format(Fraction(1), None),
     "int4": Format(Fraction(1, 2) + Fraction(5, 2 * 128), None),
     "mxfp4": Format(Fraction(1, 2) + Fraction(1, 32), None),
+    "mxfp4_mxfp8": Format(Fraction(1, 2) + Fraction(1, 32), "fp8"),
     "nvfp4": Format(Fraction(1, 2) + Fraction(1, 16), "fp4"),
     "nvfp4_wo": Format(Fraction(1, 2) + Fraction(1, 16), None),
 }
-"""By name; `_wo` is weight-only. vLLM multiplies mxfp4 experts with 16-bit activations on every device unless told otherwise."""
+"""By name; `_wo` is weight-only. vLLM multiplies mxfp4 experts with 16-bit activations on every device unless told otherwise;
+`mxfp4_mxfp8` is with those of 8 bits."""
 WHAT_IF = ("fp8", "int8", "int8_wo", "int4", "mxfp4", "nvfp4", "nvfp4_wo")
 """Formats that can be asked for a checkpoint that is not quantised."""
 _INT4 = re.compile(r"int4_g(\d+)(s?)")

@@ -37,10 +37,10 @@ ROWS = (
     "split,4,vllm,Qwen/Qwen3-32B,h100_sxm,fp8,disagg,1024,512,,,,110,12.2,,",
     "experts,4,vllm,Qwen/Qwen3-235B-A22B,h200_sxm,fp8,agg,1024,512,2,8,1,110,12.2,,",
     "stranger,4,vllm,openai/gpt-oss-240b,h100_sxm,bf16,agg,1024,512,2,1,1,110,12.2,,",
-    "narrow,4,vllm,Qwen/Qwen3-32B,b200_sxm,fp4,agg,1024,512,2,1,1,110,12.2,,",
+    "narrow,4,vllm,Qwen/Qwen3-32B,b200_sxm,fp6,agg,1024,512,2,1,1,110,12.2,,",
     "old,4,vllm,Qwen/Qwen3-32B,a100_sxm,fp8,agg,1024,512,2,1,1,110,12.2,,",
     "silent,4,vllm,Qwen/Qwen3-32B,h100_sxm,bf16,agg,1024,512,2,1,1,,12.2,,",
-    "other,4,vllm,openai/gpt-oss-120b,h100_sxm,fp8,agg,1024,512,2,1,1,110,12.2,,",
+    "other,4,vllm,openai/gpt-oss-120b,h100_sxm,bf16,agg,1024,512,2,1,1,110,12.2,,",
     "large,4,vllm,deepseek-ai/DeepSeek-V3,h100_sxm,fp8,agg,1024,512,8,1,1,110,12.2,,",
 )
 
@@ -67,6 +67,37 @@ def test_rows_that_can_be_simulated(table):
     assert (plain.max_num_batched_tokens, plain.max_num_seqs) == (1024 + 8, 7)
 
 
+@pytest.mark.parametrize(
+    ("model", "precision", "device", "quantization", "bare", "cache"),
+    [
+        ("meta-llama/Llama-3.1-70B", "fp4", "b200", "nvfp4", (), "auto"),
+        ("deepseek-ai/DeepSeek-V3", "fp4", "b300", "nvfp4", ("fused_qkv_a_proj", "q_b_proj", "kv_b_proj", "o_proj"), "auto"),
+        ("moonshotai/Kimi-K2.5", "fp4", "gb300", "nvfp4", ("fused_qkv_a_proj", "q_b_proj", "kv_b_proj", "o_proj"), "auto"),
+        ("moonshotai/Kimi-K2.5", "int4", "h200", "int4_g32s", load_model("kimi-k2.5").unquantized, "auto"),
+        ("openai/gpt-oss-120b", "fp4", "h100", "mxfp4", load_model("gpt-oss-120b").unquantized, "auto"),
+        ("openai/gpt-oss-120b", "fp4", "b200", "mxfp4_mxfp8", load_model("gpt-oss-120b").unquantized, "fp8"),
+        ("nvidia/Qwen3-32B-NVFP4", "fp4", "gb200", "nvfp4", (), "auto"),
+    ],
+)
+def test_checkpoints_that_rows_name(tmp_path, model, precision, device, quantization, bare, cache):
+    path = tmp_path / "points.csv"
+    path.write_text(f"{HEADER}\none,4,vllm,{model},{device},{precision},agg,1024,512,8,1,1,110,12.2,,\n")
+    (point,) = read_points(path).points
+    assert (point.model.quantization, set(point.model.unquantized), point.kv_cache_dtype) == (quantization, set(bare), cache)
+
+
+def test_precisions_that_a_checkpoint_or_a_device_does_not_have(tmp_path):
+    path = tmp_path / "points.csv"
+    rows = (("Qwen/Qwen3-32B", "fp4", "h100"), ("Qwen/Qwen3-32B", "int4", "h100"), ("moonshotai/Kimi-K2.5", "fp8", "b200"))
+    text = (f"{n},4,vllm,{model},{device},{precision},agg,1024,512,8,1,1,110,12.2,,\n" for n, (model, precision, device) in enumerate(rows))
+    path.write_text(f"{HEADER}\n{''.join(text)}")
+    assert [x.reason for x in read_points(path).left_out] == [
+        "device h100 has no fp4 matrix products",
+        "precision int4: Qwen/Qwen3-32B is a checkpoint in bfloat16",
+        "precision fp8: moonshotai/Kimi-K2.5 is a checkpoint in int4_g32s",
+    ]
+
+
 def test_versions_of_the_backends_are_told_for_the_fit_ignores_them(table):
     assert read_points(table).versions == ()
     table.write_text(table.read_text().replace("source_kind,ignored", "source_kind,backend_version"))
@@ -80,10 +111,10 @@ def test_other_rows_say_why_they_are_left_out(table):
     assert reasons == {
         "split": (5, "mode disagg: only aggregated serving is simulated"),
         "experts": (6, "expert parallelism 8 of 2 ranks: only experts shared by all ranks, or by none, are simulated"),
-        "narrow": (8, "precision fp4 is not simulated"),
+        "narrow": (8, "precision fp6 is not simulated"),
         "old": (9, "device a100 has no fp8 matrix products"),
         "silent": (10, "ttft_ms or tpot_ms is empty"),
-        "other": (11, "precision fp8: openai/gpt-oss-120b is a checkpoint in mxfp4"),
+        "other": (11, "precision bf16: openai/gpt-oss-120b is a checkpoint in mxfp4"),
     }
 
 

@@ -14,7 +14,7 @@ from simjax.hardware.nodes import node_names
 from simjax.latency.profiles.file import find_profile, generic_profile, save_profile
 from simjax.model import load_model
 
-REQUIRED = {"a100", "gb200", "h100", "h200", "b200", "l40s", "rtx_a6000", "rtx_pro_6000", "rtx_4090", "tpu_v6e"}
+REQUIRED = {"a100", "b300", "gb200", "gb300", "h100", "h200", "b200", "l40s", "rtx_a6000", "rtx_pro_6000", "rtx_4090", "tpu_v6e"}
 
 
 def test_the_devices_people_ask_for_are_shipped():

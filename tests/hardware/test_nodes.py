@@ -9,7 +9,7 @@ from simjax.disk.paths import PROFILES
 from simjax.errors import SimjaxError
 from simjax.hardware import device_names, load_device, load_node, node_names
 
-REQUIRED = {"hgx_a100", "hgx_h100", "hgx_h200", "hgx_b200", "gb200_nvl72"}
+REQUIRED = {"hgx_a100", "hgx_h100", "hgx_h200", "hgx_b200", "hgx_b300", "gb200_nvl72", "gb300_nvl72"}
 REQUIRED |= {"pcie_l40s", "pcie_rtx_pro_6000", "pcie_rtx_a6000", "pcie_rtx_4090"}
 
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from simjax.calibrate.targets.checkpoints import UNQUANTIZED, original, served
 from simjax.cluster.spec import InstanceLimits, InstanceSpec
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, load_device
 from simjax.latency.priors import OTHER_BACKENDS, VLLM
-from simjax.model import ModelSpec, load_model
+from simjax.model import ModelSpec
 from simjax.parallel.experts import Experts
 from simjax.parallel.parallelism import Parallelism
 from simjax.parallel.popularity import Popularity
@@ -27,7 +28,6 @@ from simjax.speculation.methods import Speculation
 NEEDED = ("id", "system", "model_path", "true_tp", "concurrency", "isl", "osl", "ttft_ms", "tpot_ms")
 DEFAULTS = {"backend": "vllm", "precision": "", "mode": "agg", "true_ep": "", "true_dp": "", "pp_size": "", "source_kind": ""}
 VERSION = "backend_version"
-UNQUANTIZED = ("", "bf16", "bfloat16", "fp16", "float16")
 INFERENCEX = "inferencex"  # start of its source_kind
 GAP_ANALYSIS = "nvidia_dynamo_gap_analysis"
 CUDAGRAPHS = {"trtllm": "full_decode_only", "sglang": "full_decode_only"}  # their defaults
@@ -216,14 +216,9 @@ def _device_name(text: str) -> str:
 
 def _model_name(text: str) -> str:
     try:
-        return _model(text).name
+        return original(text).name
     except SimjaxError:
         return text.lower()
-
-
-def _model(text: str) -> ModelSpec:
-    """The architecture of a checkpoint; a suffix that names its precision is none of its name."""
-    return load_model(text.removesuffix("-FP8"))
 
 
 def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
@@ -231,10 +226,9 @@ def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
     if row["mode"] not in ("", "agg"):
         return f"mode {row['mode']}: only aggregated serving is simulated"
     precision = row["precision"].lower()
-    if precision not in (*UNQUANTIZED, "fp8"):
-        return f"precision {precision} is not simulated"
     try:
-        model, device = _model(row["model_path"]), load_device(row["system"])
+        device = load_device(row["system"])
+        model = served(row["model_path"], precision, device)
     except SimjaxError as error:
         return str(error)
     if not row["ttft_ms"] or not row["tpot_ms"]:
@@ -243,17 +237,12 @@ def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
     expert, data, stages = (_whole(row, column, where, empty=1.0) for column in ("true_ep", "true_dp", "pp_size"))
     if expert not in (1, degree * data) or (expert > 1 and not model.is_moe):
         return f"expert parallelism {expert} of {degree * data} ranks: only experts shared by all ranks, or by none, are simulated"
-    fp8 = precision == "fp8"
-    if model.quantization is not None and precision != model.quantization:
-        return f"precision {precision or 'of 16 bits'}: {model.name} is a checkpoint in {model.quantization}"
-    if fp8 and "fp8" not in device.peak_flops:
-        return f"device {device.name} has no fp8 matrix products"
     budget, seqs = _limits(row, model.name, prompt, concurrency)
     others = [f" {x}{size}" for x, size in (("pp", stages), ("dp", data), ("ep", expert)) if size > 1]
-    name = f"{model.name.rsplit('/', 1)[-1]} {'fp8' if fp8 else 'bf16'}"
+    name = f"{model.name.rsplit('/', 1)[-1]} {'bf16' if precision in UNQUANTIZED else precision}"
     point = MeanPoint(
         id=row["id"],
-        model=replace(model, quantization="fp8") if fp8 else model,
+        model=model,
         device=device,
         tensor_parallel_size=degree,
         concurrency=concurrency,
@@ -262,7 +251,7 @@ def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
         ttft_s=1e-3 * _positive(row, "ttft_ms", where),
         tpot_s=1e-3 * _positive(row, "tpot_ms", where),
         uniform_from=INFERENCEX_UNIFORM_FROM if row["source_kind"].startswith(INFERENCEX) else 1.0,
-        kv_cache_dtype=_kv_cache_dtype(row["backend"], fp8),
+        kv_cache_dtype=_kv_cache_dtype(row["backend"], precision, model, device),
         max_num_batched_tokens=budget,
         max_num_seqs=seqs,
         backend=row["backend"],
@@ -279,14 +268,16 @@ def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
     return point
 
 
-def _kv_cache_dtype(backend: str, fp8: bool) -> str:
-    """TensorRT-LLM keeps keys and values of fp8 checkpoints in fp8; the other backends keep them in the model's type unless configured
-    otherwise.
+def _kv_cache_dtype(backend: str, precision: str, model: ModelSpec, device: DeviceSpec) -> str:
+    """TensorRT-LLM keeps keys and values of quantised checkpoints in fp8; the other backends keep them in the model's type unless
+    configured otherwise, as InferenceX's script for gpt-oss on Blackwell does for vLLM.
 
     The H100 rows show it: Qwen3-32B in fp8 on one of them held 64 requests of 4,352 tokens, 278 thousand, without a queue, and 64 of 4,608
     with one. In addition to its weights there is room for about 150 thousand tokens of 16 bits and 300 thousand of 8.
     """
-    return "fp8" if fp8 and backend == "trtllm" else "auto"
+    quantized = precision in ("fp8", "fp4")
+    configured = model.model_type == "gpt_oss" and "fp4" in device.peak_flops
+    return "fp8" if quantized and (backend == "trtllm" or configured) else "auto"
 
 
 def _limits(row: Mapping[str, str], model: str, prompt: int, concurrency: int) -> tuple[int, int]:
