@@ -20,7 +20,9 @@ class SpeculatingPipelineRank(PipelineRank, SpeculatingRank):
         super().__init__(index, config)
         self.truths: dict[int, Truth] = {}
         self.outcomes: list[dict[int, Outcome]] = []  # of the batches that sample, oldest first; those that are back are empty
-        assert config.async_scheduling or self.pipeline.stages == 1, "vLLM does not decode speculatively on pp stages without asynchronous scheduling"
+        assert config.async_scheduling or self.pipeline.stages == 1, (
+            "vLLM does not decode speculatively on pp stages without asynchronous scheduling"
+        )
 
     def held_tokens(self) -> int:
         return sum(self._truth(live).computed for live in self.running)

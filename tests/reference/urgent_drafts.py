@@ -12,4 +12,3 @@ from tests.reference.speculation import SpeculatingRank
 
 class UrgentSpeculatingRank(SpeculatingRank, PriorityRank):
     """A rank with drafts and `scheduling_policy` priority."""
-

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.reduce import reduce_slots
-from simjax.engine.control.together import together
 from simjax.engine.control.select import select
+from simjax.engine.control.together import together
 from simjax.engine.params import ClusterParams
 from simjax.engine.pipeline.flight import NOT_SAMPLED, Flight
 from simjax.engine.pipeline.line import Line, most_batches
@@ -53,6 +53,8 @@ def dispatch(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         ]
     )
     some = f.refused | (n + preempted > 0)
+    if shape.speculation:
+        some |= line.waiting
     called = ~f.continues & some
     ran = called & (tokens > 0)
 

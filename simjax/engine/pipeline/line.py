@@ -85,7 +85,7 @@ class Line:
         pops: the turn begins when the oldest batch is back, and with its tokens.
         at_once: the turn follows the one before at the same instant: nothing may come between.
         ran: the last call found something to run.
-        waiting: the last call left requests in the queue.
+        waiting: the last call left requests in the queue; with drafts, or a request has ended since.
         pauses: the loop sleeps before the next call.
         empty_calls: calls in a row that found nothing to run.
         returned_s: time at which the last batch with tokens was back.

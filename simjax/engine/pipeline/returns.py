@@ -49,12 +49,15 @@ def take_back(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         blocks_last=rank.plan.blocks,
     )
     left = line.waiting | (rank.num_running + rank.num_preempted > 0)
+    # vLLM's loop calls the scheduler once more after the end of a request. That matters if others are in flight which compute for nothing.
+    waiting = line.waiting | jnp.any(emitted.finished) if shape.speculation else line.waiting
     pauses = line.pauses | (line.pops & ~line.ran & left & (turn.limits.empty_pass_s > 0))
     line = dataclasses.replace(
         line,
         first=line.first + line.pops.astype(jnp.int32),
         returned_s=jnp.where(rank.plan.steps > 0, turn.now_s, line.returned_s),
         pops=jnp.zeros((), bool),
+        waiting=waiting,
         pauses=pauses,
     )
     rank = dataclasses.replace(rank, slots=after, pipeline=line)

@@ -96,7 +96,9 @@ def preempt_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tur
     slots = after.rank.slots
     assert isinstance(slots.drafts, Drafts)
     out = slots.position >= after.rank.num_running
-    slots = dataclasses.replace(slots, num_new_tokens=jnp.where(out, 0, slots.num_new_tokens), drafts=slots.drafts.without(out, slots.flight.flying()))
+    slots = dataclasses.replace(
+        slots, num_new_tokens=jnp.where(out, 0, slots.num_new_tokens), drafts=slots.drafts.without(out, slots.flight.flying())
+    )
     return dataclasses.replace(after, rank=dataclasses.replace(after.rank, slots=slots))
 
 

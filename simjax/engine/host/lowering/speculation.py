@@ -10,6 +10,7 @@ from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.spec import ClusterSpec
 from simjax.engine.host.impossible import refuse_together
 from simjax.engine.params import RankParams, SpeculationParams
+from simjax.errors import SimjaxError
 from simjax.latency.profiles.profile import accepted
 from simjax.speculation.methods import MOST_DRAFTS
 
@@ -60,15 +61,21 @@ def refuse_with_speculation(cluster: ClusterSpec) -> None:
     """Raise for what is not simulated together with speculative decoding.
 
     Raises:
-        SimjaxError: instances decode speculatively, and there are pp stages, or a hand-over that carries the first token.
+        SimjaxError: instances decode speculatively, and there are pp stages without asynchronous scheduling, or with prefill and decode
+            instances, or a hand-over that carries the first token.
     """
     methods = [x.speculation.method for x in cluster.instances if x.speculation is not None]
     if not methods:
         return
     connector = cluster.disaggregation.connector
-    stages = max(x.parallelism.pipeline for x in cluster.instances)
+    for instance in cluster.instances:
+        stages = instance.parallelism.pipeline
+        if stages > 1 and instance.speculation is not None and not instance.limits.async_scheduling:
+            raise SimjaxError(
+                f"speculation.method={methods[0]} with pipeline_parallel_size={stages} and scheduler.async_scheduling=false: vLLM's "
+                "scheduler then asks for the drafts of a request whose token is in flight; use scheduler.async_scheduling=true"
+            )
     refuse_together(
         f"speculation.method={methods[0]}",
-        (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out"),
         (cluster.disaggregated and CONNECTORS[connector].carried, f"disaggregation.connector={connector}", "another connector"),
     )
