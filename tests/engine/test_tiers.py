@@ -82,6 +82,7 @@ def test_sessions(scenario: TieredScenario):
     check(scenario)
 
 
+@pytest.mark.slow
 @given(scenario=tiered(instances=2))
 @DRAWN
 def test_two_ranks(scenario: TieredScenario):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.shape import EngineShape
+from simjax.engine.speculation.drafts import Drafts
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32
@@ -32,6 +33,7 @@ class NoFlight:
     @staticmethod
     def unseen(slots: Slots, horizon_s: Float64[Array, ""]) -> tuple[Bool[Array, " A"], Int32[Array, " A"]]:
         """With drafts, requests that got tokens of which the formation does not know, and the tokens of each that it knows of."""
+        assert isinstance(slots.drafts, Drafts)
         some = (slots.drafts.emitted > 0) & (slots.token_s > horizon_s)
         return some, slots.num_tokens - slots.drafts.emitted
 
