@@ -82,6 +82,7 @@ def with_parameters(profile: LatencyProfile, values: Mapping[str, Any]) -> Laten
         profile,
         ranks=changed(profile.ranks),
         models={name: changed(ranks, name) for name, ranks in profile.models.items()},
+        backend_ranks={name: changed(ranks) for name, ranks in profile.backend_ranks.items()},
         host=host,
         collectives=collectives,
         parallel=parallel,
