@@ -33,7 +33,7 @@ BACKENDS = ("vllm", "trtllm", "sglang")
 FORMATS = {
     "bfloat16": None,
     "fp8": "fp8",
-    "fp8_block": "fp8",
+    "fp8_block": "fp8_block",
     "nvfp4": "nvfp4",
     "w4a16_mxfp4": "mxfp4",
     "w4a8_mxfp4_mxfp8": "mxfp4_mxfp8",
@@ -100,8 +100,6 @@ def tables(folder: Path, names: tuple[str, ...]) -> Iterator[Table]:
             continue
         frame = _read(path, "moe_dtype", *_EXPERTS)
         frame = frame[(frame["distribution"] == DISTRIBUTION) & (frame["num_tokens"] <= MOST_ROWS) & (frame["moe_dtype"].isin(FORMATS))]
-        if (frame["moe_dtype"] == "fp8_block").any():
-            frame = frame[frame["moe_dtype"] != "fp8"]  # the checkpoints that are published in fp8 have scales for blocks
         for dtype, mine in frame.groupby("moe_dtype"):
             format = FORMATS[str(dtype)]
             if found := tuple(_experts(mine, format)):

@@ -2,7 +2,7 @@
 
 Scales count where they are not negligible: a float16 scale for a group of weights in int4 (and the group's zero point in 4 bits), an 8-bit
 one for 32 weights of the OCP's microscaling formats (mxfp4, mxfp8), one for 16 of NVIDIA's nvfp4. Those of fp8 and int8 are one for a row,
-a tensor or a block of 128 x 128 weights (0.02 %), and are left out.
+a tensor or a block of 128 x 128 weights (0.02 %, `fp8_block`), and are left out.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Format:
 
 FORMATS = {
     "fp8": Format(Fraction(1), "fp8", "fp8"),
+    "fp8_block": Format(Fraction(1), "fp8", "fp8_block"),
     "mxfp8": Format(1 + Fraction(1, 32), "fp8", "mxfp8"),
     "fp8_wo": Format(Fraction(1), None, "fp8_wo"),
     "int8": Format(Fraction(1), "int8", "int8"),
@@ -47,6 +48,8 @@ FORMATS = {
 }
 """By name; `_wo` is weight-only. vLLM multiplies mxfp4 experts with 16-bit activations on every device unless told otherwise;
 `mxfp4_mxfp8` is with those of 8 bits."""
+FP8 = ("fp8", "fp8_block")
+"""Formats whose products parameter `fp8_compute` scales: scales for a row or a tensor, and for blocks."""
 WHAT_IF = ("fp8", "int8", "int8_wo", "int4", "mxfp4", "nvfp4", "nvfp4_wo")
 """Formats that can be asked for a checkpoint that is not quantised."""
 _INT4 = re.compile(r"int4_g(\d+)(s?)")

@@ -59,10 +59,10 @@ def test_rows_that_can_be_simulated(table):
     assert (plain.ttft_s, plain.tpot_s) == pytest.approx((0.1909, 0.0079))
     assert (plain.kv_cache_dtype, plain.group) == ("auto", "h100 trtllm Llama-3.1-8B bf16 tp1")
     # InferenceX draws lengths; a 0 where a table has no expert parallelism is no parallelism
-    assert (uniform.uniform_from, uniform.model, uniform.kv_cache_dtype) == (0.8, replace(QWEN, quantization="fp8"), "auto")
+    assert (uniform.uniform_from, uniform.model, uniform.kv_cache_dtype) == (0.8, replace(QWEN, quantization="fp8_block"), "auto")
     assert (uniform.max_num_batched_tokens, uniform.max_num_seqs) == (8192, 256)
     # one prompt a step, and TensorRT-LLM's fp8 keys and values
-    assert (quantized.model, quantized.kv_cache_dtype) == (replace(QWEN, quantization="fp8"), "fp8")
+    assert (quantized.model, quantized.kv_cache_dtype) == (replace(QWEN, quantization="fp8_block"), "fp8")
     assert (quantized.max_num_batched_tokens, quantized.max_num_seqs) == (2048 + 16, 16)
     assert (plain.max_num_batched_tokens, plain.max_num_seqs) == (1024 + 8, 7)
 

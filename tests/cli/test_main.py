@@ -77,7 +77,7 @@ def test_version(cli: Cli) -> None:
     [
         (["rum"], "unknown command 'rum'; did you mean run?"),
         (["trace"], "unknown command 'trace'; did you mean trace export or trace describe?"),
-        (["profile", "fti", "x=1"], "unknown command 'profile fti'; did you mean profile fit or power fit?"),
+        (["profile", "fti", "x=1"], "unknown command 'profile fti'; did you mean profile fit or profile import or power fit?"),
         (
             ["xyzzy"],
             "unknown command 'xyzzy'; known: calibrate, capacity, explain, handover fit, pareto, power fit, profile fit, profile import, "

@@ -66,7 +66,7 @@ def systems(tmp_path):
 
 def test_what_is_read(systems):
     found = {(x.key, x.backend): x for x in tables(systems, ("b200", "b200_sxm"))}
-    assert set(found) == {("gemm", None), ("gemm_fp8", None), ("experts_fp8", "vllm")}
+    assert set(found) == {("gemm", None), ("gemm_fp8", None), ("experts_fp8", "vllm"), ("experts_fp8_block", "vllm")}
     # fp8: TensorRT-LLM's, without 10 us of quantisation, are faster than vLLM's; those of blocks are noise
     for m in found["gemm_fp8", None].measured:
         np.testing.assert_allclose(m.seconds, seconds("fp8", m.op.k, m.op.n, ROWS_MEASURED), rtol=1e-6)

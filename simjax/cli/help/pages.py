@@ -287,8 +287,8 @@ usage: simjax profile import DEVICE [out=PROFILE.yaml]
   simjax profile import b200 only=[gemm_fp8,experts_*]   # for vLLM these only; other backends get all
 """,
         notes="""
-Efficiencies and factors by shape of matrix products and experts, by format of weights, with their errors on shapes that were left out.
-Then: simjax run device=... model=... profile=PROFILE.yaml
+Efficiencies and factors by shape of matrix products and experts, by format of weights, with their errors on shapes that
+were left out. Then: simjax run device=... model=... profile=PROFILE.yaml
 """,
     ),
 }
