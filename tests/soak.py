@@ -132,6 +132,8 @@ def kinds() -> dict[str, Kind]:
         "balanced_closed_loop": Kind(balancing(scenarios(instances=4, closed=True)), 60),
         "balanced_prefix_caches": Kind(balancing(sharing(instances=4)), 60),
         "balanced_sessions": Kind(balancing(sharing(instances=4, sessions=True)), 60),
+        "two_legs_headroom": Kind(crowded(scenarios(instances=2), ("sglang",)), 60, test_two_legs.check),
+        "two_legs_headroom_prefix_caches": Kind(crowded(sharing(instances=3, sessions=True), ("sglang",)), 60, test_two_legs.check),
         "balanced_two_legs": Kind(balancing_legs(), 60, test_two_legs.check),
         "prioritized_prefix_caches": Kind(prioritized(caching=True), 60),
         "prioritized_prefix_caches_on_two": Kind(prioritized(2, caching=True), 60),

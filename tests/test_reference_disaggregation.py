@@ -8,7 +8,9 @@ import pytest
 
 from tests.data import data_path
 from tests.reference.alone import play
-from tests.reference.costs import dynamo_cost, sglang_reserves
+from tests.reference.costs import dynamo_cost
+from tests.reference.handover import CONNECTORS
+from tests.reference.headroom import Headroom
 from tests.reference.legs import Leg
 from tests.reference.rank import Rank
 from tests.reference.simulator import simulate
@@ -134,9 +136,22 @@ def test_d3_a_prompt_that_is_mostly_cached_stays_on_the_decode_rank():
     assert [request.cached_tokens for request in result.requests] == [0, 6, 0]
 
 
-def test_d4_the_reservation_of_sglang():
-    # 512 tokens for each of two running requests are more than the 1000 that are free, so 400 tokens are not reserved.
-    pool = {"retractable_tokens": 3000, "num_active": 2}
-    assert not sglang_reserves(prompt_tokens=400, max_new_tokens=256, available_tokens=1000, **pool)
-    assert not sglang_reserves(prompt_tokens=400, max_new_tokens=256, available_tokens=1024 + 911, **pool)
-    assert sglang_reserves(prompt_tokens=400, max_new_tokens=256, available_tokens=1024 + 912, **pool)
+@pytest.mark.parametrize(("num_blocks", "waits"), [(4000, True), (4935, True), (4936, False)])
+def test_d4_the_reservation_of_sglang(num_blocks, waits):
+    # Two requests of 1,000 prompt and 500 generated tokens run. 512 tokens for each of them, and 512 beside the 400 of the new prompt, are
+    # more than the 1,000 of 4,000 that are free, though 400 fit: it waits until the two have ended, with 600 tokens each.
+    ranks = [instance(role="prefill", num_blocks=3000, max_num_batched_tokens=2000), instance(role="decode", num_blocks=num_blocks)]
+    asked = requests((0.0, 1000, 600), (0.0, 1000, 600), (499.5, 400, 256))
+    first, second, new = simulate(ranks, asked, handover=handover(2, **CONNECTORS["sglang"])).requests
+    assert first.finish_s == second.finish_s
+    before = [sum(time <= new.scheduled_s for time in request.token_times_s) for request in (first, second)]
+    assert before == ([600, 600] if waits else [500, 500])
+
+
+@pytest.mark.parametrize(("most_new_tokens", "waits"), [(4096, True), (30, False)])
+def test_room_is_kept_for_one_running_request_to_end(most_new_tokens, waits):
+    # Of 85 tokens the first one may come to need 10 + 60: with the 10 + g that it has, 60 - g of the 75 - g that are free. 20 are too many.
+    ranks = [instance(role="prefill"), instance(role="decode", num_blocks=85)]
+    rules = handover(2, **CONNECTORS["sglang"] | {"headroom": Headroom(0, most_new_tokens)})
+    first, new = simulate(ranks, requests((0.0, 10, 60), (5.0, 20, 2)), handover=rules).requests
+    assert (new.scheduled_s >= first.finish_s) == waits

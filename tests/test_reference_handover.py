@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.reference.handover import CONNECTORS
+from tests.reference.headroom import Headroom
 from tests.reference.simulator import simulate
 from tests.reference.toy import caching, handover, instance, preemptions, requests, routes, said
 
@@ -21,12 +22,17 @@ def only(result):
     return request
 
 
+def bare(connector):
+    """The rules of a connector, without tokens that it keeps free."""
+    return {name: Headroom(0) if name == "headroom" else rule for name, rule in CONNECTORS[connector].items()}
+
+
 # ---- connectors. One prompt of 8 tokens, computed in two steps of 4 tokens and 1 s, then moved at 4 tokens a second.
 
 
 def handed_over(connector, output_tokens=2):
     ranks = [replace(rank, max_num_batched_tokens=4) for rank in pair()]
-    rules = handover(2, bandwidth=4.0, handover_s=0.5, **CONNECTORS[connector])
+    rules = handover(2, bandwidth=4.0, handover_s=0.5, **bare(connector))
     request = only(simulate(ranks, requests((0.0, 8, output_tokens)), handover=rules))
     assert request.transfer_bytes == 8.0
     return request

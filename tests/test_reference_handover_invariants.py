@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.reference.handover import CONNECTORS, RefHandover
+from tests.reference.headroom import Headroom
 from tests.reference.routing import POLICIES
 from tests.reference.simulator import RefRequest, simulate
 from tests.reference.toy import instance
@@ -41,6 +42,10 @@ def ranks(draw, role):
 
 @st.composite
 def handovers(draw, n):
+    rules = CONNECTORS[draw(st.sampled_from(sorted(CONNECTORS)))]
+    if "headroom" in rules:
+        rules = rules | {"headroom": Headroom(draw(st.sampled_from([0, 2, 5])), draw(st.sampled_from([4096, 2])))}
+
     def table(values):
         return [[draw(values) for _ in range(n)] for _ in range(n)]
 
@@ -59,7 +64,7 @@ def handovers(draw, n):
         local_prefill_tokens=draw(st.sampled_from([0, 0, 3, 6])),
         local_prefill_ratio=draw(st.sampled_from([0.5, 1e9])),
         decode_policy=draw(st.sampled_from(POLICIES)),
-        **CONNECTORS[draw(st.sampled_from(sorted(CONNECTORS)))],
+        **rules,
     )
 
 
@@ -96,11 +101,16 @@ def check_two_legs(instances, rules, asked, got):
         assert got.decode_scheduled_s > got.transfer_end_s
 
 
+def keeps_headroom(rules, limits, asked):
+    room = limits.num_blocks * limits.block_size
+    return rules.headroom is None or rules.headroom.fits(asked.prompt_tokens, asked.output_tokens, room)
+
+
 def check_requests(cluster, result):
     instances, trace, _, _, rules = cluster
     for asked, got in zip(trace, result.requests, strict=True):
         whole = [limits for limits in instances if limits.serves(asked.prompt_tokens, asked.output_tokens)]
-        decode = any(limits.role == "decode" for limits in whole)
+        decode = any(limits.role == "decode" and keeps_headroom(rules, limits, asked) for limits in whole)
         prefill = any(limits.role == "prefill" and limits.prefills(asked.prompt_tokens) for limits in instances)
         both = any(limits.role == "both" for limits in whole) and rules.reserve != "before"
         if got.status == "rejected":

@@ -1,8 +1,9 @@
 """Prefill/decode disaggregation: which connector moves the KV cache of a request from its prefill to its decode instance, and how.
 
-Connectors differ in three things: when the decode instance reserves blocks, what is sent before the prefill has ended, and whether the
-first token is carried over or computed again. LLMServingSim's simplification is one of them, for comparisons with its results: its prefill
-steps last until the KV cache of their tokens has been sent, and the request then runs on the decode instance at once, whatever its limits.
+Connectors differ in when the decode instance reserves blocks, and what it keeps free beside them, in what is sent before the prefill has
+ended, and in whether the first token is carried over or computed again. LLMServingSim's simplification is one of them, for comparisons with
+its results: its prefill steps last until the KV cache of their tokens has been sent, and the request then runs on the decode instance at
+once, whatever its limits.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Connector:
     Attributes:
         reserve: when the decode instance gets the request.
         stream: what is sent while the prefill is under way.
+        headroom: whether the decode instance reserves blocks only if `Disaggregation.num_reserved_decode_tokens` are left for this request
+            and for each of those that run there or load (SGLang's admission); otherwise as vLLM's scheduler does.
         carried: whether the prefill's token is the client's first one; otherwise the decode instance computes the last prompt token again.
         within_steps: whether the prefill instance's steps last until the KV cache of their tokens has been sent (`StepTime.stream_s`), so
             that no transfer follows them; the request is then among the running ones of the decode instance at the end of its prefill,
@@ -46,6 +49,7 @@ class Connector:
 
     reserve: Reserve = Reserve.AFTER
     stream: Stream = Stream.NOTHING
+    headroom: bool = False
     carried: bool = False
     within_steps: bool = False
 
@@ -55,10 +59,13 @@ CONNECTORS = {
     "nixl_push": Connector(),
     "mooncake": Connector(reserve=Reserve.WITH),
     "p2p_nccl": Connector(stream=Stream.LAYERS),
-    "sglang": Connector(reserve=Reserve.BEFORE, stream=Stream.CHUNKS, carried=True),
+    "sglang": Connector(reserve=Reserve.BEFORE, stream=Stream.CHUNKS, headroom=True, carried=True),
     "llmservingsim": Connector(carried=True, within_steps=True),
 }
 """Connectors by the names that `disaggregation.connector` takes."""
+
+MOST_NEW_TOKENS = 4096
+"""Tokens that SGLang expects a request to generate at most (its SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION)."""
 
 SHARINGS: tuple[str, ...] = ("fair", "fifo")
 """Ways in which transfers share a link: all at once in equal parts, or one after the other."""
@@ -80,6 +87,7 @@ class Disaggregation:
         local_prefill_tokens, local_prefill_ratio: a prompt is prefilled by its decode instance if fewer tokens, and a smaller share of it,
             are not cached there.
         empty_pass_s: seconds that an engine which has requests but can run none sleeps before it looks again.
+        num_reserved_decode_tokens: tokens that the decode instance keeps free for each request, by connectors with `Connector.headroom`.
 
     Raises:
         SimjaxError: a name is unknown, or a number out of range.
@@ -96,6 +104,7 @@ class Disaggregation:
     local_prefill_tokens: int = 0
     local_prefill_ratio: float = math.inf
     empty_pass_s: float = 1e-3
+    num_reserved_decode_tokens: int = 512
 
     def __post_init__(self) -> None:
         names: dict[str, list[str]] = {"connector": [*CONNECTORS], "decode_router": [*ROUTERS], "sharing": [*SHARINGS]}
@@ -103,7 +112,7 @@ class Disaggregation:
             value = getattr(self, name)
             if value not in known:
                 raise SimjaxError(f"disaggregation.{name}={value}: there is no such {name.split('_')[-1]}; {closest(value, known)}")
-        for name in ("handover_s", "setup_s", "per_descriptor_s", "empty_pass_s", "local_prefill_tokens"):
+        for name in ("handover_s", "setup_s", "per_descriptor_s", "empty_pass_s", "local_prefill_tokens", "num_reserved_decode_tokens"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SimjaxError(f"disaggregation.{name}={getattr(self, name)}: it must be a number that is not negative")
         if not 0 < self.link_efficiency <= 1:

@@ -43,6 +43,8 @@ _CHOICE = needs(
 )
 _PICKED_LATER = needs(("connector",), lambda name: name not in ("mooncake", "sglang"), "with a connector that always does so")
 
+_KEEPS_HEADROOM = needs(("connector",), lambda name: name == "sglang", "with a connector whose decode side does not keep tokens free")
+
 
 @dataclass
 class DisaggregationConfig:
@@ -76,6 +78,12 @@ class DisaggregationConfig:
         only=(at_least("local_prefill_tokens", 1),),
     )
     empty_pass_s: float = option(1e-3, "sleep of an engine that has requests and can run none", plausible=_SECONDS)
+    num_reserved_decode_tokens: int = option(
+        512,
+        "tokens that the decode instance keeps free for each request when it reserves blocks",
+        only=(_KEEPS_HEADROOM,),
+        plausible=Plausible(1, 1e5, "tokens"),
+    )
 
 
 FILE_SECTION = "disaggregation"

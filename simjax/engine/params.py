@@ -201,6 +201,20 @@ class RouterParams:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class HeadroomParams:
+    """SGLang's admission to a decode rank; scalars.
+
+    Attributes:
+        tokens: tokens kept free for a prompt and for each active request; -1 (`NO_HEADROOM`) for a connector without that rule.
+        most_new_tokens: tokens that a request is expected to generate at most.
+    """
+
+    tokens: Int32[Array, ""]
+    most_new_tokens: Int32[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class HandoverParams:
     """Hand-overs from prefill to decode ranks; pairs are [prefill rank, decode rank].
 
@@ -219,6 +233,7 @@ class HandoverParams:
         at_once: whether a request runs on its decode rank as soon as its prefill has ended, whatever seats and tokens are left there.
         layers: layers of each rank's model, which are sent one by one when `stream` says so.
         decode_router: rule by which decode ranks are picked.
+        headroom: what decode ranks keep free beside what they reserve; None where no design has such a rule.
     """
 
     role: Int32[Array, " N"]
@@ -239,6 +254,7 @@ class HandoverParams:
     at_once: Bool[Array, ""]
     layers: Float64[Array, " N"]
     decode_router: RouterParams
+    headroom: HeadroomParams | None = None
 
 
 @jax.tree_util.register_dataclass

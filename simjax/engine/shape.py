@@ -50,6 +50,7 @@ class EngineShape:
         lone_ranks: whether some of these groups are ranks that step by themselves.
         handovers: K, requests that can be on their way from prefill to decode ranks at once; 0 where every rank runs both phases.
         links: X, links of their transfers.
+        headroom: whether decode ranks may keep tokens free beside what they reserve.
         kv_tiers: whether there are tiers behind the KV caches.
         tier_jobs: K, pieces of copies of a rank that can be under way at once.
         tier_room: factor of the tables of a tier; one that proves too small ends the run, with an overflow in the state.
@@ -84,6 +85,7 @@ class EngineShape:
     lone_ranks: bool = system(False)
     handovers: int = system(0)
     links: int = 0
+    headroom: bool = system(False)
     kv_tiers: bool = system(False)
     tier_jobs: int = 0
     tier_room: int = 1
@@ -100,6 +102,8 @@ class EngineShape:
             raise ValueError("an internal load balancer has ranks to choose from when a request arrives: it needs live_routing")
         if self.clients and self.fanout:
             raise ValueError("a workload is a closed loop of clients or made of sessions, not both")
+        if self.headroom and not self.handovers:
+            raise ValueError("headroom is kept beside the KV caches that come: it needs hand-overs")
         if self.pipeline_stages and self.handovers:
             raise ValueError("pp stages go with no hand-overs")
         if self.speculation and self.pipeline_stages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ from tests.engine.strategies import sharing
 from tests.engine.test_against_reference import check
 from tests.engine.test_ranks import SPEC, WORK, cluster
 from tests.engine.test_two_legs import check as check_legs
+from tests.quickly import jit
 from tests.reference.balancer import ApiServer
 from tests.reference.instance import RefEngine
 
@@ -76,7 +78,7 @@ def two_ranks(servers: int, weighs_in_flight: bool) -> tuple[ClusterParams, Clus
         weighs_in_flight=weighs_in_flight,
     )
     params = jax.tree.map(jnp.asarray, scenario.params())
-    return params, initial_state(scenario.shape(), params)
+    return params, jit(partial(initial_state, scenario.shape()))(params)
 
 
 def seen(balancers: Balancers, waiting: tuple[int, int], running: tuple[int, int], kv_load: tuple[float, float]) -> Balancers:

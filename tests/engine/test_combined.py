@@ -47,18 +47,21 @@ def test_a_group_beside_a_rank_that_steps_by_itself(scenario: Grouped):
     check(scenario, "leap")
 
 
+@pytest.mark.slow
 @given(scenario=mixed_legs(caching=True))
 @LIMITED
 def test_a_group_and_a_rank_that_steps_by_itself_hand_over(scenario: GroupedLegs):
     check_grouped_legs(scenario, "leap")
 
 
+@pytest.mark.slow
 @given(scenario=speculating_grouped_legs(caching=True))
 @LIMITED
 def test_prefill_and_decode_groups_with_drafts_and_prefix_caches(scenario: SpeculatingGroupedLegs):
     check_grouped_legs(scenario, "leap")
 
 
+@pytest.mark.slow
 @given(scenario=prioritized_groups())
 @FEWER
 def test_groups_by_priority(scenario: PrioritizedGroups):
@@ -83,12 +86,14 @@ def test_prefix_cache_with_drafts(scenario: Speculating):
     check_as_shaped(scenario)
 
 
+@pytest.mark.slow
 @given(scenario=drafts_and_caches(instances=2, sessions=True))
 @FEWER
 def test_cached_sessions_with_drafts_on_two_instances(scenario: Speculating):
     check_as_shaped(scenario)
 
 
+@pytest.mark.slow
 @given(scenario=speculating_groups((1, 2), caching=True))
 @FEWER
 def test_groups_with_prefix_caches_and_drafts(scenario: SpeculatingGroups):

@@ -19,7 +19,7 @@ from simjax.model import load_model
 from simjax.parallel.parallelism import Parallelism
 from tests.engine.grouped import BalancedGroups, Grouped, Together, as_grouped, balanced_groups, grouped
 from tests.engine.scenario import Limits, RouterPolicy, Scenario
-from tests.engine.test_against_reference import MODE, assert_same, leaps, undecided
+from tests.engine.test_against_reference import LEAP, STEP, assert_same, leaps, undecided
 from tests.engine.test_batch import assert_row_is, lowered, run_stacked
 from tests.engine.test_engine import busy_scenario
 
@@ -37,7 +37,7 @@ def check(scenario: Grouped, mode: str) -> None:
     np.testing.assert_allclose(ours.instances.dummy_s, seconds, rtol=1e-9, atol=1e-12)
 
 
-@given(scenario=grouped(), mode=MODE)
+@given(scenario=grouped(), mode=LEAP)
 @LIMITED
 def test_one_group_is_the_cluster(scenario: Grouped, mode: str):
     check(scenario, mode)
@@ -49,10 +49,10 @@ def test_closed_loop_on_two_groups_behind_their_load_balancers(scenario: Balance
     check(scenario, "leap")
 
 
-@given(scenario=grouped(caching=True))
+@given(scenario=grouped(caching=True), mode=STEP)
 @FEWER
-def test_prefix_caches(scenario: Grouped):
-    check(scenario, "leap")
+def test_prefix_caches(scenario: Grouped, mode: str):
+    check(scenario, mode)
 
 
 # ---- the worked examples of tests/test_reference_groups.py

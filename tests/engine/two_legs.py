@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.routers import ROUTERS
+from simjax.engine.handover.headroom import NO_HEADROOM
 from simjax.engine.host.lowering.handover import ROLES, UNBOUNDED
-from simjax.engine.params import ClusterParams, HandoverParams, RouterParams
+from simjax.engine.params import ClusterParams, HandoverParams, HeadroomParams, RouterParams
 from simjax.engine.shape import EngineShape
 from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, RouterPolicy, Scenario
 from tests.reference.handover import CONNECTORS as REFERENCE_CONNECTORS
 from tests.reference.handover import RefHandover
+from tests.reference.headroom import Headroom
 from tests.reference.instance import RefInstance
 from tests.reference.simulator import RefResult
 
@@ -46,9 +48,11 @@ class TwoLegs(Scenario):
     layers: float = 4.0
     decode_router: RouterPolicy = RouterPolicy.LEAST_LOADED
     decode_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    headroom_tokens: int = 0  # of connectors that keep some
+    most_new_tokens: int = 4096
 
     def shape(self, **changes) -> EngineShape:
-        shape = dataclasses.replace(super().shape(), live_routing=True, handovers=ROWS, links=LINKS)
+        shape = dataclasses.replace(super().shape(), live_routing=True, handovers=ROWS, links=LINKS, headroom=True)
         rules = [ROUTERS[router.name.lower()] for router in (self.router, self.decode_router)]
         books = shape.router_books or any(rule.compares for rule in rules) or not self.concurrency
         shape = dataclasses.replace(shape, stale_view=shape.stale_view or self.staleness_s > 0, router_books=books)
@@ -81,6 +85,7 @@ class TwoLegs(Scenario):
             carried=np.bool_(connector.carried),
             at_once=np.bool_(connector.within_steps),
             layers=np.full(n, self.layers),
+            headroom=HeadroomParams(np.int32(self.headroom_tokens if connector.headroom else NO_HEADROOM), np.int32(self.most_new_tokens)),  # pyright: ignore[reportArgumentType]
             decode_router=RouterParams.of(
                 self.decode_router.name.lower(), self.decode_weights, costs=dataclasses.replace(self.costs, overlap_credit=0.0)
             ),
@@ -88,7 +93,9 @@ class TwoLegs(Scenario):
         return dataclasses.replace(super().params(), handover=handover)
 
     def reference_handover(self) -> RefHandover:
-        n = len(self.limits)
+        n, rules = len(self.limits), REFERENCE_CONNECTORS[self.connector]
+        if "headroom" in rules:
+            rules = rules | {"headroom": Headroom(self.headroom_tokens, self.most_new_tokens)}
         return RefHandover(
             bytes_per_token=self.bytes_per_token,
             setup_s=self.setup_s,
@@ -104,7 +111,7 @@ class TwoLegs(Scenario):
             local_prefill_ratio=self.local_prefill_ratio,
             decode_policy=self.decode_router.name.lower(),
             decode_weights=self.decode_weights,
-            **REFERENCE_CONNECTORS[self.connector],
+            **rules,
         )
 
     def reference_instances(self) -> list[RefInstance]:
@@ -120,7 +127,9 @@ def two_legs(draw, of: st.SearchStrategy[Scenario], connectors: tuple[str, ...] 
     drawn = draw(of)
     given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Scenario)}
     n = len(drawn.limits)
-    longest = int((drawn.prompt + drawn.output).max())  # any rank can hold any request
+    connector = draw(st.sampled_from(connectors))
+    headroom_tokens = draw(st.sampled_from([0, 3, 11])) if CONNECTORS[connector].headroom else 0
+    longest = int((drawn.prompt + drawn.output).max()) + headroom_tokens  # any rank can hold any request
     roomy = [
         dataclasses.replace(
             x,
@@ -130,7 +139,6 @@ def two_legs(draw, of: st.SearchStrategy[Scenario], connectors: tuple[str, ...] 
         )
         for x in drawn.limits
     ]
-    connector = draw(st.sampled_from(connectors))
     if CONNECTORS[connector].carried:  # as `simjax.engine.host.lower` has it
         roomy = [dataclasses.replace(x, long_prefill_alone=False) for x in roomy]
     given["limits"] = tuple(roomy)
@@ -171,14 +179,16 @@ def two_legs(draw, of: st.SearchStrategy[Scenario], connectors: tuple[str, ...] 
         local_prefill_tokens=draw(st.sampled_from([0.0, 0.0, 12.0])),
         local_prefill_ratio=draw(st.sampled_from([1e9, 0.6])),
         decode_router=draw(st.sampled_from([RouterPolicy.ROUND_ROBIN, RouterPolicy.LEAST_LOADED])),
+        headroom_tokens=headroom_tokens,
+        most_new_tokens=draw(st.sampled_from([4096, 3])) if headroom_tokens else 4096,
     )
 
 
 @st.composite
-def crowded(draw, of: st.SearchStrategy[Scenario]) -> TwoLegs:
+def crowded(draw, of: st.SearchStrategy[Scenario], connectors: tuple[str, ...] = tuple(REFERENCE_CONNECTORS)) -> TwoLegs:
     """A scenario whose decode ranks compute many of the prompts themselves, in small pieces, while others load and blocks are scarce."""
-    drawn = draw(two_legs(of))
-    longest = int((drawn.prompt + drawn.output).max())
+    drawn = draw(two_legs(of, connectors))
+    longest = int((drawn.prompt + drawn.output).max()) + drawn.headroom_tokens
     limits = [
         dataclasses.replace(
             x,

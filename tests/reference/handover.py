@@ -13,6 +13,7 @@ from math import inf
 
 from tests.reference.balancer import Front, enqueue
 from tests.reference.group_handover import HandoverGroup, HandoverMember
+from tests.reference.headroom import Headroom
 from tests.reference.instance import RefInstance
 from tests.reference.legs import Leg
 from tests.reference.rank import Rank
@@ -27,7 +28,7 @@ CONNECTORS = {
     "nixl_push": {},
     "mooncake": {"reserve": "with"},
     "p2p_nccl": {"stream": "layer"},
-    "sglang": {"reserve": "before", "stream": "chunk", "carried": True},
+    "sglang": {"reserve": "before", "stream": "chunk", "carried": True, "headroom": Headroom()},
 }
 
 
@@ -39,6 +40,7 @@ class RefHandover:
     `reserve`: when the decode rank gets the request: "after" its prefill, "with" the prefill rank, or "before" it, which then waits until
     blocks are reserved. `stream`: what is sent during the prefill: "none", each "layer" or each "chunk" of the prompt.
     `carried`: the prefill's token is the client's first one, and the decode rank does not compute the last prompt token again.
+    `headroom`: what decode ranks keep free beside what they reserve; None: what vLLM's scheduler does.
     `decode_first`: the decode rank is picked when a request arrives, and so it is if it may get prompts of its own: those of which fewer
     than `local_prefill_tokens` tokens and less than the part `local_prefill_ratio` are not cached there.
     `decode_policy`, `decode_weights`: as in `RefRouter`. Both routers have one view, and the same costs but for the credit: that of decode
@@ -60,6 +62,7 @@ class RefHandover:
     reserve: str = "after"
     stream: str = "none"
     carried: bool = False
+    headroom: Headroom | None = None
     decode_policy: str = "round_robin"
     decode_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
@@ -117,6 +120,8 @@ class HandoverCluster(Cluster):
         kinds = [_kind(config) for config in instances]
         each = enumerate(zip(kinds, instances, strict=True))
         self.engines = [kind(index, config, handover.empty_pass_s, self._reserved) for index, (kind, config) in each]
+        for engine in self.engines:
+            engine.headroom = handover.headroom
         self.units = units_of(self.engines)
         self.together: list[Pair] | None = None  # those whose transfers begin at the end of a group's event
         policy, (prefix, queue, kv) = handover.decode_policy, handover.decode_weights
@@ -265,10 +270,14 @@ class HandoverCluster(Cluster):
         """The ranks that the router of arrivals chooses from, and those for a second leg."""
         prompt_tokens, output_tokens, model = request.prompt_tokens, request.output_tokens, request.model
         whole = [rank for rank in self.fronts if rank.config.serves(prompt_tokens, output_tokens, model)]
-        decode = [rank for rank in whole if rank.config.role == "decode"]
+        decode = [rank for rank in whole if rank.config.role == "decode" and self._keeps_headroom(rank, request)]
         prefill = [rank for rank in self.fronts if rank.config.role == "prefill" and rank.config.prefills(prompt_tokens, model)]
         both = [rank for rank in whole if rank.config.role == "both" and self.handover.reserve != "before"]
         return sorted((prefill if decode else []) + both, key=lambda rank: rank.index), decode
+
+    def _keeps_headroom(self, rank: Front, request: RefRequest) -> bool:
+        headroom, config = self.handover.headroom, rank.config
+        return headroom is None or headroom.fits(request.prompt_tokens, request.output_tokens, config.num_blocks * config.block_size)
 
     @staticmethod
     def _choose(routing: Routing, index: int, eligible: Sequence[Front]) -> Front:

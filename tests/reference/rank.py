@@ -19,6 +19,7 @@ from math import inf
 
 import numpy as np
 
+from tests.reference.headroom import Headroom
 from tests.reference.instance import Live, RefEngine, RefInstance, RefStep
 from tests.reference.legs import Batch, Leg, RefPass
 
@@ -30,6 +31,7 @@ class Rank(RefEngine):
 
     running: list[Leg]
     waiting: list[Leg]
+    headroom: Headroom | None = None  # kept beside the blocks of loads
 
     def __init__(self, index: int, config: RefInstance, empty_pass_s: float, on_load: Callable[[Leg, int, float], None]):
         super().__init__(index, config)
@@ -303,6 +305,9 @@ class Rank(RefEngine):
         if self.config.count_failed_lookups:
             self._count_lookup(leg, len(hits) * self.config.block_size)
         prefills = [leg for leg in self.running if not leg.finished] if self.config.reserve_kv_loads else []
+        free_tokens = self.pool.num_free * self.config.block_size
+        if self.headroom is not None and not self.headroom.admits(leg, self.running, len(self.loads), free_tokens):
+            return False
         spare = sum(max(0, self.config.blocks(leg.target) - self.pool.num_held(leg.index)) for leg in prefills)
         if not self.pool.grow(leg.index, self.config.blocks(needed), hits, spare + self._watermark()):
             return False

@@ -196,7 +196,8 @@ def _handovers(records: Sequence[HandoverParams], shape: EngineShape) -> Handove
     tables["path"] = np.stack([_padded(path, ranks, fill) for path in paths])
     capacities = [np.asarray(x.capacity) for x in records]
     tables["capacity"] = np.stack([np.pad(x[:-1], (0, shape.links + 1 - len(x)), constant_values=UNBOUNDED) for x in capacities])
-    tables["decode_router"] = jax.tree.map(lambda *x: np.stack(x), *(x.decode_router for x in records))
+    for name in ("decode_router", "headroom"):
+        tables[name] = jax.tree.map(lambda *x: np.stack(x), *(getattr(x, name) for x in records))
     rest = [name for name in HandoverParams.__dataclass_fields__ if name not in tables]
     tables |= {name: np.stack([getattr(x, name) for x in records]) for name in rest}
     return HandoverParams(**tables)

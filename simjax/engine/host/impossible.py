@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from simjax.cluster.disaggregation import CONNECTORS, MOST_NEW_TOKENS
 from simjax.cluster.spec import ClusterSpec
 from simjax.deployment import Role
 from simjax.engine.params import RankParams, SpeculationParams
@@ -28,6 +29,8 @@ def refuse_impossible(
         slots = most_tokens(speculation, instances, workload.prompt_tokens[:, None], workload.output_tokens[:, None], np)
         _refuse_drafts(cluster, instances, workload, served, -(-slots // instances.block_size))
         served &= -(-slots // instances.block_size) <= instances.num_blocks
+    if cluster.disaggregated and CONNECTORS[cluster.disaggregation.connector].headroom:
+        served &= _have_headroom(cluster, instances, workload, served & decode) | ~decode
     alone, last = (served & both).any(axis=1), (served & decode).any(axis=1)
     first = np.zeros_like(last)
     if prefill.any():  # a prefill instance holds the prompt and gives one token
@@ -53,6 +56,26 @@ def _holds(cluster: ClusterSpec, instances: RankParams, workload: Workload, toke
     blocks = -(-(tokens[:, None] - 1) // instances.block_size)  # the last token is never put into the cache
     fits = (tokens[:, None] <= instances.max_model_len) & (blocks <= instances.num_blocks)
     return fits & ~_of_another_model(cluster, instances, workload)
+
+
+def _have_headroom(cluster: ClusterSpec, instances: RankParams, workload: Workload, served: np.ndarray) -> np.ndarray:
+    """Whether each of N instances keeps enough tokens free for R requests, if it has no other; bool[R, N].
+
+    Raises:
+        SimjaxError: a request that an instance could hold (served: bool[R, N]) finds room in none for that reason.
+    """
+    kept = cluster.disaggregation.num_reserved_decode_tokens
+    asked = workload.prompt_tokens + np.maximum(np.minimum(workload.output_tokens, MOST_NEW_TOKENS), kept).astype(np.int64)
+    enough = asked[:, None] <= instances.num_blocks.astype(np.int64) * instances.block_size
+    without = np.flatnonzero(served.any(axis=1) & ~(served & enough).any(axis=1))
+    if without.size:
+        r = int(without[0])
+        raise SimjaxError(
+            f"{workload.source}: request {r} ({workload.prompt_tokens[r]} prompt + {workload.output_tokens[r]} output tokens) is never "
+            f"reserved: with disaggregation.num_reserved_decode_tokens={kept} a decode instance must have {asked[r]} tokens free, and the "
+            f"largest KV cache holds {int((instances.num_blocks.astype(np.int64) * instances.block_size)[served[r]].max())}"
+        )
+    return enough
 
 
 def refuse_together(option: str, *others: tuple[bool, str, str]) -> None:

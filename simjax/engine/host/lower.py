@@ -123,6 +123,7 @@ def lower(
         live_routing=workload.waits_for_answers or looks or handover is not None or cluster.balances,
         handovers=0 if handover is None else min(first_rows(workload), size),
         links=0 if handover is None else len(handover.capacity),
+        headroom=handover is not None and handover.headroom is not None,
         kv_tiers=tiers is not None,
         tier_jobs=0 if tiers is None else FIRST_COPIES,
         leap=leap,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.reduce import INT32_MAX, reduce_last
+from simjax.engine.handover.headroom import can_reserve
 from simjax.engine.handover.passes import Passes
 from simjax.engine.handover.table import Role
 from simjax.engine.kv.blocks import blocks_of
@@ -58,8 +59,11 @@ def legs_eligible(params: ClusterParams, request: Int32[Array, ""]) -> tuple[Boo
     held = prompt if params.speculation is None else most_tokens(params.speculation, limits, prompt, jnp.ones_like(prompt), jnp)
     fits = _offered(params, request, (prompt + 1 <= limits.max_model_len) & (blocks_of(held, limits.block_size) <= limits.num_blocks))
     prefill = handover.role == Role.PREFILL
-    fits &= jnp.any((handover.role == Role.DECODE) & whole)  # there is no first leg without a second
-    return (prefill & fits) | ((handover.role == Role.BOTH) & whole), (handover.role == Role.DECODE) & whole
+    decode = (handover.role == Role.DECODE) & whole
+    if handover.headroom is not None:
+        decode &= can_reserve(params, request)
+    fits &= jnp.any(decode)  # there is no first leg without a second
+    return (prefill & fits) | ((handover.role == Role.BOTH) & whole), decode
 
 
 def kv_tokens_at(ranks: Rank, t_s: Float64[Array, ""]) -> Int64[Array, " N"]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.select import select
+from simjax.engine.handover.headroom import headroom_for
 from simjax.engine.handover.loads import begin_load
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.kv.no_prefix_cache import Hits
@@ -80,6 +81,10 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
     seats = f.seats + _before((~waiting.passed).astype(jnp.int32))
     asked += jnp.where(seats > 0, limits.watermark_blocks, 0)
     fits = f.blocks + _before(blocks) + asked <= limits.num_blocks
+    lasts = jnp.ones_like(fits)
+    if shape.headroom:
+        enough, lasts = headroom_for(params, turn, waiting)
+        fits &= enough
     has_seat = seats < limits.max_num_seqs
     has_budget = (chunk > 0) & (waiting.loads | (limits.enable_chunked_prefill & ~padded) | (chunk == need))
     has_budget &= ~(f.holds_prompts & (waiting.num_tokens - cached > 1)) | waiting.loads
@@ -105,6 +110,8 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
     next_out = unseen & (first_out | f.alone) if shape.handovers else unseen & first_out
     # Seats and blocks are only given back by finishing requests; a preemption or a held seat changes the picture a step later.
     stays = ((seats >= limits.max_num_seqs) | too_big) & (f.preempted == 0) & ~f.holding
+    if shape.headroom:
+        stays &= ~jnp.any(first_out & visible & ~lasts)
     formation = dataclasses.replace(
         f,
         seats=seats,

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from simjax.cluster.disaggregation import CONNECTORS
+from simjax.cluster.disaggregation import CONNECTORS, MOST_NEW_TOKENS
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.transfers import transfer_paths
 from simjax.deployment import Role
 from simjax.engine.host.pools import UNBOUNDED
-from simjax.engine.params import HandoverParams, RouterParams
+from simjax.engine.params import HandoverParams, HeadroomParams, RouterParams
 from simjax.engine.shape import power_of_two
 from simjax.workload.workload import Workload
 
@@ -43,6 +43,7 @@ def handover_params(cluster: ClusterSpec) -> HandoverParams | None:
     size = power_of_two(len(paths.capacity))  # so that clusters share programs; the last link stays the one without bound
     capacity = np.full(size, UNBOUNDED)
     capacity[: len(paths.capacity) - 1] = np.minimum(paths.capacity[:-1], UNBOUNDED)
+    headroom: dict[str, Any] = {"tokens": np.int32(rule.num_reserved_decode_tokens), "most_new_tokens": np.int32(MOST_NEW_TOKENS)}
     fields: dict[str, Any] = {
         "role": np.array([ROLES.index(x.role) for x in cluster.ranks], np.int32),
         "bytes_per_token": np.asarray(paths.bytes_per_token, np.float64),
@@ -66,5 +67,6 @@ def handover_params(cluster: ClusterSpec) -> HandoverParams | None:
             (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv),
             costs=replace(cluster.router_costs, overlap_credit=0.0),
         ),
+        "headroom": HeadroomParams(**headroom) if connector.headroom else None,
     }
     return HandoverParams(**fields)
