@@ -86,6 +86,18 @@ def test_checkpoints_that_rows_name(tmp_path, model, precision, device, quantiza
     assert (point.model.quantization, set(point.model.unquantized), point.kv_cache_dtype) == (quantization, set(bare), cache)
 
 
+def test_a_scheduler_that_looks_for_requests_now_and_then(tmp_path):
+    """SGLang on Blackwell, as InferenceX starts it: a request waits half the interval in the mean."""
+    path = tmp_path / "points.csv"
+    where = (("sglang", "b200", 16, "inferencex_csv"), ("sglang", "b300", 8, "inferencex_csv"), ("sglang", "h200", 16, "inferencex_csv"))
+    where += (("vllm", "b200", 16, "inferencex_csv"), ("sglang", "b200", 16, "nvidia"))
+    rows = (f"{n},{c},{b},Qwen/Qwen3-32B,{d},fp8,agg,1024,512,2,1,1,110,12.2,{kind}," for n, (b, d, c, kind) in enumerate(where))
+    path.write_text("\n".join([HEADER, *rows]) + "\n")
+    points = read_points(path).points
+    assert [x.receive_interval for x in points] == [30, 10, 0, 0, 0]
+    assert [round(x.seen_s(0.1, 0.01), 9) for x in points] == [0.25, 0.15, 0.1, 0.1, 0.1]
+
+
 def test_precisions_that_a_checkpoint_or_a_device_does_not_have(tmp_path):
     path = tmp_path / "points.csv"
     rows = (("Qwen/Qwen3-32B", "fp4", "h100"), ("Qwen/Qwen3-32B", "int4", "h100"), ("moonshotai/Kimi-K2.5", "fp8", "b200"))

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -51,6 +51,8 @@ class MeanPoint:
         max_num_batched_tokens, max_num_seqs: limits of the scheduler.
         backend: vllm, sglang or trtllm.
         gpu_memory_utilization: share of the memory that weights and KV cache take.
+        receive_interval: steps from one look for new requests to the next (SGLang's `scheduler_recv_interval`): a request waits half as
+            many in the mean, which is added to the simulated TTFT; requests that wait together are not simulated as such.
         cudagraph_mode: which steps its CUDA graphs launch, as in `InstanceLimits`.
         pipeline_parallel_size, data_parallel_size: pp stages and data-parallel ranks.
         enable_expert_parallel: whether all of its devices share whole experts.
@@ -74,6 +76,7 @@ class MeanPoint:
     max_num_seqs: int = 256
     backend: str = "vllm"
     gpu_memory_utilization: float = InstanceLimits.gpu_memory_utilization
+    receive_interval: int = 0
     cudagraph_mode: str = InstanceLimits.cudagraph_mode
     pipeline_parallel_size: int = 1
     data_parallel_size: int = 1
@@ -101,6 +104,10 @@ class MeanPoint:
         shared = tensor * data if self.enable_expert_parallel else 1
         parallelism = Parallelism(tensor, self.pipeline_parallel_size, data, shared, experts=Experts(popularity=self.popularity))
         return InstanceSpec(self.model, self.device, parallelism, limits, speculation=self.speculation)
+
+    def seen_s(self, ttft_s: Any, tpot_s: Any) -> Any:
+        """TTFT with the time until the scheduler looks for new requests."""
+        return ttft_s + 0.5 * self.receive_interval * tpot_s
 
     @property
     def output_tokens_per_s(self) -> float:
@@ -261,6 +268,7 @@ def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
         max_num_seqs=seqs,
         backend=row["backend"],
         gpu_memory_utilization=UTILIZATION if inferencex and row["backend"] != "trtllm" else InstanceLimits.gpu_memory_utilization,
+        receive_interval=_receive_interval(row["backend"], concurrency, device) if inferencex else 0,
         cudagraph_mode=CUDAGRAPHS.get(row["backend"], MeanPoint.cudagraph_mode),
         pipeline_parallel_size=stages,
         data_parallel_size=data,
@@ -284,6 +292,13 @@ def _kv_cache_dtype(backend: str, precision: str, model: ModelSpec, device: Devi
     quantized = precision in ("fp8", "fp4")
     configured = model.model_type == "gpt_oss" and "fp4" in device.peak_flops
     return "fp8" if quantized and (backend == "trtllm" or configured) else "auto"
+
+
+def _receive_interval(backend: str, concurrency: int, device: DeviceSpec) -> int:
+    """InferenceX's scripts start SGLang on Blackwell with `--scheduler-recv-interval` 30 from 16 requests in flight on, else 10."""
+    if backend != "sglang" or "fp4" not in device.peak_flops:
+        return 0
+    return 30 if concurrency >= 16 else 10
 
 
 def _limits(row: Mapping[str, str], model: str, prompt: int, concurrency: int) -> tuple[int, int]:
