@@ -294,7 +294,7 @@ class ImportConfig:
     systems: str | None = option(None, "folder systems of aiconfigurator-core; unset: that of the installed package", "DIR")
     base: str | None = option(None, "profile that keeps what is not imported; unset: the device's generic one", "FILE.yaml")
     only: list[str] = option(
-        [], "operations to import for vLLM, such as gemm_fp8 or experts_*; empty: all. Other backends get all", "NAMES"
+        [], "operations to import, such as gemm_fp8 or experts_*; empty: all. Those of other backends alone always are", "NAMES"
     )
     out: str | None = option(None, "profile to write: a .yaml file, or a directory for profile.yaml; unset: in outputs/", "PATH")
 

@@ -37,7 +37,8 @@ def import_operators(
         base: a profile for any model on the device; what is not imported stays as it is there.
         device: the device.
         folder: the folder `systems` of the database.
-        only: names of the operations to take for vLLM, such as `gemm_fp8` or `experts_*`; all when empty. Other backends always get all.
+        only: names of the operations to take, such as `gemm_fp8` or `experts_*`; all when empty. Those that other backends than vLLM have
+            for themselves are always taken.
         on_table: is told the name of each table before it is fitted.
 
     Raises:
@@ -55,11 +56,13 @@ def import_operators(
         if not fnmatch.filter(keys, name):
             raise SimjaxError(f"only: the tables of {device.name} have no {name}; {closest(name, keys)}")
     rank = base.ranks[ANY_DEGREE]
-    of = lambda backend: {x.key: x.fitted.efficiency for x in found if x.backend in (None, backend)}
-    own = {key: e for key, e in of(VLLM).items() if not only or any(fnmatch.fnmatchcase(key, name) for name in only)}
-    others = {name: {ANY_DEGREE: replace(rank, ops={**rank.ops, **of(name)})} for name in BACKENDS if name != VLLM}
-    provenance: Mapping[str, Any] = {**base.provenance, "operators": [_line(x) for x in found]}
-    return replace(base, ranks={ANY_DEGREE: replace(rank, ops={**rank.ops, **own})}, backend_ranks=others, provenance=provenance), found
+    taken = [x for x in found if not only or x.backend not in (None, VLLM) or any(fnmatch.fnmatchcase(x.key, name) for name in only)]
+    with_operators = lambda backend: {
+        ANY_DEGREE: replace(rank, ops={**rank.ops, **{x.key: x.fitted.efficiency for x in taken if x.backend in (None, backend)}})
+    }
+    others = {name: with_operators(name) for name in BACKENDS if name != VLLM}
+    provenance: Mapping[str, Any] = {**base.provenance, "operators": [_line(x) for x in taken]}
+    return replace(base, ranks=with_operators(VLLM), backend_ranks=others, provenance=provenance), found
 
 
 def _line(x: Imported) -> str:

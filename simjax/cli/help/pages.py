@@ -284,7 +284,7 @@ usage: simjax profile import DEVICE [out=PROFILE.yaml]
 
   pip install aiconfigurator-core pyarrow
   simjax profile import h200 out=h200.yaml
-  simjax profile import b200 only=[gemm_fp8,experts_*]   # for vLLM these only; other backends get all
+  simjax profile import b200 only=[gemm_fp8,experts_*]   # of vLLM these only
 """,
         notes="""
 Efficiencies and factors by shape of matrix products and experts, by format of weights, with their errors on shapes that
