@@ -103,7 +103,8 @@ def _means(points: Sequence[MeanPoint], timings: Sequence[ClusterTiming], rounds
         ttft_s, tpot_s = first_s[b, :own] - arrived_s[b, :own], (finish_s[b, :own] - first_s[b, :own]) / np.maximum(output - 1, 1)
         share = np.repeat([1.0, 1.0, *[(BENCHMARK_ROUNDS - 3) / (rounds - 3)] * (rounds - 3), 1.0], point.concurrency)
         share /= BENCHMARK_ROUNDS * point.concurrency
-        found.append((share @ ttft_s, share @ tpot_s))
+        means = share @ ttft_s, share @ tpot_s
+        found.append((point.seen_s(*means), means[1]))
     return np.array(found)
 
 

@@ -41,6 +41,7 @@ from simjax.latency.priors import VLLM
 from simjax.latency.profiles.file import load_profile, save_profile
 from simjax.latency.profiles.profile import Calibration, LatencyProfile, Seen, ValidRange
 from simjax.metrics.latency import latencies
+from simjax.model.precision import FP8
 from simjax.uncertainty.widths import PRIOR_SD
 from simjax.validate.compare import measured_requests
 from simjax.validate.contents import unknown_contents
@@ -218,7 +219,7 @@ def _space(base: LatencyProfile, instances: Sequence[tuple[str, InstanceSpec]], 
         several_ranks=any(x.parallelism.tensor > 1 for _, x in instances),
         backends=tuple(dict.fromkeys(name for name, _ in instances)) or (VLLM,),
         launched=tuple(dict.fromkeys(name for name, x in instances if any(x.limits.launches))),
-        fp8=any(x.model.quantization == "fp8" for _, x in instances),
+        fp8=any(x.model.quantization in FP8 for _, x in instances),
         parallel=tuple(dict.fromkeys(name for _, x in instances for name in parallel_effects(x.deployment))),
     )
     choices = Choices(

@@ -45,6 +45,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("handover", "fit"): Command("handover", "simjax.cli.commands.fits.handover", ("transfers",)),
     ("power", "fit"): Command("power_fit", "simjax.cli.commands.fits.power", ("log",)),
     ("profile", "fit"): Command("fit", "simjax.cli.commands.fits.profile", ("bundle",)),
+    ("profile", "import"): Command("import_operators", "simjax.cli.commands.fits.import_operators", ("device",)),
 }
 _IN_WHOLE_LOOPS = ("run", "capacity")
 _MULTIRUN = ("-m", "--multirun")

@@ -40,6 +40,7 @@ SCHEMAS: dict[str, type] = {
     "describe": schema.DescribeConfig,
     "export": schema.ExportConfig,
     "fit": schema.FitConfig,
+    "import_operators": schema.ImportConfig,
     "show_point": sweep.ShowPointConfig,
     "pareto": sweep.ParetoConfig,
 }

@@ -286,6 +286,19 @@ class FitConfig:
     out: str | None = option(None, "profile to write: a .yaml file, or a directory for profile.yaml; unset: in outputs/", "PATH")
 
 
+@dataclass
+class ImportConfig:
+    """`simjax profile import`."""
+
+    device: str | None = option(None, "device whose operators are imported", "NAME|FILE.yaml")
+    systems: str | None = option(None, "folder systems of aiconfigurator-core; unset: that of the installed package", "DIR")
+    base: str | None = option(None, "profile that keeps what is not imported; unset: the device's generic one", "FILE.yaml")
+    only: list[str] = option(
+        [], "operations to import, such as gemm_fp8 or experts_*; empty: all. Those of other backends alone always are", "NAMES"
+    )
+    out: str | None = option(None, "profile to write: a .yaml file, or a directory for profile.yaml; unset: in outputs/", "PATH")
+
+
 def _check_seconds(name: str, value: float | None) -> None:
     if value is not None and not (value > 0 and math.isfinite(value)):
         raise SimjaxError(f"{name}={value}: it must be a positive number of seconds")

@@ -59,6 +59,9 @@ def parallel_effects(deployment: Deployment) -> tuple[str, ...]:
     return tuple(name for name in PARALLEL if there[name])
 
 
+FP8_KERNELS = ("_fp8", "_fp8_block")
+
+
 def with_parameters(profile: LatencyProfile, values: Mapping[str, Any]) -> LatencyProfile:
     """The profile with these parameters, floats or traced scalars: factors multiply what it has, other numbers replace it.
 
@@ -82,6 +85,7 @@ def with_parameters(profile: LatencyProfile, values: Mapping[str, Any]) -> Laten
         profile,
         ranks=changed(profile.ranks),
         models={name: changed(ranks, name) for name, ranks in profile.models.items()},
+        backend_ranks={name: changed(ranks) for name, ranks in profile.backend_ranks.items()},
         host=host,
         collectives=collectives,
         parallel=parallel,
@@ -128,7 +132,7 @@ def _all_ranks(profile: LatencyProfile) -> list[RankCoefficients]:
 
 def _rank(rank: RankCoefficients, values: Mapping[str, Any]) -> RankCoefficients:
     get = lambda name: values.get(name, 1.0)
-    ops = {name: _op(op, name in ROW_OPERATIONS, name.endswith("_fp8"), get) for name, op in rank.ops.items()}
+    ops = {name: _op(op, name in ROW_OPERATIONS, name.endswith(FP8_KERNELS), get) for name, op in rank.ops.items()}
     a = rank.attention
     floors = {name: getattr(a, name) * get("kernel_floor") for name in _FLOORS_S}
     skew = {"decode_skew": values["decode_skew"]} if "decode_skew" in values else {}

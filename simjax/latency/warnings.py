@@ -6,6 +6,7 @@ from simjax.caveat import Estimate
 from simjax.deployment import Deployment
 from simjax.latency.profiles.profile import LatencyProfile, Seen, ValidRange
 from simjax.model import ModelSpec, same_architecture
+from simjax.model.precision import format_named
 
 
 def profile_warnings(profile: LatencyProfile, deployment: Deployment, max_tokens: int, max_sequences: int) -> list[str]:
@@ -35,11 +36,17 @@ def profile_warnings(profile: LatencyProfile, deployment: Deployment, max_tokens
         )
     if model.dtype_bytes != 2:
         lines.append(f"{profile.source}: measured in {profile.dtype}, the model is {model.dtype}")
-    if model.quantization is not None and f"gemm_{model.computed_in}" not in profile.rank(tensor_parallel_size, model).ops:
+    if model.quantization is not None and not _measured_keys(model) & set(profile.rank(tensor_parallel_size, model).ops):
         taken = f"{model.quantization} matrix products are taken to be as efficient as {profile.dtype} ones"
         unpacked = f"{model.quantization} weights are taken to be read as efficiently as {profile.dtype} ones, and unpacked in no time"
         lines.append(Estimate(f"{profile.source}: {taken if model.computed_in else unpacked}"))
     return lines + range_warnings(profile.source, profile.valid, max_tokens, max_sequences)
+
+
+def _measured_keys(model: ModelSpec) -> set[str]:
+    """Names that a quantised model's operations may have in a profile where they were measured."""
+    found = format_named(model.quantization or "")
+    return {f"{kind}_{x}" for kind in (("gemm", "experts") if model.is_moe else ("gemm",)) for x in (found.kernels, found.compute) if x}
 
 
 def _not_seen(profile: LatencyProfile, seen: Seen, model: ModelSpec, tensor_parallel_size: int) -> list[str]:

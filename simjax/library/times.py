@@ -25,6 +25,7 @@ from simjax.latency.priors import PARAMETERS, STEP_CORRECTIONS
 from simjax.latency.profiles.compile import compile_profile
 from simjax.latency.profiles.profile import LatencyProfile, accepted
 from simjax.latency.step_time import StepTime
+from simjax.model.precision import FP8
 
 _WITH_RANKS = ("collective_bandwidth", "collective_latency")
 _OF_PARALLEL = ("exchange_bandwidth", "exchange_latency", "expert_skew", "draft_acceptance")
@@ -128,7 +129,7 @@ def _acts(name: str, profile: LatencyProfile, deployment: Deployment) -> bool:
         return name in parallel_effects(deployment)
     if name == "launch_s" and not any(deployment.launches):
         return False
-    if name == "fp8_compute" and deployment.model.quantization != "fp8":
+    if name == "fp8_compute" and deployment.model.quantization not in FP8:
         return False
     return matters(profile, name)
 

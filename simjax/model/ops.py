@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from simjax.model.mixers import Attention, Latent, Mixer, Recurrent
-from simjax.model.precision import EXPERTS, MLP, SHARED_EXPERTS, Format
+from simjax.model.precision import EXPERTS, MLP, SHARED_EXPERTS, Format, format_named
 from simjax.model.sizes import Shard, shard
 from simjax.model.spec import ModelSpec
 
@@ -39,6 +39,7 @@ class Op:
         pairs: token-expert pairs of a token that this rank computes on average.
         pair_bytes: per pair, part of `row_bytes`.
         dtype: data type in which a matrix product is done, None for the model's own.
+        kernels: kind of kernels of a matrix product with quantised weights (`Format.kernels`), None without.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Op:
     pairs: float = 1.0
     pair_bytes: float = 0.0
     dtype: str | None = None
+    kernels: str | None = None
 
     @property
     def is_gemm(self) -> bool:
@@ -141,18 +143,24 @@ class _Matrix:
     outside: int
     dtype: str | None = None
     written: bool = True  # whether inputs are read in the type of the weights, too
+    kernels: str | None = None
 
     @staticmethod
     def of(found: Format | None, outside: int) -> _Matrix:
         if found is None:
             return _Matrix(outside, outside)
         inside = int(found.bytes) if found.bytes.denominator == 1 else float(found.bytes)
-        return _Matrix(inside, outside, found.compute, found.compute is not None)
+        return _Matrix(inside, outside, found.compute, found.compute is not None, found.kernels)
 
     def product(self, name: str, count: int, k: int, n: int, bias: bool = False, per_sequence: bool = False) -> Op:
         weight_bytes = k * n * self.inside + bias * n * self.outside
         row_bytes = k * (self.inside if self.written else self.outside) + n * self.outside
-        return Op(name, count, per_sequence, False, k, n, weight_bytes, row_bytes, 2.0 * k * n, dtype=self.dtype)
+        return Op(name, count, per_sequence, False, k, n, weight_bytes, row_bytes, 2.0 * k * n, dtype=self.dtype, kernels=self.kernels)
+
+
+def matrix_product(name: str, k: int, n: int, format: str | None = None) -> Op:
+    """A product of 16-bit activations with (k, n) weights in a format of `simjax.model.precision`, None for 16 bits."""
+    return _Matrix.of(None if format is None else format_named(format), 2).product(name, 1, k, n)
 
 
 def _gated_mlp(count: int, h: int, width: int, matrix: _Matrix) -> list[Op]:
@@ -184,6 +192,7 @@ def _mixture(model: ModelSpec, part: Shard, expert_parallel_size: int, matrix: _
         pairs=pairs,
         pair_bytes=pair_bytes,
         dtype=matrix.dtype,
+        kernels=matrix.kernels,
     )
     shared = part.shared_intermediate
     return [moe, *(_gated_mlp(model.num_moe_layers, h, shared, of_shared) if shared else [])]

@@ -24,7 +24,7 @@ _ASIDE = ("modules_to_not_convert", "ignored_layers", "exclude_modules", "ignore
 _INSTEAD = "use the unquantised model's config"
 _MODELOPT = {
     "FP8": "fp8",
-    "FP8_PB_WO": "fp8",
+    "FP8_PB_WO": "fp8_block",
     "MXFP8": "mxfp8",
     "NVFP4": "nvfp4",
     "W4A16_NVFP4": "nvfp4_wo",
@@ -132,7 +132,8 @@ def _format(found: Mapping[str, Any]) -> str | None:
         str(found.get("quant_algo", "")).upper(),
     )
     if method == "fp8" and not algorithm:
-        return "fp8" if str(found.get("fmt", "e4m3")) in ("e4m3", "float8_e4m3fn") else None
+        name = "fp8_block" if found.get("weight_block_size") else "fp8"
+        return name if str(found.get("fmt", "e4m3")) in ("e4m3", "float8_e4m3fn") else None
     if method in ("modelopt", "modelopt_fp4"):
         return _MODELOPT.get(algorithm)
     if method == "mxfp4":

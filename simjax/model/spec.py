@@ -143,7 +143,7 @@ def quantized_as(model: ModelSpec, quantization: str) -> ModelSpec:
     """
     if quantization not in WHAT_IF:
         raise SimjaxError(f"scheduler.quantization={quantization}: not one of the formats; {closest(quantization, ['auto', *WHAT_IF])}")
-    if model.quantization == quantization:
+    if model.quantization in (quantization, f"{quantization}_block"):
         return model
     if model.quantization is not None:
         own = f"{model.name} is a checkpoint in {model.quantization}"

@@ -19,6 +19,7 @@ from simjax.latency.attention.roofline import AttentionEfficiency
 from simjax.latency.parameters import PARALLEL, parallel_effects, present_value
 from simjax.latency.priors import DRAWN, PARAMETERS, STEP_CORRECTIONS, parameter
 from simjax.latency.profiles.profile import HostOverheads
+from simjax.model.precision import FP8
 from simjax.sensitivity.names import CLUSTER_PARAMETERS, HARDWARE, LIMITS, WORKLOAD
 from simjax.workload.transform import mean_rate
 from simjax.workload.workload import Workload
@@ -145,7 +146,7 @@ def _parameter(name: str, setting: Setting, workload: Workload) -> SensitivityPa
         return _of_handover(name, setting)
     if name == "launch_s" and not any(any(x.limits.launches) for x in setting.instances):
         return "it has no effect where CUDA graphs launch all steps (scheduler.enforce_eager, scheduler.cudagraph_mode)"
-    if name == "fp8_compute" and not any(x.model.quantization == "fp8" for x in setting.instances):
+    if name == "fp8_compute" and not any(x.model.quantization in FP8 for x in setting.instances):
         return "it has no effect without a model in fp8"
     if name in PARALLEL and not any(name in parallel_effects(x.deployment) for x in setting.instances):
         return _WITHOUT[name]

@@ -59,10 +59,10 @@ def test_rows_that_can_be_simulated(table):
     assert (plain.ttft_s, plain.tpot_s) == pytest.approx((0.1909, 0.0079))
     assert (plain.kv_cache_dtype, plain.group) == ("auto", "h100 trtllm Llama-3.1-8B bf16 tp1")
     # InferenceX draws lengths; a 0 where a table has no expert parallelism is no parallelism
-    assert (uniform.uniform_from, uniform.model, uniform.kv_cache_dtype) == (0.8, replace(QWEN, quantization="fp8"), "auto")
+    assert (uniform.uniform_from, uniform.model, uniform.kv_cache_dtype) == (0.8, replace(QWEN, quantization="fp8_block"), "auto")
     assert (uniform.max_num_batched_tokens, uniform.max_num_seqs) == (8192, 256)
     # one prompt a step, and TensorRT-LLM's fp8 keys and values
-    assert (quantized.model, quantized.kv_cache_dtype) == (replace(QWEN, quantization="fp8"), "fp8")
+    assert (quantized.model, quantized.kv_cache_dtype) == (replace(QWEN, quantization="fp8_block"), "fp8")
     assert (quantized.max_num_batched_tokens, quantized.max_num_seqs) == (2048 + 16, 16)
     assert (plain.max_num_batched_tokens, plain.max_num_seqs) == (1024 + 8, 7)
 
@@ -84,6 +84,18 @@ def test_checkpoints_that_rows_name(tmp_path, model, precision, device, quantiza
     path.write_text(f"{HEADER}\none,4,vllm,{model},{device},{precision},agg,1024,512,8,1,1,110,12.2,,\n")
     (point,) = read_points(path).points
     assert (point.model.quantization, set(point.model.unquantized), point.kv_cache_dtype) == (quantization, set(bare), cache)
+
+
+def test_a_scheduler_that_looks_for_requests_now_and_then(tmp_path):
+    """SGLang on Blackwell, as InferenceX starts it: a request waits half the interval in the mean."""
+    path = tmp_path / "points.csv"
+    where = (("sglang", "b200", 16, "inferencex_csv"), ("sglang", "b300", 8, "inferencex_csv"), ("sglang", "h200", 16, "inferencex_csv"))
+    where += (("vllm", "b200", 16, "inferencex_csv"), ("sglang", "b200", 16, "nvidia"))
+    rows = (f"{n},{c},{b},Qwen/Qwen3-32B,{d},fp8,agg,1024,512,2,1,1,110,12.2,{kind}," for n, (b, d, c, kind) in enumerate(where))
+    path.write_text("\n".join([HEADER, *rows]) + "\n")
+    points = read_points(path).points
+    assert [x.receive_interval for x in points] == [30, 10, 0, 0, 0]
+    assert [round(x.seen_s(0.1, 0.01), 9) for x in points] == [0.25, 0.15, 0.1, 0.1, 0.1]
 
 
 def test_precisions_that_a_checkpoint_or_a_device_does_not_have(tmp_path):

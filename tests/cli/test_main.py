@@ -12,7 +12,7 @@ from tests.cli.conftest import Cli, one_line
 from tests.compilation_cache import without_shared_cache
 
 COMMANDS = ["run", "pareto", "show-point", "validate", "calibrate", "explain", "sensitivity"]
-COMMANDS += ["trace describe", "trace export", "profile fit"]
+COMMANDS += ["trace describe", "trace export", "profile fit", "profile import"]
 SMALL = ["workload.num_requests=12", "plots=false"]
 
 
@@ -77,11 +77,11 @@ def test_version(cli: Cli) -> None:
     [
         (["rum"], "unknown command 'rum'; did you mean run?"),
         (["trace"], "unknown command 'trace'; did you mean trace export or trace describe?"),
-        (["profile", "fti", "x=1"], "unknown command 'profile fti'; did you mean profile fit or power fit?"),
+        (["profile", "fti", "x=1"], "unknown command 'profile fti'; did you mean profile fit or profile import or power fit?"),
         (
             ["xyzzy"],
-            "unknown command 'xyzzy'; known: calibrate, capacity, explain, handover fit, pareto, power fit, profile fit, run, sensitivity, "
-            "show-point, trace describe, trace export, validate",
+            "unknown command 'xyzzy'; known: calibrate, capacity, explain, handover fit, pareto, power fit, profile fit, profile import, "
+            "run, sensitivity, show-point, trace describe, trace export, validate",
         ),
         (["validate", "-m", "x"], "simjax validate has no sweeps; -m goes with simjax run and simjax capacity"),
     ],

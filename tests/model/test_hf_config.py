@@ -133,7 +133,7 @@ def test_other_files_of_a_quantization_are_refused(tmp_path: Path, name: str, co
 
 def test_fp8_in_blocks_is_a_byte_a_weight_of_the_layers() -> None:
     model = load_model(case("current_models_refused") / "fp8.json")
-    assert (model.quantization, model.kv_cache_dtype) == ("fp8", None)
+    assert (model.quantization, model.kv_cache_dtype) == ("fp8_block", None)
     plain = replace(model, quantization=None)
     assert plain == replace(load_model("qwen3-8b"), name=model.name)
     saved = weight_bytes(plain) - weight_bytes(model)

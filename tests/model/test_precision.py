@@ -28,7 +28,7 @@ def compressed(weights: dict, inputs: dict | None = None, **others: object) -> d
 @pytest.mark.parametrize(
     ("asked", "name", "each", "computed"),
     [
-        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8", 1, "fp8"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8_block", 1, "fp8"),
         ({"quant_method": "fp8", "fmt": "float8_e4m3fn"}, "fp8", 1, "fp8"),
         ({"quant_method": "awq", "bits": 4, "group_size": 128}, "int4_g128", Fraction(1, 2) + Fraction(5, 256), None),
         ({"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True}, "int4_g32s", Fraction(9, 16), None),
@@ -141,7 +141,7 @@ def test_what_if_a_checkpoint_were_quantised():
     [
         ("llama-3.1-8b", "h100", "nvfp4", "no matrix products in fp4 .*bfloat16, float16, fp8, int8"),
         ("llama-3.1-8b", "a100", "fp8", "no matrix products in fp8"),
-        ("qwen3-32b-fp8", "a100", "auto", "Qwen/Qwen3-32B-FP8 is in fp8: a100 has no matrix products in fp8"),
+        ("qwen3-32b-fp8", "a100", "auto", "Qwen/Qwen3-32B-FP8 is in fp8_block: a100 has no matrix products in fp8"),
     ],
 )
 def test_a_device_without_the_precision_is_named(model, device, asked, missing):

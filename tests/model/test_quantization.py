@@ -52,12 +52,12 @@ def test_decodes_are_faster_by_the_bytes_and_prompts_by_the_flops():
         np.asarray(compile_profile(GENERIC, Deployment(m, H100), max_tokens=4096, max_sequences=2).tokens_s[0]) for m in (QWEN, FP8)
     )
     assert 0.5 < small[1] / plain[1] < 0.6
-    assert 0.5 < small[4096] / plain[4096] < 0.8  # fp8 products reach less of their peak
+    assert 0.5 < small[4096] / plain[4096] < 0.8
     alike = replace(
         GENERIC, ranks={d: replace(r, ops={k: v for k, v in r.ops.items() if k != "gemm_fp8"}) for d, r in GENERIC.ranks.items()}
     )
     other = np.asarray(compile_profile(alike, Deployment(FP8, H100), max_tokens=4096, max_sequences=2).tokens_s[0])
-    assert other[4096] < 0.9 * small[4096]
+    assert other[4096] != pytest.approx(small[4096], rel=0.01)  # fp8 products have efficiencies of their own
     taken = "fp8 matrix products are taken to be as efficient as bfloat16 ones"
     assert not any(taken in line for line in profile_warnings(GENERIC, Deployment(FP8, H100), 4096, 2))
     assert any(taken in line for line in profile_warnings(alike, Deployment(FP8, H100), 4096, 2))

@@ -2,7 +2,8 @@
 
 Tables name the original model and a precision; what is quantised, and how, is that of the checkpoints which the benchmarks load:
 
-- fp8: all matrices of the layers; models that are published in it (DeepSeek V3) are served as they are.
+- fp8: all matrices of the layers; models that are published in it (DeepSeek V3) are served as they are. Qwen publishes its models with
+  scales for blocks of weights, the others have NVIDIA's checkpoints with one for each matrix.
 - fp4: NVIDIA's NVFP4 checkpoints. Of dense models they hold all matrices of the layers in it, of mixtures of experts the MLPs and experts
   only (their cards: "the linear operators within transformer blocks in MoE").
 - a model that is published in four bits only (gpt-oss in mxfp4, Kimi K2.5 in int4): that checkpoint, whatever name the precision has. On
@@ -16,6 +17,7 @@ from dataclasses import replace
 from simjax.errors import SimjaxError
 from simjax.hardware import DeviceSpec
 from simjax.model import ModelSpec, load_model
+from simjax.model.precision import FP8
 
 UNQUANTIZED = ("", "bf16", "bfloat16", "fp16", "float16")
 FORMATS_OF = {"fp8": "fp8", "fp4": "nvfp4"}
@@ -53,10 +55,11 @@ def served(text: str, precision: str, device: DeviceSpec) -> ModelSpec:
     own = model.quantization or ""
     if own.startswith(PUBLISHED_IN_FOUR_BITS):
         found = _four_bits(model, precision, device)
-    elif precision == own or (precision in UNQUANTIZED and not own):
+    elif precision == own.removesuffix("_block") or (precision in UNQUANTIZED and not own):
         found = model
-    elif precision in FORMATS_OF and (not own or own == "fp8"):
-        found = _quantized(model, FORMATS_OF[precision])
+    elif precision in FORMATS_OF and (not own or own in FP8):
+        blocks = precision == "fp8" and model.model_type.startswith("qwen")
+        found = _quantized(model, "fp8_block" if blocks else FORMATS_OF[precision])
     else:
         raise SimjaxError(f"precision {precision or 'of 16 bits'}: {model.name} is a checkpoint in {own or model.dtype}")
     if found.computed_in is not None and found.computed_in not in device.peak_flops:

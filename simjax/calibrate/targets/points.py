@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -31,6 +31,7 @@ VERSION = "backend_version"
 INFERENCEX = "inferencex"  # start of its source_kind
 GAP_ANALYSIS = "nvidia_dynamo_gap_analysis"
 CUDAGRAPHS = {"trtllm": "full_decode_only", "sglang": "full_decode_only"}  # their defaults
+UTILIZATION = 0.95  # most that its scripts give vLLM and SGLang; DeepSeek V3 in fp8 on four B200 needs it
 INFERENCEX_UNIFORM_FROM = 0.8  # it draws lengths evenly between this fraction of the nominal one and all of it
 
 
@@ -49,6 +50,9 @@ class MeanPoint:
         kv_cache_dtype: data type of keys and values, "auto" for the model's own.
         max_num_batched_tokens, max_num_seqs: limits of the scheduler.
         backend: vllm, sglang or trtllm.
+        gpu_memory_utilization: share of the memory that weights and KV cache take.
+        receive_interval: steps from one look for new requests to the next (SGLang's `scheduler_recv_interval`): a request waits half as
+            many in the mean, which is added to the simulated TTFT; requests that wait together are not simulated as such.
         cudagraph_mode: which steps its CUDA graphs launch, as in `InstanceLimits`.
         pipeline_parallel_size, data_parallel_size: pp stages and data-parallel ranks.
         enable_expert_parallel: whether all of its devices share whole experts.
@@ -71,6 +75,8 @@ class MeanPoint:
     max_num_batched_tokens: int = 8192
     max_num_seqs: int = 256
     backend: str = "vllm"
+    gpu_memory_utilization: float = InstanceLimits.gpu_memory_utilization
+    receive_interval: int = 0
     cudagraph_mode: str = InstanceLimits.cudagraph_mode
     pipeline_parallel_size: int = 1
     data_parallel_size: int = 1
@@ -91,12 +97,17 @@ class MeanPoint:
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
             kv_cache_dtype=self.kv_cache_dtype,
+            gpu_memory_utilization=self.gpu_memory_utilization,
             cudagraph_mode=self.cudagraph_mode,
         )
         tensor, data = self.tensor_parallel_size, self.data_parallel_size
         shared = tensor * data if self.enable_expert_parallel else 1
         parallelism = Parallelism(tensor, self.pipeline_parallel_size, data, shared, experts=Experts(popularity=self.popularity))
         return InstanceSpec(self.model, self.device, parallelism, limits, speculation=self.speculation)
+
+    def seen_s(self, ttft_s: Any, tpot_s: Any) -> Any:
+        """TTFT with the time until the scheduler looks for new requests."""
+        return ttft_s + 0.5 * self.receive_interval * tpot_s
 
     @property
     def output_tokens_per_s(self) -> float:
@@ -237,6 +248,7 @@ def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
     expert, data, stages = (_whole(row, column, where, empty=1.0) for column in ("true_ep", "true_dp", "pp_size"))
     if expert not in (1, degree * data) or (expert > 1 and not model.is_moe):
         return f"expert parallelism {expert} of {degree * data} ranks: only experts shared by all ranks, or by none, are simulated"
+    inferencex = row["source_kind"].startswith(INFERENCEX)
     budget, seqs = _limits(row, model.name, prompt, concurrency)
     others = [f" {x}{size}" for x, size in (("pp", stages), ("dp", data), ("ep", expert)) if size > 1]
     name = f"{model.name.rsplit('/', 1)[-1]} {'bf16' if precision in UNQUANTIZED else precision}"
@@ -250,11 +262,13 @@ def _point(row: Mapping[str, str], where: str) -> MeanPoint | str:
         output_tokens=_whole(row, "osl", where),
         ttft_s=1e-3 * _positive(row, "ttft_ms", where),
         tpot_s=1e-3 * _positive(row, "tpot_ms", where),
-        uniform_from=INFERENCEX_UNIFORM_FROM if row["source_kind"].startswith(INFERENCEX) else 1.0,
+        uniform_from=INFERENCEX_UNIFORM_FROM if inferencex else 1.0,
         kv_cache_dtype=_kv_cache_dtype(row["backend"], precision, model, device),
         max_num_batched_tokens=budget,
         max_num_seqs=seqs,
         backend=row["backend"],
+        gpu_memory_utilization=UTILIZATION if inferencex and row["backend"] != "trtllm" else InstanceLimits.gpu_memory_utilization,
+        receive_interval=_receive_interval(row["backend"], concurrency, device) if inferencex else 0,
         cudagraph_mode=CUDAGRAPHS.get(row["backend"], MeanPoint.cudagraph_mode),
         pipeline_parallel_size=stages,
         data_parallel_size=data,
@@ -278,6 +292,13 @@ def _kv_cache_dtype(backend: str, precision: str, model: ModelSpec, device: Devi
     quantized = precision in ("fp8", "fp4")
     configured = model.model_type == "gpt_oss" and "fp4" in device.peak_flops
     return "fp8" if quantized and (backend == "trtllm" or configured) else "auto"
+
+
+def _receive_interval(backend: str, concurrency: int, device: DeviceSpec) -> int:
+    """InferenceX's scripts start SGLang on Blackwell with `--scheduler-recv-interval` 30 from 16 requests in flight on, else 10."""
+    if backend != "sglang" or "fp4" not in device.peak_flops:
+        return 0
+    return 30 if concurrency >= 16 else 10
 
 
 def _limits(row: Mapping[str, str], model: str, prompt: int, concurrency: int) -> tuple[int, int]:

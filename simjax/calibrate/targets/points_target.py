@@ -154,7 +154,12 @@ class PointsTarget:
         tpot_s = (safe(finish_s) - safe(first_s)) / jnp.maximum(output - 1, 1)
         finished = jnp.all(done | (self.share == 0.0), axis=1)
         mean = lambda x: jnp.where(finished, jnp.sum(self.share * jnp.where(done, x, 0.0), axis=1), 1.0)
-        return Means(mean(ttft_s), mean(tpot_s), finished)
+        return Means(mean(ttft_s) + jnp.where(finished, self.steps_unseen * mean(tpot_s), 0.0), mean(tpot_s), finished)
+
+    @property
+    def steps_unseen(self) -> np.ndarray:
+        """Steps in the mean until the scheduler of each point looks for new requests, f64[B]."""
+        return np.array([0.5 * point.receive_interval for point in self.points])
 
     @property
     def observations(self) -> float:

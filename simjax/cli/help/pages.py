@@ -276,5 +276,20 @@ DIR holds meta.yaml and tp<N>/{dense,per_sequence,attention}.csv (moe.csv, skew.
 """,
         notes="Then: simjax run device=... model=... profile=PROFILE.yaml",
     ),
+    "import_operators": Page(
+        "profile import",
+        "fit a profile to the operators of an installed database",
+        """
+usage: simjax profile import DEVICE [out=PROFILE.yaml]
+
+  pip install aiconfigurator-core pyarrow
+  simjax profile import h200 out=h200.yaml
+  simjax profile import b200 only=[gemm_fp8,experts_*]   # of vLLM these only
+""",
+        notes="""
+Efficiencies and factors by shape of matrix products and experts, by format of weights, with their errors on shapes that
+were left out. Then: simjax run device=... model=... profile=PROFILE.yaml
+""",
+    ),
 }
 """The page of every command, by the key of its schema."""

@@ -8,7 +8,8 @@ seconds = factor(T) · (floor + (memory^p + compute^p)^(1/p))
   1 + penalty (1/m + 1/n). The library is taken to pick the tile and split that end first. Rows (T) grow the number of waves, which is
   why efficiency rises with T, in steps.
 - p: how completely reading and computing overlap (large: the larger of the two; 1: their sum).
-- factor: what the choice of kernel adds or saves, measured per bucket of rows; absent from profiles without measurements of that model.
+- factor: what the choice of kernel adds or saves, measured per bucket of rows, or by shape on a coarse grid
+  (`simjax.latency.fitting.shape_factors`); absent from profiles without such measurements.
 
 Measured on an RTX PRO 6000 (dense models of 8 and 32 billion parameters, tensor parallelism 1 and 2, 1 to 2048 tokens): one set of
 efficiencies gives the sum of a step's matrix products within 2.4 to 3.6 % rms, 3.3 to 4.5 % on a model that took no part in the fit. A
@@ -25,6 +26,7 @@ import jax
 import numpy as np
 
 from simjax.hardware import DeviceSpec
+from simjax.latency.fitting.shape_factors import shape_factor
 from simjax.model.ops import Op
 
 # Tile shapes (rows, columns) and cuts along k that the vendors' libraries offer for 16-bit matrix products.
@@ -49,6 +51,7 @@ class OpEfficiency:
         cache_bytes: rows' bytes that the cache holds between one operation and the next, 0 for none.
         cache_ratio: bandwidth of the cache as a multiple of the device's memory bandwidth.
         kernel_factors: f[len(ROW_EDGES)] or shorter, by bucket of rows; empty for none.
+        shape_factors: f[shape_factors.SIZE], by shape of a matrix product or of experts; empty for none.
     """
 
     floor_s: Any = 0.0
@@ -59,6 +62,7 @@ class OpEfficiency:
     cache_bytes: Any = 0.0
     cache_ratio: Any = 1.0
     kernel_factors: Any = ()
+    shape_factors: Any = ()
 
 
 def op_seconds(op: Op, e: OpEfficiency, device: DeviceSpec, dtype: str, rows: Any, xp: Any, distinct: Any = None, pairs: Any = None) -> Any:
@@ -77,7 +81,7 @@ def op_seconds(op: Op, e: OpEfficiency, device: DeviceSpec, dtype: str, rows: An
     Returns:
         f[N].
     """
-    rows = xp.asarray(rows, dtype=float)
+    known_rows, rows = rows, xp.asarray(rows, dtype=float)
     if op.experts:
         distinct = op.distinct_experts(rows, xp) if distinct is None else distinct
         pairs = op.pairs * rows if pairs is None else pairs
@@ -87,6 +91,9 @@ def op_seconds(op: Op, e: OpEfficiency, device: DeviceSpec, dtype: str, rows: An
         compute = compute_s(op, e, device.peak(op.dtype or dtype) / units, units, rows, xp, distinct, pairs)
         larger, smaller = xp.maximum(seconds, compute), xp.minimum(seconds, compute)
         seconds = larger * (1.0 + (smaller / larger) ** e.overlap) ** (1.0 / e.overlap)
+        if len(e.shape_factors):
+            seconds, factor = seconds + e.floor_s, shape_factor(e.shape_factors, op, known_rows, xp)
+            return seconds * factor * kernel_factor(e.kernel_factors, rows, xp)
     return (e.floor_s + seconds) * kernel_factor(e.kernel_factors, rows, xp)
 
 

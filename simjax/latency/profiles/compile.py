@@ -152,8 +152,10 @@ def op_kind(op: Op) -> str:
 
 
 def op_efficiency(rank: RankCoefficients, op: Op, source: str) -> OpEfficiency:
-    """The coefficients of an operation: of its kind in its data type if that is not the model's own, else by its name, else by its kind."""
-    names = (*([f"{op_kind(op)}_{op.dtype}"] if op.dtype else []), op.name, op_kind(op))
+    """The coefficients of an operation: of its kind with the kernels of its format, or in its data type if that is not the model's own,
+    else by its name, else by its kind.
+    """
+    names = (*(f"{op_kind(op)}_{x}" for x in (op.kernels, op.dtype) if x), op.name, op_kind(op))
     found = next((rank.ops[name] for name in names if name in rank.ops), None)
     if found is None:
         raise SimjaxError(

@@ -19,6 +19,7 @@ from simjax.hardware import DeviceSpec
 from simjax.latency.attention.coefficients import AttentionCoefficients
 from simjax.latency.attention.roofline import AttentionEfficiency
 from simjax.latency.fitting.efficiency import OpEfficiency
+from simjax.latency.fitting.shape_factors import SIZE
 from simjax.latency.priors import CORRECTION_TOKENS, parameter
 from simjax.latency.profiles.profile import (
     ANY_DEGREE,
@@ -68,6 +69,7 @@ def _load(path: Path) -> LatencyProfile:
             parallel=_record(ParallelEffects, raw.get("parallel", {})),
             calibration=_calibration(raw["calibration"]) if "calibration" in raw else None,
             backends={name: _record(HostOverheads, host) for name, host in _backends(path, raw).items()},
+            backend_ranks={name: _ranks(ranks) for name, ranks in raw.get("backend_ranks", {}).items()},
         )
     except KeyError as error:
         raise SimjaxError(f"latency profile {path}: field {error} is missing") from error
@@ -97,6 +99,8 @@ def save_profile(profile: LatencyProfile, path: str | Path) -> None:
     if profile.calibration is not None:
         raw["calibration"] = _plain_calibration(profile.calibration)
     raw["ranks"] = _plain_ranks(profile.ranks)
+    if profile.backend_ranks:
+        raw["backend_ranks"] = {name: _plain_ranks(ranks) for name, ranks in profile.backend_ranks.items()}
     if profile.models:
         raw["models"] = {name: _plain_ranks(ranks) for name, ranks in profile.models.items()}
     path = Path(path)
@@ -174,8 +178,21 @@ def _plain_calibration(calibration: Calibration) -> dict[str, Any]:
 def _rank(raw: dict[str, Any]) -> RankCoefficients:
     attention = raw["attention"]
     kind = AttentionEfficiency if "prefill_compute_efficiency" in attention else AttentionCoefficients
-    ops = {name: _record(OpEfficiency, op) for name, op in raw["ops"].items()}
+    ops = {name: _record(OpEfficiency, _with_factors(op)) for name, op in raw["ops"].items()}
+    for name, op in ops.items():
+        if len(op.shape_factors) not in (0, SIZE):
+            raise ValueError(f"shape_factors of {name} must be {SIZE} factors, got {len(op.shape_factors)}")
     return RankCoefficients(ops=ops, attention=_record(kind, attention), correction=_correction(raw.get("correction", [])))
+
+
+def _with_factors(raw: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an operation; its factors by shape are a text of thousandths, which is read much faster than a list."""
+    if not isinstance(text := raw.get("shape_factors"), str):
+        return raw
+    factors = [0.001 * int(word) for word in text.split()]
+    if not all(x > 0 for x in factors):
+        raise ValueError("shape_factors must be positive")
+    return {**raw, "shape_factors": factors}
 
 
 def _correction(raw: list[Any]) -> tuple[float, ...]:
@@ -202,7 +219,9 @@ def _plain_rank(rank: RankCoefficients) -> dict[str, Any]:
     default = OpEfficiency()
     ops = {}
     for name, op in rank.ops.items():
-        ops[name] = _rounded({key: value for key, value in asdict(op).items() if value != getattr(default, key)})
+        different = {key: value for key, value in asdict(op).items() if value != getattr(default, key)}
+        factors = different.pop("shape_factors", ())
+        ops[name] = _rounded(different) | ({"shape_factors": " ".join(f"{1000 * x:.0f}" for x in factors)} if len(factors) else {})
     plain = {"ops": ops, "attention": _rounded({f.name: getattr(rank.attention, f.name) for f in fields(rank.attention)})}
     return plain | ({"correction": [float(f"{x:.5g}") for x in rank.correction]} if len(rank.correction) else {})
 
@@ -218,7 +237,8 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_mapping(dumper: yaml.SafeDumper, mapping: dict[str, Any]) -> yaml.Node:
-    flow = bool(mapping) and all(isinstance(v, int | float | list) for v in mapping.values())
+    plain = all(isinstance(v, int | float | list) or key == "shape_factors" for key, v in mapping.items())
+    flow = bool(mapping) and plain
     return dumper.represent_mapping("tag:yaml.org,2002:map", mapping.items(), flow_style=flow)
 
 

@@ -175,6 +175,7 @@ class LatencyProfile:
         calibration: what a calibration to measured runs found, None without one.
         parallel: what several ranks, experts and drafts bring.
         backends: host times of backends other than vLLM (`simjax.latency.priors.OTHER_BACKENDS`), where they are known.
+        backend_ranks: coefficients with the kernels of those backends, where they are known; `ranks` are those of vLLM.
     """
 
     device: str
@@ -190,10 +191,11 @@ class LatencyProfile:
     calibration: Calibration | None = None
     parallel: ParallelEffects = field(default_factory=ParallelEffects)
     backends: Mapping[str, HostOverheads] = field(default_factory=dict)
+    backend_ranks: Mapping[str, Mapping[int, RankCoefficients]] = field(default_factory=dict)
 
     def for_backend(self, name: str) -> LatencyProfile:
-        """The profile with the host times of a backend, those of vLLM where they are not known."""
-        return replace(self, host=self.backends.get(name, self.host))
+        """The profile with the host times and the kernels of a backend, those of vLLM where they are not known."""
+        return replace(self, host=self.backends.get(name, self.host), ranks=self.backend_ranks.get(name, self.ranks))
 
     def own_ranks(self, model: ModelSpec) -> Mapping[int, RankCoefficients]:
         """The coefficients of a model that was measured on its own, by degree; empty for any other."""
