@@ -48,10 +48,6 @@ class NoDrafts:
         """Blocks of the request in a slot, which has so many full or part-filled ones."""
         return blocks
 
-    def blocks_at(self, at: Array) -> None:
-        """Blocks of the request in a slot, where they do not follow from its computed tokens."""
-        return None
-
     @staticmethod
     def in_prompt(new: Int32[Array, " A"]) -> Bool[Array, " A"]:
         """Requests that compute their prompt, of those with so many new tokens: a decode computes one."""
@@ -111,10 +107,6 @@ class Drafts:
 
     def own_blocks(self, at: Array, blocks: Array) -> Array:
         """Blocks of the request in a slot, which has so many full or part-filled ones."""
-        return self.blocks[at]
-
-    def blocks_at(self, at: Array) -> Int32[Array, ""]:
-        """Blocks of the request in a slot."""
         return self.blocks[at]
 
     def without(self, out: Array) -> Drafts:
