@@ -13,13 +13,16 @@ from tests.engine.combined import (
     PrioritizedGroups,
     SpeculatingGroupedLegs,
     SpeculatingGroups,
+    StagedDrafts,
     UrgentDrafts,
     caches_on_stages,
+    check_staged_drafts,
     drafts_and_caches,
     prioritized_groups,
     sessions_with_drafts,
     speculating_grouped_legs,
     speculating_groups,
+    staged_drafts,
     urgent_drafts,
 )
 from tests.engine.grouped import Grouped, Together, mixed_groups
@@ -72,6 +75,12 @@ def test_groups_by_priority(scenario: PrioritizedGroups):
 @LIMITED
 def test_cached_sessions_on_pp_stages(scenario: Pipelined):
     check_as_shaped(scenario)
+
+
+@given(scenario=staged_drafts(2, closed=True))
+@LIMITED
+def test_drafts_on_pp_stages(scenario: StagedDrafts):
+    check_staged_drafts(scenario)
 
 
 @given(scenario=sessions_with_drafts(2))

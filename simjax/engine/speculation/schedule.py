@@ -32,12 +32,12 @@ def schedule_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tu
     limits, rank, slots, own = turn.limits, turn.rank, turn.rank.slots, params.speculation
     drafts, position, finished = slots.drafts, slots.position, slots.finished
     assert isinstance(drafts, Drafts) and isinstance(own, SpeculationParams)
-    unseen = (drafts.emitted > 0) & (slots.token_s > turn.horizon_s)
+    unseen, known = slots.flight.unseen(slots, turn.horizon_s)
     computed = slots.num_computed_tokens + jnp.where(unseen, drafts.rejected, 0)
     running = (position < rank.num_running) & ~finished
     leaving = (position < rank.num_running + rank.num_preempted) & finished
     holding = leaving & unseen
-    sure = unseen & (slots.num_tokens - drafts.emitted + 1 >= slots.final_tokens)
+    sure = (unseen & (known + 1 >= slots.final_tokens)) | slots.flight.early(limits, rank.pipeline)
     alone = is_alone(shape, params, turn)
     most = 1 + own.num_speculative_tokens[turn.i]
     need = jnp.where(drafts.decoding, most, slots.num_tokens - slots.num_computed_tokens)
@@ -97,7 +97,9 @@ def preempt_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tur
     slots = after.rank.slots
     assert isinstance(slots.drafts, Drafts)
     out = slots.position >= after.rank.num_running
-    slots = dataclasses.replace(slots, num_new_tokens=jnp.where(out, 0, slots.num_new_tokens), drafts=slots.drafts.without(out))
+    slots = dataclasses.replace(
+        slots, num_new_tokens=jnp.where(out, 0, slots.num_new_tokens), drafts=slots.drafts.without(out, slots.flight.flying())
+    )
     return dataclasses.replace(after, rank=dataclasses.replace(after.rank, slots=slots))
 
 

@@ -11,6 +11,7 @@ from simjax.cluster.spec import ClusterSpec
 from simjax.engine.host.impossible import refuse_together
 from simjax.engine.host.lowering.part import Part
 from simjax.engine.params import RankParams, SpeculationParams
+from simjax.errors import SimjaxError
 from simjax.latency.profiles.profile import accepted
 from simjax.speculation.methods import MOST_DRAFTS, NO_SPECULATION, NoSpeculation, Speculation
 
@@ -65,15 +66,21 @@ def refuse_with_speculation(cluster: ClusterSpec) -> None:
     """Raise for what is not simulated together with speculative decoding.
 
     Raises:
-        SimjaxError: instances decode speculatively, and there are pp stages, or a hand-over that carries the first token.
+        SimjaxError: instances decode speculatively, and there are pp stages without asynchronous scheduling, or with prefill and decode
+            instances, or a hand-over that carries the first token.
     """
     if not speculates(cluster):
         return
     method = next(x.speculation.method for x in cluster.instances if x.speculation)
     connector = cluster.disaggregation.connector
-    stages = max(x.parallelism.pipeline for x in cluster.instances)
+    for instance in cluster.instances:
+        stages = instance.parallelism.pipeline
+        if stages > 1 and instance.speculation is not None and not instance.limits.async_scheduling:
+            raise SimjaxError(
+                f"speculation.method={method} with pipeline_parallel_size={stages} and scheduler.async_scheduling=false: vLLM's "
+                "scheduler then asks for the drafts of a request whose token is in flight; use scheduler.async_scheduling=true"
+            )
     refuse_together(
         f"speculation.method={method}",
-        (stages > 1, f"pipeline_parallel_size={stages}", "leave one of them out"),
         (cluster.disaggregated and CONNECTORS[connector].carried, f"disaggregation.connector={connector}", "another connector"),
     )
