@@ -4,6 +4,7 @@ The pages are README.md and those that it leads to: the guide (notebooks/README.
 the code (simjax/README.md).
 """
 
+import inspect
 import json
 import re
 import shlex
@@ -13,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from simjax.engine import tick
 from tests.cli.conftest import Cli
 from tests.cli.conftest import cli as cli  # the fixture
 from tests.data import ROOT, data_path
@@ -341,3 +343,31 @@ def test_places_in_the_code_exist() -> None:
     for name in re.findall(r"`((?:engine|scheduler|routing|arrivals|accounting)/[\w/]+\.py)`", MAP):
         base = CHECKOUT / "simjax" / ("" if name.startswith("engine/") else "engine")
         assert (base / name).exists(), name
+
+
+def test_no_stage_asks_whether_a_record_is_there() -> None:
+    """What a subsystem leaves out has a trivial version, or follows from the shape; the few other places are on the host, or say why."""
+    asks = [
+        f"{path.relative_to(CHECKOUT)}: {line.strip()}"
+        for path in sorted((CHECKOUT / "simjax" / "engine").rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "is None" in line
+    ]
+    assert len(asks) <= 10, "\n".join(asks)
+
+
+def test_stages_are_alike() -> None:
+    """Every stage, and every stand-in of one, takes the shape, the parameters and the turn."""
+    stand_ins = [x for name, table in vars(tick).items() if name.startswith("OF_") and name != "OF_GROUPS" for x in table.values()]
+    stages = [*tick.STAGES, *stand_ins, *(made(stage) for stage, made in tick.OF_GROUPS.items())]
+    assert len(stages) > 40
+    for stage in stages:
+        assert list(inspect.signature(stage).parameters)[:3] == ["shape", "params", "turn"], stage
+        assert len(inspect.signature(stage).parameters) == 3, stage
+
+
+def test_no_drawer_is_full() -> None:
+    """A folder of the package has at most twelve modules."""
+    folders = {path.parent for path in (CHECKOUT / "simjax").rglob("*.py")}
+    full = {str(x.relative_to(CHECKOUT)): n for x in folders if (n := len([y for y in x.glob("*.py") if y.stem != "__init__"])) > 12}
+    assert full == {}

@@ -80,6 +80,12 @@ class Slots:
         return self.num_tokens >= self.final_tokens
 
 
+def last_tokens_of(slots: Slots) -> Int32[Array, "*N A"]:
+    """Tokens computed in the latest step, where there are hand-overs."""
+    assert slots.last_tokens is not None
+    return slots.last_tokens
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PlannedWork:
@@ -172,6 +178,12 @@ class Rank:
     passes: Passes | NoPasses | TierPasses
     pipeline: Line | NoLine
     requeued: Int32[Array, "*N"] | None
+
+    @property
+    def num_requeued(self) -> Int32[Array, "*N"]:
+        """Preempted requests in the queue, where requests have priorities."""
+        assert self.requeued is not None
+        return self.requeued
 
     def due_s(self) -> Float64[Array, "*N"]:
         """Time at which the rank needs its next turn."""

@@ -14,7 +14,7 @@ from simjax.engine.handover.rows import row_mask, rules, table_of, with_row
 from simjax.engine.handover.table import Phase, Role
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
-from simjax.engine.rank import NEVER, Rank
+from simjax.engine.rank import NEVER, Rank, last_tokens_of
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
 
@@ -75,7 +75,7 @@ def end_prefill(shape: EngineShape, params: ClusterParams, turn: Turn, before: R
         "scheduled_s": scheduled_s,
         "preemptions": slots.preemptions[at],
         "computed_tokens": departed.num_computed_tokens,
-        "last_tokens": 0 if slots.last_tokens is None else slots.last_tokens[at],
+        "last_tokens": last_tokens_of(slots)[at],
         "prefill_blocks": own_blocks,
         "prefill_held": departed.held,
     }

@@ -104,6 +104,10 @@ class Passes:
         after_step = self.chained | later_step
         return jnp.where(async_scheduling & after_step, jnp.nextafter(plan.horizon_s, -NEVER), plan.horizon_s)
 
+    def if_it_looks(self, t_s: Float64[Array, "*K"]) -> Float64[Array, "*K"]:
+        """Times of what the rank finds by a look; infinity if it takes none."""
+        return t_s if self.looks is None else jnp.where(self.looks, t_s, NEVER)
+
     @staticmethod
     def due_s(plan: Plan) -> Float64[Array, "*N"]:
         """Time of the rank's next turn: vLLM forms a step, and launches what belongs to it, when the step before starts (asynchronous)."""
@@ -134,8 +138,7 @@ def told_s(
     """
     step = first_step_reaching(plan, landed_s) + 1 + async_scheduling.astype(jnp.int32)
     step = jnp.where(landed_s <= passes.formed_s, 1, step)
-    busy_s = jnp.where(step <= plan.steps, end_after(plan, step), NEVER)
-    busy_s = busy_s if passes.looks is None else jnp.where(passes.looks, busy_s, NEVER)
+    busy_s = passes.if_it_looks(jnp.where(step <= plan.steps, end_after(plan, step), NEVER))
     idle_s = _idle_told_s(plan, passes, landed_s, empty_pass_s)
     return jnp.where(jnp.isfinite(landed_s), jnp.where(plan.steps > 0, busy_s, idle_s), NEVER)
 
@@ -159,8 +162,7 @@ def told(
     by_s = by_step(plan.steps - later), by_step(plan.steps)
     formation_s, end_s = together(by_s)  # once, not for every transfer
     idle = _idle_told_s(plan, passes, landed_s, empty_pass_s) <= plan.horizon_s
-    landed = jnp.isfinite(landed_s)
-    landed = landed if passes.looks is None else landed & passes.looks
+    landed = jnp.isfinite(passes.if_it_looks(landed_s))
     return landed & jnp.where(busy, landed_s <= formation_s, idle), landed & busy & (landed_s > formation_s) & (landed_s <= end_s)
 
 

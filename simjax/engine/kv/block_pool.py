@@ -97,6 +97,43 @@ class Watched:
         pieces = self.pieces.at[i, at].set(jnp.stack([leaver - 1, begin, end]), mode="drop")
         return Watched(pieces, self.count.at[i].add(some.astype(jnp.int32)))
 
+    def took(self, pool: BlockPool, i: Array | int, row: Array, bounds: tuple[Array, Array], wanted: Array) -> BlockPool:
+        """The pool once blocks of a run were taken, by the time that `wanted` says so, in case copies read them."""
+        last, earlier = pool.runs[i, row, LEAVER], pool.runs[i, row, EARLIER]
+        after = self.added(i, last, *bounds, wanted).added(i, earlier, *bounds, wanted)
+        short = after.count[i] > after.pieces.shape[1]
+        return dataclasses.replace(pool, watched=after).added(i, short=short)
+
+    def forgotten(self, i: Array | int, wanted: Array) -> Watched:
+        """No blocks of a rank, if that is wanted: its step is formed."""
+        return dataclasses.replace(self, count=self.count.at[i].set(jnp.where(wanted, 0, self.count[i])))
+
+    def leavers(self, row: Array, last: Array, earlier: Array, wanted: Array) -> list[Write]:
+        """The writes of a run's columns `LEAVER` and `EARLIER`."""
+        return [(row, LEAVER, last, wanted), (row, EARLIER, earlier, wanted)]
+
+    def copied(self, pool: BlockPool, i: Array | int, run: Array, new: Array, wanted: Array) -> list[Write]:
+        """The writes by which a new run has been left by those that have left another one."""
+        return self.leavers(new, pool.runs[i, run, LEAVER], pool.runs[i, run, EARLIER], wanted)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NoWatched:
+    """There are no tiers, and so no copies."""
+
+    def took(self, pool: BlockPool, i: Array | int, row: Array, bounds: tuple[Array, Array], wanted: Array) -> BlockPool:
+        """Nothing is kept."""
+        return pool
+
+    def leavers(self, row: Array, last: Array, earlier: Array, wanted: Array) -> list[Write]:
+        """There are no such columns."""
+        return []
+
+    def copied(self, pool: BlockPool, i: Array | int, run: Array, new: Array, wanted: Array) -> list[Write]:
+        """There are no such columns."""
+        return []
+
 
 class Reading(NamedTuple):
     """Copies to the KV tier of a rank that may read blocks of which a request leaves some.
@@ -145,14 +182,14 @@ class BlockPool:
         books: numbers of a rank, in the order of `BOOKS`: first of the rows that were used and are not any more, and first row never used
             (of runs, of holds); blocks in runs that requests hold; blocks in the free queue that have been in use before; named ones that
             were taken from it; whether a table was too small.
-        watched: blocks that were taken from copies to KV tiers; None without tiers.
+        watched: blocks that were taken from copies to KV tiers.
     """
 
     runs: Int32[Array, "N E B"]
     holds: Int32[Array, "N Z 3"]
     nodes: Int32[Array, "N M 2"]
     books: Int32[Array, "N 8"]
-    watched: Watched | None = None
+    watched: Watched | NoWatched
 
     @staticmethod
     def empty(shape: EngineShape) -> BlockPool:
@@ -164,7 +201,7 @@ class BlockPool:
             holds=jnp.zeros((N, shape.prefix_holds, 3), jnp.int32),
             nodes=jnp.zeros((N, shape.prefix_nodes, 2), jnp.int32),
             books=jnp.broadcast_to(jnp.asarray(first), (N, len(BOOKS))),
-            watched=Watched.none_yet(N, shape.tier_watched) if shape.kv_tiers else None,
+            watched=Watched.none_yet(N, shape.tier_watched) if shape.kv_tiers else NoWatched(),
         )
 
     def book(self, i: Array | int, name: str) -> Int32[Array, ""]:
@@ -202,23 +239,7 @@ class BlockPool:
 
     def watching(self, i: Array | int, row: Array, begin: Array, end: Array, wanted: Array) -> BlockPool:
         """The pool once blocks of a run were taken, by the time that `wanted` says so, in case copies read them."""
-        if self.watched is None:
-            return self
-        last, earlier = self.runs[i, row, LEAVER], self.runs[i, row, EARLIER]
-        after = self.watched.added(i, last, begin, end, wanted).added(i, earlier, begin, end, wanted)
-        short = after.count[i] > after.pieces.shape[1]
-        return dataclasses.replace(self, watched=after).added(i, short=short)
-
-    def unwatched(self, i: Array | int, wanted: Array) -> BlockPool:
-        """The pool once a step is formed, if that is so."""
-        if self.watched is None:
-            return self
-        count = self.watched.count.at[i].set(jnp.where(wanted, 0, self.watched.count[i]))
-        return dataclasses.replace(self, watched=dataclasses.replace(self.watched, count=count))
-
-    def leavers(self, row: Array, last: Array, earlier: Array, wanted: Array) -> list[Write]:
-        """The writes of a run's columns `LEAVER` and `EARLIER`, where there are any."""
-        return [] if self.watched is None else [(row, LEAVER, last, wanted), (row, EARLIER, earlier, wanted)]
+        return self.watched.took(self, i, row, (begin, end), wanted)
 
     def new_run(self, i: Array | int) -> NewRow:
         """A row for a run."""

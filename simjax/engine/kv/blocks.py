@@ -23,3 +23,8 @@ def blocks_of(tokens: Int32[Array, "*#A"], block_size: Int32[Array, "*#A"]) -> I
 def full_blocks(tokens: Int32[Array, "*#A"], block_size: Int32[Array, "*#A"]) -> Int32[Array, "*#A"]:
     """Number of blocks that the given tokens (>= 0) fill, floor(tokens / block_size)."""
     return jnp.floor((tokens.astype(jnp.float64) + 0.5) / block_size.astype(jnp.float64)).astype(jnp.int32)
+
+
+def nameable(tokens: Int32[Array, "*A"], ahead: Int32[Array, ""] | None) -> Int32[Array, "*A"]:
+    """Tokens whose blocks may have names, of so many that are known; names cover `ahead` tokens after their block, or none."""
+    return tokens if ahead is None else jnp.maximum(tokens - ahead, 0)

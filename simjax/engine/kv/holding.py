@@ -93,7 +93,7 @@ def name(
                 (new, YOUNGER, 0, makes),
                 (new, BEFORE, 0, makes),
                 (youngest, YOUNGER, new, makes & (youngest > 0)),
-                *pool.leavers(new, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), makes),
+                *pool.watched.leavers(new, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), makes),
             ],
             holds=[(added, RUN, new, makes), (added, BEGIN, begin, makes), (added, UP, hold, makes)],
             nodes=[(place.node, YOUNGEST, new, makes), (place.node, OLDEST, new, makes & (oldest == 0))],
@@ -163,12 +163,12 @@ def free(
         frees = makes | (is_hold & (ref == 1))
         size = jnp.where(is_nameless, nameless, jnp.where(is_own, named - first, run_end - run_first))
         ends = is_hold & (run_first <= begin)
-        left = pool.leavers(at, zero, zero, makes)
+        left = pool.watched.leavers(at, zero, zero, makes)
         if reading is not None:
             last, earlier = (jnp.where(makes, 0, pool.runs[i, run, x]) for x in (LEAVER, EARLIER))
             last, earlier, more = reading.left(last, earlier, jnp.where(makes, first, run_first), jnp.where(makes, named, run_end))
             last, more = jnp.where(is_nameless, 0, last), more & is_hold
-            left = pool.leavers(at, last, earlier, makes | more)
+            left = pool.watched.leavers(at, last, earlier, makes | more)
         pool = pool.with_rows(
             i,
             runs=[

@@ -13,7 +13,7 @@ from simjax.engine.control.reduce import INT32_MAX
 from simjax.engine.control.select import select
 from simjax.engine.handover.rows import freed_rows, row_mask, table_of
 from simjax.engine.kv.block_pool import BOOKS, BlockPool
-from simjax.engine.kv.blocks import blocks_of, full_blocks
+from simjax.engine.kv.blocks import full_blocks, nameable
 from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
 from simjax.engine.kv.holding import name
 from simjax.engine.kv.lookup import Contents, look_up
@@ -134,9 +134,8 @@ class PrefixCache:
         departed, tree = turn.departed, RankTree.of(params, turn.limits, turn.kv_row)
         assert isinstance(departed.held, HeldBlocks)
         wanted, computed = departed.some & turn.due & ~departed.kept, departed.num_computed_tokens
-        blocks = blocks_of(computed, tree.block_size) if departed.blocks is None else departed.blocks
         reading = turn.state.tiers.reading(turn.i, departed.request, tree.full(_prompt(params, departed.request)))
-        pool = free_request(tree, self.pool, turn.limits, departed.request, blocks, computed, departed.held, wanted, reading)
+        pool = free_request(tree, self.pool, turn.limits, departed.request, departed.blocks, computed, departed.held, wanted, reading)
         return turn.with_kv(PrefixCache(pool), waits=turn.waits | departed.more | ~turn.due)
 
     def free_read(self, shape: EngineShape, params: ClusterParams, turn: Turn, read: Bool[Array, " K"]) -> Turn:
@@ -287,7 +286,7 @@ def _known_tokens(turn: Turn) -> Int32[Array, " A"]:
     in_flight = jnp.isfinite(slots.token_s) & (slots.token_s > turn.horizon_s)
     drafts = slots.drafts
     in_flight = jnp.where(in_flight, drafts.emitted, 0) if isinstance(drafts, Drafts) else in_flight.astype(jnp.int32)
-    return slots.num_tokens - in_flight - (0 if turn.limits.names_ahead is None else turn.limits.names_ahead)
+    return nameable(slots.num_tokens - in_flight, turn.limits.names_ahead)
 
 
 def _cache_of(turn: Turn) -> PrefixCache:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.reduce import INT32_MAX
-from simjax.engine.kv.blocks import full_blocks
+from simjax.engine.kv.blocks import full_blocks, nameable
 from simjax.engine.params import ClusterParams, PrefixParams, RankParams
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class RankTree:
 
     def _end(self, node: Array) -> Array:
         tokens = self.tree.end_tokens[self.served, node]
-        return full_blocks(tokens if self.names_ahead is None else jnp.maximum(tokens - self.names_ahead, 0), self.block_size)
+        return full_blocks(nameable(tokens, self.names_ahead), self.block_size)
 
     def full(self, tokens: Array) -> Array:
         """Number of blocks with a name once the given tokens are computed and known, int32."""

@@ -13,10 +13,8 @@ from simjax.engine.control.while_any import while_any
 from simjax.engine.kv.block_pool import (
     BEFORE,
     BEGIN,
-    EARLIER,
     END,
     FIRST,
-    LEAVER,
     NEXT,
     NODE,
     OLDER,
@@ -90,7 +88,7 @@ def _split(pool: BlockPool, i: Array | int, run: Array, begin: Array, end: Array
         going = cut & (at_begin | (end < last))
         at = jnp.where(at_begin, begin, end)
         free = going & (ref == 0)
-        left = [] if pool.watched is None else pool.leavers(new, pool.runs[i, run, LEAVER], pool.runs[i, run, EARLIER], going)
+        left = pool.watched.copied(pool, i, run, new, going)
         pool = pool.with_rows(
             i,
             runs=[

@@ -11,8 +11,8 @@ from jax import Array
 
 from simjax.engine.control.reduce import INT32_MAX
 from simjax.engine.control.while_any import while_any
+from simjax.engine.kv.before import BlocksKept, BlocksOfTokens
 from simjax.engine.kv.block_pool import BlockPool, Reading
-from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.kv.held_blocks import HeldBlocks
 from simjax.engine.kv.holding import free, name
 from simjax.engine.kv.prefix_tree import RankTree
@@ -30,14 +30,14 @@ class Asking(NamedTuple):
         slots: the slots.
         seated: those that have blocks, or get some.
         own: blocks of each that it does not hold through the cache, once the step runs.
-        had: those before the step; None where they follow from its computed tokens.
+        had: those before the step.
         others: blocks of the rank that no slot and no run holds, int32[].
     """
 
     slots: Slots
     seated: Bool[Array, " A"]
     own: Int32[Array, " A"]
-    had: Int32[Array, " A"] | None
+    had: BlocksKept | BlocksOfTokens
     others: Int32[Array, ""]
 
 
@@ -98,7 +98,7 @@ def free_victims(
         going = needed(state, tree, limits, asking, wanted)
         slots = asking.slots
         assert isinstance(slots.held, HeldBlocks)
-        had = blocks_of(slots.num_computed_tokens, tree.block_size) - slots.held.hashed if asking.had is None else asking.had
+        had = asking.had.own(slots, tree.block_size)
         old = jnp.where(asking.seated & (position < end), had, 0)
         more = jnp.where(asking.seated & (position < end), asking.own - old, 0)
         base = pool.book(tree.rank, "num_held") + asking.others + jnp.sum(old, dtype=jnp.int32)
@@ -109,7 +109,7 @@ def free_victims(
         request, computed, held, seated = jax.tree.map(
             lambda x: x[at], (slots.request, slots.num_computed_tokens, slots.held, asking.seated)
         )
-        blocks = blocks_of(computed, tree.block_size) if asking.had is None else asking.had[at] + held.hashed
+        blocks = asking.had.all_at(at, computed, held.hashed, tree.block_size)
         pool = free_request(tree, pool, limits, request, blocks, held.named_tokens, held, going & seated)
         return pool, jnp.where(going, at, end)
 

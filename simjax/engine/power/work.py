@@ -27,7 +27,7 @@ def verified_pairs(slots: Slots) -> Array:
 
 
 def planned_work(
-    power: PowerParams, i: Array | int, step_time: StepTimeRow, parts: StepParts, decoding: Decoding, verified: Array | None = None
+    power: PowerParams, i: Array | int, step_time: StepTimeRow, parts: StepParts, decoding: Decoding, verified: Array
 ) -> PlannedWork:
     """The work of the step that was formed, and of the decode steps that may follow it.
 
@@ -37,14 +37,14 @@ def planned_work(
         step_time: its step times.
         parts: of the step.
         decoding: requests that will continue to decode.
-        verified: pairs of queries and keys of the decodes, f64[], where they have drafts; without, each has one query.
+        verified: pairs of queries and keys of the decodes, f64[]; without drafts each has one query.
     """
     mine: PowerParams = entry(power, i)
     chunks, decodes = parts.of_chunks, parts.of_decodes
     first = _batch(mine, step_time, parts.tokens, parts.sequences, parts.attention_s)
     # Chunks read the keys before them once; kernels compute whole tiles of queries.
     keys = decodes.kv_sum + product(chunks.history / jnp.maximum(chunks.queries, 1.0), chunks.count)
-    pairs = (decodes.kv_sum if verified is None else verified) + product(float(TILE), chunks.tile_keys)
+    pairs = verified + product(float(TILE), chunks.tile_keys)
     n = jnp.maximum(decoding.num_running, 1)
     batch = DecodeBatch(*(x.astype(jnp.float64) for x in (n, decoding.kv_sum, decoding.kv_max)))
     attention_s, slope_s, _ = decode_attention(step_time, batch)

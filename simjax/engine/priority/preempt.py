@@ -73,12 +73,33 @@ class _Lookahead(NamedTuple):
     ahead: Int32[Array, ""]
     most: Int32[Array, ""]
 
+    def blocks(self, computed: Array, new: Array, block_size: Array) -> Int32[Array, " A"]:
+        """Blocks of requests that compute so many tokens."""
+        asked = blocks_of(jnp.minimum(computed + new + self.ahead, self.most), block_size)
+        return jnp.where(new > 0, jnp.maximum(asked, self.had), self.had)
+
+    def before(self, computed: Array, block_size: Array) -> Int32[Array, " A"]:
+        """Blocks of requests before the step."""
+        return self.had
+
+
+class _NoLookahead(NamedTuple):
+    """Without drafts a request has blocks for the tokens that are computed."""
+
+    def blocks(self, computed: Array, new: Array, block_size: Array) -> Int32[Array, " A"]:
+        """Blocks of requests that compute so many tokens."""
+        return blocks_of(computed + new, block_size)
+
+    def before(self, computed: Array, block_size: Array) -> Int32[Array, " A"]:
+        """Blocks of requests before the step."""
+        return blocks_of(computed, block_size)
+
 
 class _Rank(NamedTuple):
     """What the loop reads: blocks and keys of the requests in the slots, and limits."""
 
     computed: Int32[Array, " A"]
-    lookahead: _Lookahead | None
+    lookahead: _Lookahead | _NoLookahead
     ended: Bool[Array, " A"]
     last: Int32[Array, ""]
     last_need: Int32[Array, ""]
@@ -100,10 +121,10 @@ def preempt_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -
     rank, slots, limits, f, state = turn.rank, turn.rank.slots, turn.limits, turn.formation, turn.state
     assert isinstance(state.progress, Progress) and rank.requeued is not None
     need = capped(slots.num_tokens - slots.num_computed_tokens, limits, f.alone)
-    computed, lookahead = slots.num_computed_tokens, None
+    computed, lookahead = slots.num_computed_tokens, _NoLookahead()
     if shape.speculation:
-        assert turn.demand.computed is not None and turn.demand.had is not None
-        computed, had = turn.demand.computed, turn.demand.had + slots.held.hashed
+        assert turn.demand.computed is not None
+        computed, had = turn.demand.computed, turn.demand.had.own(slots, limits.block_size) + slots.held.hashed
         lookahead = _Lookahead(had, jnp.asarray(params.speculation.lookahead(turn.i)), limits.max_model_len)
     fixed = _Rank(
         computed=computed,
@@ -172,16 +193,12 @@ def _over(scan: _Scan, fixed: _Rank) -> Int32[Array, ""]:
 
 def _blocks(fixed: _Rank, new: Int32[Array, " A"]) -> Int32[Array, " A"]:
     """Blocks of requests that compute so many tokens."""
-    if fixed.lookahead is None:
-        return blocks_of(fixed.computed + new, fixed.block_size)
-    had, ahead, most = fixed.lookahead
-    asked = blocks_of(jnp.minimum(fixed.computed + new + ahead, most), fixed.block_size)
-    return jnp.where(new > 0, jnp.maximum(asked, had), had)
+    return fixed.lookahead.blocks(fixed.computed, new, fixed.block_size)
 
 
 def _blocks_before(fixed: _Rank) -> Int32[Array, " A"]:
     """Blocks of requests before the step."""
-    return blocks_of(fixed.computed, fixed.block_size) if fixed.lookahead is None else fixed.lookahead.had
+    return fixed.lookahead.before(fixed.computed, fixed.block_size)
 
 
 def _used(scan: _Scan, fixed: _Rank) -> Int32[Array, " A"]:

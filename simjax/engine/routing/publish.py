@@ -41,6 +41,6 @@ def publish(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
 def reports(shape: EngineShape, params: ClusterParams, state: ClusterState, t_s: Array) -> tuple[Array, Array, Array]:
     """What the ranks report at t_s: waiting and running requests, int32[N] both, and the use of their KV caches, float64[N]."""
     ranks = state.ranks
-    waiting = waiting_requests(ranks, state.handovers.num_loading(shape.ranks))
+    waiting = waiting_requests(shape, ranks, state.handovers.num_loading(shape.ranks))
     used = kv_tokens_at(ranks, t_s).astype(jnp.float64) / kv_capacity(params)
     return waiting, ranks.plan.running, jnp.minimum(used, 1.0)

@@ -78,15 +78,15 @@ def kv_tokens_at(ranks: Rank, t_s: Float64[Array, ""]) -> Int64[Array, " N"]:
     return jnp.where(ranks.passes.drained, 0, tokens) if isinstance(ranks.passes, Passes) else tokens
 
 
-def waiting_requests(ranks: Rank, loading: Int32[Array, " N"] | int = 0) -> Int32[Array, " N"]:
+def waiting_requests(shape: EngineShape, ranks: Rank, loading: Int32[Array, " N"] | int = 0) -> Int32[Array, " N"]:
     """Requests that wait in each rank, also those that load their KV cache."""
-    preempted = ranks.plan.preempted if ranks.requeued is None else 0  # in the queue they are counted there
+    preempted = 0 if shape.priorities else ranks.plan.preempted  # in the queue they are counted there
     return preempted + ranks.tail - ranks.head + loading
 
 
-def loads(params: ClusterParams, ranks: Rank, loading: Int32[Array, " N"] | int = 0) -> Float64[Array, " N"]:
+def loads(shape: EngineShape, params: ClusterParams, ranks: Rank, loading: Int32[Array, " N"] | int = 0) -> Float64[Array, " N"]:
     """(4 waiting + running) / max_num_seqs of each rank, or of its instance; requests that load their KV cache wait."""
-    weight = WAITING_WEIGHT * waiting_requests(ranks, loading) + ranks.plan.running
+    weight = WAITING_WEIGHT * waiting_requests(shape, ranks, loading) + ranks.plan.running
     seats = params.balancer.sum_of_instance(params.ranks.max_num_seqs)
     return params.balancer.sum_of_instance(weight).astype(jnp.float64) / seats.astype(jnp.float64)
 
@@ -160,10 +160,10 @@ def look(shape: EngineShape, params: ClusterParams, state: ClusterState, t_s: Fl
     loading = state.handovers.num_loading(shape.ranks)
     new = RouterView(
         t_s,
-        loads(params, state.ranks, loading),
+        loads(shape, params, state.ranks, loading),
         kv_loads(params, state.ranks, t_s),
         state.kv.contents(),
-        params.balancer.sum_of_instance(waiting_requests(state.ranks, loading)) if shape.router_books else None,
+        params.balancer.sum_of_instance(waiting_requests(shape, state.ranks, loading)) if shape.router_books else None,
     )
     return state.view.renewed(new, params.router.staleness_s, looks)
 

@@ -12,7 +12,7 @@ from jax import Array
 from simjax.engine.control.reduce import reduce_slots
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams
-from simjax.engine.rank import WITH_ALL_TOKENS, Rank, Slots
+from simjax.engine.rank import WITH_ALL_TOKENS, Rank, Slots, last_tokens_of
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
 
@@ -68,7 +68,7 @@ def commit(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     blocks = jnp.where(running, blocks_of(computed, turn.limits.block_size) - slots.held.hashed, 0)
     prompt = jnp.where(in_step & ~decode, slots.num_new_tokens, 0)
     sums, _, _ = reduce_slots([token, decode, resumed, prompt, blocks])
-    after, finished = with_arrived(rank, after, token & after.finished)
+    after, finished = with_arrived(shape, rank, after, token & after.finished)
     emitted = Emitted(
         finished=finished,
         prompt_tokens=sums[3],
@@ -87,10 +87,10 @@ def name_blocks(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     return turn.kv.name_computed(shape, params, turn)
 
 
-def with_arrived(rank: Rank, after: Slots, finished: Bool[Array, " A"]) -> tuple[Slots, Bool[Array, " A"]]:
+def with_arrived(shape: EngineShape, rank: Rank, after: Slots, finished: Bool[Array, " A"]) -> tuple[Slots, Bool[Array, " A"]]:
     """The slots after a plan, and the finished requests with those among them that came with their only token, as hand-overs let them."""
     slots = rank.slots
-    if slots.last_tokens is None:
+    if not shape.handovers:
         return after, finished
-    arrived = (slots.position < rank.num_running) & (slots.last_tokens == WITH_ALL_TOKENS)
-    return dataclasses.replace(after, last_tokens=jax.tree.map(lambda x: jnp.where(arrived, 0, x), after.last_tokens)), finished | arrived
+    arrived = (slots.position < rank.num_running) & (last_tokens_of(slots) == WITH_ALL_TOKENS)
+    return dataclasses.replace(after, last_tokens=jnp.where(arrived, 0, last_tokens_of(after))), finished | arrived

@@ -13,6 +13,7 @@ from simjax.engine.columns import in_order
 from simjax.engine.control.reduce import reduce_slots
 from simjax.engine.handover.legs import end_prefill
 from simjax.engine.host.result import RequestLog
+from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
 from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape
@@ -33,7 +34,7 @@ class Departed:
         outcome: its row of `ClusterState.outcome`.
         left_behind: number of others that could leave.
         kept: whether it is on its way to its decode rank: it is not finished, and its blocks stay.
-        blocks: with drafts, KV blocks that it held; None where they follow from its tokens.
+        blocks: KV blocks that it held.
     """
 
     some: Bool[Array, ""]
@@ -43,7 +44,7 @@ class Departed:
     outcome: Float64[Array, " F"]
     left_behind: Int32[Array, ""]
     kept: Bool[Array, ""]
-    blocks: Int32[Array, ""] | None = None
+    blocks: Int32[Array, ""]
 
     @property
     def more(self) -> Bool[Array, ""]:
@@ -80,7 +81,7 @@ def depart(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         outcome=jnp.stack([x.astype(jnp.float64) for x in in_order(RequestLog, shape, outcome)]),
         left_behind=leaving - some.astype(jnp.int32),
         kept=jnp.zeros((), bool),
-        blocks=slots.drafts.blocks_at(at) if shape.prefix_nodes else None,
+        blocks=slots.drafts.own_blocks(at, blocks_of(slots.num_computed_tokens[at], turn.limits.block_size)),
     )
     close_gap = some & (position >= at)
     # Padding at one end and cutting at the other shifts within the same kernel; `jnp.roll` would make three of every field.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.reduce import INT32_MAX
+from simjax.engine.kv.before import OF_TOKENS, BlocksKept, BlocksOfTokens
 from simjax.engine.params import RankParams
 from simjax.engine.rank import NEVER
 
@@ -77,8 +78,7 @@ class Demand:
         running, seated: requests that run; and those with a seat, the finished included that the scheduler does not know of yet.
         blocks: blocks of each that is seated, once the step runs; with prefix caching without those in the tree of contents.
         last: slot of the last that runs, the only one that may be in the middle of its prompt.
-        had: with drafts, and prefix caching or priorities, blocks of each before the step, counted likewise; None where they follow from
-            its tokens.
+        had: blocks of each before the step, counted likewise.
         need, computed: with drafts and priorities, tokens that each would compute with budget enough, and those that the scheduler takes
             for computed; None otherwise.
     """
@@ -87,7 +87,7 @@ class Demand:
     seated: Bool[Array, " A"]
     blocks: Int32[Array, " A"]
     last: Int32[Array, ""]
-    had: Int32[Array, " A"] | None = None
+    had: BlocksKept | BlocksOfTokens = OF_TOKENS
     need: Int32[Array, " A"] | None = None
     computed: Int32[Array, " A"] | None = None
 

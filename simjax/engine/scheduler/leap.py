@@ -67,7 +67,7 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     busy, plan = together((busy, plan))
     if shape.power:
         assert params.power is not None
-        verified = verified_pairs(slots) if shape.speculation else None
+        verified = verified_pairs(slots) if shape.speculation else parts.of_decodes.kv_sum
         work = planned_work(params.power, turn.i, step_time, parts, decoding, verified)
         busy, plan = dataclasses.replace(busy, work=work), dataclasses.replace(plan, work=work)
     if all_end is not None:
@@ -113,7 +113,7 @@ def survey(shape: EngineShape, turn: Turn) -> tuple[Plan, Decoding, Bool[Array, 
         open=~f.blocked,
         tokens=tokens,
         running=n,
-        preempted=preempted if rank.requeued is None else preempted + rank.requeued,
+        preempted=preempted + rank.num_requeued if shape.priorities else preempted,
         blocks=f.blocks,
         kv_tokens=kv_tokens,
         preempted_tokens=preempted_tokens,

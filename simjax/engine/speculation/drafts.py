@@ -49,10 +49,6 @@ class NoDrafts:
         """Blocks of the request in a slot, which has so many full or part-filled ones."""
         return blocks
 
-    def blocks_at(self, at: Array) -> None:
-        """Blocks of the request in a slot, where they do not follow from its computed tokens."""
-        return None
-
     def back(self, token: Bool[Array, " A"], others: Bool[Array, " A"]) -> Int32[Array, " A"]:
         """Tokens of requests in the oldest batch that is in flight."""
         return token.astype(jnp.int32)
@@ -139,10 +135,6 @@ class Drafts:
 
     def own_blocks(self, at: Array, blocks: Array) -> Array:
         """Blocks of the request in a slot, which has so many full or part-filled ones."""
-        return self.blocks[at]
-
-    def blocks_at(self, at: Array) -> Int32[Array, ""]:
-        """Blocks of the request in a slot."""
         return self.blocks[at]
 
     def without(self, out: Array, flying: Array) -> Drafts:

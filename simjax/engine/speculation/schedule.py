@@ -10,6 +10,7 @@ from jax import Array
 from simjax.engine.control.cond_any import cond_any
 from simjax.engine.control.reduce import reduce_slots
 from simjax.engine.groups.cadence import holds_prompts, waits_for_release
+from simjax.engine.kv.before import BlocksKept
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams, SpeculationParams
 from simjax.engine.priority.preempt import preempt_by_priority
@@ -75,7 +76,7 @@ def schedule_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tu
     kept = jnp.where(turn.waits, drafts.blocks, kept)  # none are taken before the departures that the formation waits for
     slots = dataclasses.replace(slots, num_new_tokens=new, drafts=dataclasses.replace(drafts, blocks=kept))
     rank = dataclasses.replace(rank, slots=slots)
-    demand = Demand(running, running | holding, blocks, last, had if shape.prefix_nodes or shape.priorities else None)
+    demand = Demand(running, running | holding, blocks, last, BlocksKept(had))
     if shape.priorities:
         demand = dataclasses.replace(demand, need=need, computed=computed)
     return dataclasses.replace(turn, rank=rank, formation=formation, demand=demand)

@@ -50,7 +50,7 @@ def verify(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         drafts=drafts.after(in_step, emitted, computed - kept),
         last_tokens=jax.tree.map(lambda x: jnp.where(in_step, slots.num_new_tokens, x), slots.last_tokens),
     )
-    after, finished = with_arrived(rank, after, token & after.finished)
+    after, finished = with_arrived(shape, rank, after, token & after.finished)
     prompt = jnp.where(in_step & ~drafts.decoding, slots.num_new_tokens, 0)
     blocks = jnp.where(running, drafts.blocks - slots.held.hashed, 0)
     (tokens, decodes, others, prompt, blocks, checked, proposed, right), _, _ = reduce_slots(

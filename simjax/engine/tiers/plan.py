@@ -10,6 +10,7 @@ from jax import Array
 
 from simjax.engine.control.together import together
 from simjax.engine.handover.passes import ROUNDING, pass_at
+from simjax.engine.kv.block_pool import Watched
 from simjax.engine.kv.prefix_cache import PrefixCache
 from simjax.engine.kv.prefix_tree import RankTree
 from simjax.engine.params import ClusterParams, TierParams
@@ -85,7 +86,7 @@ def plan_tiered(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
 
     # Stores of the formation before, and those whose blocks are taken, are sent first; a step waits for the latter.
     kv = turn.kv
-    assert isinstance(kv, PrefixCache) and kv.pool.watched is not None
+    assert isinstance(kv, PrefixCache) and isinstance(kv.pool.watched, Watched)
     victims = jnp.where((position >= rank.num_running) & (position < rank.num_running + f.preempted), slots.request, shape.requests)
     victims = jnp.where(victims < shape.requests, victims, -1)
     flushes = flushed(table, i, kv.pool.watched.pieces[i], kv.pool.watched.count[i], victims, closes)
@@ -116,7 +117,7 @@ def plan_tiered(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     busy, plan = together((busy, plan))
     if shape.power:
         assert params.power is not None
-        of_plan = planned_work(params.power, i, step_time, parts, decoding)
+        of_plan = planned_work(params.power, i, step_time, parts, decoding, parts.of_decodes.kv_sum)
         busy, plan = dataclasses.replace(busy, work=of_plan), dataclasses.replace(plan, work=of_plan)
 
     passes = passes_of(turn)
@@ -146,7 +147,8 @@ def plan_tiered(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     slots = dataclasses.replace(slots, scheduled_s=jnp.where(first, start_s, slots.scheduled_s))
     rank = dataclasses.replace(rank, plan=plan, passes=passes, slots=slots)
     turn = with_tiers(dataclasses.replace(turn, rank=rank), table)
-    return turn.with_kv(PrefixCache(kv.pool.unwatched(i, closes)))
+    pool = dataclasses.replace(kv.pool, watched=kv.pool.watched.forgotten(i, closes))
+    return turn.with_kv(PrefixCache(pool))
 
 
 def _offered(params: ClusterParams, turn: Turn, tree: RankTree) -> Int32[Array, " A"]:
