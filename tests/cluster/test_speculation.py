@@ -13,6 +13,7 @@ from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec, InstanceSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.engine.host.lower import lower
+from simjax.engine.params import SpeculationParams
 from simjax.errors import SimjaxError
 from simjax.latency.step_time import StepTime
 from simjax.model import load_model, weight_bytes
@@ -151,7 +152,7 @@ def test_the_last_pp_stage_has_the_drafter():
 def test_a_release_says_which_cached_blocks_a_drafter_takes(release: str, method: str, ahead: int, drops: bool, pads: bool):
     rates = "speculation.synthetic_acceptance_rates=[0.5]"
     found = lowered(f"backend={release}", f"speculation.method={method}", rates, "scheduler.enable_prefix_caching=true").params
-    assert found.speculation is not None and found.ranks.names_ahead is not None
+    assert isinstance(found.speculation, SpeculationParams) and found.ranks.names_ahead is not None
     assert found.ranks.names_ahead.tolist() == [ahead]
     assert found.speculation.drops_last.tolist() == [drops] and found.speculation.pads.tolist() == [pads]
     without = lowered(f"backend={release}", f"speculation.method={method}", rates).params

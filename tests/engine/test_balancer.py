@@ -17,8 +17,8 @@ from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.engine.host.lower import lower
-from simjax.engine.host.lowering.balancer import balancer_params, most_api_servers
-from simjax.engine.params import ClusterParams
+from simjax.engine.host.lowering.balancer import balancer_part
+from simjax.engine.params import BalancerParams, ClusterParams, NoBalancerParams
 from simjax.engine.routing.balancer import Balancers, balancers_of
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState, initial_state
@@ -162,22 +162,22 @@ def arrays(spec: ClusterSpec) -> tuple[EngineShape, ClusterParams]:
 def test_rules_of_a_cluster():
     """As many API servers as ranks; ranks of dense models report in new releases only, those of mixtures of experts always."""
     shape, params = arrays(cluster(3, 1))
-    assert (shape.ranks, shape.api_servers, shape.live_routing) == (4, 3, True) and params.balancer is not None
+    assert (shape.ranks, shape.api_servers, shape.live_routing) == (4, 3, True) and isinstance(params.balancer, BalancerParams)
     assert params.balancer.api_servers.tolist() == [3, 3, 3, 1] and params.balancer.number.tolist() == [0, 1, 2, 0]
     assert params.balancer.first.tolist() == [0, 0, 0, 3] and params.balancer.size.tolist() == [3, 3, 3, 1]
     assert params.balancer.publishes.tolist() == [False] * 4 and not params.balancer.weighs_in_flight
     mixture = dataclasses.replace(SPEC, model=load_model("mixtral-8x7b"))
     spec = ClusterSpec((*cluster(2).instances, *cluster(2, spec=mixture).instances), balancer=Balancer(api_server_count=5))
-    found = balancer_params(spec, 0)
-    assert most_api_servers(spec) == 5 and found is not None and found.publishes.tolist() == [False, False, True, True]
+    found = balancer_part(spec, 0)
+    assert found.sizes == {"api_servers": 5} and found.params["balancer"].publishes.tolist() == [False, False, True, True]
     shape, params = arrays(dataclasses.replace(cluster(2), balancer=Balancer(weighs_in_flight=True, publishes_dense=True)))
-    assert params.balancer is not None and params.balancer.publishes.all() and params.balancer.weighs_in_flight
+    assert isinstance(params.balancer, BalancerParams) and params.balancer.publishes.all() and params.balancer.weighs_in_flight
 
 
 def test_without_a_balancer_there_is_nothing():
     for spec in (cluster(1, 1), dataclasses.replace(cluster(3, 1), balancer=Balancer(external=True))):
         shape, params = arrays(spec)
-        assert (shape.api_servers, shape.live_routing) == (0, False) and params.balancer is None
+        assert (shape.api_servers, shape.live_routing) == (0, False) and isinstance(params.balancer, NoBalancerParams)
 
 
 def test_what_is_refused():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
-from simjax.engine.host.lowering.groups import NEVER_ASKS, group_params, refuse_with_groups
+from simjax.engine.host.lowering.groups import NEVER_ASKS, group_part, refuse_with_groups
 from simjax.engine.host.result import Status
 from simjax.engine.simulate import simulate
 from simjax.errors import SimjaxError
@@ -154,8 +154,9 @@ def test_every_instance_of_a_mixture_of_experts_is_a_group():
     limits = InstanceLimits(dp_sync_interval=16, dp_syncs_first=True, prefill_schedule_interval=2, max_num_seqs=100)
     model, device = load_model("qwen3-30b-a3b"), load_device("h200")
     cluster = ClusterSpec((InstanceSpec(model, device, Parallelism(data=2), limits), InstanceSpec(model, device, Parallelism(data=3))))
-    groups = group_params(cluster)
-    assert groups is not None
+    part = group_part(cluster)
+    assert part.sizes == {"groups": 2, "group_ranks": 3, "lone_ranks": False}
+    groups = part.params["groups"]
     found = {x.name: np.asarray(getattr(groups, x.name)).tolist() for x in dataclasses.fields(groups)}
     assert found.pop("alone") is None
     assert found == {
@@ -174,8 +175,9 @@ def test_ranks_that_step_by_themselves_are_groups_of_their_own():
     lockstep = InstanceSpec(load_model("qwen3-30b-a3b"), load_device("h200"), Parallelism(data=3), limits)
     dense = dataclasses.replace(lockstep, model=load_model("qwen3-8b"), parallelism=Parallelism(data=2))
     alone = dataclasses.replace(lockstep, parallelism=Parallelism(tensor=2))
-    groups = group_params(ClusterSpec((dense, lockstep, alone)))
-    assert groups is not None and groups.alone is not None
+    part = group_part(ClusterSpec((dense, lockstep, alone)))
+    assert part.sizes == {"groups": 4, "group_ranks": 3, "lone_ranks": True}
+    groups = part.params["groups"]
     assert groups.of_rank.tolist() == [0, 1, 2, 2, 2, 3] and groups.size.tolist() == [1, 1, 3, 1]
     assert groups.alone.tolist() == [True, True, False, True]
     assert groups.prefill_schedule_interval.tolist() == [1, 1, 2, 1] and groups.syncs_first.tolist() == [False, False, True, False]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.together import together
-from simjax.engine.params import ClusterParams
+from simjax.engine.params import ClusterParams, SpeculationParams
 from simjax.engine.pipeline.flight import Flight
 from simjax.engine.speculation.drafts import Drafts, NoDrafts
 from simjax.engine.speculation.draws import accepted, uniform
@@ -51,7 +51,7 @@ def outcome_of(params: ClusterParams, turn: Turn, new: Int32[Array, " A"]) -> Ou
     inside, computed = new > 0, slots.num_computed_tokens + new
     if not isinstance(drafts, Drafts):
         return Outcome(inside & (computed >= slots.num_tokens + flight.placeholders), computed, drafts)
-    assert own is not None
+    assert isinstance(own, SpeculationParams)
     unseen = flight.sampled != 0
     tokens = slots.num_tokens + jnp.where(unseen, drafts.emitted, 0)
     ended = tokens >= slots.final_tokens

@@ -11,7 +11,7 @@ from simjax.engine.control.cond_any import cond_any
 from simjax.engine.control.reduce import reduce_slots
 from simjax.engine.groups.cadence import holds_prompts, waits_for_release
 from simjax.engine.kv.blocks import blocks_of
-from simjax.engine.params import ClusterParams
+from simjax.engine.params import ClusterParams, SpeculationParams
 from simjax.engine.priority.preempt import preempt_by_priority
 from simjax.engine.scheduler.admission import admit_waiting
 from simjax.engine.scheduler.formation import Demand, Formation, capped
@@ -30,7 +30,7 @@ def schedule_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tu
     """
     limits, rank, slots, own = turn.limits, turn.rank, turn.rank.slots, params.speculation
     drafts, position, finished = slots.drafts, slots.position, slots.finished
-    assert isinstance(drafts, Drafts) and own is not None
+    assert isinstance(drafts, Drafts) and isinstance(own, SpeculationParams)
     unseen, known = slots.flight.unseen(slots, turn.horizon_s)
     computed = slots.num_computed_tokens + jnp.where(unseen, drafts.rejected, 0)
     running = (position < rank.num_running) & ~finished
