@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 from experiments.vllm_scheduler import kinds
 from simjax.backend.releases import KNOWN, defaults_of, minor_of
+from tests.engine.combined import staged_drafts
 from tests.engine.pipelined import Pipelined, pipelined
 from tests.engine.prioritized import Prioritized, prioritized
 from tests.engine.scenario import Limits, Scenario, Timing
@@ -41,6 +42,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "priority": prioritized(),
     "speculation": speculating(),
     "pipeline": pipelined(),
+    "pipeline_speculation": staged_drafts(),
 }
 """Kinds that the tests draw; the others are those of `kinds`."""
 NAMES = (*STRATEGIES, *kinds.KINDS, *kinds.SERVERS)
