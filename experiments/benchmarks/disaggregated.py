@@ -50,7 +50,7 @@ def swept(what: Any) -> tuple[float, float]:
         spent_s = time.process_time() - began
     if set(table["status"]) != {"finished"}:
         raise SystemExit("a design has not finished")
-    return spent_s, float(table["ticks"].mean())
+    return spent_s, float(np.asarray(table["ticks"]).mean())
 
 
 def main() -> None:
