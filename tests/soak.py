@@ -26,6 +26,7 @@ from tests.engine import test_groups, test_tiers, test_two_legs
 from tests.engine.balanced import balancing, balancing_legs
 from tests.engine.combined import (
     caches_on_stages,
+    check_staged_drafts,
     drafts_and_caches,
     prioritized_groups,
     sessions_in_groups,
@@ -34,6 +35,7 @@ from tests.engine.combined import (
     speculating_grouped_legs,
     speculating_groups,
     speculating_legs,
+    staged_drafts,
     urgent_drafts,
 )
 from tests.engine.grouped import balanced_groups, beside_one, grouped, mixed_groups
@@ -156,6 +158,10 @@ def kinds() -> dict[str, Kind]:
         "speculating_prefix_caches": Kind(drafts_and_caches(), 60, check_steps),
         "speculating_prefix_caches_on_two": Kind(drafts_and_caches(instances=2), 60, check_steps),
         "speculating_cached_sessions": Kind(drafts_and_caches(sessions=True), 60, check_steps),
+        "pipelined_speculating": Kind(staged_drafts(), 60, check_staged_drafts),
+        "pipelined_speculating_closed_loop_on_two": Kind(staged_drafts(2, closed=True), 60, check_staged_drafts),
+        "pipelined_speculating_prefix_caches": Kind(staged_drafts(caching=True), 60, check_staged_drafts),
+        "pipelined_speculating_cached_sessions": Kind(staged_drafts(caching=True, sessions=True), 60, check_staged_drafts),
         "speculating_two_legs": Kind(speculating_legs(), 60, test_two_legs.check),
         "speculating_two_legs_closed_loop": Kind(speculating_legs(closed=True), 60, test_two_legs.check),
         "speculating_two_legs_prefix_caches": Kind(speculating_legs(3, caching=True), 60, test_two_legs.check),

@@ -86,6 +86,7 @@ def test_committed_without_outputs(path: Path) -> None:
     assert text == json.dumps(book, indent=1, ensure_ascii=False) + "\n", "another layout than the one Jupyter writes"
 
 
+@pytest.mark.slow
 def test_pareto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """All of its cells, then what its text concludes."""
     monkeypatch.chdir(tmp_path)
@@ -144,6 +145,7 @@ def test_pareto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert 0.6 < chosen["kv_peak_used_fraction"] < 0.75
 
 
+@pytest.mark.slow
 def test_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """All of its cells without measured data, then what its text concludes."""
     monkeypatch.chdir(tmp_path)
@@ -184,6 +186,7 @@ def test_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert top["ttft_mean_s"].abs().idxmax() == "peak_flops"
 
 
+@pytest.mark.slow
 def test_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of its cells: the descent ends lower than the grid, for the requests that both chose for and for others."""
     monkeypatch.chdir(tmp_path)

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -55,8 +56,19 @@ IN_SHORT = re.findall(r"^\| ([^`|]+) \| (shipped profile|calibrated at [^|]+) \|
 RECALIBRATED = re.findall(
     r"^\| `([^`]+)` \| ([^|`]+) \| ([-+].*) \|$", section(ACCURATE, "Means at a glance").split("\nCalibrated")[1], flags=re.MULTILINE
 )
+EVERY_RUN = {  # rows of the table of accuracy
+    ("llmservingsim/bench/RTXPRO6000/Llama-3.1-8B", "tables"),
+    ("llmservingsim/bench/RTX4090/Llama-3.1-8B", "profile"),
+    ("llmservingsim/bench/RTX4090/Llama-3.1-8B", "profile, trace"),
+    ("vllm_qwen3_14b_h100/agg_2rps", "profile"),
+}
 ROOMS = re.findall(r"^\| `(\w+)` \|", section(MAP, "Rooms"), flags=re.MULTILINE)
 STAGES = re.findall(r"^\| `(\w+)` \| (`[^|]+) \|", section(MAP, "The tick"), flags=re.MULTILINE)
+
+
+def slow(*values: str) -> Any:
+    """Arguments of a test that runs before a release only."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def run_all(cli: Cli, block: str) -> dict[str, str]:
@@ -126,11 +138,13 @@ def test_five_lines_are_of_the_guide() -> None:
     assert len(blocks("python", README)) == 1
 
 
-@pytest.mark.parametrize("block", ALONE)
+# The other commands of the guide run before a release.
+@pytest.mark.parametrize("block", [block if "slo.ttft_s" in block or "trace export" in block else slow(block) for block in ALONE])
 def test_tour(cli: Cli, block: str) -> None:
     run_all(cli, block)
 
 
+@pytest.mark.slow
 def test_tour_over_measured_data(cli: Cli) -> None:
     data_path("llmservingsim")
     run_all(cli, OVER_DATA[0])
@@ -162,6 +176,7 @@ def test_calibration_of_the_guide(cli: Cli) -> None:
     run_all(cli, OVER_DATA[1])
 
 
+@pytest.mark.slow
 def test_capacity(cli: Cli) -> None:
     (block,) = blocks("sh", CAPACITY)
     _, several, best, fewest = run_all(cli, block).values()
@@ -170,6 +185,7 @@ def test_capacity(cli: Cli) -> None:
     assert "of 4 points on the front: highest capacity_requests_per_s_per_gpu" in best
 
 
+@pytest.mark.slow
 def test_prefix_caching_sessions_and_routers(cli: Cli) -> None:
     (block,) = blocks("sh", CACHING)
     printed = list(run_all(cli, block).values())
@@ -187,6 +203,7 @@ def test_prefix_caching_sessions_and_routers(cli: Cli) -> None:
         assert numbers == f"{row.prefix_hit_fraction:.1%} | {times}".replace("%", " %"), f"the guide should say otherwise of {router}"
 
 
+@pytest.mark.slow
 def test_sweeps(cli: Cli) -> None:
     """One after the other: the later commands are about the sweep of the first."""
     (printed,) = run_all(cli, SWEEP).values()
@@ -214,7 +231,8 @@ def test_python(block: str, wanted: str, capsys: pytest.CaptureFixture[str]) -> 
     assert re.match(wanted, capsys.readouterr().out)
 
 
-@pytest.mark.parametrize(("run", "source", "numbers"), ACCURACY, ids=lambda x: x)
+# One row of each kind in every run, and all of them before a release: each has a program of its own.
+@pytest.mark.parametrize(("run", "source", "numbers"), [row if row[:2] in EVERY_RUN else slow(*row) for row in ACCURACY], ids=lambda x: x)
 def test_accuracy_table(cli: Cli, run: str, source: str, numbers: str) -> None:
     more = [f"profile.bundle_root={data_path('llmservingsim/profiles')}"] if source.startswith("tables") else []
     if source.endswith("trace"):

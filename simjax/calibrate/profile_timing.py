@@ -14,7 +14,7 @@ from jax import Array
 from simjax.cluster.spec import InstanceSpec
 from simjax.cluster.timing import ClusterTiming
 from simjax.deployment import Deployment
-from simjax.engine.params import ClusterParams
+from simjax.engine.params import ClusterParams, SpeculationParams
 from simjax.latency.join import join_step_times
 from simjax.latency.priors import VLLM
 from simjax.latency.profiles.compile import compile_profile
@@ -100,6 +100,6 @@ class ProfileTiming:
             ranks = jax.lax.optimization_barrier(ranks)
         ranks = replace(ranks, api_pre_s=api_s("api_pre_s"), api_post_s=api_s("api_post_s"))
         drafts = params.speculation
-        if drafts is not None:  # draws are compared with them: nothing flows through
+        if isinstance(drafts, SpeculationParams):  # draws are compared with them: nothing flows through
             drafts = replace(drafts, rates=jax.lax.stop_gradient(accepted(drafts.rates, profile.parallel.draft_acceptance)))
         return replace(params, ranks=ranks, step_time=self.step_time(profile), speculation=drafts)

@@ -165,7 +165,8 @@ class InstanceSpec:
     def broadcast_s(self) -> float:
         """Seconds from the sampling of tokens on the last pp stage to the first one having them."""
         tensor, stages, node = self.parallelism.tensor, self.parallelism.pipeline, self.device.node
-        return broadcast_s(link_between(node, self.deployment.link, tensor, stages, stages - 1, 0), self.limits.max_num_seqs)
+        link = link_between(node, self.deployment.link, tensor, stages, stages - 1, 0)
+        return broadcast_s(link, self.limits.max_num_seqs, 0 if self.speculation is None else self.speculation.num_speculative_tokens)
 
     @cached_property
     def footprint(self) -> Footprint:

@@ -39,7 +39,7 @@ class ClusterTiming:
         row: int32[N], the step-time model of each instance; of one with pp stages that of the first, which those of the others follow.
         api_pre_s, api_post_s: float64[N], seconds before an instance queues a request, and after the step that makes a token.
         warnings: one line each, where a step time is used outside the range that it was measured on.
-        sequence_host_s: float64[N], part of a step's time for each sequence in which the device waits for the host; None if unknown.
+        sequence_host_s: float64[N], part of a step's time for each sequence in which the device waits for the host; 0 if unknown.
         draft_acceptance: float64[N], `ParallelEffects.draft_acceptance` of each instance; None where it is 1.
         measured: for each step-time model, the name of its source and the longest context measured there in tokens.
     """
@@ -50,7 +50,7 @@ class ClusterTiming:
     api_post_s: np.ndarray
     warnings: tuple[str, ...]
     measured: tuple[tuple[str, int], ...] = ()
-    sequence_host_s: np.ndarray | None = None
+    sequence_host_s: np.ndarray | float = 0.0
     draft_acceptance: np.ndarray | None = None
 
 

@@ -27,10 +27,10 @@ from simjax.engine.accounting.leap_log import NoLog
 from simjax.engine.columns import recorded
 from simjax.engine.host.result import RequestLog
 from simjax.engine.params import ClusterParams
-from simjax.engine.programs import Effort, compiled
+from simjax.engine.programs import compiled
 from simjax.engine.rank import NEVER
 from simjax.engine.shape import EngineShape, power_of_two
-from simjax.engine.simulate import DEFAULT_MAX_TICKS, advance, pending, start
+from simjax.engine.simulate import DEFAULT_MAX_TICKS, advance, effort_for, pending, start
 from simjax.engine.state import ClusterState
 from simjax.engine.tick import tick
 from simjax.errors import SimjaxError
@@ -134,7 +134,7 @@ def ticks_needed(shape: EngineShape, params: ClusterParams) -> int:
     """
     with jax.enable_x64(True):
         shape, params = _plain(shape), jax.tree.map(jnp.asarray, params)
-        run = compiled(partial(outcome, shape), ("outcome", shape), (params,), Effort.MEDIUM)
+        run = compiled(partial(outcome, shape), ("outcome", shape), (params,), effort_for(shape))
         ticks = int(run(params).ticks)
     return max(power_of_two(ticks + ticks // 4 + 1), FEWEST_TICKS)
 

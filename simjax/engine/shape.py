@@ -108,8 +108,6 @@ class EngineShape:
             raise ValueError("headroom is kept beside the KV caches that come: it needs hand-overs")
         if self.pipeline_stages and self.handovers:
             raise ValueError("pp stages go with no hand-overs")
-        if self.speculation and self.pipeline_stages:
-            raise ValueError("speculative decoding goes with no pp stages")
         if self.lone_ranks and not self.groups:
             raise ValueError("lone_ranks are those beside groups: groups must not be 0")
         if self.groups and self.pipeline_stages:

@@ -154,4 +154,4 @@ def simulate(
             due_s=schedule(shape, params),
             handovers=handovers,
         )
-        return of_instances(result, None if params.ranks.instance is None else np.asarray(params.ranks.instance))
+        return of_instances(result, np.asarray(params.ranks.instance)) if shape.several_ranks else result

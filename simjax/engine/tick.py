@@ -97,6 +97,12 @@ OF_PRIORITIES: dict[Stage, Stage] = {
 OF_URGENT_DRAFTS: dict[Stage, Stage] = {preempt: preempt_drafts}
 """What stands for a stage where there are both, and each has a stand-in."""
 
+OF_STAGED_DRAFTS: dict[Stage, Stage] = {
+    commit: take_back,  # what was found when the batch was sent
+    admit_waiting: admit_past,  # blocks have got their names when batches came back
+}
+"""What stands for stages where ranks with pp stages decode speculatively, and each has a stand-in."""
+
 OF_TIERS: dict[Stage, Stage] = {
     hear: hear_tiers,  # of copies that have ended
     depart: depart_tiered,  # and what it has used is kept
@@ -133,6 +139,7 @@ def stages_of(shape: EngineShape) -> tuple[Stage, ...]:
         (shape.speculation, OF_SPECULATION),
         (shape.priorities, OF_PRIORITIES),
         (shape.speculation and shape.priorities, OF_URGENT_DRAFTS),
+        (shape.speculation and shape.pipeline_stages, OF_STAGED_DRAFTS),
         (shape.kv_tiers, OF_TIERS),
     )
     others = {stage: other for there, table in systems if there for stage, other in table.items()}

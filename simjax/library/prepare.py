@@ -16,8 +16,9 @@ from simjax.config.schema import SimulatedConfig
 from simjax.engine.accounting.totals import Overflow
 from simjax.engine.differentiate import FEWEST_TICKS, Outcome, outcome
 from simjax.engine.host.lower import Lowered, with_larger_caches, with_larger_tiers, with_more_rows
-from simjax.engine.programs import Effort, compiled
+from simjax.engine.programs import compiled
 from simjax.engine.shape import power_of_two
+from simjax.engine.simulate import effort_for
 from simjax.errors import SimjaxError
 from simjax.library.system import Static, System
 from simjax.library.times import Times
@@ -73,4 +74,4 @@ def _large_enough(lowered: Lowered) -> tuple[Lowered, int]:
 def _run(lowered: Lowered) -> Outcome:
     with jax.enable_x64(True):
         params = jax.tree.map(jnp.asarray, lowered.params)
-        return compiled(partial(outcome, lowered.shape), ("outcome", lowered.shape), (params,), Effort.MEDIUM)(params)
+        return compiled(partial(outcome, lowered.shape), ("outcome", lowered.shape), (params,), effort_for(lowered.shape))(params)

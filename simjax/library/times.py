@@ -17,7 +17,7 @@ from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import InstanceSpec
 from simjax.cluster.timing import ClusterTiming
 from simjax.deployment import Deployment
-from simjax.engine.params import ClusterParams
+from simjax.engine.params import ClusterParams, SpeculationParams
 from simjax.engine.shape import power_of_two
 from simjax.latency.join import join_step_times
 from simjax.latency.parameters import matters, parallel_effects, present_value, with_parameters
@@ -114,7 +114,7 @@ class Times:
 
         api = {name: of_ranks([getattr(x.host, name) for x in rows]) for name in ("api_pre_s", "api_post_s")}
         drafts = params.speculation
-        if drafts is not None:
+        if isinstance(drafts, SpeculationParams):
             longer = of_ranks([x.parallel.draft_acceptance for x in rows])[..., None]
             drafts = replace(drafts, rates=accepted(drafts.rates, longer))
         return replace(params, ranks=replace(ranks, **api), step_time=self.step_time(profiles), speculation=drafts)

@@ -182,7 +182,7 @@ def _weights_and_token(deployment: Deployment, limits: MemoryLimits) -> tuple[in
     weights = weight_bytes(model, parallelism.tensor, parallelism.expert, *ends, parallelism.experts.redundant, parallelism.data)
     weights += limits.max_num_seqs * state_bytes_per_sequence(model, parallelism.tensor) - freed_bytes(deployment)
     token = kv_bytes_per_token(model, parallelism.tensor, deployment.kv_cache_dtype)
-    if (drafts := deployment.speculation) is not None:  # the drafter's keys and values are in the same blocks
+    if (drafts := deployment.speculation) is not None and deployment.has_head:  # the drafter's keys and values are in the same blocks
         weights += drafts.weight_bytes(deployment.model, parallelism.tensor)
         token += drafts.kv_bytes_per_token(deployment.model, parallelism.tensor, deployment.kv_cache_dtype)
     return weights, token

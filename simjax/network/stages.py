@@ -14,6 +14,7 @@ from simjax.network.collectives import all_gather_s
 
 TENSORS = 2
 BROADCAST_BYTES = 16  # of a sampled token: its id and two counts
+DRAFT_BYTES = 16  # of a draft: the place of its id among the sampled tokens, and the id of the next one
 CAPTURE_SIZES = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
 """Rows for which vLLM captures CUDA graphs by default; steps of more tokens have as many rows as tokens."""
 
@@ -66,6 +67,6 @@ def boundary_s(rows: np.ndarray, row_bytes: float, tensor: int, between: LinkSpe
     return one_way_s + all_gather_s(part_bytes, tensor, within)
 
 
-def broadcast_s(link: LinkSpec, sequences: int) -> float:
-    """Seconds until the tokens of so many sequences are at the first stage: a small message, sent beside the computation."""
-    return link.latency_s + sequences * BROADCAST_BYTES / link.rate_bytes_per_s
+def broadcast_s(link: LinkSpec, sequences: int, drafts: int = 0) -> float:
+    """Seconds until tokens and next drafts of so many sequences are at the first stage: a small message, sent beside the computation."""
+    return link.latency_s + sequences * (BROADCAST_BYTES + drafts * DRAFT_BYTES) / link.rate_bytes_per_s

@@ -101,3 +101,19 @@ class Speculation:
         """Bytes of the drafter's keys and values of a token on one rank; they are in the same blocks as the model's."""
         drafter = self.drafter(model)
         return 0 if drafter is None else kv_bytes_per_token(drafter, tensor_parallel_size, kv_cache_dtype)
+
+
+@dataclass(frozen=True)
+class NoSpeculation:
+    """An instance that decodes one token after the other, as far as its steps are concerned."""
+
+    num_speculative_tokens: int = 0
+    rates: tuple[float, ...] = ()
+    seed: int = 0
+    pads: bool = False
+    num_lookahead_tokens: int = 0
+    names_ahead: int = 0
+    drops_last: bool = False
+
+
+NO_SPECULATION = NoSpeculation()

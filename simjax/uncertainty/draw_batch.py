@@ -16,7 +16,7 @@ from simjax.cluster.latency_source import LatencySource
 from simjax.engine.host.batch import joint_shape
 from simjax.engine.host.lower import Lowered
 from simjax.engine.host.lowering.requests import request_params
-from simjax.engine.host.lowering.speculation import speculation_params
+from simjax.engine.host.lowering.speculation import speculation_part
 from simjax.engine.shape import EngineShape, power_of_two, slots_for
 from simjax.job import Run
 from simjax.latency.join import padded_rows
@@ -90,8 +90,8 @@ def _designs(batch: DrawnRun, values: Sequence[tuple[Values, ...]], first: int, 
         base = bases[number % len(bases)]
         row, pre_s, post_s = (x[of_rank] for x in (timing.row, timing.api_pre_s, timing.api_post_s))
         own = replace(base.lowered.params.ranks, step_time=row, api_pre_s=pre_s, api_post_s=post_s)  # pyright: ignore[reportArgumentType]
-        drafts = speculation_params(cluster, timing.draft_acceptance)
-        params = replace(base.lowered.params, ranks=own, speculation=drafts)
+        drafts = speculation_part(cluster, timing.draft_acceptance).params
+        params = replace(base.lowered.params, ranks=own, **drafts)
         designs[number] = replace(base, lowered=replace(base.lowered, params=params))
     return designs
 

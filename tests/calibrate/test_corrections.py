@@ -25,6 +25,7 @@ from simjax.parallel.parallelism import Parallelism
 from tests.calibrate.calibrated import LLAMA
 from tests.cli.conftest import Cli, one_line
 from tests.cli.conftest import cli as cli  # the fixture
+from tests.quickly import jit
 
 H100 = simjax.InstanceSpec(load_model("llama-3.1-8b"), load_device("h100"))
 
@@ -63,7 +64,7 @@ def test_corrections_have_derivatives(generic: LatencyProfile) -> None:
         return jnp.log(compile_profile(profile, H100.deployment, max_tokens=256, max_sequences=4, xp=jnp).tokens_s[0, 1:])
 
     with jax.enable_x64(True):
-        slope = jax.jacfwd(at)(jnp.zeros(()))
+        slope = jit(jax.jacfwd(at))(jnp.zeros(()))
     assert slope[jnp.array([8, 16, 32, 64, 128]) - 1] == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
 
 

@@ -233,6 +233,7 @@ def test_forward_derivatives_are_those_of_finite_differences(means):
     assert (exact[: len(POINTS), 4] > 0).all() and np.allclose(exact[len(POINTS) :, 4], 0.0, atol=2e-3)  # the API is in TTFT alone
 
 
+@pytest.mark.slow
 def test_reverse_mode_gives_the_same_gradient(means):
     with jax.enable_x64(True):
         one = PointsTarget.of(POINTS[:1], PROFILE)

@@ -10,10 +10,12 @@ import pytest
 import simjax
 from simjax.cluster.from_config import configured_cluster
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.spec import ClusterSpec
+from simjax.cluster.spec import ClusterSpec, InstanceSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.engine.host.lower import lower
+from simjax.engine.params import SpeculationParams
 from simjax.errors import SimjaxError
+from simjax.latency.step_time import StepTime
 from simjax.model import load_model, weight_bytes
 from simjax.speculation.methods import MTP_RATES, Speculation
 from simjax.workload.workload import Workload
@@ -105,13 +107,37 @@ def lowered(*overrides: str, workload: Workload | None = None):
 @pytest.mark.parametrize(
     ("overrides", "what"),
     [
-        (["cluster.pipeline_parallel_size=2"], "pipeline_parallel_size=2 is not simulated yet"),
         (["cluster=disaggregated", "disaggregation.connector=sglang"], "disaggregation.connector=sglang is not simulated yet; another"),
     ],
 )
 def test_what_does_not_go_together_is_refused(overrides: list[str], what: str):
     with pytest.raises(SimjaxError, match=f"speculation.method=mtp together with {what}"):
         lowered(*overrides)
+
+
+def test_drafts_on_pp_stages_need_asynchronous_scheduling():
+    stages = "cluster.pipeline_parallel_size=2"
+    shape = lowered(stages).shape
+    assert shape.speculation > 0 and shape.pipeline_stages == 2
+    with pytest.raises(SimjaxError, match=r"pipeline_parallel_size=2 and scheduler.async_scheduling=false: .* use scheduler.async"):
+        lowered(stages, "scheduler.async_scheduling=false")
+
+
+def test_the_last_pp_stage_has_the_drafter():
+    def two(name: str) -> tuple[StepTime, InstanceSpec]:
+        (instance,) = with_method(name).instances
+        staged = dataclasses.replace(instance, parallelism=dataclasses.replace(instance.parallelism, pipeline=2))
+        return cluster_timing((staged,), LatencySource()).step_time, staged
+
+    (ngram, plain), (mtp, staged) = two("ngram"), two("mtp")
+    layers = load_model("llama-3.1-8b").num_hidden_layers
+    np.testing.assert_array_equal(mtp.tokens_s[0], ngram.tokens_s[0])
+    np.testing.assert_array_equal(mtp.sequences_s[0], ngram.sequences_s[0])
+    assert 1 < mtp.tokens_s[1][64] / ngram.tokens_s[1][64] < 1 + 2.4 / layers
+    drafted, model = float(mtp.attention.decode_kv_s[1]), float(ngram.attention.decode_kv_s[1])
+    assert drafted == pytest.approx(model * (1 + 3 / (layers // 2)))
+    assert plain.num_gpu_blocks > staged.num_gpu_blocks > with_method("mtp").instances[0].num_gpu_blocks
+    assert staged.broadcast_s > dataclasses.replace(staged, speculation=None).broadcast_s
 
 
 @pytest.mark.parametrize(
@@ -126,7 +152,7 @@ def test_what_does_not_go_together_is_refused(overrides: list[str], what: str):
 def test_a_release_says_which_cached_blocks_a_drafter_takes(release: str, method: str, ahead: int, drops: bool, pads: bool):
     rates = "speculation.synthetic_acceptance_rates=[0.5]"
     found = lowered(f"backend={release}", f"speculation.method={method}", rates, "scheduler.enable_prefix_caching=true").params
-    assert found.speculation is not None and found.ranks.names_ahead is not None
+    assert isinstance(found.speculation, SpeculationParams) and found.ranks.names_ahead is not None
     assert found.ranks.names_ahead.tolist() == [ahead]
     assert found.speculation.drops_last.tolist() == [drops] and found.speculation.pads.tolist() == [pads]
     without = lowered(f"backend={release}", f"speculation.method={method}", rates).params

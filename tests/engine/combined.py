@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from simjax.cluster.routers import ROUTERS
@@ -13,9 +16,10 @@ from tests.engine.grouped import Grouped, Together, alike, as_grouped, rules
 from tests.engine.grouped_legs import GroupedLegs, grouped_legs
 from tests.engine.pipelined import Pipelined
 from tests.engine.prioritized import Prioritized, prioritized
-from tests.engine.scenario import MAX_TOKENS, RouterPolicy, Scenario
-from tests.engine.speculating import MOST_DRAFTS, Speculating, speculating
+from tests.engine.scenario import MAX_TOKENS, RouterPolicy, Scenario, Timing
+from tests.engine.speculating import MOST_DRAFTS, Speculating, servable, speculating, verified_s
 from tests.engine.strategies import scenarios, sharing
+from tests.engine.test_against_reference import assert_same, undecided
 from tests.engine.two_legs import TwoLegs, two_legs
 
 Verified = list[tuple[int, int, bool]]
@@ -218,3 +222,40 @@ def urgent_drafts(draw: st.DrawFn, instances: int = 1, closed: bool = False, cac
         limits = tuple(dataclasses.replace(x, max_num_batched_tokens=max(x.max_num_batched_tokens, 1 + MOST_DRAFTS)) for x in limits)
     reuse = draw(st.sampled_from(REUSE)) if caching else "all"
     return UrgentDrafts(**given | {"limits": limits}, **draw(_drafts(instances)), pads=pads, reuse=reuse)
+
+
+@dataclass(frozen=True)
+class StagedDrafts(Pipelined, Speculating):
+    """Ranks with pp stages that decode speculatively."""
+
+    def stage_time(self, timing: Timing) -> Callable[[list], float]:
+        return partial(verified_s, timing)
+
+
+@st.composite
+def staged_drafts(draw: st.DrawFn, instances: int = 1, closed: bool = False, caching: bool = False, sessions: bool = False) -> StagedDrafts:
+    """Drafts on 1 to 3 stages, which a synchronous scheduler has on one alone."""
+    drawn = draw(drafts_and_caches(instances, sessions) if caching else speculating(instances, closed=closed))
+    given = {x.name: getattr(drawn, x.name) for x in dataclasses.fields(Speculating)}
+    if ROUTERS[drawn.router.name.lower()].compares:
+        given["router"] = RouterPolicy.WEIGHTED if caching else RouterPolicy.LEAST_LOADED
+    stages = tuple(draw(st.sampled_from([2, 3, 3, 1])) for _ in range(instances))
+    own = [dataclasses.replace(x, async_scheduling=x.async_scheduling or n > 1) for x, n in zip(drawn.limits, stages, strict=True)]
+    made = StagedDrafts(
+        **given | {"limits": tuple(own)},
+        stages=stages,
+        send_s=draw(st.sampled_from([(0.0, 0.0), (7e-4, 3e-5)])),
+        broadcast_s=draw(st.sampled_from([0.0, 4e-4])),
+        empty_pass_s=draw(st.sampled_from([0.0, 1e-3])),
+    )
+    return made if caching else servable(made)  # pyright: ignore[reportReturnType]
+
+
+def check_staged_drafts(scenario: StagedDrafts, mode: str = "") -> None:
+    """The comparison of a scenario. A run ends with its last request; the reference waits for a batch that computes for nothing then."""
+    theirs = scenario.run_reference()
+    assume(not undecided(scenario, theirs))
+    post_s = [x.api_post_s for x in scenario.limits]
+    last_s = max(x.token_times_s[-1] - post_s[x.instance] for x in theirs.requests)
+    steps = [step for step in theirs.steps if step.end_s <= last_s + 1e-12]
+    assert_same(scenario.run(), dataclasses.replace(theirs, steps=steps))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -57,13 +58,17 @@ class Pipelined(Scenario):
         }
         return dataclasses.replace(params, ranks=dataclasses.replace(params.ranks, **pipeline), step_time=step_time)
 
+    def stage_time(self, timing: Timing) -> Callable[[list], float]:
+        """The seconds that a stage of such times takes for the requests of a batch."""
+        return timing.step_time
+
     def reference_instances(self) -> list[RefInstance]:
         first, each = self.send_s
         return [
             dataclasses.replace(
                 instance,
                 pipeline=RefPipeline(
-                    tuple(timing.step_time for timing in self.timings[:stages]),
+                    tuple(map(self.stage_time, self.timings[:stages])),
                     lambda tokens: first + each * tokens,
                     self.broadcast_s,
                     self.empty_pass_s,

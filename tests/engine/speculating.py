@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from simjax.engine.params import ClusterParams, SpeculationParams
 from simjax.engine.shape import EngineShape
-from tests.engine.scenario import Scenario
+from tests.engine.scenario import Scenario, Timing
 from tests.engine.strategies import SMALL, scenarios
 from tests.reference.instance import RefInstance
 from tests.reference.speculation import RefSpeculation
@@ -49,10 +49,8 @@ class Speculating(Scenario):
         return dataclasses.replace(params, ranks=dataclasses.replace(params.ranks, names_ahead=ahead))
 
     def step_time(self, batch: list[tuple[int, int, bool]]) -> float:
-        """Seconds of a step: requests that verify drafts have the attention of decodes, and all their tokens are rows."""
-        seconds = self.timing.step_time([(1 if decoding else new, computed) for new, computed, decoding in batch])
-        rows, alone = sum(new for new, _, _ in batch), sum(1 if decoding else new for new, _, decoding in batch)
-        return seconds + float(self.timing.tokens_s[rows] - self.timing.tokens_s[alone])
+        """Seconds of a step."""
+        return verified_s(self.timing, batch)
 
     def reference_instances(self) -> list[RefInstance]:
         return [
@@ -61,6 +59,13 @@ class Speculating(Scenario):
             )
             for instance, drafts, lookahead in zip(super().reference_instances(), self.drafts, self.lookahead, strict=True)
         ]
+
+
+def verified_s(timing: Timing, batch: list[tuple[int, int, bool]]) -> float:
+    """Seconds of a step: requests that verify drafts have the attention of decodes, and all their tokens are rows."""
+    seconds = timing.step_time([(1 if decoding else new, computed) for new, computed, decoding in batch])
+    rows, alone = sum(new for new, _, _ in batch), sum(1 if decoding else new for new, _, decoding in batch)
+    return seconds + float(timing.tokens_s[rows] - timing.tokens_s[alone])
 
 
 def as_speculating(scenario: Scenario, **changes) -> Speculating:
@@ -83,6 +88,11 @@ def speculating(draw: st.DrawFn, instances: int = 1, closed: bool = False, cappe
         seed=draw(st.integers(0, 2**16)),
         pads=draw(st.booleans()),
     )
+    return servable(drawn)
+
+
+def servable(drawn: Speculating) -> Speculating:
+    """The scenario without the requests that no engine could ever end."""
     each = list(zip(drawn.prompt.tolist(), drawn.output.tolist(), strict=True))
     served = [any(x.serves(prompt, output) for x in drawn.reference_instances()) for prompt, output in each]
     assume(any(served))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,8 @@ from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.engine.host.lower import lower
-from simjax.engine.host.lowering.balancer import balancer_params, most_api_servers
-from simjax.engine.params import ClusterParams
+from simjax.engine.host.lowering.balancer import balancer_part
+from simjax.engine.params import BalancerParams, ClusterParams, NoBalancerParams
 from simjax.engine.routing.balancer import Balancers, balancers_of
 from simjax.engine.shape import EngineShape
 from simjax.engine.state import ClusterState, initial_state
@@ -29,6 +30,7 @@ from tests.engine.strategies import sharing
 from tests.engine.test_against_reference import check
 from tests.engine.test_ranks import SPEC, WORK, cluster
 from tests.engine.test_two_legs import check as check_legs
+from tests.quickly import jit
 from tests.reference.balancer import ApiServer
 from tests.reference.instance import RefEngine
 
@@ -76,7 +78,7 @@ def two_ranks(servers: int, weighs_in_flight: bool) -> tuple[ClusterParams, Clus
         weighs_in_flight=weighs_in_flight,
     )
     params = jax.tree.map(jnp.asarray, scenario.params())
-    return params, initial_state(scenario.shape(), params)
+    return params, jit(partial(initial_state, scenario.shape()))(params)
 
 
 def seen(balancers: Balancers, waiting: tuple[int, int], running: tuple[int, int], kv_load: tuple[float, float]) -> Balancers:
@@ -160,22 +162,22 @@ def arrays(spec: ClusterSpec) -> tuple[EngineShape, ClusterParams]:
 def test_rules_of_a_cluster():
     """As many API servers as ranks; ranks of dense models report in new releases only, those of mixtures of experts always."""
     shape, params = arrays(cluster(3, 1))
-    assert (shape.ranks, shape.api_servers, shape.live_routing) == (4, 3, True) and params.balancer is not None
+    assert (shape.ranks, shape.api_servers, shape.live_routing) == (4, 3, True) and isinstance(params.balancer, BalancerParams)
     assert params.balancer.api_servers.tolist() == [3, 3, 3, 1] and params.balancer.number.tolist() == [0, 1, 2, 0]
     assert params.balancer.first.tolist() == [0, 0, 0, 3] and params.balancer.size.tolist() == [3, 3, 3, 1]
     assert params.balancer.publishes.tolist() == [False] * 4 and not params.balancer.weighs_in_flight
     mixture = dataclasses.replace(SPEC, model=load_model("mixtral-8x7b"))
     spec = ClusterSpec((*cluster(2).instances, *cluster(2, spec=mixture).instances), balancer=Balancer(api_server_count=5))
-    found = balancer_params(spec, 0)
-    assert most_api_servers(spec) == 5 and found is not None and found.publishes.tolist() == [False, False, True, True]
+    found = balancer_part(spec, 0)
+    assert found.sizes == {"api_servers": 5} and found.params["balancer"].publishes.tolist() == [False, False, True, True]
     shape, params = arrays(dataclasses.replace(cluster(2), balancer=Balancer(weighs_in_flight=True, publishes_dense=True)))
-    assert params.balancer is not None and params.balancer.publishes.all() and params.balancer.weighs_in_flight
+    assert isinstance(params.balancer, BalancerParams) and params.balancer.publishes.all() and params.balancer.weighs_in_flight
 
 
 def test_without_a_balancer_there_is_nothing():
     for spec in (cluster(1, 1), dataclasses.replace(cluster(3, 1), balancer=Balancer(external=True))):
         shape, params = arrays(spec)
-        assert (shape.api_servers, shape.live_routing) == (0, False) and params.balancer is None
+        assert (shape.api_servers, shape.live_routing) == (0, False) and isinstance(params.balancer, NoBalancerParams)
 
 
 def test_what_is_refused():

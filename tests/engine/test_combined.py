@@ -13,13 +13,16 @@ from tests.engine.combined import (
     PrioritizedGroups,
     SpeculatingGroupedLegs,
     SpeculatingGroups,
+    StagedDrafts,
     UrgentDrafts,
     caches_on_stages,
+    check_staged_drafts,
     drafts_and_caches,
     prioritized_groups,
     sessions_with_drafts,
     speculating_grouped_legs,
     speculating_groups,
+    staged_drafts,
     urgent_drafts,
 )
 from tests.engine.grouped import Grouped, Together, mixed_groups
@@ -47,18 +50,21 @@ def test_a_group_beside_a_rank_that_steps_by_itself(scenario: Grouped):
     check(scenario, "leap")
 
 
+@pytest.mark.slow
 @given(scenario=mixed_legs(caching=True))
 @LIMITED
 def test_a_group_and_a_rank_that_steps_by_itself_hand_over(scenario: GroupedLegs):
     check_grouped_legs(scenario, "leap")
 
 
+@pytest.mark.slow
 @given(scenario=speculating_grouped_legs(caching=True))
 @LIMITED
 def test_prefill_and_decode_groups_with_drafts_and_prefix_caches(scenario: SpeculatingGroupedLegs):
     check_grouped_legs(scenario, "leap")
 
 
+@pytest.mark.slow
 @given(scenario=prioritized_groups())
 @FEWER
 def test_groups_by_priority(scenario: PrioritizedGroups):
@@ -69,6 +75,12 @@ def test_groups_by_priority(scenario: PrioritizedGroups):
 @LIMITED
 def test_cached_sessions_on_pp_stages(scenario: Pipelined):
     check_as_shaped(scenario)
+
+
+@given(scenario=staged_drafts(2, closed=True))
+@LIMITED
+def test_drafts_on_pp_stages(scenario: StagedDrafts):
+    check_staged_drafts(scenario)
 
 
 @given(scenario=sessions_with_drafts(2))
@@ -83,12 +95,14 @@ def test_prefix_cache_with_drafts(scenario: Speculating):
     check_as_shaped(scenario)
 
 
+@pytest.mark.slow
 @given(scenario=drafts_and_caches(instances=2, sessions=True))
 @FEWER
 def test_cached_sessions_with_drafts_on_two_instances(scenario: Speculating):
     check_as_shaped(scenario)
 
 
+@pytest.mark.slow
 @given(scenario=speculating_groups((1, 2), caching=True))
 @FEWER
 def test_groups_with_prefix_caches_and_drafts(scenario: SpeculatingGroups):

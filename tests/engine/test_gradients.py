@@ -38,6 +38,7 @@ from tests.engine.factors import (
 from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS
 from tests.quickly import quickly
 
+CACHED = pytest.param(("shared prefixes", "sessions"), marks=pytest.mark.slow)  # the dearest program of all tests
 STEP = 1e-6  # of finite differences, relative: moves times by microseconds, the schedule not at all
 
 
@@ -73,7 +74,7 @@ def test_all_that_takes_seconds_stretches_all_times(name: str):
     np.testing.assert_allclose(jacobian[..., SECONDS].sum(axis=-1), at, rtol=1e-10)
 
 
-@pytest.mark.parametrize("names", [("preempting", "synchronous"), ("closed loop", "closed loop, tied"), ("shared prefixes", "sessions")])
+@pytest.mark.parametrize("names", [("preempting", "synchronous"), ("closed loop", "closed loop, tied"), CACHED])
 def test_reverse_mode_equals_forward_mode(names: tuple[str, ...]):
     rng = np.random.default_rng(0)
     for case in (cases()[name] for name in names):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
 from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
-from simjax.engine.host.lowering.groups import NEVER_ASKS, group_params, refuse_with_groups
+from simjax.engine.host.lowering.groups import NEVER_ASKS, group_part, refuse_with_groups
 from simjax.engine.host.result import Status
 from simjax.engine.simulate import simulate
 from simjax.errors import SimjaxError
@@ -19,7 +19,7 @@ from simjax.model import load_model
 from simjax.parallel.parallelism import Parallelism
 from tests.engine.grouped import BalancedGroups, Grouped, Together, as_grouped, balanced_groups, grouped
 from tests.engine.scenario import Limits, RouterPolicy, Scenario
-from tests.engine.test_against_reference import MODE, assert_same, leaps, undecided
+from tests.engine.test_against_reference import LEAP, STEP, assert_same, leaps, undecided
 from tests.engine.test_batch import assert_row_is, lowered, run_stacked
 from tests.engine.test_engine import busy_scenario
 
@@ -37,7 +37,7 @@ def check(scenario: Grouped, mode: str) -> None:
     np.testing.assert_allclose(ours.instances.dummy_s, seconds, rtol=1e-9, atol=1e-12)
 
 
-@given(scenario=grouped(), mode=MODE)
+@given(scenario=grouped(), mode=LEAP)
 @LIMITED
 def test_one_group_is_the_cluster(scenario: Grouped, mode: str):
     check(scenario, mode)
@@ -49,10 +49,10 @@ def test_closed_loop_on_two_groups_behind_their_load_balancers(scenario: Balance
     check(scenario, "leap")
 
 
-@given(scenario=grouped(caching=True))
+@given(scenario=grouped(caching=True), mode=STEP)
 @FEWER
-def test_prefix_caches(scenario: Grouped):
-    check(scenario, "leap")
+def test_prefix_caches(scenario: Grouped, mode: str):
+    check(scenario, mode)
 
 
 # ---- the worked examples of tests/test_reference_groups.py
@@ -154,8 +154,9 @@ def test_every_instance_of_a_mixture_of_experts_is_a_group():
     limits = InstanceLimits(dp_sync_interval=16, dp_syncs_first=True, prefill_schedule_interval=2, max_num_seqs=100)
     model, device = load_model("qwen3-30b-a3b"), load_device("h200")
     cluster = ClusterSpec((InstanceSpec(model, device, Parallelism(data=2), limits), InstanceSpec(model, device, Parallelism(data=3))))
-    groups = group_params(cluster)
-    assert groups is not None
+    part = group_part(cluster)
+    assert part.sizes == {"groups": 2, "group_ranks": 3, "lone_ranks": False}
+    groups = part.params["groups"]
     found = {x.name: np.asarray(getattr(groups, x.name)).tolist() for x in dataclasses.fields(groups)}
     assert found.pop("alone") is None
     assert found == {
@@ -174,8 +175,9 @@ def test_ranks_that_step_by_themselves_are_groups_of_their_own():
     lockstep = InstanceSpec(load_model("qwen3-30b-a3b"), load_device("h200"), Parallelism(data=3), limits)
     dense = dataclasses.replace(lockstep, model=load_model("qwen3-8b"), parallelism=Parallelism(data=2))
     alone = dataclasses.replace(lockstep, parallelism=Parallelism(tensor=2))
-    groups = group_params(ClusterSpec((dense, lockstep, alone)))
-    assert groups is not None and groups.alone is not None
+    part = group_part(ClusterSpec((dense, lockstep, alone)))
+    assert part.sizes == {"groups": 4, "group_ranks": 3, "lone_ranks": True}
+    groups = part.params["groups"]
     assert groups.of_rank.tolist() == [0, 1, 2, 2, 2, 3] and groups.size.tolist() == [1, 1, 3, 1]
     assert groups.alone.tolist() == [True, True, False, True]
     assert groups.prefill_schedule_interval.tolist() == [1, 1, 2, 1] and groups.syncs_first.tolist() == [False, False, True, False]

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from simjax.engine.simulate import simulate
 from tests.engine.prioritized import RULES, Prioritized, prioritized
 from tests.engine.scenario import MAX_SEQUENCES, MAX_TOKENS, Limits, Timing
-from tests.engine.test_against_reference import MODE, assert_same, check
+from tests.engine.test_against_reference import LEAP, assert_same, check
 from tests.engine.test_batch import assert_row_is, lowered, run_stacked
 from tests.engine.test_engine import busy_scenario
 
@@ -21,7 +21,7 @@ FEWER = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCh
 UNIT = Timing(np.zeros(MAX_TOKENS + 1), np.zeros(MAX_SEQUENCES + 1), decode_s=(1.0, 0.0, 0.0), mixed_s=(1.0, 0.0))
 
 
-@given(scenario=prioritized(), mode=MODE)
+@given(scenario=prioritized(), mode=LEAP)
 @LIMITED
 def test_one_instance(scenario: Prioritized, mode: str):
     check(scenario, mode)

@@ -20,6 +20,7 @@ from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape
 from simjax.engine.simulate import Chunk, advance, start
 from simjax.engine.turn import Turn
+from tests.engine.combined import StagedDrafts
 from tests.engine.factors import caching_scenario
 from tests.engine.pipelined import as_pipelined
 from tests.engine.scenario import Limits, RouterPolicy
@@ -49,6 +50,7 @@ def programs() -> dict[str, tuple[EngineShape, ClusterParams]]:
         "pp stages": (as_pipelined(one, (2,)), {}),
         "pp stages of two ranks, a closed loop": (as_pipelined(dataclasses.replace(one, limits=two, concurrency=4), (2, 3)), {}),
         "drafts": (as_speculating(one), {}),
+        "drafts on pp stages": (StagedDrafts(**vars(as_pipelined(one, (2,)))), {}),
         "drafts of two ranks, a closed loop": (as_speculating(dataclasses.replace(one, limits=two, concurrency=4), **drafts), {}),
         "sessions": (sessions, {}),
     }
@@ -68,9 +70,11 @@ def _checked(monkeypatch: pytest.MonkeyPatch):
     checked_stages = {stage: checked_stage(stage) for stage in tick_module.STAGES}
     of_pipelines = {checked_stages[stage]: checked_stage(other) for stage, other in tick_module.OF_PIPELINES.items()}
     of_speculation = {checked_stages[stage]: checked_stage(other) for stage, other in tick_module.OF_SPECULATION.items()}
+    of_both = {checked_stages[stage]: checked_stage(other) for stage, other in tick_module.OF_STAGED_DRAFTS.items()}
     monkeypatch.setattr(tick_module, "STAGES", tuple(checked_stages.values()))
     monkeypatch.setattr(tick_module, "OF_PIPELINES", of_pipelines)
     monkeypatch.setattr(tick_module, "OF_SPECULATION", of_speculation)
+    monkeypatch.setattr(tick_module, "OF_STAGED_DRAFTS", of_both)
     with jax.enable_x64(True):
         yield
 

@@ -295,19 +295,19 @@ def test_a_client_sends_its_next_request():
 def test_the_lowest_score_wins_and_of_equals_the_next_in_turn(score: list[float], turn: int, chosen: int):
     _, params, _ = given(ROOMY, *[([decoding(5, 9, generated=1)], [])] * 3)
     params = jax.tree.map(jnp.asarray, params)
-    request, able, draw = jnp.asarray(0, jnp.int32), jnp.ones(3, bool), jnp.asarray(0.0)
-    assert in_turn(params, jnp.array(score), able, params.router.random, draw, request, jnp.asarray(turn, jnp.int32)) == chosen
+    able, draw = jnp.ones(3, bool), jnp.asarray(0.0)
+    assert in_turn(jnp.array(score), able, params.router.random, draw, jnp.asarray(turn, jnp.int32)) == chosen
 
 
 def test_a_rank_that_cannot_hold_a_request_takes_no_part_in_its_round():
     """Only the first and the third take a request of 14 tokens: the turns are among these two."""
-    _, params, _ = given(ROOMY, *[([decoding(5, 9, generated=1)], [])] * 3)
+    shape, params, _ = given(ROOMY, *[([decoding(5, 9, generated=1)], [])] * 3)
     short = replace(params.ranks, max_model_len=np.array([100, 13, 100], np.int32))
     params = jax.tree.map(jnp.asarray, replace(params, ranks=short))
     request = jnp.asarray(0, jnp.int32)
-    able = eligible(params, request)
+    able = eligible(shape, params, request)
     turns = [jnp.asarray(turn, jnp.int32) for turn in range(4)]
-    chosen = [int(in_turn(params, jnp.zeros(3), able, params.router.random, jnp.asarray(0.0), request, turn)) for turn in turns]
+    chosen = [int(in_turn(jnp.zeros(3), able, params.router.random, jnp.asarray(0.0), turn)) for turn in turns]
     assert chosen == [0, 2, 0, 2]
 
 

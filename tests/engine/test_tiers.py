@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,9 +12,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from simjax.engine.host.result import Result
+from tests.engine.scenario import Limits
 from tests.engine.test_against_reference import RTOL, assert_same, leaps, undecided
 from tests.engine.test_batch import assert_row_is, lowered, run_stacked
-from tests.engine.tiered import TieredScenario, tiered
+from tests.engine.tiered import Tier, TieredScenario, tiered
 from tests.reference.simulator import RefResult, result_of
 from tests.reference.tiered import TieredRank
 
@@ -59,12 +61,13 @@ def assert_same_tiers(ours: Result, theirs: RefResult, counts: list[list[_Counts
         assert found in (before, at_end)
 
 
-def check(scenario: TieredScenario, mode: str = "leap") -> None:
+def check(scenario: TieredScenario, mode: str = "leap", require: Callable[[bool], object] = assume) -> None:
+    """Compare a scenario; `require` deals with one in which rounding decides."""
     cluster = scenario.reference_cluster()
     counts = [_watched(rank) for rank in cluster.engines if isinstance(rank, TieredRank)]
     cluster.run(1_000_000)
     theirs = result_of(cluster)
-    assume(not undecided(scenario, theirs) and not theirs.ties)
+    require(not undecided(scenario, theirs) and not theirs.ties)
     ours = scenario.run(leap=mode == "leap" and leaps(scenario))
     assert_same(ours, theirs)
     assert_same_tiers(ours, theirs, counts)
@@ -82,10 +85,42 @@ def test_sessions(scenario: TieredScenario):
     check(scenario)
 
 
+@pytest.mark.slow
 @given(scenario=tiered(instances=2))
 @DRAWN
 def test_two_ranks(scenario: TieredScenario):
     check(scenario)
+
+
+def _decided(so: bool) -> None:
+    assert so, "rounding decides this scenario"
+
+
+def test_a_first_block_stored_behind_later_ones_of_its_request() -> None:
+    """A preempted request finds later blocks of its prompt in the tier, which it has used, and stores the first one anew.
+
+    The order of eviction is still from its last block to its first.
+    """
+    prompt, output = np.array([47, 47, 17, 34, 23, 1, 15, 15, 39]), np.array([8, 6, 28, 35, 8, 26, 34, 39, 1])
+    shared_with = ((0, 0), (0, 25), (0, 17), (0, 8), (0, 12), (0, 2), (0, 8), (2, 30), (5, 27))  # an earlier request; leading tokens
+    contents: list[np.ndarray] = []
+    for k, (of, shared) in enumerate(shared_with):
+        own = 100 * (k + 1) + np.arange(prompt[k] + output[k])
+        contents.append(np.concatenate([contents[of][:shared] if k else own[:0], own[shared:]]))
+    limits = Limits(
+        num_blocks=53,
+        block_size=3,
+        max_num_seqs=11,
+        max_num_batched_tokens=34,
+        long_prefill_token_threshold=1,
+        reserve_full_isl=True,
+        async_scheduling=False,
+        enable_prefix_caching=True,
+        reserve_kv_loads=True,
+    )
+    tier = Tier(capacity_blocks=4, store_bytes_per_s=3000.0, load_bytes_per_s=3000.0, setup_s=0.0013)
+    scenario = TieredScenario((limits,), np.zeros(9), prompt, output, contents=tuple(contents), tiers=(tier,))
+    check(scenario, "step", _decided)
 
 
 @pytest.mark.slow

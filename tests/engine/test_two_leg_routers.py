@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +22,10 @@ from simjax.engine.routing.scores import costs, look, relative_queues
 from simjax.engine.state import initial_state
 from tests.engine.scenario import Limits, RouterPolicy, Scenario
 from tests.engine.strategies import scenarios, sharing
-from tests.engine.test_against_reference import SEEING
+from tests.engine.test_against_reference import LEAP, SEEING
 from tests.engine.test_two_legs import assert_same, compared
 from tests.engine.two_legs import TwoLegs, one_to_one, two_legs
 
-MODE = st.sampled_from(["leap", "step"])
 LIMITED = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 FEWER = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 WEIGHTS = [
@@ -55,7 +55,7 @@ def check(scenario: TwoLegs, mode: str) -> None:
     assert_same(scenario.run(leap=mode == "leap" and not sees, stale_view=True, router_books=True), theirs)
 
 
-@given(scenario=routed(scenarios(instances=4), ("nixl", "mooncake", "p2p_nccl", "sglang")), mode=MODE)
+@given(scenario=routed(scenarios(instances=4), ("nixl", "mooncake", "p2p_nccl", "sglang")), mode=LEAP)
 @LIMITED
 def test_routers_of_both_legs(scenario: TwoLegs, mode: str):
     check(scenario, mode)
@@ -91,8 +91,8 @@ PAIR = Scenario(
 def test_d2_costs_of_dynamos_router():
     """Test D2 of the notes: 8 of 10 blocks are cached on the first rank, which decodes 10 blocks; the second decodes 3."""
     shape, params = PAIR.shape(stale_view=False), jax.tree.map(jnp.asarray, PAIR.params())
-    state, request = initial_state(shape, params), jnp.asarray(0, jnp.int32)
-    view = look(shape, params, state, jnp.asarray(1.0), jnp.asarray(True))
+    state, request = jax.jit(partial(initial_state, shape))(params), jnp.asarray(0, jnp.int32)
+    view = jax.jit(partial(look, shape))(params, state, jnp.asarray(1.0), jnp.asarray(True))
     tree = params.requests.prefix
     assert tree is not None and view.contents is not None
     node = tree.nodes[0, tree.offset[0, 0]]  # the only one on the path of the request

@@ -8,19 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
 
 from simjax.engine.host.result import Result, Status
 from tests.data import data_path
 from tests.engine.scenario import Limits, RouterPolicy, Scenario, Timing
 from tests.engine.strategies import scenarios, sharing
-from tests.engine.test_against_reference import leaps, undecided
+from tests.engine.test_against_reference import LEAP, MODE, STEP, leaps, undecided
 from tests.engine.two_legs import TwoLegs, crowded, one_to_one, two_legs
 from tests.reference.simulator import RefResult
 
 RTOL = 1e-9
 THRASHING = 5_000  # steps of a scenario
-MODE = st.sampled_from(["leap", "step"])
 LIMITED = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 FEWER = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 # Their scores depend on tokens in KV caches, which an asynchronous rank counts at the formation of the next step.
@@ -75,19 +73,19 @@ def test_three_ranks(scenario: TwoLegs, mode: str):
     check(scenario, mode)
 
 
-@given(scenario=two_legs(scenarios(instances=2, closed=True)), mode=MODE)
+@given(scenario=two_legs(scenarios(instances=2, closed=True)), mode=LEAP)
 @FEWER
 def test_closed_loop(scenario: TwoLegs, mode: str):
     check(scenario, mode)
 
 
-@given(scenario=two_legs(sharing(instances=3, sessions=True)), mode=MODE)
+@given(scenario=two_legs(sharing(instances=3, sessions=True)), mode=STEP)
 @FEWER
 def test_sessions_with_prefix_caches(scenario: TwoLegs, mode: str):
     check(scenario, mode)
 
 
-@given(scenario=crowded(scenarios(instances=2)), mode=MODE)
+@given(scenario=crowded(scenarios(instances=2)), mode=LEAP)
 @FEWER
 def test_loads_beside_prefills(scenario: TwoLegs, mode: str):
     check(scenario, mode)

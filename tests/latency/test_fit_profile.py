@@ -20,6 +20,7 @@ from simjax.latency.warnings import profile_warnings
 from simjax.model import load_model
 from simjax.network.collectives import all_reduce_s
 from simjax.parallel.parallelism import Parallelism
+from tests.quickly import jit
 
 LLAMA = load_model("llama-3.1-8b")
 H100 = load_device("h100")
@@ -133,7 +134,7 @@ def test_step_times_are_differentiable_in_the_coefficients(generic):
 
     value = profile.ranks[degree].ops[name].bandwidth_efficiency
     with jax.enable_x64(True):
-        gradient = float(jax.grad(lambda x: total_s(x, jnp))(jnp.asarray(value, jnp.float64)))
+        gradient = float(jit(jax.grad(lambda x: total_s(x, jnp)))(jnp.asarray(value, jnp.float64)))
         slope = float(total_s(value * (1 + 1e-6), np) - total_s(value * (1 - 1e-6), np)) / (2e-6 * value)
         assert gradient == pytest.approx(slope, rel=1e-5)
 

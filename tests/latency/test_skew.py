@@ -17,6 +17,7 @@ from simjax.parallel.experts import LLMSERVINGSIM, LOW_LATENCY, Experts
 from simjax.parallel.parallelism import Parallelism
 from simjax.parallel.popularity import Popularity
 from simjax.speculation.methods import Speculation
+from tests.quickly import jit
 
 H100, QWEN = load_device("h100"), load_model("Qwen/Qwen3-30B-A3B")
 TOKENS = np.array([1, 4, 16, 64, 256])
@@ -68,7 +69,7 @@ def test_derivatives_of_step_times_are_those_of_differences(backend: str) -> Non
 
     with jax.enable_x64(True):
         for name, step, tolerance in (("exchange_bandwidth", 1e-5, 1e-6), ("exchange_latency", 1e-5, 1e-6), ("expert_skew", 0.1, 0.05)):
-            slope = jax.jacfwd(lambda x, name=name: group_s(x, name))(1.0)
+            slope = jit(jax.jacfwd(lambda x, name=name: group_s(x, name)))(1.0)
             high, low = (group_s(1.0 + sign * step, name, np) for sign in (1.0, -1.0))
             assert jnp.abs(slope).sum() > 0
             np.testing.assert_allclose(slope, (high - low) / (2 * step), rtol=tolerance, atol=tolerance * float(jnp.abs(slope).max()))

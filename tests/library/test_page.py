@@ -11,6 +11,7 @@ PAGE = (Path(__file__).parents[2] / "notebooks" / "library.md").read_text(encodi
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_blocks_run(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {}
     before = jax.config.jax_enable_x64

@@ -303,27 +303,46 @@ class RefEngine:
         while slot < len(self.running) and budget > 0:
             request = self.running[slot]
             slot += 1
-            if request.finished:  # held until the end of this formation: it needs no tokens
+            new = min(self._wanted(request), budget)
+            if new <= 0:
                 continue
-            new = min(self._need(request, request.computed), budget)
-            victim = None
-            while victim is not request and not self.pool.grow(request.index, self.config.blocks(request.computed + new)):
-                victim = self._preempt_tail()
+            tokens, victim = self._scheduled_tokens(request) + new, None
+            while victim is not request and not self.pool.grow(request.index, self._slots(tokens)):
+                victim = self.running[-1]
+                self._preempt(victim)
                 preempted = True
             if victim is request:
                 break
-            self._name_up_to(request, request.computed + new)
+            self._scheduled(request, tokens)
             batch.append((request, new))
             budget -= new
         return batch, budget, preempted
 
-    def _preempt_tail(self) -> Live:
-        """Preempt, by recomputation, the last admitted request. If it has finished unseen, it leaves for good; its blocks are freed."""
-        victim = self.running.pop()
+    def _wanted(self, request: Live) -> int:
+        """Tokens that a running request would compute with budget enough; none if its last token is in flight."""
+        return 0 if request.finished else self._need(request, request.computed)
+
+    def _scheduled_tokens(self, request: Live) -> int:
+        """Tokens of a running request that the scheduler takes for computed."""
+        return request.computed
+
+    def _slots(self, tokens: int) -> int:
+        """Blocks that are asked for so many tokens."""
+        return self.config.blocks(tokens)
+
+    def _scheduled(self, request: Live, tokens: int) -> None:
+        """A request has the blocks for so many tokens."""
+        self._name_up_to(request, tokens)
+
+    def _preempt(self, victim: Live) -> None:
+        """Preempt a request, by recomputation. If it has finished unseen, it leaves for good; its blocks are freed."""
+        self.running.remove(victim)
         self._take_blocks(victim)
         if not victim.finished:
-            self.waiting.insert(0, victim)
-        return victim
+            self._requeue(victim)
+
+    def _requeue(self, victim: Live) -> None:
+        self.waiting.insert(0, victim)
 
     def _take_blocks(self, victim: Live) -> None:
         self.pool.release(victim.index)

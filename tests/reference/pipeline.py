@@ -128,6 +128,7 @@ class PipelineRank(RefEngine):
         self.call += 1
         self.alone = self.is_alone()
         tokens, budget, preempted = self._schedule_running()
+        self._look_at(tokens)
         if not preempted:
             tokens += self._schedule_waiting(budget)
         self.just_ended = False
@@ -135,9 +136,8 @@ class PipelineRank(RefEngine):
         if not tokens:
             return FlyingBatch([], [], self.clock, None)
         start_s, end_s = self._through_stages(tokens)
-        sampled = [live for live, new in tokens if live.computed + new == live.target + self._placeholders(live)]
-        for live, new in tokens:
-            live.computed += new
+        sampled = self._count(tokens)
+        for live, _ in tokens:
             if live.scheduled_s is None:
                 live.scheduled_s = start_s
         for live in sampled:
@@ -158,7 +158,7 @@ class PipelineRank(RefEngine):
 
     def _through_stages(self, tokens: list[tuple[Live, int]]) -> tuple[float, float]:
         """Start on the first stage and end on the last one; a stage has one batch at a time."""
-        batch, count = [(new, live.computed) for live, new in tokens], sum(new for _, new in tokens)
+        batch, count = self._rows(tokens), sum(new for _, new in tokens)
         start_s = max(self.clock, self.stage_free_s[0])
         if self.config.async_scheduling:  # the device waits for the tokens that it decodes from
             start_s = max([start_s, *(self.ready_s.get(live.index, -inf) for live, _ in tokens)])
@@ -169,17 +169,34 @@ class PipelineRank(RefEngine):
             self.stage_free_s[stage] = end_s
         return first_s, end_s
 
+    @staticmethod
+    def _rows(tokens: list[tuple[Live, int]]) -> list:
+        """What the time of a batch depends on."""
+        return [(new, live.computed) for live, new in tokens]
+
+    def _count(self, tokens: list[tuple[Live, int]]) -> list[Live]:
+        """Count the tokens of a batch as computed; returns the requests for which it samples."""
+        sampled = [live for live, new in tokens if live.computed + new == live.target + self._placeholders(live)]
+        for live, new in tokens:
+            live.computed += new
+        return sampled
+
     def _update(self, batch: FlyingBatch) -> None:
         """`update_from_output()`: tokens come back, also those of requests that were preempted meanwhile."""
         for live in batch.sampled:
-            live.token_times_s.append(self.clock)
-            live.generated += 1
+            tokens = self._tokens_of(live)
+            live.token_times_s += [self.clock] * tokens
+            live.generated += tokens
             if live in self.running:
                 self._name_up_to(live, live.target - 1)
             if live.ended:
                 self._end(live)
         if batch.step is not None:
             self.ended.append(batch.step)
+
+    def _tokens_of(self, live: Live) -> int:
+        """Tokens of a request in the batch that is back."""
+        return 1
 
     def _end(self, live: Live) -> None:
         (self.running if live in self.running else self.waiting).remove(live)
@@ -195,35 +212,23 @@ class PipelineRank(RefEngine):
     def _in_flight(self, live: Live) -> bool:
         return any(live is other for batch in self.queue for other, _ in batch.tokens)
 
-    def _schedule_running(self) -> tuple[list[tuple[Live, int]], int, bool]:
-        """As in `RefEngine`, but requests without anything to compute in this call are passed over."""
-        batch: list[tuple[Live, int]] = []
-        budget, preempted, slot = self.config.max_num_batched_tokens, False, 0
-        while slot < len(self.running) and budget > 0:
-            live = self.running[slot]
-            slot += 1
-            new = min(self._need_now(live), budget)
-            if new == 0:
-                continue
-            victim = None
-            while victim is not live and not self.pool.grow(live.index, self.config.blocks(live.computed + new)):
-                victim = self._preempt_tail()
-                self.ready_s.pop(victim.index, None)
-                preempted = True
-            if victim is live:
-                break
-            self._name_up_to(live, live.computed + new)
-            batch.append((live, new))
-            budget -= new
-        return batch, budget, preempted
+    def _wanted(self, request: Live) -> int:
+        """Tokens that a request would compute in this call; those with none are passed over."""
+        placeholders = self._placeholders(request) if self.config.async_scheduling else 0
+        if placeholders and request.generated + placeholders >= request.output_tokens:
+            return 0
+        return 0 if self._too_early(request) else self._need(request, request.computed - placeholders)
 
-    def _need_now(self, live: Live) -> int:
-        placeholders = self._placeholders(live) if self.config.async_scheduling else 0
-        if placeholders and live.generated + placeholders >= live.output_tokens:
-            return 0
-        if self.config.async_scheduling and self.call < self.eligible.get(live.index, 0):
-            return 0
-        return self._need(live, live.computed - placeholders)
+    def _look_at(self, tokens: list[tuple[Live, int]]) -> None:
+        """Note what the waiting requests depend on: the running ones in the batch."""
+
+    def _too_early(self, request: Live) -> bool:
+        """Whether too few calls have passed since a request was decoded."""
+        return self.config.async_scheduling and self.call < self.eligible.get(request.index, 0)
+
+    def _preempt(self, victim: Live) -> None:
+        super()._preempt(victim)
+        self.ready_s.pop(victim.index, None)
 
     def _schedule_waiting(self, budget: int) -> list[tuple[Live, int]]:
         """Admission in FCFS order, but for preempted requests with anything in flight."""

@@ -30,7 +30,7 @@ class PriorityRank(RefEngine):
             if new <= 0:
                 cursor += 1
                 continue
-            tokens, victim = self._computed(live) + new, None
+            tokens, victim = self._scheduled_tokens(live) + new, None
             while victim is not live and not self.pool.grow(live.index, self._slots(tokens)):
                 victim = max(self.running, key=self.key)
                 preempted, place = True, self.running.index(victim)
@@ -49,23 +49,6 @@ class PriorityRank(RefEngine):
             cursor += 1
         return list(new_tokens.items()), budget, preempted
 
-    def _wanted(self, live: Live) -> int:
-        """Tokens that a request would compute with budget enough; 0 if its last token is in flight."""
-        return 0 if live.finished else self._need(live, live.computed)
-
-    def _computed(self, live: Live) -> int:
-        return live.computed
-
-    def _slots(self, tokens: int) -> int:
-        return self.config.blocks(tokens)
-
-    def _scheduled(self, live: Live, tokens: int) -> None:
-        """A request has the blocks for so many tokens."""
-        self._name_up_to(live, tokens)
-
-    def _preempt(self, victim: Live) -> None:
-        self.running.remove(victim)
-        self._take_blocks(victim)
-        if not victim.finished:
-            self.waiting.append(victim)
-            self.waiting.sort(key=self.key)
+    def _requeue(self, victim: Live) -> None:
+        self.waiting.append(victim)
+        self.waiting.sort(key=self.key)

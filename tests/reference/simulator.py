@@ -22,6 +22,7 @@ from tests.reference.priority import PriorityRank
 from tests.reference.records import RefActivity, RefOutcome, RefRequest, RefResult
 from tests.reference.routing import RefRouter, Routing, View, names_of
 from tests.reference.speculating_groups import SpeculatingGroup, SpeculatingMember
+from tests.reference.speculating_pipeline import SpeculatingPipelineRank
 from tests.reference.speculation import SpeculatingRank
 from tests.reference.tiered import TieredLeg, TieredRank
 from tests.reference.tiers import ChunkPool
@@ -225,7 +226,9 @@ def _kind(config: RefInstance) -> type[RefEngine]:
     if config.scheduling_policy == "priority":
         assert config.pipeline is None
         return UrgentSpeculatingRank if config.speculation else PriorityRank
-    return PipelineRank if config.pipeline else SpeculatingRank if config.speculation else RefEngine
+    if config.pipeline:
+        return SpeculatingPipelineRank if config.speculation else PipelineRank
+    return SpeculatingRank if config.speculation else RefEngine
 
 
 def units_of(engines: Sequence[RefEngine]) -> list:

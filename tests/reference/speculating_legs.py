@@ -53,7 +53,9 @@ class WithDrafts(Rank):
 
     _slots = SpeculatingRank._slots
     _advance_book = SpeculatingRank._advance_book
-    _schedule_running = SpeculatingRank._schedule_running
+    _wanted = SpeculatingRank._wanted
+    _scheduled_tokens = SpeculatingRank._scheduled_tokens
+    _scheduled = SpeculatingRank._scheduled
     _is_padded = SpeculatingRank._is_padded
 
     def _truth(self, live: Live) -> Truth:
@@ -105,16 +107,11 @@ class WithDrafts(Rank):
                     leg.in_vain = True
                 self._end(leg)
 
-    def _preempt_tail(self) -> Live:
-        victim = self.running.pop()
-        self.pool.release(victim.index)
-        victim.computed = victim.named = 0
+    def _preempt(self, victim: Live) -> None:
+        super()._preempt(victim)
         del self.books[victim.index]
         truth = self._truth(victim)
         truth.computed, truth.decodes = 0, False
-        victim.preemptions += 1
-        self.waiting.insert(0, victim)
-        return victim
 
     def _admit(self, request: Live, budget: int) -> int:
         new = SpeculatingRank._admit(self, request, budget)  # pyright: ignore[reportArgumentType]

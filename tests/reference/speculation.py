@@ -83,7 +83,7 @@ class SpeculatingRank(RefEngine):
 
     def __init__(self, index: int, config: RefInstance):
         super().__init__(index, config)
-        assert config.speculation is not None and config.pipeline is None
+        assert config.speculation is not None
         self.speculation = config.speculation
         self.books: dict[int, Book] = {}
         self.flying: Batch = []
@@ -200,37 +200,25 @@ class SpeculatingRank(RefEngine):
         """Blocks of so many tokens and the lookahead."""
         return self.config.blocks(min(tokens + self.speculation.lookahead, self.config.max_model_len))
 
-    def _schedule_running(self) -> tuple[list[tuple[Live, int]], int, bool]:
-        batch: list[tuple[Live, int]] = []
-        budget, preempted, slot = self.config.max_num_batched_tokens, False, 0
-        while slot < len(self.running) and budget > 0:
-            live = self.running[slot]
-            slot += 1
-            book = self.books[live.index]
-            last = live.prompt_tokens + live.output_tokens
-            if book.placeholders and book.computed + 2 - book.placeholders >= last:
-                continue  # the step in flight surely brings its last token
-            new = self._need(live, book.computed - book.drafts - book.placeholders)
-            new = min(new, budget, self.config.max_model_len - 1 - book.computed)
-            if new == 0:
-                continue
-            victim = None
-            while victim is not live and not self.pool.grow(live.index, self._slots(book.computed + new)):
-                victim = self._preempt_tail()
-                preempted = True
-            if victim is live:
-                break
-            self.scheduled_blocks[live.index] = self.pool.num_held(live.index)
-            self._name_up_to(live, book.computed + new)
-            batch.append((live, new))
-            budget -= new
-        return batch, budget, preempted
+    def _wanted(self, request: Live) -> int:
+        """Tokens that a request would compute with budget enough; 0 if the step in flight surely brings its last one."""
+        book = self.books[request.index]
+        if book.placeholders and book.computed + 2 - book.placeholders >= request.prompt_tokens + request.output_tokens:
+            return 0
+        need = self._need(request, book.computed - book.drafts - book.placeholders)
+        return min(need, self.config.max_model_len - 1 - book.computed)
 
-    def _preempt_tail(self) -> Live:
-        victim = super()._preempt_tail()
+    def _scheduled_tokens(self, request: Live) -> int:
+        return self.books[request.index].computed
+
+    def _scheduled(self, request: Live, tokens: int) -> None:
+        self.scheduled_blocks[request.index] = self.pool.num_held(request.index)
+        self._name_up_to(request, tokens)
+
+    def _preempt(self, victim: Live) -> None:
+        super()._preempt(victim)
         self.decoding.discard(victim.index)
         del self.books[victim.index]
-        return victim
 
     def _admit(self, live: Live, budget: int) -> int:
         """As in `RefEngine`, with the lookahead; the whole sequence need not fit with it."""

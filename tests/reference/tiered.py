@@ -215,7 +215,8 @@ class TieredRank(Rank):
             while leg in self.running and not (roomy := self.pool.grow(leg.index, self.config.blocks(leg.computed + new))):
                 if self.running[-1] in in_flight:
                     break
-                victim = self._preempt_tail()
+                victim = self.running[-1]
+                self._preempt(victim)
                 assert isinstance(victim, TieredLeg)
                 self.victims.append(victim)
                 self.prefills.discard(victim)

@@ -9,14 +9,15 @@ Legend: D ranks of the largest group.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.select import select
-from simjax.engine.groups.members import groups_of, own, rules_of
+from simjax.engine.groups.members import groups_of, own
+from simjax.engine.groups.times import rules_of
 from simjax.engine.handover.passes import NoPasses, Passes
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import Rank
@@ -24,11 +25,20 @@ from simjax.engine.scheduler.leap import plan_next
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
-def is_alone(params: ClusterParams, turn: Turn) -> Array | bool:
-    """Whether the turn is that of a rank that steps by itself, bool[]; False where all step with others."""
+
+def lone_groups(params: ClusterParams) -> Bool[Array, " G"]:
+    """Which groups are ranks that step by themselves, where there are any."""
     lone = rules_of(params).alone
-    return False if lone is None else lone[turn.wave.group]
+    assert lone is not None
+    return lone
+
+
+def is_alone(shape: EngineShape, params: ClusterParams, turn: Turn) -> Array | bool:
+    """Whether the turn is that of a rank that steps by itself, bool[]; False where all step with others."""
+    return lone_groups(params)[turn.wave.group] if shape.lone_ranks else False
 
 
 def plan_alone(shape: EngineShape, params: ClusterParams, turn: Turn, together: Turn) -> Turn:
@@ -41,8 +51,8 @@ def plan_alone(shape: EngineShape, params: ClusterParams, turn: Turn, together: 
         together: the turn with the plan that it has if its members step together.
     """
     rules = rules_of(params)
-    assert rules.alone is not None
-    lone, alone = rules.alone, rules.alone[turn.wave.group]
+    lone = lone_groups(params)
+    alone = lone[turn.wave.group]
     after = plan_next(shape, params, _first(turn))
     passes = after.rank.passes
     if isinstance(passes, Passes):

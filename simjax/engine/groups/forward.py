@@ -29,7 +29,8 @@ from simjax.engine.groups.handovers import (
     with_requests,
 )
 from simjax.engine.groups.lockstep import Offers
-from simjax.engine.groups.members import for_each, groups_of, rules_of, with_members
+from simjax.engine.groups.members import for_each, groups_of, with_members
+from simjax.engine.groups.times import rules_of
 from simjax.engine.groups.waves import until_question
 from simjax.engine.params import ClusterParams
 from simjax.engine.rank import NEVER, Plan
@@ -86,8 +87,7 @@ def _part(shape: EngineShape, params: ClusterParams, turn: Turn) -> tuple[Plan, 
     slots, f = turn.rank.slots, turn.formation
     plan, decoding, _ = survey(shape, turn)
     model, most_captured = row(params.step_time, turn.limits.step_time), rules_of(params).most_captured[turn.wave.group]
-    drafts = 0 if params.speculation is None else params.speculation.num_speculative_tokens[turn.i]
-    dummy = dummy_step(model, 1 + drafts, most_captured)
+    dummy = dummy_step(model, 1 + params.speculation.drafts(turn.i), most_captured)
     works, goes_on = plan.tokens > 0, decoding.num_running > 0
     first = rank_step(model, slots.num_new_tokens, slots.num_computed_tokens, slots.drafts.decoding, plan.tokens, most_captured)
     later = rank_decodes(model, decoding.num_running, decoding.kv_sum, decoding.kv_max, most_captured)

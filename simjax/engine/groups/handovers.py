@@ -41,7 +41,7 @@ def begin_transfers(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tu
     if not shape.handovers:
         return turn
     goes_on = jnp.where(turn.wave.stops, turn.departed.more, turn.formation.continues & ~turn.offers.formed)
-    formed = (~jnp.any(goes_on & turn.wave.present) | is_alone(params, turn)) & turn.due
+    formed = (~jnp.any(goes_on & turn.wave.present) | is_alone(shape, params, turn)) & turn.due
 
     def more(table: Handovers, params: ClusterParams, formed: Array, now_s: Array) -> Array:
         return formed & jnp.any(to_begin(table))

@@ -22,9 +22,10 @@ from simjax.engine.arrivals.open_loop import OpenLoop
 from simjax.engine.control.select import select
 from simjax.engine.control.together import entry
 from simjax.engine.groups.lockstep import Groups, Wave
+from simjax.engine.groups.times import rules_of
 from simjax.engine.kv.no_prefix_cache import NoPrefixCache
 from simjax.engine.kv.prefix_cache import PrefixCache
-from simjax.engine.params import ClusterParams, GroupParams
+from simjax.engine.params import ClusterParams
 from simjax.engine.routing.balancer import Balancers, NoBalancers, before_snapshot
 from simjax.engine.routing.books import NoBooks, RouterBooks
 from simjax.engine.shape import EngineShape
@@ -102,12 +103,6 @@ def _in_order(stage: Stage, shares: list[str], shape: EngineShape, params: Clust
 def own(turn: Turn) -> dict[str, Any]:
     """The fields of the turn of which every member has its own."""
     return {name: x for name in _OF_MEMBERS if (x := getattr(turn, name)) is not LATER}
-
-
-def rules_of(params: ClusterParams) -> GroupParams:
-    """The parameters of the groups, which a turn of one has."""
-    assert params.groups is not None
-    return params.groups
 
 
 def groups_of(state: ClusterState) -> Groups:

@@ -10,7 +10,8 @@ from jax import Array
 
 from simjax.engine.groups.handovers import stopping
 from simjax.engine.groups.lockstep import Wave
-from simjax.engine.groups.members import Stage, each, for_each, groups_of, members_of, rules_of
+from simjax.engine.groups.members import Stage, each, for_each, groups_of, members_of
+from simjax.engine.groups.times import rules_of
 from simjax.engine.params import ClusterParams
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn

@@ -46,8 +46,8 @@ def admit_loaded(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     carried = handover.carried.astype(jnp.int32)
     below = (f.seats > 0) & (f.blocks + limits.watermark_blocks > limits.num_blocks)
     all_blocks, more = one.blocks + one.held.hashed, jnp.zeros((), jnp.int32)
-    if params.speculation is not None:  # the load had no lookahead
-        asked = jnp.minimum(prompt + params.speculation.num_lookahead_tokens[turn.i], limits.max_model_len)
+    if shape.speculation:  # the load had no lookahead
+        asked = jnp.minimum(prompt + params.speculation.lookahead(turn.i), limits.max_model_len)
         more = jnp.maximum(blocks_of(asked, limits.block_size) - all_blocks, 0)
         below = f.blocks + more + jnp.where(f.seats > 0, limits.watermark_blocks, 0) > limits.num_blocks
     room = (f.seats < limits.max_num_seqs) & (f.token_budget > 0) & ~below

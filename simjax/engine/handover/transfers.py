@@ -66,8 +66,10 @@ def landed(
         return news_at(plan, heard_s, async_scheduling)
 
     plans = jax.vmap(heard)(ranks.plan, ranks.passes, params.ranks.async_scheduling)
-    plans, concerned = for_groups(params, {name: getattr(plans, name) for name in CUT}, concerned)
-    cut = {name: select(concerned, x, getattr(ranks.plan, name)) for name, x in plans.items()}
+    times = {name: getattr(plans, name) for name in CUT}
+    if shape.groups:
+        times, concerned = for_groups(params, times, concerned)
+    cut = {name: select(concerned, x, getattr(ranks.plan, name)) for name, x in times.items()}
     return {"handovers": table, "ranks": dataclasses.replace(ranks, plan=dataclasses.replace(ranks.plan, **cut))}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +16,8 @@ from simjax.engine.params import (
     ClusterParams,
     GroupParams,
     HandoverParams,
+    NoBalancerParams,
+    NoSpeculationParams,
     PowerParams,
     PrefixParams,
     RankParams,
@@ -27,6 +29,10 @@ from simjax.engine.params import (
 from simjax.engine.shape import EngineShape, power_of_two
 from simjax.latency.join import join_step_times, padded_rows
 from simjax.latency.step_time import StepTime
+
+T = TypeVar("T")
+
+MANY = 2**30
 
 RANK_BUCKETS = (1, 2, 4, 8)
 # A rank that is padding: no request is ever routed to it. Capacities are divided by, so they are 1.
@@ -66,15 +72,15 @@ class Batch:
         return len(self.params.workload)
 
 
-def joint_shape(designs: Sequence[Lowered], slots: int | None = None) -> EngineShape:
+def joint_shape(designs: Sequence[Lowered], slots: int = MANY) -> EngineShape:
     """Sizes that hold all designs of one `program_key`, with at most `slots` slots (tight ones, if designs may need more)."""
     shapes = [design.shape for design in designs]
     needed = max(x.slots for x in shapes)
     return replace(
         shapes[0],
         requests=max(x.requests for x in shapes),
-        slots=needed if slots is None else min(slots, needed),
-        tight=slots is not None and slots < needed,
+        slots=min(slots, needed),
+        tight=slots < needed,
         ranks=rank_bucket(shapes[0].ranks),
         clients=max(x.clients for x in shapes),
         prefix_nodes=max(x.prefix_nodes for x in shapes),
@@ -117,14 +123,19 @@ def make_batch(designs: Sequence[Lowered], shape: EngineShape | None = None, wor
         requests=_request_table(requests, shape, workloads),
         workload=np.array(workload, np.int32),  # pyright: ignore[reportArgumentType]
         step_time=_step_time_table(step_times),
-        handover=_handovers([x for design in designs if (x := design.params.handover) is not None], shape),
-        balancer=_balancers([x for design in designs if (x := design.params.balancer) is not None], shape),
-        speculation=_speculation([x for design in designs if (x := design.params.speculation) is not None], shape),
-        power=_power([x for design in designs if (x := design.params.power) is not None], shape),
-        tiers=_tiers([x for design in designs if (x := design.params.tiers) is not None], shape),
-        groups=_groups([x for design in designs if (x := design.params.groups) is not None], shape),
+        handover=_handovers(_those(HandoverParams, [design.params.handover for design in designs]), shape),
+        balancer=_balancers(_those(BalancerParams, [design.params.balancer for design in designs]), shape),
+        speculation=_speculation(_those(SpeculationParams, [design.params.speculation for design in designs]), shape),
+        power=_power(_those(PowerParams, [design.params.power for design in designs]), shape),
+        tiers=_tiers(_those(TierParams, [design.params.tiers for design in designs]), shape),
+        groups=_groups(_those(GroupParams, [design.params.groups for design in designs]), shape),
     )
     return Batch(shape, params)
+
+
+def _those(kind: type[T], records: Sequence[Any]) -> list[T]:
+    """The records of a subsystem: all of them, or none where it does not exist."""
+    return [x for x in records if isinstance(x, kind)]
 
 
 def _groups(records: Sequence[GroupParams], shape: EngineShape) -> GroupParams | None:
@@ -156,20 +167,20 @@ def _power(records: Sequence[PowerParams], shape: EngineShape) -> PowerParams | 
     return jax.tree.map(lambda *x: np.stack([pad(one) for one in x]), *records)
 
 
-def _speculation(records: Sequence[SpeculationParams], shape: EngineShape) -> SpeculationParams | None:
-    """Drafts and rates of all designs, padded to the ranks and drafts of the shape; None where there are none."""
+def _speculation(records: Sequence[SpeculationParams], shape: EngineShape) -> SpeculationParams | NoSpeculationParams:
+    """Drafts and rates of all designs, padded to the ranks and drafts of the shape."""
     if not records:
-        return None
+        return NoSpeculationParams()
     ranks: dict[str, Any] = {name: [_padded(np.asarray(getattr(x, name)), shape.ranks) for x in records] for name in _DRAFTS_OF_RANKS}
     rates = [np.pad(x.rates, ((0, shape.ranks - len(x.rates)), (0, shape.speculation - x.rates.shape[1]))) for x in records]
     tables: dict[str, Any] = {name: np.stack(rows) for name, rows in {**ranks, "rates": rates, "seed": [x.seed for x in records]}.items()}
     return SpeculationParams(**tables)
 
 
-def _balancers(records: Sequence[BalancerParams], shape: EngineShape) -> BalancerParams | None:
-    """The load balancers of all designs, padded to the ranks of the shape; None where there are none."""
+def _balancers(records: Sequence[BalancerParams], shape: EngineShape) -> BalancerParams | NoBalancerParams:
+    """The load balancers of all designs, padded to the ranks of the shape."""
     if not records:
-        return None
+        return NoBalancerParams()
     absent = {"first": np.arange(shape.ranks), **ABSENT_BALANCER}
 
     def padded(name: str, values: np.ndarray) -> np.ndarray:
@@ -250,22 +261,19 @@ def _request_table(records: Sequence[RequestParams], shape: EngineShape, rows: i
 
     def part(kind: type, records: Sequence[Any], **widths: int) -> Any:
         """The record of tables that each of these has; those whose width is not given are over requests."""
-        if records[0] is None:
-            return None
         return kind(**{name: table(records, name, widths.get(name, shape.requests)) for name in kind.__dataclass_fields__})
 
+    trees, calls = _those(PrefixParams, [x.prefix for x in records]), _those(SessionParams, [x.sessions for x in records])
     # A slice of the longest path, or of the most calls that wait for one, may start at the last entry.
     longest = lambda tables: max((x.shape[1] for x in tables), default=0)
-    entries = power_of_two(1 + shape.prefix_path + longest(x.prefix.nodes for x in records if x.prefix is not None))
-    edges = power_of_two(1 + shape.fanout + longest(x.sessions.then for x in records if x.sessions is not None))
+    entries = power_of_two(1 + shape.prefix_path + longest(x.nodes for x in trees))
+    edges = power_of_two(1 + shape.fanout + longest(x.then for x in calls))
     names = [name for name in RequestParams.__dataclass_fields__ if name not in _SOMETIMES]
     return RequestParams(
         **{name: table(records, name, shape.requests, fill.get(name, 0)) for name in names},
         open_s=table(records, "open_s", shape.clients, np.inf) if shape.capped else None,
-        prefix=part(
-            PrefixParams, [x.prefix for x in records], start_tokens=shape.prefix_nodes, end_tokens=shape.prefix_nodes, nodes=entries
-        ),
-        sessions=part(SessionParams, [x.sessions for x in records], then=edges, delay_s=edges),
+        prefix=part(PrefixParams, trees, start_tokens=shape.prefix_nodes, end_tokens=shape.prefix_nodes, nodes=entries) if trees else None,
+        sessions=part(SessionParams, calls, then=edges, delay_s=edges) if calls else None,
         model=table(records, "model", shape.requests, -1) if shape.models else None,
         model_turn=table(records, "model_turn", shape.requests) if shape.models else None,
         priority=table(records, "priority", shape.requests) if shape.priorities else None,

@@ -67,7 +67,8 @@ def batch_results(batch: Batch, designs: Mapping[int, Lowered], state: ClusterSt
         facts = {"sessions": design.sessions, "stationary": design.stationary, "due_s": schedule(batch.shape, design.params)}
         facts |= {"handovers": handovers, "classes": design.classes}
         result = Result(status, log, None, totals, int(mine.ticks), int(mine.steps), **facts)
-        results.append(of_instances(result, design.params.ranks.instance))  # pyright: ignore[reportArgumentType]
+        several = design.shape.several_ranks
+        results.append(of_instances(result, np.asarray(design.params.ranks.instance)) if several else result)
     return results
 
 

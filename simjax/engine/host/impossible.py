@@ -7,14 +7,13 @@ import numpy as np
 from simjax.cluster.disaggregation import CONNECTORS, MOST_NEW_TOKENS
 from simjax.cluster.spec import ClusterSpec
 from simjax.deployment import Role
-from simjax.engine.params import RankParams, SpeculationParams
-from simjax.engine.speculation.need import most_tokens
+from simjax.engine.params import NoSpeculationParams, RankParams, SpeculationParams
 from simjax.errors import SimjaxError
 from simjax.workload.workload import Workload
 
 
 def refuse_impossible(
-    cluster: ClusterSpec, instances: RankParams, workload: Workload, speculation: SpeculationParams | None = None
+    cluster: ClusterSpec, instances: RankParams, workload: Workload, speculation: SpeculationParams | NoSpeculationParams
 ) -> None:
     """Raise for the first request for which no instance of its model, or for one of its two legs none, is large enough.
 
@@ -25,20 +24,18 @@ def refuse_impossible(
     role = np.array([x.role.value for x in cluster.ranks])
     both, decode, prefill = (role == x.value for x in (Role.BOTH, Role.DECODE, Role.PREFILL))
     served = _holds(cluster, instances, workload, whole) & ~prefill
-    if speculation is not None:
-        slots = most_tokens(speculation, instances, workload.prompt_tokens[:, None], workload.output_tokens[:, None], np)
-        _refuse_drafts(cluster, instances, workload, served, -(-slots // instances.block_size))
-        served &= -(-slots // instances.block_size) <= instances.num_blocks
+    prompt, output = workload.prompt_tokens.astype(np.int64)[:, None], workload.output_tokens[:, None]
+    blocks = -(-speculation.most_tokens(instances, prompt, output, np) // instances.block_size)
+    _refuse_drafts(cluster, instances, workload, served, blocks)
+    served &= blocks <= instances.num_blocks
     if cluster.disaggregated and CONNECTORS[cluster.disaggregation.connector].headroom:
         served &= _have_headroom(cluster, instances, workload, served & decode) | ~decode
     alone, last = (served & both).any(axis=1), (served & decode).any(axis=1)
     first = np.zeros_like(last)
     if prefill.any():  # a prefill instance holds the prompt and gives one token
         holds = _holds(cluster, instances, workload, workload.prompt_tokens.astype(np.int64) + 1) & prefill
-        if speculation is not None:
-            slots = most_tokens(speculation, instances, workload.prompt_tokens[:, None], np.ones((1, 1), np.int64), np)
-            holds &= -(-slots // instances.block_size) <= instances.num_blocks
-        first = holds.any(axis=1)
+        blocks = -(-speculation.most_tokens(instances, prompt, np.ones_like(output), np) // instances.block_size)
+        first = (holds & (blocks <= instances.num_blocks)).any(axis=1)
     impossible = np.flatnonzero(~(alone | (first & last)))
     if not impossible.size:
         return

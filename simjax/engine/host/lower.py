@@ -12,20 +12,20 @@ from simjax.cluster.disaggregation import CONNECTORS
 from simjax.cluster.spec import ClusterSpec, InstanceLimits
 from simjax.cluster.timing import ClusterTiming
 from simjax.engine.host.impossible import refuse_impossible
-from simjax.engine.host.lowering.balancer import balancer_params, most_api_servers, refuse_with_balancer
-from simjax.engine.host.lowering.groups import group_params, group_sizes, refuse_with_groups
-from simjax.engine.host.lowering.handover import MORE_ROWS, first_rows, handover_params
+from simjax.engine.host.lowering.balancer import balancer_part, refuse_with_balancer
+from simjax.engine.host.lowering.groups import group_part, refuse_with_groups
+from simjax.engine.host.lowering.handover import MORE_ROWS, handover_part
 from simjax.engine.host.lowering.pipeline import most_stages, refuse_with_stages, with_stages
 from simjax.engine.host.lowering.priority import refuse_with_priorities, request_priorities, schedules_by_priority, with_policies
-from simjax.engine.host.lowering.requests import largest_fanout, longest_path, prefix_params, request_models, request_params
-from simjax.engine.host.lowering.speculation import most_drafts, refuse_with_speculation, speculation_params, with_names
-from simjax.engine.host.lowering.tiers import FIRST_COPIES, refuse_with_tiers, tier_params, with_places
-from simjax.engine.params import ClusterParams, RankParams, RequestParams, RouterParams
-from simjax.engine.shape import EngineShape, requests_bucket, seat_bucket, slots_for
+from simjax.engine.host.lowering.requests import prefix_params, request_models, request_params, sizes_of
+from simjax.engine.host.lowering.speculation import refuse_with_speculation, speculates, speculation_part, with_names
+from simjax.engine.host.lowering.tiers import tier_part, with_places
+from simjax.engine.params import ClusterParams, NoSpeculationParams, RankParams, RequestParams, RouterParams
+from simjax.engine.shape import EngineShape, requests_bucket, slots_for
 from simjax.errors import SimjaxError
 from simjax.model import plain_name
 from simjax.workload.classes import RequestClasses
-from simjax.workload.models import ANY
+from simjax.workload.models import ANY, RequestModels
 from simjax.workload.sessions import Sessions
 from simjax.workload.workload import Workload
 
@@ -86,22 +86,21 @@ def lower(
     refuse_with_balancer(cluster)
     instances = with_stages(cluster, instance_params(cluster, timings, size, caching), size)
     by_priority = schedules_by_priority(cluster, workload)
-    refuse_with_tiers(cluster, caching, by_priority)
-    if (tiers := tier_params(cluster)) is not None:
+    tiers = tier_part(cluster, caching, by_priority)
+    if tiers.sizes:
         instances = with_places(instances, cluster, size)
     if by_priority:
         refuse_with_priorities(cluster)
         instances = with_policies(cluster, instances)
     if (of_models := served_models(cluster, workload)) is not None:
         instances = replace(instances, model=of_models)
-    speculation = speculation_params(cluster, timings.draft_acceptance)
-    if speculation is not None and any(caching):
+    if speculates(cluster) and any(caching):
         instances = with_names(cluster, instances)
-    refuse_impossible(cluster, instances, workload, speculation)
-    handover, groups = handover_params(cluster), group_params(cluster)
-    number_of_groups, group_ranks = group_sizes(groups)
+    drafts = speculation_part(cluster, timings.draft_acceptance)
+    refuse_impossible(cluster, instances, workload, drafts.params.get("speculation", NoSpeculationParams()))
+    parts = handover_part(cluster, workload, size) | group_part(cluster) | balancer_part(cluster, seed) | drafts | tiers
     looks = any(rule.looks for rule in cluster.routers)
-    requests = request_params([workload], size, [seed], any(caching)) if requests is None else requests
+    requests = requests or request_params([workload], size, [seed], any(caching))
     requests = _with_what_the_cluster_reads(requests, workload, any(caching), instances.model is not None)
     if by_priority:
         requests = replace(requests, priority=request_priorities(workload, size))
@@ -110,36 +109,22 @@ def lower(
         slots=int(instances.slots.max()),
         ranks=len(cluster.ranks),
         window=ONE_AND_NEXT if any(caching) or by_priority else EngineShape.window,
-        clients=_clients(workload, requests, size),
-        capped=workload.max_concurrency > 0,
-        prefix_nodes=0 if requests.prefix is None else requests.prefix.start_tokens.shape[1],
-        prefix_path=longest_path(requests),
-        fanout=largest_fanout(requests),
         models=instances.model is not None,
         several_ranks=instances.instance is not None,
-        api_servers=most_api_servers(cluster),
         stale_view=looks and cluster.router_staleness_s > 0,
         router_books=any(rule.compares for rule in cluster.routers),
-        live_routing=workload.waits_for_answers or looks or handover is not None or cluster.balances,
-        handovers=0 if handover is None else min(first_rows(workload), size),
-        links=0 if handover is None else len(handover.capacity),
-        headroom=handover is not None and handover.headroom is not None,
-        kv_tiers=tiers is not None,
-        tier_jobs=0 if tiers is None else FIRST_COPIES,
+        live_routing=workload.waits_for_answers or looks or cluster.disaggregated or cluster.balances,
         leap=leap,
         priorities=by_priority,
         pipeline_stages=most_stages(cluster),
-        speculation=most_drafts(speculation),
-        groups=number_of_groups,
-        group_ranks=group_ranks,
-        lone_ranks=groups is not None and groups.alone is not None,
         log_rows=EngineShape.log_rows if log else 0,
+        **sizes_of(requests, workload, size),
+        **parts.sizes,
     )
     weights = (cluster.router_weights.prefix, cluster.router_weights.queue, cluster.router_weights.kv)
     served: Any = np.int32(0)
     router = RouterParams.of(cluster.router, weights, cluster.router_staleness_s, cluster.router_costs)
-    balancer = balancer_params(cluster, seed)
-    params = ClusterParams(instances, router, requests, served, timings.step_time, handover, speculation, groups, balancer, tiers=tiers)
+    params = ClusterParams(instances, router, requests, served, timings.step_time, **parts.params)
     return Lowered(shape, params, workload.sessions, workload.stationary, workload.classes)
 
 
@@ -171,13 +156,6 @@ def with_larger_tiers(lowered: Lowered) -> Lowered:
     """The simulation with twice the room for runs of blocks and copies of its KV tiers, and for requests that wait in the slots."""
     shape = lowered.shape
     return replace(lowered, shape=replace(shape, slots=2 * shape.slots, tier_room=2 * shape.tier_room))
-
-
-def _clients(workload: Workload, requests: RequestParams, size: int) -> int:
-    """C: clients of a closed loop, or seats of a client with a cap."""
-    if requests.open_s is not None:
-        return requests.open_s.shape[1]
-    return min(seat_bucket(workload.concurrency), size) if workload.concurrency else 0
 
 
 def caches(cluster: ClusterSpec, workload: Workload) -> list[bool]:
@@ -213,16 +191,16 @@ def served_models(cluster: ClusterSpec, workload: Workload) -> np.ndarray | None
         SimjaxError: a request names a model that no instance serves, or none where its two legs need one.
     """
     models = [x.model.name for x in cluster.instances]
-    served, named = ", ".join(dict.fromkeys(models)), workload.models
+    served, named = ", ".join(dict.fromkeys(models)), workload.models or RequestModels((), np.full(1, ANY, np.int32))
     if len({plain_name(name) for name in models}) == 1:
         return None
-    unnamed = np.flatnonzero((np.full(1, ANY) if named is None else named.index) < 0)
+    unnamed = np.flatnonzero(named.index < 0)
     if cluster.disaggregated and unnamed.size:
         raise SimjaxError(
             f"{workload.source}: request {unnamed[0]} names no model, and the prefill and decode instances have several ({served}); "
             "workload.models, or a trace's column model, names them"
         )
-    if named is None:
+    if not named.names:
         return None
     of_instances = named.served_by(models)
     missing = np.flatnonzero((named.index >= 0) & ~np.isin(named.index, of_instances))

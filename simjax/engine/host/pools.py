@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,6 +49,11 @@ class Pools:
         """The devices of the instances with that role."""
         return int(self.devices[self.of_role(role)].sum())
 
+    def by_rank(self, instance: np.ndarray) -> Pools:
+        """The pools with a rank where others have an instance, which is `instance` of each rank, int32[N]."""
+        roles, devices = tuple(self.roles[i] for i in instance), (self.devices // np.bincount(instance))[instance]
+        return replace(self, roles=roles, devices=devices, block_size=self.block_size[instance])
+
     def link_name(self, link: int) -> str:
         """The name of a link, "link 3" where it has none."""
         return self.link_names[link] if link < len(self.link_names) else f"link {link}"
@@ -56,9 +61,10 @@ class Pools:
 
 def pools_of(cluster: ClusterSpec, params: ClusterParams, named: bool = False) -> Pools | None:
     """The pools of a cluster and its arrays, with the names of links if `named`; None where all instances run both phases."""
-    handover = params.handover
-    if handover is None:
+    if not cluster.disaggregated:
         return None
+    handover = params.handover
+    assert handover is not None
     count = len(cluster.ranks)
     block_size = np.asarray(params.ranks.block_size)
     block_bytes = np.asarray(handover.bytes_per_token) * block_size[None, :]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from simjax.engine.columns import columns
 
 if TYPE_CHECKING:  # `simjax.engine.host.result` has the record below
-    from simjax.engine.host.result import InstanceLog, LeapLog, Result
+    from simjax.engine.host.result import InstanceLog, Result
 
+A = TypeVar("A")
+B = TypeVar("B")
 Reduce = Callable[[np.ndarray], Any]
 _OTHERWISE_THAN_SUMS: dict[str, Reduce] = {
     "busy_s": np.mean,
@@ -51,17 +53,14 @@ class RankLog:
         return np.arange(len(self.instance)) - first[self.instance]
 
 
-def of_instances(result: Result, instance: np.ndarray | None) -> Result:
-    """The result by instance of one by rank, which keeps the ranks; as it is where every instance has one rank (`instance` None)."""
-    if instance is None:
-        return result
-    instance = np.asarray(instance)
+def of_instances(result: Result, instance: np.ndarray) -> Result:
+    """The result by instance of one by rank, which keeps the ranks; `instance` is that of each rank, int32[N]."""
     ranks = RankLog(
         instance,
         result.instances,
         result.requests.instance,
-        None if result.handovers is None else result.handovers.prefill_instance,
-        None if result.leaps is None else result.leaps.instance,
+        if_there(result.handovers, lambda handovers: handovers.prefill_instance),
+        if_there(result.leaps, lambda leaps: leaps.instance),
     )
     return replace(_numbered(result, lambda rank: _looked_up(instance, rank), _totals(result.instances, instance)), ranks=ranks)
 
@@ -71,33 +70,32 @@ def by_rank(result: Result) -> Result:
     ranks = result.ranks
     if ranks is None:
         return result
-    pools = result.pools
-    if pools is not None:
-        counts = np.bincount(ranks.instance)
-        roles = tuple(pools.roles[i] for i in ranks.instance)
-        pools = replace(pools, roles=roles, devices=(pools.devices // counts)[ranks.instance], block_size=pools.block_size[ranks.instance])
-    tiers = result.tiers
-    if tiers is not None:
-        counts = np.bincount(ranks.instance)
-        each = {"block_size": tiers.block_size, "block_bytes": tiers.block_bytes, "capacity_blocks": tiers.capacity_blocks // counts}
-        tiers = replace(tiers, **{name: values[ranks.instance] for name, values in each.items()})
-    requests, leaps, handovers = replace(result.requests, instance=ranks.request), result.leaps, result.handovers
-    if leaps is not None and ranks.leap is not None:
-        leaps = replace(leaps, instance=ranks.leap)
-    if handovers is not None and ranks.prefill is not None:
-        handovers = replace(handovers, prefill_instance=ranks.prefill)
-    seen = {"requests": requests, "leaps": leaps, "instances": ranks.totals, "handovers": handovers, "pools": pools, "tiers": tiers}
-    return replace(result, **seen, ranks=None)
+    return replace(
+        result,
+        requests=replace(result.requests, instance=ranks.request),
+        leaps=if_there(result.leaps, lambda leaps: replace(leaps, instance=ranks.leap)),
+        instances=ranks.totals,
+        handovers=if_there(result.handovers, lambda handovers: replace(handovers, prefill_instance=ranks.prefill)),
+        pools=if_there(result.pools, lambda pools: pools.by_rank(ranks.instance)),
+        tiers=if_there(result.tiers, lambda tiers: tiers.by_rank(ranks.instance)),
+        ranks=None,
+    )
+
+
+def if_there(record: A | None, made: Callable[[A], B]) -> B | None:
+    """What is made of a record of a run, which may have none."""
+    return None if record is None else made(record)
 
 
 def _numbered(result: Result, of: Callable[[np.ndarray], np.ndarray], totals: InstanceLog) -> Result:
     """The result with other numbers of instances, and totals of these."""
-    leaps: LeapLog | None = None if result.leaps is None else replace(result.leaps, instance=of(result.leaps.instance))
-    handovers = result.handovers
-    if handovers is not None:
-        handovers = replace(handovers, prefill_instance=of(handovers.prefill_instance))
-    requests = replace(result.requests, instance=of(result.requests.instance))
-    return replace(result, requests=requests, leaps=leaps, instances=totals, handovers=handovers)
+    return replace(
+        result,
+        requests=replace(result.requests, instance=of(result.requests.instance)),
+        leaps=if_there(result.leaps, lambda leaps: replace(leaps, instance=of(leaps.instance))),
+        instances=totals,
+        handovers=if_there(result.handovers, lambda handovers: replace(handovers, prefill_instance=of(handovers.prefill_instance))),
+    )
 
 
 def _looked_up(instance: np.ndarray, rank: np.ndarray) -> np.ndarray:

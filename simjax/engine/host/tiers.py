@@ -27,6 +27,11 @@ class TierSizes:
     block_bytes: np.ndarray
     capacity_blocks: np.ndarray
 
+    def by_rank(self, instance: np.ndarray) -> TierSizes:
+        """The sizes of the ranks, where `instance` is that of each, int32[N]."""
+        blocks = self.capacity_blocks // np.bincount(instance)
+        return TierSizes(self.block_size[instance], self.block_bytes[instance], blocks[instance])
+
     @property
     def capacity_bytes(self) -> float:
         """Bytes that all tiers hold."""
@@ -35,8 +40,9 @@ class TierSizes:
 
 def tier_sizes(cluster: ClusterSpec, params: ClusterParams) -> TierSizes | None:
     """The tiers of a cluster and its arrays; None where there are none."""
-    if params.tiers is None:
+    if cluster.tiering is None:
         return None
+    assert params.tiers is not None
     instance = np.asarray(cluster.instance_of_rank)
     first = np.flatnonzero(np.diff(instance, prepend=-1))
     of_rank = lambda values: np.asarray(values)[: len(instance)]

@@ -217,8 +217,8 @@ class PrefixCache:
         tree, wanted = RankTree.of(params, turn.limits, turn.kv_row), waiting.exists[0] & ~waiting.passed[0] & ~turn.waits
         most = tree.full(waiting.num_tokens[0] - 1)
         found, free = look_up(tree, self.contents(), waiting.request[0], most, wanted)
-        if params.speculation is not None:  # the walk that may end one block earlier
-            most = found - (params.speculation.drops_last[turn.i] & (found > 0)).astype(jnp.int32)
+        if shape.speculation:  # the walk that may end one block earlier
+            most = found - (params.speculation.drops(turn.i) & (found > 0)).astype(jnp.int32)
             found, free = look_up(tree, self.contents(), waiting.request[0], most, wanted)
         return Hits(found, found - free)
 

@@ -40,7 +40,7 @@ def schedule_eligible(shape: EngineShape, params: ClusterParams, turn: Turn) -> 
     running = (position < rank.num_running) & ~slots.finished
     placeholders = jnp.where(later, flight.placeholders, 0)
     tokens = slots.num_tokens + placeholders
-    passed = later & (((placeholders > 0) & (tokens >= slots.final_tokens)) | (line.call < flight.eligible))
+    passed = (later & (placeholders > 0) & (tokens >= slots.final_tokens)) | flight.early(limits, line)
     alone = is_alone(shape, params, turn)
     need = capped(jnp.where(running & ~passed, tokens - slots.num_computed_tokens, 0), limits, alone)
     new = jnp.clip(limits.max_num_batched_tokens - (jnp.cumsum(need) - need), 0, need)

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.control.reduce import reduce_slots
+from simjax.engine.control.select import select
 from simjax.engine.control.together import together
-from simjax.engine.params import ClusterParams, RankParams
+from simjax.engine.params import ClusterParams
 from simjax.engine.pipeline.flight import NOT_SAMPLED, Flight
 from simjax.engine.pipeline.line import Line, most_batches
+from simjax.engine.pipeline.outcome import Outcome, outcome_of
 from simjax.engine.rank import Plan, Slots
 from simjax.engine.shape import EngineShape
 from simjax.engine.turn import Turn
@@ -36,24 +38,28 @@ def dispatch(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     waiting = ~running & (position < rank.num_running + rank.num_preempted)
     new = jnp.where(running, slots.num_new_tokens, 0)
     inside, decode = new > 0, jnp.isfinite(flight.ready_s)
-    (n, preempted, tokens, prefill, prompt, sequences, kv_tokens, preempted_tokens), _, _ = reduce_slots(
+    outcome = outcome_of(params, turn, new)
+    (n, preempted, tokens, prefill, prompt, sequences, kv_tokens, preempted_tokens, *lost), _, _ = reduce_slots(
         [
             running,
             waiting,
             new,
-            jnp.where(new > 1, new, 0),
+            jnp.where(slots.drafts.in_prompt(new), new, 0),
             jnp.where(decode, 0, new),
             inside,
             jnp.where(running, slots.num_computed_tokens, 0).astype(jnp.int64),
             jnp.where(waiting, slots.num_tokens, 0).astype(jnp.int64),
+            *outcome.lost,
         ]
     )
     some = f.refused | (n + preempted > 0)
+    if shape.speculation:
+        some |= line.waiting
     called = ~f.continues & some
     ran = called & (tokens > 0)
 
     ready_s = jnp.max(jnp.where(inside & limits.async_scheduling, flight.ready_s, NOT_SAMPLED))
-    start_s, free_s = _through_stages(params, limits, line.free_s, new, slots.num_computed_tokens, jnp.maximum(now_s, ready_s), tokens)
+    start_s, free_s = _through_stages(params, turn, new, jnp.maximum(now_s, ready_s), tokens)
     end_s = free_s[-1]
     free_s = together(jnp.where(ran, free_s, line.free_s))
     at = jnp.arange(line.places, dtype=jnp.int32) == line.place(line.call)
@@ -67,7 +73,7 @@ def dispatch(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     }
     batches = together(line.batches.with_batch(at & called, together(batch)))
 
-    slots = _in_flight(turn, line, ran, start_s, end_s)
+    slots = _in_flight(turn, line, outcome, ran, start_s, end_s)
     line = dataclasses.replace(
         line,
         free_s=free_s,
@@ -82,23 +88,26 @@ def dispatch(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         running=n,
         preempted=preempted,
         blocks=jnp.where(f.continues, rank.plan.blocks, f.blocks),
-        kv_tokens=kv_tokens + jnp.where(ran, tokens, 0).astype(jnp.int64),
+        kv_tokens=kv_tokens + jnp.where(ran, tokens - sum(lost), 0).astype(jnp.int64),
         preempted_tokens=preempted_tokens,
         cached_blocks=turn.kv.num_cached(turn.kv_row),
     )
-    plan, line = _in_one_kernel(*_go_on(turn, plan, line, some))
-    return dataclasses.replace(turn, rank=dataclasses.replace(rank, slots=slots, plan=plan, pipeline=line))
+    plan, line = _in_one_kernel(*_go_on(shape, turn, plan, line, some))
+    emitted = dataclasses.replace(turn.emitted, drafts=outcome.counts(ran))
+    return dataclasses.replace(turn, rank=dataclasses.replace(rank, slots=slots, plan=plan, pipeline=line), emitted=emitted)
 
 
-def _in_flight(turn: Turn, line: Line, ran: Bool[Array, ""], start_s: Float64[Array, ""], end_s: Float64[Array, ""]) -> Slots:
+def _in_flight(
+    turn: Turn, line: Line, outcome: Outcome, ran: Bool[Array, ""], start_s: Float64[Array, ""], end_s: Float64[Array, ""]
+) -> Slots:
     """The slots once the batch is on its way, if it `ran`: from `start_s` on the first stage to `end_s` on the last one."""
     limits, slots, flight = turn.limits, turn.rank.slots, turn.rank.slots.flight
     assert isinstance(flight, Flight) and limits.pipeline_stages is not None and limits.broadcast_s is not None
     running = slots.position < turn.rank.num_running
     new = jnp.where(running, slots.num_new_tokens, 0)
-    inside, computed = new > 0, slots.num_computed_tokens + new
+    inside = new > 0
     bit = jnp.where(ran, jnp.left_shift(jnp.int32(1), line.place(line.call)), 0)
-    sampled = inside & ran & (computed >= slots.num_tokens + flight.placeholders)
+    sampled = outcome.sampled & ran
     flight = Flight(
         batches=flight.batches | jnp.where(inside, bit, 0),
         sampled=flight.sampled | jnp.where(sampled, bit, 0),
@@ -109,9 +118,10 @@ def _in_flight(turn: Turn, line: Line, ran: Bool[Array, ""], start_s: Float64[Ar
     first_step = inside & ran & (slots.num_computed_tokens == slots.held.cached_tokens) & (slots.preemptions == 0)
     return dataclasses.replace(
         slots,
-        num_computed_tokens=jnp.where(ran, computed, slots.num_computed_tokens),
+        num_computed_tokens=jnp.where(ran, outcome.num_computed_tokens, slots.num_computed_tokens),
         scheduled_s=jnp.where(first_step, start_s, slots.scheduled_s),
         flight=flight,
+        drafts=select(ran, outcome.drafts, slots.drafts),
     )
 
 
@@ -123,37 +133,37 @@ def _in_one_kernel(plan: Plan, line: Line) -> tuple[Plan, Line]:
 
 
 def _through_stages(
-    params: ClusterParams,
-    limits: RankParams,
-    free_s: Float64[Array, " J"],
-    new: Int32[Array, " A"],
-    computed: Int32[Array, " A"],
-    formed_s: Float64[Array, ""],
-    tokens: Int32[Array, ""],
+    params: ClusterParams, turn: Turn, new: Int32[Array, " A"], formed_s: Float64[Array, ""], tokens: Int32[Array, ""]
 ) -> tuple[Float64[Array, ""], Float64[Array, " J"]]:
     """Start of a batch on the first stage, and its ends on all of them; stages that the rank does not have take no time."""
-    assert limits.pipeline_stages is not None
+    limits, slots, line = turn.limits, turn.rank.slots, turn.rank.pipeline
+    assert isinstance(line, Line) and limits.pipeline_stages is not None
+    free_s, computed = line.free_s, slots.num_computed_tokens
     start_s = come_s = jnp.maximum(formed_s, free_s[0])
     ends_s = []
     for stage in range(free_s.shape[0]):
         model = row(params.step_time, limits.step_time + jnp.minimum(stage, limits.pipeline_stages - 1))
         exists = stage < limits.pipeline_stages
-        took_s = jnp.where(exists, mixed_step_s(model, new, computed), 0.0)
+        took_s = jnp.where(exists, mixed_step_s(model, new, computed, slots.drafts.decoding, tokens), 0.0)
         end_s = jnp.maximum(come_s, free_s[stage]) + took_s
         ends_s.append(end_s)
         come_s = end_s + jnp.where(stage + 1 < limits.pipeline_stages, send_s(model, tokens), 0.0)
     return start_s, jnp.stack(ends_s)
 
 
-def _go_on(turn: Turn, plan: Plan, line: Line, some: Array) -> tuple[Plan, Line]:
-    """What the loop does next: the plan until the rank's next turn, and the line with how that begins."""
+def _go_on(shape: EngineShape, turn: Turn, plan: Plan, line: Line, some: Array) -> tuple[Plan, Line]:
+    """What the loop does next: the plan until the rank's next turn, and the line with how that begins.
+
+    With drafts a batch may be under way for requests that have ended: the loop waits for it, and sees no request meanwhile.
+    """
     limits, f, now_s = turn.limits, turn.formation, turn.now_s
     assert limits.empty_pass_s is not None
     most = most_batches(limits)
     full = line.call - line.first >= most
     stuck = line.empty_calls > 2 * most
-    idle = ~f.continues & (~some | stuck)
-    pops = ~f.continues & ~idle & full
+    under_way = line.call > line.first if shape.speculation else jnp.zeros((), bool)
+    idle = ~f.continues & ((~some & ~under_way) | stuck)
+    pops = ~f.continues & ~idle & (full | ~some)
     sleeps = f.continues & line.pauses & ~turn.departed.more
     back_s = jnp.maximum(now_s, line.batches.end_s[line.oldest])
     slept_s = now_s + jnp.where(sleeps | (~f.continues & ~line.ran), limits.empty_pass_s, 0.0)

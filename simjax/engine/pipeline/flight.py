@@ -13,9 +13,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from simjax.engine.shape import EngineShape
+from simjax.engine.speculation.drafts import Drafts
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32
+
+    from simjax.engine.params import RankParams
+    from simjax.engine.pipeline.line import Line, NoLine
+    from simjax.engine.rank import Slots
 
 NOT_SAMPLED = -float("inf")
 
@@ -24,6 +29,22 @@ NOT_SAMPLED = -float("inf")
 @dataclasses.dataclass(frozen=True)
 class NoFlight:
     """Nothing is in flight when a step is formed, but for the step before."""
+
+    @staticmethod
+    def unseen(slots: Slots, horizon_s: Float64[Array, ""]) -> tuple[Bool[Array, " A"], Int32[Array, " A"]]:
+        """With drafts, requests that got tokens of which the formation does not know, and the tokens of each that it knows of."""
+        assert isinstance(slots.drafts, Drafts)
+        some = (slots.drafts.emitted > 0) & (slots.token_s > horizon_s)
+        return some, slots.num_tokens - slots.drafts.emitted
+
+    @staticmethod
+    def early(limits: RankParams, line: Line | NoLine) -> Bool[Array, ""]:
+        """Requests that may not be decoded again yet."""
+        return jnp.zeros((), bool)
+
+    def flying(self) -> Bool[Array, ""]:
+        """Requests of which anything is in flight."""
+        return jnp.zeros((), bool)
 
     def admitted(self, fresh: Bool[Array, " W"]) -> NoFlight:
         """The record of the window once those requests of it have taken their slots."""
@@ -46,6 +67,20 @@ class Flight:
     sampled: Int32[Array, "*N A"]
     eligible: Int32[Array, "*N A"]
     ready_s: Float64[Array, "*N A"]
+
+    @staticmethod
+    def unseen(slots: Slots, horizon_s: Float64[Array, ""]) -> tuple[Bool[Array, " A"], Int32[Array, " A"]]:
+        """With drafts, requests with tokens in flight, and the tokens of each that have come back."""
+        assert isinstance(slots.flight, Flight)
+        return slots.flight.sampled != 0, slots.num_tokens
+
+    def early(self, limits: RankParams, line: Line | NoLine) -> Bool[Array, " A"]:
+        """Requests that may not be decoded again yet, because too few calls have passed."""
+        return limits.async_scheduling & (line.call < self.eligible)
+
+    def flying(self) -> Bool[Array, " A"]:
+        """Requests of which anything is in flight."""
+        return self.batches != 0
 
     def admitted(self, fresh: Bool[Array, " W"]) -> Flight:
         """The record of the window once those requests of it have taken their slots."""

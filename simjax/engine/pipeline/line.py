@@ -15,7 +15,7 @@ Legend: N ranks, J pp stages, Q = J + 1 places of the ring.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True)
 class NoLine:
     """One stage: a plan's steps follow each other."""
+
+    call: ClassVar[int] = 0
 
     @staticmethod
     def due_s(plan: Plan, due_s: Float64[Array, "*N"]) -> Float64[Array, "*N"]:
@@ -83,7 +85,7 @@ class Line:
         pops: the turn begins when the oldest batch is back, and with its tokens.
         at_once: the turn follows the one before at the same instant: nothing may come between.
         ran: the last call found something to run.
-        waiting: the last call left requests in the queue.
+        waiting: the last call left requests in the queue; with drafts, or a request has ended since.
         pauses: the loop sleeps before the next call.
         empty_calls: calls in a row that found nothing to run.
         returned_s: time at which the last batch with tokens was back.

@@ -26,16 +26,17 @@ def take_back(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     assert isinstance(line, Line) and isinstance(flight, Flight) and turn.limits.empty_pass_s is not None
     bit = jnp.where(line.pops, jnp.left_shift(jnp.int32(1), line.oldest), 0)
     token = (flight.sampled & bit) != 0
+    count = slots.drafts.back(token, (flight.sampled & ~bit) != 0)
     fresh = token & ~jnp.isfinite(slots.first_token_s)
     resumed = token & ~fresh
     after = dataclasses.replace(
         slots,
-        num_tokens=slots.num_tokens + token.astype(jnp.int32),
+        num_tokens=slots.num_tokens + count,
         first_token_s=jnp.where(fresh, turn.now_s, slots.first_token_s),
         token_s=jnp.where(token, turn.now_s, slots.token_s),
         flight=dataclasses.replace(flight, batches=flight.batches & ~bit, sampled=flight.sampled & ~bit),
     )
-    (tokens, num_resumed), _, _ = reduce_slots([token, resumed])
+    (tokens, num_resumed), _, _ = reduce_slots([count, resumed])
     none = jnp.zeros((), jnp.int32)
     emitted = Emitted(
         finished=token & after.finished,
@@ -48,12 +49,15 @@ def take_back(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         blocks_last=rank.plan.blocks,
     )
     left = line.waiting | (rank.num_running + rank.num_preempted > 0)
+    # vLLM's loop calls the scheduler once more after the end of a request. That matters if others are in flight which compute for nothing.
+    waiting = line.waiting | jnp.any(emitted.finished) if shape.speculation else line.waiting
     pauses = line.pauses | (line.pops & ~line.ran & left & (turn.limits.empty_pass_s > 0))
     line = dataclasses.replace(
         line,
         first=line.first + line.pops.astype(jnp.int32),
         returned_s=jnp.where(rank.plan.steps > 0, turn.now_s, line.returned_s),
         pops=jnp.zeros((), bool),
+        waiting=waiting,
         pauses=pauses,
     )
     rank = dataclasses.replace(rank, slots=after, pipeline=line)

@@ -101,10 +101,10 @@ def preempt_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -
     assert isinstance(state.progress, Progress) and rank.requeued is not None
     need = capped(slots.num_tokens - slots.num_computed_tokens, limits, f.alone)
     computed, lookahead = slots.num_computed_tokens, None
-    if params.speculation is not None:
+    if shape.speculation:
         assert turn.demand.computed is not None and turn.demand.had is not None
         computed, had = turn.demand.computed, turn.demand.had + slots.held.hashed
-        lookahead = _Lookahead(had, params.speculation.num_lookahead_tokens[turn.i], limits.max_model_len)
+        lookahead = _Lookahead(had, jnp.asarray(params.speculation.lookahead(turn.i)), limits.max_model_len)
     fixed = _Rank(
         computed=computed,
         lookahead=lookahead,

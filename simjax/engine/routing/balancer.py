@@ -86,12 +86,12 @@ class Balancers:
         start = rule.size * server // rule.api_servers + jnp.where(rule.weighs_in_flight, of(self.turns), 0)
         place = jax.lax.rem(jax.lax.rem(rule.number - start, rule.size) + rule.size, rule.size)
         better = (score[None, :] < score[:, None]) | ((score[None, :] == score[:, None]) & (place[None, :] < place[:, None]))
-        return ~jnp.any(better & same_instance(params), axis=1)
+        return ~jnp.any(better & rules(params).same_instance, axis=1)
 
     def took(self, params: ClusterParams, request: Int32[Array, ""], takes: Bool[Array, " N"]) -> Balancers:
         """The views once a request went to the ranks of a mask."""
         mine = _server(params, request)[:, None] == _servers(self.sent)
-        here, instance = mine & takes[:, None], mine & jnp.any(takes[None, :] & same_instance(params), axis=1)[:, None]
+        here, instance = mine & takes[:, None], mine & jnp.any(takes[None, :] & rules(params).same_instance, axis=1)[:, None]
         return dataclasses.replace(
             self,
             sent=self.sent + jnp.where(here, rules(params).api_servers[:, None], 0),
@@ -131,7 +131,7 @@ def initial_balancers(shape: EngineShape) -> Balancers | NoBalancers:
 
 def rules(params: ClusterParams) -> BalancerParams:
     """The parameters of the balancers of a cluster that has them."""
-    assert params.balancer is not None
+    assert isinstance(params.balancer, BalancerParams)
     return params.balancer
 
 
@@ -141,38 +141,15 @@ def balancers_of(state: ClusterState) -> Balancers:
     return state.balancers
 
 
-def same_instance(params: ClusterParams) -> Bool[Array, "N N"]:
-    """Pairs of ranks that are of one instance."""
-    instance = params.ranks.instance
-    assert instance is not None
-    return instance[:, None] == instance[None, :]
-
-
 def rank_of(
     shape: EngineShape, params: ClusterParams, state: ClusterState, request: Int32[Array, ""], first: Int32[Array, ""]
 ) -> Int32[Array, ""]:
     """The rank of a request for which the router has picked an instance, of which `first` is the first rank; or just a rank."""
     if not shape.api_servers:
         return first
-    instance = params.ranks.instance
-    assert instance is not None
     chosen = balancers_of(state).choices(params, state.ranks, request)
-    return jnp.argmax(chosen & (instance == instance[first])).astype(jnp.int32)
-
-
-def sum_of_instance(params: ClusterParams, x: Array) -> Array:
-    """What the ranks of each rank's instance have together, number[N]; where the router chooses ranks, what each has."""
-    if params.balancer is None:
-        return x
-    return jnp.sum(jnp.where(same_instance(params), x[None, :], 0), axis=1, dtype=x.dtype)
-
-
-def least_of_instance(params: ClusterParams, x: Array | float) -> Array | float:
-    """The least that a rank of each rank's instance has, float64[N]; where the router chooses ranks, what each has."""
-    if params.balancer is None or isinstance(x, float):
-        return x
-    of_ranks = jnp.asarray(x)
-    return jnp.min(jnp.where(same_instance(params), of_ranks[None, :], jnp.inf), axis=1)
+    first_of = rules(params).first
+    return jnp.argmax(chosen & (first_of == first_of[first])).astype(jnp.int32)
 
 
 def before_snapshot(shape: EngineShape, params: ClusterParams, state: ClusterState, happens: Array, t_s: Array) -> Array:

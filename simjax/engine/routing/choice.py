@@ -13,7 +13,7 @@ from jax import Array
 from simjax.engine.control.reduce import argmin, reduce_last
 from simjax.engine.control.select import select
 from simjax.engine.control.together import together
-from simjax.engine.groups.times import for_groups
+from simjax.engine.groups.times import for_group, for_groups
 from simjax.engine.handover.passes import NoPasses, Passes
 from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.rank import Plan, Rank
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int32
 
 
-def turn_of(params: ClusterParams, request: Int32[Array, ""], turn: Int32[Array, ""]) -> Int32[Array, ""]:
+def turn_of(shape: EngineShape, params: ClusterParams, request: Int32[Array, ""], turn: Int32[Array, ""]) -> Int32[Array, ""]:
     """The place of a request in the round of the ranks that it can go to: `turn`, or its place among those of its model."""
-    return turn if params.ranks.model is None else params.request("model_turn", request)
+    return params.request("model_turn", request) if shape.models else turn
 
 
 SCORE_GRID = 2.0**-20  # scores that are drawn among are equal if they are so to this grid, whatever the order of their sums
@@ -49,7 +49,7 @@ def choose(
     """The rank that a router chooses for a request by the scores of the able ones; the router of second legs has draws of its own."""
     draw = params.request("router_draw", request)
     draw = draw * SECOND_DRAW - jnp.floor(draw * SECOND_DRAW) if second else draw
-    found = in_turn(params, score, able, router.random, draw, request, turn)
+    found = in_turn(score, able, router.random, draw, turn_of(shape, params, request, turn))
     return jnp.where(router.drawn, by_odds(score, able, router.temperature, draw), found) if shape.router_books else found
 
 
@@ -73,19 +73,13 @@ def by_odds(
 
 
 def in_turn(
-    params: ClusterParams,
-    score: Float64[Array, " N"],
-    able: Bool[Array, " N"],
-    random: Bool[Array, ""],
-    draw: Float64[Array, ""],
-    request: Int32[Array, ""],
-    turn: Int32[Array, ""],
+    score: Float64[Array, " N"], able: Bool[Array, " N"], random: Bool[Array, ""], draw: Float64[Array, ""], turn: Int32[Array, ""]
 ) -> Int32[Array, ""]:
     """The rank with the lowest score among the able ones; of equals the next in turn, or one that is drawn if the router is `random`.
 
     A rank that cannot hold the request takes no part in its round: turns, and draws of the random router, are among the able ranks.
     """
-    N, turn = score.shape[0], turn_of(params, request, turn)
+    N = score.shape[0]
     # Number of able ranks, and of those before each: one reduction over pairs of ranks instead of a scan, which is many kernels.
     able_of_pair = jnp.broadcast_to(able[None, :], (N, N))
     (before, count), _, _ = reduce_last([able_of_pair & np.tri(N, k=-1, dtype=bool), able_of_pair])
@@ -120,11 +114,9 @@ def handed(
     cut = jax.vmap(joined)(ranks.plan, ranks.passes, t_s + params.ranks.api_pre_s, params.ranks.async_scheduling)
     cut = dataclasses.replace(ranks.plan, **together({name: getattr(cut, name) for name in CUT}))
     changes = mine
-    if params.groups is not None and i is not None:
-        changes = jnp.any(mine) & (params.groups.of_rank == params.groups.of_rank[i])
-        cut = dataclasses.replace(cut, **{name: jnp.broadcast_to(getattr(cut, name)[i], mine.shape) for name in CUT})
-    elif params.groups is not None:
-        times, changes = for_groups(params, {name: getattr(cut, name) for name in CUT}, mine)
+    if shape.groups:
+        times = {name: getattr(cut, name) for name in CUT}
+        times, changes = for_groups(params, times, mine) if i is None else for_group(params, times, mine, i)
         cut = dataclasses.replace(cut, **times)
     prompt = params.request("prompt_tokens", request).astype(jnp.int64)
     ranks = dataclasses.replace(

@@ -56,7 +56,7 @@ def route_legs(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     t_s, first, second, row, request = _next_leg(shape, params, state)
     seen = look(shape, params, state, t_s, first | second)
     after, early = handover.reserve == Reserve.AFTER, handover.reserve == Reserve.BEFORE
-    prefill_able, decode_able = (able & (first | second) for able in legs_eligible(params, request))
+    prefill_able, decode_able = (able & (first | second) for able in legs_eligible(shape, params, request))
     prefill_able &= (handover.role == Role.PREFILL) | ~early
 
     def picked(router: RouterParams, able: Array, turn: Array, second_router: bool) -> Array:

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from simjax.engine.arrivals.arrivals import next_arrival_s
+from simjax.engine.groups.times import rules_of
 from simjax.engine.params import ClusterParams
 from simjax.engine.routing.balancer import before_snapshot, rank_of
-from simjax.engine.routing.choice import choose, handed, in_turn
+from simjax.engine.routing.choice import choose, handed, in_turn, turn_of
 from simjax.engine.routing.legs import route_legs
 from simjax.engine.routing.scores import eligible, look, scores
 from simjax.engine.shape import EngineShape
@@ -40,7 +41,7 @@ def route(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     mine = jnp.broadcast_to(arrives, (1,))
     if shape.ranks > 1:
         seen = look(shape, params, state, t_s, arrives)
-        able = eligible(params, request) & arrives
+        able = eligible(shape, params, request) & arrives
         score = scores(shape, params, params.router, state, seen, request, able, t_s)
         view = view.kept(seen)
         score = state.arrivals.with_affinity(params, params.router, request, score, able)
@@ -68,7 +69,8 @@ def route_all(shape: EngineShape, params: ClusterParams, state: ClusterState) ->
         request = jnp.arange(shape.requests, dtype=jnp.int32)
         even = jnp.zeros(shape.ranks, jnp.float64)
         draw = params.request("router_draw", request)
-        choice = jax.vmap(lambda r, u: in_turn(params, even, eligible(params, r), params.router.random, u, r, r))(request, draw)
+        choose = lambda r, u: in_turn(even, eligible(shape, params, r), params.router.random, u, turn_of(shape, params, r, r))
+        choice = jax.vmap(choose)(request, draw)
         mine = (choice[None, :] == jnp.arange(shape.ranks, dtype=jnp.int32)[:, None]) & (request < count)[None, :]
         tail = jnp.sum(mine, axis=1, dtype=jnp.int32)
         at = jnp.where(mine, jnp.cumsum(mine, axis=1) - 1, routes.shape[1])
@@ -76,8 +78,8 @@ def route_all(shape: EngineShape, params: ClusterParams, state: ClusterState) ->
     first = routes[:, 0] if shape.has_routes else jnp.zeros((1,), jnp.int32)
     queued_s = state.arrivals.arrival_s(params, first) + params.ranks.api_pre_s
     wake_s = jnp.where(tail > 0, queued_s, jnp.inf)
-    if params.groups is not None:
-        of_rank = params.groups.of_rank
+    if shape.groups:
+        of_rank = rules_of(params).of_rank
         wake_s = jnp.min(jnp.where(of_rank[:, None] == of_rank[None, :], wake_s[None, :], jnp.inf), axis=1)
     plan = dataclasses.replace(ranks.plan, end_s=wake_s, horizon_s=wake_s)
     return dataclasses.replace(state, ranks=dataclasses.replace(ranks, plan=plan, tail=tail), routes=routes, num_sent=count)

@@ -15,11 +15,9 @@ from simjax.engine.handover.table import Role
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.rank import Rank
-from simjax.engine.routing.balancer import least_of_instance, sum_of_instance
 from simjax.engine.routing.books import RouterBooks
 from simjax.engine.scheduler.plan import first_step_reaching
 from simjax.engine.shape import EngineShape
-from simjax.engine.speculation.need import most_tokens
 from simjax.engine.state import ClusterState, RouterView
 from simjax.latency.rounding import product
 
@@ -29,38 +27,38 @@ if TYPE_CHECKING:
 WAITING_WEIGHT = 4  # vLLM's data-parallel load balancer: a waiting request weighs as much as four running ones
 
 
-def eligible(params: ClusterParams, request: Int32[Array, ""]) -> Bool[Array, " N"]:
+def eligible(shape: EngineShape, params: ClusterParams, request: Int32[Array, ""]) -> Bool[Array, " N"]:
     """Ranks of the request's model whose KV cache and `max_model_len` can hold it; its last token is never put into the cache."""
     limits = params.ranks
     prompt, output = params.request("prompt_tokens", request), params.request("output_tokens", request)
     total = prompt + output
-    held = total - 1 if params.speculation is None else most_tokens(params.speculation, limits, prompt, output, jnp)
-    return _offered(params, request, (total <= limits.max_model_len) & (blocks_of(held, limits.block_size) <= limits.num_blocks))
+    held = params.speculation.most_tokens(limits, prompt, output, jnp)
+    return _offered(shape, params, request, (total <= limits.max_model_len) & (blocks_of(held, limits.block_size) <= limits.num_blocks))
 
 
-def _offered(params: ClusterParams, request: Int32[Array, ""], able: Bool[Array, " N"]) -> Bool[Array, " N"]:
+def _offered(shape: EngineShape, params: ClusterParams, request: Int32[Array, ""], able: Bool[Array, " N"]) -> Bool[Array, " N"]:
     """Those of the able ranks that the router chooses from: of the model that the request names, and the first ones of their instances.
 
     All of them where no request names a model, and no instance balances the load of its ranks itself.
     """
-    if params.balancer is not None:
-        able &= params.balancer.number == 0
-    if params.ranks.model is None:
+    able = params.balancer.offered(able)
+    if not shape.models:
         return able
     model = params.request("model", request)
     return able & ((model < 0) | (params.ranks.model == model))
 
 
-def legs_eligible(params: ClusterParams, request: Int32[Array, ""]) -> tuple[Bool[Array, " N"], Bool[Array, " N"]]:
+def legs_eligible(shape: EngineShape, params: ClusterParams, request: Int32[Array, ""]) -> tuple[Bool[Array, " N"], Bool[Array, " N"]]:
     """Ranks that can take a request when it arrives, and those that can decode it: a prefill rank holds the prompt and gives one token."""
     limits, handover = params.ranks, params.handover
     assert handover is not None
-    prompt, whole = params.request("prompt_tokens", request), eligible(params, request)
-    held = prompt if params.speculation is None else most_tokens(params.speculation, limits, prompt, jnp.ones_like(prompt), jnp)
-    fits = _offered(params, request, (prompt + 1 <= limits.max_model_len) & (blocks_of(held, limits.block_size) <= limits.num_blocks))
+    prompt, whole = params.request("prompt_tokens", request), eligible(shape, params, request)
+    held = params.speculation.most_tokens(limits, prompt, jnp.ones_like(prompt), jnp)
+    fits = (prompt + 1 <= limits.max_model_len) & (blocks_of(held, limits.block_size) <= limits.num_blocks)
+    fits = _offered(shape, params, request, fits)
     prefill = handover.role == Role.PREFILL
     decode = (handover.role == Role.DECODE) & whole
-    if handover.headroom is not None:
+    if shape.headroom:
         decode &= can_reserve(params, request)
     fits &= jnp.any(decode)  # there is no first leg without a second
     return (prefill & fits) | ((handover.role == Role.BOTH) & whole), decode
@@ -89,14 +87,14 @@ def waiting_requests(ranks: Rank, loading: Int32[Array, " N"] | int = 0) -> Int3
 def loads(params: ClusterParams, ranks: Rank, loading: Int32[Array, " N"] | int = 0) -> Float64[Array, " N"]:
     """(4 waiting + running) / max_num_seqs of each rank, or of its instance; requests that load their KV cache wait."""
     weight = WAITING_WEIGHT * waiting_requests(ranks, loading) + ranks.plan.running
-    seats = sum_of_instance(params, params.ranks.max_num_seqs)
-    return sum_of_instance(params, weight).astype(jnp.float64) / seats.astype(jnp.float64)
+    seats = params.balancer.sum_of_instance(params.ranks.max_num_seqs)
+    return params.balancer.sum_of_instance(weight).astype(jnp.float64) / seats.astype(jnp.float64)
 
 
 def kv_loads(params: ClusterParams, ranks: Rank, t_s: Float64[Array, ""]) -> Float64[Array, " N"]:
     """Tokens in the KV cache of each rank, or of those of its instance, or promised to a place in it, over its capacity."""
     tokens = kv_tokens_at(ranks, t_s) + (ranks.queued_tokens + ranks.plan.preempted_tokens)
-    return sum_of_instance(params, tokens).astype(jnp.float64) / sum_of_instance(params, kv_capacity(params))
+    return params.balancer.sum_of_instance(tokens).astype(jnp.float64) / params.balancer.sum_of_instance(kv_capacity(params))
 
 
 def kv_capacity(params: ClusterParams) -> Float64[Array, " N"]:
@@ -152,7 +150,7 @@ def scores(
     if view.waiting is not None:
         queue = jnp.where(router.relative, relative_queues(view.waiting, able), queue)
     wanted = jnp.any(able)
-    score = least_of_instance(params, state.kv.missed_score(shape, params, router, view.contents, request, wanted))
+    score = params.balancer.least_of_instance(state.kv.missed_score(shape, params, router, view.contents, request, wanted))
     score += product(router.queue_weight, queue) + product(router.kv_weight, view.kv_load)
     return score + costs(shape, params, router, state, view, request, wanted, t_s) if shape.router_books else score
 
@@ -165,7 +163,7 @@ def look(shape: EngineShape, params: ClusterParams, state: ClusterState, t_s: Fl
         loads(params, state.ranks, loading),
         kv_loads(params, state.ranks, t_s),
         state.kv.contents(),
-        sum_of_instance(params, waiting_requests(state.ranks, loading)) if shape.router_books else None,
+        params.balancer.sum_of_instance(waiting_requests(state.ranks, loading)) if shape.router_books else None,
     )
     return state.view.renewed(new, params.router.staleness_s, looks)
 
@@ -181,5 +179,5 @@ def missed_tokens(
 ) -> Array:
     """Tokens of a request's prompt that are not in the prefix cache of rank i, as the router sees it, float64[]; if that is wanted."""
     prompt = params.request("prompt_tokens", request).astype(jnp.float64)
-    share = least_of_instance(params, state.kv.missed_share(shape, params, view.contents, request, wanted))
-    return prompt * (share if isinstance(share, float) else jnp.asarray(share)[i])
+    share = params.balancer.least_of_instance(state.kv.missed_share(shape, params, view.contents, request, wanted))
+    return prompt * (share[i] if isinstance(share, Array) else share)

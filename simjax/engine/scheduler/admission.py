@@ -12,6 +12,7 @@ from jax import Array
 from simjax.engine.control.select import select
 from simjax.engine.handover.headroom import headroom_for
 from simjax.engine.handover.loads import begin_load
+from simjax.engine.handover.rows import rules
 from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.kv.no_prefix_cache import Hits
 from simjax.engine.params import ClusterParams
@@ -60,23 +61,24 @@ def _choose(shape: EngineShape, params: ClusterParams, turn: Turn, waiting: Wait
     shared = jnp.where(w == 0, hits.shared, 0)
     need = jnp.where(waiting.passed, 0, capped(waiting.num_tokens - cached, limits, f.alone))
     padded = jnp.zeros_like(waiting.passed)
-    if params.speculation is not None:
+    if shape.speculation:
         need, padded = _padded(params, turn, waiting, cached, need)
     chunk = jnp.clip(f.token_budget - _before(need), 0, need)
     tokens = cached + chunk
-    if params.speculation is not None:
-        ahead = jnp.where(waiting.passed, 0, params.speculation.num_lookahead_tokens[turn.i])
+    if shape.speculation:
+        ahead = jnp.where(waiting.passed, 0, params.speculation.lookahead(turn.i))
         tokens = jnp.minimum(tokens + ahead, limits.max_model_len)
     blocks = blocks_of(tokens, limits.block_size) - shared
     at_once = jnp.zeros_like(waiting.loads)
-    if params.handover is not None:  # a load asks for all its blocks, and for no token
-        at_once = params.handover.at_once & waiting.loads
-        held = waiting.num_tokens + (params.handover.carried & (waiting.final_tokens > waiting.num_tokens + 1)).astype(jnp.int32)
+    if shape.handovers:  # a load asks for all its blocks, and for no token
+        rule = rules(params)
+        at_once = rule.at_once & waiting.loads
+        held = waiting.num_tokens + (rule.carried & (waiting.final_tokens > waiting.num_tokens + 1)).astype(jnp.int32)
         blocks = jnp.where(waiting.loads, blocks_of(held, limits.block_size) - shared, blocks)
     asked = jnp.where(limits.reserve_full_isl, blocks_of(waiting.num_tokens, limits.block_size) - shared, blocks)
-    if params.handover is not None:
+    if shape.handovers:
         asked = jnp.where(waiting.loads, blocks + jnp.where(limits.reserve_kv_loads, f.reserved, 0), asked)
-    if params.speculation is not None:  # the lookahead may ask for more than the whole sequence
+    if shape.speculation:  # the lookahead may ask for more than the whole sequence
         asked = jnp.maximum(asked, blocks)
     seats = f.seats + _before((~waiting.passed).astype(jnp.int32))
     asked += jnp.where(seats > 0, limits.watermark_blocks, 0)
@@ -131,9 +133,8 @@ def _padded(params: ClusterParams, turn: Turn, waiting: Waiting, cached: Array, 
 
     vLLM does that for one that needs a single token, to keep the steps of a graph alike, unless a prompt is in the step.
     """
-    assert params.speculation is not None
-    drafts, f = params.speculation.num_speculative_tokens[turn.i], turn.formation
-    alike = params.speculation.pads[turn.i] & (drafts > 0) & ~f.some_prompts & (f.some_run | (cached > 0))
+    drafts, f = params.speculation.drafts(turn.i), turn.formation
+    alike = params.speculation.padded(turn.i) & (drafts > 0) & ~f.some_prompts & (f.some_run | (cached > 0))
     padded = alike & (waiting.num_tokens - cached == 1) & (cached + 1 + drafts < turn.limits.max_model_len) & ~waiting.passed
     return jnp.where(padded, 1 + drafts, need), padded
 

@@ -65,7 +65,8 @@ def plan_next(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         plan, steps = leap(turn, step_time, plan, decoding, prompts)
     busy = cut_short(take_steps(plan, steps, limits.async_scheduling), f.next_queued_s, limits.async_scheduling)
     busy, plan = together((busy, plan))
-    if params.power is not None:
+    if shape.power:
+        assert params.power is not None
         verified = verified_pairs(slots) if shape.speculation else None
         work = planned_work(params.power, turn.i, step_time, parts, decoding, verified)
         busy, plan = dataclasses.replace(busy, work=work), dataclasses.replace(plan, work=work)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _BITS = 5  # of the tokens of a step: at most 16 drafts and one more
 _COUNT = (1 << _BITS) - 1
 _JOINED, _PADDED = 1 << 2 * _BITS, 2 << 2 * _BITS
+_EARLIER = 2 * _BITS + 2
 
 
 @jax.tree_util.register_dataclass
@@ -52,6 +53,10 @@ class NoDrafts:
         """Blocks of the request in a slot, where they do not follow from its computed tokens."""
         return None
 
+    def back(self, token: Bool[Array, " A"], others: Bool[Array, " A"]) -> Int32[Array, " A"]:
+        """Tokens of requests in the oldest batch that is in flight."""
+        return token.astype(jnp.int32)
+
     @staticmethod
     def in_prompt(new: Int32[Array, " A"]) -> Bool[Array, " A"]:
         """Requests that compute their prompt, of those with so many new tokens: a decode computes one."""
@@ -64,7 +69,8 @@ class Drafts:
     """Requests in the slots; arrays over S+W slots (a leading N axis in `ClusterState`).
 
     Attributes:
-        latest: `emitted`, `rejected`, `joined` and `padded` in one number, for every array over the slots costs a tick several kernels.
+        latest: `emitted`, `rejected`, `joined`, `padded` and `earlier` in one number, for every array over the slots costs a tick several
+            kernels.
         blocks: KV blocks that it holds: those taken for rejected drafts and for the lookahead stay.
     """
 
@@ -96,6 +102,28 @@ class Drafts:
         """Those of them whose drafts are padding, and so never right."""
         return (self.latest & _PADDED) > 0
 
+    @property
+    def earlier(self) -> Int32[Array, "*N A"]:
+        """Between pp stages, tokens of the batch before the latest, if that was in flight when the latest was sent."""
+        return self.latest >> _EARLIER
+
+    def in_flight(
+        self,
+        in_batch: Bool[Array, " A"],
+        sampled: Bool[Array, " A"],
+        emitted: Int32[Array, " A"],
+        rejected: Int32[Array, " A"],
+        earlier: Int32[Array, " A"],
+    ) -> Drafts:
+        """The record once a batch is on its way through the pp stages, of which some will get so many tokens."""
+        latest = emitted + (rejected << _BITS) + (earlier << _EARLIER)
+        of_chunk = jnp.where(in_batch & ~self.decoding, 0, self.latest)
+        return dataclasses.replace(self, latest=jnp.where(sampled, latest, of_chunk))
+
+    def back(self, token: Bool[Array, " A"], others: Bool[Array, " A"]) -> Int32[Array, " A"]:
+        """Tokens of requests in the oldest batch that is in flight, some of which are in another one too."""
+        return jnp.where(token, jnp.where(others, self.earlier, self.emitted), 0)
+
     def after(self, in_step: Bool[Array, " A"], emitted: Int32[Array, " A"], rejected: Int32[Array, " A"]) -> Drafts:
         """The record once those in a step have got so many tokens; a chunk of a prompt gives none."""
         return dataclasses.replace(self, latest=jnp.where(in_step, emitted + (rejected << _BITS), self.latest))
@@ -117,9 +145,9 @@ class Drafts:
         """Blocks of the request in a slot."""
         return self.blocks[at]
 
-    def without(self, out: Array) -> Drafts:
-        """The record once those requests hold nothing."""
-        return Drafts(jnp.where(out, 0, self.latest), jnp.where(out, 0, self.blocks))
+    def without(self, out: Array, flying: Array) -> Drafts:
+        """The record once those requests hold nothing; what is in flight of some has yet to come back."""
+        return Drafts(jnp.where(out & ~flying, 0, self.latest), jnp.where(out, 0, self.blocks))
 
     def in_prompt(self, new: Int32[Array, " A"]) -> Bool[Array, " A"]:
         """Requests that compute their prompt, of those with so many new tokens."""

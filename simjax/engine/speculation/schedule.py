@@ -11,7 +11,7 @@ from simjax.engine.control.cond_any import cond_any
 from simjax.engine.control.reduce import reduce_slots
 from simjax.engine.groups.cadence import holds_prompts, waits_for_release
 from simjax.engine.kv.blocks import blocks_of
-from simjax.engine.params import ClusterParams
+from simjax.engine.params import ClusterParams, SpeculationParams
 from simjax.engine.priority.preempt import preempt_by_priority
 from simjax.engine.scheduler.admission import admit_waiting
 from simjax.engine.scheduler.formation import Demand, Formation, capped
@@ -30,13 +30,13 @@ def schedule_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tu
     """
     limits, rank, slots, own = turn.limits, turn.rank, turn.rank.slots, params.speculation
     drafts, position, finished = slots.drafts, slots.position, slots.finished
-    assert isinstance(drafts, Drafts) and own is not None
-    unseen = (drafts.emitted > 0) & (slots.token_s > turn.horizon_s)
+    assert isinstance(drafts, Drafts) and isinstance(own, SpeculationParams)
+    unseen, known = slots.flight.unseen(slots, turn.horizon_s)
     computed = slots.num_computed_tokens + jnp.where(unseen, drafts.rejected, 0)
     running = (position < rank.num_running) & ~finished
     leaving = (position < rank.num_running + rank.num_preempted) & finished
     holding = leaving & unseen
-    sure = unseen & (slots.num_tokens - drafts.emitted + 1 >= slots.final_tokens)
+    sure = (unseen & (known + 1 >= slots.final_tokens)) | slots.flight.early(limits, rank.pipeline)
     alone = is_alone(shape, params, turn)
     most = 1 + own.num_speculative_tokens[turn.i]
     need = jnp.where(drafts.decoding, most, slots.num_tokens - slots.num_computed_tokens)
@@ -96,7 +96,9 @@ def preempt_drafts(shape: EngineShape, params: ClusterParams, turn: Turn) -> Tur
     slots = after.rank.slots
     assert isinstance(slots.drafts, Drafts)
     out = slots.position >= after.rank.num_running
-    slots = dataclasses.replace(slots, num_new_tokens=jnp.where(out, 0, slots.num_new_tokens), drafts=slots.drafts.without(out))
+    slots = dataclasses.replace(
+        slots, num_new_tokens=jnp.where(out, 0, slots.num_new_tokens), drafts=slots.drafts.without(out, slots.flight.flying())
+    )
     return dataclasses.replace(after, rank=dataclasses.replace(after.rank, slots=slots))
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from simjax.engine.control.reduce import reduce_slots
 from simjax.engine.control.together import together
-from simjax.engine.params import ClusterParams
+from simjax.engine.params import ClusterParams, SpeculationParams
 from simjax.engine.scheduler.commit import Emitted, with_arrived
 from simjax.engine.shape import EngineShape
 from simjax.engine.speculation.drafts import Drafts
@@ -25,7 +25,7 @@ def verify(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     """
     rank, slots, plan = turn.rank, turn.rank.slots, turn.rank.plan
     drafts, own = slots.drafts, params.speculation
-    assert isinstance(drafts, Drafts) and own is not None
+    assert isinstance(drafts, Drafts) and isinstance(own, SpeculationParams)
     running = (slots.position < rank.num_running) & ~slots.finished
     in_step = running & (slots.num_new_tokens > 0) & (plan.steps > 0)
     beyond = slots.num_computed_tokens + slots.num_new_tokens - slots.num_tokens

@@ -114,7 +114,8 @@ def plan_tiered(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         steps = jnp.where(jnp.any(table.busy(i)) | (rank.num_preempted > 0) | f.refused | owed, steps, most)
     busy = cut_short(take_steps(plan, steps, limits.async_scheduling), f.next_queued_s, limits.async_scheduling)
     busy, plan = together((busy, plan))
-    if params.power is not None:
+    if shape.power:
+        assert params.power is not None
         of_plan = planned_work(params.power, i, step_time, parts, decoding)
         busy, plan = dataclasses.replace(busy, work=of_plan), dataclasses.replace(plan, work=of_plan)
 

@@ -191,7 +191,7 @@ def decide(s: Sight, under: Under, facts: Facts, going: Array) -> Deed:
     cuts = acts & ~marks & ((run.first < at) | (run.end > limit))
     inserts = gap & s.store & under.granted & ~marks
     moves = acts & ~marks & ~cuts & (s.leave | (changes & ~seen & (run.turn < s.mine)))
-    behind_own = (s.next_turn == s.mine) & (s.anchor_next != under.run) & (s.next_first > at) & (s.anchor_next > 0)
+    behind_own = (s.next_turn == s.mine) & (s.next_first > at) & (s.anchor_next > 0)
     strolls = (inserts | (moves & ~s.leave)) & behind_own
     inserts, moves = inserts & ~strolls, moves & ~strolls
     to = jnp.where(gap, jnp.minimum(limit, jnp.where(under.run > 0, run.first, INT32_MAX)), jnp.minimum(run.end, limit))

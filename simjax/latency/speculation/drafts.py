@@ -31,10 +31,13 @@ def rows_of_head(deployment: Deployment, max_sequences: int) -> np.ndarray:
 
 
 def drafting(deployment: Deployment) -> Deployment | None:
-    """The drafter as it is deployed; None where drafts cost nothing."""
+    """The drafter as it is deployed; None where drafts cost nothing. Of several pp stages the last one has it, whole."""
     drafts = deployment.speculation
-    drafter = None if drafts is None else drafts.drafter(deployment.model)
-    return None if drafter is None else replace(deployment, model=drafter, speculation=None)
+    drafter = None if drafts is None or not deployment.has_head else drafts.drafter(deployment.model)
+    if drafter is None:
+        return None
+    alone = replace(deployment.parallelism, pipeline=1, layer_partition=None)
+    return replace(deployment, model=drafter, speculation=None, parallelism=alone, stage=None)
 
 
 def with_drafts(

@@ -9,19 +9,15 @@ import numpy as np
 from simjax.cluster.balancer import SNAPSHOT_S
 from simjax.cluster.routers import ROUTERS
 from simjax.cluster.spec import ClusterSpec
+from simjax.engine.host.lowering.part import Part
 from simjax.engine.params import BalancerParams
 from simjax.errors import SimjaxError
 
 
-def most_api_servers(cluster: ClusterSpec) -> int:
-    """A: API servers of the instance that has most; 0 where none balances the load of its ranks itself."""
-    return max(cluster.balancer.api_servers(x.parallelism.data) for x in cluster.instances) if cluster.balances else 0
-
-
-def balancer_params(cluster: ClusterSpec, seed: int) -> BalancerParams | None:
-    """The load balancers of the instances as arrays; None where there are none."""
+def balancer_part(cluster: ClusterSpec, seed: int) -> Part:
+    """The load balancers of the instances as arrays; nothing where there are none."""
     if not cluster.balances:
-        return None
+        return Part()
     rule, of = cluster.balancer, np.array(cluster.instance_of_rank)
     size = np.array([x.parallelism.data for x in cluster.instances])
     first = (np.cumsum(size) - size)[of]
@@ -35,7 +31,7 @@ def balancer_params(cluster: ClusterSpec, seed: int) -> BalancerParams | None:
         "interval_s": np.float64(SNAPSHOT_S),
         "seed": np.int32(seed & 0x7FFFFFFF),
     }
-    return BalancerParams(**fields)
+    return Part({"api_servers": int(fields["api_servers"].max())}, {"balancer": BalancerParams(**fields)})
 
 
 def refuse_with_balancer(cluster: ClusterSpec) -> None:

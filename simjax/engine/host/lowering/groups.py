@@ -6,6 +6,7 @@ import numpy as np
 
 from simjax.cluster.spec import ClusterSpec, InstanceSpec
 from simjax.engine.host.impossible import refuse_together
+from simjax.engine.host.lowering.part import Part
 from simjax.engine.params import GroupParams
 from simjax.errors import SimjaxError
 from simjax.network.stages import CAPTURE_SIZES
@@ -14,10 +15,10 @@ NEVER_ASKS = 2**30
 """Forwards between two questions of a rank that steps by itself: more than any run has."""
 
 
-def group_params(cluster: ClusterSpec) -> GroupParams | None:
-    """The groups: one an instance whose ranks step together, and one for each other rank; None where every rank steps by itself."""
+def group_part(cluster: ClusterSpec) -> Part:
+    """The groups: one an instance whose ranks step together, and one for each other rank; nothing where every rank steps by itself."""
     if not any(x.deployment.grouped for x in cluster.instances):
-        return None
+        return Part()
     groups = [x for x in cluster.instances for _ in range(1 if x.deployment.grouped else x.parallelism.data)]
     alone = np.array([not x.deployment.grouped for x in groups])
     size = np.where(alone, 1, [x.parallelism.data for x in groups]).astype(np.int32)
@@ -28,7 +29,7 @@ def group_params(cluster: ClusterSpec) -> GroupParams | None:
             ("prefill_schedule_interval", "prefill_schedule_interval", 1),
         )
     }
-    return GroupParams(
+    groups = GroupParams(
         of_rank=np.repeat(np.arange(len(size), dtype=np.int32), size),  # pyright: ignore[reportArgumentType]
         first=(np.cumsum(size) - size).astype(np.int32),  # pyright: ignore[reportArgumentType]
         size=size,  # pyright: ignore[reportArgumentType]
@@ -37,16 +38,12 @@ def group_params(cluster: ClusterSpec) -> GroupParams | None:
         alone=alone if alone.any() else None,  # pyright: ignore[reportArgumentType]
         **numbers,  # pyright: ignore[reportArgumentType]
     )
+    return Part({"groups": len(size), "group_ranks": int(size.max()), "lone_ranks": bool(alone.any())}, {"groups": groups})
 
 
 def most_captured(instance: InstanceSpec) -> int:
     """Most tokens of a step for which vLLM captures a CUDA graph by default (`max_cudagraph_capture_size`)."""
     return min(2 * instance.limits.max_num_seqs, CAPTURE_SIZES[-1], instance.limits.max_num_batched_tokens)
-
-
-def group_sizes(groups: GroupParams | None) -> tuple[int, int]:
-    """G and D: groups, and ranks of the largest one; 0 without."""
-    return (0, 0) if groups is None else (len(groups.size), int(np.max(groups.size)))
 
 
 def refuse_with_groups(cluster: ClusterSpec) -> None:

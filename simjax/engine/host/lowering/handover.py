@@ -11,6 +11,7 @@ from simjax.cluster.disaggregation import CONNECTORS, MOST_NEW_TOKENS
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.transfers import transfer_paths
 from simjax.deployment import Role
+from simjax.engine.host.lowering.part import Part
 from simjax.engine.host.pools import UNBOUNDED
 from simjax.engine.params import HandoverParams, HeadroomParams, RouterParams
 from simjax.engine.shape import power_of_two
@@ -30,18 +31,18 @@ def first_rows(workload: Workload) -> int:
     return power_of_two(int(np.clip(np.ceil(expected), LEAST_ROWS, MOST_ROWS)))
 
 
-def handover_params(cluster: ClusterSpec) -> HandoverParams | None:
-    """The hand-overs of a cluster as arrays; None where every instance runs both phases.
+def handover_part(cluster: ClusterSpec, workload: Workload, size: int) -> Part:
+    """The hand-overs of a cluster as arrays, for a workload padded to `size` requests; nothing where every instance runs both phases.
 
     Raises:
         SimjaxError: the cluster does not fit its nodes, or two of its instances cannot exchange a KV cache.
     """
     if not cluster.disaggregated:
-        return None
+        return Part()
     rule, paths = cluster.disaggregation, transfer_paths(cluster)
     connector = CONNECTORS[rule.connector]
-    size = power_of_two(len(paths.capacity))  # so that clusters share programs; the last link stays the one without bound
-    capacity = np.full(size, UNBOUNDED)
+    links = power_of_two(len(paths.capacity))  # so that clusters share programs; the last link stays the one without bound
+    capacity = np.full(links, UNBOUNDED)
     capacity[: len(paths.capacity) - 1] = np.minimum(paths.capacity[:-1], UNBOUNDED)
     headroom: dict[str, Any] = {"tokens": np.int32(rule.num_reserved_decode_tokens), "most_new_tokens": np.int32(MOST_NEW_TOKENS)}
     fields: dict[str, Any] = {
@@ -49,7 +50,7 @@ def handover_params(cluster: ClusterSpec) -> HandoverParams | None:
         "bytes_per_token": np.asarray(paths.bytes_per_token, np.float64),
         "setup_s": np.asarray(paths.setup_s, np.float64),
         "per_block_s": np.asarray(paths.per_block_s, np.float64),
-        "path": np.where(paths.path == len(paths.capacity) - 1, size - 1, paths.path).astype(np.int32),
+        "path": np.where(paths.path == len(paths.capacity) - 1, links - 1, paths.path).astype(np.int32),
         "capacity": capacity,
         "handover_s": np.float64(rule.handover_s),
         "empty_pass_s": np.float64(rule.empty_pass_s),
@@ -69,4 +70,5 @@ def handover_params(cluster: ClusterSpec) -> HandoverParams | None:
         ),
         "headroom": HeadroomParams(**headroom) if connector.headroom else None,
     }
-    return HandoverParams(**fields)
+    sizes = {"handovers": min(first_rows(workload), size), "links": links, "headroom": connector.headroom}
+    return Part(sizes, {"handover": HandoverParams(**fields)})

@@ -39,9 +39,8 @@ def power_params(cluster: ClusterSpec, timing: ClusterTiming, source: PowerSourc
         limit_w = min(device.limit_w - device.standby_w, UNBOUNDED_W)
         own = {"standing_w": count * (device.standby_w - device.idle_w), "limit_w": count * limit_w, "standby_s": device.standby_s}
         rows.append({**watts, **own, **asdict(work_with_drafts(instance.deployment))})
-    host_s = np.zeros(len(cluster.instances)) if timing.sequence_host_s is None else timing.sequence_host_s
     columns: dict[str, Any] = {name: np.array([rows[i][name] for i in of]) for name in rows[0]}
-    columns["sequence_host_s"] = host_s[of]
+    columns["sequence_host_s"] = np.broadcast_to(timing.sequence_host_s, len(cluster.instances))[of]
     return PowerParams(**columns)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from simjax.engine.params import PrefixParams, RequestParams, SessionParams
-from simjax.engine.shape import cap_bucket, power_of_two
+from simjax.engine.shape import cap_bucket, power_of_two, seat_bucket
 from simjax.workload.contents.prefixes import Prefixes
 from simjax.workload.contents.tree import private
 from simjax.workload.models import ANY
@@ -50,19 +50,28 @@ def opening_times(workloads: Sequence[Workload]) -> Any:
     return _table(opening, cap_bucket(max(caps)), np.float64, np.inf)
 
 
-def longest_path(requests: RequestParams) -> int:
-    """Nodes of the longest path, padded so that workloads share programs; 0 without contents."""
-    return 0 if requests.prefix is None else power_of_two(int(np.max(np.asarray(requests.prefix.length))))
+def sizes_of(requests: RequestParams, workload: Workload, size: int) -> dict[str, Any]:
+    """The fields of `EngineShape` that follow from a workload and its arrays, padded to `size` requests."""
+    found: dict[str, Any] = {"capped": workload.max_concurrency > 0}
+    if workload.concurrency:
+        found["clients"] = min(seat_bucket(workload.concurrency), size)
+    if requests.open_s is not None:
+        found["clients"] = requests.open_s.shape[1]
+    if requests.prefix is not None:
+        found |= {"prefix_nodes": requests.prefix.start_tokens.shape[1], "prefix_path": _bound(requests.prefix.length)}
+    if requests.sessions is not None:
+        found |= {"fanout": _bound(requests.sessions.count)}
+    return found
 
 
-def largest_fanout(requests: RequestParams) -> int:
-    """Most calls that wait for one call, padded; at least 1 with sessions, 0 without."""
-    return 0 if requests.sessions is None else power_of_two(max(1, int(np.max(np.asarray(requests.sessions.count)))))
+def _bound(lengths: Any) -> int:
+    """A power of two that no length exceeds, so that workloads share programs."""
+    return power_of_two(max(1, int(np.max(np.asarray(lengths)))))
 
 
 def prefix_params(workloads: Sequence[Workload], size: int) -> PrefixParams:
     """The trees of contents of V workloads; where one knows nothing of its contents, each request has its own."""
-    trees = [private(x.prompt_tokens.astype(np.int64) + x.output_tokens) if x.prefixes is None else x.prefixes for x in workloads]
+    trees = [x.prefixes or private(x.prompt_tokens.astype(np.int64) + x.output_tokens) for x in workloads]
     nodes = power_of_two(max(tree.num_nodes for tree in trees) + 1)  # the last one stays empty
     longest = power_of_two(max(int(np.diff(tree.offsets).max()) for tree in trees))
     entries = power_of_two(max(len(tree.nodes) for tree in trees) + longest)
@@ -83,7 +92,7 @@ def _shared_nodes(tree: Prefixes) -> np.ndarray:
 
 def session_params(workloads: Sequence[Workload], size: int) -> SessionParams:
     """Calls that wait for calls in V workloads; in one without sessions none does."""
-    calls = [_no_sessions(len(workload)) if workload.sessions is None else workload.sessions for workload in workloads]
+    calls = [workload.sessions or _no_sessions(len(workload)) for workload in workloads]
     widest = power_of_two(max(1, *(int(np.diff(x.offsets).max()) for x in calls)))
     edges = power_of_two(max(len(x.then) for x in calls) + widest)
     return SessionParams(

@@ -10,11 +10,13 @@ import numpy as np
 
 from simjax.cluster.spec import ClusterSpec
 from simjax.engine.host.impossible import refuse_together
+from simjax.engine.host.lowering.part import Part
 from simjax.engine.params import RankParams, TierParams
 from simjax.engine.shape import seat_bucket
 from simjax.errors import SimjaxError
 from simjax.model import kv_bytes_per_token
 from simjax.tiering import CONNECTORS
+from simjax.tiering.tier import Tiering
 
 EXACT = "vllm-offload"  # the connector whose rules the engine has
 FIRST_COPIES = 64  # pieces of copies of the first try
@@ -22,15 +24,21 @@ FEWEST_PLACES = 64  # slots of the first try for requests that do not run
 EMPTY_PASS_S = 1e-3  # vLLM's sleep between passes that run nothing
 
 
-def tier_params(cluster: ClusterSpec) -> TierParams | None:
-    """The tiers of the ranks as arrays; None where there are none.
+def tier_part(cluster: ClusterSpec, caching: Sequence[bool], by_priority: bool) -> Part:
+    """The tiers of the ranks as arrays; nothing where there are none.
+
+    Args:
+        cluster: the instances.
+        caching: whether each rank has a prefix cache.
+        by_priority: whether ranks schedule by the priorities of requests.
 
     Raises:
-        SimjaxError: not one block fits.
+        SimjaxError: not one block fits, or the engine does not simulate the rules of the tiers, or these together with what there is.
     """
     tiering = cluster.tiering
     if tiering is None:
-        return None
+        return Part()
+    _refuse(cluster, tiering, caching, by_priority)
     ranks = cluster.ranks
     devices = np.array([x.parallelism.tensor for x in ranks], np.float64)
     block_bytes = np.array(
@@ -52,7 +60,7 @@ def tier_params(cluster: ClusterSpec) -> TierParams | None:
         "load_after_step": np.full(len(ranks), tiering.rules.load_after_step),
         "empty_pass_s": np.float64(EMPTY_PASS_S),
     }
-    return TierParams(**fields)
+    return Part({"kv_tiers": True, "tier_jobs": FIRST_COPIES}, {"tiers": TierParams(**fields)})
 
 
 def with_places(instances: RankParams, cluster: ClusterSpec, requests: int) -> RankParams:
@@ -62,15 +70,8 @@ def with_places(instances: RankParams, cluster: ClusterSpec, requests: int) -> R
     return replace(instances, slots=np.maximum(instances.slots, slots.astype(np.int32)))
 
 
-def refuse_with_tiers(cluster: ClusterSpec, caching: Sequence[bool], by_priority: bool) -> None:
-    """Raise for rules of KV tiers that the engine does not simulate, and for what is not simulated together with them.
-
-    Raises:
-        SimjaxError: there is a tier, and one of those.
-    """
-    tiering = cluster.tiering
-    if tiering is None:
-        return
+def _refuse(cluster: ClusterSpec, tiering: Tiering, caching: Sequence[bool], by_priority: bool) -> None:
+    """Raise for rules of KV tiers that the engine does not simulate, and for what is not simulated together with them."""
     rules, exact = tiering.rules, CONNECTORS[EXACT]
     if tiering.connector != EXACT:
         raise SimjaxError(f"kv_tiers.connector={tiering.connector}: its rules are not simulated yet; kv_tiers.connector={EXACT} is")
