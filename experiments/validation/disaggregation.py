@@ -3,10 +3,11 @@
 transfers: KV caches of Qwen3-8B from 8 H800 to 8 H800 over eight adapters of 200 Gb/s (`power/kv_tiers/pd_transfer.csv`, vLLM's
     MooncakeConnector), with the shipped defaults and with the two parameters that transfers tell fitted to them.
 
+figure5: a prefill and a decode instance on an A6000 each, as in LLMServingSim's figure 5 (`figure5.py` has the table and the plot).
+
 handover: hand-over of three prefill and one decode instance at the TPOT and transfer time that a pull request of vLLM gives.
 
-The prefill/decode split of LLMServingSim's figure 5 is in `figure5.py`, its own outputs are in `peers.py`, vLLM's scheduler in
-`handover_vllm.py`.
+LLMServingSim's own outputs are in `peers.py`, vLLM's scheduler in `handover_vllm.py`.
 
 Prints a line a figure, `figure<TAB>value`.
 
@@ -21,6 +22,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import figure5
 import numpy as np
 
 import simjax
@@ -102,7 +104,7 @@ def handover() -> dict[str, float]:
     }
 
 
-PARTS: dict[str, Callable[[], dict[str, float]]] = {"transfers": transfers, "handover": handover}
+PARTS: dict[str, Callable[[], dict[str, float]]] = {"transfers": transfers, "figure5": figure5.figures, "handover": handover}
 
 
 def main() -> None:

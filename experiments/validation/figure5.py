@@ -219,6 +219,13 @@ def draw(measured: Measured, curves: dict[str, np.ndarray]) -> None:
     figure.savefig(HERE / "figure5.png", dpi=110)
 
 
+def figures(row: Row | None = None) -> dict[str, float]:
+    """The figures of a row of `compared`, by default that of the best source of step times."""
+    row = row or compared(BEST.name, simulated(BEST), Measured.read())
+    columns = {"makespan_error": "makespan, %", "wape": "throughput, WAPE, %", "transfer_share_of_ttft": "transfer, % of TTFT"}
+    return {f"figure5_pdd_{name}_pct": float(row[column]) for name, column in columns.items()}
+
+
 def main() -> None:
     measured = Measured.read()
     runs = {source: simulated(source) for source in SOURCES}
@@ -229,12 +236,8 @@ def main() -> None:
     drawn = (source for source in SOURCES if source.host or not source.estimated)
     draw(measured, {source.name: tokens_per_second(runs[source].result, len(measured.tokens) - 1) for source in drawn})
     print()
-    for figure, column in (
-        ("makespan_error", "makespan, %"),
-        ("wape", "throughput, WAPE, %"),
-        ("transfer_share_of_ttft", "transfer, % of TTFT"),
-    ):
-        print(f"figure5_pdd_{figure}_pct\t{rows[BEST][column]:.3f}")
+    for figure, value in figures(rows[BEST]).items():
+        print(f"{figure}\t{value:.3f}")
 
 
 if __name__ == "__main__":

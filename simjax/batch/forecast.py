@@ -1,7 +1,8 @@
 """A forecast of a run: how many requests an instance holds at once, and how many ticks the run takes.
 
 It serves choices that change no result: how long to make the slot arrays, and which runs to put side by side. It takes requests for a
-fluid: arrivals flow into an instance, and out of it at the pace at which that many requests decode.
+fluid: arrivals flow into an instance, and out of it at the pace at which that many requests decode. Of prefill and decode instances only
+those that decode count: a request has a seat of the others for a few steps.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from simjax.engine.handover.table import Role
 from simjax.engine.host.lower import Lowered
 from simjax.engine.params import RequestParams
 
 STEPS = 64  # time steps of the fluid, over the time of the arrivals
 LEAST_FREE = 0.1  # share of the time that prefill leaves for decoding, at least
+TICKS, TWO_LEGS = 2.0, 2.4  # ticks of a request, and how many times as many it takes with a hand-over
 STARVED, SPARSE = 0.6, 0.3  # relative number of extra ticks of an instance that preempts, and of one that runs one request at a time
 
 
@@ -50,7 +53,8 @@ def forecast(designs: Sequence[Lowered]) -> Forecast:
     np.maximum.at(most, owner, peak)
     np.maximum.at(tight, owner, pressure)
     count = np.array([x.count for x in workloads], float)
-    ticks = 2.0 * count * (1.0 + STARVED * np.minimum(tight, 1.0) + SPARSE / (1.0 + most))
+    legs = np.array([1.0 if design.params.handover is None else TWO_LEGS for design in designs])
+    ticks = TICKS * legs * count * (1.0 + STARVED * np.minimum(tight, 1.0) + SPARSE / (1.0 + most))
     return Forecast(np.ceil(1.25 * most + 3.0 * np.sqrt(most) + 8.0).astype(np.int64), ticks.astype(np.int64))
 
 
@@ -66,10 +70,12 @@ def _arrivals(requests: RequestParams) -> _Arrivals:
 
 def _instances(design: Lowered) -> list[tuple[float, ...]]:
     """Distinct instances of a design: share of the requests, seats, blocks in tokens, and the coefficients of a decode step."""
-    limits, step_time = design.params.ranks, design.params.step_time
+    limits, step_time, handover = design.params.ranks, design.params.step_time, design.params.handover
+    decodes = np.ones(len(limits.step_time), bool) if handover is None else np.asarray(handover.role) != Role.PREFILL
     a = step_time.attention
     found: dict[tuple[float, ...], None] = {}
-    for i, row in enumerate(np.asarray(limits.step_time)):
+    for i in np.flatnonzero(decodes):
+        row = int(limits.step_time[i])
         batch = min(int(limits.max_num_batched_tokens[i]), step_time.tokens_s.shape[1] - 1)
         seats = min(int(limits.max_num_seqs[i]), step_time.sequences_s.shape[1] - 1, batch)
         one_s, full_s = float(step_time.tokens_s[row, 1]), float(step_time.tokens_s[row, seats])
@@ -77,9 +83,9 @@ def _instances(design: Lowered) -> list[tuple[float, ...]]:
         if step_time.launch_s is not None:
             floor_s = max(floor_s, float(step_time.launch_s[row, 0]))
         each_s = (full_s - one_s + float(step_time.sequences_s[row, seats])) / seats + float(a.decode_sequence_s[row])
-        token_s = float(step_time.tokens_s[row, batch]) / batch
+        token_s = float(step_time.tokens_s[row, batch]) / batch if handover is None else 0.0
         capacity = float(limits.num_blocks[i]) * float(limits.block_size[i])
-        found[1.0 / len(limits.step_time), float(seats), capacity, floor_s, each_s, float(a.decode_kv_s[row]), token_s] = None
+        found[1.0 / decodes.sum(), float(seats), capacity, floor_s, each_s, float(a.decode_kv_s[row]), token_s] = None
     return list(found)
 
 

@@ -52,6 +52,7 @@ def run_batch(shape: EngineShape, stride: int, params: ClusterParams, max_ticks:
     """
     if shape.log_rows:
         raise ValueError("a batch keeps no log: log_rows must be 0")
+    shape = dataclasses.replace(shape, side_by_side=True)
     still_pending = jax.vmap(pending, in_axes=(BATCH_AXES, 0))
 
     def one(params: ClusterParams, state: ClusterState, going: Array) -> ClusterState:

@@ -56,6 +56,7 @@ class EngineShape:
         tier_room: factor of the tables of a tier; one that proves too small ends the run, with an overflow in the state.
         activity: whether busy seconds, tokens by phase and extremes of the steps are accumulated in the state.
         power: whether the energy of the devices is accumulated in the state.
+        side_by_side: whether the tick is that of several designs at once; `run_batch` sets it.
         log_rows: ticks whose leaps are logged before the host collects them; 0 keeps no log.
     """
 
@@ -91,6 +92,7 @@ class EngineShape:
     tier_room: int = 1
     activity: bool = system(False)
     power: bool = system(False)
+    side_by_side: bool = False
     log_rows: int = 4_096
 
     def __post_init__(self) -> None:

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from simjax.engine.tiers.admission import Beginning
 
 
+FEW_RANKS = 4  # so many ranks are written all sooner than one of them by a scatter
+
+
 class _Later:
     """Placeholder of a field that a later stage sets."""
 
@@ -139,9 +142,20 @@ def end_turn(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         rank = select(due, rank, turn.before)
     left = due & departed.some & ~departed.kept
     return turn.with_state(
-        ranks=jax.tree.map(lambda x, new: x.at[at].set(new, mode="drop"), state.ranks, rank),
+        ranks=_with_rank(shape, state.ranks, rank, at),
         outcome=state.outcome.at[jnp.where(left, departed.request, shape.requests)].set(departed.outcome),
         num_finished=state.num_finished + left.astype(jnp.int32),
         books=state.books.left(params, state.handovers, turn.i, departed.request, due & departed.some),
         balancers=state.balancers.left(params, turn.i, departed.request, due & departed.some),
     )
+
+
+def _with_rank(shape: EngineShape, ranks: Rank, rank: Rank, at: Array | int) -> Rank:
+    """The ranks with one of them put at `at`, or as they are if that is out of bounds.
+
+    Of a batch XLA makes a scatter, on a CPU a loop over the designs for every array; a choice among a few ranks takes less.
+    """
+    if not (shape.side_by_side and 1 < shape.ranks <= FEW_RANKS):
+        return jax.tree.map(lambda x, new: x.at[at].set(new, mode="drop"), ranks, rank)
+    here = jnp.arange(shape.ranks, dtype=jnp.int32) == at
+    return jax.tree.map(lambda x, new: jnp.where(here.reshape(-1, *(1,) * (x.ndim - 1)), new, x), ranks, rank)
