@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from simjax.calibrate.descent import Descent
+from simjax.calibrate.search.descent import Descent
+from simjax.calibrate.search.uninformed import strayed, uninformed
 from simjax.calibrate.space import Space
 from simjax.calibrate.targets.measured_run import Target
-from simjax.calibrate.uninformed import strayed, uninformed
 from simjax.disk.checkpoint import NoCheckpoint
 from simjax.engine.programs import Effort
 from simjax.errors import SimjaxError
@@ -125,7 +125,7 @@ def fit(
     on_progress: Progress | None = None,
     checkpoint: NoCheckpoint | None = None,
 ) -> Fit:
-    """Fit the free parameters of a profile. Those that the data do not inform are held at their priors (`simjax.calibrate.uninformed`).
+    """Fit the free parameters of a profile. Those that the data do not inform are held at their priors, see `calibrate/search/uninformed.py`.
 
     Args:
         targets: measurements to reproduce.

@@ -17,10 +17,10 @@ import numpy as np
 
 from simjax.calibrate.base import base_profile
 from simjax.calibrate.fit import Fit, FitOptions, Progress, fit
-from simjax.calibrate.gradient_fit import fit_by_gradient
 from simjax.calibrate.posterior import Posterior, laplace, log_sd, parameter_rows, transformed_covariance
 from simjax.calibrate.prepared_run import prepare_measured
 from simjax.calibrate.scores import poor, scored
+from simjax.calibrate.search.gradient_fit import fit_by_gradient
 from simjax.calibrate.space import Choices, Coverage, Space, space_of
 from simjax.calibrate.targets.measured_run import LossWeights, RunTarget, Target
 from simjax.calibrate.targets.points import MeanPoint, read_points

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from simjax.calibrate.fit import Fit
+from simjax.calibrate.search.uninformed import misfit_of
 from simjax.calibrate.space import MOST, NEAR_BOUND, Space
-from simjax.calibrate.uninformed import misfit_of
 from simjax.latency.parameters import present_value
 from simjax.latency.priors import PARAMETERS, STEP_CORRECTIONS
 from simjax.latency.profiles.profile import LatencyProfile

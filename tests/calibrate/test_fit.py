@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from simjax.calibrate.fit import FitOptions, fit
-from simjax.calibrate.gradient_fit import fit_by_gradient
 from simjax.calibrate.posterior import laplace, parameter_rows
 from simjax.calibrate.prepared_run import prepare_measured
+from simjax.calibrate.search.gradient_fit import fit_by_gradient
 from simjax.calibrate.space import Choices, space_of
 from simjax.calibrate.targets.measured_run import LossWeights, RunTarget
 from tests.calibrate.runs import cluster, measured, poisson, profile

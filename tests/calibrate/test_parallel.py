@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from simjax.calibrate.fit import FitOptions, fit, with_jacobian
-from simjax.calibrate.gradient_fit import fit_by_gradient
 from simjax.calibrate.posterior import Posterior, fitted_rows, laplace
 from simjax.calibrate.prepared_run import prepare, with_profile
+from simjax.calibrate.search.gradient_fit import fit_by_gradient
 from simjax.calibrate.space import Choices, Coverage, Space, space_of
 from simjax.calibrate.targets.points import MeanPoint
 from simjax.calibrate.targets.points_target import PointOptions, PointsTarget

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from simjax.calibrate.descent import Descent
-from simjax.calibrate.uninformed import misfit_of, strayed, uninformed
+from simjax.calibrate.search.descent import Descent
+from simjax.calibrate.search.uninformed import misfit_of, strayed, uninformed
 
 
 def with_prior(data: np.ndarray) -> np.ndarray:
