@@ -125,7 +125,7 @@ def fit(
     on_progress: Progress | None = None,
     checkpoint: NoCheckpoint | None = None,
 ) -> Fit:
-    """Fit the free parameters of a profile. Those that the data do not inform are held at their priors, see `calibrate/search/uninformed.py`.
+    """Fit the free parameters of a profile. Those that the data do not inform are held at their priors (`search/uninformed.py`).
 
     Args:
         targets: measurements to reproduce.

@@ -89,16 +89,13 @@ class ProfileTiming:
                 drafts are those that the instances state.
             profile: its numbers may be traced.
         """
-        params = jax.tree.map(jnp.asarray, params)
+        params = jax.tree.map(jnp.asarray, params).unfolded()
         hosts = self._hosts(profile)
 
         def api_s(name: str) -> Array:
             return jnp.stack([jnp.asarray(getattr(host, name), jnp.float64) for host in hosts])[params.ranks.step_time]
 
-        ranks = params.ranks
-        if ranks.step_time.shape[-1] > 1:  # XLA (jaxlib 0.10.1) crashes where it folds the constants of several ranks
-            ranks = jax.lax.optimization_barrier(ranks)
-        ranks = replace(ranks, api_pre_s=api_s("api_pre_s"), api_post_s=api_s("api_post_s"))
+        ranks = replace(params.ranks, api_pre_s=api_s("api_pre_s"), api_post_s=api_s("api_post_s"))
         drafts = params.speculation
         if isinstance(drafts, SpeculationParams):  # draws are compared with them: nothing flows through
             drafts = replace(drafts, rates=jax.lax.stop_gradient(accepted(drafts.rates, profile.parallel.draft_acceptance)))

@@ -106,19 +106,17 @@ class Times:
         of_kind = [{name: value[c] for name, value in values.items()} for c in range(len(self.kinds))]
         profiles = [with_parameters(profile, mine) for (profile, _), mine in zip(self.kinds, of_kind, strict=True)]
         rows = [profile for profile, (_, x) in zip(profiles, self.kinds, strict=True) for _ in x.stages]
-        ranks = params.ranks
-        if ranks.step_time.shape[-1] > 1:  # XLA (jaxlib 0.10.1) crashes where it folds the constants of several ranks
-            ranks = jax.lax.optimization_barrier(ranks)
+        params = params.unfolded()
 
         def of_ranks(numbers: list[object]) -> Array:
-            return jnp.stack([jnp.asarray(x, jnp.float64) for x in numbers])[ranks.step_time]
+            return jnp.stack([jnp.asarray(x, jnp.float64) for x in numbers])[params.ranks.step_time]
 
         api = {name: of_ranks([getattr(x.host, name) for x in rows]) for name in ("api_pre_s", "api_post_s")}
         drafts = params.speculation
         if isinstance(drafts, SpeculationParams):
             longer = of_ranks([x.parallel.draft_acceptance for x in rows])[..., None]
             drafts = replace(drafts, rates=accepted(drafts.rates, longer))
-        return replace(params, ranks=replace(ranks, **api), step_time=self.step_time(profiles), speculation=drafts)
+        return replace(params, ranks=replace(params.ranks, **api), step_time=self.step_time(profiles), speculation=drafts)
 
 
 def _acts(name: str, profile: LatencyProfile, deployment: Deployment) -> bool:

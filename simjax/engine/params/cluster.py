@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import jax
@@ -64,6 +64,13 @@ class ClusterParams:
     def request(self, field: str, index: Array) -> Array:
         """A field of the given requests (int32[...]) of the workload that this cluster serves."""
         return getattr(self.requests, field)[self.served, index]
+
+    def unfolded(self) -> ClusterParams:
+        """The same, with constants of several ranks that XLA does not see as such: it (jaxlib 0.10.1) crashes where it folds them."""
+        if self.ranks.step_time.shape[-1] == 1:
+            return self
+        ranks, balancer = jax.lax.optimization_barrier((self.ranks, self.balancer))
+        return replace(self, ranks=ranks, balancer=balancer)
 
     @property
     def request_count(self) -> Array:
