@@ -290,7 +290,7 @@ class FitConfig:
 class ImportConfig:
     """`simjax profile import`."""
 
-    device: str | None = option(None, "device whose operators are imported", "NAME|FILE.yaml")
+    device: str | None = option(None, "device whose operators are imported", "NAME")
     systems: str | None = option(None, "folder systems of aiconfigurator-core; unset: that of the installed package", "DIR")
     base: str | None = option(None, "profile that keeps what is not imported; unset: the device's generic one", "FILE.yaml")
     only: list[str] = option(
