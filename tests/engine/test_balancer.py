@@ -87,8 +87,8 @@ def seen(balancers: Balancers, waiting: tuple[int, int], running: tuple[int, int
     return balancers.published(params, jnp.array(True), jnp.array(1, jnp.int32), *reports)
 
 
-def choice(params: ClusterParams, state: ClusterState, balancers: Balancers, request: int) -> int:
-    (rank,) = np.flatnonzero(np.asarray(balancers.choices(params, state.ranks, jnp.array(request, jnp.int32))))
+def choice(params: ClusterParams, state: ClusterState, balancers: Balancers, request: int, t_s: float = 0.0) -> int:
+    (rank,) = np.flatnonzero(np.asarray(balancers.choices(params, state.ranks, jnp.array(request, jnp.int32), jnp.array(t_s))))
     return int(rank)
 
 
@@ -115,6 +115,24 @@ def test_B3_the_two_rules(weighs_in_flight: bool, kv_load: float, scores: tuple[
     server.told(*(dict(zip(server.ranks, x, strict=True)) for x in ((0, 3), (10, 5), (0.2, kv_load))))
     assert [server.score(one, weighs_in_flight) for one in server.ranks] == pytest.approx(scores)
     assert server.pick(weighs_in_flight) is server.ranks[rank]
+
+
+@pytest.mark.parametrize(("t_s", "rank"), [(0.9, 1), (1.0, 0)])
+def test_a_request_is_in_flight_until_its_last_token_has_come_back(t_s: float, rank: int):
+    """An asynchronous rank knows that a request is finished when it launches its last step, which here ends at 1 s."""
+    params, state = two_ranks(1, True)
+    ranks, slots = state.ranks, state.ranks.slots
+    slots = dataclasses.replace(
+        slots,
+        request=slots.request.at[0, 0].set(0),
+        num_tokens=slots.num_tokens.at[0, 0].set(10),
+        final_tokens=slots.final_tokens.at[0, 0].set(10),
+        token_s=slots.token_s.at[0, 0].set(1.0),
+    )
+    state = dataclasses.replace(state, ranks=dataclasses.replace(ranks, slots=slots, num_running=ranks.num_running.at[0].set(1)))
+    balancers = balancers_of(state)
+    balancers = dataclasses.replace(balancers, in_flight=balancers.in_flight.at[0, 0].set(1))
+    assert choice(params, state, balancers, 1, t_s) == rank
 
 
 @pytest.mark.parametrize(("servers", "added"), [(1, 1), (2, 2)])

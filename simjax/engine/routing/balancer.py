@@ -67,15 +67,15 @@ class Balancers:
         snapshots = jnp.where(due, snapshots, self.snapshots)
         return dataclasses.replace(self, snapshots=snapshots, waiting=waiting, running=running, kv_load=kv_load, sent=sent)
 
-    def choices(self, params: ClusterParams, ranks: Rank, request: Int32[Array, ""]) -> Bool[Array, " N"]:
-        """The rank that each instance would choose for a request: true for one rank of each."""
+    def choices(self, params: ClusterParams, ranks: Rank, request: Int32[Array, ""], t_s: Float64[Array, ""]) -> Bool[Array, " N"]:
+        """The rank that each instance would choose for a request at t_s: true for one rank of each."""
         rule, server = rules(params), _server(params, request)
         mine = server[:, None] == _servers(self.sent)
         of = lambda table: jnp.sum(jnp.where(mine, table, 0), axis=1, dtype=jnp.int32)
         waiting, running = self.waiting + of(self.sent), self.running
         slots, R = ranks.slots, params.requests.prompt_tokens.shape[1]
         position = jnp.broadcast_to(jnp.arange(slots.request.shape[1], dtype=jnp.int32), slots.request.shape)
-        ended = (position < (ranks.num_running + ranks.num_preempted)[:, None]) & slots.finished
+        ended = (position < (ranks.num_running + ranks.num_preempted)[:, None]) & slots.finished & (slots.token_s <= t_s)
         ended &= _server(params, jnp.minimum(slots.request, R - 1), 1) == server[:, None]
         in_flight = of(self.in_flight) - jnp.sum(ended, axis=1, dtype=jnp.int32)
         full = jnp.maximum(self.kv_load - KV_FREE, 0.0)
@@ -142,12 +142,12 @@ def balancers_of(state: ClusterState) -> Balancers:
 
 
 def rank_of(
-    shape: EngineShape, params: ClusterParams, state: ClusterState, request: Int32[Array, ""], first: Int32[Array, ""]
+    shape: EngineShape, params: ClusterParams, state: ClusterState, request: Int32[Array, ""], first: Int32[Array, ""], t_s: Array
 ) -> Int32[Array, ""]:
-    """The rank of a request for which the router has picked an instance, of which `first` is the first rank; or just a rank."""
+    """The rank at t_s of a request for which the router has picked an instance, of which `first` is a rank; or just a rank."""
     if not shape.api_servers:
         return first
-    chosen = balancers_of(state).choices(params, state.ranks, request)
+    chosen = balancers_of(state).choices(params, state.ranks, request, t_s)
     first_of = rules(params).first
     return jnp.argmax(chosen & (first_of == first_of[first])).astype(jnp.int32)
 

@@ -79,7 +79,7 @@ def route_legs(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
     at_prefill = (first & ~local & (alone | ~early)) | (second & early)
     number = jnp.arange(shape.ranks, dtype=jnp.int32)
     prefill_instance, decode_instance = prefill, decode
-    prefill, decode = (rank_of(shape, params, state, request, x) for x in (prefill, decode))
+    prefill, decode = (rank_of(shape, params, state, request, x, t_s) for x in (prefill, decode))
     takes = (at_prefill & (number == prefill)) | (at_decode & (number == decode))
     ranks, routes = handed(shape, params, state, request, t_s, takes)
 

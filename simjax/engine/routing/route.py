@@ -46,7 +46,7 @@ def route(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
         view = view.kept(seen)
         score = state.arrivals.with_affinity(params, params.router, request, score, able)
         picked = choose(shape, params, params.router, score, able, request, state.num_sent)
-        i = rank_of(shape, params, state, request, picked)
+        i = rank_of(shape, params, state, request, picked, t_s)
         mine = arrives & (jnp.arange(shape.ranks, dtype=jnp.int32) == i)
     ranks, routes = handed(shape, params, state, request, t_s, mine, i)
     return turn.with_state(
