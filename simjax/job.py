@@ -89,7 +89,7 @@ def simulate_cluster(
     design = design_of(cluster, timing, workload, options, calibrated=calibrated_groups(cluster, source), log=True)
     result = simulate(design.lowered.shape, design.lowered.params, max_ticks, on_progress)
     result = replace(result, sessions=workload.sessions, stationary=workload.stationary, pools=design.pools)
-    found = {"groups": alike_instances(cluster), "tiers": design.tiers, "plant": design.plant, "rates": design.rates}
+    found = {"alike_instances": alike_instances(cluster), "tiers": design.tiers, "plant": design.plant, "rates": design.rates}
     result = replace(result, classes=workload.classes, **found)
     left = LeftRanges()
     left.add(design.calibrated, result)

@@ -20,7 +20,7 @@ def by_group(runs: Runs) -> dict[str, dict[str, Any]]:
     add to TTFT is in `disaggregation`.
     """
     (result,), lat, part = runs.results, runs.latencies, runs.measured
-    groups, log, found = result.groups, result.requests, {}
+    groups, log, found = result.alike_instances, result.requests, {}
     assert groups is not None
     of_request = np.where(log.instance >= 0, groups.index[np.maximum(log.instance, 0)], -1)
     span_s = float(part.span_s[0])

@@ -106,7 +106,7 @@ def summarize(
         summary["slo"] = _limits(runs)
     if result.classes is not None:
         summary["classes"] = by_class(runs)
-    if result.groups is not None:
+    if result.alike_instances is not None:
         summary["groups"] = by_group(runs)
     if runs.disaggregated:
         summary["disaggregation"] = disaggregation_summary(runs)

@@ -223,7 +223,7 @@ class Result:
         pools: its instances by role and the links between their ranks; None as `handovers`.
         ranks: the ranks of its instances; None where every instance has one.
         classes: classes of service of the requests, None when the workload has none.
-        groups: its instances by what they differ in, None where all are alike or nobody asked.
+        alike_instances: its instances by what they differ in, None where all are alike or nobody asked.
         plant: power of its devices at rest, of its servers and its building; None where power is not simulated.
         rates: money and carbon of its cluster by the hour, None where nobody asked for them.
     """
@@ -244,7 +244,7 @@ class Result:
     tiers: TierSizes | None = None
     ranks: RankLog | None = None
     classes: RequestClasses | None = None
-    groups: AlikeInstances | None = None
+    alike_instances: AlikeInstances | None = None
     plant: Plant | None = None
     rates: Rates | None = None
 

@@ -21,7 +21,7 @@ from simjax.engine.shape import EngineShape
 if TYPE_CHECKING:
     from jaxtyping import Bool
 
-    from simjax.engine.kv.victims import Scanned
+    from simjax.engine.kv.victims import Scanned, Victim
     from simjax.engine.scheduler.waiting import Waiting
     from simjax.engine.turn import Turn
 
@@ -106,15 +106,7 @@ class NoPrefixCache:
         return None
 
     def without_victim(
-        self,
-        scanned: Scanned | None,
-        held: HeldBlocks | NoHeldBlocks,
-        before: Array,
-        new: Array,
-        blocks: Array,
-        used: Array,
-        victim: Array,
-        wanted: Array,
+        self, scanned: Scanned | None, held: HeldBlocks | NoHeldBlocks, victim: Victim
     ) -> tuple[NoPrefixCache, HeldBlocks | NoHeldBlocks]:
         """The caches and holds once a victim of a scan by priority has left."""
         return self, held

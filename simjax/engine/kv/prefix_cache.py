@@ -20,7 +20,7 @@ from simjax.engine.kv.lookup import Contents, look_up
 from simjax.engine.kv.no_prefix_cache import Hits, NoPrefixCache
 from simjax.engine.kv.prefix_tree import RankTree
 from simjax.engine.kv.touch import touch
-from simjax.engine.kv.victims import Asking, Scanned, free_request, free_scanned, free_victims
+from simjax.engine.kv.victims import Asking, Scanned, Victim, free_request, free_scanned, free_victims
 from simjax.engine.params import ClusterParams, RouterParams
 from simjax.engine.pipeline.flight import Flight
 from simjax.engine.shape import EngineShape
@@ -181,19 +181,11 @@ class PrefixCache:
         return Scanned(RankTree.of(params, turn.limits, turn.kv_row), turn.limits, turn.rank.slots, _known_tokens(turn))
 
     def without_victim(
-        self,
-        scanned: Scanned | None,
-        held: HeldBlocks | NoHeldBlocks,
-        before: Array,
-        new: Array,
-        blocks: Array,
-        used: Array,
-        victim: Array,
-        wanted: Array,
+        self, scanned: Scanned | None, held: HeldBlocks | NoHeldBlocks, victim: Victim
     ) -> tuple[PrefixCache, HeldBlocks | NoHeldBlocks]:
         """The caches and holds once a victim of a scan by priority has freed its blocks, after what those before have taken and named."""
         assert scanned is not None and isinstance(held, HeldBlocks)
-        pool, held = free_scanned(self.pool, scanned, held, before, new, blocks, used, victim, wanted)
+        pool, held = free_scanned(self.pool, scanned, held, victim)
         return PrefixCache(pool), held
 
     def after_preemption(self, shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:

@@ -56,6 +56,27 @@ class Scanned(NamedTuple):
     known: Int32[Array, " A"]
 
 
+class Victim(NamedTuple):
+    """A victim of a scan by priority, and how far the scan has come.
+
+    Attributes:
+        slot: its slot.
+        before: requests before the one that asks for a block, which have taken and named the blocks for their `new` tokens; the victim may
+            be one of them.
+        new: tokens of each in the step.
+        blocks: those that each has by now.
+        used: blocks of the rank that are in use by now.
+        wanted: whether there is one.
+    """
+
+    slot: Int32[Array, ""]
+    before: Bool[Array, " A"]
+    new: Int32[Array, " A"]
+    blocks: Int32[Array, " A"]
+    used: Int32[Array, ""]
+    wanted: Bool[Array, ""]
+
+
 def free_request(
     tree: RankTree,
     pool: BlockPool,
@@ -116,36 +137,13 @@ def free_victims(
     return while_any(needed, body, (pool, end), tree, limits, asking, wanted)
 
 
-def free_scanned(
-    pool: BlockPool,
-    scanned: Scanned,
-    held: HeldBlocks,
-    before: Bool[Array, " A"],
-    new: Int32[Array, " A"],
-    blocks: Int32[Array, " A"],
-    used: Int32[Array, ""],
-    victim: Int32[Array, ""],
-    wanted: Bool[Array, ""],
-) -> tuple[BlockPool, HeldBlocks]:
-    """The pool and the holds once a victim of a scan has freed what it holds, if that is wanted.
-
-    Args:
-        pool: blocks of all ranks.
-        scanned: the requests.
-        held: what each holds.
-        before: those before the one that asks for a block, which have taken and named the blocks for their `new` tokens; the victim may be
-            one of them.
-        new: tokens of each in the step.
-        blocks: those that each has by now.
-        used: blocks of the rank that are in use by now.
-        victim: its slot.
-        wanted: whether there is one.
-    """
+def free_scanned(pool: BlockPool, scanned: Scanned, held: HeldBlocks, victim: Victim) -> tuple[BlockPool, HeldBlocks]:
+    """The pool and what each request of a scan holds once a victim has freed its blocks, if there is one."""
     tree, limits, slots, known = scanned
-    before, computed = before & wanted, slots.num_computed_tokens
-    named = jnp.where(before, jnp.maximum(held.named_tokens, jnp.minimum(computed + new, known)), held.named_tokens)
+    before, computed = victim.before & victim.wanted, slots.num_computed_tokens
+    named = jnp.where(before, jnp.maximum(held.named_tokens, jnp.minimum(computed + victim.new, known)), held.named_tokens)
     held = dataclasses.replace(held, named_tokens=named)
     pool, held = name(tree, pool, slots, held, jnp.where(before, tree.full(named), 0), jnp.zeros_like(named))
-    pool = pool.evict(tree.rank, jnp.where(wanted, limits.num_blocks - used, INT32_MAX))
-    request, its_blocks, its = jax.tree.map(lambda x: x[victim], (slots.request, blocks, held))
-    return free_request(tree, pool, limits, request, its_blocks, its.named_tokens, its, wanted), held
+    pool = pool.evict(tree.rank, jnp.where(victim.wanted, limits.num_blocks - victim.used, INT32_MAX))
+    request, blocks, its = jax.tree.map(lambda x: x[victim.slot], (slots.request, victim.blocks, held))
+    return free_request(tree, pool, limits, request, blocks, its.named_tokens, its, victim.wanted), held

@@ -26,7 +26,7 @@ from simjax.engine.kv.blocks import blocks_of
 from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
 from simjax.engine.kv.no_prefix_cache import NoPrefixCache
 from simjax.engine.kv.prefix_cache import PrefixCache
-from simjax.engine.kv.victims import Scanned
+from simjax.engine.kv.victims import Scanned, Victim
 from simjax.engine.params import ClusterParams
 from simjax.engine.priority.order import Keys, keys_of, last_of
 from simjax.engine.priority.progress import Progress, kept_rows
@@ -250,7 +250,7 @@ def _next(scan: _Scan, fixed: _Rank) -> _Scan:
     before = scan.stays & (position < first) & (scan.new > 0)
     used = jnp.max(jnp.where(before, _used(scan, fixed), _used_before(scan, fixed)))
     blocks = jnp.where(before, _blocks(fixed, scan.new), _blocks_before(fixed))
-    kv, held = scan.kv.without_victim(fixed.scanned, scan.held, before, scan.new, blocks, used, slot, evicts)
+    kv, held = scan.kv.without_victim(fixed.scanned, scan.held, Victim(slot, before, scan.new, blocks, used, evicts))
     return _Scan(
         stays=stays,
         new=new,
