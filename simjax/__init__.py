@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from simjax.renamed import renamed
 
 if TYPE_CHECKING:
+    from simjax.cluster.instance import InstanceLimits as InstanceLimits
+    from simjax.cluster.instance import InstanceSpec as InstanceSpec
     from simjax.cluster.latency_source import LatencySource as LatencySource
     from simjax.cluster.spec import ClusterSpec as ClusterSpec
-    from simjax.cluster.spec import InstanceLimits as InstanceLimits
-    from simjax.cluster.spec import InstanceSpec as InstanceSpec
     from simjax.config.schema import RunConfig as RunConfig
     from simjax.engine.control.whole_loops import make_loops_whole as make_loops_whole
     from simjax.engine.host.result import Result as Result
@@ -51,8 +51,8 @@ _RENAMED = {"CostSource": "LatencySource", "EngineLimits": "InstanceLimits"}  # 
 _PUBLIC = {
     "ClusterSpec": "simjax.cluster.spec",
     "LatencySource": "simjax.cluster.latency_source",
-    "InstanceLimits": "simjax.cluster.spec",
-    "InstanceSpec": "simjax.cluster.spec",
+    "InstanceLimits": "simjax.cluster.instance",
+    "InstanceSpec": "simjax.cluster.instance",
     "Metrics": "simjax.library.metrics",
     "Result": "simjax.engine.host.result",
     "RunConfig": "simjax.config.schema",

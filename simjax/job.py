@@ -9,8 +9,8 @@ from typing import Any
 from simjax.batch.design import RunOptions, design_of, known_warnings
 from simjax.caveat import grouped
 from simjax.cluster.alike import alike_instances
-from simjax.cluster.from_config import configured_cluster, latency_source
-from simjax.cluster.latency_source import LatencySource, held_down
+from simjax.cluster.configured.cluster import configured_cluster
+from simjax.cluster.latency_source import LatencySource, held_down, latency_source
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.cluster.warnings import about_requests

@@ -24,7 +24,8 @@ import numpy as np  # noqa: E402
 
 import simjax  # noqa: E402
 from simjax.batch.design import RunOptions, design_of  # noqa: E402
-from simjax.cluster.from_config import configured_cluster, latency_source  # noqa: E402
+from simjax.cluster.configured.cluster import configured_cluster  # noqa: E402
+from simjax.cluster.latency_source import latency_source  # noqa: E402
 from simjax.cluster.timing import cluster_timing  # noqa: E402
 from simjax.engine.batch import run_batch, run_in_turn  # noqa: E402
 from simjax.engine.host.batch import Batch, make_batch  # noqa: E402

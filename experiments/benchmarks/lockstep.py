@@ -14,7 +14,8 @@ import common
 import jax
 
 from simjax.cluster.balancer import Balancer
-from simjax.cluster.spec import ClusterSpec, InstanceSpec
+from simjax.cluster.instance import InstanceSpec
+from simjax.cluster.spec import ClusterSpec
 from simjax.hardware import load_device
 from simjax.model import load_model
 from simjax.parallel.parallelism import Parallelism

@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 
 import simjax
+from simjax.cluster.instance import InstanceSpec
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.spec import InstanceSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.engine.host.result import Result
 from simjax.hardware import load_device

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from cases import DATA
 
-from simjax.cluster.from_config import configured_cluster, latency_source
+from simjax.cluster.configured.cluster import configured_cluster
+from simjax.cluster.latency_source import latency_source
 from simjax.config.compose import compose_config, typed
 from simjax.engine.host.result import Result
 from simjax.job import simulate_cluster

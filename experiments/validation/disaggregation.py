@@ -27,7 +27,7 @@ import numpy as np
 
 import simjax
 from simjax.calibrate.handover.job import HELD_OUT, calibrate_handover
-from simjax.cluster.from_config import configured_cluster
+from simjax.cluster.configured.cluster import configured_cluster
 from simjax.cluster.transfers import transfer_paths
 from simjax.config.compose import compose_config, typed
 

@@ -26,9 +26,9 @@ from a6000 import ARTIFACT, LOGGED, LoggedRun, host_s, replayed
 from cases import HERE, Row, write
 from first_tables import PARTS, write_bundle
 
+from simjax.cluster.configured.llmservingsim import read_cluster
+from simjax.cluster.instance import InstanceLimits
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.llmservingsim import read_cluster
-from simjax.cluster.spec import InstanceLimits
 from simjax.engine.host.result import Result
 from simjax.metrics.steps import expand_steps
 from simjax.plot.overlay import MEASURED

@@ -15,9 +15,10 @@ import pandas as pd
 from cases import DATA, TABLES, Row, write
 from peers import CLUSTERS, FLAGS, OUTPUTS, TRACE, files
 
+from simjax.cluster.configured.llmservingsim import read_cluster
+from simjax.cluster.instance import InstanceLimits
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.llmservingsim import read_cluster
-from simjax.cluster.spec import ClusterSpec, InstanceLimits
+from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.config.compose import compose_config, typed
 from simjax.errors import SimjaxError

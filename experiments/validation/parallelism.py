@@ -17,8 +17,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.deployment import Deployment
 from simjax.engine.host.lower import Lowered, lower

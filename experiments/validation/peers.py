@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from cases import DATA, TABLES, Row, write
 
-from simjax.cluster.llmservingsim import read_cluster
-from simjax.cluster.spec import InstanceLimits
+from simjax.cluster.configured.llmservingsim import read_cluster
+from simjax.cluster.instance import InstanceLimits
 from simjax.config.compose import compose_config, typed
 from simjax.deployment import Role
 from simjax.errors import SimjaxError

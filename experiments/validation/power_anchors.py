@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from power_rows import PROMPT_TOKENS, read
 
-from simjax.cluster.from_config import configured_cluster, latency_source
+from simjax.cluster.configured.cluster import configured_cluster
+from simjax.cluster.latency_source import latency_source
 from simjax.config.compose import compose_config, typed
 from simjax.job import simulate_cluster
 from simjax.metrics.rows import result_row

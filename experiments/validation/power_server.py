@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from a6000 import ALONE, ARTIFACT, FLAGS, LOGGED, as_sent
 
-from simjax.cluster.from_config import configured_cluster, latency_source
+from simjax.cluster.configured.cluster import configured_cluster
+from simjax.cluster.latency_source import latency_source
 from simjax.config.compose import compose_config, typed
 from simjax.engine.host.result import Result
 from simjax.job import simulate_cluster

@@ -17,7 +17,8 @@ from power_rows import POWER
 from scipy.optimize import least_squares
 
 from simjax.calibrate.power.limit import PARTS, Limits, drawing
-from simjax.cluster.from_config import configured_cluster, latency_source
+from simjax.cluster.configured.cluster import configured_cluster
+from simjax.cluster.latency_source import latency_source
 from simjax.config.compose import compose_config, typed
 from simjax.engine.host.result import Result
 from simjax.hardware import load_device

@@ -25,7 +25,7 @@ class Rule:
     """A default or a rule that releases differ in.
 
     Attributes:
-        name: flag of `simjax.cluster.spec.InstanceLimits`; of rules that are not simulated yet, words.
+        name: flag of `simjax.cluster.instance.InstanceLimits`; of rules that are not simulated yet, words.
         values: first release with each value, in order.
     """
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from simjax.cluster.instance import InstanceSpec
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.spec import ClusterSpec, InstanceSpec
+from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming, cluster_timings
 from simjax.cluster.warnings import about_models, beyond_context, refused_by_vllm
 from simjax.engine.host.lower import Lowered, lower

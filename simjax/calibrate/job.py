@@ -26,9 +26,9 @@ from simjax.calibrate.targets.measured_run import LossWeights, RunTarget, Target
 from simjax.calibrate.targets.points import MeanPoint, read_points
 from simjax.calibrate.targets.points_target import PointsTarget, alike
 from simjax.calibrate.targets.tables_target import TablesTarget
-from simjax.cluster.from_config import latency_source
-from simjax.cluster.latency_source import HOST_TIMES, LatencySource
-from simjax.cluster.spec import ClusterSpec, InstanceSpec
+from simjax.cluster.instance import InstanceSpec
+from simjax.cluster.latency_source import HOST_TIMES, LatencySource, latency_source
+from simjax.cluster.spec import ClusterSpec
 from simjax.config.calibrate import CalibrateConfig, ParameterConfig
 from simjax.config.schema import ProfileConfig
 from simjax.disk.checkpoint import Checkpoint, NoCheckpoint

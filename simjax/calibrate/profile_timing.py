@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from simjax.cluster.spec import InstanceSpec
+from simjax.cluster.instance import InstanceSpec
 from simjax.cluster.timing import ClusterTiming
 from simjax.deployment import Deployment
 from simjax.engine.params import ClusterParams, SpeculationParams

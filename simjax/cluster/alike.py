@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simjax.cluster.spec import ClusterSpec, InstanceSpec
+from simjax.cluster.instance import InstanceSpec
+from simjax.cluster.spec import ClusterSpec
 from simjax.deployment import Role
 
 

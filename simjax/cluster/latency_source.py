@@ -86,3 +86,23 @@ class LatencySource:
 def held_down(source: LatencySource, power: PowerSource | None) -> LatencySource:
     """The source with the caps and clocks of the devices, itself where nothing holds them down."""
     return replace(source, power=power) if power is not None and power.slows else source
+
+
+def latency_source(config: ProfileConfig) -> LatencySource:
+    """The source from which the configuration takes step times.
+
+    Raises:
+        SimjaxError: a number is out of its range, a parameter is unknown or set twice, or two sources are mixed.
+    """
+    for name in HOST_TIMES:
+        if name in config.parameters and getattr(config, name) is not None:
+            raise SimjaxError(f"profile.{name} and profile.parameters.{name} are both set; leave one of them out")
+    return LatencySource(
+        profile=None if config.file is None else Path(config.file),
+        bundle_root=None if config.bundle_root is None else Path(config.bundle_root),
+        variant=config.variant,
+        step_s=config.step_s,
+        api_pre_s=config.api_pre_s,
+        api_post_s=config.api_post_s,
+        parameters=tuple((str(name), float(value)) for name, value in config.parameters.items()),
+    )

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from simjax.cluster.instance import InstanceSpec
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.spec import InstanceSpec
 from simjax.cluster.warnings import as_measured, foreign, of_experts, of_memory, of_stages, over_nodes
 from simjax.deployment import Deployment
 from simjax.disk.stored import stored

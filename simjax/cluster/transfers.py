@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simjax.cluster.spec import ClusterSpec, InstanceSpec
+from simjax.cluster.instance import InstanceSpec
+from simjax.cluster.spec import ClusterSpec
 from simjax.deployment import Role
 from simjax.errors import SimjaxError
 from simjax.hardware import LinkSpec

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from math import isclose
 
 from simjax.caveat import Estimate
-from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, RouterWeights
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
+from simjax.cluster.spec import ClusterSpec, RouterWeights
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device

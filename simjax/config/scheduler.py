@@ -43,7 +43,7 @@ _DATA_PARALLEL = needs(
 class SchedulerConfig:
     """Flags of an instance; unset ones take vLLM's default or, in `simjax validate`, the value that the measured run recorded.
 
-    The defaults are those of `simjax.cluster.spec.InstanceLimits`, which has the same fields; conf/scheduler/vllm.yaml writes out those
+    The defaults are those of `simjax.cluster.instance.InstanceLimits`, which has the same fields; conf/scheduler/vllm.yaml writes out those
     in which releases (`BackendConfig`) do not differ.
     """
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from simjax.cluster.from_config import latency_source
+from simjax.cluster.latency_source import latency_source
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.config.schema import ExplainConfig, SimulatedConfig

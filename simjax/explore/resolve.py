@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from simjax.batch.design import Design, RunOptions, design_of, timings_for
-from simjax.cluster.from_config import configured_cluster, latency_source
-from simjax.cluster.latency_source import LatencySource, held_down
+from simjax.cluster.configured.cluster import configured_cluster
+from simjax.cluster.latency_source import LatencySource, held_down, latency_source
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming
 from simjax.cluster.warnings import about_models, about_requests, beyond_context, refused_by_vllm

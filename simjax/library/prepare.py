@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from simjax.batch.design import RunOptions, design_of
-from simjax.cluster.from_config import configured_cluster, latency_source
+from simjax.cluster.configured.cluster import configured_cluster
+from simjax.cluster.latency_source import latency_source
 from simjax.config.schema import SimulatedConfig
 from simjax.engine.accounting.totals import Overflow
 from simjax.engine.differentiate import FEWEST_TICKS, Outcome, outcome

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from simjax.cluster.instance import InstanceSpec
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.spec import InstanceSpec
 from simjax.cluster.timing import ClusterTiming
 from simjax.deployment import Deployment
 from simjax.engine.params import ClusterParams, SpeculationParams

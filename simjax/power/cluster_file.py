@@ -21,7 +21,7 @@ def file_power(path: Path) -> tuple[dict[str, DevicePower], NodePower] | None:
     """Power of the devices by short name, and of a server without them; None unless every node of the file has a `power` object.
 
     Its standby lasts `standby_duration` seconds, and its active power holds while a device computes. The file is one whose cluster has been
-    read (`simjax.cluster.llmservingsim`).
+    read (`simjax.cluster.configured.llmservingsim`).
 
     Raises:
         SimjaxError: a key is missing or no number, or the servers differ.

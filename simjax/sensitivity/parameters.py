@@ -9,8 +9,8 @@ from functools import partial
 
 from simjax.calibrate.handover.priors import HANDOVER
 from simjax.cluster.disaggregation import Disaggregation
+from simjax.cluster.instance import InstanceSpec
 from simjax.cluster.latency_source import HOST_TIMES, LatencySource
-from simjax.cluster.spec import InstanceSpec
 from simjax.config.scheduler import FLAG_BOUNDS
 from simjax.deployment import Role
 from simjax.errors import SimjaxError, closest

@@ -21,8 +21,8 @@ from simjax.batch.execute import Row, run_designs
 from simjax.batch.groups import make_groups
 from simjax.batch.workers import local_workers
 from simjax.caveat import grouped
-from simjax.cluster.from_config import configured_cluster, latency_source
-from simjax.cluster.latency_source import LatencySource
+from simjax.cluster.configured.cluster import configured_cluster
+from simjax.cluster.latency_source import LatencySource, latency_source
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming
 from simjax.config.schema import SensitivityConfig

@@ -13,8 +13,7 @@ import pandas as pd
 from simjax.batch.design import RunOptions
 from simjax.batch.execute import Row
 from simjax.caveat import Estimate
-from simjax.cluster.from_config import latency_source
-from simjax.cluster.latency_source import LatencySource
+from simjax.cluster.latency_source import LatencySource, latency_source
 from simjax.config.schema import RunConfig, UncertaintyConfig
 from simjax.engine.simulate import DEFAULT_MAX_TICKS
 from simjax.errors import SimjaxError

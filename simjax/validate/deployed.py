@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from simjax.backend.releases import drafting_rules
-from simjax.cluster.from_config import experts_of
-from simjax.cluster.spec import InstanceSpec
+from simjax.cluster.configured.groups import experts_of
+from simjax.cluster.instance import InstanceSpec
 from simjax.config.cluster import ClusterConfig, MeasuredClusterConfig
 from simjax.errors import SimjaxError
 from simjax.model import ModelSpec, load_model

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from simjax.backend.releases import balancer_rules, release_of
 from simjax.cluster.balancer import Balancer
-from simjax.cluster.from_config import engine_limits, instance_link, latency_source, release_limits
-from simjax.cluster.spec import ClusterSpec, InstanceSpec
+from simjax.cluster.configured.groups import engine_limits, instance_link, release_limits
+from simjax.cluster.instance import InstanceSpec
+from simjax.cluster.latency_source import latency_source
+from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.unsimulated import Setting
 from simjax.config.calibrate import CalibrateConfig
 from simjax.config.cluster import ClusterConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from simjax.backend.releases import defaults_of, server_defaults
-from simjax.cluster.spec import InstanceLimits, InstanceSpec
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
 from simjax.config.calibrate import CalibrateConfig
 from simjax.config.schema import ValidateConfig
 from simjax.errors import SimjaxError

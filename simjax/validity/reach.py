@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simjax.cluster.spec import InstanceSpec
+from simjax.cluster.instance import InstanceSpec
 from simjax.engine.host.result import NEVER, LeapLog, Result
 from simjax.latency.profiles.profile import Bounds, Seen
 from simjax.metrics.handover.legs import first_legs

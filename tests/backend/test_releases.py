@@ -9,9 +9,9 @@ import pytest
 
 import simjax
 from simjax.backend.releases import DEFAULT, DRAFTING, GONE, KNOWN, NOT_SIMULATED, RULES, defaults_of, minor_of, release_of
+from simjax.cluster.configured.cluster import configured_cluster
 from simjax.cluster.disaggregation import CONNECTORS
-from simjax.cluster.from_config import configured_cluster
-from simjax.cluster.spec import InstanceLimits
+from simjax.cluster.instance import InstanceLimits
 from simjax.config.explain import group_options
 from simjax.config.scheduler import MeasuredBackendConfig
 from simjax.config.schema import ValidateConfig

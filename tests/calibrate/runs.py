@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.cluster.spec import ClusterSpec
 from simjax.hardware import load_device
 from simjax.job import simulate_cluster
 from simjax.latency.profiles.file import generic_profile

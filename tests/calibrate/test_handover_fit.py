@@ -13,8 +13,8 @@ from simjax.calibrate.handover.job import CalibratedHandover
 from simjax.calibrate.handover.observed import Part
 from simjax.calibrate.handover.requests import read_requests
 from simjax.calibrate.handover.transfers import alone_s
+from simjax.cluster.configured.cluster import configured_cluster
 from simjax.cluster.disaggregation import Disaggregation
-from simjax.cluster.from_config import configured_cluster
 from simjax.cluster.latency_source import LatencySource
 from simjax.errors import SimjaxError
 from tests.calibrate.handed_over import CLUSTER, STAMPS, TRUTH, fitted, measured, rule_words

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 import simjax
-from simjax.cluster.from_config import configured_cluster
+from simjax.cluster.configured.cluster import configured_cluster
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.transfers import transfer_paths
 from simjax.errors import SimjaxError

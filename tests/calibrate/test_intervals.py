@@ -13,7 +13,7 @@ import pytest
 import simjax
 from simjax.batch import execute
 from simjax.batch.groups import make_groups
-from simjax.cluster.from_config import build_cluster
+from simjax.cluster.configured.cluster import build_cluster
 from simjax.cluster.latency_source import LatencySource
 from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming, cluster_timing

@@ -15,7 +15,8 @@ from simjax.calibrate.search.gradient_fit import fit_by_gradient
 from simjax.calibrate.space import Choices, Coverage, Space, space_of
 from simjax.calibrate.targets.points import MeanPoint
 from simjax.calibrate.targets.points_target import PointOptions, PointsTarget
-from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
+from simjax.cluster.spec import ClusterSpec
 from simjax.engine.differentiate import outcome
 from simjax.engine.programs import Effort
 from simjax.errors import SimjaxError

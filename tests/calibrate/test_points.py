@@ -9,7 +9,8 @@ import pytest
 
 from simjax.calibrate.targets.points import MeanPoint, read_points
 from simjax.calibrate.targets.points_target import Means, PointOptions, PointsTarget, point_lengths
-from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
+from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming
 from simjax.disk.paths import PROFILES
 from simjax.engine.host.lower import lower

@@ -13,8 +13,8 @@ from simjax.calibrate.handover.job import CalibratedHandover, calibrate_handover
 from simjax.calibrate.handover.priors import HANDOVER, WHY_NOT
 from simjax.calibrate.handover.transfers import alone_s, read_transfers
 from simjax.calibrate.posterior import unconstrained
+from simjax.cluster.configured.cluster import configured_cluster
 from simjax.cluster.disaggregation import Disaggregation
-from simjax.cluster.from_config import configured_cluster
 from simjax.cluster.spec import ClusterSpec
 from simjax.config.compose import compose_config, typed
 from simjax.errors import SimjaxError

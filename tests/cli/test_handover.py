@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import simjax
-from simjax.cluster.from_config import configured_cluster
+from simjax.cluster.configured.cluster import configured_cluster
 from simjax.errors import SimjaxError
 from tests.calibrate.handed_over import CLUSTER, measured
 from tests.cli.conftest import Cli, one_line

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from simjax.cluster.llmservingsim import read_cluster
-from simjax.cluster.spec import InstanceLimits
+from simjax.cluster.configured.llmservingsim import read_cluster
+from simjax.cluster.instance import InstanceLimits
 from tests.cli.conftest import Cli, one_line
 from tests.data import data_path
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from simjax.cluster.spec import InstanceLimits, InstanceSpec
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
 from simjax.deployment import Deployment, Role
 from simjax.errors import SimjaxError
 from simjax.hardware import LinkSpec, load_device

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from simjax.cluster.llmservingsim import read_cluster
-from simjax.cluster.spec import ClusterSpec, InstanceLimits
+from simjax.cluster.configured.llmservingsim import read_cluster
+from simjax.cluster.instance import InstanceLimits
+from simjax.cluster.spec import ClusterSpec
 from simjax.deployment import Role
 from simjax.errors import SimjaxError
 from tests.data import data_path

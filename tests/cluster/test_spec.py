@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from simjax.cluster.from_config import build_cluster, engine_limits
-from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.cluster.configured.cluster import build_cluster
+from simjax.cluster.configured.groups import engine_limits
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
+from simjax.cluster.spec import ClusterSpec
 from simjax.config.cluster import ClusterConfig
 from simjax.config.scheduler import SchedulerConfig
 from simjax.errors import SimjaxError

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import simjax
-from simjax.cluster.from_config import configured_cluster
+from simjax.cluster.configured.cluster import configured_cluster
+from simjax.cluster.instance import InstanceSpec
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.spec import ClusterSpec, InstanceSpec
+from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.engine.host.lower import lower
 from simjax.engine.params import SpeculationParams

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from simjax.cluster import timing as timing_module
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.spec import InstanceLimits, InstanceSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device

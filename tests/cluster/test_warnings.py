@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from simjax.caveat import Estimate, grouped
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
 from simjax.cluster.routers import ROUTERS
-from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, RouterWeights
+from simjax.cluster.spec import ClusterSpec, RouterWeights
 from simjax.cluster.warnings import about_requests, beyond_context, over_nodes, refused_by_vllm
 from simjax.deployment import Deployment
 from simjax.hardware import load_device

@@ -8,8 +8,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 import simjax
-from simjax.cluster.from_config import build_cluster, engine_limits
-from simjax.cluster.spec import InstanceLimits
+from simjax.cluster.configured.cluster import build_cluster
+from simjax.cluster.configured.groups import engine_limits
+from simjax.cluster.instance import InstanceLimits
 from simjax.config import compose
 from simjax.config.cluster import GroupConfig
 from simjax.config.compose import GROUPS as COMPOSED_GROUPS

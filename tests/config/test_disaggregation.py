@@ -8,8 +8,8 @@ import math
 import pytest
 
 import simjax
+from simjax.cluster.configured.cluster import configured_cluster, handover
 from simjax.cluster.disaggregation import Disaggregation
-from simjax.cluster.from_config import configured_cluster, handover
 from simjax.cluster.spec import ClusterSpec
 from simjax.config.disaggregation import DisaggregationConfig
 from simjax.deployment import Role

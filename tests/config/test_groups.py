@@ -8,7 +8,7 @@ import pytest
 
 import simjax
 from simjax.cli.help.choices import presets
-from simjax.cluster.from_config import build_cluster
+from simjax.cluster.configured.cluster import build_cluster
 from simjax.cluster.spec import ClusterSpec
 from simjax.config.cluster import ClusterConfig
 from simjax.config.compose import GROUPS, SCHEMAS

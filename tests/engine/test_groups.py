@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
+from simjax.cluster.spec import ClusterSpec
 from simjax.engine.host.lowering.groups import NEVER_ASKS, group_part, refuse_with_groups
 from simjax.engine.host.result import Status
 from simjax.engine.simulate import simulate

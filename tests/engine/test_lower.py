@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from simjax.cluster.disaggregation import Disaggregation
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec, RouterWeights
+from simjax.cluster.spec import ClusterSpec, RouterWeights
 from simjax.cluster.timing import cluster_timing
 from simjax.deployment import Role
 from simjax.engine.host.lower import Lowered, lower

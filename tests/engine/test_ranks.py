@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from simjax.cluster.balancer import Balancer
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.deployment import Role
 from simjax.engine.host.lower import lower

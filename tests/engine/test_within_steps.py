@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from simjax.cluster.configured.llmservingsim import read_cluster
 from simjax.cluster.disaggregation import Disaggregation
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.llmservingsim import read_cluster
-from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.cluster.spec import ClusterSpec
 from simjax.deployment import Role
 from simjax.hardware import load_device
 from simjax.job import simulate_cluster

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import simjax
-from simjax.cluster.from_config import build_cluster, latency_source
+from simjax.cluster.configured.cluster import build_cluster
+from simjax.cluster.latency_source import latency_source
 from simjax.cluster.timing import cluster_timing
 from simjax.config.compose import compose_config, typed
 from simjax.config.schema import RunConfig

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from simjax.cluster.instance import InstanceSpec
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.spec import InstanceSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simjax.cluster.spec import InstanceLimits, InstanceSpec
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simjax.cluster.instance import InstanceSpec
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.spec import InstanceSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.deployment import Deployment
 from simjax.hardware import load_device

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
 from simjax.cluster.latency_source import LatencySource
-from simjax.cluster.spec import InstanceLimits, InstanceSpec
 from simjax.cluster.timing import cluster_timing
 from simjax.disk.paths import PROFILES
 from simjax.errors import SimjaxError

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from simjax.cluster.from_config import build_cluster, latency_source
+from simjax.cluster.configured.cluster import build_cluster
+from simjax.cluster.latency_source import latency_source
 from simjax.cluster.timing import cluster_timings
 from simjax.config.compose import compose_config, typed
 from simjax.engine.host.lower import lower

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from simjax.cluster.spec import InstanceLimits, InstanceSpec
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
 from simjax.cluster.warnings import about_models
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device

@@ -7,7 +7,7 @@ import re
 import pytest
 
 import simjax
-from simjax.cluster.from_config import configured_cluster
+from simjax.cluster.configured.cluster import configured_cluster
 from simjax.cluster.transfers import transfer_paths
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device, load_node

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from simjax.cluster.disaggregation import Disaggregation
-from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
+from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.transfers import transfer_paths
 from simjax.deployment import Role
 from simjax.errors import SimjaxError

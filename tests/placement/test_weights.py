@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from simjax.cluster.spec import ClusterSpec, InstanceLimits, InstanceSpec
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
+from simjax.cluster.spec import ClusterSpec
 from simjax.disk.paths import PROFILES
 from simjax.errors import SimjaxError
 from simjax.hardware import load_device

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from simjax.cluster.from_config import configured_cluster
+from simjax.cluster.configured.cluster import configured_cluster
 from simjax.config.compose import compose_config, typed
 from simjax.deployment import Deployment
 from simjax.power.work import step_work, work_with_drafts

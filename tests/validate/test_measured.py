@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simjax.cluster.from_config import engine_limits
+from simjax.cluster.configured.groups import engine_limits
 from simjax.cluster.unsimulated import Setting
 from simjax.config.cluster import MeasuredClusterConfig
 from simjax.config.scheduler import SchedulerConfig

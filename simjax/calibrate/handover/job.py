@@ -17,8 +17,9 @@ from simjax.calibrate.handover.space import Measured, handover_space, rules_at
 from simjax.calibrate.handover.transfers import MeasuredTransfers, read_transfers
 from simjax.calibrate.posterior import Posterior, fitted_rows
 from simjax.calibrate.space import Space
+from simjax.cluster.configured.cluster import configured_cluster
 from simjax.cluster.disaggregation import Disaggregation
-from simjax.cluster.from_config import configured_cluster, latency_source
+from simjax.cluster.latency_source import latency_source
 from simjax.config.calibrate import HandoverFitConfig, ParameterConfig
 from simjax.errors import SimjaxError
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from simjax.calibrate.power.log_fit import Boards, PowerFit, fit_log
-from simjax.cluster.from_config import configured_cluster, latency_source
-from simjax.cluster.latency_source import held_down
+from simjax.cluster.configured.cluster import configured_cluster
+from simjax.cluster.latency_source import held_down, latency_source
 from simjax.config.calibrate import PowerFitConfig
 from simjax.engine.host.result import Status
 from simjax.errors import SimjaxError

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from simjax.calibrate.targets.checkpoints import UNQUANTIZED, original, served
-from simjax.cluster.spec import InstanceLimits, InstanceSpec
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
 from simjax.errors import SimjaxError, closest
 from simjax.hardware import DeviceSpec, load_device
 from simjax.latency.priors import OTHER_BACKENDS, VLLM

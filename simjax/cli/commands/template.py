@@ -10,7 +10,7 @@ import yaml
 
 from simjax.backend.releases import KNOWN, defaults_of, server_defaults
 from simjax.cli.output import say
-from simjax.cluster.spec import InstanceLimits
+from simjax.cluster.instance import InstanceLimits
 from simjax.config.calibrate import CalibrateConfig
 from simjax.config.scheduler import SchedulerConfig
 from simjax.config.schema import ValidateConfig

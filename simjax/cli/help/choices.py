@@ -84,7 +84,7 @@ def _scheduling_policies() -> Sequence[str]:
 
 
 def _cudagraph_modes() -> Sequence[str]:
-    from simjax.cluster.spec import CUDAGRAPH_MODES
+    from simjax.cluster.instance import CUDAGRAPH_MODES
 
     return tuple(CUDAGRAPH_MODES)
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from simjax.cluster.disaggregation import CONNECTORS
-from simjax.cluster.spec import ClusterSpec, InstanceLimits
+from simjax.cluster.instance import InstanceLimits
+from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming
 from simjax.engine.host.impossible import refuse_impossible
 from simjax.engine.host.lowering.balancer import balancer_part, refuse_with_balancer

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from simjax.cluster.spec import ClusterSpec, InstanceSpec
+from simjax.cluster.instance import InstanceSpec
+from simjax.cluster.spec import ClusterSpec
 from simjax.engine.host.impossible import refuse_together
 from simjax.engine.host.lowering.part import Part
 from simjax.engine.params import GroupParams

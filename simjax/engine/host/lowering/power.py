@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simjax.cluster.spec import ClusterSpec, InstanceSpec
+from simjax.cluster.instance import InstanceSpec
+from simjax.cluster.spec import ClusterSpec
 from simjax.cluster.timing import ClusterTiming
 from simjax.engine.params import PowerParams
 from simjax.errors import SimjaxError

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from simjax.cluster.spec import InstanceLimits, InstanceSpec
+from simjax.cluster.instance import InstanceLimits, InstanceSpec
 from simjax.cluster.unsimulated import unsimulated
 from simjax.config.scheduler import FLAG_BOUNDS
 from simjax.deployment import Role
