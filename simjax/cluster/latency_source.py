@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from simjax.config.schema import ProfileConfig
 from simjax.deployment import Deployment
 from simjax.errors import SimjaxError
 from simjax.latency.parameters import with_parameters
