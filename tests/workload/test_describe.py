@@ -7,7 +7,8 @@ from rich.console import Console
 from simjax.errors import SimjaxError
 from simjax.plot.trace import plot_trace
 from simjax.workload import LengthConfig, PrefixConfig, WorkloadConfig, build_workload
-from simjax.workload.describe import describe, describe_table
+from simjax.workload.describe import describe
+from simjax.workload.description_table import describe_table
 from simjax.workload.formats import read_trace
 from simjax.workload.synthetic.arrivals import poisson
 from simjax.workload.synthetic.closed_loop import closed_loop
