@@ -13,7 +13,7 @@ list has become shorter, and the request after the one that preempted it is left
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +22,21 @@ from jax import Array
 from simjax.engine.control.cond_any import cond_any
 from simjax.engine.control.reduce import INT32_MAX, reduce_slots
 from simjax.engine.control.while_any import while_any
-from simjax.engine.kv.blocks import blocks_of
-from simjax.engine.kv.held_blocks import HeldBlocks, NoHeldBlocks
-from simjax.engine.kv.no_prefix_cache import NoPrefixCache
-from simjax.engine.kv.prefix_cache import PrefixCache
-from simjax.engine.kv.victims import Scanned, Victim
+from simjax.engine.kv.victims import Victim
 from simjax.engine.params import ClusterParams
-from simjax.engine.priority.order import Keys, keys_of, last_of
+from simjax.engine.priority.order import keys_of, last_of
 from simjax.engine.priority.progress import Progress, kept_rows
+from simjax.engine.priority.scan import (
+    Lookahead,
+    NoLookahead,
+    Scan,
+    ScannedRank,
+    blocks_asked,
+    blocks_before,
+    first_short,
+    used_before,
+    used_blocks,
+)
 from simjax.engine.rank import Slots
 from simjax.engine.scheduler.formation import capped
 from simjax.engine.shape import EngineShape
@@ -37,83 +44,7 @@ from simjax.engine.speculation.drafts import Drafts
 from simjax.engine.turn import Turn
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float64, Int32
-
-
-class _Scan(NamedTuple):
-    """vLLM's loop over the running requests, from one victim to the next.
-
-    Attributes:
-        stays: requests that are left, finished ones included that the scheduler does not know of.
-        new: their tokens.
-        at: slot of the request that asked for blocks last.
-        short: requests after it that are left out, because the list has become shorter.
-        requeued: victims that go back into the queue.
-        need: with drafts, tokens that each would compute, of which the budget may allow it less; None without.
-        routes, table: lists of the ranks, and what preempted requests keep.
-        kv, held: the KV caches, and what each request holds through them.
-    """
-
-    stays: Bool[Array, " A"]
-    new: Int32[Array, " A"]
-    at: Int32[Array, ""]
-    short: Int32[Array, ""]
-    requeued: Int32[Array, ""]
-    need: Int32[Array, " A"] | None
-    routes: Int32[Array, "N L"]
-    table: Float64[Array, "R+1 F"]
-    kv: PrefixCache | NoPrefixCache
-    held: HeldBlocks | NoHeldBlocks
-
-
-class _Lookahead(NamedTuple):
-    """With drafts, blocks that each request had before the step, and tokens beyond its own for which it asks, up to so many in all."""
-
-    had: Int32[Array, " A"]
-    ahead: Int32[Array, ""]
-    most: Int32[Array, ""]
-
-    def blocks(self, computed: Array, new: Array, block_size: Array) -> Int32[Array, " A"]:
-        """Blocks of requests that compute so many tokens."""
-        asked = blocks_of(jnp.minimum(computed + new + self.ahead, self.most), block_size)
-        return jnp.where(new > 0, jnp.maximum(asked, self.had), self.had)
-
-    def before(self, computed: Array, block_size: Array) -> Int32[Array, " A"]:
-        """Blocks of requests before the step."""
-        return self.had
-
-
-class _NoLookahead(NamedTuple):
-    """Without drafts a request has blocks for the tokens that are computed."""
-
-    def blocks(self, computed: Array, new: Array, block_size: Array) -> Int32[Array, " A"]:
-        """Blocks of requests that compute so many tokens."""
-        return blocks_of(computed + new, block_size)
-
-    def before(self, computed: Array, block_size: Array) -> Int32[Array, " A"]:
-        """Blocks of requests before the step."""
-        return blocks_of(computed, block_size)
-
-
-class _Rank(NamedTuple):
-    """What the loop reads: blocks and keys of the requests in the slots, and limits."""
-
-    computed: Int32[Array, " A"]
-    lookahead: _Lookahead | _NoLookahead
-    ended: Bool[Array, " A"]
-    last: Int32[Array, ""]
-    last_need: Int32[Array, ""]
-    rows: Float64[Array, "A F"]
-    keys: Keys
-    i: Array
-    head: Int32[Array, ""]
-    capacity: Int32[Array, ""]
-    max_num_batched_tokens: Int32[Array, ""]
-    block_size: Int32[Array, ""]
-    goes_on: Bool[Array, ""]
-    leaves_out: Bool[Array, ""]
-    row: Int32[Array, ""]
-    scanned: Scanned | None
+    from jaxtyping import Bool
 
 
 def preempt_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -> Turn:
@@ -121,12 +52,12 @@ def preempt_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -
     rank, slots, limits, f, state = turn.rank, turn.rank.slots, turn.limits, turn.formation, turn.state
     assert isinstance(state.progress, Progress) and rank.requeued is not None
     need = capped(slots.num_tokens - slots.num_computed_tokens, limits, f.alone)
-    computed, lookahead = slots.num_computed_tokens, _NoLookahead()
+    computed, lookahead = slots.num_computed_tokens, NoLookahead()
     if shape.speculation:
         assert turn.demand.computed is not None
         computed, had = turn.demand.computed, turn.demand.had.own(slots, limits.block_size) + slots.held.hashed
-        lookahead = _Lookahead(had, jnp.asarray(params.speculation.lookahead(turn.i)), limits.max_model_len)
-    fixed = _Rank(
+        lookahead = Lookahead(had, jnp.asarray(params.speculation.lookahead(turn.i)), limits.max_model_len)
+    fixed = ScannedRank(
         computed=computed,
         lookahead=lookahead,
         ended=slots.finished,
@@ -146,11 +77,11 @@ def preempt_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -
     )
     zero = jnp.zeros((), jnp.int32)
     lists = turn.demand.need, state.routes, state.progress.table, state.kv, slots.held
-    scan = _Scan(turn.demand.seated, slots.num_new_tokens, zero - 1, zero, zero, *lists)
+    scan = Scan(turn.demand.seated, slots.num_new_tokens, zero - 1, zero, zero, *lists)
     scan = while_any(_more, _next, scan, fixed)
     out = turn.demand.seated & ~scan.stays
     slots = dataclasses.replace(slots, held=scan.held)
-    has = _blocks(fixed, scan.new)
+    has = blocks_asked(fixed, scan.new)
     if isinstance(slots.drafts, Drafts):
         drafts = dataclasses.replace(slots.drafts, blocks=jnp.where(scan.stays & ~turn.waits, has, slots.drafts.blocks))
         slots = dataclasses.replace(slots, drafts=drafts)
@@ -184,43 +115,13 @@ def preempt_by_priority(shape: EngineShape, params: ClusterParams, turn: Turn) -
     return turn.kv.after_preemption(shape, params, turn)
 
 
-def _over(scan: _Scan, fixed: _Rank) -> Int32[Array, ""]:
-    """The first slot for whose request there is no block; the number of slots if there is one for all."""
-    position = jnp.arange(scan.stays.shape[0], dtype=jnp.int32)
-    over = scan.stays & (_used(scan, fixed) > fixed.capacity)
-    return jnp.min(jnp.where(over, position, position.shape[0]))
+def _more(scan: Scan, fixed: ScannedRank) -> Bool[Array, ""]:
+    return (first_short(scan, fixed) < scan.new.shape[0]) | (scan.short > 0)
 
 
-def _blocks(fixed: _Rank, new: Int32[Array, " A"]) -> Int32[Array, " A"]:
-    """Blocks of requests that compute so many tokens."""
-    return fixed.lookahead.blocks(fixed.computed, new, fixed.block_size)
-
-
-def _blocks_before(fixed: _Rank) -> Int32[Array, " A"]:
-    """Blocks of requests before the step."""
-    return fixed.lookahead.before(fixed.computed, fixed.block_size)
-
-
-def _used(scan: _Scan, fixed: _Rank) -> Int32[Array, " A"]:
-    """Blocks of the rank once the requests in each slot and those before it have theirs."""
-    held = jnp.where(scan.stays, _blocks_before(fixed), 0)
-    asked = jnp.where(scan.stays, _blocks(fixed, scan.new), 0) - held
-    return _used_before(scan, fixed) + jnp.cumsum(asked)
-
-
-def _used_before(scan: _Scan, fixed: _Rank) -> Int32[Array, ""]:
-    """Blocks of the rank before the step."""
-    held = jnp.where(scan.stays, _blocks_before(fixed) - scan.held.hashed, 0)
-    return jnp.sum(held, dtype=jnp.int32) + scan.kv.num_held(fixed.row)
-
-
-def _more(scan: _Scan, fixed: _Rank) -> Bool[Array, ""]:
-    return (_over(scan, fixed) < scan.new.shape[0]) | (scan.short > 0)
-
-
-def _next(scan: _Scan, fixed: _Rank) -> _Scan:
+def _next(scan: Scan, fixed: ScannedRank) -> Scan:
     """The scan after one more victim, or once those are left out that the cursor jumps over."""
-    size, first = scan.new.shape[0], _over(scan, fixed)
+    size, first = scan.new.shape[0], first_short(scan, fixed)
     position = jnp.arange(size, dtype=jnp.int32)
     jumps = (scan.short > 0) & (first > scan.at)  # there is a block for the request at `at`: the cursor moves on
     behind = scan.stays & (position > scan.at)
@@ -248,10 +149,10 @@ def _next(scan: _Scan, fixed: _Rank) -> _Scan:
     slot, spare = jnp.minimum(of, size - 1), jnp.asarray(scan.routes.shape[1] - 1, jnp.int32)
     request = jnp.where(requeued, fixed.keys.request[slot], scan.table.shape[0] - 1)
     before = scan.stays & (position < first) & (scan.new > 0)
-    used = jnp.max(jnp.where(before, _used(scan, fixed), _used_before(scan, fixed)))
-    blocks = jnp.where(before, _blocks(fixed, scan.new), _blocks_before(fixed))
+    used = jnp.max(jnp.where(before, used_blocks(scan, fixed), used_before(scan, fixed)))
+    blocks = jnp.where(before, blocks_asked(fixed, scan.new), blocks_before(fixed))
     kv, held = scan.kv.without_victim(fixed.scanned, scan.held, Victim(slot, before, scan.new, blocks, used, evicts))
-    return _Scan(
+    return Scan(
         stays=stays,
         new=new,
         at=jnp.where(evicts, first, scan.at),
